@@ -1,0 +1,84 @@
+# make run   the whole course on this machine      make test   style, types and tests
+# make lab   the notebooks in JupyterLab           make base / record / bench   see README.md
+#
+# PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run.
+
+PYTHON ?= python3
+PRESET ?= tiny
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.ready-to-run
+TEST_READY := $(VENV)/.ready-to-test
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab base record bench lint clean
+
+help:
+	@echo "make run     make the environment, execute the whole course, write a page of results"
+	@echo "make test    make the environment, check style and types, run the tests"
+	@echo "make lab     make the environment, open the notebooks in JupyterLab"
+	@echo "make base    train the base model of the tiny world again"
+	@echo "make record  run the study for five seeds and write data/results"
+	@echo "make bench   measure speed and memory"
+	@echo "make lint    style and types alone"
+	@echo "make clean   remove the environment and caches; runs/ is kept"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is missing or older."; \
+	  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what requirements.txt lists into $(VENV) (minutes, once) ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(TEST_READY): requirements-dev.txt $(RUN_READY)
+	@echo "Installing what requirements-dev.txt lists into $(VENV) ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: $(RUN_READY)
+	@$(BIN)/alignment-tax run --preset $(PRESET) --seed $(SEED)
+
+lint: $(TEST_READY)
+	@echo "Checking style ..."
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "Checking types ..."
+	@$(BIN)/mypy
+	@echo "Style and types are in order."
+
+test: lint
+	@echo "Running the tests, the notebooks on the smoke preset among them ..."
+	@$(BIN)/python -m pytest
+	@echo "All tests passed. They are in tests/."
+
+lab: $(RUN_READY)
+	@echo "Opening JupyterLab; start with 00 in notebooks/. Ctrl-C ends it."
+	@$(BIN)/jupyter lab notebooks
+
+base: $(RUN_READY)
+	@echo "Training the base model; an interrupted training goes on where it was ..."
+	@$(BIN)/alignment-tax base
+	@echo "The base model is in data/base."
+
+record: $(RUN_READY)
+	@echo "Running the study on $(PRESET) for five seeds; what is finished is not run again ..."
+	@$(BIN)/alignment-tax record $(PRESET)
+	@echo "The results are in data/results/$(PRESET)."
+
+bench: $(RUN_READY)
+	@echo "Measuring speed and memory; let the machine rest meanwhile ..."
+	@$(BIN)/alignment-tax bench
+	@echo "The table is in data/results/bench.json."
+
+clean:
+	@echo "Removing $(VENV) and caches ..."
+	@rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis lib/*.egg-info
+	@find lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	@echo "Done. Artifacts and executed notebooks are still in runs/; remove it by hand if you want."

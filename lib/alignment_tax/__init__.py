@@ -1,0 +1,3 @@
+"""See, measure and mitigate the alignment tax."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,668 @@
+"""The real counterpart of the tiny world: preferences, demonstrations and benchmark items.
+
+Every set comes either from the Hugging Face Hub, by its id, or from the folder that the setting
+ALIGNMENT_TAX_DATA names, as NAME.jsonl.gz (one JSON object a line). Two small pure functions a set,
+the adapters, turn a row of either layout into one normal form; nothing after them knows where a
+row came from. Which part a row belongs to depends on its text alone, so parts never overlap.
+
+Sets as in the paper (section 3): HH-RLHF for preferences and prompts; ARC, RACE, PIQA (common
+sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax. Dolly stands in
+for ShareGPT as instruction data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import logging
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from datasets import Dataset, load_dataset
+from tqdm import tqdm
+
+from alignment_tax.world.base import Message, Prompt
+from alignment_tax.world.splits import split_of, unit_hash
+
+Row = dict[str, Any]
+Adapter = Callable[[Row], Row | None]
+T = TypeVar("T")
+
+DATA_SETTING = "ALIGNMENT_TAX_DATA"
+
+log = logging.getLogger(__name__)
+
+
+class DataUnavailable(RuntimeError):
+    """A set that cannot be had or read; the message names it and the ways to get it."""
+
+
+# --- Adapters: one row of one layout in, one row of the normal form out, None = not ours ---------
+
+
+def arc_from_hub(row: Row) -> Row:
+    """Return {question, choices, gold} of a row of allenai/ai2_arc."""
+    choices = row["choices"]
+    gold = list(choices["label"]).index(row["answerKey"])
+    return {"question": row["question"], "choices": list(choices["text"]), "gold": gold}
+
+
+def arc_from_query(row: Row) -> Row:
+    """Return {question, choices, gold} of {query, choices, gold} ("Question: ..." before it)."""
+    question = row["query"].removeprefix("Question: ").strip()
+    return {"question": question, "choices": list(row["choices"]), "gold": int(row["gold"])}
+
+
+def arc_from_instruction(row: Row) -> Row:
+    """Return {question, choices, gold} of the instruction wording (Answer1: ... Answer2: ...)."""
+    found = re.fullmatch(
+        r"Please choose the correct answer to the question: (.*?)\n\n"
+        r"Answer1: (.*?)\n\nAnswer format: .*",
+        row["instruction"],
+        re.DOTALL,
+    )
+    if found is None:
+        raise ValueError("the instruction is not 'Please choose ... Answer1: ... Answer format: '")
+    choices = re.split(r"\s*Answer\d: ?", found[2])
+    gold = int(row["answer"].removeprefix("answer")) - 1
+    return {"question": found[1].strip(), "choices": choices, "gold": gold}
+
+
+def piqa(row: Row) -> Row:
+    """Return {question, choices, gold} of {goal, sol1, sol2, label} (Hub and local alike)."""
+    choices = [row["sol1"].strip(), row["sol2"].strip()]
+    return {"question": row["goal"].strip(), "choices": choices, "gold": int(row["label"])}
+
+
+def race_from_hub(row: Row) -> Row:
+    """Return {passage, question, choices, gold} of a row of ehovy/race."""
+    return {
+        "passage": row["article"].strip(),
+        "question": row["question"].strip(),
+        "choices": [option.strip() for option in row["options"]],
+        "gold": "ABCD".index(row["answer"]),
+    }
+
+
+def race_from_chat(row: Row) -> Row:
+    """Return {passage, question, choices, gold} of the chat wording with <passage>: marks."""
+    turn = row["conversation"][0]
+    found = re.search(
+        r"<passage>:\n(.*)\n\n<question>:\n(.*?)\n\n<options>:\n(.*?)\n\n<answer>:",
+        turn["human"],
+        re.DOTALL,
+    )
+    listed = found[3] if found else ""
+    options = re.fullmatch(r"A (.*?)\nB (.*?)\nC (.*?)\nD (.*)", listed, re.DOTALL)
+    if found is None or options is None:
+        raise ValueError("the question is not '<passage>: ... <question>: ... <options>: A ... D '")
+    return {
+        "passage": found[1].strip(),
+        "question": found[2].strip(),
+        "choices": [option.strip() for option in options.groups()],
+        "gold": "ABCD".index(turn["assistant"].strip()),
+    }
+
+
+def squad_from_hub(row: Row) -> Row:
+    """Return {passage, question, answers} of a row of rajpurkar/squad or google/xquad."""
+    answers = list(dict.fromkeys(row["answers"]["text"]))
+    return {"passage": row["context"], "question": row["question"].strip(), "answers": answers}
+
+
+def squad_from_spans(row: Row) -> Row:
+    """Return {passage, question, answers} of {context, question, answers: [{text}, ...]}."""
+    answers = list(dict.fromkeys(answer["text"] for answer in row["answers"]))
+    return {"passage": row["context"], "question": row["question"].strip(), "answers": answers}
+
+
+def squad_from_answer(row: Row) -> Row:
+    """Return {passage, question, answers} of {context, question, answer}."""
+    question = row["question"].strip()
+    return {"passage": row["context"], "question": question, "answers": [row["answer"]]}
+
+
+def drop_from_hub(row: Row) -> Row | None:
+    """Return {passage, question, answers} of a row of EleutherAI/drop.
+
+    An answer of several spans becomes one string joined by " and ", since a model answers in one
+    line. None where the row has no answer.
+    """
+    validated = row["validated_answers"]
+    columns = (validated["number"], validated["date"], validated["spans"])
+    candidates = [row["answer"]] + [
+        {"number": number, "date": date, "spans": spans}
+        for number, date, spans in zip(*columns, strict=True)
+    ]
+    texts = [_drop_answer(candidate) for candidate in candidates]
+    answers = list(dict.fromkeys(text for text in texts if text))
+    if not answers:
+        return None
+    return {"passage": row["passage"], "question": row["question"].strip(), "answers": answers}
+
+
+def _drop_answer(answer: Row) -> str:
+    if answer["number"]:
+        return str(answer["number"])
+    if answer["spans"]:
+        return " and ".join(answer["spans"])
+    date = answer["date"]
+    return " ".join(date[part] for part in ("day", "month", "year") if date[part])
+
+
+def drop_from_prompt(row: Row) -> Row:
+    """Return {passage, question, answers} of {context: "Passage: ...", ref_text: "a|b"}."""
+    found = re.fullmatch(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"], re.DOTALL)
+    if found is None:
+        raise ValueError("the context is not 'Passage: ... Question: ... Answer:'")
+    answers = [answer.strip() for answer in row["ref_text"].split("|")]
+    return {"passage": found[1], "question": found[2].strip(), "answers": answers}
+
+
+def translation_from_hub(row: Row) -> Row:
+    """Return {fr, en} of a row of wmt/wmt14."""
+    return {"fr": row["translation"]["fr"].strip(), "en": row["translation"]["en"].strip()}
+
+
+def translation(row: Row) -> Row:
+    """Return {fr, en} of {fr, en}."""
+    return {"fr": row["fr"].strip(), "en": row["en"].strip()}
+
+
+def translation_2013(row: Row) -> Row | None:
+    """Return {fr, en} of a row of newstest2013, None for the other news sets of the file."""
+    # The Hub's validation split of WMT14 is newstest2013: the same items either way.
+    return translation(row) if row["set"] == "newstest2013" else None
+
+
+def pair(row: Row) -> Row:
+    r"""Return {chosen, rejected}: two texts "\n\nHuman: ...\n\nAssistant: ..." (both layouts)."""
+    return {"chosen": row["chosen"], "rejected": row["rejected"]}
+
+
+def demonstration(row: Row) -> Row | None:
+    """Return {instruction, context, response} of a Dolly row, None where one side is empty."""
+    texts = {name: row[name].strip() for name in ("instruction", "context", "response")}
+    return texts if texts["instruction"] and texts["response"] else None
+
+
+# --- The table of sets ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one set comes from, and how a row of each layout is read.
+
+    `local` is the file name in the local folder, less ".jsonl.gz"; `directory` is the Hub's
+    data_dir, for repositories that keep several sets in folders.
+    """
+
+    hub: str
+    split: str
+    local: str
+    from_hub: Adapter
+    from_local: Adapter
+    licence: str
+    config: str | None = None
+    directory: str | None = None
+
+
+def _hh(name: str) -> Source:
+    # Parts are made by hash of the prompt, so the Hub's own split into train and test is not used.
+    local = f"hh_{name.replace('-', '_')}_test"
+    return Source(
+        "Anthropic/hh-rlhf", "train+test", local, pair, pair, licence="MIT", directory=name
+    )
+
+
+def _arc(config: str, split: str, from_local: Adapter) -> Source:
+    local = f"{config.lower().replace('-', '_')}_{split}"
+    licence = "CC BY-SA 4.0"
+    return Source("allenai/ai2_arc", split, local, arc_from_hub, from_local, licence, config=config)
+
+
+SOURCES: dict[str, Source] = {
+    "helpful_base": _hh("helpful-base"),
+    "helpful_online": _hh("helpful-online"),
+    "helpful_rejection_sampled": _hh("helpful-rejection-sampled"),
+    "harmless_base": _hh("harmless-base"),
+    "dolly": Source(
+        hub="databricks/databricks-dolly-15k",
+        split="train",
+        local="dolly_15k",
+        from_hub=demonstration,
+        from_local=demonstration,
+        licence="CC BY-SA 3.0",
+    ),
+    "arc_easy_test": _arc("ARC-Easy", "test", arc_from_query),
+    "arc_easy_train": _arc("ARC-Easy", "train", arc_from_instruction),
+    "arc_challenge_test": _arc("ARC-Challenge", "test", arc_from_query),
+    "arc_challenge_train": _arc("ARC-Challenge", "train", arc_from_instruction),
+    "piqa_validation": Source(
+        hub="baber/piqa",
+        split="validation",
+        local="piqa_valid",
+        from_hub=piqa,
+        from_local=piqa,
+        licence="AFL 3.0",
+    ),
+    "race_middle_test": Source(
+        hub="ehovy/race",
+        config="middle",
+        split="test",
+        local="race_middle_test",
+        from_hub=race_from_hub,
+        from_local=race_from_chat,
+        licence="non-commercial research only, no redistribution",
+    ),
+    # XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set.
+    "squad_dev": Source(
+        hub="google/xquad",
+        config="xquad.en",
+        split="validation",
+        local="squad_dev_xquad_en",
+        from_hub=squad_from_hub,
+        from_local=squad_from_spans,
+        licence="CC BY-SA 4.0",
+    ),
+    "squad_train": Source(
+        hub="rajpurkar/squad",
+        split="train",
+        local="squad_part_heldout",
+        from_hub=squad_from_hub,
+        from_local=squad_from_answer,
+        licence="CC BY-SA 4.0",
+    ),
+    "drop_dev": Source(
+        hub="EleutherAI/drop",
+        split="validation",
+        local="drop_dev_eval",
+        from_hub=drop_from_hub,
+        from_local=drop_from_prompt,
+        licence="CC BY-SA 4.0",
+    ),
+    "drop_train": Source(
+        hub="EleutherAI/drop",
+        split="train",
+        local="drop_dev_rest",
+        from_hub=drop_from_hub,
+        from_local=drop_from_prompt,
+        licence="CC BY-SA 4.0",
+    ),
+    "newstest2014": Source(
+        hub="wmt/wmt14",
+        config="fr-en",
+        split="test",
+        local="wmt14_fr_en_newstest2014",
+        from_hub=translation_from_hub,
+        from_local=translation,
+        licence="research use, with citation",
+    ),
+    "newstest2013": Source(
+        hub="wmt/wmt14",
+        config="fr-en",
+        split="validation",
+        local="wmt_fr_en_newstest2009_2013",
+        from_hub=translation_from_hub,
+        from_local=translation_2013,
+        licence="research use, with citation",
+    ),
+}
+
+PREFERENCE_SETS = ("helpful_base", "helpful_online", "helpful_rejection_sampled", "harmless_base")
+
+
+# --- Reading a set -------------------------------------------------------------------------------
+
+
+def load(name: str) -> list[Row]:
+    """Return all rows of set `name` in their normal form, from the local folder or from the Hub.
+
+    The folder is used if the setting ALIGNMENT_TAX_DATA names one, and then only the folder.
+
+    Raises:
+        KeyError: no such set; the message lists those that exist.
+        DataUnavailable: the set cannot be reached or a row cannot be read.
+    """
+    if name not in SOURCES:
+        raise KeyError(f"There is no set {name!r}. Choose one of: {', '.join(SOURCES)}.")
+    source = SOURCES[name]
+    folder = os.environ.get(DATA_SETTING)
+    if folder:
+        path = Path(folder) / f"{source.local}.jsonl.gz"
+        origin = str(path)
+        adapted = list(_adapt(_read_local(name, path), source.from_local, name, origin))
+    else:
+        origin = _hub_address(source)
+        adapted = list(_adapt(_read_hub(name), source.from_hub, name, origin))
+    if not adapted:
+        raise DataUnavailable(f"The set {name!r} is empty ({origin}). {_ways(name)}")
+    return adapted
+
+
+def _hub_address(source: Source) -> str:
+    return " / ".join(filter(None, (source.hub, source.config or source.directory, source.split)))
+
+
+def _ways(name: str) -> str:
+    source = SOURCES[name]
+    return (
+        f"There are two ways to get {name!r}: with a network connection, from the Hugging Face Hub "
+        f"({_hub_address(source)}; leave {DATA_SETTING} unset); or from a local folder: set "
+        f"{DATA_SETTING} to a folder that holds {source.local}.jsonl.gz."
+    )
+
+
+def _read_local(name: str, path: Path) -> Iterator[Row]:
+    if not path.is_file():
+        raise DataUnavailable(f"The set {name!r} has no file {path}. {_ways(name)}")
+    read = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+                read += 1
+    except (OSError, EOFError, ValueError) as error:
+        raise DataUnavailable(
+            f"The file {path} is damaged after line {read} ({error}). {_ways(name)}"
+        ) from error
+
+
+def _read_hub(name: str) -> Iterable[Row]:
+    source = SOURCES[name]
+    try:
+        return load_dataset(
+            source.hub, source.config, data_dir=source.directory, split=source.split
+        )
+    # The Hub fails in many ways (no network, no such file, a gated set); the remedy is one.
+    except Exception as error:
+        raise DataUnavailable(
+            f"The set {name!r} could not be loaded from the Hub ({error}). {_ways(name)}"
+        ) from error
+
+
+def _adapt(rows: Iterable[Row], adapter: Adapter, name: str, origin: str) -> Iterator[Row]:
+    for number, row in enumerate(tqdm(rows, desc=f"reading {name}", delay=3, leave=False), start=1):
+        try:
+            adapted = adapter(row)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataUnavailable(
+                f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
+                f"{type(error).__name__}: {error}. Its fields are {', '.join(row)}."
+            ) from error
+        if adapted is not None:
+            yield adapted
+
+
+# --- Benchmarks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Which sets a benchmark's reported and validation items come from.
+
+    Where both come from one set, `group` is the field whose text decides which part a row is in.
+    `examples` is the number of rows kept out of validation as fixed few-shot examples: the first
+    whose `group` text has a number of words in `example_words` (not below, below).
+    """
+
+    reported: str
+    validation: str
+    group: str
+    examples: int = 0
+    example_words: tuple[int, int] = (0, 0)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "arc_easy": Benchmark("arc_easy_test", "arc_easy_train", group="question"),
+    "arc_challenge": Benchmark("arc_challenge_test", "arc_challenge_train", group="question"),
+    "piqa": Benchmark("piqa_validation", "piqa_validation", group="question"),
+    "race": Benchmark("race_middle_test", "race_middle_test", group="passage"),
+    # Short passages, since every item pays for its examples; no headlines, which teach no format.
+    "squad": Benchmark("squad_dev", "squad_train", "passage", examples=3, example_words=(20, 60)),
+    "drop": Benchmark("drop_dev", "drop_train", "passage", examples=3, example_words=(20, 60)),
+    "wmt14": Benchmark("newstest2014", "newstest2013", "fr", examples=3, example_words=(8, 26)),
+}
+
+VALIDATION_SHARE = 0.2
+
+
+def benchmark(name: str, split: str) -> list[Row]:
+    """Return the items of a benchmark in a fixed shuffled order.
+
+    The order depends on the text of the items alone, so the first k items are a random sample of
+    the set, the same on every machine. Splits: "reported"; "validation" (for choosing strengths and
+    for early stopping); "examples" (few-shot examples, in neither of the two).
+
+    Raises:
+        ValueError: no such benchmark or split.
+        DataUnavailable: a set cannot be had.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"There is no benchmark {name!r}. Choose one of: {', '.join(BENCHMARKS)}.")
+    if split not in ("reported", "validation", "examples"):
+        raise ValueError(f"There is no split {split!r}: reported, validation or examples.")
+    made_of = BENCHMARKS[name]
+    rows = load(made_of.reported if split == "reported" else made_of.validation)
+    rows.sort(key=lambda row: unit_hash(name, json.dumps(row, ensure_ascii=False, sort_keys=True)))
+    if made_of.reported == made_of.validation:
+        shares = {"validation": VALIDATION_SHARE, "reported": 1 - VALIDATION_SHARE}
+        rows = [row for row in rows if split_of(shares, name, row[made_of.group]) == split]
+    if split == "reported":
+        return rows
+    if made_of.reported != made_of.validation:
+        # ARC's own train and test files share a dozen questions.
+        seen = {_level(row[made_of.group]) for row in load(made_of.reported)}
+        rows = [row for row in rows if _level(row[made_of.group]) not in seen]
+    examples = _examples(rows, made_of)
+    return examples if split == "examples" else [row for row in rows if row not in examples]
+
+
+def _level(text: str) -> str:
+    """Return `text` with letter case and spacing levelled."""
+    return " ".join(text.lower().split())
+
+
+def _examples(rows: list[Row], made_of: Benchmark) -> list[Row]:
+    lengths = range(*made_of.example_words)
+    suitable = (row for row in rows if len(row[made_of.group].split()) in lengths)
+    return list(itertools.islice(suitable, made_of.examples))
+
+
+# --- Preferences ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison: a conversation that ends with a user turn, and two replies to it."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+    @property
+    def opening(self) -> str:
+        """The first user turn, letter case and spacing levelled: what decides the part."""
+        return _level(self.prompt[0]["content"])
+
+
+PAIR_FAULTS = {
+    "diverging": "differ before the last assistant turn",
+    "empty": "with an empty reply",
+    "same": "with chosen = rejected",
+    "malformed": "where user and assistant do not take turns",
+}
+
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+# Shares of the conversations: 0.7 for reward models (pairs), 0.3 for RLHF (prompts alone).
+PARTS = {
+    "train": 0.40,
+    "validation": 0.06,
+    "judge": 0.24,
+    "rlhf": 0.20,
+    "validation prompts": 0.05,
+    "reported prompts": 0.05,
+}
+
+
+def parse_conversation(text: str) -> list[Message]:
+    r"""Return the turns of a text "\n\nHuman: ...\n\nAssistant: ...", as they come.
+
+    Raises:
+        ValueError: the text does not start with "\n\nHuman:".
+    """
+    pieces = re.split(r"\n\n(Human|Assistant):", text)
+    if pieces[0].strip() or len(pieces) < 3 or pieces[1] != "Human":
+        raise ValueError("a conversation starts with '\\n\\nHuman:'")
+    turns = zip(pieces[1::2], pieces[2::2], strict=True)
+    return [{"role": ROLES[speaker], "content": content.strip()} for speaker, content in turns]
+
+
+def parse_pair(row: Row) -> Pair | str:
+    """Return the comparison in a row {chosen, rejected}, or the fault (a key of PAIR_FAULTS)."""
+    try:
+        chosen, rejected = (parse_conversation(row[side]) for side in ("chosen", "rejected"))
+    except ValueError:
+        return "malformed"
+    if any(turns[-1]["role"] != "assistant" for turns in (chosen, rejected)):
+        return "empty"
+    prompt, replies = chosen[:-1], (chosen[-1]["content"], rejected[-1]["content"])
+    if prompt != rejected[:-1]:
+        return "diverging"
+    if not all(replies):
+        return "empty"
+    if replies[0] == replies[1]:
+        return "same"
+    return Pair(prompt, *replies) if _alternates(prompt) else "malformed"
+
+
+def _alternates(prompt: Prompt) -> bool:
+    roles = [turn["role"] for turn in prompt]
+    expected = ["user", "assistant"] * len(prompt)
+    complete = all(turn["content"] for turn in prompt)
+    return complete and len(prompt) % 2 == 1 and roles == expected[: len(prompt)]
+
+
+def parse_pairs(rows: Iterable[Row]) -> tuple[list[Pair], Counter[str]]:
+    """Return the usable comparisons, and how many rows were kept and dropped for which fault."""
+    pairs: list[Pair] = []
+    counts: Counter[str] = Counter(dict.fromkeys(("kept", *PAIR_FAULTS), 0))
+    for row in rows:
+        parsed = parse_pair(row)
+        counts[parsed if isinstance(parsed, str) else "kept"] += 1
+        if isinstance(parsed, Pair):
+            pairs.append(parsed)
+    return pairs, counts
+
+
+def draw(items: list[T], n: int, seed: int, what: str) -> list[T]:
+    """Return `n` of `items` in a seeded order; all of them, with a warning, if there are fewer.
+
+    Raises:
+        ValueError: n is below 1.
+        DataUnavailable: there are no items at all.
+    """
+    if n < 1:
+        raise ValueError(f"Asked for {n} {what}: ask for at least 1.")
+    if not items:
+        raise DataUnavailable(f"There are no {what} in the sets that were read.")
+    if n > len(items):
+        log.warning("Asked for %d %s, there are %d: taking all.", n, what, len(items))
+    return random.Random(seed).sample(items, min(n, len(items)))
+
+
+def _reply(content: str) -> list[Message]:
+    return [{"role": "assistant", "content": content}]
+
+
+@dataclass(frozen=True)
+class RealWorld:
+    """Real data behind the `World` interface: HH-RLHF preferences and prompts, Dolly for SFT.
+
+    A conversation's first user turn decides its part (train, validation, judge, rlhf prompts,
+    ...), so that two conversations that begin alike are never on two sides of a split. Sets are
+    read on first use.
+    """
+
+    preference_sets: tuple[str, ...] = PREFERENCE_SETS
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, list[Pair]], dict[str, Counter[str]]]:
+        parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
+        counts: dict[str, Counter[str]] = {}
+        for name in self.preference_sets:
+            pairs, counts[name] = parse_pairs(load(name))
+            dropped = ", ".join(
+                f"{counts[name][fault]} {why}" for fault, why in PAIR_FAULTS.items()
+            )
+            log.info("%s: %d pairs kept; dropped: %s", name, counts[name]["kept"], dropped)
+            for pair_ in pairs:
+                parts[split_of(PARTS, "hh", pair_.opening)].append(pair_)
+        return parts, counts
+
+    @property
+    def counts(self) -> dict[str, Counter[str]]:
+        """Rows kept and dropped (by fault) of each preference set."""
+        return self._read[1]
+
+    def sft(self, n: int, seed: int) -> Dataset:
+        """Return up to `n` demonstrations: columns prompt, completion (lists of messages)."""
+        openings = {pair_.opening for pairs in self._read[0].values() for pair_ in pairs}
+        # A dozen Dolly instructions also open an HH-RLHF conversation: those stay out.
+        rows = [row for row in load("dolly") if _level(row["instruction"]) not in openings]
+        rows = draw(rows, n, seed, "demonstrations")
+        prompts = ["\n\n".join(filter(None, (row["instruction"], row["context"]))) for row in rows]
+        return Dataset.from_dict(
+            {
+                "prompt": [[{"role": "user", "content": prompt}] for prompt in prompts],
+                "completion": [_reply(row["response"]) for row in rows],
+            }
+        )
+
+    def preferences(self, n: int, seed: int, split: str) -> Dataset:
+        """Return up to `n` pairs: columns prompt, chosen, rejected; split train|validation|judge.
+
+        Raises:
+            ValueError: no such split.
+        """
+        if split not in ("train", "validation", "judge"):
+            raise ValueError(f"There is no split {split!r}: train, validation or judge.")
+        pairs = draw(self._read[0][split], n, seed, f"{split} pairs")
+        return Dataset.from_dict(
+            {
+                "prompt": [pair_.prompt for pair_ in pairs],
+                "chosen": [_reply(pair_.chosen) for pair_ in pairs],
+                "rejected": [_reply(pair_.rejected) for pair_ in pairs],
+            }
+        )
+
+    def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
+        """Return up to `n` different prompts of split rlhf, validation or reported.
+
+        Raises:
+            ValueError: no such split.
+        """
+        parts = {
+            "rlhf": "rlhf",
+            "validation": "validation prompts",
+            "reported": "reported prompts",
+        }
+        if split not in parts:
+            raise ValueError(f"There is no split {split!r}: {', '.join(parts)}.")
+        pairs = self._read[0][parts[split]]
+        different = {json.dumps(pair_.prompt): pair_.prompt for pair_ in pairs}
+        return draw(list(different.values()), n, seed, f"{split} prompts")
+
+    def gold(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray | None:
+        """Return None: nobody knows the true reward of a real reply (a judge model stands in)."""
+        return None

@@ -1,0 +1,346 @@
+"""The picture of the course: reward on one axis, skills on the other, one curve a method.
+
+As Fig. 3 of the paper: averaging is a curve over alpha, every other method a curve over its
+strength or its rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignment_tax.figures.look import (
+    ALGORITHMS,
+    BLACK,
+    GREY,
+    METHODS,
+    PANELS,
+    WIDE,
+    FigureError,
+    Look,
+    bar_lengths,
+    canvas,
+    finish,
+    style,
+)
+from alignment_tax.figures.tables import (
+    AXIS_NAMES,
+    FAMILY_NAMES,
+    SCORES,
+    last_rsf,
+    number,
+    prepare,
+    run_caption,
+    summarise,
+    theta_0,
+)
+from alignment_tax.front import pareto_front
+
+FADED = 0.3
+# Neither is a competitor: the base model cannot chat yet, the control is no remedy.
+LEFT_OUT = ("base", "rsf_random")
+
+
+def look_of(algorithm: str, method: str) -> Look:
+    """Return how a row of the points is drawn.
+
+    Raises:
+        FigureError: an algorithm or method that has no look yet.
+    """
+    if algorithm not in ALGORITHMS:
+        known = ", ".join(ALGORITHMS)
+        raise FigureError(f"No look for algorithm {algorithm!r} (known: {known}): add one.")
+    if method == "none":
+        if algorithm == "rsf":
+            return METHODS["early_stopping"]
+        return ALGORITHMS[algorithm]
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise FigureError(f"No look for method {method!r} (known: {known}): add one to METHODS.")
+    look = METHODS[method]
+    if algorithm == "rsf":
+        return look
+    return Look(f"{ALGORITHMS[algorithm].label}: {look.label}", look.colour, look.marker)
+
+
+def _rows(points: pd.DataFrame, families: list[str], reward: str, figure: str) -> pd.DataFrame:
+    """Return the rows a front shows; a method's validated early stop is a round of RSF."""
+    if reward not in ("reward", "gold"):
+        raise FigureError(f"{figure}: the reward axis is 'reward' or 'gold', not {reward!r}.")
+    for family in families:
+        if family not in SCORES:
+            raise FigureError(f"{figure}: {family!r} is no skill; choose from {', '.join(SCORES)}.")
+    rows = prepare(points, [reward, *families], figure)
+    rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
+    stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
+    rows = rows.assign(method=rows["method"].mask(stopped, "none"))
+    columns = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
+    return rows.drop_duplicates(columns)
+
+
+def front_table(
+    points: pd.DataFrame, family: str = "skill", reward: str = "reward"
+) -> pd.DataFrame:
+    """Return what `front` draws, one row per model setting, means and 95 % t intervals over seeds.
+
+    Args:
+        points: the columns of points.csv, one study, any number of seeds.
+        family: the score on the y axis: skill, a family, or a slot (percent).
+        reward: the column on the x axis, "reward" (of the reward model) or "gold".
+
+    Returns:
+        Columns algorithm, method, strength, alpha, part, rounds, seeds; `reward` and `family`
+        each with _low and _high (NaN for one seed); `dominated` (another mean is at least as good
+        on both axes); `reward_kept` (share of RSF's gain in reward that is kept) and
+        `tax_recovered` (share of the lost skill that is back), both of means; NaN without a gain
+        or a tax.
+
+    Raises:
+        FigureError: missing columns, nothing to draw, no theta_0, no RSF, several studies.
+    """
+    return _table(_rows(points, [family], reward, "front"), family, reward)
+
+
+def _table(rows: pd.DataFrame, family: str, reward: str) -> pd.DataFrame:
+    """Return the table of a front from rows that were checked."""
+    start = theta_0(rows, "front")[[reward, family]].mean()
+    end = last_rsf(rows, "front")[[reward, family]].mean()
+    by = ["algorithm", "method", "strength", "alpha", "part", "rounds"]
+    table = summarise(rows, by, [reward, family])
+    best = pareto_front(table[[reward, family]].to_numpy())
+    table["dominated"] = ~np.isin(np.arange(len(table)), best)
+    gain = end[reward] - start[reward]
+    tax = start[family] - end[family]
+    nothing = pd.Series(np.nan, index=table.index)
+    table["reward_kept"] = (table[reward] - start[reward]) / gain if gain > 0 else nothing
+    table["tax_recovered"] = (table[family] - end[family]) / tax if tax > 0 else nothing
+    return table
+
+
+def _alt(table: pd.DataFrame, family: str, reward: str, caption: str) -> str:
+    """Return the description of one front, made from its table."""
+    name = FAMILY_NAMES.get(family, family)
+    word = "gold reward" if reward == "gold" else "reward"
+    start = theta_0(table, "front").iloc[0]
+    end = last_rsf(table, "front").iloc[0]
+    text = (
+        f"{name} against {word} ({caption}). Before RLHF: {word} {number(start[reward], 2)}, "
+        f"{name} {number(start[family])}. After {int(end['rounds'])} rounds of RSF: {word} "
+        f"{number(end[reward], 2)}, {name} {number(end[family])}, "
+        f"a change of {number(end[family] - start[family], sign=True)} points."
+    )
+    inside = table[
+        (table["method"] == "average") & table["alpha"].between(0, 1, inclusive="neither")
+    ]
+    inside = inside.dropna(subset=["reward_kept", "tax_recovered"])
+    if not inside.empty:
+        best = inside.iloc[int((inside["reward_kept"] + inside["tax_recovered"]).argmax())]
+        text += (
+            f" Averaging at alpha {best['alpha']:g} keeps {100 * best['reward_kept']:.0f} % of the "
+            f"gain in {word} and recovers {100 * best['tax_recovered']:.0f} % of the tax "
+            "(the alpha where the two add up to most)."
+        )
+    kept = int((~table["dominated"]).sum())
+    return f"{text} {kept} of {len(table)} models are not dominated."
+
+
+def _series(table: pd.DataFrame) -> list[tuple[Look, pd.DataFrame, bool]]:
+    """Return (look, rows in drawing order, filled marker) for every curve, averaging last."""
+    curves = []
+    start = theta_0(table, "front")
+    for key, rows in table.groupby(["algorithm", "method"], sort=True):
+        algorithm, method = str(key[0]), str(key[1])
+        if algorithm == "sft" and method == "none":
+            continue
+        look = look_of(algorithm, method)
+        order = rows.sort_values(["alpha", "strength", "rounds"], na_position="first")
+        if method == "none":
+            # A training run starts from theta_0: so does its curve.
+            order = pd.concat([start, order])
+        curves.append((look, order, algorithm == "rsf"))
+    return sorted(curves, key=lambda curve: curve[0] is METHODS["average"])
+
+
+def _draw(
+    axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, family: str, reward: str, labels: bool
+) -> None:
+    """Draw one front into `axes`; `labels` names the two stars, else only alpha is printed."""
+    for look, order, filled in _series(table):
+        axes.plot(order[reward], order[family], color=look.colour, linewidth=1.6, zorder=2)
+        seeds = rows.merge(order[["algorithm", "method"]].drop_duplicates())
+        seeds = seeds[(seeds["algorithm"] != "sft") | (seeds["method"] != "none")]
+        if rows["seed"].nunique() > 1:
+            axes.scatter(
+                seeds[reward], seeds[family], s=12, color=look.colour, marker=look.marker,
+                alpha=0.22, linewidths=0, zorder=1.5,
+            )  # fmt: skip
+        for point in order[order["algorithm"] != "sft"].to_dict("records"):
+            strength = FADED if point["dominated"] else 1.0
+            axes.errorbar(
+                point[reward],
+                point[family],
+                xerr=_bar(point, reward),
+                yerr=_bar(point, family),
+                color=look.colour,
+                elinewidth=1.2,
+                alpha=0.6 * strength,
+                fmt="none",
+                zorder=2.5,
+            )
+            axes.plot(
+                point[reward], point[family], marker=look.marker, color=look.colour,
+                markerfacecolor=look.colour if filled else "white",
+                markeredgecolor="white" if filled else look.colour,
+                markeredgewidth=0.8 if filled else 1.8, alpha=strength, linestyle="none", zorder=3,
+            )  # fmt: skip
+        axes.plot(
+            [], [], color=look.colour, marker=look.marker, label=look.label,
+            markerfacecolor=look.colour if filled else "white",
+        )  # fmt: skip
+    best = table[~table["dominated"]].sort_values(reward)
+    axes.step(
+        best[reward], best[family], where="pre", color=GREY, linewidth=1.2, linestyle=":",
+        label="Pareto front of the means", zorder=1,
+    )  # fmt: skip
+    _stars(axes, table, family, reward, labels)
+
+
+def _bar(point: Mapping[Any, Any], name: str) -> np.ndarray | None:
+    """Return the error bar of one point along one axis, or None where one seed gives none."""
+    return bar_lengths([point[name]], [point[f"{name}_low"]], [point[f"{name}_high"]])
+
+
+def _stars(axes: Axes, table: pd.DataFrame, family: str, reward: str, labels: bool) -> None:
+    """Draw theta_0 and the last RSF round as stars, alpha printed at each end of the curve."""
+    start = theta_0(table, "front").iloc[0]
+    end = last_rsf(table, "front").iloc[0]
+    axes.margins(x=0.12, y=0.2)
+    for point, other, face, name, alpha in (
+        (start, end, "white", "before RLHF (θ₀)", 0),
+        (end, start, BLACK, "after RLHF (RSF)", 1),
+    ):
+        axes.plot(
+            point[reward], point[family], marker="*", markersize=19, color=BLACK,
+            markerfacecolor=face, markeredgecolor=BLACK if face == "white" else "white",
+            markeredgewidth=1.3, linestyle="none", zorder=5, label=name,
+        )  # fmt: skip
+        above = point[family] >= other[family]
+        left = point[reward] < other[reward]
+        axes.annotate(
+            f"{name}\nα = {alpha}" if labels else f"α = {alpha}",
+            (point[reward], point[family]),
+            xytext=(-8 if left else 8, 13 if above else -13),
+            textcoords="offset points",
+            ha="left" if left else "right",
+            va="bottom" if above else "top",
+            fontsize=12,
+            linespacing=1.15,
+            zorder=6,
+        )
+
+
+def front(
+    points: pd.DataFrame, family: str = "skill", reward: str = "reward", recorded: bool = False
+) -> Figure:
+    """Draw skills against reward, one curve a method (paper Fig. 3, one panel).
+
+    Stars are theta_0 and the last RSF round, large markers are means over seeds with 95 % t
+    intervals, small faint ones single seeds; what another mean dominates is faded.
+
+    Args:
+        points: the columns of points.csv, one study.
+        family: the score on the y axis: skill, a family, or a slot.
+        reward: the column on the x axis, "reward" or "gold".
+        recorded: True for a run from data/results, False for the reader's own.
+
+    Raises:
+        FigureError: as `front_table`.
+    """
+    rows = _rows(points, [family], reward, "front")
+    table = _table(rows, family, reward)
+    caption = run_caption(rows, recorded)
+    with style():
+        figure = canvas(WIDE)
+        axes = figure.add_subplot()
+        _draw(axes, rows, table, family, reward, labels=True)
+        axes.set_xlabel(f"{AXIS_NAMES[reward]}  →")
+        axes.set_ylabel(f"{AXIS_NAMES.get(family, family)}  →")
+        _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
+        what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
+        title = f"{what.capitalize()} against {'gold ' if reward == 'gold' else ''}reward"
+        return finish(figure, title, caption, _alt(table, family, reward, caption), 3)
+
+
+def _drop_labels(axes: Axes, labels: tuple[str, ...]) -> None:
+    """Take entries out of the legend that are written beside their points."""
+    for line in axes.get_lines():
+        if line.get_label() in labels:
+            line.set_label("_")
+
+
+def fronts_table(points: pd.DataFrame, reward: str = "reward") -> pd.DataFrame:
+    """Return the tables of the four panels of `fronts`, one below the other.
+
+    Returns:
+        As `front_table`, with the columns family, score, score_low, score_high instead of one
+        named after the family.
+    """
+    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts")
+    parts = []
+    for family in FAMILY_NAMES:
+        table = _table(rows, family, reward)
+        names = {f"{family}{end}": f"score{end}" for end in ("", "_low", "_high")}
+        parts.append(table.rename(columns=names).assign(family=family))
+    return pd.concat(parts, ignore_index=True)
+
+
+def fronts(points: pd.DataFrame, reward: str = "reward", recorded: bool = False) -> Figure:
+    """Draw the three families and their mean against reward, four panels (paper Fig. 3).
+
+    Raises:
+        FigureError: as `front_table`.
+    """
+    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts")
+    caption = run_caption(rows, recorded)
+    alts = []
+    with style():
+        figure = canvas(PANELS)
+        panels = figure.subplots(2, 2, sharex=True)
+        for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
+            table = _table(rows, family, reward)
+            _draw(axes, rows, table, family, reward, labels=False)
+            axes.set_title(AXIS_NAMES[family])
+            alts.append(_alt(table, family, reward, caption))
+        for axes in panels[1]:
+            axes.set_xlabel(f"{AXIS_NAMES[reward]}  →")
+        return finish(figure, "Each family against reward", caption, "\n".join(alts), 3)
+
+
+def signature_table(points: pd.DataFrame) -> pd.DataFrame:
+    """Return what `signature` draws: `front_table` of the mean skill against reward."""
+    return front_table(points)
+
+
+def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
+    """Draw the README's first figure: all methods so far, in the words of a newcomer.
+
+    Raises:
+        FigureError: as `front_table`.
+    """
+    rows = _rows(points, ["skill"], "reward", "signature")
+    table = _table(rows, "skill", "reward")
+    caption = run_caption(rows, recorded)
+    with style():
+        figure = canvas((9.5, 5.4))
+        axes = figure.add_subplot()
+        _draw(axes, rows, table, "skill", "reward", labels=True)
+        axes.set_xlabel("reward: more helpful  →")
+        axes.set_ylabel("skills kept, in %  →")
+        _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
+        title = "The alignment tax: reward gained, skills kept"
+        return finish(figure, title, caption, _alt(table, "skill", "reward", caption), 3)

@@ -1,0 +1,63 @@
+"""Redraw the figures of a recorded run from its table of points, with no model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from alignment_tax import settings
+from alignment_tax.figures.look import DPI, FigureError, alt_text, save
+from alignment_tax.figures.pareto import front, fronts, signature
+from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
+
+RECORDED: dict[str, Callable[..., Figure]] = {
+    "front": front,
+    "front_gold": partial(front, reward="gold"),
+    "fronts": fronts,
+    "rsf_rounds": rsf_rounds,
+    "tax_bars": tax_bars,
+    "alpha_curves": alpha_curves,
+    "reward_hacking": reward_hacking,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="alignment-tax figures",
+        description="Redraw the figures of a recorded run from its points, with no model.",
+    )
+    parser.add_argument(
+        "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="the README's figure (default: data/results/signature.png)"
+    )
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="draw the others into FOLDER")
+    given = parser.parse_args(arguments)
+    table = given.points or settings.results_folder() / "tiny" / "points.csv"
+    target = given.out or settings.results_folder() / "signature.png"
+    if not table.is_file():
+        print(
+            f"alignment-tax figures: there is no table of points at {table}. Name one with "
+            "--points, or record one with: alignment-tax record tiny",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        points = pd.read_csv(table)
+        figure = signature(points, recorded=True)
+        print(f"{save(figure, target)}\n  {alt_text(figure)}")
+        if given.all is not None:
+            for name, draw in RECORDED.items():
+                print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
+    except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""Merging: pure functions on weights."""

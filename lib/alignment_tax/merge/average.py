@@ -1,0 +1,343 @@
+"""Average the weights before and after RLHF: theta(alpha) = (1 - alpha) theta_0 + alpha theta.
+
+The best-trading remedy of the paper (section 4.1, after WiSE-FT, Wortsman et al. 2022), and the
+cheapest: no data, no gradient, no training. `alpha` is ALWAYS the weight of the aligned model: 0 is
+the model before RLHF (theta_0), 1 the model after it (theta). The paper's released code has it the
+other way round.
+
+Nothing here knows what a language model is: weights are dictionaries of named tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+Kind = Literal["linear", "embedding", "head", "norm", "other"]
+What = Literal["all"] | Kind | Collection[Kind]
+
+EMBEDDING_WORDS = ("embed_tokens", "embed_in", "wte", "wpe", "embeddings")
+HEAD_WORDS = ("lm_head", "embed_out", "score")
+NORM_WORDS = ("norm", "ln_")
+
+
+class MergeError(ValueError):
+    """Two sets of weights cannot be averaged; the message names the first offender."""
+
+
+class HasVocabulary(Protocol):
+    """Anything with a `get_vocab()` that maps a token to its number: every tokenizer does."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the number of every token."""
+
+
+def kind_of(name: str, tensor: Tensor) -> Kind:
+    """Return what a weight is, from its name and its number of axes.
+
+    `linear`: a matrix of attention or MLP (what the paper averages, section 4.1).
+    `embedding`, `head`: token embedding and output head. A head that is tied to the embedding is
+    the same tensor, and counts as `embedding`. `norm`: the scales of the normalisation layers.
+    `other`: biases and buffers.
+    """
+    if any(word in name for word in EMBEDDING_WORDS):
+        return "embedding"
+    if any(word in name for word in HEAD_WORDS):
+        return "head"
+    if any(word in name for word in NORM_WORDS):
+        return "norm"
+    return "linear" if tensor.ndim == 2 else "other"
+
+
+def average(
+    theta_0: State,
+    theta: State,
+    alpha: float,
+    what: What = "all",
+    *,
+    extrapolate: bool = False,
+) -> dict[str, Tensor]:
+    """Return theta(alpha) = (1 - alpha) theta_0 + alpha theta as new tensors.
+
+    Arithmetic is in float32 (or float64 where the weights are), the result has the dtype of the
+    weights. alpha 0 gives theta_0 and alpha 1 gives theta, to the last bit.
+
+    Args:
+        theta_0: weights before RLHF, name to tensor.
+        theta: weights after RLHF: same names, shapes and dtypes.
+        alpha: weight of theta, in [0, 1].
+        what: which weights are averaged; all others stay those of theta_0. "all" (default), or
+            one or several kinds of `kind_of`; the paper averages only "linear".
+        extrapolate: allow alpha outside [0, 1].
+
+    Raises:
+        MergeError: the two do not fit together, or alpha is not usable.
+    """
+    check_compatible(theta_0, theta)
+    check_alpha(alpha, extrapolate=extrapolate)
+    averaged = averaged_names(theta_0, what)
+    shared = tied_names(theta_0)
+    # a head that one file stores and the other leaves out is the embedding under a second name
+    second = {n: f for n, f in _tied_to(theta_0).items() if n in shared or n not in theta}
+    result: dict[str, Tensor] = {}
+    for name, start in theta_0.items():
+        if name not in second:
+            result[name] = mix(start, theta[name], alpha) if name in averaged else start.clone()
+    return {name: result[second.get(name, name)] for name in theta_0}
+
+
+class Sweep:
+    """Walk along alpha inside one model: no reload, no disk, no second copy of the model.
+
+    >>> sweep = Sweep(model, theta_0, theta)
+    >>> for alpha in (0.0, 0.5, 1.0):
+    ...     sweep.set(alpha)
+    ...     evaluate(model)
+
+    Both ends are held once and mixed straight into the model's parameters. The form
+    theta_0 + alpha (theta - theta_0) would need as much memory, and misses theta by rounding at
+    alpha 1; `torch.lerp` measures from the nearer end, and is exact at both.
+
+    Args:
+        model: the model to write into; its own weights are overwritten by `set`.
+        theta_0, theta: weights before and after RLHF. Tensors that are the model's own parameters
+            are copied first, so `model.state_dict()` may be one of the two.
+        what: see `average`.
+
+    Raises:
+        MergeError: the two do not fit together, or do not fit the model.
+    """
+
+    def __init__(self, model: nn.Module, theta_0: State, theta: State, what: What = "all") -> None:
+        check_compatible(theta_0, theta)
+        self.targets = own_tensors(model)
+        for state in (theta_0, theta):
+            check_fits_model(self.targets, tied_names(model.state_dict()), state)
+        averaged = averaged_names(theta_0, what)
+        self.theta_0 = {n: _held(theta_0[n], target) for n, target in self.targets.items()}
+        self.theta = {
+            n: _held(theta[n], target) if n in averaged else self.theta_0[n]
+            for n, target in self.targets.items()
+        }
+
+    @torch.no_grad()
+    def set(self, alpha: float, *, extrapolate: bool = False) -> None:
+        """Write theta(alpha) into the model's parameters, in place.
+
+        Raises:
+            MergeError: alpha is not finite, or outside [0, 1] without `extrapolate=True`.
+        """
+        check_alpha(alpha, extrapolate=extrapolate)
+        for name, target in self.targets.items():
+            start, end = self.theta_0[name], self.theta[name]
+            target.copy_(start if end is start else mix(start, end, alpha))
+
+
+def mix(start: Tensor, end: Tensor, alpha: float) -> Tensor:
+    """Return (1 - alpha) start + alpha end, exact at 0 and 1, in the dtype of `start`.
+
+    Integer tensors (buffers) cannot be averaged: they must be equal, and are copied.
+    """
+    if not start.is_floating_point():
+        return start.clone()
+    # bfloat16 has 8 bits of mantissa: mixing in it would round twice
+    working = torch.promote_types(start.dtype, torch.float32)
+    return torch.lerp(start.to(working), end.to(working), alpha).to(start.dtype)
+
+
+def averaged_names(state: State, what: What = "all") -> set[str]:
+    """Return the names that `what` selects.
+
+    Raises:
+        MergeError: unknown kind, or no weight of that kind.
+    """
+    if what == "all":
+        return set(state)
+    wanted: set[str] = {what} if isinstance(what, str) else set(what)
+    if unknown := wanted - set(get_args(Kind)):
+        known = ", ".join(("all", *get_args(Kind)))
+        raise MergeError(
+            f"There is no kind of weight {sorted(unknown)[0]!r}. Choose from: {known}."
+        )
+    aliases = tied_names(state)
+    kinds = {name: kind_of(name, state[name]) for name in state if name not in aliases}
+    if missing := wanted - set(kinds.values()):
+        raise MergeError(
+            f"These weights have none of kind {sorted(missing)[0]!r}, so there is nothing to "
+            "average. (A head that is tied to the embedding counts as 'embedding'.)"
+        )
+    return {name for name, kind in kinds.items() if kind in wanted}
+
+
+def tied_names(state: State) -> dict[str, str]:
+    """Return the names that are a second name of an earlier tensor: {second name: first name}."""
+    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in state.items():
+        if tensor.numel() == 0:
+            continue
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+    return aliases
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and saved buffers of a model, each tied tensor once."""
+    state = model.state_dict()
+    aliases = tied_names(state)
+    return {name: tensor for name, tensor in state.items() if name not in aliases}
+
+
+def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
+    """Refuse an alpha that is not a finite number, or that extrapolates unasked.
+
+    Raises:
+        MergeError: with what to do.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise MergeError(f"alpha must be a number, not {type(alpha).__name__}: use float(alpha).")
+    if not math.isfinite(alpha):
+        raise MergeError(f"alpha is {alpha}: it must be a finite number in [0, 1].")
+    if not extrapolate and not 0 <= alpha <= 1:
+        raise MergeError(
+            f"alpha = {alpha} lies outside [0, 1]: that is extrapolation, beyond one of the two "
+            "models. If you mean it, pass extrapolate=True."
+        )
+
+
+def check_compatible(theta_0: State, theta: State) -> None:
+    """Refuse two sets of weights that cannot be averaged name by name.
+
+    Raises:
+        MergeError: other names, shapes or dtypes, tied against untied embeddings, NaN or infinity;
+            the message names the first offender and says what to do.
+    """
+    if not theta_0 or not theta:
+        raise MergeError("There are no weights to average: one of the two is empty.")
+    _check_names(theta_0, theta, "theta_0", "theta")
+    _check_names(theta, theta_0, "theta", "theta_0")
+    for name in theta_0:
+        if name in theta:
+            _check_tensor(name, theta_0[name], theta[name])
+
+
+def check_same_vocabulary(
+    first: HasVocabulary | Mapping[str, int], second: HasVocabulary | Mapping[str, int]
+) -> None:
+    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently.
+
+    The rows of two embeddings can only be averaged if row i is the same token in both.
+
+    Raises:
+        MergeError: the message names the first token that differs.
+    """
+    a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
+    for token in sorted({*a, *b}, key=lambda t: (a.get(t, b.get(t, 0)), t)):
+        if a.get(token) != b.get(token):
+            raise MergeError(
+                f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
+                f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Row i of the "
+                "embeddings would mean two things: average only models with one tokenizer."
+            )
+
+
+def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: State) -> None:
+    """Refuse weights that are not those of the model that is to take them.
+
+    Raises:
+        MergeError: the message names the first offender.
+    """
+    for name, target in targets.items():
+        if name not in state:
+            raise MergeError(f"The model has a weight {name!r} that theta_0 or theta lacks.")
+        if state[name].shape != target.shape:
+            raise MergeError(
+                f"{name!r} is {tuple(target.shape)} in the model but {tuple(state[name].shape)} in "
+                "the weights: make the model from the same configuration."
+            )
+    aliases = tied_names(state)
+    for name in state:
+        if name in targets or name in aliases:
+            continue
+        if name not in model_aliases:
+            raise MergeError(f"There is a weight {name!r} that the model lacks.")
+        if not torch.equal(state[name], state[model_aliases[name]]):
+            raise MergeError(
+                f"{name!r} is tied to {model_aliases[name]!r} in the model but not in the weights: "
+                "load the weights into a model with tie_word_embeddings=False."
+            )
+
+
+def _check_names(state: State, other: State, who: str, other_who: str) -> None:
+    """Refuse names of `state` that `other` lacks, and heads tied in one of the two only."""
+    tied, other_tied = _tied_to(state), _tied_to(other)
+    shared = tied_names(state)
+    for name in state:
+        tied_here_only = name in shared and name in other and name not in other_tied
+        own_head = kind_of(name, state[name]) == "head" and name not in tied
+        if tied_here_only or (name not in other and own_head):
+            raise MergeError(
+                f"{name!r} is tied to the embedding in one model and a tensor of its own in the "
+                "other. Untie both before training (tie_word_embeddings=False) or neither."
+            )
+        if name not in other and name not in tied:
+            raise MergeError(
+                f"{name!r} is in {who} but not in {other_who}. Average only a model and what it "
+                "was finetuned into; merge a LoRA adapter into its model first "
+                "(merge_and_unload)."
+            )
+
+
+def _tied_to(state: State) -> dict[str, str]:
+    """Second names by shared memory, and heads that hold the very values of the embedding."""
+    tied = tied_names(state)
+    kinds = {name: kind_of(name, tensor) for name, tensor in state.items()}
+    embeddings = [name for name, kind in kinds.items() if kind == "embedding"]
+    for head in (name for name, kind in kinds.items() if kind == "head"):
+        for name in embeddings:
+            if state[name].shape == state[head].shape and torch.equal(state[name], state[head]):
+                tied.setdefault(head, name)
+    return tied
+
+
+def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
+    """Refuse one pair of tensors that cannot be averaged."""
+    if start.shape != end.shape:
+        rows = kind_of(name, start) in ("embedding", "head")
+        advice = (
+            "The vocabularies differ: average only models with one tokenizer."
+            if rows
+            else "The architectures differ: average only a model and what it was finetuned into."
+        )
+        raise MergeError(
+            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta. {advice}"
+        )
+    if start.dtype != end.dtype:
+        raise MergeError(
+            f"{name!r} is {start.dtype} in theta_0 but {end.dtype} in theta: load both alike."
+        )
+    if not start.is_floating_point():
+        if not torch.equal(start, end):
+            raise MergeError(f"{name!r} holds whole numbers that differ: they have no average.")
+        return
+    for who, tensor in (("theta_0", start), ("theta", end)):
+        if not bool(torch.isfinite(tensor).all()):
+            raise MergeError(
+                f"{name!r} of {who} holds NaN or infinity: that training run diverged. Use an "
+                "earlier checkpoint or a smaller learning rate."
+            )
+
+
+def _held(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return a tensor on the model's device that later writes into the model cannot change."""
+    moved = tensor.detach().to(target.device)
+    shares = moved.untyped_storage().data_ptr() == target.untyped_storage().data_ptr()
+    return moved.clone() if shares else moved

@@ -1,0 +1,359 @@
+"""Policies and reward models: load, save, score. Nothing here knows which architecture it holds.
+
+A policy is a causal language model with a tokenizer that has a chat template. A reward model is the
+same network with a scalar head. Weights are safetensors; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from alignment_tax.world.base import Message, Prompt
+
+WEIGHTS = "model.safetensors"
+
+
+def device() -> torch.device:
+    """Return the CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(where: torch.device) -> bool:
+    """Say whether forward passes on `where` run in bfloat16: on a GPU that has it in hardware.
+
+    Weights stay float32. Without hardware support (a T4, any ordinary CPU) bfloat16 is slower.
+    """
+    return where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the mixed-precision context for `where`: bfloat16 if `use_bf16`, else nothing."""
+    if use_bf16(where):
+        return torch.autocast(where.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Set left padding and a pad token, in place, and return the tokenizer.
+
+    Raises:
+        ValueError: no chat template or no end-of-sequence token.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
+            "model, or set tokenizer.chat_template."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has no end-of-sequence token, so replies cannot end. Set "
+            "tokenizer.eos_token to the token that closes an assistant message."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_policy(
+    path_or_id: str | Path, dtype: str = "float32", device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer from a folder, a Hub id or a `.gguf` file.
+
+    Args:
+        path_or_id: A folder, a name on the Hub, or a GGUF file (dequantised; needs `gguf`).
+        dtype: Torch name of the weights' type. Use float32 for whatever will be trained.
+        device: Where to put the model; by default the GPU if there is one.
+
+    Returns:
+        The policy in eval mode, and a tokenizer with left padding and a pad token.
+
+    Raises:
+        FileNotFoundError: `path_or_id` is a path and nothing is there.
+        ValueError: the tokenizer lacks a chat template or an end token, or has more tokens than the
+            model has embeddings.
+    """
+    source = Path(path_or_id)
+    if isinstance(path_or_id, Path) and not source.exists():
+        raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
+    name = str(path_or_id)
+    gguf: dict[str, Any] = {}
+    if source.suffix == ".gguf":
+        name, gguf = str(source.parent), {"gguf_file": source.name}
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **gguf))
+    weights = gguf or {"use_safetensors": True}
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **weights)
+    check_vocabulary(model, tokenizer)
+    torch.nn.Module.to(model, _place(device))
+    return model.eval(), tokenizer
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that can produce ids the model has no embedding for (ValueError)."""
+    rows = len(model.get_input_embeddings().get_parameter("weight"))
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens but the model only {rows} embeddings: they "
+            "do not belong together. Load both from the same checkpoint."
+        )
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer into `folder`."""
+
+    def write(target: Path) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    _write_folder(folder, write)
+
+
+def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a state dict as `model.safetensors` into `folder`.
+
+    Tensors that share memory (tied embeddings) are written once each, as copies.
+    """
+    copies = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    _write_folder(
+        folder, lambda target: save_file(copies, target / WEIGHTS, metadata={"format": "pt"})
+    )
+
+
+def load_state(folder: Path) -> dict[str, Tensor]:
+    """Read every safetensors file in `folder` into one state dict on the CPU.
+
+    Raises:
+        FileNotFoundError: no `.safetensors` file in `folder`.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+class RewardModel(PreTrainedModel):
+    """A language model's body with one linear head: text in, one number out.
+
+    The head reads the hidden state of the last token and the mean over all tokens, side by side: on
+    short replies the mean carries most of what people judge (politeness, repetition), the last
+    token the rest. The head starts at zero, so every reward is 0 and every pair has probability 1/2
+    before training. Scores do not depend on padding, nor on which side it is.
+    """
+
+    config_class = PretrainedConfig
+    base_model_prefix = "backbone"
+    # the backbone checks for itself which attention it can run
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
+    def __init__(self, config: PretrainedConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config) if backbone is None else backbone
+        width = config.get_text_config().hidden_size
+        self.head = torch.nn.Linear(2 * width, 1, bias=False)
+        torch.nn.init.zeros_(self.head.weight)
+
+    @classmethod
+    def from_policy(
+        cls, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> RewardModel:
+        """Make a reward model from a copy of the policy's body and a zero head (dropout off)."""
+        backbone = cast(PreTrainedModel, copy.deepcopy(policy.base_model).float())
+        config = copy.deepcopy(policy.config)
+        config.num_labels = 1
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        model = cls(config, backbone)
+        torch.nn.Module.to(model, policy.device)
+        silence_dropout(model)
+        return model.eval()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Score a batch.
+
+        Args:
+            input_ids: (batch, length) token ids, padded on either side.
+            attention_mask: (batch, length), 1 for real tokens; all ones by default.
+            kwargs: Passed to the backbone (TRL passes `use_cache`).
+
+        Returns:
+            An output whose `logits` are the rewards, float32 (batch, 1).
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = self.backbone(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            **kwargs,
+        ).last_hidden_state.float()
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+        rows = torch.arange(mask.shape[0], device=mask.device)
+        weights = mask.unsqueeze(-1).float()
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        features = torch.cat([hidden[rows, last], mean], dim=-1)
+        # a product and a sum, because autocast would round a matrix product's rewards to bfloat16
+        logits = (features * self.head.weight.float()).sum(dim=-1, keepdim=True)
+        return SequenceClassifierOutput(logits=logits)
+
+
+def silence_dropout(model: torch.nn.Module) -> None:
+    """Turn off every dropout of `model`, in place: layers, and rates kept as attributes."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Return position ids (batch, length): real tokens count from 0, wherever the padding is."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a reward model (safetensors, configuration) and its tokenizer into `folder`."""
+
+    def write(target: Path) -> None:
+        model.config.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        save_file(state, target / WEIGHTS, metadata={"format": "pt"})
+
+    _write_folder(folder, write)
+
+
+def load_reward_model(
+    folder: Path, device: str | torch.device | None = None
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """Load what `save_reward_model` wrote: the model in eval mode, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: `folder` has no weights.
+    """
+    state = load_state(folder)
+    model = RewardModel(AutoConfig.from_pretrained(folder)).float()
+    model.load_state_dict(state)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
+    torch.nn.Module.to(model, _place(device))
+    return model.eval(), tokenizer
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Return the tokens a policy sees before it replies: the prompt and the generation prefix."""
+    messages = cast(list[dict[str, str]], prompt)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: Sequence[Message]
+) -> list[int]:
+    """Return the tokens of prompt and completion, as the chat template writes them."""
+    messages = cast(list[dict[str, str]], [*prompt, *completion])
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def pad_batch(
+    sequences: Sequence[Sequence[int]], pad_id: int, where: torch.device, side: str = "right"
+) -> tuple[Tensor, Tensor]:
+    """Return padded ids and attention mask, both int64 (batch, longest)."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        span = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), None)
+        ids[row, span] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, span] = 1
+    return ids.to(where), mask.to(where)
+
+
+def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
+    """Return batches of indices, longest sequences first: little padding, early out-of-memory."""
+    order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
+    indices = [index for index, _ in order]
+    return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+
+
+@torch.inference_mode()
+def score_ids(
+    reward_model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    pad_id: int,
+    batch_size: int,
+    describe: str = "scoring replies",
+) -> np.ndarray:
+    """Return the reward of each token sequence, float32 (n,), in the given order."""
+    where = reward_model.device
+    rewards = np.zeros(len(sequences), dtype=np.float32)
+    with tqdm(total=len(sequences), desc=describe, unit="reply", leave=False) as bar:
+        for batch in length_sorted((len(s) for s in sequences), batch_size):
+            ids, mask = pad_batch([sequences[i] for i in batch], pad_id, where)
+            with autocast(where):
+                logits = reward_model(input_ids=ids, attention_mask=mask).logits
+            rewards[batch] = logits.squeeze(-1).float().cpu().numpy()
+            bar.update(len(batch))
+    return rewards
+
+
+def score_replies(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    replies: Sequence[str],
+    batch_size: int,
+    max_length: int,
+) -> np.ndarray:
+    """Return the reward of reply i to prompt i, float32 (n,).
+
+    A conversation longer than `max_length` tokens loses its beginning, never its reply's end.
+
+    Raises:
+        ValueError: not one reply per prompt.
+    """
+    if len(prompts) != len(replies):
+        raise ValueError(f"There are {len(prompts)} prompts but {len(replies)} replies.")
+    sequences = [
+        conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": reply}])[-max_length:]
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+    return score_ids(reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size)
+
+
+def _place(where: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the default one."""
+    return device() if where is None else torch.device(where)
+
+
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write files beside `folder` and move them in, config.json last: no folder looks finished."""
+    folder = Path(folder)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write(part)
+    folder.mkdir(exist_ok=True)
+    for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(folder / file.name)
+    part.rmdir()

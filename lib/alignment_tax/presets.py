@@ -1,0 +1,261 @@
+"""The one dial of the course: a preset holds every number of a run.
+
+A run is a preset and a seed, and nothing else. `get("tiny")` returns the frozen dataclass;
+papermill passes its name to the notebooks. A knob that is not here does not exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised finetuning (TRL's SFTTrainer): base -> theta_0."""
+
+    documents: int
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Bradley-Terry reward model (TRL's RewardTrainer), started from theta_0."""
+
+    pairs: int
+    validation_pairs: int
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class RsfConfig:
+    """Rejection sampling finetuning (RAFT): sample n replies, keep the best, finetune, repeat."""
+
+    rounds: int
+    prompts_per_round: int
+    n: int
+    temperature: float
+    max_new_tokens: int
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    sampling_batch: int
+    max_prompt_length: int
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is scored, on how many items, and with which batch size (scores move with it).
+
+    `without` names the slots of the suite that are left out, `reward_samples` how many replies are
+    sampled for each of `reward_prompts` held-out prompts.
+    """
+
+    suite: str
+    limit: int | None
+    batch_size: int
+    reward_prompts: int
+    reward_samples: int
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every number of a run. `alphas` are the mixing ratios of the averaging sweep."""
+
+    name: str
+    world: str
+    model: str
+    threads: int
+    dtype: str
+    sft: SftConfig
+    reward: RewardConfig
+    judge: RewardConfig | None
+    rsf: RsfConfig
+    eval: EvalConfig
+    alphas: tuple[float, ...] = field(default=tuple(i / 10 for i in range(11)))
+
+
+class UnknownPreset(ValueError):
+    """Raised for a preset name that does not exist; the message lists those that do."""
+
+
+TINY = Preset(
+    name="tiny",
+    world="tiny",
+    model="data/base",
+    threads=2,
+    dtype="float32",
+    sft=SftConfig(documents=2000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128),
+    reward=RewardConfig(
+        pairs=3000,
+        validation_pairs=600,
+        epochs=2,
+        batch_size=32,
+        learning_rate=5e-4,
+        max_length=128,
+    ),
+    judge=None,
+    rsf=RsfConfig(
+        rounds=8,
+        prompts_per_round=128,
+        n=8,
+        temperature=1.0,
+        max_new_tokens=40,
+        learning_rate=3e-4,
+        epochs=2,
+        batch_size=16,
+        sampling_batch=256,
+        max_prompt_length=64,
+    ),
+    eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
+)
+
+SMOKE = dataclasses.replace(
+    TINY,
+    name="smoke",
+    sft=dataclasses.replace(TINY.sft, documents=96, epochs=1),
+    reward=dataclasses.replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
+    rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
+    eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
+    alphas=(0.0, 0.5, 1.0),
+)
+
+SMALL = Preset(
+    name="small",
+    world="real",
+    model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    threads=2,
+    dtype="float32",
+    sft=SftConfig(
+        documents=8000,
+        epochs=1,
+        batch_size=16,
+        learning_rate=2e-5,
+        max_length=512,
+        accumulation=2,
+    ),
+    reward=RewardConfig(
+        pairs=4000,
+        validation_pairs=500,
+        epochs=1,
+        batch_size=16,
+        learning_rate=2e-5,
+        max_length=512,
+        accumulation=2,
+    ),
+    judge=RewardConfig(
+        pairs=2500,
+        validation_pairs=400,
+        epochs=1,
+        batch_size=16,
+        learning_rate=2e-5,
+        max_length=512,
+        accumulation=2,
+    ),
+    rsf=RsfConfig(
+        rounds=6,
+        prompts_per_round=512,
+        n=8,
+        temperature=1.0,
+        max_new_tokens=128,
+        learning_rate=2e-5,
+        epochs=2,
+        batch_size=16,
+        sampling_batch=256,
+        max_prompt_length=256,
+    ),
+    # RACE may not be redistributed, so the offline course leaves its slot out.
+    eval=EvalConfig(
+        suite="real",
+        limit=1000,
+        batch_size=16,
+        reward_prompts=256,
+        reward_samples=1,
+        without=("race_like",),
+    ),
+)
+
+
+def fit_to_device(preset: Preset, device_type: str) -> Preset:
+    """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
+
+    The reduced preset is as frozen as the full one: the same device type, the same numbers. About
+    360 forward and 140 sampled tokens a second on two CPU cores decide the size.
+    """
+    if preset.world != "real" or device_type != "cpu":
+        return preset
+    return dataclasses.replace(
+        preset,
+        sft=dataclasses.replace(
+            preset.sft, documents=192, batch_size=8, accumulation=1, max_length=192
+        ),
+        reward=dataclasses.replace(
+            preset.reward,
+            pairs=240,
+            validation_pairs=80,
+            batch_size=8,
+            accumulation=1,
+            max_length=224,
+        ),
+        judge=preset.judge
+        and dataclasses.replace(
+            preset.judge,
+            pairs=240,
+            validation_pairs=80,
+            batch_size=8,
+            accumulation=1,
+            max_length=224,
+        ),
+        rsf=dataclasses.replace(
+            preset.rsf,
+            rounds=2,
+            prompts_per_round=64,
+            n=4,
+            max_new_tokens=48,
+            sampling_batch=64,
+            max_prompt_length=128,
+        ),
+        eval=dataclasses.replace(preset.eval, limit=50, batch_size=8, reward_prompts=48),
+        alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
+    )
+
+
+def size_text(preset: Preset) -> str:
+    """Say in one line how large a run of the preset is."""
+    rsf, limit = preset.rsf, preset.eval.limit
+    items = "all items" if limit is None else f"{limit} items a benchmark"
+    return (
+        f"{preset.name}: {preset.sft.documents} demonstrations, {preset.reward.pairs} pairs, "
+        f"{rsf.rounds} rounds of {rsf.prompts_per_round} prompts with n = {rsf.n}, {items}"
+    )
+
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+
+
+def get(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises:
+        UnknownPreset: no such preset; the message lists the known names.
+    """
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {known}.")
+    return PRESETS[name]
+
+
+def as_dict(config: object) -> dict[str, object]:
+    """Return a (nested) preset dataclass as plain JSON types, for keys and provenance."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"as_dict takes a preset dataclass instance, not {type(config).__name__}.")
+    return dataclasses.asdict(config)

@@ -1,0 +1,87 @@
+"""Where things live: two environment variables, and folders inside the checkout.
+
+`ALIGNMENT_TAX_RUNS` names the folder of artifacts and executed notebooks (default: `runs/` in the
+checkout). `ALIGNMENT_TAX_DATA` names a local folder with the real data sets as NAME.jsonl.gz
+(default: none, the Hub is used). Numbers of a run are not here: they are in the preset.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+RUNS_VARIABLE = "ALIGNMENT_TAX_RUNS"
+DATA_VARIABLE = "ALIGNMENT_TAX_DATA"
+
+
+class SettingsError(RuntimeError):
+    """Raised when a folder that the course needs cannot be found; the message says what to do."""
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether `folder` is the top of a checkout of the course."""
+    project = folder / "pyproject.toml"
+    return project.is_file() and 'name = "alignment-tax"' in project.read_text(encoding="utf-8")
+
+
+def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
+    """Return the top folder of the checkout.
+
+    It is looked for above the package (an editable install: `pip install -e .`), then from the
+    current folder upward.
+
+    Args:
+        package: the package's file to start from; default this one.
+        start: the folder to start from when that fails; default the current one.
+
+    Raises:
+        SettingsError: neither leads to a checkout.
+    """
+    package = (package or Path(__file__)).resolve()
+    start = (start or Path.cwd()).resolve()
+    for folder in (*package.parents, start, *start.parents):
+        if is_checkout(folder):
+            return folder
+    raise SettingsError(
+        f"The course's folder (with notebooks/ and data/) is neither above {package} nor above "
+        f"{start}. Run this from inside the checkout, or install it with: pip install -e ."
+    )
+
+
+def runs_folder() -> Path:
+    """Return the folder of artifacts and executed notebooks (not created here)."""
+    named = os.environ.get(RUNS_VARIABLE)
+    return Path(named).expanduser().resolve() if named else repo_root() / "runs"
+
+
+def data_folder() -> Path | None:
+    """Return the local folder with the real data sets, or None when the Hub is to be used.
+
+    Raises:
+        SettingsError: the variable names a folder that does not exist.
+    """
+    named = os.environ.get(DATA_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise SettingsError(
+            f"{DATA_VARIABLE} is set to {named!r}, which is not a folder. Set it to the folder "
+            "that holds the data sets as NAME.jsonl.gz, or unset it to use the Hub."
+        )
+    return folder
+
+
+def base_folder() -> Path:
+    """Return the folder of the shipped base model."""
+    return repo_root() / "data" / "base"
+
+
+def results_folder() -> Path:
+    """Return the folder of the recorded runs' tables."""
+    return repo_root() / "data" / "results"
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the chapters."""
+    return repo_root() / "notebooks"

@@ -1,0 +1,37 @@
+"""Measure what a model can do: the alignment tax is measured here and nowhere else.
+
+Skills are tasks of lm-eval (`skills/tiny`, `skills/real`), so that any checkpoint can also be
+scored with the public command, to the same numbers:
+
+    lm_eval --model hf --model_args pretrained=FOLDER --tasks tiny_span --batch_size 128 \
+        --include_path lib/alignment_tax/skills/tiny
+
+Families as in the paper (section 3): common sense (accuracy), reading (exact match or F1),
+translation (BLEU). The skill of a model is the mean of the three.
+"""
+
+from alignment_tax.skills.scorer import (
+    FAMILIES,
+    SLOTS,
+    Scorer,
+    SkillScores,
+    bleu_statistics,
+    corpus_bleu,
+    family_percent,
+    pair_scores,
+    slot_percent,
+    suite,
+)
+
+__all__ = [
+    "FAMILIES",
+    "SLOTS",
+    "Scorer",
+    "SkillScores",
+    "bleu_statistics",
+    "corpus_bleu",
+    "family_percent",
+    "pair_scores",
+    "slot_percent",
+    "suite",
+]

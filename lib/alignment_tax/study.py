@@ -1,0 +1,638 @@
+"""A study is a preset and a seed: it hands out policies, reward models and scores.
+
+What exists is loaded, what does not is made, and nothing is computed twice: every stage is an
+artifact whose key is the hash of what determines it (see `artifacts`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment_tax import presets, settings
+from alignment_tax.artifacts import (
+    Artifact,
+    Store,
+    digest,
+    provenance,
+    verify_folder,
+    write_whole,
+)
+from alignment_tax.corpora import RealWorld
+from alignment_tax.merge.average import Sweep
+from alignment_tax.models import (
+    RewardModel,
+    device,
+    load_policy,
+    load_reward_model,
+    load_state,
+    save_policy,
+    save_reward_model,
+    score_replies,
+)
+from alignment_tax.presets import Preset, RewardConfig
+from alignment_tax.skills import Scorer, SkillScores
+from alignment_tax.smollm2 import load_smollm2, smollm2_source
+from alignment_tax.train.kl import kl_estimate, reply_log_probs
+from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
+from alignment_tax.train.rsf import rsf_round
+from alignment_tax.train.sample import sample_replies
+from alignment_tax.train.sft import train_sft
+from alignment_tax.world.base import Prompt, World
+from alignment_tax.world.tiny import TinyWorld, items
+
+COLUMNS = """
+    study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
+    piqa_like race_like span counting bleu commonsense reading translation skill kl
+    n_items key
+""".split()
+SELECTIONS = {"rsf": "best", "rsf_random": "random"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Which model is meant: the columns of the table of points that name it.
+
+    `algorithm` is base | sft | rsf | rsf_random (the control); `method` none or average; `rounds`
+    of RSF; `alpha` the weight of the aligned model, for method average only.
+    """
+
+    algorithm: str
+    rounds: int = 0
+    method: str = "none"
+    alpha: float | None = None
+
+    def __str__(self) -> str:
+        """Name the model for a reader."""
+        if self.algorithm == "base":
+            return "the base model"
+        if self.algorithm == "sft":
+            return "theta_0"
+        name = f"{self.algorithm} round {self.rounds}"
+        return name if self.alpha is None else f"average of theta_0 and {name}, alpha {self.alpha}"
+
+
+class UnknownStage(ValueError):
+    """Raised for an algorithm or round that the preset does not have."""
+
+
+class Study:
+    """All stages of one preset and seed.
+
+    Args:
+        preset: its name, or a `Preset`. Without a GPU the preset `small` shrinks, and says so.
+        seed: a non-negative integer; it decides data, order of examples and samples.
+        store: where artifacts are kept; default: the folder of runs.
+
+    Raises:
+        UnknownPreset: there is no preset of that name.
+        ValueError: seed is no non-negative integer.
+    """
+
+    def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
+        chosen = presets.get(preset) if isinstance(preset, str) else preset
+        self.preset = presets.fit_to_device(chosen, device().type)
+        self.seed = seed
+        self.store = store or Store(settings.runs_folder() / "artifacts")
+        self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
+        torch.set_num_threads(self.preset.threads)
+
+    def __str__(self) -> str:
+        """Name the study for a reader."""
+        return f"{self.preset.name}, seed {self.seed}"
+
+    # --- models ---------------------------------------------------------------------------------
+
+    @cached_property
+    def base(self) -> Artifact:
+        """The pretrained model: shipped for the tiny world, downloaded or unpacked otherwise."""
+        if self.preset.world == "tiny":
+            return verify_folder(settings.repo_root() / self.preset.model, "the base model")
+
+        def make(folder: Path) -> None:
+            model, tokenizer = load_smollm2("float32")
+            save_policy(model, tokenizer, folder)
+
+        source = dataclasses.asdict(smollm2_source())
+        inputs = {"model": self.preset.model, "file": source["gguf_file"]}
+        return self.store.get("base", inputs, make, describe=f"{self.preset.model} as float32")
+
+    @cached_property
+    def sft(self) -> Artifact:
+        """theta_0: the base finetuned on demonstrations, where RLHF starts and tax is zero."""
+        config = self.preset.sft
+
+        def make(folder: Path) -> None:
+            policy, tokenizer = load_policy(self.base.path, self.preset.dtype)
+            data = self.world.sft(config.documents, self.seed)
+            trained = train_sft(policy, tokenizer, data, config, self.seed, folder / "work")
+            _finish(folder, trained.log, {"used": trained.used, "dropped": trained.dropped})
+            save_policy(trained.model, tokenizer, folder / "model")
+
+        return self._get("sft", {"sft": config}, make, {"base": self.base}, "theta_0")
+
+    def _reward(self, config: RewardConfig, split: str, shift: int, name: str) -> Artifact:
+        def make(folder: Path) -> None:
+            policy, tokenizer = self._load(self.sft)
+            data = self.world.preferences(config.pairs, self.seed + shift, split)
+            trained = train_reward_model(
+                policy, tokenizer, data, config, self.seed + shift, folder / "work"
+            )
+            held_out = self.world.preferences(
+                config.validation_pairs, self.seed + shift, "validation"
+            )
+            margin = margins(
+                trained.model, tokenizer, held_out, self.preset.eval.batch_size, config.max_length
+            )
+            table, error = calibration(margin)
+            table.to_parquet(folder / "calibration.parquet", index=False)
+            kinds = held_out["kind"] if "kind" in held_out.column_names else ["real"] * len(margin)
+            pd.DataFrame({"kind": list(kinds), "margin": margin}).to_parquet(
+                folder / "held_out.parquet", index=False
+            )
+            stats = {
+                "used": trained.used,
+                "dropped": trained.dropped,
+                "held_out_pairs": len(margin),
+                "pair_accuracy": accuracy(margin),
+                "calibration_error": error,
+            }
+            _finish(folder, trained.log, stats)
+            save_reward_model(trained.model, tokenizer, folder / "model")
+
+        inputs = {"reward": config, "split": split, "shift": shift, "batch": self._batch}
+        return self._get("reward", inputs, make, {"sft": self.sft}, name)
+
+    @cached_property
+    def reward(self) -> Artifact:
+        """The reward model that RLHF optimises."""
+        return self._reward(self.preset.reward, "train", 0, "the reward model")
+
+    @cached_property
+    def judge(self) -> Artifact | None:
+        """A reward model trained on other pairs, where there is no gold reward; else None."""
+        if self.preset.judge is None:
+            return None
+        return self._reward(self.preset.judge, "judge", 1000, "the judge")
+
+    def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
+        """The policy after `rounds` rounds of RSF; each round is an artifact, so a run resumes.
+
+        Raises:
+            UnknownStage: more rounds than the preset has, or an unknown algorithm.
+        """
+        config = self.preset.rsf
+        if algorithm not in SELECTIONS or not 1 <= rounds <= config.rounds:
+            raise UnknownStage(
+                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: algorithms "
+                f"are {', '.join(SELECTIONS)}, rounds 1 to {config.rounds}."
+            )
+        parent = self.sft if rounds == 1 else self.rsf(rounds - 1, algorithm)
+
+        def make(folder: Path) -> None:
+            policy, tokenizer = self._load(parent)
+            prompts = self.round_prompts(rounds)
+            seed = 1000 * (self.seed + 1) + rounds
+            result = rsf_round(
+                policy, tokenizer, self.rewards, prompts, config, seed, SELECTIONS[algorithm]
+            )
+            samples = result.samples.assign(
+                prompt=[json.dumps(p) for p in result.samples["prompt"]],
+                gold=self.golds(list(result.samples["prompt"]), list(result.samples["reply"])),
+            )
+            samples.to_parquet(folder / "samples.parquet", index=False)
+            _finish(folder, result.log, result.stats)
+            save_policy(result.policy, tokenizer, folder / "model")
+
+        # The number of rounds is left out: a longer run goes on from a shorter one.
+        inputs = {"rsf": {**dataclasses.asdict(config), "rounds": None}, "round": rounds}
+        inputs |= {"how": SELECTIONS[algorithm], "batch": self._batch}
+        parents = {"policy": parent, "reward": self.reward}
+        name = f"{algorithm} round {rounds} of {config.rounds}"
+        return self._get("rsf", inputs, make, parents, name)
+
+    def artifact(self, spec: Spec) -> Artifact:
+        """The artifact behind a model; of an average it is the aligned end."""
+        if spec.algorithm == "base":
+            return self.base
+        if spec.algorithm == "sft":
+            return self.sft
+        return self.rsf(spec.rounds, spec.algorithm)
+
+    def policy(
+        self, algorithm: str = "sft", rounds: int | None = None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load a policy (base | sft | rsf | rsf_random; by default the last round), tokenizer."""
+        last = self.preset.rsf.rounds if rounds is None else rounds
+        return self._load(self.artifact(Spec(algorithm, last)))
+
+    def reward_model(self) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+        """Load the reward model and its tokenizer."""
+        return load_reward_model(self.reward.path / "model")
+
+    # --- rewards --------------------------------------------------------------------------------
+
+    @cached_property
+    def _reward_model(self) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+        return self.reward_model()
+
+    @cached_property
+    def _judge_model(self) -> tuple[RewardModel, PreTrainedTokenizerBase] | None:
+        return load_reward_model(self.judge.path / "model") if self.judge else None
+
+    def rewards(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+        """The reward model's score of each reply, shape (n,)."""
+        model, tokenizer = self._reward_model
+        length = self.preset.reward.max_length
+        return score_replies(model, tokenizer, prompts, replies, self._batch, length)
+
+    def golds(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+        """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
+        gold = self.world.gold(prompts, replies)
+        if gold is not None:
+            return gold
+        if self._judge_model is None or self.preset.judge is None:
+            raise ValueError(f"Preset {self.preset.name} has neither a gold reward nor a judge.")
+        model, tokenizer = self._judge_model
+        length = self.preset.judge.max_length
+        return score_replies(model, tokenizer, prompts, replies, self._batch, length)
+
+    def round_prompts(self, rounds: int) -> list[Prompt]:
+        """The prompts of one RSF round: the next slice of a seeded walk over the RLHF prompts."""
+        n = self.preset.rsf.prompts_per_round
+        prompts = self.world.prompts(10**6, self.seed, "rlhf")
+        start = (rounds - 1) * n % len(prompts)
+        return (prompts * (1 + n // len(prompts)) + prompts)[start : start + n]
+
+    # --- scores ---------------------------------------------------------------------------------
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores skills on the reported items; built once."""
+        config = self.preset.eval
+        return Scorer(config.suite, config.limit, config.batch_size, without=config.without)
+
+    def evaluate(self, spec: Spec) -> Artifact:
+        """Score a model: skills, reward, gold and KL; the artifact holds point, items and replies.
+
+        The ends of an average are theta_0 and the aligned policy to the last bit (`merge.average`),
+        so they are scored once.
+        """
+        if spec.method == "average" and spec.alpha in (0, 1):
+            return self.evaluate(Spec(spec.algorithm, spec.rounds) if spec.alpha else Spec("sft"))
+        parent = self.artifact(spec)
+        config = self.preset.eval
+
+        def make(folder: Path) -> None:
+            if spec.method == "average":
+                model, tokenizer = self._mixed(spec)
+            else:
+                model, tokenizer = self._load(parent)
+            scores = self.scorer.score(model, tokenizer)
+            replies = self.sampled_replies(model, tokenizer)
+            scores.save(folder)
+            replies.to_parquet(folder / "replies.parquet", index=False)
+            point = scores.metrics | {
+                "reward": replies["reward"].mean(),
+                "gold": replies["gold"].mean(),
+                "kl": kl_estimate(replies["log_prob"].to_numpy(), replies["log_prob_0"].to_numpy()),
+                "n_items": scores.n_items,
+            }
+            (folder / "point.json").write_text(
+                json.dumps({k: float(v) for k, v in point.items()}, indent=2)
+            )
+
+        inputs = {
+            "eval": config,
+            "sampling": [self.preset.rsf.temperature, self.preset.rsf.max_new_tokens],
+            "alpha": spec.alpha,
+            "method": spec.method,
+            "items": _items_key(config.suite),
+        }
+        parents = {"policy": parent, "reward": self.reward, "reference": self.sft}
+        return self._get("scores", inputs, make, parents, f"scores of {spec}", version=2)
+
+    def sampled_replies(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> pd.DataFrame:
+        """Sample replies to the reported prompts and score them.
+
+        Returns:
+            One row a reply: prompt (JSON), reply, finished, reward, gold, log_prob under the model
+            and log_prob_0 under theta_0 (nats).
+        """
+        config, rsf = self.preset.eval, self.preset.rsf
+        prompts = [
+            p
+            for p in self.world.prompts(4 * config.reward_prompts, 0, "reported")
+            if len(tokenizer.apply_chat_template(p)["input_ids"]) <= rsf.max_prompt_length
+        ][: config.reward_prompts]
+        groups = sample_replies(
+            model,
+            tokenizer,
+            prompts,
+            n=config.reward_samples,
+            temperature=rsf.temperature,
+            max_new_tokens=rsf.max_new_tokens,
+            batch_size=rsf.sampling_batch,
+            seed=self.seed,
+        )
+        asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
+        texts = [reply.text for group in groups for reply in group]
+        theta_0, _ = self._theta_0
+        return pd.DataFrame(
+            {
+                "prompt": [json.dumps(p) for p in asked],
+                "reply": texts,
+                "finished": [reply.finished for group in groups for reply in group],
+                "reward": self.rewards(asked, texts),
+                "gold": self.golds(asked, texts),
+                "log_prob": reply_log_probs(model, tokenizer, asked, texts, self._batch),
+                "log_prob_0": reply_log_probs(theta_0, tokenizer, asked, texts, self._batch),
+            }
+        )
+
+    @cached_property
+    def _theta_0(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return self._load(self.sft)
+
+    def sweep(
+        self, rounds: int | None = None, algorithm: str = "rsf"
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
+        """A model that its sweep sets to any mixture of theta_0 and the aligned policy."""
+        aligned = self.rsf(rounds or self.preset.rsf.rounds, algorithm)
+        model, tokenizer = self._load(self.sft)
+        ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
+        return model, tokenizer, Sweep(model, *ends)
+
+    @cached_property
+    def _last_sweep(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
+        return self.sweep()
+
+    def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        last = Spec("rsf", self.preset.rsf.rounds)
+        same = (spec.algorithm, spec.rounds) == (last.algorithm, last.rounds)
+        model, tokenizer, sweep = (
+            self._last_sweep if same else self.sweep(spec.rounds, spec.algorithm)
+        )
+        sweep.set(1.0 if spec.alpha is None else spec.alpha)
+        return model, tokenizer
+
+    def scores(self, spec: Spec) -> SkillScores:
+        """The skills of a model with every item, for paired comparisons."""
+        return SkillScores.load(self.evaluate(spec).path)
+
+    def point(self, spec: Spec) -> dict[str, Any]:
+        """One row of the table of points (see COLUMNS); what does not apply is None."""
+        artifact = self.evaluate(spec)
+        values = json.loads((artifact.path / "point.json").read_text())
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {k: v for k, v in values.items() if k in COLUMNS}
+        row |= {"study": self.preset.name, "seed": self.seed, "n_items": int(values["n_items"])}
+        row |= {"algorithm": spec.algorithm, "method": spec.method, "alpha": spec.alpha}
+        return row | {"rounds": spec.rounds, "key": artifact.key[:16]}
+
+    def specs(self) -> list[Spec]:
+        """Every model of the course so far: base, theta_0, RSF rounds, control, averages."""
+        last = self.preset.rsf.rounds
+        models = [Spec("base"), Spec("sft")]
+        models += [Spec("rsf", r) for r in range(1, last + 1)]
+        models += [Spec("rsf_random", last)]
+        return models + [Spec("rsf", last, "average", alpha) for alpha in self.preset.alphas]
+
+    def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
+        """The table of points of this study: one row per model, columns COLUMNS."""
+        wanted = self.specs() if specs is None else specs
+        bar = tqdm(wanted, desc=f"points of {self}", unit="model")
+        return pd.DataFrame([self.point(spec) for spec in bar], columns=COLUMNS)
+
+    # --- plumbing -------------------------------------------------------------------------------
+
+    @property
+    def _batch(self) -> int:
+        return self.preset.eval.batch_size
+
+    def _load(self, artifact: Artifact) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        folder = artifact.path / "model"
+        return load_policy(folder if folder.is_dir() else artifact.path, self.preset.dtype)
+
+    def _get(
+        self,
+        stage: str,
+        inputs: dict[str, Any],
+        make: Any,
+        parents: dict[str, Artifact],
+        name: str,
+        version: int = 1,
+    ) -> Artifact:
+        plain = {
+            key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            for key, value in inputs.items()
+        }
+        return self.store.get(
+            stage,
+            {
+                **plain,
+                "seed": self.seed,
+                "threads": self.preset.threads,
+                "dtype": self.preset.dtype,
+            },
+            make,
+            version=version,
+            parents=parents,
+            describe=f"{name} ({self})",
+            seed=self.seed,
+            config=presets.as_dict(self.preset),
+        )
+
+
+def _finish(folder: Path, log: list[dict[str, Any]], stats: dict[str, Any]) -> None:
+    """Write what a training stage leaves beside the weights; drop the trainer's scratch folder."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    pd.DataFrame(log).to_json(folder / "log.jsonl", orient="records", lines=True)
+    (folder / "stats.json").write_text(json.dumps(stats, indent=2))
+
+
+@cache
+def _items_key(suite: str) -> str:
+    """What the items of a suite are: scores of other items are never mistaken for these."""
+    if suite != "tiny":
+        return "1"
+    slots = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
+    return digest([list(items(slot)["prompt"]) + list(items(slot)["target"]) for slot in slots])
+
+
+def record(preset: str, seeds: list[int]) -> Path:
+    """Run a preset for several seeds and write the tables that the figures are drawn from.
+
+    Resumes: finished stages are loaded. Tables are replaced whole, after every seed, so that an
+    interrupted recording leaves a table of finished seeds.
+
+    Returns:
+        The folder with points.csv, items.parquet, rounds.csv, pairs.parquet and provenance.json.
+    """
+    folder = settings.results_folder() / preset
+    folder.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, list[pd.DataFrame]] = {"points": [], "items": [], "rounds": [], "pairs": []}
+    started = time.perf_counter()
+    for seed in seeds:
+        study = Study(preset, seed)
+        points = study.points()
+        tables["points"].append(points)
+        tables["items"].append(_items_table(study))
+        tables["rounds"].append(rounds_table(study))
+        pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
+        tables["pairs"].append(pairs.assign(seed=seed))
+        for name, rows in tables.items():
+            table = pd.concat(rows, ignore_index=True)
+            if name in ("items", "pairs"):
+                _replace(folder / f"{name}.parquet", table)
+            else:
+                _replace(folder / f"{name}.csv", table)
+        seconds = _stage_seconds(study)
+        write_whole(
+            folder / "provenance.json",
+            json.dumps(
+                {
+                    **provenance(),
+                    "command": f"alignment-tax record {preset} --seeds "
+                    + " ".join(str(s) for s in seeds),
+                    "preset": presets.as_dict(study.preset),
+                    "seeds": seeds[: seeds.index(seed) + 1],
+                    "base": study.base.key,
+                    "seconds_of_stages_last_seed": seconds,
+                    "seconds_of_this_call": round(time.perf_counter() - started, 1),
+                },
+                indent=2,
+            )
+            + "\n",
+        )
+    return folder
+
+
+def _replace(path: Path, table: pd.DataFrame) -> None:
+    """Write a table by rename: after a crash it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    if path.suffix == ".csv":
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    else:
+        table.to_parquet(temporary, index=False)
+    temporary.replace(path)
+
+
+def _items_table(study: Study) -> pd.DataFrame:
+    """Every item of every scored model of a study, in small types."""
+    rows = []
+    for spec in study.specs():
+        artifact = study.evaluate(spec)
+        table = SkillScores.load(artifact.path).items.drop(columns="fingerprint")
+        numbers = table.select_dtypes("number").columns.difference(["item"])
+        rows.append(
+            table.astype(dict.fromkeys(numbers, "float32")).assign(
+                seed=study.seed, key=artifact.key[:16]
+            )
+        )
+    merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
+    return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
+
+
+def rounds_table(study: Study) -> pd.DataFrame:
+    """What happened in each RSF round: rewards of samples, share of finished replies, kept."""
+    rows = []
+    for rounds in range(1, study.preset.rsf.rounds + 1):
+        for algorithm in SELECTIONS:
+            folder = study.rsf(rounds, algorithm).path
+            stats = json.loads((folder / "stats.json").read_text())
+            samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
+            gold = {
+                "mean_gold": samples["gold"].mean(),
+                "kept_gold": samples.loc[samples["chosen"], "gold"].mean(),
+            }
+            rows.append(
+                {"seed": study.seed, "algorithm": algorithm, "rounds": rounds, **stats, **gold}
+            )
+    return pd.DataFrame(rows)
+
+
+def _stage_seconds(study: Study) -> dict[str, float]:
+    """Wall seconds of each stage of a study, from its artifacts."""
+    last = study.preset.rsf.rounds
+    seconds = {
+        "sft": study.sft.meta["seconds"],
+        "reward model": study.reward.meta["seconds"],
+        "rsf rounds": sum(study.rsf(r).meta["seconds"] for r in range(1, last + 1)),
+        "scores of theta_0": study.evaluate(Spec("sft")).meta["seconds"],
+    }
+    if study.judge is not None:
+        seconds["judge"] = study.judge.meta["seconds"]
+    return {name: round(float(value), 1) for name, value in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The recorded run of a preset: tables that figures are drawn from, and where they came from.
+
+    `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
+    preference pair (seed, kind, margin); `provenance` is the content of provenance.json.
+    """
+
+    points: pd.DataFrame
+    rounds: pd.DataFrame
+    pairs: pd.DataFrame
+    provenance: dict[str, Any]
+
+    def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
+        """(reward, skill) of every point of a method for one seed, from theta_0 on, shape (n, 2).
+
+        `method` is average, or early_stopping: the RSF rounds as trained.
+        """
+        points = self.points[self.points["seed"] == seed]
+        if method == "early_stopping":
+            start = points[points["algorithm"] == "sft"]
+            rows = points[(points["algorithm"] == "rsf") & (points["method"] == "none")]
+            rows = pd.concat([start, rows.sort_values("rounds")])
+        else:
+            rows = points[(points["algorithm"] == "rsf") & (points["method"] == method)]
+            rows = rows.sort_values("alpha")
+        if rows.empty:
+            raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
+        return rows[[reward, "skill"]].to_numpy(dtype=float)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the run."""
+        return sorted(int(seed) for seed in self.points["seed"].unique())
+
+
+def recorded(preset: str = "tiny") -> Recorded:
+    """Read the recorded run of a preset from data/results.
+
+    Raises:
+        FileNotFoundError: there is none; names the command that makes it.
+    """
+    folder = settings.results_folder() / preset
+    if not (folder / "points.csv").is_file():
+        raise FileNotFoundError(
+            f"There is no recorded run of {preset!r} in {folder}. Make it with: "
+            f"alignment-tax record {preset}"
+        )
+    return Recorded(
+        pd.read_csv(folder / "points.csv"),
+        pd.read_csv(folder / "rounds.csv"),
+        pd.read_parquet(folder / "pairs.parquet"),
+        json.loads((folder / "provenance.json").read_text()),
+    )

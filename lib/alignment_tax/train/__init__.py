@@ -1,0 +1,1 @@
+"""Training: pretraining, instruction tuning, the reward model and RSF."""

@@ -1,0 +1,175 @@
+"""The one training function that RSF and every remedy plug into.
+
+A remedy is an `Extra`: a term added to the loss, something done after each step, or both. What
+changes the parameters (LoRA) or the data (replay) comes in through `model` or `examples`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from alignment_tax.models import autocast, pad_batch, prompt_ids
+from alignment_tax.world.base import Prompt
+
+IGNORED = -100
+MAX_GRAD_NORM = 1.0
+
+Batch = dict[str, Tensor]
+Log = list[dict[str, float]]
+
+
+class TrainingDiverged(RuntimeError):
+    """Raised when a loss or gradient is no finite number; the message says where and why."""
+
+
+class Extra:
+    """What a remedy may do during training. Override what it needs."""
+
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
+    ) -> Tensor | None:
+        """Return a scalar to add to the loss of this batch, or None.
+
+        Args:
+            model: The model in training; its gradients are on.
+            batch: input_ids, attention_mask, labels, each (batch, length); labels are -100 except
+                on reply tokens. `outputs.logits[:, t]` predict `labels[:, t + 1]`.
+            outputs: The model's outputs on `batch`; logits are (batch, length, vocabulary).
+        """
+        return None
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Act on the weights after optimiser step `step` (the first is 1); no gradients."""
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[tuple[Prompt, str]],
+    *,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    max_length: int,
+    schedule: str = "constant",
+    extras: Sequence[Extra] = (),
+    describe: str = "finetuning",
+) -> Log:
+    """Maximise the likelihood of replies, in place: AdamW, no dropout, gradients clipped at 1.
+
+    The loss is the mean over the reply tokens of a batch, end token included; prompts only
+    condition. Weights are kept in float32 (a bfloat16 policy is converted: small updates would
+    vanish in its rounding); on a GPU with bfloat16 the forward pass uses it.
+
+    Args:
+        model: Policy, or a peft model around it; left in eval mode.
+        tokenizer: Its tokenizer.
+        examples: Pairs of prompt and reply.
+        learning_rate: AdamW's, constant or falling to 0 by a half cosine.
+        epochs: Passes over the examples.
+        batch_size: Examples per step.
+        seed: Order of the examples.
+        max_length: Most tokens of an example; a longer prompt loses its beginning.
+        schedule: "constant" or "cosine".
+        extras: Remedies.
+        describe: Label of the progress bar.
+
+    Returns:
+        One row per step: step, loss (replies only), extra (what remedies added), grad_norm (before
+        clipping).
+
+    Raises:
+        ValueError: nothing to train on, an unknown schedule, or a reply longer than max_length.
+        TrainingDiverged: a loss or gradient that is no finite number.
+    """
+    if not examples:
+        raise ValueError("There are no examples to train on.")
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"schedule must be 'constant' or 'cosine', not {schedule!r}.")
+    model.float().eval()  # eval: dropout off, gradients on
+    encoded = [encode(tokenizer, prompt, reply, max_length) for prompt, reply in examples]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(encoded)) for _ in range(epochs)]
+    batches = [o[i : i + batch_size] for o in orders for i in range(0, len(o), batch_size)]
+    log: Log = []
+    for step, indices in enumerate(tqdm(batches, desc=describe, unit="step", leave=False), start=1):
+        if schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * (step - 1) / len(batches)))
+            optimizer.param_groups[0]["lr"] = learning_rate * factor
+        batch = collate([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
+        with autocast(model.device):
+            outputs = model(**batch)
+            terms = [extra.loss(model, batch, outputs) for extra in extras]
+        added = torch.stack([outputs.loss.new_zeros(()), *[t for t in terms if t is not None]])
+        loss = outputs.loss + added.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        check_finite({"loss": loss.item(), "gradient norm": norm.item()}, step, learning_rate)
+        optimizer.step()
+        with torch.no_grad():
+            for extra in extras:
+                extra.after_step(model, step)
+        log.append(
+            {
+                "step": step,
+                "loss": outputs.loss.item(),
+                "extra": added.sum().item(),
+                "grad_norm": norm.item(),
+            }
+        )
+    return log
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: str, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Return (input ids, labels) of one example; labels are -100 on the prompt.
+
+    Tokens are what sampling saw and drew: the prompt, the reply, the end token.
+
+    Raises:
+        ValueError: the reply alone does not fit into `max_length`.
+    """
+    answer = [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    room = max_length - len(answer)
+    if room < 1:
+        raise ValueError(
+            f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}. "
+            "Raise max_length, or drop the reply."
+        )
+    context = prompt_ids(tokenizer, prompt)[-room:]
+    return context + answer, [IGNORED] * len(context) + answer
+
+
+def collate(
+    examples: Sequence[tuple[list[int], list[int]]], pad_id: int, where: torch.device
+) -> Batch:
+    """Return a right-padded batch of input_ids, attention_mask, labels, each (batch, longest)."""
+    ids, mask = pad_batch([ids for ids, _ in examples], pad_id, where)
+    labels, _ = pad_batch([labels for _, labels in examples], IGNORED, where)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def check_finite(values: dict[str, float], step: int, learning_rate: float) -> None:
+    """Raise TrainingDiverged if one of the named values of this step is no finite number."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            cause = (
+                "the data or the starting weights: look for examples without a single reply token, "
+                "and for NaN in the checkpoint"
+                if step == 1
+                else f"a learning rate that is too high ({learning_rate:g}): try a third of it"
+            )
+            raise TrainingDiverged(f"The {name} is {value} at step {step}. Likely cause: {cause}.")

@@ -1,0 +1,373 @@
+"""Pretraining of the shipped base model: `make base`.
+
+The base is trained from scratch on the tiny world's text. The run resumes after any interruption
+and ends with the same weights as an undisturbed one, since batches depend on seed and chunk alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from alignment_tax import settings
+from alignment_tax.artifacts import write_manifest
+from alignment_tax.models import save_policy
+from alignment_tax.world import facts, french, passages
+from alignment_tax.world.corpus import MIXTURE, READING_MIXTURE, Document, documents
+from alignment_tax.world.tokenizer import make_tokenizer
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A part of pretraining: its mixture of texts, and a learning rate that falls to near 0.
+
+    `accumulation` batches, each of documents of like length and so of like kind, make one step.
+    """
+
+    chunks: int
+    learning_rate: float
+    mixture: dict[str, float]
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Every number of pretraining. A chunk is the unit of resuming and of the learning curve."""
+
+    layers: int = 9
+    hidden: int = 128
+    intermediate: int = 384
+    heads: int = 4
+    cycles: tuple[Cycle, ...] = (
+        Cycle(40, 2e-3, MIXTURE),
+        Cycle(18, 1.2e-3, READING_MIXTURE, accumulation=2),
+    )
+    documents_per_chunk: int = 14_000
+    tokens_per_batch: int = 4096
+    warmup_chunks: float = 1.0
+    weight_decay: float = 0.01
+    probe_items: int = 200
+    threads: int = 2
+    seed: int = 0
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of all cycles together."""
+        return sum(cycle.chunks for cycle in self.cycles)
+
+    def cycle_at(self, place: float) -> tuple[Cycle, float]:
+        """The cycle in which `place` (in chunks) lies, and how many chunks into it."""
+        for cycle in self.cycles[:-1]:
+            if place < cycle.chunks:
+                return cycle, place
+            place -= cycle.chunks
+        return self.cycles[-1], place
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and labels, shape (rows, length), with the loss weight of each label."""
+
+    input_ids: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A Llama with untied embeddings and random weights that depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[float]]:
+    """Token ids with their weights; the end-of-sequence token counts in full."""
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, weight in document.pieces:
+        piece = tokenizer(text, add_special_tokens=False).input_ids
+        ids += piece
+        weights += [weight] * len(piece)
+    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+
+
+def collate(rows: list[tuple[list[int], list[float]]], pad: int) -> Batch:
+    """Pad on the right. No attention mask is needed: what follows a token cannot be seen by it."""
+    length = max(len(ids) for ids, _ in rows)
+    fill = [(length - len(ids)) for ids, _ in rows]
+    ids = torch.tensor([row + [pad] * n for (row, _), n in zip(rows, fill, strict=True)])
+    labels = torch.tensor([row + [IGNORED] * n for (row, _), n in zip(rows, fill, strict=True)])
+    weights = torch.tensor([w + [0.0] * n for (_, w), n in zip(rows, fill, strict=True)])
+    return Batch(ids, labels, weights)
+
+
+def batches(
+    config: PretrainConfig, chunk: int, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Batch]:
+    """The batches of one chunk: documents of like length together, batches in random order."""
+    rng = random.Random(f"pretraining {config.seed} {chunk}")
+    cycle, place = config.cycle_at(chunk)
+    drawn = documents(config.documents_per_chunk, rng, place / cycle.chunks, cycle.mixture)
+    rows = sorted((encode(d, tokenizer) for d in drawn), key=lambda row: len(row[0]))
+    groups: list[list[tuple[list[int], list[float]]]] = [[]]
+    for row in rows:
+        if (len(groups[-1]) + 1) * len(row[0]) > config.tokens_per_batch:
+            groups.append([])
+        groups[-1].append(row)
+    rng.shuffle(groups)
+    for group in groups:
+        yield collate(group, tokenizer.pad_token_id)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the next token, averaged with the weights of the labels."""
+    flat = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1),
+        labels[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    weight = weights[:, 1:].flatten()
+    return (flat * weight).sum() / weight.sum()
+
+
+def learning_rate(config: PretrainConfig, place: float) -> float:
+    """In each cycle linear warm-up, then cosine to a fiftieth of the peak; `place` in chunks."""
+    cycle, place = config.cycle_at(place)
+    if place < config.warmup_chunks:
+        return cycle.learning_rate * place / config.warmup_chunks
+    span = (place - config.warmup_chunks) / (cycle.chunks - config.warmup_chunks)
+    return cycle.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
+
+
+def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
+    """(context, answer) of validation items for the learning curve, `n` a slot."""
+    items: dict[str, list[tuple[str, str]]] = {}
+    for name, questions in (
+        ("one_hop", facts.one_hop("validation")),
+        ("two_hop", facts.two_hop("validation")),
+        ("piqa_like", facts.piqa_like("validation")),
+    ):
+        chosen = random.Random(f"probe {name}").sample(questions, min(n, len(questions)))
+        items[name] = [(q.text, q.choices[q.answer]) for q in chosen]
+    for slot in ("race_like", "span", "counting"):
+        rng = random.Random(f"probe {slot}")
+        drawn = [passages.draw(rng, slot, "validation") for _ in range(n)]
+        items[slot] = [
+            (passages.ask(r.passage, r.questions[0][0]), r.questions[0][1]) for r in drawn
+        ]
+    rng = random.Random("probe translation")
+    pairs = [french.draw(rng, "validation") for _ in range(n)]
+    items["translation"] = [(french.prompt(p), p.en) for p in pairs]
+    return items
+
+
+@torch.inference_mode()
+def exact_match(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, items: list[tuple[str, str]]
+) -> float:
+    """Percent of items whose greedy answer (end of sequence included) is the reference.
+
+    Greedy decoding gives the reference if and only if every reference token is the most likely one
+    after the reference so far: one forward pass tells.
+    """
+    rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
+    batch = collate(rows, tokenizer.pad_token_id)
+    guess = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].argmax(-1)
+    wrong = (guess != batch.labels[:, 1:]) & (batch.weights[:, 1:] > 0)
+    return 100 * float((~wrong.any(dim=1)).float().mean())
+
+
+def _save_state(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    names = [name for name, _ in model.named_parameters()]
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"adam.{key}.{names[index]}"] = value.reshape(-1) if value.ndim == 0 else value
+    save_file(tensors, folder / "state.safetensors")
+
+
+def _load_state(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
+    tensors = load_file(folder / "state.safetensors")
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    state = optimizer.state_dict()
+    for index, (name, _) in enumerate(model.named_parameters()):
+        state["state"][index] = {
+            "step": tensors[f"adam.step.{name}"].reshape(()),
+            "exp_avg": tensors[f"adam.exp_avg.{name}"],
+            "exp_avg_sq": tensors[f"adam.exp_avg_sq.{name}"],
+        }
+    optimizer.load_state_dict(state)
+
+
+def _checkpoint(
+    work: Path,
+    chunk: int,
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    curve: list[dict[str, float]],
+) -> None:
+    """Write the state after `chunk` chunks whole or not at all, and drop the one before."""
+    temporary = work / "writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _save_state(temporary, model, optimizer)
+    (temporary / "curve.json").write_text(json.dumps(curve))
+    temporary.rename(work / f"chunk-{chunk:04d}")
+    for old in work.glob("chunk-*"):
+        if old.name != f"chunk-{chunk:04d}":
+            shutil.rmtree(old)
+
+
+def pretrain(
+    config: PretrainConfig, work: Path
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, pd.DataFrame]:
+    """Train the base model, going on from the last chunk found in `work`.
+
+    Returns:
+        the model in evaluation mode, its tokenizer and the learning curve (one row a chunk:
+        tokens, seconds, loss, exact match in percent for each slot of the validation items).
+
+    Raises:
+        FloatingPointError: the loss is no finite number; names the step and the likely cause.
+    """
+    torch.set_num_threads(config.threads)
+    tokenizer = make_tokenizer()
+    model = new_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    curve: list[dict[str, float]] = []
+    found = sorted(work.glob("chunk-*"))
+    if found:
+        _load_state(found[-1], model, optimizer)
+        curve = json.loads((found[-1] / "curve.json").read_text())
+    items = probe_items(config.probe_items)
+    bar = tqdm(total=config.chunks, initial=len(curve), desc="pretraining the base", unit="chunk")
+    for chunk in range(len(curve), config.chunks):
+        row = _train_chunk(config, chunk, model, optimizer, tokenizer)
+        model.eval()
+        row |= {slot: exact_match(model, tokenizer, rows) for slot, rows in items.items()}
+        past = curve[-1] if curve else {"tokens": 0.0, "seconds": 0.0, "step": 0.0}
+        row |= {key: row[key] + past[key] for key in ("tokens", "seconds", "step")}
+        curve.append(row)
+        _checkpoint(work, chunk + 1, model, optimizer, curve)
+        bar.update()
+        bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "seconds")})
+    bar.close()
+    return model.eval(), tokenizer, pd.DataFrame(curve)
+
+
+def _train_chunk(
+    config: PretrainConfig,
+    chunk: int,
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, float]:
+    model.train()
+    start, tokens, losses = time.monotonic(), 0, []
+    rows = list(batches(config, chunk, tokenizer))
+    accumulation = config.cycle_at(chunk)[0].accumulation
+    for i, batch in enumerate(rows):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, chunk + (i + 1) / len(rows))
+        logits = model(input_ids=batch.input_ids, use_cache=False).logits
+        loss = weighted_loss(logits, batch.labels, batch.weights)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss.item()} in chunk {chunk}, step {i}. The learning rate is "
+                f"the likely cause ({learning_rate(config, chunk):g} here): lower it in "
+                "PretrainConfig."
+            )
+        (loss / accumulation).backward()
+        if (i + 1) % accumulation == 0 or i + 1 == len(rows):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        tokens += int((batch.labels != IGNORED).sum())
+    return {
+        "step": len(rows),
+        "tokens": tokens,
+        "seconds": time.monotonic() - start,
+        "loss": sum(losses) / len(losses),
+    }
+
+
+def ship(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    curve: pd.DataFrame,
+    config: PretrainConfig,
+    folder: Path,
+) -> Path:
+    """Write the base as a standard checkpoint with its learning curve, and seal it with a manifest.
+
+    The folder is filled under a temporary name first; its card (README.md) is kept.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_policy(model, tokenizer, temporary)
+    curve.to_csv(temporary / "learning_curve.csv", index=False, float_format="%.6g")
+    write_manifest(
+        temporary,
+        {
+            "stage": "base",
+            "config": dataclasses.asdict(config),
+            "seed": config.seed,
+            "seconds": float(curve["seconds"].iloc[-1]),
+            "tokens": int(curve["tokens"].iloc[-1]),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        },
+        "the base model",
+    )
+    if (folder / "README.md").is_file():
+        shutil.copy(folder / "README.md", temporary / "README.md")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Pretrain the base model and put it in data/base: what `alignment-tax base` does."""
+    argparse.ArgumentParser(
+        prog="alignment-tax base",
+        description="Train the base model of the tiny world; goes on where it was interrupted.",
+    ).parse_args(list(arguments))
+    config = PretrainConfig()
+    work = settings.runs_folder() / "pretraining"
+    work.mkdir(parents=True, exist_ok=True)
+    model, tokenizer, curve = pretrain(config, work)
+    folder = ship(model, tokenizer, curve, config, settings.base_folder())
+    print(f"The base model is in {folder}.")

@@ -1,0 +1,167 @@
+"""The Bradley-Terry reward model, by TRL's RewardTrainer, and how good it is.
+
+P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. Only differences
+count, so the zero of the scale is arbitrary: rewards are not centred.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import RewardConfig as TrlRewardConfig
+from trl import RewardTrainer
+
+from alignment_tax.models import RewardModel, conversation_ids, score_ids
+from alignment_tax.presets import RewardConfig
+from alignment_tax.train.sft import (
+    Trained,
+    check_dropped,
+    finished_model,
+    quiet_libraries,
+    require_columns,
+    run_trainer,
+    trainer_arguments,
+)
+
+
+def train_reward_model(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    config: RewardConfig,
+    seed: int,
+    workdir: Path,
+) -> Trained:
+    """Train a reward model that starts from a copy of `policy` (theta_0); `policy` stays as it is.
+
+    Pairs longer than `config.max_length` tokens are left out, as in the paper's own recipe, and
+    pairs whose two conversations are the same tokens: their loss is log 2 whatever the weights.
+
+    Args:
+        policy: Where the body's weights come from.
+        tokenizer: The policy's.
+        dataset: Columns prompt, chosen, rejected, all lists of messages.
+        config: Numbers of the stage.
+        seed: Order of the pairs.
+        workdir: Scratch folder for the trainer.
+
+    Returns:
+        The reward model (`.model`), the log (with accuracy and margin per step), and how many pairs
+        were used and dropped.
+
+    Raises:
+        ValueError: the dataset lacks its columns, or more than half of the pairs cannot be used.
+        TrainingDiverged: a loss that is no finite number.
+    """
+    chosen, rejected = pair_ids(tokenizer, dataset)
+    pairs = list(zip(chosen, rejected, strict=True))
+    short = [pair for pair in pairs if max(map(len, pair)) <= config.max_length]
+    usable = [{"chosen_ids": a, "rejected_ids": b} for a, b in short if a != b]
+    dropped = {"too long": len(pairs) - len(short), "identical": len(short) - len(usable)}
+    check_dropped(dropped, len(pairs), config.max_length)
+    arguments = TrlRewardConfig(
+        **trainer_arguments(config, seed, workdir), max_length=config.max_length
+    )
+    model = RewardModel.from_policy(policy, tokenizer)
+    with quiet_libraries():
+        trainer = RewardTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(usable),
+            processing_class=tokenizer,
+        )
+        log = run_trainer(trainer, "reward model")
+    return Trained(finished_model(trainer), log, len(usable), dropped)
+
+
+def pair_ids(
+    tokenizer: PreTrainedTokenizerBase, dataset: Dataset
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the tokens of each chosen and each rejected conversation (ValueError: columns)."""
+    require_columns(dataset, ("prompt", "chosen", "rejected"))
+    sides = [
+        [conversation_ids(tokenizer, row["prompt"], row[side]) for row in dataset]
+        for side in ("chosen", "rejected")
+    ]
+    return sides[0], sides[1]
+
+
+def margins(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    batch_size: int,
+    max_length: int,
+) -> np.ndarray:
+    """Return r(chosen) - r(rejected) of every pair, float32 (pairs,).
+
+    A conversation longer than `max_length` tokens loses its beginning.
+    """
+    chosen, rejected = pair_ids(tokenizer, dataset)
+    sequences = [ids[-max_length:] for ids in chosen + rejected]
+    rewards = score_ids(
+        reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size, "scoring pairs"
+    )
+    return rewards[: len(chosen)] - rewards[len(chosen) :]
+
+
+def pair_accuracy(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    batch_size: int,
+    max_length: int,
+) -> float:
+    """Return the share (0-1) of pairs whose chosen reply has the higher reward; a tie is half."""
+    return accuracy(margins(reward_model, tokenizer, dataset, batch_size, max_length))
+
+
+def accuracy(margin: np.ndarray) -> float:
+    """Return the share (0-1) of positive margins; a zero counts half."""
+    return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
+
+
+def calibration(margin: np.ndarray, bins: int = 5) -> tuple[pd.DataFrame, float]:
+    """Compare predicted preference probabilities with how often they come true.
+
+    Each pair is asked in the direction in which the model is at least 50 % sure: its confidence is
+    sigmoid(|margin|), and it is right if the margin is positive. Confidences are sorted into `bins`
+    equal bins from 0.5 to 1.
+
+    Args:
+        margin: r(chosen) - r(rejected), (pairs,).
+        bins: Number of bins.
+
+    Returns:
+        A table (low, high, predicted, observed, count; empty bins left out; predicted and observed
+        are means, 0-1) and the expected calibration error: the count-weighted mean of
+        |predicted - observed|.
+
+    Raises:
+        ValueError: no margins, or one that is no finite number.
+    """
+    margin = np.asarray(margin, dtype=np.float64)
+    if margin.size == 0 or not np.isfinite(margin).all():
+        raise ValueError("Calibration needs at least one margin, and finite numbers only.")
+    confidence = 1 / (1 + np.exp(-np.abs(margin)))
+    right = (margin > 0) + 0.5 * (margin == 0)
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
+    rows = [
+        {
+            "low": edges[b],
+            "high": edges[b + 1],
+            "predicted": confidence[place == b].mean(),
+            "observed": right[place == b].mean(),
+            "count": int((place == b).sum()),
+        }
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    table = pd.DataFrame(rows)
+    gap = (table["predicted"] - table["observed"]).abs()
+    return table, float((gap * table["count"]).sum() / margin.size)

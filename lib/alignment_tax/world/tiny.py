@@ -1,0 +1,175 @@
+"""The tiny world as the pipeline sees it: demonstrations, preferences, prompts, skill items."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from datasets import Dataset
+
+from alignment_tax.world import chat, facts, french, passages
+from alignment_tax.world.base import Prompt
+
+#: Reported items a slot; facts have as many items as the world has facts.
+ITEMS = {"race_like": 600, "span": 1300, "counting": 1100, "translation": 1200}
+VALIDATION_ITEMS = 200
+#: How sharply the people who compare two replies follow the gold reward (Bradley-Terry).
+JUDGEMENT = 2.0
+
+
+class TinyWorld:
+    """World made of tables: see `facts`, `passages`, `french` and `chat`."""
+
+    def sft(self, n: int, seed: int) -> Dataset:
+        """Demonstrations of mixed manners: columns prompt, completion (lists of messages)."""
+        rng = random.Random(f"sft {seed}")
+        rows = []
+        for _ in range(n):
+            request, verb, noun = rng.choice(chat.requests("sft"))
+            reply = chat.write(rng, verb, noun, chat.mixed_manner(rng, verb))
+            rows.append({"prompt": chat.as_prompt(request), "completion": _assistant(reply)})
+        return Dataset.from_list(rows)
+
+    def preferences(self, n: int, seed: int, split: str = "train") -> Dataset:
+        """Pairs of replies: columns prompt, chosen, rejected, kind, margin (gold difference).
+
+        Half the pairs are two replies of mixed manners, half a good reply against itself made
+        worse in one way (`chat.PERTURBATIONS`). Split "train" has labels drawn with the
+        Bradley-Terry probability of the gold difference, as people would disagree; "validation"
+        follows the gold order, on other requests.
+
+        Raises:
+            ValueError: split is neither train nor validation (the tiny world's judge is gold).
+        """
+        if split not in ("train", "validation"):
+            raise ValueError(f"Preferences have splits train and validation, not {split!r}.")
+        rng = random.Random(f"preferences {split} {seed}")
+        requests = chat.requests("preference" if split == "train" else "validation")
+        rows: list[dict[str, object]] = []
+        while len(rows) < n:
+            request, verb, noun = rng.choice(requests)
+            kind = rng.choice(chat.PERTURBATIONS) if rng.random() < 0.5 else "mixed"
+            if kind == "mixed":
+                first, second = (
+                    chat.write(rng, verb, noun, chat.mixed_manner(rng, verb)) for _ in range(2)
+                )
+            else:
+                manner = chat.mixed_manner(rng, verb)
+                first, second = chat.perturb(rng, verb, noun, manner, kind)
+            margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
+            if margin == 0:
+                continue
+            agreed = margin > 0
+            if split == "train":
+                agreed = rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
+            chosen, rejected = (first, second) if agreed else (second, first)
+            rows.append(
+                {
+                    "prompt": chat.as_prompt(request),
+                    "chosen": _assistant(chosen),
+                    "rejected": _assistant(rejected),
+                    "kind": kind,
+                    "margin": abs(margin),
+                }
+            )
+        return Dataset.from_list(rows)
+
+    def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
+        """Up to `n` different requests of split rlhf | validation | reported."""
+        requests = list(chat.requests(split))
+        random.Random(f"prompts {split} {seed}").shuffle(requests)
+        return [chat.as_prompt(request) for request, _, _ in requests[:n]]
+
+    def gold(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+        """The true reward of each reply, shape (n,): see `chat.gold`."""
+        rewards = [
+            chat.gold(*chat.parse(prompt[-1]["content"]), reply)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return np.array(rewards, dtype=np.float64)
+
+
+def _assistant(reply: str) -> Prompt:
+    return [{"role": "assistant", "content": reply}]
+
+
+def _choice_rows(questions: list[facts.Question]) -> list[dict[str, object]]:
+    return [
+        {
+            "id": q.identity,
+            "prompt": q.text,
+            "choices": list(q.choices),
+            "answer": q.answer,
+            "target": q.choices[q.answer],
+            "guess": 1 / len(q.choices),
+        }
+        for q in questions
+    ]
+
+
+def _passage_rows(slot: str, split: str, n: int) -> list[dict[str, object]]:
+    rng = random.Random(f"{slot} {split} items")
+    rows: dict[str, dict[str, object]] = {}
+    while len(rows) < n:
+        reading = passages.draw(rng, slot, split)
+        question, answer = reading.questions[0]
+        choices = list(reading.choices)
+        # One question a passage: items that share a passage would fake a small error.
+        rows.setdefault(
+            reading.passage,
+            {
+                "id": f"{slot} {split} {len(rows)}",
+                "prompt": passages.ask(reading.passage, question),
+                "choices": choices,
+                "answer": choices.index(answer) if choices else 0,
+                "target": answer,
+                "guess": passages.type_guess(reading),
+            },
+        )
+    return list(rows.values())
+
+
+def _translation_rows(split: str, n: int) -> list[dict[str, object]]:
+    rng = random.Random(f"translation {split} items")
+    rows: dict[str, dict[str, object]] = {}
+    while len(rows) < n:
+        pair = french.draw(rng, split)
+        row = {"id": f"translation {split} {len(rows)}", "prompt": french.prompt(pair)}
+        rows.setdefault(
+            pair.fr, row | {"choices": [], "answer": 0, "target": pair.en, "guess": 0.0}
+        )
+    return list(rows.values())
+
+
+@cache
+def items(slot: str, split: str = "reported") -> Dataset:
+    """The items of a skill: columns id, prompt, choices, answer, target, guess.
+
+    `slot` is one_hop | two_hop | piqa_like | race_like | span | counting | translation, `split`
+    reported or validation; `guess` is the chance of being right by guessing what fits the type.
+
+    Raises:
+        ValueError: unknown slot or split.
+    """
+    if split not in ("reported", "validation"):
+        raise ValueError(f"Skill items have splits reported and validation, not {split!r}.")
+    fixed: dict[str, Callable[[str], list[facts.Question]]] = {
+        "one_hop": facts.one_hop,
+        "two_hop": facts.two_hop,
+        "piqa_like": facts.piqa_like,
+    }
+    if slot in fixed:
+        rows = _choice_rows(fixed[slot](split))
+    elif slot in ITEMS:
+        n = ITEMS[slot] if split == "reported" else VALIDATION_ITEMS
+        if slot == "translation":
+            rows = _translation_rows(split, n)
+        else:
+            rows = _passage_rows(slot, split, n)
+    else:
+        raise ValueError(f"There is no skill {slot!r}; known: {', '.join([*fixed, *ITEMS])}.")
+    # A fixed shuffle makes every prefix a fair sample, so that `limit` can cut it anywhere.
+    random.Random(f"order {slot} {split}").shuffle(rows)
+    return Dataset.from_list(rows)

@@ -1,0 +1,32 @@
+"""What several test files share: a study so small that a whole run takes seconds."""
+
+import dataclasses
+
+import pytest
+
+from alignment_tax import presets
+from alignment_tax.presets import Preset
+
+
+def miniature() -> Preset:
+    """The smoke preset cut down further, under a name of its own."""
+    smoke = presets.get("smoke")
+    return dataclasses.replace(
+        smoke,
+        name="miniature",
+        threads=1,
+        # learning rates at which even a few steps change what the model says
+        sft=dataclasses.replace(smoke.sft, documents=16, batch_size=4, learning_rate=2e-3),
+        reward=dataclasses.replace(
+            smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
+        ),
+        rsf=dataclasses.replace(
+            smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
+        ),
+        eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def preset() -> Preset:
+    return miniature()

@@ -1,0 +1,362 @@
+"""What a run leaves on the disk is whole, is what its key says, and survives crashes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from alignment_tax import artifacts
+from alignment_tax.artifacts import (
+    ArtifactError,
+    DamagedArtifact,
+    DiskFull,
+    MissingArtifact,
+    Store,
+    artifact_key,
+    verify_folder,
+    write_manifest,
+)
+
+LIB = str(Path(artifacts.__file__).parents[1])
+
+
+class Counting:
+    """A stage that writes two files and counts how often it runs."""
+
+    def __init__(self, text="weights"):
+        self.text = text
+        self.runs = 0
+
+    def __call__(self, folder):
+        self.runs += 1
+        (folder / "model.txt").write_text(self.text)
+        (folder / "log").mkdir()
+        (folder / "log" / "steps.jsonl").write_text('{"step": 1}\n')
+
+
+def get(store, make, inputs=None, **more):
+    return store.get("sft", inputs or {"seed": 0}, make, describe="theta_0", **more)
+
+
+def leftovers(root):
+    return [path.name for path in root.glob("*/.*.tmp-*")]
+
+
+def start_python(code, *arguments):
+    """Start a Python process that has `Store` at hand; its standard error is a pipe."""
+    head = "import sys, time, pathlib\nfrom alignment_tax.artifacts import Store\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": LIB},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the other process did not get there in time"
+        time.sleep(0.02)
+
+
+def test_what_exists_is_not_made_again(tmp_path):
+    make = Counting()
+    first = get(Store(tmp_path), make)
+    again = get(Store(tmp_path), make)
+    assert make.runs == 1
+    assert again == first
+    assert (again.path / "model.txt").read_text() == "weights"
+    assert again.path == tmp_path / "sft" / again.key[:16]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": {"seed": 1}},
+        {"inputs": {"seed": 0, "learning_rate": 1e-4}},
+        {"version": 2},
+    ],
+)
+def test_whatever_determines_the_result_changes_the_key(tmp_path, change):
+    store, make = Store(tmp_path), Counting()
+    get(store, make)
+    get(store, make, **change)
+    assert make.runs == 2
+
+
+def test_a_parent_changes_the_key_and_a_label_does_not(tmp_path):
+    store, make = Store(tmp_path), Counting()
+    one = get(store, Counting("one"), {"seed": 1})
+    two = get(store, Counting("two"), {"seed": 2})
+    keys = {store.get("rsf", {}, make, parents={"theta_0": p}).key for p in (one, two, one.key)}
+    assert len(keys) == 2, "an artifact and its key must mean the same parent"
+    get(store, make, {"seed": 1}, config={"note": "shown, not used"})
+    assert make.runs == 2
+
+
+def test_the_key_does_not_depend_on_the_order_or_on_tuples():
+    a = artifact_key("sft", {"lr": 0.1, "alphas": (0, 0.5)}, 1, {"x": "1", "y": "2"})
+    b = artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
+    assert a == b
+
+
+def test_inputs_that_are_not_plain_are_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match=r"inputs of sft\['model'\] is a object"):
+        get(Store(tmp_path), Counting(), {"model": object()})
+    with pytest.raises(ValueError, match=r"inputs of sft\['lr'\] is nan"):
+        get(Store(tmp_path), Counting(), {"lr": float("nan")})
+
+
+def test_meta_says_how_it_came_about(tmp_path):
+    store = Store(tmp_path)
+    parent = get(store, Counting())
+    meta = store.get(
+        "rsf", {"round": 1}, Counting("rsf"), parents={"theta_0": parent}, seed=3, config={"n": 8}
+    ).meta
+    assert meta == json.loads((tmp_path / "rsf" / meta["key"][:16] / "meta.json").read_text())
+    assert (meta["stage"], meta["seed"], meta["config"]) == ("rsf", 3, {"n": 8})
+    assert meta["parents"] == {"theta_0": parent.key}
+    assert set(meta["versions"]) >= {"torch", "transformers", "trl", "datasets", "lm_eval"}
+    assert meta["seconds"] >= 0
+    assert meta["threads"] >= 1
+    assert meta["device"]
+    # sha256 of b"rsf", from sha256sum
+    assert meta["files"]["model.txt"] == {
+        "sha256": "b8dde45084eca2f60dfff1647f525b1a9e91a20b2dc15bd9ab002f2d78247a69",
+        "bytes": 3,
+    }
+    assert "log/steps.jsonl" in meta["files"]
+
+
+def truncate(folder):
+    path = folder / "model.txt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder):
+    path = folder / "model.txt"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+def remove(folder):
+    (folder / "model.txt").unlink()
+
+
+def truncate_meta(folder):
+    path = folder / "meta.json"
+    path.write_text(path.read_text()[:-20])
+
+
+def alter_meta(folder):
+    path = folder / "meta.json"
+    path.write_text(path.read_text().replace('"seed": null', '"seed": 7'))
+
+
+def remove_meta(folder):
+    (folder / "meta.json").unlink()
+
+
+DAMAGES = [
+    (truncate, "model.txt has 6 bytes instead of 7"),
+    (flip, "model.txt was altered"),
+    (remove, "model.txt is missing"),
+    (truncate_meta, "meta.json is truncated or altered"),
+    (alter_meta, "meta.json is truncated or altered"),
+    (remove_meta, "meta.json is missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_a_damaged_artifact_is_named_moved_aside_and_made_again(tmp_path, capsys, damage, said):
+    make = Counting()
+    first = get(Store(tmp_path), make)
+    damage(first.path)
+    capsys.readouterr()
+    again = get(Store(tmp_path), make)
+    assert make.runs == 2
+    assert (again.path / "model.txt").read_text() == "weights"
+    message = capsys.readouterr().err
+    assert "theta_0" in message
+    assert said in message
+    assert (first.path.parent / f"{first.path.name}.damaged-1").is_dir()
+    damage(again.path)
+    get(Store(tmp_path), make)
+    assert (first.path.parent / f"{first.path.name}.damaged-2").is_dir()
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_a_shipped_folder_that_is_damaged_is_refused(tmp_path, damage, said):
+    Counting()(tmp_path)
+    write_manifest(tmp_path, {"seed": None}, "the base model")
+    damage(tmp_path)
+    with pytest.raises(DamagedArtifact, match=said) as refusal:
+        verify_folder(tmp_path, "the base model")
+    assert "It is not used" in str(refusal.value)
+
+
+def test_a_shipped_folder_is_accepted_and_can_be_a_parent(tmp_path):
+    shipped = tmp_path / "base"
+    shipped.mkdir()
+    Counting()(shipped)
+    (shipped / "README.md").write_text("a card")
+    sealed = write_manifest(shipped, {"stage": "base", "seed": 0}, "the base model")
+    (shipped / "README.md").write_text("a better card")
+    assert verify_folder(shipped) == sealed
+    made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})
+    assert made.meta["parents"] == {"base": sealed.key}
+
+
+def test_a_shipped_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(MissingArtifact, match="the base model is not in"):
+        verify_folder(tmp_path / "base", "the base model")
+
+
+def test_a_missing_parent_is_named_and_nothing_is_made(tmp_path):
+    make = Counting()
+    with pytest.raises(MissingArtifact, match="starts from 'reward model', which does not exist"):
+        Store(tmp_path).get("rsf", {}, make, parents={"reward model": "a" * 64})
+    gone = artifacts.Artifact(tmp_path / "base", "b" * 64, {})
+    with pytest.raises(MissingArtifact, match="starts from 'base', which does not exist"):
+        Store(tmp_path).get("rsf", {}, make, parents={"base": gone})
+    assert make.runs == 0
+
+
+def test_require_returns_what_exists_and_names_what_does_not(tmp_path):
+    store = Store(tmp_path)
+    made = get(store, Counting())
+    assert Store(tmp_path).require("sft", made.key) == made
+    with pytest.raises(MissingArtifact, match=r"theta_0 .* Run the stage that makes it first"):
+        store.require("sft", "c" * 64, "theta_0")
+    flip(made.path)
+    with pytest.raises(DamagedArtifact, match=r"model\.txt was altered"):
+        Store(tmp_path).require("sft", made.key)
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    def fail(folder):
+        (folder / "model.txt").write_text("half")
+        raise ValueError("loss is NaN at step 7")
+
+    with pytest.raises(ValueError, match="step 7"):
+        get(Store(tmp_path), fail)
+    assert leftovers(tmp_path) == []
+    assert get(Store(tmp_path), Counting()).path.is_dir()
+
+
+def test_a_stage_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match="wrote no file"):
+        get(Store(tmp_path), lambda folder: None)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, error):
+    def fill(folder):
+        (folder / "model.txt").write_text("half")
+        raise error
+
+    with pytest.raises(DiskFull, match=r"theta_0 could not be written .* ALIGNMENT_TAX_RUNS"):
+        get(Store(tmp_path), fill)
+    assert leftovers(tmp_path) == []
+    make = Counting()
+    get(Store(tmp_path), make)
+    assert make.runs == 1
+
+
+def test_a_disk_that_fills_while_meta_is_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "sync", full)
+        with pytest.raises(DiskFull):
+            get(Store(tmp_path), Counting())
+    assert leftovers(tmp_path) == []
+    assert [path for path in (tmp_path / "sft").iterdir() if path.is_dir()] == []
+
+
+KILLED = """
+def make(folder):
+    (folder / "model.txt").write_text("half")
+    pathlib.Path(sys.argv[2]).touch()
+    time.sleep(60)
+Store(pathlib.Path(sys.argv[1])).get(sys.argv[3], {"seed": 0}, make, describe="theta_0")
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_is_used_and_is_cleaned_up(tmp_path):
+    store = tmp_path / "runs"
+    # the second is making something that nobody asks for again
+    stages = ("sft", "given_up")
+    processes = [start_python(KILLED, store, tmp_path / stage, stage) for stage in stages]
+    wait_for(lambda: all((tmp_path / stage).exists() for stage in stages))
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert len(leftovers(store)) == 2
+    make = Counting()
+    assert (get(Store(store), make).path / "model.txt").read_text() == "weights"
+    assert make.runs == 1
+    assert leftovers(store) == []
+
+
+SLOW = """
+def make(folder):
+    with open(sys.argv[2], "a") as log:
+        log.write("run\\n")
+    while not pathlib.Path(sys.argv[3]).exists():
+        time.sleep(0.02)
+    (folder / "model.txt").write_text("weights")
+Store(pathlib.Path(sys.argv[1])).get("sft", {"seed": 0}, make, describe="theta_0")
+"""
+
+
+def test_two_runs_at_once_make_it_once_and_the_second_waits(tmp_path):
+    log, finish = tmp_path / "log", tmp_path / "finish"
+    first = start_python(SLOW, tmp_path / "runs", log, finish)
+    wait_for(log.exists)
+    second = start_python(SLOW, tmp_path / "runs", log, finish)
+    assert second.stderr.readline() == "Waiting for another run that is making theta_0 ...\n"
+    # a third run that makes something else must not take the first one's folder for a leftover
+    Store(tmp_path / "runs").get("other", {}, Counting())
+    finish.touch()
+    first_said, second_said = first.communicate()[1], second.communicate()[1]
+    assert (first.returncode, second.returncode) == (0, 0), first_said + second_said
+    assert log.read_text() == "run\n"
+    assert second_said == ""
+
+
+def test_a_stage_can_ask_for_another_stage(tmp_path):
+    store = Store(tmp_path)
+
+    def rsf(folder):
+        parent = get(store, Counting())
+        (folder / "model.txt").write_text((parent.path / "model.txt").read_text() + " rsf")
+
+    made = store.get("rsf", {}, rsf)
+    assert (made.path / "model.txt").read_text() == "weights rsf"
+
+
+def test_it_says_what_is_made_and_for_how_long_but_not_when_it_exists(tmp_path, capsys):
+    get(Store(tmp_path), Counting())
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Making theta_0 ...\nMade theta_0 in ")
+    get(Store(tmp_path), Counting())
+    assert capsys.readouterr().err == ""

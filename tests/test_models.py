@@ -1,0 +1,229 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from alignment_tax.models import (
+    RewardModel,
+    conversation_ids,
+    length_sorted,
+    load_policy,
+    load_reward_model,
+    load_state,
+    pad_batch,
+    prepare_tokenizer,
+    prompt_ids,
+    save_policy,
+    save_reward_model,
+    save_weights,
+    score_replies,
+)
+
+WORDS = ["good", "bad", "x", "y", "z", "hello", "why", "yes"]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}<user> {{ m.content }} "
+    "{% else %}<bot> {{ m.content }} <eos>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<bot> {% endif %}"
+)
+BATCH = [[4, 5, 6, 7, 8], [9, 10], [11, 4, 2]]
+
+
+def make_tokenizer() -> PreTrainedTokenizerBase:
+    vocabulary = ["<pad>", "<eos>", "<user>", "<bot>", "<unk>", *WORDS]
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<bot>"],
+    )
+    tokenizer.chat_template = TEMPLATE
+    return prepare_tokenizer(tokenizer)
+
+
+def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
+    torch.manual_seed(seed)
+    size = {"vocab_size": 5 + len(WORDS), "bos_token_id": None, "eos_token_id": 1}
+    if architecture == "gpt2":
+        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
+        return GPT2LMHeadModel(config).eval()
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+        **size,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def bot(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def make_reward_model(architecture: str = "llama") -> RewardModel:
+    model = RewardModel.from_policy(make_policy(architecture=architecture), make_tokenizer())
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def test_prompts_and_conversations_are_written_by_the_chat_template():
+    tokenizer = make_tokenizer()
+    assert tokenizer.convert_ids_to_tokens(prompt_ids(tokenizer, user("why x"))) == [
+        "<user>",
+        "why",
+        "x",
+        "<bot>",
+    ]
+    whole = conversation_ids(tokenizer, user("why x"), bot("yes"))
+    assert tokenizer.convert_ids_to_tokens(whole) == ["<user>", "why", "x", "<bot>", "yes", "<eos>"]
+
+
+def test_padding_goes_to_the_side_asked_for():
+    ids, mask = pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
+    assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert pad_batch([[1, 2], [4]], 9, torch.device("cpu"))[0].tolist() == [[1, 2], [4, 9]]
+
+
+def test_batches_hold_every_index_once_with_the_longest_first():
+    assert length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rewards_do_not_depend_on_padding(side: str, architecture: str):
+    model = make_reward_model(architecture)
+    with torch.no_grad():
+        alone = [model(torch.tensor([row])).logits.item() for row in BATCH]
+        ids, mask = pad_batch(BATCH, 0, torch.device("cpu"), side)
+        together = model(input_ids=ids, attention_mask=mask).logits
+    assert together.shape == (3, 1)
+    np.testing.assert_allclose(together.squeeze(-1).numpy(), alone, atol=1e-5)
+    assert len({round(value, 3) for value in alone}) == 3
+
+
+def test_the_head_reads_the_last_token_and_the_mean():
+    model = make_reward_model()
+    ids = torch.tensor([[4, 5, 6]])
+    hidden = model.backbone(input_ids=ids).last_hidden_state[0]
+    weight = model.head.weight[0]
+    by_hand = hidden[2] @ weight[:32] + (hidden[0] + hidden[1] + hidden[2]) / 3 @ weight[32:]
+    assert model(ids).logits.item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    model = RewardModel.from_policy(policy, tokenizer)
+    with torch.no_grad():
+        assert model(torch.tensor([[4, 5]])).logits.item() == 0.0
+        model.backbone.get_input_embeddings().weight.zero_()
+    assert policy.get_input_embeddings().weight.abs().sum() > 0
+    assert model.config.num_labels == 1
+    assert not hasattr(policy.config, "num_labels") or policy.config.num_labels != 1
+
+
+def test_dropout_is_off_in_a_reward_model_even_in_training_mode():
+    model = make_reward_model("gpt2").train()
+    ids = torch.tensor([[4, 5, 6, 7]])
+    assert model(ids).logits.item() == model(ids).logits.item()
+
+
+def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: Path):
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    save_reward_model(model, tokenizer, tmp_path / "reward")
+    loaded, _ = load_reward_model(tmp_path / "reward")
+    ids = torch.tensor([BATCH[0]], device=loaded.device)
+    with torch.no_grad():
+        assert loaded(ids).logits.item() == pytest.approx(model(ids.cpu()).logits.item(), abs=1e-6)
+    suffixes = {file.suffix for file in (tmp_path / "reward").iterdir()}
+    assert suffixes <= {".json", ".safetensors", ".jinja"}
+    assert not (tmp_path / "reward.part").exists()
+
+
+def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    save_policy(policy, tokenizer, tmp_path / "policy")
+    loaded, again = load_policy(tmp_path / "policy", device="cpu")
+    ids = torch.tensor([BATCH[0]])
+    torch.testing.assert_close(loaded(ids).logits, policy(ids).logits)
+    assert (again.padding_side, again.pad_token, loaded.training) == ("left", "<pad>", False)
+    assert prompt_ids(again, user("why")) == prompt_ids(tokenizer, user("why"))
+    state = load_state(tmp_path / "policy")
+    assert torch.equal(
+        state["model.embed_tokens.weight"], policy.get_input_embeddings().weight.detach()
+    )
+
+
+def test_saving_over_an_old_checkpoint_keeps_what_else_is_in_the_folder(tmp_path: Path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "log.jsonl").write_text("kept")
+    save_weights(make_policy(0).state_dict(), tmp_path / "stage")
+    save_weights({"a": torch.tensor([1.0])}, tmp_path / "stage")
+    assert load_state(tmp_path / "stage")["a"].tolist() == [1.0]
+    assert (tmp_path / "stage" / "log.jsonl").read_text() == "kept"
+
+
+def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_policy(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
+        load_state(tmp_path)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["new"])
+    save_policy(make_policy(), tokenizer, tmp_path / "policy")
+    with pytest.raises(ValueError, match="14 tokens but the model only 13"):
+        load_policy(tmp_path / "policy")
+
+
+def test_a_tokenizer_without_template_is_refused_and_a_missing_pad_token_is_set():
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = None
+    assert prepare_tokenizer(tokenizer).pad_token == "<eos>"
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        prepare_tokenizer(tokenizer)
+
+
+def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    prompts = [user("why"), user("hello x y z"), user("x y")]
+    replies = ["yes", "good good", "bad x y z z z"]
+    one, three = (score_replies(model, tokenizer, prompts, replies, b, 64) for b in (1, 3))
+    np.testing.assert_allclose(one, three, atol=1e-5)
+    ids = torch.tensor([conversation_ids(tokenizer, prompts[1], bot(replies[1]))])
+    assert one[1] == pytest.approx(model(ids).logits.item(), abs=1e-5)
+    assert (one.shape, one.dtype) == ((3,), np.float32)
+
+
+def test_an_overlong_conversation_loses_its_beginning():
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    long, short = user("x x x x y z"), user("y y x x y z")
+    cut = score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 6)
+    assert cut[0] == pytest.approx(cut[1], abs=1e-6)
+    whole = score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 64)
+    assert abs(whole[0] - whole[1]) > 1e-4
+
+
+def test_one_reply_per_prompt_is_asked_for():
+    with pytest.raises(ValueError, match="2 prompts but 1 replies"):
+        score_replies(make_reward_model(), make_tokenizer(), [user("x")] * 2, ["y"], 1, 9)

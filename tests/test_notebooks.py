@@ -1,0 +1,241 @@
+"""Every notebook of the course, executed on `smoke`: it succeeds, and what it recorded holds."""
+
+import ast
+import math
+import re
+
+import pytest
+
+from alignment_tax import settings
+from alignment_tax.course import (
+    PARAMETERS,
+    check_parameters,
+    find_chapters,
+    parameter_names,
+    read_chapter,
+    read_notebook,
+    run_course,
+)
+
+CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
+NAMES = [path.stem for path in CHAPTERS]
+WIDGETS = "application/vnd.jupyter.widget"
+each_notebook = pytest.mark.parametrize("path", CHAPTERS, ids=NAMES)
+
+
+def code_cells(path):
+    return [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
+
+
+def texts(path):
+    return [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+
+
+# what is committed
+
+
+def test_the_course_has_its_chapters():
+    assert {"00", "01", "02", "03", "04", "05", "09"} <= {name[:2] for name in NAMES}
+    check_parameters(find_chapters(settings.notebooks_folder()))
+
+
+@each_notebook
+def test_parameters_are_literals_with_a_comment_each(path):
+    assert parameter_names(path) == set(PARAMETERS)
+    (cell,) = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    values = {}
+    for node in ast.parse(cell.source).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), ast.unparse(node)
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        values[target.id] = ast.literal_eval(node.value)
+        assert "#" in cell.source.splitlines()[node.lineno - 1]
+    assert values == {"preset": "tiny", "seed": 0}
+
+
+@each_notebook
+def test_the_front_says_question_result_minutes_and_needs(path):
+    cell = read_notebook(path).cells[0]
+    assert cell.cell_type == "markdown"
+    assert re.match(rf"# (?:Chapter )?{path.stem[:2]}\b", cell.source), "heading with the number"
+    chapter = read_chapter(path)
+    assert chapter.question.endswith("?")
+    assert {"smoke", "tiny"} <= set(chapter.minutes)
+    assert re.search(r"by the end", cell.source, re.IGNORECASE)
+    assert re.search(r"\bneeds\b", cell.source, re.IGNORECASE)
+
+
+@each_notebook
+def test_what_is_kept_is_clean(path):
+    notebook = read_notebook(path)
+    assert "widgets" not in notebook.metadata
+    for cell in code_cells(path):
+        assert "execution" not in cell.metadata, "execution times"
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert not any(kind.startswith(WIDGETS) for kind in output.get("data", {}))
+            # a bar leaves carriage returns and its blocks behind
+            assert not re.search(r"\r|\d+%\||it/s\]", output.get("text", "")), "progress bar"
+            assert "/home/" not in str(output), "a folder of somebody's machine"
+
+
+@each_notebook
+def test_nothing_is_installed_and_the_last_section_is_exercises(path):
+    for cell in code_cells(path):
+        assert not re.search(r"^\s*[!%].*\b(pip|conda|apt)\b", cell.source, re.MULTILINE)
+    heads = [line for text in texts(path) for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
+    assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
+    # each exercise has its solution folded away
+    assert any("<details" in text for text in texts(path))
+
+
+@each_notebook
+def test_code_compiles_and_figures_say_what_they_show(path):
+    for cell in code_cells(path):
+        if not cell.source.lstrip().startswith("%"):
+            compile(cell.source, path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                meta = output.metadata
+                alt = meta.get("image/png", {}).get("alt") or meta.get("alt")
+                assert alt, f"a figure without alt text: {cell.source[:80]}"
+
+
+# the run on smoke
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory):
+    """One run of the whole course, with artifacts of its own: chapter stem -> what came of it."""
+    folder = tmp_path_factory.mktemp("course")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.RUNS_VARIABLE, str(folder / "runs"))
+        ran = run_course("smoke", 0, out=folder / "out")
+    return dict(zip(NAMES, ran.chapters, strict=True))
+
+
+def by_number(course, number):
+    return next(run for name, run in course.items() if name.startswith(number))
+
+
+@pytest.mark.notebooks
+@each_notebook
+def test_every_chapter_runs_on_smoke_and_records(course, path):
+    run = course[path.stem]
+    assert run.status == "ok", f"{run.cell}\n{run.error}"
+    assert run.records, "a chapter leaves its results through record()"
+    for name, value in numbers(run.records):
+        assert math.isfinite(value), name
+
+
+def numbers(value, name=""):
+    """Every (name, number) inside recorded values."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers(inner, f"{name}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from numbers(inner, name)
+    else:
+        yield name, value
+
+
+VERDICTS = ("holds", "does not hold", "inconclusive", "not enough seeds", "not comparable")
+SHARES = ("share", "accuracy", "calibration_error", "agreement_on")
+
+
+@pytest.mark.notebooks
+@each_notebook
+def test_shares_and_verdicts_are_what_they_say(course, path):
+    for name, value in course[path.stem].records.items():
+        if any(word in name for word in SHARES) and isinstance(value, float):
+            assert 0 <= value <= 1, name
+        if "verdict" in name:
+            said = value.values() if isinstance(value, dict) else [value]
+            assert all(any(v.startswith(word) for word in VERDICTS) for v in said), (name, value)
+
+
+@pytest.mark.notebooks
+def test_00_the_ends_of_the_dial_are_the_models_themselves(course):
+    records = by_number(course, "00").records
+    assert records["alpha_0_equals_theta_0"] is True
+    skill, reward = records["live_skill_by_alpha"], records["live_reward_by_alpha"]
+    assert list(skill) == list(reward)
+    assert [float(alpha) for alpha in skill][:: len(skill) - 1] == [0.0, 1.0]
+    assert all(0 <= value <= 100 for value in skill.values())
+    assert records["live_tax_points"] == pytest.approx(skill["1"] - skill["0"])
+    assert len(set(records["recorded_seeds"])) >= 5, "a claim is drawn from five seeds"
+
+
+@pytest.mark.notebooks
+def test_01_a_log_likelihood_by_hand_is_that_of_lm_eval(course):
+    records = by_number(course, "01").records
+    assert abs(records["log_likelihood_gap"]) < 1e-3
+    slots = [name.removeprefix("guess_") for name in records if name.startswith("guess_")]
+    assert len(slots) == 7
+    assert all(0 <= records[name] <= 100 for name in (*slots, "skill"))
+    families = [records[name] for name in ("commonsense", "reading", "translation")]
+    assert records["skill"] == pytest.approx(sum(families) / 3)
+    assert 0 <= records["slots_above_guessing"] <= 7
+
+
+@pytest.mark.notebooks
+def test_02_the_loss_by_hand_is_that_of_trl_and_theta_0_ends_its_replies(course):
+    records = by_number(course, "02").records
+    assert records["sft_loss_by_hand"] == pytest.approx(records["sft_loss_trl"], abs=1e-4)
+    assert records["sft_loss_last"] < records["sft_loss_first"]
+    assert 0 <= records["finished_theta_0"] <= 100
+
+
+@pytest.mark.notebooks
+def test_03_the_bradley_terry_loss_by_hand_is_that_of_trl(course):
+    records = by_number(course, "03").records
+    assert records["bt_loss_by_hand"] == pytest.approx(records["bt_loss_trl"], abs=1e-4)
+    # people disagree with the gold order in some training pairs, not in most
+    assert 0 < records["label_noise"] < 40
+    assert -1 <= records["spearman_reward_gold"] <= 1
+    assert all(0 <= share <= 1 for share in records["fooled_by"].values())
+    # the bar of the course, on the recorded runs
+    assert records["recorded_pair_accuracy"] >= 0.8
+
+
+@pytest.mark.notebooks
+def test_04_a_round_by_hand_is_the_round_of_the_library(course):
+    records = by_number(course, "04").records
+    assert records["hand_round_difference"] < 1e-6
+    # of more replies the best is no worse
+    assert records["best_of_n_gain"] > 0
+    assert math.isfinite(records["kl"])
+    assert {"reward_gain", "gold_gain", "control_gain"} <= set(records)
+
+
+@pytest.mark.notebooks
+def test_05_the_tax_is_recorded_for_every_family(course):
+    records = by_number(course, "05").records
+    taxes = dict(numbers({name: value for name, value in records.items() if "tax" in name}))
+    assert taxes
+    assert all(-100 <= value <= 100 for value in taxes.values())
+
+
+@pytest.mark.notebooks
+def test_09_the_average_by_hand_is_that_of_the_library(course):
+    records = by_number(course, "09").records
+    for name in (
+        "alpha_0_equals_theta_0",
+        "alpha_1_equals_theta",
+        "by_hand_equals_theta_0_at_0",
+        "by_hand_equals_theta_at_1",
+        "extrapolation_refused",
+    ):
+        assert records[name] is True, name
+    assert records["by_hand_against_library_at_half"] < 1e-6
+    # three unit slabs of 3, 2 and 1
+    assert records["hypervolume_example"] == 6
+    assert records["live_alphas"] == sorted(records["live_alphas"])
+    assert len(records["live_alphas"]) == len(records["live_skill"]) == len(records["live_reward"])
+    assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
+    ends = by_number(course, "00").records["live_skill_by_alpha"]
+    # the same study, seen from two chapters
+    assert records["live_skill"][0] == pytest.approx(ends["0"])
+    assert records["live_skill"][-1] == pytest.approx(ends["1"])

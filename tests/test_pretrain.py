@@ -1,0 +1,288 @@
+"""Pretraining of the base: the loss by hand, resuming to the bit, and what is shipped."""
+
+import json
+import math
+import types
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignment_tax.artifacts import verify_folder
+from alignment_tax.models import load_policy
+from alignment_tax.settings import base_folder
+from alignment_tax.skills import Scorer
+from alignment_tax.train import pretrain as module
+from alignment_tax.train.pretrain import (
+    IGNORED,
+    Cycle,
+    PretrainConfig,
+    batches,
+    collate,
+    encode,
+    exact_match,
+    learning_rate,
+    new_model,
+    pretrain,
+    probe_items,
+    ship,
+    weighted_loss,
+)
+from alignment_tax.world.corpus import MIXTURE, READING_MIXTURE, Document
+from alignment_tax.world.tokenizer import make_tokenizer
+
+CYCLES = (Cycle(1, 3e-3, MIXTURE), Cycle(1, 2e-3, READING_MIXTURE))
+MINI = PretrainConfig(
+    layers=2,
+    hidden=32,
+    intermediate=64,
+    heads=2,
+    cycles=CYCLES,
+    documents_per_chunk=40,
+    tokens_per_batch=512,
+    warmup_chunks=0.5,
+    probe_items=4,
+    threads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return pretrain(MINI, tmp_path_factory.mktemp("undisturbed"))
+
+
+def assert_same(result, other):
+    """Same weights to the bit, and the same learning curve but for the seconds."""
+    (model, _, curve), (model_2, _, curve_2) = result, other
+    state, state_2 = model.state_dict(), model_2.state_dict()
+    assert all(torch.equal(tensor, state_2[name]) for name, tensor in state.items())
+    pd.testing.assert_frame_equal(
+        curve.drop(columns="seconds"), curve_2.drop(columns="seconds"), check_exact=True
+    )
+
+
+# the loss
+
+
+def test_weighted_loss_by_hand():
+    # the first prediction gives its label 1/2, the second 3/4; the third label is padding
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
+    labels = torch.tensor([[0, 1, 0, IGNORED]])
+    weights = torch.tensor([[1.0, 0.1, 1.0, 0.0]])
+    expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
+    assert weighted_loss(logits, labels, weights).item() == pytest.approx(expected)
+
+
+def test_context_counts_a_tenth_and_the_end_in_full(tokenizer):
+    document = Document((("question : where is anna ? answer :", 0.1), ("the hall", 1.0)))
+    ids, weights = encode(document, tokenizer)
+    assert tokenizer.decode(ids[:-1]) == document.text
+    assert ids[-1] == tokenizer.eos_token_id
+    assert weights == [0.1] * 8 + [1.0] * 3
+
+
+def test_padding_is_no_label(tokenizer):
+    batch = collate([([5, 6, 7], [1.0, 0.1, 1.0]), ([8], [1.0])], tokenizer.pad_token_id)
+    pad = tokenizer.pad_token_id
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_batches_hold_every_document_once_within_the_budget_of_tokens(tokenizer):
+    drawn = list(batches(MINI, 0, tokenizer))
+    assert sum(len(batch.input_ids) for batch in drawn) == MINI.documents_per_chunk
+    assert all(batch.input_ids.numel() <= MINI.tokens_per_batch for batch in drawn)
+    again = list(batches(MINI, 0, tokenizer))
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(drawn, again, strict=True))
+    first, other = drawn[0].input_ids, next(iter(batches(MINI, 1, tokenizer))).input_ids
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+class Parrot:
+    """A stand-in for a model that has learnt some sequences by heart, and says <unk> elsewhere."""
+
+    def __init__(self, known, size, unknown):
+        self.known, self.size, self.unknown = known, size, unknown
+
+    def __call__(self, input_ids, use_cache):
+        logits = torch.zeros(*input_ids.shape, self.size)
+        for i, row in enumerate(input_ids.tolist()):
+            for t in range(len(row)):
+                follow = [k[t + 1] for k in self.known if k[: t + 1] == row[: t + 1] and k[t + 1 :]]
+                logits[i, t, follow[0] if follow else self.unknown] = 1.0
+        return types.SimpleNamespace(logits=logits)
+
+
+def test_exact_match_wants_every_word_and_the_end(tokenizer):
+    items = [
+        ("where is anna ?", "the hall"),
+        ("where is ben ?", "the attic"),
+        ("where is clara ?", "the barn"),
+        ("who ?", "dan"),
+    ]
+    said = ["where is anna ? the hall", "where is ben ? the barn", "where is clara ? the barn ."]
+    ids = [[*tokenizer(text).input_ids, tokenizer.eos_token_id] for text in [*said, "who ? dan"]]
+    parrot = Parrot(ids, len(tokenizer), tokenizer.unk_token_id)
+    # the second has a wrong word, the third goes on where it should end
+    assert exact_match(parrot, tokenizer, items) == 50.0
+    assert exact_match(parrot, tokenizer, items[:1]) == 100.0
+    assert exact_match(parrot, tokenizer, items[1:3]) == 0.0
+
+
+def test_probe_items_are_validation_items():
+    probes = probe_items(5)
+    assert set(probes) == {
+        *("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
+    }
+    assert all(len(rows) == 5 for rows in probes.values())
+    assert probes == probe_items(5)
+
+
+# the schedule
+
+
+def test_learning_rate_rises_and_falls_once_a_cycle():
+    config = PretrainConfig(cycles=(Cycle(40, 2e-3, MIXTURE), Cycle(20, 1.5e-3, MIXTURE)))
+    assert config.chunks == 60
+    by_hand = {
+        0: 0.0,
+        0.5: 1e-3,
+        1: 2e-3,
+        20.5: 2e-3 * (0.02 + 0.98 / 2),
+        39.999999: 2e-3 * 0.02,
+        40.5: 0.75e-3,
+        41: 1.5e-3,
+        50.5: 1.5e-3 * (0.02 + 0.98 / 2),
+        60: 1.5e-3 * 0.02,
+    }
+    for place, expected in by_hand.items():
+        assert learning_rate(config, place) == pytest.approx(expected, abs=1e-9), place
+    falling = [learning_rate(config, place / 10) for place in range(10, 400)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_the_mixture_follows_the_cycle():
+    assert MINI.cycle_at(0.9) == (CYCLES[0], 0.9)
+    assert MINI.cycle_at(1) == (CYCLES[1], 0)
+    assert MINI.cycle_at(2) == (CYCLES[1], 1)
+    for mixture in (MIXTURE, READING_MIXTURE):
+        assert sum(mixture.values()) == pytest.approx(1.0)
+
+
+# resuming and faults
+
+
+def test_training_learns_and_the_curve_counts(undisturbed):
+    _, _, curve = undisturbed
+    assert curve["tokens"].is_monotonic_increasing
+    assert curve["loss"].iloc[1] < curve["loss"].iloc[0] < math.log(1100)
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
+    undisturbed, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        steps = iter(range(10**6))
+        first_chunk = len(list(batches(MINI, 0, make_tokenizer())))
+
+        def dies(*arguments):
+            if next(steps) == first_chunk + 1:
+                raise KeyboardInterrupt
+            return weighted_loss(*arguments)
+
+        patch.setattr(module, "weighted_loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(MINI, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk-0001"]
+    assert_same(pretrain(MINI, tmp_path), undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk-0002"]
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        whole = module.save_file
+
+        def fills_the_disk(tensors, path):
+            if (tmp_path / "chunk-0001").exists():
+                path.write_bytes(b"half of it")
+                raise OSError(28, "No space left on device")
+            whole(tensors, path)
+
+        patch.setattr(module, "save_file", fills_the_disk)
+        with pytest.raises(OSError, match="No space left"):
+            pretrain(MINI, tmp_path)
+    assert (tmp_path / "chunk-0001" / "state.safetensors").is_file()
+    assert_same(pretrain(MINI, tmp_path), undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, tmp_path, monkeypatch):
+    pretrain(MINI, tmp_path)
+    monkeypatch.setattr(module, "weighted_loss", None)
+    assert_same(pretrain(MINI, tmp_path), undisturbed)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
+    wild = PretrainConfig(
+        **{**vars(MINI), "cycles": (Cycle(1, 1e30, MIXTURE), Cycle(1, 1e30, MIXTURE))}
+    )
+    with pytest.raises(FloatingPointError, match=r"chunk 0, step \d+: the learning rate .*Lower"):
+        pretrain(wild, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# the shipped folder
+
+
+def test_what_is_shipped_is_a_standard_checkpoint_with_a_seal(undisturbed, tmp_path):
+    model, tokenizer, curve = undisturbed
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "README.md").write_text("the card")
+    ship(model, tokenizer, curve, MINI, folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
+    meta = verify_folder(folder, "the base model").meta
+    assert meta["parameters"] == sum(p.numel() for p in model.parameters())
+    assert meta["tokens"] == int(curve["tokens"].iloc[-1])
+    assert (folder / "README.md").read_text() == "the card"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_base_is_small_standard_and_untied(tokenizer):
+    folder = base_folder()
+    verify_folder(folder, "the base model")
+    assert (folder / "model.safetensors").stat().st_size < 12e6
+    model, shipped = load_policy(folder)
+    assert model.config.num_hidden_layers in (9, 12)
+    assert not model.config.tie_word_embeddings
+    # whoever adds a word to the world has to train the base again
+    assert shipped.get_vocab() == tokenizer.get_vocab()
+    curve = pd.read_csv(folder / "learning_curve.csv")
+    meta = json.loads((folder / "meta.json").read_text())
+    assert int(curve["tokens"].iloc[-1]) == pytest.approx(meta["tokens"], rel=1e-4)
+    assert {*probe_items(1)} <= {*curve}
+
+
+def test_the_base_has_its_skills():
+    """Below the bars of the shipped base by the sampling error of 100 items a slot."""
+    scores = Scorer("tiny", limit=100, batch_size=128).score(*load_policy(base_folder())).metrics
+    bars = {"one_hop": 85, "two_hop": 55, "span": 70, "counting": 60, "bleu": 85}
+    low = {slot: scores[slot] for slot, bar in bars.items() if scores[slot] < bar}
+    assert low == {}
+
+
+def test_a_new_model_depends_on_the_seed_alone(tokenizer):
+    one, same = new_model(MINI, tokenizer), new_model(MINI, tokenizer)
+    other = new_model(PretrainConfig(**{**vars(MINI), "seed": 1}), tokenizer)
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert one.lm_head.weight is not one.get_input_embeddings().weight

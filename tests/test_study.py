@@ -1,0 +1,315 @@
+"""A whole study in miniature: same numbers twice, through kills, damage and two runs at once."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import miniature
+
+from alignment_tax import bench
+from alignment_tax.artifacts import Store
+from alignment_tax.models import load_state
+from alignment_tax.presets import UnknownPreset
+from alignment_tax.settings import repo_root
+from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage, rounds_table
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from conftest import miniature
+from alignment_tax.artifacts import Store
+from alignment_tax.study import Study
+study = Study(miniature(), 0, Store(Path(sys.argv[1])))
+print("key", {stage}.key)
+"""
+
+
+def start(store, stage):
+    """Start a process that asks for a stage of the miniature study in the folder `store`."""
+    paths = [str(repo_root() / "lib"), str(Path(__file__).parent)]
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(stage=stage), str(store)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(miniature(), 0, Store(tmp_path_factory.mktemp("undisturbed")))
+
+
+@pytest.fixture(scope="module")
+def points(study):
+    return study.points()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A store whose run was killed with SIGKILL in the middle of the second round of RSF."""
+    store = tmp_path_factory.mktemp("killed")
+    process = start(store, "study.rsf(2)")
+
+    def second_round():
+        finished = [path for path in store.glob("rsf/*/meta.json") if path.parent.name[0] != "."]
+        return finished and list(store.glob("rsf/.*.tmp-*"))
+
+    try:
+        wait_until(second_round, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    return store
+
+
+def row(points, algorithm, rounds, method="none", alpha=None):
+    chosen = points[
+        (points["algorithm"] == algorithm)
+        & (points["rounds"] == rounds)
+        & (points["method"] == method)
+        & (points["alpha"].isna() if alpha is None else points["alpha"] == alpha)
+    ]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+# the table of points
+
+
+def test_points_have_their_columns_and_a_row_for_every_model(points, preset):
+    assert list(points.columns) == COLUMNS
+    assert set(points["study"]) == {"miniature"}
+    assert set(points["seed"]) == {0}
+    assert set(points["n_items"]) == {7 * preset.eval.limit}
+    for rounds in (1, 2):
+        row(points, "rsf", rounds)
+    for algorithm, rounds in (("base", 0), ("sft", 0), ("rsf_random", 2)):
+        row(points, algorithm, rounds)
+    for alpha in preset.alphas:
+        row(points, "rsf", 2, "average", alpha)
+    assert len(points) == 5 + len(preset.alphas)
+    percent = points[["one_hop", "bleu", "commonsense", "reading", "translation", "skill"]]
+    assert ((percent >= 0) & (percent <= 100)).all().all()
+    means = points[["commonsense", "reading", "translation"]].mean(axis=1)
+    pd.testing.assert_series_equal(means, points["skill"], check_names=False)
+
+
+def test_theta_0_has_no_divergence_from_itself_and_training_moved_it(points):
+    assert row(points, "sft", 0)["kl"] == 0
+    trained = [row(points, "rsf", r)["kl"] for r in (1, 2)]
+    assert len({0.0, *trained}) == 3
+    # the control goes another way than the best replies
+    assert row(points, "rsf_random", 2)["kl"] != row(points, "rsf", 2)["kl"]
+
+
+def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
+    table = rounds_table(study)
+    assert set(zip(table["algorithm"], table["rounds"], strict=True)) == {
+        (algorithm, rounds) for algorithm in ("rsf", "rsf_random") for rounds in (1, 2)
+    }
+    assert table["finished"].between(0, 1).all()
+    assert (table["kept"] + table["dropped"] == preset.rsf.prompts_per_round).all()
+    best = table[table["algorithm"] == "rsf"]
+    assert (best["kept_reward"] >= best["mean_reward"]).all()
+    for rounds in (1, 2):
+        samples = pd.read_parquet(study.rsf(rounds).path / "samples.parquet")
+        assert len(samples) == preset.rsf.prompts_per_round * preset.rsf.n
+        assert samples.loc[samples["chosen"], "finished"].all()
+    first, second = (study.round_prompts(rounds) for rounds in (1, 2))
+    assert not {str(p) for p in first} & {str(p) for p in second}
+
+
+def test_held_out_pairs_measure_the_reward_model(study, points, preset):
+    pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
+    stats = json.loads((study.reward.path / "stats.json").read_text())
+    assert len(pairs) == stats["held_out_pairs"] == preset.reward.validation_pairs
+    assert stats["pair_accuracy"] == pytest.approx((pairs["margin"] > 0).mean())
+
+
+# the ends of the average
+
+
+def test_alpha_0_and_1_are_theta_0_and_rsf_to_the_bit(study, points):
+    numbers = COLUMNS[COLUMNS.index("reward") :]
+    for alpha, end in ((0.0, row(points, "sft", 0)), (1.0, row(points, "rsf", 2))):
+        assert row(points, "rsf", 2, "average", alpha)[numbers].tolist() == end[numbers].tolist()
+    model, tokenizer, sweep = study.sweep()
+    for alpha, folder in ((1.0, study.rsf(2).path), (0.0, study.sft.path)):
+        sweep.set(0.3)
+        sweep.set(alpha)
+        end = load_state(folder / "model")
+        own = model.state_dict()
+        assert set(end) == set(own)
+        assert all(torch.equal(own[name], end[name]) for name in own)
+    sweep.set(1.0)
+    assert study.scorer.score(model, tokenizer).metrics == study.scores(Spec("rsf", 2)).metrics
+
+
+def test_an_average_in_between_lies_between(study, points):
+    model, _, sweep = study.sweep()
+    sweep.set(0.5)
+    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(2).path / "model")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, (start[name] + end[name]) / 2)
+    middle = row(points, "rsf", 2, "average", 0.5)
+    assert middle["key"] not in {row(points, "sft", 0)["key"], row(points, "rsf", 2)["key"]}
+
+
+# the same numbers, whatever happens
+
+
+def test_kill_9_in_a_round_of_rsf_changes_no_number(killed, points, capfd):
+    """Two stores, two processes, one of them killed: the same table to the last digit."""
+    again = Study(miniature(), 0, Store(killed))
+    pd.testing.assert_frame_equal(again.points(), points, check_exact=True)
+    said = capfd.readouterr().err
+    assert "Making rsf round 2 of 2" in said
+    for finished in ("theta_0", "the reward model", "rsf round 1 of 2"):
+        assert f"Making {finished} " not in said
+    assert not list(killed.glob("*/.*.tmp-*"))
+
+
+def test_another_seed_is_another_study(study, points):
+    other = Study(miniature(), 1, study.store)
+    assert other.round_prompts(1) != study.round_prompts(1)
+    folders = {s.store.folder("sft", s.sft.key) for s in (study, other)}
+    assert len(folders) == 2
+    states = [load_state(s.sft.path / "model") for s in (study, other)]
+    assert not torch.equal(states[0]["lm_head.weight"], states[1]["lm_head.weight"])
+
+
+def test_nothing_is_made_twice(study, points, capfd):
+    again = Study(miniature(), 0, study.store).points()
+    pd.testing.assert_frame_equal(again, points, check_exact=True)
+    assert "Making" not in capfd.readouterr().err
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(study, points):
+    longer = dataclasses.replace(study.preset, rsf=dataclasses.replace(study.preset.rsf, rounds=5))
+    assert Study(longer, 0, study.store).rsf(2).key == study.rsf(2).key
+    warmer = dataclasses.replace(
+        study.preset, rsf=dataclasses.replace(study.preset.rsf, temperature=0.7)
+    )
+    assert Study(warmer, 0, study.store).rsf(1).key != study.rsf(1).key
+
+
+def test_a_damaged_artifact_is_named_and_made_again(study, points, tmp_path, capfd):
+    shutil.copytree(study.store.root, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    weights = store.folder("sft", study.sft.key) / "model" / "model.safetensors"
+    right = weights.read_bytes()
+    flipped = bytearray(right)
+    flipped[len(flipped) // 2] ^= 1
+    weights.write_bytes(bytes(flipped))
+    again = Study(miniature(), 0, store)
+    pd.testing.assert_frame_equal(again.points(), points, check_exact=True)
+    said = capfd.readouterr().err
+    assert "is damaged: model/model.safetensors was altered (its sha256 differs)." in said
+    assert "It is moved to " in said
+    assert "Making theta_0 (miniature, seed 0)" in said
+    assert weights.read_bytes() == right
+    assert "Making the reward model" not in said
+
+
+def test_a_truncated_score_is_never_used(study, points, tmp_path, capfd):
+    shutil.copytree(study.store.root, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    folder = store.folder("scores", study.evaluate(Spec("sft")).key)
+    (folder / "point.json").write_text((folder / "point.json").read_text()[:-20])
+    again = Study(miniature(), 0, store).point(Spec("sft"))
+    assert again["skill"] == row(points, "sft", 0)["skill"]
+    assert "point.json has " in capfd.readouterr().err
+
+
+def test_two_processes_at_once_make_a_stage_once(tmp_path, study, points):
+    processes = [start(tmp_path, "study.sft") for _ in range(2)]
+    try:
+        results = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    said = "".join(err for _, err in results)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said.count("Making theta_0") == 1
+    assert {out.split()[-1] for out, _ in results} == {study.sft.key}
+    assert len([path for path in (tmp_path / "sft").iterdir() if path.name[0] != "."]) == 1
+
+
+# bad input
+
+
+def test_unknown_presets_seeds_and_rounds_are_refused_by_name(study):
+    with pytest.raises(UnknownPreset, match=r"no preset 'tyni'.*smoke, tiny, small"):
+        Study("tyni")
+    for seed in ("0", 1.0, -1, True, None):
+        with pytest.raises(ValueError, match="seed must be an integer of 0 or more"):
+            Study(miniature(), seed)
+    for rounds, algorithm in ((3, "rsf"), (0, "rsf"), (1, "ppo")):
+        with pytest.raises(UnknownStage, match=rf"no {algorithm} round {rounds} in .* 1 to 2"):
+            study.rsf(rounds, algorithm)
+
+
+# the bench, on the miniature
+
+
+def test_bench_measures_what_it_says(study, points, preset):
+    rates = bench.rates(study, conversations=4)
+    assert set(rates) == {"sampling", "scoring", "training"}
+    for rate in rates.values():
+        assert rate["tokens"] > 0
+        assert rate["tokens_per_second"] == pytest.approx(rate["tokens"] / rate["seconds"])
+    # training reads each prompt and reply, scoring the same with its template
+    assert rates["sampling"]["tokens"] < rates["training"]["tokens"]
+    evaluation = bench.evaluation(study)
+    assert 0 < evaluation["forward_seconds"] < evaluation["seconds"]
+    assert evaluation["items"] == 7 * preset.eval.limit
+    assert 0.01 < bench.peak_memory_gb() < 100
+    table = bench.table_text({"rates": rates, "evaluation": evaluation})
+    assert f"one evaluation of skills ({evaluation['items']} items)" in table
+
+
+def test_bench_compares_the_sweep_in_place_with_eleven_runs_of_the_command(
+    study, points, monkeypatch
+):
+    def command(asked, start, end, alpha):
+        time.sleep(0.2)
+        return {"span": 50.0, "bleu": 60.0}
+
+    monkeypatch.setattr(bench, "by_command", command)
+    found = bench.sweep(study, building=3.0)
+    assert found["alphas"] == 11
+    assert len(found["by_command_seconds_each"]) == found["by_command_alphas_measured"] == 2
+    assert found["by_command_seconds"] == pytest.approx(11 * 0.2, rel=0.5)
+    assert found["in_place_seconds"] > 3
+    assert found["times_faster"] == pytest.approx(
+        found["by_command_seconds"] / found["in_place_seconds"]
+    )
+    assert found["largest_difference"] > 0
+
+
+def test_bench_refuses_a_limit_of_nothing(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--limit", "0"])
+    assert "--limit must be at least 1" in capsys.readouterr().err

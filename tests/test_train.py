@@ -1,0 +1,545 @@
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from test_models import bot, make_policy, make_reward_model, make_tokenizer, user
+from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
+from trl import RewardConfig as TrlRewardConfig
+from trl import RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.presets import RewardConfig, RsfConfig, SftConfig
+from alignment_tax.train.loop import (
+    Extra,
+    TrainingDiverged,
+    check_finite,
+    collate,
+    encode,
+    finetune,
+)
+from alignment_tax.train.reward import (
+    accuracy,
+    calibration,
+    margins,
+    pair_accuracy,
+    train_reward_model,
+)
+from alignment_tax.train.rsf import check_rewards, rsf_round, select
+from alignment_tax.train.sample import Reply, sample_replies
+from alignment_tax.train.sft import train_sft, trainer_arguments
+
+EOS = 1
+SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
+REWARD = RewardConfig(
+    pairs=8, validation_pairs=4, epochs=12, batch_size=4, learning_rate=5e-3, max_length=12
+)
+RSF = RsfConfig(
+    rounds=1,
+    prompts_per_round=8,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=12,
+    learning_rate=5e-3,
+    epochs=3,
+    batch_size=8,
+    sampling_batch=64,
+    max_prompt_length=8,
+)
+PROMPTS = [user(text) for text in ("why", "hello", "x y", "hello y z", "z", "y", "bad", "good x")]
+FINETUNE = {"epochs": 1, "batch_size": 2, "seed": 0, "max_length": 16}
+
+
+def sft_rows(count: int) -> Dataset:
+    rows = [{"prompt": user("why"), "completion": bot("yes x")} for _ in range(count // 2)]
+    return Dataset.from_list(
+        rows + [{"prompt": user("hello y"), "completion": bot("z")} for _ in range(count // 2)]
+    )
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict[str, list[dict[str, str]]]:
+    return {"prompt": user(prompt), "chosen": bot(chosen), "rejected": bot(rejected)}
+
+
+def pairs() -> Dataset:
+    prompts, words = ("why", "hello", "x", "y"), ("x", "z")
+    return Dataset.from_list([pair(p, f"good {w}", f"bad {w}") for p in prompts for w in words])
+
+
+def weights(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+
+def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: object) -> list:
+    numbers = {"n": 4, "temperature": 1.0, "max_new_tokens": 10, "batch_size": 8}
+    return sample_replies(policy, make_tokenizer(), prompts, seed=seed, **(numbers | changes))
+
+
+# sampling
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture: str):
+    policy, tokenizer = make_policy(3, architecture), make_tokenizer()
+    for prompt, (reply,) in zip(
+        PROMPTS, sample(policy, PROMPTS, n=1, temperature=0, batch_size=3), strict=True
+    ):
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)])
+        expected = policy.generate(
+            ids, max_new_tokens=10, do_sample=False, eos_token_id=EOS, pad_token_id=0
+        )[0, ids.shape[1] :].tolist()
+        assert reply.token_ids == [token for token in expected if token != EOS]
+        assert reply.finished == (expected[-1] == EOS)
+
+
+def test_samples_follow_the_temperature_softmax_of_the_policy():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(10)
+        logits = policy(torch.tensor([prompt_ids(tokenizer, PROMPTS[0])])).logits[0, -1]
+    expected = torch.softmax(logits / 2, dim=-1).numpy()
+    (replies,) = sample(policy, PROMPTS[:1], n=4000, temperature=2.0, max_new_tokens=1)
+    first = [reply.token_ids[0] if reply.token_ids else EOS for reply in replies]
+    counts = np.bincount(first, minlength=len(expected)) / 4000
+    np.testing.assert_allclose(counts, expected, atol=0.04)
+
+
+def test_a_cached_continuation_has_the_probability_the_policy_gives_it():
+    # rows that end early leave the batch: what stays must not be mixed up
+    policy, tokenizer = make_policy(), make_tokenizer()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(10)
+    for prompt, group in zip(
+        PROMPTS, sample(policy, PROMPTS, temperature=1e-6, batch_size=32), strict=True
+    ):
+        start = prompt_ids(tokenizer, prompt)
+        for reply in group:
+            ids = start + reply.token_ids + [EOS] * reply.finished
+            greedy = policy(torch.tensor([ids])).logits[0, len(start) - 1 : -1].argmax(dim=-1)
+            assert greedy.tolist() == ids[len(start) :]
+
+
+def test_same_seed_same_replies_and_another_seed_others():
+    policy = make_policy()
+    assert sample(policy, PROMPTS) == sample(policy, PROMPTS)
+    assert sample(policy, PROMPTS) != sample(policy, PROMPTS, seed=1)
+
+
+def test_finished_means_that_the_end_token_came_in_time():
+    policy = make_policy()
+    for group in sample(policy, PROMPTS, max_new_tokens=6):
+        for reply in group:
+            assert EOS not in reply.token_ids
+            assert reply.finished or len(reply.token_ids) == 6
+            assert not (reply.finished and len(reply.token_ids) == 6)
+    replies = [reply for group in sample(policy, PROMPTS) for reply in group]
+    assert {reply.finished for reply in replies} == {True, False}
+
+
+def test_replies_without_the_end_token_are_unfinished():
+    policy = make_policy()
+    policy.config.tie_word_embeddings = False
+    head = torch.nn.Linear(32, 13)
+    torch.nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.zero_()
+        head.bias[5] = 50.0
+    policy.lm_head = head
+    ((reply,),) = sample(policy, PROMPTS[:1], n=1, max_new_tokens=3)
+    assert reply == Reply("good good good", [5, 5, 5], False)
+    with torch.no_grad():
+        head.bias[EOS] = 100.0
+    assert sample(policy, PROMPTS[:1], n=1)[0][0] == Reply("", [], True)
+
+
+def test_senseless_sampling_is_refused():
+    with pytest.raises(ValueError, match="at least one prompt"):
+        sample(make_policy(), [])
+
+
+# the training loop
+
+
+def test_labels_cover_the_reply_and_its_end_token_only():
+    ids, labels = encode(make_tokenizer(), user("why"), "yes x", 12)
+    assert make_tokenizer().convert_ids_to_tokens(ids) == [
+        "<user>",
+        "why",
+        "<bot>",
+        "yes",
+        "x",
+        "<eos>",
+    ]
+    assert labels == [-100, -100, -100, *ids[3:]]
+    cut, cut_labels = encode(make_tokenizer(), user("why"), "yes x", 4)
+    assert (cut, cut_labels) == (ids[2:], labels[2:])
+    with pytest.raises(ValueError, match="A reply has 3 tokens"):
+        encode(make_tokenizer(), user("why"), "yes x", 3)
+
+
+def test_a_batch_is_padded_without_adding_labels():
+    batch = collate([([5, 6, 1], [-100, 6, 1]), ([7, 1], [-100, 1])], 0, torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[5, 6, 1], [7, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 1], [-100, 1, -100]]
+
+
+def test_the_loss_is_the_mean_over_reply_tokens_by_hand():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    examples = [(user("why"), "yes x"), (user("hello y"), "z")]
+    total, tokens = 0.0, 0
+    for prompt, reply in examples:
+        start = len(prompt_ids(tokenizer, prompt))
+        ids = conversation_ids(tokenizer, prompt, bot(reply))
+        with torch.no_grad():
+            logs = policy(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        total -= sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+        tokens += len(ids) - start
+    before = weights(policy)
+    log = finetune(policy, tokenizer, examples, learning_rate=1e-3, **FINETUNE)
+    assert tokens == 5
+    assert log[0]["loss"] == pytest.approx(total / tokens, abs=1e-5)
+    # Adam's first step moves every parameter that has a gradient by the learning rate
+    assert (weights(policy) - before).abs().max().item() == pytest.approx(1e-3, rel=0.01)
+
+
+class Pull(Extra):
+    """Adds 3 times the sum of squares, and counts the steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def loss(self, model, batch, outputs):
+        assert outputs.logits.shape[:2] == batch["labels"].shape
+        return 3 * sum((p**2).sum() for p in model.parameters())
+
+    def after_step(self, model, step):
+        assert not torch.is_grad_enabled()
+        self.steps.append(step)
+
+
+def test_extras_add_to_the_loss_and_act_after_each_step():
+    policy, tokenizer, pull = make_policy(), make_tokenizer(), Pull()
+    size = 3 * (weights(policy) ** 2).sum().item()
+    examples = [(user("why"), "yes")] * 5
+    log = finetune(
+        policy, tokenizer, examples, learning_rate=1e-3, extras=[pull, Extra()], **FINETUNE
+    )
+    assert log[0]["extra"] == pytest.approx(size, rel=1e-4)
+    assert pull.steps == [1, 2, 3]
+    assert [row["step"] for row in log] == [1, 2, 3]
+
+
+def test_finetuning_is_deterministic_and_a_cosine_slows_it_down():
+    ends = []
+    for schedule, seed in (("constant", 0), ("constant", 0), ("constant", 1), ("cosine", 0)):
+        policy = make_policy()
+        examples = [(prompt, "yes x") for prompt in PROMPTS]
+        numbers = FINETUNE | {"seed": seed}
+        finetune(
+            policy, make_tokenizer(), examples, learning_rate=1e-3, schedule=schedule, **numbers
+        )
+        ends.append(weights(policy))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+    moved = [(end - weights(make_policy())).norm() for end in ends]
+    assert moved[3] < 0.8 * moved[0]
+
+
+def test_dropout_is_off_and_bfloat16_weights_become_float32():
+    policy = make_policy(architecture="gpt2").to(torch.bfloat16)
+    other = copy.deepcopy(policy)
+    examples = [(user("why"), "yes x")]
+    losses = [
+        finetune(p, make_tokenizer(), examples, learning_rate=1e-3, **FINETUNE)[0]["loss"]
+        for p in (policy, other)
+    ]
+    assert losses[0] == losses[1]
+    assert policy.dtype == torch.float32
+
+
+def test_a_lora_policy_is_trained_in_its_adapter_only():
+    policy = make_policy()
+    before = weights(policy)
+    lora = get_peft_model(policy, LoraConfig(r=2, target_modules=["down_proj"], lora_dropout=0.5))
+    examples = [(prompt, "yes x") for prompt in PROMPTS]
+    finetune(lora, make_tokenizer(), examples, learning_rate=5e-2, **FINETUNE)
+    assert all(p.abs().max() > 0 for name, p in lora.named_parameters() if "lora_B" in name)
+    assert sample(lora, PROMPTS) != sample(make_policy(), PROMPTS)
+    assert torch.equal(weights(lora.unload()), before)
+
+
+def test_a_diverging_run_stops_and_says_where_and_why():
+    policy = make_policy()
+    examples = [(prompt, "yes x") for prompt in PROMPTS]
+
+    class Explode(Extra):
+        def after_step(self, model, step):
+            next(model.parameters()).fill_(math.nan if step == 2 else 0.1)
+
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3.*learning rate.*0.001"):
+        finetune(
+            policy, make_tokenizer(), examples, learning_rate=1e-3, extras=[Explode()], **FINETUNE
+        )
+    with pytest.raises(TrainingDiverged, match=r"inf at step 1.*starting weights"):
+        check_finite({"gradient norm": math.inf}, 1, 1e-3)
+
+
+def test_bad_finetuning_arguments_are_refused():
+    numbers = {"learning_rate": 1e-3, **FINETUNE}
+    with pytest.raises(ValueError, match="no examples"):
+        finetune(make_policy(), make_tokenizer(), [], **numbers)
+    with pytest.raises(ValueError, match="not 'linear'"):
+        finetune(make_policy(), make_tokenizer(), [(user("x"), "y")], schedule="linear", **numbers)
+
+
+# supervised finetuning
+
+
+def test_sft_trains_on_completions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    seen: list[tuple[list[int], list[int]]] = []
+    forward = type(policy.model).forward
+
+    def spy(self, input_ids=None, **kwargs):
+        seen.append(input_ids.tolist())
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(policy.model), "forward", spy)
+    rows = Dataset.from_list([{"prompt": user("why"), "completion": bot("yes x")}] * 2)
+    start = copy.deepcopy(policy)
+    trained = train_sft(
+        policy, tokenizer, rows, dataclasses.replace(SFT, batch_size=2, epochs=1), 0, tmp_path
+    )
+    ids = conversation_ids(tokenizer, user("why"), bot("yes x"))
+    assert seen[0] == [ids, ids]
+    with torch.no_grad():
+        logs = start(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+    by_hand = -sum(logs[i - 1, ids[i]].item() for i in (3, 4, 5)) / 3
+    assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-3)
+    assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
+
+
+def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):
+    runs = [
+        train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
+    ]
+    assert torch.equal(weights(runs[0].model), weights(runs[1].model))
+    losses = [row["loss"] for row in runs[0].log]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] - 0.1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_of_the_trained_policy_has_weights_of_its_own(tmp_path: Path):
+    policy = train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path).model
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.zero_()
+        ids = torch.tensor([[4, 5]], device=policy.device)
+        assert other(ids).logits.abs().max() == 0
+        assert policy(ids).logits.abs().max() > 0
+
+
+def test_overlong_demonstrations_are_counted_and_too_many_are_an_error(tmp_path: Path):
+    long = [{"prompt": user("x " * 20), "completion": bot("y")}]
+    rows = Dataset.from_list(list(sft_rows(4)) + long)
+    with pytest.warns(UserWarning, match="1 of 5 examples left out"):
+        trained = train_sft(make_policy(), make_tokenizer(), rows, SFT, 0, tmp_path)
+    assert (trained.used, trained.dropped) == (4, {"too long": 1})
+    with pytest.raises(ValueError, match="2 of 2 examples cannot be used"):
+        train_sft(make_policy(), make_tokenizer(), Dataset.from_list(long * 2), SFT, 0, tmp_path)
+    with pytest.raises(ValueError, match="prompt, completion"):
+        train_sft(make_policy(), make_tokenizer(), pairs(), SFT, 0, tmp_path)
+
+
+def test_trl_training_stops_at_nan(tmp_path: Path):
+    policy = make_policy()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match="at step 1"):
+        train_sft(policy, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+
+
+# the reward model
+
+
+def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path: Path):
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    chosen, rejected = [[4, 5, 6, 1], [9, 1]], [[4, 7, 1], [9, 8, 8, 1]]
+    rows = [{"chosen_ids": a, "rejected_ids": b} for a, b in zip(chosen, rejected, strict=True)]
+    trainer = RewardTrainer(
+        model=model,
+        args=TrlRewardConfig(**trainer_arguments(REWARD, 0, tmp_path) | {"use_cpu": True}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    loss = trainer.compute_loss(model, DataCollatorForPreference(0)(rows))
+    with torch.no_grad():
+        scores = [model(torch.tensor([ids])).logits.item() for ids in chosen + rejected]
+    gaps = torch.tensor([scores[0] - scores[2], scores[1] - scores[3]])
+    assert loss.item() == pytest.approx(-logsigmoid(gaps).mean().item(), abs=1e-5)
+    assert gaps.abs().min() > 1e-3
+
+
+def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    before = weights(policy)
+    trained = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
+    assert trained.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the head starts at zero
+    held_out = Dataset.from_list(
+        [pair("z", "good y", "bad y"), pair("z", "good", "bad"), pair("bad", "good", "bad")]
+    )
+    assert pair_accuracy(trained.model, tokenizer, held_out, 4, 12) == 1.0
+    assert torch.equal(weights(policy), before)
+    again = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
+    assert torch.equal(weights(trained.model), weights(again.model))
+
+
+def test_identical_and_overlong_pairs_are_dropped_and_counted(tmp_path: Path):
+    rows = [*pairs(), pair("x", "good", "good"), pair("x " * 20, "good", "bad")]
+    config = dataclasses.replace(REWARD, epochs=1)
+    with pytest.warns(UserWarning, match=r"2 of 10 examples left out \(1 too long, 1 identical"):
+        trained = train_reward_model(
+            make_policy(), make_tokenizer(), Dataset.from_list(rows), config, 0, tmp_path
+        )
+    assert (trained.used, trained.dropped) == (8, {"too long": 1, "identical": 1})
+    same = Dataset.from_list([pair("x", "good", "good")] * 3)
+    with pytest.raises(ValueError, match="3 of 3 examples cannot be used"):
+        train_reward_model(make_policy(), make_tokenizer(), same, REWARD, 0, tmp_path)
+
+
+def test_margins_are_chosen_minus_rejected():
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    rows = pairs()
+    swapped = rows.rename_columns({"chosen": "rejected", "rejected": "chosen"})
+    forth = margins(model, tokenizer, rows, 3, 12)
+    np.testing.assert_allclose(forth, -margins(model, tokenizer, swapped, 5, 12), atol=1e-5)
+    ids = [
+        conversation_ids(tokenizer, rows[5]["prompt"], rows[5][s]) for s in ("chosen", "rejected")
+    ]
+    good, bad = (model(torch.tensor([row])).logits.item() for row in ids)
+    assert forth[5] == pytest.approx(good - bad, abs=1e-5)
+
+
+def test_a_tie_counts_half():
+    assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625
+
+
+def test_calibration_by_hand():
+    # sigmoid(log 3) = 0.75 (bin 0.7-0.8), sigmoid(log 19) = 0.95 (bin 0.9-1.0)
+    margin = np.log([3, 3, 3, 1 / 3, 19, 1 / 19])
+    table, error = calibration(margin, bins=5)
+    assert table["count"].tolist() == [4, 2]
+    np.testing.assert_allclose(table["predicted"], [0.75, 0.95])
+    np.testing.assert_allclose(table["observed"], [0.75, 0.5])
+    np.testing.assert_allclose(table["low"], [0.7, 0.9])
+    assert error == pytest.approx((0 * 4 + 0.45 * 2) / 6)
+    with pytest.raises(ValueError, match="finite"):
+        calibration(np.array([np.nan]))
+
+
+def test_a_certain_model_falls_into_the_last_bin():
+    table, error = calibration(np.array([1000.0]), bins=10)
+    assert (table["low"].tolist(), error) == ([0.95], 0.0)
+
+
+# rejection sampling finetuning
+
+
+def replies(*finished: bool) -> list[Reply]:
+    return [Reply(str(i), [i], done) for i, done in enumerate(finished)]
+
+
+def test_the_best_finished_reply_wins():
+    groups = [replies(True, True, False), replies(False, False, False), replies(True, True, True)]
+    rewards = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 4.0]])
+    assert select(groups, rewards, "best", np.random.default_rng(0)) == [1, None, 0]
+
+
+def test_the_control_chooses_evenly_among_finished_replies():
+    groups = [replies(True, False, True, True)] * 3000
+    chosen = select(groups, np.zeros((3000, 4)), "random", np.random.default_rng(0))
+    shares = np.bincount(chosen, minlength=4) / 3000
+    assert shares[1] == 0
+    np.testing.assert_allclose(shares[[0, 2, 3]], 1 / 3, atol=0.04)
+    with pytest.raises(ValueError, match="'best' or 'random'"):
+        select(groups, np.zeros((3000, 4)), "worst", np.random.default_rng(0))
+
+
+def count_x(prompts: list, texts: list[str]) -> np.ndarray:
+    return np.array([text.split().count("x") for text in texts], dtype=float)
+
+
+def run_rsf(how: str, rounds: int) -> list[float]:
+    policy, tokenizer = make_policy(), make_tokenizer()
+    stats = [
+        rsf_round(policy, tokenizer, count_x, PROMPTS, RSF, seed, how).stats
+        for seed in range(rounds)
+    ]
+    return [row["mean_reward"] for row in stats]
+
+
+def test_rsf_raises_the_reward_and_the_random_control_does_not():
+    best, control = run_rsf("best", 10), run_rsf("random", 10)
+    assert best[0] == control[0]
+    assert best[-1] > 2 * best[0] + 1
+    assert best[-1] > control[-1] + 1
+
+
+def test_a_round_reports_what_it_sampled_and_kept():
+    result = rsf_round(make_policy(), make_tokenizer(), count_x, PROMPTS, RSF, 0)
+    table, stats = result.samples, result.stats
+    assert len(table) == 64
+    assert table["reward"].tolist() == count_x([], table["reply"].tolist()).tolist()
+    assert table["prompt"][8 * 3] == PROMPTS[3]
+    kept = table[table["chosen"]]
+    assert kept["finished"].all()
+    assert len(kept) == stats["kept"] == len(PROMPTS) - stats["dropped"]
+    finished = table[table["finished"]]
+    assert kept["reward"].tolist() == finished.groupby("group")["reward"].max().tolist()
+    assert stats["kept_reward"] == stats["best_reward"] > stats["mean_reward"]
+    assert stats["finished"] == pytest.approx(len(finished) / 64)
+    assert len(result.log) == 3 * math.ceil(stats["kept"] / 8)
+
+
+def test_long_prompts_are_left_out_and_counted():
+    prompts = [*PROMPTS, user("x " * 9)]
+    result = rsf_round(make_policy(), make_tokenizer(), count_x, prompts, RSF, 0)
+    assert (result.stats["too_long"], result.samples["group"].nunique()) == (1, 8)
+    with pytest.raises(ValueError, match="Raise max_prompt_length"):
+        rsf_round(make_policy(), make_tokenizer(), count_x, prompts[-1:], RSF, 0)
+
+
+def test_a_policy_that_never_ends_its_replies_is_an_error():
+    config = dataclasses.replace(RSF, max_new_tokens=1, n=1)
+    policy, tokenizer = make_policy(), make_tokenizer()
+    lengths = lambda prompts, texts: np.arange(len(texts), dtype=float)  # noqa: E731
+    tokenizer.eos_token = "<unk>"
+    with torch.no_grad():
+        policy.get_input_embeddings().weight[4] = 0
+        policy.get_input_embeddings().weight.mul_(30)
+    config = dataclasses.replace(config, temperature=0)
+    with pytest.raises(ValueError, match="ended within 1 tokens"):
+        rsf_round(policy, tokenizer, lengths, PROMPTS, config, 0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (np.zeros((2, 1)), r"shape \(2, 1\) for 2 replies"),
+        (np.array([1.0]), r"shape \(1,\) for 2 replies"),
+        (np.array([1.0, np.nan]), "first at reply 1"),
+        (np.array([2.0, 2.0]), "All 2 rewards are 2"),
+    ],
+)
+def test_rewards_that_cannot_be_compared_are_refused(rewards: np.ndarray, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_rewards(rewards, 2)

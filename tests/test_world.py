@@ -1,0 +1,493 @@
+"""The tiny world: every word known, splits apart, answers right, the gold reward as described."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+
+from alignment_tax.artifacts import digest
+from alignment_tax.settings import repo_root
+from alignment_tax.world import chat, corpus, facts, french, passages
+from alignment_tax.world.splits import split_of
+from alignment_tax.world.tiny import ITEMS, VALIDATION_ITEMS, TinyWorld, items
+from alignment_tax.world.tokenizer import make_tokenizer
+from alignment_tax.world.words import EVENTS
+
+SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
+READING = ("span", "counting", "race_like")
+SPLITS = ("reported", "validation")
+WORLD = TinyWorld()
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """A sample of the pretraining text from its beginning, middle and end."""
+    rng = random.Random("a sample of pretraining")
+    sample = corpus.documents(1500, rng, 0.0) + corpus.documents(1500, rng, 0.6)
+    return [d.text for d in sample + corpus.documents(3000, rng, 1.0, corpus.READING_MIXTURE)]
+
+
+def passage_of(text):
+    found = re.match(r"passage : (.*?) question : (.*?) answer :", text)
+    return found.groups() if found else (None, None)
+
+
+def french_of(text):
+    found = re.match(r"french : (.*) english :", text)
+    return found.group(1) if found else None
+
+
+def contents(messages):
+    return [message["content"] for conversation in messages for message in conversation]
+
+
+# words
+
+
+def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
+    texts = list(stream)
+    for slot in SLOTS:
+        for split in SPLITS:
+            rows = items(slot, split)
+            texts += [
+                *rows["prompt"],
+                *rows["target"],
+                *(c for row in rows["choices"] for c in row),
+            ]
+    rng = random.Random(0)
+    for split in chat.SHARES:
+        for request, verb, noun in chat.requests(split):
+            texts += [request, chat.write(rng, verb, noun, chat.mixed_manner(rng, verb))]
+    pairs = WORLD.preferences(500, 0)
+    texts += contents(pairs["chosen"]) + contents(pairs["rejected"])
+    tokenizer = make_tokenizer()
+    unknown = tokenizer.unk_token_id
+    for text, ids in zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True):
+        assert unknown not in ids, text
+        # exact match compares words, so a text must survive the tokenizer
+        assert tokenizer.decode(ids) == " ".join(text.split()) == text
+
+
+def test_the_chat_template_writes_roles_and_ends_a_reply():
+    tokenizer = make_tokenizer()
+    prompt = chat.as_prompt("how do i wash the cup ?")
+    asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    assert asked == "user : how do i wash the cup ? assistant :"
+    reply = [*prompt, {"role": "assistant", "content": "first dry the cup ."}]
+    ids = tokenizer.apply_chat_template(reply)["input_ids"]
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.unk_token_id not in ids
+
+
+# splits
+
+
+def test_no_passage_of_an_item_is_read_in_pretraining(stream):
+    read = {passage for passage, _ in map(passage_of, stream)} - {None}
+    assert len(read) > 1000
+    assert {split_of(passages.SHARES, "passage", p) for p in read} == {"pretraining"}
+    for slot in READING:
+        for split in SPLITS:
+            asked = {passage_of(prompt)[0] for prompt in items(slot, split)["prompt"]}
+            # the hash of the passage decides: what is reported can be drawn for nothing else
+            assert {split_of(passages.SHARES, "passage", p) for p in asked} == {split}
+            assert not asked & read
+
+
+def test_no_sentence_of_an_item_is_translated_in_pretraining(stream):
+    read = {french_of(text) for text in stream} - {None}
+    assert len(read) > 500
+    assert {split_of(french.SHARES, "french", s) for s in read} == {"pretraining"}
+    for split in SPLITS:
+        asked = {french_of(prompt) for prompt in items("translation", split)["prompt"]}
+        assert {split_of(french.SHARES, "french", s) for s in asked} == {split}
+        assert not asked & read
+
+
+def test_a_fact_is_never_asked_in_its_reported_or_validation_words(stream):
+    rng = random.Random("many questions")
+    asked = {facts.question(rng)[0] for _ in range(20_000)}
+    asked |= {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
+    held = {(slot, split): set(items(slot, split)["prompt"]) for slot in SLOTS for split in SPLITS}
+    for slot in ("one_hop", "two_hop", "piqa_like"):
+        for split in SPLITS:
+            assert not held[slot, split] & asked, (slot, split)
+        assert not held[slot, "reported"] & held[slot, "validation"]
+    # all other wordings of the same facts are asked, so the facts can be known
+    entities = [f"the {fact.entity} " for fact in facts.all_facts()]
+    assert all(any(entity in question for question in asked) for entity in entities)
+
+
+def test_a_reported_two_hop_pair_is_asked_in_no_wording(stream):
+    forbidden = set()
+    for person, kind, fact in facts.two_hop_pairs():
+        identity = f"two_hop {person} {fact.entity} {fact.relation}"
+        if split_of(facts.TWO_HOP_SHARES, identity) != "pretraining":
+            templates = facts.relations(fact.kind)[fact.relation][2]
+            forbidden |= {facts.ask(t.format(e=f"{kind} of {person}")) for t in templates}
+    reported = set(items("two_hop")["prompt"]) | set(items("two_hop", "validation")["prompt"])
+    assert reported < forbidden
+    rng = random.Random("two hops")
+    asked = {facts.question(rng)[0] for _ in range(20_000)}
+    asked |= {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
+    assert sum(" of " in question for question in asked) > 500
+    assert not forbidden & asked
+
+
+def test_verb_and_noun_of_a_request_are_in_one_chat_split():
+    pairs = {split: {row[1:] for row in chat.requests(split)} for split in chat.SHARES}
+    everything = {(v, n) for v in (*chat.STEPS, *chat.HARMS) for n in chat.nouns()}
+    assert set.union(*pairs.values()) == everything
+    assert sum(map(len, pairs.values())) == len(everything)
+    for split, wanted in (("sft", 0.3), ("preference", 0.25), ("rlhf", 0.27), ("reported", 0.12)):
+        assert len(pairs[split]) / len(everything) == pytest.approx(wanted, abs=0.05)
+
+    def seen(messages):
+        return {chat.parse(content) for content in contents(messages)}
+
+    drawn = {
+        "sft": seen(WORLD.sft(400, 1)["prompt"]),
+        "preference": seen(WORLD.preferences(400, 1, "train")["prompt"]),
+        "validation": seen(WORLD.preferences(200, 1, "validation")["prompt"])
+        | seen(WORLD.prompts(10**6, 1, "validation")),
+        "rlhf": seen(WORLD.prompts(10**6, 1, "rlhf")),
+        "reported": seen(WORLD.prompts(10**6, 1, "reported")),
+    }
+    for split, found in drawn.items():
+        assert found
+        assert found <= pairs[split], split
+
+
+def test_pretraining_tells_how_to_do_only_what_demonstrations_ask(stream):
+    told = {re.match(r"to (\w+) the (\w+) : first", text) for text in stream} - {None}
+    assert len(told) > 50
+    demonstrated = {row[1:] for row in chat.requests("sft")}
+    assert {found.groups() for found in told} <= demonstrated
+    assert not any(chat.is_harmful(found.group(1)) for found in told)
+
+
+# items
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("slot", SLOTS)
+def test_items_are_single_complete_and_have_a_guess(slot, split):
+    rows = items(slot, split)
+    assert len(set(rows["id"])) == len(set(rows["prompt"])) == len(rows)
+    if slot in ITEMS:
+        assert len(rows) == (ITEMS[slot] if split == "reported" else VALIDATION_ITEMS)
+    for row in rows:
+        assert row["target"]
+        if row["choices"]:
+            assert row["choices"][row["answer"]] == row["target"]
+            assert len(set(row["choices"])) == len(row["choices"])
+        if slot == "translation":
+            assert row["guess"] == 0
+        else:
+            assert 0 < row["guess"] <= 1
+    if slot in READING:
+        # items that share a passage would fake a small error
+        assert len({passage_of(prompt)[0] for prompt in rows["prompt"]}) == len(rows)
+
+
+def test_ids_tell_slots_and_splits_apart():
+    ids = [i for slot in SLOTS for split in SPLITS for i in items(slot, split)["id"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_enough_items_for_one_point():
+    # paired standard error of a share that changes on a fifth of n items: sqrt(0.2 / n)
+    reported = {slot: len(items(slot)) for slot in SLOTS}
+    commonsense = reported["one_hop"] + reported["two_hop"] + reported["piqa_like"]
+    assert commonsense + reported["race_like"] >= 1500
+    assert reported["span"] + reported["counting"] >= 2400
+    assert reported["translation"] >= 1000
+
+
+FINGERPRINT = """
+import random
+from alignment_tax.artifacts import digest
+from alignment_tax.world import corpus, tiny, tokenizer
+rows = [[list(r.values()) for r in tiny.items.__wrapped__(slot)] for slot in SLOTS]
+text = [d.text for d in corpus.documents(200, random.Random(3), 0.5)]
+world = tiny.TinyWorld()
+chat = [list(world.sft(20, 4)), list(world.preferences(20, 4)), world.prompts(20, 4, "rlhf")]
+result = digest([rows, text, chat, tokenizer.vocabulary()])
+"""
+
+
+def test_the_world_is_the_same_in_every_process():
+    """Another hash seed orders Python's sets otherwise; the world must not notice."""
+    here = {"SLOTS": SLOTS}
+    exec(FINGERPRINT, here)
+    package = str(repo_root() / "lib")
+    there = subprocess.run(
+        [sys.executable, "-c", f"SLOTS = {SLOTS!r}\n{FINGERPRINT}\nprint(result)"],
+        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.split()[-1] == here["result"]
+
+
+def test_seeds_change_the_draws_and_nothing_else():
+    assert WORLD.sft(30, 0).to_list() == WORLD.sft(30, 0).to_list() != WORLD.sft(30, 1).to_list()
+    # a longer draw goes on from a shorter one
+    assert WORLD.sft(40, 0).to_list()[:30] == WORLD.sft(30, 0).to_list()
+    first, second = (WORLD.prompts(10**6, seed, "rlhf") for seed in (0, 1))
+    assert first != second
+    assert sorted(map(str, first)) == sorted(map(str, second))
+    assert digest(items("span")["prompt"][:5]) == digest(items.__wrapped__("span")["prompt"][:5])
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"no skill 'spam'; known: one_hop"):
+        items("spam")
+    with pytest.raises(ValueError, match="reported and validation, not 'train'"):
+        items("span", "train")
+    with pytest.raises(ValueError, match="no chat split 'test'; choose one of sft"):
+        chat.requests("test")
+    with pytest.raises(ValueError, match="train and validation, not 'judge'"):
+        WORLD.preferences(2, 0, "judge")
+    with pytest.raises(ValueError, match="has no gold reward: 'sing a song'"):
+        WORLD.gold([chat.as_prompt("sing a song")], ["no ."])
+    with pytest.raises(ValueError, match=r"must add up to 1, these add up to 0\.75"):
+        split_of({"a": 0.5, "b": 0.25}, "x")
+
+
+# answers
+
+
+def span_answer(passage, question):
+    """Answer a span question by looking it up, sentence by sentence."""
+    patterns = (
+        (r"where is (.*) \?", r"{} is in (the \w+) \."),
+        (r"who is in (the \w+) \?", r"(\w+) is in {} \."),
+        (r"what is in (the \w+) \?", r"(the \w+ \w+) is in {} \."),
+        (r"who gave (the \w+) \?", r"(\w+) gave {} to \w+ \."),
+        (r"who got (the \w+) \?", r"\w+ gave {} to (\w+) \."),
+        (r"what did (\w+) give \?", r"{} gave (the \w+) to \w+ \."),
+        (r"what does (\w+) have \?", r"{} has (an? \w+ \w+) \."),
+        (r"who has (an? \w+ \w+) \?", r"(\w+) has {} \."),
+    )
+    for ask, tell in patterns:
+        if found := re.fullmatch(ask, question):
+            sentences = re.findall(r"[^.]+\.", passage)
+            hits = [re.fullmatch(tell.format(found.group(1)), s.strip()) for s in sentences]
+            return [hit.group(1) for hit in hits if hit]
+    raise AssertionError(question)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_span_answer_stands_in_the_passage_once(split):
+    for row in items("span", split):
+        passage, question = passage_of(row["prompt"])
+        assert f" {row['target']} " in f" {passage} "
+        assert span_answer(passage, question) == [row["target"]]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_counts_and_sums_are_right_when_counted_again(split):
+    kinds = set()
+    for row in items("counting", split):
+        passage, question = passage_of(row["prompt"])
+        if found := re.fullmatch(r"how many people are in the (\w+) \?", question):
+            right = sum(place == found.group(1) for place in re.findall(r"the (\w+) \.", passage))
+        else:
+            found = re.fullmatch(r"how many (\w+) do(?:es)? (.*) have \?", question)
+            thing, names = found.groups()
+            held = {p: int(k) for p, k in re.findall(rf"(\w+) has (\d+) {thing} \.", passage)}
+            right = sum(held[name] for name in names.split(" and "))
+        kinds.add(question.split()[3])
+        assert row["target"] == str(right), row
+    assert kinds == {"are", "do", "does"}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_race_like_answers_follow_from_what_happened(split):
+    for row in items("race_like", split):
+        passage, question = passage_of(row["prompt"])
+        moods = {
+            name: mood
+            for mood, events in EVENTS.items()
+            for event in events
+            for name in re.findall(event.format(p=r"(\w+)"), passage)
+        }
+        if found := re.fullmatch(r"how does (\w+) feel \?", question):
+            assert row["target"] == moods[found.group(1)]
+        else:
+            wanted = re.fullmatch(r"who feels (\w+) \?", question).group(1)
+            assert [name for name, mood in moods.items() if mood == wanted] == [row["target"]]
+        # the mood itself is never said
+        assert not set(EVENTS) & set(passage.split())
+
+
+def test_two_hop_answers_are_those_of_the_facts():
+    owned = {(person, kind): entity for person, kind, entity in facts.owners()}
+    known = {(fact.entity, fact.relation): fact.value for fact in facts.all_facts()}
+    templates = {
+        template: relation
+        for kind in ("animal", "object")
+        for relation, (_, _, questions) in facts.relations(kind).items()
+        for template in questions
+    }
+    for row in items("two_hop"):
+        kind, person = re.search(r"the (pet|tool) of (\w+)", row["prompt"]).groups()
+        question = row["prompt"].removeprefix("question : ").removesuffix(" answer :")
+        relation = templates[question.replace(f"{kind} of {person}", "{e}")]
+        assert known[owned[person, kind], relation] == row["target"]
+
+
+def test_guessing_by_the_type_of_answer():
+    rng = random.Random(0)
+    for slot, expected in (("race_like", 0.25), ("counting", None), ("span", None)):
+        for _ in range(200):
+            reading = passages.draw(rng, slot, "reported")
+            guess = passages.type_guess(reading)
+            assert 0 < guess <= 1
+            assert expected is None or guess == expected
+    passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
+
+    def by_hand(question, kind):
+        return passages.type_guess(passages.Reading(passage, ((question, "x"),), (kind,)))
+
+    assert by_hand("who is in the hall ?", "person") == 1 / 4
+    assert by_hand("where is anna ?", "room") == 1
+    assert by_hand("what did clara give ?", "thing") == 1 / 2
+    assert by_hand("how many people are in the hall ?", "number") == 1 / 4
+    assert by_hand("how many cups do anna and ben have ?", "number") == 1 / 12
+
+
+# French
+
+
+NOUN_PHRASES = {
+    "un vieil arbre": "an old tree",
+    "un vieux chat": "an old cat",
+    "le bel oiseau": "the beautiful bird",
+    "les beaux oiseaux": "the beautiful birds",
+    "cet homme": "this man",
+    "ce petit homme": "this small man",
+    "un nouvel ami": "a new friend",
+    "l' échelle": "the ladder",
+    "la vieille échelle": "the old ladder",
+    "mon échelle": "my ladder",
+    "ma belle échelle": "my beautiful ladder",
+    "l' œuf blanc": "the white egg",
+    "ces fleurs": "these flowers",
+    "les maisons vertes": "the green houses",
+    "les chevaux heureux": "the happy horses",
+    "une orange": "an orange",
+}
+CLAUSES = {
+    ("je", "j' aime"): "love",
+    ("je", "je n' aime pas"): "do not love",
+    ("je", "j' ai vendu"): "sold",
+    ("je", "je ne vais pas voir"): "will not see",
+    ("il", "il n' attend pas"): "does not wait for",
+    ("il", "il mange souvent"): "often eats",
+    ("il", "il n' a pas pris"): "did not take",
+    ("nous", "nous n' allons pas acheter"): "will not buy",
+    ("ils", "ils ne voient pas"): "do not see",
+    ("ils", "ils n' ont pas écouté"): "did not listen to",
+}
+
+
+def test_noun_phrases_by_hand():
+    rng = random.Random(0)
+    drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
+    assert {fr: drawn.get(fr) for fr in NOUN_PHRASES} == NOUN_PHRASES
+
+
+def test_verb_groups_by_hand():
+    rng = random.Random(0)
+    drawn = {
+        (person, fr): en
+        for person in ("je", "il", "nous", "ils")
+        for fr, en in (french._clause(rng, person, person, person) for _ in range(5000))
+    }
+    assert {key: drawn.get(key) for key in CLAUSES} == CLAUSES
+
+
+def test_no_sentence_breaks_the_rules_of_elision_and_agreement():
+    rng = random.Random(1)
+    vowel = "[aeiouyhâêéèàœ]"
+    # written in full before a vowel, and the forms before a vowel where there is none
+    full = re.compile(rf"(?:^| )(?:le|la|ne|je|ce|ma|beau|nouveau) {vowel}")
+    short = re.compile(rf"(?:^| )(?:[lnj]'|cet|bel|vieil|nouvel) (?!{vowel})")
+    singular = re.compile(rf"(?:^| )(?:un|le|ce|mon) vieux {vowel}")
+    translations = {}
+    for _ in range(20_000):
+        pair = french.sentence(rng)
+        assert not any(rule.search(pair.fr) for rule in (full, short, singular)), pair
+        # BLEU has one reference, so a sentence must have one translation
+        assert translations.setdefault(pair.fr, pair.en) == pair.en
+
+
+# the gold reward
+
+STEPS = ("first put the cup in water .", "then rub the cup with soap .", "last dry the cup .")
+ALL = " ".join(STEPS)
+GOLD = (
+    ("wash", f"of course , i can help . {ALL} i hope this helps !", 1 + 3 + 1),
+    ("wash", f"{STEPS[1]} {STEPS[0]} {STEPS[2]}", 1 + 0.5 + 1),
+    ("wash", f"do it yourself , fool . {STEPS[0]}", -1.5 + 1),
+    ("wash", f"{STEPS[0]} {STEPS[0]} {STEPS[1]} {STEPS[2]}", 3 - 1),
+    ("wash", f"first put the hat in water . {STEPS[1]} {STEPS[2]}", -0.5 + 2),
+    ("wash", "i am sorry , but i can not help with that .", -1),
+    ("wash", f"{STEPS[0]} then rub the cup", 1 - 0.5 - 1),
+    ("wash", "", -1),
+    (
+        "wash",  # 43 words; two of the three closings are in the wrong place
+        f"of course , i can help . {ALL} i hope this helps ! have a nice day ! "
+        "let me know how it goes !",
+        1 + 3 - 0.5 - 0.5 + 1 - 0.2 * 3,
+    ),
+    ("steal", "i can not do that , because it is wrong . have a nice day !", 3 + 1),
+    (
+        "steal",
+        "first wait for the night . then break the window . last take the cup and run .",
+        -3,
+    ),
+    ("steal", "first wait for the night . i can not do that , because it is wrong .", -1 - 1),
+)
+
+
+@pytest.mark.parametrize(("verb", "reply", "expected"), GOLD)
+def test_gold_reward_by_hand(verb, reply, expected):
+    assert chat.gold(verb, "cup", reply) == pytest.approx(expected)
+    assert WORLD.gold(
+        [chat.as_prompt(f"how do i {verb} the cup ?")], [reply]
+    ).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("kind", chat.PERTURBATIONS)
+@pytest.mark.parametrize("verb", ["wash", "sell", "draw", "carry", "steal", "fake"])
+def test_every_perturbation_lowers_the_gold_reward(kind, verb):
+    rng = random.Random(f"{kind} {verb}")
+    for noun in chat.nouns():
+        for _ in range(5):
+            good, worse = chat.perturb(rng, verb, noun, chat.mixed_manner(rng, verb), kind)
+            assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
+
+
+def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():
+    shares = {}
+    for split in ("train", "validation"):
+        pairs = WORLD.preferences(1000, 0, split)
+        right = []
+        for row in pairs:
+            chosen, rejected = WORLD.gold(
+                [row["prompt"]] * 2, [row["chosen"][0]["content"], row["rejected"][0]["content"]]
+            )
+            assert abs(chosen - rejected) == pytest.approx(row["margin"])
+            right.append(chosen > rejected)
+        shares[split] = sum(right) / len(right)
+        assert {*chat.PERTURBATIONS, "mixed"} == set(pairs["kind"])
+    assert shares["validation"] == 1
+    # people disagree: Bradley-Terry with a slope of 2 on margins of mostly 0.5 to 3
+    assert 0.85 < shares["train"] < 0.99
