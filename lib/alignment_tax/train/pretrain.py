@@ -36,15 +36,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Cycle:
-    """A part of pretraining: its mixture of texts, and a learning rate that falls to near 0.
-
-    `accumulation` batches, each of documents of like length and so of like kind, make one step.
-    """
+    """A part of pretraining: its mixture of texts, and a learning rate that falls to near 0."""
 
     chunks: int
     learning_rate: float
     mixture: dict[str, float]
-    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class PretrainConfig:
     heads: int = 4
     cycles: tuple[Cycle, ...] = (
         Cycle(40, 2e-3, MIXTURE),
-        Cycle(18, 1.2e-3, READING_MIXTURE, accumulation=2),
+        Cycle(16, 1.5e-3, READING_MIXTURE),
     )
     documents_per_chunk: int = 14_000
     tokens_per_batch: int = 4096
@@ -298,7 +294,6 @@ def _train_chunk(
     model.train()
     start, tokens, losses = time.monotonic(), 0, []
     rows = list(batches(config, chunk, tokenizer))
-    accumulation = config.cycle_at(chunk)[0].accumulation
     for i, batch in enumerate(rows):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, chunk + (i + 1) / len(rows))
@@ -310,11 +305,10 @@ def _train_chunk(
                 f"the likely cause ({learning_rate(config, chunk):g} here): lower it in "
                 "PretrainConfig."
             )
-        (loss / accumulation).backward()
-        if (i + 1) % accumulation == 0 or i + 1 == len(rows):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(loss.item())
         tokens += int((batch.labels != IGNORED).sum())
     return {
