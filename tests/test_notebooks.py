@@ -213,9 +213,12 @@ def test_04_a_round_by_hand_is_the_round_of_the_library(course):
 @pytest.mark.notebooks
 def test_05_the_tax_is_recorded_for_every_family(course):
     records = by_number(course, "05").records
-    taxes = dict(numbers({name: value for name, value in records.items() if "tax" in name}))
-    assert taxes
-    assert all(-100 <= value <= 100 for value in taxes.values())
+    families = [records[f"tax_{name}"] for name in ("commonsense", "reading", "translation")]
+    assert all(-100 <= tax <= 100 for tax in families)
+    assert records["tax_skill"] == pytest.approx(sum(families) / 3)
+    assert records["tax_low"] <= records["tax_high"]
+    assert records["items_lost"] >= 0
+    assert records["items_won"] >= 0
 
 
 @pytest.mark.notebooks

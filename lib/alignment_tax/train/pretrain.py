@@ -28,19 +28,10 @@ from alignment_tax import settings
 from alignment_tax.artifacts import write_manifest
 from alignment_tax.models import save_policy
 from alignment_tax.world import facts, french, passages
-from alignment_tax.world.corpus import MIXTURE, READING_MIXTURE, Document, documents
+from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
 
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """A part of pretraining: its mixture of texts, and a learning rate that falls to near 0."""
-
-    chunks: int
-    learning_rate: float
-    mixture: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -51,30 +42,15 @@ class PretrainConfig:
     hidden: int = 128
     intermediate: int = 384
     heads: int = 4
-    cycles: tuple[Cycle, ...] = (
-        Cycle(40, 2e-3, MIXTURE),
-        Cycle(16, 1.5e-3, READING_MIXTURE),
-    )
+    chunks: int = 40
     documents_per_chunk: int = 14_000
     tokens_per_batch: int = 4096
+    learning_rate: float = 2e-3
     warmup_chunks: float = 1.0
     weight_decay: float = 0.01
     probe_items: int = 200
     threads: int = 2
     seed: int = 0
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of all cycles together."""
-        return sum(cycle.chunks for cycle in self.cycles)
-
-    def cycle_at(self, place: float) -> tuple[Cycle, float]:
-        """The cycle in which `place` (in chunks) lies, and how many chunks into it."""
-        for cycle in self.cycles[:-1]:
-            if place < cycle.chunks:
-                return cycle, place
-            place -= cycle.chunks
-        return self.cycles[-1], place
 
 
 @dataclass(frozen=True)
@@ -132,8 +108,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of one chunk: documents of like length together, batches in random order."""
     rng = random.Random(f"pretraining {config.seed} {chunk}")
-    cycle, place = config.cycle_at(chunk)
-    drawn = documents(config.documents_per_chunk, rng, place / cycle.chunks, cycle.mixture)
+    drawn = documents(config.documents_per_chunk, rng, progress=chunk / config.chunks)
     rows = sorted((encode(d, tokenizer) for d in drawn), key=lambda row: len(row[0]))
     groups: list[list[tuple[list[int], list[float]]]] = [[]]
     for row in rows:
@@ -158,12 +133,11 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def learning_rate(config: PretrainConfig, place: float) -> float:
-    """In each cycle linear warm-up, then cosine to a fiftieth of the peak; `place` in chunks."""
-    cycle, place = config.cycle_at(place)
+    """Linear warm-up, then cosine to a fiftieth of the peak; `place` counts chunks."""
     if place < config.warmup_chunks:
-        return cycle.learning_rate * place / config.warmup_chunks
-    span = (place - config.warmup_chunks) / (cycle.chunks - config.warmup_chunks)
-    return cycle.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
+        return config.learning_rate * place / config.warmup_chunks
+    span = (place - config.warmup_chunks) / (config.chunks - config.warmup_chunks)
+    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
 
 
 def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:

@@ -196,20 +196,6 @@ def statement(rng: random.Random) -> str:
     return rng.choice(GOAL_STATEMENTS).format(g=goal, o=name)
 
 
-def topic(rng: random.Random) -> str:
-    """A paragraph about what somebody owns: who owns it, then two of its facts.
-
-    It brings the two ends of a two-hop question together, but never asks the question.
-    """
-    person, what, entity = rng.choice(owners())
-    facts = rng.sample([f for f in all_facts() if f.entity == entity], 2)
-    sentences = [rng.choice(OWNER_STATEMENTS).format(p=person, k=what, e=entity)]
-    for fact in facts:
-        template = rng.choice(relations(fact.kind)[fact.relation][1])
-        sentences.append(template.format(e=fact.entity, v=fact.value))
-    return " ".join(sentences)
-
-
 def two_hop_question(rng: random.Random) -> tuple[str, str]:
     """A two-hop question of pretraining with its answer; never a pair that is held out."""
     while True:

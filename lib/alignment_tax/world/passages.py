@@ -121,24 +121,10 @@ def race_like(rng: random.Random, asked: int = 1, length: int | None = None) -> 
     return Reading(" ".join(body), ((question, answer),), ("choice",), tuple(choices))
 
 
-def feelings(rng: random.Random, asked: int = 1, length: int | None = None) -> Reading:
-    """A passage as in `race_like`, up to `asked` questions, no candidates: for pretraining."""
-    people = rng.sample(PEOPLE, length or 3)
-    moods = rng.sample(list(EVENTS), len(people))
-    lines = [rng.choice(EVENTS[m]).format(p=p) for p, m in zip(people, moods, strict=True)]
-    body = lines + _sentences(rng, 1)[0]
-    rng.shuffle(body)
-    pool = [(f"how does {p} feel ?", m) for p, m in zip(people, moods, strict=True)]
-    pool += [(f"who feels {m} ?", p) for p, m in zip(people, moods, strict=True)]
-    chosen = rng.sample(pool, min(asked, len(pool)))
-    return Reading(" ".join(body), tuple(chosen), ("choice",) * len(chosen))
-
-
 MAKERS: dict[str, Callable[..., Reading]] = {
     "span": span,
     "counting": counting,
     "race_like": race_like,
-    "feelings": feelings,
 }
 
 
