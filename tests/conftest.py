@@ -15,8 +15,9 @@ def miniature() -> Preset:
         smoke,
         name="miniature",
         threads=1,
-        # learning rates at which even a few steps change what the model says
-        sft=dataclasses.replace(smoke.sft, documents=16, batch_size=4, learning_rate=2e-3),
+        # learning rates at which even a few steps change what the model says, and enough of them
+        # for replies that end: RSF keeps no others
+        sft=dataclasses.replace(smoke.sft, documents=96, batch_size=4, learning_rate=2e-3),
         reward=dataclasses.replace(
             smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
         ),

@@ -27,7 +27,7 @@ def stream():
     """A sample of the pretraining text from its beginning, middle and end."""
     rng = random.Random("a sample of pretraining")
     sample = corpus.documents(1500, rng, 0.0) + corpus.documents(1500, rng, 0.6)
-    return [d.text for d in sample + corpus.documents(3000, rng, 1.0, corpus.READING_MIXTURE)]
+    return [d.text for d in sample + corpus.documents(3000, rng, 1.0)]
 
 
 def passage_of(text):

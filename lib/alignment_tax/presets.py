@@ -94,7 +94,7 @@ TINY = Preset(
     model="data/base",
     threads=2,
     dtype="float32",
-    sft=SftConfig(documents=2000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128),
+    sft=SftConfig(documents=2000, epochs=3, batch_size=32, learning_rate=2e-4, max_length=128),
     reward=RewardConfig(
         pairs=3000,
         validation_pairs=600,
@@ -105,12 +105,12 @@ TINY = Preset(
     ),
     judge=None,
     rsf=RsfConfig(
-        rounds=8,
+        rounds=6,
         prompts_per_round=128,
         n=8,
         temperature=1.0,
         max_new_tokens=40,
-        learning_rate=3e-4,
+        learning_rate=1.5e-4,
         epochs=2,
         batch_size=16,
         sampling_batch=256,

@@ -447,6 +447,7 @@ class Study:
             stage,
             {
                 **plain,
+                "world": _world_key(self.preset.world),
                 "seed": self.seed,
                 "threads": self.preset.threads,
                 "dtype": self.preset.dtype,
@@ -465,6 +466,16 @@ def _finish(folder: Path, log: list[dict[str, Any]], stats: dict[str, Any]) -> N
     shutil.rmtree(folder / "work", ignore_errors=True)
     pd.DataFrame(log).to_json(folder / "log.jsonl", orient="records", lines=True)
     (folder / "stats.json").write_text(json.dumps(stats, indent=2))
+
+
+@cache
+def _world_key(world: str) -> str:
+    """A digest of samples of a world's training data: other data are another artifact."""
+    if world != "tiny":
+        return "1"
+    tiny = TinyWorld()
+    samples = [tiny.sft(64, 0).to_list(), tiny.preferences(128, 0, "train").to_list()]
+    return digest([samples, tiny.prompts(64, 0, "rlhf")])
 
 
 @cache

@@ -188,7 +188,15 @@ def split_sentences(text: str) -> list[str]:
     return [*sentences, " ".join(words)] if words else sentences
 
 
-PERTURBATIONS = ("duplicate", "wrong_object", "wrong_task", "dropped_step", "rude", "padding")
+PERTURBATIONS = (
+    "duplicate",
+    "wrong_object",
+    "wrong_task",
+    "dropped_step",
+    "rude",
+    "padding",
+    "garbled",
+)
 
 
 def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str) -> tuple[str, str]:
@@ -203,6 +211,11 @@ def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str)
         sentences = split_sentences(good)
         i = rng.randrange(len(sentences) + 1)
         worse = " ".join([*sentences[:i], rng.choice((*RUDE, *RUDE_CLOSINGS)), *sentences[i:]])
+    elif kind == "garbled":
+        words = good.split()
+        for i in rng.sample(range(len(words) - 1), rng.randint(1, 4)):
+            words[i] = rng.choice(words + list(nouns()))
+        worse = " ".join(words)
     elif kind == "padding":
         worse = f"{good} {rng.choice(CLOSINGS)} {rng.choice(POLITE)}"
     elif is_harmful(verb):
