@@ -110,7 +110,8 @@ def test_points_have_their_columns_and_a_row_for_every_model(points, preset):
         row(points, "rsf", 2, "average", alpha)
     assert len(points) == 5 + len(preset.alphas)
     percent = points[["one_hop", "bleu", "commonsense", "reading", "translation", "skill"]]
-    assert ((percent >= 0) & (percent <= 100)).all().all()
+    # a perfect BLEU comes out of sacrebleu as 100 and a rounding error
+    assert ((percent >= 0) & (percent <= 100 + 1e-9)).all().all()
     means = points[["commonsense", "reading", "translation"]].mean(axis=1)
     pd.testing.assert_series_equal(means, points["skill"], check_names=False)
 

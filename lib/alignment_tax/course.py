@@ -41,6 +41,8 @@ ALT_TEMPLATE = """{%- extends 'lab/index.html.j2' -%}{%- block data_png scoped -
 FORWARDED = {
     "base": ("alignment_tax.train.pretrain", "train the base model of the tiny world"),
     "figures": ("alignment_tax.figures", "redraw the figures from the recorded results"),
+    "outputs": ("alignment_tax.outputs", "keep the outputs of a run in notebooks/"),
+    "report": ("alignment_tax.report", "write the recorded results into README.md"),
     "bench": ("alignment_tax.bench", "measure speed and memory"),
 }
 
@@ -644,7 +646,9 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute the chapters and write an index page")
     run.add_argument("--preset", default="tiny", help=f"one of: {', '.join(presets.PRESETS)}")
     run.add_argument("--seed", type=whole_number, default=0, help="whole number from 0 up")
-    run.add_argument("--only", nargs="+", default=[], metavar="NN", help="chapters, e.g. 04 05")
+    run.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NN", help="chapters, e.g. 04 05"
+    )
     run.add_argument("--out", type=Path, help="folder to write to")
     rec = commands.add_parser("record", help="run the study and write data/results/<preset>")
     rec.add_argument("preset", help=f"one of: {', '.join(presets.PRESETS)}")

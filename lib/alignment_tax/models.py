@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging as hf_logging
 
 from alignment_tax.world.base import Message, Prompt
 
@@ -103,10 +104,23 @@ def load_policy(
         name, gguf = str(source.parent), {"gguf_file": source.name}
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **gguf))
     weights = gguf or {"use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **weights)
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **weights)
     check_vocabulary(model, tokenizer)
     torch.nn.Module.to(model, _place(device))
     return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' bars for reading and writing weights out of notebooks and logs."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -123,7 +137,8 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Write weights (safetensors), configuration and tokenizer into `folder`."""
 
     def write(target: Path) -> None:
-        model.save_pretrained(target)
+        with quiet_loading():
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
     _write_folder(folder, write)

@@ -38,6 +38,7 @@ from alignment_tax.models import (
     load_policy,
     load_reward_model,
     load_state,
+    prompt_ids,
     save_policy,
     save_reward_model,
     score_replies,
@@ -339,7 +340,7 @@ class Study:
         prompts = [
             p
             for p in self.world.prompts(4 * config.reward_prompts, 0, "reported")
-            if len(tokenizer.apply_chat_template(p)["input_ids"]) <= rsf.max_prompt_length
+            if len(prompt_ids(tokenizer, p)) <= rsf.max_prompt_length
         ][: config.reward_prompts]
         groups = sample_replies(
             model,
@@ -440,7 +441,7 @@ class Study:
         version: int = 1,
     ) -> Artifact:
         plain = {
-            key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            key: presets.as_dict(value) if dataclasses.is_dataclass(value) else value
             for key, value in inputs.items()
         }
         return self.store.get(

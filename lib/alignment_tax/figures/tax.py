@@ -168,7 +168,9 @@ def tax_table(
         FigureError: missing columns, nothing to draw, no theta_0, no RSF, no such alpha.
     """
     figure = "tax_bars"
-    rows = change(prepare(points, SCORES, figure), SCORES, figure)
+    # a suite may leave a slot out (its data cannot be had): its column is empty then
+    scores = [name for name in SCORES if name not in points or points[name].notna().any()]
+    rows = change(prepare(points, scores, figure), scores, figure)
     models = {"RSF": last_rsf(rows, figure)}
     if alpha is not None:
         chosen = rows[(rows["method"] == "average") & np.isclose(rows["alpha"], alpha)]
@@ -182,8 +184,10 @@ def tax_table(
     names = names_of(str(rows["study"].iloc[0]))
     records = []
     for model, group in models.items():
-        table = summarise(group.assign(model=model), ["model"], SCORES).iloc[0]
+        table = summarise(group.assign(model=model), ["model"], scores).iloc[0]
         for score in ("skill", *_families_and_slots()):
+            if score not in scores:
+                continue
             low, high = table[f"{score}_low"], table[f"{score}_high"]
             if intervals is not None and model == "RSF" and score in intervals:
                 low, high = intervals[score]

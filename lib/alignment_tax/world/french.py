@@ -125,8 +125,14 @@ oublie oublie oublions oublient oublié oublier forget forgets forgot
 )
 AVOIR = {"je": "ai", "il": "a", "nous": "avons", "ils": "ont"}
 ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
-PRONOUNS = (("je", "i", "je"), ("il", "he", "il"), ("elle", "she", "il"), ("nous", "we", "nous"))
-PRONOUNS += (("ils", "they", "ils"), ("elles", "they", "ils"))
+PRONOUNS: tuple[tuple[str, str, str], ...] = (
+    ("je", "i", "je"),
+    ("il", "he", "il"),
+    ("elle", "she", "il"),
+    ("nous", "we", "nous"),
+    ("ils", "they", "ils"),
+    ("elles", "they", "ils"),
+)
 PLACES = tuple(
     tuple(line.split(" = "))
     for line in """

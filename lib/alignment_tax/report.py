@@ -1,0 +1,132 @@
+"""What a recorded run says, as Markdown: the skill table and the verdicts, with intervals.
+
+The README holds this text between two marks; `alignment-tax report` writes it there, and a test
+compares the two, so that no number in the README can differ from the recorded run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from alignment_tax import front, settings
+from alignment_tax.artifacts import write_whole
+from alignment_tax.figures import interval, verdict_markdown
+from alignment_tax.study import Recorded, recorded
+
+START, END = "<!-- results: start -->", "<!-- results: end -->"
+SCORES = ("one_hop", "two_hop", "span", "counting", "bleu", "skill", "reward", "gold")
+FAMILIES = ("skill", "commonsense", "reading", "translation")
+
+
+def paired(points: pd.DataFrame, column: str, before: pd.Series, after: pd.Series) -> list[float]:
+    """Return after minus before of a column, one number per seed; both select one row a seed."""
+    first = points[before].set_index("seed")[column]
+    second = points[after].set_index("seed")[column]
+    return list((second - first).dropna())
+
+
+def claims(run: Recorded) -> dict[str, front.Comparison]:
+    """Return the comparisons that the course so far can make, by claim.
+
+    Raises:
+        ValueError: fewer than two seeds are recorded.
+    """
+    points, seeds = run.points, run.seeds
+    last = points.loc[points["algorithm"] == "rsf", "rounds"].max()
+    trained = points["method"] == "none"
+    theta_0 = points["algorithm"] == "sft"
+    rsf = (points["algorithm"] == "rsf") & trained & (points["rounds"] == last)
+    control = (points["algorithm"] == "rsf_random") & (points["rounds"] == last)
+    found = {
+        f"RSF costs {name} (theta_0 minus RSF)": front.compare_seeds(
+            [-gap for gap in paired(points, name, theta_0, rsf)]
+        )
+        for name in FAMILIES
+    }
+    for name in ("reward", "gold"):
+        found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(
+            paired(points, name, theta_0, rsf)
+        )
+    found["choosing by reward raises gold (RSF minus the random control)"] = front.compare_seeds(
+        paired(points, "gold", control, rsf)
+    )
+    for reward in ("reward", "gold"):
+        averages = [run.curve("average", seed, reward) for seed in seeds]
+        stops = [run.curve("early_stopping", seed, reward) for seed in seeds]
+        found[f"averaging beats early stopping (skill at equal {reward})"] = (
+            front.compare_at_equal_reward(averages, stops)
+        )
+    return found
+
+
+def skill_table(run: Recorded) -> str:
+    """Return the table of skills: base, theta_0, RSF, its control and three averages."""
+    points = run.points
+    last = int(points.loc[points["algorithm"] == "rsf", "rounds"].max())
+    trained = points["method"] == "none"
+    models = {
+        "base": points["algorithm"] == "base",
+        "theta_0": points["algorithm"] == "sft",
+        f"RSF, {last} rounds": (points["algorithm"] == "rsf")
+        & trained
+        & (points["rounds"] == last),
+        "control: random reply kept": points["algorithm"] == "rsf_random",
+    }
+    for alpha in (0.3, 0.5, 0.8):
+        near = (points["alpha"] - alpha).abs() < 1e-9
+        models[f"average, alpha {alpha}"] = near & (points["method"] == "average")
+    lines = [
+        "| Model | " + " | ".join(SCORES) + " |",
+        "| --- |" + " ---: |" * len(SCORES),
+    ]
+    for name, chosen in models.items():
+        cells = []
+        for score in SCORES:
+            values = points.loc[chosen, score].dropna().to_numpy(dtype=float)
+            mean, low, high = interval(values)
+            digits = 2 if score in ("reward", "gold") else 1
+            half = (high - low) / 2
+            spread = f" ± {half:.{digits}f}" if half > 0 else ""
+            cells.append(f"{mean:.{digits}f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def results_markdown(run: Recorded) -> str:
+    """Return the whole text of the README's results: what was run, skills, verdicts."""
+    seeds, source = run.seeds, run.provenance
+    n_items = int(run.points["n_items"].max())
+    head = (
+        f"Preset `{source['preset']['name']}`, {len(seeds)} seeds "
+        f"({', '.join(map(str, seeds))}), {n_items} reported items a model. Scores in percent, "
+        "mean and 95 % t interval over seeds; the base is one model, so it has none."
+    )
+    rows = claims(run)
+    return "\n\n".join([head, skill_table(run), verdict_markdown(rows)])
+
+
+def fill(text: str, results: str) -> str:
+    """Return `text` with `results` between the two marks.
+
+    Raises:
+        ValueError: the marks are not there, once each and in order.
+    """
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ValueError(f"The page must hold {START} and then {END}, once each.")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n\n{results}\n\n{END}{after}"
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Write the recorded results into README.md: what `alignment-tax report` does."""
+    argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
+        list(arguments)
+    )
+    page: Path = settings.repo_root() / "README.md"
+    write_whole(page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded())))
+    print(f"The recorded results are in {page}.")

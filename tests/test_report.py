@@ -1,0 +1,78 @@
+"""The README's results are the recorded run's, and outputs kept in notebooks are clean."""
+
+import nbformat
+import pytest
+
+from alignment_tax import outputs, report, settings
+from alignment_tax.study import recorded
+
+
+def test_readme_shows_the_recorded_results():
+    page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
+    assert report.fill(page, report.results_markdown(recorded())) == page, (
+        "README.md and data/results differ: run `alignment-tax report`"
+    )
+
+
+def test_the_fill_needs_both_marks():
+    with pytest.raises(ValueError, match="must hold"):
+        report.fill("no marks", "text")
+    page = f"a\n{report.START}\nold\n{report.END}\nb"
+    filled = report.fill(page, "new")
+    assert "old" not in filled
+    assert filled.startswith("a\n")
+    assert filled.endswith("\nb")
+    assert report.fill(filled, "new") == filled
+
+
+def test_recorded_run_has_every_model_of_every_seed():
+    run = recorded()
+    models = run.points.groupby("seed").size()
+    assert models.nunique() == 1
+    assert len(run.seeds) >= 2
+    alphas = run.points.loc[run.points["method"] == "average", "alpha"]
+    assert sorted(alphas.unique()) == pytest.approx([i / 10 for i in range(11)])
+    assert not run.points.duplicated(["seed", "algorithm", "method", "alpha", "rounds"]).any()
+    assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
+
+
+def test_ends_of_the_average_are_theta_0_and_rsf_in_the_record():
+    points = recorded().points
+    for _, rows in points.groupby("seed"):
+        ends = rows[rows["method"] == "average"].set_index("alpha")
+        assert ends.loc[0.0, "key"] == rows.loc[rows["algorithm"] == "sft", "key"].item()
+        trained = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "none")]
+        assert ends.loc[1.0, "key"] == trained.sort_values("rounds")["key"].iloc[-1]
+
+
+def executed(cells):
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["widgets"] = {"state": {}}
+    return notebook
+
+
+def test_kept_outputs_have_no_debris():
+    code = nbformat.v4.new_code_cell("1 + 1")
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 00 A"), code])
+    ran = nbformat.v4.new_code_cell("1 + 1")
+    ran.metadata["papermill"] = {"start_time": "now"}
+    ran.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="bar"),
+        nbformat.v4.new_output("stream", name="stdout", text="kept"),
+    ]
+    injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
+    kept = outputs.clean(executed([injected, ran]), source)
+    assert [o.text for o in kept.cells[1].outputs] == ["kept"]
+    assert "papermill" not in kept.cells[1].metadata
+    assert "widgets" not in kept.metadata
+    assert len(kept.cells) == 2
+
+
+def test_outputs_of_another_notebook_or_a_failed_run_are_refused():
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    with pytest.raises(ValueError, match="run it again"):
+        outputs.clean(executed([nbformat.v4.new_code_cell("2 + 2")]), source)
+    failed = nbformat.v4.new_code_cell("1 + 1")
+    failed.outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+    with pytest.raises(ValueError, match="error"):
+        outputs.clean(executed([failed]), source)
