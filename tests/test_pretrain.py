@@ -5,6 +5,7 @@ import json
 import math
 import types
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -30,6 +31,7 @@ from alignment_tax.train.pretrain import (
     weighted_loss,
 )
 from alignment_tax.world.corpus import MIXTURE, Document
+from alignment_tax.world.tiny import items
 from alignment_tax.world.tokenizer import make_tokenizer
 
 MINI = PretrainConfig(
@@ -262,12 +264,30 @@ def test_the_base_is_small_standard_and_untied(tokenizer):
     assert {*probe_items(1)} <= {*curve}
 
 
-def test_the_base_has_its_skills():
-    """Below the bars of the shipped base by the sampling error of 100 items a slot."""
-    scores = Scorer("tiny", limit=100, batch_size=128).score(*load_policy(base_folder())).metrics
-    bars = {"one_hop": 85, "two_hop": 55, "span": 70, "counting": 60, "bleu": 85}
-    low = {slot: scores[slot] for slot, bar in bars.items() if scores[slot] < bar}
-    assert low == {}
+MISSED = pytest.mark.xfail(strict=True, reason="the shipped base misses this bar: make it better")
+BARS = [
+    ("one_hop", 92),
+    pytest.param("two_hop", 65, marks=MISSED),
+    pytest.param("span", 85, marks=MISSED),
+    pytest.param("counting", 70, marks=MISSED),
+    ("bleu", 90),
+]
+
+
+@pytest.fixture(scope="module")
+def base_scores():
+    return Scorer("tiny", limit=300, batch_size=128).score(*load_policy(base_folder())).metrics
+
+
+@pytest.mark.parametrize(("slot", "bar"), BARS)
+def test_the_base_has_its_skills(base_scores, slot, bar):
+    assert base_scores[slot] >= bar
+
+
+@pytest.mark.parametrize("slot", ["one_hop", "two_hop", "piqa_like", "race_like", "span"])
+def test_the_base_does_better_than_guessing(base_scores, slot):
+    guess = 100 * np.mean(items(slot)["guess"][:300])
+    assert base_scores[slot] > guess + 5
 
 
 def test_a_new_model_depends_on_the_seed_alone(tokenizer):

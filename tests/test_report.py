@@ -36,6 +36,11 @@ def test_recorded_run_has_every_model_of_every_seed():
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
 
 
+@pytest.mark.xfail(strict=True, reason="three seeds are recorded: a claim is drawn from five")
+def test_five_seeds_are_recorded():
+    assert len(recorded().seeds) >= 5
+
+
 def test_ends_of_the_average_are_theta_0_and_rsf_in_the_record():
     points = recorded().points
     for _, rows in points.groupby("seed"):

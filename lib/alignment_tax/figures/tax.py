@@ -169,7 +169,8 @@ def tax_table(
     """
     figure = "tax_bars"
     # a suite may leave a slot out (its data cannot be had): its column is empty then
-    scores = [name for name in SCORES if name not in points or points[name].notna().any()]
+    empty = {name for name in SCORES if name in points and points[name].isna().all()}
+    scores = [name for name in SCORES if name not in empty or "skill" in empty]
     rows = change(prepare(points, scores, figure), scores, figure)
     models = {"RSF": last_rsf(rows, figure)}
     if alpha is not None:

@@ -274,10 +274,10 @@ def _train_chunk(
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         loss = weighted_loss(logits, batch.labels, batch.weights)
         if not torch.isfinite(loss):
+            rate = learning_rate(config, chunk + (i + 1) / len(rows))
             raise FloatingPointError(
                 f"The loss became {loss.item()} in chunk {chunk}, step {i}. The learning rate is "
-                f"the likely cause ({learning_rate(config, chunk):g} here): lower it in "
-                "PretrainConfig."
+                f"the likely cause ({rate:g} here): lower it in PretrainConfig."
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

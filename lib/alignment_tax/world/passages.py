@@ -136,11 +136,16 @@ def draw(rng: random.Random, slot: str, split: str, **options: int | None) -> Re
             return reading
 
 
+def passage_length(passage: str) -> int:
+    """Number of sentences."""
+    return passage.split().count(".")
+
+
 def type_guess(reading: Reading) -> float:
     """Chance of the right answer when one picks at random what fits the type of answer.
 
     Persons and rooms: one of those the passage names; a thing: one of its noun phrases; a number:
-    one of the totals that are possible; four choices: a quarter.
+    one of the passage's numbers, or one of the totals that are possible; four choices: a quarter.
     """
     kind, words = reading.kinds[0], reading.passage.split()
     if kind == "choice":
@@ -151,7 +156,10 @@ def type_guess(reading: Reading) -> float:
         return 1 / max(1, len({w for w in words if w in ROOMS}))
     if kind == "thing":
         return 1 / max(1, len({w for w in words if w in THINGS}))
-    return 1 / 12 if "have ?" in reading.questions[0][0] else 1 / (1 + reading.passage.count("."))
+    question, sentences = reading.questions[0][0].split(), passage_length(reading.passage)
+    if "does" in question:
+        return 1 / sentences
+    return 1 / 12 if "have" in question else 1 / (1 + sentences)
 
 
 def vocabulary() -> set[str]:
