@@ -90,7 +90,7 @@ def skill_table(run: Recorded) -> str:
             mean, low, high = interval(values)
             digits = 2 if score in ("reward", "gold") else 1
             half = (high - low) / 2
-            spread = f" ± {half:.{digits}f}" if half > 0 else ""
+            spread = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
             cells.append(f"{mean:.{digits}f}{spread}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
