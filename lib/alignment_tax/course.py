@@ -510,7 +510,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid #bbb; padding: .4rem .6rem; text-align: left;
          vertical-align: top; }
 .ok { color: #00613f; } .failed, .interrupted { color: #a3260b; font-weight: bold; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .figures img { width: 20rem; max-width: 100%; height: auto; border: 1px solid #bbb; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f4f4; padding: .5rem; }
 td.value { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
