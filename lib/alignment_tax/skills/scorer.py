@@ -239,7 +239,9 @@ def corpus_bleu(statistics: Array) -> float:
     from sacrebleu.metrics import BLEU
 
     sums = [int(n) for n in np.asarray(statistics).sum(axis=0)]
-    return BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score
+    score = BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score
+    # a perfect translation comes out a rounding error above 100
+    return min(score, 100.0)
 
 
 def slot_percent(slot: str, values: Array) -> float:
