@@ -24,10 +24,9 @@ WORLD = TinyWorld()
 
 @pytest.fixture(scope="module")
 def stream():
-    """A sample of the pretraining text from its beginning, middle and end."""
+    """A sample of the pretraining text from its beginning and from the rest."""
     rng = random.Random("a sample of pretraining")
-    sample = corpus.documents(1500, rng, 0.0) + corpus.documents(1500, rng, 0.6)
-    return [d.text for d in sample + corpus.documents(3000, rng, 1.0)]
+    return [d.text for d in corpus.documents(1000, rng, 0.0) + corpus.documents(7000, rng, 0.5)]
 
 
 def passage_of(text):
@@ -124,7 +123,7 @@ def test_a_fact_is_never_asked_in_its_reported_or_validation_words(stream):
 def test_a_reported_two_hop_pair_is_asked_in_no_wording(stream):
     forbidden = set()
     for person, kind, fact in facts.two_hop_pairs():
-        identity = f"two_hop {person} {fact.entity} {fact.relation}"
+        identity = f"two_hop {person} {kind} {fact.relation}"
         if split_of(facts.TWO_HOP_SHARES, identity) != "pretraining":
             templates = facts.relations(fact.kind)[fact.relation][2]
             forbidden |= {facts.ask(t.format(e=f"{kind} of {person}")) for t in templates}
@@ -162,11 +161,32 @@ def test_verb_and_noun_of_a_request_are_in_one_chat_split():
 
 
 def test_pretraining_tells_how_to_do_only_what_demonstrations_ask(stream):
+    demonstrated = {row[1:] for row in chat.requests("sft")}
     told = {re.match(r"to (\w+) the (\w+) : first", text) for text in stream} - {None}
     assert len(told) > 50
-    demonstrated = {row[1:] for row in chat.requests("sft")}
     assert {found.groups() for found in told} <= demonstrated
-    assert not any(chat.is_harmful(found.group(1)) for found in told)
+    talks = [text.removeprefix("user : ") for text in stream if text.startswith("user")]
+    requests = {row[0] for split in chat.SHARES for row in chat.requests(split)}
+    asked = {text.split(" assistant :")[0] for text in talks} & requests
+    assert len(asked) > 50
+    assert {chat.parse(request) for request in asked} <= demonstrated
+    assert not any(chat.is_harmful(verb) for verb, _ in demonstrated & {*map(chat.parse, asked)})
+    # manners are what instruction tuning brings
+    assert not any(phrase in text for text in talks for phrase in (*chat.POLITE, *chat.RUDE))
+
+
+def test_a_dialogue_about_a_fact_tells_the_fact_in_words_of_pretraining(stream):
+    held = {q for split in SPLITS for q in items("one_hop", split)["prompt"]}
+    said = {
+        template.format(e=fact.entity, v=fact.value)
+        for fact in facts.all_facts()
+        for template in facts.relations(fact.kind)[fact.relation][1]
+    }
+    talks = [re.match(r"user : (.*) assistant : (.*)", text) for text in stream]
+    told = [talk.groups() for talk in talks if talk and "first" not in talk.group(2)]
+    assert len(told) > 50
+    assert {reply for _, reply in told} <= said
+    assert not {facts.ask(question) for question, _ in told} & held
 
 
 # items
@@ -212,7 +232,7 @@ import random
 from alignment_tax.artifacts import digest
 from alignment_tax.world import corpus, tiny, tokenizer
 rows = [[list(r.values()) for r in tiny.items.__wrapped__(slot)] for slot in SLOTS]
-text = [d.text for d in corpus.documents(200, random.Random(3), 0.5)]
+text = [d.text for d in corpus.documents(200, random.Random(3))]
 world = tiny.TinyWorld()
 chat = [list(world.sft(20, 4)), list(world.preferences(20, 4)), world.prompts(20, 4, "rlhf")]
 result = digest([rows, text, chat, tokenizer.vocabulary()])
@@ -336,7 +356,7 @@ def test_two_hop_answers_are_those_of_the_facts():
         for template in questions
     }
     for row in items("two_hop"):
-        kind, person = re.search(r"the (pet|tool) of (\w+)", row["prompt"]).groups()
+        kind, person = re.search(r"the (pet|friend|tool|gift) of (\w+)", row["prompt"]).groups()
         question = row["prompt"].removeprefix("question : ").removesuffix(" answer :")
         relation = templates[question.replace(f"{kind} of {person}", "{e}")]
         assert known[owned[person, kind], relation] == row["target"]
@@ -465,29 +485,14 @@ def test_gold_reward_by_hand(verb, reply, expected):
     ).tolist() == pytest.approx([expected])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in chat.PERTURBATIONS if kind != "garbled"])
+@pytest.mark.parametrize("kind", chat.PERTURBATIONS)
 @pytest.mark.parametrize("verb", ["wash", "sell", "draw", "carry", "steal", "fake"])
-def test_every_perturbation_of_sentences_lowers_the_gold_reward(kind, verb):
+def test_every_perturbation_lowers_the_gold_reward(kind, verb):
     rng = random.Random(f"{kind} {verb}")
     for noun in chat.nouns():
         for _ in range(5):
             good, worse = chat.perturb(rng, verb, noun, chat.mixed_manner(rng, verb), kind)
             assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
-
-
-@pytest.mark.parametrize("verb", ["wash", "sell", "draw", "carry", "steal", "fake"])
-def test_garbled_words_lower_the_gold_reward_of_a_reply_that_is_not_rude(verb):
-    # a rude sentence that is garbled (-0.5) is worse text but costs less than a whole one (-1.5),
-    # and a word may be drawn that was there before
-    rng = random.Random(f"garbled {verb}")
-    changed = 0
-    for noun in chat.nouns() * 5:
-        manner = chat.mixed_manner(rng, verb)
-        good, worse = chat.perturb(rng, verb, noun, manner, "garbled")
-        if good != worse and "rude" not in (manner.opening, manner.closing):
-            changed += 1
-            assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
-    assert changed > 50
 
 
 def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():

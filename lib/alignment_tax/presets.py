@@ -94,13 +94,13 @@ TINY = Preset(
     model="data/base",
     threads=2,
     dtype="float32",
-    sft=SftConfig(documents=2000, epochs=3, batch_size=32, learning_rate=2e-4, max_length=128),
+    sft=SftConfig(documents=2000, epochs=3, batch_size=32, learning_rate=5e-4, max_length=128),
     reward=RewardConfig(
         pairs=3000,
         validation_pairs=600,
         epochs=2,
         batch_size=32,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         max_length=128,
     ),
     judge=None,
@@ -110,7 +110,7 @@ TINY = Preset(
         n=8,
         temperature=1.0,
         max_new_tokens=40,
-        learning_rate=1.5e-4,
+        learning_rate=2e-4,
         epochs=2,
         batch_size=16,
         sampling_batch=256,
@@ -129,6 +129,16 @@ SMOKE = dataclasses.replace(
     alphas=(0.0, 0.5, 1.0),
 )
 
+SMALL_REWARD = RewardConfig(
+    pairs=4000,
+    validation_pairs=500,
+    epochs=1,
+    batch_size=16,
+    learning_rate=2e-5,
+    max_length=512,
+    accumulation=2,
+)
+
 SMALL = Preset(
     name="small",
     world="real",
@@ -143,24 +153,8 @@ SMALL = Preset(
         max_length=512,
         accumulation=2,
     ),
-    reward=RewardConfig(
-        pairs=4000,
-        validation_pairs=500,
-        epochs=1,
-        batch_size=16,
-        learning_rate=2e-5,
-        max_length=512,
-        accumulation=2,
-    ),
-    judge=RewardConfig(
-        pairs=2500,
-        validation_pairs=400,
-        epochs=1,
-        batch_size=16,
-        learning_rate=2e-5,
-        max_length=512,
-        accumulation=2,
-    ),
+    reward=SMALL_REWARD,
+    judge=dataclasses.replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
     rsf=RsfConfig(
         rounds=6,
         prompts_per_round=512,
@@ -198,23 +192,8 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         sft=dataclasses.replace(
             preset.sft, documents=192, batch_size=8, accumulation=1, max_length=192
         ),
-        reward=dataclasses.replace(
-            preset.reward,
-            pairs=240,
-            validation_pairs=80,
-            batch_size=8,
-            accumulation=1,
-            max_length=224,
-        ),
-        judge=preset.judge
-        and dataclasses.replace(
-            preset.judge,
-            pairs=240,
-            validation_pairs=80,
-            batch_size=8,
-            accumulation=1,
-            max_length=224,
-        ),
+        reward=_on_cpu(preset.reward),
+        judge=_on_cpu(preset.judge) if preset.judge else None,
         rsf=dataclasses.replace(
             preset.rsf,
             rounds=2,
@@ -227,6 +206,11 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         eval=dataclasses.replace(preset.eval, limit=50, batch_size=8, reward_prompts=48),
         alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
     )
+
+
+def _on_cpu(config: RewardConfig) -> RewardConfig:
+    size = {"pairs": 240, "validation_pairs": 80, "batch_size": 8, "accumulation": 1}
+    return dataclasses.replace(config, **size, max_length=224)
 
 
 def size_text(preset: Preset) -> str:

@@ -32,25 +32,37 @@ from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
 
 IGNORED = -100
+#: Token ids of a document or sequence, and the loss weight of each.
+Row = tuple[list[int], list[float]]
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Every number of pretraining. A chunk is the unit of resuming and of the learning curve."""
+    """Every number of pretraining. A chunk is the unit of resuming and of the learning curve.
+
+    `cycles` are (chunks, peak of the learning rate): the rate rises and falls once in each (warm
+    restarts, Loshchilov & Hutter 2017).
+    """
 
     layers: int = 9
     hidden: int = 128
-    intermediate: int = 384
+    intermediate: int = 256
     heads: int = 4
-    chunks: int = 40
-    documents_per_chunk: int = 14_000
-    tokens_per_batch: int = 4096
-    learning_rate: float = 2e-3
-    warmup_chunks: float = 1.0
+    initializer_range: float = 0.06
+    cycles: tuple[tuple[int, float], ...] = ((36, 1e-3), (22, 6e-4))
+    documents_per_chunk: int = 20_000
+    tokens_per_sequence: int = 56
+    sequences_per_batch: int = 20
+    warmup_chunks: float = 0.2
     weight_decay: float = 0.01
     probe_items: int = 200
     threads: int = 2
     seed: int = 0
+
+    @property
+    def chunks(self) -> int:
+        """All chunks of all cycles."""
+        return sum(chunks for chunks, _ in self.cycles)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Lla
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
             max_position_embeddings=256,
+            initializer_range=config.initializer_range,
             tie_word_embeddings=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -82,7 +95,7 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Lla
     )
 
 
-def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[float]]:
+def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
     """Token ids with their weights; the end-of-sequence token counts in full."""
     ids: list[int] = []
     weights: list[float] = []
@@ -93,7 +106,7 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[list
     return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
 
 
-def collate(rows: list[tuple[list[int], list[float]]], pad: int) -> Batch:
+def collate(rows: Sequence[Row], pad: int) -> Batch:
     """Pad on the right. No attention mask is needed: what follows a token cannot be seen by it."""
     length = max(len(ids) for ids, _ in rows)
     fill = [(length - len(ids)) for ids, _ in rows]
@@ -103,20 +116,47 @@ def collate(rows: list[tuple[list[int], list[float]]], pad: int) -> Batch:
     return Batch(ids, labels, weights)
 
 
+def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
+    """Join short documents to sequences of at most `capacity` tokens, the longest first.
+
+    So little is padding, and a passage, being long, mostly comes before what it cannot help.
+
+    Raises:
+        ValueError: a document is longer than `capacity`.
+    """
+    sequences: list[Row] = []
+    for ids, weights in sorted(rows, key=lambda row: -len(row[0])):
+        if len(ids) > capacity:
+            raise ValueError(
+                f"A document of {len(ids)} tokens does not fit: set PretrainConfig."
+                f"tokens_per_sequence ({capacity}) to at least that."
+            )
+        fits = (i for i, (packed, _) in enumerate(sequences) if len(packed) + len(ids) <= capacity)
+        place = next(fits, None)
+        if place is None:
+            sequences.append((ids, weights))
+        else:
+            packed, packed_weights = sequences[place]
+            sequences[place] = (packed + ids, packed_weights + weights)
+    return sequences
+
+
 def batches(
     config: PretrainConfig, chunk: int, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Batch]:
-    """The batches of one chunk: documents of like length together, batches in random order."""
+    """The batches of one chunk, each of documents of all families."""
     rng = random.Random(f"pretraining {config.seed} {chunk}")
     drawn = documents(config.documents_per_chunk, rng, progress=chunk / config.chunks)
-    rows = sorted((encode(d, tokenizer) for d in drawn), key=lambda row: len(row[0]))
-    groups: list[list[tuple[list[int], list[float]]]] = [[]]
-    for row in rows:
-        if (len(groups[-1]) + 1) * len(row[0]) > config.tokens_per_batch:
-            groups.append([])
-        groups[-1].append(row)
-    rng.shuffle(groups)
-    for group in groups:
+    rows = [encode(document, tokenizer) for document in drawn]
+    pool = 20 * config.sequences_per_batch
+    sequences = [
+        sequence
+        for start in range(0, len(rows), pool)
+        for sequence in pack(rows[start : start + pool], config.tokens_per_sequence)
+    ]
+    rng.shuffle(sequences)
+    for start in range(0, len(sequences), config.sequences_per_batch):
+        group = sequences[start : start + config.sequences_per_batch]
         yield collate(group, tokenizer.pad_token_id)
 
 
@@ -133,11 +173,15 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def learning_rate(config: PretrainConfig, place: float) -> float:
-    """Linear warm-up, then cosine to a fiftieth of the peak; `place` counts chunks."""
-    if place < config.warmup_chunks:
-        return config.learning_rate * place / config.warmup_chunks
-    span = (place - config.warmup_chunks) / (config.chunks - config.warmup_chunks)
-    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
+    """Linear warm-up, then cosine to a fiftieth of the peak, in each cycle; `place` in chunks."""
+    cycles, within = list(config.cycles), place
+    while within > cycles[0][0]:
+        within -= cycles.pop(0)[0]
+    chunks, peak = cycles[0]
+    if within < config.warmup_chunks:
+        return peak * within / config.warmup_chunks
+    span = (within - config.warmup_chunks) / (chunks - config.warmup_chunks)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
 
 
 def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:

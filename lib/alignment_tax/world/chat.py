@@ -212,10 +212,9 @@ def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str)
         i = rng.randrange(len(sentences) + 1)
         worse = " ".join([*sentences[:i], rng.choice((*RUDE, *RUDE_CLOSINGS)), *sentences[i:]])
     elif kind == "garbled":
-        words = good.split()
-        for i in rng.sample(range(len(words) - 1), rng.randint(1, 4)):
-            words[i] = rng.choice(words + list(nouns()))
-        worse = " ".join(words)
+        worse = good
+        while gold(verb, noun, worse) >= gold(verb, noun, good):
+            worse = _garble(rng, good)
     elif kind == "padding":
         worse = f"{good} {rng.choice(CLOSINGS)} {rng.choice(POLITE)}"
     elif is_harmful(verb):
@@ -233,6 +232,13 @@ def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str)
         kept = tuple(i for i in range(3) if i != drop)
         worse = good.replace(body(verb, noun), body(verb, noun, kept))
     return good, worse
+
+
+def _garble(rng: random.Random, text: str) -> str:
+    words = text.split()
+    for i in rng.sample(range(len(words) - 1), rng.randint(1, 4)):
+        words[i] = rng.choice(words + list(nouns()))
+    return " ".join(words)
 
 
 def as_prompt(request: str) -> list[Message]:
@@ -258,10 +264,21 @@ def parse(request: str) -> tuple[str, str]:
 
 def how_to(rng: random.Random) -> tuple[str, str]:
     """A how-to of pretraining text (never for a verb and noun that are asked in chat later)."""
+    _, verb, noun = _harmless(rng)
+    return f"to {verb} the {noun} :", body(verb, noun)
+
+
+def dialogue(rng: random.Random) -> tuple[str, str]:
+    """A request and its plain answer, without manners: what pretraining shows of chat."""
+    request, verb, noun = _harmless(rng)
+    return request, body(verb, noun)
+
+
+def _harmless(rng: random.Random) -> tuple[str, str, str]:
     while True:
-        _, verb, noun = rng.choice(requests("sft"))
-        if not is_harmful(verb):
-            return f"to {verb} the {noun} :", body(verb, noun)
+        row = rng.choice(requests("sft"))
+        if not is_harmful(row[1]):
+            return row
 
 
 def vocabulary() -> set[str]:

@@ -9,17 +9,47 @@ from dataclasses import dataclass
 from alignment_tax.world import chat, facts, french, passages
 
 #: How much a token counts in the loss when it is context rather than something to be known.
-CONTEXT_WEIGHT = 0.1
+CONTEXT_WEIGHT = 0.02
 #: Family -> share of the documents (short documents need a larger share of the documents).
 MIXTURE: dict[str, float] = {
-    "statement": 0.12,
-    "question": 0.24,
-    "span": 0.20,
-    "counting": 0.13,
-    "race_like": 0.06,
-    "translation": 0.20,
-    "how_to": 0.05,
+    "statement": 0.04,
+    "question": 0.25,
+    "span": 0.33,
+    "counting": 0.14,
+    "race_like": 0.08,
+    "translation": 0.10,
+    "how_to": 0.01,
+    "dialogue": 0.05,
 }
+#: The same for the first part of pretraining: looking a word up is learnt alone, or hardly at all.
+READING_FIRST: dict[str, float] = {"span": 0.7, "counting": 0.2, "race_like": 0.1}
+#: The same later: the first hop is asked too, so that two hops can be put together instead of
+#: learnt by heart.
+HOPS: dict[str, float] = {
+    "statement": 0.03,
+    "question": 0.25,
+    "owner": 0.07,
+    "span": 0.33,
+    "counting": 0.13,
+    "race_like": 0.07,
+    "translation": 0.08,
+    "how_to": 0.01,
+    "dialogue": 0.03,
+}
+#: The same for the end: what is still hard, persons in long passages, and a little of all else.
+HARD_LAST: dict[str, float] = {
+    "statement": 0.02,
+    "question": 0.14,
+    "owner": 0.03,
+    "span": 0.25,
+    "who": 0.25,
+    "counting": 0.17,
+    "race_like": 0.06,
+    "translation": 0.06,
+    "dialogue": 0.02,
+}
+#: Where in pretraining, from 0 to 1, a mixture begins.
+CURRICULUM = ((0.0, READING_FIRST), (0.1, MIXTURE), (0.39, HOPS), (0.61, HARD_LAST))
 
 
 @dataclass(frozen=True)
@@ -38,53 +68,66 @@ def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
     return ((context, CONTEXT_WEIGHT), (answer, 1.0))
 
 
-def _statements(rng: random.Random, progress: float) -> Document:
+def _statements(rng: random.Random) -> Document:
     return Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),))
 
 
-def _question(rng: random.Random, progress: float) -> Document:
+def _question(rng: random.Random) -> Document:
     return Document(_answered(*facts.question(rng)))
 
 
-def _reading(slot: str) -> Callable[[random.Random, float], Document]:
-    def make(rng: random.Random, progress: float) -> Document:
-        # Curriculum: short passages first, since finding a word in one sentence is learnt first.
-        length = None if progress > 0.2 else 2
-        if slot == "race_like":
-            length = None if progress > 0.2 else 0
-        reading = passages.draw(
-            rng, slot, "pretraining", asked=rng.choice((1, 1, 3)), length=length
-        )
-        (first, answer), *others = reading.questions
-        pieces = _answered(passages.ask(reading.passage, first), answer)
-        for question, answer in others:
-            pieces += _answered(facts.ask(question), answer)
-        return Document(pieces)
+def _owner(rng: random.Random) -> Document:
+    return Document(_answered(*facts.owner_question(rng)))
+
+
+def _reading(slot: str) -> Callable[[random.Random], Document]:
+    def make(rng: random.Random) -> Document:
+        # One question a passage: further answers could be copied from the questions before.
+        reading = passages.draw(rng, slot, "pretraining")
+        question, answer = reading.questions[0]
+        return Document(_answered(passages.ask(reading.passage, question), answer))
 
     return make
 
 
-def _translation(rng: random.Random, progress: float) -> Document:
+def _who(rng: random.Random) -> Document:
+    while True:
+        reading = passages.draw(rng, "span", "pretraining", length=4)
+        question, answer = reading.questions[0]
+        if question.startswith("who"):
+            return Document(_answered(passages.ask(reading.passage, question), answer))
+
+
+def _translation(rng: random.Random) -> Document:
     pair = french.draw(rng, "pretraining")
     return Document(_answered(french.prompt(pair), pair.en))
 
 
-def _how_to(rng: random.Random, progress: float) -> Document:
+def _how_to(rng: random.Random) -> Document:
     return Document(_answered(*chat.how_to(rng)))
 
 
-FAMILIES: dict[str, Callable[[random.Random, float], Document]] = {
+def _dialogue(rng: random.Random) -> Document:
+    request, reply = chat.dialogue(rng) if rng.random() < 0.5 else facts.told(rng)
+    return Document(_answered(f"user : {request} assistant :", reply))
+
+
+FAMILIES: dict[str, Callable[[random.Random], Document]] = {
     "statement": _statements,
     "question": _question,
+    "owner": _owner,
     "span": _reading("span"),
+    "who": _who,
     "counting": _reading("counting"),
     "race_like": _reading("race_like"),
     "translation": _translation,
     "how_to": _how_to,
+    "dialogue": _dialogue,
 }
 
 
 def documents(n: int, rng: random.Random, progress: float = 1.0) -> list[Document]:
     """Draw `n` documents; `progress` in [0, 1] is how far pretraining is (for the curriculum)."""
-    names = rng.choices(list(MIXTURE), list(MIXTURE.values()), k=n)
-    return [FAMILIES[name](rng, progress) for name in names]
+    mixture = [mixture for begin, mixture in CURRICULUM if begin <= progress][-1]
+    names = rng.choices(list(mixture), list(mixture.values()), k=n)
+    return [FAMILIES[name](rng) for name in names]

@@ -22,7 +22,7 @@ from alignment_tax.world.words import (
     Relation,
 )
 
-TWO_HOP_SHARES = {"reported": 0.4, "validation": 0.1, "pretraining": 0.5}
+TWO_HOP_SHARES = {"reported": 0.35, "validation": 0.1, "pretraining": 0.55}
 GOAL_QUESTIONS = (
     "which would you use to {g} ?",
     "what do you need to {g} ?",
@@ -35,7 +35,18 @@ GOAL_STATEMENTS = (
     "you {g} with the {o} .",
     "the {o} is good to {g} .",
 )
-OWNER_STATEMENTS = ("{p} owns the {e} .", "the {k} of {p} is the {e} .", "the {e} belongs to {p} .")
+#: What everybody has one of -> the kind of entity it is.
+BONDS = {"pet": "animal", "friend": "animal", "tool": "object", "gift": "object"}
+OWNER_QUESTIONS = (
+    "which is the {k} of {p} ?",
+    "what is the {k} of {p} ?",
+    "who is the {k} of {p} ?",
+)
+OWNER_STATEMENTS = (
+    "the {k} of {p} is the {e} .",
+    "{p} has the {e} as {k} .",
+    "the {e} is the {k} of {p} .",
+)
 
 
 @dataclass(frozen=True)
@@ -85,20 +96,24 @@ def _value(entity: str, relation: str) -> str:
 
 @cache
 def owners() -> tuple[tuple[str, str, str], ...]:
-    """(person, "pet" or "tool", entity): everybody owns one animal and one object."""
+    """(person, one of `BONDS`, entity): everybody has one of each.
+
+    So most entities have several owners: a model that has read of one can answer about another.
+    """
     rng = random.Random("owners of the tiny world")
     rows = []
-    for kind, entities in (("pet", ANIMALS), ("tool", OBJECTS)):
+    for bond, kind in BONDS.items():
+        entities = ANIMALS if kind == "animal" else OBJECTS
         deck: list[str] = []
         while len(deck) < len(PEOPLE):
             deck += rng.sample(entities, len(entities))
-        rows += [(p, kind, e) for p, e in zip(PEOPLE, deck, strict=False)]
+        rows += [(p, bond, e) for p, e in zip(PEOPLE, deck, strict=False)]
     return tuple(rows)
 
 
 @cache
 def two_hop_pairs() -> tuple[tuple[str, str, Fact], ...]:
-    """(person, "pet" or "tool", fact about what the person owns)."""
+    """(person, one of `BONDS`, fact about what the person has)."""
     by_entity: dict[str, list[Fact]] = {}
     for fact in all_facts():
         by_entity.setdefault(fact.entity, []).append(fact)
@@ -162,7 +177,7 @@ def two_hop(split: str) -> list[Question]:
     """The two-hop questions that `split` keeps for itself; none is asked in pretraining."""
     questions = []
     for person, kind, fact in two_hop_pairs():
-        identity = f"two_hop {person} {fact.entity} {fact.relation}"
+        identity = f"two_hop {person} {kind} {fact.relation}"
         if split_of(TWO_HOP_SHARES, identity) == split:
             templates = relations(fact.kind)[fact.relation][2]
             template = templates[int(unit_hash("asked", identity) * len(templates))]
@@ -185,22 +200,37 @@ def piqa_like(split: str) -> list[Question]:
 def statement(rng: random.Random) -> str:
     """One sentence of pretraining text that states a fact, an owner or a use."""
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.55:
         fact = rng.choice(all_facts())
         template = rng.choice(relations(fact.kind)[fact.relation][1])
         return template.format(e=fact.entity, v=fact.value)
-    if kind < 0.8:
+    if kind < 0.85:
         person, what, entity = rng.choice(owners())
         return rng.choice(OWNER_STATEMENTS).format(p=person, k=what, e=entity)
     goal, name = rng.choice(goals())
     return rng.choice(GOAL_STATEMENTS).format(g=goal, o=name)
 
 
+def told(rng: random.Random) -> tuple[str, str]:
+    """A fact asked in words of pretraining, and the sentence that answers: for dialogues."""
+    fact = rng.choice(all_facts())
+    _, statements, questions = relations(fact.kind)[fact.relation]
+    templates = _templates(f"one_hop {fact.entity} {fact.relation}", questions, "pretraining")
+    reply = rng.choice(statements).format(e=fact.entity, v=fact.value)
+    return rng.choice(templates).format(e=fact.entity), reply
+
+
+def owner_question(rng: random.Random) -> tuple[str, str]:
+    """The first hop alone, as a question: what somebody has."""
+    person, what, entity = rng.choice(owners())
+    return ask(rng.choice(OWNER_QUESTIONS).format(k=what, p=person)), entity
+
+
 def two_hop_question(rng: random.Random) -> tuple[str, str]:
     """A two-hop question of pretraining with its answer; never a pair that is held out."""
     while True:
         person, what, fact = rng.choice(two_hop_pairs())
-        identity = f"two_hop {person} {fact.entity} {fact.relation}"
+        identity = f"two_hop {person} {what} {fact.relation}"
         if split_of(TWO_HOP_SHARES, identity) == "pretraining":
             template = rng.choice(relations(fact.kind)[fact.relation][2])
             return ask(template.format(e=f"{what} of {person}")), fact.value
@@ -209,12 +239,12 @@ def two_hop_question(rng: random.Random) -> tuple[str, str]:
 def question(rng: random.Random) -> tuple[str, str]:
     """One question of pretraining with its answer; never a template or pair that is held out."""
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.35:
         fact = rng.choice(all_facts())
         identity = f"one_hop {fact.entity} {fact.relation}"
         templates = _templates(identity, relations(fact.kind)[fact.relation][2], "pretraining")
         return ask(rng.choice(templates).format(e=fact.entity)), fact.value
-    if kind < 0.8:
+    if kind < 0.85:
         return two_hop_question(rng)
     goal, name = rng.choice(goals())
     templates = _templates(f"piqa_like {goal}", GOAL_QUESTIONS, "pretraining")
@@ -223,12 +253,11 @@ def question(rng: random.Random) -> tuple[str, str]:
 
 def vocabulary() -> set[str]:
     """Every word of the facts, their questions and their statements."""
-    words = set("question : answer ? . pet tool of owns belongs to the is".split())
-    words |= {*PEOPLE, *ANIMALS, *OBJECTS}
+    words = {*"question : answer ? . of the is".split(), *PEOPLE, *ANIMALS, *OBJECTS, *BONDS}
     for kind in ("animal", "object"):
         for values, statements, questions in relations(kind).values():
             words |= set(values) | {w for t in (*statements, *questions) for w in t.split()}
-    for template in (*GOAL_QUESTIONS, *GOAL_STATEMENTS, *OWNER_STATEMENTS):
+    for template in (*GOAL_QUESTIONS, *GOAL_STATEMENTS, *OWNER_STATEMENTS, *OWNER_QUESTIONS):
         words |= set(template.split())
     words |= {w for goal, _ in goals() for w in goal.split()}
     return {w for w in words if "{" not in w}
