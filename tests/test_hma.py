@@ -29,6 +29,7 @@ from alignment_tax.merge.hma import (
     project,
     schedule,
     softmax_ratios,
+    start_scores,
 )
 from alignment_tax.merge.parts import Partition, PartSweep, partition
 from alignment_tax.merge.released_code import (
@@ -291,6 +292,24 @@ def test_the_mixture_is_plain_averaging_to_the_bit_at_equal_ratios() -> None:
     for alpha in (0.0, 0.3, 0.5, 0.8, 1.0):
         mixed = mixture.weights(dict.fromkeys(mixture.partition.parts, alpha))
         plain = average(before, after, alpha)
+        assert all(torch.equal(mixed[name], plain[name]) for name in mixed)
+
+
+@pytest.mark.parametrize("parameterisation", ["softmax", "eq11"])
+def test_every_search_starts_from_plain_averaging_to_the_bit(parameterisation: str) -> None:
+    _, mixture = mixture_of_llamas()
+    for alpha in (0.1, 0.2, 0.3, 0.6, 0.7, 0.9):
+        config = dataclasses.replace(TOY, alpha=alpha, parameterisation=parameterisation)
+        scores = start_scores(config, 3)
+        ratios = (
+            eq11_ratios(scores, alpha, THIRDS, 0.2)
+            if parameterisation == "eq11"
+            else softmax_ratios(scores, alpha, THIRDS)
+        )
+        blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
+        others = dict.fromkeys(mixture.partition.others, alpha)
+        mixed = mixture.weights({**others, **blocks})
+        plain = average(mixture.theta_0, mixture.theta, alpha)
         assert all(torch.equal(mixed[name], plain[name]) for name in mixed)
 
 
