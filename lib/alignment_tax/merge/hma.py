@@ -1,0 +1,549 @@
+"""Heterogeneous model averaging (HMA): the best ratio for each block of layers, found by gradient.
+
+theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for K blocks of layers, whose ratios have
+the fixed mean alpha, so that HMA compares with plain averaging at alpha (paper, section 6). The
+ratios maximise the likelihood of the RLHF policy's own best replies (Eq. 8-9): no data from the
+skills that are to be kept. Both models are frozen; K numbers are all that is learned.
+
+Two ways from K free scores to ratios: the paper's Eq. 11 with its missing factor K put back, and a
+softmax on the simplex whose overflow above 1 is handed on. A grid search over the simplex (K = 3)
+says how good either is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from tqdm import tqdm
+
+from alignment_tax.merge.average import (
+    MergeError,
+    State,
+    check_compatible,
+    check_fits_model,
+    mix,
+    own_tensors,
+    tied_names,
+)
+from alignment_tax.merge.parts import (
+    TOLERANCE,
+    MeanOver,
+    Partition,
+    block_shares,
+    check_depth,
+    check_partition,
+    ratios_of_blocks,
+)
+from alignment_tax.train.loop import IGNORED, check_finite, collate
+
+Parameterisation = Literal["softmax", "eq11"]
+Extra = Callable[[State], Tensor]
+Example = tuple[list[int], list[int]]
+
+WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
+
+
+@dataclass(frozen=True)
+class HmaConfig:
+    """Every number of one search for ratios.
+
+    Attributes:
+        alpha: Mean ratio, strictly between 0 and 1; the weight of the aligned model.
+        learning_rate: Adam's, for the K scores (of order 1: think 0.05, not 2e-5).
+        epochs: Passes over the examples.
+        batch_size: Examples per step, and in the evaluation on all of them.
+        parameterisation: "softmax" (see `softmax_ratios`) or "eq11" (see `eq11_ratios`).
+        eps: Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9.
+        mean_over: "blocks" holds the plain mean of the ratios (paper), "parameters" the mean
+            weighted by the blocks' sizes.
+        fixed: Ratios of parts that are no blocks; those not named are mixed by alpha. The paper's
+            released code has {"embeddings": 0.0, "norms": 0.0}.
+        penalty: c_k of the regulariser sum_k c_k |alpha_k - alpha|, one per block; () for none.
+            The paper holds the middle block tightest (D.5).
+        evaluate_every: Steps from one evaluation on all examples to the next; the best ratios
+            among those evaluated are kept.
+        seed: Order of the examples.
+    """
+
+    alpha: float
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    parameterisation: Parameterisation = "softmax"
+    eps: float = 0.2
+    mean_over: MeanOver = "blocks"
+    fixed: Mapping[str, float] | None = None
+    penalty: tuple[float, ...] = ()
+    evaluate_every: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Ratios of the blocks after `step` steps, and the objective there (lower is better).
+
+    `batch` is the objective on the next batch, `full` on all examples; None where not computed.
+    """
+
+    step: int
+    ratios: tuple[float, ...]
+    batch: float | None
+    full: float | None
+
+
+@dataclass(frozen=True)
+class HmaResult:
+    """What a search found.
+
+    Attributes:
+        ratios: One per part, ready for `PartSweep.set`.
+        blocks: The ratios of the blocks alone, in order from the input.
+        objective: On all examples, at `ratios`: mean negative log-likelihood in nats per reply
+            token, plus whatever was added. Lower is better.
+        equal: The same at equal ratios, that is for plain averaging at alpha.
+        step: After how many steps the ratios were found.
+        path: Every step; for a grid search every point of the grid.
+    """
+
+    ratios: dict[str, float]
+    blocks: tuple[float, ...]
+    objective: float
+    equal: float
+    step: int
+    path: list[Step]
+
+
+class Objective(Protocol):
+    """A mean loss over `len(self)` examples, as a function of the weights."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
+        """Return the mean over the chosen examples, a scalar."""
+
+
+class Mixture:
+    """theta(alpha_1, ..., alpha_K) as a differentiable function of the ratios.
+
+    What is held are references to the two models (copies only of what lies on another device), and
+    for one step the mixed weights. No gradient or optimiser state has the size of the model.
+
+    Args:
+        model: the network that the weights belong to; it is neither changed nor trained.
+        theta_0, theta: weights before and after RLHF; either may be `model.state_dict()`, as long
+            as nobody writes into the model meanwhile.
+        partition: of the model.
+
+    Raises:
+        MergeError: the two do not fit together or to the model, or the parts do not.
+    """
+
+    def __init__(
+        self, model: nn.Module, theta_0: State, theta: State, partition: Partition
+    ) -> None:
+        check_depth(theta_0, theta)
+        check_compatible(theta_0, theta)
+        targets = own_tensors(model)
+        for state in (theta_0, theta):
+            check_fits_model(targets, tied_names(model.state_dict()), state)
+        check_partition(partition, targets)
+        self.partition = partition
+        self.theta_0 = {n: theta_0[n].detach().to(t.device) for n, t in targets.items()}
+        self.theta = {n: theta[n].detach().to(t.device) for n, t in targets.items()}
+
+    def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+        """Return the mixed weights; gradients flow to those ratios that are tensors with gradients.
+
+        Args:
+            ratios: one number per part (float64 scalars), which need not lie in [0, 1].
+        """
+        mixed: dict[str, Tensor] = {}
+        for part, names in self.partition.parts.items():
+            ratio = torch.as_tensor(ratios[part], dtype=torch.float64)
+            mixed |= {n: _Mix.apply(ratio, self.theta_0[n], self.theta[n]) for n in names}
+        return mixed
+
+
+class _Mix(torch.autograd.Function):
+    """`average.mix` to the bit, with a gradient for alpha; only the two ends are kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(alpha, start, end)
+        return mix(start, end, alpha.item())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        alpha, start, end = ctx.saved_tensors
+        slope = (_wide(gradients[0]) * (_wide(end) - _wide(start))).sum()
+        return slope.to(alpha), None, None
+
+
+# --- what is minimised --------------------------------------------------------------------------
+
+
+class ReplyLikelihood:
+    """Negative log-likelihood of replies (Eq. 9), in nats per reply token.
+
+    A batch is scaled by the mean length of ALL replies, so that the mean over batches is Eq. 9
+    times a constant, whatever the batches. The forward pass is in the precision of the weights:
+    under bfloat16 autocast the effect of a small change of a ratio would vanish in rounding.
+
+    Args:
+        model: the network, in eval mode.
+        examples: (input ids, labels) as from `train.loop.encode`, one per prompt and reply.
+
+    Raises:
+        ValueError: no examples, or one without a reply token.
+    """
+
+    def __init__(self, model: nn.Module, examples: Sequence[Example]) -> None:
+        counts = [sum(label != IGNORED for label in labels) for _, labels in examples]
+        if not counts or min(counts) == 0:
+            which = f"example {counts.index(0)} has none" if counts else "there are no examples"
+            raise ValueError(f"Every example needs a reply of at least one token; {which}.")
+        self.model = model
+        self.examples = examples
+        self.tokens_per_reply = sum(counts) / len(counts)
+
+    def __len__(self) -> int:
+        """Return the number of replies."""
+        return len(self.examples)
+
+    def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
+        """Return the loss of the chosen replies under these weights, a scalar."""
+        where = next(iter(weights.values())).device
+        batch = collate([self.examples[i] for i in chosen], 0, where)
+        labels = batch.pop("labels")[:, 1:]
+        logits = functional_call(self.model, dict(weights), kwargs=batch).logits[:, :-1]
+        total = functional.cross_entropy(
+            _wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return total / (len(chosen) * self.tokens_per_reply)
+
+
+class KlToStart:
+    """KL(theta_0 || mixed model) on generic texts, in nats per token: an `extra` for the objective.
+
+    Averaging gives up what theta_0 knew where replies do not ask for it; this asks for it, on texts
+    that need not come from any benchmark. The distributions of theta_0 are computed once.
+
+    Args:
+        model: the network, in eval mode.
+        theta_0: weights before RLHF, each tied tensor once (`mixture.theta_0`).
+        texts: token ids of each text; keep them few, tokens x vocabulary numbers are held.
+        weight: of the term in the objective.
+
+    Raises:
+        ValueError: no texts, or an empty one.
+    """
+
+    def __init__(
+        self, model: nn.Module, theta_0: State, texts: Sequence[Sequence[int]], weight: float
+    ) -> None:
+        if not texts or not all(texts):
+            raise ValueError("The KL term needs texts of at least one token each.")
+        where = next(model.parameters()).device
+        self.model, self.weight = model, weight
+        self.batch = collate([(list(ids), list(ids)) for ids in texts], 0, where)
+        del self.batch["labels"]
+        with torch.no_grad():
+            self.start = self._log_probs(theta_0)
+
+    def _log_probs(self, weights: State) -> Tensor:
+        logits = functional_call(self.model, dict(weights), kwargs=self.batch).logits
+        kept = logits[self.batch["attention_mask"].bool()]
+        return torch.log_softmax(_wide(kept), dim=-1)
+
+    def __call__(self, weights: State) -> Tensor:
+        """Return weight * KL under these weights, a scalar."""
+        now = self._log_probs(weights)
+        total = functional.kl_div(now, self.start, log_target=True, reduction="sum")
+        return self.weight * total / len(self.start)
+
+
+# --- from scores to ratios ----------------------------------------------------------------------
+
+
+def softmax_ratios(scores: Tensor, alpha: float, shares: Tensor) -> Tensor:
+    """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
+
+    Equal scores give equal ratios. What a block would have above 1 goes to the others, in
+    proportion (`project`), so the whole box can be reached.
+    """
+    return project(torch.softmax(scores, dim=0), alpha, shares)
+
+
+def eq11_ratios(scores: Tensor, alpha: float, shares: Tensor, eps: float) -> Tensor:
+    """Return the ratios of the paper's Eq. 11, with the factor K that its text lacks. Shape (K,).
+
+    a_k = sigmoid(s_k) + eps and alpha_k = alpha a_k / mean(a). As printed (sum in place of mean)
+    the ratios would have the mean alpha / K. The larger eps, the narrower the interval that can be
+    reached: [0.6 alpha, 1.5 alpha] for K = 3 and eps = 1.
+    """
+    raw = torch.sigmoid(scores) + eps
+    return alpha * raw / (shares @ raw)
+
+
+def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
+    """Return the ratios of mean alpha in [0, 1] that are nearest to `raw` in relative entropy.
+
+    All are scaled alike until a ratio reaches 1; it stays there, and the others share what is left.
+
+    Args:
+        raw: (K,) positive numbers.
+        alpha: mean, in (0, 1).
+        shares: (K,) weights of the mean, sum 1.
+    """
+    full = torch.zeros_like(raw, dtype=torch.bool)
+    while True:
+        room = alpha - shares[full].sum()
+        ratios = torch.where(full, 1.0, raw * (room / (shares * raw)[~full].sum()))
+        over = ratios.detach() > 1
+        if not over.any():
+            return ratios
+        full = full | over
+
+
+def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
+
+    The first two ratios walk in steps of `step` from alpha, the third follows from the mean.
+
+    Raises:
+        MergeError: not three blocks (over more a grid is too large), or a step outside (0, 1].
+    """
+    if len(shares) != 3:
+        raise MergeError(f"The grid search is for K = 3 blocks, not {len(shares)}.")
+    if not 0 < step <= 1:
+        raise MergeError(f"The step of the grid is {step}: it must lie in (0, 1].")
+    reach = math.ceil(1 / step)
+    moves = [i * step for i in range(-reach, reach + 1) if _in_box(alpha + i * step)]
+    triples = [(a, b, -(shares[0] * a + shares[1] * b) / shares[2]) for a in moves for b in moves]
+    # rounding of the last bit may lead out of the box
+    return [
+        tuple(min(1.0, max(0.0, alpha + move)) for move in triple)
+        for triple in triples
+        if all(_in_box(alpha + move) for move in triple)
+    ]
+
+
+# --- search -------------------------------------------------------------------------------------
+
+
+def learn_ratios(
+    mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None = None
+) -> HmaResult:
+    """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
+
+    Adam on K scores (one tensor, given to the optimiser once), cosine schedule with warm-up. It
+    starts at equal ratios, which is plain averaging, and returns the best ratios that were
+    evaluated on all examples, so on these it is never worse.
+
+    Args:
+        mixture: the two models and their parts.
+        objective: usually `ReplyLikelihood` of the RLHF policy's best replies.
+        config: numbers of the search.
+        extra: a term added to the objective at every step, as `KlToStart`.
+
+    Raises:
+        MergeError: numbers that make no sense; the message says which.
+        TrainingDiverged: an objective or gradient that is no finite number.
+    """
+    search = _Search(mixture, objective, config, extra)
+    check_reach(config, search.shares.tolist())
+    scores = start_scores(config, len(mixture.partition.blocks)).requires_grad_()
+    optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
+    batches = list(epoch_batches(len(objective), config))
+    path: list[Step] = []
+    for step, chosen in enumerate(tqdm(batches, desc="learning ratios", unit="step", leave=False)):
+        ratios = search.ratios(scores)
+        full = search.full(ratios) if step % config.evaluate_every == 0 else None
+        loss = search.loss(ratios, chosen)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * schedule(step, len(batches))
+        (scores.grad,) = torch.autograd.grad(loss, scores)
+        values = {"objective": loss.item(), "gradient": scores.grad.norm().item()}
+        check_finite(values, step + 1, config.learning_rate)
+        optimizer.step()
+        path.append(Step(step, tuple(ratios.tolist()), loss.item(), full))
+    last = search.ratios(scores)
+    path.append(Step(len(batches), tuple(last.tolist()), None, search.full(last)))
+    return search.result(path, equal=path[0])
+
+
+def grid_search(
+    mixture: Mixture,
+    objective: Objective,
+    config: HmaConfig,
+    step: float,
+    extra: Extra | None = None,
+) -> HmaResult:
+    """Evaluate the objective on a grid over the simplex (K = 3): the reference for `learn_ratios`.
+
+    Args:
+        mixture, objective, config, extra: see `learn_ratios`; learning rate, epochs and
+            parameterisation play no part.
+        step: distance between ratios on the grid; 0.1 means 91 evaluations at alpha 0.5.
+
+    Raises:
+        MergeError: not three blocks, or numbers that make no sense.
+    """
+    search = _Search(mixture, objective, config, extra)
+    grid = grid_ratios(config.alpha, step, search.shares.tolist())
+    path = [
+        Step(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
+        for i, point in enumerate(tqdm(grid, desc="searching the grid", unit="point", leave=False))
+    ]
+    centre = next(row for row in path if set(row.ratios) == {config.alpha})
+    return search.result(path, equal=centre)
+
+
+class _Search:
+    """What the two searches share: ratios, objective on a batch and on all examples, result."""
+
+    def __init__(
+        self, mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None
+    ) -> None:
+        shares = block_shares(mixture.partition, mixture.theta_0, config.mean_over)
+        check_config(config, shares)
+        self.mixture, self.objective, self.config, self.extra = mixture, objective, config, extra
+        self.shares = torch.tensor(shares, dtype=torch.float64)
+        blocks = [config.alpha] * len(shares)
+        self.equal = ratios_of_blocks(mixture.partition, blocks, config.alpha, fixed=config.fixed)
+
+    def ratios(self, scores: Tensor) -> Tensor:
+        """Return the K ratios of these scores."""
+        if self.config.parameterisation == "eq11":
+            return eq11_ratios(scores, self.config.alpha, self.shares, self.config.eps)
+        return softmax_ratios(scores, self.config.alpha, self.shares)
+
+    def weights(self, ratios: Tensor) -> dict[str, Tensor]:
+        """Return the weights mixed by these ratios of the blocks."""
+        blocks = dict(zip(self.mixture.partition.blocks, ratios.unbind(), strict=True))
+        return self.mixture.weights({**self.equal, **blocks})
+
+    def added(self, ratios: Tensor, weights: State) -> Tensor:
+        """Return regulariser and extra term."""
+        costs = torch.tensor(self.config.penalty or [0.0] * len(ratios), dtype=torch.float64)
+        penalty = (costs * (ratios - self.config.alpha).abs()).sum()
+        return penalty if self.extra is None else penalty + self.extra(weights).to(penalty)
+
+    def loss(self, ratios: Tensor, chosen: Sequence[int]) -> Tensor:
+        """Return the objective on a batch."""
+        weights = self.weights(ratios)
+        added = self.added(ratios, weights)
+        return self.objective(weights, chosen).to(added) + added
+
+    @torch.no_grad()
+    def full(self, ratios: Tensor) -> float:
+        """Return the objective on all examples."""
+        weights = self.weights(ratios)
+        value = mean_objective(self.objective, weights, self.config.batch_size)
+        value += self.added(ratios, weights).item()
+        check_finite({"objective": value}, 1, self.config.learning_rate)
+        return value
+
+    def result(self, path: list[Step], equal: Step) -> HmaResult:
+        """Return the best of the evaluated steps, the first among equals."""
+        evaluated = [(row.full, row) for row in path if row.full is not None]
+        objective, best = min(evaluated, key=lambda pair: pair[0])
+        ratios = ratios_of_blocks(
+            self.mixture.partition,
+            best.ratios,
+            self.config.alpha,
+            fixed=self.config.fixed,
+            shares=self.shares.tolist(),
+        )
+        at_equal = next(full for full, row in evaluated if row is equal)
+        return HmaResult(ratios, best.ratios, objective, at_equal, best.step, path)
+
+
+@torch.no_grad()
+def mean_objective(objective: Objective, weights: State, batch_size: int) -> float:
+    """Return the objective on all its examples, computed in batches."""
+    count = len(objective)
+    chunks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+    return math.fsum(len(c) * objective(weights, c).item() for c in chunks) / count
+
+
+def start_scores(config: HmaConfig, blocks: int) -> Tensor:
+    """Return K equal scores, so equal ratios; for Eq. 11 logit(alpha), as the released code."""
+    alpha = torch.full((blocks,), config.alpha, dtype=torch.float64)
+    return torch.logit(alpha) if config.parameterisation == "eq11" else torch.zeros_like(alpha)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Return the factor of the learning rate at a step (from 0): linear warm-up, half cosine."""
+    warm = math.ceil(WARMUP * steps)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
+    """Yield batches of example numbers, each epoch in another order."""
+    rng = np.random.default_rng(config.seed)
+    for _ in range(config.epochs):
+        order = rng.permutation(count).tolist()
+        yield from (order[i : i + config.batch_size] for i in range(0, count, config.batch_size))
+
+
+def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
+    """Refuse numbers of a search that make no sense for blocks of these shares.
+
+    Raises:
+        MergeError: the message names the number and says what to do.
+    """
+    if len(shares) < 2:
+        raise MergeError("With one block there is nothing to search: its ratio is the mean.")
+    if not 0 < config.alpha < 1:
+        raise MergeError(
+            f"alpha = {config.alpha}: it must lie strictly between 0 and 1. At either end the mean "
+            "leaves one choice, all ratios alike."
+        )
+    if config.parameterisation not in get_args(Parameterisation):
+        known = ", ".join(get_args(Parameterisation))
+        raise MergeError(
+            f"There is no parameterisation {config.parameterisation!r}. Choose from: {known}."
+        )
+    if config.learning_rate <= 0 or min(config.epochs, config.batch_size) < 1:
+        raise MergeError("The search needs learning_rate > 0, epochs >= 1 and batch_size >= 1.")
+    if config.evaluate_every < 1:
+        raise MergeError(f"evaluate_every is {config.evaluate_every}: it must be at least 1 step.")
+    if config.penalty and (len(config.penalty) != len(shares) or min(config.penalty) < 0):
+        raise MergeError(
+            f"penalty has {len(config.penalty)} numbers for {len(shares)} blocks: give one of 0 or "
+            "more for each, or none."
+        )
+
+
+def check_reach(config: HmaConfig, shares: Sequence[float]) -> None:
+    """Refuse Eq. 11 where some scores would give a ratio above 1: alpha too high for this eps.
+
+    Raises:
+        MergeError: with the smallest eps that will do.
+    """
+    least = (config.alpha - min(shares)) / (1 - config.alpha)
+    if config.parameterisation == "eq11" and config.eps < max(0.0, least):
+        raise MergeError(
+            f"With eps = {config.eps} Eq. 11 can give a ratio above 1 at alpha = {config.alpha}: "
+            f"take an eps of {max(0.0, least):.4g} or more, or the softmax."
+        )
+
+
+def _in_box(ratio: float) -> bool:
+    return -TOLERANCE <= ratio <= 1 + TOLERANCE
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

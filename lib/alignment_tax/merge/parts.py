@@ -1,0 +1,315 @@
+"""Average part by part: another alpha for every block of layers (paper, sections 4.2 and 6).
+
+A `Partition` cuts a model into blocks of layers, counted from the input, and what is no layer:
+embeddings, norms, head. With one alpha per part, theta^[k] = theta_0^[k] + alpha_k (theta -
+theta_0)^[k], one can average a single part and keep the others aligned (Figure 4), or search for
+the best ratios (`merge.hma`). `alpha` is the weight of the aligned model, as everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+
+from alignment_tax.merge.average import (
+    MergeError,
+    State,
+    Sweep,
+    check_alpha,
+    kind_of,
+    mix,
+    own_tensors,
+)
+
+Ratios = Mapping[str, float]
+MeanOver = Literal["blocks", "parameters"]
+
+THIRDS = ("input", "middle", "output")
+OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
+REST = "rest"
+LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+TOLERANCE = 1e-9  # of a mean that is held exactly, up to the rounding of float64
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A model's tensors, each in exactly one part.
+
+    Attributes:
+        blocks: Blocks of layers in order from the input: name of the block to names of tensors.
+            They hold the matrices (and biases) of attention and MLP.
+        others: What is in no block: "embeddings", "norms" (those inside layers too), "head" (if it
+            is not tied to the embedding), "rest" (biases outside layers, buffers).
+    """
+
+    blocks: Mapping[str, tuple[str, ...]]
+    others: Mapping[str, tuple[str, ...]]
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """All parts, blocks first."""
+        return {**self.blocks, **self.others}
+
+
+def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
+    """Cut a model into blocks of layers, embeddings, norms and head.
+
+    K blocks are as equal as whole layers allow: block k ends at layer floor(k L / K), so that 26
+    layers in three are the paper's 1-8, 9-17, 18-26. Three blocks are called input, middle and
+    output; any other number "layers 1-4" and so on.
+
+    Args:
+        model: its tensors carry the number of their layer, as in "model.layers.0.mlp.up.weight".
+        blocks: K, or the sizes of the blocks in layers.
+
+    Raises:
+        MergeError: the model has no numbered layers, or fewer than K, or the sizes do not add up.
+    """
+    tensors = own_tensors(model)
+    place = {number: i for i, number in enumerate(layer_numbers(tensors))}
+    sizes = block_sizes(len(place), blocks) if isinstance(blocks, int) else tuple(blocks)
+    if min(sizes, default=0) < 1 or sum(sizes) != len(place):
+        raise MergeError(
+            f"The blocks have {', '.join(map(str, sizes))} layers, which must be at least 1 each "
+            f"and {len(place)} in all: that is how many layers the model has."
+        )
+    names = block_names(sizes)
+    block_of = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+    in_blocks: dict[str, list[str]] = {name: [] for name in names}
+    in_others: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        kind, layer = kind_of(name, tensor), layer_number(name)
+        if kind in OTHER_PARTS or layer is None:
+            in_others.setdefault(OTHER_PARTS.get(kind, REST), []).append(name)
+        else:
+            in_blocks[block_of[place[layer]]].append(name)
+    if empty := [name for name in names if not in_blocks[name]]:
+        raise MergeError(f"Block {empty[0]!r} has no matrix: take fewer or larger blocks.")
+    return Partition(
+        {name: tuple(held) for name, held in in_blocks.items()},
+        {name: tuple(held) for name, held in sorted(in_others.items())},
+    )
+
+
+def layer_number(name: str) -> int | None:
+    """Return the number in a tensor's name that says its layer, or None outside the layers."""
+    found = LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def layer_numbers(names: Mapping[str, object]) -> list[int]:
+    """Return the numbers of the layers that these tensors belong to, in order."""
+    return sorted({number for name in names if (number := layer_number(name)) is not None})
+
+
+def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
+    """Return how many layers each of K blocks has: block k ends at layer floor(k L / K).
+
+    Raises:
+        MergeError: K is below 1 or above the number of layers.
+    """
+    if not 1 <= blocks <= layers:
+        raise MergeError(
+            f"{blocks} blocks cannot be cut from {layers} layers: choose K from 1 to {layers}."
+            if layers
+            else "No tensor's name holds the number of a layer (as in 'model.layers.0.mlp.up'), so "
+            "there are no blocks to cut."
+        )
+    ends = [k * layers // blocks for k in range(blocks + 1)]
+    return tuple(end - start for start, end in pairwise(ends))
+
+
+def block_names(sizes: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of blocks of these sizes; layers are counted from 1, as in the paper."""
+    if len(sizes) == len(THIRDS):
+        return THIRDS
+    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    return tuple(
+        f"layer {end}" if size == 1 else f"layers {end - size + 1}-{end}"
+        for size, end in zip(sizes, ends, strict=True)
+    )
+
+
+def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
+    """Return the ratios that average one part and leave all others aligned (paper, Figure 4).
+
+    Raises:
+        MergeError: there is no such part, or alpha lies outside [0, 1].
+    """
+    ratios = {**dict.fromkeys(partition.parts, 1.0), part: alpha}
+    check_ratios(partition, ratios)
+    return ratios
+
+
+def ratios_of_blocks(
+    partition: Partition,
+    values: Sequence[float],
+    alpha: float,
+    *,
+    fixed: Ratios | None = None,
+    shares: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """Return the ratio of every part from K ratios of blocks whose mean is alpha.
+
+    Args:
+        partition: of the model.
+        values: one ratio per block, in order from the input.
+        alpha: their mean; also the ratio of the parts that are no blocks.
+        fixed: other ratios for some of those parts, as {"embeddings": 0.0, "norms": 0.0}.
+        shares: weights of the mean (see `block_shares`); by default every block counts alike.
+
+    Raises:
+        MergeError: another number of values, a mean that is not alpha, a ratio outside [0, 1], or
+            a fixed part that is a block or unknown.
+    """
+    check_alpha(alpha)
+    if len(values) != len(partition.blocks):
+        raise MergeError(
+            f"There are {len(values)} ratios for {len(partition.blocks)} blocks "
+            f"({', '.join(partition.blocks)}): give one for each."
+        )
+    if wrong := [name for name in fixed or {} if name not in partition.others]:
+        raise MergeError(
+            f"{wrong[0]!r} has no ratio to fix: choose from {', '.join(partition.others)}."
+        )
+    ratios = dict(zip(partition.blocks, map(float, values), strict=True))
+    ratios |= {**dict.fromkeys(partition.others, float(alpha)), **(fixed or {})}
+    check_ratios(partition, ratios)
+    count = len(values)
+    weights = [1 / count] * count if shares is None else shares
+    mean = math.fsum(w * v for w, v in zip(weights, values, strict=True))
+    if abs(mean - alpha) > TOLERANCE:
+        raise MergeError(
+            f"The ratios {', '.join(f'{v:g}' for v in values)} sum to {math.fsum(values):g}, not "
+            f"to K alpha = {count * alpha:g}: their mean must be alpha."
+            if shares is None
+            else f"The ratios have the weighted mean {mean:g}, not alpha = {alpha:g}."
+        )
+    return ratios
+
+
+def block_shares(
+    partition: Partition, tensors: State, mean_over: MeanOver = "blocks"
+) -> tuple[float, ...]:
+    """Return the weight of every block in the mean ratio; they sum to 1.
+
+    Args:
+        partition: of the model.
+        tensors: any of its states; only sizes are read.
+        mean_over: "blocks" counts every block alike (the paper), "parameters" by its size.
+
+    Raises:
+        MergeError: another `mean_over`.
+    """
+    if mean_over == "blocks":
+        return (1 / len(partition.blocks),) * len(partition.blocks)
+    if mean_over != "parameters":
+        raise MergeError(f"mean_over must be 'blocks' or 'parameters', not {mean_over!r}.")
+    sizes = [sum(tensors[n].numel() for n in names) for names in partition.blocks.values()]
+    return tuple(size / sum(sizes) for size in sizes)
+
+
+class PartSweep:
+    """Set the ratio of every part inside one model: no reload, no disk.
+
+    >>> sweep = PartSweep(model, theta_0, theta, partition(model, 3))
+    >>> sweep.set(one_part(sweep.partition, "input", 0.4))
+
+    Both ends are held once and mixed in float32 straight into the model, as `average.Sweep` does:
+    all ratios 0 give theta_0, and all ratios 1 theta, to the last bit.
+
+    Args:
+        model: the model to write into; its own weights are overwritten by `set`.
+        theta_0, theta: weights before and after RLHF; either may be `model.state_dict()`.
+        partition: of the model.
+
+    Raises:
+        MergeError: the two do not fit together or to the model, or the parts do not.
+    """
+
+    def __init__(
+        self, model: nn.Module, theta_0: State, theta: State, partition: Partition
+    ) -> None:
+        check_depth(theta_0, theta)
+        self.ends = Sweep(model, theta_0, theta)
+        check_partition(partition, self.ends.targets)
+        self.partition = partition
+
+    @torch.no_grad()
+    def set(self, ratios: Ratios) -> None:
+        """Write theta_0 + alpha_k (theta - theta_0) into every part k of the model, in place.
+
+        Raises:
+            MergeError: a part has no ratio, is unknown, or its ratio lies outside [0, 1].
+        """
+        check_ratios(self.partition, ratios)
+        ends = self.ends
+        for part, names in self.partition.parts.items():
+            for name in names:
+                mixed = mix(ends.theta_0[name], ends.theta[name], ratios[part])
+                ends.targets[name].copy_(mixed)
+
+
+def check_ratios(partition: Partition, ratios: Ratios) -> None:
+    """Refuse ratios that are not one number in [0, 1] for each part.
+
+    Raises:
+        MergeError: the message names the first offender.
+    """
+    parts = partition.parts
+    if unknown := [name for name in ratios if name not in parts]:
+        raise MergeError(f"There is no part {unknown[0]!r}. The parts are {', '.join(parts)}.")
+    for name in parts:
+        if name not in ratios:
+            raise MergeError(f"Part {name!r} has no ratio: give one for each of the parts.")
+        ratio = ratios[name]
+        # NaN lies in no interval
+        if not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+            raise MergeError(
+                f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1], or that "
+                "part is extrapolated beyond one of the two models."
+            )
+
+
+def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None:
+    """Refuse parts that overlap, miss a tensor or name one that the model lacks.
+
+    Raises:
+        MergeError: the message names the first offender.
+    """
+    if twice := [name for name in partition.blocks if name in partition.others]:
+        raise MergeError(f"{twice[0]!r} is the name of a block and of another part: rename one.")
+    counts = Counter(name for names in partition.parts.values() for name in names)
+    for name, count in counts.items():
+        owners = [part for part, names in partition.parts.items() if name in names]
+        if name not in tensors:
+            raise MergeError(f"{name!r} of part {owners[0]!r} is no tensor of the model.")
+        if count > 1:
+            raise MergeError(
+                f"Parts overlap: {name!r} is {count} times in {' and '.join(map(repr, owners))}. "
+                "Every tensor belongs to one part."
+            )
+    if missing := [name for name in tensors if name not in counts]:
+        raise MergeError(f"{missing[0]!r} is in no part. Every tensor belongs to one part.")
+
+
+def check_depth(theta_0: State, theta: State) -> None:
+    """Refuse models of different depth, before their names are compared one by one.
+
+    Raises:
+        MergeError: with both numbers of layers.
+    """
+    before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
+    if before != after:
+        raise MergeError(
+            f"theta_0 has {before} layers and theta {after}: average only a model and what it was "
+            "finetuned into."
+        )

@@ -1,0 +1,167 @@
+"""A test bench for the paper's released code: HMA with its faults, each behind a switch.
+
+The authors' code differs from the paper's text in ways that change the result. Here every one can
+be switched on by itself, so that a table can say what it does. Nothing in the library uses this
+module: for HMA itself see `merge.hma`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from alignment_tax.merge.average import kind_of
+from alignment_tax.merge.hma import (
+    HmaConfig,
+    Mixture,
+    Objective,
+    check_config,
+    epoch_batches,
+    mean_objective,
+    schedule,
+)
+from alignment_tax.merge.parts import block_shares
+from alignment_tax.train.loop import check_finite
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What differs from HMA as it is meant; all off by default.
+
+    Attributes:
+        frozen_numerator: The numerator of Eq. 11 is a copy of the scores from before training (it
+            passes gradients on); only the denominator follows. All blocks share one ratio in
+            training, and its mean drifts.
+        multiplied_learning_rate: The score of a block enters the optimiser once per linear layer of
+            the block, so that each step moves it so many times.
+        alpha_of_theta_0: alpha, and the ratios, are weights of theta_0 instead of theta.
+        embeddings_of_theta_0: Embeddings and norms are those of theta_0, whatever alpha.
+        bf16_ratios: The ratios are rounded to bfloat16 (8 bits of mantissa).
+        missing_factor_k: A fault of the TEXT, not of the code: Eq. 11 as printed, whose ratios have
+            the mean alpha / K.
+    """
+
+    frozen_numerator: bool = False
+    multiplied_learning_rate: bool = False
+    alpha_of_theta_0: bool = False
+    embeddings_of_theta_0: bool = False
+    bf16_ratios: bool = False
+    missing_factor_k: bool = False
+
+
+AS_MEANT = Faults()
+AS_PRINTED = Faults(missing_factor_k=True)
+AS_RELEASED = Faults(
+    frozen_numerator=True,
+    multiplied_learning_rate=True,
+    alpha_of_theta_0=True,
+    embeddings_of_theta_0=True,
+    bf16_ratios=True,
+)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a run with some faults came to; ratios are weights of theta, one per block.
+
+    Attributes:
+        ratios: Those the models are merged with at the end, from the live scores.
+        training_ratios: Those the forward pass would use at the end.
+        moved: How far each score moved.
+        before: Objective on all examples with the merged ratios of the start.
+        objective: The same at the end. Lower is better.
+    """
+
+    ratios: tuple[float, ...]
+    training_ratios: tuple[float, ...]
+    moved: tuple[float, ...]
+    before: float
+    objective: float
+
+
+def run(
+    mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults = AS_MEANT
+) -> BenchResult:
+    """Run HMA by Eq. 11 with some faults switched on; the last scores are kept, not the best.
+
+    Args:
+        mixture: the two models and their parts.
+        objective: usually `ReplyLikelihood`.
+        config: alpha, eps, learning_rate, epochs, batch_size and seed are used.
+        faults: the switches.
+
+    Raises:
+        MergeError: numbers that make no sense; the message says which.
+        TrainingDiverged: an objective that is no finite number.
+    """
+    blocks = mixture.partition.blocks
+    check_config(config, block_shares(mixture.partition, mixture.theta_0))
+    initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
+    scores = [score.clone().requires_grad_() for score in initial.unbind()]
+    optimizers = [torch.optim.Adam([score], lr=config.learning_rate) for score in scores]
+    repeats = [1] * len(blocks)
+    if faults.multiplied_learning_rate:
+        repeats = [
+            sum(kind_of(n, mixture.theta[n]) == "linear" for n in names)
+            for names in blocks.values()
+        ]
+    before = merged_objective(mixture, objective, config, faults, initial)
+    batches = list(epoch_batches(len(objective), config))
+    for step, chosen in enumerate(tqdm(batches, desc="test bench", unit="step", leave=False)):
+        ratios = training_ratios(torch.stack(scores), initial, config, faults)
+        loss = objective(mixed_weights(mixture, ratios, config, faults), chosen)
+        check_finite({"objective": loss.item()}, step + 1, config.learning_rate)
+        slopes = torch.autograd.grad(loss, scores)
+        rate = config.learning_rate * schedule(step, len(batches))
+        for score, slope, optimizer, count in zip(scores, slopes, optimizers, repeats, strict=True):
+            score.grad, optimizer.param_groups[0]["lr"] = slope, rate
+            for _ in range(count):
+                optimizer.step()
+    final = torch.stack(scores).detach()
+    return BenchResult(
+        tuple(merged_ratios(final, config, faults).tolist()),
+        tuple(training_ratios(final, initial, config, faults).tolist()),
+        tuple((final - initial).tolist()),
+        before,
+        merged_objective(mixture, objective, config, faults, final),
+    )
+
+
+def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
+    """Return the ratios of theta that the forward pass uses in training, shape (K,)."""
+    numerator = initial + scores - scores.detach() if faults.frozen_numerator else scores
+    size = 1 if faults.missing_factor_k else len(scores)
+    total = (torch.sigmoid(scores) + config.eps).sum()
+    ratios = config.alpha * size * (torch.sigmoid(numerator) + config.eps) / total
+    if faults.bf16_ratios:
+        ratios = ratios.to(torch.bfloat16).to(torch.float64)
+    return 1 - ratios if faults.alpha_of_theta_0 else ratios
+
+
+def merged_ratios(scores: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
+    """Return the ratios of theta that the merge script uses, shape (K,): its formula is right."""
+    return training_ratios(scores, scores, config, replace(faults, frozen_numerator=False))
+
+
+def mixed_weights(
+    mixture: Mixture, ratios: Tensor, config: HmaConfig, faults: Faults
+) -> dict[str, Tensor]:
+    """Return the weights for ratios of theta; parts that are no blocks get the mean, or 0."""
+    mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
+    others = dict.fromkeys(mixture.partition.others, mean)
+    if faults.embeddings_of_theta_0:
+        others |= {name: 0.0 for name in others if name in ("embeddings", "norms")}
+    blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
+    return mixture.weights({**others, **blocks})
+
+
+@torch.no_grad()
+def merged_objective(
+    mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults, scores: Tensor
+) -> float:
+    """Return the objective on all examples for the model that these scores merge to."""
+    weights = mixed_weights(mixture, merged_ratios(scores, config, faults), config, faults)
+    return mean_objective(objective, weights, config.batch_size)

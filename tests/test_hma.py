@@ -1,0 +1,577 @@
+"""HMA: the mean is held, gradients are right, the optimum is the grid's; the released faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from alignment_tax.merge.average import MergeError, average, own_tensors
+from alignment_tax.merge.hma import (
+    HmaConfig,
+    KlToStart,
+    Mixture,
+    ReplyLikelihood,
+    eq11_ratios,
+    grid_ratios,
+    grid_search,
+    learn_ratios,
+    mean_objective,
+    project,
+    schedule,
+    softmax_ratios,
+    start_scores,
+)
+from alignment_tax.merge.parts import Partition, PartSweep, partition
+from alignment_tax.merge.released_code import (
+    AS_MEANT,
+    AS_PRINTED,
+    AS_RELEASED,
+    BenchResult,
+    Faults,
+    merged_ratios,
+    run,
+    training_ratios,
+)
+from alignment_tax.train.loop import TrainingDiverged
+
+THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
+EXAMPLES = [
+    ([3, 4, 5, 6, 1], [-100, -100, 5, 6, 1]),
+    ([7, 8, 1], [-100, 8, 1]),
+    ([9, 2, 3, 10, 11, 1], [-100, -100, -100, 10, 11, 1]),
+]
+TOY = HmaConfig(alpha=0.5, learning_rate=0.1, epochs=150, batch_size=1, evaluate_every=25)
+
+
+def doubles(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# a toy whose optimum is known: three layers of one number each, theta_0 = 0 and theta = 1, so that
+# a weight IS its ratio
+
+
+class Distance:
+    """sum_k (w_k - target_k)^2: on a simplex its optimum is a projection, done by hand."""
+
+    def __init__(self, targets: Sequence[float]) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 1
+
+    def __call__(self, weights: Mapping[str, Tensor], chosen: Sequence[int]) -> Tensor:
+        gaps = [weights[f"{k}.weight"] - target for k, target in enumerate(self.targets)]
+        return torch.stack([gap.square().sum() for gap in gaps]).sum()
+
+
+def toy(sizes: tuple[int, ...] = (1, 1, 1), biases: bool = False) -> Mixture:
+    model = nn.Sequential(*(nn.Linear(size, 1, bias=biases) for size in sizes))
+    start = {name: torch.zeros_like(t) for name, t in model.state_dict().items()}
+    end = {name: torch.ones_like(t) for name, t in start.items()}
+    return Mixture(model, start, end, partition(model, len(sizes)))
+
+
+def llama(seed: int, layers: int = 3, tied: bool = True) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=13,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def mixture_of_llamas(double: bool = False, layers: int = 3) -> tuple[LlamaForCausalLM, Mixture]:
+    before, after = llama(0, layers), llama(1, layers)
+    if double:
+        before, after = before.double(), after.double()
+    start = {n: t.clone() for n, t in before.state_dict().items()}
+    return after, Mixture(after, start, after.state_dict(), partition(after, 3))
+
+
+# from scores to ratios
+
+scores_of = st.lists(st.floats(-20, 20), min_size=2, max_size=9).map(lambda v: doubles(*v))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, float, Tensor]:
+    scores = draw(scores_of)
+    sizes = doubles(*draw(st.lists(st.floats(0.1, 10), min_size=len(scores), max_size=len(scores))))
+    shares = sizes / sizes.sum() if draw(st.booleans()) else torch.full_like(sizes, 1 / len(sizes))
+    return scores, draw(st.floats(0.01, 0.99)), shares
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_the_softmax_holds_the_mean_and_the_box(case: tuple[Tensor, float, Tensor]) -> None:
+    scores, alpha, shares = case
+    ratios = softmax_ratios(scores, alpha, shares)
+    assert math.isclose(float(shares @ ratios), alpha, abs_tol=1e-12)
+    assert ratios.min() >= 0
+    assert ratios.max() <= 1
+    again = project(ratios, alpha, shares)
+    assert torch.allclose(again, ratios, rtol=1e-12, atol=1e-12)
+    # a block with a higher score never gets less
+    order = scores.argsort()
+    assert (ratios[order].diff() >= -1e-12).all()
+
+
+@given(cases(), st.floats(0, 0.9))
+@settings(max_examples=60, deadline=None)
+def test_eq11_holds_the_mean_with_the_factor_k(
+    case: tuple[Tensor, float, Tensor], eps: float
+) -> None:
+    scores, alpha, shares = case
+    ratios = eq11_ratios(scores, alpha, shares, eps)
+    assert math.isclose(float(shares @ ratios), alpha, rel_tol=1e-12)
+    equal = eq11_ratios(torch.zeros_like(scores), alpha, shares, eps)
+    assert torch.allclose(equal, torch.full_like(equal, alpha), rtol=1e-12)
+
+
+def test_eq11_by_hand() -> None:
+    # sigmoid(3), sigmoid(0), sigmoid(-3) plus 0.2 are 1.1526, 0.7, 0.2474, of mean 0.7
+    ratios = eq11_ratios(doubles(3, 0, -3), 0.2, THIRDS, 0.2)
+    assert ratios.tolist() == pytest.approx([0.3293, 0.2, 0.0707], abs=1e-4)
+    # the interval for eps = 1 and K = 3 is [0.6 alpha, 1.5 alpha]
+    assert eq11_ratios(doubles(99, -99, -99), 0.2, THIRDS, 1.0)[0] == pytest.approx(0.3)
+    assert eq11_ratios(doubles(-99, 99, 99), 0.2, THIRDS, 1.0)[0] == pytest.approx(0.12)
+
+
+def test_what_overflows_goes_to_the_others_in_proportion() -> None:
+    # 0.5 x 3 = 1.5 to share: 6/9 of it is 1.0, twice 4/3 of that is too much
+    assert project(doubles(6, 2, 1), 0.5, THIRDS).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
+    assert project(doubles(8, 2, 1), 0.5, THIRDS).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
+    # the first overflow makes a second: 2.4 to share, 1 + 1 + 0.4
+    assert project(doubles(10, 5, 1), 0.8, THIRDS).tolist() == pytest.approx([1, 1, 0.4])
+    weighted = project(doubles(8, 2, 1), 0.5, doubles(0.2, 0.4, 0.4))
+    assert weighted.tolist() == pytest.approx([1, 0.5, 0.25])
+
+
+def test_the_gradient_of_the_box_follows_finite_differences() -> None:
+    scores = doubles(2.0, 0.3, -0.5).requires_grad_()
+    for alpha in (0.2, 0.7):  # at 0.7 the first ratio is 1
+        ratios = softmax_ratios(scores, alpha, THIRDS)
+        assert (ratios[0].item() == 1) == (alpha == 0.7)
+        assert torch.autograd.gradcheck(lambda s, a=alpha: softmax_ratios(s, a, THIRDS), (scores,))
+
+
+def test_the_grid_by_hand() -> None:
+    points = grid_ratios(0.5, 0.5, [1 / 3] * 3)
+    # two of {0, 1/2, 1} free, the third 3/2 minus both, if in the box
+    assert sorted(points) == [
+        (0.0, 0.5, 1.0),
+        (0.0, 1.0, 0.5),
+        (0.5, 0.0, 1.0),
+        (0.5, 0.5, 0.5),
+        (0.5, 1.0, 0.0),
+        (1.0, 0.0, 0.5),
+        (1.0, 0.5, 0.0),
+    ]
+    assert len(grid_ratios(0.5, 0.1, [1 / 3] * 3)) == 121 - 2 * 15
+    assert (0.3, 0.3, 0.3) in grid_ratios(0.3, 0.1, [1 / 3] * 3)
+    for a, b, c in grid_ratios(0.3, 0.1, [0.5, 0.3, 0.2]):
+        assert 0.5 * a + 0.3 * b + 0.2 * c == pytest.approx(0.3)
+    with pytest.raises(MergeError, match="for K = 3 blocks, not 6"):
+        grid_ratios(0.3, 0.1, [1 / 6] * 6)
+    with pytest.raises(MergeError, match="step of the grid is 0"):
+        grid_ratios(0.3, 0, [1 / 3] * 3)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    factors = [schedule(step, 100) for step in range(100)]
+    assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert factors[3] == 1
+    assert factors[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 96 / 97)))
+    assert [schedule(0, 1), schedule(0, 2)] == [1, 1]
+
+
+# optimum
+
+
+def test_grid_and_gradient_find_the_optimum_in_a_corner() -> None:
+    # nearest point of {mean 0.5, box} to (1.2, 0.3, 0.1): 1 is the most; 0.3 and 0.1 gain 0.05 each
+    objective = Distance([1.2, 0.3, 0.1])
+    grid = grid_search(toy(), objective, TOY, step=0.05)
+    assert grid.blocks == pytest.approx((1, 0.35, 0.15))
+    assert grid.objective == pytest.approx(0.04 + 0.0025 + 0.0025)
+    assert grid.equal == pytest.approx(0.49 + 0.04 + 0.16)
+    learned = learn_ratios(toy(), objective, TOY)
+    assert learned.blocks == pytest.approx((1, 0.35, 0.15), abs=0.01)
+    assert learned.objective == pytest.approx(grid.objective, abs=1e-3)
+    assert learned.ratios == dict(zip(("input", "middle", "output"), learned.blocks, strict=True))
+
+
+@pytest.mark.parametrize("parameterisation", ["softmax", "eq11"])
+def test_both_parameterisations_find_an_optimum_inside(parameterisation: str) -> None:
+    config = dataclasses.replace(TOY, parameterisation=parameterisation, eps=0.5)
+    found = learn_ratios(toy(), Distance([0.7, 0.5, 0.3]), config)
+    assert found.blocks == pytest.approx((0.7, 0.5, 0.3), abs=0.01)
+    assert math.fsum(found.blocks) == pytest.approx(1.5, abs=1e-12)
+
+
+def test_the_mean_may_be_weighted_by_parameters() -> None:
+    # sizes 2, 1, 1: alpha = 0.5 means (2 a + b + c) / 4, so 0.7, 0.3, 0.3 can be had exactly
+    config = dataclasses.replace(TOY, mean_over="parameters")
+    found = learn_ratios(toy((2, 1, 1)), Distance([0.7, 0.3, 0.3]), config)
+    assert found.blocks == pytest.approx((0.7, 0.3, 0.3), abs=0.01)
+    over_blocks = learn_ratios(toy((2, 1, 1)), Distance([0.7, 0.3, 0.3]), TOY)
+    assert math.fsum(over_blocks.blocks) == pytest.approx(1.5)
+
+
+def test_six_and_nine_blocks() -> None:
+    for k in (6, 9):
+        targets = np.linspace(0.8, 0.2, k)
+        found = learn_ratios(toy((1,) * k), Distance(targets.tolist()), TOY)
+        assert found.blocks == pytest.approx(targets.tolist(), abs=0.02)
+
+
+def test_the_penalty_holds_a_block() -> None:
+    targets = [0.4, 0.7, 0.4]
+    free = learn_ratios(toy(), Distance(targets), TOY)
+    held = learn_ratios(toy(), Distance(targets), dataclasses.replace(TOY, penalty=(0.0, 5.0, 0.0)))
+    assert free.blocks[1] == pytest.approx(0.7, abs=0.01)
+    assert held.blocks[1] == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_extra_term_is_part_of_the_objective() -> None:
+    def keep_output(weights: Mapping[str, Tensor]) -> Tensor:
+        return 3 * weights["2.weight"].square().sum()
+
+    # sum of (a - t)^2 + 3 c^2 with t = 0.5 and a + b + c = 1.5: 2 (a - t) = 2 (c - t) + 6 c, so
+    # a - t = 4 c - t, and 2 a + c = 1.5 gives a = 4 c, c = 1/6
+    found = learn_ratios(toy(), Distance([0.5, 0.5, 0.5]), TOY, extra=keep_output)
+    assert found.blocks == pytest.approx((2 / 3, 2 / 3, 1 / 6), abs=0.01)
+    assert found.equal == pytest.approx(0.75)
+
+
+def test_the_best_ratios_are_kept_and_the_path_is_whole() -> None:
+    wild = dataclasses.replace(TOY, learning_rate=30.0, epochs=7, evaluate_every=3)
+    found = learn_ratios(toy(), Distance([0.52, 0.5, 0.48]), wild)
+    assert found.objective <= found.equal
+    assert [row.step for row in found.path] == list(range(8))
+    assert [row.full is not None for row in found.path] == [
+        step in (0, 3, 6, 7) for step in range(8)
+    ]
+    assert found.path[0].ratios == pytest.approx((0.5,) * 3)
+    assert found.objective == min(row.full for row in found.path if row.full is not None)
+    assert found.path[found.step].ratios == found.blocks
+
+
+def test_a_search_is_reproducible() -> None:
+    model, mixture = mixture_of_llamas()
+    objective = ReplyLikelihood(model, EXAMPLES)
+    config = HmaConfig(alpha=0.6, learning_rate=0.1, epochs=2, batch_size=2, seed=1)
+    first = learn_ratios(mixture, objective, config)
+    assert first == learn_ratios(mixture, objective, config)
+
+
+# models
+
+
+def test_the_mixture_is_plain_averaging_to_the_bit_at_equal_ratios() -> None:
+    before, after = llama(0).state_dict(), llama(1).state_dict()
+    model = llama(5)
+    mixture = Mixture(model, before, after, partition(model, 3))
+    for alpha in (0.0, 0.3, 0.5, 0.8, 1.0):
+        mixed = mixture.weights(dict.fromkeys(mixture.partition.parts, alpha))
+        plain = average(before, after, alpha)
+        assert all(torch.equal(mixed[name], plain[name]) for name in mixed)
+
+
+@pytest.mark.parametrize("parameterisation", ["softmax", "eq11"])
+def test_every_search_starts_from_plain_averaging_to_the_bit(parameterisation: str) -> None:
+    _, mixture = mixture_of_llamas()
+    for alpha in (0.1, 0.2, 0.3, 0.6, 0.7, 0.9):
+        config = dataclasses.replace(TOY, alpha=alpha, parameterisation=parameterisation)
+        scores = start_scores(config, 3)
+        ratios = (
+            eq11_ratios(scores, alpha, THIRDS, 0.2)
+            if parameterisation == "eq11"
+            else softmax_ratios(scores, alpha, THIRDS)
+        )
+        blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
+        others = dict.fromkeys(mixture.partition.others, alpha)
+        mixed = mixture.weights({**others, **blocks})
+        plain = average(mixture.theta_0, mixture.theta, alpha)
+        assert all(torch.equal(mixed[name], plain[name]) for name in mixed)
+
+
+def test_learned_ratios_make_the_model_that_was_evaluated() -> None:
+    model, mixture = mixture_of_llamas()
+    objective = ReplyLikelihood(model, EXAMPLES)
+    config = HmaConfig(alpha=0.6, learning_rate=0.2, epochs=10, batch_size=3, evaluate_every=10)
+    found = learn_ratios(mixture, objective, config)
+    other = llama(7)
+    sweep = PartSweep(other, mixture.theta_0, mixture.theta, partition(other, 3))
+    sweep.set(found.ratios)
+    own = ReplyLikelihood(other, EXAMPLES)
+    assert mean_objective(own, own_tensors(other), 3) == pytest.approx(found.objective, rel=1e-6)
+    assert found.objective < found.equal
+
+
+def test_two_models_are_held_and_none_is_trained() -> None:
+    model, mixture = mixture_of_llamas()
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if name in mixture.theta:
+            assert mixture.theta[name].data_ptr() == tensor.data_ptr()
+    learn_ratios(
+        mixture,
+        ReplyLikelihood(model, EXAMPLES),
+        HmaConfig(alpha=0.5, learning_rate=0.1, epochs=1, batch_size=3),
+    )
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_gradient_of_the_ratios_follows_finite_differences() -> None:
+    model, mixture = mixture_of_llamas(double=True)
+    objective = ReplyLikelihood(model, EXAMPLES)
+    extra = KlToStart(model, mixture.theta_0, [[2, 5, 7], [4, 9]], weight=0.5)
+
+    def loss(ratios: Tensor) -> Tensor:
+        parts = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
+        weights = mixture.weights({**dict.fromkeys(mixture.partition.others, 0.6), **parts})
+        return objective(weights, range(3)) + extra(weights)
+
+    ratios = doubles(0.9, 0.5, 0.4).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(ratios), ratios)
+    for k in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[k] = 2e-3  # no smaller: Llama's norms round to float32 in any model
+        with torch.no_grad():
+            slope = (loss(ratios + step) - loss(ratios - step)) / 4e-3
+        assert gradient[k].item() == pytest.approx(slope.item(), rel=1e-3)
+        assert abs(gradient[k].item()) > 1e-2
+
+
+def test_a_bfloat16_model_is_mixed_as_average_does_and_has_gradients() -> None:
+    model, other = llama(0).to(torch.bfloat16), llama(1).to(torch.bfloat16)
+    mixture = Mixture(model, model.state_dict(), other.state_dict(), partition(model, 3))
+    ratio = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    mixed = mixture.weights(dict.fromkeys(mixture.partition.parts, ratio))
+    plain = average(model.state_dict(), other.state_dict(), 0.3)
+    assert all(torch.equal(mixed[name], plain[name]) for name in mixed)
+    objective = ReplyLikelihood(model, EXAMPLES)
+    (slope,) = torch.autograd.grad(objective(mixed, [0, 1, 2]), ratio)
+    assert slope.dtype == torch.float64
+    assert slope != 0
+
+
+def test_the_likelihood_by_hand() -> None:
+    model, mixture = mixture_of_llamas(double=True)
+    objective = ReplyLikelihood(model, EXAMPLES)
+    total, tokens = 0.0, 0
+    for ids, labels in EXAMPLES:
+        log_probs = torch.log_softmax(model(torch.tensor([ids])).logits[0], dim=-1)
+        for place, label in enumerate(labels):
+            if label != -100:
+                total, tokens = total - log_probs[place - 1, label].item(), tokens + 1
+    assert tokens == 8
+    assert objective(mixture.theta, [0, 1, 2]).item() == pytest.approx(total / tokens)
+    # batches of any size have Eq. 9 as their mean, although replies differ in length
+    for size in (1, 2, 3):
+        assert mean_objective(objective, mixture.theta, size) == pytest.approx(total / tokens)
+
+
+def test_the_kl_term_by_hand() -> None:
+    model, mixture = mixture_of_llamas(double=True)
+    term = KlToStart(model, mixture.theta_0, [[2, 5, 7], [4, 9]], weight=2.0)
+    assert term(mixture.theta_0).item() == pytest.approx(0, abs=1e-12)
+    total = 0.0
+    for ids in ([2, 5, 7], [4, 9]):
+        place = torch.tensor([ids])
+        start = functional_call(model, dict(mixture.theta_0), (place,)).logits.log_softmax(-1)
+        end = functional_call(model, dict(mixture.theta), (place,)).logits.log_softmax(-1)
+        total += (start.exp() * (start - end)).sum().item()
+    assert term(mixture.theta).item() == pytest.approx(2.0 * total / 5)
+
+
+def test_the_kl_term_pulls_the_ratios_towards_theta_0() -> None:
+    model, mixture = mixture_of_llamas()
+    objective = ReplyLikelihood(model, EXAMPLES)
+    config = HmaConfig(alpha=0.5, learning_rate=0.2, epochs=20, batch_size=3, evaluate_every=5)
+    term = KlToStart(model, mixture.theta_0, [[2, 5, 7, 8], [4, 9, 3]], weight=20.0)
+    plain, held = (learn_ratios(mixture, objective, config, extra) for extra in (None, term))
+    kl = [term(mixture.weights({**found.ratios})).item() / term.weight for found in (plain, held)]
+    assert kl[1] < kl[0]
+
+
+def test_parts_that_are_no_blocks_follow_alpha_or_what_is_fixed() -> None:
+    model, mixture = mixture_of_llamas()
+    objective = ReplyLikelihood(model, EXAMPLES)
+    config = HmaConfig(alpha=0.5, learning_rate=0.1, epochs=1, batch_size=3)
+    found = learn_ratios(mixture, objective, config)
+    assert (found.ratios["embeddings"], found.ratios["norms"]) == (0.5, 0.5)
+    fixed = dataclasses.replace(config, fixed={"embeddings": 0.0})
+    found = learn_ratios(mixture, objective, fixed)
+    assert (found.ratios["embeddings"], found.ratios["norms"]) == (0.0, 0.5)
+    start = average(mixture.theta_0, mixture.theta, 0.5)
+    start["model.embed_tokens.weight"] = mixture.theta_0["model.embed_tokens.weight"]
+    assert found.equal == pytest.approx(mean_objective(objective, start, 3), rel=1e-6)
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 1.0}, "alpha = 1.0: it must lie strictly between 0 and 1"),
+        ({"alpha": -0.2}, "strictly between"),
+        ({"alpha": float("nan")}, "strictly between"),
+        ({"parameterisation": "sigmoid"}, "no parameterisation 'sigmoid'. Choose from: softmax"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"evaluate_every": 0}, "at least 1 step"),
+        ({"penalty": (1.0, 2.0)}, "penalty has 2 numbers for 3 blocks"),
+        ({"fixed": {"head": 0.0}}, "'head' has no ratio to fix"),
+        ({"mean_over": "layers"}, "'blocks' or 'parameters'"),
+        # (3 x 0.6 - 1) / (3 x 0.4) = 2/3
+        (
+            {"alpha": 0.6, "parameterisation": "eq11"},
+            "above 1 at alpha = 0.6: take an eps of 0.666",
+        ),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(MergeError, match=message):
+        learn_ratios(toy(), Distance([0.5] * 3), dataclasses.replace(TOY, **change))
+
+
+def test_one_block_is_refused() -> None:
+    with pytest.raises(MergeError, match="With one block there is nothing to search"):
+        learn_ratios(toy((1,)), Distance([0.5]), TOY)
+
+
+def test_models_and_parts_that_do_not_fit_are_refused() -> None:
+    model, state = llama(0), llama(1).state_dict()
+    parts = partition(model, 3)
+    with pytest.raises(MergeError, match="theta_0 has 3 layers and theta 2"):
+        Mixture(model, model.state_dict(), llama(1, layers=2).state_dict(), parts)
+    with pytest.raises(MergeError, match=r"'model\.embed_tokens\.weight' is in no part"):
+        Mixture(model, model.state_dict(), state, Partition(parts.blocks, {}))
+
+
+def test_examples_without_a_reply_are_refused() -> None:
+    with pytest.raises(ValueError, match="example 1 has none"):
+        ReplyLikelihood(llama(0), [EXAMPLES[0], ([1, 2], [-100, -100])])
+    with pytest.raises(ValueError, match="there are no examples"):
+        ReplyLikelihood(llama(0), [])
+    with pytest.raises(ValueError, match="at least one token each"):
+        KlToStart(llama(0), {}, [[1], []], 1.0)
+
+
+def test_an_objective_that_is_no_number_stops_the_search() -> None:
+    with pytest.raises(TrainingDiverged, match="objective is nan at step 1"):
+        learn_ratios(toy(), Distance([float("nan"), 0.5, 0.5]), TOY)
+
+
+# the released code
+
+
+def bench(faults: Faults, **changes: float) -> BenchResult:
+    config = dataclasses.replace(TOY, alpha=0.2, epochs=20, learning_rate=0.01, **changes)
+    return run(toy((2, 1, 1)), Distance([0.3, 0.2, 0.1]), config, faults)
+
+
+def test_the_bench_without_faults_is_hma() -> None:
+    config = dataclasses.replace(TOY, epochs=150, parameterisation="eq11", eps=0.5)
+    clean = run(toy(), Distance([0.7, 0.5, 0.3]), config)
+    assert clean.ratios == pytest.approx((0.7, 0.5, 0.3), abs=0.01)
+    assert clean.ratios == pytest.approx(clean.training_ratios)
+    assert clean.before == pytest.approx(0.08)
+    assert clean.objective < 0.001
+
+
+def test_the_frozen_numerator_gives_every_block_the_same_ratio() -> None:
+    # measured on the authors' class: intended (0.329, 0.200, 0.071), used 0.1144 in every layer
+    config = dataclasses.replace(TOY, alpha=0.2)
+    scores, initial = doubles(3, 0, -3), torch.logit(doubles(0.2, 0.2, 0.2))
+    frozen = Faults(frozen_numerator=True)
+    used = training_ratios(scores, initial, config, frozen)
+    assert used.tolist() == pytest.approx([0.6 * 0.4 / 2.1] * 3)  # 0.1143
+    assert merged_ratios(scores, config, frozen).tolist() == pytest.approx(
+        [0.3293, 0.2, 0.0707], abs=1e-4
+    )
+    found = bench(frozen)
+    assert len({round(ratio, 12) for ratio in found.training_ratios}) == 1
+    assert found.moved[0] > 0.05  # gradients still flow
+    assert found.moved[2] < -0.05
+
+
+def test_a_score_moves_once_per_linear_layer() -> None:
+    config = dataclasses.replace(TOY, alpha=0.5, epochs=1, learning_rate=0.001)
+    model = nn.Sequential(*(nn.Sequential(*(nn.Linear(1, 1) for _ in range(n))) for n in (3, 1)))
+    start = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    end = {name: torch.ones_like(tensor) for name, tensor in start.items()}
+    mixture = Mixture(model, start, end, partition(model, 2))
+
+    class Pull(Distance):
+        def __call__(self, weights: Mapping[str, Tensor], chosen: Sequence[int]) -> Tensor:
+            return weights["1.0.weight"].sum() - weights["0.0.weight"].sum()
+
+    clean = run(mixture, Pull([]), config)
+    wrong = run(mixture, Pull([]), config, Faults(multiplied_learning_rate=True))
+    # Adam's step is the learning rate, whatever the gradient
+    assert clean.moved == pytest.approx((0.001, -0.001), rel=1e-3)
+    assert wrong.moved == pytest.approx((0.003, -0.001), rel=1e-3)
+
+
+def test_the_bench_refuses_what_the_search_refuses() -> None:
+    with pytest.raises(MergeError, match="strictly between 0 and 1"):
+        run(toy(), Distance([0.5] * 3), dataclasses.replace(TOY, alpha=1.0))
+
+
+def test_alpha_turned_round() -> None:
+    turned = bench(Faults(alpha_of_theta_0=True))
+    assert math.fsum(turned.ratios) == pytest.approx(3 * 0.8)
+    assert turned.before == pytest.approx(2 * 0.5**2 + 0.6**2 + 0.7**2)
+
+
+def test_the_text_has_a_third_of_alpha() -> None:
+    assert math.fsum(bench(AS_PRINTED).ratios) == pytest.approx(0.2)
+    assert math.fsum(bench(AS_MEANT).ratios) == pytest.approx(0.6)
+
+
+def test_bfloat16_ratios_hide_a_small_step() -> None:
+    config = dataclasses.replace(TOY, alpha=0.2)
+    scores = torch.logit(doubles(0.2, 0.2, 0.2)) + doubles(0.001, 0, -0.001)
+    rounded = merged_ratios(scores, config, Faults(bf16_ratios=True))
+    assert rounded.tolist() == [0.2001953125] * 3  # bfloat16(0.2)
+    assert merged_ratios(scores, config, AS_MEANT)[0] > merged_ratios(scores, config, AS_MEANT)[1]
+
+
+def test_embeddings_stay_before_alignment_in_the_released_code() -> None:
+    model, mixture = mixture_of_llamas()
+    objective = ReplyLikelihood(model, EXAMPLES)
+    config = HmaConfig(alpha=0.5, learning_rate=1e-9, epochs=1, batch_size=3)
+    found = run(mixture, objective, config, Faults(embeddings_of_theta_0=True))
+    expected = average(mixture.theta_0, mixture.theta, 0.5, "linear")
+    assert found.objective == pytest.approx(mean_objective(objective, expected, 3), rel=1e-6)
+
+
+def test_all_faults_together_run() -> None:
+    model, mixture = mixture_of_llamas()
+    config = HmaConfig(alpha=0.2, learning_rate=1e-3, epochs=2, batch_size=1)
+    found = run(mixture, ReplyLikelihood(model, EXAMPLES), config, AS_RELEASED)
+    assert len(set(found.training_ratios)) == 1
+    assert found.ratios == pytest.approx((0.8,) * 3, abs=0.02)
+    assert math.isfinite(found.objective)

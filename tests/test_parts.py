@@ -1,0 +1,270 @@
+"""Averaging part by part: a true partition, exact ends, refusals that name the offender."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from alignment_tax.merge.average import MergeError, average
+from alignment_tax.merge.parts import (
+    Partition,
+    PartSweep,
+    block_names,
+    block_shares,
+    block_sizes,
+    one_part,
+    partition,
+    ratios_of_blocks,
+)
+
+PLAIN = Partition({"one": ("0.weight",), "two": ("1.weight",)}, {"rest": ("1.bias",)})
+
+
+def llama(seed: int, layers: int = 3, tied: bool = True) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=13,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return list(first) == list(second) and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.fixture
+def sweep() -> PartSweep:
+    model = llama(5)
+    return PartSweep(model, state(llama(0)), state(llama(1)), partition(model, 3))
+
+
+def weights_of(sweep: PartSweep) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in sweep.ends.targets.items()}
+
+
+# blocks
+
+
+def test_the_papers_thirds_of_26_layers() -> None:
+    assert block_sizes(26, 3) == (8, 9, 9)  # 1-8, 9-17, 18-26
+    assert block_sizes(9, 3) == (3, 3, 3)
+    assert block_sizes(26, 6) == (4, 4, 5, 4, 4, 5)
+    assert block_sizes(26, 9) == (2, 3, 3, 3, 3, 3, 3, 3, 3)
+    assert block_names((8, 9, 9)) == ("input", "middle", "output")
+    assert block_names((1, 4)) == ("layer 1", "layers 2-5")
+
+
+@given(st.integers(1, 80), st.data())
+@settings(max_examples=60, deadline=None)
+def test_blocks_cover_all_layers_evenly(layers: int, data: st.DataObject) -> None:
+    sizes = block_sizes(layers, data.draw(st.integers(1, layers)))
+    assert sum(sizes) == layers
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_llama_is_cut_into_thirds_and_what_is_no_layer() -> None:
+    parts = partition(llama(0, layers=4, tied=False), 3)
+    assert list(parts.parts) == ["input", "middle", "output", "embeddings", "head", "norms"]
+    # four layers: one, one, two; seven matrices each
+    assert [len(names) for names in parts.blocks.values()] == [7, 7, 14]
+    assert parts.blocks["middle"][0] == "model.layers.1.self_attn.q_proj.weight"
+    assert {name.split(".")[2] for name in parts.blocks["output"]} == {"2", "3"}
+    assert parts.others["embeddings"] == ("model.embed_tokens.weight",)
+    assert parts.others["head"] == ("lm_head.weight",)
+    assert len(parts.others["norms"]) == 2 * 4 + 1
+
+
+def test_a_tied_head_belongs_to_the_embeddings() -> None:
+    parts = partition(llama(0), 3)
+    assert list(parts.others) == ["embeddings", "norms"]
+    assert parts.others["embeddings"] == ("model.embed_tokens.weight",)
+
+
+def test_gpt2_biases_go_with_their_layer() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_embd=8, n_layer=2, n_head=2))
+    parts = partition(model, 2)
+    assert "transformer.h.1.mlp.c_fc.bias" in parts.blocks["layer 2"]
+    assert "transformer.h.0.ln_1.bias" in parts.others["norms"]
+    assert set(parts.others) == {"embeddings", "norms"}
+
+
+def test_sizes_of_blocks_may_be_given() -> None:
+    parts = partition(llama(0, layers=4), (1, 3))
+    assert [len(names) for names in parts.blocks.values()] == [7, 21]
+    assert list(parts.blocks) == ["layer 1", "layers 2-4"]
+    with pytest.raises(MergeError, match=r"2, 3 layers.*at least 1 each and 4 in all"):
+        partition(llama(0, layers=4), (2, 3))
+    with pytest.raises(MergeError, match=r"0, 4 layers"):
+        partition(llama(0, layers=4), (0, 4))
+
+
+def test_more_blocks_than_layers_are_refused() -> None:
+    with pytest.raises(MergeError, match="4 blocks cannot be cut from 3 layers: choose K from 1"):
+        partition(llama(0), 4)
+    with pytest.raises(MergeError, match="0 blocks"):
+        partition(llama(0), 0)
+    with pytest.raises(MergeError, match="No tensor's name holds the number of a layer"):
+        partition(nn.Linear(2, 2), 1)
+
+
+# mixing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ends_are_exact_to_the_last_bit(dtype: torch.dtype) -> None:
+    before, after = state(llama(0).to(dtype)), state(llama(1).to(dtype))
+    model = llama(5).to(dtype)
+    sweep = PartSweep(model, before, after, partition(model, 3))
+    sweep.set(dict.fromkeys(sweep.partition.parts, 1.0))
+    assert same(state(model), after)
+    sweep.set(dict.fromkeys(sweep.partition.parts, 0.0))
+    assert same(state(model), before)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5, 2 / 3])
+def test_equal_ratios_are_plain_averaging_to_the_bit(sweep: PartSweep, alpha: float) -> None:
+    sweep.set(dict.fromkeys(sweep.partition.parts, alpha))
+    plain = average(state(llama(0)), state(llama(1)), alpha)
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights_of(sweep).items())
+
+
+def test_one_part_moves_and_the_others_stay_aligned(sweep: PartSweep) -> None:
+    before, after = state(llama(0)), state(llama(1))
+    sweep.set(one_part(sweep.partition, "middle", 0.25))
+    for name, tensor in weights_of(sweep).items():
+        if name in sweep.partition.blocks["middle"]:
+            assert torch.allclose(tensor, 0.75 * before[name] + 0.25 * after[name], atol=1e-7)
+            assert not torch.equal(tensor, after[name])
+        else:
+            assert torch.equal(tensor, after[name])
+
+
+def test_each_part_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
+    start = {"0.weight": torch.tensor([[0.0]]), "1.weight": torch.tensor([[1.0]])}
+    end = {"0.weight": torch.tensor([[8.0]]), "1.weight": torch.tensor([[3.0]])}
+    start["1.bias"], end["1.bias"] = torch.tensor([10.0]), torch.tensor([20.0])
+    sweep = PartSweep(model, start, end, PLAIN)
+    sweep.set({"one": 0.25, "two": 0.5, "rest": 0.1})
+    assert {n: t.item() for n, t in model.state_dict().items()} == {
+        "0.weight": 2.0,
+        "1.weight": 2.0,
+        "1.bias": 11.0,
+    }
+
+
+def test_the_model_may_hold_one_of_the_ends() -> None:
+    model, after = llama(0), state(llama(1))
+    before = state(model)
+    sweep = PartSweep(model, model.state_dict(), after, partition(model, 3))
+    sweep.set(dict.fromkeys(sweep.partition.parts, 1.0))
+    sweep.set(dict.fromkeys(sweep.partition.parts, 0.0))
+    assert same(state(model), before)
+
+
+# ratios
+
+
+def test_the_mean_is_over_blocks_or_over_parameters() -> None:
+    model = llama(0, layers=4)
+    parts = partition(model, (1, 3))
+    tensors = model.state_dict()
+    assert block_shares(parts, tensors) == (0.5, 0.5)
+    assert block_shares(parts, tensors, "parameters") == (0.25, 0.75)
+    with pytest.raises(MergeError, match="'blocks' or 'parameters', not 'layers'"):
+        block_shares(parts, tensors, "layers")  # type: ignore[arg-type]
+
+
+def test_ratios_of_blocks_give_every_part_one() -> None:
+    parts = partition(llama(0, tied=False), 3)
+    ratios = ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, fixed={"norms": 0.0})
+    assert ratios == {
+        "input": 0.9,
+        "middle": 0.6,
+        "output": 0.3,
+        "embeddings": 0.6,
+        "head": 0.6,
+        "norms": 0.0,
+    }
+    weighted = ratios_of_blocks(parts, [1.0, 0.5, 0.5], 0.6, shares=[0.2, 0.4, 0.4])
+    assert weighted["input"] == 1.0
+
+
+def test_ratios_that_do_not_fit_are_refused() -> None:
+    parts = partition(llama(0), 3)
+    with pytest.raises(MergeError, match=r"0.9, 0.5, 0.2 sum to 1.6, not to K alpha = 1.8"):
+        ratios_of_blocks(parts, [0.9, 0.5, 0.2], 0.6)
+    with pytest.raises(MergeError, match=r"weighted mean 0.675, not alpha = 0.6"):
+        ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, shares=[0.5, 0.25, 0.25])
+    with pytest.raises(MergeError, match=r"2 ratios for 3 blocks \(input, middle, output\)"):
+        ratios_of_blocks(parts, [0.6, 0.6], 0.6)
+    with pytest.raises(
+        MergeError, match=r"ratio of part 'input' is 1.2: it must be a number in \[0, 1\]"
+    ):
+        ratios_of_blocks(parts, [1.2, 0.4, 0.2], 0.6)
+    with pytest.raises(MergeError, match="'middle' has no ratio to fix: choose from embeddings"):
+        ratios_of_blocks(parts, [0.6] * 3, 0.6, fixed={"middle": 0.0})
+    with pytest.raises(MergeError, match=r"outside \[0, 1\]"):
+        ratios_of_blocks(parts, [0.6] * 3, -0.1)
+
+
+def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: PartSweep) -> None:
+    full = dict.fromkeys(sweep.partition.parts, 1.0)
+    with pytest.raises(MergeError, match="There is no part 'head'"):
+        sweep.set({**full, "head": 1.0})
+    with pytest.raises(MergeError, match="Part 'norms' has no ratio"):
+        sweep.set({name: 1.0 for name in full if name != "norms"})
+    with pytest.raises(MergeError, match=r"ratio of part 'output' is -0\.1"):
+        sweep.set({**full, "output": -0.1})
+    with pytest.raises(MergeError, match="ratio of part 'output' is nan"):
+        sweep.set({**full, "output": float("nan")})
+    with pytest.raises(MergeError, match="no part 'inputs'"):
+        one_part(sweep.partition, "inputs", 0.5)
+
+
+# partitions and models that do not fit
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            Partition({"a": ("0.weight", "1.weight")}, {"b": ("1.weight", "1.bias")}),
+            "overlap: '1.weight' is 2 times in 'a' and 'b'",
+        ),
+        (Partition({"a": ("0.weight", "1.weight")}, {}), "'1.bias' is in no part"),
+        (
+            Partition({"a": ("0.weight", "1.weight", "2.weight")}, {"b": ("1.bias",)}),
+            "'2.weight' of part 'a' is no tensor of the model",
+        ),
+        (Partition({"a": ("0.weight", "1.weight")}, {"a": ("1.bias",)}), "'a' is the name of a"),
+    ],
+)
+def test_what_is_no_partition_is_refused(parts: Partition, message: str) -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
+    with pytest.raises(MergeError, match=message):
+        PartSweep(model, state(model), state(model), parts)
+
+
+def test_other_depths_and_names_are_refused() -> None:
+    model = llama(0)
+    parts = partition(model, 3)
+    with pytest.raises(MergeError, match="theta_0 has 3 layers and theta 4"):
+        PartSweep(model, state(model), state(llama(1, layers=4)), parts)
+    renamed = {name.replace("up_proj", "up"): t for name, t in state(llama(1)).items()}
+    with pytest.raises(MergeError, match=r"layers.0.mlp.up_proj.weight' is in theta_0 but not"):
+        PartSweep(model, state(model), renamed, parts)

@@ -1,0 +1,124 @@
+"""The feature model: formula against simulation, and what averaging does to shared features."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from alignment_tax.merge.theory import (
+    FeatureModel,
+    accuracy,
+    f_p,
+    margin,
+    predicted,
+    proposition_5_1,
+    simulate,
+)
+
+DRAWS = 40_000
+# three standard errors of an accuracy near 0.76, and the rounding of the expected number
+NEAR = 3 * math.sqrt(0.76 * 0.24 / DRAWS) + 0.0005
+
+
+@pytest.mark.parametrize(
+    ("shared", "single", "weights", "outputs"),
+    [
+        (0, 0.764, 0.930, 0.930),
+        (5, 0.762, 0.779, 0.882),
+        (10, 0.765, 0.758, 0.841),
+        (20, 0.765, 0.765, 0.765),
+    ],
+)
+def test_same_labels_simulated(shared: int, single: float, weights: float, outputs: float) -> None:
+    found = simulate(FeatureModel(features=20, shared=shared, classes=10, p=0.8), draws=DRAWS)
+    assert found.single == pytest.approx(single, abs=NEAR)
+    assert found.weights == pytest.approx(weights, abs=NEAR)
+    assert found.outputs == pytest.approx(outputs, abs=NEAR)
+
+
+def test_averaged_weights_can_hurt_where_the_formula_promises_a_gain() -> None:
+    world = FeatureModel(features=20, shared=10, classes=10, p=0.8)
+    found = simulate(world)
+    assert found.weights < found.single - 0.003
+    assert proposition_5_1(world) > 0.05
+
+
+@pytest.mark.parametrize(("shared", "weights"), [(0, 0.858), (5, 0.828), (10, 0.833), (20, 0.858)])
+def test_different_labels_simulated(shared: int, weights: float) -> None:
+    found = simulate(FeatureModel(shared=shared), "different", draws=DRAWS)
+    assert found.single == pytest.approx(0.858, abs=NEAR)
+    assert found.outputs == found.single  # xi(2) = 0: the other head is silent on these classes
+    assert found.weights == pytest.approx(weights, abs=NEAR)
+
+
+@pytest.mark.parametrize("shared", [0, 150, 400])
+def test_the_formula_is_the_limit_of_many_features(shared: int) -> None:
+    # (1 - p) sqrt(n) = 1: far from certainty, with as many votes as the limit needs
+    world = FeatureModel(features=400, shared=shared, classes=5, p=0.95)
+    found, limit = simulate(world, draws=40_000), predicted(world)
+    assert found.single == pytest.approx(limit.single, abs=0.01)
+    assert found.weights == pytest.approx(limit.weights, abs=0.01)
+    assert found.outputs == pytest.approx(limit.outputs, abs=0.01)
+    gain = found.outputs - found.single
+    assert gain == pytest.approx(proposition_5_1(world), abs=0.015)
+
+
+def test_the_limit_promises_too_much_for_twenty_features() -> None:
+    assert predicted(FeatureModel(shared=0)).single == pytest.approx(0.820, abs=0.0006)
+
+
+def test_f_p_by_hand() -> None:
+    # two classes: one margin, N(x, M_11) with M_11 = p (4 - 2 p) / 2 = 0.75 at p = 1/2
+    assert f_p(0.6, 0.5, 2) == pytest.approx(norm.cdf(0.6 / math.sqrt(0.75)), abs=1e-9)
+    # p = 1: three classes of equal votes, each wins a third of the time
+    assert f_p(0.0, 1.0, 3) == pytest.approx(1 / 3, abs=1e-9)
+    assert f_p(9.0, 0.5, 10) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_margins_by_hand() -> None:
+    # n = 4, n_o = 2, 1 - p = 1/2: votes 1,1,1,1 and twice 2 or 4
+    world = FeatureModel(features=4, shared=2, classes=3, p=0.5)
+    assert margin(world, 2) == pytest.approx(0.5 * 8 / math.sqrt(12))
+    assert margin(world, 2) == pytest.approx(math.sqrt(2) * 0.5 * 4 / math.sqrt(4 + 2))
+    assert margin(world, 4) == pytest.approx(0.5 * 12 / math.sqrt(36))
+    assert margin(world, 4) == pytest.approx(math.sqrt(2) * 0.5 * (4 + 2) / math.sqrt(4 + 7 * 2))
+
+
+def test_the_proposition_vanishes_only_at_full_overlap() -> None:
+    gains = [proposition_5_1(FeatureModel(shared=shared)) for shared in (0, 5, 10, 15, 20)]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[3] > 0.005
+    assert gains[4] == pytest.approx(0, abs=1e-9)
+
+
+def test_equal_votes_share_a_draw() -> None:
+    votes = np.array([[3, 1, 0], [2, 2, 1], [1, 1, 1], [0, 4, 1]])
+    assert accuracy(votes) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
+
+
+def test_same_seed_same_numbers() -> None:
+    world = FeatureModel()
+    assert simulate(world, draws=500, seed=3) == simulate(world, draws=500, seed=3)
+    assert simulate(world, draws=500, seed=3) != simulate(world, draws=500, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"shared": 21}, "share none to all"),
+        ({"features": 0, "shared": 0}, "at least one feature"),
+        ({"classes": 1}, "two classes"),
+        ({"p": 1.0}, "p must lie between 0 and 1"),
+    ],
+)
+def test_a_world_that_makes_no_sense_is_refused(numbers: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureModel(**numbers)
+
+
+def test_unknown_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="'same' or 'different'"):
+        simulate(FeatureModel(), "none")  # type: ignore[arg-type]
