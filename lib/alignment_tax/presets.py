@@ -52,6 +52,64 @@ class RsfConfig:
 
 
 @dataclass(frozen=True)
+class PpoConfig:
+    """Proximal policy optimisation: sample, score, improve policy and critic, repeat.
+
+    Attributes:
+        rounds: Parts that a run is cut into; each is kept.
+        iterations: Iterations per round.
+        prompts_per_iteration: Replies sampled per iteration, one per prompt.
+        temperature: Of sampling, and of every probability that is computed; above 0.
+        max_new_tokens: A reply without an end after so many tokens is cut off.
+        max_prompt_length: Most tokens of a prompt.
+        sampling_batch: Most replies generated side by side.
+        minibatch: Replies per optimiser step, all processes together.
+        epochs: Passes over the replies of an iteration.
+        learning_rate: AdamW's for the policy.
+        critic_learning_rate: AdamW's for the critic.
+        kl_coef: Weight of the token-level KL penalty, at the start if it is adaptive.
+        kl_target: KL from theta_0 in nats a reply that the weight aims at; None keeps it fixed.
+        kl_horizon: Replies over which the weight adapts; larger is slower.
+        shared_trunk: Whether the value head sits on the policy's body or on one of its own.
+        gamma: Discount per token.
+        lam: GAE's lambda: 0 trusts the critic, 1 the rewards.
+        clip: How far the ratio of probabilities may leave 1.
+        value_clip: How far a value may move from its old one, in units of the scaled reward.
+        value_coef: Weight of the value loss beside the policy loss.
+        max_kl: Epochs end once the policy is this far, in nats a token, from the one that sampled
+            the replies; None never ends them early.
+        reward_baseline: Subtracted from every reward.
+        reward_scale: Multiplied with the reward after the baseline is off.
+        missing_eos_penalty: Subtracted from the reward of a reply that was cut off.
+    """
+
+    rounds: int
+    iterations: int
+    prompts_per_iteration: int
+    temperature: float
+    max_new_tokens: int
+    max_prompt_length: int
+    sampling_batch: int
+    minibatch: int
+    epochs: int
+    learning_rate: float
+    critic_learning_rate: float
+    kl_coef: float
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    shared_trunk: bool = False
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.5
+    max_kl: float | None = None
+    reward_baseline: float = 0.0
+    reward_scale: float = 1.0
+    missing_eos_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """What is scored, on how many items, and with which batch size (scores move with it).
 

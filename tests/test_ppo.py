@@ -1,0 +1,568 @@
+import copy
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from test_models import make_policy, make_reward_model, make_tokenizer, user
+from torch import Tensor, tensor
+from torch.testing import assert_close
+
+from alignment_tax.models import prompt_ids
+from alignment_tax.presets import PpoConfig
+from alignment_tax.train.ppo import (
+    AdaptiveKl,
+    PpoState,
+    explained_variance,
+    gae,
+    kl_estimators,
+    lay_out,
+    learn,
+    make_rollout,
+    masked_mean,
+    minibatches,
+    policy_loss,
+    resume,
+    save,
+    scaled,
+    start,
+    step,
+    token_log_probs,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from alignment_tax.train.sample import Reply
+
+EOS, GOOD, X = 1, 5, 7
+CONFIG = PpoConfig(
+    rounds=1,
+    iterations=1,
+    prompts_per_iteration=8,
+    temperature=1.0,
+    max_new_tokens=6,
+    max_prompt_length=8,
+    sampling_batch=64,
+    minibatch=4,
+    epochs=2,
+    learning_rate=3e-3,
+    critic_learning_rate=3e-3,
+    kl_coef=0.1,
+)
+PROMPTS = [user(text) for text in ("why", "hello", "x y", "hello y z", "z", "y", "bad", "good x")]
+
+
+def make_state(architecture: str = "llama", **changes: object) -> PpoState:
+    config = dataclasses.replace(CONFIG, **changes)
+    return start(make_policy(architecture=architecture), make_tokenizer(), config, seed=0)
+
+
+def count_x(prompts: list, texts: list[str]) -> np.ndarray:
+    return np.array([text.split().count("x") for text in texts], dtype=float)
+
+
+def lengths(prompts: list, texts: list[str]) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts], dtype=float)
+
+
+def weights(module: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+# the pieces
+
+
+def test_each_token_pays_for_its_kl_and_the_last_one_gets_the_score():
+    log_probs, reference = (
+        tensor([[-1.0, -2.0, 7.0], [-1.0, -1.0, -1.0]]),
+        tensor([[-1.5, -1.0, 0.0]]),
+    )
+    mask = tensor([[1, 1, 0], [1, 1, 1]])
+    rewards = token_rewards(tensor([4.0, -2.0]), log_probs, reference, mask, 0.1)
+    # -0.1 * (0.5, -1) and 4 on the second; -0.1 * (0.5, 0, -1) and -2 on the third
+    assert_close(rewards, tensor([[-0.05, 4.1, 0.0], [-0.05, 0.0, -1.9]]))
+
+
+def test_rewards_are_penalised_for_a_missing_end_then_shifted_then_scaled():
+    config = dataclasses.replace(
+        CONFIG, missing_eos_penalty=0.5, reward_baseline=1.0, reward_scale=2.0
+    )
+    scores = scaled(np.array([1.0, 2.0, 2.0]), np.array([True, False, True]), config)
+    assert scores.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_advantages_by_hand_with_an_end_in_the_middle_and_an_empty_row():
+    rewards = tensor([[0.0, 0.0, 1.0], [1.0, 2.0, 99.0], [9.0, 9.0, 9.0]])
+    values = tensor([[0.5, 0.4, 0.2], [1.0, 1.0, 99.0], [9.0, 9.0, 9.0]])
+    mask = tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.5)
+    # row 0: deltas 0.9*0.4 - 0.5 = -0.14, 0.9*0.2 - 0.4 = -0.22, 1 - 0.2 = 0.8; factor 0.45
+    # row 1: deltas 1 + 0.9*1 - 1 = 0.9, 2 - 1 = 1: what stands behind the end plays no part
+    assert_close(advantages, tensor([[-0.077, 0.14, 0.8], [1.35, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert_close(returns, tensor([[0.423, 0.54, 1.0], [2.35, 2.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_with_lambda_one_the_returns_are_the_rewards_to_go_whatever_the_critic_says():
+    rewards, mask = tensor([[1.0, -2.0, 5.0]]), torch.ones(1, 3)
+    for values in (torch.zeros(1, 3), tensor([[3.0, -4.0, 0.5]])):
+        assert_close(gae(rewards, values, mask, 1.0, 1.0)[1], tensor([[4.0, 3.0, 5.0]]))
+    one_step, _ = gae(rewards, tensor([[3.0, -4.0, 0.5]]), mask, 1.0, 0.0)
+    assert_close(one_step, tensor([[-6.0, 2.5, 4.5]]))
+
+
+def test_whitening_counts_the_tokens_of_replies_only():
+    values, mask = tensor([[1.0, 3.0], [5.0, math.nan]]), tensor([[1, 1], [1, 0]])
+    # mean 3, variance 8/3
+    third = math.sqrt(8 / 3)
+    white = whiten(values.nan_to_num(100.0), mask)
+    assert_close(white, tensor([[-2 / third, 0.0], [2 / third, 0.0]]))
+    assert masked_mean(values, mask).item() == 3.0
+
+
+def test_kl_estimators_by_exact_expectation():
+    p, q = tensor([0.5, 0.3, 0.2]), tensor([0.2, 0.3, 0.5])
+    kl = 0.5 * math.log(2.5) + 0.2 * math.log(0.4)  # 0.27489
+    k1, k2, k3 = ((p * k).sum().item() for k in kl_estimators(p.log(), q.log()))
+    assert k1 == pytest.approx(kl, abs=1e-6)
+    assert k3 == pytest.approx(kl, abs=1e-6)
+    by_hand = (0.5 * math.log(2.5) ** 2 + 0.2 * math.log(0.4) ** 2) / 2
+    assert k2 == pytest.approx(by_hand, abs=1e-6)
+    assert k2 - kl == pytest.approx(0.0190, abs=1e-4)  # its bias
+    assert kl_estimators(p.log(), q.log())[0].min() < 0 < kl_estimators(p.log(), q.log())[2].max()
+
+
+def test_k3_is_right_and_not_negative_where_policies_nearly_agree():
+    log_probs = tensor([-0.5])
+    other = torch.nextafter(log_probs, tensor([0.0]))
+    d = (log_probs.double() - other.double()).item()
+    k3 = kl_estimators(log_probs, other)[2].item()
+    assert k3 == pytest.approx(d**2 / 2, rel=1e-5)
+    assert k3 > 0
+    # what it guards against: in float32 the formula as it is written turns negative
+    assert (torch.exp(other - log_probs) - 1 - (other - log_probs)).item() < 0
+
+
+def test_the_clip_stops_the_gradient_on_the_right_side_only():
+    ratio = tensor([[1.5, 0.5, 1.5, 0.5, 1.0, 9.0]])
+    log_probs = ratio.log().requires_grad_()
+    advantages, mask = tensor([[1.0, 1.0, -1.0, -1.0, 2.0, 9.0]]), tensor([[1, 1, 1, 1, 1, 0]])
+    loss, fraction = policy_loss(log_probs, torch.zeros(1, 6), advantages, mask, clip=0.2)
+    # -1.2 (held), -0.5, +1.5, +0.8 (held), -2
+    assert loss.item() == pytest.approx(-1.4 / 5)
+    assert fraction.item() == pytest.approx(2 / 5)
+    loss.backward()
+    # d(-A ratio)/d log pi = -A ratio, and 0 where it is held
+    assert_close(log_probs.grad, tensor([[0.0, -0.5, 1.5, 0.0, -2.0, 0.0]]) / 5)
+
+
+def test_the_value_loss_takes_the_larger_error_and_stops_where_it_is_clipped():
+    values = tensor([[1.0, 0.3, 50.0]], requires_grad=True)
+    old, returns, mask = tensor([[0.0, 0.5, 0.0]]), tensor([[1.0, 1.0, 0.0]]), tensor([[1, 1, 0]])
+    loss = value_loss(values, old, returns, mask, clip=0.2)
+    # clipped to 0.2: 0.8^2; within the clip: 0.7^2
+    assert loss.item() == pytest.approx((0.64 + 0.49) / 4)
+    loss.backward()
+    assert_close(values.grad, tensor([[0.0, -0.35, 0.0]]))
+
+
+def test_explained_variance_by_hand():
+    returns, mask = tensor([[1.0, 3.0, 5.0, 77.0]]), tensor([[1, 1, 1, 0]])
+    assert explained_variance(returns + 7, returns, mask).item() == 1.0
+    assert explained_variance(torch.zeros(1, 4), returns, mask).item() == 0.0
+    # errors 0, 0, 3: variance 2; returns: variance 8/3
+    assert explained_variance(tensor([[1.0, 3.0, 2.0, 0.0]]), returns, mask).item() == (
+        pytest.approx(1 - 2 / (8 / 3))
+    )
+
+
+def test_the_kl_weight_is_steered_towards_its_target():
+    control = AdaptiveKl(0.1, target=2.0, horizon=100)
+    assert control.update(3.0, replies=10).coef == pytest.approx(0.1 * 1.02)  # error cut to 0.2
+    assert control.update(1.9, replies=10).coef == pytest.approx(0.1 * 0.995)
+    assert control.update(-5.0, replies=50).coef == pytest.approx(0.1 * 0.9)
+    assert AdaptiveKl(0.1).update(3.0, replies=10).coef == 0.1
+
+
+def test_every_reply_is_in_one_minibatch_per_epoch():
+    order = minibatches(6, 2, 2, np.random.default_rng(0))
+    assert [len(rows) for rows in order] == [2] * 6
+    for epoch in (order[:3], order[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(6))
+    assert np.concatenate(order[:3]).tolist() != np.concatenate(order[3:]).tolist()
+
+
+# which number belongs to which token
+
+
+def test_replies_begin_in_one_column_and_end_with_the_end_token():
+    replies = [Reply("x", [X], True), Reply("good x", [GOOD, X], False), Reply("", [], True)]
+    ids, attention, mask = lay_out(
+        make_tokenizer(), [user("why"), user("x y"), user("z")], replies, torch.device("cpu")
+    )
+    assert ids[:, 4:].tolist() == [[X, EOS], [GOOD, X], [EOS, 0]]
+    assert mask.tolist() == [[1, 1], [1, 1], [1, 0]]
+    assert attention.tolist() == [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]]
+
+
+def test_log_probabilities_and_entropy_of_tokens_by_hand():
+    logits = torch.full((1, 3, 2), 50.0)
+    logits[0, 0] = tensor([0.0, 2 * math.log(3)])  # at temperature 2: 1/4, 3/4
+    logits[0, 1] = tensor([0.0, 0.0])
+    log_probs, entropy = token_log_probs(logits, tensor([[0, 1, 0]]), 2, temperature=2.0)
+    assert_close(log_probs, tensor([[0.75, 0.5]]).log())
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert_close(entropy, tensor([[quarter, math.log(2)]]))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_token_has_its_own_log_probability_and_the_value_from_before_it(
+    architecture: str, shared: bool
+):
+    state = make_state(architecture, shared_trunk=shared, temperature=2.0)
+    model = state.actor_critic
+    torch.nn.init.normal_(model.head.weight)
+    replies = [Reply("", [GOOD, X, X], True), Reply("", [X], True)]
+    ids, attention, _ = lay_out(
+        state.tokenizer, [user("why"), user("hello y z")], replies, torch.device("cpu")
+    )
+    with torch.no_grad():
+        log_probs, values, _ = model(ids, attention, 4)
+        alone = [*prompt_ids(state.tokenizer, user("why")), GOOD, X, X, EOS]
+        logs = (state.policy(tensor([alone])).logits[0] / 2).log_softmax(dim=-1)
+        body = state.policy.get_decoder() if shared else model.trunk
+        hidden = body(tensor([alone])).last_hidden_state[0]
+    place = len(alone) - 4
+    for t in range(4):
+        by_hand = logs[place + t - 1, alone[place + t]].item()
+        assert log_probs[0, t].item() == pytest.approx(by_hand, abs=1e-5)
+        before = (hidden[place + t - 1] @ model.head.weight[0]).item()
+        assert values[0, t].item() == pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_more_padding_changes_no_number(shared: bool):
+    state = make_state(shared_trunk=shared)
+    torch.nn.init.normal_(state.actor_critic.head.weight)
+    replies = [Reply("", [GOOD, X, X], True), Reply("", [X], False)]
+    ids, attention, mask = lay_out(
+        state.tokenizer, [user("why"), user("hello y z")], replies, torch.device("cpu")
+    )
+
+    def losses(left: int, right: int) -> Tensor:
+        pad = torch.nn.functional.pad
+        wide, wide_attention = (pad(t, (left, right)) for t in (ids, attention))
+        wide_mask = pad(mask, (0, right))
+        log_probs, values, _ = state.model(wide, wide_attention, 4 + right)
+        rewards = token_rewards(tensor([1.0, -1.0]), log_probs, log_probs - 0.3, wide_mask, 0.1)
+        advantages, returns = gae(rewards, values, wide_mask, 0.9, 0.8)
+        advantages = whiten(advantages, wide_mask)
+        old = log_probs.detach() - 0.1
+        loss, fraction = policy_loss(log_probs, old, advantages, wide_mask, 0.05)
+        critic = value_loss(values, values - 0.3, returns, wide_mask, 0.2)
+        spread = explained_variance(values, returns, wide_mask)
+        return torch.stack([loss, fraction, critic, spread])
+
+    with torch.no_grad():
+        assert_close(losses(3, 2), losses(0, 0), atol=1e-5, rtol=1e-4)
+
+
+# an iteration
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_on_the_first_minibatch_the_ratio_is_one(architecture: str):
+    # gpt2 comes with dropout, which would make it another policy at every pass
+    state, row = step(
+        make_state(architecture, minibatch=8, epochs=1, temperature=1.5), PROMPTS, lengths, count_x
+    )
+    assert row["update_kl"] == pytest.approx(0.0, abs=1e-9)
+    assert row["clip_fraction"] == 0.0
+    # the ratio is 1 and whitened advantages have mean 0
+    assert row["policy_loss"] == pytest.approx(0.0, abs=1e-5)
+    assert (row["updates"], row["iteration"], state.iteration) == (1, 1, 1)
+    assert row["kl"] == pytest.approx(0.0, abs=1e-5)  # the policy is still theta_0
+    assert 1 < row["reply_length"] <= 6
+    assert row["reward"] > row["gold"] > 0
+    assert 0 < row["finished"] <= 1
+    assert row["entropy"] == pytest.approx(math.log(13), abs=0.1)
+    assert min(row[f"seconds_{part}"] for part in ("sampling", "scoring", "learning")) > 0
+
+
+def test_a_reply_that_was_cut_off_is_worth_less_by_the_penalty():
+    replies = [Reply("x", [X], True), Reply("x x x", [X, X, X], False)]
+    returns = []
+    for penalty in (0.0, 0.7):
+        state = make_state(missing_eos_penalty=penalty, lam=1.0)
+        rollout, _ = make_rollout(state, PROMPTS[:2], replies, np.array([1.0, 2.0]))
+        returns.append(rollout.returns)
+    assert_close(returns[0], tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]]), atol=1e-6, rtol=0)
+    assert_close(returns[1], tensor([[1.0, 1.0, 0.0], [1.3, 1.3, 1.3]]), atol=1e-6, rtol=0)
+
+
+def test_epochs_end_early_once_the_policy_has_moved_far_enough():
+    _, free = step(make_state(epochs=3, learning_rate=2e-2), PROMPTS, lengths)
+    _, held = step(make_state(epochs=3, learning_rate=2e-2, max_kl=0.01), PROMPTS, lengths)
+    assert (free["updates"], free["update_kl"] > 0.01) == (6, True)
+    assert 1 <= held["updates"] < 6
+    assert held["update_kl"] > 0.01
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_resumed_run_ends_with_the_same_weights(shared: bool, tmp_path: Path):
+    changes = {"shared_trunk": shared, "kl_target": 0.01, "kl_horizon": 50}
+    whole = make_state(**changes)
+    for number in range(3):
+        if number == 2:
+            save(whole, tmp_path / "run")
+        whole, row = step(whole, PROMPTS, lengths)
+    part = resume(make_state(**changes), tmp_path / "run")
+    assert part.iteration == 2
+    part, again = step(part, PROMPTS, lengths)
+    assert torch.equal(weights(whole.actor_critic), weights(part.actor_critic))
+    assert part.kl_control == whole.kl_control != AdaptiveKl(0.1, 0.01, 50)
+    assert {k: v for k, v in again.items() if "seconds" not in k} == {
+        k: v for k, v in row.items() if "seconds" not in k
+    }
+
+
+def test_a_saved_run_is_two_files_and_only_its_own_run_goes_on_from_it(tmp_path: Path):
+    state = make_state()
+    save(state, tmp_path)
+    save(dataclasses.replace(state, iteration=4), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "state-000004.safetensors",
+        "state.json",
+    ]
+    assert json.loads((tmp_path / "state.json").read_text())["iteration"] == 4
+    longer = start(make_policy(), make_tokenizer(), dataclasses.replace(CONFIG, rounds=9), 0)
+    assert resume(longer, tmp_path).iteration == 4
+    with pytest.raises(ValueError, match="another seed: 0, not 1"):
+        resume(dataclasses.replace(state, seed=1), tmp_path)
+    with pytest.raises(ValueError, match="another theta_0"):
+        resume(start(make_policy(1), make_tokenizer(), CONFIG, 0), tmp_path)
+    with pytest.raises(ValueError, match="another config"):
+        resume(make_state(clip=0.1), tmp_path)
+    with pytest.raises(FileNotFoundError, match="no saved PPO run"):
+        resume(state, tmp_path / "elsewhere")
+
+
+def test_the_reference_stays_and_seed_and_iteration_decide_the_rest():
+    ends = []
+    for seed, done in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        state = start(make_policy(), make_tokenizer(), CONFIG, seed)
+        state, _ = step(dataclasses.replace(state, iteration=done), PROMPTS, lengths)
+        ends.append(weights(state.policy))
+        assert torch.equal(weights(state.reference), weights(make_policy()))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+    assert not torch.equal(ends[0], ends[3])
+
+
+def test_the_critic_can_start_from_the_reward_model():
+    reward_model = make_reward_model()
+    with torch.no_grad():
+        reward_model.backbone.get_input_embeddings().weight.mul_(3)
+    before = weights(reward_model)
+    critic = (reward_model, make_tokenizer())
+    state = start(make_policy(), make_tokenizer(), CONFIG, 0, critic)
+    assert torch.equal(weights(state.actor_critic.trunk), weights(reward_model.backbone))
+    step(state, PROMPTS, lengths)
+    assert torch.equal(weights(reward_model), before)
+
+
+def test_a_lora_policy_is_trained_in_its_adapter_only():
+    policy = make_policy()
+    before = weights(policy)
+    lora = get_peft_model(policy, LoraConfig(r=2, target_modules=["down_proj"], lora_dropout=0.5))
+    state = start(lora, make_tokenizer(), CONFIG, 0)
+    _, row = step(state, PROMPTS, lengths)
+    assert (row["kl"], row["updates"]) == (pytest.approx(0.0, abs=1e-5), 4)
+    adapters = {n: p for n, p in state.policy.named_parameters() if "lora_B" in n}
+    assert len(adapters) == 2
+    assert all(p.abs().max() > 0 for p in adapters.values())
+    assert torch.equal(weights(state.policy.unload()), before)
+
+
+# what it reaches
+
+
+def test_one_token_replies_reach_the_known_optimum():
+    # max E[r] - beta KL(pi || pi_0) is solved by pi_0 exp(r / beta) / Z
+    beta = 0.5
+    state = make_state(
+        max_new_tokens=1,
+        minibatch=64,
+        kl_coef=beta,
+        missing_eos_penalty=0.0,
+        learning_rate=5e-3,
+        critic_learning_rate=5e-3,
+    )
+    prompts = [user("why")] * 128
+    worth = {"good": 1.0, "x": -0.5}
+
+    def reward(prompts: list, texts: list[str]) -> np.ndarray:
+        return np.array([worth.get(text, 0.0) for text in texts])
+
+    def choices(policy: torch.nn.Module) -> Tensor:
+        with torch.no_grad():
+            ids = tensor([prompt_ids(state.tokenizer, user("why"))])
+            return policy(ids).logits[0, -1].softmax(dim=-1)
+
+    texts = [state.tokenizer.decode([token]) for token in range(13)]
+    tilted = choices(state.reference) * tensor(reward([], texts) / beta).exp()
+    optimum = (tilted / tilted.sum()).float()
+    late = []
+    for number in range(40):
+        state, row = step(state, prompts, reward)
+        if number >= 30:
+            late.append(choices(state.policy))
+    reached = torch.stack(late).mean(dim=0)
+    assert choices(state.reference)[GOOD] < 0.1
+    assert optimum[GOOD] > 0.35
+    assert reached[GOOD].item() == pytest.approx(optimum[GOOD].item(), abs=0.06)
+    assert_close(reached, optimum, atol=0.06, rtol=0)
+    assert row["kl"] > 0.1
+
+
+def test_longer_replies_learn_too_and_learn_to_end():
+    state = make_state(
+        minibatch=16, kl_coef=0.02, learning_rate=5e-3, max_new_tokens=5, missing_eos_penalty=3.0
+    )
+    rows = []
+    for _ in range(14):
+        state, row = step(state, PROMPTS * 4, count_x)
+        rows.append(row)
+    assert rows[-1]["reward"] > rows[0]["reward"] + 1.5
+    assert rows[-1]["finished"] > rows[0]["finished"] + 0.3
+    assert rows[-1]["entropy"] < rows[0]["entropy"] - 0.5
+    assert min(rows[-1]["kl"], rows[-1]["kl_k3"]) > 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_critic_learns_what_a_prompt_promises(shared: bool):
+    def asked_for_y(prompts: list, texts: list[str]) -> np.ndarray:
+        return np.array(["y" in prompt[0]["content"] for prompt in prompts], dtype=float)
+
+    state = make_state(
+        shared_trunk=shared,
+        minibatch=8,
+        kl_coef=0.0,
+        missing_eos_penalty=0.0,
+        value_clip=1.0,
+        critic_learning_rate=5e-3,
+    )
+    rows = []
+    for _ in range(10):
+        state, row = step(state, PROMPTS * 2, asked_for_y)
+        rows.append(row)
+    assert rows[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)
+    assert rows[-1]["explained_variance"] > 0.5
+    assert rows[-1]["value_loss"] < 0.5 * rows[0]["value_loss"]
+
+
+# several processes
+
+
+def learn_on_a_share(folder: str) -> None:
+    """Learn from four replies, this process from its share of them, and keep the gradients."""
+    state = make_state(epochs=1)
+    accelerator = state.accelerator
+    replies = [
+        Reply("", [X, GOOD], True),
+        Reply("", [GOOD, X, X, X], True),
+        Reply("", [X], True),
+        Reply("", [X, X], False),
+    ]
+    rows = list(range(4))[accelerator.process_index :: accelerator.num_processes]
+    rewards = np.array([1.0, 2.0, -1.0, 0.5])[rows]
+    rollout, stats = make_rollout(
+        state, [PROMPTS[i] for i in rows], [replies[i] for i in rows], rewards
+    )
+    log = learn(state, rollout, np.random.default_rng(0))
+    kept = {n: p.grad.clone() for n, p in state.actor_critic.named_parameters()}
+    kept["log"] = tensor(list({**stats, **log}.values()))
+    kept["advantages"] = rollout.advantages
+    save_file(kept, f"{folder}/{accelerator.num_processes}-{accelerator.process_index}.safetensors")
+
+
+def test_two_processes_learn_what_one_learns_from_all_replies(tmp_path: Path):
+    learn_on_a_share(str(tmp_path))
+    command = f"import test_ppo; test_ppo.launch_two({str(tmp_path)!r})"
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    subprocess.run([sys.executable, "-c", command], env=os.environ | paths, check=True)
+    one, first, second = (load_file(tmp_path / f"{n}.safetensors") for n in ("1-0", "2-0", "2-1"))
+    assert_close(first["advantages"], one["advantages"][::2, :3], atol=1e-5, rtol=1e-4)
+    assert_close(second["advantages"], one["advantages"][1::2], atol=1e-5, rtol=1e-4)
+    for name in set(one) - {"advantages"}:
+        assert torch.equal(first[name], second[name]), name
+        assert_close(first[name], one[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def launch_two(folder: str) -> None:
+    debug_launcher(learn_on_a_share, (folder,), num_processes=2)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (lambda n: np.full(n, np.nan), "8 of 8 rewards are NaN"),
+        (lambda n: np.ones(n), "All 8 rewards are 1"),
+        (lambda n: np.arange(n - 1), r"shape \(7,\) for 8 replies"),
+        (lambda n: np.ones((n, 1)), r"shape \(8, 1\) for 8 replies"),
+    ],
+)
+def test_rewards_that_teach_nothing_are_refused(rewards, message: str):
+    with pytest.raises(ValueError, match=message):
+        step(make_state(), PROMPTS, lambda prompts, texts: rewards(len(texts)))
+
+
+def test_prompts_that_do_not_fit_are_refused():
+    long = [*PROMPTS[:3], user("x " * 7), *PROMPTS[4:]]
+    with pytest.raises(
+        ValueError, match=r"1 of 8 prompts have more than 8 tokens.*number 3 with 9"
+    ):
+        step(make_state(), long, lengths)
+    state = make_state("gpt2", max_prompt_length=100, max_new_tokens=58)
+    with pytest.raises(ValueError, match=r"more than 6 tokens.*must fit into the model's 64"):
+        step(state, long, lengths)
+    for prompts in (PROMPTS[:6], []):
+        with pytest.raises(ValueError, match="cannot be cut into minibatches of 4"):
+            step(make_state(), prompts, lengths)
+
+
+def test_a_policy_that_never_ends_its_replies_is_refused():
+    state = make_state(max_new_tokens=1, temperature=0.01)
+    head = torch.nn.Linear(32, 13)
+    with torch.no_grad():
+        head.bias.zero_()[X] = 50.0
+    state.policy.lm_head = head
+    with pytest.raises(ValueError, match="No sampled reply ended within 1 tokens"):
+        step(state, PROMPTS, lengths)
+
+
+def test_networks_that_do_not_belong_together_are_refused():
+    policy, tokenizer, other = make_policy(), make_tokenizer(), make_tokenizer()
+    other.add_tokens(["new"])
+    with pytest.raises(ValueError, match="14 tokens but the model only 13"):
+        start(policy, other, CONFIG, 0)
+    critic = (make_reward_model(), other)
+    with pytest.raises(ValueError, match=r"differs from the policy's in 1 tokens.*'new'"):
+        start(policy, tokenizer, CONFIG, 0, critic)
+    shared = dataclasses.replace(CONFIG, shared_trunk=True)
+    with pytest.raises(ValueError, match="no critic can be passed"):
+        start(policy, tokenizer, shared, 0, (copy.copy(critic[0]), tokenizer))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        start(policy, tokenizer, dataclasses.replace(CONFIG, temperature=0.0), 0)
