@@ -86,6 +86,20 @@ class PpoConfig:
     rounds: int
     iterations: int
     prompts_per_iteration: int
+
+
+class DpoConfig:
+    """Direct preference optimisation (TRL's DPOTrainer): learn from pairs, without a reward model.
+
+    Pairs of `source` "on_policy" are the best against the worst of `n` replies that theta_0 gave to
+    each of `prompts_per_round` prompts; of `source` "offline" they are as many of the world's
+    preference pairs. `beta` holds the policy near theta_0: the higher, the nearer. `max_length` is
+    of prompt and reply, in tokens.
+    """
+
+    rounds: int
+    prompts_per_round: int
+    n: int
     temperature: float
     max_new_tokens: int
     max_prompt_length: int
@@ -107,6 +121,39 @@ class PpoConfig:
     reward_baseline: float = 0.0
     reward_scale: float = 1.0
     missing_eos_penalty: float = 1.0
+
+    beta: float
+    learning_rate: float
+    epochs: float
+    batch_size: int
+    max_length: int
+    accumulation: int = 1
+    source: str = "on_policy"
+
+
+@dataclass(frozen=True)
+class RlooConfig:
+    """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer).
+
+    The budget of a round is `prompts_per_round * n * epochs` replies of at most `max_new_tokens`
+    tokens. `batch_size * accumulation` replies make one step; they are sampled right before it, and
+    used once. `beta` is the weight of the KL divergence from theta_0 in the reward, and
+    `unfinished_penalty` (in units of the reward) how far a reply that was cut off stays below the
+    worst finished reply to its prompt.
+    """
+
+    rounds: int
+    prompts_per_round: int
+    n: int
+    temperature: float
+    max_new_tokens: int
+    max_prompt_length: int
+    beta: float
+    learning_rate: float
+    batch_size: int
+    accumulation: int = 1
+    epochs: float = 1
+    unfinished_penalty: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from test_models import make_policy, make_reward_model, make_tokenizer, user
+from test_train import PROMPTS, count_x, pair, pairs, weights
+from transformers import PreTrainedModel
+
+from alignment_tax.models import score_replies
+from alignment_tax.presets import DpoConfig
+from alignment_tax.train.dpo import (
+    best_and_worst,
+    dpo_loss,
+    on_policy_pairs,
+    reward_function,
+    train_dpo,
+)
+from alignment_tax.train.kl import reply_log_probs
+from alignment_tax.train.loop import TrainingDiverged
+from alignment_tax.train.sample import Reply
+
+DPO = DpoConfig(
+    rounds=1,
+    prompts_per_round=8,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=12,
+    max_prompt_length=8,
+    sampling_batch=64,
+    beta=0.5,
+    learning_rate=5e-3,
+    epochs=4,
+    batch_size=8,
+    max_length=16,
+)
+ONE_STEP = dataclasses.replace(DPO, epochs=1)
+
+
+def sharp_policy(seed: int) -> PreTrainedModel:
+    """A policy whose log-probabilities are far from even, so that two of them differ."""
+    policy = make_policy(seed)
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(20)
+    return policy
+
+
+def endless_policy() -> PreTrainedModel:
+    """A policy that says 'good' for ever."""
+    policy = make_policy()
+    policy.config.tie_word_embeddings = False
+    head = torch.nn.Linear(32, 13)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[5] = 50.0
+    policy.lm_head = head
+    return policy
+
+
+def log_probs(policy: PreTrainedModel, rows: Dataset, side: str) -> np.ndarray:
+    replies = [row[side][0]["content"] for row in rows]
+    return reply_log_probs(policy, make_tokenizer(), list(rows["prompt"]), replies, 4)
+
+
+def loss_by_hand(policy: PreTrainedModel, reference: PreTrainedModel, beta: float) -> float:
+    sides = ("chosen", "rejected")
+    return dpo_loss(*[log_probs(m, pairs(), s) for m in (policy, reference) for s in sides], beta)
+
+
+# the loss
+
+
+def test_the_dpo_loss_of_two_pairs_by_hand():
+    # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
+    loss = dpo_loss(
+        np.array([-3.0, -5.0]),
+        np.array([-4.0, -7.0]),
+        np.array([-5.0, -5.0]),
+        np.array([-5.0, -7.0]),
+        0.5,
+    )
+    assert loss == pytest.approx((math.log(1 + math.exp(-0.5)) + math.log(2)) / 2)
+    # beta * margin = log 3: probability 3/4 that the chosen reply is the better one
+    quarter = dpo_loss(np.array([math.log(9)]), np.zeros(1), np.zeros(1), np.zeros(1), 0.5)
+    assert quarter == pytest.approx(-math.log(3 / 4))
+
+
+def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path: Path):
+    policy, reference = sharp_policy(0), sharp_policy(1)
+    by_hand = loss_by_hand(policy, reference, ONE_STEP.beta)
+    trained = train_dpo(policy, reference, make_tokenizer(), pairs(), ONE_STEP, 0, tmp_path)
+    assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-4)
+    assert abs(by_hand - math.log(2)) > 0.1
+    assert (trained.used, len(trained.log)) == (8, 1)
+
+
+# training
+
+
+def test_a_second_round_is_still_measured_against_theta_0(tmp_path: Path):
+    theta_0, tokenizer = make_policy(), make_tokenizer()
+    policy, before = copy.deepcopy(theta_0), weights(theta_0)
+    first = train_dpo(policy, theta_0, tokenizer, pairs(), DPO, 0, tmp_path)
+    assert first.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    by_hand = loss_by_hand(policy, theta_0, DPO.beta)
+    second = train_dpo(first.model, theta_0, tokenizer, pairs(), DPO, 1, tmp_path)
+    assert second.log[0]["loss"] == pytest.approx(by_hand, abs=1e-4)
+    assert by_hand < 0.6
+    assert torch.equal(weights(theta_0), before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_path: Path):
+    theta_0, tokenizer = make_policy(), make_tokenizer()
+    runs = [
+        train_dpo(copy.deepcopy(theta_0), theta_0, tokenizer, pairs(), DPO, 0, tmp_path)
+        for _ in range(2)
+    ]
+    assert torch.equal(weights(runs[0].model), weights(runs[1].model))
+    assert {row["learning_rate"] for row in runs[0].log} == {DPO.learning_rate}
+    held_out = Dataset.from_list([pair("z", "good y", "bad y"), pair("hello z", "good", "bad")])
+    gained = [
+        log_probs(runs[0].model, held_out, s) - log_probs(theta_0, held_out, s)
+        for s in ("chosen", "rejected")
+    ]
+    assert (gained[0] > gained[1] + 0.5).all()
+    assert not runs[0].model.training
+
+
+def test_the_first_round_may_start_from_the_reference_itself(tmp_path: Path):
+    policy = make_policy()
+    trained = train_dpo(policy, policy, make_tokenizer(), pairs(), DPO, 0, tmp_path)
+    assert trained.log[-1]["rewards/margins"] > 0.1
+
+
+def test_identical_and_overlong_pairs_are_left_out_and_counted(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    rows = Dataset.from_list([*pairs(), pair("x", "good", "good"), pair("x " * 20, "good", "bad")])
+    with pytest.warns(UserWarning, match=r"2 of 10 examples left out \(1 too long, 1 identical"):
+        trained = train_dpo(policy, policy, tokenizer, rows, ONE_STEP, 0, tmp_path)
+    assert (trained.used, trained.dropped) == (8, {"too long": 1, "identical": 1})
+    same = Dataset.from_list([pair("x", "good", "good")] * 3)
+    with pytest.raises(ValueError, match="3 of 3 examples cannot be used"):
+        train_dpo(policy, policy, tokenizer, same, DPO, 0, tmp_path)
+
+
+def test_pairs_that_cannot_be_trained_on_are_refused(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    with pytest.raises(ValueError, match="prompt, chosen, rejected"):
+        train_dpo(policy, policy, tokenizer, pairs().remove_columns("chosen"), DPO, 0, tmp_path)
+    policy.config.max_position_embeddings = 15
+    with pytest.raises(ValueError, match=r"Max_length may take 16 tokens.* context has 15"):
+        train_dpo(policy, policy, tokenizer, pairs(), DPO, 0, tmp_path)
+
+
+def test_dpo_stops_at_nan(tmp_path: Path):
+    policy, reference = make_policy(), make_policy()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match="at step 1"):
+        train_dpo(policy, reference, make_tokenizer(), pairs(), DPO, 0, tmp_path)
+
+
+# on-policy pairs
+
+
+def test_the_best_and_the_worst_reply_make_the_pair():
+    a, b, c = (Reply(text, [4], True) for text in "abc")
+    assert best_and_worst([a, b, c], np.array([1.0, 3.0, -2.0])) == (1, 2)
+    assert best_and_worst([a, b], np.array([1.0, 1.0])) is None
+    # rounding may part the rewards of one and the same text
+    assert best_and_worst([a, a], np.array([1.0, 1.0 + 1e-7])) is None
+    assert best_and_worst([a], np.array([1.0])) is None
+
+
+def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    config = dataclasses.replace(DPO, n=24)
+    asked: list[tuple[list, str]] = []
+
+    def rewards(prompts: list, texts: list[str]) -> np.ndarray:
+        asked.extend(zip(prompts, texts, strict=True))
+        return count_x(prompts, texts)
+
+    with pytest.warns(UserWarning, match="1 of 9 prompts give no pair .1 too long, 0 without"):
+        rows = on_policy_pairs(
+            policy, tokenizer, rewards, [*PROMPTS, user("x " * 9)], config, seed=0
+        )
+    assert list(rows["prompt"]) == PROMPTS
+    for row in rows:
+        counts = [text.split().count("x") for prompt, text in asked if prompt == row["prompt"]]
+        chosen, rejected = (row[side][0]["content"].split() for side in ("chosen", "rejected"))
+        assert (chosen.count("x"), rejected.count("x")) == (max(counts), min(counts))
+        assert row["margin"] == max(counts) - min(counts) > 0
+        # a reply that fills all 12 tokens has no end token and was cut off
+        assert max(len(chosen), len(rejected)) < DPO.max_new_tokens
+    assert len(asked) < len(PROMPTS) * config.n
+
+
+def test_pairs_depend_on_the_seed_alone():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    config = dataclasses.replace(DPO, n=16)
+    runs = [
+        on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed) for seed in (0, 0, 1)
+    ]
+    assert runs[0].to_list() == runs[1].to_list()
+    assert runs[0].to_list() != runs[2].to_list()
+
+
+def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path: Path):
+    theta_0, tokenizer = make_policy(), make_tokenizer()
+    policy = copy.deepcopy(theta_0)
+    config = dataclasses.replace(DPO, n=16)
+    rows = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
+    train_dpo(policy, theta_0, tokenizer, rows, config, 0, tmp_path)
+    after = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed=1)
+    count = lambda table: np.mean([c[0]["content"].split().count("x") for c in table["rejected"]])  # noqa: E731
+    assert count(after) > count(rows) + 0.2
+
+
+def test_prompts_and_replies_that_make_no_pairs_are_refused():
+    policy, tokenizer = make_policy(), make_tokenizer()
+
+    def make(**changes: object) -> Dataset:
+        config = dataclasses.replace(DPO, **changes)
+        return on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, 0)
+
+    with pytest.raises(ValueError, match="n must be 2 or more, not 1"):
+        make(n=1)
+    with pytest.raises(ValueError, match=r"None of 8 prompts.*Raise max_prompt_length"):
+        make(max_prompt_length=1)
+    with pytest.raises(ValueError, match="context has 2048"):
+        make(max_new_tokens=2041)
+    with pytest.raises(ValueError, match="None of 64 sampled replies ended within 12 tokens"):
+        on_policy_pairs(endless_policy(), tokenizer, count_x, PROMPTS, DPO, 0)
+    by_prompt = lambda prompts, texts: np.array([len(str(p)) for p in prompts])  # noqa: E731
+    with pytest.raises(ValueError, match=r"8 of 8 prompts give no pair .*8 without two finished"):
+        on_policy_pairs(policy, tokenizer, by_prompt, PROMPTS, DPO, 0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (lambda prompts, texts: np.zeros(len(texts)), "rewards are 0"),
+        (lambda prompts, texts: np.full(len(texts), np.nan), "NaN or infinite"),
+        (lambda prompts, texts: np.zeros(3), r"shape \(3,\)"),
+    ],
+)
+def test_rewards_that_cannot_rank_are_refused(rewards, message: str):
+    with pytest.raises(ValueError, match=message):
+        on_policy_pairs(make_policy(), make_tokenizer(), rewards, PROMPTS, DPO, 0)
+
+
+# the reward model as a function
+
+
+def test_a_reward_model_becomes_a_reward_function():
+    model, tokenizer = make_reward_model(), make_tokenizer()
+    texts = ["good x", "bad"]
+    scores = reward_function(model, tokenizer, make_tokenizer(), 2, 12)(PROMPTS[:2], texts)
+    expected = score_replies(model, tokenizer, PROMPTS[:2], texts, 2, 12)
+    assert scores.tolist() == expected.tolist()
+
+
+def test_a_reward_model_of_another_base_is_refused():
+    model, tokenizer, other = make_reward_model(), make_tokenizer(), make_tokenizer()
+    other.add_tokens(["maybe"])
+    with pytest.raises(ValueError, match=r"differ in their vocabularies.*another base"):
+        reward_function(model, other, tokenizer, 2, 12)
+    other = make_tokenizer()
+    other.chat_template += " "
+    with pytest.raises(ValueError, match="chat templates"):
+        reward_function(model, other, tokenizer, 2, 12)

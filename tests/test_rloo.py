@@ -1,0 +1,343 @@
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_dpo import endless_policy
+from test_models import make_policy, make_tokenizer, user
+from test_train import PROMPTS, count_x, sample, weights
+from transformers import LlamaForCausalLM, PreTrainedModel
+from trl import RLOOTrainer
+
+from alignment_tax.models import prompt_ids
+from alignment_tax.presets import RlooConfig
+from alignment_tax.train.loop import TrainingDiverged
+from alignment_tax.train.rloo import (
+    RlooTrained,
+    penalise_unfinished,
+    rloo_advantages,
+    rloo_loss,
+    train_rloo,
+)
+
+EOS = 1
+RLOO = RlooConfig(
+    rounds=1,
+    prompts_per_round=8,
+    n=4,
+    temperature=1.0,
+    max_new_tokens=8,
+    max_prompt_length=8,
+    beta=0.1,
+    learning_rate=5e-3,
+    batch_size=32,
+)
+
+
+def run(
+    policy: PreTrainedModel,
+    workdir: Path,
+    reference: PreTrainedModel | None = None,
+    reward_fn=count_x,
+    prompts: list = PROMPTS,
+    seed: int = 0,
+    **changes: object,
+) -> RlooTrained:
+    config = dataclasses.replace(RLOO, **changes)
+    reference = make_policy() if reference is None else reference
+    return train_rloo(
+        policy, reference, make_tokenizer(), reward_fn, prompts, config, seed, workdir
+    )
+
+
+def count_words(prompts: list, texts: list[str]) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts], dtype=float)
+
+
+def wordy_policy(seed: int) -> PreTrainedModel:
+    """A policy of strong opinions whose only special token is the end: texts read back the same."""
+    config = make_policy().config
+    config.tie_word_embeddings = False
+    torch.manual_seed(seed)
+    policy = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=0.3)
+        inputs, outputs = policy.get_input_embeddings().weight, policy.lm_head.weight
+        inputs[:, 0], outputs[:, 0] = 8.0, 0.0
+        outputs[[0, 2, 3, 4], 0] = -30.0
+    return policy
+
+
+def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float) -> np.ndarray:
+    """log pi of each reply at a temperature, one by one; no end token if it was cut off."""
+    tokenizer, logs = make_tokenizer(), []
+    for row in samples.itertuples():
+        head = prompt_ids(tokenizer, row.prompt)
+        ids = head + tokenizer(row.reply)["input_ids"] + [EOS] * row.finished
+        with torch.no_grad():
+            logits = policy(torch.tensor([ids])).logits[0, len(head) - 1 : -1] / temperature
+        taken = logits.log_softmax(dim=-1)[range(row.tokens), ids[len(head) :]]
+        logs.append(taken.sum().item())
+    return np.array(logs)
+
+
+# by hand
+
+
+def test_advantages_of_three_replies_by_hand():
+    # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
+    none = np.zeros((1, 3))
+    assert rloo_advantages(np.array([[1.0, 2.0, 6.0]]), none, 0.5).tolist() == [[-3.0, -1.5, 4.5]]
+    # a penalty of 0.5 * 4 on the last reply: rewards 1, 2, 4
+    ratios = np.array([[0.0, 0.0, 4.0]])
+    advantages = rloo_advantages(np.array([[1.0, 2.0, 6.0]]), ratios, 0.5)
+    assert advantages.tolist() == [[-2.0, -0.5, 2.5]]
+
+
+def test_the_loss_of_four_replies_by_hand():
+    # ratios 1.5 and 0.5, each with a good and a bad reply: the pessimistic one of ratio and clip
+    log_probs = np.log([1.5, 1.5, 0.5, 0.5])
+    advantages = np.array([2.0, -2.0, 2.0, -2.0])
+    # kept: 1.2 * 2, 1.5 * -2, 0.5 * 2, 0.8 * -2
+    loss = rloo_loss(log_probs, np.zeros(4), advantages, epsilon=0.2)
+    assert loss == pytest.approx(-(2.4 - 3.0 + 1.0 - 1.6) / 4)
+
+
+def test_a_reply_that_was_cut_off_is_put_below_the_finished_ones_of_its_group():
+    rewards = np.array([3.0, 9.0, 1.0, 5.0, 7.0, 8.0])
+    finished = np.array([True, False, True, False, False, False])
+    scores = penalise_unfinished(rewards, finished, n=3, penalty=2.0)
+    # worst finished reply of the first group: 1; the second group has none, and teaches nothing
+    assert scores.tolist() == [3.0, -1.0, 1.0, -2.0, -2.0, -2.0]
+    assert rloo_advantages(scores.reshape(2, 3), np.zeros((2, 3)), 0.0)[1].tolist() == [0, 0, 0]
+
+
+def test_trl_computes_the_advantages_we_compute_by_hand(tmp_path: Path, monkeypatch):
+    policy, reference = wordy_policy(0), wordy_policy(1)
+    seen = spy_on_trl(monkeypatch)
+    samples = run(policy, tmp_path, reference, count_words, temperature=1.5, beta=0.3).samples
+    ratios = log_probs(wordy_policy(0), samples, 1.5) - log_probs(reference, samples, 1.5)
+    scores = samples["score"].to_numpy()
+    by_hand = rloo_advantages(scores.reshape(8, 4), ratios.reshape(8, 4), 0.3).ravel()
+    # the trainer shuffles the replies of a step
+    np.testing.assert_allclose(np.sort(seen["advantages"]), np.sort(by_hand), atol=1e-3)
+    assert np.abs(ratios).max() > 1
+    assert seen["loss"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_trl_computes_the_loss_we_compute_by_hand(tmp_path: Path, monkeypatch):
+    # the head changes after sampling, so that the ratios are not 1
+    seen = spy_on_trl(monkeypatch, stretch=1.3)
+    samples = run(wordy_policy(0), tmp_path, wordy_policy(1), count_words, beta=0.0).samples
+    moved = wordy_policy(0)
+    with torch.no_grad():
+        moved.lm_head.weight.mul_(1.3)
+    now, old = log_probs(moved, samples, 1.0), log_probs(wordy_policy(0), samples, 1.0)
+    scores = samples["score"].to_numpy().reshape(8, 4)
+    advantages = rloo_advantages(scores, np.zeros((8, 4)), 0.0).ravel()
+    by_hand = rloo_loss(now, old, advantages)
+    assert seen["loss"] == pytest.approx(by_hand, abs=1e-3)
+    unclipped = -np.mean(np.exp(now - old) * advantages)
+    assert min(abs(by_hand), abs(by_hand - unclipped)) > 0.01
+
+
+def spy_on_trl(monkeypatch: pytest.MonkeyPatch, stretch: float = 1.0) -> dict[str, Any]:
+    """Note TRL's advantages and loss; multiply the head by `stretch` before the loss."""
+    seen: dict[str, Any] = {}
+    original = RLOOTrainer._compute_loss
+
+    def spy(self, model, inputs):
+        with torch.no_grad():
+            model.lm_head.weight.mul_(stretch)
+        loss = original(self, model, inputs)
+        seen.update(loss=loss.item(), advantages=inputs["advantages"].numpy())
+        return loss
+
+    monkeypatch.setattr(RLOOTrainer, "_compute_loss", spy)
+    return seen
+
+
+# sampling
+
+
+def test_trl_samples_what_sample_replies_samples(tmp_path: Path):
+    # almost no temperature; prompts of different lengths; a foreign end token in the checkpoint
+    policy = wordy_policy(0)
+    expected = sample(policy, PROMPTS, n=1, temperature=0, max_new_tokens=8)
+    assert {reply.finished for (reply,) in expected} == {True, False}
+    assert len({reply.text for (reply,) in expected}) > 3
+    policy.generation_config.eos_token_id = [EOS, 6]
+    table = run(policy, tmp_path, wordy_policy(0), count_words, temperature=1e-4).samples
+    replies = {str(p): reply for p, (reply,) in zip(PROMPTS, expected, strict=True)}
+    assert len(table) == 32
+    for row in table.itertuples():
+        reply = replies[str(row.prompt)]
+        assert (row.reply, row.finished) == (reply.text, reply.finished)
+        assert row.tokens == len(reply.token_ids) + reply.finished
+
+
+def test_trl_samples_follow_the_temperature_softmax_of_the_policy(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(10)
+        logits = policy(torch.tensor([prompt_ids(tokenizer, PROMPTS[0])])).logits[0, -1]
+    expected = torch.softmax(logits / 2, dim=-1).numpy()
+    table = run(
+        policy,
+        tmp_path,
+        prompts=PROMPTS[:1],
+        n=3000,
+        batch_size=3000,
+        temperature=2.0,
+        max_new_tokens=1,
+        learning_rate=1e-9,
+    ).samples
+    for word in ("good", "bad", "x", "yes"):
+        share = (table["reply"] == word).mean()
+        assert share == pytest.approx(expected[tokenizer.convert_tokens_to_ids(word)], abs=0.04)
+    assert table["finished"].mean() == pytest.approx(expected[EOS], abs=0.04)
+
+
+# training
+
+
+def test_rloo_raises_the_reward_and_leaves_theta_0_alone(tmp_path: Path):
+    theta_0 = make_policy()
+    before = weights(theta_0)
+    trained = run(
+        copy.deepcopy(theta_0),
+        tmp_path,
+        theta_0,
+        prompts=PROMPTS * 2,
+        n=8,
+        batch_size=128,
+        epochs=10,
+        beta=0.01,
+        learning_rate=1e-2,
+    )
+    means = trained.samples.groupby("step")["reward"].mean()
+    assert len(means) == len(trained.log) == 10
+    assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
+    assert {row["learning_rate"] for row in trained.log} == {1e-2}
+    assert trained.used == 10 * 128
+    assert torch.equal(weights(theta_0), before)
+    assert not trained.model.training
+    assert not list(tmp_path.iterdir())
+    other = copy.deepcopy(trained.model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.zero_()
+        assert other(torch.tensor([[4, 5]])).logits.abs().max() == 0
+
+
+def test_a_second_round_is_still_penalised_for_its_distance_from_theta_0(tmp_path: Path):
+    theta_0 = wordy_policy(0)
+    first = run(copy.deepcopy(theta_0), tmp_path, theta_0, count_words, learning_rate=2e-3)
+    assert first.log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    policy = first.model
+    policy.config.name_or_path = "somewhere"
+    start = copy.deepcopy(policy)
+    second = run(policy, tmp_path, theta_0, count_words, seed=1)
+    gap = log_probs(start, second.samples, 1.0) - log_probs(theta_0, second.samples, 1.0)
+    per_token = gap.sum() / second.samples["tokens"].sum()
+    assert second.log[0]["kl"] == pytest.approx(per_token, abs=1e-4)
+    assert per_token > 2e-3
+    assert policy.config.name_or_path == "somewhere"
+
+
+def test_rloo_is_deterministic_and_the_seed_matters(tmp_path: Path):
+    ends = [weights(run(make_policy(), tmp_path, seed=seed).model) for seed in (0, 0, 1)]
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_a_step_of_several_batches_samples_once_and_uses_it_once(tmp_path: Path):
+    trained = run(make_policy(), tmp_path, batch_size=4, accumulation=4)
+    assert trained.samples.groupby("step").size().tolist() == [16, 16]
+    groups = trained.samples.groupby(trained.samples.index // 4)["prompt"]
+    assert all(len({str(p) for p in group}) == 1 for _, group in groups)
+
+
+def test_cut_off_replies_never_win_and_their_reward_is_recorded(tmp_path: Path):
+    # the reward likes long replies, so that without the penalty the cut-off ones would win
+    table = run(make_policy(), tmp_path, reward_fn=count_words, n=8, batch_size=64).samples
+    assert table["reward"].tolist() == count_words([], table["reply"].tolist()).tolist()
+    assert set(table.loc[~table["finished"], "tokens"]) == {8}
+    mixed = [g for _, g in table.groupby(table.index // 8) if g["finished"].nunique() == 2]
+    assert mixed
+    for group in mixed:
+        worst = group.loc[group["finished"], "reward"].min()
+        assert (group.loc[~group["finished"], "score"] == worst - 1.0).all()
+
+
+def test_long_prompts_and_those_beyond_the_last_full_step_are_counted(tmp_path: Path):
+    prompts = [*PROMPTS, user("x " * 9)]
+    trained = run(make_policy(), tmp_path, prompts=prompts, batch_size=12)
+    assert trained.dropped == {"too long": 1, "left over": 2}
+    assert trained.used == len(trained.samples) == 24
+    assert sorted(map(str, trained.samples["prompt"].iloc[::4])) == sorted(map(str, PROMPTS[:6]))
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 1}, r"n must be 2 or more.* n=1"),
+        ({"batch_size": 9, "accumulation": 2}, r"multiple of n.*9 \* 2 = 18 replies"),
+        ({"temperature": 0.0}, "temperature=0"),
+        ({"batch_size": 64}, "takes 16 prompts, but there are only 8"),
+        ({"max_prompt_length": 1}, "None of 8 prompts has at most 1 tokens"),
+        ({"max_new_tokens": 2041}, r"may take 2049 tokens.* context has 2048"),
+    ],
+)
+def test_numbers_that_make_no_steps_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        run(make_policy(), tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (lambda prompts, texts: np.full(len(texts), np.nan), "32 of 32 rewards are NaN"),
+        (lambda prompts, texts: np.full(len(texts), np.inf), "32 of 32 rewards are NaN"),
+        (lambda prompts, texts: np.zeros(3), r"shape \(3,\) for 32 replies"),
+        (lambda prompts, texts: np.full(len(texts), 2.0), "All 32 rewards are 2"),
+    ],
+)
+def test_rewards_that_cannot_be_compared_are_refused(tmp_path: Path, rewards, message: str):
+    with pytest.raises(ValueError, match=message):
+        run(make_policy(), tmp_path, reward_fn=rewards)
+
+
+def test_one_step_of_equal_rewards_is_no_error(tmp_path: Path):
+    calls: list[int] = []
+
+    def later(prompts: list, texts: list[str]) -> np.ndarray:
+        calls.append(len(texts))
+        return count_x(prompts, texts) if len(calls) > 1 else np.zeros(len(texts))
+
+    trained = run(make_policy(), tmp_path, reward_fn=later, batch_size=16)
+    assert calls == [16, 16]
+    assert len(trained.log) == 2
+
+
+def test_a_policy_that_never_ends_its_replies_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"None of 32 sampled.*in step 1"):
+        run(endless_policy(), tmp_path)
+
+
+def test_rloo_stops_at_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = RLOOTrainer._compute_loss
+    broken = lambda self, model, inputs: original(self, model, inputs) * torch.nan  # noqa: E731
+    monkeypatch.setattr(RLOOTrainer, "_compute_loss", broken)
+    with pytest.raises(TrainingDiverged, match="loss is nan at step 1"):
+        run(make_policy(), tmp_path)
