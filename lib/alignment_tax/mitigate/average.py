@@ -1,0 +1,37 @@
+"""Averaging the outcome of another remedy with theta_0: `merge.average` as the last step of a run.
+
+Paper, section 4.1 (after WiSE-FT, Wortsman et al. 2022). For a whole sweep over alpha of one
+trained policy use `merge.average.Sweep`, which trains nothing again.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from alignment_tax.merge.average import average, check_alpha, own_tensors
+from alignment_tax.mitigate.base import Treatment, write_weights
+
+#: Weight of the aligned model; the ends are theta_0 and the run without averaging.
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Average(Treatment):
+    """Writes (1 - alpha) theta_0 + alpha theta into the outcome of training.
+
+    Args:
+        theta_0: The model before RLHF.
+        alpha: Weight of the aligned model, in [0, 1].
+
+    Raises:
+        MergeError: alpha is not usable.
+    """
+
+    def __init__(self, theta_0: PreTrainedModel, alpha: float) -> None:
+        check_alpha(alpha)
+        self.theta_0, self.alpha = theta_0, alpha
+
+    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Average the policy with theta_0, in place."""
+        mixed = average(own_tensors(self.theta_0), own_tensors(model), self.alpha)
+        write_weights(model, mixed)
+        return model

@@ -1,0 +1,58 @@
+"""BEMA: an EMA of the weights that is corrected for its lag. Block and Zhang 2025; by TRL.
+
+    theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
+    EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
+
+Not in the paper. It shows the opposite wish: the correction takes away the pull to theta_0 that an
+EMA has, which speeds learning up and gives back the tax.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerState
+from trl import BEMACallback
+
+from alignment_tax.mitigate.base import Treatment, check_share, write_weights
+
+#: Power of the EMA; TRL's default is 0.5. A higher one averages over more steps.
+STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+#: Arguments and control of a Trainer, which the callback takes but does not look at.
+NOT_USED: Any = None
+
+
+class Bema(Treatment):
+    """Feeds every step to TRL's callback, and takes its weights at the end.
+
+    Args:
+        power: Of the EMA, in (0, 1].
+
+    Raises:
+        ValueError: a power outside (0, 1].
+    """
+
+    def __init__(self, power: float) -> None:
+        self.power = check_share(power, "power of BEMA")
+        self.state = TrainerState()
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Start the callback's copies of the policy (ValueError: the policy is a LoRA one)."""
+        if isinstance(model, PeftModel):
+            raise ValueError("TRL's BEMA copies whole models and cannot follow LoRA: use EMA.")
+        where = cast(Any, model.device)
+        self.callback = BEMACallback(update_freq=1, ema_power=self.power, device=where)
+        self.callback.on_train_begin(NOT_USED, self.state, NOT_USED, model)
+        return model
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Update the callback's weights."""
+        self.state.global_step += 1
+        self.callback.on_step_end(NOT_USED, self.state, NOT_USED, model)
+
+    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Write the callback's weights into the policy."""
+        averaged = cast(PreTrainedModel, self.callback.running_model)
+        write_weights(model, dict(averaged.named_parameters()))
+        return model

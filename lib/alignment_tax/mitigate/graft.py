@@ -1,0 +1,178 @@
+"""Graft: keep the change of few weights, undo that of all others. Panigrahi et al. 2023.
+
+    theta = theta_0 + gamma * (theta_aligned - theta_0),    gamma a 0/1 mask
+
+The paper names graft among the known remedies. Panigrahi et al. learn the mask, started from the
+largest changes; `learnt_mask` does so. `largest_mask` stops at that start, which costs no training
+at all and is the default here; `random_mask` is the control that shows what choosing is worth.
+
+The density is the share of the CHANGED weights that keep their change. 1 is the aligned model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from alignment_tax.merge.average import State, check_compatible, own_tensors, tied_names
+from alignment_tax.mitigate.base import Setting, Treatment, check_share, write_weights
+from alignment_tax.train.loop import Batch, collate, encode
+
+#: Half of the changes down to one in a hundred; Panigrahi et al. keep far fewer of a model that is
+#: hundreds of times larger, but finetuned for one small task.
+STRENGTHS = (0.5, 0.2, 0.1, 0.05, 0.01)
+#: How sure the learnt mask is of its start: sigmoid(1) = 0.73 kept, sigmoid(-1) = 0.27 dropped.
+START = 1.0
+#: Adam's, of the scores: some tens of steps that agree are enough to turn a weight over.
+LEARNING_RATE = 0.05
+
+Mask = dict[str, Tensor]
+
+
+def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return theta where the mask is true, theta_0 elsewhere, as new tensors, exact to the bit.
+
+    Args:
+        theta_0, theta: Weights before and after RLHF: same names, shapes and dtypes.
+        mask: Boolean tensors; a weight without one is that of theta_0.
+    """
+    aliases = tied_names(theta_0)
+    result = {
+        name: torch.where(mask[name], theta[name], start) if name in mask else start.clone()
+        for name, start in theta_0.items()
+        if name not in aliases
+    }
+    return {name: result[aliases.get(name, name)] for name in theta_0}
+
+
+def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
+    """Return the mask of the largest changes |theta - theta_0| in all weights together.
+
+    Raises:
+        MergeError: the two do not fit together.
+        ValueError: the density lies outside (0, 1].
+    """
+    return top_mask(_sizes(theta_0, theta), count_kept(theta_0, theta, density))
+
+
+def random_mask(theta_0: State, theta: State, density: float, seed: int) -> Mask:
+    """Return a mask of changed weights drawn at random (raises what `largest_mask` does)."""
+    generator = torch.Generator().manual_seed(seed)
+    # a uniform number in (0, 1] for a changed weight, 0 for one that must not be drawn
+    scores = {
+        name: (1 - torch.rand(size.shape, generator=generator).to(size.device)) * (size > 0)
+        for name, size in _sizes(theta_0, theta).items()
+    }
+    return top_mask(scores, count_kept(theta_0, theta, density))
+
+
+def learnt_mask(
+    model: nn.Module, theta_0: State, theta: State, density: float, batches: Iterable[Batch]
+) -> Mask:
+    """Return a mask learnt on the alignment data, started from the largest changes.
+
+    The mask is relaxed to sigmoid(S), S = +-START by size of the change; Adam lowers the loss of
+    theta_0 + sigmoid(S) (theta - theta_0) on the batches; the changes with the highest S are kept.
+
+    Args:
+        model: Network to put the weights into; its own are not touched.
+        theta_0, theta: Weights before and after RLHF.
+        density: Share of the changed weights to keep, in (0, 1].
+        batches: What the model is called with (input_ids, attention_mask, labels).
+    """
+    start = largest_mask(theta_0, theta, density)
+    changes = {name: theta[name] - theta_0[name] for name in start}
+    scores = {n: torch.where(kept, START, -START).requires_grad_() for n, kept in start.items()}
+    optimizer = torch.optim.Adam(scores.values(), lr=LEARNING_RATE)
+    for batch in batches:
+        mixed = {n: theta_0[n] + torch.sigmoid(s) * changes[n] for n, s in scores.items()}
+        loss = functional_call(model, mixed, args=(), kwargs=dict(batch)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # sigmoid is above 0: a weight that did not change scores 0, and is never kept for one that did
+    ranked = {n: torch.sigmoid(s.detach()) * (changes[n] != 0) for n, s in scores.items()}
+    return top_mask(ranked, count_kept(theta_0, theta, density))
+
+
+def count_kept(theta_0: State, theta: State, density: float) -> int:
+    """Return how many weights a density keeps: at least one, if any changed.
+
+    Raises:
+        ValueError: the density lies outside (0, 1].
+    """
+    check_share(density, "density of the graft")
+    changed = sum(int((size > 0).sum()) for size in _sizes(theta_0, theta).values())
+    return min(changed, max(1, round(density * changed)))
+
+
+def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
+    """Return the mask of exactly `count` highest scores in all tensors together."""
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.topk(count, sorted=False).indices] = True
+    parts = chosen.split([score.numel() for score in scores.values()])
+    return {n: part.view_as(scores[n]) for n, part in zip(scores, parts, strict=True)}
+
+
+class Graft(Treatment):
+    """Grafts the outcome of training onto theta_0.
+
+    Args:
+        theta_0: The model before RLHF.
+        choose: Takes the weights before and after RLHF, returns the mask.
+    """
+
+    def __init__(self, theta_0: nn.Module, choose: Callable[[State, State], Mask]) -> None:
+        self.theta_0, self.choose = theta_0, choose
+
+    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Undo all changes that the mask does not keep."""
+        start, aligned = own_tensors(self.theta_0), own_tensors(model)
+        write_weights(model, graft(start, aligned, self.choose(start, aligned)))
+        return model
+
+
+def largest(setting: Setting, density: float) -> Graft:
+    """Return the graft of the largest changes."""
+    check_share(density, "density of the graft")
+    return Graft(setting.theta_0, lambda start, end: largest_mask(start, end, density))
+
+
+def at_random(setting: Setting, density: float) -> Graft:
+    """Return the graft of changes drawn at random."""
+    check_share(density, "density of the graft")
+    return Graft(setting.theta_0, lambda start, end: random_mask(start, end, density, setting.seed))
+
+
+def learnt(setting: Setting, density: float) -> Graft:
+    """Return the graft whose mask is learnt in one pass over the pool."""
+    check_share(density, "density of the graft")
+    return Graft(
+        setting.theta_0,
+        lambda start, end: learnt_mask(setting.theta_0, start, end, density, pool_batches(setting)),
+    )
+
+
+def pool_batches(setting: Setting) -> Iterable[Batch]:
+    """Yield the batches of one pass over the pool, in its order."""
+    size, limit = setting.config.batch_size, setting.config.max_length
+    rows = [encode(setting.tokenizer, prompt, reply, limit) for prompt, reply in setting.pool]
+    for i in range(0, len(rows), size):
+        pad_id = setting.tokenizer.pad_token_id
+        yield collate(rows[i : i + size], pad_id, setting.theta_0.device)
+
+
+def _sizes(theta_0: State, theta: State) -> dict[str, Tensor]:
+    """Return |theta - theta_0| in float32, each tied tensor once, checked."""
+    check_compatible(theta_0, theta)
+    aliases = tied_names(theta_0)
+    return {
+        name: (theta[name].float() - start.float()).abs()
+        for name, start in theta_0.items()
+        if name not in aliases and start.is_floating_point()
+    }

@@ -1,0 +1,132 @@
+"""Averages of the weights along the trajectory: SMA and EMA, after Noukhovitch et al. 2023.
+
+    SMA  mean of theta_t over the steps t of the last part of training
+    EMA  theta'_t = d theta'_(t-1) + (1 - d) theta_t,    theta'_0 = theta_0
+
+The paper compares with "stochastic moving averaging" but states neither decay nor period (section
+4.1); both are shown here. They ride along: training itself does not change, so several of them can
+collect from one run. Sums are kept in float64: float32 would lose small steps in long sums.
+
+With LoRA the two factors are averaged, not their product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from alignment_tax.mitigate.base import Treatment, check_share, snapshot, trained, write_weights
+
+#: Share of the steps, counted from the end, that the mean is taken over.
+SMA_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+#: Horizon 1 / (1 - d) as a share of all steps. A decay as such (0.99, say) would mean little
+#: averaging in a long run and almost theta_0 in a short one.
+EMA_STRENGTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
+
+
+class MovingAverage(Treatment):
+    """Collects an average of the trained parameters after every step; writes it at the end."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.average: dict[str, Tensor] = {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the average so far, float64, by name of the parameter."""
+        return self.average
+
+    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Write the average into the policy."""
+        write_weights(model, self.weights())
+        return model
+
+
+class Sma(MovingAverage):
+    """Plain mean of the weights after step `start` and every `every` steps from there.
+
+    Args:
+        start: First step that counts; steps go on counting through the rounds of RSF.
+        every: Steps between two checkpoints of the mean.
+
+    Raises:
+        ValueError: a start or period below 1.
+    """
+
+    def __init__(self, start: int = 1, every: int = 1) -> None:
+        super().__init__()
+        if start < 1 or every < 1:
+            raise ValueError(f"start and every must be 1 or more, not {start} and {every}.")
+        self.start, self.every, self.count = start, every, 0
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Add the weights to the sums, if this step counts."""
+        self.steps += 1
+        if self.steps < self.start or (self.steps - self.start) % self.every:
+            return
+        self.count += 1
+        for name, value in trained(model).items():
+            before = self.average.get(name, 0)
+            self.average[name] = before + value.double()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the mean (ValueError: fewer than two checkpoints)."""
+        check_checkpoints(self.count)
+        return {name: total / self.count for name, total in self.average.items()}
+
+
+class Ema(MovingAverage):
+    """Exponential moving average of the weights that starts at theta_0.
+
+    Args:
+        theta_0: Where the policy starts.
+        decay: d, in [0, 1).
+
+    Raises:
+        ValueError: a decay outside [0, 1).
+    """
+
+    def __init__(self, theta_0: PreTrainedModel, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"The decay of EMA is {decay}: it must lie in [0, 1).")
+        self.decay = decay
+        self.start = snapshot(theta_0)
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Also start the average of parameters that theta_0 does not have (LoRA's)."""
+        self.start = snapshot(model) | self.start
+        return model
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Move the average toward the weights."""
+        for name, value in trained(model).items():
+            before = self.average.get(name, self.start[name].to(value.device)).double()
+            self.average[name] = torch.lerp(value.double(), before, self.decay)
+
+
+def check_checkpoints(count: int) -> None:
+    """Refuse a mean over fewer than two checkpoints (ValueError)."""
+    if count < 2:
+        raise ValueError(
+            f"SMA averages checkpoints of one trajectory, and this one has {count}: there is "
+            "nothing to average. Train for more steps, start earlier, or collect more often."
+        )
+
+
+def last_steps(share: float, steps: int) -> Sma:
+    """Return the mean over the last `share` of `steps` steps (ValueError: fewer than two)."""
+    counted = round(check_share(share, "share of the trajectory") * steps)
+    check_checkpoints(counted)
+    return Sma(start=steps - counted + 1)
+
+
+def decay_of(horizon: float, steps: int) -> float:
+    """Return the decay whose horizon 1 / (1 - d) is `horizon` times `steps` steps.
+
+    Raises:
+        ValueError: a horizon that is not positive and finite.
+    """
+    if not 0 < horizon < float("inf"):
+        raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
+    return 1 - 1 / max(1.0, horizon * steps)

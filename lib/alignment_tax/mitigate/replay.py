@@ -1,0 +1,162 @@
+"""Experience replay: pretraining text beside the alignment data. Paper, section 4.1 and C.1.
+
+    max E[r] + lambda E_pretraining[log pi_theta(x)]
+
+As in the paper lambda is the proportion of the data: 2 replays two tokens of pretraining text for
+every reply token. Replay is added to every step, so all remedies see the same alignment data in
+equally many steps; replay alone sees more text, and costs more time, in all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from alignment_tax.mitigate.base import Treatment, check_strength
+from alignment_tax.train import pretrain
+from alignment_tax.train.loop import IGNORED, Batch
+from alignment_tax.world import tiny
+from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document, documents
+
+#: As in the paper (C.1): a proportion of data means the same at every size.
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: Families of pretraining text in the very format of a skill that is scored.
+EVALUATED = ("question", "span", "counting", "race_like", "translation")
+SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
+
+Row = tuple[list[int], list[float]]
+
+
+class Replay(Treatment):
+    """Adds lambda times the pretraining loss on documents, `lambda` tokens for one reply token.
+
+    The loss weights of a document's pieces are those of pretraining. Documents are taken whole and
+    in a seeded order, again from the start when all are used; what a step takes too many, later
+    steps take fewer.
+
+    Args:
+        tokenizer: The policy's.
+        texts: Documents to replay.
+        reported: Texts that no document may contain: prompts and passages of the reported items.
+        strength: lambda.
+        seed: Order of the documents.
+        max_length: Most tokens of a document; a longer one loses its end.
+
+    Raises:
+        ValueError: a strength that is not usable, no documents, nothing to check them against, or
+            a document that contains a reported text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[Document],
+        reported: Sequence[str],
+        strength: float,
+        seed: int,
+        max_length: int,
+    ) -> None:
+        self.strength = check_strength(strength, "replay")
+        if not texts:
+            raise ValueError(
+                "There are no documents to replay: pass pretraining text (tiny_documents() for the "
+                "tiny world)."
+            )
+        check_disjoint(texts, reported)
+        encoded = [pretrain.encode(document, tokenizer) for document in texts]
+        rows = [(ids[:max_length], weights[:max_length]) for ids, weights in encoded]
+        self.stream = endless(rows, seed)
+        self.pad_id = tokenizer.pad_token_id
+        self.owed = 0.0
+
+    def take(self, reply_tokens: int) -> list[Row]:
+        """Return the documents that go with a batch of so many reply tokens."""
+        self.owed += self.strength * reply_tokens
+        rows: list[Row] = []
+        while self.owed > 0:
+            rows.append(next(self.stream))
+            self.owed -= len(rows[-1][0])
+        return rows
+
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
+    ) -> Tensor | None:
+        """Return the pretraining loss, times replayed tokens per reply token: lambda on average."""
+        reply_tokens = int((batch["labels"] != IGNORED).sum())
+        rows = self.take(reply_tokens)
+        if not rows:
+            return None
+        replay = pretrain.collate(rows, self.pad_id)
+        labels, weights = replay.labels.to(model.device), replay.weights.to(model.device)
+        logits = model(input_ids=replay.input_ids.to(model.device), use_cache=False).logits
+        proportion = sum(len(ids) for ids, _ in rows) / reply_tokens
+        return proportion * pretrain.weighted_loss(logits.float(), labels, weights)
+
+
+def endless(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+    """Yield rows in random order, each once before any comes again."""
+    rng = np.random.default_rng(seed)
+    while True:
+        for index in rng.permutation(len(rows)):
+            yield rows[index]
+
+
+def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Document]:
+    """Draw `n` documents from the pretraining text of the tiny world.
+
+    Splits of the tiny world are a function of the item, so none holds a reported item. Without
+    `evaluated_formats` only statements and how-tos are drawn, in their proportion: text from the
+    pretraining mixture that does not rehearse the very tests.
+    """
+    rng = random.Random(f"replay {seed}")
+    if evaluated_formats:
+        return documents(n, rng)
+    shares = {name: share for name, share in MIXTURE.items() if name not in EVALUATED}
+    names = rng.choices(list(shares), list(shares.values()), k=n)
+    return [FAMILIES[name](rng, 1.0) for name in names]
+
+
+def tiny_reported() -> list[str]:
+    """Return what replay may not contain in the tiny world: prompts, and passages by themselves."""
+    prompts = [text for slot in SLOTS for text in tiny.items(slot)["prompt"]]
+    passages = [text.split(" question :")[0] for text in prompts if text.startswith("passage :")]
+    return prompts + passages
+
+
+def find_overlap(texts: Iterable[str], reported: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first (text, reported) where the text contains the reported one, or None.
+
+    Whole words are compared, without regard to case and white space.
+    """
+    wanted = [words for words in (text.lower().split() for text in reported) if words]
+    width = min(map(len, wanted), default=1)
+    # reported texts by their first words: a document is then read once, not once per item
+    by_start: dict[tuple[str, ...], list[list[str]]] = {}
+    for words in wanted:
+        by_start.setdefault(tuple(words[:width]), []).append(words)
+    for text in texts:
+        words = text.lower().split()
+        for place in range(len(words) - width + 1):
+            for item in by_start.get(tuple(words[place : place + width]), ()):
+                if words[place : place + len(item)] == item:
+                    return text, " ".join(item)
+    return None
+
+
+def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
+    """Refuse documents that contain a reported text (ValueError)."""
+    if not reported:
+        raise ValueError(
+            "Replay needs the reported items to be sure that it does not train on them: pass their "
+            "prompts as `reported` (for the tiny world: tiny_reported())."
+        )
+    if overlap := find_overlap((document.text for document in texts), reported):
+        raise ValueError(
+            f"A document to replay contains the reported text {overlap[1]!r}: {overlap[0]!r}. "
+            "Training on it would fake the skill: draw replay from another split."
+        )

@@ -1,0 +1,68 @@
+"""theta_0 as a frozen teacher: its next-token log-probabilities, computed once per example."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from alignment_tax.train.loop import IGNORED, Batch
+
+ROOM = 2**30  # bytes of remembered log-probabilities: a tiny pool fits, that of a large model not
+
+
+class Teacher:
+    """A frozen policy that remembers what it said to every example of a pool.
+
+    Strengths and epochs then share one forward pass per example. Once `room` bytes are full,
+    further examples are computed anew each time: the numbers are the same, only slower.
+
+    Args:
+        model: Put in eval mode and float32; never trained.
+        room: Most bytes to remember, on the device of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, room: int = ROOM) -> None:
+        self.model = model.float().eval()
+        self.room = room
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Return log-probabilities (reply tokens of the batch, vocabulary), row after row."""
+        keys = [_key(ids, labels) for ids, labels in _rows(batch)]
+        rows = [self.known[key] for key in keys if key in self.known]
+        if len(rows) < len(keys):
+            logits = self.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits
+            labels = batch["labels"]
+            rows = [reply_log_probs(logits[[i]], labels[[i]]) for i in range(len(keys))]
+            for key, row in zip(keys, rows, strict=True):
+                if key not in self.known and row.nbytes <= self.room:
+                    self.known[key] = row
+                    self.room -= row.nbytes
+        return torch.cat(rows)
+
+
+def reply_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return float32 log-probabilities (reply tokens, vocabulary) where a reply token is predicted.
+
+    Args:
+        logits: (batch, length, vocabulary); those at place t predict the label at t + 1.
+        labels: (batch, length), -100 except on reply tokens.
+    """
+    return torch.log_softmax(logits[:, :-1][labels[:, 1:] != IGNORED].float(), dim=-1)
+
+
+def _rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
+    """Return (ids, labels) of each row without its padding."""
+    columns = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
+    return [
+        (ids[: sum(mask)], labels[: sum(mask)]) for ids, labels, mask in zip(*columns, strict=True)
+    ]
+
+
+def _key(ids: list[int], labels: list[int]) -> tuple[int, ...]:
+    """Return what an example is known by: its tokens, and how many of them are the prompt."""
+    return (labels.count(IGNORED), *ids)

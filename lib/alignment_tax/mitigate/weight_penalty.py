@@ -1,0 +1,70 @@
+"""L1 and L2 penalties toward theta_0 in weight space: paper, section 4.1, Eq. 2.
+
+    loss = -log pi_theta(reply | prompt) + lambda ||theta - theta_0||_p^p,  p = 1, 2
+
+The paper prints a plus in a maximisation; it must be a minus, as here. Its code scales the norm to
+lambda * mean|d| * 1e5 and lambda * mean(d^2) * 1e9, where d = theta - theta_0 and the mean runs
+over the trained parameters. 1e5 is one over its learning rate: the change is counted in steps of
+Adam, which moves a weight by about the learning rate. Here that unit is explicit,
+
+    L1: lambda * mean(|d| / u)        L2: lambda * 0.1 * mean((d / u)^2)        u = learning rate
+
+which is the paper's scale at u = 1e-5, does not grow with the number of parameters, and carries the
+paper's strengths over to a small model with its larger learning rate.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from alignment_tax.mitigate.base import Treatment, check_strength, snapshot, trained
+from alignment_tax.train.loop import Batch
+
+#: As in the paper (D.4b): the unit above makes another rescaling unnecessary.
+L1_STRENGTHS = (0.04, 0.1, 0.4, 0.6, 1.0)
+L2_STRENGTHS = (0.01, 0.04, 0.06, 0.08, 0.1)
+#: The paper's 1e9 in units of its learning rate: 1e9 * (1e-5)^2.
+L2_SCALE = 0.1
+
+
+class WeightPenalty(Treatment):
+    """Adds lambda times the distance of the weights from theta_0, averaged over the weights.
+
+    With LoRA the trained parameters are its two factors, so the penalty pulls these to where they
+    started, which is no change of the policy at all.
+
+    Args:
+        theta_0: The model to stay close to; its weights are copied.
+        strength: lambda.
+        power: 1 or 2.
+        unit: Size of a step of a weight: the learning rate.
+
+    Raises:
+        ValueError: a strength or unit that is not usable.
+    """
+
+    def __init__(
+        self, theta_0: PreTrainedModel, strength: float, power: Literal[1, 2], unit: float
+    ) -> None:
+        self.strength = check_strength(strength, f"L{power}")
+        if not unit > 0:
+            raise ValueError(f"unit is {unit}: it must be the learning rate, above 0.")
+        self.power, self.unit = power, unit
+        self.start = snapshot(theta_0)
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Also remember where parameters start that theta_0 does not have (LoRA's)."""
+        self.start = snapshot(model) | self.start
+        return model
+
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast) -> Tensor:
+        """Return the penalty, a scalar."""
+        changes = [(p - self.start[n].to(p)) / self.unit for n, p in trained(model).items()]
+        total = torch.stack([change.abs().pow(self.power).sum() for change in changes]).sum()
+        scale = 1.0 if self.power == 1 else L2_SCALE
+        return self.strength * scale * total / sum(change.numel() for change in changes)

@@ -1,0 +1,723 @@
+"""The remedies: each term by hand, what changes nothing, what changes everything, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_models import bot, make_policy, make_tokenizer, user
+from test_train import PROMPTS, RSF, count_x, weights
+from torch import Tensor, nn
+
+from alignment_tax.merge.average import average
+from alignment_tax.mitigate import (
+    REMEDIES,
+    DistilConfig,
+    Setting,
+    best_of_n,
+    distil,
+    treat,
+    treatments,
+)
+from alignment_tax.mitigate.bema import Bema
+from alignment_tax.mitigate.graft import (
+    count_kept,
+    graft,
+    largest_mask,
+    learnt_mask,
+    random_mask,
+)
+from alignment_tax.mitigate.lora import Lora
+from alignment_tax.mitigate.moving_average import Ema, Sma, decay_of, last_steps
+from alignment_tax.mitigate.output_penalty import (
+    OutputPenalty,
+    forward_kl,
+    reverse_kl,
+    squared_distance,
+)
+from alignment_tax.mitigate.replay import (
+    Replay,
+    find_overlap,
+    tiny_documents,
+    tiny_reported,
+)
+from alignment_tax.mitigate.teacher import Teacher
+from alignment_tax.mitigate.weight_penalty import WeightPenalty
+from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.train import pretrain
+from alignment_tax.train.loop import Extra, collate, encode, finetune
+from alignment_tax.train.rsf import rsf_round
+from alignment_tax.world.corpus import Document
+
+CPU = torch.device("cpu")
+EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
+DOCUMENTS = [
+    Document((("hello y", 0.1), ("z", 1.0))),
+    Document((("x", 1.0),)),
+    Document((("good bad x y z", 0.1), ("yes", 1.0))),
+]
+CONFIG = DistilConfig(learning_rate=5e-3, epochs=2, batch_size=4, max_length=16)
+# strengths that fit the toy model, where those of the grid do not
+SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0}
+
+
+def make_setting(**changes: object) -> Setting:
+    start = Setting(
+        make_policy(),
+        make_tokenizer(),
+        EXAMPLES,
+        CONFIG,
+        seed=0,
+        replay=DOCUMENTS,
+        replay_other=DOCUMENTS,
+        reported=["why why"],
+    )
+    return dataclasses.replace(start, **changes)
+
+
+def make_batch(examples: list = EXAMPLES) -> dict[str, Tensor]:
+    return collate([encode(make_tokenizer(), p, r, 16) for p, r in examples], 0, CPU)
+
+
+def line(*values: float) -> nn.Linear:
+    """A model of as many weights as values."""
+    model = nn.Linear(len(values), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([values]))
+    return model
+
+
+def value(model: nn.Module) -> list[float]:
+    return next(model.parameters()).flatten().tolist()
+
+
+# penalties in weight space
+
+
+def test_weight_penalties_by_hand():
+    # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
+    start, moved = line(1.0, 2.0, 3.0), line(1.2, 1.9, 3.0)
+    l1 = WeightPenalty(start, 0.5, power=1, unit=0.1).loss(moved, {}, None)
+    l2 = WeightPenalty(start, 0.5, power=2, unit=0.1).loss(moved, {}, None)
+    assert l1.item() == pytest.approx(0.5 * (2 + 1) / 3, rel=1e-5)
+    assert l2.item() == pytest.approx(0.5 * 0.1 * (4 + 1) / 3, rel=1e-5)
+
+
+def test_the_scale_of_the_penalties_is_that_of_the_papers_code_at_its_learning_rate():
+    start, moved = line(0.0, 0.0), line(3e-5, 1e-5)
+    l1 = WeightPenalty(start, 0.4, power=1, unit=1e-5).loss(moved, {}, None)
+    l2 = WeightPenalty(start, 0.04, power=2, unit=1e-5).loss(moved, {}, None)
+    assert l1.item() == pytest.approx(0.4 * 2e-5 * 1e5, rel=1e-5)
+    assert l2.item() == pytest.approx(0.04 * 5e-10 * 1e9, rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(copies=st.integers(1, 50), change=st.floats(-2, 2), power=st.sampled_from([1, 2]))
+def test_the_penalties_do_not_grow_with_the_number_of_parameters(copies, change, power):
+    one, many = (
+        WeightPenalty(line(*[0.0] * n), 1.0, power, 0.5).loss(line(*[change] * n), {}, None).item()
+        for n in (1, copies)
+    )
+    assert many == pytest.approx(one, rel=1e-5, abs=1e-12)
+
+
+def test_a_penalty_takes_frozen_weights_for_no_weights():
+    start, moved = line(0.0, 0.0), line(1.0, 1.0)
+    both = nn.ModuleList([moved, line(9.0, 9.0).requires_grad_(False)])
+    reference = nn.ModuleList([start, line(0.0, 0.0)])
+    assert WeightPenalty(reference, 1.0, 1, unit=1.0).loss(both, {}, None).item() == 1.0
+
+
+# penalties on outputs
+
+
+def test_output_distances_by_hand():
+    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
+    by_hand = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    assert forward_kl(p, q).item() == pytest.approx(by_hand, rel=1e-5)  # 0.1438
+    by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert reverse_kl(p, q).item() == pytest.approx(by_hand, rel=1e-5)  # 0.1308
+    assert squared_distance(p, q).item() == pytest.approx(2 * 0.25**2, rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=6))
+def test_output_distances_are_never_negative_and_zero_for_equal_outputs(logits):
+    p, q = torch.tensor(logits).log_softmax(dim=0).T
+    for distance in (forward_kl, reverse_kl, squared_distance):
+        assert distance(p, q).item() >= -1e-6
+        assert distance(p, p).item() == 0
+
+
+def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
+    policy, theta_0, tokenizer = make_policy(1), make_policy(2), make_tokenizer()
+    examples = [(user("why"), "yes x"), (user("hello y"), "z")]
+    gaps = []
+    for prompt, reply in examples:
+        start = len(prompt_ids(tokenizer, prompt))
+        ids = conversation_ids(tokenizer, prompt, bot(reply))
+        with torch.no_grad():
+            q, p = (m(torch.tensor([ids])).logits[0].softmax(-1) for m in (policy, theta_0))
+        gaps += [(p[i - 1] * (p[i - 1] / q[i - 1]).log()).sum() for i in range(start, len(ids))]
+    assert len(gaps) == 5
+    batch = make_batch(examples)
+    penalty = OutputPenalty(Teacher(theta_0), 2.0, forward_kl).loss(policy, batch, policy(**batch))
+    assert penalty.item() == pytest.approx(2 * sum(gaps).item() / 5, rel=1e-3)
+    penalty.backward()
+    assert policy.get_input_embeddings().weight.grad.abs().max() > 0
+    assert theta_0.get_input_embeddings().weight.grad is None
+
+
+def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch: pytest.MonkeyPatch):
+    setting, calls = make_setting(), []
+    forward = setting.theta_0.forward
+    monkeypatch.setattr(
+        setting.teacher.model, "forward", lambda **batch: calls.append(1) or forward(**batch)
+    )
+    first = distil_without_copy(setting, "kd", 1.0)
+    assert len(calls) == 2  # two batches an epoch; the second epoch asks for known examples
+    distil_without_copy(setting, "kl", 3.0)
+    assert len(calls) == 2
+    assert first[0]["extra"] == pytest.approx(0, abs=1e-6)
+    assert first[-1]["extra"] > 1e-4
+
+
+def distil_without_copy(setting: Setting, name: str, strength: float) -> list[dict[str, float]]:
+    """As `distil`, but on a new toy policy, so that a spy on theta_0 is not copied with it."""
+    numbers = dataclasses.asdict(setting.config) | {"seed": 0, "epochs": 2}
+    _, log = treat(
+        make_policy(),
+        treatments(setting, {name: strength}),
+        lambda model, extras: finetune(
+            model, setting.tokenizer, setting.pool[:8], extras=extras, **numbers
+        ),
+    )
+    return log
+
+
+def test_remembered_outputs_are_those_computed_anew():
+    one = [(user("why"), "yes x")]
+    batches = [make_batch(), make_batch(list(reversed(EXAMPLES))), make_batch(one)]
+    teacher, forgetful = Teacher(make_policy()), Teacher(make_policy(), room=0)
+    for batch in batches:
+        torch.testing.assert_close(teacher.log_probs(batch), forgetful.log_probs(batch))
+    assert forgetful.known == {}
+    assert len(teacher.known) == len(EXAMPLES)  # the batch of one was known already
+
+
+# strengths that change nothing, and those that change everything
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tensor:
+    return weights(distil(make_setting()).policy)
+
+
+@pytest.mark.parametrize("name", [n for n, remedy in REMEDIES.items() if remedy.off is not None])
+def test_the_strength_that_is_off_gives_plain_finetuning_to_the_bit(name: str, plain: Tensor):
+    assert torch.equal(weights(distil(make_setting(), {name: REMEDIES[name].off}).policy), plain)
+
+
+@pytest.mark.parametrize("name", list(REMEDIES))
+def test_every_remedy_gives_another_ordinary_policy(name: str, plain: Tensor):
+    setting = make_setting()
+    strength = SMALL.get(name, REMEDIES[name].strengths[1])
+    result = distil(setting, {name: strength})
+    assert type(result.policy) is type(setting.theta_0)
+    assert [n for n, _ in result.policy.named_parameters()] == [
+        n for n, _ in setting.theta_0.named_parameters()
+    ]
+    assert all(p.requires_grad for p in result.policy.parameters())
+    assert not result.policy.training
+    assert len(result.log) == setting.steps == 4
+    assert torch.isfinite(weights(result.policy)).all()
+    assert not torch.equal(weights(result.policy), plain)
+    assert torch.equal(weights(setting.theta_0), weights(make_policy()))
+
+
+def test_large_strengths_keep_the_weights_or_the_outputs_of_theta_0():
+    config = dataclasses.replace(CONFIG, learning_rate=1e-3, epochs=20)
+    setting = make_setting(config=config)
+    batch = make_batch()
+    teacher = setting.teacher.log_probs(batch)
+
+    def moved(remedies: dict[str, float]) -> tuple[float, float]:
+        policy = distil(setting, remedies).policy
+        outputs = Teacher(policy).log_probs(batch)
+        change = (weights(policy) - weights(setting.theta_0)).norm().item()
+        return change, forward_kl(teacher, outputs).mean().item()
+
+    change, divergence = moved({})
+    for name in ("l1", "l2"):
+        assert moved({name: 1e4})[0] < 0.2 * change
+    for name in ("kd", "kl", "kd_squared"):
+        assert moved({name: 1e4})[1] < 0.05 * divergence
+    assert moved({"average": 0.0})[0] == 0
+
+
+@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", list(REMEDIES))
+def test_senseless_strengths_are_refused_before_training(name: str, strength: float):
+    with pytest.raises(ValueError, match=r"-1|nan|inf"):
+        treatments(make_setting(), {name: strength})
+
+
+def test_an_unknown_remedy_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no remedy 'l3'. Choose from: l1, l2, kd"):
+        distil(make_setting(), {"l3": 1.0})
+
+
+# LoRA
+
+
+def test_merged_lora_gives_the_logits_of_the_unmerged_one():
+    lora, batch = Lora(2, "all", seed=0), make_batch()
+    wrapped = lora.begin(make_policy())
+    numbers = dataclasses.asdict(CONFIG)
+    finetune(wrapped, make_tokenizer(), EXAMPLES, seed=0, **numbers)
+    with torch.no_grad():
+        before = wrapped(**batch).logits
+        after = lora.end(wrapped)(**batch).logits
+        untrained = make_policy()(**batch).logits
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-4)
+    assert (after - untrained).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("name", "changed"), [("lora", 2 * 7), ("lora_mlp", 2 * 3)])
+def test_lora_changes_linear_layers_by_no_more_than_its_rank(name: str, changed: int):
+    setting = make_setting()
+    start, end = (m.state_dict() for m in (setting.theta_0, distil(setting, {name: 2}).policy))
+    moved = {n for n in start if not torch.equal(start[n], end[n])}
+    assert len(moved) == changed
+    assert all(("mlp" in n) or (name == "lora" and "self_attn" in n) for n in moved)
+    for n in moved:
+        values = torch.linalg.svdvals((end[n] - start[n]).double())
+        assert values[1] > 1e-4  # both of its two directions are used
+        assert values[2] < 1e-3 * values[0]
+
+
+def test_lora_can_be_repeated_round_after_round_and_depends_on_its_seed_alone():
+    ends = []
+    for seed in (0, 0, 1):
+        policy, tokenizer = make_policy(), make_tokenizer()
+        torch.manual_seed(len(ends))
+        for _ in range(2):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                policy, _ = treat(
+                    policy,
+                    [Lora(2, "all", seed)],
+                    lambda m, extras, t=tokenizer: finetune(
+                        m, t, EXAMPLES, seed=0, extras=extras, **dataclasses.asdict(CONFIG)
+                    ),
+                )
+        ends.append(weights(policy))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_ranks_that_no_layer_can_have_are_refused():
+    with pytest.raises(ValueError, match=r"Rank 33 is above.*q_proj.*Choose 32 or less"):
+        distil(make_setting(), {"lora": 33})
+    for rank in (0, 2.5):
+        with pytest.raises(ValueError, match="whole number"):
+            Lora(rank, "all", 0)
+    with pytest.raises(ValueError, match="no linear layer for LoRA on 'mlp'"):
+        Lora(1, "mlp", 0).begin(make_policy(architecture="gpt2"))
+
+
+# replay
+
+
+def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Replay:
+    return Replay(make_tokenizer(), documents, ["why why"], strength, seed=0, max_length=16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    strength=st.floats(0, 8),
+    batches=st.lists(st.integers(1, 60), min_size=1, max_size=20),
+)
+def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
+    replay = make_replay(strength)
+    taken = sum(len(ids) for tokens in batches for ids, _ in replay.take(tokens))
+    longest = 7
+    assert -1e-6 <= taken - strength * sum(batches) <= longest
+
+
+def test_every_document_is_replayed_before_any_comes_again():
+    replay = make_replay(4.0)
+    ids = [tuple(ids) for ids, _ in (row for _ in range(9) for row in replay.take(2))]
+    for i in range(0, len(ids) - 2, 3):
+        assert len(set(ids[i : i + 3])) == 3
+    again = make_replay(4.0)
+    assert [tuple(i) for _ in range(9) for i, _ in again.take(2)] == ids
+
+
+def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
+    policy, tokenizer, batch = make_policy(), make_tokenizer(), make_batch()
+    document = DOCUMENTS[0]  # hello y (0.1 each), z and the end (1.0 each)
+    ids, loss_weights = pretrain.encode(document, tokenizer)
+    with torch.no_grad():
+        logs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
+    nll = [-logs[i - 1, ids[i]].item() for i in (1, 2, 3)]
+    mean = (0.1 * nll[0] + nll[1] + nll[2]) / 2.1
+    assert loss_weights == [0.1, 0.1, 1.0, 1.0]
+    reply_tokens = 3 * len(EXAMPLES)
+    replay = make_replay(0.5, [document])
+    # 12 tokens are asked for, three documents of 4 are exactly that
+    term = replay.loss(policy, batch, None)
+    assert term.item() == pytest.approx(12 / reply_tokens * mean, rel=1e-5)
+    assert make_replay(0.0).loss(policy, batch, None) is None
+
+
+def test_replay_learns_the_replayed_text():
+    ids, _ = pretrain.encode(DOCUMENTS[2], make_tokenizer())
+    row = torch.tensor([ids])
+    losses = []
+    for strength in (0.0, 4.0):
+        policy = distil(make_setting(), {"replay": strength}).policy
+        losses.append(policy(input_ids=row, labels=row).loss.item())
+    assert losses[1] < losses[0] - 0.1
+
+
+def test_overlap_is_found_in_whole_words_whatever_the_case():
+    texts = ["a b c d", "passage : Tom is  here . question : who ?"]
+    assert find_overlap(texts, ["x y", "tom is here ."]) == (texts[1], "tom is here .")
+    assert find_overlap(texts, ["om is", "b d", "a b c d e", " "]) is None
+
+
+@given(
+    text=st.lists(st.sampled_from("abc"), min_size=1, max_size=12),
+    items=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=4),
+)
+def test_overlap_agrees_with_a_search_in_the_text(text, items):
+    found = find_overlap([" ".join(text)], [" ".join(item) for item in items])
+    naive = any(f" {' '.join(item)} " in f" {' '.join(text)} " for item in items)
+    assert (found is not None) == naive
+
+
+def test_replay_that_holds_a_reported_item_is_refused():
+    item = tiny_reported()[0]
+    for reported, message in (
+        ([item], "contains the reported text"),
+        ([], "needs the reported items"),
+    ):
+        texts = [DOCUMENTS[0], Document(((item, 0.1), ("x", 1.0)))]
+        setting = make_setting(replay=texts, reported=reported)
+        with pytest.raises(ValueError, match=message):
+            treatments(setting, {"replay": 1.0})
+    with pytest.raises(ValueError, match="no documents to replay"):
+        treatments(make_setting(replay=[]), {"replay": 1.0})
+
+
+def test_documents_of_the_tiny_world_hold_no_reported_item():
+    reported, drawn = tiny_reported(), tiny_documents(400, seed=0)
+    assert len(reported) > 5000
+    assert find_overlap((d.text for d in drawn), reported) is None
+    openings = {d.text.split()[0] for d in drawn}
+    assert {"question", "passage", "french"} <= openings
+    assert [d.text for d in drawn] == [d.text for d in tiny_documents(400, seed=0)]
+
+
+def test_the_variant_without_evaluated_formats_asks_nothing():
+    drawn = [d.text for d in tiny_documents(300, seed=0, evaluated_formats=False)]
+    assert not any(w in text for text in drawn for w in ("question :", "passage :", "french :"))
+    how_to = np.mean([text.startswith("to ") and " :" in text for text in drawn])
+    assert how_to == pytest.approx(0.05 / 0.17, abs=0.1)
+
+
+# averages along the trajectory
+
+
+def walk(collector: Extra, values: list[float]) -> nn.Module:
+    """A model of one weight that is `values` after steps 1, 2, ..."""
+    model = line(0.0)
+    with torch.no_grad():
+        for step, number in enumerate(values, start=1):
+            model.weight.fill_(number)
+            collector.after_step(model, step)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "mean"), [(1, 1, 4.0), (3, 1, 6.0), (1, 2, 3.0), (2, 2, 5.0)]
+)
+def test_sma_of_a_known_trajectory(start: int, every: int, mean: float):
+    sma = Sma(start, every)
+    model = walk(sma, [1.0, 2.0, 5.0, 8.0])
+    assert value(sma.end(model)) == [mean + (start == 3) * 0.5]
+
+
+def test_ema_of_a_known_trajectory():
+    ema = Ema(line(0.0), 0.75)
+    model = walk(ema, [4.0, 8.0])
+    # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
+    assert value(ema.end(model)) == [2.75]
+    assert value(Ema(line(0.0), 0.0).end(line(3.0))) == [3.0]
+
+
+def test_sums_keep_steps_that_float32_would_lose():
+    sma = Sma()
+    model = walk(sma, [1e8] + [1.0] * 999)
+    assert sma.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
+    assert model.weight.dtype == torch.float32
+
+
+def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
+    assert last_steps(0.25, 8).start == 7
+    assert last_steps(1.0, 100).start == 1
+    assert decay_of(0.25, 8) == 0.5
+    # what theta_0 weighs at the end: e^(-1/horizon), whatever the number of steps
+    assert decay_of(0.5, 1000) ** 1000 == pytest.approx(math.exp(-2), rel=0.01)
+    assert decay_of(0.5, 100) ** 100 == pytest.approx(math.exp(-2), rel=0.05)
+
+
+def test_an_average_of_one_checkpoint_is_refused():
+    sma = Sma()
+    walk(sma, [1.0])
+    with pytest.raises(ValueError, match="this one has 1"):
+        sma.weights()
+    with pytest.raises(ValueError, match="this one has 1"):
+        treatments(make_setting(), {"sma": 0.25})  # a quarter of four steps
+    with pytest.raises(ValueError, match="1 or more"):
+        Sma(every=0)
+
+
+class Diary(Extra):
+    """Writes down the weights after every step."""
+
+    def __init__(self) -> None:
+        self.pages: list[Tensor] = []
+
+    def after_step(self, model, step):
+        self.pages.append(weights(model))
+
+
+def test_collectors_average_the_run_and_do_not_change_it():
+    setting, diary, sma, ema = make_setting(), Diary(), Sma(3), Ema(make_policy(), 0.5)
+    policy = make_policy()
+    finetune(
+        policy,
+        setting.tokenizer,
+        setting.pool,
+        seed=0,
+        extras=[diary, sma, ema],
+        **dataclasses.asdict(CONFIG),
+    )
+    pages = [page.double() for page in diary.pages]
+    assert torch.equal(diary.pages[-1], weights(distil(setting).policy))
+    mean = (pages[2] + pages[3]) / 2
+    torch.testing.assert_close(weights(distil(setting, {"sma": 0.5}).policy), mean.float())
+    torch.testing.assert_close(weights(sma.end(policy)), mean.float())
+    moving = weights(make_policy()).double()
+    for page in pages:
+        moving = 0.5 * moving + 0.5 * page
+    torch.testing.assert_close(weights(ema.end(policy)), moving.float())
+
+
+def test_bema_by_hand():
+    policy, bema = make_policy(), Bema(power=0.5)
+    bema.begin(policy)
+    start = weights(policy)[0].item()
+    average = start
+    with torch.no_grad():
+        for step in (1, 2):
+            next(policy.parameters()).add_(1.0)
+            bema.after_step(policy, step)
+            keep = 1 - (10 + step) ** -0.5
+            average = keep * average + (1 - keep) * (start + step)
+    expected = average + 12**-0.2 * 2
+    assert weights(bema.end(policy))[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+# graft and averaging afterwards
+
+BEFORE = {"a": torch.zeros(4), "b": torch.zeros(1, 1)}
+AFTER = {"a": torch.tensor([1.0, -3.0, 0.0, 0.5]), "b": torch.tensor([[2.0]])}
+
+
+@pytest.mark.parametrize(
+    ("density", "a", "b"),
+    [
+        (0.01, [0, -3, 0, 0], 0),  # at least one
+        (0.5, [0, -3, 0, 0], 2),  # two of the four that changed
+        (0.75, [1, -3, 0, 0], 2),
+        (1.0, [1, -3, 0, 0.5], 2),
+    ],
+)
+def test_graft_keeps_the_largest_changes_by_hand(density: float, a: list[float], b: float):
+    result = graft(BEFORE, AFTER, largest_mask(BEFORE, AFTER, density))
+    assert (result["a"].tolist(), result["b"].item()) == (a, b)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    changes=st.lists(st.integers(-3, 3), min_size=1, max_size=30).filter(any),
+    density=st.floats(0.001, 1),
+    seed=st.integers(0, 99),
+)
+def test_graft_keeps_exactly_as_many_weights_as_its_density_says(changes, density, seed):
+    before = {"w": torch.ones(len(changes))}
+    after = {"w": torch.ones(len(changes)) + torch.tensor(changes)}
+    changed = sum(c != 0 for c in changes)
+    asked = max(1, round(density * changed))
+    masks = largest_mask(before, after, density), random_mask(before, after, density, seed)
+    for mask in masks:
+        kept = graft(before, after, mask)["w"] - before["w"]
+        assert int((kept != 0).sum()) == int(mask["w"].sum()) == asked
+    sizes = sorted((abs(c) for c in changes), reverse=True)
+    kept = (graft(before, after, masks[0])["w"] - 1).abs()
+    assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
+
+
+def test_a_random_graft_depends_on_its_seed():
+    before, after = {"w": torch.zeros(100)}, {"w": torch.ones(100)}
+    masks = [random_mask(before, after, 0.3, seed)["w"] for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
+    class Toy(nn.Module):
+        """The first change does harm, the smaller second one is wanted."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(3))
+
+        def forward(self, wanted: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(loss=((self.w - wanted) ** 2).sum())
+
+    before, after = {"w": torch.zeros(3)}, {"w": torch.tensor([1.0, 0.9, 0.0])}
+    assert largest_mask(before, after, 0.5)["w"].tolist() == [True, False, False]
+    model, batch = Toy(), {"wanted": torch.tensor([0.0, 0.9, 5.0])}
+    assert learnt_mask(model, before, after, 0.5, [batch] * 40)["w"].tolist() == [0, 1, 0]
+    assert learnt_mask(model, before, after, 0.5, [])["w"].tolist() == [1, 0, 0]
+    assert model.w.tolist() == [0, 0, 0]
+
+
+def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
+    theta_0, theta = make_policy(0).state_dict(), make_policy(1).state_dict()
+    changed = sum(int((p != q).sum()) for p, q in zip(*map(parameters, (0, 1)), strict=True))
+    assert count_kept(theta_0, theta, 1.0) == changed
+    whole = graft(theta_0, theta, largest_mask(theta_0, theta, 1.0))
+    assert all(torch.equal(whole[name], theta[name]) for name in theta)
+    assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
+
+
+def parameters(seed: int) -> list[Tensor]:
+    return list(make_policy(seed).parameters())
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.5, math.nan])
+def test_densities_outside_0_to_1_are_refused(density: float):
+    with pytest.raises(ValueError, match=r"density of the graft is .* \(0, 1\]"):
+        largest_mask(BEFORE, AFTER, density)
+
+
+# combinations, protocol, rounds
+
+
+def test_remedies_end_in_the_order_that_they_need():
+    wanted = {"average": 0.5, "graft": 0.1, "lora": 2, "l2": 0.04, "sma": 0.5}
+    names = [type(t).__name__ for t in treatments(make_setting(), wanted)]
+    assert names == ["Sma", "WeightPenalty", "Lora", "Average", "Graft"]
+
+
+@pytest.mark.parametrize("first", [{"l2": 0.1}, {"lora": 2}, {"kd": 1.0, "replay": 0.5}])
+def test_averaging_after_a_remedy_averages_its_outcome(first: dict[str, float]):
+    setting = make_setting()
+    alone = distil(setting, first).policy.state_dict()
+    both = distil(setting, {"average": 0.25, **first}).policy.state_dict()
+    expected = average(setting.theta_0.state_dict(), alone, 0.25)
+    assert all(torch.equal(both[name], expected[name]) for name in expected)
+
+
+def test_several_terms_add_up():
+    setting = make_setting()
+    both = distil(setting, {"kd": 1.0, "l2": 0.1}).log[0]["extra"]
+    # at theta_0 both are zero: only replay adds something to the first step
+    replay = distil(setting, {"replay": 1.0}).log[0]["extra"]
+    three = distil(setting, {"kd": 1.0, "l2": 0.1, "replay": 1.0}).log[0]["extra"]
+    assert both == pytest.approx(0, abs=1e-6)
+    assert three == pytest.approx(replay, rel=1e-5)
+    assert replay > 1
+
+
+def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
+    setting = make_setting()
+    result = distil(setting, {"sma": 1.0, "lora": 2}).policy
+    last = distil(setting, {"lora": 2}).policy
+    distances = [(weights(p) - weights(setting.theta_0)).norm() for p in (result, last)]
+    assert 0 < distances[0] < distances[1]
+    distil(setting, {"ema": 0.5, "lora": 2, "l1": 0.1})
+    with pytest.raises(ValueError, match="list it before LoRA"):
+        treat(
+            make_policy(),
+            [Lora(2, "all", 0), Sma()],
+            lambda m, extras: [e.after_step(m, 1) for e in extras * 2],
+        )
+    with pytest.raises(ValueError, match="cannot follow LoRA"):
+        distil(setting, {"bema": 0.5, "lora": 2})
+
+
+def test_all_remedies_see_the_same_examples_in_the_same_order():
+    setting = make_setting()
+    losses = [distil(setting, r).log[0]["loss"] for r in ({}, {"l1": 1.0}, {"replay": 2.0})]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_remedies_work_inside_the_rounds_of_rsf():
+    setting = make_setting(config=DistilConfig.like(RSF))
+    ends = {}
+    for name, strength in (("l2", 0.0), ("l2", 100.0), ("lora", 2), ("kl", 1.0), ("replay", 1.0)):
+        chosen = treatments(setting, {name: strength})
+
+        def two_rounds(model, extras):
+            for seed in range(2):
+                rsf_round(model, setting.tokenizer, count_x, PROMPTS, RSF, seed, extras=extras)
+
+        ends[name, strength], _ = treat(make_policy(), chosen, two_rounds)
+    policy = make_policy()
+    for seed in range(2):
+        rsf_round(policy, setting.tokenizer, count_x, PROMPTS, RSF, seed)
+    change = {k: (weights(p) - weights(make_policy())).norm().item() for k, p in ends.items()}
+    assert torch.equal(weights(ends["l2", 0.0]), weights(policy))
+    assert 0 < change["l2", 100.0] < 0.5 * change["l2", 0.0]
+    assert len({round(c, 6) for c in change.values()}) == len(change)
+
+
+def test_distilling_takes_the_numbers_of_a_round_of_rsf():
+    config = DistilConfig.like(RSF)
+    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 24 + 1)
+    setting = make_setting(config=config, pool=EXAMPLES * 2)
+    assert setting.steps == 3 * 2
+
+
+def test_the_pool_holds_what_every_round_kept():
+    rounds = [
+        pd.DataFrame(
+            {"prompt": [user(w), user(w)], "reply": ["x", "y"], "chosen": [i == 0, i != 0]}
+        )
+        for i, w in enumerate(("why", "hello"))
+    ]
+    assert best_of_n(rounds) == [(user("why"), "x"), (user("hello"), "y")]
+
+
+def test_the_registry_says_what_a_reader_needs():
+    for name, remedy in REMEDIES.items():
+        assert name == remedy.name
+        assert len(remedy.strengths) == len(set(remedy.strengths)) >= 4
+        assert remedy.off not in remedy.strengths
+        assert remedy.describe
+        assert remedy.source
+    assert {"l1", "l2", "kl", "kd", "lora", "replay", "sma", "ema", "graft"} <= set(REMEDIES)
