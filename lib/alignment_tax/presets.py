@@ -86,20 +86,6 @@ class PpoConfig:
     rounds: int
     iterations: int
     prompts_per_iteration: int
-
-
-class DpoConfig:
-    """Direct preference optimisation (TRL's DPOTrainer): learn from pairs, without a reward model.
-
-    Pairs of `source` "on_policy" are the best against the worst of `n` replies that theta_0 gave to
-    each of `prompts_per_round` prompts; of `source` "offline" they are as many of the world's
-    preference pairs. `beta` holds the policy near theta_0: the higher, the nearer. `max_length` is
-    of prompt and reply, in tokens.
-    """
-
-    rounds: int
-    prompts_per_round: int
-    n: int
     temperature: float
     max_new_tokens: int
     max_prompt_length: int
@@ -122,6 +108,24 @@ class DpoConfig:
     reward_scale: float = 1.0
     missing_eos_penalty: float = 1.0
 
+
+@dataclass(frozen=True)
+class DpoConfig:
+    """Direct preference optimisation (TRL's DPOTrainer): learn from pairs, without a reward model.
+
+    Pairs of `source` "on_policy" are the best against the worst of `n` replies that theta_0 gave to
+    each of `prompts_per_round` prompts; of `source` "offline" they are as many of the world's
+    preference pairs. `beta` holds the policy near theta_0: the higher, the nearer. `max_length` is
+    of prompt and reply, in tokens.
+    """
+
+    rounds: int
+    prompts_per_round: int
+    n: int
+    temperature: float
+    max_new_tokens: int
+    max_prompt_length: int
+    sampling_batch: int
     beta: float
     learning_rate: float
     epochs: float

@@ -1,1 +1,1 @@
-"""Training: pretraining, instruction tuning, the reward model and RSF."""
+"""Training: pretraining, instruction tuning, the reward model, RSF, DPO, PPO and RLOO."""

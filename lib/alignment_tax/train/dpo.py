@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from datasets import Dataset
@@ -23,7 +22,7 @@ from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
 from alignment_tax.models import prompt_ids, score_replies, silence_dropout
-from alignment_tax.presets import DpoConfig, SftConfig
+from alignment_tax.presets import DpoConfig
 from alignment_tax.train.reward import pair_ids
 from alignment_tax.train.rsf import RewardFunction, check_rewards
 from alignment_tax.train.sample import Reply, sample_replies
@@ -90,8 +89,7 @@ def train_dpo(
     dropped = {"too long": len(pairs) - len(short), "identical": len(short) - len(usable)}
     check_dropped(dropped, len(pairs), config.max_length)
     arguments = TrlDpoConfig(
-        # the fields read there are all in DpoConfig
-        **trainer_arguments(cast(SftConfig, config), seed, workdir) | CONSTANT_RATE,
+        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
         beta=config.beta,
         max_length=config.max_length,
         precompute_ref_log_probs=True,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
 
 from alignment_tax.models import quiet_loading, silence_dropout
-from alignment_tax.presets import RlooConfig, SftConfig
+from alignment_tax.presets import RlooConfig
 from alignment_tax.train.dpo import (
     CONSTANT_RATE,
     check_context,
@@ -104,8 +104,7 @@ def train_rloo(
     dropped = {"too long": len(prompts) - len(short), "left over": len(short) - len(kept)}
     rewards = RecordedRewards(reward_fn, tokenizer.eos_token_id, config)
     arguments = TrlRlooConfig(
-        # the fields read there are all in RlooConfig
-        **trainer_arguments(cast(SftConfig, config), seed, workdir) | CONSTANT_RATE,
+        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
         num_generations=config.n,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,

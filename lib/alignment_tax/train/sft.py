@@ -26,7 +26,7 @@ from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from alignment_tax.models import conversation_ids, device, silence_dropout, use_bf16
-from alignment_tax.presets import RewardConfig, SftConfig
+from alignment_tax.presets import DpoConfig, RewardConfig, RlooConfig, SftConfig
 from alignment_tax.train.loop import Log, check_finite
 
 WARMUP = 0.03  # paper, Table 3: cosine with 3 % warm-up
@@ -101,8 +101,10 @@ def train_sft(
     return Trained(finished_model(trainer), log, len(fits), dropped)
 
 
-def trainer_arguments(config: SftConfig | RewardConfig, seed: int, workdir: Path) -> dict[str, Any]:
-    """Return the arguments both TRL trainers share: nothing saved, nothing reported, seeded."""
+def trainer_arguments(
+    config: SftConfig | RewardConfig | DpoConfig | RlooConfig, seed: int, workdir: Path
+) -> dict[str, Any]:
+    """Return the arguments all TRL trainers share: nothing saved, nothing reported, seeded."""
     return {
         "output_dir": str(workdir),
         "per_device_train_batch_size": config.batch_size,
