@@ -21,12 +21,12 @@ from alignment_tax.mitigate.base import Treatment, check_strength
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED, Batch
 from alignment_tax.world import tiny
-from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document, documents
+from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 #: As in the paper (C.1): a proportion of data means the same at every size.
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Families of pretraining text in the very format of a skill that is scored.
-EVALUATED = ("question", "span", "counting", "race_like", "translation")
+EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
 Row = tuple[list[int], list[float]]
@@ -114,11 +114,9 @@ def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Do
     pretraining mixture that does not rehearse the very tests.
     """
     rng = random.Random(f"replay {seed}")
-    if evaluated_formats:
-        return documents(n, rng)
-    shares = {name: share for name, share in MIXTURE.items() if name not in EVALUATED}
+    shares = {k: v for k, v in MIXTURE.items() if evaluated_formats or k not in EVALUATED}
     names = rng.choices(list(shares), list(shares.values()), k=n)
-    return [FAMILIES[name](rng, 1.0) for name in names]
+    return [FAMILIES[name](rng) for name in names]
 
 
 def tiny_reported() -> list[str]:
