@@ -132,7 +132,8 @@ def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
     assert table["finished"].between(0, 1).all()
     assert (table["kept"] + table["dropped"] == preset.rsf.prompts_per_round).all()
     best = table[table["algorithm"] == "rsf"]
-    assert (best["kept_reward"] >= best["mean_reward"]).all()
+    # not the mean of all samples: a reply that was cut off may have the highest reward
+    assert best["kept_reward"].to_numpy() == pytest.approx(best["best_reward"].to_numpy())
     for rounds in (1, 2):
         samples = pd.read_parquet(study.rsf(rounds).path / "samples.parquet")
         assert len(samples) == preset.rsf.prompts_per_round * preset.rsf.n
