@@ -549,7 +549,7 @@ def test_a_policy_that_never_ends_its_replies_is_refused():
     with torch.no_grad():
         head.bias.zero_()[X] = 50.0
     state.policy.lm_head = head
-    with pytest.raises(ValueError, match="No sampled reply ended within 1 tokens"):
+    with pytest.raises(ValueError, match="None of 8 sampled replies ended within 1 tokens"):
         step(state, PROMPTS, lengths)
 
 

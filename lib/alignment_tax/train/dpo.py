@@ -21,10 +21,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from alignment_tax.models import prompt_ids, score_replies, silence_dropout
+from alignment_tax.models import score_replies, silence_dropout
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train.reward import pair_ids
-from alignment_tax.train.rsf import RewardFunction, check_rewards
+from alignment_tax.train.rsf import (
+    RewardFunction,
+    check_rewards,
+    no_finished_reply,
+    short_prompts,
+)
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.train.sft import (
     Trained,
@@ -261,19 +266,6 @@ def reward_function(
     )
 
 
-def short_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_length: int
-) -> list[Prompt]:
-    """Return the prompts of at most so many tokens (ValueError: there are none)."""
-    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
-    if not short:
-        raise ValueError(
-            f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens. "
-            "Raise max_prompt_length."
-        )
-    return short
-
-
 def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
     """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -282,14 +274,6 @@ def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
             f"{what[0].upper()}{what[1:]} may take {tokens} tokens, but the model's context has "
             f"{room}. Lower max_length, or max_prompt_length and max_new_tokens."
         )
-
-
-def no_finished_reply(count: int, max_new_tokens: int) -> str:
-    """Return what to tell a user whose policy never ends its replies."""
-    return (
-        f"None of {count} sampled replies ended within {max_new_tokens} tokens. "
-        "Raise max_new_tokens, or check that the policy was trained to end its replies."
-    )
 
 
 def released_model(trainer: Trainer) -> PreTrainedModel:

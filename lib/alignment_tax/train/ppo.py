@@ -44,7 +44,7 @@ from alignment_tax.models import (
 )
 from alignment_tax.presets import PpoConfig, as_dict
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite
-from alignment_tax.train.rsf import RewardFunction, check_rewards
+from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.world.base import Prompt
 
@@ -225,11 +225,9 @@ def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
         seed=seed,
     )
     replies = [reply for (reply,) in groups]
-    if not any(gather_object([reply.finished for reply in replies])):
-        raise ValueError(
-            f"No sampled reply ended within {config.max_new_tokens} tokens. Raise max_new_tokens, "
-            "or check that the policy was trained to end its replies."
-        )
+    finished = gather_object([reply.finished for reply in replies])
+    if not any(finished):
+        raise ValueError(no_finished_reply(len(finished), config.max_new_tokens))
     return replies
 
 

@@ -27,11 +27,14 @@ from alignment_tax.presets import RlooConfig
 from alignment_tax.train.dpo import (
     CONSTANT_RATE,
     check_context,
-    no_finished_reply,
     released_model,
+)
+from alignment_tax.train.rsf import (
+    RewardFunction,
+    check_rewards,
+    no_finished_reply,
     short_prompts,
 )
-from alignment_tax.train.rsf import RewardFunction, check_rewards
 from alignment_tax.train.sft import Trained, quiet_libraries, run_trainer, trainer_arguments
 from alignment_tax.world.base import Message, Prompt
 

@@ -102,12 +102,7 @@ def rsf_round(
         ValueError: no usable prompt, no finished reply, or rewards that cannot be compared.
         TrainingDiverged: see `finetune`.
     """
-    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= config.max_prompt_length]
-    if not short:
-        raise ValueError(
-            f"None of {len(prompts)} prompts has at most {config.max_prompt_length} tokens. "
-            "Raise max_prompt_length."
-        )
+    short = short_prompts(tokenizer, prompts, config.max_prompt_length)
     replies = sample_replies(
         policy,
         tokenizer,
@@ -126,10 +121,7 @@ def rsf_round(
     chosen = select(replies, rewards, how, np.random.default_rng(seed))
     kept = [(row, i) for row, i in enumerate(chosen) if i is not None]
     if not kept:
-        raise ValueError(
-            f"None of {len(flat)} sampled replies ended within {config.max_new_tokens} tokens. "
-            "Raise max_new_tokens, or check that the policy was trained to end its replies."
-        )
+        raise ValueError(no_finished_reply(len(flat), config.max_new_tokens))
     log = finetune(
         policy,
         tokenizer,
@@ -163,6 +155,27 @@ def rsf_round(
         "too_long": len(prompts) - len(short),
     }
     return RoundResult(policy, log, samples, {name: float(v) for name, v in stats.items()})
+
+
+def short_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_length: int
+) -> list[Prompt]:
+    """Return the prompts of at most so many tokens (ValueError: there are none)."""
+    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
+    if not short:
+        raise ValueError(
+            f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens. "
+            "Raise max_prompt_length."
+        )
+    return short
+
+
+def no_finished_reply(count: int, max_new_tokens: int) -> str:
+    """Return what to tell a user whose policy never ends its replies."""
+    return (
+        f"None of {count} sampled replies ended within {max_new_tokens} tokens. "
+        "Raise max_new_tokens, or check that the policy was trained to end its replies."
+    )
 
 
 def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
