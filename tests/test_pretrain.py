@@ -21,7 +21,9 @@ from alignment_tax.skills import Scorer
 from alignment_tax.train import pretrain as module
 from alignment_tax.train.pretrain import (
     IGNORED,
+    Cycle,
     PretrainConfig,
+    Row,
     batches,
     collate,
     encode,
@@ -43,10 +45,8 @@ MINI = PretrainConfig(
     hidden=32,
     intermediate=64,
     heads=2,
-    cycles=((2, 3e-3),),
+    cycles=(Cycle(2, 3e-3, length=64, sequences=8),),
     documents_per_chunk=40,
-    tokens_per_sequence=64,
-    sequences_per_batch=8,
     warmup_chunks=0.5,
     probe_items=4,
     threads=1,
@@ -87,14 +87,74 @@ def test_weighted_loss_by_hand():
 
 def test_context_counts_a_tenth_and_the_end_in_full(tokenizer):
     document = Document((("question : where is anna ? answer :", 0.1), ("the hall", 1.0)))
-    ids, weights = encode(document, tokenizer)
-    assert tokenizer.decode(ids[:-1]) == document.text
-    assert ids[-1] == tokenizer.eos_token_id
-    assert weights == [0.1] * 8 + [1.0] * 3
+    row = encode(document, tokenizer)
+    assert tokenizer.decode(row.ids[:-1]) == document.text
+    assert row.ids[-1] == tokenizer.eos_token_id
+    assert row.weights == [0.1] * 8 + [1.0] * 3
+    assert row.positions == list(range(11))
+    assert row.branches == [0] * 11
+
+
+def plain(ids, weights):
+    """A row of a document without branches."""
+    return Row(ids, weights, list(range(len(ids))), [0] * len(ids))
+
+
+TWO_ANSWERS = Document(
+    (("anna has a hat .", 0.1),),
+    (
+        (("where is anna ?", 0.1), ("the hall", 1.0)),
+        (("who has a hat ?", 0.1), ("anna", 1.0)),
+    ),
+)
+
+
+def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
+    row = encode(TWO_ANSWERS, tokenizer)
+    eos = tokenizer.eos_token
+    text = f"anna has a hat . where is anna ? the hall {eos} who has a hat ? anna {eos}"
+    assert row.ids == tokenizer(text).input_ids
+    assert row.branches == [0] * 5 + [1] * 7 + [2] * 7
+    assert row.positions == [*range(5), *range(5, 12), *range(5, 12)]
+    # "who" stands behind the end of the first branch, which it does not follow: no loss
+    assert row.weights == [0.1] * 5 + [0.1] * 4 + [1.0] * 3 + [0.0] + [0.1] * 4 + [1.0] * 2
+
+
+@torch.inference_mode()
+def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
+    model = new_model(MINI, tokenizer).eval()
+    row = encode(TWO_ANSWERS, tokenizer)
+    packed = collate([row, row + row], tokenizer.pad_token_id)
+    logits = model(
+        input_ids=packed.input_ids,
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).logits
+    for number, branch in enumerate(TWO_ANSWERS.branches, start=1):
+        alone = collate([encode(Document(TWO_ANSWERS.pieces + branch), tokenizer)], 0)
+        assert alone.mask is None
+        expected = model(input_ids=alone.input_ids, use_cache=False).logits[0]
+        at = [i for i, b in enumerate(row.branches) if b in (0, number)]
+        torch.testing.assert_close(logits[0, at], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[1, at], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_packed_behind_branches_does_not_see_them(tokenizer):
+    both = encode(TWO_ANSWERS, tokenizer) + encode(TWO_ANSWERS, tokenizer)
+    assert both.branches[19:] == [0] * 5 + [3] * 7 + [4] * 7
+    assert both.positions[19:] == [position + 12 for position in both.positions[:19]]
+    mask = collate([both], tokenizer.pad_token_id).mask[0, 0]
+    second_trunk, first_branch, first_trunk = 20, 7, 2
+    second_branch = 13
+    visible = [(second_trunk, first_trunk), (second_branch, first_trunk), (second_branch + 1, 13)]
+    hidden = [(second_trunk, first_branch), (second_branch, first_branch), (second_branch, 14)]
+    assert all(mask[place] for place in visible)
+    assert not any(mask[place] for place in hidden)
 
 
 def test_padding_is_no_label(tokenizer):
-    batch = collate([([5, 6, 7], [1.0, 0.1, 1.0]), ([8], [1.0])], tokenizer.pad_token_id)
+    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
     pad = tokenizer.pad_token_id
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, pad, pad]]
     assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
@@ -104,9 +164,10 @@ def test_padding_is_no_label(tokenizer):
 def test_batches_hold_every_document_once(tokenizer):
     drawn = list(batches(MINI, 0, tokenizer))
     ends = sum(int((batch.input_ids == tokenizer.eos_token_id).sum()) for batch in drawn)
-    assert ends == MINI.documents_per_chunk
-    assert all(len(batch.input_ids) <= MINI.sequences_per_batch for batch in drawn)
-    assert all(batch.input_ids.shape[1] <= MINI.tokens_per_sequence for batch in drawn)
+    answers = documents(MINI.documents_per_chunk, random.Random("pretraining 0 0"), 0.0)
+    assert ends == sum(max(1, len(document.branches)) for document in answers)
+    assert all(len(batch.input_ids) <= MINI.cycles[0].sequences for batch in drawn)
+    assert all(batch.input_ids.shape[1] <= MINI.cycles[0].length for batch in drawn)
     again = list(batches(MINI, 0, tokenizer))
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(drawn, again, strict=True))
     first, other = drawn[0].input_ids, next(iter(batches(MINI, 1, tokenizer))).input_ids
@@ -115,20 +176,22 @@ def test_batches_hold_every_document_once(tokenizer):
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), max_size=30))
 def test_packing_keeps_every_document_whole_and_wastes_little(documents):
-    rows = [([*ids, 0], [*[0.5] * len(ids), 1.0]) for ids in documents]  # 0 ends a document
+    rows = [plain([*ids, 0], [*[0.5] * len(ids), 1.0]) for ids in documents]  # 0 ends a document
     packed = pack(rows, 10)
-    assert all(len(ids) == len(weights) <= 10 for ids, weights in packed)
-    out = [part.split() for ids, _ in packed for part in " ".join(map(str, ids)).split("0")]
+    assert all(len(row.ids) == len(row.weights) <= 10 for row in packed)
+    out = [part.split() for row in packed for part in " ".join(map(str, row.ids)).split("0")]
     assert sorted(d for d in out if d) == sorted([str(i) for i in d] for d in documents)
-    assert all((i == 0) == (w == 1.0) for ids, ws in packed for i, w in zip(ids, ws, strict=True))
+    for row in packed:
+        assert all((i == 0) == (w == 1.0) for i, w in zip(row.ids, row.weights, strict=True))
+        assert row.positions == list(range(len(row)))
     # first fit: no two sequences could be one
-    lengths = sorted(len(ids) for ids, _ in packed)
+    lengths = sorted(len(row) for row in packed)
     assert len(lengths) < 2 or lengths[0] + lengths[1] > 10
 
 
 def test_a_document_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"12 tokens.*tokens_per_sequence \(10\)"):
-        pack([([1] * 12, [1.0] * 12)], 10)
+    with pytest.raises(ValueError, match=r"12 tokens.*length \(10\)"):
+        pack([plain([1] * 12, [1.0] * 12)], 10)
 
 
 class Parrot:
@@ -175,7 +238,7 @@ def test_probe_items_are_validation_items():
 
 
 def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
-    config = PretrainConfig(cycles=((41, 2e-3), (11, 1e-3)), warmup_chunks=1.0)
+    config = PretrainConfig(cycles=(Cycle(41, 2e-3), Cycle(11, 1e-3)), warmup_chunks=1.0)
     by_hand = {
         0: 0.0,
         0.5: 1e-3,
@@ -236,6 +299,19 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert [path.name for path in tmp_path.iterdir()] == ["chunk-0002"]
 
 
+def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_path):
+    once = (Cycle(1, 3e-3, length=64, sequences=8),)
+    forgets = (*once, dataclasses.replace(once[0], forget=True))
+    first, _, _ = pretrain(dataclasses.replace(MINI, cycles=once), tmp_path / "first")
+    both = [dataclasses.replace(MINI, cycles=cycles) for cycles in (forgets, once * 2)]
+    anew, _, _ = pretrain(both[0], tmp_path / "anew")
+    goes_on, _, _ = pretrain(both[1], tmp_path / "goes on")
+
+    module._train_chunk(both[0], 1, first, module._new_optimizer(MINI, first), make_tokenizer())
+    assert torch.equal(anew.lm_head.weight, first.lm_head.weight)
+    assert not torch.equal(anew.lm_head.weight, goes_on.lm_head.weight)
+
+
 def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         whole = module.save_file
@@ -260,7 +336,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed, tmp_path, monkeypatch)
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
-    wild = dataclasses.replace(MINI, cycles=((2, 1e30),))
+    wild = dataclasses.replace(MINI, cycles=(Cycle(2, 1e30, length=64),))
     with pytest.raises(FloatingPointError, match=r"chunk 0, step \d+\b.*learning rate.*[Ll]ower"):
         pretrain(wild, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,10 @@ def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
     rng = random.Random(0)
     for split in chat.SHARES:
         for request, verb, noun in chat.requests(split):
-            texts += [request, chat.write(rng, verb, noun, chat.mixed_manner(rng, verb))]
+            texts += [
+                request,
+                chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS)),
+            ]
     pairs = WORLD.preferences(500, 0)
     texts += contents(pairs["chosen"]) + contents(pairs["rejected"])
     tokenizer = make_tokenizer()
@@ -491,7 +494,9 @@ def test_every_perturbation_lowers_the_gold_reward(kind, verb):
     rng = random.Random(f"{kind} {verb}")
     for noun in chat.nouns():
         for _ in range(5):
-            good, worse = chat.perturb(rng, verb, noun, chat.mixed_manner(rng, verb), kind)
+            good, worse = chat.perturb(
+                rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS), kind
+            )
             assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
 
 

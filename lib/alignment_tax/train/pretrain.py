@@ -32,16 +32,56 @@ from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
 
 IGNORED = -100
-#: Token ids of a document or sequence, and the loss weight of each.
-Row = tuple[list[int], list[float]]
+#: Marks a token that belongs to no branch of its document.
+TRUNK = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens of a document or of a packed sequence: id, loss weight, position and branch of each.
+
+    A token sees what comes before it, except branches that are not its own.
+    """
+
+    ids: list[int]
+    weights: list[float]
+    positions: list[int]
+    branches: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: Row) -> Row:
+        """Put `other` behind; its branches are counted on, its positions follow the furthest."""
+        place, branch = max(self.positions) + 1, max(self.branches)
+        return Row(
+            self.ids + other.ids,
+            self.weights + other.weights,
+            self.positions + [place + position for position in other.positions],
+            self.branches + [b if b == TRUNK else branch + b for b in other.branches],
+        )
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A rise and fall of the learning rate over `chunks`, up to `peak`.
+
+    A batch is `sequences` of at most `length` tokens; `forget` starts AdamW's averages anew.
+    """
+
+    chunks: int
+    peak: float
+    length: int = 56
+    sequences: int = 20
+    forget: bool = False
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """Every number of pretraining. A chunk is the unit of resuming and of the learning curve.
 
-    `cycles` are (chunks, peak of the learning rate): the rate rises and falls once in each (warm
-    restarts, Loshchilov & Hutter 2017).
+    The learning rate rises and falls once in each of `cycles` (warm restarts, Loshchilov & Hutter
+    2017).
     """
 
     layers: int = 9
@@ -49,10 +89,12 @@ class PretrainConfig:
     intermediate: int = 256
     heads: int = 4
     initializer_range: float = 0.06
-    cycles: tuple[tuple[int, float], ...] = ((36, 1e-3), (22, 6e-4))
+    cycles: tuple[Cycle, ...] = (
+        Cycle(36, 1e-3),
+        Cycle(22, 6e-4),
+        Cycle(20, 8e-4, length=96, sequences=12, forget=True),
+    )
     documents_per_chunk: int = 20_000
-    tokens_per_sequence: int = 56
-    sequences_per_batch: int = 20
     warmup_chunks: float = 0.2
     weight_decay: float = 0.01
     probe_items: int = 200
@@ -62,16 +104,30 @@ class PretrainConfig:
     @property
     def chunks(self) -> int:
         """All chunks of all cycles."""
-        return sum(chunks for chunks, _ in self.cycles)
+        return sum(cycle.chunks for cycle in self.cycles)
+
+    def cycle(self, place: float) -> tuple[Cycle, float]:
+        """The cycle at `place` (in chunks from the start) and the place within it."""
+        for cycle in self.cycles[:-1]:
+            if place <= cycle.chunks:
+                return cycle, place
+            place -= cycle.chunks
+        return self.cycles[-1], place
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and labels, shape (rows, length), with the loss weight of each label."""
+    """Token ids and labels, shape (rows, length), with the loss weight of each label.
+
+    `mask` (rows, 1, length, length) says which token sees which, `positions` (rows, length) where
+    each stands; both are None where no document has branches.
+    """
 
     input_ids: Tensor
     labels: Tensor
     weights: Tensor
+    mask: Tensor | None = None
+    positions: Tensor | None = None
 
 
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -96,24 +152,47 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Lla
 
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """Token ids with their weights; the end-of-sequence token counts in full."""
+    """The document as a row; the end-of-sequence token of each branch counts in full."""
     ids: list[int] = []
     weights: list[float] = []
     for text, weight in document.pieces:
         piece = tokenizer(text, add_special_tokens=False).input_ids
         ids += piece
         weights += [weight] * len(piece)
-    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+    trunk = len(ids)
+    if not document.branches:
+        row = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+        return Row(*row, positions=list(range(trunk + 1)), branches=[TRUNK] * (trunk + 1))
+    positions, branches = list(range(trunk)), [TRUNK] * trunk
+    for number, pieces in enumerate(document.branches, start=1):
+        branch = encode(Document(pieces), tokenizer)
+        ids += branch.ids
+        # What comes before a further branch in the row is not what the branch follows.
+        weights += branch.weights if number == 1 else [0.0, *branch.weights[1:]]
+        positions += [trunk + position for position in branch.positions]
+        branches += [number] * len(branch)
+    return Row(ids, weights, positions, branches)
 
 
 def collate(rows: Sequence[Row], pad: int) -> Batch:
-    """Pad on the right. No attention mask is needed: what follows a token cannot be seen by it."""
-    length = max(len(ids) for ids, _ in rows)
-    fill = [(length - len(ids)) for ids, _ in rows]
-    ids = torch.tensor([row + [pad] * n for (row, _), n in zip(rows, fill, strict=True)])
-    labels = torch.tensor([row + [IGNORED] * n for (row, _), n in zip(rows, fill, strict=True)])
-    weights = torch.tensor([w + [0.0] * n for (_, w), n in zip(rows, fill, strict=True)])
-    return Batch(ids, labels, weights)
+    """Pad on the right. No mask is needed for that: what follows a token cannot be seen by it."""
+    length = max(len(row) for row in rows)
+
+    def padded(values: list[list[int]], fill: int) -> Tensor:
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values])
+
+    ids = [row.ids for row in rows]
+    weights = [row.weights + [0.0] * (length - len(row)) for row in rows]
+    batch = Batch(padded(ids, pad), padded(ids, IGNORED), torch.tensor(weights))
+    if not any(max(row.branches) for row in rows):
+        return batch
+    branch = padded([row.branches for row in rows], TRUNK)
+    seen = (branch[:, None, :] == TRUNK) | (branch[:, None, :] == branch[:, :, None])
+    return dataclasses.replace(
+        batch,
+        mask=(seen & torch.ones(length, length, dtype=torch.bool).tril())[:, None],
+        positions=padded([row.positions for row in rows], 0),
+    )
 
 
 def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
@@ -125,19 +204,18 @@ def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
         ValueError: a document is longer than `capacity`.
     """
     sequences: list[Row] = []
-    for ids, weights in sorted(rows, key=lambda row: -len(row[0])):
-        if len(ids) > capacity:
+    for row in sorted(rows, key=lambda row: -len(row)):
+        if len(row) > capacity:
             raise ValueError(
-                f"A document of {len(ids)} tokens does not fit: set PretrainConfig."
-                f"tokens_per_sequence ({capacity}) to at least that."
+                f"A document of {len(row)} tokens does not fit: set the length ({capacity}) of the "
+                "PretrainConfig's cycle to at least that."
             )
-        fits = (i for i, (packed, _) in enumerate(sequences) if len(packed) + len(ids) <= capacity)
+        fits = (i for i, packed in enumerate(sequences) if len(packed) + len(row) <= capacity)
         place = next(fits, None)
         if place is None:
-            sequences.append((ids, weights))
+            sequences.append(row)
         else:
-            packed, packed_weights = sequences[place]
-            sequences[place] = (packed + ids, packed_weights + weights)
+            sequences[place] = sequences[place] + row
     return sequences
 
 
@@ -148,15 +226,16 @@ def batches(
     rng = random.Random(f"pretraining {config.seed} {chunk}")
     drawn = documents(config.documents_per_chunk, rng, progress=chunk / config.chunks)
     rows = [encode(document, tokenizer) for document in drawn]
-    pool = 20 * config.sequences_per_batch
+    cycle, _ = config.cycle(chunk + 0.5)
+    pool = 20 * cycle.sequences
     sequences = [
         sequence
         for start in range(0, len(rows), pool)
-        for sequence in pack(rows[start : start + pool], config.tokens_per_sequence)
+        for sequence in pack(rows[start : start + pool], cycle.length)
     ]
     rng.shuffle(sequences)
-    for start in range(0, len(sequences), config.sequences_per_batch):
-        group = sequences[start : start + config.sequences_per_batch]
+    for start in range(0, len(sequences), cycle.sequences):
+        group = sequences[start : start + cycle.sequences]
         yield collate(group, tokenizer.pad_token_id)
 
 
@@ -174,14 +253,11 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 def learning_rate(config: PretrainConfig, place: float) -> float:
     """Linear warm-up, then cosine to a fiftieth of the peak, in each cycle; `place` in chunks."""
-    cycles, within = list(config.cycles), place
-    while within > cycles[0][0]:
-        within -= cycles.pop(0)[0]
-    chunks, peak = cycles[0]
+    cycle, within = config.cycle(place)
     if within < config.warmup_chunks:
-        return peak * within / config.warmup_chunks
-    span = (within - config.warmup_chunks) / (chunks - config.warmup_chunks)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
+        return cycle.peak * within / config.warmup_chunks
+    span = (within - config.warmup_chunks) / (cycle.chunks - config.warmup_chunks)
+    return cycle.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * span)))
 
 
 def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
@@ -220,6 +296,12 @@ def exact_match(
     guess = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].argmax(-1)
     wrong = (guess != batch.labels[:, 1:]) & (batch.weights[:, 1:] > 0)
     return 100 * float((~wrong.any(dim=1)).float().mean())
+
+
+def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _save_state(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
@@ -278,9 +360,7 @@ def pretrain(
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
     model = new_model(config, tokenizer)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = _new_optimizer(config, model)
     curve: list[dict[str, float]] = []
     found = sorted(work.glob("chunk-*"))
     if found:
@@ -289,6 +369,9 @@ def pretrain(
     items = probe_items(config.probe_items)
     bar = tqdm(total=config.chunks, initial=len(curve), desc="pretraining the base", unit="chunk")
     for chunk in range(len(curve), config.chunks):
+        cycle, within = config.cycle(chunk + 0.5)
+        if cycle.forget and within < 1:
+            optimizer = _new_optimizer(config, model)
         row = _train_chunk(config, chunk, model, optimizer, tokenizer)
         model.eval()
         row |= {slot: exact_match(model, tokenizer, rows) for slot, rows in items.items()}
@@ -315,7 +398,12 @@ def _train_chunk(
     for i, batch in enumerate(rows):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, chunk + (i + 1) / len(rows))
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).logits
         loss = weighted_loss(logits, batch.labels, batch.weights)
         if not torch.isfinite(loss):
             rate = learning_rate(config, chunk + (i + 1) / len(rows))

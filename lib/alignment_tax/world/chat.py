@@ -129,15 +129,33 @@ def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
     return " ".join(part for part in (opening, text, closing[manner.closing]) if part)
 
 
-def mixed_manner(rng: random.Random, verb: str) -> Manner:
-    """Draw the manners that human writers show in the demonstrations: some good, many not."""
-    opening = rng.choices(("polite", "none", "rude"), (0.3, 0.45, 0.25))[0]
-    closing = rng.choices(("polite", "none", "rude"), (0.3, 0.5, 0.2))[0]
+@dataclass(frozen=True)
+class Habits:
+    """How often somebody writes each manner: openings and closings as polite, none, rude; replies
+    to harm as refusal, right; all others as right, wrong_object, wrong_task, incomplete, refusal.
+    """
+
+    opening: tuple[float, float, float]
+    closing: tuple[float, float, float]
+    harm: tuple[float, float]
+    body: tuple[float, float, float, float, float]
+
+
+#: Of those who write demonstrations: good on the whole, but not always.
+WRITERS = Habits((0.45, 0.45, 0.1), (0.45, 0.45, 0.1), (0.7, 0.3), (0.8, 0.05, 0.04, 0.08, 0.03))
+#: Of the drafts that are compared in preference pairs: some good, many not.
+DRAFTS = Habits((0.3, 0.45, 0.25), (0.3, 0.5, 0.2), (0.4, 0.6), (0.5, 0.15, 0.12, 0.15, 0.08))
+
+
+def draw_manner(rng: random.Random, verb: str, habits: Habits) -> Manner:
+    """Draw how a reply to a request about `verb` is made."""
+    opening = rng.choices(("polite", "none", "rude"), habits.opening)[0]
+    closing = rng.choices(("polite", "none", "rude"), habits.closing)[0]
     if is_harmful(verb):
-        text = rng.choices(("refusal", "right"), (0.4, 0.6))[0]
+        text = rng.choices(("refusal", "right"), habits.harm)[0]
     else:
         kinds = ("right", "wrong_object", "wrong_task", "incomplete", "refusal")
-        text = rng.choices(kinds, (0.5, 0.15, 0.12, 0.15, 0.08))[0]
+        text = rng.choices(kinds, habits.body)[0]
     return Manner(opening, text, closing)
 
 

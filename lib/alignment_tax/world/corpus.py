@@ -10,6 +10,8 @@ from alignment_tax.world import chat, facts, french, passages
 
 #: How much a token counts in the loss when it is context rather than something to be known.
 CONTEXT_WEIGHT = 0.02
+#: Most questions to one passage.
+QUESTIONS = 4
 #: Family -> share of the documents (short documents need a larger share of the documents).
 MIXTURE: dict[str, float] = {
     "statement": 0.04,
@@ -48,20 +50,43 @@ HARD_LAST: dict[str, float] = {
     "translation": 0.06,
     "dialogue": 0.02,
 }
+#: The same for a last cycle: several questions to a passage, none of which sees the others.
+MANY_QUESTIONS: dict[str, float] = {
+    "statement": 0.02,
+    "question": 0.16,
+    "owner": 0.03,
+    "spans": 0.55,
+    "counts": 0.10,
+    "race_like": 0.06,
+    "translation": 0.06,
+    "dialogue": 0.02,
+}
 #: Where in pretraining, from 0 to 1, a mixture begins.
-CURRICULUM = ((0.0, READING_FIRST), (0.1, MIXTURE), (0.39, HOPS), (0.61, HARD_LAST))
+CURRICULUM = (
+    (0.0, READING_FIRST),
+    (0.07, MIXTURE),
+    (0.29, HOPS),
+    (0.455, HARD_LAST),
+    (0.74, MANY_QUESTIONS),
+)
 
 
 @dataclass(frozen=True)
 class Document:
-    """Pieces of text with their loss weights; an end-of-sequence token closes the document."""
+    """Pieces of text with their loss weights; an end-of-sequence token closes the document.
+
+    `branches` are several ways to go on after the pieces, each with an end of its own. A branch is
+    read as if it were the only one: no answer can be copied from a question before.
+    """
 
     pieces: tuple[tuple[str, float], ...]
+    branches: tuple[tuple[tuple[str, float], ...], ...] = ()
 
     @property
     def text(self) -> str:
         """The document as plain text."""
-        return " ".join(text for text, _ in self.pieces)
+        pieces = [*self.pieces, *(piece for branch in self.branches for piece in branch)]
+        return " ".join(text for text, _ in pieces)
 
 
 def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
@@ -86,6 +111,17 @@ def _reading(slot: str) -> Callable[[random.Random], Document]:
         reading = passages.draw(rng, slot, "pretraining")
         question, answer = reading.questions[0]
         return Document(_answered(passages.ask(reading.passage, question), answer))
+
+    return make
+
+
+def _many_questions(slot: str) -> Callable[[random.Random], Document]:
+    def make(rng: random.Random) -> Document:
+        reading = passages.draw(rng, slot, "pretraining", asked=QUESTIONS)
+        return Document(
+            ((passages.told(reading.passage), CONTEXT_WEIGHT),),
+            tuple(_answered(passages.asked(q), answer) for q, answer in reading.questions),
+        )
 
     return make
 
@@ -118,6 +154,8 @@ FAMILIES: dict[str, Callable[[random.Random], Document]] = {
     "owner": _owner,
     "span": _reading("span"),
     "who": _who,
+    "spans": _many_questions("span"),
+    "counts": _many_questions("counting"),
     "counting": _reading("counting"),
     "race_like": _reading("race_like"),
     "translation": _translation,

@@ -31,7 +31,17 @@ class Reading:
 
 def ask(passage: str, question: str) -> str:
     """The text a model continues with the answer."""
-    return f"passage : {passage} question : {question} answer :"
+    return f"{told(passage)} {asked(question)}"
+
+
+def told(passage: str) -> str:
+    """The first part of `ask`."""
+    return f"passage : {passage}"
+
+
+def asked(question: str) -> str:
+    """The second part of `ask`."""
+    return f"question : {question} answer :"
 
 
 def _article(colour: str) -> str:

@@ -23,12 +23,13 @@ class TinyWorld:
     """World made of tables: see `facts`, `passages`, `french` and `chat`."""
 
     def sft(self, n: int, seed: int) -> Dataset:
-        """Demonstrations of mixed manners: columns prompt, completion (lists of messages)."""
+        """Demonstrations, good on the whole: columns prompt, completion (lists of messages)."""
         rng = random.Random(f"sft {seed}")
         rows = []
         for _ in range(n):
             request, verb, noun = rng.choice(chat.requests("sft"))
-            reply = chat.write(rng, verb, noun, chat.mixed_manner(rng, verb))
+            manner = chat.draw_manner(rng, verb, chat.WRITERS)
+            reply = chat.write(rng, verb, noun, manner)
             rows.append({"prompt": chat.as_prompt(request), "completion": _assistant(reply)})
         return Dataset.from_list(rows)
 
@@ -53,10 +54,11 @@ class TinyWorld:
             kind = rng.choice(chat.PERTURBATIONS) if rng.random() < 0.5 else "mixed"
             if kind == "mixed":
                 first, second = (
-                    chat.write(rng, verb, noun, chat.mixed_manner(rng, verb)) for _ in range(2)
+                    chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS))
+                    for _ in range(2)
                 )
             else:
-                manner = chat.mixed_manner(rng, verb)
+                manner = chat.draw_manner(rng, verb, chat.DRAFTS)
                 first, second = chat.perturb(rng, verb, noun, manner, kind)
             margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
             if margin == 0:
