@@ -352,12 +352,19 @@ def test_wrong_commands_return_2(arguments, capsys):
 
 def test_record_passes_preset_and_seeds_on(monkeypatch, capsys):
     calls = []
-    study = types.SimpleNamespace(record=lambda preset, seeds: calls.append((preset, seeds)))
-    monkeypatch.setitem(sys.modules, "alignment_tax.study", study)
-    assert main(["record", "tiny", "--seeds", "0", "2"]) == 0
+    results = types.SimpleNamespace(record=lambda *arguments: calls.append(arguments))
+    monkeypatch.setitem(sys.modules, "alignment_tax.results", results)
+    assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
     assert main(["record", "small"]) == 0
     assert main(["record", "huge"]) == 2
-    assert calls == [("tiny", [0, 2]), ("small", [0, 1, 2, 3, 4])]
+    assert calls == [("tiny", [0, 2], 2), ("small", [0, 1, 2, 3, 4], 1)]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_record_wants_at_least_one_process(jobs, capsys):
+    with pytest.raises(SystemExit):
+        main(["record", "tiny", "--jobs", jobs])
+    assert "--jobs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", sorted(course.FORWARDED))

@@ -355,22 +355,23 @@ def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strengt
 
 def test_every_document_is_replayed_before_any_comes_again():
     replay = make_replay(4.0)
-    ids = [tuple(ids) for ids, _ in (row for _ in range(9) for row in replay.take(2))]
+    ids = [tuple(row.ids) for _ in range(9) for row in replay.take(2)]
     for i in range(0, len(ids) - 2, 3):
         assert len(set(ids[i : i + 3])) == 3
     again = make_replay(4.0)
-    assert [tuple(i) for _ in range(9) for i, _ in again.take(2)] == ids
+    assert [tuple(row.ids) for _ in range(9) for row in again.take(2)] == ids
 
 
 def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
     policy, tokenizer, batch = make_policy(), make_tokenizer(), make_batch()
     document = DOCUMENTS[0]  # hello y (0.1 each), z and the end (1.0 each)
-    ids, loss_weights = pretrain.encode(document, tokenizer)
+    encoded = pretrain.encode(document, tokenizer)
+    ids = encoded.ids
     with torch.no_grad():
         logs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
     nll = [-logs[i - 1, ids[i]].item() for i in (1, 2, 3)]
     mean = (0.1 * nll[0] + nll[1] + nll[2]) / 2.1
-    assert loss_weights == [0.1, 0.1, 1.0, 1.0]
+    assert encoded.weights == [0.1, 0.1, 1.0, 1.0]
     reply_tokens = 3 * len(EXAMPLES)
     replay = make_replay(0.5, [document])
     # 12 tokens are asked for, three documents of 4 are exactly that
@@ -380,8 +381,7 @@ def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
 
 
 def test_replay_learns_the_replayed_text():
-    ids, _ = pretrain.encode(DOCUMENTS[2], make_tokenizer())
-    row = torch.tensor([ids])
+    row = torch.tensor([pretrain.encode(DOCUMENTS[2], make_tokenizer()).ids])
     losses = []
     for strength in (0.0, 4.0):
         policy = distil(make_setting(), {"replay": strength}).policy

@@ -33,6 +33,7 @@ from alignment_tax.train.pretrain import (
     pack,
     pretrain,
     probe_items,
+    read,
     ship,
     weighted_loss,
 )
@@ -125,12 +126,7 @@ def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
     model = new_model(MINI, tokenizer).eval()
     row = encode(TWO_ANSWERS, tokenizer)
     packed = collate([row, row + row], tokenizer.pad_token_id)
-    logits = model(
-        input_ids=packed.input_ids,
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        use_cache=False,
-    ).logits
+    logits = read(model, packed)
     for number, branch in enumerate(TWO_ANSWERS.branches, start=1):
         alone = collate([encode(Document(TWO_ANSWERS.pieces + branch), tokenizer)], 0)
         assert alone.mask is None

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from alignment_tax import outputs, report, settings
-from alignment_tax.study import recorded
+from alignment_tax.results import recorded
 
 
 def test_readme_shows_the_recorded_results():

@@ -16,12 +16,13 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench
-from alignment_tax.artifacts import Store
+from alignment_tax import bench, settings
+from alignment_tax.artifacts import MissingArtifact, Store
 from alignment_tax.models import load_state
 from alignment_tax.presets import UnknownPreset
+from alignment_tax.results import rounds_table, run_side_by_side
 from alignment_tax.settings import repo_root
-from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage, rounds_table
+from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage
 
 SCRIPT = """
 import sys
@@ -147,6 +148,21 @@ def test_held_out_pairs_measure_the_reward_model(study, points, preset):
     stats = json.loads((study.reward.path / "stats.json").read_text())
     assert len(pairs) == stats["held_out_pairs"] == preset.reward.validation_pairs
     assert stats["pair_accuracy"] == pytest.approx((pairs["margin"] > 0).mean())
+
+
+def test_seeds_side_by_side_give_the_same_numbers(study, points, tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    run_side_by_side(miniature(), [0, 1], jobs=2)
+    monkeypatch.setattr(Store, "_make", None)  # nothing is left to be made
+    pd.testing.assert_frame_equal(Study(miniature(), 0).points(), points)
+    assert set(Study(miniature(), 1).points()["seed"]) == {1}
+
+
+def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    broken = dataclasses.replace(miniature(), model="data/none")
+    with pytest.raises(MissingArtifact, match="the base model is not in"):
+        run_side_by_side(broken, [0, 1], jobs=2)
 
 
 # the ends of the average

@@ -636,6 +636,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def jobs_number(text: str) -> int:
+    """Return a number of processes from the command line: a whole number from 1 up."""
+    if whole_number(text) == 0:
+        raise argparse.ArgumentTypeError("0 processes run nothing: give 1 or more")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -653,6 +660,9 @@ def make_parser() -> argparse.ArgumentParser:
     rec = commands.add_parser("record", help="run the study and write data/results/<preset>")
     rec.add_argument("preset", help=f"one of: {', '.join(presets.PRESETS)}")
     rec.add_argument("--seeds", type=whole_number, nargs="+", default=[0, 1, 2, 3, 4])
+    rec.add_argument(
+        "--jobs", type=jobs_number, default=1, help="seeds that are run side by side; default 1"
+    )
     for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -698,9 +708,9 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
             return run_command(arguments, notebooks or settings.notebooks_folder())
         if arguments.command == "record":
             presets.get(arguments.preset)
-            # the study imports torch, which the other commands need not wait for
-            study = importlib.import_module("alignment_tax.study")
-            study.record(arguments.preset, arguments.seeds)
+            # it imports torch, which the other commands need not wait for
+            results = importlib.import_module("alignment_tax.results")
+            results.record(arguments.preset, arguments.seeds, arguments.jobs)
             return 0
         module = importlib.import_module(FORWARDED[arguments.command][0])
         forward: Callable[[list[str]], int | None] = module.main

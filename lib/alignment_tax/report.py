@@ -15,7 +15,7 @@ import pandas as pd
 from alignment_tax import front, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
-from alignment_tax.study import Recorded, recorded
+from alignment_tax.results import Recorded, recorded
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
 SCORES = ("one_hop", "two_hop", "span", "counting", "bleu", "skill", "reward", "gold")

@@ -29,8 +29,6 @@ STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
-Row = tuple[list[int], list[float]]
-
 
 class Replay(Treatment):
     """Adds lambda times the pretraining loss on documents, `lambda` tokens for one reply token.
@@ -68,19 +66,18 @@ class Replay(Treatment):
                 "tiny world)."
             )
         check_disjoint(texts, reported)
-        encoded = [pretrain.encode(document, tokenizer) for document in texts]
-        rows = [(ids[:max_length], weights[:max_length]) for ids, weights in encoded]
+        rows = [pretrain.encode(document, tokenizer).cut(max_length) for document in texts]
         self.stream = endless(rows, seed)
         self.pad_id = tokenizer.pad_token_id
         self.owed = 0.0
 
-    def take(self, reply_tokens: int) -> list[Row]:
+    def take(self, reply_tokens: int) -> list[pretrain.Row]:
         """Return the documents that go with a batch of so many reply tokens."""
         self.owed += self.strength * reply_tokens
-        rows: list[Row] = []
+        rows: list[pretrain.Row] = []
         while self.owed > 0:
             rows.append(next(self.stream))
-            self.owed -= len(rows[-1][0])
+            self.owed -= len(rows[-1])
         return rows
 
     def loss(
@@ -93,12 +90,12 @@ class Replay(Treatment):
             return None
         replay = pretrain.collate(rows, self.pad_id)
         labels, weights = replay.labels.to(model.device), replay.weights.to(model.device)
-        logits = model(input_ids=replay.input_ids.to(model.device), use_cache=False).logits
-        proportion = sum(len(ids) for ids, _ in rows) / reply_tokens
+        logits = pretrain.read(model, replay)
+        proportion = sum(len(row) for row in rows) / reply_tokens
         return proportion * pretrain.weighted_loss(logits.float(), labels, weights)
 
 
-def endless(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
     """Yield rows in random order, each once before any comes again."""
     rng = np.random.default_rng(seed)
     while True:

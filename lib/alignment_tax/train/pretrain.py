@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import settings
 from alignment_tax.artifacts import write_manifest
@@ -50,6 +50,10 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def cut(self, n: int) -> Row:
+        """The first `n` tokens."""
+        return Row(self.ids[:n], self.weights[:n], self.positions[:n], self.branches[:n])
 
     def __add__(self, other: Row) -> Row:
         """Put `other` behind; its branches are counted on, its positions follow the furthest."""
@@ -239,6 +243,17 @@ def batches(
         yield collate(group, tokenizer.pad_token_id)
 
 
+def read(model: LlamaForCausalLM | PreTrainedModel, batch: Batch) -> Tensor:
+    """The logits of a batch, (rows, length, vocabulary), where no branch sees another."""
+    mask, places = batch.mask, batch.positions
+    return model(
+        input_ids=batch.input_ids.to(model.device),
+        attention_mask=None if mask is None else mask.to(model.device),
+        position_ids=None if places is None else places.to(model.device),
+        use_cache=False,
+    ).logits
+
+
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of the next token, averaged with the weights of the labels."""
     flat = torch.nn.functional.cross_entropy(
@@ -398,12 +413,7 @@ def _train_chunk(
     for i, batch in enumerate(rows):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, chunk + (i + 1) / len(rows))
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits
+        logits = read(model, batch)
         loss = weighted_loss(logits, batch.labels, batch.weights)
         if not torch.isfinite(loss):
             rate = learning_rate(config, chunk + (i + 1) / len(rows))
