@@ -160,6 +160,10 @@ class RlooConfig:
     unfinished_penalty: float = 1.0
 
 
+#: What an RLHF algorithm is configured by.
+AlgorithmConfig = RsfConfig | DpoConfig | RlooConfig | PpoConfig
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """What is scored, on how many items, and with which batch size (scores move with it).
@@ -191,6 +195,16 @@ class Preset:
     rsf: RsfConfig
     eval: EvalConfig
     alphas: tuple[float, ...] = field(default=tuple(i / 10 for i in range(11)))
+    dpo: DpoConfig | None = None
+    rloo: RlooConfig | None = None
+    ppo: PpoConfig | None = None
+
+    @property
+    def algorithms(self) -> dict[str, AlgorithmConfig]:
+        """The RLHF algorithms of the preset; rsf_random is RSF's control."""
+        others = {"dpo": self.dpo, "rloo": self.rloo, "ppo": self.ppo}
+        chosen = {name: config for name, config in others.items() if config is not None}
+        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen}
 
 
 class UnknownPreset(ValueError):

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import queue
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from alignment_tax import presets, settings
 from alignment_tax.artifacts import provenance, write_whole
 from alignment_tax.presets import Preset
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import SELECTIONS, Spec, Study
+from alignment_tax.study import Spec, Study
 
 
 def record(preset: str, seeds: list[int], jobs: int = 1) -> Path:
@@ -53,7 +54,7 @@ def record(preset: str, seeds: list[int], jobs: int = 1) -> Path:
         points = study.points()
         tables["points"].append(points)
         tables["items"].append(_items_table(study))
-        tables["rounds"].append(rounds_table(study))
+        tables["rounds"].append(rounds_table(study, list(study.preset.algorithms)))
         pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
         tables["pairs"].append(pairs.assign(seed=seed))
         for name, rows in tables.items():
@@ -150,12 +151,12 @@ def _items_table(study: Study) -> pd.DataFrame:
     return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
 
 
-def rounds_table(study: Study) -> pd.DataFrame:
-    """What happened in each RSF round: rewards of samples, share of finished replies, kept."""
+def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
+    """What happened in each round: rewards of samples, share of finished replies, kept."""
     rows = []
-    for rounds in range(1, study.preset.rsf.rounds + 1):
-        for algorithm in SELECTIONS:
-            folder = study.rsf(rounds, algorithm).path
+    for algorithm in algorithms:
+        for rounds in range(1, study.preset.algorithms[algorithm].rounds + 1):
+            folder = study.aligned(algorithm, rounds).path
             stats = json.loads((folder / "stats.json").read_text())
             samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
             gold = {

@@ -40,12 +40,12 @@ from alignment_tax.models import (
     save_reward_model,
     score_replies,
 )
-from alignment_tax.presets import Preset, RewardConfig
+from alignment_tax.presets import AlgorithmConfig, PpoConfig, Preset, RewardConfig
 from alignment_tax.skills import Scorer, SkillScores
 from alignment_tax.smollm2 import load_smollm2, smollm2_source
+from alignment_tax.train.algorithms import Start, run_round
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
-from alignment_tax.train.rsf import rsf_round
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt, World
@@ -56,15 +56,14 @@ COLUMNS = """
     piqa_like race_like span counting bleu commonsense reading translation skill kl
     n_items key
 """.split()
-SELECTIONS = {"rsf": "best", "rsf_random": "random"}
 
 
 @dataclass(frozen=True)
 class Spec:
     """Which model is meant: the columns of the table of points that name it.
 
-    `algorithm` is base | sft | rsf | rsf_random (the control); `method` none or average; `rounds`
-    of RSF; `alpha` the weight of the aligned model, for method average only.
+    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none or
+    average; `rounds` of RLHF; `alpha` the weight of the aligned model, for method average only.
     """
 
     algorithm: str
@@ -107,6 +106,9 @@ class Study:
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
+        self._sweeps: dict[
+            tuple[str, int], tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]
+        ] = {}
         torch.set_num_threads(self.preset.threads)
 
     def __str__(self) -> str:
@@ -187,27 +189,38 @@ class Study:
             return None
         return self._reward(self.preset.judge, "judge", 1000, "the judge")
 
-    def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
-        """The policy after `rounds` rounds of RSF; each round is an artifact, so a run resumes.
+    def aligned(self, algorithm: str, rounds: int) -> Artifact:
+        """The policy after `rounds` rounds of RLHF; each round is an artifact, so a run resumes.
 
         Raises:
-            UnknownStage: more rounds than the preset has, or an unknown algorithm.
+            UnknownStage: an algorithm that the preset does not have, or more rounds than it has.
         """
-        config = self.preset.rsf
-        if algorithm not in SELECTIONS or not 1 <= rounds <= config.rounds:
+        config = self._algorithm(algorithm)
+        if not 1 <= rounds <= config.rounds:
             raise UnknownStage(
-                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: algorithms "
-                f"are {', '.join(SELECTIONS)}, rounds 1 to {config.rounds}."
+                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: its rounds "
+                f"are 1 to {config.rounds}."
             )
-        parent = self.sft if rounds == 1 else self.rsf(rounds - 1, algorithm)
+        before = None if rounds == 1 else self.aligned(algorithm, rounds - 1)
+        parent = before or self.sft
 
         def make(folder: Path) -> None:
             policy, tokenizer = self._load(parent)
-            prompts = self.round_prompts(rounds)
-            seed = 1000 * (self.seed + 1) + rounds
-            result = rsf_round(
-                policy, tokenizer, self.rewards, prompts, config, seed, SELECTIONS[algorithm]
+            start = Start(
+                policy=policy,
+                theta_0=self._load(self.sft)[0],
+                tokenizer=tokenizer,
+                reward_fn=self.rewards,
+                gold_fn=self.golds,
+                reward_model=self.reward_model(),
+                world=self.world,
+                prompts=self.round_prompts(rounds, algorithm),
+                seed=self.seed,
+                number=rounds,
+                before=None if before is None else before.path,
+                folder=folder,
             )
+            result = run_round(algorithm, config, start)
             samples = result.samples.assign(
                 prompt=[json.dumps(p) for p in result.samples["prompt"]],
                 gold=self.golds(list(result.samples["prompt"]), list(result.samples["reply"])),
@@ -217,11 +230,23 @@ class Study:
             save_policy(result.policy, tokenizer, folder / "model")
 
         # The number of rounds is left out: a longer run goes on from a shorter one.
-        inputs = {"rsf": {**dataclasses.asdict(config), "rounds": None}, "round": rounds}
-        inputs |= {"how": SELECTIONS[algorithm], "batch": self._batch}
-        parents = {"policy": parent, "reward": self.reward}
+        inputs = {"config": {**dataclasses.asdict(config), "rounds": None}, "round": rounds}
+        inputs |= {"algorithm": algorithm, "batch": self._batch}
+        parents = {"policy": parent, "reward": self.reward, "theta_0": self.sft}
         name = f"{algorithm} round {rounds} of {config.rounds}"
-        return self._get("rsf", inputs, make, parents, name)
+        return self._get(algorithm, inputs, make, parents, name)
+
+    def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
+        """The policy after `rounds` rounds of RSF (or of its control): see `aligned`."""
+        return self.aligned(algorithm, rounds)
+
+    def _algorithm(self, name: str) -> AlgorithmConfig:
+        if name not in self.preset.algorithms:
+            raise UnknownStage(
+                f"There is no algorithm {name!r} in preset {self.preset.name}: it has "
+                f"{', '.join(self.preset.algorithms)}."
+            )
+        return self.preset.algorithms[name]
 
     def artifact(self, spec: Spec) -> Artifact:
         """The artifact behind a model; of an average it is the aligned end."""
@@ -229,14 +254,19 @@ class Study:
             return self.base
         if spec.algorithm == "sft":
             return self.sft
-        return self.rsf(spec.rounds, spec.algorithm)
+        return self.aligned(spec.algorithm, spec.rounds)
 
     def policy(
         self, algorithm: str = "sft", rounds: int | None = None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load a policy (base | sft | rsf | rsf_random; by default the last round), tokenizer."""
-        last = self.preset.rsf.rounds if rounds is None else rounds
-        return self._load(self.artifact(Spec(algorithm, last)))
+        """Load a policy (base | sft | an algorithm; by default its last round) and its tokenizer.
+
+        Raises:
+            UnknownStage: see `aligned`.
+        """
+        if algorithm in ("base", "sft"):
+            return self._load(self.artifact(Spec(algorithm)))
+        return self._load(self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds))
 
     def reward_model(self) -> tuple[RewardModel, PreTrainedTokenizerBase]:
         """Load the reward model and its tokenizer."""
@@ -269,9 +299,13 @@ class Study:
         length = self.preset.judge.max_length
         return score_replies(model, tokenizer, prompts, replies, self._batch, length)
 
-    def round_prompts(self, rounds: int) -> list[Prompt]:
-        """The prompts of one RSF round: the next slice of a seeded walk over the RLHF prompts."""
-        n = self.preset.rsf.prompts_per_round
+    def round_prompts(self, rounds: int, algorithm: str = "rsf") -> list[Prompt]:
+        """The prompts of one round: the next slice of a seeded walk over the RLHF prompts."""
+        config = self._algorithm(algorithm)
+        if isinstance(config, PpoConfig):
+            n = config.prompts_per_iteration * config.iterations
+        else:
+            n = config.prompts_per_round
         prompts = self.world.prompts(10**6, self.seed, "rlhf")
         start = (rounds - 1) * n % len(prompts)
         return (prompts * (1 + n // len(prompts)) + prompts)[start : start + n]
@@ -372,21 +406,18 @@ class Study:
         self, rounds: int | None = None, algorithm: str = "rsf"
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
         """A model that its sweep sets to any mixture of theta_0 and the aligned policy."""
-        aligned = self.rsf(rounds or self.preset.rsf.rounds, algorithm)
+        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
         model, tokenizer = self._load(self.sft)
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, Sweep(model, *ends)
 
-    @cached_property
-    def _last_sweep(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
-        return self.sweep()
-
     def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        last = Spec("rsf", self.preset.rsf.rounds)
-        same = (spec.algorithm, spec.rounds) == (last.algorithm, last.rounds)
-        model, tokenizer, sweep = (
-            self._last_sweep if same else self.sweep(spec.rounds, spec.algorithm)
-        )
+        # One sweep is kept: its models are in memory, and a sweep's points come one after another.
+        end = (spec.algorithm, spec.rounds)
+        if end not in self._sweeps:
+            self._sweeps.clear()
+            self._sweeps[end] = self.sweep(spec.rounds, spec.algorithm)
+        model, tokenizer, sweep = self._sweeps[end]
         sweep.set(1.0 if spec.alpha is None else spec.alpha)
         return model, tokenizer
 
@@ -405,12 +436,19 @@ class Study:
         return row | {"rounds": spec.rounds, "key": artifact.key[:16]}
 
     def specs(self) -> list[Spec]:
-        """Every model of the course so far: base, theta_0, RSF rounds, control, averages."""
-        last = self.preset.rsf.rounds
+        """Every model that is recorded: base, theta_0, the rounds and averages of each algorithm.
+
+        Of the control there is only the last round: it says what RSF does without its choice.
+        """
         models = [Spec("base"), Spec("sft")]
-        models += [Spec("rsf", r) for r in range(1, last + 1)]
-        models += [Spec("rsf_random", last)]
-        return models + [Spec("rsf", last, "average", alpha) for alpha in self.preset.alphas]
+        for algorithm, config in self.preset.algorithms.items():
+            last = config.rounds
+            if algorithm == "rsf_random":
+                models += [Spec(algorithm, last)]
+                continue
+            models += [Spec(algorithm, r) for r in range(1, last + 1)]
+            models += [Spec(algorithm, last, "average", alpha) for alpha in self.preset.alphas]
+        return models
 
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""

@@ -1,0 +1,140 @@
+"""Every RLHF algorithm as a stage of the study: kept by rounds, resumed, told apart."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from conftest import miniature
+
+from alignment_tax.artifacts import Store
+from alignment_tax.models import load_state
+from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.study import Spec, Study, UnknownStage
+
+SAMPLING = {
+    "temperature": 1.0,
+    "max_new_tokens": 40,
+    "max_prompt_length": 64,
+}
+DPO = DpoConfig(
+    rounds=2,
+    prompts_per_round=8,
+    n=4,
+    sampling_batch=64,
+    beta=0.1,
+    learning_rate=1e-3,
+    epochs=1,
+    batch_size=4,
+    max_length=110,
+    **SAMPLING,
+)
+RLOO = RlooConfig(
+    rounds=2,
+    prompts_per_round=4,
+    n=4,
+    beta=0.05,
+    learning_rate=1e-3,
+    batch_size=8,
+    **SAMPLING,
+)
+PPO = PpoConfig(
+    rounds=2,
+    iterations=2,
+    prompts_per_iteration=8,
+    sampling_batch=64,
+    minibatch=4,
+    epochs=1,
+    learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+    kl_coef=0.05,
+    **SAMPLING,
+)
+
+
+def with_algorithms(**others):
+    small = miniature()
+    # a reply of a better theta_0 ends: every algorithm needs some that do
+    sft = dataclasses.replace(small.sft, epochs=4)
+    return dataclasses.replace(small, sft=sft, **({"dpo": DPO, "rloo": RLOO, "ppo": PPO} | others))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("algorithms"))
+
+
+@pytest.fixture(scope="module")
+def study(store):
+    return Study(with_algorithms(), 0, store)
+
+
+def weights(study, algorithm, rounds):
+    return load_state(study.aligned(algorithm, rounds).path / "model")
+
+
+@pytest.mark.parametrize("algorithm", ["rsf", "dpo", "rloo", "ppo"])
+def test_every_round_moves_the_policy_on_and_is_kept(study, store, algorithm, monkeypatch):
+    first, second = weights(study, algorithm, 1), weights(study, algorithm, 2)
+    start = load_state(study.sft.path / "model")
+    for one, other in ((start, first), (first, second)):
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+    log = pd.read_json(study.aligned(algorithm, 2).path / "log.jsonl", lines=True)
+    assert len(log) > 0
+    monkeypatch.setattr(Store, "_make", None)  # nothing is made again
+    assert Study(with_algorithms(), 0, store).aligned(algorithm, 2) == study.aligned(algorithm, 2)
+
+
+def test_ppo_cut_into_rounds_is_the_same_run(study, store):
+    whole = dataclasses.replace(PPO, rounds=1, iterations=PPO.iterations * PPO.rounds)
+    uncut = Study(with_algorithms(ppo=whole), 0, store)
+    one, other = weights(study, "ppo", 2), weights(uncut, "ppo", 1)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    log = pd.read_json(study.aligned("ppo", 2).path / "log.jsonl", lines=True)
+    assert log["iteration"].tolist() == [3, 4]
+
+
+def test_the_other_pairs_of_dpo_are_another_run(study, store):
+    offline = Study(with_algorithms(dpo=dataclasses.replace(DPO, source="offline")), 0, store)
+    assert offline.aligned("dpo", 1).key != study.aligned("dpo", 1).key
+    own = pd.read_parquet(study.aligned("dpo", 1).path / "samples.parquet")
+    written = pd.read_parquet(offline.aligned("dpo", 1).path / "samples.parquet")
+    assert (own["margin"] > 0).all()
+    assert not set(own["prompt"]) & set(written["prompt"])
+
+
+def test_rounds_use_the_same_budget_of_other_prompts(study):
+    for algorithm, replies in (("rsf", 4 * 2), ("dpo", 8 * 4), ("rloo", 4 * 4), ("ppo", 8 * 2)):
+        config = study.preset.algorithms[algorithm]
+        first, second = (study.round_prompts(r, algorithm) for r in (1, 2))
+        assert len(first) * getattr(config, "n", 1) == replies
+        assert not {str(prompt) for prompt in first} & {str(prompt) for prompt in second}
+
+
+def test_every_algorithm_has_its_rounds_and_averages(study):
+    specs = study.specs()
+    assert len(specs) == len(set(specs))
+    for algorithm in ("rsf", "dpo", "rloo", "ppo"):
+        own = [spec for spec in specs if spec.algorithm == algorithm]
+        rounds = [Spec(algorithm, 1), Spec(algorithm, 2)]
+        assert own == rounds + [Spec(algorithm, 2, "average", a) for a in study.preset.alphas]
+    assert Spec("dpo", 2, "average", 0.5) in Study(with_algorithms(), 1).specs()
+    assert {spec.algorithm for spec in Study(miniature(), 0).specs()} == {
+        *("base", "sft", "rsf", "rsf_random")
+    }
+
+
+def test_an_average_of_another_algorithm_is_scored(study):
+    points = study.points([Spec("dpo", 2, "average", a) for a in (0.0, 0.5, 1.0)])
+    assert points["algorithm"].tolist() == ["dpo"] * 3
+    assert points["kl"].iloc[0] == 0
+    assert points["key"].nunique() == 3
+
+
+def test_an_unknown_algorithm_or_round_is_named(study):
+    with pytest.raises(UnknownStage, match=r"no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"):
+        study.aligned("grpo", 1)
+    with pytest.raises(UnknownStage, match=r"no dpo round 3.*1 to 2"):
+        study.aligned("dpo", 3)
+    with pytest.raises(UnknownStage, match="no algorithm 'ppo'"):
+        Study(miniature(), 0).policy("ppo")
