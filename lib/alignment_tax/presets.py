@@ -217,7 +217,7 @@ TINY = Preset(
     model="data/base",
     threads=2,
     dtype="float32",
-    sft=SftConfig(documents=2000, epochs=3, batch_size=32, learning_rate=5e-4, max_length=128),
+    sft=SftConfig(documents=4000, epochs=3, batch_size=32, learning_rate=5e-4, max_length=128),
     reward=RewardConfig(
         pairs=3000,
         validation_pairs=600,
