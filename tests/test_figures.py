@@ -79,7 +79,9 @@ def test_front_table_by_hand(points: pd.DataFrame) -> None:
     table = figures.front_table(points)
     assert set(table["algorithm"]) == {"sft", "rsf"}
     half = table[table["alpha"] == 0.5].iloc[0]
-    assert half["reward"] == pytest.approx(3.5)
+    assert half["reward"] == pytest.approx(3)  # over theta_0 of the same seed, in both seeds
+    gold = figures.front_table(points, reward="gold")
+    assert gold.loc[gold["alpha"] == 0.5, "gold"].item() == pytest.approx(1.75)  # as it is
     assert half["skill"] == pytest.approx(76)
     # two seeds 75 and 77: sd sqrt(2), s.e. 1, t(0.975, df 1) = 12.7062
     assert half["skill_low"] == pytest.approx(76 - 12.7062, abs=1e-3)
@@ -106,8 +108,8 @@ def test_dominated_points_are_marked_and_faded(points: pd.DataFrame) -> None:
         for line in lines
         if len(line.get_xdata()) == 1
     }
-    assert drawn[(2.5, "s")] < 0.5
-    assert drawn[(3.5, "o")] == 1
+    assert drawn[(2, "s")] < 0.5
+    assert drawn[(3, "o")] == 1
 
 
 def test_no_tax_gives_no_recovered_share() -> None:
@@ -131,13 +133,13 @@ def test_front_shows_ends_methods_and_run(points: pd.DataFrame) -> None:
 def test_early_stopping_starts_at_theta_0(points: pd.DataFrame) -> None:
     lines = [line for line in figures.front(points).axes[0].get_lines() if line.get_zorder() == 2]
     early = next(line for line in lines if to_hex(line.get_color()).upper() == "#D55E00")
-    assert early.get_xdata().tolist() == [0.5, 2.5, 4.5]
+    assert early.get_xdata().tolist() == [0, 2, 4]
     assert early.get_ydata().tolist() == [81, 71, 61]
 
 
 def test_front_alt_text_holds_the_numbers(points: pd.DataFrame) -> None:
     alt = alt_text(figures.front(points))
-    for piece in ("reward 0.50", "81.0", "61.0", "-20.0 points", "alpha 0.5 keeps 75 %"):
+    for piece in ("reward 0.00", "81.0", "61.0", "-20.0 points", "alpha 0.5 keeps 75 %"):
         assert piece in alt
     assert "recovers 75 % of the tax" in alt
 

@@ -16,9 +16,10 @@ from alignment_tax import front, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
 from alignment_tax.results import Recorded, recorded
+from alignment_tax.skills import SLOTS
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
-SCORES = ("one_hop", "two_hop", "span", "counting", "bleu", "skill", "reward", "gold")
+SCORES = (*SLOTS, "skill", "reward", "gold")
 FAMILIES = ("skill", "commonsense", "reading", "translation")
 
 
@@ -65,7 +66,9 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
 
 def skill_table(run: Recorded) -> str:
     """Return the table of skills: base, theta_0, RSF, its control and three averages."""
-    points = run.points
+    start = run.points[run.points["algorithm"] == "sft"].set_index("seed")["reward"]
+    gained = run.points["reward"] - run.points["seed"].map(start)
+    points = run.points.assign(reward=gained)
     last = int(points.loc[points["algorithm"] == "rsf", "rounds"].max())
     trained = points["method"] == "none"
     models = {
@@ -102,8 +105,12 @@ def results_markdown(run: Recorded) -> str:
     n_items = int(run.points["n_items"].max())
     head = (
         f"Preset `{source['preset']['name']}`, {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}), {n_items} reported items a model. Scores in percent, "
-        "mean and 95 % t interval over seeds; the base is one model, so it has none."
+        f"({', '.join(map(str, seeds))}), {n_items} reported items a model. Mean and 95 % t "
+        "interval over seeds. Skills are in percent (the base is one model, so its skills have no "
+        "interval); reward is what was gained over theta_0 of the same seed, since each seed has "
+        "a reward model of its own; gold is the true reward, which nothing was optimised for. "
+        "theta_0 is the model before RLHF, RSF its rejection sampling finetuning, alpha the weight "
+        "of RSF's last round in an average with theta_0."
     )
     rows = claims(run)
     return "\n\n".join([head, skill_table(run), verdict_markdown(rows)])

@@ -90,14 +90,15 @@ def run_side_by_side(preset: str | Preset, seeds: list[int], jobs: int) -> None:
 
     An error in one seed is raised when the others have ended; what they made is kept.
     """
-    # threads that wait would otherwise spin, and take the cores from the other processes
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    # threads that wait would otherwise spin, and take the cores from the other processes; both
+    # settings are read when a process begins
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
     context = multiprocessing.get_context("spawn")
     first = Study(preset, seeds[0])
     total = len(seeds) * len(first.specs())
     with (
         context.Manager() as manager,
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=_without_bars) as pool,
+        ProcessPoolExecutor(jobs, mp_context=context) as pool,
         tqdm(total=total, desc=f"{first.preset.name}, {len(seeds)} seeds", unit="model") as bar,
     ):
         finished = manager.Queue()
@@ -110,11 +111,6 @@ def run_side_by_side(preset: str | Preset, seeds: list[int], jobs: int) -> None:
             bar.update()
     for future in running:
         future.result()
-
-
-def _without_bars() -> None:
-    """Leave the terminal to the one bar over all processes."""
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def _run_seed(preset: str | Preset, seed: int, finished: queue.Queue[int]) -> None:

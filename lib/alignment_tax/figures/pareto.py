@@ -41,7 +41,8 @@ from alignment_tax.figures.tables import (
 )
 from alignment_tax.front import pareto_front
 
-FADED = 0.3
+FADED = 0.45
+REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")
 
@@ -69,7 +70,11 @@ def look_of(algorithm: str, method: str) -> Look:
 
 
 def _rows(points: pd.DataFrame, families: list[str], reward: str, figure: str) -> pd.DataFrame:
-    """Return the rows a front shows; a method's validated early stop is a round of RSF."""
+    """Return the rows a front shows; a method's validated early stop is a round of RSF.
+
+    The reward is the gain over theta_0 of the same seed: each seed has a reward model of its own,
+    whose zero means nothing. Gold is the same yardstick for all.
+    """
     if reward not in ("reward", "gold"):
         raise FigureError(f"{figure}: the reward axis is 'reward' or 'gold', not {reward!r}.")
     for family in families:
@@ -80,7 +85,11 @@ def _rows(points: pd.DataFrame, families: list[str], reward: str, figure: str) -
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = rows.assign(method=rows["method"].mask(stopped, "none"))
     columns = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
-    return rows.drop_duplicates(columns)
+    rows = rows.drop_duplicates(columns)
+    if reward == "gold":
+        return rows
+    start = theta_0(rows, figure).set_index("seed")["reward"]
+    return rows.assign(reward=rows["reward"] - rows["seed"].map(start))
 
 
 def front_table(
@@ -91,7 +100,8 @@ def front_table(
     Args:
         points: the columns of points.csv, one study, any number of seeds.
         family: the score on the y axis: skill, a family, or a slot (percent).
-        reward: the column on the x axis, "reward" (of the reward model) or "gold".
+        reward: the column on the x axis, "reward" (of the reward model, gained over theta_0 of
+            the same seed) or "gold".
 
     Returns:
         Columns algorithm, method, strength, alpha, part, rounds, seeds; `reward` and `family`
@@ -187,8 +197,8 @@ def _draw(
                 xerr=_bar(point, reward),
                 yerr=_bar(point, family),
                 color=look.colour,
-                elinewidth=1.2,
-                alpha=0.6 * strength,
+                elinewidth=1.0,
+                alpha=0.35 * strength,
                 fmt="none",
                 zorder=2.5,
             )
@@ -268,7 +278,7 @@ def front(
         figure = canvas(WIDE)
         axes = figure.add_subplot()
         _draw(axes, rows, table, family, reward, labels=True)
-        axes.set_xlabel(f"{AXIS_NAMES[reward]}  →")
+        axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
         axes.set_ylabel(f"{AXIS_NAMES.get(family, family)}  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
@@ -317,7 +327,7 @@ def fronts(points: pd.DataFrame, reward: str = "reward", recorded: bool = False)
             axes.set_title(AXIS_NAMES[family])
             alts.append(_alt(table, family, reward, caption))
         for axes in panels[1]:
-            axes.set_xlabel(f"{AXIS_NAMES[reward]}  →")
+            axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
         return finish(figure, "Each family against reward", caption, "\n".join(alts), 3)
 
 
@@ -339,8 +349,8 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
         figure = canvas((9.5, 5.4))
         axes = figure.add_subplot()
         _draw(axes, rows, table, "skill", "reward", labels=True)
-        axes.set_xlabel("reward: more helpful  →")
-        axes.set_ylabel("skills kept, in %  →")
+        axes.set_xlabel("reward gained over θ₀: more helpful  →")
+        axes.set_ylabel("mean skill, in %  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         title = "The alignment tax: reward gained, skills kept"
         return finish(figure, title, caption, _alt(table, "skill", "reward", caption), 3)
