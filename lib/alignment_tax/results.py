@@ -7,12 +7,13 @@ from these tables, without a model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +91,12 @@ def run_side_by_side(preset: str | Preset, seeds: list[int], jobs: int) -> None:
 
     An error in one seed is raised when the others have ended; what they made is kept.
     """
-    # threads that wait would otherwise spin, and take the cores from the other processes; both
-    # settings are read when a process begins
-    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
     context = multiprocessing.get_context("spawn")
     first = Study(preset, seeds[0])
     total = len(seeds) * len(first.specs())
     with (
+        # threads that wait would otherwise spin, and take the cores from the other processes
+        environment(OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
         context.Manager() as manager,
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
         tqdm(total=total, desc=f"{first.preset.name}, {len(seeds)} seeds", unit="model") as bar,
@@ -111,6 +111,18 @@ def run_side_by_side(preset: str | Preset, seeds: list[int], jobs: int) -> None:
             bar.update()
     for future in running:
         future.result()
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for the processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _run_seed(preset: str | Preset, seed: int, finished: queue.Queue[int]) -> None:
