@@ -348,7 +348,7 @@ def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Repla
 )
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
-    taken = sum(len(ids) for tokens in batches for ids, _ in replay.take(tokens))
+    taken = sum(len(row) for tokens in batches for row in replay.take(tokens))
     longest = 7
     assert -1e-6 <= taken - strength * sum(batches) <= longest
 

@@ -332,7 +332,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed, tmp_path, monkeypatch)
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
-    wild = dataclasses.replace(MINI, cycles=(Cycle(2, 1e30, length=64),))
+    wild = dataclasses.replace(MINI, cycles=(Cycle(2, 1e30, length=64, sequences=8),))
     with pytest.raises(FloatingPointError, match=r"chunk 0, step \d+\b.*learning rate.*[Ll]ower"):
         pretrain(wild, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -24,9 +24,16 @@ WORLD = TinyWorld()
 
 @pytest.fixture(scope="module")
 def stream():
-    """A sample of the pretraining text from its beginning and from the rest."""
+    """A sample of the pretraining text from each of its parts, as it is read."""
     rng = random.Random("a sample of pretraining")
-    return [d.text for d in corpus.documents(1000, rng, 0.0) + corpus.documents(7000, rng, 0.5)]
+    sizes = zip(corpus.CURRICULUM, (1000, 2000, 7000, 1000, 1000), strict=True)
+    drawn = [d for (begin, _), n in sizes for d in corpus.documents(n, rng, begin)]
+    # a branch is read as if it were the only one
+    return [
+        corpus.Document(document.pieces + branch).text
+        for document in drawn
+        for branch in document.branches or ((),)
+    ]
 
 
 def passage_of(text):
