@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -50,6 +51,8 @@ from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt, World
 from alignment_tax.world.tiny import TinyWorld, items
+
+log = logging.getLogger(__name__)
 
 COLUMNS = """
     study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
@@ -103,6 +106,8 @@ class Study:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
         chosen = presets.get(preset) if isinstance(preset, str) else preset
         self.preset = presets.fit_to_device(chosen, device().type)
+        if self.preset != chosen:
+            log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
