@@ -65,14 +65,17 @@ COLUMNS = """
 class Spec:
     """Which model is meant: the columns of the table of points that name it.
 
-    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none or
-    average; `rounds` of RLHF; `alpha` the weight of the aligned model, for method average only.
+    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none,
+    average, a remedy, ...; `rounds` of RLHF; `alpha` the (mean) weight of the aligned model, for
+    methods that mix; `strength` that of a remedy; `part` the part that is mixed, or the ratios.
     """
 
     algorithm: str
     rounds: int = 0
     method: str = "none"
     alpha: float | None = None
+    strength: float | None = None
+    part: str | None = None
 
     def __str__(self) -> str:
         """Name the model for a reader."""
@@ -81,7 +84,13 @@ class Spec:
         if self.algorithm == "sft":
             return "theta_0"
         name = f"{self.algorithm} round {self.rounds}"
-        return name if self.alpha is None else f"average of theta_0 and {name}, alpha {self.alpha}"
+        if self.method == "none":
+            return name
+        if self.method == "average":
+            return f"average of theta_0 and {name}, alpha {self.alpha}"
+        details = {"strength": self.strength, "alpha": self.alpha, "part": self.part}
+        named = [f"{key} {value}" for key, value in details.items() if value is not None]
+        return ", ".join([f"{name} with {self.method}", *named])
 
 
 class UnknownStage(ValueError):
@@ -335,10 +344,7 @@ class Study:
         config = self.preset.eval
 
         def make(folder: Path) -> None:
-            if spec.method == "average":
-                model, tokenizer = self._mixed(spec)
-            else:
-                model, tokenizer = self._load(parent)
+            model, tokenizer = self.model(spec)
             scores = self.scorer.score(model, tokenizer)
             replies = self.sampled_replies(model, tokenizer)
             scores.save(folder)
@@ -360,6 +366,8 @@ class Study:
             "method": spec.method,
             "items": _items_key(config.suite),
         }
+        details = {"strength": spec.strength, "part": spec.part}
+        inputs |= {key: value for key, value in details.items() if value is not None}
         parents = {"policy": parent, "reward": self.reward, "reference": self.sft}
         return self._get("scores", inputs, make, parents, f"scores of {spec}", version=2)
 
@@ -416,6 +424,12 @@ class Study:
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, Sweep(model, *ends)
 
+    def model(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model that a spec names, and its tokenizer; a mixture is valid until the next one."""
+        if spec.method == "average":
+            return self._mixed(spec)
+        return self._load(self.artifact(spec))
+
     def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         # One sweep is kept: its models are in memory, and a sweep's points come one after another.
         end = (spec.algorithm, spec.rounds)
@@ -438,6 +452,7 @@ class Study:
         row |= {k: v for k, v in values.items() if k in COLUMNS}
         row |= {"study": self.preset.name, "seed": self.seed, "n_items": int(values["n_items"])}
         row |= {"algorithm": spec.algorithm, "method": spec.method, "alpha": spec.alpha}
+        row |= {"strength": spec.strength, "part": spec.part}
         return row | {"rounds": spec.rounds, "key": artifact.key[:16]}
 
     def specs(self) -> list[Spec]:
