@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import front, settings
+from alignment_tax import first_light, front, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
 from alignment_tax.results import Recorded, recorded
@@ -21,6 +21,8 @@ from alignment_tax.skills import SLOTS
 START, END = "<!-- results: start -->", "<!-- results: end -->"
 SCORES = (*SLOTS, "skill", "reward", "gold")
 FAMILIES = ("skill", "commonsense", "reading", "translation")
+#: The preset of the real model: recorded for one seed, on a page of its own.
+REAL = "small"
 
 
 def paired(points: pd.DataFrame, column: str, before: pd.Series, after: pd.Series) -> list[float]:
@@ -129,11 +131,22 @@ def fill(text: str, results: str) -> str:
     return f"{before}{START}\n\n{results}\n\n{END}{after}"
 
 
+def page_of(preset: str) -> str:
+    """Return the page of a preset that was recorded for one seed."""
+    folder, run = settings.results_folder() / preset, recorded(preset)
+    items = pd.read_parquet(folder / "items.parquet")
+    return first_light.markdown(first_light.one_seed(run, items), run.pairs)
+
+
 def main(arguments: Sequence[str] = ()) -> None:
-    """Write the recorded results into README.md: what `alignment-tax report` does."""
+    """Write the recorded results into README.md and the real model's into a page of their own."""
     argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
         list(arguments)
     )
     page: Path = settings.repo_root() / "README.md"
     write_whole(page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded())))
     print(f"The recorded results are in {page}.")
+    folder = settings.results_folder() / REAL
+    if (folder / "points.csv").is_file():
+        write_whole(folder / "README.md", page_of(REAL))
+        print(f"Those of the real model are in {folder / 'README.md'}.")

@@ -1,0 +1,160 @@
+"""What one seed of a recorded run says, as Markdown: intervals over items, since seeds give none.
+
+The real model is recorded for one seed. Its differences are paired by item and their intervals are
+a bootstrap over items: they say how far other questions would change the number, and nothing about
+another run of RLHF. data/results/<preset>/README.md holds this text (`alignment-tax report`), and a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from alignment_tax import front
+from alignment_tax.figures import verdict_markdown
+from alignment_tax.figures.tables import names_of
+from alignment_tax.results import Recorded
+from alignment_tax.skills import FAMILIES, SLOTS, SkillScores, family_percent
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class OneSeed:
+    """The recorded run of one seed: its points, and the items of each scored model by key."""
+
+    points: pd.DataFrame
+    items: Mapping[str, dict[str, np.ndarray]]
+    provenance: Mapping[str, Any]
+
+    def key(self, algorithm: str, method: str = "none", alpha: float | None = None) -> str:
+        """Return the key of a model: the last of its rounds.
+
+        Raises:
+            ValueError: it is not recorded.
+        """
+        rows = self.points
+        chosen = (rows["algorithm"] == algorithm) & (rows["method"] == method)
+        if alpha is not None:
+            chosen &= np.isclose(rows["alpha"], alpha)
+        if not chosen.any():
+            raise ValueError(f"The recorded run has no model {algorithm}, {method}, alpha {alpha}.")
+        return str(rows[chosen].sort_values("rounds")["key"].iloc[-1])
+
+    @property
+    def slots(self) -> list[str]:
+        """The slots that were scored, in the order of the table of points."""
+        return [slot for slot in SLOTS if self.points[slot].notna().any()]
+
+
+def one_seed(run: Recorded, items: pd.DataFrame) -> OneSeed:
+    """Return a recorded run of one seed with its items.
+
+    Args:
+        run: The recorded run.
+        items: Its items.parquet.
+
+    Raises:
+        ValueError: it has several seeds: their spread is the interval to show then.
+    """
+    if len(run.seeds) != 1:
+        raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
+    by_key = {
+        str(key): SkillScores({}, rows).values()
+        for key, rows in items.groupby("key", observed=True)
+    }
+    return OneSeed(run.points, by_key, run.provenance)
+
+
+def claims(run: OneSeed) -> dict[str, front.Comparison]:
+    """Return theta_0 minus RSF, paired by item, for the mean of the families and for each.
+
+    Beside it, what the middle of the averaging sweep gives back.
+    """
+    start, end = run.items[run.key("sft")], run.items[run.key("rsf")]
+    middle = run.items[run.key("rsf", "average", 0.5)]
+    pairs = {f"RSF costs {name} (theta_0 minus RSF)": (start, end, name) for name in families()}
+    pairs["averaging gives skill back (alpha 0.5 minus RSF)"] = (middle, end, "skill")
+    return {
+        claim: front.paired_bootstrap(
+            [only(a, family)],
+            [only(b, family)],
+            rng=np.random.default_rng(0),
+            n_boot=DRAWS,
+            statistic=family_percent(family),
+        )
+        for claim, (a, b, family) in pairs.items()
+    }
+
+
+def families() -> tuple[str, ...]:
+    """Return what is compared: the mean of the families, then each."""
+    return ("skill", *FAMILIES)
+
+
+def only(items: Mapping[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
+    """Return the slots that a family (or the mean of all) is made of."""
+    slots = FAMILIES.get(family, SLOTS)
+    return {slot: values for slot, values in items.items() if slot in slots}
+
+
+def skill_table(run: OneSeed) -> str:
+    """Return one row per recorded model: skills in percent, reward, the judge's reward, KL."""
+    names = names_of(str(run.points["study"].iloc[0]))
+    scores = [*run.slots, "skill"]
+    head = ["Model", *(names[score] for score in scores), "reward", "judge", "KL"]
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for row in run.points.to_dict("records"):
+        cells = [f"{row[score]:.1f}" for score in scores]
+        cells += [f"{row[name]:.2f}" for name in ("reward", "gold", "kl")]
+        lines.append(f"| {' | '.join([model_name(row), *cells])} |")
+    return "\n".join(lines)
+
+
+def model_name(row: Mapping[Any, Any]) -> str:
+    """Return what a row of the table of points is called."""
+    if row["algorithm"] in ("base", "sft"):
+        return {"base": "SmolLM2-135M-Instruct", "sft": "theta_0"}[row["algorithm"]]
+    if row["method"] == "average":
+        return f"average, alpha {row['alpha']:g}"
+    control = " (control: random reply kept)" if row["algorithm"] == "rsf_random" else ""
+    return f"RSF, round {int(row['rounds'])}{control}"
+
+
+def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
+    """Return the page of a run: what it was, the table of skills, the verdicts, its provenance.
+
+    Args:
+        run: The run.
+        pairs: Its held-out preference pairs: column margin.
+    """
+    source, preset = run.provenance, run.provenance["preset"]
+    rsf, rewards = preset["rsf"], preset["reward"]
+    right = float(np.mean(pairs["margin"] > 0))
+    error = float(np.sqrt(right * (1 - right) / len(pairs)))
+    minutes = float(source["seconds_of_this_call"]) / 60
+    size = (
+        f"Preset `{preset['name']}`, seed {int(run.points['seed'].iloc[0])}, on "
+        f"{source['device']} with {source['threads']} threads, {minutes:.0f} minutes: "
+        f"{preset['sft']['documents']} demonstrations drawn, {rewards['pairs']} preference pairs "
+        f"drawn for the reward model and {preset['judge']['pairs']} others for the judge, "
+        f"{rsf['rounds']} rounds of RSF with {rsf['prompts_per_round']} prompts and "
+        f"n = {rsf['n']}, replies of at most {rsf['max_new_tokens']} tokens, the first "
+        f"{preset['eval']['limit']} items of each benchmark. What is too long for that size is "
+        "left out."
+    )
+    reading = (
+        f"Of {len(pairs)} held-out pairs of HH-RLHF the reward model orders "
+        f"{100 * right:.0f} % ± {196 * error:.0f} as people did. Skills are in percent: accuracy, "
+        "F1 and BLEU; the intervals below are a bootstrap over items, paired, and say nothing "
+        "about another seed. The judge is a reward model trained on other pairs, which nothing "
+        "was optimised for. KL is in nats a reply, from theta_0."
+    )
+    figure = "![Each family against reward](fronts.png)"
+    tables = [skill_table(run), verdict_markdown(claims(run)), figure]
+    return "\n\n".join([f"# Recorded run of `{preset['name']}`", size, reading, *tables]) + "\n"

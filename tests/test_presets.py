@@ -1,0 +1,42 @@
+"""The dial: what a preset becomes on a device without a GPU, and that it says so."""
+
+import dataclasses
+import logging
+
+import pytest
+
+from alignment_tax import presets
+from alignment_tax.artifacts import Store
+from alignment_tax.study import Study
+
+
+@pytest.mark.parametrize("preset", [presets.SMOKE, presets.TINY], ids=lambda p: p.name)
+def test_the_tiny_world_is_the_same_everywhere(preset):
+    assert presets.fit_to_device(preset, "cpu") == preset
+    assert presets.fit_to_device(preset, "cuda") == preset
+
+
+def test_the_real_model_shrinks_on_a_cpu_alone():
+    assert presets.fit_to_device(presets.SMALL, "cuda") == presets.SMALL
+    small = presets.fit_to_device(presets.SMALL, "cpu")
+    for name in ("sft", "reward", "judge", "rsf"):
+        before, after = getattr(presets.SMALL, name), getattr(small, name)
+        counts = [k for k in ("documents", "pairs", "rounds", "n") if hasattr(before, k)]
+        assert all(getattr(after, k) < getattr(before, k) for k in counts), name
+    assert small.eval.limit < presets.SMALL.eval.limit
+    # the same model, data and slots: only the amount differs
+    assert (small.model, small.world) == (presets.SMALL.model, presets.SMALL.world)
+    assert dataclasses.replace(small.eval, limit=1, batch_size=1, reward_prompts=1) == (
+        dataclasses.replace(presets.SMALL.eval, limit=1, batch_size=1, reward_prompts=1)
+    )
+
+
+def test_a_run_that_shrinks_says_at_which_size_it_runs(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("alignment_tax.study.device", lambda: type("D", (), {"type": "cpu"}))
+    with caplog.at_level(logging.WARNING):
+        study = Study("small", 0, Store(tmp_path))
+    assert presets.size_text(study.preset) in caplog.text
+    assert f"{study.preset.eval.limit} items a benchmark" in caplog.text
+    caplog.clear()
+    Study("smoke", 0, Store(tmp_path))
+    assert not caplog.text
