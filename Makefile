@@ -10,9 +10,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
+# the last release of TRL with a PPO trainer; it lies in front of the environment's own, in bench-ppo alone
+TRL_WITH_PPO := 1.12.0
+PPO_READY := $(VENV)/trl-$(TRL_WITH_PPO)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab base record bench lint clean
+.PHONY: help run test lab base record bench bench-ppo lint clean
 
 help:
 	@echo "make run     make the environment, execute the whole course, write a page of results"
@@ -21,6 +24,7 @@ help:
 	@echo "make base    train the base model of the tiny world again"
 	@echo "make record  run the study for five seeds and write data/results"
 	@echo "make bench   measure speed and memory"
+	@echo "make bench-ppo  compare our PPO with the last one that TRL had"
 	@echo "make lint    style and types alone"
 	@echo "make clean   remove the environment and caches; runs/ is kept"
 
@@ -76,6 +80,16 @@ bench: $(RUN_READY)
 	@echo "Measuring speed and memory; let the machine rest meanwhile ..."
 	@$(BIN)/alignment-tax bench
 	@echo "The table is in data/results/bench.json."
+
+$(PPO_READY): $(RUN_READY)
+	@echo "Fetching TRL $(TRL_WITH_PPO) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --target $@ trl==$(TRL_WITH_PPO)
+
+bench-ppo: $(PPO_READY)
+	@echo "Training by our PPO and by TRL $(TRL_WITH_PPO), three seeds each ..."
+	@$(BIN)/alignment-tax bench-ppo --trl $(PPO_READY)
+	@echo "The table is in data/results/bench_ppo.json."
 
 clean:
 	@echo "Removing $(VENV) and caches ..."

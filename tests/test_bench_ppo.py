@@ -1,0 +1,106 @@
+"""The cross-check of PPO: both sides are given the same reward, and are compared pair by pair."""
+
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from alignment_tax import bench_ppo, trl_ppo
+from alignment_tax.models import RewardModel
+from alignment_tax.train.ppo import check_divisible
+
+
+class Tokenizer:
+    pad_token_id = 0
+
+
+@pytest.fixture(scope="module")
+def reward_model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    model = RewardModel.from_policy(LlamaForCausalLM(config), Tokenizer())
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
+    ids = torch.randint(1, 32, (1, 7), generator=torch.Generator().manual_seed(1))
+    padding = torch.zeros(1, 3, dtype=torch.long)
+    padded = torch.cat([padding, ids] if side == "left" else [ids, padding], dim=1)
+    mask = (padded != 0).long()
+    first = 3 if side == "left" else 0
+    trl = trl_ppo.as_trl_reward(reward_model)
+    with torch.inference_mode():
+        # as TRL calls it: position ids by an exclusive cumulative sum
+        output = trl.backbone(
+            input_ids=padded,
+            attention_mask=mask.bool(),
+            position_ids=mask.cumsum(1) - mask,
+            output_hidden_states=True,
+        )
+        rewards = trl.score(output.hidden_states[-1])
+        for length in range(1, 8):
+            alone = reward_model(ids[:, :length]).logits
+            assert rewards[0, first + length - 1, 0] == pytest.approx(alone.item(), abs=1e-5)
+
+
+def test_trl_critic_starts_at_zero_with_a_body_of_its_own(reward_model):
+    critic = trl_ppo.as_trl_critic(reward_model)
+    hidden = critic.backbone(input_ids=torch.ones(1, 4, dtype=torch.long)).last_hidden_state
+    assert critic.score(hidden).abs().max() == 0
+    assert critic.backbone is not reward_model.backbone
+
+
+def runs(gap=1.0):
+    rows = []
+    for seed, reward in enumerate((1.0, 2.0, 3.0)):
+        for name, more, seconds in (("ours", gap, 1.0), ("trl", 0.0, 2.0)):
+            row = {"implementation": name, "seed": seed, "judged_reward": reward + more}
+            rows.append(row | {"judged_kl": 1.0, "finished": 1.0, "seconds_per_step": seconds})
+    return pd.DataFrame(rows)
+
+
+def test_seeds_are_compared_pair_by_pair():
+    found = bench_ppo.compare(runs().sample(frac=1, random_state=0))
+    # the seeds differ by 2 among themselves and by exactly 1 within each pair
+    assert found["judged_reward"]["difference"] == pytest.approx(1)
+    assert found["judged_reward"]["low"] == pytest.approx(1)
+    assert found["judged_kl"]["difference"] == 0
+    assert found["times_faster"] == pytest.approx(2)
+
+
+def test_the_table_names_both():
+    table = runs()
+    numbers = {"runs": table.to_dict("records"), "comparison": bench_ppo.compare(table)}
+    text = bench_ppo.markdown(numbers)
+    assert "| ours | 2 | 4.00 |" in text
+    assert f"| TRL {trl_ppo.LAST_WITH_PPO} | 2 | 3.00 |" in text
+    assert "+1.00" in text
+
+
+def test_warm_up_is_not_timed():
+    log = pd.DataFrame({"seconds": [100.0, 1.0, 2.0]})
+    assert bench_ppo.seconds_per_step(log) == pytest.approx(1.5)
+
+
+def test_a_folder_without_ppo_is_refused_before_anything_runs(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench_ppo.main(["--trl", str(tmp_path)])
+    assert "make bench-ppo" in capsys.readouterr().err
+
+
+def test_both_take_equally_many_steps():
+    config = bench_ppo.CONFIG
+    check_divisible(config.prompts_per_iteration, config.minibatch, 1)
+    assert config.critic_learning_rate == config.learning_rate  # TRL has one optimiser for both
+    assert config.reward_baseline == 0
+    assert config.reward_scale == 1
