@@ -15,7 +15,7 @@ import pandas as pd
 from alignment_tax import first_light, front, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
-from alignment_tax.results import Recorded, recorded
+from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -50,6 +50,9 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
         )
         for name in FAMILIES
     }
+    found["the random control costs skill (theta_0 minus the control)"] = front.compare_seeds(
+        [-gap for gap in paired(points, "skill", theta_0, control)]
+    )
     for name in ("reward", "gold"):
         found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(
             paired(points, name, theta_0, rsf)
@@ -64,6 +67,52 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
             front.compare_at_equal_reward(averages, stops)
         )
     return found
+
+
+def holds_reference(items: pd.DataFrame) -> pd.Series:
+    """Whether each translation holds every n-gram (n = 1..4) of its reference, from BLEU counts."""
+    whole = pd.Series(True, index=items.index)
+    for n in range(1, 5):
+        wanted = (items["reference_length"] - n + 1).clip(lower=0)
+        whole &= items[f"matches_{n}"] == wanted
+    return whole
+
+
+def lost_to_talk(run: Recorded, items: pd.DataFrame) -> pd.Series:
+    """Return, by seed, which share of the lost translations is right and then goes on talking.
+
+    Lost: word for word right before RSF and not after its last round. A share (0 to 1) of lost
+    ones still holds the whole reference, with something added.
+
+    Args:
+        run: The recorded run.
+        items: Its items (`results.recorded_items`).
+
+    Raises:
+        ValueError: no translation was lost in some seed.
+    """
+    rows = items[items["slot"] == "bleu"]
+    trained = run.points[run.points["method"] == "none"].sort_values("rounds")
+    shares = {}
+    for seed, points in trained.groupby("seed"):
+        keys = points.groupby("algorithm")["key"].last()
+        before, after = (
+            rows[(rows["seed"] == seed) & (rows["key"] == keys[name])].set_index("item")
+            for name in ("sft", "rsf")
+        )
+        exact, longer = (
+            (holds_reference(model) & compared)
+            for model, compared in (
+                (before, before["length"] == before["reference_length"]),
+                (after, after["length"] > after["reference_length"]),
+            )
+        )
+        still = holds_reference(after) & (after["length"] == after["reference_length"])
+        lost = exact & ~still
+        if not lost.any():
+            raise ValueError(f"No translation was lost in seed {seed}.")
+        shares[seed] = float(longer[lost].mean())
+    return pd.Series(shares)
 
 
 def skill_table(run: Recorded) -> str:
@@ -101,8 +150,13 @@ def skill_table(run: Recorded) -> str:
     return "\n".join(lines)
 
 
-def results_markdown(run: Recorded) -> str:
-    """Return the whole text of the README's results: what was run, skills, verdicts."""
+def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
+    """Return the whole text of the README's results: what was run, skills, verdicts.
+
+    Args:
+        run: The recorded run.
+        items: Its items (`results.recorded_items`).
+    """
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
     head = (
@@ -114,8 +168,14 @@ def results_markdown(run: Recorded) -> str:
         "theta_0 is the model before RLHF, RSF its rejection sampling finetuning, alpha the weight "
         "of RSF's last round in an average with theta_0."
     )
-    rows = claims(run)
-    return "\n\n".join([head, skill_table(run), verdict_markdown(rows)])
+    mean, low, high = interval(100 * lost_to_talk(run, items))
+    habit = (
+        "What the loss in translation is made of: of the translations that were right word for "
+        f"word before RSF and are not after it, {mean:.0f} % ({low:.0f} to {high:.0f}) still hold "
+        "the whole right translation and go on talking, as one does in chat. That part is a habit "
+        "in the wrong place, not French that was forgotten; BLEU counts both alike."
+    )
+    return "\n\n".join([head, skill_table(run), verdict_markdown(claims(run)), habit])
 
 
 def fill(text: str, results: str) -> str:
@@ -133,9 +193,8 @@ def fill(text: str, results: str) -> str:
 
 def page_of(preset: str) -> str:
     """Return the page of a preset that was recorded for one seed."""
-    folder, run = settings.results_folder() / preset, recorded(preset)
-    items = pd.read_parquet(folder / "items.parquet")
-    return first_light.markdown(first_light.one_seed(run, items), run.pairs)
+    run = recorded(preset)
+    return first_light.markdown(first_light.one_seed(run, recorded_items(preset)), run.pairs)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -144,7 +203,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         list(arguments)
     )
     page: Path = settings.repo_root() / "README.md"
-    write_whole(page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded())))
+    write_whole(
+        page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded(), recorded_items()))
+    )
     print(f"The recorded results are in {page}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():

@@ -245,3 +245,15 @@ def recorded(preset: str = "tiny") -> Recorded:
         pd.read_parquet(folder / "pairs.parquet"),
         json.loads((folder / "provenance.json").read_text()),
     )
+
+
+def recorded_items(preset: str = "tiny") -> pd.DataFrame:
+    """Read the items behind the recorded run of a preset: one row per model, slot and item.
+
+    Raises:
+        FileNotFoundError: there are none; names the command that makes them.
+    """
+    path = settings.results_folder() / preset / "items.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
+    return pd.read_parquet(path)
