@@ -181,6 +181,14 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class SimulationConfig:
+    """The feature model of chapter 10: how often it is simulated, and on how many inputs each."""
+
+    repeats: int
+    draws: int
+
+
+@dataclass(frozen=True)
 class Preset:
     """Every number of a run. `alphas` are the mixing ratios of the averaging sweep."""
 
@@ -198,6 +206,7 @@ class Preset:
     dpo: DpoConfig | None = None
     rloo: RlooConfig | None = None
     ppo: PpoConfig | None = None
+    simulation: SimulationConfig = SimulationConfig(repeats=10, draws=20_000)
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -250,6 +259,7 @@ SMOKE = dataclasses.replace(
     rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
+    simulation=SimulationConfig(repeats=4, draws=2000),
 )
 
 SMALL_REWARD = RewardConfig(
