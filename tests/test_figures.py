@@ -367,6 +367,66 @@ def test_reward_histogram_means() -> None:
     assert "mean 0.50, middle half 0.25 to 0.75, 2 replies" in alt_text(figure)
 
 
+def make_gains() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two worlds, two repeats: outputs gain 9 and 11, weights 1 and 3 at n_o = 2; 0 at n_o = 4."""
+    gains = {("outputs", 2): (9.0, 11.0), ("weights", 2): (1.0, 3.0)}
+    rows, lines = [], []
+    for labels in ("same", "different"):
+        world = {"features": 4, "p": 0.5, "labels": labels}
+        for average in ("outputs", "weights"):
+            for shared in (2, 4):
+                for gain in gains.get((average, shared), (0.0, 0.0)):
+                    rows.append({**world, "shared": shared, "average": average, "gain": gain})
+        for shared in (2, 3, 4):
+            printed = 8.0 if labels == "same" else 0.0
+            four = 1.5 if labels == "same" else np.nan
+            lines.append({**world, "shared": shared, "printed": printed, "weights": four})
+    return pd.DataFrame(rows), pd.DataFrame(lines)
+
+
+def test_effectiveness_by_hand() -> None:
+    repeats, formulas = make_gains()
+    table = figures.effectiveness_table(repeats)
+    outputs = table[(table["average"] == "outputs") & (table["shared"] == 2)].iloc[0]
+    # 9 and 11: s.e. 1, t(0.975, df 1) = 12.7062
+    assert (outputs["gain"], outputs["repeats"]) == (10, 2)
+    assert outputs["low"] == pytest.approx(10 - 12.7062, abs=1e-3)
+    figure = figures.effectiveness(repeats, formulas, caption=CAPTION)
+    same, different = axes_of(figure)
+    assert same.get_title(loc="left") == "n = 4, p = 0.5, same labels"
+    drawn = {line.get_label(): line for line in same.get_lines()}
+    assert drawn["Proposition 5.1 as printed"].get_ydata().tolist() == [8, 8, 8]
+    # no formula for weights with different labels: no line
+    assert "counted 4 times" not in " ".join(line.get_label() for line in different.get_lines())
+    assert "averaged weights n_o = 2: +2.0 (-10.7 to +14.7)" in alt_text(figure)
+    assert "2 repeats" in words(figure)
+
+
+def test_limit_by_hand() -> None:
+    rows = [(20, 76.0, 82.0), (20, 77.0, 82.0), (80, 81.0, 83.5), (80, 81.0, 83.5)]
+    repeats = pd.DataFrame(rows, columns=["features", "accuracy", "predicted"])
+    assert figures.limit_table(repeats)["error"].tolist() == [-5.5, -2.5]
+    figure = figures.limit(repeats, caption=CAPTION)
+    assert "-5.5" in words(figure)
+    assert "n = 80: simulated 81.0 (81.0 to 81.0), limit 83.5" in alt_text(figure)
+
+
+def test_theory_figures_refuse_what_they_cannot_draw() -> None:
+    repeats, formulas = make_gains()
+    with pytest.raises(FigureError, match="average is one of"):
+        figures.effectiveness(repeats.assign(average="logits"), formulas, caption=CAPTION)
+    with pytest.raises(FigureError, match=r"needs the column.*printed"):
+        figures.effectiveness(repeats, formulas.drop(columns="printed"), caption=CAPTION)
+    many = pd.concat([repeats.assign(features=n) for n in (4, 5, 6)])
+    with pytest.raises(FigureError, match="up to 4 worlds, not 6"):
+        figures.effectiveness(many, formulas, caption=CAPTION)
+    with pytest.raises(FigureError, match="NaN"):
+        figures.limit(
+            pd.DataFrame({"features": [1], "accuracy": [1.0], "predicted": [np.nan]}),
+            caption=CAPTION,
+        )
+
+
 @dataclass
 class Compared:
     difference: float

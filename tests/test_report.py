@@ -91,6 +91,10 @@ def test_kept_outputs_have_no_debris():
     ran.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="bar"),
         nbformat.v4.new_output("stream", name="stdout", text="kept"),
+        nbformat.v4.new_output(
+            "display_data",
+            {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"},
+        ),
     ]
     injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
     kept = outputs.clean(executed([injected, ran]), source)

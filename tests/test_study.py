@@ -18,11 +18,12 @@ from conftest import miniature
 
 from alignment_tax import bench, settings
 from alignment_tax.artifacts import MissingArtifact, Store
+from alignment_tax.merge.average import MergeError
 from alignment_tax.models import load_state
 from alignment_tax.presets import UnknownPreset
 from alignment_tax.results import rounds_table, run_side_by_side
 from alignment_tax.settings import repo_root
-from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage
+from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage, ratios_text
 
 SCRIPT = """
 import sys
@@ -192,6 +193,80 @@ def test_an_average_in_between_lies_between(study, points):
         torch.testing.assert_close(tensor, (start[name] + end[name]) / 2)
     middle = row(points, "rsf", 2, "average", 0.5)
     assert middle["key"] not in {row(points, "sft", 0)["key"], row(points, "rsf", 2)["key"]}
+
+
+# part by part
+
+
+def ratio(name):
+    """The ratio of a tensor under 0.6 | 0.4 | 0.2 for nine layers in three blocks, mean 0.4."""
+    if ".layers." not in name or "norm" in name:
+        return 0.4
+    return (0.6, 0.4, 0.2)[int(name.split(".layers.")[1].split(".")[0]) // 3]
+
+
+def assert_mixed(study, model, ratio_of):
+    """Every tensor of the model is (1 - r) theta_0 + r theta, with r = ratio_of(its name)."""
+    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(2).path / "model")
+    for name, tensor in model.state_dict().items():
+        r = ratio_of(name)
+        torch.testing.assert_close(tensor, (1 - r) * start[name] + r * end[name])
+
+
+def test_one_part_is_averaged_and_the_others_stay_aligned(study):
+    model, _ = study.model(Spec("rsf", 2, "part", 0.25, part="middle"))
+    layers = [f".layers.{number}." for number in (3, 4, 5)]
+
+    def middle(name):
+        inside = any(layer in name for layer in layers) and "norm" not in name
+        return 0.25 if inside else 1.0
+
+    assert_mixed(study, model, middle)
+    # a plain average in between leaves nothing behind
+    study.model(Spec("rsf", 2, "average", 0.5))
+    model, _ = study.model(Spec("rsf", 2, "part", 0.25, part="norms"))
+    assert_mixed(study, model, lambda name: 0.25 if "norm" in name else 1.0)
+
+
+def test_hma_has_a_ratio_for_each_block_and_alpha_for_the_rest(study):
+    part = ratios_text((0.6, 0.4, 0.2))
+    assert part == "0.6|0.4|0.2"
+    model, _ = study.model(Spec("rsf", 2, "hma", 0.4, part=part))
+    assert_mixed(study, model, ratio)
+
+
+def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_once(study, points):
+    third = 1 / 3
+    specs = [
+        Spec("rsf", 2, "part", 0.5, part="input"),
+        Spec("rsf", 2, "hma_eq11", third, part=ratios_text((2 / 3, third, 0.0))),
+        Spec("rsf", 2, "part", 1.0, part="output"),
+        Spec("rsf", 2, "hma", 0.5, part="0.5|0.5|0.5"),
+        Spec("rsf", 2, "hma", 0.0, part="0|0|0"),
+    ]
+    table = study.points(specs)
+    assert table["part"].tolist() == [spec.part for spec in specs]
+    assert table["method"].tolist() == [spec.method for spec in specs]
+    known = [
+        row(points, "rsf", 2)["key"],
+        row(points, "rsf", 2, "average", 0.5)["key"],
+        row(points, "sft", 0)["key"],
+    ]
+    assert table["key"].tolist()[2:] == known
+    assert len({*table["key"][:2], *points["key"]}) == 2 + points["key"].nunique()
+
+
+def test_parts_and_methods_that_make_no_sense_are_refused(study):
+    for spec, error, message in (
+        (Spec("rsf", 2, "part", 0.5, part="top"), MergeError, "no part 'top'.*input, middle"),
+        (Spec("rsf", 2, "part", 0.5), ValueError, "part needs a part and an alpha"),
+        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be alpha"),
+        (Spec("rsf", 2, "hma", 0.4, part="input"), ValueError, "ratios of its blocks.*'input'"),
+        (Spec("rsf", 2, "hma", 0.4), ValueError, "ratios of its blocks.*None"),
+        (Spec("rsf", 2, "avrage", 0.5), UnknownStage, "no method 'avrage'"),
+    ):
+        with pytest.raises(error, match=message):
+            study.model(spec)
 
 
 # the same numbers, whatever happens

@@ -15,6 +15,7 @@ from alignment_tax.merge.theory import (
     margin,
     predicted,
     proposition_5_1,
+    repeated,
     simulate,
 )
 
@@ -103,6 +104,18 @@ def test_same_seed_same_numbers() -> None:
     world = FeatureModel()
     assert simulate(world, draws=500, seed=3) == simulate(world, draws=500, seed=3)
     assert simulate(world, draws=500, seed=3) != simulate(world, draws=500, seed=4)
+
+
+def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
+    world = FeatureModel(shared=5)
+    found = [each.outputs for each in repeated(world, repeats=8, draws=5000, seed=1)]
+    assert len(set(found)) == 8
+    # their spread is that of 5000 draws: sqrt(0.88 * 0.12 / 5000) = 0.0046
+    assert 0.002 < np.std(found, ddof=1) < 0.009
+    assert np.mean(found) == pytest.approx(0.882, abs=NEAR)
+    assert repeated(world, repeats=2, draws=100, seed=1) == repeated(
+        world, repeats=2, draws=100, seed=1
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Executed notebooks go back into notebooks/ with their figures and without their debris.
 
 A page on the web then shows the figures. What stays out: progress bars (standard error), execution
-times, papermill's marks and widget state. `alignment-tax outputs` does it after a run.
+times, papermill's marks, widgets and their state. `alignment-tax outputs` does it after a run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ import nbformat
 
 from alignment_tax import settings
 from alignment_tax.artifacts import write_whole
+
+WIDGET = "application/vnd.jupyter.widget"
+
+
+def is_debris(output: Any) -> bool:
+    """Whether an output is a progress bar, or a widget, which is dead without its kernel."""
+    is_widget = any(kind.startswith(WIDGET) for kind in output.get("data", {}))
+    return is_widget or output.get("name") == "stderr"
 
 
 def clean(executed: Any, source: Any) -> Any:
@@ -34,7 +42,7 @@ def clean(executed: Any, source: Any) -> Any:
     for number, (cell, done) in enumerate(zip(code, ran, strict=True), start=1):
         if any(output.output_type == "error" for output in done.outputs):
             raise ValueError("The run ended in an error: its outputs are not kept.")
-        cell.outputs = [o for o in done.outputs if o.get("name") != "stderr"]
+        cell.outputs = [o for o in done.outputs if not is_debris(o)]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = number

@@ -181,6 +181,14 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class SimulationConfig:
+    """The feature model of chapter 10: how often it is simulated, and on how many inputs each."""
+
+    repeats: int
+    draws: int
+
+
+@dataclass(frozen=True)
 class Preset:
     """Every number of a run. `alphas` are the mixing ratios of the averaging sweep."""
 
@@ -198,6 +206,7 @@ class Preset:
     dpo: DpoConfig | None = None
     rloo: RlooConfig | None = None
     ppo: PpoConfig | None = None
+    simulation: SimulationConfig = SimulationConfig(repeats=10, draws=20_000)
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -250,6 +259,7 @@ SMOKE = dataclasses.replace(
     rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
+    simulation=SimulationConfig(repeats=4, draws=2000),
 )
 
 SMALL_REWARD = RewardConfig(
@@ -306,8 +316,8 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
     """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
 
     The reduced preset is as frozen as the full one: the same device type, the same numbers. Two CPU
-    cores read about 650 tokens a second and sample 130, which is what decides the size: a hundred
-    minutes a seed. Fewer steps need larger ones, so the learning rates rise.
+    cores read about 650 tokens a second and sample 130, which is what decides the size: about an
+    hour and a half a seed. Fewer steps need larger ones, so the learning rates rise.
     """
     if preset.world != "real" or device_type != "cpu":
         return preset
@@ -325,7 +335,7 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         judge=_on_cpu(preset.judge, pairs=480) if preset.judge else None,
         rsf=dataclasses.replace(
             preset.rsf,
-            rounds=3,
+            rounds=2,
             prompts_per_round=96,
             n=4,
             max_new_tokens=64,
@@ -334,7 +344,7 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
             sampling_batch=64,
             max_prompt_length=128,
         ),
-        eval=dataclasses.replace(preset.eval, limit=60, batch_size=8, reward_prompts=64),
+        eval=dataclasses.replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
         alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
     )
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,6 +31,14 @@ from alignment_tax.artifacts import (
 )
 from alignment_tax.corpora import RealWorld
 from alignment_tax.merge.average import Sweep
+from alignment_tax.merge.parts import (
+    THIRDS,
+    Partition,
+    PartSweep,
+    one_part,
+    partition,
+    ratios_of_blocks,
+)
 from alignment_tax.models import (
     RewardModel,
     device,
@@ -68,6 +77,11 @@ class Spec:
     `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none,
     average, a remedy, ...; `rounds` of RLHF; `alpha` the (mean) weight of the aligned model, for
     methods that mix; `strength` that of a remedy; `part` the part that is mixed, or the ratios.
+
+    Method "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
+    (thirds of the layers), embeddings, norms or head. Method "hma", or hma_VARIANT, has the ratios
+    of K blocks of layers in `part` (see `ratios_text`) and their mean in `alpha`, which is also the
+    ratio of embeddings, norms and head.
     """
 
     algorithm: str
@@ -94,7 +108,61 @@ class Spec:
 
 
 class UnknownStage(ValueError):
-    """Raised for an algorithm or round that the preset does not have."""
+    """Raised for an algorithm or round that the preset does not have, or an unknown method."""
+
+
+def ratios_text(ratios: Sequence[float]) -> str:
+    """Return the ratios of blocks as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2"."""
+    return "|".join(repr(float(ratio)) for ratio in ratios)
+
+
+def ratios_in(spec: Spec) -> tuple[float, ...]:
+    """Return the ratios of blocks that an HMA spec names.
+
+    Raises:
+        ValueError: there are none, or they are no numbers.
+    """
+    try:
+        return tuple(float(text) for text in (spec.part or "").split("|"))
+    except ValueError:
+        raise ValueError(
+            f"Method {spec.method} needs the ratios of its blocks as part, like "
+            f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
+        ) from None
+
+
+def is_hma(spec: Spec) -> bool:
+    """Whether a spec has a ratio of its own for each block of layers."""
+    return spec.method == "hma" or spec.method.startswith("hma_")
+
+
+def part_ratios(spec: Spec, parts: Partition) -> dict[str, float]:
+    """Return the ratio of every part of a model that a spec of method part or hma names.
+
+    Raises:
+        ValueError: the spec lacks its part or its alpha.
+        MergeError: there is no such part, or the ratios do not fit (see `merge.parts`).
+    """
+    if spec.alpha is None or spec.part is None:
+        raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
+    if is_hma(spec):
+        return ratios_of_blocks(parts, ratios_in(spec), spec.alpha)
+    return one_part(parts, spec.part, spec.alpha)
+
+
+def simplest(spec: Spec) -> Spec:
+    """Return the simplest spec of the same weights, so that no model is scored twice.
+
+    The ends of a mixture are theta_0 and the aligned policy to the last bit, and equal ratios are
+    the plain average (`merge.average`, `merge.parts`).
+    """
+    if is_hma(spec) and set(ratios_in(spec)) == {spec.alpha}:
+        spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
+    if spec.method == "average" and spec.alpha == 0:
+        return Spec("sft")
+    if spec.method in ("average", "part") and spec.alpha == 1:
+        return Spec(spec.algorithm, spec.rounds)
+    return spec
 
 
 class Study:
@@ -121,7 +189,8 @@ class Study:
         self.store = store or Store(settings.runs_folder() / "artifacts")
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
         self._sweeps: dict[
-            tuple[str, int], tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]
+            tuple[str, int, int | None],
+            tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep | PartSweep],
         ] = {}
         torch.set_num_threads(self.preset.threads)
 
@@ -335,11 +404,9 @@ class Study:
     def evaluate(self, spec: Spec) -> Artifact:
         """Score a model: skills, reward, gold and KL; the artifact holds point, items and replies.
 
-        The ends of an average are theta_0 and the aligned policy to the last bit (`merge.average`),
-        so they are scored once.
+        Specs of the same weights (see `simplest`) are scored once.
         """
-        if spec.method == "average" and spec.alpha in (0, 1):
-            return self.evaluate(Spec(spec.algorithm, spec.rounds) if spec.alpha else Spec("sft"))
+        spec = simplest(spec)
         parent = self.artifact(spec)
         config = self.preset.eval
 
@@ -424,20 +491,49 @@ class Study:
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, Sweep(model, *ends)
 
+    def part_sweep(
+        self,
+        rounds: int | None = None,
+        algorithm: str = "rsf",
+        blocks: int | Sequence[int] = len(THIRDS),
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
+        """A model whose every part its sweep sets to a ratio of its own (see `merge.parts`)."""
+        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        model, tokenizer = self._load(self.sft)
+        ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
+        return model, tokenizer, PartSweep(model, *ends, partition(model, blocks))
+
     def model(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model that a spec names, and its tokenizer; a mixture is valid until the next one."""
-        if spec.method == "average":
+        """The model that a spec names, and its tokenizer; a mixture is valid until the next one.
+
+        Raises:
+            UnknownStage: no such method.
+            ValueError, MergeError: a mixture whose part or ratios make no sense.
+        """
+        if spec.method in ("average", "part") or is_hma(spec):
             return self._mixed(spec)
+        if spec.method != "none":
+            raise UnknownStage(f"There is no method {spec.method!r} that makes a model.")
         return self._load(self.artifact(spec))
 
     def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         # One sweep is kept: its models are in memory, and a sweep's points come one after another.
-        end = (spec.algorithm, spec.rounds)
+        blocks = None
+        if spec.method != "average":
+            blocks = len(ratios_in(spec)) if is_hma(spec) else len(THIRDS)
+        end = (spec.algorithm, spec.rounds, blocks)
         if end not in self._sweeps:
             self._sweeps.clear()
-            self._sweeps[end] = self.sweep(spec.rounds, spec.algorithm)
+            self._sweeps[end] = (
+                self.sweep(spec.rounds, spec.algorithm)
+                if blocks is None
+                else self.part_sweep(spec.rounds, spec.algorithm, blocks)
+            )
         model, tokenizer, sweep = self._sweeps[end]
-        sweep.set(1.0 if spec.alpha is None else spec.alpha)
+        if isinstance(sweep, PartSweep):
+            sweep.set(part_ratios(spec, sweep.partition))
+        else:
+            sweep.set(1.0 if spec.alpha is None else spec.alpha)
         return model, tokenizer
 
     def scores(self, spec: Spec) -> SkillScores:

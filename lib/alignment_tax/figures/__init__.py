@@ -59,6 +59,12 @@ from alignment_tax.figures.tax import (
     tax_bars,
     tax_table,
 )
+from alignment_tax.figures.theory import (
+    effectiveness,
+    effectiveness_table,
+    limit,
+    limit_table,
+)
 from alignment_tax.figures.verdicts import (
     forest,
     verdict_markdown,
@@ -78,6 +84,8 @@ __all__ = [
     "best_of_n",
     "best_of_n_table",
     "caption_line",
+    "effectiveness",
+    "effectiveness_table",
     "forest",
     "front",
     "front_table",
@@ -88,6 +96,8 @@ __all__ = [
     "interval",
     "learning_curves",
     "learning_curves_table",
+    "limit",
+    "limit_table",
     "losses",
     "losses_table",
     "main",

@@ -113,6 +113,17 @@ def simulate(
     return Accuracies(*(accuracy(votes) for votes in (only_a + shared, weights, outputs)))
 
 
+def repeated(
+    model: FeatureModel, labels: Labels = "same", *, repeats: int, draws: int, seed: int = 0
+) -> list[Accuracies]:
+    """Simulate several times, each on inputs of its own: the spread between repeats is the error.
+
+    Args and errors as `simulate`; repeat i of one seed draws the same numbers for every world.
+    """
+    seeds = np.random.SeedSequence(seed).generate_state(repeats)
+    return [simulate(model, labels, draws=draws, seed=int(each)) for each in seeds]
+
+
 def accuracy(votes: np.ndarray) -> float:
     """Return the share of rows (draws, K) whose class 0 got most votes; equals share a draw."""
     most = votes.max(axis=1)

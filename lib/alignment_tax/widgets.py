@@ -1,0 +1,70 @@
+"""What is moved by hand: sliders beside the static figures, never the only place of a result."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from alignment_tax.figures.look import alt_text, png
+from alignment_tax.merge.theory import FeatureModel
+
+LOWEST_P, HIGHEST_P = 0.05, 0.95
+
+
+def feature_sliders(
+    look: Callable[[FeatureModel], tuple[str, Figure]],
+    start: FeatureModel,
+    most_features: int = 60,
+) -> ipywidgets.VBox:
+    """Return sliders for n, n_o, K and p of the feature model, and what `look` says of them.
+
+    The sliders are plain ipywidgets: Tab goes from one to the next, the arrow keys move it, and a
+    number can be typed into the field beside it.
+
+    Args:
+        look: takes a world, returns a sentence and a figure; called at once and after each change.
+        start: the world at the beginning.
+        most_features: the largest n.
+    """
+    room = {"continuous_update": False, "style": {"description_width": "12em"}}
+    room |= {"layout": ipywidgets.Layout(width="32em")}
+
+    def whole(value: int, low: int, high: int, text: str) -> ipywidgets.IntSlider:
+        return ipywidgets.IntSlider(value, low, high, description=text, **room)
+
+    n = whole(start.features, 1, most_features, "n: features a model")
+    shared = whole(start.shared, 0, start.features, "n_o: of them shared")
+    classes = whole(start.classes, 2, 20, "K: classes")
+    p = ipywidgets.FloatSlider(
+        start.p, min=LOWEST_P, max=HIGHEST_P, step=0.05, description="p: failure", **room
+    )
+    # an Output widget would do, but papermill cannot run one without keeping the widgets' state
+    said = ipywidgets.HTML()
+
+    def refresh(_: object = None) -> None:
+        world = FeatureModel(n.value, min(shared.value, n.value), classes.value, p.value)
+        said.value = page(*look(world))
+
+    def bound(change: dict[str, int]) -> None:
+        # two models cannot share more features than each has
+        shared.max = change["new"]
+
+    n.observe(bound, "value")
+    for slider in (n, shared, classes, p):
+        slider.observe(refresh, "value")
+    refresh()
+    return ipywidgets.VBox([n, shared, classes, p, said])
+
+
+def page(text: str, figure: Figure) -> str:
+    """Return a sentence and a figure with its alt text as HTML."""
+    data = base64.b64encode(png(figure)).decode("ascii")
+    alt = html.escape(alt_text(figure))
+    return (
+        f'<p>{html.escape(text)}</p><img alt="{alt}" style="max-width: 100%" '
+        f'src="data:image/png;base64,{data}">'
+    )
