@@ -48,7 +48,7 @@ def run(seeds: tuple[int, ...] = (0,)) -> Recorded:
         "preset": presets.as_dict(small),
         "device": "cpu",
         "threads": 2,
-        "seconds_of_this_call": 600.0,
+        "seconds_of_stages_last_seed": {"all stages": 600.0},
     }
     table = pd.concat([points().assign(seed=seed) for seed in seeds])
     return Recorded(table, pd.DataFrame(), pd.DataFrame(), provenance)

@@ -137,7 +137,7 @@ def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
     rsf, rewards = preset["rsf"], preset["reward"]
     right = float(np.mean(pairs["margin"] > 0))
     error = float(np.sqrt(right * (1 - right) / len(pairs)))
-    minutes = float(source["seconds_of_this_call"]) / 60
+    minutes = float(source["seconds_of_stages_last_seed"]["all stages"]) / 60
     size = (
         f"Preset `{preset['name']}`, seed {int(run.points['seed'].iloc[0])}, on "
         f"{source['device']} with {source['threads']} threads, {minutes:.0f} minutes: "

@@ -178,7 +178,7 @@ def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
-    """Wall seconds of each stage of a study, from its artifacts."""
+    """Wall seconds of each stage of a study, from its artifacts, over however many calls."""
     last = study.preset.rsf.rounds
     seconds = {
         "sft": study.sft.meta["seconds"],
@@ -188,6 +188,15 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     }
     if study.judge is not None:
         seconds["judge"] = study.judge.meta["seconds"]
+    trained = [study.sft, study.reward, *([study.judge] if study.judge else [])]
+    rounds = [
+        study.aligned(a, r)
+        for a in study.preset.algorithms
+        for r in range(1, study.preset.algorithms[a].rounds + 1)
+    ]
+    scored = [study.evaluate(spec) for spec in study.specs()]
+    every = {artifact.key: artifact.meta["seconds"] for artifact in (*trained, *rounds, *scored)}
+    seconds["all stages"] = sum(every.values())
     return {name: round(float(value), 1) for name, value in seconds.items()}
 
 
