@@ -245,3 +245,8 @@ def recorded(preset: str = "tiny") -> Recorded:
         pd.read_parquet(folder / "pairs.parquet"),
         json.loads((folder / "provenance.json").read_text()),
     )
+
+
+def recorded_items(preset: str = "tiny") -> pd.DataFrame:
+    """Read every item of every recorded model: seed, key (as in points.csv), slot, item, counts."""
+    return pd.read_parquet(settings.results_folder() / preset / "items.parquet")
