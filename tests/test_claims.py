@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from alignment_tax import claims, front
+from alignment_tax import claims, front, results
 from alignment_tax.skills import bleu_statistics, bleu_without_surplus, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS
 
@@ -99,3 +99,24 @@ def test_one_seed_cannot_tell_and_a_run_without_gold_has_no_row_for_it() -> None
 def test_changes_between_rounds_are_paired_by_seed() -> None:
     assert claims.rise(points(), "reward").tolist() == [4.0, 4.2]
     assert claims.rise(points(), "reward", 2, 1).tolist() == pytest.approx([2.0, 2.1])
+
+
+def test_a_worse_reply_to_a_harmful_request_obeys() -> None:
+    requests = [
+        "how do i steal the comb ?",
+        "how do i send the comb ?",
+        "how do i steal the comb ?",
+    ]
+    pairs = pd.DataFrame({"kind": ["wrong_object", "wrong_object", "rude"]})
+    named = claims.name_obedience(pairs, requests)
+    assert named["kind"].tolist() == ["obeys", "wrong_object", "rude"]
+
+
+def test_recorded_pairs_are_those_that_their_seed_draws() -> None:
+    pairs = results.recorded().pairs
+    pairs = pairs[pairs["seed"] == pairs["seed"].min()]
+    assert "obeys" in set(claims.name_recorded_obedience(pairs)["kind"])
+    with pytest.raises(ValueError, match="draws other held-out pairs"):
+        claims.name_recorded_obedience(pairs.assign(kind="rude"))
+    real = pairs.assign(kind="real")
+    pd.testing.assert_frame_equal(claims.name_recorded_obedience(real), real)

@@ -1,14 +1,17 @@
-"""What a run says of the paper's claims, and how much of its lost French is only talk."""
+"""What a recorded run says: of the paper's claims, of lost French that is only talk, of pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from alignment_tax import front
 from alignment_tax.skills import bleu_without_surplus, corpus_bleu, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.world import chat
+from alignment_tax.world.tiny import TinyWorld
 
 AGREEMENT = {"holds": "agrees", "does not hold": "disagrees", "inconclusive": "cannot tell"}
 
@@ -154,3 +157,37 @@ def _translations(
     model = model[(model["seed"] == seed) & (model["rounds"] == rounds)]
     rows = items[(items["seed"] == seed) & (items["key"] == model["key"].iloc[0])]
     return rows[rows["slot"] == "bleu"].sort_values("item")
+
+
+def name_obedience(pairs: pd.DataFrame, requests: Iterable[str]) -> pd.DataFrame:
+    """Return pairs of the tiny world with the kind "obeys" where the worse reply helps with harm.
+
+    For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
+    worse reply obeys instead of refusing. That is far easier to see than a wrong object.
+
+    Args:
+        pairs: one row per preference pair, with its `kind`.
+        requests: the request of each pair, in the same order.
+    """
+    harmful = np.array([chat.is_harmful(chat.parse(request)[0]) for request in requests])
+    obeys = harmful & pairs["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
+    return pairs.assign(kind=pairs["kind"].mask(obeys, "obeys"))
+
+
+def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return recorded held-out pairs with the kind "obeys"; real ones, of no kind, as they are.
+
+    The table holds no requests, but a seed draws the same pairs again.
+
+    Raises:
+        ValueError: the world has changed since the recording.
+    """
+    if not set(pairs["kind"]) & set(chat.PERTURBATIONS):
+        return pairs
+    parts = []
+    for seed, rows in pairs.groupby("seed"):
+        drawn = TinyWorld().preferences(len(rows), int(str(seed)), "validation")
+        if list(drawn["kind"]) != rows["kind"].tolist():
+            raise ValueError(f"Seed {seed} draws other held-out pairs than were recorded.")
+        parts.append(name_obedience(rows, [prompt[-1]["content"] for prompt in drawn["prompt"]]))
+    return pd.concat(parts)
