@@ -322,7 +322,7 @@ def losses(
             value, what = level
             axes.axhline(value, color=GREY, linestyle="--", linewidth=1.5, label=what)
         axes.set_xlabel("step")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel("loss")
         axes.margins(x=0.01)
         each = [
