@@ -172,7 +172,8 @@ def test_fronts_has_four_panels_with_their_families(points: pd.DataFrame) -> Non
 
 def test_signature_speaks_to_a_newcomer(points: pd.DataFrame) -> None:
     text = words(figures.signature(points))
-    assert "more helpful" in text
+    assert "reward model's score gained over θ₀" in text
+    assert "α = 0.5" in text
     assert "skills kept" in text
     assert "recorded run" in text
     assert len(figures.signature_table(points)) == 6
@@ -202,12 +203,14 @@ def test_other_algorithms_and_methods_get_their_own_curve(points: pd.DataFrame) 
 def test_rsf_rounds_by_hand(points: pd.DataFrame) -> None:
     table = figures.rsf_rounds_table(points).set_index(["algorithm", "rounds"])
     assert table.loc[("rsf", 0), "skill"] == table.loc[("rsf_random", 0), "skill"] == 81
-    assert table.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4.5, 2.25, 61]
+    # the reward is the gain over theta_0 of the same seed, 4 in both seeds; gold is as it is
+    assert table.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4, 2.25, 61]
+    assert table.loc[("rsf", 2), ["reward_low", "reward_high"]].tolist() == [4, 4]
     assert table.loc[("rsf_random", 2), "skill"] == 79
     figure = figures.rsf_rounds(points)
     assert len(axes_of(figure)) == 6
-    assert "control: a random reply" in words(figure)
-    assert "reward from 0.50 to 4.50" in alt_text(figure)
+    assert "control: a random reply (only round 2 was scored)" in words(figure)
+    assert "reward over θ₀ from 0.00 to 4.00" in alt_text(figure)
 
 
 def test_rsf_rounds_without_gold_reward(points: pd.DataFrame) -> None:
@@ -284,6 +287,14 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
         figures.skills_bar(scores, {"onehop": 25.0}, caption=CAPTION)
 
 
+def test_a_slot_that_is_its_family_is_drawn_once() -> None:
+    scores = pd.DataFrame({"model": ["base"], "bleu": [99.5], "translation": [99.5]})
+    assert figures.skills_table(scores)["score"].tolist() == ["translation"]
+    assert figures.skills_table(scores[["model", "bleu"]])["score"].tolist() == ["bleu"]
+    # what is short of 100 is not printed as 100
+    assert "99.5" in words(figures.skills_bar(scores, caption=CAPTION))
+
+
 def test_skills_frame_joins_names_and_scores() -> None:
     frame = figures.skills_frame(["base", "θ₀"], [{"span": 1.0}, {"span": 2.0}])
     assert frame.to_dict("list") == {"model": ["base", "θ₀"], "span": [1.0, 2.0]}
@@ -316,6 +327,9 @@ def test_pair_accuracy_by_kind() -> None:
     figure = figures.pair_accuracy_by_kind(pairs, caption=CAPTION)
     assert "hard  (n = 10)" in words(figure)
     assert "all pairs 75.0" in alt_text(figure)
+    assert "Fooled?" in words(
+        figures.pair_accuracy_by_kind(pairs, caption=CAPTION, title="Fooled?")
+    )
 
 
 def test_reliability_by_hand() -> None:
@@ -346,6 +360,13 @@ def test_losses_first_and_last() -> None:
     table = figures.losses_table(log)
     assert table[["first", "last", "steps"]].iloc[0].tolist() == [3, 1, 3]
     assert "from 3.000 to 1.000" in alt_text(figures.losses(log, caption=CAPTION))
+    # the first loss is as logged, the last one a mean of a fifth of the ten steps
+    long = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]})
+    assert figures.losses_table(long)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
+    figure = figures.losses(long, caption=CAPTION, level=(0.693, "a coin"))
+    assert "mean of 2 logged steps" in words(figure)
+    assert "a coin" in words(figure)
+    assert "Dashed: a coin, 0.693" in alt_text(figure)
     with pytest.raises(FigureError, match="1 of 3 losses are NaN"):
         figures.losses(log.assign(loss=[1.0, np.nan, 2.0]), caption=CAPTION)
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("models", "world", "corpora", "smollm2"),
     ("train", "mitigate", "merge", "skills", "front"),
     ("study",),
-    ("course", "figures", "widgets", "bench", "outputs", "report"),
+    ("course", "figures", "widgets", "bench", "outputs", "report", "claims"),
 )
 # these know nothing of language models beyond named tensors and points
 BARE = ("merge", "front")

@@ -173,11 +173,12 @@ def test_00_the_ends_of_the_dial_are_the_models_themselves(course):
 def test_01_a_log_likelihood_by_hand_is_that_of_lm_eval(course):
     records = by_number(course, "01").records
     assert abs(records["log_likelihood_gap"]) < 1e-3
-    slots = [name.removeprefix("guess_") for name in records if name.startswith("guess_")]
-    assert len(slots) == 7
-    assert all(0 <= records[name] <= 100 for name in (*slots, "skill"))
-    families = [records[name] for name in ("commonsense", "reading", "translation")]
-    assert records["skill"] == pytest.approx(sum(families) / 3)
+    scores, guessing = records["scores"], records["guessing"]
+    assert len(guessing) == 7
+    assert all(0 <= value <= 100 for value in (*scores.values(), *guessing.values()))
+    assert set(guessing) < set(scores)
+    families = [scores[name] for name in ("commonsense", "reading", "translation")]
+    assert scores["skill"] == pytest.approx(sum(families) / 3)
     assert 0 <= records["slots_above_guessing"] <= 7
 
 

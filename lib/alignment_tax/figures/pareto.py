@@ -42,6 +42,8 @@ from alignment_tax.figures.tables import (
 from alignment_tax.front import pareto_front
 
 FADED = 0.45
+# what a label stands on, so that the small markers of single seeds don't cross it
+PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")
@@ -244,14 +246,29 @@ def _stars(axes: Axes, table: pd.DataFrame, family: str, reward: str, labels: bo
         axes.annotate(
             f"{name}\nα = {alpha}" if labels else f"α = {alpha}",
             (point[reward], point[family]),
-            xytext=(-8 if left else 8, 13 if above else -13),
+            xytext=(-8 if left else 8, 20 if above else -22),
             textcoords="offset points",
             ha="left" if left else "right",
             va="bottom" if above else "top",
             fontsize=12,
             linespacing=1.15,
             zorder=6,
+            bbox=PAPER,
         )
+    if labels:
+        _some_alphas(axes, table, family, reward)
+
+
+def _some_alphas(axes: Axes, table: pd.DataFrame, family: str, reward: str) -> None:
+    """Print alpha beside every other mixture of the first five, where the curve is steep."""
+    mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
+    inner = mixed[mixed["alpha"].between(0, 1, inclusive="neither")].sort_values("alpha")
+    for point in inner.iloc[:5:2].to_dict("records"):
+        axes.annotate(
+            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-7, -7),
+            textcoords="offset points", ha="right", va="top", fontsize=11,
+            color=METHODS["average"].colour, zorder=6, bbox=PAPER,
+        )  # fmt: skip
 
 
 def front(
@@ -349,7 +366,7 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
         figure = canvas((9.5, 5.4))
         axes = figure.add_subplot()
         _draw(axes, rows, table, "skill", "reward", labels=True)
-        axes.set_xlabel("reward gained over θ₀: more helpful  →")
+        axes.set_xlabel("reward model's score gained over θ₀  →")
         axes.set_ylabel("mean skill, in %  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         title = "The alignment tax: reward gained, skills kept"

@@ -74,7 +74,12 @@ def pair_accuracy_table(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([kinds, table.iloc[-1:]], ignore_index=True)
 
 
-def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str) -> Figure:
+def pair_accuracy_by_kind(
+    pairs: pd.DataFrame,
+    *,
+    caption: str,
+    title: str = "Which replies can the reward model tell apart?",
+) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair; the dashed line is a coin.
 
     Args and errors as `pair_accuracy_table`; `caption` says which run this is.
@@ -109,7 +114,6 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str) -> Figure:
             for r in table.to_dict("records")
         ]
         alt = f"Pair accuracy of the reward model in percent ({caption}): {'; '.join(each)}."
-        title = "Which replies can the reward model tell apart?"
         line = f"{caption} · 95 % Wilson interval · dashed: a coin"
         return finish(figure, title, line, alt)
 
@@ -239,14 +243,15 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
 
 
 def losses_table(log: pd.DataFrame, window: int = 20) -> pd.DataFrame:
-    """Return first and last smoothed loss per curve.
+    """Return how the loss of each curve begins and ends.
 
     Args:
         log: one row per logged step: step, loss, and where there are several curves `series`.
         window: logged steps in the centred running mean (shorter at the ends).
 
     Returns:
-        Columns series, steps (last step), first, last (running means), lowest.
+        Columns series, steps (last step), first (as logged: a mean over the steps after it would
+        hide where training began), last and lowest (running means), window (logged steps in them).
 
     Raises:
         FigureError: missing columns, nothing to draw, a loss that is no finite number.
@@ -258,9 +263,10 @@ def losses_table(log: pd.DataFrame, window: int = 20) -> pd.DataFrame:
             {
                 "series": name,
                 "steps": int(curve["step"].iloc[-1]),
-                "first": curve["smooth"].iloc[0],
+                "first": curve["loss"].iloc[0],
                 "last": curve["smooth"].iloc[-1],
                 "lowest": curve["smooth"].min(),
+                "window": _window(curve, window),
             }
         )
     return pd.DataFrame(rows)
@@ -275,16 +281,30 @@ def _loss_curves(log: pd.DataFrame, figure: str, window: int) -> list[tuple[str,
     curves = []
     for name, rows in named.groupby("series", sort=False):
         curve = rows.sort_values("step")
-        short = max(1, min(window, len(curve) // 5))
-        smooth = curve["loss"].rolling(short, center=True, min_periods=1).mean()
+        middle = curve["loss"].rolling(_window(curve, window), center=True, min_periods=1)
+        smooth = middle.mean()
         curves.append((str(name), curve.assign(smooth=smooth)))
     return curves
 
 
-def losses(log: pd.DataFrame, window: int = 20, *, caption: str) -> Figure:
+def _window(curve: pd.DataFrame, window: int) -> int:
+    """Return how many logged steps of a curve go into one running mean."""
+    return max(1, min(window, len(curve) // 5))
+
+
+def losses(
+    log: pd.DataFrame,
+    window: int = 20,
+    *,
+    caption: str,
+    level: tuple[float, str] | None = None,
+) -> Figure:
     """Draw losses against steps: faint as logged, strong as a running mean.
 
-    Args and errors as `losses_table`; `caption` says which run this is.
+    Args:
+        log, window: as `losses_table`, with its errors.
+        caption: which run this is.
+        level: a loss to compare with, and what it is: a dashed line.
     """
     table = losses_table(log, window)
     with style():
@@ -295,7 +315,14 @@ def losses(log: pd.DataFrame, window: int = 20, *, caption: str) -> Figure:
             axes.plot(curve["step"], curve["loss"], color=colour, alpha=0.25, linewidth=1)
             mark = "o" if len(curve) < 12 else None
             axes.plot(curve["step"], curve["smooth"], color=colour, label=name, marker=mark)
+        longest = int(table["window"].max())
+        if longest > 1:
+            caption += f" · pale: as logged, strong: mean of {longest} logged steps"
+        if level is not None:
+            value, what = level
+            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.5, label=what)
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel("loss")
         axes.margins(x=0.01)
         each = [
@@ -304,7 +331,9 @@ def losses(log: pd.DataFrame, window: int = 20, *, caption: str) -> Figure:
             for r in table.to_dict("records")
         ]
         alt = f"Loss ({caption}): {'; '.join(each)}."
-        return finish(figure, "Training", caption, alt, min(4, len(table)))
+        if level is not None:
+            alt += f" Dashed: {level[1]}, {number(level[0], 3)}."
+        return finish(figure, "Training", caption, alt, min(4, len(table) + (level is not None)))
 
 
 def best_of_n_table(rewards: np.ndarray, n_max: int | None = None) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +43,15 @@ def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
     found = [name for name in SCORES if name in frame.columns]
     if not found:
         raise FigureError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
-    return found
+    # the only slot of a family that is drawn as well would be the same bars twice
+    alone = {slots[0] for family, slots in FAMILY_SLOTS.items()
+             if len(slots) == 1 and family in found}  # fmt: skip
+    return [name for name in found if name not in alone]
+
+
+def _score_text(value: float) -> str:
+    """Return a score as it stands on its bar; what is short of 100 is not rounded up to it."""
+    return f"{value:.1f}" if 99.5 <= value < 99.95 else f"{value:.0f}"
 
 
 def _check_baselines(baselines: Mapping[str, float] | None, figure: str) -> dict[str, float]:
@@ -137,7 +146,7 @@ def skills_bar(
                 tops = part[["value", "high"]].max(axis=1)
                 for x, y, value in zip(where, tops, part["value"], strict=True):
                     axes.annotate(
-                        f"{value:.0f}", (x, y), xytext=(0, 2), textcoords="offset points",
+                        _score_text(value), (x, y), xytext=(0, 2), textcoords="offset points",
                         ha="center", va="bottom", fontsize=10.5,
                     )  # fmt: skip
         first = table[table["model"] == models[0]].reset_index(drop=True)
@@ -147,7 +156,10 @@ def skills_bar(
                 known["baseline"], known.index - 0.45, known.index + 0.45, color=BLACK,
                 linewidth=2, linestyle=(0, (3, 1.5)), label="guessing by answer type",
             )  # fmt: skip
-        axes.set_xticks(range(len(first)), [name.replace(" ", "\n", 1) for name in first["name"]])
+        axes.set_xticks(
+            range(len(first)),
+            [textwrap.fill(name, 11, break_long_words=False) for name in first["name"]],
+        )
         axes.set_ylim(0, 105)
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("score (%)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,8 @@ def rsf_rounds_table(points: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per algorithm (rsf, rsf_random) and round (0 = theta_0): seeds, and mean, _low,
-        _high (95 % t interval over seeds) of reward, gold (if measured), skill and the families.
+        _high (95 % t interval over seeds) of reward (gained over theta_0 of the same seed: the
+        zero of a reward model means nothing), gold (if measured), skill and the families.
 
     Raises:
         FigureError: missing columns, nothing to draw, no theta_0, no RSF round, several studies.
@@ -78,6 +80,7 @@ def rsf_rounds_table(points: pd.DataFrame) -> pd.DataFrame:
     values = ["reward", *(["gold"] if _has(points, "gold") else []), *FAMILY_NAMES]
     rows = prepare(points, values, figure)
     last_rsf(rows, figure)
+    rows = change(rows, ["reward"], figure)
     curves = pd.concat([_trained(rows, name, figure) for name in ("rsf", "rsf_random")])
     return summarise(curves, ["algorithm", "rounds"], values)
 
@@ -94,6 +97,11 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     table = rsf_rounds_table(points)
     caption = run_caption(points, recorded)
     panels = [name for name in ("reward", "gold", "skill") if name in table]
+    control = ALGORITHMS["rsf_random"]
+    scored = {name: set(part["rounds"]) for name, part in table.groupby("algorithm")}
+    if scored.get("rsf_random", set()) < scored["rsf"]:
+        rounds = " and ".join(f"{r:g}" for r in sorted(scored.get("rsf_random", set()) - {0}))
+        control = replace(control, label=f"{control.label} (only round {rounds} was scored)")
     with style():
         figure = canvas(PANELS)
         grid = figure.subplots(2, 3, sharex=True)
@@ -102,7 +110,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
             axes.set_visible(False)
         used = [*grid[0][: len(panels)], *grid[1]]
         for axes, name in zip(used, [*panels, *families], strict=True):
-            for algorithm, look in (("rsf_random", ALGORITHMS["rsf_random"]), ("rsf", RSF_LOOK)):
+            for algorithm, look in (("rsf_random", control), ("rsf", RSF_LOOK)):
                 curve = table[table["algorithm"] == algorithm]
                 if not curve.empty:
                     _line(axes, curve, "rounds", name, look, dashed=algorithm != "rsf")
@@ -115,7 +123,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 def _short(name: str) -> str:
     """Return a panel's title."""
-    titles = {"reward": "reward (reward model)", "gold": "gold reward"}
+    titles = {"reward": "reward gained over θ₀", "gold": "gold reward"}
     return titles.get(name) or AXIS_NAMES[name].replace(
         "skill: mean of three families", "mean skill"
     )
@@ -129,6 +137,11 @@ def _line(
     draw_line(axes, table[x].to_numpy(), y, low, high, look, dashed)
 
 
+def _word(name: str) -> str:
+    """Return what a column of `rsf_rounds` is called in a sentence."""
+    return "reward over θ₀" if name == "reward" else FAMILY_NAMES.get(name, name)
+
+
 def _rounds_alt(table: pd.DataFrame, caption: str) -> str:
     """Return the description of `rsf_rounds`."""
     parts = [f"Rounds of RSF ({caption})."]
@@ -138,8 +151,7 @@ def _rounds_alt(table: pd.DataFrame, caption: str) -> str:
             continue
         first, last = curve.iloc[0], curve.iloc[-1]
         moves = [
-            f"{FAMILY_NAMES.get(name, name)} from {number(first[name], digits)} "
-            f"to {number(last[name], digits)}"
+            f"{_word(name)} from {number(first[name], digits)} to {number(last[name], digits)}"
             for name, digits in (("reward", 2), ("gold", 2), *((f, 1) for f in FAMILY_NAMES))
             if name in table
         ]

@@ -10,6 +10,7 @@ Families as in the paper (section 3): common sense (accuracy), reading (exact ma
 translation (BLEU). The skill of a model is the mean of the three.
 """
 
+from alignment_tax.skills.answers import bleu_without_surplus, goes_on, right
 from alignment_tax.skills.scorer import (
     FAMILIES,
     SLOTS,
@@ -29,9 +30,12 @@ __all__ = [
     "Scorer",
     "SkillScores",
     "bleu_statistics",
+    "bleu_without_surplus",
     "corpus_bleu",
     "family_percent",
+    "goes_on",
     "pair_scores",
+    "right",
     "slot_percent",
     "suite",
 ]
