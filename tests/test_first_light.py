@@ -85,6 +85,11 @@ def test_the_page_says_how_large_the_run_was_and_leaves_missing_slots_out():
     assert f"{small.rsf.rounds} rounds of RSF" in page
     assert f"first {small.eval.limit} items" in page
     assert "orders 75 % ± 42" in page
+    assert "no better than a coin" in page
+    sure = pd.DataFrame({"margin": [1.0] * 90 + [-1.0] * 10})
+    assert "coin, so what it chose" in first_light.markdown(
+        first_light.one_seed(run(), table), sure
+    )
     assert "SQuAD" in page
     assert "RACE" not in page
 

@@ -111,7 +111,7 @@ def skill_table(run: OneSeed) -> str:
     lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in run.points.to_dict("records"):
         cells = [f"{row[score]:.1f}" for score in scores]
-        cells += [f"{row[name]:.2f}" for name in ("reward", "gold", "kl")]
+        cells += [f"{row['reward']:.3f}", f"{row['gold']:.3f}", f"{row['kl']:.2f}"]
         lines.append(f"| {' | '.join([model_name(row), *cells])} |")
     return "\n".join(lines)
 
@@ -136,7 +136,13 @@ def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
     source, preset = run.provenance, run.provenance["preset"]
     rsf, rewards = preset["rsf"], preset["reward"]
     right = float(np.mean(pairs["margin"] > 0))
-    error = float(np.sqrt(right * (1 - right) / len(pairs)))
+    half = 1.96 * float(np.sqrt(right * (1 - right) / len(pairs)))
+    trust = (
+        "That interval holds 50 %: at this size the reward model may be no better than a coin, so "
+        "this run shows that the pipeline works on real input, and not what RLHF does to it."
+        if right - half <= 0.5
+        else "It is better than a coin, so what it chose was chosen by something people share."
+    )
     minutes = float(source["seconds_of_stages_last_seed"]["all stages"]) / 60
     size = (
         f"Preset `{preset['name']}`, seed {int(run.points['seed'].iloc[0])}, on "
@@ -150,7 +156,7 @@ def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
     )
     reading = (
         f"Of {len(pairs)} held-out pairs of HH-RLHF the reward model orders "
-        f"{100 * right:.0f} % ± {196 * error:.0f} as people did. Skills are in percent: accuracy, "
+        f"{100 * right:.0f} % ± {100 * half:.0f} as people did. {trust} Skills are in percent: accuracy, "
         "F1 and BLEU; the intervals below are a bootstrap over items, paired, and say nothing "
         "about another seed. The judge is a reward model trained on other pairs, which nothing "
         "was optimised for. KL is in nats a reply, from theta_0."
