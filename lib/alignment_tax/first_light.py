@@ -156,7 +156,8 @@ def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
     )
     reading = (
         f"Of {len(pairs)} held-out pairs of HH-RLHF the reward model orders "
-        f"{100 * right:.0f} % ± {100 * half:.0f} as people did. {trust} Skills are in percent: accuracy, "
+        f"{100 * right:.0f} % ± {100 * half:.0f} as people did. {trust} "
+        "Skills are in percent: accuracy, "
         "F1 and BLEU; the intervals below are a bootstrap over items, paired, and say nothing "
         "about another seed. The judge is a reward model trained on other pairs, which nothing "
         "was optimised for. KL is in nats a reply, from theta_0."
