@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from alignment_tax import outputs, report, settings
-from alignment_tax.results import recorded
+from alignment_tax.results import IDENTITY, recorded
 
 
 def test_readme_shows_the_recorded_results():
@@ -32,7 +32,7 @@ def test_recorded_run_has_every_model_of_every_seed():
     assert len(run.seeds) >= 2
     alphas = run.points.loc[run.points["method"] == "average", "alpha"]
     assert sorted(alphas.unique()) == pytest.approx([i / 10 for i in range(11)])
-    assert not run.points.duplicated(["seed", "algorithm", "method", "alpha", "rounds"]).any()
+    assert not run.points.duplicated(IDENTITY).any()
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
 
 
