@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import front, settings
+from alignment_tax import front, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
 from alignment_tax.results import Recorded, recorded
@@ -130,10 +130,14 @@ def fill(text: str, results: str) -> str:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Write the recorded results into README.md: what `alignment-tax report` does."""
+    """Write the recorded results into README.md, and the page on remedies beside their tables."""
     argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
         list(arguments)
     )
     page: Path = settings.repo_root() / "README.md"
-    write_whole(page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded())))
+    run = recorded()
+    write_whole(page, fill(page.read_text(encoding="utf-8"), results_markdown(run)))
     print(f"The recorded results are in {page}.")
+    beside = settings.results_folder() / "tiny" / "remedies.md"
+    write_whole(beside, remedies.page(run) + "\n")
+    print(f"What they say of the remedies is in {beside}.")
