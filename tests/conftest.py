@@ -16,6 +16,9 @@ settings.load_profile("course")
 def miniature() -> Preset:
     """The smoke preset cut down further, under a name of its own."""
     smoke = presets.get("smoke")
+    rsf = dataclasses.replace(
+        smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
+    )
     return dataclasses.replace(
         smoke,
         name="miniature",
@@ -26,9 +29,8 @@ def miniature() -> Preset:
         reward=dataclasses.replace(
             smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
         ),
-        rsf=dataclasses.replace(
-            smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
-        ),
+        rsf=rsf,
+        distil=presets.DistilConfig.like(rsf),
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )
 

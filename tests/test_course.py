@@ -357,7 +357,19 @@ def test_record_passes_preset_and_seeds_on(monkeypatch, capsys):
     assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
     assert main(["record", "small"]) == 0
     assert main(["record", "huge"]) == 2
-    assert calls == [("tiny", [0, 2], 2), ("small", [0, 1, 2, 3, 4], 1)]
+    assert main(["record", "tiny", "--seeds", "1", "--methods", "l2", "replay"]) == 0
+    assert calls == [
+        ("tiny", [0, 2], 2, None),
+        ("small", [0, 1, 2, 3, 4], 1, None),
+        ("tiny", [1], 1, ["l2", "replay"]),
+    ]
+
+
+def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    assert main(["record", "tiny", "--methods", "l2", "l7"]) == 2
+    assert "records no method 'l7'. Choose from: base, rsf, rsf_random" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])

@@ -20,6 +20,8 @@ from alignment_tax import figures
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.reward import calibration_error
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.presets import TINY
 
 SLOTS = ["one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu"]
 CAPTION = "this run: tiny, seed 0"
@@ -177,6 +179,51 @@ def test_signature_speaks_to_a_newcomer(points: pd.DataFrame) -> None:
     assert "skills kept" in text
     assert "recorded run" in text
     assert len(figures.signature_table(points)) == 6
+
+
+def with_remedies(seeds: int = 2) -> pd.DataFrame:
+    """make_points with every remedy at the strengths of the preset, on lines of their own."""
+    rows = []
+    for s in range(seeds):
+        for n, grid in enumerate(TINY.remedies):
+            for i, strength in enumerate(grid.strengths, start=1):
+                way = i / (len(grid.strengths) + 1)
+                score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
+                place = {"method": grid.method, "strength": strength, "rounds": 2}
+                rows.append(row(s, "rsf", score, 4 * way + s, **place))
+        rows.append(row(s, "rsf", 61, 4 + s, method="distil", rounds=2))
+        for alpha in (0.25, 0.5, 0.75):
+            for name in ("distil+average", "l2+average", "l2_in_rounds"):
+                place = {"method": name, "alpha": alpha, "rounds": 2}
+                rows.append(row(s, "rsf", 80 - 18 * alpha**2 - s, 4 * alpha + s, **place))
+    return pd.concat([make_points(seeds), pd.DataFrame(rows)], ignore_index=True)
+
+
+def test_every_remedy_has_a_look_of_its_own_and_a_curve() -> None:
+    assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
+    points = with_remedies()
+    text = words(figures.fronts(points))
+    for grid in TINY.remedies:
+        assert figures.METHODS[grid.method].label in text
+    assert "L2 penalty, then averaging" in text
+    assert "L2 penalty, inside the rounds" in text
+    table = figures.front_table(points)
+    assert len(table) == 6 + sum(len(grid.strengths) for grid in TINY.remedies) + 1 + 3 * 3
+    assert (table["seeds"] == 2).all()
+
+
+def test_a_front_of_some_methods_shows_these_beside_the_models_as_trained() -> None:
+    points = with_remedies()
+    text = words(figures.front(points, methods=["average", "l1"]))
+    assert "L1 penalty" in text
+    assert "stopping RSF early" in text
+    assert "LoRA" not in text
+    with pytest.raises(FigureError, match="no method 'l3'; they have average"):
+        figures.fronts(points, methods=["l3"])
+    pd.testing.assert_frame_equal(
+        figures.signature_table(points), figures.signature_table(make_points())
+    )
+    assert "L1" not in words(figures.signature(points))
 
 
 def test_methods_differ_by_colour_and_marker() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from alignment_tax import outputs, report, settings
-from alignment_tax.results import Recorded, recorded, recorded_items
+from alignment_tax.results import IDENTITY, Recorded, recorded, recorded_items
 from alignment_tax.skills.scorer import BLEU_COLUMNS, bleu_statistics
 
 
@@ -60,7 +60,7 @@ def test_recorded_run_has_every_model_of_every_seed():
     assert len(run.seeds) >= 2
     alphas = run.points.loc[run.points["method"] == "average", "alpha"]
     assert sorted(alphas.unique()) == pytest.approx([i / 10 for i in range(11)])
-    assert not run.points.duplicated(["seed", "algorithm", "method", "alpha", "rounds"]).any()
+    assert not run.points.duplicated(IDENTITY).any()
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from json import dumps, loads
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -662,7 +663,13 @@ def make_parser() -> argparse.ArgumentParser:
     rec.add_argument("preset", help=f"one of: {', '.join(presets.PRESETS)}")
     rec.add_argument("--seeds", type=whole_number, nargs="+", default=[0, 1, 2, 3, 4])
     rec.add_argument(
-        "--jobs", type=jobs_number, default=1, help="seeds that are run side by side; default 1"
+        "--jobs", type=jobs_number, default=1, help="processes side by side; default 1"
+    )
+    rec.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="record only these, into the tables that exist: algorithms, remedies, or 'remedies'",
     )
     for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -691,6 +698,16 @@ def run_command(arguments: argparse.Namespace, notebooks: Path) -> int:
     return FAILED if course.failed else 0
 
 
+def record_command(arguments: argparse.Namespace, results: ModuleType) -> int:
+    """Record a preset with the module `results`; an unknown method is a CourseError."""
+    study = importlib.import_module("alignment_tax.study")
+    try:
+        results.record(arguments.preset, arguments.seeds, arguments.jobs, arguments.methods)
+    except study.UnknownStage as error:
+        raise CourseError(str(error)) from error
+    return 0
+
+
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -711,8 +728,7 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
             presets.get(arguments.preset)
             # it imports torch, which the other commands need not wait for
             results = importlib.import_module("alignment_tax.results")
-            results.record(arguments.preset, arguments.seeds, arguments.jobs)
-            return 0
+            return record_command(arguments, results)
         module = importlib.import_module(FORWARDED[arguments.command][0])
         forward: Callable[[list[str]], int | None] = module.main
         return forward(rest) or 0

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,12 +34,44 @@ from transformers.utils import logging as hf_logging
 
 from alignment_tax.world.base import Message, Prompt
 
+T = TypeVar("T")
 WEIGHTS = "model.safetensors"
 
 
 def device() -> torch.device:
     """Return the CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
+    """Run `work`; return its result, its wall seconds and its peak memory in MB.
+
+    The memory is what the GPU held, or else the largest resident size of this process meanwhile
+    (libraries included); None where the system does not let it be measured anew (not Linux).
+    """
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
+    started = time.perf_counter()
+    result = work()
+    if gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    return result, seconds, torch.cuda.max_memory_allocated() / 1e6 if gpu else _resident_peak()
+
+
+def _resident_peak() -> float | None:
+    """Return the peak resident size since it was last set back in MB, or None."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        writable = os.access("/proc/self/clear_refs", os.W_OK)
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(kilobytes[0]) * 1024 / 1e6 if kilobytes and writable else None
 
 
 def use_bf16(where: torch.device) -> bool:

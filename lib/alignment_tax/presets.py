@@ -165,6 +165,30 @@ AlgorithmConfig = RsfConfig | DpoConfig | RlooConfig | PpoConfig
 
 
 @dataclass(frozen=True)
+class DistilConfig:
+    """Numbers of the one finetuning of theta_0 that is the same for all remedies."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    max_length: int
+
+    @classmethod
+    def like(cls, rsf: RsfConfig) -> DistilConfig:
+        """Return the numbers with which RSF finetunes in each of its rounds."""
+        room = rsf.max_prompt_length + 2 * rsf.max_new_tokens + 1
+        return cls(rsf.learning_rate, rsf.epochs, rsf.batch_size, room)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A remedy (a name in `mitigate.REMEDIES`) and the strengths at which it is recorded."""
+
+    method: str
+    strengths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """What is scored, on how many items, and with which batch size (scores move with it).
 
@@ -190,7 +214,12 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """Every number of a run. `alphas` are the mixing ratios of the averaging sweep."""
+    """Every number of a run.
+
+    `alphas` are the mixing ratios of the averaging sweep. `distil` is how theta_0 is finetuned
+    under a remedy, `remedies` what is recorded of them, `replay_documents` how many documents of
+    pretraining text there are to replay; where they are None, empty or 0 there is none.
+    """
 
     name: str
     world: str
@@ -207,6 +236,9 @@ class Preset:
     rloo: RlooConfig | None = None
     ppo: PpoConfig | None = None
     simulation: SimulationConfig = SimulationConfig(repeats=10, draws=20_000)
+    distil: DistilConfig | None = None
+    remedies: tuple[Grid, ...] = ()
+    replay_documents: int = 0
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -249,6 +281,27 @@ TINY = Preset(
         max_prompt_length=64,
     ),
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
+    distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
+    # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`).
+    remedies=(
+        Grid("l1", (0.04, 0.1, 0.4, 0.6, 1.0)),
+        Grid("l2", (0.01, 0.04, 0.06, 0.08, 0.1)),
+        Grid("kd", (0.1, 0.3, 1.0, 3.0, 10.0)),
+        Grid("kd_squared", (0.3, 1.0, 3.0, 10.0, 30.0)),
+        Grid("kl", (0.1, 0.3, 1.0, 3.0, 10.0)),
+        Grid("lora", (1, 4, 16, 64)),
+        Grid("lora_mlp", (1, 4, 16, 64)),
+        Grid("replay", (0.25, 0.5, 1.0, 2.0, 4.0)),
+        Grid("replay_other", (0.25, 0.5, 1.0, 2.0, 4.0)),
+        Grid("sma", (0.25, 0.5, 0.75, 1.0)),
+        Grid("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
+        Grid("bema", (0.3, 0.5, 0.7, 0.9)),
+        Grid("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
+        Grid("graft_random", (0.5, 0.2, 0.1, 0.05, 0.01)),
+        Grid("graft_learnt", (0.5, 0.2, 0.1, 0.05, 0.01)),
+    ),
+    # strength 4 replays about 100,000 tokens: hardly any document comes twice
+    replay_documents=4000,
 )
 
 SMOKE = dataclasses.replace(
@@ -260,6 +313,15 @@ SMOKE = dataclasses.replace(
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
+    remedies=(
+        Grid("l2", (0.1,)),
+        Grid("lora", (4,)),
+        Grid("replay", (1.0,)),
+        Grid("sma", (0.75,)),
+        Grid("ema", (0.5,)),
+        Grid("graft", (0.2,)),
+    ),
+    replay_documents=200,
 )
 
 SMALL_REWARD = RewardConfig(
@@ -309,6 +371,7 @@ SMALL = Preset(
         reward_samples=1,
         without=("race_like",),
     ),
+    distil=DistilConfig(learning_rate=2e-5, epochs=2, batch_size=16, max_length=513),
 )
 
 
@@ -321,6 +384,17 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
     """
     if preset.world != "real" or device_type != "cpu":
         return preset
+    rsf = dataclasses.replace(
+        preset.rsf,
+        rounds=3,
+        prompts_per_round=96,
+        n=4,
+        max_new_tokens=64,
+        learning_rate=5e-5,
+        batch_size=8,
+        sampling_batch=64,
+        max_prompt_length=128,
+    )
     return dataclasses.replace(
         preset,
         sft=dataclasses.replace(
@@ -333,17 +407,8 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         ),
         reward=_on_cpu(preset.reward, pairs=800),
         judge=_on_cpu(preset.judge, pairs=480) if preset.judge else None,
-        rsf=dataclasses.replace(
-            preset.rsf,
-            rounds=2,
-            prompts_per_round=96,
-            n=4,
-            max_new_tokens=64,
-            learning_rate=5e-5,
-            batch_size=8,
-            sampling_batch=64,
-            max_prompt_length=128,
-        ),
+        rsf=rsf,
+        distil=DistilConfig.like(rsf),
         eval=dataclasses.replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
         alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import first_light, front, settings
+from alignment_tax import first_light, front, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
 from alignment_tax.results import Recorded, recorded, recorded_items
@@ -198,15 +198,18 @@ def page_of(preset: str) -> str:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Write the recorded results into README.md and the real model's into a page of their own."""
+    """Write the recorded results into README.md, and pages beside the tables they are made of."""
     argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
         list(arguments)
     )
     page: Path = settings.repo_root() / "README.md"
-    write_whole(
-        page, fill(page.read_text(encoding="utf-8"), results_markdown(recorded(), recorded_items()))
-    )
+    run = recorded()
+    results = results_markdown(run, recorded_items())
+    write_whole(page, fill(page.read_text(encoding="utf-8"), results))
     print(f"The recorded results are in {page}.")
+    beside = settings.results_folder() / "tiny" / "remedies.md"
+    write_whole(beside, remedies.page(run) + "\n")
+    print(f"What they say of the remedies is in {beside}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         write_whole(folder / "README.md", page_of(REAL))

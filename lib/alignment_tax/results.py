@@ -1,8 +1,8 @@
 """The recorded results: what `alignment-tax record` writes to data/results, and how it is read.
 
 One table holds a row per evaluated model (points.csv), others the items behind it, the RSF rounds
-and the reward model's held-out pairs; provenance.json says where they come from. Figures are drawn
-from these tables, without a model.
+and the reward model's held-out pairs, costs.csv what training under remedies took;
+provenance.json says where they come from. Figures are drawn from these tables, without a model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,93 +25,268 @@ import pandas as pd
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
-from alignment_tax.artifacts import provenance, write_whole
+from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
+from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import Spec, Study
+from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, Spec, Study
+
+#: What names a model in the table of points: a row with the same values is the same model.
+IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 
 
-def record(preset: str, seeds: list[int], jobs: int = 1) -> Path:
+class RecordError(ArtifactError):
+    """What is recorded already does not fit what is to be added; the message says what to do."""
+
+
+def record(
+    preset: str | Preset, seeds: list[int], jobs: int = 1, methods: Sequence[str] | None = None
+) -> Path:
     """Run a preset for several seeds and write the tables that the figures are drawn from.
 
     Resumes: finished stages are loaded. Tables are replaced whole, after every seed, so that an
     interrupted recording leaves a table of finished seeds.
 
     Args:
-        preset: Its name.
+        preset: Its name, or a `Preset`.
         seeds: The seeds, in the order of the tables.
-        jobs: Seeds that are run side by side, each in a process of its own.
+        jobs: Processes that work side by side; more than there are cores are not started.
+        methods: Words that `Study.specs` takes: what is recorded, beside theta_0. Their rows are
+            merged into the tables that exist: rows of the same models are replaced, all others
+            kept. None records the preset's algorithms into new tables.
 
     Returns:
-        The folder with points.csv, items.parquet, rounds.csv, pairs.parquet and provenance.json.
+        The folder with points.csv, items.parquet, rounds.csv, pairs.parquet, costs.csv (what
+        training under a remedy took) and provenance.json (a list, one entry for each call).
+
+    Raises:
+        UnknownStage: an unknown method, before anything runs.
+        RecordError: stored rows of a seed come from another theta_0, before anything is trained
+            from it.
     """
-    folder = settings.results_folder() / preset
-    folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[pd.DataFrame]] = {"points": [], "items": [], "rounds": [], "pairs": []}
     started = time.perf_counter()
+    first = Study(preset, seeds[0])
+    first.specs(methods)
+    folder = settings.results_folder() / first.preset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    calls = [] if methods is None else _calls(folder)
+    if methods is None:
+        _warn_of_lost_rows(folder, first)
+    else:
+        for seed in seeds:
+            check_same_start(_read(folder / "points.csv"), Study(preset, seed))
+    jobs = min(jobs, os.cpu_count() or 1)
     if jobs > 1:
-        run_side_by_side(preset, seeds, jobs)
-    for seed in seeds:
+        run_side_by_side(preset, seeds, jobs, methods)
+    for number, seed in enumerate(seeds, start=1):
         study = Study(preset, seed)
-        points = study.points()
-        tables["points"].append(points)
-        tables["items"].append(_items_table(study))
-        tables["rounds"].append(rounds_table(study, list(study.preset.algorithms)))
-        pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
-        tables["pairs"].append(pairs.assign(seed=seed))
-        for name, rows in tables.items():
-            table = pd.concat(rows, ignore_index=True)
-            if name in ("items", "pairs"):
-                _replace(folder / f"{name}.parquet", table)
-            else:
-                _replace(folder / f"{name}.csv", table)
-        seconds = _stage_seconds(study)
-        write_whole(
-            folder / "provenance.json",
-            json.dumps(
-                {
-                    **provenance(),
-                    "command": f"alignment-tax record {preset} --seeds "
-                    + " ".join(str(s) for s in seeds),
-                    "preset": presets.as_dict(study.preset),
-                    "seeds": seeds[: seeds.index(seed) + 1],
-                    "base": study.base.key,
-                    "seconds_of_stages_last_seed": seconds,
-                    "jobs": jobs,
-                    "seconds_of_this_call": round(time.perf_counter() - started, 1),
-                },
-                indent=2,
-            )
-            + "\n",
-        )
+        _write_seed(folder, study, methods, fresh=methods is None and number == 1)
+        entry = {
+            **provenance(),
+            "command": _command(first.preset.name, seeds, methods),
+            "preset": presets.as_dict(study.preset),
+            "seeds": seeds[:number],
+            "methods": None if methods is None else list(methods),
+            "base": study.base.key,
+            "jobs": jobs,
+            "seconds_of_this_call": round(time.perf_counter() - started, 1),
+        }
+        if methods is None:
+            entry["seconds_of_stages_last_seed"] = _stage_seconds(study)
+        write_whole(folder / "provenance.json", json.dumps([*calls, entry], indent=2) + "\n")
+        left = " ".join(map(str, seeds[number:])) or "none"
+        say(f"Recorded seed {seed} in {folder}. Seeds left: {left}.")
     return folder
 
 
-def run_side_by_side(preset: str | Preset, seeds: list[int], jobs: int) -> None:
+def check_same_start(points: pd.DataFrame, study: Study) -> None:
+    """Refuse to add to stored points of a seed that come from another theta_0 (RecordError).
+
+    Rows of one seed are compared with each other, so they must start from the same model and be
+    scored alike: the same key, and the same scores to the precision that is written.
+    """
+    if points.empty:
+        return
+    stored = points[(points["seed"] == study.seed) & (points["algorithm"] == "sft")]
+    if stored.empty:
+        return
+    now, then = study.point(Spec("sft")), stored.iloc[0].to_dict()
+    changed = [name for name in COLUMNS if written(now[name]) != written(then.get(name))]
+    if changed:
+        values = ", ".join(f"{n} {written(then.get(n))} -> {written(now[n])}" for n in changed[:3])
+        raise RecordError(
+            f"The stored rows of {study} come from another theta_0 than this machine and code make "
+            f"({values}), so a comparison with new rows would not be paired. Nothing was added. "
+            f"Record everything again: alignment-tax record {study.preset.name}, then add these "
+            "methods."
+        )
+
+
+def written(value: object) -> str:
+    """Return a value as it stands in a table: nothing for a missing one, six digits of a number."""
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, (int, float, np.number)):
+        return f"{float(value):.6g}"
+    return str(value)
+
+
+def merge_rows(
+    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(IDENTITY)
+) -> pd.DataFrame:
+    """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like.
+
+    Args:
+        stored, fresh: Tables with the columns of `identity`, `stored` perhaps empty.
+        identity: Columns that name a row.
+    """
+
+    def by_name(table: pd.DataFrame) -> dict[tuple[str, ...], dict[Any, Any]]:
+        names = (tuple(map(written, row)) for row in table[list(identity)].itertuples(index=False))
+        return dict(zip(names, table.to_dict("records"), strict=True))
+
+    if stored.empty:
+        return fresh
+    rows = by_name(stored) | by_name(fresh)  # a row that is replaced keeps its place
+    table = pd.DataFrame(list(rows.values()), columns=fresh.columns)
+    return table.sort_values("seed", kind="stable", ignore_index=True)
+
+
+def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
+    """Write a seed's rows into every table; `fresh` drops all that the tables hold."""
+    specs = study.specs(methods)
+    points = study.points(specs)
+    costs = [
+        {**{name: row[name] for name in IDENTITY}, **cost}
+        for spec, row in zip(specs, points.to_dict("records"), strict=True)
+        if (cost := study.cost(spec)) is not None
+    ]
+    used = {spec.algorithm for spec in specs}
+    trained = [name for name in study.preset.algorithms if name in used]
+    tables = {
+        "points": (points, IDENTITY),
+        "rounds": (rounds_table(study, trained), ["seed", "algorithm", "rounds"]),
+        "costs": (pd.DataFrame(costs), IDENTITY),
+    }
+    merged = points
+    for name, (rows, identity) in tables.items():
+        path = folder / f"{name}.csv"
+        if fresh and rows.empty:
+            path.unlink(missing_ok=True)
+        if rows.empty:
+            continue
+        table = rows if fresh else merge_rows(_read(path), rows, identity)
+        _replace(path, table)
+        merged = table if name == "points" else merged
+    pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
+    items = _items_table(study, specs)
+    if not fresh:
+        pairs = _beside(folder / "pairs.parquet", pairs, lambda old: old["seed"] != study.seed)
+        wanted = set(zip(merged["seed"], merged["key"], strict=True))
+        new = set(zip(items["seed"], items["key"], strict=True))
+
+        def still_wanted(old: pd.DataFrame) -> list[bool]:
+            return [pair in wanted - new for pair in zip(old["seed"], old["key"], strict=True)]
+
+        items = _beside(folder / "items.parquet", items, still_wanted)
+    _replace(folder / "pairs.parquet", pairs)
+    _replace(folder / "items.parquet", items)
+
+
+def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
+    """Return the rows of a stored parquet table that are kept, and the new ones behind them."""
+    if not path.is_file():
+        return rows
+    stored = pd.read_parquet(path)
+    text = dict.fromkeys(stored.select_dtypes("category").columns, "object")
+    both = [stored[keep(stored)].astype(text), rows.astype(text)]
+    return pd.concat(both, ignore_index=True).astype(dict.fromkeys(text, "category"))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Return a stored table, an empty one if there is none."""
+    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
+
+
+def _calls(folder: Path) -> list[dict[str, Any]]:
+    """Return one entry for each call that made the tables; none without tables."""
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, list) else [found]
+
+
+def _warn_of_lost_rows(folder: Path, study: Study) -> None:
+    """Say which methods a recording into new tables will drop."""
+    points = _read(folder / "points.csv")
+    if points.empty:
+        return
+    lost = sorted(set(points["method"]) - {spec.method for spec in study.specs()})
+    if lost:
+        say(
+            f"This recording replaces the tables in {folder}, and their rows of {', '.join(lost)} "
+            "with them. Add these again afterwards, with --methods."
+        )
+
+
+def _command(preset: str, seeds: Sequence[int], methods: Sequence[str] | None) -> str:
+    """Return the command line of a recording."""
+    words = ["alignment-tax record", preset]
+    if methods is not None:
+        words += ["--methods", *methods]
+    return " ".join([*words, "--seeds", *map(str, seeds)])
+
+
+def run_side_by_side(
+    preset: str | Preset, seeds: list[int], jobs: int, methods: Sequence[str] | None = None
+) -> None:
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
-    An error in one seed is raised when the others have ended; what they made is kept.
+    Without `methods` a process takes a seed, with them one method of one seed. An error in one is
+    raised when the others have ended; what they made is kept.
     """
     context = multiprocessing.get_context("spawn")
     first = Study(preset, seeds[0])
-    total = len(seeds) * len(first.specs())
+    tasks = portions(first.specs(methods), seeds, split=methods is not None)
     with (
         # threads that wait would otherwise spin, and take the cores from the other processes
         environment(OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
         context.Manager() as manager,
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
-        tqdm(total=total, desc=f"{first.preset.name}, {len(seeds)} seeds", unit="model") as bar,
+        tqdm(
+            total=sum(len(specs) for _, specs in tasks),
+            desc=f"{first.preset.name}, {len(seeds)} seeds",
+            unit="model",
+        ) as bar,
     ):
         finished = manager.Queue()
-        running = [pool.submit(_run_seed, preset, seed, finished) for seed in seeds]
+        running = [pool.submit(_run_some, preset, seed, specs, finished) for seed, specs in tasks]
         while not all(future.done() for future in running) or not finished.empty():
             try:
-                finished.get(timeout=1)
+                bar.set_postfix_str(finished.get(timeout=1), refresh=False)
             except queue.Empty:
                 continue
             bar.update()
     for future in running:
         future.result()
+
+
+def portions(
+    specs: Sequence[Spec], seeds: Sequence[int], split: bool
+) -> list[tuple[int, list[Spec]]]:
+    """Divide models of several seeds into (seed, models), in the order in which they are begun.
+
+    With `split` a portion is one method of one seed. Every seed's first two models come first, one
+    seed a process: they need theta_0 and the whole of RSF, for which all others would wait.
+    """
+    if not split:
+        return [(seed, list(specs)) for seed in seeds]
+    groups: dict[tuple[str, str], list[Spec]] = {}
+    for spec in specs[2:]:
+        groups.setdefault((spec.algorithm, spec.method), []).append(spec)
+    start = [(seed, list(specs[:2])) for seed in seeds]
+    return start + [(seed, group) for seed in seeds for group in groups.values()]
 
 
 @contextlib.contextmanager
@@ -125,12 +301,20 @@ def environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run_seed(preset: str | Preset, seed: int, finished: queue.Queue[int]) -> None:
-    """Evaluate every model of a seed; report each."""
-    study = Study(preset, seed)
-    for spec in study.specs():
+@lru_cache(maxsize=1)
+def _study(preset: str | Preset, seed: int) -> Study:
+    """Return the study of a process, which keeps its scorer from one portion to the next."""
+    return Study(preset, seed)
+
+
+def _run_some(
+    preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str]
+) -> None:
+    """Evaluate models of a seed; report each."""
+    study = _study(preset, seed)
+    for spec in specs:
         study.evaluate(spec)
-        finished.put(seed)
+        finished.put(f"last: seed {seed}, {spec}")
 
 
 def _replace(path: Path, table: pd.DataFrame) -> None:
@@ -143,10 +327,10 @@ def _replace(path: Path, table: pd.DataFrame) -> None:
     temporary.replace(path)
 
 
-def _items_table(study: Study) -> pd.DataFrame:
-    """Every item of every scored model of a study, in small types."""
+def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
+    """Every item of some scored models of a study, in small types."""
     rows = []
-    for spec in study.specs():
+    for spec in specs:
         artifact = study.evaluate(spec)
         table = SkillScores.load(artifact.path).items.drop(columns="fingerprint")
         numbers = table.select_dtypes("number").columns.difference(["item"])
@@ -200,35 +384,64 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     return {name: round(float(value), 1) for name, value in seconds.items()}
 
 
+def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
+    """Return the rows of a method's curve for one seed, from theta_0 on.
+
+    Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
+    The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
+    end (`Remedy.fades`): LoRA's does not.
+
+    Args:
+        points: The columns of points.csv.
+        method: average, early_stopping, distil+average, a remedy, or another word of the column.
+        seed: The seed.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    points = points[points["seed"] == seed]
+    start = points[points["algorithm"] == "sft"]
+    rsf = points[points["algorithm"] == "rsf"]
+    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
+    if own.empty:
+        raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    if own["alpha"].notna().all():
+        return own.sort_values(["strength", "alpha"])
+    if method == "early_stopping":
+        return pd.concat([start, own.sort_values("rounds")])
+    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    own = own.sort_values("strength", ascending=remedy is not None and remedy.weak_is_high)
+    end = rsf[rsf["method"] == DISTIL] if remedy is not None and remedy.fades else own[:0]
+    if method.endswith(IN_ROUNDS):  # there the run without a remedy is RSF itself
+        plain = rsf[rsf["method"] == "none"]
+        end = plain[plain["rounds"] == plain["rounds"].max()] if len(end) else end
+    return pd.concat([table for table in (start, own, end) if len(table)])
+
+
 @dataclass(frozen=True)
 class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
     `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
-    preference pair (seed, kind, margin); `provenance` is the content of provenance.json.
+    preference pair (seed, kind, margin). `costs` has one row per model trained under a remedy
+    (what names it, steps, seconds, peak_memory_mb). `provenance` tells of the call that made the
+    tables, `calls` of that and of all that added to them.
     """
 
     points: pd.DataFrame
     rounds: pd.DataFrame
     pairs: pd.DataFrame
     provenance: dict[str, Any]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
         """(reward, skill) of every point of a method for one seed, from theta_0 on, shape (n, 2).
 
-        `method` is average, or early_stopping: the RSF rounds as trained.
+        `method` is average, early_stopping (the RSF rounds as trained) or a remedy: see
+        `curve_rows`.
         """
-        points = self.points[self.points["seed"] == seed]
-        if method == "early_stopping":
-            start = points[points["algorithm"] == "sft"]
-            rows = points[(points["algorithm"] == "rsf") & (points["method"] == "none")]
-            rows = pd.concat([start, rows.sort_values("rounds")])
-        else:
-            rows = points[(points["algorithm"] == "rsf") & (points["method"] == method)]
-            rows = rows.sort_values("alpha")
-        if rows.empty:
-            raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
-        return rows[[reward, "skill"]].to_numpy(dtype=float)
+        return curve_rows(self.points, method, seed)[[reward, "skill"]].to_numpy(dtype=float)
 
     @property
     def seeds(self) -> list[int]:
@@ -243,16 +456,19 @@ def recorded(preset: str = "tiny") -> Recorded:
         FileNotFoundError: there is none; names the command that makes it.
     """
     folder = settings.results_folder() / preset
-    if not (folder / "points.csv").is_file():
+    if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
         raise FileNotFoundError(
             f"There is no recorded run of {preset!r} in {folder}. Make it with: "
             f"alignment-tax record {preset}"
         )
+    calls = _calls(folder)
     return Recorded(
-        pd.read_csv(folder / "points.csv"),
+        _read(folder / "points.csv"),
         pd.read_csv(folder / "rounds.csv"),
         pd.read_parquet(folder / "pairs.parquet"),
-        json.loads((folder / "provenance.json").read_text()),
+        calls[0],
+        calls,
+        _read(folder / "costs.csv"),
     )
 
 

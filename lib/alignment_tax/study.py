@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from alignment_tax.artifacts import (
     verify_folder,
 )
 from alignment_tax.corpora import RealWorld
-from alignment_tax.merge.average import Sweep
+from alignment_tax.merge.average import Sweep, check_alpha
 from alignment_tax.merge.parts import (
     THIRDS,
     Partition,
@@ -39,26 +40,46 @@ from alignment_tax.merge.parts import (
     partition,
     ratios_of_blocks,
 )
+from alignment_tax.mitigate import (
+    REMEDIES,
+    Setting,
+    best_of_n,
+    distil,
+    distil_along,
+    treat,
+    treatments,
+)
+from alignment_tax.mitigate.base import Example
+from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
 from alignment_tax.models import (
     RewardModel,
     device,
     load_policy,
     load_reward_model,
     load_state,
+    measured,
     prompt_ids,
     save_policy,
     save_reward_model,
     score_replies,
 )
-from alignment_tax.presets import AlgorithmConfig, PpoConfig, Preset, RewardConfig
+from alignment_tax.presets import (
+    AlgorithmConfig,
+    DistilConfig,
+    PpoConfig,
+    Preset,
+    RewardConfig,
+)
 from alignment_tax.skills import Scorer, SkillScores
 from alignment_tax.smollm2 import load_smollm2, smollm2_source
-from alignment_tax.train.algorithms import Start, run_round
+from alignment_tax.train.algorithms import Start, round_seed, run_round
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
+from alignment_tax.train.rsf import RoundResult, rsf_round
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt, World
+from alignment_tax.world.corpus import Document
 from alignment_tax.world.tiny import TinyWorld, items
 
 log = logging.getLogger(__name__)
@@ -68,6 +89,16 @@ COLUMNS = """
     piqa_like race_like span counting bleu commonsense reading translation skill kl
     n_items key
 """.split()
+
+
+#: The method of the plain run: theta_0 finetuned on RSF's best-of-n samples without a remedy.
+DISTIL = "distil"
+#: Ends the method of a run whose outcome is averaged with theta_0 (`alpha`): "l2+average".
+AVERAGED = "+average"
+#: Ends the method of a remedy that acts inside RSF's rounds: "l2_in_rounds".
+IN_ROUNDS = "_in_rounds"
+#: Stands for the plain run, its averages and every remedy that the preset records.
+ALL_REMEDIES = "remedies"
 
 
 @dataclass(frozen=True)
@@ -82,6 +113,15 @@ class Spec:
     (thirds of the layers), embeddings, norms or head. Method "hma", or hma_VARIANT, has the ratios
     of K blocks of layers in `part` (see `ratios_text`) and their mean in `alpha`, which is also the
     ratio of embeddings, norms and head.
+
+    A remedy's word alone is the paper's distillation style; what follows the word changes that:
+
+    >>> Spec("rsf", 6, "l2", strength=0.04)  # theta_0 finetuned on RSF's best samples under L2
+    >>> Spec("rsf", 6, "distil")  # the same without a remedy: where these curves end
+    >>> Spec("rsf", 6, "distil+average", alpha=0.8)  # its average with theta_0
+    >>> Spec("rsf", 6, "l2+average", alpha=0.8, strength=0.04)  # L2, then averaging
+    >>> Spec("rsf", 6, "l2_in_rounds", strength=0.04)  # RSF with L2 in each of its rounds
+    >>> Spec("rsf", 6, "average", alpha=0.8)  # theta_0 averaged with RSF's own last round
     """
 
     algorithm: str
@@ -90,6 +130,20 @@ class Spec:
     alpha: float | None = None
     strength: float | None = None
     part: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        """The method without what may follow it: a remedy, or distil; else the method itself."""
+        return self.method.removesuffix(AVERAGED).removesuffix(IN_ROUNDS)
+
+    @property
+    def end(self) -> Spec:
+        """The aligned end that a mixture mixes theta_0 with; any other model itself."""
+        if self.method in ("average", "part") or is_hma(self):
+            return Spec(self.algorithm, self.rounds)
+        if self.method.endswith(AVERAGED):
+            return dataclasses.replace(self, method=self.method.removesuffix(AVERAGED), alpha=None)
+        return self
 
     def __str__(self) -> str:
         """Name the model for a reader."""
@@ -108,7 +162,7 @@ class Spec:
 
 
 class UnknownStage(ValueError):
-    """Raised for an algorithm or round that the preset does not have, or an unknown method."""
+    """Raised for an algorithm, round, method or text that the preset does not have."""
 
 
 def ratios_text(ratios: Sequence[float]) -> str:
@@ -158,10 +212,11 @@ def simplest(spec: Spec) -> Spec:
     """
     if is_hma(spec) and set(ratios_in(spec)) == {spec.alpha}:
         spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
-    if spec.method == "average" and spec.alpha == 0:
+    whole = spec.method == "average" or spec.method.endswith(AVERAGED)
+    if whole and spec.alpha == 0:
         return Spec("sft")
-    if spec.method in ("average", "part") and spec.alpha == 1:
-        return Spec(spec.algorithm, spec.rounds)
+    if (whole or spec.method == "part") and spec.alpha == 1:
+        return spec.end
     return spec
 
 
@@ -189,9 +244,11 @@ class Study:
         self.store = store or Store(settings.runs_folder() / "artifacts")
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
         self._sweeps: dict[
-            tuple[str, int, int | None],
+            tuple[str, int | None],
             tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep | PartSweep],
         ] = {}
+        self._settings: dict[int, Setting] = {}
+        self._texts: dict[bool, list[Document]] = {}
         torch.set_num_threads(self.preset.threads)
 
     def __str__(self) -> str:
@@ -304,13 +361,7 @@ class Study:
                 folder=folder,
             )
             result = run_round(algorithm, config, start)
-            samples = result.samples.assign(
-                prompt=[json.dumps(p) for p in result.samples["prompt"]],
-                gold=self.golds(list(result.samples["prompt"]), list(result.samples["reply"])),
-            )
-            samples.to_parquet(folder / "samples.parquet", index=False)
-            _finish(folder, result.log, result.stats)
-            save_policy(result.policy, tokenizer, folder / "model")
+            self._keep_round(folder, result, tokenizer)
 
         # The number of rounds is left out: a longer run goes on from a shorter one.
         inputs = {"config": {**dataclasses.asdict(config), "rounds": None}, "round": rounds}
@@ -318,6 +369,18 @@ class Study:
         parents = {"policy": parent, "reward": self.reward, "theta_0": self.sft}
         name = f"{algorithm} round {rounds} of {config.rounds}"
         return self._get(algorithm, inputs, make, parents, name)
+
+    def _keep_round(
+        self, folder: Path, result: RoundResult, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Write what a round of RLHF made: samples with their gold reward, log, stats, policy."""
+        samples = result.samples.assign(
+            prompt=[json.dumps(p) for p in result.samples["prompt"]],
+            gold=self.golds(list(result.samples["prompt"]), list(result.samples["reply"])),
+        )
+        samples.to_parquet(folder / "samples.parquet", index=False)
+        _finish(folder, result.log, result.stats)
+        save_policy(result.policy, tokenizer, folder / "model")
 
     def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
         """The policy after `rounds` rounds of RSF (or of its control): see `aligned`."""
@@ -332,12 +395,295 @@ class Study:
         return self.preset.algorithms[name]
 
     def artifact(self, spec: Spec) -> Artifact:
-        """The artifact behind a model; of an average it is the aligned end."""
+        """The artifact behind a model; of an average it is the aligned end.
+
+        Raises:
+            UnknownStage: a method, or what goes with it, that this study does not have.
+            ValueError: a strength or alpha that cannot be used.
+        """
         if spec.algorithm == "base":
             return self.base
         if spec.algorithm == "sft":
             return self.sft
-        return self.aligned(spec.algorithm, spec.rounds)
+        if spec.end != spec:
+            if spec.alpha is None and spec.method != "average":
+                raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
+            check_alpha(1.0 if spec.alpha is None else spec.alpha)
+            return self.artifact(spec.end)
+        if spec.method == "none":
+            return self.aligned(spec.algorithm, spec.rounds)
+        if spec.algorithm != "rsf":
+            raise UnknownStage(
+                f"{spec.method!r} of {spec.algorithm}: remedies work on the samples of rsf."
+            )
+        if spec.method.endswith(IN_ROUNDS):
+            return self.remedied_rounds(spec.remedy, spec.strength, spec.rounds)
+        return self.remedied(spec.method, spec.strength, spec.rounds)
+
+    # --- remedies -------------------------------------------------------------------------------
+
+    def remedied(
+        self, method: str, strength: float | None = None, rounds: int | None = None
+    ) -> Artifact:
+        """theta_0 finetuned once on RSF's best-of-n samples under one remedy: see `distilled`.
+
+        Args:
+            method: a name in `mitigate.REMEDIES`, or "distil" (no strength): the plain run.
+            strength: the remedy's.
+            rounds: how many rounds of RSF the samples come from; all by default.
+
+        Raises:
+            UnknownStage, ValueError: as `distilled`.
+        """
+        if method == DISTIL:
+            if strength is not None:
+                raise ValueError(f"distil is the run without a remedy: it has no {strength=}.")
+            return self.distilled({}, rounds)
+        self._check_method(method)
+        return self.distilled({method: _given(method, strength)}, rounds)
+
+    def distilled(self, remedies: Mapping[str, float], rounds: int | None = None) -> Artifact:
+        """theta_0 finetuned once on RSF's best-of-n samples under any remedies together.
+
+        This is the paper's protocol (D.1, "distillation style") and the default here: it is cheap,
+        since nothing is sampled again, and equal for all, since every remedy gets the same samples
+        in as many steps. `remedied_rounds` is the other protocol.
+
+        What acts on the outcome alone (graft, average) is made from the run without it, and what
+        collects along a plain run (sma, ema, bema) from one run for all strengths of the preset.
+        Beside the model there are log.jsonl and stats.json: steps, seconds, peak_memory_mb (see
+        `models.measured`) of the training behind it.
+
+        Args:
+            remedies: names in `mitigate.REMEDIES` to strengths; none is the plain run.
+            rounds: how many rounds of RSF the samples come from; all by default.
+
+        Raises:
+            UnknownStage: an unknown remedy or round, or a preset without the numbers or the text.
+            ValueError: a strength that the remedy cannot use; all before anything is made.
+        """
+        last = self.preset.rsf.rounds if rounds is None else rounds
+        self._check_remedies(remedies, last)
+        chosen = dict(sorted(remedies.items()))
+        later = {n: s for n, s in remedies.items() if REMEDIES[n].when == "afterwards"}
+        label = " + ".join(f"{name} {value:g}" for name, value in remedies.items()) or "plain"
+        if later:
+            before = self.distilled({n: s for n, s in chosen.items() if n not in later}, last)
+            return self._reworked(before, later, last, label)
+        if len(chosen) == 1 and (only := next(iter(chosen.items()))) in self._riding:
+            return self._ridden(only, last, label)
+
+        def make(folder: Path) -> None:
+            setting = self._setting(chosen, last)
+            run, seconds, memory = measured(lambda: distil(setting, chosen))
+            _finish(folder, run.log, _cost(len(run.log), seconds, memory))
+            save_policy(run.policy, setting.tokenizer, folder / "model")
+
+        inputs = self._distil_inputs(chosen) | {"remedies": [list(pair) for pair in chosen.items()]}
+        parents = self._distil_parents(last)
+        return self._get("distilled", inputs, make, parents, f"the distilled run ({label})")
+
+    @property
+    def _riding(self) -> list[tuple[str, float]]:
+        """The remedies and strengths of the preset that one plain run serves together."""
+        return [
+            (grid.method, strength)
+            for grid in self.preset.remedies
+            if REMEDIES[grid.method].when == "along"
+            for strength in grid.strengths
+        ]
+
+    def _ridden(self, wanted: tuple[str, float], last: int, label: str) -> Artifact:
+        """A policy that was collected along the plain run, which serves all of its kind."""
+
+        def make_all(folder: Path) -> None:
+            setting = self._setting({}, last)
+            (run, outcomes), seconds, memory = measured(lambda: distil_along(setting, self._riding))
+            _finish(folder, run.log, _cost(len(run.log), seconds, memory))
+            for (name, strength), policy in zip(self._riding, outcomes, strict=True):
+                save_policy(policy, setting.tokenizer, folder / f"{name} {strength:g}")
+
+        inputs = self._distil_inputs({}) | {"along": [list(pair) for pair in self._riding]}
+        parents = self._distil_parents(last)
+        all_of_them = self._get("along", inputs, make_all, parents, "averages along the plain run")
+
+        def make(folder: Path) -> None:
+            shutil.copytree(all_of_them.path / f"{wanted[0]} {wanted[1]:g}", folder / "model")
+            for name in ("log.jsonl", "stats.json"):
+                shutil.copy(all_of_them.path / name, folder / name)
+
+        parents = {"run": all_of_them}
+        return self._get(
+            "ridden", {"remedy": list(wanted)}, make, parents, f"the outcome ({label})"
+        )
+
+    def _reworked(
+        self, before: Artifact, later: Mapping[str, float], last: int, label: str
+    ) -> Artifact:
+        """The outcome of a run after remedies that need nothing but that outcome."""
+
+        def make(folder: Path) -> None:
+            setting = self._setting(later, last)
+            policy, _ = self._load(before)
+            (outcome, _), seconds, memory = measured(
+                lambda: treat(policy, treatments(setting, later), lambda model, extras: None)
+            )
+            cost = json.loads((before.path / "stats.json").read_text())
+            shutil.copy(before.path / "log.jsonl", folder / "log.jsonl")
+            peaks = [peak for peak in (memory, cost["peak_memory_mb"]) if peak is not None]
+            cost = _cost(cost["steps"], cost["seconds"] + seconds, max(peaks, default=None))
+            (folder / "stats.json").write_text(json.dumps(cost, indent=2))
+            save_policy(outcome, setting.tokenizer, folder / "model")
+
+        inputs = self._distil_inputs(later) | {"later": [list(pair) for pair in later.items()]}
+        parents = {"run": before} | self._distil_parents(last)
+        return self._get("reworked", inputs, make, parents, f"the outcome ({label})")
+
+    def remedied_rounds(
+        self, method: str, strength: float | None, rounds: int | None = None
+    ) -> Artifact:
+        """The policy after rounds of RSF with a remedy inside each: the paper's other protocol.
+
+        Every round samples and learns anew, so one strength costs as much as all of RSF; the
+        default is the distillation style (`remedied`), cheap and equal for all. L1, L2, KD and KL
+        pull to theta_0 in every round, LoRA is merged at the end of each.
+
+        Raises:
+            UnknownStage: no such remedy or round, or one that does not act during training.
+            ValueError: a strength that the remedy cannot use.
+        """
+        last = self.preset.rsf.rounds if rounds is None else rounds
+        self._check_method(method)
+        remedies = {method: _given(method, strength)}
+        if REMEDIES[method].when not in ("training", "model"):
+            inside = [n for n, r in REMEDIES.items() if r.when in ("training", "model")]
+            raise UnknownStage(
+                f"{method!r} needs no rounds of its own: it acts along a run or on its outcome. "
+                f"Inside the rounds of RSF act: {', '.join(inside)}."
+            )
+        self._check_remedies(remedies, last)
+        before = None if last == 1 else self.remedied_rounds(method, strength, last - 1)
+        parent = before or self.sft
+        config = self.preset.rsf
+
+        def make(folder: Path) -> None:
+            policy, tokenizer = self._load(parent)
+            seed = round_seed(self.seed, last)
+            theta_0, like_rsf = self._load(self.sft)[0], DistilConfig.like(config)
+            setting = Setting(theta_0, tokenizer, (), like_rsf, seed)
+            setting = self._with_texts(setting, remedies)
+            chosen = treatments(setting, remedies)
+            factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
+            faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
+            prompts = self.round_prompts(last)
+            (outcome, result), seconds, memory = measured(
+                lambda: treat(
+                    policy,
+                    chosen,
+                    lambda model, extras: rsf_round(
+                        model, tokenizer, self.rewards, prompts, faster, seed, extras=extras
+                    ),
+                )
+            )
+            stats = result.stats | _cost(len(result.log), seconds, memory)
+            kept = dataclasses.replace(result, policy=outcome, stats=stats)
+            self._keep_round(folder, kept, tokenizer)
+
+        inputs = {"config": {**dataclasses.asdict(config), "rounds": None}, "round": last}
+        inputs |= {"remedy": [method, remedies[method]], "batch": self._batch}
+        inputs |= self._texts_inputs(remedies)
+        parents = {"policy": parent, "reward": self.reward, "theta_0": self.sft}
+        name = f"rsf round {last} of {config.rounds} with {method} {strength:g}"
+        return self._get("rsf_remedied", inputs, make, parents, name)
+
+    def _check_method(self, method: str) -> None:
+        if method not in REMEDIES:
+            raise UnknownStage(f"There is no method {method!r}. Known: {', '.join(self.methods)}.")
+
+    def _check_remedies(self, remedies: Mapping[str, float], rounds: int) -> None:
+        """Refuse what remedies cannot use before anything is trained for them.
+
+        The base model has the shapes of theta_0, and the pool is at most as long as assumed here:
+        whatever is refused here would be refused after hours of RSF.
+        """
+        for name in remedies:
+            self._check_method(name)
+        config = self.preset.rsf
+        if not 1 <= rounds <= config.rounds:
+            raise UnknownStage(
+                f"There is no rsf round {rounds} in preset {self.preset.name}: its rounds are 1 to "
+                f"{config.rounds}."
+            )
+        if self.preset.distil is None:
+            raise UnknownStage(
+                f"Preset {self.preset.name} does not say how theta_0 is finetuned under a remedy: "
+                "set its `distil`."
+            )
+        if remedies:
+            base, tokenizer = self._load(self.base)
+            longest: list[Example] = [([], "")] * (rounds * config.prompts_per_round)
+            setting = Setting(base, tokenizer, longest, self.preset.distil, self.seed)
+            treatments(self._with_texts(setting, remedies), remedies)
+
+    def _setting(self, remedies: Mapping[str, float], rounds: int) -> Setting:
+        """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
+        if rounds not in self._settings:
+            assert self.preset.distil is not None  # _check_remedies has refused it
+            theta_0, tokenizer = self._load(self.sft)
+            self._settings = {
+                rounds: Setting(
+                    theta_0, tokenizer, self.pool(rounds), self.preset.distil, self.seed
+                )
+            }
+        return self._with_texts(self._settings[rounds], remedies)
+
+    def pool(self, rounds: int | None = None) -> list[Example]:
+        """The best-of-n samples of the first rounds of RSF (default all): prompt and reply each."""
+        last = self.preset.rsf.rounds if rounds is None else rounds
+        tables = [pd.read_parquet(self.rsf(r).path / "samples.parquet") for r in range(1, last + 1)]
+        return best_of_n(table.assign(prompt=table["prompt"].map(json.loads)) for table in tables)
+
+    def replay_documents(self, evaluated_formats: bool = True) -> list[Document]:
+        """Pretraining text to replay, with or without the formats of the skills that are scored.
+
+        Raises:
+            UnknownStage: the preset has none.
+        """
+        if self.preset.world != "tiny" or self.preset.replay_documents == 0:
+            raise UnknownStage(
+                f"Preset {self.preset.name} has no pretraining text to replay: so far only presets "
+                "of the tiny world do. Choose another remedy than replay."
+            )
+        if evaluated_formats not in self._texts:
+            n = self.preset.replay_documents
+            self._texts[evaluated_formats] = tiny_documents(n, self.seed, evaluated_formats)
+        return self._texts[evaluated_formats]
+
+    def _with_texts(self, setting: Setting, remedies: Mapping[str, float]) -> Setting:
+        """Return a setting with the pretraining text that these remedies use, if any."""
+        texts: dict[str, Any] = {}
+        if "replay" in remedies:
+            texts["replay"] = self.replay_documents()
+        if "replay_other" in remedies:
+            texts["replay_other"] = self.replay_documents(evaluated_formats=False)
+        if not texts:
+            return setting
+        return dataclasses.replace(setting, **texts, reported=tiny_reported())
+
+    def _texts_inputs(self, remedies: Mapping[str, float]) -> dict[str, Any]:
+        """What determines the replayed text: other documents are another artifact."""
+        return {
+            name: digest([d.text for d in self.replay_documents(name == "replay")])
+            for name in ("replay", "replay_other")
+            if name in remedies
+        }
+
+    def _distil_inputs(self, remedies: Mapping[str, float]) -> dict[str, Any]:
+        return {"distil": self.preset.distil, "batch": self._batch} | self._texts_inputs(remedies)
+
+    def _distil_parents(self, last: int) -> dict[str, Artifact]:
+        rounds = {f"round {number}": self.rsf(number) for number in range(1, last + 1)}
+        return {"theta_0": self.sft, "reward": self.reward, **rounds}
 
     def policy(
         self, algorithm: str = "sft", rounds: int | None = None
@@ -486,7 +832,9 @@ class Study:
         self, rounds: int | None = None, algorithm: str = "rsf"
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
         """A model that its sweep sets to any mixture of theta_0 and the aligned policy."""
-        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        return self._sweep(self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds))
+
+    def _sweep(self, aligned: Artifact) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
         model, tokenizer = self._load(self.sft)
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, Sweep(model, *ends)
@@ -499,6 +847,11 @@ class Study:
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
         """A model whose every part its sweep sets to a ratio of its own (see `merge.parts`)."""
         aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        return self._part_sweep(aligned, blocks)
+
+    def _part_sweep(
+        self, aligned: Artifact, blocks: int | Sequence[int]
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
         model, tokenizer = self._load(self.sft)
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, PartSweep(model, *ends, partition(model, blocks))
@@ -510,26 +863,20 @@ class Study:
             UnknownStage: no such method.
             ValueError, MergeError: a mixture whose part or ratios make no sense.
         """
-        if spec.method in ("average", "part") or is_hma(spec):
+        if spec.end != spec:
             return self._mixed(spec)
-        if spec.method != "none":
-            raise UnknownStage(f"There is no method {spec.method!r} that makes a model.")
         return self._load(self.artifact(spec))
 
     def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         # One sweep is kept: its models are in memory, and a sweep's points come one after another.
         blocks = None
-        if spec.method != "average":
+        if spec.method == "part" or is_hma(spec):
             blocks = len(ratios_in(spec)) if is_hma(spec) else len(THIRDS)
-        end = (spec.algorithm, spec.rounds, blocks)
-        if end not in self._sweeps:
-            self._sweeps.clear()
-            self._sweeps[end] = (
-                self.sweep(spec.rounds, spec.algorithm)
-                if blocks is None
-                else self.part_sweep(spec.rounds, spec.algorithm, blocks)
-            )
-        model, tokenizer, sweep = self._sweeps[end]
+        end = self.artifact(spec)
+        if (end.key, blocks) not in self._sweeps:
+            made = self._sweep(end) if blocks is None else self._part_sweep(end, blocks)
+            self._sweeps = {(end.key, blocks): made}
+        model, tokenizer, sweep = self._sweeps[end.key, blocks]
         if isinstance(sweep, PartSweep):
             sweep.set(part_ratios(spec, sweep.partition))
         else:
@@ -551,20 +898,84 @@ class Study:
         row |= {"strength": spec.strength, "part": spec.part}
         return row | {"rounds": spec.rounds, "key": artifact.key[:16]}
 
-    def specs(self) -> list[Spec]:
-        """Every model that is recorded: base, theta_0, the rounds and averages of each algorithm.
+    @property
+    def methods(self) -> list[str]:
+        """The words that `specs` takes: algorithms, then methods, then remedies."""
+        remedies = [grid.method for grid in self.preset.remedies]
+        inside = [n + IN_ROUNDS for n in remedies if REMEDIES[n].when in ("training", "model")]
+        own = [*remedies, *(name + AVERAGED for name in remedies), *inside]
+        distil = [DISTIL, DISTIL + AVERAGED, ALL_REMEDIES] if self.preset.distil else []
+        return ["base", *self.preset.algorithms, "average", "early_stopping", *distil, *own]
 
-        Of the control there is only the last round: it says what RSF does without its choice.
+    def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
+        """The models that are recorded, theta_0 always among them, each once.
+
+        Args:
+            methods: words of `methods`. An algorithm is its rounds and averages (of the control
+                only the last round: it says what RSF does without its choice), a remedy its
+                strengths in the preset, "remedies" the plain distilled run, its averages and all
+                remedies. None: the base and all algorithms, no remedy.
+
+        Raises:
+            UnknownStage: an unknown word; names the known ones.
         """
-        models = [Spec("base"), Spec("sft")]
-        for algorithm, config in self.preset.algorithms.items():
-            last = config.rounds
-            if algorithm == "rsf_random":
-                models += [Spec(algorithm, last)]
-                continue
-            models += [Spec(algorithm, r) for r in range(1, last + 1)]
-            models += [Spec(algorithm, last, "average", alpha) for alpha in self.preset.alphas]
-        return models
+        if methods is None:
+            models = [Spec("base"), Spec("sft")]
+            return models + [s for name in self.preset.algorithms for s in self._specs_of(name)]
+        if unknown := [name for name in methods if name not in self.methods]:
+            raise UnknownStage(
+                f"Preset {self.preset.name} records no method {unknown[0]!r}. "
+                f"Choose from: {', '.join(self.methods)}."
+            )
+        chosen = [Spec("sft"), *(spec for name in methods for spec in self._specs_of(name))]
+        return list(dict.fromkeys(chosen))
+
+    def _specs_of(self, name: str) -> list[Spec]:
+        """The models of one word of `methods`."""
+        alphas, last = self.preset.alphas, self.preset.rsf.rounds
+        if name == "base":
+            return [Spec("base")]
+        if name in self.preset.algorithms:
+            end = self.preset.algorithms[name].rounds
+            if name == "rsf_random":
+                return [Spec(name, end)]
+            rounds = [Spec(name, r) for r in range(1, end + 1)]
+            return rounds + [Spec(name, end, "average", alpha) for alpha in alphas]
+        if name == "early_stopping":
+            return [Spec("rsf", r) for r in range(1, last + 1)]
+        if name == DISTIL:
+            return [Spec("rsf", last, DISTIL)]
+        if name in ("average", DISTIL + AVERAGED):
+            return [Spec("rsf", last, name, alpha) for alpha in alphas]
+        if name == ALL_REMEDIES:
+            words = [DISTIL, DISTIL + AVERAGED, *(grid.method for grid in self.preset.remedies)]
+            return [spec for word in words for spec in self._specs_of(word)]
+        remedy = Spec("rsf", last, name).remedy
+        grid = next(grid for grid in self.preset.remedies if grid.method == remedy)
+        specs = [Spec("rsf", last, name, strength=strength) for strength in grid.strengths]
+        if name.endswith(AVERAGED):
+            return [dataclasses.replace(spec, alpha=a) for spec in specs for a in alphas]
+        return specs
+
+    def cost(self, spec: Spec) -> dict[str, float | None] | None:
+        """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
+
+        What averages or grafts is charged the run it starts from. Inside the rounds of RSF it is
+        all rounds together.
+        """
+        if spec.remedy not in (DISTIL, *REMEDIES) or spec.method == "average":
+            return None
+        artifacts = [self.artifact(spec)]
+        if spec.end.method.endswith(IN_ROUNDS):
+            rounds = range(1, spec.rounds + 1)
+            artifacts = [self.artifact(dataclasses.replace(spec.end, rounds=r)) for r in rounds]
+        stats = [json.loads((each.path / "stats.json").read_text()) for each in artifacts]
+        peaks = [each["peak_memory_mb"] for each in stats if each["peak_memory_mb"] is not None]
+        return {
+            "steps": sum(each["steps"] for each in stats),
+            "seconds": sum(each["seconds"] for each in stats),
+            "peak_memory_mb": max(peaks, default=None),
+        }
 
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""
@@ -611,6 +1022,18 @@ class Study:
             seed=self.seed,
             config=presets.as_dict(self.preset),
         )
+
+
+def _given(method: str, strength: float | None) -> float:
+    """Return the strength of a remedy (ValueError: there is none)."""
+    if strength is None:
+        raise ValueError(f"{method!r} needs a strength: {REMEDIES[method].describe}.")
+    return strength
+
+
+def _cost(steps: int, seconds: float, memory: float | None) -> dict[str, Any]:
+    """What a training cost, as it is kept in stats.json."""
+    return {"steps": steps, "seconds": round(seconds, 3), "peak_memory_mb": memory}
 
 
 def _finish(folder: Path, log: list[dict[str, Any]], stats: dict[str, Any]) -> None:

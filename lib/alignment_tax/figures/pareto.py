@@ -6,7 +6,7 @@ strength or its rounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")
+# What may end a remedy's word, and how it is said; such curves have hollow markers.
+VARIANTS = {"+average": "then averaging", "_in_rounds": "inside the rounds"}
+# The README's figure shows the story's main line, whatever else is recorded.
+MAIN_LINE = ("none", "average", "hma")
 
 
 def look_of(algorithm: str, method: str) -> Look:
@@ -62,6 +66,10 @@ def look_of(algorithm: str, method: str) -> Look:
         if algorithm == "rsf":
             return METHODS["early_stopping"]
         return ALGORITHMS[algorithm]
+    for end, words in VARIANTS.items():
+        if method.endswith(end) and method not in METHODS:
+            look = look_of(algorithm, method.removesuffix(end))
+            return Look(f"{look.label}, {words}", look.colour, look.marker)
     if method not in METHODS:
         known = ", ".join(METHODS)
         raise FigureError(f"No look for method {method!r} (known: {known}): add one to METHODS.")
@@ -71,8 +79,16 @@ def look_of(algorithm: str, method: str) -> Look:
     return Look(f"{ALGORITHMS[algorithm].label}: {look.label}", look.colour, look.marker)
 
 
-def _rows(points: pd.DataFrame, families: list[str], reward: str, figure: str) -> pd.DataFrame:
+def _rows(
+    points: pd.DataFrame,
+    families: list[str],
+    reward: str,
+    figure: str,
+    methods: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Return the rows a front shows; a method's validated early stop is a round of RSF.
+
+    With `methods` only these are shown, beside the models as trained.
 
     The reward is the gain over theta_0 of the same seed: each seed has a reward model of its own,
     whose zero means nothing. Gold is the same yardstick for all.
@@ -86,6 +102,13 @@ def _rows(points: pd.DataFrame, families: list[str], reward: str, figure: str) -
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = rows.assign(method=rows["method"].mask(stopped, "none"))
+    if methods is not None:
+        if unknown := set(methods) - {"none", *rows["method"]}:
+            raise FigureError(
+                f"{figure}: the points have no method {min(unknown)!r}; they have "
+                f"{', '.join(sorted(set(rows['method'])))}."
+            )
+        rows = rows[rows["method"].isin(["none", *methods])]
     columns = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
     rows = rows.drop_duplicates(columns)
     if reward == "gold":
@@ -174,7 +197,7 @@ def _series(table: pd.DataFrame) -> list[tuple[Look, pd.DataFrame, bool]]:
         if method == "none":
             # A training run starts from theta_0: so does its curve.
             order = pd.concat([start, order])
-        curves.append((look, order, algorithm == "rsf"))
+        curves.append((look, order, algorithm == "rsf" and method in ("none", *METHODS)))
     return sorted(curves, key=lambda curve: curve[0] is METHODS["average"])
 
 
@@ -272,7 +295,11 @@ def _some_alphas(axes: Axes, table: pd.DataFrame, family: str, reward: str) -> N
 
 
 def front(
-    points: pd.DataFrame, family: str = "skill", reward: str = "reward", recorded: bool = False
+    points: pd.DataFrame,
+    family: str = "skill",
+    reward: str = "reward",
+    recorded: bool = False,
+    methods: Sequence[str] | None = None,
 ) -> Figure:
     """Draw skills against reward, one curve a method (paper Fig. 3, one panel).
 
@@ -284,11 +311,12 @@ def front(
         family: the score on the y axis: skill, a family, or a slot.
         reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results, False for the reader's own.
+        methods: which methods are shown beside the models as trained; all by default.
 
     Raises:
-        FigureError: as `front_table`.
+        FigureError: as `front_table`, or the points have none of a method.
     """
-    rows = _rows(points, [family], reward, "front")
+    rows = _rows(points, [family], reward, "front", methods)
     table = _table(rows, family, reward)
     caption = run_caption(rows, recorded)
     with style():
@@ -326,13 +354,20 @@ def fronts_table(points: pd.DataFrame, reward: str = "reward") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def fronts(points: pd.DataFrame, reward: str = "reward", recorded: bool = False) -> Figure:
+def fronts(
+    points: pd.DataFrame,
+    reward: str = "reward",
+    recorded: bool = False,
+    methods: Sequence[str] | None = None,
+) -> Figure:
     """Draw the three families and their mean against reward, four panels (paper Fig. 3).
 
+    Arguments as those of `front`.
+
     Raises:
-        FigureError: as `front_table`.
+        FigureError: as `front_table`, or the points have none of a method.
     """
-    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts")
+    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts", methods)
     caption = run_caption(rows, recorded)
     alts = []
     with style():
@@ -349,17 +384,19 @@ def fronts(points: pd.DataFrame, reward: str = "reward", recorded: bool = False)
 
 
 def signature_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return what `signature` draws: `front_table` of the mean skill against reward."""
-    return front_table(points)
+    """Return what `signature` draws: `front_table` of its methods, mean skill against reward."""
+    rows = _rows(points, ["skill"], "reward", "signature")
+    return _table(rows[rows["method"].isin(MAIN_LINE)], "skill", "reward")
 
 
 def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
-    """Draw the README's first figure: all methods so far, in the words of a newcomer.
+    """Draw the README's first figure: RSF, averaging and HMA, in the words of a newcomer.
 
     Raises:
         FigureError: as `front_table`.
     """
     rows = _rows(points, ["skill"], "reward", "signature")
+    rows = rows[rows["method"].isin(MAIN_LINE)]
     table = _table(rows, "skill", "reward")
     caption = run_caption(rows, recorded)
     with style():

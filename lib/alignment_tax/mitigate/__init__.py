@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,8 +27,9 @@ from alignment_tax.mitigate import (
     replay,
     weight_penalty,
 )
-from alignment_tax.mitigate.base import DistilConfig, Example, Setting, Treatment, treat
-from alignment_tax.train.loop import Log, finetune
+from alignment_tax.mitigate.base import Example, Setting, Treatment, treat
+from alignment_tax.presets import DistilConfig
+from alignment_tax.train.loop import Extra, Log, finetune
 
 __all__ = [
     "REMEDIES",
@@ -39,6 +40,7 @@ __all__ = [
     "Treatment",
     "best_of_n",
     "distil",
+    "distil_along",
     "treat",
     "treatments",
 ]
@@ -60,6 +62,9 @@ class Remedy:
         when: When it acts.
         make: Takes the setting and a strength, returns the treatment (ValueError: bad strength).
         off: The strength that changes nothing, if there is one.
+        fades: Whether ever weaker strengths end at the plain run. (LoRA does not: of whatever rank,
+            it trains other parameters.)
+        weak_is_high: Whether the remedy is the weaker, the higher its strength.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Remedy:
     when: When
     make: Callable[[Setting, float], Treatment]
     off: float | None = None
+    fades: bool = True
+    weak_is_high: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,11 @@ class Distilled:
     log: Log
 
 
-def distil(setting: Setting, remedies: Mapping[str, float] | None = None) -> Distilled:
+def distil(
+    setting: Setting,
+    remedies: Mapping[str, float] | None = None,
+    riders: Sequence[Treatment] = (),
+) -> Distilled:
     """Finetune theta_0 once on the pool, under remedies: the paper's protocol (D.1).
 
     The pool holds the best-of-n samples of one RSF run. Every remedy gets the same examples in the
@@ -88,6 +99,7 @@ def distil(setting: Setting, remedies: Mapping[str, float] | None = None) -> Dis
     Args:
         setting: theta_0 (a copy of it is trained), the pool and the numbers.
         remedies: Name in `REMEDIES` to strength; none is the plain run.
+        riders: Treatments that only watch the run; to end them is left to the caller.
 
     Raises:
         ValueError: an unknown remedy, a strength or setting it cannot use, an empty pool.
@@ -97,10 +109,11 @@ def distil(setting: Setting, remedies: Mapping[str, float] | None = None) -> Dis
     config = setting.config
     factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
     label = " + ".join(f"{name} {value:g}" for name, value in (remedies or {}).items())
-    policy, log = treat(
-        copy.deepcopy(setting.theta_0),
-        chosen,
-        lambda model, extras: finetune(
+
+    def train(model: PreTrainedModel, extras: Sequence[Extra]) -> Log:
+        for rider in riders:
+            rider.begin(model)
+        return finetune(
             model,
             setting.tokenizer,
             setting.pool,
@@ -109,11 +122,34 @@ def distil(setting: Setting, remedies: Mapping[str, float] | None = None) -> Dis
             batch_size=config.batch_size,
             seed=setting.seed,
             max_length=config.max_length,
-            extras=extras,
+            extras=[*extras, *riders],
             describe=f"distilling ({label or 'plain'})",
-        ),
-    )
+        )
+
+    policy, log = treat(copy.deepcopy(setting.theta_0), chosen, train)
     return Distilled(policy, log)
+
+
+def distil_along(
+    setting: Setting, wanted: Sequence[tuple[str, float]]
+) -> tuple[Distilled, Iterator[PreTrainedModel]]:
+    """Finetune plainly, once, and take from that run the outcome of many "along" remedies.
+
+    Args:
+        setting: As for `distil`.
+        wanted: Names and strengths of remedies that collect along the run without changing it.
+
+    Returns:
+        The plain run, and for each of `wanted` its policy, made one at a time.
+
+    Raises:
+        ValueError: a remedy that acts otherwise; and as `distil`.
+    """
+    if changing := [name for name, _ in wanted if REMEDIES[name].when != "along"]:
+        raise ValueError(f"{changing[0]!r} does not act along the run: it needs one of its own.")
+    riders = [REMEDIES[name].make(setting, strength) for name, strength in wanted]
+    plain = distil(setting, riders=riders)
+    return plain, (rider.end(copy.deepcopy(plain.policy)) for rider in riders)
 
 
 def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatment]:
@@ -155,7 +191,13 @@ def _output_penalty(distance: output_penalty.Distance) -> Callable[[Setting, flo
 
 
 def _lora(where: lora.Where) -> Callable[[Setting, float], Treatment]:
-    return lambda setting, rank: lora.Lora(rank, where, setting.seed)
+    def make(setting: Setting, rank: float) -> Treatment:
+        treatment = lora.Lora(rank, where, setting.seed)
+        names = lora.target_names(setting.theta_0, where)
+        lora.check_rank(setting.theta_0, names, treatment.rank)
+        return treatment
+
+    return make
 
 
 def _replay(evaluated_formats: bool) -> Callable[[Setting, float], Treatment]:
@@ -227,6 +269,8 @@ REMEDIES: dict[str, Remedy] = {
             "paper, 4.1 and D.4c; Hu et al. 2021",
             "model",
             _lora("all"),
+            fades=False,
+            weak_is_high=True,
         ),
         Remedy(
             "lora_mlp",
@@ -235,6 +279,8 @@ REMEDIES: dict[str, Remedy] = {
             "paper, 4.1 and D.4c; Hu et al. 2021",
             "model",
             _lora("mlp"),
+            fades=False,
+            weak_is_high=True,
         ),
         Remedy(
             "replay",
@@ -279,6 +325,7 @@ REMEDIES: dict[str, Remedy] = {
             "Block and Zhang 2025",
             "along",
             lambda setting, power: bema.Bema(power),
+            fades=False,
         ),
         Remedy(
             "graft",
@@ -288,6 +335,7 @@ REMEDIES: dict[str, Remedy] = {
             "afterwards",
             graft.largest,
             off=1.0,
+            weak_is_high=True,
         ),
         Remedy(
             "graft_random",
@@ -297,6 +345,7 @@ REMEDIES: dict[str, Remedy] = {
             "afterwards",
             graft.at_random,
             off=1.0,
+            weak_is_high=True,
         ),
         Remedy(
             "graft_learnt",
@@ -306,6 +355,7 @@ REMEDIES: dict[str, Remedy] = {
             "afterwards",
             graft.learnt,
             off=1.0,
+            weak_is_high=True,
         ),
         Remedy(
             "average",
@@ -315,6 +365,7 @@ REMEDIES: dict[str, Remedy] = {
             "afterwards",
             lambda setting, alpha: average.Average(setting.theta_0, alpha),
             off=1.0,
+            weak_is_high=True,
         ),
     )
 }

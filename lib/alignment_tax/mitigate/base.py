@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate.teacher import Teacher
-from alignment_tax.presets import RsfConfig
+from alignment_tax.presets import DistilConfig
 from alignment_tax.train.loop import Extra
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
@@ -67,22 +67,6 @@ def treat(
     for treatment in treatments:
         policy = treatment.end(policy)
     return policy.eval(), result
-
-
-@dataclass(frozen=True)
-class DistilConfig:
-    """Numbers of the one finetuning that is the same for all remedies."""
-
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    max_length: int
-
-    @classmethod
-    def like(cls, rsf: RsfConfig) -> DistilConfig:
-        """Return the numbers with which RSF finetunes in each of its rounds."""
-        room = rsf.max_prompt_length + 2 * rsf.max_new_tokens + 1
-        return cls(rsf.learning_rate, rsf.epochs, rsf.batch_size, room)
 
 
 @dataclass(frozen=True)

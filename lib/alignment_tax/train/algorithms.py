@@ -60,8 +60,13 @@ class Start:
 
     @property
     def round_seed(self) -> int:
-        """The seed of this round: another one in every round of every run."""
-        return 1000 * (self.seed + 1) + self.number
+        """The seed of this round, see the function of this name."""
+        return round_seed(self.seed, self.number)
+
+
+def round_seed(seed: int, number: int) -> int:
+    """Return the seed of a round: another one in every round of every run."""
+    return 1000 * (seed + 1) + number
 
 
 def rsf(config: RsfConfig, start: Start, how: str = "best") -> RoundResult:

@@ -1,0 +1,571 @@
+"""What a recorded run says of the remedies: a table of methods, and the paper's claims one by one.
+
+Drawn from the recorded tables alone, with no model. `alignment-tax report` writes the page
+`data/results/<preset>/remedies.md`. Reward is always what was gained over theta_0 of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from alignment_tax import front
+from alignment_tax.figures import interval
+from alignment_tax.figures.tables import FAMILY_NAMES, number
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.results import Recorded, curve_rows
+from alignment_tax.study import AVERAGED, DISTIL
+
+#: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
+KEPT = (90, 95)
+#: Averaging of the plain distilled run, which starts and ends where the distilled remedies do.
+DISTILLED_AVERAGE = DISTIL + AVERAGED
+#: An average that gives up less of the gain in reward than this share costs "no alignment".
+NO_LOSS = 0.05
+#: The remedies of the paper's Fig. 3, and variants; replay and KL have figures of their own.
+FIGURE_3 = ("early_stopping", "l1", "l2", "kd", "kd_squared", "lora", "lora_mlp", "sma", "graft")
+NOT_IN_THE_PAPER = ("ema", "bema", "graft_random", "graft_learnt")
+NAMES = {
+    "early_stopping": "stopping RSF early",
+    "average": "averaging RSF",
+    DISTILLED_AVERAGE: "averaging the distilled run",
+    "l1": "the L1 penalty",
+    "l2": "the L2 penalty",
+    "kd": "knowledge distillation",
+    "kd_squared": "knowledge distillation (squared)",
+    "kl": "the KL penalty",
+    "lora": "LoRA",
+    "lora_mlp": "LoRA on the MLP",
+    "replay": "replay",
+    "replay_other": "replay without the evaluated formats",
+    "sma": "SMA",
+    "ema": "EMA",
+    "bema": "BEMA",
+    "graft": "graft",
+    "graft_random": "graft at random",
+    "graft_learnt": "learnt graft",
+    "hma": "HMA",
+    "adamerging": "AdaMerging",
+}
+
+
+class NotRecorded(ValueError):
+    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
+
+
+# --- curves --------------------------------------------------------------------------------------
+
+
+def gained(points: pd.DataFrame) -> pd.DataFrame:
+    """Return points whose reward is what was gained over theta_0 of the same seed.
+
+    Raises:
+        NotRecorded: a seed without theta_0.
+    """
+    start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
+    if missing := sorted(set(points["seed"]) - set(start.index)):
+        raise NotRecorded(f"Seed {missing[0]} has no row of theta_0 (algorithm sft).")
+    return points.assign(reward=points["reward"] - points["seed"].map(start))
+
+
+def curves(points: pd.DataFrame, method: str, score: str = "skill") -> dict[int, np.ndarray]:
+    """Return the curve of a method by seed, (n, 2) reward and score, see `results.curve_rows`."""
+    found = {}
+    for seed in sorted(set(points["seed"])):
+        try:
+            rows = curve_rows(points, method, seed)
+        except ValueError:
+            continue
+        found[int(seed)] = rows[["reward", score]].to_numpy(dtype=float)
+    return found
+
+
+def thin(curve: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` rows of a curve (2 or more), both ends among them, evenly spaced."""
+    return curve[np.linspace(0, len(curve) - 1, n).round().astype(int)]
+
+
+def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
+    """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
+
+    The skill is the lowest, over seeds, of RSF's last round and of the plain distilled run, rounded
+    down: nobody needs a remedy to fall below it.
+    """
+    rsf = points[points["algorithm"] == "rsf"]
+    trained = rsf[rsf["method"] == "none"]
+    ends = [trained[trained["rounds"] == trained["rounds"].max()], rsf[rsf["method"] == DISTIL]]
+    return 0.0, float(np.floor(pd.concat(ends)[score].min()))
+
+
+def ahead(points: pd.DataFrame, method: str, other: str, score: str = "skill") -> front.Comparison:
+    """Compare the hypervolumes of two methods, paired by seed: `method` minus `other`.
+
+    The finer grid is thinned to as many points as the other has, since more points cover more.
+
+    Args:
+        points: Rows of `gained`.
+        method, other: See `results.curve_rows`.
+        score: What is kept: skill or a family.
+
+    Raises:
+        NotRecorded: fewer than two seeds have both.
+    """
+    a, b = curves(points, method, score), curves(points, other, score)
+    seeds = _two(sorted(a.keys() & b.keys()), f"both {method} and {other}")
+    where = reference(points, score)
+    gaps = []
+    for seed in seeds:
+        n = min(len(a[seed]), len(b[seed]))
+        volumes = [front.hypervolume(thin(curve[seed], n), where) for curve in (a, b)]
+        gaps.append(volumes[0] - volumes[1])
+    return front.compare_seeds(gaps)
+
+
+def _two(seeds: list[int], what: str) -> list[int]:
+    if len(seeds) < 2:
+        raise NotRecorded(f"{len(seeds)} seed(s) have {what}: two are the least.")
+    return seeds
+
+
+# --- the table of methods ------------------------------------------------------------------------
+
+
+def recorded_methods(points: pd.DataFrame) -> list[str]:
+    """Return the methods of a run that have a curve: averages, early stopping, then remedies."""
+    known = ["average", DISTILLED_AVERAGE, "early_stopping", *REMEDIES]
+    words = set(points.loc[points["algorithm"] == "rsf", "method"])
+    if "none" in words:
+        words.add("early_stopping")
+    order = dict.fromkeys([*known, *sorted(words)])
+    return [name for name in order if name in words - {"none", DISTIL}]
+
+
+def method_table(
+    points: pd.DataFrame, costs: pd.DataFrame, against: str = DISTILLED_AVERAGE
+) -> pd.DataFrame:
+    """Return one row per method: how good its front is, what it keeps, and what it costs.
+
+    Args:
+        points: The columns of points.csv, one study.
+        costs: The columns of costs.csv, perhaps empty.
+        against: The averaging that all others are compared with: "average" (of RSF's last round) or
+            "distil+average".
+
+    Returns:
+        Columns method, seeds, points (of a curve); hypervolume; ahead, low, high, verdict of the
+        claim "averaging is ahead of the method" (hypervolumes, paired by seed, 95 % t interval; NaN
+        and "" for averaging itself, and "not recorded" under two common seeds); kept_90 and
+        kept_95, each with _low and _high: the gain in reward that is left where the curve still has
+        90 and 95 % of theta_0's skill, in percent of the gain of RSF's last round; reached: the
+        highest gain on the curve, in the same percent; minutes and memory_mb of one training (NaN:
+        no training beyond RSF).
+    """
+    rows = gained(points)
+    ends = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "none")]
+    full = ends.sort_values("rounds").groupby("seed")["reward"].last()
+    skill = rows[rows["algorithm"] == "sft"].set_index("seed")["skill"]
+    where = reference(rows)
+    table = []
+    for method in recorded_methods(rows):
+        own = curves(rows, method)
+        record: dict[str, object] = {
+            "method": method,
+            "seeds": len(own),
+            "points": max(map(len, own.values())),
+            "hypervolume": np.mean([front.hypervolume(curve, where) for curve in own.values()]),
+            **_ahead_of(rows, method, against),
+        }
+        for share in KEPT:
+            left = [
+                100 * float(front.interpolate(c[:, ::-1], share / 100 * skill[s])[0]) / full[s]
+                for s, c in own.items()
+            ]
+            names = [f"kept_{share}{end}" for end in ("", "_low", "_high")]
+            record |= dict(zip(names, interval(left), strict=True))
+        record["reached"] = np.mean([100 * c[:, 0].max() / full[s] for s, c in own.items()])
+        table.append(record | _costs_of(costs, method))
+    return pd.DataFrame(table)
+
+
+def _ahead_of(points: pd.DataFrame, method: str, against: str) -> dict[str, object]:
+    """Return the columns of the comparison with averaging."""
+    nothing: dict[str, object] = dict.fromkeys(("ahead", "low", "high"), float("nan"))
+    if method == against:
+        return nothing | {"verdict": ""}
+    try:
+        found = ahead(points, against, method)
+    except NotRecorded:
+        return nothing | {"verdict": "not recorded"}
+    names = {"ahead": found.difference, "low": found.low, "high": found.high}
+    return names | {"verdict": found.verdict}
+
+
+def _costs_of(costs: pd.DataFrame, method: str) -> dict[str, float]:
+    """Return minutes and memory of one training of a method, means over seeds and strengths."""
+    own = costs[costs["method"] == method] if len(costs) else costs
+    if own.empty:
+        return {"minutes": float("nan"), "memory_mb": float("nan")}
+    return {
+        "minutes": float(own["seconds"].mean()) / 60,
+        "memory_mb": float(own["peak_memory_mb"].mean()),
+    }
+
+
+# --- the paper's claims --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper on mitigation: where it stands, what it says, and our test of it.
+
+    `compare` takes rows of `gained` and returns the difference that must be above 0 for the claim
+    to hold, in `unit`; None where the course does not test the claim.
+    """
+
+    place: str
+    text: str
+    unit: str
+    compare: Callable[[pd.DataFrame], front.Comparison] | None
+
+
+AREA = "reward x points"
+POINTS = "points"
+REWARD = "reward"
+
+
+def claims() -> list[Claim]:
+    """Return every claim of the paper on mitigation (with ours of the same form), in its order."""
+    return [
+        *(_fig_3(method, score) for method in FIGURE_3 for score in FAMILY_NAMES),
+        *(claim for m in ("l1", "l2", "kd", "lora", "replay", "sma", "graft") for claim in _4_1(m)),
+        Claim(
+            "D.4c",
+            "LoRA gains more reward on attention and MLP than on the MLP alone, rank by rank",
+            REWARD,
+            _difference(_mean("lora"), _mean("lora_mlp"), "reward"),
+        ),
+        Claim(
+            "D.4c",
+            "on the MLP alone only the highest rank reaches a reasonable reward (highest minus "
+            "second)",
+            REWARD,
+            _difference(_strength("lora_mlp", -1), _strength("lora_mlp", -2), "reward"),
+        ),
+        *_fig_7("replay"),
+        *_fig_7("replay_other"),
+        Claim(
+            "Fig. 8",
+            "a larger KL penalty keeps more skill (largest minus smallest; there under PPO)",
+            POINTS,
+            _difference(_strength("kl", -1), _strength("kl", 0), "skill"),
+        ),
+        *(_fig_3("kl", score, "Fig. 8") for score in FAMILY_NAMES),
+        *(claim for alpha in (0.8, 0.2) for claim in _c_4(alpha)),
+        *_fig_12(),
+        Claim("Fig. 4, 13", "averaging the input part alone raises reward and skill", "", None),
+        Claim("Fig. 9", "other ratios for the parts beat equal ones on all families", "", None),
+        *(
+            Claim(
+                "Fig. 5, 16",
+                f"HMA is ahead of averaging in {_family(score)}",
+                AREA,
+                _area("hma", "average", score),
+            )
+            for score in FAMILY_NAMES
+        ),
+        Claim("Fig. 5", "the front of HMA falls from 3 parts to 9, above averaging", "", None),
+        Claim(
+            "Fig. 15",
+            "AdaMerging on reading is ahead of averaging in reading",
+            AREA,
+            _area("adamerging", "average", "reading"),
+        ),
+        Claim(
+            "Fig. 15",
+            "AdaMerging on reading is behind averaging in common sense",
+            AREA,
+            _area("average", "adamerging", "commonsense"),
+        ),
+        Claim("Fig. 14", "the front of RSF lies above that of DPO", "", None),
+        *(_fig_3(method, "skill", "not in the paper") for method in NOT_IN_THE_PAPER),
+    ]
+
+
+def _family(score: str) -> str:
+    return "the mean skill" if score == "skill" else FAMILY_NAMES[score]
+
+
+def _area(method: str, other: str, score: str) -> Callable[[pd.DataFrame], front.Comparison]:
+    return lambda points: ahead(points, method, other, score)
+
+
+def _fig_3(method: str, score: str, place: str = "Fig. 3") -> Claim:
+    """Averaging is ahead of a method; a distilled one is compared with the distilled average."""
+    averaging = "average" if method == "early_stopping" else DISTILLED_AVERAGE
+    text = f"{NAMES[averaging]} is ahead of {NAMES[method]} in {_family(score)}"
+    return Claim(place, text, AREA, _area(averaging, method, score))
+
+
+def _4_1(method: str) -> list[Claim]:
+    """A remedy at its strongest keeps skill, and pays for it with reward."""
+    at = 0 if REMEDIES[method].weak_is_high else -1
+    strongest, name = _strength(method, at), NAMES[method]
+    return [
+        Claim(
+            "4.1",
+            f"{name} at its strongest keeps more skill than the plain run",
+            POINTS,
+            _difference(strongest, _mean(DISTIL), "skill"),
+        ),
+        Claim(
+            "4.1",
+            f"{name} at its strongest gains less reward than the plain run",
+            REWARD,
+            _difference(_mean(DISTIL), strongest, "reward"),
+        ),
+    ]
+
+
+def _fig_7(method: str) -> list[Claim]:
+    """Replay is better than averaging in reading, worse in the other two."""
+    name, averaging = NAMES[method], NAMES[DISTILLED_AVERAGE]
+    better = f"{name} is ahead of {averaging} in reading"
+    found = [Claim("Fig. 7", better, AREA, _area(method, DISTILLED_AVERAGE, "reading"))]
+    for score in ("commonsense", "translation"):
+        text = f"{averaging} is ahead of {name} in {_family(score)}"
+        found.append(Claim("Fig. 7", text, AREA, _area(DISTILLED_AVERAGE, method, score)))
+    return found
+
+
+def _c_4(alpha: float) -> list[Claim]:
+    """The recommended ratio, in both readings of the paper's a (which may be theta_0's weight)."""
+    whose = "theta_0's" if alpha > 0.5 else "the aligned model's"
+    chosen, whole = _alpha(alpha), _alpha(1.0)
+
+    def cheap(points: pd.DataFrame) -> front.Comparison:
+        part, full = chosen(points)["reward"], whole(points)["reward"]
+        return _paired(NO_LOSS * full - (full - part), pd.Series(0.0, full.index))
+
+    return [
+        Claim(
+            "C.4",
+            f"a = 0.2 as {whose} weight (alpha {alpha:g}) gives back skill",
+            POINTS,
+            _difference(chosen, whole, "skill"),
+        ),
+        Claim(
+            "C.4",
+            f"a = 0.2 as {whose} weight (alpha {alpha:g}) costs less than {100 * NO_LOSS:g} % of "
+            "the gained reward",
+            REWARD,
+            cheap,
+        ),
+    ]
+
+
+def _fig_12() -> list[Claim]:
+    """What happens to the families along the rounds of RSF."""
+    found = [
+        Claim(
+            "Fig. 12",
+            f"{_family(score)} falls from theta_0 to the last round of RSF",
+            POINTS,
+            _difference(_theta_0, _round(-1), score),
+        )
+        for score in ("reading", "translation")
+    ]
+    return [
+        *found,
+        Claim(
+            "Fig. 12",
+            "common sense rises in the first round of RSF",
+            POINTS,
+            _difference(_round(0), _theta_0, "commonsense"),
+        ),
+        Claim(
+            "Fig. 12",
+            "common sense falls from the first round of RSF to the last",
+            POINTS,
+            _difference(_round(0), _round(-1), "commonsense"),
+        ),
+    ]
+
+
+# Each of these picks one row a seed (or their mean): a frame by seed with the columns of scores.
+Pick = Callable[[pd.DataFrame], pd.DataFrame]
+SCORES = ["reward", *FAMILY_NAMES]
+
+
+def _theta_0(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["algorithm"] == "sft"].set_index("seed")[SCORES]
+
+
+def _rsf(points: pd.DataFrame, method: str) -> pd.DataFrame:
+    rows = points[(points["algorithm"] == "rsf") & (points["method"] == method)]
+    if rows.empty:
+        raise NotRecorded(f"There are no rows of {method}.")
+    return rows
+
+
+def _mean(method: str) -> Pick:
+    return lambda points: _rsf(points, method).groupby("seed")[SCORES].mean()
+
+
+def _round(place: int) -> Pick:
+    def pick(points: pd.DataFrame) -> pd.DataFrame:
+        rows = _rsf(points, "none")
+        rounds = sorted(rows["rounds"].unique())
+        return rows[rows["rounds"] == rounds[place]].set_index("seed")[SCORES]
+
+    return pick
+
+
+def _strength(method: str, place: int) -> Pick:
+    def pick(points: pd.DataFrame) -> pd.DataFrame:
+        rows = _rsf(points, method)
+        strengths = sorted(rows["strength"].unique())
+        if len(strengths) < 2:
+            raise NotRecorded(f"{method} has one strength.")
+        return rows[rows["strength"] == strengths[place]].set_index("seed")[SCORES]
+
+    return pick
+
+
+def _alpha(alpha: float) -> Pick:
+    def pick(points: pd.DataFrame) -> pd.DataFrame:
+        rows = _rsf(points, "average")
+        rows = rows[(rows["alpha"] - alpha).abs() < 1e-6]
+        if rows.empty:
+            raise NotRecorded(f"There is no average at alpha {alpha:g}.")
+        return rows.set_index("seed")[SCORES]
+
+    return pick
+
+
+def _difference(first: Pick, second: Pick, score: str) -> Callable[..., front.Comparison]:
+    """Return the comparison of one score of two models, paired by seed: first minus second."""
+    return lambda points: _paired(first(points)[score], second(points)[score])
+
+
+def _paired(first: pd.Series, second: pd.Series) -> front.Comparison:
+    gaps = (first - second).dropna()
+    _two(list(gaps.index), "both models")
+    return front.compare_seeds(gaps)
+
+
+def claim_table(points: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per claim: place, claim, difference, low, high, unit, seeds, verdict.
+
+    The verdict is that of `front.verdict`, "not recorded" where the run lacks rows, or "not tested"
+    where the course has no test of the claim.
+
+    Args:
+        points: The columns of points.csv, one study.
+    """
+    rows = gained(points)
+    table = []
+    for claim in claims():
+        record: dict[str, object] = {"place": claim.place, "claim": claim.text, "unit": claim.unit}
+        record |= dict.fromkeys(("difference", "low", "high"), float("nan")) | {"seeds": 0}
+        record["verdict"] = "not tested"
+        if claim.compare is not None:
+            try:
+                found = claim.compare(rows)
+                record |= {"difference": found.difference, "low": found.low, "high": found.high}
+                record |= {"seeds": found.n_seeds, "verdict": found.verdict}
+            except NotRecorded:
+                record["verdict"] = "not recorded"
+        table.append(record)
+    return pd.DataFrame(table)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def page(run: Recorded) -> str:
+    """Return the whole page of a recorded run as Markdown."""
+    points = run.points
+    seeds, items = run.seeds, int(points["n_items"].max())
+    where = reference(gained(points))
+    verdicts = claim_table(points)
+    counts = ", ".join(f"{n} {name}" for name, n in verdicts["verdict"].value_counts().items())
+    name = run.provenance["preset"]["name"]
+    return "\n\n".join(
+        [
+            "# The paper's claims on mitigation, on the recorded run",
+            "Generated by `alignment-tax report` from the tables in this folder; do not edit. "
+            f"Preset `{name}`, seeds {', '.join(map(str, seeds))}, {items} reported items a model. "
+            "Reward is what was gained over theta_0 of the same seed; intervals are 95 % t "
+            "intervals of differences paired by seed. alpha is the weight of the aligned model.",
+            "Remedies are compared in the paper's distillation style: theta_0 is finetuned once on "
+            "the best-of-n samples of the same RSF run, in as many steps for all. Their curves run "
+            "from theta_0 over the strengths to the plain run without a remedy (that of LoRA and "
+            "BEMA ends at the weakest strength). Hypervolume is the area above reward "
+            f"{where[0]:g} and skill {where[1]:g}; of two curves the finer one is thinned to as "
+            "many points as the other has.",
+            "## Methods against the average of the distilled run",
+            method_markdown(method_table(points, run.costs, DISTILLED_AVERAGE)),
+            "## Methods against the average of RSF itself",
+            method_markdown(method_table(points, run.costs, "average")),
+            "\"Averaging ahead by\" is averaging's hypervolume minus the method's, and the verdict "
+            'that of the claim that averaging is ahead. "Reward kept" is the gain that is left '
+            'where the curve still has that share of theta_0\'s skill, "reached" the highest on '
+            "the curve, both in percent of the gain of RSF's last round. Minutes and memory are of "
+            "one training, all libraries included; a dash means no training beyond RSF.",
+            "## Claim by claim",
+            f"{len(verdicts)} claims: {counts}.",
+            claim_markdown(verdicts),
+        ]
+    )
+
+
+def method_markdown(table: pd.DataFrame) -> str:
+    """Return a table of methods as Markdown."""
+    heads = ["method", "seeds", "points", "hypervolume", "averaging ahead by", "verdict"]
+    heads += [f"reward kept at {share} %" for share in KEPT]
+    heads += ["reached", "minutes", "memory (MB)"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for row in table.to_dict("records"):
+        kept = [
+            _spread(row[f"kept_{share}"], row[f"kept_{share}_low"], row[f"kept_{share}_high"], 0)
+            for share in KEPT
+        ]
+        cells = [
+            NAMES.get(row["method"], row["method"]),
+            str(row["seeds"]),
+            str(row["points"]),
+            number(row["hypervolume"]),
+            _spread(row["ahead"], row["low"], row["high"], 2, sign=True),
+            row["verdict"] or "-",
+            *kept,
+            f"{row['reached']:.0f}",
+            "-" if np.isnan(row["minutes"]) else number(row["minutes"]),
+            "-" if np.isnan(row["memory_mb"]) else f"{row['memory_mb']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claim_markdown(table: pd.DataFrame) -> str:
+    """Return a table of claims as Markdown."""
+    lines = [
+        "| where | claim | difference (95 % interval) | unit | verdict |",
+        "| --- | --- | ---: | --- | --- |",
+    ]
+    for row in table.to_dict("records"):
+        effect = _spread(row["difference"], row["low"], row["high"], 2, sign=True)
+        lines.append(
+            f"| {row['place']} | {row['claim']} | {effect} | {row['unit']} | {row['verdict']} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
+    """Return "mean (low to high)", a dash where there is no number."""
+    if np.isnan(mean):
+        return "-"
+    texts = [number(value, digits, sign) for value in (mean, low, high) if not np.isnan(value)]
+    return texts[0] if len(texts) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"

@@ -1,0 +1,303 @@
+"""The remedies as stages of a study: both protocols, one run for many strengths, refusals."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from conftest import miniature
+
+from alignment_tax import presets
+from alignment_tax.artifacts import Store
+from alignment_tax.merge.average import average
+from alignment_tax.mitigate import REMEDIES, DistilConfig, distil
+from alignment_tax.models import load_state, measured
+from alignment_tax.presets import Grid
+from alignment_tax.study import AVERAGED, COLUMNS, Spec, Study, UnknownStage
+
+LAST = 2
+
+
+def with_remedies():
+    small = miniature()
+    # a reply of a better theta_0 ends: RSF keeps no others
+    sft = dataclasses.replace(small.sft, epochs=4)
+    grids = (
+        Grid("l2", (0.1, 1.0)),
+        Grid("lora", (4,)),
+        Grid("sma", (0.5, 1.0)),
+        Grid("ema", (0.5,)),
+        Grid("graft", (0.2, 0.5)),
+    )
+    return dataclasses.replace(small, sft=sft, remedies=grids, replay_documents=60)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(with_remedies(), 0, Store(tmp_path_factory.mktemp("remedied")))
+
+
+@pytest.fixture(scope="module")
+def plain(study):
+    return study.remedied("distil")
+
+
+def weights(artifact):
+    return load_state(artifact.path / "model")
+
+
+def same(one, other):
+    assert set(one) == set(other)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def bare(name="l2"):
+    """A study whose store is empty: nothing may be made for what is refused."""
+    return Study(with_remedies(), 0, Store(f"/nonexistent/{name}"))
+
+
+# the distillation style
+
+
+def test_the_plain_run_is_one_finetuning_on_what_rsf_kept(study, plain):
+    pool = study.pool()
+    kept = [json.loads((study.rsf(r).path / "stats.json").read_text())["kept"] for r in (1, 2)]
+    assert len(pool) == sum(kept) > 0
+    again = distil(study._setting({}, LAST))
+    assert same(dict(again.policy.state_dict()), weights(plain))
+    stats = json.loads((plain.path / "stats.json").read_text())
+    config = study.preset.distil
+    assert stats["steps"] == config.epochs * math.ceil(len(pool) / config.batch_size)
+    assert stats["seconds"] > 0
+    assert stats["peak_memory_mb"] > 50
+    assert (plain.path / "log.jsonl").read_text().count("\n") == stats["steps"]
+    assert not same(weights(plain), weights(study.rsf(LAST)))
+
+
+def test_the_key_holds_all_that_determines_the_run(study, plain):
+    assert set(plain.meta["parents"]) == {"theta_0", "reward", "round 1", "round 2"}
+    shorter = study.remedied("distil", rounds=1)
+    keys = {plain.key, shorter.key, study.remedied("l2", 0.1).key, study.remedied("l2", 1.0).key}
+    config = dataclasses.replace(study.preset.distil, epochs=1)
+    other = Study(dataclasses.replace(study.preset, distil=config), 0, study.store)
+    assert len(keys | {other.remedied("distil").key}) == 5
+
+
+def test_a_remedy_at_its_off_strength_is_the_plain_run(study, plain):
+    assert same(weights(study.remedied("l2", 0.0)), weights(plain))
+    assert same(weights(study.remedied("graft", 1.0)), weights(plain))
+    assert not same(weights(study.remedied("l2", 1.0)), weights(plain))
+
+
+def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, plain, capfd):
+    runs = {name: study.remedied(*name) for name in [("sma", 0.5), ("sma", 1.0), ("ema", 0.5)]}
+    grafts = [study.remedied("graft", density) for density in (0.2, 0.5)]
+    said = capfd.readouterr().err
+    assert said.count("Making averages along the plain run") == 1
+    assert "Making the distilled run" not in said
+    ends = [weights(artifact) for artifact in (*runs.values(), *grafts)]
+    assert sum(same(one, other) for one in ends for other in ends) == len(ends)
+    for (name, strength), artifact in runs.items():
+        alone = distil(study._setting({}, LAST), {name: strength}).policy
+        assert same(dict(alone.state_dict()), weights(artifact))
+
+
+def test_a_strength_outside_the_grid_is_run_by_itself(study, plain, capfd):
+    alone = distil(study._setting({}, LAST), {"sma": 0.75}).policy
+    assert same(dict(alone.state_dict()), weights(study.remedied("sma", 0.75)))
+    assert "Making the distilled run (sma 0.75)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "strength"), [("distil", None), ("l2", 0.1), ("lora", 4)])
+def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, strength):
+    end = study.remedied(first, strength)
+    start = load_state(study.sft.path / "model")
+    expected = average(start, weights(end), 0.25)
+    spec = Spec("rsf", LAST, first + AVERAGED, alpha=0.25, strength=strength)
+    assert study.artifact(spec) == end
+    assert same(dict(study.model(spec)[0].state_dict()), expected)
+    chosen = {} if strength is None else {first: strength}
+    assert same(weights(study.distilled({"average": 0.25, **chosen})), expected)
+
+
+def test_terms_combine_in_one_run(study, plain):
+    both = study.distilled({"l2": 0.1, "kd": 1.0})
+    assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
+    alone = distil(study._setting({}, LAST), {"l2": 0.1, "kd": 1.0}).policy
+    assert same(dict(alone.state_dict()), weights(both))
+
+
+def test_replay_uses_text_of_the_world_and_its_own_key(study, plain):
+    one, other = study.remedied("replay", 0.5), study.remedied("replay_other", 0.5)
+    assert not same(weights(one), weights(other))
+    assert one.meta["inputs"].keys() - plain.meta["inputs"].keys() == {"replay"}
+    assert len(study.replay_documents()) == 60
+
+
+# points
+
+
+def test_points_name_remedies_and_their_ends_are_scored_once(study, plain, monkeypatch):
+    wanted = [Spec("rsf", LAST, "distil+average", alpha=a) for a in (0.0, 0.5, 1.0)]
+    wanted += [Spec("rsf", LAST, "l2", strength=s) for s in (0.1, 1.0)]
+    points = study.points([Spec("sft"), Spec("rsf", LAST, "distil"), *wanted])
+    assert list(points.columns) == COLUMNS
+    assert points["method"].tolist() == ["none", "distil", *["distil+average"] * 3, "l2", "l2"]
+    assert points["strength"].tolist()[-2:] == [0.1, 1.0]
+    key = points["key"].tolist()
+    assert key[2] == key[0]
+    assert key[4] == key[1]
+    assert len(set(key)) == 5
+    assert points["kl"].iloc[0] == 0
+
+
+def test_costs_are_those_of_the_training_behind_a_model(study, plain):
+    own = study.cost(Spec("rsf", LAST, "distil"))
+    assert own == json.loads((plain.path / "stats.json").read_text())
+    assert study.cost(Spec("rsf", LAST, "distil+average", alpha=0.5)) == own
+    graft = study.cost(Spec("rsf", LAST, "graft", strength=0.2))
+    assert graft["steps"] == own["steps"]
+    assert graft["seconds"] > own["seconds"]
+    for spec in (Spec("sft"), Spec("rsf", 1), Spec("rsf", LAST, "average", 0.5)):
+        assert study.cost(spec) is None
+
+
+def test_memory_is_measured_for_the_work_alone():
+    def work(size):
+        return measured(lambda: torch.ones(size, dtype=torch.float64).sum().item())
+
+    total, seconds, large = work(40_000_000)
+    assert total == 40_000_000
+    assert seconds > 0
+    assert large - work(10)[2] > 200
+
+
+def test_specs_of_methods_have_theta_0_and_no_doubles(study):
+    assert study.specs() == Study(miniature(), 0).specs()
+    specs = study.specs(["l2", "l2", "distil", "early_stopping", "rsf"])
+    assert specs[0] == Spec("sft")
+    assert len(specs) == len(set(specs)) == 1 + 2 + 1 + 2 + len(study.preset.alphas)
+    every = study.specs(["remedies"])
+    assert {spec.method for spec in every} == {
+        *("none", "distil", "distil+average", "l2", "lora", "sma", "ema", "graft")
+    }
+    both = study.specs(["l2+average"])
+    assert len(both) == 1 + 2 * len(study.preset.alphas)
+    assert study.specs(["l2_in_rounds"])[1:] == [
+        Spec("rsf", LAST, "l2_in_rounds", strength=s) for s in (0.1, 1.0)
+    ]
+    with pytest.raises(UnknownStage, match=r"no method 'l3'.*early_stopping, distil.*l2"):
+        study.specs(["l2", "l3"])
+
+
+def test_presets_record_every_remedy_at_strengths_that_it_knows():
+    for name in ("tiny", "smoke"):
+        preset = presets.get(name)
+        assert preset.distil == DistilConfig.like(preset.rsf)
+        methods = [grid.method for grid in preset.remedies]
+        assert len(methods) == len(set(methods))
+        for grid in preset.remedies:
+            assert len(grid.strengths) == len(set(grid.strengths)) > 0
+            assert REMEDIES[grid.method].off not in grid.strengths
+    assert {grid.method for grid in presets.TINY.remedies} == set(REMEDIES) - {"average"}
+    assert presets.SMALL.distil == DistilConfig.like(presets.SMALL.rsf)
+
+
+# inside the rounds of RSF
+
+
+def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
+    off = study.remedied_rounds("l2", 0.0)
+    assert same(weights(off), weights(study.rsf(LAST)))
+    strong = study.remedied_rounds("l2", 100.0)
+    start = load_state(study.sft.path / "model")
+
+    def moved(artifact):
+        end = weights(artifact)
+        return sum((end[name] - start[name]).square().sum() for name in start)
+
+    assert 0 < moved(strong) < 0.5 * moved(off)
+    spec = Spec("rsf", LAST, "l2_in_rounds", strength=100.0)
+    assert study.artifact(spec) == strong
+    both = [
+        json.loads((study.remedied_rounds("l2", 100.0, r).path / "stats.json").read_text())
+        for r in (1, 2)
+    ]
+    assert study.cost(spec)["seconds"] == sum(stats["seconds"] for stats in both)
+    assert study.point(spec)["method"] == "l2_in_rounds"
+
+
+def test_lora_inside_the_rounds_leaves_an_ordinary_policy(study):
+    end, start = weights(study.remedied_rounds("lora", 4)), weights(study.sft)
+    assert set(end) == set(start)
+    assert torch.equal(end["lm_head.weight"], start["lm_head.weight"])
+    assert not same(end, start)
+
+
+def test_what_acts_along_or_afterwards_has_no_rounds_of_its_own():
+    for name in ("sma", "graft", "average"):
+        with pytest.raises(UnknownStage, match=rf"'{name}' needs no rounds of its own.*l1, l2"):
+            bare().remedied_rounds(name, 0.5)
+
+
+# bad input: refused before anything is made
+
+
+@pytest.mark.parametrize(
+    ("method", "strength", "message"),
+    [
+        ("l2", -1.0, "strength of L2 is -1"),
+        ("kl", math.nan, "is nan: it must be a finite number"),
+        ("replay", -0.5, "strength of replay is -0.5"),
+        ("lora", 10**6, "Rank 1000000 is above the size of"),
+        ("lora", 1.5, "whole number"),
+        ("lora_mlp", 0, "whole number"),
+        ("graft", 0.0, r"density of the graft is 0.0: it must lie in \(0, 1\]"),
+        ("graft_random", 1.5, r"density of the graft is 1.5"),
+        ("graft_learnt", math.nan, r"density of the graft is nan"),
+        ("sma", 0.01, "this one has 0"),
+        ("sma", 0.1, "this one has 1"),
+        ("ema", 0.0, "horizon of EMA"),
+        ("l2", None, "'l2' needs a strength: lambda"),
+        ("distil", 0.5, "it has no strength=0.5"),
+    ],
+)
+def test_bad_strengths_are_refused_before_any_work(method, strength, message):
+    with pytest.raises(ValueError, match=message):
+        bare().remedied(method, strength)
+    with pytest.raises(ValueError, match=message):
+        bare().evaluate(Spec("rsf", LAST, method, strength=strength))
+
+
+def test_unknown_methods_rounds_and_presets_without_numbers_are_refused():
+    with pytest.raises(UnknownStage, match=r"no method 'l3'.*distil.*l2"):
+        bare().remedied("l3", 1.0)
+    with pytest.raises(UnknownStage, match=r"no method 'hmm'"):
+        bare().evaluate(Spec("rsf", LAST, "hmm"))
+    with pytest.raises(UnknownStage, match=r"no rsf round 3.* 1 to 2"):
+        bare().remedied("l2", 0.1, rounds=3)
+    with pytest.raises(UnknownStage, match="remedies work on the samples of rsf"):
+        bare().artifact(Spec("rsf_random", LAST, "l2", strength=0.1))
+    with pytest.raises(ValueError, match=r"'l2\+average' needs alpha"):
+        bare().artifact(Spec("rsf", LAST, "l2+average", strength=0.1))
+    with pytest.raises(ValueError, match="extrapolation"):
+        bare().remedied("average", 1.5)
+    for alpha in (math.nan, 1.5):
+        with pytest.raises(ValueError, match="alpha"):
+            bare().evaluate(Spec("rsf", LAST, "l2+average", alpha, 0.1))
+    without = Study(dataclasses.replace(with_remedies(), distil=None), 0)
+    with pytest.raises(UnknownStage, match="set its `distil`"):
+        without.remedied("l2", 0.1)
+
+
+def test_replay_without_text_or_with_reported_items_is_refused(monkeypatch):
+    none = Study(dataclasses.replace(with_remedies(), replay_documents=0), 0)
+    with pytest.raises(UnknownStage, match="no pretraining text to replay"):
+        none.remedied("replay", 1.0)
+    study = bare()
+    monkeypatch.setattr(
+        "alignment_tax.study.tiny_reported", lambda: [study.replay_documents()[7].text]
+    )
+    with pytest.raises(ValueError, match="contains the reported text"):
+        study.remedied("replay", 1.0)

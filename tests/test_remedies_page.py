@@ -1,0 +1,168 @@
+"""What a recorded run says of the remedies: tables by hand from made-up points, and the page."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignment_tax import remedies
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.presets import TINY, as_dict
+from alignment_tax.remedies import NotRecorded, ahead, claim_table, gained, method_table
+from alignment_tax.results import Recorded
+
+T_1 = 12.7062  # Student's t, 97.5 %, one degree of freedom
+
+
+def point(seed, algorithm, reward, skill, method="none", rounds=2, alpha=None, strength=None):
+    families = dict.fromkeys(("commonsense", "reading", "translation", "skill"), float(skill))
+    return {
+        "study": "tiny", "seed": seed, "algorithm": algorithm, "method": method,
+        "strength": strength, "alpha": alpha, "part": None, "rounds": rounds,
+        "reward": reward + 5.0 * seed, "gold": 0.0, "n_items": 100, **families,
+    }  # fmt: skip
+
+
+def make_points():
+    """Seed 1 has 5 more reward throughout; its average at 0.5 is two points worse."""
+    rows = []
+    for s in (0, 1):
+        rows += [
+            point(s, "base", -9, 90, rounds=0),
+            point(s, "sft", 0, 80, rounds=0),
+            point(s, "rsf", 2, 76, rounds=1),
+            point(s, "rsf", 4, 70),
+            point(s, "rsf", 4, 70, "distil"),
+            point(s, "rsf", 2, 75, "l2", strength=0.1),
+            point(s, "rsf", 1, 78, "l2", strength=1.0),
+            point(s, "rsf", 1, 79, "lora", strength=1),
+            point(s, "rsf", 2, 78, "lora", strength=4),
+            point(s, "rsf", 1, 77, "lora_mlp", strength=1),
+            point(s, "rsf", 1, 77, "lora_mlp", strength=4),
+        ]
+        for alpha, reward, skill in ((0.0, 0, 80), (0.5, 2, 79 - 2 * s), (1.0, 4, 70)):
+            rows.append(point(s, "rsf", reward, skill, "distil+average", alpha=alpha))
+        for alpha, reward, skill in ((0.0, 0, 80), (0.2, 1, 80), (0.8, 3.9, 74), (1.0, 4, 70)):
+            rows.append(point(s, "rsf", reward, skill, "average", alpha=alpha))
+    return pd.DataFrame(rows)
+
+
+COSTS = pd.DataFrame(
+    {
+        "seed": [0, 1],
+        "method": ["l2", "l2"],
+        "seconds": [60.0, 120.0],
+        "peak_memory_mb": [500.0, 700.0],
+    }
+)
+
+
+@pytest.fixture
+def points():
+    return make_points()
+
+
+def test_the_hypervolumes_by_hand(points):
+    rows = gained(points)
+    assert remedies.reference(rows) == (0.0, 70.0)
+    # averaging 2 x 9 and 2 x 7; L2 thinned to three points 2 x 5, in both seeds
+    found = ahead(rows, "distil+average", "l2")
+    assert found.difference == pytest.approx(6)
+    assert found.high - found.difference == pytest.approx(2 * T_1, rel=1e-4)
+    assert (found.n_seeds, found.verdict) == (2, "inconclusive")
+    same = ahead(rows, "lora", "l2")  # thinned to theta_0 and two points: 1 x 9 + 1 x 8, 10
+    assert same.difference == pytest.approx(17 - 10)
+    assert same.verdict == "holds"
+
+
+def test_the_table_of_methods_by_hand(points):
+    table = method_table(points, COSTS).set_index("method")
+    assert list(table.index) == [
+        *("average", "distil+average", "early_stopping", "l2", "lora", "lora_mlp")
+    ]
+    l2 = table.loc["l2"]
+    assert (l2["seeds"], l2["points"]) == (2, 4)
+    assert l2["hypervolume"] == pytest.approx(2 * 5 + 1 * 3)
+    assert l2["ahead"] == pytest.approx(6)
+    # 76 lies a third below 78 on the way to 75; 72 three fifths on the way from 75 to 70
+    assert l2["kept_95"] == pytest.approx(100 * (1 + 2 / 3) / 4)
+    assert l2["kept_90"] == pytest.approx(100 * (2 + 2 * 3 / 5) / 4)
+    assert l2["kept_90_low"] == l2["kept_90_high"] == pytest.approx(l2["kept_90"])
+    assert l2["reached"] == pytest.approx(100)
+    assert table.loc["lora", "reached"] == pytest.approx(50)
+    assert (l2["minutes"], l2["memory_mb"]) == (1.5, 600)
+    assert np.isnan(table.loc["lora", "minutes"])
+    assert np.isnan(table.loc["distil+average", "ahead"])
+    assert (
+        method_table(points, pd.DataFrame(), "average")
+        .set_index("method")
+        .loc["average", "verdict"]
+        == ""
+    )
+
+
+def test_one_seed_is_not_enough_for_a_verdict(points):
+    one = points[points["seed"] == 0]
+    table = method_table(one, COSTS).set_index("method")
+    assert table.loc["l2", "verdict"] == "not recorded"
+    assert np.isnan(table.loc["l2", "kept_90_low"])
+    assert set(claim_table(one)["verdict"]) == {"not recorded", "not tested"}
+    with pytest.raises(NotRecorded, match="Seed 1 has no row of theta_0"):
+        gained(points[(points["seed"] == 0) | (points["algorithm"] != "sft")])
+
+
+def find(table, *words):
+    rows = table[[all(word in claim for word in words) for claim in table["claim"]]]
+    assert len(rows) == 1, list(rows["claim"])
+    return rows.iloc[0]
+
+
+def test_claims_by_hand(points):
+    table = claim_table(points)
+    l2 = find(table, "the distilled run is ahead of the L2 penalty in the mean skill")
+    assert (l2["place"], l2["difference"], l2["verdict"]) == ("Fig. 3", 6, "inconclusive")
+    more = find(table, "L2 penalty", "keeps more skill")
+    assert (more["difference"], more["verdict"]) == (8, "holds")
+    assert find(table, "L2 penalty", "less reward")["difference"] == pytest.approx(3)
+    # the strongest LoRA is the one of the lowest rank
+    assert find(table, "LoRA at", "keeps more skill")["difference"] == pytest.approx(9)
+    assert find(table, "rank by rank")["difference"] == pytest.approx(1.5 - 1)
+    highest = find(table, "only the highest rank")
+    assert (highest["difference"], highest["verdict"]) == (0, "does not hold")
+    assert find(table, "alpha 0.8", "gives back")["difference"] == pytest.approx(4)
+    cheap = find(table, "alpha 0.8", "costs less")
+    assert (cheap["difference"], cheap["verdict"]) == (pytest.approx(0.05 * 4 - 0.1), "holds")
+    assert find(table, "alpha 0.2", "costs less")["verdict"] == "does not hold"
+    assert find(table, "reading falls")["difference"] == pytest.approx(10)
+    assert find(table, "common sense rises")["difference"] == pytest.approx(-4)
+    assert find(table, "common sense falls")["difference"] == pytest.approx(6)
+
+
+def test_what_is_missing_is_said(points):
+    table = claim_table(points)
+    assert find(table, "ahead of graft in the mean skill")["verdict"] == "not recorded"
+    assert find(table, "HMA is ahead of averaging in reading")["verdict"] == "not recorded"
+    assert find(table, "that of DPO")["verdict"] == "not tested"
+    assert not table.duplicated(["place", "claim"]).any()
+    numbers = table[["difference", "low", "high"]].notna().all(axis=1)
+    assert (numbers == ~table["verdict"].isin(["not recorded", "not tested"])).all()
+
+
+def test_every_remedy_has_a_claim_and_a_name():
+    text = " ".join(claim.text for claim in remedies.claims())
+    for name in set(REMEDIES) - {"average"}:
+        assert remedies.NAMES[name] in text
+
+
+def test_the_page_holds_both_tables_and_every_claim(points):
+    provenance = {"preset": as_dict(TINY)}
+    empty = pd.DataFrame()
+    text = remedies.page(Recorded(points, empty, empty, provenance, [provenance], COSTS))
+    assert "Preset `tiny`, seeds 0, 1, 100 reported items" in text
+    assert "above reward 0 and skill 70" in text
+    assert text.count("| the L2 penalty | 2 | 4 | 13.0 |") == 2
+    assert "+6.00 (-19.41 to +31.41) | reward x points | inconclusive |" in text
+    assert "| 1.5 | 600 |" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 2  # two kinds of table, no broken row
+    for claim in remedies.claims():
+        assert claim.text in text

@@ -1,0 +1,236 @@
+"""Recording: what is added to tables that exist, what is refused, who works on what."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_remedied import with_remedies
+
+from alignment_tax import results, settings
+from alignment_tax.results import (
+    IDENTITY,
+    RecordError,
+    curve_rows,
+    merge_rows,
+    portions,
+    record,
+    recorded,
+    written,
+)
+from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of runs and one of results, shared by the tests of this file."""
+    top = tmp_path_factory.mktemp("recording")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.RUNS_VARIABLE, str(top / "runs"))
+        patch.setattr(settings, "results_folder", lambda: top / "results")
+        yield top / "results" / "miniature"
+
+
+@pytest.fixture(scope="module")
+def before(place):
+    """The tables of a recording without remedies."""
+    record(with_remedies(), [0])
+    return read(place)
+
+
+@pytest.fixture(scope="module")
+def after(place, before):
+    """The tables after two methods were added."""
+    record(with_remedies(), [0], methods=["l2", "graft"])
+    return read(place)
+
+
+def read(place):
+    tables = {path.stem: pd.read_csv(path, dtype={"key": str}) for path in place.glob("*.csv")}
+    return tables | {path.stem: pd.read_parquet(path) for path in place.glob("*.parquet")}
+
+
+def test_added_methods_leave_all_other_rows_as_they_were(before, after):
+    points = after["points"]
+    others = points[~points["method"].isin(["l2", "graft"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, before["points"], check_dtype=False)
+    added = points[points["method"].isin(["l2", "graft"])]
+    assert added["strength"].tolist() == [0.1, 1.0, 0.2, 0.5]
+    assert not points.duplicated(IDENTITY).any()
+    assert list(points.columns) == COLUMNS
+    for name in ("rounds", "pairs"):
+        pd.testing.assert_frame_equal(after[name], before[name], check_dtype=False)
+
+
+def test_items_of_old_and_new_models_stand_side_by_side(before, after):
+    old, new = before["items"], after["items"]
+    assert set(new["key"]) == set(after["points"]["key"])
+    assert set(old["key"]) < set(new["key"])
+    per_model = new.groupby("key", observed=True).size()
+    assert per_model.nunique() == 1
+    assert not new.duplicated(["seed", "key", "slot", "item"]).any()
+    assert [t.name for t in old.dtypes] == [t.name for t in new.dtypes]
+
+
+def test_costs_are_recorded_for_remedies_alone(before, after):
+    assert "costs" not in before
+    costs = after["costs"]
+    assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
+    assert (costs["seconds"] > 0).all()
+    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
+
+
+def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, monkeypatch):
+    record(with_remedies(), [0], methods=["graft", "l2"])
+    assert "Making" not in capfd.readouterr().err
+    again = read(place)
+    for name in ("points", "costs", "rounds"):
+        key = [column for column in IDENTITY if column in after[name]]
+        one, two = (t[name].sort_values(key, ignore_index=True) for t in (after, again))
+        pd.testing.assert_frame_equal(one, two)
+    assert len(again["items"]) == len(after["items"])
+
+
+def test_provenance_has_one_entry_for_each_call(place, after):
+    run = recorded("miniature")
+    assert run.provenance == run.calls[0]
+    assert run.calls[0]["methods"] is None
+    assert run.calls[1]["methods"] == ["l2", "graft"]
+    assert run.calls[1]["command"] == "alignment-tax record miniature --methods l2 graft --seeds 0"
+    assert run.calls[0]["preset"]["name"] == "miniature"
+    assert len(run.costs) == 4
+
+
+def test_a_provenance_of_one_call_is_read_and_kept(place, after, tmp_path, monkeypatch):
+    folder = tmp_path / "miniature"
+    folder.mkdir()
+    for path in place.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "provenance.json").write_text(json.dumps({"command": "old"}))
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    assert recorded("miniature").provenance == {"command": "old"}
+    record(with_remedies(), [0], methods=["l2"])
+    assert [call["command"].split()[0] for call in recorded("miniature").calls] == [
+        "old",
+        "alignment-tax",
+    ]
+
+
+@pytest.mark.parametrize(("column", "value"), [("key", "0" * 16), ("bleu", 12.5)])
+def test_rows_of_another_theta_0_are_not_added_to(
+    place, after, tmp_path, monkeypatch, column, value
+):
+    table = after["points"].copy()
+    table.loc[table["algorithm"] == "sft", column] = value
+    (tmp_path / "miniature").mkdir()
+    table.to_csv(tmp_path / "miniature" / "points.csv", index=False, float_format="%.6g")
+    stored = (tmp_path / "miniature" / "points.csv").read_bytes()
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
+        record(with_remedies(), [0], methods=["lora"])
+    assert [path.name for path in (tmp_path / "miniature").iterdir()] == ["points.csv"]
+    assert (tmp_path / "miniature" / "points.csv").read_bytes() == stored
+
+
+def test_a_new_recording_says_which_rows_it_drops(place, after, tmp_path, monkeypatch, capfd):
+    (tmp_path / "miniature").mkdir()
+    after["points"].to_csv(tmp_path / "miniature" / "points.csv", index=False)
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    record(with_remedies(), [0])
+    assert "rows of graft, l2 with them" in capfd.readouterr().err
+    again = pd.read_csv(tmp_path / "miniature" / "points.csv")
+    assert set(again["method"]) == {"none", "average"}
+
+
+def test_unknown_methods_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    with pytest.raises(UnknownStage, match="no method 'l3'"):
+        record(with_remedies(), [0], methods=["l2", "l3"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_methods_are_made_side_by_side(place, after, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    record(with_remedies(), [0], jobs=9, methods=["l2", "graft"])
+    assert "Seeds left: none" in capfd.readouterr().err
+    points = read(tmp_path / "miniature")["points"]
+    same = after["points"].merge(points, on=COLUMNS)
+    assert len(same) == len(points) == 1 + 4
+
+
+# pure functions
+
+
+def test_portions_begin_with_each_seed_and_then_split_by_method():
+    specs = [Spec("sft"), *(Spec("rsf", 2, m, strength=s) for m in ("l1", "l2") for s in (1, 2))]
+    assert portions(specs, [3, 4], split=False) == [(3, specs), (4, specs)]
+    parts = portions(specs, [3, 4], split=True)
+    assert parts[:2] == [(3, specs[:2]), (4, specs[:2])]
+    assert [(seed, {spec.method for spec in part}) for seed, part in parts[2:]] == [
+        (3, {"l1"}),
+        (3, {"l2"}),
+        (4, {"l1"}),
+        (4, {"l2"}),
+    ]
+    for seed in (3, 4):
+        assert [s for n, part in parts if n == seed for s in part] == specs
+
+
+def test_merged_rows_replace_those_of_the_same_name_only():
+    def table(*rows):
+        return pd.DataFrame(rows, columns=[*IDENTITY, "skill"])
+
+    stored = table(
+        (1, "rsf", "l2", 0.1, np.nan, np.nan, 2, 50.0),
+        (1, "rsf", "average", np.nan, 0.3, np.nan, 2, 60.0),
+        (2, "rsf", "l2", 0.1, np.nan, np.nan, 2, 70.0),
+    )
+    fresh = table(
+        (1, "rsf", "l2", 0.1, None, None, 2, 51.0),
+        (1, "rsf", "average", None, 0.1 + 0.2, None, 2, 61.0),
+        (1, "rsf", "l2", 0.2, None, None, 2, 52.0),
+    )
+    merged = merge_rows(stored, fresh)
+    assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
+    assert merged["seed"].tolist() == [1, 1, 1, 2]
+    assert merge_rows(pd.DataFrame(), fresh) is fresh
+
+
+def test_what_is_written_has_six_digits_and_no_nan():
+    values = (None, np.nan, 1.23456789, 3, np.int64(3), 3.0, "a")
+    assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]
+
+
+def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
+    rows = [("sft", "none", None, None, 0, 0), ("rsf", "none", None, None, 1, 1)]
+    rows += [("rsf", "none", None, None, 2, 2), ("rsf", "distil", None, None, 2, 3)]
+    rows += [("rsf", "l2", s, None, 2, 10 * s) for s in (1, 2)]
+    rows += [("rsf", "graft", s, None, 2, 100 * s) for s in (1, 2)]
+    rows += [("rsf", "lora", s, None, 2, 1000 * s) for s in (1, 2)]
+    rows += [("rsf", "average", None, a, 2, 7 + a) for a in (0.5, 0.0, 1.0)]
+    rows += [("rsf", "l2_in_rounds", s, None, 2, 20 * s) for s in (1, 2)]
+    names = ["algorithm", "method", "strength", "alpha", "rounds", "skill"]
+    points = pd.DataFrame(rows, columns=names).assign(seed=0)
+
+    def skills(method):
+        return curve_rows(points, method, 0)["skill"].tolist()
+
+    assert skills("early_stopping") == [0, 1, 2]
+    assert skills("average") == [7, 7.5, 8]
+    assert skills("l2") == [0, 20, 10, 3]  # the strongest first
+    assert skills("graft") == [0, 100, 200, 3]  # a low density is a strong graft
+    assert skills("lora") == [0, 1000, 2000]  # no rank of LoRA is the plain run
+    assert skills("l2_in_rounds") == [0, 40, 20, 2]
+    with pytest.raises(ValueError, match="no points of method 'kd'"):
+        skills("kd")
+
+
+def test_theta_0_is_checked_only_where_it_is_stored(place, after):
+    study = Study(dataclasses.replace(with_remedies(), model="data/none"), 0)
+    results.check_same_start(pd.DataFrame(), study)
+    other = after["points"].assign(seed=7)
+    results.check_same_start(other, study)
