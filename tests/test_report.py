@@ -1,12 +1,10 @@
 """The README's results are the recorded run's, and outputs kept in notebooks are clean."""
 
 import nbformat
-import pandas as pd
 import pytest
 
 from alignment_tax import outputs, report, settings
-from alignment_tax.results import IDENTITY, Recorded, recorded, recorded_items
-from alignment_tax.skills.scorer import BLEU_COLUMNS, bleu_statistics
+from alignment_tax.results import IDENTITY, recorded, recorded_items
 
 
 def test_readme_shows_the_recorded_results():
@@ -14,32 +12,6 @@ def test_readme_shows_the_recorded_results():
     assert report.fill(page, report.results_markdown(recorded(), recorded_items())) == page, (
         "README.md and data/results differ: run `alignment-tax report`"
     )
-
-
-def test_a_right_translation_with_words_behind_it_is_lost_to_talk():
-    reference = "the black cat sleeps in the old house"
-    said = {
-        "before": [reference, reference, reference, "no"],
-        # one kept, one goes on, one is wrong, one that was never right goes on
-        "after": [
-            reference,
-            f"{reference} let me know",
-            "the red cat",
-            f"{reference} you are welcome",
-        ],
-    }
-    rows = [
-        {"seed": 0, "key": key, "slot": "bleu", "item": item}
-        | dict(zip(BLEU_COLUMNS, bleu_statistics(reference, text), strict=True))
-        for key, texts in said.items()
-        for item, text in enumerate(texts)
-    ]
-    models = [("sft", 0, "before"), ("rsf", 1, "none"), ("rsf", 2, "after")]
-    points = pd.DataFrame(
-        [{"seed": 0, "algorithm": a, "method": "none", "rounds": r, "key": k} for a, r, k in models]
-    )
-    run = Recorded(points, pd.DataFrame(), pd.DataFrame(), {})
-    assert report.lost_to_talk(run, pd.DataFrame(rows))[0] == pytest.approx(1 / 2)
 
 
 def test_the_fill_needs_both_marks():

@@ -386,7 +386,7 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         return preset
     rsf = dataclasses.replace(
         preset.rsf,
-        rounds=3,
+        rounds=2,
         prompts_per_round=96,
         n=4,
         max_new_tokens=64,

@@ -1,0 +1,126 @@
+"""Translations that are right and then go on talking, and BLEU with them cut at their reference.
+
+A model that closes its replies in chat ("let me know how it goes !") may do so behind a
+translation, too. BLEU takes words too many for wrong words. `measures` counts such translations,
+and scores them a second time with what is counted of each capped at its reference's length.
+
+That second score is post hoc: it was chosen after the results had been seen, to find out what the
+loss in translation is made of. And it is an approximation. The items hold counts and no texts, so
+all matches are kept, wherever in the translation they are, and only the numbers of n-grams and the
+length are capped. A text that is really cut has the same numbers and at most these matches: capped
+BLEU is an upper bound of its BLEU. It stands beside BLEU, not in its place.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from alignment_tax.claims import talk_table
+from alignment_tax.figures.tables import SETTING, summarise
+from alignment_tax.results import Recorded
+from alignment_tax.skills import FAMILIES, bleu_without_surplus, corpus_bleu, goes_on, right
+from alignment_tax.skills.scorer import BLEU_COLUMNS
+
+MODEL = ["seed", "key"]
+#: What `measures` says of a model: two scores, three shares in percent and two numbers of words.
+MEASURES = (
+    "bleu",
+    "capped",
+    "begins_right",
+    "exact",
+    "longer",
+    "words",
+    "reference_words",
+)
+
+
+def translations(items: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the items that are translations.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = items[items["slot"] == "bleu"]
+    if rows.empty:
+        raise ValueError("No item is a translation: was the slot bleu left out of this run?")
+    return rows
+
+
+def measures(items: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per model (seed, key), with the columns of `MEASURES`.
+
+    Args:
+        items: Items of any number of models (`results.recorded_items`).
+
+    Raises:
+        ValueError: no item is a translation.
+    """
+    rows, found = translations(items), []
+    for (seed, key), model in rows.groupby(MODEL, observed=True):
+        exact, on = right(model), goes_on(model)
+        found.append(
+            {
+                "seed": int(str(seed)),
+                "key": str(key),
+                "bleu": corpus_bleu(model[list(BLEU_COLUMNS)].to_numpy(dtype=float)),
+                "capped": bleu_without_surplus(model),
+                "begins_right": 100 * float((exact | on).mean()),
+                "exact": 100 * float(exact.mean()),
+                "longer": 100 * float((model["length"] > model["reference_length"]).mean()),
+                "words": float(model["length"].mean()),
+                "reference_words": float(model["reference_length"].mean()),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of points with the measures of each model beside its scores.
+
+    Raises:
+        ValueError: a model has no items.
+    """
+    scored = points.drop(columns=["bleu"], errors="ignore")  # the same number is in the measures
+    joined = scored.merge(measures(items), on=MODEL, how="left", validate="many_to_one")
+    if joined["capped"].isna().any():
+        key = joined.loc[joined["capped"].isna(), "key"].iloc[0]
+        raise ValueError(f"The model {key} has no translations among the items.")
+    return joined
+
+
+def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per model: NAME, NAME_low, NAME_high of each measure, over seeds (95 % t).
+
+    Args:
+        points: Recorded points; their settings (algorithm, method, alpha, rounds, …) say which
+            rows are one model of several seeds.
+        items: Their items.
+    """
+    return summarise(measured_points(points, items), SETTING, MEASURES)
+
+
+def with_capped(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return points whose translation, and so whose mean skill, is by capped BLEU."""
+    joined = measured_points(points, items)
+    changed = points.copy()
+    changed["translation"] = changed["bleu"] = joined["capped"].to_numpy()
+    changed["skill"] = changed[list(FAMILIES)].mean(axis=1, skipna=False)
+    return changed
+
+
+def lost_to_talk(run: Recorded, items: pd.DataFrame) -> pd.Series:
+    """Return, by seed, which share of the lost translations is right and then goes on talking.
+
+    Lost: word for word right before RSF and not after its last round (`claims.talk_table`).
+
+    Args:
+        run: The recorded run.
+        items: Its items (`results.recorded_items`).
+
+    Raises:
+        ValueError: no translation was lost in some seed.
+    """
+    counts = talk_table(run.points, items)
+    if (counts["lost"] == 0).any():
+        raise ValueError(f"No translation was lost in seed {counts['lost'].idxmin()}.")
+    return counts["goes_on"] / counts["lost"]
