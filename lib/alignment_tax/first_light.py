@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from alignment_tax import front
-from alignment_tax.figures import verdict_markdown
+from alignment_tax.figures import tax_bars, verdict_markdown
+from alignment_tax.figures.look import alt_text
 from alignment_tax.figures.tables import names_of
 from alignment_tax.results import Recorded
 from alignment_tax.skills import FAMILIES, SLOTS, SkillScores, family_percent
 
 DRAWS = 2000
+#: The figure beside the page.
+FIGURE = "tax.png"
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,31 @@ def claims(run: OneSeed) -> dict[str, front.Comparison]:
     }
 
 
+def tax_figure(run: OneSeed) -> Figure:
+    """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
+    start, end = run.items[run.key("sft")], run.items[run.key("rsf")]
+    changes = {
+        score: front.paired_bootstrap(
+            [only(end, score)],
+            [only(start, score)],
+            rng=np.random.default_rng(0),
+            n_boot=DRAWS,
+            statistic=family_percent(score),
+        )
+        for score in (*families(), *run.slots)
+    }
+    bounds = {score: (change.low, change.high) for score, change in changes.items()}
+    return tax_bars(run.points, intervals=bounds, recorded=True)
+
+
 def families() -> tuple[str, ...]:
     """Return what is compared: the mean of the families, then each."""
     return ("skill", *FAMILIES)
 
 
 def only(items: Mapping[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
-    """Return the slots that a family (or the mean of all) is made of."""
-    slots = FAMILIES.get(family, SLOTS)
+    """Return the slots that a family (or the mean of all) is made of; a slot is itself."""
+    slots = FAMILIES.get(family, SLOTS if family == "skill" else (family,))
     return {slot: values for slot, values in items.items() if slot in slots}
 
 
@@ -162,6 +183,6 @@ def markdown(run: OneSeed, pairs: pd.DataFrame) -> str:
         "about another seed. The judge is a reward model trained on other pairs, which nothing "
         "was optimised for. KL is in nats a reply, from theta_0."
     )
-    figure = "![Each family against reward](fronts.png)"
+    figure = f"![{alt_text(tax_figure(run))}]({FIGURE})"
     tables = [skill_table(run), verdict_markdown(claims(run)), figure]
     return "\n\n".join([f"# Recorded run of `{preset['name']}`", size, reading, *tables]) + "\n"

@@ -16,8 +16,10 @@ import pandas as pd
 from alignment_tax import first_light, front, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.figures import interval, verdict_markdown
+from alignment_tax.figures.look import DPI, save
 from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
+from alignment_tax.study import DISTIL
 from alignment_tax.talk import lost_to_talk, with_capped
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -185,10 +187,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     results = results_markdown(run, recorded_items())
     write_whole(page, fill(page.read_text(encoding="utf-8"), results))
     print(f"The recorded results are in {page}.")
-    beside = settings.results_folder() / "tiny" / "remedies.md"
-    write_whole(beside, remedies.page(run) + "\n")
-    print(f"What they say of the remedies is in {beside}.")
+    if (run.points["method"] == DISTIL).any():
+        beside = settings.results_folder() / "tiny" / "remedies.md"
+        write_whole(beside, remedies.page(run) + "\n")
+        print(f"What they say of the remedies is in {beside}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         write_whole(folder / "README.md", page_of(REAL))
+        real = first_light.one_seed(recorded(REAL), recorded_items(REAL))
+        save(first_light.tax_figure(real), folder / first_light.FIGURE, dpi=DPI)
         print(f"Those of the real model are in {folder / 'README.md'}.")

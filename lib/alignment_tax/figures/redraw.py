@@ -54,11 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         points = pd.read_csv(table)
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
-        if given.points is None:
-            for other in sorted(settings.results_folder().glob("*/points.csv")):
-                if other != table:
-                    drawn = fronts(pd.read_csv(other), recorded=True)
-                    print(save(drawn, other.parent / "fronts.png", dpi=DPI))
         if given.all is not None:
             for name, draw in RECORDED.items():
                 print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
