@@ -1,5 +1,8 @@
 """The cross-check of PPO: both sides are given the same reward, and are compared pair by pair."""
 
+import dataclasses
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from alignment_tax import bench_ppo, trl_ppo
 from alignment_tax.models import RewardModel
 from alignment_tax.train.ppo import check_divisible
+from alignment_tax.world.tiny import TinyWorld
 
 
 class Tokenizer:
@@ -104,3 +108,11 @@ def test_both_take_equally_many_steps():
     assert config.critic_learning_rate == config.learning_rate  # TRL has one optimiser for both
     assert config.reward_baseline == 0
     assert config.reward_scale == 1
+
+
+def test_a_run_longer_than_the_worlds_prompts_begins_again():
+    config = dataclasses.replace(bench_ppo.CONFIG, iterations=100)
+    prompts = bench_ppo.prompts_of(TinyWorld(), config, 0)
+    assert len(prompts) == 100 * config.prompts_per_iteration
+    different = {json.dumps(prompt) for prompt in prompts}
+    assert prompts[len(different)] == prompts[0]

@@ -33,12 +33,12 @@ from alignment_tax.train import ppo
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.trl_ppo import LAST_WITH_PPO, Files
-from alignment_tax.world.base import Prompt
+from alignment_tax.world.base import Prompt, World
 
 #: The numbers of the cross-check: those of both, chosen before either was run.
 CONFIG = PpoConfig(
     rounds=1,
-    iterations=16,
+    iterations=12,
     prompts_per_iteration=128,
     temperature=1.0,
     max_new_tokens=40,
@@ -56,16 +56,18 @@ JUDGED = 256
 WARM_UP = 1
 
 
-def prompts_of(study: Study, config: PpoConfig, seed: int) -> list[Prompt]:
-    """Return the prompts of a whole run."""
-    return study.world.prompts(config.iterations * config.prompts_per_iteration, seed, "rlhf")
+def prompts_of(world: World, config: PpoConfig, seed: int) -> list[Prompt]:
+    """Return the prompts of a whole run; a world with fewer begins again."""
+    n = config.iterations * config.prompts_per_iteration
+    prompts = world.prompts(n, seed, "rlhf")
+    return (prompts * (1 + n // len(prompts)))[:n]
 
 
 def ours(study: Study, config: PpoConfig, seed: int) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Run our PPO; return the policy and one row per iteration: reward, kl, seconds."""
     policy, tokenizer = study.policy("sft")
     state = ppo.start(policy, tokenizer, config, seed, study.reward_model())
-    prompts, size = prompts_of(study, config, seed), config.prompts_per_iteration
+    prompts, size = prompts_of(study.world, config, seed), config.prompts_per_iteration
     rows = []
     for start in tqdm(range(0, len(prompts), size), desc=f"our PPO, seed {seed}", leave=False):
         state, row = ppo.step(state, prompts[start : start + size], study.rewards)
@@ -103,7 +105,7 @@ def trls(
         files.reward.symlink_to(study.reward.path / "model")
         task = {
             "config": as_dict(config),
-            "prompts": prompts_of(study, config, seed),
+            "prompts": prompts_of(study.world, config, seed),
             "seed": seed,
             "threads": study.preset.threads,
         }
