@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_tax import bench_ppo, trl_ppo
+from alignment_tax import bench_ppo, settings, trl_ppo
 from alignment_tax.models import RewardModel
 from alignment_tax.train.ppo import check_divisible
 from alignment_tax.world.tiny import TinyWorld
@@ -80,6 +80,8 @@ def test_seeds_are_compared_pair_by_pair():
     assert found["judged_reward"]["low"] == pytest.approx(1)
     assert found["judged_kl"]["difference"] == 0
     assert found["times_faster"] == pytest.approx(2)
+    assert found["seconds_saved"]["difference"] == pytest.approx(1)
+    assert found["seconds_saved"]["verdict"] == "holds"
 
 
 def test_the_table_names_both():
@@ -88,7 +90,15 @@ def test_the_table_names_both():
     text = bench_ppo.markdown(numbers)
     assert "| ours | 2 | 4.00 |" in text
     assert f"| TRL {trl_ppo.LAST_WITH_PPO} | 2 | 3.00 |" in text
-    assert "+1.00" in text
+    assert "Reward, ours minus TRL: +1.00" in text
+    assert "ours being faster: holds" in text
+
+
+def test_the_recorded_comparison_is_that_of_the_recorded_runs():
+    path = settings.results_folder() / "bench_ppo.json"
+    numbers = json.loads(path.read_text(encoding="utf-8"))
+    found = bench_ppo.compare(pd.DataFrame(numbers["runs"]))
+    assert found == numbers["comparison"]
 
 
 def test_warm_up_is_not_timed():

@@ -171,6 +171,8 @@ def compare(runs: pd.DataFrame) -> dict[str, Any]:
         name: front.compare_seeds(mine[name] - theirs[name]).as_dict()
         for name in ("judged_reward", "judged_kl")
     }
+    saved = theirs["seconds_per_step"] - mine["seconds_per_step"]
+    found["seconds_saved"] = front.compare_seeds(saved).as_dict()
     found["times_faster"] = float(
         theirs["seconds_per_step"].mean() / mine["seconds_per_step"].mean()
     )
@@ -189,11 +191,13 @@ def markdown(numbers: dict[str, Any]) -> str:
             f"| {name} | {row['seed']} | {row['judged_reward']:.2f} | {row['judged_kl']:.2f} "
             f"| {row['finished']:.2f} | {row['seconds_per_step']:.2f} |"
         )
-    gap = numbers["comparison"]["judged_reward"]
+    compared = numbers["comparison"]
+    gap, saved = compared["judged_reward"], compared["seconds_saved"]
     lines.append(
         f"\nReward, ours minus TRL: {gap['difference']:+.2f} "
-        f"({gap['low']:+.2f} to {gap['high']:+.2f}); "
-        f"a step of ours takes 1/{numbers['comparison']['times_faster']:.2f} of TRL's time."
+        f"({gap['low']:+.2f} to {gap['high']:+.2f}). Seconds a step, TRL minus ours: "
+        f"{saved['difference']:+.2f} ({saved['low']:+.2f} to {saved['high']:+.2f}); ours being "
+        f"faster: {saved['verdict']} (ratio of the means {compared['times_faster']:.2f})."
     )
     return "\n".join(lines)
 

@@ -23,6 +23,8 @@ from alignment_tax.figures.tables import names_of
 from alignment_tax.results import Recorded
 from alignment_tax.skills import FAMILIES, SLOTS, SkillScores, family_percent
 
+Items = Mapping[str, np.ndarray]
+
 DRAWS = 2000
 #: The figure beside the page.
 FIGURE = "tax.png"
@@ -84,31 +86,24 @@ def claims(run: OneSeed) -> dict[str, front.Comparison]:
     middle = run.items[run.key("rsf", "average", 0.5)]
     pairs = {f"RSF costs {name} (theta_0 minus RSF)": (start, end, name) for name in families()}
     pairs["averaging gives skill back (alpha 0.5 minus RSF)"] = (middle, end, "skill")
-    return {
-        claim: front.paired_bootstrap(
-            [only(a, family)],
-            [only(b, family)],
-            rng=np.random.default_rng(0),
-            n_boot=DRAWS,
-            statistic=family_percent(family),
-        )
-        for claim, (a, b, family) in pairs.items()
-    }
+    return {claim: difference(*pair) for claim, pair in pairs.items()}
+
+
+def difference(a: Items, b: Items, score: str) -> front.Comparison:
+    """Return a minus b in a slot, a family or the mean of all, paired by item."""
+    return front.paired_bootstrap(
+        [only(a, score)],
+        [only(b, score)],
+        rng=np.random.default_rng(0),
+        n_boot=DRAWS,
+        statistic=family_percent(score),
+    )
 
 
 def tax_figure(run: OneSeed) -> Figure:
     """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
     start, end = run.items[run.key("sft")], run.items[run.key("rsf")]
-    changes = {
-        score: front.paired_bootstrap(
-            [only(end, score)],
-            [only(start, score)],
-            rng=np.random.default_rng(0),
-            n_boot=DRAWS,
-            statistic=family_percent(score),
-        )
-        for score in (*families(), *run.slots)
-    }
+    changes = {score: difference(end, start, score) for score in (*families(), *run.slots)}
     bounds = {score: (change.low, change.high) for score, change in changes.items()}
     return tax_bars(run.points, intervals=bounds, recorded=True)
 
