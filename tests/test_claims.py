@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from alignment_tax import claims, front, results
-from alignment_tax.skills import bleu_statistics, bleu_without_surplus, goes_on, right
+from alignment_tax.skills import bleu_statistics, capped_bleu, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS
 
 WANTED = "the cat sees the dog ."
@@ -50,8 +50,8 @@ def test_an_answer_is_right_or_right_with_more_behind_it() -> None:
 
 
 def test_talk_behind_a_right_answer_is_forgiven_and_a_wrong_word_is_not() -> None:
-    assert bleu_without_surplus(translations(TALK)) == pytest.approx(100)
-    assert bleu_without_surplus(translations("the cat sees a dog .")) < 80
+    assert capped_bleu(translations(TALK)) == pytest.approx(100)
+    assert capped_bleu(translations("the cat sees a dog .")) < 80
 
 
 def test_the_talk_of_a_run_is_counted_per_seed() -> None:
@@ -69,7 +69,7 @@ def test_the_talk_of_a_run_is_counted_per_seed() -> None:
     assert table["lost"].tolist() == [1, 2]
     assert table["goes_on"].tolist() == [1, 1]
     # one item was wrong before and is right with talk after: without the talk BLEU has risen
-    assert table.loc[0, "bleu"] < 0 < table.loc[0, "bleu_without_surplus"]
+    assert table.loc[0, "bleu"] < 0 < table.loc[0, "capped_bleu"]
 
 
 def test_a_claim_agrees_by_its_interval_over_seeds() -> None:

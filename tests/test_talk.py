@@ -5,7 +5,7 @@ import pytest
 
 from alignment_tax import talk
 from alignment_tax.results import Recorded
-from alignment_tax.skills import bleu_without_surplus, goes_on, right
+from alignment_tax.skills import capped_bleu, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS, bleu_statistics, corpus_bleu
 
 REFERENCE = "the black cat sleeps in the old house"
@@ -69,12 +69,12 @@ def test_capped_counts_by_hand():
     assert rows[list(BLEU_COLUMNS)].iloc[0].tolist() == [8, 7, 6, 5, 11, 10, 9, 8, 11, 8]
     # (8/11 * 7/10 * 6/9 * 5/8) ** (1/4) = 0.6787, and no penalty for a text that is too long
     assert bleu(rows) == pytest.approx(67.87, abs=0.01)
-    assert bleu_without_surplus(rows) == pytest.approx(100)
+    assert capped_bleu(rows) == pytest.approx(100)
 
 
 def test_what_is_short_is_not_changed():
     rows = items_of({"a": ["the black cat sleeps", "the", REFERENCE]})
-    assert bleu_without_surplus(rows) == pytest.approx(bleu(rows))
+    assert capped_bleu(rows) == pytest.approx(bleu(rows))
 
 
 def test_capped_bleu_is_at_least_that_of_the_text_that_is_really_cut():
@@ -85,7 +85,7 @@ def test_capped_bleu_is_at_least_that_of_the_text_that_is_really_cut():
     ]
     cut = [" ".join(text.split()[: len(REFERENCE.split())]) for text in texts]
     real = corpus_bleu([bleu_statistics(REFERENCE, text) for text in cut])
-    assert bleu(items_of({"a": texts})) < real < bleu_without_surplus(items_of({"a": texts}))
+    assert bleu(items_of({"a": texts})) < real < capped_bleu(items_of({"a": texts}))
 
 
 def points_of(*models):
@@ -108,7 +108,7 @@ def test_measures_and_mean_skill_by_hand():
     # 8 + 11 + 11 + 1 words in four translations
     assert found.loc["b", ["begins_right", "exact", "longer"]].tolist() == [75, 25, 50]
     assert found.loc["b", ["words", "reference_words"]].tolist() == [31 / 4, 8]
-    capped = bleu_without_surplus(items[(items["key"] == "b") & (items["slot"] == "bleu")])
+    capped = capped_bleu(items[(items["key"] == "b") & (items["slot"] == "bleu")])
     assert found.loc["b", "capped"] == pytest.approx(capped)
     points = talk.with_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
     assert points["translation"].tolist() == pytest.approx([100, capped])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import front
-from alignment_tax.skills import bleu_without_surplus, corpus_bleu, goes_on, right
+from alignment_tax.skills import capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS
 from alignment_tax.world import chat
 from alignment_tax.world.tiny import TinyWorld
@@ -128,7 +128,7 @@ def talk_table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per seed: lost (translations that theta_0 has right and RSF has not), goes_on
         (those of them that hold the right answer, and more), bleu (change in BLEU),
-        bleu_without_surplus (change if nothing beyond the reference's length counted).
+        capped_bleu (change if nothing beyond the reference's length counted).
     """
     rows = []
     for seed in by_seed(points, "sft", "rounds").index:
@@ -136,14 +136,14 @@ def talk_table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
         after = _translations(points, items, seed, "rsf", last_round(points))
         lost = right(before) & ~right(after)
         scores = [corpus_bleu(side[list(BLEU_COLUMNS)].to_numpy()) for side in (before, after)]
-        forgiven = [bleu_without_surplus(side) for side in (before, after)]
+        forgiven = [capped_bleu(side) for side in (before, after)]
         rows.append(
             {
                 "seed": int(seed),
                 "lost": int(lost.sum()),
                 "goes_on": int((lost & goes_on(after)).sum()),
                 "bleu": scores[1] - scores[0],
-                "bleu_without_surplus": forgiven[1] - forgiven[0],
+                "capped_bleu": forgiven[1] - forgiven[0],
             }
         )
     return pd.DataFrame(rows).set_index("seed")

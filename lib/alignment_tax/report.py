@@ -15,6 +15,7 @@ import pandas as pd
 
 from alignment_tax import first_light, front, remedies, settings
 from alignment_tax.artifacts import write_whole
+from alignment_tax.claims import by_seed, last_round, rise
 from alignment_tax.figures import interval, verdict_markdown
 from alignment_tax.figures.look import DPI, save
 from alignment_tax.results import Recorded, recorded, recorded_items
@@ -29,13 +30,6 @@ FAMILIES = ("skill", "commonsense", "reading", "translation")
 REAL = "small"
 
 
-def paired(points: pd.DataFrame, column: str, before: pd.Series, after: pd.Series) -> list[float]:
-    """Return after minus before of a column, one number per seed; both select one row a seed."""
-    first = points[before].set_index("seed")[column]
-    second = points[after].set_index("seed")[column]
-    return list((second - first).dropna())
-
-
 def claims(run: Recorded) -> dict[str, front.Comparison]:
     """Return the comparisons that the course so far can make, by claim.
 
@@ -43,26 +37,18 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
         ValueError: fewer than two seeds are recorded.
     """
     points, seeds = run.points, run.seeds
-    last = points.loc[points["algorithm"] == "rsf", "rounds"].max()
-    trained = points["method"] == "none"
-    theta_0 = points["algorithm"] == "sft"
-    rsf = (points["algorithm"] == "rsf") & trained & (points["rounds"] == last)
-    control = (points["algorithm"] == "rsf_random") & (points["rounds"] == last)
+    last = last_round(points)
     found = {
-        f"RSF costs {name} (theta_0 minus RSF)": front.compare_seeds(
-            [-gap for gap in paired(points, name, theta_0, rsf)]
-        )
+        f"RSF costs {name} (theta_0 minus RSF)": front.compare_seeds(-rise(points, name))
         for name in FAMILIES
     }
     found["the random control costs skill (theta_0 minus the control)"] = front.compare_seeds(
-        [-gap for gap in paired(points, "skill", theta_0, control)]
+        by_seed(points, "sft", "skill") - by_seed(points, "rsf_random", "skill", last)
     )
     for name in ("reward", "gold"):
-        found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(
-            paired(points, name, theta_0, rsf)
-        )
+        found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(rise(points, name))
     found["choosing by reward raises gold (RSF minus the random control)"] = front.compare_seeds(
-        paired(points, "gold", control, rsf)
+        by_seed(points, "rsf", "gold", last) - by_seed(points, "rsf_random", "gold", last)
     )
     for reward in ("reward", "gold"):
         averages = [run.curve("average", seed, reward) for seed in seeds]

@@ -18,7 +18,7 @@ import pandas as pd
 from alignment_tax.claims import talk_table
 from alignment_tax.figures.tables import SETTING, summarise
 from alignment_tax.results import Recorded
-from alignment_tax.skills import FAMILIES, bleu_without_surplus, corpus_bleu, goes_on, right
+from alignment_tax.skills import FAMILIES, capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.skills.scorer import BLEU_COLUMNS
 
 MODEL = ["seed", "key"]
@@ -63,7 +63,7 @@ def measures(items: pd.DataFrame) -> pd.DataFrame:
                 "seed": int(str(seed)),
                 "key": str(key),
                 "bleu": corpus_bleu(model[list(BLEU_COLUMNS)].to_numpy(dtype=float)),
-                "capped": bleu_without_surplus(model),
+                "capped": capped_bleu(model),
                 "begins_right": 100 * float((exact | on).mean()),
                 "exact": 100 * float(exact.mean()),
                 "longer": 100 * float((model["length"] > model["reference_length"]).mean()),

@@ -10,7 +10,7 @@ Families as in the paper (section 3): common sense (accuracy), reading (exact ma
 translation (BLEU). The skill of a model is the mean of the three.
 """
 
-from alignment_tax.skills.answers import bleu_without_surplus, goes_on, right
+from alignment_tax.skills.answers import capped_bleu, goes_on, right
 from alignment_tax.skills.scorer import (
     FAMILIES,
     SLOTS,
@@ -30,7 +30,7 @@ __all__ = [
     "Scorer",
     "SkillScores",
     "bleu_statistics",
-    "bleu_without_surplus",
+    "capped_bleu",
     "corpus_bleu",
     "family_percent",
     "goes_on",

@@ -36,7 +36,7 @@ def goes_on(items: pd.DataFrame) -> Array:
     return longer
 
 
-def bleu_without_surplus(items: pd.DataFrame) -> float:
+def capped_bleu(items: pd.DataFrame) -> float:
     """Return the corpus BLEU if nothing said beyond the length of the reference counted.
 
     Surplus words and phrases are taken to be wrong ones as far as there are such, so this is an
