@@ -189,6 +189,66 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class RatioGrid:
+    """A way to find ratios (a name in `searches.SEARCHES`), for K blocks at some mean ratios."""
+
+    method: str
+    blocks: int
+    alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PartGrid:
+    """A part that is averaged by itself, the others fully aligned, and its ratios."""
+
+    part: str
+    alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RatioConfig:
+    """Part-wise averaging and the searches for a ratio per block of layers: what is recorded.
+
+    Attributes:
+        prompts: RLHF prompts that the aligned policy replies to; the best of `n` replies to each
+            is what HMA makes likely.
+        n: Replies to each prompt.
+        learning_rate: Adam's, for the K scores.
+        epochs: Passes over the replies.
+        batch_size: Replies per step.
+        evaluate_every: Steps between two evaluations on all replies.
+        eps: Of Eq. 11.
+        grid_step: Distance between ratios on the grid over the simplex.
+        reward_step: The same where every point of the grid is sampled from.
+        reward_prompts: Prompts that are replied to at every point of that grid.
+        kept_texts: Texts on which a KL term keeps theta_0.
+        kept_weight: Weight of that term.
+        released_learning_rate: That of the paper's released code, which multiplies it by the number
+            of linear layers in a block without saying so.
+        released_batch_size: That of the released code.
+        parts: The parts whose average is recorded.
+        grids: The searches that are recorded.
+    """
+
+    prompts: int
+    n: int
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    evaluate_every: int
+    eps: float
+    grid_step: float
+    reward_step: float
+    reward_prompts: int
+    kept_texts: int
+    kept_weight: float
+    released_learning_rate: float
+    released_batch_size: int
+    parts: tuple[PartGrid, ...] = ()
+    grids: tuple[RatioGrid, ...] = ()
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """What is scored, on how many items, and with which batch size (scores move with it).
 
@@ -218,7 +278,8 @@ class Preset:
 
     `alphas` are the mixing ratios of the averaging sweep. `distil` is how theta_0 is finetuned
     under a remedy, `remedies` what is recorded of them, `replay_documents` how many documents of
-    pretraining text there are to replay; where they are None, empty or 0 there is none.
+    pretraining text there are to replay, `ratios` how ratios of parts are searched and recorded;
+    where they are None, empty or 0 there is none.
     """
 
     name: str
@@ -239,6 +300,7 @@ class Preset:
     distil: DistilConfig | None = None
     remedies: tuple[Grid, ...] = ()
     replay_documents: int = 0
+    ratios: RatioConfig | None = None
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -302,6 +364,44 @@ TINY = Preset(
     ),
     # strength 4 replays about 100,000 tokens: hardly any document comes twice
     replay_documents=4000,
+    ratios=RatioConfig(
+        prompts=128,
+        n=8,
+        learning_rate=0.2,
+        epochs=10,
+        batch_size=32,
+        evaluate_every=8,
+        eps=0.2,
+        grid_step=0.1,
+        reward_step=0.2,
+        reward_prompts=128,
+        kept_texts=64,
+        kept_weight=1.0,
+        released_learning_rate=2e-5,
+        released_batch_size=2,
+        parts=(
+            PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
+            PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
+            PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
+            PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
+            PartGrid("embeddings", (0.0, 0.4)),
+            PartGrid("norms", (0.0, 0.4)),
+            PartGrid("head", (0.0, 0.4)),
+        ),
+        # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
+        grids=(
+            RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+            RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
+            RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_eq11", 3, (0.2, 0.3, 0.4)),
+            RatioGrid("hma_grid", 3, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+            RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
+            RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
+        ),
+    ),
 )
 
 SMOKE = dataclasses.replace(

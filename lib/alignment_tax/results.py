@@ -136,13 +136,18 @@ def merge_rows(
 ) -> pd.DataFrame:
     """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like.
 
+    Other ratios of as many blocks are the same model found anew.
+
     Args:
         stored, fresh: Tables with the columns of `identity`, `stored` perhaps empty.
         identity: Columns that name a row.
     """
 
     def by_name(table: pd.DataFrame) -> dict[tuple[str, ...], dict[Any, Any]]:
-        names = (tuple(map(written, row)) for row in table[list(identity)].itertuples(index=False))
+        named = table[list(identity)]
+        if "part" in named:
+            named = named.assign(part=named["part"].map(blocks_named))
+        names = (tuple(map(written, row)) for row in named.itertuples(index=False))
         return dict(zip(names, table.to_dict("records"), strict=True))
 
     if stored.empty:
@@ -150,6 +155,13 @@ def merge_rows(
     rows = by_name(stored) | by_name(fresh)  # a row that is replaced keeps its place
     table = pd.DataFrame(list(rows.values()), columns=fresh.columns)
     return table.sort_values("seed", kind="stable", ignore_index=True)
+
+
+def blocks_named(part: object) -> object:
+    """Return "K=3" for the ratios of three blocks, and any other part as it is."""
+    if not isinstance(part, str) or "|" not in part:
+        return part
+    return f"K={sum('=' not in ratio for ratio in part.split('|'))}"
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import presets, settings
+from alignment_tax import presets, searches, settings
 from alignment_tax.artifacts import (
     Artifact,
     Store,
@@ -32,6 +33,7 @@ from alignment_tax.artifacts import (
 )
 from alignment_tax.corpora import RealWorld
 from alignment_tax.merge.average import Sweep, check_alpha
+from alignment_tax.merge.hma import Mixture
 from alignment_tax.merge.parts import (
     THIRDS,
     Partition,
@@ -68,15 +70,17 @@ from alignment_tax.presets import (
     DistilConfig,
     PpoConfig,
     Preset,
+    RatioConfig,
     RewardConfig,
 )
-from alignment_tax.skills import Scorer, SkillScores
+from alignment_tax.skills import FAMILIES, Scorer, SkillScores
 from alignment_tax.smollm2 import load_smollm2, smollm2_source
 from alignment_tax.train.algorithms import Start, round_seed, run_round
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
+from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
-from alignment_tax.train.rsf import RoundResult, rsf_round
-from alignment_tax.train.sample import sample_replies
+from alignment_tax.train.rsf import RoundResult, draw_samples, rsf_round, short_prompts
+from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt, World
 from alignment_tax.world.corpus import Document
@@ -99,6 +103,13 @@ AVERAGED = "+average"
 IN_ROUNDS = "_in_rounds"
 #: Stands for the plain run, its averages and every remedy that the preset records.
 ALL_REMEDIES = "remedies"
+#: One part averaged, the others aligned.
+PART = "part"
+ADAMERGING = "adamerging"
+#: Stands for parts and all searches for ratios that the preset records.
+ALL_PARTS = "parts"
+#: What `Spec.part` says where the ratios of K blocks are still to be found.
+TO_FIND = re.compile(r"K=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -110,9 +121,10 @@ class Spec:
     methods that mix; `strength` that of a remedy; `part` the part that is mixed, or the ratios.
 
     Method "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
-    (thirds of the layers), embeddings, norms or head. Method "hma", or hma_VARIANT, has the ratios
-    of K blocks of layers in `part` (see `ratios_text`) and their mean in `alpha`, which is also the
-    ratio of embeddings, norms and head.
+    (thirds of the layers), linear (all layers), embeddings, norms or head. Methods with a ratio per
+    block (hma, hma_VARIANT, adamerging: see `searches`) have the ratios in `part` (see
+    `ratios_text`) and their mean in `alpha`, which is also the ratio of embeddings, norms and head;
+    part "K=3" stands for the ratios that the search finds for three blocks.
 
     A remedy's word alone is the paper's distillation style; what follows the word changes that:
 
@@ -139,7 +151,7 @@ class Spec:
     @property
     def end(self) -> Spec:
         """The aligned end that a mixture mixes theta_0 with; any other model itself."""
-        if self.method in ("average", "part") or is_hma(self):
+        if self.method in ("average", PART) or has_ratios(self):
             return Spec(self.algorithm, self.rounds)
         if self.method.endswith(AVERAGED):
             return dataclasses.replace(self, method=self.method.removesuffix(AVERAGED), alpha=None)
@@ -165,19 +177,26 @@ class UnknownStage(ValueError):
     """Raised for an algorithm, round, method or text that the preset does not have."""
 
 
-def ratios_text(ratios: Sequence[float]) -> str:
-    """Return the ratios of blocks as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2"."""
-    return "|".join(repr(float(ratio)) for ratio in ratios)
+def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:
+    """Return ratios as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2".
+
+    What is `fixed` follows by name: "0.6|0.4|0.2|norms=0.0".
+    """
+    named = [f"{part}={float(ratio)!r}" for part, ratio in (fixed or {}).items()]
+    return "|".join([*(repr(float(ratio)) for ratio in ratios), *named])
 
 
-def ratios_in(spec: Spec) -> tuple[float, ...]:
-    """Return the ratios of blocks that an HMA spec names.
+def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
+    """Return the ratios of blocks that a spec names, and those of other parts that are fixed.
 
     Raises:
         ValueError: there are none, or they are no numbers.
     """
+    pieces = (spec.part or "").split("|")
+    named = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
     try:
-        return tuple(float(text) for text in (spec.part or "").split("|"))
+        blocks = tuple(float(piece) for piece in pieces if "=" not in piece)
+        return blocks, {part: float(ratio) for part, ratio in named.items()}
     except ValueError:
         raise ValueError(
             f"Method {spec.method} needs the ratios of its blocks as part, like "
@@ -185,13 +204,19 @@ def ratios_in(spec: Spec) -> tuple[float, ...]:
         ) from None
 
 
-def is_hma(spec: Spec) -> bool:
+def has_ratios(spec: Spec) -> bool:
     """Whether a spec has a ratio of its own for each block of layers."""
-    return spec.method == "hma" or spec.method.startswith("hma_")
+    return spec.method in (ADAMERGING, "hma") or spec.method.startswith("hma_")
+
+
+def blocks_to_find(spec: Spec) -> int | None:
+    """Return K of a spec whose ratios are still to be found ("K=3"), else None."""
+    found = TO_FIND.fullmatch(spec.part or "") if has_ratios(spec) else None
+    return int(found.group(1)) if found else None
 
 
 def part_ratios(spec: Spec, parts: Partition) -> dict[str, float]:
-    """Return the ratio of every part of a model that a spec of method part or hma names.
+    """Return the ratio of every part of a model that a spec with parts names.
 
     Raises:
         ValueError: the spec lacks its part or its alpha.
@@ -199,8 +224,9 @@ def part_ratios(spec: Spec, parts: Partition) -> dict[str, float]:
     """
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
-    if is_hma(spec):
-        return ratios_of_blocks(parts, ratios_in(spec), spec.alpha)
+    if has_ratios(spec):
+        blocks, fixed = ratios_in(spec)
+        return ratios_of_blocks(parts, blocks, spec.alpha, fixed=fixed)
     return one_part(parts, spec.part, spec.alpha)
 
 
@@ -208,14 +234,17 @@ def simplest(spec: Spec) -> Spec:
     """Return the simplest spec of the same weights, so that no model is scored twice.
 
     The ends of a mixture are theta_0 and the aligned policy to the last bit, and equal ratios are
-    the plain average (`merge.average`, `merge.parts`).
+    the plain average (`merge.average`, `merge.parts`). How ratios were found does not matter.
     """
-    if is_hma(spec) and set(ratios_in(spec)) == {spec.alpha}:
-        spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
+    if has_ratios(spec):
+        blocks, fixed = ratios_in(spec)
+        spec = dataclasses.replace(spec, method="hma", strength=None)
+        if {*blocks, *fixed.values()} == {spec.alpha}:
+            spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
     whole = spec.method == "average" or spec.method.endswith(AVERAGED)
     if whole and spec.alpha == 0:
         return Spec("sft")
-    if (whole or spec.method == "part") and spec.alpha == 1:
+    if (whole or spec.method == PART) and spec.alpha == 1:
         return spec.end
     return spec
 
@@ -685,6 +714,144 @@ class Study:
         rounds = {f"round {number}": self.rsf(number) for number in range(1, last + 1)}
         return {"theta_0": self.sft, "reward": self.reward, **rounds}
 
+    # --- ratios of parts ------------------------------------------------------------------------
+
+    @property
+    def _ratio_config(self) -> RatioConfig:
+        if self.preset.ratios is None:
+            raise UnknownStage(
+                f"Preset {self.preset.name} does not say how ratios of parts are searched: set its "
+                "`ratios`."
+            )
+        return self.preset.ratios
+
+    def best_replies(self, algorithm: str = "rsf", rounds: int | None = None) -> Artifact:
+        """The aligned policy's own best replies, on which HMA works: samples.parquet.
+
+        One row a reply: prompt (JSON), reply, finished, reward, chosen (the best finished reply to
+        its prompt). The prompts are of RLHF, not of the reported ones.
+        """
+        config, rsf = self._ratio_config, self.preset.rsf
+        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+
+        def make(folder: Path) -> None:
+            policy, tokenizer = self._load(aligned)
+            prompts = self.world.prompts(config.prompts, self.seed, "rlhf")
+            drawn = dataclasses.replace(rsf, n=config.n)
+            samples = draw_samples(policy, tokenizer, self.rewards, prompts, drawn, self.seed)
+            samples["prompt"] = [json.dumps(prompt) for prompt in samples["prompt"]]
+            samples.to_parquet(folder / "samples.parquet", index=False)
+
+        inputs = {
+            "prompts": config.prompts,
+            "n": config.n,
+            "sampling": [rsf.temperature, rsf.max_new_tokens, rsf.max_prompt_length],
+            "batch": [self._batch, rsf.sampling_batch],
+        }
+        parents = {"policy": aligned, "reward": self.reward}
+        return self._get("best_replies", inputs, make, parents, f"the best replies of {algorithm}")
+
+    def mixture(
+        self, blocks: int, algorithm: str = "rsf", rounds: int | None = None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
+        """theta_0 and the aligned policy as a function of K ratios, and a network to run it in."""
+        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        model, tokenizer = self._load(self.sft)
+        ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
+        return model, tokenizer, Mixture(model, *ends, partition(model, blocks))
+
+    def search_data(
+        self, algorithm: str = "rsf", rounds: int | None = None, method: str = "hma"
+    ) -> searches.Data:
+        """What a search for ratios looks at: see `searches.Data`.
+
+        Raises:
+            UnknownStage: this world has no data of that kind.
+        """
+        config = self._ratio_config
+        _, tokenizer = self._theta_0
+        room = self.preset.rsf.max_prompt_length + 2 * self.preset.rsf.max_new_tokens + 1
+        samples = pd.read_parquet(self.best_replies(algorithm, rounds).path / "samples.parquet")
+        best = samples[samples["chosen"]]
+        replies = [
+            encode(tokenizer, json.loads(prompt), reply, room)
+            for prompt, reply in zip(best["prompt"], best["reply"], strict=True)
+        ]
+        texts = {}
+        if method in searches.KEEPING:
+            documents = self.replay_documents(searches.KEEPING[method])[: config.kept_texts]
+            texts[method] = [
+                tokenizer(" ".join(text for text, _ in document.pieces))["input_ids"]
+                for document in documents
+            ]
+        labelled = []
+        if method == ADAMERGING:
+            if self.preset.world != "tiny":
+                raise UnknownStage(
+                    "AdaMerging takes labelled items of the tiny world alone so far."
+                )
+            labelled = [
+                encode_text(tokenizer, item["prompt"], item["target"])
+                for slot in FAMILIES["reading"]
+                for item in items(slot, "validation")
+            ]
+        rlhf = self.world.prompts(10**6, self.seed, "rlhf")
+        prompts = short_prompts(tokenizer, rlhf, self.preset.rsf.max_prompt_length)
+        prompts = prompts[: config.reward_prompts]
+
+        def reward(model: PreTrainedModel, chosen: Sequence[int]) -> float:
+            asked = [prompts[i] for i in chosen]
+            texts = [group[0].text for group in self._groups(model, tokenizer, asked, 1)]
+            return float(self.rewards(asked, texts).mean())
+
+        return searches.Data(replies, texts, labelled, len(prompts), reward)
+
+    def ratios(
+        self,
+        method: str,
+        blocks: int,
+        alpha: float,
+        algorithm: str = "rsf",
+        rounds: int | None = None,
+    ) -> searches.Found:
+        """The ratios of K blocks, of mean alpha, that a search finds (see `searches`).
+
+        Raises:
+            UnknownStage: no such search, or a preset without its numbers.
+            MergeError: a mean or a number of blocks that the search cannot use.
+        """
+        if method not in searches.SEARCHES:
+            known = ", ".join(searches.SEARCHES)
+            raise UnknownStage(f"There is no search {method!r} for ratios. Known: {known}.")
+        config = self._ratio_config
+        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        replies = self.best_replies(algorithm, rounds)
+
+        def make(folder: Path) -> None:
+            model, _, mixture = self.mixture(blocks, algorithm, rounds)
+            data = self.search_data(algorithm, rounds, method)
+            task = searches.Task(mixture, model, data, config, alpha, self.seed)
+            searches.SEARCHES[method](task).save(folder)
+
+        # what is recorded does not change what is found
+        numbers = dataclasses.replace(config, parts=(), grids=())
+        inputs: dict[str, Any] = {"method": method, "blocks": blocks, "alpha": alpha}
+        inputs |= {"config": numbers, "items": _items_key(self.preset.eval.suite)}
+        parents = {"theta_0": self.sft, "policy": aligned, "replies": replies}
+        name = f"ratios of {blocks} blocks by {method}, mean {alpha:g}"
+        return searches.Found.load(self._get("ratios", inputs, make, parents, name).path)
+
+    def resolved(self, spec: Spec) -> Spec:
+        """Return a spec with the ratios that its search finds, where it leaves them open."""
+        blocks = blocks_to_find(spec)
+        if blocks is None:
+            return spec
+        if spec.alpha is None:
+            raise ValueError(f"{spec.method!r} needs alpha, the mean of the ratios.")
+        found = self.ratios(spec.method, blocks, spec.alpha, spec.algorithm, spec.rounds)
+        text = ratios_text(found.blocks, found.fixed)
+        return dataclasses.replace(spec, alpha=found.alpha, part=text)
+
     def policy(
         self, algorithm: str = "sft", rounds: int | None = None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -752,7 +919,7 @@ class Study:
 
         Specs of the same weights (see `simplest`) are scored once.
         """
-        spec = simplest(spec)
+        spec = simplest(self.resolved(spec))
         parent = self.artifact(spec)
         config = self.preset.eval
 
@@ -799,16 +966,7 @@ class Study:
             for p in self.world.prompts(4 * config.reward_prompts, 0, "reported")
             if len(prompt_ids(tokenizer, p)) <= rsf.max_prompt_length
         ][: config.reward_prompts]
-        groups = sample_replies(
-            model,
-            tokenizer,
-            prompts,
-            n=config.reward_samples,
-            temperature=rsf.temperature,
-            max_new_tokens=rsf.max_new_tokens,
-            batch_size=rsf.sampling_batch,
-            seed=self.seed,
-        )
+        groups = self._groups(model, tokenizer, prompts, config.reward_samples)
         asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
         texts = [reply.text for group in groups for reply in group]
         theta_0, _ = self._theta_0
@@ -822,6 +980,26 @@ class Study:
                 "log_prob": reply_log_probs(model, tokenizer, asked, texts, self._batch),
                 "log_prob_0": reply_log_probs(theta_0, tokenizer, asked, texts, self._batch),
             }
+        )
+
+    def _groups(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[Prompt],
+        n: int,
+    ) -> list[list[Reply]]:
+        """Sample n replies to each prompt, with the same random numbers for every model."""
+        rsf = self.preset.rsf
+        return sample_replies(
+            model,
+            tokenizer,
+            prompts,
+            n=n,
+            temperature=rsf.temperature,
+            max_new_tokens=rsf.max_new_tokens,
+            batch_size=rsf.sampling_batch,
+            seed=self.seed,
         )
 
     @cached_property
@@ -864,14 +1042,14 @@ class Study:
             ValueError, MergeError: a mixture whose part or ratios make no sense.
         """
         if spec.end != spec:
-            return self._mixed(spec)
+            return self._mixed(self.resolved(spec))
         return self._load(self.artifact(spec))
 
     def _mixed(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         # One sweep is kept: its models are in memory, and a sweep's points come one after another.
         blocks = None
-        if spec.method == "part" or is_hma(spec):
-            blocks = len(ratios_in(spec)) if is_hma(spec) else len(THIRDS)
+        if spec.method == PART or has_ratios(spec):
+            blocks = len(ratios_in(spec)[0]) if has_ratios(spec) else len(THIRDS)
         end = self.artifact(spec)
         if (end.key, blocks) not in self._sweeps:
             made = self._sweep(end) if blocks is None else self._part_sweep(end, blocks)
@@ -889,6 +1067,7 @@ class Study:
 
     def point(self, spec: Spec) -> dict[str, Any]:
         """One row of the table of points (see COLUMNS); what does not apply is None."""
+        spec = self.resolved(spec)
         artifact = self.evaluate(spec)
         values = json.loads((artifact.path / "point.json").read_text())
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -905,7 +1084,14 @@ class Study:
         inside = [n + IN_ROUNDS for n in remedies if REMEDIES[n].when in ("training", "model")]
         own = [*remedies, *(name + AVERAGED for name in remedies), *inside]
         distil = [DISTIL, DISTIL + AVERAGED, ALL_REMEDIES] if self.preset.distil else []
-        return ["base", *self.preset.algorithms, "average", "early_stopping", *distil, *own]
+        parts = [PART, *self._searches, ALL_PARTS] if self.preset.ratios else []
+        return ["base", *self.preset.algorithms, "average", "early_stopping", *parts, *distil, *own]
+
+    @property
+    def _searches(self) -> list[str]:
+        """The searches for ratios that the preset records."""
+        grids = self.preset.ratios.grids if self.preset.ratios else ()
+        return list(dict.fromkeys(grid.method for grid in grids))
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
         """The models that are recorded, theta_0 always among them, each once.
@@ -947,6 +1133,11 @@ class Study:
             return [Spec("rsf", last, DISTIL)]
         if name in ("average", DISTIL + AVERAGED):
             return [Spec("rsf", last, name, alpha) for alpha in alphas]
+        if name == ALL_PARTS:
+            return [spec for word in (PART, *self._searches) for spec in self._specs_of(word)]
+        if name in (PART, *self._searches):
+            rlhf = [word for word in self.preset.algorithms if word != "rsf_random"]
+            return [spec for algorithm in rlhf for spec in self._specs_of_parts(name, algorithm)]
         if name == ALL_REMEDIES:
             words = [DISTIL, DISTIL + AVERAGED, *(grid.method for grid in self.preset.remedies)]
             return [spec for word in words for spec in self._specs_of(word)]
@@ -956,6 +1147,22 @@ class Study:
         if name.endswith(AVERAGED):
             return [dataclasses.replace(spec, alpha=a) for spec in specs for a in alphas]
         return specs
+
+    def _specs_of_parts(self, name: str, algorithm: str) -> list[Spec]:
+        """The models of "part", or of one search for ratios, of one algorithm's last round."""
+        config, last = self._ratio_config, self._algorithm(algorithm).rounds
+        if name == PART:
+            return [
+                Spec(algorithm, last, PART, alpha, part=grid.part)
+                for grid in config.parts
+                for alpha in grid.alphas
+            ]
+        return [
+            Spec(algorithm, last, name, alpha, part=f"K={grid.blocks}")
+            for grid in config.grids
+            if grid.method == name
+            for alpha in grid.alphas
+        ]
 
     def cost(self, spec: Spec) -> dict[str, float | None] | None:
         """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.

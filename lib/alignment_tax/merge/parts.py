@@ -33,6 +33,8 @@ Ratios = Mapping[str, float]
 MeanOver = Literal["blocks", "parameters"]
 
 THIRDS = ("input", "middle", "output")
+#: All blocks of layers together: what the paper says is averaged.
+LINEAR = "linear"
 OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
 REST = "rest"
 LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -141,10 +143,13 @@ def block_names(sizes: Sequence[int]) -> tuple[str, ...]:
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
     """Return the ratios that average one part and leave all others aligned (paper, Figure 4).
 
+    Part "linear" is all blocks of layers together.
+
     Raises:
         MergeError: there is no such part, or alpha lies outside [0, 1].
     """
-    ratios = {**dict.fromkeys(partition.parts, 1.0), part: alpha}
+    chosen = partition.blocks if part == LINEAR else (part,)
+    ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
     check_ratios(partition, ratios)
     return ratios
 

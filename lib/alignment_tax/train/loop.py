@@ -153,6 +153,15 @@ def encode(
     return context + answer, [IGNORED] * len(context) + answer
 
 
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, context: str, answer: str
+) -> tuple[list[int], list[int]]:
+    """Return (input ids, labels) of plain text with an answer; labels are -100 on the context."""
+    before = tokenizer(context, add_special_tokens=False)["input_ids"]
+    after = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return before + after, [IGNORED] * len(before) + after
+
+
 def collate(
     examples: Sequence[tuple[list[int], list[int]]], pad_id: int, where: torch.device
 ) -> Batch:

@@ -102,6 +102,55 @@ def rsf_round(
         ValueError: no usable prompt, no finished reply, or rewards that cannot be compared.
         TrainingDiverged: see `finetune`.
     """
+    samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
+    kept = samples[samples["chosen"]]
+    log = finetune(
+        policy,
+        tokenizer,
+        list(zip(kept["prompt"], kept["reply"], strict=True)),
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=seed,
+        # room to spare: text written and read again may have more tokens than were drawn
+        max_length=config.max_prompt_length + 2 * config.max_new_tokens + 1,
+        extras=extras,
+        describe=f"RSF ({how})",
+    )
+    asked = samples["group"].nunique()
+    stats = {
+        "mean_reward": samples["reward"].mean(),
+        "best_reward": samples[samples["finished"]].groupby("group")["reward"].max().mean(),
+        "kept_reward": kept["reward"].mean(),
+        "finished": samples["finished"].mean(),
+        "kept": len(kept),
+        "dropped": asked - len(kept),
+        "too_long": len(prompts) - asked,
+    }
+    return RoundResult(policy, log, samples, {name: float(v) for name, v in stats.items()})
+
+
+def draw_samples(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_fn: RewardFunction,
+    prompts: Sequence[Prompt],
+    config: RsfConfig,
+    seed: int,
+    how: str = "best",
+) -> pd.DataFrame:
+    """Sample n replies to each prompt, score them and choose one of each group.
+
+    Args:
+        policy, tokenizer, reward_fn, prompts, config, seed, how: see `rsf_round`.
+
+    Returns:
+        One row a reply: group (number of the prompt), prompt, reply, reward, finished, chosen (one
+        finished reply a group, none if all were cut off).
+
+    Raises:
+        ValueError: no usable prompt, no finished reply, or rewards that cannot be compared.
+    """
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
     replies = sample_replies(
         policy,
@@ -119,23 +168,9 @@ def rsf_round(
     rewards = check_rewards(reward_fn([p for p, _ in flat], [r.text for _, r in flat]), len(flat))
     rewards = rewards.reshape(len(short), config.n)
     chosen = select(replies, rewards, how, np.random.default_rng(seed))
-    kept = [(row, i) for row, i in enumerate(chosen) if i is not None]
-    if not kept:
+    if all(best is None for best in chosen):
         raise ValueError(no_finished_reply(len(flat), config.max_new_tokens))
-    log = finetune(
-        policy,
-        tokenizer,
-        [(short[row], replies[row][i].text) for row, i in kept],
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=seed,
-        # room to spare: text written and read again may have more tokens than were drawn
-        max_length=config.max_prompt_length + 2 * config.max_new_tokens + 1,
-        extras=extras,
-        describe=f"RSF ({how})",
-    )
-    samples = pd.DataFrame(
+    return pd.DataFrame(
         {
             "group": np.repeat(np.arange(len(short)), config.n),
             "prompt": [prompt for prompt, _ in flat],
@@ -145,16 +180,6 @@ def rsf_round(
             "chosen": [i == best for best in chosen for i in range(config.n)],
         }
     )
-    stats = {
-        "mean_reward": samples["reward"].mean(),
-        "best_reward": samples[samples["finished"]].groupby("group")["reward"].max().mean(),
-        "kept_reward": samples.loc[samples["chosen"], "reward"].mean(),
-        "finished": samples["finished"].mean(),
-        "kept": len(kept),
-        "dropped": len(short) - len(kept),
-        "too_long": len(prompts) - len(short),
-    }
-    return RoundResult(policy, log, samples, {name: float(v) for name, v in stats.items()})
 
 
 def short_prompts(
