@@ -30,6 +30,9 @@ def miniature() -> Preset:
             smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
         ),
         rsf=rsf,
+        dpo=None,
+        rloo=None,
+        ppo=None,
         distil=presets.DistilConfig.like(rsf),
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )

@@ -314,6 +314,47 @@ class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
+# DPO, RLOO and PPO draw as many replies as RSF: 6 x 128 x 8. Learning rates: see `tune`.
+TINY_DPO = DpoConfig(
+    rounds=6,
+    prompts_per_round=128,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    sampling_batch=256,
+    beta=0.1,
+    learning_rate=1e-4,
+    epochs=2,
+    batch_size=16,
+    max_length=145,
+)
+TINY_RLOO = RlooConfig(
+    rounds=6,
+    prompts_per_round=128,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    beta=0.05,
+    learning_rate=3e-4,
+    batch_size=128,
+)
+TINY_PPO = PpoConfig(
+    rounds=6,
+    iterations=8,
+    prompts_per_iteration=128,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    sampling_batch=256,
+    minibatch=32,
+    epochs=2,
+    learning_rate=1e-4,
+    critic_learning_rate=1e-4,
+    kl_coef=0.05,
+)
+
 TINY = Preset(
     name="tiny",
     world="tiny",
@@ -342,6 +383,9 @@ TINY = Preset(
         sampling_batch=256,
         max_prompt_length=64,
     ),
+    dpo=TINY_DPO,
+    rloo=TINY_RLOO,
+    ppo=TINY_PPO,
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
     distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`).
@@ -410,6 +454,9 @@ SMOKE = dataclasses.replace(
     sft=dataclasses.replace(TINY.sft, documents=96, epochs=1),
     reward=dataclasses.replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
     rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
+    dpo=dataclasses.replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
+    rloo=dataclasses.replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
+    ppo=dataclasses.replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
