@@ -81,6 +81,7 @@ METHODS: dict[str, Look] = {
     "graft_learnt": Look("graft, learnt", YELLOW, "D"),
     "part": Look("averaging one part", SKY, "H"),
     "adamerging": Look("AdaMerging", PURPLE, "8"),
+    "kl_coef": Look("another KL coefficient", ORANGE, "s"),
 }
 
 # Models as trained, by the words of the `algorithm` column.

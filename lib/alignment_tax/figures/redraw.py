@@ -12,6 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import settings
+from alignment_tax.algorithms_claims import present
+from alignment_tax.figures.algorithms import (
+    algorithm_fronts,
+    algorithm_rounds,
+    algorithm_tax,
+    over_optimisation,
+)
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, signature
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
@@ -25,6 +32,16 @@ RECORDED: dict[str, Callable[..., Figure]] = {
     "alpha_curves": alpha_curves,
     "reward_hacking": reward_hacking,
 }
+
+#: What is drawn of all algorithms where more than RSF is recorded.
+OF_ALL: dict[str, Callable[..., Figure]] = {
+    "algorithm_rounds": algorithm_rounds,
+    "algorithm_fronts": algorithm_fronts,
+    "algorithm_tax": algorithm_tax,
+    "over_optimisation": over_optimisation,
+}
+#: The algorithms of the README's figure and of all chapters but 06.
+MAIN_LINE = ("base", "sft", "rsf", "rsf_random")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        points = pd.read_csv(table)
+        every = pd.read_csv(table)
+        points = every[every["algorithm"].isin(MAIN_LINE)] if "algorithm" in every else every
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
         if given.all is not None:
             for name, draw in RECORDED.items():
                 print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
+            for name, draw in OF_ALL.items() if len(present(every)) > 1 else ():
+                print(save(draw(every, recorded=True), given.all / f"{name}.png", dpi=DPI))
     except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1
