@@ -33,6 +33,8 @@ def miniature() -> Preset:
         dpo=None,
         rloo=None,
         ppo=None,
+        kl_coefs=(),
+        ppo_live=None,
         distil=presets.DistilConfig.like(rsf),
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )

@@ -26,6 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.algorithms_claims import MAIN_LINE
 from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
@@ -478,8 +479,13 @@ class Recorded:
         return sorted(int(seed) for seed in self.points["seed"].unique())
 
 
-def recorded(preset: str = "tiny") -> Recorded:
+def recorded(preset: str = "tiny", algorithms: Sequence[str] | None = MAIN_LINE) -> Recorded:
     """Read the recorded run of a preset from data/results.
+
+    Args:
+        preset: Its name.
+        algorithms: Whose rows are wanted, None for all that are recorded. By default RSF's, so that
+            a row of a method is one of RSF.
 
     Raises:
         FileNotFoundError: there is none; names the command that makes it.
@@ -491,14 +497,20 @@ def recorded(preset: str = "tiny") -> Recorded:
             f"alignment-tax record {preset}"
         )
     calls = _calls(folder)
+
+    def of(table: pd.DataFrame) -> pd.DataFrame:
+        if algorithms is None or table.empty:
+            return table
+        return table[table["algorithm"].isin(algorithms)].reset_index(drop=True)
+
     return Recorded(
-        _read(folder / "points.csv"),
-        pd.read_csv(folder / "rounds.csv"),
+        of(_read(folder / "points.csv")),
+        of(pd.read_csv(folder / "rounds.csv")),
         pd.read_parquet(folder / "pairs.parquet"),
         calls[0],
         calls,
         _read(folder / "costs.csv"),
-        _read(folder / "kl.csv"),
+        of(_read(folder / "kl.csv")),
     )
 
 

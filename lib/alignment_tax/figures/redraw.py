@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import settings
-from alignment_tax.algorithms_claims import present
+from alignment_tax.algorithms_claims import MAIN_LINE, present
 from alignment_tax.figures.algorithms import (
     algorithm_fronts,
     algorithm_rounds,
@@ -40,8 +40,6 @@ OF_ALL: dict[str, Callable[..., Figure]] = {
     "algorithm_tax": algorithm_tax,
     "over_optimisation": over_optimisation,
 }
-#: The algorithms of the README's figure and of all chapters but 06.
-MAIN_LINE = ("base", "sft", "rsf", "rsf_random")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
