@@ -224,6 +224,16 @@ def test_kl_explains_more_than_reward_where_only_kl_tells():
     assert claims.explains_more(rows, "forward_kl", "gain") is None
 
 
+def test_two_algorithms_are_compared_at_the_same_kl(points):
+    rows = claims.forgetting(points)
+    found = claims.at_equal_kl(rows, "rsf", "ppo")
+    # at KL 2, a third of the way from (1, 2) to (4, 10) and from (1, 3) to (4, 12), PPO forgot 4
+    assert found.difference == pytest.approx(((2 + 8 / 3) + (3 + 9 / 3)) / 2 - 4)
+    assert claims.at_equal_kl(rows, "ppo", "rsf") is None  # PPO never gets to KL 4
+    control = claims.at_equal_kl(rows, "rsf", "rsf_random")
+    assert control.difference == pytest.approx((2 + 3) / 2 - 1)
+
+
 def test_the_table_of_fits_leaves_out_what_cannot_be_fitted(points):
     table = claims.razor_table(claims.forgetting(points))
     assert set(table["runs"]) == {"all", "PPO"}  # RSF has two values of KL, the control one

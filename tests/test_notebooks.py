@@ -231,10 +231,10 @@ def test_06_each_loss_by_hand_is_that_of_the_library(course):
     assert records["ppo_loss_by_hand"] == pytest.approx(records["ppo_loss_library"], abs=1e-4)
     assert records["rloo_advantage_gap"] < 1e-3
     assert records["gae_gap"] < 1e-3
-    assert records["kl_estimator_gap"] < 1e-9
+    assert records["kl_estimator_gap"] < 1e-6
     # of the three estimators only k1 is ever below zero
     assert records["k1_share_below_0"] > 0
-    assert records["k3_lowest"] >= 0
+    assert records["k3_lowest"] > -1e-9
     # 2 rounds of 16 prompts with 4 replies; PPO: 2 rounds of 2 iterations of 32
     assert records["replies_in_all"] == {"rsf": 128, "dpo": 128, "rloo": 128, "ppo": 128}
     assert "rsf" in records["recorded_algorithms"]

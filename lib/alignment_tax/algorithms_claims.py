@@ -266,13 +266,15 @@ def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
     gold, reward = (by_round(points, algorithm, name) for name in ("gold", "reward"))
     if gold.isna().any(axis=None):
         raise ValueError(f"The rounds of {algorithm!r} have no gold reward to compare with.")
-    best = {}
-    for seed in gold.index:
-        others = gold.drop(index=seed) if len(gold) > 1 else gold
-        best[int(seed)] = int(others.mean().idxmax())
-    end = gold.columns[-1]
-    falls = [gold.loc[seed, at] - gold.loc[seed, end] for seed, at in best.items()]
-    rises = [reward.loc[seed, end] - reward.loc[seed, at] for seed, at in best.items()]
+    seeds = [int(seed) for seed in gold.index]
+    golds, rewards = gold.to_numpy(dtype=float), reward.to_numpy(dtype=float)
+    best, falls, rises = {}, [], []
+    for row, seed in enumerate(seeds):
+        others = np.delete(golds, row, axis=0) if len(seeds) > 1 else golds
+        at = int(others.mean(axis=0).argmax())
+        best[seed] = int(gold.columns[at])
+        falls.append(golds[row, at] - golds[row, -1])
+        rises.append(rewards[row, -1] - rewards[row, at])
     fall, rise = judge(falls), judge(rises)
     return OverOptimisation(fall, rise, best, both(fall, rise))
 
@@ -459,3 +461,23 @@ def held_out(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax")
         predicted = np.polyval(coefficients, own[x].to_numpy(dtype=float))
         found[str(name)] = r_squared(own[y].to_numpy(dtype=float), predicted)
     return pd.Series(found, name="r_squared", dtype=float)
+
+
+def at_equal_kl(
+    rows: pd.DataFrame, first: str, second: str, x: str = "kl", y: str = "tax"
+) -> front.Comparison | None:
+    """Compare what two algorithms forget at the same KL, paired by seed: first minus second.
+
+    `second` is taken at its last round, `first` on the line through theta_0 (nothing forgotten, no
+    KL) and its rounds. Seeds in which `first` never goes that far are left out; None with fewer
+    than two.
+    """
+    gaps = []
+    for _, own in rows[rows["method"] == "none"].dropna(subset=[x, y]).groupby("seed"):
+        line = own[own["algorithm"] == first].sort_values(x)
+        ends = own[own["algorithm"] == second].sort_values("rounds")
+        if line.empty or ends.empty or ends[x].iloc[-1] > line[x].iloc[-1]:
+            continue
+        at = np.interp(ends[x].iloc[-1], [0.0, *line[x]], [0.0, *line[y]])
+        gaps.append(float(at) - float(ends[y].iloc[-1]))
+    return judge(gaps)
