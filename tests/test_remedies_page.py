@@ -141,10 +141,21 @@ def test_what_is_missing_is_said(points):
     table = claim_table(points)
     assert find(table, "ahead of graft in the mean skill")["verdict"] == "not recorded"
     assert find(table, "HMA is ahead of averaging in reading")["verdict"] == "not recorded"
-    assert find(table, "that of DPO")["verdict"] == "not tested"
+    assert find(table, "that of DPO")["verdict"] == "not recorded"
+    assert find(table, "averaging the input part alone")["verdict"] == "not tested"
     assert not table.duplicated(["place", "claim"]).any()
     numbers = table[["difference", "low", "high"]].notna().all(axis=1)
     assert (numbers == ~table["verdict"].isin(["not recorded", "not tested"])).all()
+
+
+def test_the_front_of_rsf_is_compared_with_that_of_dpo_where_both_are_recorded(points):
+    ends = ((0.0, 0, 80), (1.0, 4, 66))
+    rows = [point(s, "dpo", 4, 66) for s in (0, 1)]
+    rows += [point(s, "dpo", r, k, "average", alpha=a) for s in (0, 1) for a, r, k in ends]
+    found = find(claim_table(pd.concat([points, pd.DataFrame(rows)])), "that of DPO")
+    # RSF over rewards 0 to 4: (80 * 1 + 77 * 2.9 + 72 * 0.1) / 4 = 77.625; DPO: 73
+    assert found["difference"] == pytest.approx(4.625, abs=0.01)
+    assert found["verdict"] == "holds"
 
 
 def test_every_remedy_has_a_claim_and_a_name():
