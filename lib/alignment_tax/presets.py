@@ -420,7 +420,8 @@ TINY = Preset(
         reward_step=0.2,
         reward_prompts=128,
         kept_texts=64,
-        kept_weight=1.0,
+        # of 1, 10 and 100 what kept most skill for the reward it cost: seed 100, validation items
+        kept_weight=100.0,
         released_learning_rate=2e-5,
         released_batch_size=2,
         parts=(
@@ -442,7 +443,8 @@ TINY = Preset(
             RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
             RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
             RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-            RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_kl", 9, (0.2, 0.4, 0.6)),
+            RatioGrid("hma_kl_other", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
             RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
         ),
     ),

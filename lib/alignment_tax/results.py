@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
@@ -313,6 +314,17 @@ def environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @lru_cache(maxsize=1)
 def _study(preset: str | Preset, seed: int) -> Study:
     """Return the study of a process, which keeps its scorer from one portion to the next."""
@@ -322,10 +334,16 @@ def _study(preset: str | Preset, seed: int) -> Study:
 def _run_some(
     preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str]
 ) -> None:
-    """Evaluate models of a seed; report each."""
+    """Evaluate models of a seed; report each.
+
+    Training takes the preset's threads, whose number decides its last digits. Scores do not depend
+    on it, and processes side by side that wait for each other's threads are several times slower.
+    """
     study = _study(preset, seed)
     for spec in specs:
-        study.evaluate(spec)
+        study.artifact(spec)
+        with one_thread():
+            study.evaluate(spec)
         finished.put(f"last: seed {seed}, {spec}")
 
 

@@ -1100,7 +1100,9 @@ class Study:
             methods: words of `methods`. An algorithm is its rounds and averages (of the control
                 only the last round: it says what RSF does without its choice), a remedy its
                 strengths in the preset, "remedies" the plain distilled run, its averages and all
-                remedies. None: the base and all algorithms, no remedy.
+                remedies, "part" or a search for ratios its grid, "parts" all of these. Averages by
+                part are those of the algorithms that are named beside them, of rsf if none is.
+                None: the base and all algorithms, no remedy, no part.
 
         Raises:
             UnknownStage: an unknown word; names the known ones.
@@ -1113,7 +1115,15 @@ class Study:
                 f"Preset {self.preset.name} records no method {unknown[0]!r}. "
                 f"Choose from: {', '.join(self.methods)}."
             )
-        chosen = [Spec("sft"), *(spec for name in methods for spec in self._specs_of(name))]
+        parts = [PART, *self._searches]
+        words = [w for name in methods for w in (parts if name == ALL_PARTS else [name])]
+        named = [name for name in words if name in self.preset.algorithms and name != "rsf_random"]
+        chosen = [Spec("sft")]
+        for word in words:
+            if word in parts:
+                chosen += [s for name in named or ["rsf"] for s in self._specs_of_parts(word, name)]
+            else:
+                chosen += self._specs_of(word)
         return list(dict.fromkeys(chosen))
 
     def _specs_of(self, name: str) -> list[Spec]:
@@ -1133,11 +1143,6 @@ class Study:
             return [Spec("rsf", last, DISTIL)]
         if name in ("average", DISTIL + AVERAGED):
             return [Spec("rsf", last, name, alpha) for alpha in alphas]
-        if name == ALL_PARTS:
-            return [spec for word in (PART, *self._searches) for spec in self._specs_of(word)]
-        if name in (PART, *self._searches):
-            rlhf = [word for word in self.preset.algorithms if word != "rsf_random"]
-            return [spec for algorithm in rlhf for spec in self._specs_of_parts(name, algorithm)]
         if name == ALL_REMEDIES:
             words = [DISTIL, DISTIL + AVERAGED, *(grid.method for grid in self.preset.remedies)]
             return [spec for word in words for spec in self._specs_of(word)]
