@@ -39,7 +39,7 @@ def miniature() -> Preset:
             batch_size=4,
             evaluate_every=2,
             grid_step=0.2,
-            reward_step=0.4,
+            reward_step=0.3,
             reward_prompts=4,
             kept_texts=4,
             labelled=4,

@@ -23,10 +23,10 @@ from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results import IDENTITY, curve_rows, merge_rows, record
 from alignment_tax.searches import SEARCHES, Found, SampledReward, Task
 from alignment_tax.study import Spec, Study, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies
 
 LAST, K, ALPHA = 2, 3, 0.3
-BY_GRADIENT = ("hma", "hma_eq11", "hma_kl", "hma_kl_other", "adamerging")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,8 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
     assert isinstance(sweep, PartSweep)
     sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
     rsf = study.preset.rsf
-    prompts = study.world.prompts(50, study.seed, "rlhf")[: data.prompts]
+    every = study.world.prompts(10**6, study.seed, "rlhf")
+    prompts = short_prompts(tokenizer, every, rsf.max_prompt_length)[: data.prompts]
     replies = sample_replies(
         network,
         tokenizer,
@@ -195,7 +196,7 @@ def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found
         for blocks in (found["adamerging"].blocks, (ALPHA,) * K)
     ]
     assert at[0] <= at[1]
-    assert found["adamerging"].objective == pytest.approx(at[0], rel=1e-6)
+    assert found["adamerging"].objective == pytest.approx(at[0], rel=1e-5)
     # read as it is scored: the prompt, then the answer and the end
     _, tokenizer = study.policy("sft")
     ids, labels = data.labelled[0]
@@ -208,7 +209,7 @@ def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found
 # specs
 
 
-def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found, monkeypatch):
+def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     open_ = Spec("rsf", LAST, "hma_grid", ALPHA, part="K=3")
     closed = study.resolved(open_)
     assert closed.alpha == ALPHA
@@ -322,14 +323,14 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
     def ratio_folders():
         return {path.name for path in (study.store.root / "ratios").glob("*")}
 
-    def interrupted(task):
-        Found((0.5, 0.5, 0.5), {}, 0.0, 0.0, []).save(study.store.root)  # it was under way
+    def interrupted(found, folder):
+        (folder / "ratios.json").write_text("{")
         raise KeyboardInterrupt
 
     study.ratios("hma", K, ALPHA)
     before = ratio_folders()
     with monkeypatch.context() as patch:
-        patch.setitem(searches.SEARCHES, "hma", interrupted)
+        patch.setattr(Found, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             study.ratios("hma", K, 0.45)
     assert {name for name in ratio_folders() if not name.endswith(".lock")} == {
@@ -363,19 +364,16 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         (("hma_kl", 0.3, "K=3"), {"kept_weight": -1.0}, MergeError, "kept_weight .* 0 or more"),
         (("part", 0.3, "top"), {}, MergeError, "no part 'top'.*input, middle, output"),
         (("part", 0.3, None), {}, ValueError, "needs a part and an alpha"),
-        (("hma", 0.3, "0.3|0.3"), {}, None, None),
         (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be alpha"),
         (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks"),
         (("hma", 0.3, "0.3|0.3|K=3"), {}, MergeError, "'K' has no ratio to fix"),
-        (("hma", 0.3, "0.3|" * 9 + "0.3"), {}, MergeError, "10 blocks cannot be cut"),
+        (("hma", 0.3, "0.3|" * 8 + "0.4|0.2"), {}, MergeError, "10 blocks cannot be cut"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_made(spec, changes, error, message):
     method, alpha, part = spec
     study = bare(**changes)
     asked = Spec("rsf", LAST, method, alpha, part=part)
-    if error is None:  # two blocks are as good as three; now the store is asked, in vain
-        error, message = OSError, "nonexistent"
     for use in (study.evaluate, study.model, study.point):
         with pytest.raises(error, match=message):
             use(asked)
@@ -408,9 +406,8 @@ def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
 # the recorded table
 
 
-def test_parts_are_recorded_as_rows(tmp_path, study, monkeypatch):
+def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path)
-    monkeypatch.setattr("alignment_tax.settings.runs_folder", lambda: study.store.root.parent)
     monkeypatch.setattr("alignment_tax.results.Study", lambda p, s: Study(p, s, study.store))
     record(miniature(), [0], methods=["part"])
     points = pd.read_csv(tmp_path / "miniature" / "points.csv")
