@@ -29,7 +29,7 @@ from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, Spec, Study
+from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, PART, Spec, Study
 
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
@@ -161,7 +161,14 @@ def blocks_named(part: object) -> object:
     """Return "K=3" for the ratios of three blocks, and any other part as it is."""
     if not isinstance(part, str) or "|" not in part:
         return part
-    return f"K={sum('=' not in ratio for ratio in part.split('|'))}"
+    return f"K={number_of_blocks(part)}"
+
+
+def number_of_blocks(part: object) -> int:
+    """Return of how many blocks a row holds the ratios: 3 for "0.6|0.4|0.2|norms=0", else 0."""
+    if not isinstance(part, str) or "|" not in part:
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
@@ -401,7 +408,8 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
 
     Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
     The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not.
+    end (`Remedy.fades`): LoRA's does not. Of ratios that were found for several numbers of blocks
+    it is the fewest that make the curve (three for HMA, as in most figures of the paper).
 
     Args:
         points: The columns of points.csv.
@@ -409,8 +417,11 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
         seed: The seed.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such row, or the method is the average of single parts, which has a
+            curve for each part and none of its own.
     """
+    if method == PART:
+        raise ValueError(f"Rows of method {PART!r} are of several parts: each has its own curve.")
     points = points[points["seed"] == seed]
     start = points[points["algorithm"] == "sft"]
     rsf = points[points["algorithm"] == "rsf"]
@@ -418,7 +429,8 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
     if own.empty:
         raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
     if own["alpha"].notna().all():
-        return own.sort_values(["strength", "alpha"])
+        blocks = own["part"].map(number_of_blocks)
+        return own[blocks == blocks.min()].sort_values(["strength", "alpha"])
     if method == "early_stopping":
         return pd.concat([start, own.sort_values("rounds")])
     remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))

@@ -48,7 +48,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, run_caption
+from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -101,6 +101,7 @@ __all__ = [
     "losses",
     "losses_table",
     "main",
+    "main_line",
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
     "reliability",
