@@ -172,6 +172,15 @@ def test_fronts_has_four_panels_with_their_families(points: pd.DataFrame) -> Non
     assert reading["score"].tolist() == [71]
 
 
+def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> None:
+    figure = figures.front(points, at=0.5)
+    assert alt_text(figure).startswith("Ringed: alpha 0.5, reward 3.00, 76.0 mean of three")
+    [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
+    with pytest.raises(FigureError, match="no average at alpha"):
+        figures.front(points, at=0.7)
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
 def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:

@@ -26,6 +26,7 @@ from alignment_tax.figures.pareto import (
     signature,
     signature_table,
 )
+from alignment_tax.figures.parts import which_weights, which_weights_table
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -126,4 +127,6 @@ __all__ = [
     "verdict_markdown",
     "verdict_style",
     "verdict_table",
+    "which_weights",
+    "which_weights_table",
 ]

@@ -307,6 +307,7 @@ def front(
     reward: str = "reward",
     recorded: bool = False,
     methods: Sequence[str] | None = None,
+    at: float | None = None,
 ) -> Figure:
     """Draw skills against reward, one curve a method (paper Fig. 3, one panel).
 
@@ -319,23 +320,45 @@ def front(
         reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results, False for the reader's own.
         methods: which methods are shown beside the models as trained; all by default.
+        at: an alpha whose average of theta_0 and RSF is ringed.
 
     Raises:
-        FigureError: as `front_table`, or the points have none of a method.
+        FigureError: as `front_table`, or the points have none of a method, or no average at `at`.
     """
     rows = _rows(points, [family], reward, "front", methods)
     table = _table(rows, family, reward)
     caption = run_caption(rows, recorded)
+    alt = _alt(table, family, reward, caption)
     with style():
         figure = canvas(WIDE)
         axes = figure.add_subplot()
         _draw(axes, rows, table, family, reward, labels=True)
+        if at is not None:
+            alt = f"{_ring(axes, table, family, reward, at)} {alt}"
         axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
         axes.set_ylabel(f"{AXIS_NAMES.get(family, family)}  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
         title = f"{what.capitalize()} against {'gold ' if reward == 'gold' else ''}reward"
-        return _settle(finish(figure, title, caption, _alt(table, family, reward, caption), 3))
+        return _settle(finish(figure, title, caption, alt, 3))
+
+
+def _ring(axes: Axes, table: pd.DataFrame, family: str, reward: str, at: float) -> str:
+    """Ring the average of theta_0 and RSF at an alpha, and return where it is, in words."""
+    mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
+    here = mixed[np.isclose(mixed["alpha"], at)]
+    if here.empty:
+        there = ", ".join(f"{alpha:g}" for alpha in sorted(mixed["alpha"]))
+        raise FigureError(f"front: no average at alpha {at:g}; the points have {there or 'none'}.")
+    point = here.iloc[0]
+    axes.plot(
+        point[reward], point[family], marker="o", markersize=22, color=BLACK, linestyle="none",
+        markerfacecolor="none", markeredgewidth=2.2, zorder=7, label=f"α = {at:g}",
+    )  # fmt: skip
+    return (
+        f"Ringed: alpha {at:g}, reward {number(point[reward], 2)}, {number(point[family])} "
+        f"{FAMILY_NAMES.get(family, family)}."
+    )
 
 
 def _settle(figure: Figure) -> Figure:
