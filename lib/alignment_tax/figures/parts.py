@@ -115,8 +115,8 @@ def _along(axes: Axes, changed: pd.DataFrame, table: pd.DataFrame, part: str, sc
         elinewidth=1.3, label=look.label,
     )  # fmt: skip
     axes.scatter(
-        seeds["alpha"] + aside, seeds[score], s=12, color=look.colour, marker=look.marker, alpha=0.3,
-        linewidths=0, zorder=1.5,
+        seeds["alpha"] + aside, seeds[score], s=12, color=look.colour, marker=look.marker,
+        alpha=0.3, linewidths=0, zorder=1.5,
     )  # fmt: skip
 
 
