@@ -141,11 +141,13 @@ def answer(found: dict[str, front.Comparison]) -> str:
     if not differs(equal):
         return (
             f"{text} **At equal reward no difference in skill is shown**: {equal.difference:+.2f} "
-            f"points ({equal.low:+.2f} to {equal.high:+.2f}). As far as these seeds can tell, "
-            "leaving the rest out is another α on the same front, not another front."
+            f"points ({equal.low:+.2f} to {equal.high:+.2f}), over the rewards that both reach. "
+            "There, as far as these seeds can tell, leaving the rest out is another α on the same "
+            "front, not another front."
         )
     better = "better" if equal.difference > 0 else "worse"
     return (
         f"{text} **At equal reward the linear layers alone trade {better}**, by "
-        f"{equal.difference:+.2f} points of skill ({equal.low:+.2f} to {equal.high:+.2f})."
+        f"{equal.difference:+.2f} points of skill ({equal.low:+.2f} to {equal.high:+.2f}), over "
+        "the rewards that both reach."
     )
