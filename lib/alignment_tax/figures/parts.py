@@ -94,6 +94,7 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
         for axes, score in zip(panels[1], SCORES, strict=True):
             _one_by_one(axes, changed, table, score)
             axes.set_xlabel(f"change in {SCORE_NAMES[score]} since RSF")
+            axes.xaxis.get_major_locator().set_params(nbins=6)
         panels[1][0].set_title(f"one part at α = {SHOWN:g} (full) or 0 (hollow)")
         title = "Which weights are averaged?"
         return finish(figure, title, caption, _alt(table, caption), 2)
@@ -115,8 +116,8 @@ def _along(axes: Axes, changed: pd.DataFrame, table: pd.DataFrame, part: str, sc
         elinewidth=1.3, label=look.label,
     )  # fmt: skip
     axes.scatter(
-        seeds["alpha"] + aside, seeds[score], s=12, color=look.colour, marker=look.marker,
-        alpha=0.3, linewidths=0, zorder=1.5,
+        seeds["alpha"] + aside + (DODGE if aside else -DODGE), seeds[score], s=12,
+        color=look.colour, marker=look.marker, alpha=0.4, linewidths=0, zorder=1.5,
     )  # fmt: skip
 
 
@@ -131,8 +132,8 @@ def _one_by_one(axes: Axes, changed: pd.DataFrame, table: pd.DataFrame, score: s
         same = (changed["part"] == row["part"]) & (changed["alpha"] == row["alpha"])
         seeds = changed.loc[same, score]
         axes.scatter(
-            seeds, np.full(len(seeds), y), s=12, color=look.colour, marker=look.marker, alpha=0.3,
-            linewidths=0, zorder=1.5,
+            seeds, np.full(len(seeds), y + 0.11), s=12, color=look.colour, marker=look.marker,
+            alpha=0.4, linewidths=0, zorder=1.5,
         )  # fmt: skip
         axes.errorbar(
             row[score], y,
