@@ -26,6 +26,7 @@ from alignment_tax.figures.pareto import (
     signature,
     signature_table,
 )
+from alignment_tax.figures.parts import which_weights, which_weights_table
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -48,7 +49,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, run_caption
+from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -101,6 +102,7 @@ __all__ = [
     "losses",
     "losses_table",
     "main",
+    "main_line",
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
     "reliability",
@@ -125,4 +127,6 @@ __all__ = [
     "verdict_markdown",
     "verdict_style",
     "verdict_table",
+    "which_weights",
+    "which_weights_table",
 ]
