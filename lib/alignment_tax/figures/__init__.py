@@ -26,7 +26,6 @@ from alignment_tax.figures.pareto import (
     signature,
     signature_table,
 )
-from alignment_tax.figures.parts import which_weights, which_weights_table
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -72,6 +71,7 @@ from alignment_tax.figures.verdicts import (
     verdict_style,
     verdict_table,
 )
+from alignment_tax.figures.which_weights import which_weights, which_weights_table
 
 __all__ = [
     "ALGORITHMS",
