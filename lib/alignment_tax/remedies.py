@@ -16,7 +16,7 @@ from alignment_tax import front
 from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.results import Recorded, curve_rows
+from alignment_tax.results import NotRecorded, Recorded, curve_rows
 from alignment_tax.study import AVERAGED, DISTIL
 
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
@@ -50,10 +50,6 @@ NAMES = {
     "hma": "HMA",
     "adamerging": "AdaMerging",
 }
-
-
-class NotRecorded(ValueError):
-    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
 # --- curves --------------------------------------------------------------------------------------

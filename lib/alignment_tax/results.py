@@ -35,6 +35,10 @@ from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, Spec, Study
 IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 
 
+class NotRecorded(ValueError):
+    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
+
+
 class RecordError(ArtifactError):
     """What is recorded already does not fit what is to be added; the message says what to do."""
 
@@ -159,9 +163,15 @@ def merge_rows(
 
 def blocks_named(part: object) -> object:
     """Return "K=3" for the ratios of three blocks, and any other part as it is."""
+    count = block_count(part)
+    return f"K={count}" if count else part
+
+
+def block_count(part: object) -> int:
+    """Return how many ratios of blocks the column `part` holds, 0 where it holds none."""
     if not isinstance(part, str) or "|" not in part:
-        return part
-    return f"K={sum('=' not in ratio for ratio in part.split('|'))}"
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
