@@ -19,9 +19,9 @@ import pandas as pd
 from alignment_tax import front
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.figures.look import METHODS
-from alignment_tax.figures.tables import FAMILY_NAMES
+from alignment_tax.figures.tables import FAMILY_NAMES, block_count
 from alignment_tax.merge.parts import THIRDS
-from alignment_tax.results import NotRecorded, block_count
+from alignment_tax.results import NotRecorded
 from alignment_tax.searches import SEARCHES
 from alignment_tax.study import PART
 
@@ -268,7 +268,9 @@ def recorded_curves(points: pd.DataFrame) -> list[Curve]:
     return sorted(found, key=lambda curve: (order.index(curve[0]), curve[1]))
 
 
-def search_table(points: pd.DataFrame, score: str = "skill", reward: str = "reward") -> pd.DataFrame:
+def search_table(
+    points: pd.DataFrame, score: str = "skill", reward: str = "reward"
+) -> pd.DataFrame:
     """Return every search against plain averaging at equal reward, one row each.
 
     Returns:

@@ -314,6 +314,45 @@ class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
+_TINY_RATIOS = RatioConfig(
+    prompts=128,
+    n=8,
+    learning_rate=0.2,
+    epochs=10,
+    batch_size=32,
+    evaluate_every=8,
+    eps=0.2,
+    grid_step=0.1,
+    reward_step=0.2,
+    reward_prompts=128,
+    kept_texts=64,
+    kept_weight=1.0,
+    released_learning_rate=2e-5,
+    released_batch_size=2,
+    parts=(
+        PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
+        PartGrid("embeddings", (0.0, 0.4)),
+        PartGrid("norms", (0.0, 0.4)),
+        PartGrid("head", (0.0, 0.4)),
+    ),
+    # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
+    grids=(
+        RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+        RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
+        RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_eq11", 3, (0.2, 0.3, 0.4)),
+        RatioGrid("hma_grid", 3, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+        RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
+        RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
+    ),
+)
+
 TINY = Preset(
     name="tiny",
     world="tiny",
@@ -364,44 +403,7 @@ TINY = Preset(
     ),
     # strength 4 replays about 100,000 tokens: hardly any document comes twice
     replay_documents=4000,
-    ratios=RatioConfig(
-        prompts=128,
-        n=8,
-        learning_rate=0.2,
-        epochs=10,
-        batch_size=32,
-        evaluate_every=8,
-        eps=0.2,
-        grid_step=0.1,
-        reward_step=0.2,
-        reward_prompts=128,
-        kept_texts=64,
-        kept_weight=1.0,
-        released_learning_rate=2e-5,
-        released_batch_size=2,
-        parts=(
-            PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
-            PartGrid("embeddings", (0.0, 0.4)),
-            PartGrid("norms", (0.0, 0.4)),
-            PartGrid("head", (0.0, 0.4)),
-        ),
-        # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
-        grids=(
-            RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-            RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
-            RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_eq11", 3, (0.2, 0.3, 0.4)),
-            RatioGrid("hma_grid", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-            RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
-        ),
-    ),
+    ratios=_TINY_RATIOS,
 )
 
 SMOKE = dataclasses.replace(
@@ -422,6 +424,20 @@ SMOKE = dataclasses.replace(
         Grid("graft", (0.2,)),
     ),
     replay_documents=200,
+    ratios=dataclasses.replace(
+        _TINY_RATIOS,
+        prompts=16,
+        n=2,
+        epochs=2,
+        batch_size=8,
+        evaluate_every=1,
+        grid_step=0.2,
+        reward_step=0.4,
+        reward_prompts=8,
+        kept_texts=8,
+        parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
+        grids=(RatioGrid("hma", 3, (0.4,)), RatioGrid("hma_grid", 3, (0.4,))),
+    ),
 )
 
 SMALL_REWARD = RewardConfig(

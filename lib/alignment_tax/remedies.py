@@ -17,7 +17,7 @@ from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.results import NotRecorded, Recorded, curve_rows
-from alignment_tax.study import AVERAGED, DISTIL
+from alignment_tax.study import AVERAGED, DISTIL, PART
 
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
 KEPT = (90, 95)
@@ -136,7 +136,7 @@ def recorded_methods(points: pd.DataFrame) -> list[str]:
     if "none" in words:
         words.add("early_stopping")
     order = dict.fromkeys([*known, *sorted(words)])
-    return [name for name in order if name in words - {"none", DISTIL}]
+    return [name for name in order if name in words - {"none", DISTIL, PART}]
 
 
 def method_table(

@@ -29,7 +29,7 @@ from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, Spec, Study
+from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, PART, Spec, Study
 
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
@@ -163,15 +163,9 @@ def merge_rows(
 
 def blocks_named(part: object) -> object:
     """Return "K=3" for the ratios of three blocks, and any other part as it is."""
-    count = block_count(part)
-    return f"K={count}" if count else part
-
-
-def block_count(part: object) -> int:
-    """Return how many ratios of blocks the column `part` holds, 0 where it holds none."""
     if not isinstance(part, str) or "|" not in part:
-        return 0
-    return sum("=" not in ratio for ratio in part.split("|"))
+        return part
+    return f"K={sum('=' not in ratio for ratio in part.split('|'))}"
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
@@ -411,7 +405,8 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
 
     Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
     The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not.
+    end (`Remedy.fades`): LoRA's does not. Of a method with a ratio per block it is the smallest
+    recorded number of blocks, from theta_0 by mean ratio to the aligned model.
 
     Args:
         points: The columns of points.csv.
@@ -419,14 +414,23 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
         seed: The seed.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such row, or the method is part-wise averaging: one curve a part.
     """
+    if method == PART:
+        raise ValueError("Part-wise averaging is a curve for each part: see `heterogeneous`.")
     points = points[points["seed"] == seed]
     start = points[points["algorithm"] == "sft"]
     rsf = points[points["algorithm"] == "rsf"]
     own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
     if own.empty:
         raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    blocks = own["part"].map(blocks_named)
+    if blocks.notna().any():
+        fewest = min(blocks, key=lambda text: int(str(text).removeprefix("K=")))
+        own = own[blocks == fewest].sort_values("alpha")
+        trained = rsf[rsf["method"] == "none"]
+        end = trained[trained["rounds"] == trained["rounds"].max()]
+        return pd.concat([table for table in (start, own, end) if len(table)])
     if own["alpha"].notna().all():
         return own.sort_values(["strength", "alpha"])
     if method == "early_stopping":

@@ -83,9 +83,9 @@ METHODS: dict[str, Look] = {
     "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
     "hma_grid": Look("best point of a grid", GREEN, "s"),
     "hma_released": Look("HMA as released", VERMILLION, "X"),
-    "hma_reward": Look("the reward itself", ORANGE, "D"),
+    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "D"),
     "hma_kl": Look("HMA with a KL term", SKY, "D"),
-    "hma_kl_other": Look("the same, other formats", SKY, "s"),
+    "hma_kl_other": Look("HMA with a KL term, other formats", SKY, "s"),
     "adamerging": Look("AdaMerging", PURPLE, "8"),
 }
 

@@ -39,6 +39,7 @@ from alignment_tax.figures.look import (
 from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
+    block_count,
     finite,
     last_rsf,
     need,
@@ -76,11 +77,6 @@ MARKS: tuple[Look, ...] = (
     Look("", PURPLE, "P"),
 )
 CURVE = ["method", "blocks", "mean"]
-
-
-def block_count(part: str) -> int:
-    """Return how many ratios of blocks a `part` holds ("0.6|0.4|0.2|norms=0.0": 3)."""
-    return sum("=" not in ratio for ratio in part.split("|")) if "|" in part else 0
 
 
 # --- one part averaged ----------------------------------------------------------------------------
@@ -171,9 +167,7 @@ def _what(score: str) -> str:
     return "mean skill" if score == "skill" else FAMILY_NAMES.get(score, score)
 
 
-def _part_panel(
-    axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, score: str
-) -> str:
+def _part_panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, score: str) -> str:
     """Draw one part and return what it shows in words."""
     look = PART_LOOKS[part]
     own = rows[rows["part"] == part]
@@ -207,6 +201,7 @@ def _part_panel(
             textcoords="offset points", fontsize=11, color=look.colour, zorder=5,
         )  # fmt: skip
     axes.set_title(look.label)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     each = [
         f"alpha {r['alpha']:g}: reward "
         f"{spread(r['reward'], r['reward_low'], r['reward_high'], 2, sign=True)}, {_what(score)} "
@@ -388,9 +383,11 @@ def simplex(
         if len(path) > 1:
             way = corner(np.asarray(path, dtype=float))
             axes.plot(way[:, 0], way[:, 1], color="white", linewidth=1.6, label="path")
-        for look, row in zip(MARKS, found.to_dict("records"), strict=False):
+        # from large to small, so that of two at one place both are seen
+        sizes = np.linspace(19, 9, len(found))
+        for look, row, size in zip(MARKS, found.to_dict("records"), sizes, strict=False):
             axes.plot(
-                row["x"], row["y"], marker=look.marker, color=look.colour, markersize=12,
+                row["x"], row["y"], marker=look.marker, color=look.colour, markersize=size,
                 markeredgecolor="white", markeredgewidth=1.6, linestyle="none", zorder=4,
                 label=row["mark"], clip_on=False,
             )  # fmt: skip
@@ -402,10 +399,9 @@ def simplex(
         axes.set_aspect("equal")
         axes.axis("off")
         axes.margins(0.1)
-        for text in figure.findobj(lambda artist: hasattr(artist, "get_facecolor")):
-            del text
-        figure.set_facecolor("white")
         alt = _simplex_alt(landscape, found, alpha, caption)
+        if alpha > 1 / 3:
+            caption += " · in the white corners a ratio would exceed 1"
         done = finish(figure, f"All ratios of mean {alpha:g}", caption, alt, 3)
         for legend in done.legends:
             legend.set_frame_on(True)
@@ -424,9 +420,7 @@ def eq11_reach(eps: float) -> np.ndarray:
     return np.array(corners)
 
 
-def _simplex_alt(
-    landscape: pd.DataFrame, found: pd.DataFrame, alpha: float, caption: str
-) -> str:
+def _simplex_alt(landscape: pd.DataFrame, found: pd.DataFrame, alpha: float, caption: str) -> str:
     best = landscape.loc[landscape["objective"].idxmin()]
     worst = landscape.loc[landscape["objective"].idxmax()]
 
@@ -697,7 +691,9 @@ def ablation(
 # --- recorded ratios ------------------------------------------------------------------------------
 
 
-def recorded_ratios_table(points: pd.DataFrame, method: str = "hma", blocks: int = 3) -> pd.DataFrame:
+def recorded_ratios_table(
+    points: pd.DataFrame, method: str = "hma", blocks: int = 3
+) -> pd.DataFrame:
     """Return the ratio of every block that a search found: seed, mean, block (1 to K), ratio.
 
     Raises:
