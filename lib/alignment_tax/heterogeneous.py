@@ -10,7 +10,7 @@ added to both as their ends, so that neither has more points than the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -376,17 +376,52 @@ def part_effect(points: pd.DataFrame, part: str, score: str) -> front.Comparison
     return _compared(part_gaps(points, part, score).mean(axis=1), f"part {part!r}")
 
 
-def raises_both(effects: pd.DataFrame, part: str, column: str = "verdict") -> list[float]:
+def raises_both(
+    effects: pd.DataFrame, part: str, column: str = "verdict", reward: str = "reward"
+) -> list[float]:
     """Return the alphas at which averaging a part raises reward and skill, both with a verdict.
 
     Args:
         effects: what `part_effects` returned.
         part: the part.
         column: "verdict", or "strict" for the one that allows for looking at all alphas.
+        reward: "reward" or "gold".
     """
-    own = effects[(effects["part"] == part) & effects["score"].isin(["reward", "skill"])]
+    own = effects[(effects["part"] == part) & effects["score"].isin([reward, "skill"])]
     good = own[own[column] == "holds"].groupby("alpha").size()
     return [float(alpha) for alpha in good[good == 2].index]
+
+
+def put_back(points: pd.DataFrame) -> pd.DataFrame:
+    """Return what putting a single part back to theta_0 (alpha 0) gives back, and what it costs.
+
+    Returns:
+        One row per part recorded at alpha 0 (the index): skill_back (mean skill regained, in
+        percent of what RLHF cost), reward_lost and gold_lost (in percent of the gained reward, and
+        in gold's own units: its gain may be nothing). Means over seeds.
+    """
+    rows = reported(points)
+    start, end = _theta_0(rows), _aligned(rows)
+    tax = (start["skill"] - end["skill"]).mean()
+    gain = end["reward"].mean()
+    table = {}
+    for part in recorded_parts(points):
+        skill, reward, gold = (part_gaps(points, part, s) for s in ("skill", "reward", "gold"))
+        if 0.0 in skill:
+            table[part] = {
+                "skill_back": 100 * skill[0.0].mean() / tax,
+                "reward_lost": -100 * reward[0.0].mean() / gain,
+                "gold_lost": -gold[0.0].mean(),
+            }
+    return pd.DataFrame(table).T.rename_axis("part")
+
+
+def all_of(verdicts: Iterable[front.Verdict]) -> front.Verdict:
+    """Return the verdict on several claims together: they hold if each does."""
+    said = set(verdicts)
+    if "does not hold" in said:
+        return "does not hold"
+    return "inconclusive" if "inconclusive" in said else "holds"
 
 
 # --- the paper's claims ---------------------------------------------------------------------------

@@ -82,12 +82,15 @@ CURVE = ["method", "blocks", "mean"]
 # --- one part averaged ----------------------------------------------------------------------------
 
 
-def part_curves_table(points: pd.DataFrame, score: str = "skill") -> pd.DataFrame:
+def part_curves_table(
+    points: pd.DataFrame, score: str = "skill", reward: str = "reward"
+) -> pd.DataFrame:
     """Return what averaging one part alone changes against the aligned model of the same seed.
 
     Args:
         points: the columns of points.csv, one study, any number of seeds.
         score: the score on the y axis: skill, a family or a slot.
+        reward: the column on the x axis, "reward" or "gold".
 
     Returns:
         Columns part, alpha (1 is the aligned model), seeds, `reward` and `score`, each with _low
@@ -96,19 +99,20 @@ def part_curves_table(points: pd.DataFrame, score: str = "skill") -> pd.DataFram
     Raises:
         FigureError: missing columns, no RSF, or no rows of method "part".
     """
-    rows = _part_rows(points, score)
-    table = summarise(rows, ["part", "alpha"], ["reward", score])
+    rows = _part_rows(points, score, reward)
+    table = summarise(rows, ["part", "alpha"], [reward, score])
     order = [part for part in PART_LOOKS if part in set(table["part"])]
     table["part"] = pd.Categorical(table["part"], order, ordered=True)
     table = table.sort_values(["part", "alpha"], ascending=[True, False], ignore_index=True)
     return table.assign(part=table["part"].astype(str))
 
 
-def _part_rows(points: pd.DataFrame, score: str) -> pd.DataFrame:
+def _part_rows(points: pd.DataFrame, score: str, reward: str) -> pd.DataFrame:
     """Return every seed's models with one part averaged, minus its aligned model."""
     figure = "part_curves"
-    rows = prepare(points, ["reward", score], figure)
-    end = last_rsf(rows, figure).set_index("seed")[["reward", score]]
+    both = [reward, score]
+    rows = prepare(points, both, figure)
+    end = last_rsf(rows, figure).set_index("seed")[both]
     own = rows[(rows["method"] == "part") & (rows["algorithm"] == "rsf")]
     own = own[own["part"].isin(PART_LOOKS) & own["seed"].isin(end.index)]
     if own.empty:
@@ -116,16 +120,17 @@ def _part_rows(points: pd.DataFrame, score: str) -> pd.DataFrame:
             f"{figure} needs rows with method 'part'. Record them with: alignment-tax record tiny "
             "--methods part"
         )
-    zero = own[["seed", "part"]].drop_duplicates().assign(alpha=1.0, reward=0.0, **{score: 0.0})
-    minus = own[["reward", score]].to_numpy() - end.loc[own["seed"]].to_numpy()
-    own = own.assign(reward=minus[:, 0], **{score: minus[:, 1]})
-    return pd.concat([own[["seed", "part", "alpha", "reward", score]], zero], ignore_index=True)
+    minus = own[both].to_numpy() - end.loc[own["seed"]].to_numpy()
+    own = own.assign(**{name: minus[:, i] for i, name in enumerate(both)})
+    zero = own[["seed", "part"]].drop_duplicates().assign(alpha=1.0, **dict.fromkeys(both, 0.0))
+    return pd.concat([own[["seed", "part", "alpha", *both]], zero], ignore_index=True)
 
 
 def part_curves(
     points: pd.DataFrame,
     score: str = "skill",
     parts: Sequence[str] = THIRDS,
+    reward: str = "reward",
     recorded: bool = False,
 ) -> Figure:
     """Draw where averaging one part alone leads from the aligned model (paper Fig. 4 and 13).
@@ -137,27 +142,30 @@ def part_curves(
         points: the columns of points.csv, one study.
         score: the score on the y axis.
         parts: one panel each.
+        reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results.
 
     Raises:
         FigureError: as `part_curves_table`, or a part that is not in the points.
     """
-    rows, table = _part_rows(points, score), part_curves_table(points, score)
+    rows = _part_rows(points, score, reward)
+    table = part_curves_table(points, score, reward)
     if unknown := [part for part in parts if part not in set(table["part"])]:
         there = ", ".join(dict.fromkeys(table["part"]))
         raise FigureError(f"part_curves: no rows of part {unknown[0]!r}; the points have {there}.")
     caption = run_caption(points, recorded)
+    word = "gold reward" if reward == "gold" else "reward"
     said = []
     with style():
         figure = canvas((PANELS[0], 4.7))
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
         for axes, part in zip(panels, parts, strict=True):
-            said.append(_part_panel(axes, rows, table[table["part"] == part], part, score))
-            axes.set_xlabel("reward, minus the\naligned model's  →")
+            said.append(_part_panel(axes, rows, table[table["part"] == part], part, score, reward))
+            axes.set_xlabel(f"{word}, minus the\naligned model's  →")
         panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
         _shade(panels)
         alt = (
-            f"One part averaged, the others aligned: reward and {_what(score)} minus the aligned "
+            f"One part averaged, the others aligned: {word} and {_what(score)} minus the aligned "
             f"model's ({caption}). {' '.join(said)}"
         )
         return finish(figure, "Which part pays for being averaged?", caption, alt)
@@ -167,17 +175,19 @@ def _what(score: str) -> str:
     return "mean skill" if score == "skill" else FAMILY_NAMES.get(score, score)
 
 
-def _part_panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, score: str) -> str:
+def _part_panel(
+    axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, score: str, reward: str
+) -> str:
     """Draw one part and return what it shows in words."""
     look = PART_LOOKS[part]
     own = rows[rows["part"] == part]
     if own["seed"].nunique() > 1:
         for _, seed in own.groupby("seed"):
             line = seed.sort_values("alpha", ascending=False)
-            axes.plot(line["reward"], line[score], color=look.colour, linewidth=1, alpha=0.3)
+            axes.plot(line[reward], line[score], color=look.colour, linewidth=1, alpha=0.3)
     axes.axhline(0, color="#333333", linewidth=1)
     axes.axvline(0, color="#333333", linewidth=1)
-    x, y = table["reward"].to_numpy(), table[score].to_numpy()
+    x, y = table[reward].to_numpy(), table[score].to_numpy()
     for i in range(len(x) - 1):
         axes.annotate(
             "", (x[i + 1], y[i + 1]), (x[i], y[i]),
@@ -186,8 +196,8 @@ def _part_panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, 
         )  # fmt: skip
     inner = table[table["alpha"] < 1]
     axes.errorbar(
-        inner["reward"], inner[score],
-        xerr=bar_lengths(inner["reward"], inner["reward_low"], inner["reward_high"]),
+        inner[reward], inner[score],
+        xerr=bar_lengths(inner[reward], inner[f"{reward}_low"], inner[f"{reward}_high"]),
         yerr=bar_lengths(inner[score], inner[f"{score}_low"], inner[f"{score}_high"]),
         fmt=look.marker, color=look.colour, markeredgecolor="white", elinewidth=1.2, zorder=3,
     )  # fmt: skip
@@ -195,17 +205,17 @@ def _part_panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, part: str, 
         0, 0, marker="*", markersize=17, color=BLACK, markeredgecolor="white", linestyle="none",
         zorder=4,
     )  # fmt: skip
-    for point in inner.iloc[[0, -1]].to_dict("records") if len(inner) else []:
-        axes.annotate(
-            f"α = {point['alpha']:g}", (point["reward"], point[score]), xytext=(6, 6),
-            textcoords="offset points", fontsize=11, color=look.colour, zorder=5,
-        )  # fmt: skip
+    last = inner.iloc[-1]
+    axes.annotate(
+        f"α = {last['alpha']:g}", (last[reward], last[score]), xytext=(6, 6),
+        textcoords="offset points", fontsize=11, color=look.colour, zorder=5,
+    )  # fmt: skip
     axes.set_title(look.label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     each = [
-        f"alpha {r['alpha']:g}: reward "
-        f"{spread(r['reward'], r['reward_low'], r['reward_high'], 2, sign=True)}, {_what(score)} "
-        f"{spread(r[score], r[f'{score}_low'], r[f'{score}_high'], sign=True)}"
+        f"alpha {r['alpha']:g}: {reward} "
+        f"{spread(r[reward], r[f'{reward}_low'], r[f'{reward}_high'], 2, sign=True)}, "
+        f"{_what(score)} {spread(r[score], r[f'{score}_low'], r[f'{score}_high'], sign=True)}"
         for r in inner.to_dict("records")
     ]
     return f"{look.label.capitalize()}, {'; '.join(each)}."
@@ -744,8 +754,9 @@ def recorded_ratios(
             axes.set_xticks(range(1, blocks + 1), names, rotation=30 if blocks == 3 else 0)
             axes.set_ylim(-0.04, 1.04)
             each = own.groupby("block")["ratio"]
+            low, high = each.min(), each.max()
             ranges = [
-                f"{name} {number(each.get_group(k).min(), 2)} to {number(each.get_group(k).max(), 2)}"
+                f"{name} {number(low[k], 2)} to {number(high[k], 2)}"
                 for k, name in enumerate(names, start=1)
             ]
             said.append(f"mean ratio {mean:g}: {', '.join(ranges)}")
