@@ -496,7 +496,7 @@ def claims() -> list[Claim]:
         ),
         Claim(
             "Fig. 15",
-            "it keeps less common sense than averaging at equal reward",
+            "AdaMerging on reading items keeps less common sense than averaging at equal reward",
             POINTS,
             _ahead(AVERAGE, ADAMERGING, "commonsense"),
         ),
