@@ -72,6 +72,15 @@ def test_one_part_is_compared_with_the_aligned_model_of_its_seed() -> None:
     assert heterogeneous.part_effect(points, "input", "reward").verdict == "holds"
 
 
+def test_two_parts_are_compared_at_the_same_alphas() -> None:
+    points = table()
+    points = points[~((points["part"] == "input") & (points["alpha"] == 0.5))]
+    # alpha 0 alone is shared: 2 against -2 of reward, 2 against 3 and 5 of skill
+    found = heterogeneous.part_difference(points, "input", "output", "reward")
+    assert (found.difference, found.verdict) == (4, "holds")
+    assert heterogeneous.part_difference(points, "input", "output", "skill").difference == -2
+
+
 def test_both_axes_hold_only_where_each_does() -> None:
     effects = heterogeneous.part_effects(table())
     assert sorted(heterogeneous.raises_both(effects, "input")) == [0, 0.5]

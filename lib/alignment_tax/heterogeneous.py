@@ -376,6 +376,18 @@ def part_effect(points: pd.DataFrame, part: str, score: str) -> front.Comparison
     return _compared(part_gaps(points, part, score).mean(axis=1), f"part {part!r}")
 
 
+def part_difference(points: pd.DataFrame, a: str, b: str, score: str) -> front.Comparison:
+    """Compare two parts, each averaged alone: a minus b, the mean over the alphas they share.
+
+    Raises:
+        NotRecorded: fewer than two seeds have both parts.
+    """
+    one, other = (part_gaps(points, part, score) for part in (a, b))
+    shared = [alpha for alpha in one if alpha in other]
+    gaps = (one[shared] - other[shared]).mean(axis=1)
+    return _compared(gaps, f"both {a} and {b} averaged alone")
+
+
 def raises_both(
     effects: pd.DataFrame, part: str, column: str = "verdict", reward: str = "reward"
 ) -> list[float]:
