@@ -494,16 +494,18 @@ def _search_rows(
         if own.empty:
             raise FigureError(f"{figure}: there are no rows of {method!r} with K = {blocks}.")
         found.append(own)
-    alphas = set(pd.concat(found)["mean"]) if found else set()
+    if not found:
+        raise FigureError(f"{figure} needs at least one search.")
+    alphas = set(pd.concat(found)["mean"])
     plain = inner[(inner["method"] == "average") & inner["mean"].isin(alphas)]
+    if plain.empty:
+        raise FigureError(f"{figure}: no averages at the mean ratios of the searches.")
     curves = []
     for own in (plain, *found):
-        key = {"method": own["method"].iloc[0], "blocks": own["blocks"].iloc[0]} if len(own) else {}
-        if not key:
-            raise FigureError(f"{figure}: no averages at the mean ratios of the searches.")
-        seeds = set(own["seed"])
+        method, blocks = own[["method", "blocks"]].iloc[0]
         for ends, mean in ((start, 0.0), (end, 1.0)):
-            curves.append(ends[ends["seed"].isin(seeds)].assign(mean=mean, **key))
+            mine = ends[ends["seed"].isin(own["seed"])]
+            curves.append(mine.assign(mean=mean, method=method, blocks=blocks))
         curves.append(own)
     return pd.concat(curves, ignore_index=True)[["seed", *CURVE, reward, score]]
 
