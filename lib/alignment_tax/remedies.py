@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
+from alignment_tax import front, heterogeneous
 from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.results import Recorded, curve_rows
+from alignment_tax.results import NotRecorded, Recorded, curve_rows
 from alignment_tax.study import AVERAGED, DISTIL, PART
 
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
@@ -56,10 +56,6 @@ NAMES = {
     "hma_kl_other": "HMA that keeps theta_0's text without the evaluated formats",
     "adamerging": "AdaMerging",
 }
-
-
-class NotRecorded(ValueError):
-    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
 # --- curves --------------------------------------------------------------------------------------
@@ -243,7 +239,10 @@ REWARD = "reward"
 
 
 def claims() -> list[Claim]:
-    """Return every claim of the paper on mitigation (with ours of the same form), in its order."""
+    """Return every claim of the paper on mitigation (with ours of the same form), in its order.
+
+    Those on parts and on ratios per block are tested in `heterogeneous`.
+    """
     return [
         *(_fig_3(method, score) for method in FIGURE_3 for score in FAMILY_NAMES),
         *(claim for m in ("l1", "l2", "kd", "lora", "replay", "sma", "graft") for claim in _4_1(m)),
@@ -271,30 +270,8 @@ def claims() -> list[Claim]:
         *(_fig_3("kl", score, "Fig. 8") for score in FAMILY_NAMES),
         *(claim for alpha in (0.8, 0.2) for claim in _c_4(alpha)),
         *_fig_12(),
-        Claim("Fig. 4, 13", "averaging the input part alone raises reward and skill", "", None),
+        *(Claim(own.place, own.text, own.unit, own.compare) for own in heterogeneous.claims()),
         Claim("Fig. 9", "other ratios for the parts beat equal ones on all families", "", None),
-        *(
-            Claim(
-                "Fig. 5, 16",
-                f"HMA is ahead of averaging in {_family(score)}",
-                AREA,
-                _area("hma", "average", score),
-            )
-            for score in FAMILY_NAMES
-        ),
-        Claim("Fig. 5", "the front of HMA falls from 3 parts to 9, above averaging", "", None),
-        Claim(
-            "Fig. 15",
-            "AdaMerging on reading is ahead of averaging in reading",
-            AREA,
-            _area("adamerging", "average", "reading"),
-        ),
-        Claim(
-            "Fig. 15",
-            "AdaMerging on reading is behind averaging in common sense",
-            AREA,
-            _area("average", "adamerging", "commonsense"),
-        ),
         Claim("Fig. 14", "the front of RSF lies above that of DPO", "", None),
         *(_fig_3(method, "skill", "not in the paper") for method in NOT_IN_THE_PAPER),
     ]

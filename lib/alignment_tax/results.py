@@ -44,6 +44,10 @@ from alignment_tax.study import (
 IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 
 
+class NotRecorded(ValueError):
+    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
+
+
 class RecordError(ArtifactError):
     """What is recorded already does not fit what is to be added; the message says what to do."""
 

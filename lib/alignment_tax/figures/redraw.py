@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from alignment_tax import settings
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, signature
+from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
 from alignment_tax.figures.tables import main_line
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
 
@@ -25,6 +26,13 @@ RECORDED: dict[str, Callable[..., Figure]] = {
     "tax_bars": tax_bars,
     "alpha_curves": alpha_curves,
     "reward_hacking": reward_hacking,
+}
+#: What needs more than the main run: name -> (the method that must be recorded, the figure).
+RECORDED_LATER: dict[str, tuple[str, Callable[..., Figure]]] = {
+    "part_curves": ("part", part_curves),
+    "search_fronts": ("hma", search_fronts),
+    "ablation": ("hma", ablation),
+    "recorded_ratios": ("hma", recorded_ratios),
 }
 
 
@@ -57,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
         if given.all is not None:
-            for name, draw in RECORDED.items():
+            methods = set(points["method"])
+            later = {name: draw for name, (need, draw) in RECORDED_LATER.items() if need in methods}
+            for name, draw in {**RECORDED, **later}.items():
                 print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
     except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
