@@ -33,6 +33,8 @@ def miniature() -> Preset:
         dpo=None,
         rloo=None,
         ppo=None,
+        kl_coefs=(),
+        ppo_live=None,
         distil=presets.DistilConfig.like(rsf),
         ratios=dataclasses.replace(
             presets.TINY_RATIOS,

@@ -1,16 +1,20 @@
 """Every RLHF algorithm as a stage of the study: kept by rounds, resumed, told apart."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import miniature
 
+from alignment_tax import bench, ppo_live, results, settings
 from alignment_tax.artifacts import Store
 from alignment_tax.models import load_state
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.study import Spec, Study, UnknownStage
+from alignment_tax.train.kl import reply_log_probs
 
 SAMPLING = {
     "temperature": 1.0,
@@ -56,7 +60,8 @@ def with_algorithms(**others):
     small = miniature()
     # a reply of a better theta_0 ends: every algorithm needs some that do
     sft = dataclasses.replace(small.sft, epochs=4)
-    return dataclasses.replace(small, sft=sft, **({"dpo": DPO, "rloo": RLOO, "ppo": PPO} | others))
+    given = {"dpo": DPO, "rloo": RLOO, "ppo": PPO, "kl_coefs": (0.0, 0.4)} | others
+    return dataclasses.replace(small, sft=sft, **given)
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,123 @@ def test_an_unknown_algorithm_or_round_is_named(study):
         study.aligned("dpo", 3)
     with pytest.raises(UnknownStage, match="no algorithm 'ppo'"):
         Study(miniature(), 0).policy("ppo")
+
+
+# what is recorded
+
+
+def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
+    table = results.rounds_table(study, ("rsf", "dpo", "rloo", "ppo"))
+    assert len(table) == 8
+    first = table[table["rounds"] == 1].set_index("algorithm")
+    assert first[["kept_gold", "finished"]].loc[["rsf", "rloo", "ppo"]].notna().all(axis=None)
+    # DPO keeps its chosen replies alone: their mean is not that of all that were sampled
+    assert np.isnan(first.loc["dpo", "mean_gold"])
+    chosen = pd.read_parquet(study.aligned("dpo", 1).path / "samples.parquet")["gold"]
+    assert first.loc["dpo", "kept_gold"] == pytest.approx(chosen.mean())
+    # PPO keeps no replies: its log has their mean gold in each of two iterations
+    log = pd.read_json(study.aligned("ppo", 1).path / "log.jsonl", lines=True)
+    assert first.loc["ppo", "mean_gold"] == pytest.approx(log["gold"].mean())
+    assert first.loc["ppo", "mean_reward"] == pytest.approx(log["reward"].mean())
+
+
+def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
+    assert json.loads((study.forward_kl(Spec("sft")).path / "kl.json").read_text()) == {
+        "forward_kl": 0.0,
+        "replies": 4,
+    }
+    found = json.loads((study.forward_kl(Spec("ppo", 2)).path / "kl.json").read_text())
+    replies = pd.read_parquet(study.evaluate(Spec("sft")).path / "replies.parquet")
+    policy, tokenizer = study.policy("ppo")
+    prompts = [json.loads(prompt) for prompt in replies["prompt"]]
+    after = reply_log_probs(policy, tokenizer, prompts, list(replies["reply"]), 32)
+    assert found["forward_kl"] == pytest.approx((replies["log_prob_0"] - after).mean(), abs=1e-4)
+    assert found["forward_kl"] != study.point(Spec("ppo", 2))["kl"]
+
+
+def test_the_forward_kl_of_rlhf_and_its_averages_is_recorded(study):
+    specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
+    table = study.forward_kls(specs)
+    assert table["algorithm"].tolist() == ["sft", "ppo", "ppo"]
+    assert table["alpha"].tolist()[-1] == 0.5
+    assert list(table.columns) == [*results.IDENTITY, "forward_kl"]
+
+
+def test_ppo_under_another_kl_coefficient_is_another_run(study):
+    specs = study.specs(["kl_coef"])
+    assert specs == [Spec("sft"), *(Spec("ppo", 2, "kl_coef", strength=c) for c in (0.0, 0.4))]
+    free, held = (study.artifact(spec) for spec in specs[1:])
+    assert len({free.key, held.key, study.aligned("ppo", 2).key}) == 3
+    assert study.ppo_with(PPO.kl_coef, 2).key == study.aligned("ppo", 2).key
+    first = [pd.read_json(a.path / "log.jsonl", lines=True).iloc[-1] for a in (free, held)]
+    assert [row["kl_coef"] for row in first] == [0.0, 0.4]
+    point = study.point(specs[1])
+    assert (point["method"], point["strength"]) == ("kl_coef", 0.0)
+    assert "kl_coef" not in Study(miniature(), 0).methods
+    with pytest.raises(ValueError, match="a method of ppo alone"):
+        study.artifact(Spec("rsf", 2, "kl_coef", strength=0.1))
+
+
+def test_another_algorithm_is_recorded_beside_rsf_and_read_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "results")
+    small = dataclasses.replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
+    results.record(dataclasses.replace(small, dpo=None, ppo=None), [0])
+    results.record(small, [0], methods=["dpo", "ppo"])
+    every = results.recorded("miniature", algorithms=None)
+    assert {"dpo", "ppo", "rsf"} <= set(every.points["algorithm"])
+    assert set(every.rounds["algorithm"]) == {"rsf", "rsf_random", "dpo", "ppo"}
+    trained = every.kl[every.kl["method"] == "none"]
+    assert set(trained["algorithm"]) == {"sft", "rsf", "rsf_random", "dpo", "ppo"}
+    main = results.recorded("miniature")
+    assert set(main.points["algorithm"]) == {"base", "sft", "rsf", "rsf_random"}
+    assert set(main.rounds["algorithm"]) == {"rsf", "rsf_random"}
+    assert len(main.curve("average", 0)) == 2
+
+
+# speed
+
+
+def test_the_bench_says_where_the_time_of_each_algorithm_goes(study):
+    found = bench.algorithms(study)
+    assert list(found) == ["rsf", "dpo", "rloo", "ppo"]
+    for name, each in found.items():
+        assert each["replies"] == {"rsf": 8, "dpo": 32, "rloo": 16, "ppo": 16}[name]
+        assert each["replies_per_second"] == pytest.approx(each["replies"] / each["seconds"])
+        shares = [each[part] for part in ("sampling", "scoring", "learning")]
+        assert min(shares) > 0
+        assert sum(shares) == pytest.approx(1)
+    # its own clock covers a whole step
+    assert 1 <= found["ppo"]["step_over_parts"] < 2
+    text = bench.table_text({"rates": {}, "algorithms": found})
+    assert "one round of rloo, replies a second" in text
+    assert text.count("sampling / scoring / learning") == 4
+    assert text.count("a step of PPO over the sum of its parts") == 1
+
+
+# live
+
+
+def test_each_failure_differs_from_its_run_in_one_number():
+    runs = ppo_live.variants(PPO, room=9)
+    assert set(ppo_live.FAILURES) | set(ppo_live.FAILURES.values()) == set(runs)
+    for failure, meant in ppo_live.FAILURES.items():
+        one, other = (dataclasses.asdict(runs[name]) for name in (failure, meant))
+        assert sum(one[field] != other[field] for field in one) == 1
+    assert runs[ppo_live.LITTLE_ROOM].max_new_tokens == 9
+
+
+def test_a_live_run_leaves_a_row_per_iteration_and_a_policy_that_is_judged(study):
+    policy, log = ppo_live.train(study, PPO)
+    assert log["iteration"].tolist() == [1, 2]
+    again, same = ppo_live.train(study, PPO)
+    assert log["reward"].tolist() == same["reward"].tolist()
+    judged = ppo_live.validated(study, policy, PPO, 6)
+    assert len(judged) == 6
+    assert judged["finished"].isin([0.0, 1.0]).all()
+    assert judged["reply_length"].between(1, PPO.max_new_tokens).all()
+    theta_0, _ = study.policy("sft")
+    assert (ppo_live.validated(study, theta_0, PPO, 6)["kl"] == 0).all()
+    assert (judged["kl"] != 0).any()
+    both = zip(policy.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in both)

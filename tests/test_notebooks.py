@@ -36,7 +36,8 @@ def texts(path):
 
 
 def test_the_course_has_its_chapters():
-    assert {"00", "01", "02", "03", "04", "05", "09", "10", "11"} <= {name[:2] for name in NAMES}
+    there = {"00", "01", "02", "03", "04", "05", "06", "09", "10", "11"}
+    assert there <= {name[:2] for name in NAMES}
     check_parameters(find_chapters(settings.notebooks_folder()))
 
 
@@ -221,6 +222,25 @@ def test_05_the_tax_is_recorded_for_every_family(course):
     assert records["tax_low"] <= records["tax_high"]
     assert records["items_lost"] >= 0
     assert records["items_won"] >= 0
+
+
+@pytest.mark.notebooks
+def test_06_each_loss_by_hand_is_that_of_the_library(course):
+    records = by_number(course, "06").records
+    assert records["dpo_loss_by_hand"] == pytest.approx(records["dpo_loss_trl"], abs=1e-4)
+    assert records["rloo_loss_by_hand"] == pytest.approx(records["rloo_loss_trl"], abs=1e-3)
+    assert records["ppo_loss_by_hand"] == pytest.approx(records["ppo_loss_library"], abs=1e-4)
+    assert records["rloo_advantage_gap"] < 1e-3
+    assert records["gae_gap"] < 1e-3
+    assert records["kl_estimator_gap"] < 1e-6
+    # of the three estimators only k1 is ever below zero
+    assert records["k1_share_below_0"] > 0
+    assert records["k3_lowest"] > -1e-9
+    # 2 rounds of 16 prompts with 4 replies; PPO: 2 rounds of 2 iterations of 32
+    assert records["replies_in_all"] == {"rsf": 128, "dpo": 128, "rloo": 128, "ppo": 128}
+    assert "rsf" in records["recorded_algorithms"]
+    assert len(records["live_failures_verdict"]) == 3
+    assert records["verdict_tax"]["RSF costs mean skill"] == "holds"
 
 
 @pytest.mark.notebooks

@@ -128,6 +128,20 @@ def test_whitening_counts_the_tokens_of_replies_only():
     assert masked_mean(values, mask).item() == 3.0
 
 
+def test_advantages_are_whitened_unless_that_is_switched_off():
+    replies = [Reply("x", [X], finished=True), Reply("good x x", [GOOD, X, X], finished=True)]
+    rewards = np.array([1.0, 3.0])
+    on, off = (
+        make_rollout(make_state(whiten=switch), PROMPTS[:2], replies, rewards)[0]
+        for switch in (True, False)
+    )
+    # the critic starts at 0 and the policy at its reference: lambda 0.95 per token to the end
+    end = [3 * 0.95**3, 3 * 0.95**2, 3 * 0.95, 3.0]
+    assert_close(off.advantages, tensor([[0.95, 1.0, 0.0, 0.0], end]))
+    assert_close(on.advantages, whiten(off.advantages, off.mask))
+    assert_close(on.returns, off.returns)
+
+
 def test_kl_estimators_by_exact_expectation():
     p, q = tensor([0.5, 0.3, 0.2]), tensor([0.2, 0.3, 0.5])
     kl = 0.5 * math.log(2.5) + 0.2 * math.log(0.4)  # 0.27489

@@ -9,6 +9,7 @@ ratios of blocks costs. Never run as a test: times are not right or wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -20,13 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import RLOOTrainer
 
 from alignment_tax import settings
 from alignment_tax.artifacts import provenance, write_whole
@@ -50,10 +54,12 @@ from alignment_tax.models import (
     save_policy,
     score_replies,
 )
-from alignment_tax.presets import TINY, Preset
+from alignment_tax.presets import TINY, PpoConfig, Preset
 from alignment_tax.searches import hma_numbers
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.study import Study
+from alignment_tax.train import dpo, ppo, rsf
+from alignment_tax.train.algorithms import Start, run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.world.base import Prompt
@@ -144,6 +150,103 @@ def draw(
     )
     asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     return asked, [reply for group in groups for reply in group]
+
+
+def algorithms(study: Study) -> dict[str, Numbers]:
+    """Measure one round of each RLHF algorithm: replies a second, and where its time goes.
+
+    A round is what `train.algorithms` runs, from theta_0 of the preset's budget, scores and all.
+    The clock is put around what samples (the loop of `sample_replies`, and TRL's own generation in
+    RLOO) and around the reward functions; what is left is learning. For PPO its own log says it;
+    its step is compared with the sum of its parts, and `step_over_parts` is 1 if nothing else takes
+    time. DPO samples before it trains; all others sample from the policy that they train.
+
+    Returns:
+        For each algorithm of the preset (the control is left out): replies, seconds,
+        replies_per_second, and the shares sampling, scoring and learning, which add up to 1; for
+        PPO also step_seconds, parts_seconds and step_over_parts, means over iterations.
+    """
+    measured = {}
+    for name, config in study.preset.algorithms.items():
+        if name == "rsf_random":
+            continue
+        policy, tokenizer = study.policy("sft")
+        theta_0, _ = study.policy("sft")
+        reward_model = study.reward_model()
+        prompts = study.round_prompts(1, name)
+        with tempfile.TemporaryDirectory() as folder, clocks() as spent:
+            start = Start(
+                policy=policy,
+                theta_0=theta_0,
+                tokenizer=tokenizer,
+                reward_fn=spent.around("scoring", study.rewards),
+                gold_fn=spent.around("scoring", study.golds),
+                reward_model=reward_model,
+                world=study.world,
+                prompts=prompts,
+                seed=study.seed,
+                number=1,
+                before=None,
+                folder=Path(folder),
+            )
+            seconds, result = timed(functools.partial(run_round, name, config, start))
+        parts = {"sampling": spent["sampling"], "scoring": spent["scoring"]}
+        more: Numbers = {}
+        if isinstance(config, PpoConfig):
+            steps = pd.DataFrame(result.log)
+            own = ["seconds_sampling", "seconds_scoring", "seconds_learning"]
+            parts = {name.removeprefix("seconds_"): float(steps[name].sum()) for name in own[:2]}
+            parts_of_step = float(steps[own].sum(axis=1).mean())
+            more = {
+                "step_seconds": spent["step"] / len(steps),
+                "parts_seconds": parts_of_step,
+                "step_over_parts": spent["step"] / len(steps) / parts_of_step,
+            }
+        replies = len(prompts) * getattr(config, "n", 1)
+        shares = {name: took / seconds for name, took in parts.items()}
+        shares["learning"] = 1 - sum(shares.values())
+        measured[name] = {
+            "replies": replies,
+            "seconds": seconds,
+            "replies_per_second": replies / seconds,
+            **shares,
+            **more,
+        }
+    return measured
+
+
+class Spent(dict[str, float]):
+    """Seconds by name of what was done; a name that was never timed has 0."""
+
+    def __missing__(self, name: str) -> float:
+        return 0.0
+
+    def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `work` with its seconds added up under `name`."""
+
+        def clocked(*arguments: Any, **named: Any) -> Any:
+            seconds, result = timed(lambda: work(*arguments, **named))
+            self[name] += seconds
+            return result
+
+        return clocked
+
+
+@contextlib.contextmanager
+def clocks() -> Iterator[Spent]:
+    """Time, inside the `with` block, all that samples replies (sampling) and PPO's steps (step)."""
+    spent = Spent()
+    places = [
+        (rsf, "sample_replies", "sampling"),
+        (dpo, "sample_replies", "sampling"),
+        (RLOOTrainer, "_generate", "sampling"),
+        (ppo, "step", "step"),
+    ]
+    with contextlib.ExitStack() as stack:
+        for place, function, name in places:
+            clocked = spent.around(name, getattr(place, function))
+            stack.enter_context(mock.patch.object(place, function, clocked))
+        yield spent
 
 
 class ForwardClock:
@@ -460,6 +563,7 @@ def run(study: Study, limit: int | None = None) -> Numbers:
     numbers["evaluation"] = evaluation(study)
     numbers["sweep"] = sweep(study, numbers["evaluation"]["building_the_tasks_once_seconds"])
     numbers["ratios"] = ratios(study)
+    numbers["algorithms"] = algorithms(study)
     return {**numbers, "peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
 
 
@@ -503,6 +607,16 @@ def table_text(numbers: Numbers) -> str:
                 ("  of a plain forward and backward", f"{memory['plain_mb']:.0f} MB"),
                 ("  of the weights of two models", f"{memory['two_models_mb']:.0f} MB"),
             ]
+    for name, found in numbers.get("algorithms", {}).items():
+        what = f"one round of {name}, replies a second"
+        lines.append((what, f"{found['replies_per_second']:.0f}"))
+        shares = " / ".join(
+            f"{100 * found[part]:.0f}" for part in ("sampling", "scoring", "learning")
+        )
+        lines.append(("  sampling / scoring / learning", f"{shares} %"))
+        if "step_over_parts" in found:
+            over = f"{found['step_over_parts']:.2f}"
+            lines.append(("  a step of PPO over the sum of its parts", over))
     if found := numbers.get("peak_memory_gb"):
         lines.append(("peak memory", f"{found:.2f} GB"))
     width = max(len(name) for name, _ in lines)

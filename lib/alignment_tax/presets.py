@@ -76,6 +76,8 @@ class PpoConfig:
         clip: How far the ratio of probabilities may leave 1.
         value_clip: How far a value may move from its old one, in units of the scaled reward.
         value_coef: Weight of the value loss beside the policy loss.
+        whiten: Whether advantages get mean 0 and variance 1 over the tokens of an iteration; False
+            only to see what goes wrong without.
         max_kl: Epochs end once the policy is this far, in nats a token, from the one that sampled
             the replies; None never ends them early.
         reward_baseline: Subtracted from every reward.
@@ -103,6 +105,7 @@ class PpoConfig:
     clip: float = 0.2
     value_clip: float = 0.2
     value_coef: float = 0.5
+    whiten: bool = True
     max_kl: float | None = None
     reward_baseline: float = 0.0
     reward_scale: float = 1.0
@@ -280,8 +283,10 @@ class Preset:
 
     `alphas` are the mixing ratios of the averaging sweep. `distil` is how theta_0 is finetuned
     under a remedy, `remedies` what is recorded of them, `replay_documents` how many documents of
-    pretraining text there are to replay, `ratios` how ratios of parts are searched and recorded;
-    where they are None, empty or 0 there is none.
+    pretraining text there are to replay, `ratios` how ratios of parts are searched and recorded,
+    `kl_coefs` at which other weights of its KL penalty PPO is recorded, `ppo_live` the short PPO
+    runs that chapter 06 makes in front of the reader; where they are None, empty or 0 there is
+    none.
     """
 
     name: str
@@ -303,6 +308,8 @@ class Preset:
     remedies: tuple[Grid, ...] = ()
     replay_documents: int = 0
     ratios: RatioConfig | None = None
+    kl_coefs: tuple[float, ...] = ()
+    ppo_live: PpoConfig | None = None
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -429,6 +436,9 @@ TINY = Preset(
     dpo=TINY_DPO,
     rloo=TINY_RLOO,
     ppo=TINY_PPO,
+    # beside the preset's own 0.05: the paper's other two, and no penalty at all
+    kl_coefs=(0.0, 0.1, 0.2),
+    ppo_live=dataclasses.replace(TINY_PPO, rounds=1, iterations=6, prompts_per_iteration=64),
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
     distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`).
@@ -463,6 +473,8 @@ SMOKE = dataclasses.replace(
     dpo=dataclasses.replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
     rloo=dataclasses.replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
     ppo=dataclasses.replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
+    kl_coefs=(0.2,),
+    ppo_live=dataclasses.replace(TINY_PPO, rounds=1, iterations=2, prompts_per_iteration=32),
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import front, heterogeneous
+from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
+from alignment_tax.algorithms_claims import front_claims
 from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
@@ -272,13 +274,31 @@ def claims() -> list[Claim]:
         *_fig_12(),
         *(Claim(own.place, own.text, own.unit, own.compare) for own in heterogeneous.claims()),
         Claim("Fig. 9", "other ratios for the parts beat equal ones on all families", "", None),
-        Claim("Fig. 14", "the front of RSF lies above that of DPO", "", None),
+        Claim(
+            "Fig. 14",
+            "the front of RSF lies above that of DPO (averages, skill at equal reward)",
+            POINTS,
+            _front_of_rsf("dpo"),
+        ),
         *(_fig_3(method, "skill", "not in the paper") for method in NOT_IN_THE_PAPER),
     ]
 
 
 def _family(score: str) -> str:
     return "the mean skill" if score == "skill" else FAMILY_NAMES[score]
+
+
+def _front_of_rsf(other: str) -> Callable[[pd.DataFrame], front.Comparison]:
+    """Return the comparison of the averages of RSF with those of another algorithm."""
+
+    def compare(points: pd.DataFrame) -> front.Comparison:
+        claim = f"the front of RSF lies above that of {NAMES_OF_ALGORITHMS[other]}"
+        found = front_claims(points).get(claim)
+        if found is None:
+            raise NotRecorded(f"There are no averages of {other} that reach rewards of RSF's.")
+        return found
+
+    return compare
 
 
 def _area(method: str, other: str, score: str) -> Callable[[pd.DataFrame], front.Comparison]:

@@ -1,8 +1,9 @@
 """The recorded results: what `alignment-tax record` writes to data/results, and how it is read.
 
-One table holds a row per evaluated model (points.csv), others the items behind it, the RSF rounds
-and the reward model's held-out pairs, costs.csv what training under remedies took;
-provenance.json says where they come from. Figures are drawn from these tables, without a model.
+One table holds a row per evaluated model (points.csv), others the items behind it, the rounds of
+RLHF and the reward model's held-out pairs, costs.csv what training under remedies took, kl.csv how
+far a model is from theta_0 in the other direction (`Study.forward_kl`); provenance.json says where
+they come from. Figures are drawn from these tables, without a model.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.algorithms_claims import MAIN_LINE
 from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
@@ -34,14 +36,16 @@ from alignment_tax.study import (
     COLUMNS,
     DISTIL,
     IN_ROUNDS,
+    NAMED,
     PART,
     Spec,
     Study,
+    has_forward_kl,
     has_ratios,
 )
 
 #: What names a model in the table of points: a row with the same values is the same model.
-IDENTITY = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
+IDENTITY = NAMED
 
 
 class NotRecorded(ValueError):
@@ -70,7 +74,7 @@ def record(
 
     Returns:
         The folder with points.csv, items.parquet, rounds.csv, pairs.parquet, costs.csv (what
-        training under a remedy took) and provenance.json (a list, one entry for each call).
+        training under a remedy took), kl.csv and provenance.json (a list, one entry for each call).
 
     Raises:
         UnknownStage: an unknown method, before anything runs.
@@ -198,6 +202,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "points": (points, IDENTITY),
         "rounds": (rounds_table(study, trained), ["seed", "algorithm", "rounds"]),
         "costs": (pd.DataFrame(costs), IDENTITY),
+        "kl": (study.forward_kls(specs), IDENTITY),
     }
     merged = points
     for name, (rows, identity) in tables.items():
@@ -362,6 +367,8 @@ def _run_some(
         study.artifact(spec)
         with one_thread():
             study.evaluate(spec)
+            if has_forward_kl(spec):
+                study.forward_kl(spec)
         finished.put(f"last: seed {seed}, {spec}")
 
 
@@ -392,21 +399,32 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
 
 
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
-    """What happened in each round: rewards of samples, share of finished replies, kept."""
+    """What happened in each round of RLHF: rewards of samples, share of finished replies, kept.
+
+    Golds are means over all replies of the round (`mean_gold`) and over those that were trained on
+    (`kept_gold`). DPO keeps its chosen replies alone, so it has no mean over all; PPO keeps none,
+    but logs both means in every iteration, and trains on all. What is not known is NaN.
+    """
     rows = []
     for algorithm in algorithms:
         for rounds in range(1, study.preset.algorithms[algorithm].rounds + 1):
             folder = study.aligned(algorithm, rounds).path
             stats = json.loads((folder / "stats.json").read_text())
-            samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
-            gold = {
-                "mean_gold": samples["gold"].mean(),
-                "kept_gold": samples.loc[samples["chosen"], "gold"].mean(),
-            }
-            rows.append(
-                {"seed": study.seed, "algorithm": algorithm, "rounds": rounds, **stats, **gold}
-            )
+            row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds, **stats}
+            rows.append(row | _golds_of_round(algorithm, folder))
     return pd.DataFrame(rows)
+
+
+def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
+    """Return mean_gold and kept_gold of a round that is kept in `folder`."""
+    if algorithm == "ppo":
+        golds = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
+        return {"mean_gold": float(golds.mean()), "kept_gold": float(golds.mean())}
+    samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
+    kept = float(samples.loc[samples["chosen"], "gold"].mean())
+    # the pairs of DPO are best against worst: the chosen replies are not all
+    every = float("nan") if algorithm == "dpo" else float(samples["gold"].mean())
+    return {"mean_gold": every, "kept_gold": kept}
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
@@ -484,7 +502,8 @@ class Recorded:
 
     `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
     preference pair (seed, kind, margin). `costs` has one row per model trained under a remedy
-    (what names it, steps, seconds, peak_memory_mb). `provenance` tells of the call that made the
+    (what names it, steps, seconds, peak_memory_mb), `kl` one per model with a forward KL (what
+    names it, forward_kl in nats a reply). `provenance` tells of the call that made the
     tables, `calls` of that and of all that added to them.
     """
 
@@ -494,6 +513,7 @@ class Recorded:
     provenance: dict[str, Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    kl: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
         """(reward, skill) of every point of a method for one seed, from theta_0 on, shape (n, 2).
@@ -509,8 +529,13 @@ class Recorded:
         return sorted(int(seed) for seed in self.points["seed"].unique())
 
 
-def recorded(preset: str = "tiny") -> Recorded:
+def recorded(preset: str = "tiny", algorithms: Sequence[str] | None = MAIN_LINE) -> Recorded:
     """Read the recorded run of a preset from data/results.
+
+    Args:
+        preset: Its name.
+        algorithms: Whose rows are wanted, None for all that are recorded. By default RSF's, so that
+            a row of a method is one of RSF.
 
     Raises:
         FileNotFoundError: there is none; names the command that makes it.
@@ -522,13 +547,20 @@ def recorded(preset: str = "tiny") -> Recorded:
             f"alignment-tax record {preset}"
         )
     calls = _calls(folder)
+
+    def of(table: pd.DataFrame) -> pd.DataFrame:
+        if algorithms is None or table.empty:
+            return table
+        return table[table["algorithm"].isin(algorithms)].reset_index(drop=True)
+
     return Recorded(
-        _read(folder / "points.csv"),
-        pd.read_csv(folder / "rounds.csv"),
+        of(_read(folder / "points.csv")),
+        of(pd.read_csv(folder / "rounds.csv")),
         pd.read_parquet(folder / "pairs.parquet"),
         calls[0],
         calls,
         _read(folder / "costs.csv"),
+        of(_read(folder / "kl.csv")),
     )
 
 

@@ -95,6 +95,8 @@ COLUMNS = """
     n_items key
 """.split()
 
+#: The columns that name a model: a row with the same values is the same model.
+NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 
 #: The method of the plain run: theta_0 finetuned on RSF's best-of-n samples without a remedy.
 DISTIL = "distil"
@@ -109,6 +111,8 @@ PART = "part"
 ADAMERGING = "adamerging"
 #: Stands for parts and all searches for ratios that the preset records.
 ALL_PARTS = "parts"
+#: PPO under another weight of its KL penalty, which is the strength.
+KL_COEF = "kl_coef"
 #: What `Spec.part` says where the ratios of K blocks are still to be found.
 TO_FIND = re.compile(r"K=(\d+)")
 
@@ -126,6 +130,8 @@ class Spec:
     block (hma, hma_VARIANT, adamerging: see `searches`) have the ratios in `part` (see
     `ratios_text`) and their mean in `alpha`, which is also the ratio of embeddings, norms and head;
     part "K=3" stands for the ratios that the search finds for three blocks.
+
+    Method "kl_coef" is PPO with another weight of its KL penalty, the strength.
 
     A remedy's word alone is the paper's distillation style; what follows the word changes that:
 
@@ -230,6 +236,11 @@ def blocks_to_find(spec: Spec) -> int | None:
     """Return K of a spec whose ratios are still to be found ("K=3"), else None."""
     found = TO_FIND.fullmatch(spec.part or "") if has_ratios(spec) else None
     return int(found.group(1)) if found else None
+
+
+def has_forward_kl(spec: Spec) -> bool:
+    """Whether the forward KL of a model is recorded: of theta_0, RLHF and their plain averages."""
+    return spec.algorithm != "base" and spec.method in ("none", "average", KL_COEF)
 
 
 def part_ratios(spec: Spec, parts: Partition) -> dict[str, float]:
@@ -383,13 +394,16 @@ class Study:
         Raises:
             UnknownStage: an algorithm that the preset does not have, or more rounds than it has.
         """
-        config = self._algorithm(algorithm)
+        return self._aligned(algorithm, rounds, self._algorithm(algorithm))
+
+    def _aligned(self, algorithm: str, rounds: int, config: AlgorithmConfig) -> Artifact:
+        """The policy of `aligned` under any numbers of the algorithm."""
         if not 1 <= rounds <= config.rounds:
             raise UnknownStage(
                 f"There is no {algorithm} round {rounds} in preset {self.preset.name}: its rounds "
                 f"are 1 to {config.rounds}."
             )
-        before = None if rounds == 1 else self.aligned(algorithm, rounds - 1)
+        before = None if rounds == 1 else self._aligned(algorithm, rounds - 1, config)
         parent = before or self.sft
 
         def make(folder: Path) -> None:
@@ -417,6 +431,16 @@ class Study:
         parents = {"policy": parent, "reward": self.reward, "theta_0": self.sft}
         name = f"{algorithm} round {rounds} of {config.rounds}"
         return self._get(algorithm, inputs, make, parents, name)
+
+    def ppo_with(self, kl_coef: float, rounds: int) -> Artifact:
+        """The policy after rounds of PPO with this weight of its KL penalty (paper, Fig. 8).
+
+        Raises:
+            UnknownStage: a preset without PPO, or more rounds than it has.
+        """
+        config = self._algorithm("ppo")
+        assert isinstance(config, PpoConfig)
+        return self._aligned("ppo", rounds, dataclasses.replace(config, kl_coef=kl_coef))
 
     def _keep_round(
         self, folder: Path, result: RoundResult, tokenizer: PreTrainedTokenizerBase
@@ -462,6 +486,8 @@ class Study:
             return self.artifact(spec.end)
         if spec.method == "none":
             return self.aligned(spec.algorithm, spec.rounds)
+        if spec.method == KL_COEF:
+            return self.ppo_with(_kl_coef(spec), spec.rounds)
         if spec.algorithm != "rsf":
             raise UnknownStage(
                 f"{spec.method!r} of {spec.algorithm}: remedies work on the samples of rsf."
@@ -1042,6 +1068,40 @@ class Study:
             }
         )
 
+    def forward_kl(self, spec: Spec) -> Artifact:
+        """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
+
+        Estimated from the replies that theta_0 gave when it was scored: the mean of log pi_0 -
+        log pi over them. This is the direction of Shenfeld et al. 2025 (RL's Razor), on the prompts
+        of the new task; `kl` in the table of points is the other one, on the model's own replies.
+        It has a stage of its own, so that scores that are stored stay valid.
+        """
+        spec = simplest(self.resolved(spec))
+        parent, scored = self.artifact(spec), self.evaluate(Spec("sft"))
+
+        def make(folder: Path) -> None:
+            replies = pd.read_parquet(scored.path / "replies.parquet")
+            model, tokenizer = self.model(spec)
+            prompts = [json.loads(prompt) for prompt in replies["prompt"]]
+            after = reply_log_probs(model, tokenizer, prompts, list(replies["reply"]), self._batch)
+            before = replies["log_prob_0"].to_numpy()
+            found = {"forward_kl": kl_estimate(before, after), "replies": len(replies)}
+            (folder / "kl.json").write_text(json.dumps(found, indent=2))
+
+        details = {"alpha": spec.alpha, "strength": spec.strength, "part": spec.part}
+        inputs = {"method": spec.method, "batch": self._batch, **details}
+        parents = {"policy": parent, "replies": scored}
+        return self._get("forward_kl", inputs, make, parents, f"forward KL of {spec}")
+
+    def forward_kls(self, specs: Sequence[Spec]) -> pd.DataFrame:
+        """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
+        rows = []
+        for spec in filter(has_forward_kl, specs):
+            found = json.loads((self.forward_kl(spec).path / "kl.json").read_text())
+            named = {name: value for name, value in self.point(spec).items() if name in NAMED}
+            rows.append({**named, "forward_kl": found["forward_kl"]})
+        return pd.DataFrame(rows)
+
     def _groups(
         self,
         model: PreTrainedModel,
@@ -1145,6 +1205,7 @@ class Study:
         own = [*remedies, *(name + AVERAGED for name in remedies), *inside]
         distil = [DISTIL, DISTIL + AVERAGED, ALL_REMEDIES] if self.preset.distil else []
         parts = [PART, *self._searches, ALL_PARTS] if self.preset.ratios else []
+        parts += [KL_COEF] if self.preset.ppo and self.preset.kl_coefs else []
         return ["base", *self.preset.algorithms, "average", "early_stopping", *parts, *distil, *own]
 
     @property
@@ -1202,6 +1263,9 @@ class Study:
             return [Spec("rsf", r) for r in range(1, last + 1)]
         if name == DISTIL:
             return [Spec("rsf", last, DISTIL)]
+        if name == KL_COEF:
+            end = self._algorithm("ppo").rounds
+            return [Spec("ppo", end, KL_COEF, strength=coef) for coef in self.preset.kl_coefs]
         if name in ("average", DISTIL + AVERAGED):
             return [Spec("rsf", last, name, alpha) for alpha in alphas]
         if name == ALL_REMEDIES:
@@ -1294,6 +1358,16 @@ class Study:
             seed=self.seed,
             config=presets.as_dict(self.preset),
         )
+
+
+def _kl_coef(spec: Spec) -> float:
+    """Return the weight of the KL penalty that a spec names (ValueError: there is none)."""
+    if spec.algorithm != "ppo" or spec.strength is None or spec.strength < 0:
+        raise ValueError(
+            f"{KL_COEF!r} is a method of ppo alone and needs a strength of 0 or more, the weight "
+            f"of the KL penalty; got {spec.strength} of {spec.algorithm}."
+        )
+    return spec.strength
 
 
 def _given(method: str, strength: float | None) -> float:

@@ -87,6 +87,7 @@ METHODS: dict[str, Look] = {
     "hma_kl": Look("HMA with a KL term", SKY, "D"),
     "hma_kl_other": Look("HMA with a KL term, other formats", SKY, "s"),
     "adamerging": Look("AdaMerging", PURPLE, "8"),
+    "kl_coef": Look("another KL coefficient", ORANGE, "s"),
 }
 
 # Models as trained, by the words of the `algorithm` column.

@@ -12,6 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import settings
+from alignment_tax.algorithms_claims import present
+from alignment_tax.figures.algorithms import (
+    algorithm_fronts,
+    algorithm_rounds,
+    algorithm_tax,
+    over_optimisation,
+)
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, signature
 from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
@@ -33,6 +40,14 @@ RECORDED_LATER: dict[str, tuple[str, Callable[..., Figure]]] = {
     "search_fronts": ("hma", search_fronts),
     "ablation": ("hma", ablation),
     "recorded_ratios": ("hma", recorded_ratios),
+}
+
+#: What is drawn of all algorithms where more than RSF is recorded.
+OF_ALL: dict[str, Callable[..., Figure]] = {
+    "algorithm_rounds": algorithm_rounds,
+    "algorithm_fronts": algorithm_fronts,
+    "algorithm_tax": algorithm_tax,
+    "over_optimisation": over_optimisation,
 }
 
 
@@ -61,14 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        points = main_line(pd.read_csv(table))
+        every = pd.read_csv(table)
+        points = main_line(every)
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
         if given.all is not None:
-            methods = set(points["method"])
+            methods = set(every["method"])
             later = {name: draw for name, (need, draw) in RECORDED_LATER.items() if need in methods}
-            for name, draw in {**RECORDED, **later}.items():
+            later |= OF_ALL if len(present(every)) > 1 else {}
+            for name, draw in RECORDED.items():
                 print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
+            for name, draw in later.items():
+                print(save(draw(every, recorded=True), given.all / f"{name}.png", dpi=DPI))
     except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1

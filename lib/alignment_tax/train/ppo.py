@@ -272,7 +272,8 @@ def make_rollout(
     scores = torch.from_numpy(scaled(rewards, finished, config)).to(log_probs)
     per_token = token_rewards(scores, log_probs, reference, mask, state.kl_control.coef)
     advantages, returns = gae(per_token, values, mask, config.gamma, config.lam)
-    whitened = whiten(advantages, mask, add_up)
+    if config.whiten:
+        advantages = whiten(advantages, mask, add_up)
 
     k1, _, k3 = kl_estimators(log_probs, reference)
     every = torch.ones_like(scores)
@@ -285,7 +286,7 @@ def make_rollout(
         "explained_variance": explained_variance(values, returns, mask, add_up),
     }
     stats = {name: mean.item() for name, mean in means.items()}
-    return Rollout(ids, attention_mask, mask, log_probs, values, whitened, returns), stats
+    return Rollout(ids, attention_mask, mask, log_probs, values, advantages, returns), stats
 
 
 def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[str, float]:

@@ -1,0 +1,483 @@
+"""What recorded points say of RLHF's algorithms: the tax of each, their fronts, KL and forgetting.
+
+Pure functions on the columns of points.csv (and kl.csv). Everything is paired by seed: an algorithm
+is compared with theta_0, or with another algorithm, of the same seed and so the same reward model.
+Where a comparison cannot be made (rows missing, one seed, no rewards in common) it is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from alignment_tax import front
+
+#: The algorithms of chapter 06, and how they are written.
+NAMES = {"rsf": "RSF", "dpo": "DPO", "rloo": "RLOO", "ppo": "PPO"}
+#: The rows that all chapters but 06 speak of: RSF, its control, and where they start.
+MAIN_LINE = ("base", "sft", "rsf", "rsf_random")
+FAMILIES = {
+    "skill": "mean skill",
+    "commonsense": "common sense",
+    "reading": "reading",
+    "translation": "translation",
+}
+#: Runs whose forgetting is set against KL: as trained, with the preset's numbers or another KL
+#: coefficient.
+TRAINED = ("none", "kl_coef")
+
+Comparisons = dict[str, front.Comparison | None]
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def present(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `NAMES` of which models as trained are recorded."""
+    trained = set(points.loc[points["method"] == "none", "algorithm"])
+    return [name for name in NAMES if name in trained]
+
+
+def missing(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `NAMES` of which nothing is recorded."""
+    return [name for name in NAMES if name not in present(points)]
+
+
+def start(points: pd.DataFrame, score: str) -> pd.Series:
+    """Return a score of theta_0 by seed.
+
+    Raises:
+        ValueError: there is no theta_0.
+    """
+    rows = points[points["algorithm"] == "sft"]
+    if rows.empty:
+        raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
+    return rows.set_index("seed")[score].astype(float).sort_index()
+
+
+def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
+    """Return a score by seed (rows) and round (columns); round 0 is theta_0.
+
+    Raises:
+        ValueError: the points hold no round of the algorithm.
+    """
+    rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
+    if rows.empty:
+        raise ValueError(f"The points hold no round of {algorithm!r}.")
+    table = rows.pivot(index="seed", columns="rounds", values=score).astype(float)
+    table.columns = [int(column) for column in table.columns]
+    table.insert(0, 0, start(points, score))
+    return table.sort_index()
+
+
+def last(points: pd.DataFrame, algorithm: str, score: str) -> pd.Series:
+    """Return a score after the last round by seed."""
+    return by_round(points, algorithm, score).iloc[:, -1]
+
+
+def tax(points: pd.DataFrame, algorithm: str, score: str = "skill") -> pd.Series:
+    """Return what an algorithm costs by seed, in points: theta_0 minus the last round."""
+    rounds = by_round(points, algorithm, score)
+    return rounds[0] - rounds.iloc[:, -1]
+
+
+def curve(
+    points: pd.DataFrame, algorithm: str, method: str, score: str = "skill"
+) -> dict[int, np.ndarray]:
+    """Return by seed the points (n, 2) reward and score of one algorithm, from theta_0 on.
+
+    Args:
+        points: The columns of points.csv.
+        algorithm: A name in `NAMES`.
+        method: "none" (the rounds) or "average" (theta_0 and the last round, by alpha).
+        score: What is kept: skill, or a family.
+    """
+    own = points[(points["algorithm"] == algorithm) & (points["method"] == method)]
+    own = own.sort_values("rounds" if method == "none" else "alpha")
+    found = {}
+    for seed, rows in own.groupby("seed"):
+        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        if method == "none":
+            rows = pd.concat([theta_0, rows])
+        found[int(str(seed))] = rows[["reward", score]].to_numpy(dtype=float)
+    return found
+
+
+def penalty_curve(points: pd.DataFrame, own: float, score: str = "skill") -> dict[int, np.ndarray]:
+    """Return by seed theta_0 and the ends of PPO from the heaviest KL penalty to the lightest.
+
+    Args:
+        points: The columns of points.csv.
+        own: The KL coefficient of the models whose method is "none".
+        score: What is kept.
+    """
+    ppo = points[points["algorithm"] == "ppo"]
+    plain = ppo[ppo["method"] == "none"]
+    plain = plain[plain["rounds"] == plain["rounds"].max()].assign(strength=own)
+    swept = ppo[ppo["method"] == "kl_coef"]
+    found = {}
+    for seed in sorted(set(swept["seed"]) & set(plain["seed"])):
+        rows = pd.concat([swept[swept["seed"] == seed], plain[plain["seed"] == seed]])
+        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        rows = pd.concat([theta_0, rows.sort_values("strength", ascending=False)])
+        found[int(seed)] = rows[["reward", score]].to_numpy(dtype=float)
+    return found
+
+
+# --- comparisons ---------------------------------------------------------------------------------
+
+
+def judge(differences: Iterable[float]) -> front.Comparison | None:
+    """Return the 95 % t interval over seeds with its verdict; None for fewer than two seeds."""
+    values = [float(value) for value in differences if np.isfinite(value)]
+    return front.compare_seeds(values) if len(values) > 1 else None
+
+
+def both(first: front.Comparison | None, second: front.Comparison | None) -> str:
+    """Return the verdict of "both claims hold"."""
+    verdicts = [each.verdict if each else "inconclusive" for each in (first, second)]
+    if "does not hold" in verdicts:
+        return "does not hold"
+    return "holds" if verdicts == ["holds", "holds"] else "inconclusive"
+
+
+def at_equal_reward(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> front.Comparison | None:
+    """Compare what two curves keep at equal reward, paired by seed: a minus b, in points.
+
+    None where fewer than two seeds have both, or where the curves of a seed share no rewards.
+    """
+    gaps = []
+    for seed in sorted(a.keys() & b.keys()):
+        try:
+            gaps.append(front.gap_at_equal_reward(a[seed], b[seed]))
+        except ValueError:
+            return None
+    return judge(gaps)
+
+
+def tax_claims(points: pd.DataFrame, score: str = "skill") -> Comparisons:
+    """Return "X costs SCORE" for every algorithm that is recorded, in points."""
+    return {
+        f"{NAMES[name]} costs {FAMILIES[score]}": judge(tax(points, name, score))
+        for name in present(points)
+    }
+
+
+def gain_claims(points: pd.DataFrame, score: str = "reward") -> Comparisons:
+    """Return "X raises SCORE" for every algorithm that is recorded: last round minus theta_0."""
+    return {
+        f"{NAMES[name]} raises {score}": judge(-tax(points, name, score))
+        for name in present(points)
+    }
+
+
+def averaging_claims(points: pd.DataFrame, score: str = "skill") -> Comparisons:
+    """Return, for every algorithm, whether averaging keeps more than stopping it early.
+
+    At equal reward: the averages of theta_0 and the last round against the rounds, in points.
+    """
+    return {
+        f"averaging {NAMES[name]} keeps more {FAMILIES[score]} than stopping it early": (
+            at_equal_reward(
+                curve(points, name, "average", score), curve(points, name, "none", score)
+            )
+        )
+        for name in present(points)
+    }
+
+
+def front_claims(
+    points: pd.DataFrame, best: str = "rsf", score: str = "skill", method: str = "average"
+) -> Comparisons:
+    """Return, for every other algorithm, whether the front of `best` lies above its front.
+
+    The fronts are the averages' (the paper's Fig. 14) or, with method "none", the rounds'; gaps are
+    taken at equal reward, in points.
+    """
+    own = curve(points, best, method, score)
+    return {
+        f"the front of {NAMES[best]} lies above that of {NAMES[name]}": at_equal_reward(
+            own, curve(points, name, method, score)
+        )
+        for name in present(points)
+        if name != best
+    }
+
+
+def penalty_claims(points: pd.DataFrame, own: float) -> Comparisons:
+    """Return what the sweep over PPO's KL coefficient says (paper, Fig. 8); empty without one.
+
+    Args:
+        points: The columns of points.csv.
+        own: The KL coefficient of the models whose method is "none".
+    """
+    swept = points[(points["algorithm"] == "ppo") & (points["method"] == "kl_coef")]
+    if swept.empty or "ppo" not in present(points):
+        return {}
+    strengths = sorted({own, *swept["strength"].astype(float)})
+
+    def end(coef: float, score: str) -> pd.Series:
+        if coef == own:
+            return last(points, "ppo", score)
+        rows = swept[np.isclose(swept["strength"].astype(float), coef)]
+        return rows.set_index("seed")[score].astype(float)
+
+    least, most = strengths[0], strengths[-1]
+    names = f"KL coefficient {most:g} instead of {least:g}"
+    return {
+        f"a {names} keeps more skill": judge(end(most, "skill") - end(least, "skill")),
+        f"a {names} costs reward": judge(end(least, "reward") - end(most, "reward")),
+        "averaging PPO keeps more skill than a larger KL coefficient": at_equal_reward(
+            curve(points, "ppo", "average"), penalty_curve(points, own)
+        ),
+    }
+
+
+# --- over-optimisation ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OverOptimisation:
+    """What happens from the round with the best gold reward to the last (after Gao et al. 2022).
+
+    Attributes:
+        gold: How far the true reward falls.
+        reward: How far the optimised one rises meanwhile.
+        best: The round of each seed, chosen by the mean gold of the *other* seeds, so that it is
+            not the luck of this seed that is measured (of one seed: by its own).
+        verdict: Of "the true reward falls while the optimised one rises".
+    """
+
+    gold: front.Comparison | None
+    reward: front.Comparison | None
+    best: dict[int, int]
+    verdict: str
+
+
+def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
+    """Return whether an algorithm over-optimises the reward model; round 0 is theta_0.
+
+    Raises:
+        ValueError: the points hold no round of the algorithm, or no gold reward.
+    """
+    gold, reward = (by_round(points, algorithm, name) for name in ("gold", "reward"))
+    if gold.isna().any(axis=None):
+        raise ValueError(f"The rounds of {algorithm!r} have no gold reward to compare with.")
+    seeds = [int(seed) for seed in gold.index]
+    golds, rewards = gold.to_numpy(dtype=float), reward.to_numpy(dtype=float)
+    best, falls, rises = {}, [], []
+    for row, seed in enumerate(seeds):
+        others = np.delete(golds, row, axis=0) if len(seeds) > 1 else golds
+        at = int(others.mean(axis=0).argmax())
+        best[seed] = int(gold.columns[at])
+        falls.append(golds[row, at] - golds[row, -1])
+        rises.append(rewards[row, -1] - rewards[row, at])
+    fall, rise = judge(falls), judge(rises)
+    return OverOptimisation(fall, rise, best, both(fall, rise))
+
+
+# --- forgetting against KL -----------------------------------------------------------------------
+
+
+def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one row per trained model: what it forgot, what it gained, how far it went.
+
+    Args:
+        points: The columns of points.csv.
+        kl: The columns of kl.csv, if it is recorded.
+
+    Returns:
+        Columns seed, algorithm, method, strength, rounds; tax and one column for each family (what
+        theta_0 of the same seed had more, points); gain (reward over theta_0); kl (KL(theta ||
+        theta_0), nats a reply) and forward_kl (KL(theta_0 || theta); NaN where not recorded).
+        theta_0 itself and the base are left out.
+    """
+    rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
+    names = ["seed", "algorithm", "method", "strength", "rounds"]
+    table = rows[[*names, "kl"]].copy()
+    for score in FAMILIES:
+        table[score] = rows["seed"].map(start(points, score)) - rows[score].astype(float)
+    table["tax"] = table["skill"]
+    table["gain"] = rows["reward"].astype(float) - rows["seed"].map(start(points, "reward"))
+    if kl is None or kl.empty:
+        return table.assign(forward_kl=np.nan).reset_index(drop=True)
+    # a missing strength is no number, and no number equals another
+    keyed = [each.assign(at=each["strength"].astype(float).fillna(-1.0)) for each in (table, kl)]
+    by = ["seed", "algorithm", "method", "at", "rounds"]
+    found = keyed[1][keyed[1]["method"].isin(TRAINED)][[*by, "forward_kl"]]
+    return keyed[0].merge(found, on=by, how="left", validate="one_to_one").drop(columns="at")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A least-squares polynomial: coefficients (highest power first), its R squared, 95 % interval.
+
+    `low` and `high` are NaN with fewer than two seeds; `n` counts the points.
+    """
+
+    coefficients: tuple[float, ...]
+    r_squared: float
+    low: float
+    high: float
+    n: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the curve at `x`."""
+        return np.polyval(self.coefficients, x)
+
+
+def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
+    """Return 1 - sum of squared errors / sum of squared distances from the mean.
+
+    1 is perfect, 0 as good as the mean of y, below 0 worse; NaN where y does not vary.
+    """
+    spread = float(((y - y.mean()) ** 2).sum())
+    return 1 - float(((y - predicted) ** 2).sum()) / spread if spread > 0 else float("nan")
+
+
+def _fitted(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, float]:
+    """Return coefficients and R squared of a polynomial; NaN where x has too few values for one."""
+    if np.unique(x).size <= degree:
+        return np.full(degree + 1, np.nan), float("nan")
+    coefficients = np.polyfit(x, y, degree)
+    return coefficients, r_squared(y, np.polyval(coefficients, x))
+
+
+def resampled(
+    rows: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], n_boot: int = 500
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic over seeds drawn with replacement.
+
+    Seeds are the unit: all models of a drawn seed come along. For a handful of seeds such an
+    interval is too narrow (see `front`). NaN with fewer than two seeds.
+    """
+    parts = [part for _, part in rows.groupby("seed")]
+    if len(parts) < 2:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(0).integers(len(parts), size=(n_boot, len(parts)))
+    # the order of the seeds in a draw does not matter: compute each set of seeds once
+    sets, counts = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)
+    found = np.array([statistic(pd.concat([parts[i] for i in chosen])) for chosen in sets])
+    values = np.repeat(found, counts)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fit(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> Fit | None:
+    """Fit what was forgotten against a column of `forgetting`; None where there is too little.
+
+    Args:
+        rows: Rows of `forgetting`; those without `x` are left out.
+        x: kl, forward_kl or gain.
+        degree: 1 is a line, 2 the parabola of Shenfeld et al. 2025; both with a constant.
+        y: tax, or a family.
+    """
+    rows = rows.dropna(subset=[x, y])
+    if rows[x].nunique() < degree + 2:
+        return None
+    xs, ys = rows[x].to_numpy(dtype=float), rows[y].to_numpy(dtype=float)
+    coefficients, found = _fitted(xs, ys, degree)
+
+    def again(drawn: pd.DataFrame) -> float:
+        return _fitted(drawn[x].to_numpy(float), drawn[y].to_numpy(float), degree)[1]
+
+    low, high = resampled(rows, again)
+    return Fit(tuple(map(float, coefficients)), found, low, high, len(rows))
+
+
+def razor_table(
+    rows: pd.DataFrame, xs: Sequence[str] = ("forward_kl", "kl", "gain")
+) -> pd.DataFrame:
+    """Return the fits of forgetting, pooled and by algorithm, as a table.
+
+    Returns:
+        One row per runs ("all", or an algorithm), x and degree (1, 2): n, r_squared, low, high.
+        Fits that cannot be made are left out.
+    """
+    groups = {"all": rows} | {
+        NAMES.get(str(name), str(name)): part for name, part in rows.groupby("algorithm")
+    }
+    table = []
+    for who, part in groups.items():
+        for x in xs:
+            for degree in (1, 2):
+                found = fit(part, x, degree)
+                if found is not None:
+                    table.append(
+                        {
+                            "runs": who,
+                            "x": x,
+                            "degree": degree,
+                            "n": found.n,
+                            "r_squared": found.r_squared,
+                            "low": found.low,
+                            "high": found.high,
+                        }
+                    )
+    columns = ["runs", "x", "degree", "n", "r_squared", "low", "high"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def explains_more(
+    rows: pd.DataFrame, x: str, other: str, degree: int = 2, y: str = "tax"
+) -> front.Comparison | None:
+    """Compare how well two columns explain forgetting: R squared of `x` minus that of `other`.
+
+    The same models for both; the interval is that of `resampled`. None where there is too little.
+    """
+    rows = rows.dropna(subset=[x, other, y])
+    if min(rows[x].nunique(), rows[other].nunique()) < degree + 2 or rows["seed"].nunique() < 2:
+        return None
+
+    def gap(drawn: pd.DataFrame) -> float:
+        ys = drawn[y].to_numpy(dtype=float)
+        first, second = (_fitted(drawn[name].to_numpy(float), ys, degree)[1] for name in (x, other))
+        return first - second
+
+    low, high = resampled(rows, gap)
+    seeds = int(rows["seed"].nunique())
+    return front.Comparison(gap(rows), low, high, seeds, 0, front.verdict(low, high))
+
+
+def held_out(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> pd.Series:
+    """Return by algorithm the R squared of its forgetting as fitted on all *other* algorithms.
+
+    If KL is all that counts, one curve fits every algorithm, and this is as high as the R squared
+    of a fit to the algorithm itself. Below 0 the curve of the others is worse than a constant.
+    """
+    rows = rows.dropna(subset=[x, y])
+    found = {}
+    for name, own in rows.groupby("algorithm"):
+        others = rows[rows["algorithm"] != name]
+        if others[x].nunique() < degree + 2 or len(own) < 2:
+            continue
+        coefficients, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
+        predicted = np.polyval(coefficients, own[x].to_numpy(dtype=float))
+        found[str(name)] = r_squared(own[y].to_numpy(dtype=float), predicted)
+    return pd.Series(found, name="r_squared", dtype=float)
+
+
+def at_equal_kl(
+    rows: pd.DataFrame, first: str, second: str, x: str = "kl", y: str = "tax"
+) -> front.Comparison | None:
+    """Compare what two algorithms forget at the same KL, paired by seed: first minus second.
+
+    `second` is taken at its last round, `first` on the line through theta_0 (nothing forgotten, no
+    KL) and its rounds. Seeds in which `first` never goes that far are left out; None with fewer
+    than two.
+    """
+    gaps = []
+    for _, own in rows[rows["method"] == "none"].dropna(subset=[x, y]).groupby("seed"):
+        line = own[own["algorithm"] == first].sort_values(x)
+        ends = own[own["algorithm"] == second].sort_values("rounds")
+        if line.empty or ends.empty or ends[x].iloc[-1] > line[x].iloc[-1]:
+            continue
+        at = np.interp(ends[x].iloc[-1], [0.0, *line[x]], [0.0, *line[y]])
+        gaps.append(float(at) - float(ends[y].iloc[-1]))
+    return judge(gaps)
