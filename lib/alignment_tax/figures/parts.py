@@ -431,8 +431,8 @@ def eq11_reach(eps: float) -> np.ndarray:
 
 
 def _simplex_alt(landscape: pd.DataFrame, found: pd.DataFrame, alpha: float, caption: str) -> str:
-    best = landscape.loc[landscape["objective"].idxmin()]
-    worst = landscape.loc[landscape["objective"].idxmax()]
+    ordered = landscape.sort_values("objective")
+    best, worst = ordered.iloc[0], ordered.iloc[-1]
 
     def triple(row: Any) -> str:
         return f"({', '.join(number(row[name], 2) for name in THIRDS)})"
