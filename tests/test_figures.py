@@ -172,6 +172,35 @@ def test_fronts_has_four_panels_with_their_families(points: pd.DataFrame) -> Non
     assert reading["score"].tolist() == [71]
 
 
+def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> None:
+    figure = figures.front(points, at=0.5)
+    assert alt_text(figure).startswith("Ringed: alpha 0.5, reward 3.00, 76.0 mean of three")
+    [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
+    with pytest.raises(FigureError, match="no average at alpha"):
+        figures.front(points, at=0.7)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
+def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
+    points = make_points(seeds)
+    # one panel as flat as the others are steep, another upside down
+    points["commonsense"] = 90 + points["commonsense"] / 1000
+    points["reading"] = 150 - points["reading"]
+    figure = draw(points)
+    figure.draw_without_rendering()
+    for axes in axes_of(figure):
+        frame = axes.get_window_extent()
+        labels = [text for text in axes.texts if "α" in text.get_text()]
+        assert len(labels) >= 2
+        for label in labels:
+            patch = label.get_bbox_patch()
+            assert patch is not None
+            box = patch.get_window_extent()
+            assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
+
+
 def test_signature_speaks_to_a_newcomer(points: pd.DataFrame) -> None:
     text = words(figures.signature(points))
     assert "reward model's score gained over θ₀" in text

@@ -40,3 +40,15 @@ def test_a_run_that_shrinks_says_at_which_size_it_runs(tmp_path, caplog, monkeyp
     caplog.clear()
     Study("smoke", 0, Store(tmp_path))
     assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["tiny", "smoke"])
+def test_all_algorithms_sample_as_many_replies_as_rsf(name):
+    preset = presets.get(name)
+    rsf, ppo = preset.rsf, preset.ppo
+    budget = rsf.rounds * rsf.prompts_per_round * rsf.n
+    for config in (preset.dpo, preset.rloo):
+        assert config.rounds * config.prompts_per_round * config.n == budget
+    assert ppo.rounds * ppo.iterations * ppo.prompts_per_iteration == budget
+    lengths = {config.max_new_tokens for config in preset.algorithms.values()}
+    assert lengths == {rsf.max_new_tokens}

@@ -45,6 +45,7 @@ FORWARDED = {
     "outputs": ("alignment_tax.outputs", "keep the outputs of a run in notebooks/"),
     "report": ("alignment_tax.report", "write the recorded results into README.md"),
     "bench": ("alignment_tax.bench", "measure speed and memory"),
+    "tune": ("alignment_tax.tune", "choose numbers of RLHF algorithms on validation prompts"),
     "bench-ppo": ("alignment_tax.bench_ppo", "compare our PPO with TRL's last one"),
 }
 
@@ -669,7 +670,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="record only these, into the tables that exist: algorithms, remedies, or 'remedies'",
+        help="record only these, into the tables that exist: algorithms, remedies, searches for "
+        "ratios, or all 'remedies', all 'parts'",
     )
     for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)

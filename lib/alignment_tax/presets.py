@@ -223,6 +223,7 @@ class RatioConfig:
         reward_prompts: Prompts that are replied to at every point of that grid.
         kept_texts: Texts on which a KL term keeps theta_0.
         kept_weight: Weight of that term.
+        labelled: Validation items of each reading skill that AdaMerging learns from, at most.
         released_learning_rate: That of the paper's released code, which multiplies it by the number
             of linear layers in a block without saying so.
         released_batch_size: That of the released code.
@@ -242,6 +243,7 @@ class RatioConfig:
     reward_prompts: int
     kept_texts: int
     kept_weight: float
+    labelled: int
     released_learning_rate: float
     released_batch_size: int
     parts: tuple[PartGrid, ...] = ()
@@ -314,7 +316,47 @@ class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
-_TINY_RATIOS = RatioConfig(
+# DPO, RLOO and PPO draw as many replies as RSF: 6 x 128 x 8. Learning rates: see `tune`.
+TINY_DPO = DpoConfig(
+    rounds=6,
+    prompts_per_round=128,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    sampling_batch=256,
+    beta=0.1,
+    learning_rate=1e-4,
+    epochs=2,
+    batch_size=16,
+    max_length=145,
+)
+TINY_RLOO = RlooConfig(
+    rounds=6,
+    prompts_per_round=128,
+    n=8,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    beta=0.05,
+    learning_rate=3e-4,
+    batch_size=128,
+)
+TINY_PPO = PpoConfig(
+    rounds=6,
+    iterations=8,
+    prompts_per_iteration=128,
+    temperature=1.0,
+    max_new_tokens=40,
+    max_prompt_length=64,
+    sampling_batch=256,
+    minibatch=32,
+    epochs=2,
+    learning_rate=1e-4,
+    critic_learning_rate=1e-4,
+    kl_coef=0.05,
+)
+TINY_RATIOS = RatioConfig(
     prompts=128,
     n=8,
     learning_rate=0.2,
@@ -326,7 +368,9 @@ _TINY_RATIOS = RatioConfig(
     reward_step=0.2,
     reward_prompts=128,
     kept_texts=64,
-    kept_weight=1.0,
+    # of 1, 10 and 100 what kept most skill for the reward it cost: seed 100, validation items
+    kept_weight=100.0,
+    labelled=100,
     released_learning_rate=2e-5,
     released_batch_size=2,
     parts=(
@@ -343,12 +387,13 @@ _TINY_RATIOS = RatioConfig(
         RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
         RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
         RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
-        RatioGrid("hma_eq11", 3, (0.2, 0.3, 0.4)),
-        RatioGrid("hma_grid", 3, (0.2, 0.4, 0.6)),
-        RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
-        RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
         RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-        RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_kl", 9, (0.2, 0.4)),
+        RatioGrid("hma_kl_other", 3, (0.1, 0.2, 0.4)),
+        RatioGrid("hma_grid", 3, (0.2, 0.4)),
+        RatioGrid("hma_eq11", 3, (0.2, 0.4)),
+        RatioGrid("hma_reward", 3, (0.2, 0.4)),
+        RatioGrid("hma_released", 3, (0.2, 0.4)),
         RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
     ),
 )
@@ -381,6 +426,9 @@ TINY = Preset(
         sampling_batch=256,
         max_prompt_length=64,
     ),
+    dpo=TINY_DPO,
+    rloo=TINY_RLOO,
+    ppo=TINY_PPO,
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
     distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`).
@@ -403,7 +451,7 @@ TINY = Preset(
     ),
     # strength 4 replays about 100,000 tokens: hardly any document comes twice
     replay_documents=4000,
-    ratios=_TINY_RATIOS,
+    ratios=TINY_RATIOS,
 )
 
 SMOKE = dataclasses.replace(
@@ -412,6 +460,9 @@ SMOKE = dataclasses.replace(
     sft=dataclasses.replace(TINY.sft, documents=96, epochs=1),
     reward=dataclasses.replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
     rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
+    dpo=dataclasses.replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
+    rloo=dataclasses.replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
+    ppo=dataclasses.replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
     eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
@@ -425,18 +476,20 @@ SMOKE = dataclasses.replace(
     ),
     replay_documents=200,
     ratios=dataclasses.replace(
-        _TINY_RATIOS,
+        TINY_RATIOS,
         prompts=16,
-        n=2,
+        n=4,
         epochs=2,
         batch_size=8,
-        evaluate_every=1,
+        evaluate_every=2,
         grid_step=0.2,
-        reward_step=0.4,
+        reward_step=0.2,
         reward_prompts=8,
         kept_texts=8,
-        parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
-        grids=(RatioGrid("hma", 3, (0.4,)), RatioGrid("hma_grid", 3, (0.4,))),
+        labelled=8,
+        parts=tuple(dataclasses.replace(grid, alphas=(0.4,)) for grid in TINY_RATIOS.parts),
+        # the fewest points from which a figure can still draw every curve
+        grids=tuple(dataclasses.replace(grid, alphas=(0.2, 0.4)) for grid in TINY_RATIOS.grids),
     ),
 )
 

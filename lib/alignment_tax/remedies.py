@@ -48,6 +48,12 @@ NAMES = {
     "graft_random": "graft at random",
     "graft_learnt": "learnt graft",
     "hma": "HMA",
+    "hma_eq11": "HMA by Eq. 11",
+    "hma_grid": "HMA by grid search",
+    "hma_released": "HMA as released",
+    "hma_reward": "HMA by sampled reward",
+    "hma_kl": "HMA that keeps theta_0's text",
+    "hma_kl_other": "HMA that keeps theta_0's text without the evaluated formats",
     "adamerging": "AdaMerging",
 }
 
@@ -130,7 +136,7 @@ def _two(seeds: list[int], what: str) -> list[int]:
 
 
 def recorded_methods(points: pd.DataFrame) -> list[str]:
-    """Return the methods of a run that have a curve: averages, early stopping, then remedies."""
+    """Return the methods of a run that have a curve: averages, early stopping, remedies, others."""
     known = ["average", DISTILLED_AVERAGE, "early_stopping", *REMEDIES]
     words = set(points.loc[points["algorithm"] == "rsf", "method"])
     if "none" in words:

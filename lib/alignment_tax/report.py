@@ -16,7 +16,7 @@ import pandas as pd
 from alignment_tax import first_light, front, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.claims import by_seed, last_round, rise
-from alignment_tax.figures import interval, verdict_markdown
+from alignment_tax.figures import interval, main_line, verdict_markdown
 from alignment_tax.figures.look import DPI, save
 from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
@@ -82,10 +82,10 @@ def capped_markdown(run: Recorded, items: pd.DataFrame) -> str:
 
 def skill_table(run: Recorded) -> str:
     """Return the table of skills: base, theta_0, RSF, its control and three averages."""
-    start = run.points[run.points["algorithm"] == "sft"].set_index("seed")["reward"]
-    gained = run.points["reward"] - run.points["seed"].map(start)
-    points = run.points.assign(reward=gained)
-    last = int(points.loc[points["algorithm"] == "rsf", "rounds"].max())
+    points = main_line(run.points)
+    start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
+    points = points.assign(reward=points["reward"] - points["seed"].map(start))
+    last = last_round(points)
     trained = points["method"] == "none"
     models = {
         "base": points["algorithm"] == "base",
@@ -118,10 +118,13 @@ def skill_table(run: Recorded) -> str:
 def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
     """Return the whole text of the README's results: what was run, skills, verdicts.
 
+    It tells of the main line (`figures.main_line`), whatever else is recorded beside it.
+
     Args:
         run: The recorded run.
         items: Its items (`results.recorded_items`).
     """
+    run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
     head = (

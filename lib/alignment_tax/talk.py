@@ -81,6 +81,7 @@ def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
         ValueError: a model has no items.
     """
     scored = points.drop(columns=["bleu"], errors="ignore")  # the same number is in the measures
+    items = items[items["key"].isin(points["key"])]  # of more models than the points, perhaps
     joined = scored.merge(measures(items), on=MODEL, how="left", validate="many_to_one")
     if joined["capped"].isna().any():
         key = joined.loc[joined["capped"].isna(), "key"].iloc[0]

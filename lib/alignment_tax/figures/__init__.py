@@ -62,7 +62,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, run_caption
+from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -85,6 +85,7 @@ from alignment_tax.figures.verdicts import (
     verdict_style,
     verdict_table,
 )
+from alignment_tax.figures.which_weights import which_weights, which_weights_table
 
 __all__ = [
     "ALGORITHMS",
@@ -117,6 +118,7 @@ __all__ = [
     "losses",
     "losses_table",
     "main",
+    "main_line",
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
     "part_curves",
@@ -151,4 +153,6 @@ __all__ = [
     "verdict_markdown",
     "verdict_style",
     "verdict_table",
+    "which_weights",
+    "which_weights_table",
 ]

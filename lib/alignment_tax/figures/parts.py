@@ -431,8 +431,8 @@ def eq11_reach(eps: float) -> np.ndarray:
 
 
 def _simplex_alt(landscape: pd.DataFrame, found: pd.DataFrame, alpha: float, caption: str) -> str:
-    ordered = landscape.sort_values("objective")
-    best, worst = ordered.iloc[0], ordered.iloc[-1]
+    best = landscape.iloc[int(landscape["objective"].argmin())]
+    worst = landscape.iloc[int(landscape["objective"].argmax())]
 
     def triple(row: Any) -> str:
         return f"({', '.join(number(row[name], 2) for name in THIRDS)})"

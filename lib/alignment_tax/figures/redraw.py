@@ -15,6 +15,7 @@ from alignment_tax import settings
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, signature
 from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
+from alignment_tax.figures.tables import main_line
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
 
 RECORDED: dict[str, Callable[..., Figure]] = {
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="alignment-tax figures",
-        description="Redraw the figures of a recorded run from its points, with no model.",
+        description="Redraw the figures of a recorded run's main line (RSF, its control and "
+        "the plain average) from its points, with no model.",
     )
     parser.add_argument(
         "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        points = pd.read_csv(table)
+        points = main_line(pd.read_csv(table))
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
         if given.all is not None:
