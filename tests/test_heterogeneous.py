@@ -203,5 +203,5 @@ def test_claims_together(verdicts: list, together: str) -> None:
 def test_a_curve_of_ratios_is_the_fewest_blocks_with_both_ends() -> None:
     rows = curve_rows(table(), "hma", 0)
     assert rows["skill"].tolist() == [80, 76, 71, 60]
-    with pytest.raises(ValueError, match="a curve for each part"):
+    with pytest.raises(ValueError, match="each of its parts is one"):
         curve_rows(table(), "part", 0)
