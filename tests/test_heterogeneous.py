@@ -103,7 +103,7 @@ def test_looking_at_many_alphas_widens_the_interval() -> None:
 def test_what_putting_a_part_back_regains() -> None:
     back = heterogeneous.put_back(table())
     # the tax is 20 points, the gain 4: the input part at alpha 0 has 2 more of both
-    assert back.loc["input", ["skill_back", "reward_lost", "gold_lost"]].tolist() == [10, -50, -1]
+    assert back.loc["input", ["skill_back", "reward_lost", "gold_gained"]].tolist() == [10, -50, 1]
     assert back.loc["output", ["skill_back", "reward_lost"]].tolist() == [20, 50]
 
 
@@ -203,5 +203,5 @@ def test_claims_together(verdicts: list, together: str) -> None:
 def test_a_curve_of_ratios_is_the_fewest_blocks_with_both_ends() -> None:
     rows = curve_rows(table(), "hma", 0)
     assert rows["skill"].tolist() == [80, 76, 71, 60]
-    with pytest.raises(ValueError, match="a curve for each part"):
+    with pytest.raises(ValueError, match="each of its parts is one"):
         curve_rows(table(), "part", 0)

@@ -408,9 +408,9 @@ def put_back(points: pd.DataFrame) -> pd.DataFrame:
     """Return what putting a single part back to theta_0 (alpha 0) gives back, and what it costs.
 
     Returns:
-        One row per part recorded at alpha 0 (the index): skill_back (mean skill regained, in
-        percent of what RLHF cost), reward_lost and gold_lost (in percent of the gained reward, and
-        in gold's own units: its gain may be nothing). Means over seeds.
+        One row per part recorded at alpha 0 (the index), means over seeds: skill_back (mean skill
+        regained, in percent of what RLHF cost), reward_lost (in percent of the gained reward) and
+        gold_gained (in gold's own units: what RLHF gained of it may be nothing).
     """
     rows = reported(points)
     start, end = _theta_0(rows), _aligned(rows)
@@ -423,7 +423,7 @@ def put_back(points: pd.DataFrame) -> pd.DataFrame:
             table[part] = {
                 "skill_back": 100 * skill[0.0].mean() / tax,
                 "reward_lost": -100 * reward[0.0].mean() / gain,
-                "gold_lost": -gold[0.0].mean(),
+                "gold_gained": gold[0.0].mean(),
             }
     return pd.DataFrame(table).T.rename_axis("part")
 
