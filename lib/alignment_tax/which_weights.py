@@ -101,7 +101,7 @@ def comparisons(changed: pd.DataFrame) -> dict[str, front.Comparison]:
 
 def single_parts(changed: pd.DataFrame, score: str) -> dict[str, front.Comparison]:
     """Return what averaging embeddings, norms or head alone changes: {"norms at 0.4": ...}."""
-    found = {}
+    found: dict[str, front.Comparison] = {}
     for part in PARTS[2:]:
         table = by_alpha(changed, part, score).dropna()
         found |= {f"{part} at {a:g}": front.compare_seeds(table[a]) for a in table.columns}
