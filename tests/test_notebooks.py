@@ -260,6 +260,10 @@ def test_09_the_average_by_hand_is_that_of_the_library(course):
     assert records["live_alphas"] == sorted(records["live_alphas"])
     assert len(records["live_alphas"]) == len(records["live_skill"]) == len(records["live_reward"])
     assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
+    if len(records["seeds_with_single_parts"]) > 1:
+        gaps = records["linear_minus_all"]
+        each = [gap for name, gap in gaps.items() if name.startswith("reward at")]
+        assert gaps["reward"] == pytest.approx(sum(each) / len(each))
     ends = by_number(course, "00").records["live_skill_by_alpha"]
     # the same study, seen from two chapters
     assert records["live_skill"][0] == pytest.approx(ends["0"])
