@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import first_light, front, remedies, settings
+from alignment_tax import first_light, front, heterogeneous, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.claims import by_seed, last_round, rise
 from alignment_tax.figures import interval, main_line, verdict_markdown
@@ -124,6 +124,7 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         run: The recorded run.
         items: Its items (`results.recorded_items`).
     """
+    ratios = ratios_markdown(run.points)
     run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
@@ -144,7 +145,30 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         "in the wrong place, not French that was forgotten; BLEU counts both alike."
     )
     parts = [head, skill_table(run), verdict_markdown(claims(run)), habit]
-    return "\n\n".join([*parts, capped_markdown(run, items)])
+    return "\n\n".join([*parts, capped_markdown(run, items), *ratios])
+
+
+def ratios_markdown(points: pd.DataFrame) -> list[str]:
+    """Return paragraphs on searches for a ratio per block against plain averaging, if recorded.
+
+    Args:
+        points: The columns of points.csv.
+    """
+    rows = points[points["algorithm"].isin(["sft", "rsf"])]
+    curves = heterogeneous.recorded_curves(rows)
+    if not curves:
+        return []
+    compared = {
+        f"{heterogeneous.name(curve)} keeps more skill than averaging at equal reward": (
+            heterogeneous.ahead(rows, curve)
+        )
+        for curve in curves
+    }
+    return [
+        "A ratio for each block of layers instead of one for all (chapter 11), every search "
+        "against plain averaging at the same mean ratios:",
+        verdict_markdown(compared),
+    ]
 
 
 def fill(text: str, results: str) -> str:
