@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from alignment_tax import presets
-from alignment_tax.presets import Preset
+from alignment_tax.presets import PartGrid, Preset, RatioGrid
 
 # a busy machine is no failure
 settings.register_profile("course", deadline=None)
@@ -36,6 +36,21 @@ def miniature() -> Preset:
         kl_coefs=(),
         ppo_live=None,
         distil=presets.DistilConfig.like(rsf),
+        ratios=dataclasses.replace(
+            presets.TINY_RATIOS,
+            prompts=8,
+            n=4,
+            epochs=6,
+            batch_size=4,
+            evaluate_every=2,
+            grid_step=0.2,
+            reward_step=0.3,
+            reward_prompts=4,
+            kept_texts=4,
+            labelled=4,
+            parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
+            grids=(RatioGrid("hma", 3, (0.3,)), RatioGrid("hma_grid", 3, (0.3,))),
+        ),
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )
 

@@ -172,6 +172,35 @@ def test_fronts_has_four_panels_with_their_families(points: pd.DataFrame) -> Non
     assert reading["score"].tolist() == [71]
 
 
+def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> None:
+    figure = figures.front(points, at=0.5)
+    assert alt_text(figure).startswith("Ringed: alpha 0.5, reward 3.00, 76.0 mean of three")
+    [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
+    with pytest.raises(FigureError, match="no average at alpha"):
+        figures.front(points, at=0.7)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
+def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
+    points = make_points(seeds)
+    # one panel as flat as the others are steep, another upside down
+    points["commonsense"] = 90 + points["commonsense"] / 1000
+    points["reading"] = 150 - points["reading"]
+    figure = draw(points)
+    figure.draw_without_rendering()
+    for axes in axes_of(figure):
+        frame = axes.get_window_extent()
+        labels = [text for text in axes.texts if "α" in text.get_text()]
+        assert len(labels) >= 2
+        for label in labels:
+            patch = label.get_bbox_patch()
+            assert patch is not None
+            box = patch.get_window_extent()
+            assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
+
+
 def test_signature_speaks_to_a_newcomer(points: pd.DataFrame) -> None:
     text = words(figures.signature(points))
     assert "reward model's score gained over θ₀" in text
@@ -495,6 +524,146 @@ def test_theory_figures_refuse_what_they_cannot_draw() -> None:
         )
 
 
+def with_ratios(seeds: int = 2) -> pd.DataFrame:
+    """make_points with parts, and with searches that lie 1 above averaging's (3, 75) at 0.5.
+
+    The input part at 0.5 gains 1 reward and 2 skill over RSF's (4, 60), the output part loses 1 and
+    gains 4; HMA of 3 blocks is (3, 76), of 6 (3.5, 75), of 9 (3.5, 74).
+    """
+    rows = []
+    for s in range(seeds):
+        up, more, tilt = 2.0 * s, float(s), 0.1 * s
+
+        def model(method: str, score: float, reward: float, part: str, up=up, more=more, s=s):
+            place = {"method": method, "alpha": 0.5, "part": part, "rounds": 2}
+            return row(s, "rsf", score + up, reward + more, **place)
+
+        triple = f"{0.7 + tilt}|0.5|{0.3 - tilt}"
+        rows += [
+            model("part", 62, 5, "input"),
+            model("part", 64, 3, "output"),
+            model("part", 60, 3, "head"),
+            model("hma", 76, 3, triple),
+            model("hma", 75, 3.5, "|".join(["0.5"] * 6)),
+            model("hma", 74, 3.5, "|".join(["0.5"] * 9)),
+            model("hma_released", 73, 3, "0.51|0.5|0.49|embeddings=0.0|norms=0.0"),
+            model("adamerging", 73, 3, "|".join(["0.5"] * 9)),
+        ]
+    return pd.concat([make_points(seeds), pd.DataFrame(rows)], ignore_index=True)
+
+
+def test_part_curves_are_differences_to_the_aligned_model() -> None:
+    points = with_ratios()
+    table = figures.part_curves_table(points)
+    assert table["part"].tolist() == ["input", "input", "output", "output", "head", "head"]
+    assert table["alpha"].tolist() == [1, 0.5] * 3
+    assert table[["reward", "skill"]].to_numpy().tolist()[:4] == [[0, 0], [1, 2], [0, 0], [-1, 4]]
+    assert table.loc[1, ["skill_low", "skill_high"]].tolist() == [
+        2,
+        2,
+    ]  # paired: levels differ by 2
+    assert figures.part_curves_table(points, reward="gold").loc[1, "gold"] == 0.5
+    figure = figures.part_curves(points, parts=["input", "output"])
+    assert [axes.get_title(loc="left") for axes in axes_of(figure)] == ["input part", "output part"]
+    assert "reward +1.00 (+1.00 to +1.00), mean skill +2.0" in alt_text(figure)
+    assert "gold reward" in words(figures.part_curves(points, parts=["head"], reward="gold"))
+    with pytest.raises(FigureError, match="no rows of part 'middle'"):
+        figures.part_curves(points)
+    with pytest.raises(FigureError, match="--methods part"):
+        figures.part_curves(make_points())
+
+
+def test_the_path_of_a_search_goes_from_equal_ratios_to_its_own() -> None:
+    path = pd.DataFrame(
+        {"step": [0, 1, 2], "ratios": [(0.4, 0.4, 0.4), (0.5, 0.4, 0.3), (0.6, 0.4, 0.2)],
+         "full": [2.0, None, 1.5]}
+    )  # fmt: skip
+    table = figures.ratio_path_table(path)
+    assert table[1].tolist() == [0.4, 0.5, 0.6]
+    figure = figures.ratio_path(path, 0.4, caption=CAPTION)
+    assert "input from 0.400 to 0.600" in alt_text(figure)
+    assert "from 2.0000 to 1.5000 nats" in alt_text(figure)
+    with pytest.raises(FigureError, match="show one search"):
+        figures.ratio_path_table(path.assign(ratios=[(0.4,), (0.5, 0.3), (0.4,)]))
+
+
+def test_the_simplex_puts_ratios_at_their_place() -> None:
+    triples = [(0.4, 0.4, 0.4), (0.9, 0.2, 0.1), (0.2, 0.9, 0.1), (0.1, 0.2, 0.9)]
+    grid = pd.DataFrame({"ratios": triples, "full": [1.0, 0.5, 2.0, 3.0]})
+    table = figures.simplex_table(grid, {"found": (0.6, 0.6, 0.0)})
+    # the middle of the triangle, and the middle of the side from input to middle
+    assert table.loc[0, ["x", "y"]].tolist() == pytest.approx([0.5, 3**0.5 / 6])
+    assert table.loc[4, ["x", "y"]].tolist() == pytest.approx([0.5, 0])
+    figure = figures.simplex(
+        grid, {"found": (0.6, 0.6, 0.0)}, 0.4, caption=CAPTION, eps=0.2, path=triples[:2]
+    )
+    assert "Lowest 0.5000 at (0.90, 0.20, 0.10)" in alt_text(figure)
+    assert "found (0.60, 0.60, 0.00)" in alt_text(figure)
+    assert "ε = 0.2" in words(figure)
+    assert "would exceed 1" in words(figure)
+    with pytest.raises(FigureError, match="ratios of one mean"):
+        figures.simplex_table(grid, {"found": (0.9, 0.6, 0.0)})
+    with pytest.raises(FigureError, match="K = 3"):
+        figures.simplex_table(grid, {"found": (0.4, 0.4)})
+
+
+def test_search_fronts_have_the_same_means_and_both_ends() -> None:
+    points = with_ratios()
+    table = figures.search_fronts_table(points, [("hma", 3), ("hma", 9)])
+    assert table["mean"].tolist() == [0, 0.5, 1] * 3
+    assert table[["reward", "skill"]].to_numpy().tolist() == [
+        [0, 81], [3, 76], [4, 61],  # averaging
+        [0, 81], [3, 77], [4, 61],  # K = 3
+        [0, 81], [3.5, 75], [4, 61],  # K = 9
+    ]  # fmt: skip
+    figure = figures.search_fronts(points, [("hma", 3), ("hma", 9)], ["skill", "reading"])
+    assert len(axes_of(figure)) == 2
+    assert "K = 9" in words(figure)
+    assert "K = 9: mean ratio 0.5 (3.50, 75.0)" in alt_text(figure)
+    assert "AdaMerging, K = 9" in words(figures.search_fronts(points, [("adamerging", 9)]))
+    with pytest.raises(FigureError, match="no rows of 'hma_kl' with K = 3"):
+        figures.search_fronts(points, [("hma_kl", 3)])
+    with pytest.raises(FigureError, match="one to four scores"):
+        figures.search_fronts(points, scores=[])
+
+
+def test_the_ablation_is_a_difference_to_averaging_at_the_same_mean() -> None:
+    table = figures.ablation_table(with_ratios())
+    assert table["blocks"].tolist() == [1, 3, 6, 9]
+    assert table["reward"].tolist() == [0, 0, 0.5, 0.5]
+    assert table["skill"].tolist() == [0, 1, 0, -1]
+    figure = figures.ablation(with_ratios())
+    assert len(axes_of(figure)) == 3
+    assert "K = 9 -1.00 (-1.00 to -1.00)" in alt_text(figure)
+    with pytest.raises(FigureError, match="method 'hma'"):
+        figures.ablation(make_points())
+
+
+def test_recorded_ratios_are_shown_seed_by_seed() -> None:
+    table = figures.recorded_ratios_table(with_ratios())
+    assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert table["ratio"].tolist() == pytest.approx([0.7, 0.5, 0.3, 0.8, 0.5, 0.2])
+    figure = figures.recorded_ratios(with_ratios())
+    assert "input 0.70 to 0.80, middle 0.50 to 0.50" in alt_text(figure)
+    released = figures.recorded_ratios_table(with_ratios(), "hma_released")
+    assert released["block"].max() == 3  # what is fixed is no block
+    with pytest.raises(FigureError, match="no rows of 'hma' with K = 4"):
+        figures.recorded_ratios(with_ratios(), blocks=4)
+
+
+def test_the_picture_of_the_course_holds_one_curve_of_ratios_and_no_parts() -> None:
+    points = with_ratios()
+    table = figures.front_table(points)
+    own = table[table["method"] == "hma"]
+    # three ratios differ over seeds, and are one model with an interval all the same
+    assert own[["part", "seeds"]].to_numpy().tolist() == [["K=3", 2]]
+    assert set(table["method"]) == {"none", "average", "hma"}
+    assert "AdaMerging" not in words(figures.fronts(points))
+    assert "HMA as released" in words(figures.front(points, methods=["average", "hma_released"]))
+    with pytest.raises(FigureError, match="no method 'part'"):
+        figures.front(points, methods=["part"])
+
+
 @dataclass
 class Compared:
     difference: float
@@ -629,6 +798,7 @@ def test_main_redraws_from_the_table_alone(points: pd.DataFrame, tmp_path: Path)
     assert out.read_bytes() == first
     assert sorted(path.name for path in out.parent.iterdir()) == ["signature.png"]
     assert (tmp_path / "all" / "alpha_curves.png").is_file()
+    assert not (tmp_path / "all" / "ablation.png").exists()  # nothing of it is recorded
 
 
 def test_main_says_what_is_missing(

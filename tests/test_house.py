@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("presets", "settings", "artifacts", "record"),
     ("models", "world", "corpora", "smollm2"),
-    ("train", "mitigate", "merge", "skills", "front"),
+    ("train", "mitigate", "merge", "skills", "front", "searches"),
     ("study",),
     ("course", "figures", "widgets", "bench", "outputs", "report", "claims"),
 )

@@ -36,7 +36,8 @@ def texts(path):
 
 
 def test_the_course_has_its_chapters():
-    assert {"00", "01", "02", "03", "04", "05", "06", "09", "10"} <= {name[:2] for name in NAMES}
+    there = {"00", "01", "02", "03", "04", "05", "06", "09", "10", "11"}
+    assert there <= {name[:2] for name in NAMES}
     check_parameters(find_chapters(settings.notebooks_folder()))
 
 
@@ -259,6 +260,10 @@ def test_09_the_average_by_hand_is_that_of_the_library(course):
     assert records["live_alphas"] == sorted(records["live_alphas"])
     assert len(records["live_alphas"]) == len(records["live_skill"]) == len(records["live_reward"])
     assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
+    if len(records["seeds_with_single_parts"]) > 1:
+        gaps = records["linear_minus_all"]
+        each = [gap for name, gap in gaps.items() if name.startswith("reward at")]
+        assert gaps["reward"] == pytest.approx(sum(each) / len(each))
     ends = by_number(course, "00").records["live_skill_by_alpha"]
     # the same study, seen from two chapters
     assert records["live_skill"][0] == pytest.approx(ends["0"])
@@ -283,3 +288,28 @@ def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
     assert records["verdict_printed_formula_averaged_weights"] == "does not hold"
     assert records["verdict_limit_describes_n_20"] == "does not hold"
     assert len(records["agreement_with_paper"]) == 10
+
+
+@pytest.mark.notebooks
+def test_11_ratios_by_hand_are_those_of_the_library(course):
+    records = by_number(course, "11").records
+    assert records["objective_by_hand"] == pytest.approx(records["objective_of_library"], rel=1e-5)
+    # sigmoids 0.8, 0.4, 0.4 at alpha 0.2: 0.1, 0.05, 0.05 as printed, 0.3, 0.15, 0.15 as meant
+    assert records["mean_of_eq11_as_printed"] == pytest.approx(0.2 / 3)
+    assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)
+    assert records["softmax_ratios_against_hand"] < 1e-9
+    assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
+    # no search ends above where it began: that point is among those it chooses from
+    assert max(records["objective_by_search"].values()) <= records["objective_equal"] + 1e-6
+    assert records["mean_ratio_as_printed"] == pytest.approx(0.2 / 3)
+    assert records["mean_ratio_with_alpha_turned"] == pytest.approx(0.8)
+    # 21 linear layers in a block of three, and Adam steps about as far each time
+    assert 10 < records["score_moves_times_with_repeated_parameters"] < 40
+    ahead, surely = (
+        records["searches_ahead_of_averaging"],
+        records["searches_ahead_allowing_for_many_looks"],
+    )
+    assert set(surely) <= set(ahead) <= set(records["verdict_searches_at_equal_reward"])
+    assert set(records["agreement_with_paper"].values()) <= {
+        "agrees", "disagrees", "cannot tell", "not recorded",
+    }  # fmt: skip

@@ -187,7 +187,7 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
     assert study.specs(["l2_in_rounds"])[1:] == [
         Spec("rsf", LAST, "l2_in_rounds", strength=s) for s in (0.1, 1.0)
     ]
-    with pytest.raises(UnknownStage, match=r"no method 'l3'.*early_stopping, distil.*l2"):
+    with pytest.raises(UnknownStage, match=r"no method 'l3'.*early_stopping, part, .*distil.*l2"):
         study.specs(["l2", "l3"])
 
 

@@ -19,6 +19,13 @@ from conftest import miniature
 from alignment_tax import bench, settings
 from alignment_tax.artifacts import MissingArtifact, Store
 from alignment_tax.merge.average import MergeError
+from alignment_tax.merge.hma import (
+    HmaConfig,
+    ReplyLikelihood,
+    epoch_batches,
+    learn_ratios,
+    softmax_ratios,
+)
 from alignment_tax.models import load_state
 from alignment_tax.presets import UnknownPreset
 from alignment_tax.results import rounds_table, run_side_by_side
@@ -402,6 +409,46 @@ def test_bench_compares_the_sweep_in_place_with_eleven_runs_of_the_command(
         found["by_command_seconds"] / found["in_place_seconds"]
     )
     assert found["largest_difference"] > 0
+
+
+def test_bench_measures_what_a_search_for_ratios_costs(study):
+    found = bench.ratios(study, repeats=2)
+    config = study.preset.ratios
+    assert found["replies"] == config.prompts
+    assert found["batch"] == config.batch_size
+    assert found["step_times_plain"] == pytest.approx(
+        found["step_seconds"] / found["plain_seconds"]
+    )
+    # mean 0.4 in steps of 0.1: two ratios from 0 to 1 each, the third 1.2 less both, in [0, 1]
+    triples = [(a, b) for a in range(11) for b in range(11) if 0 <= 12 - a - b <= 10]
+    assert found["grid_points"] == len(triples) == 82
+    assert found["mixtures"] == 66
+    assert found["largest_difference"] == 0
+    weights = [load_state(f) for f in (study.base.path, study.sft.path / "model")]
+    numbers = sum(tensor.numel() for state in weights for tensor in state.values())
+    assert found["memory"]["two_models_mb"] == pytest.approx(4 * numbers / 1e6)
+    # both ends are in memory at once, or one and its gradients
+    assert found["memory"]["search_mb"] > found["memory"]["two_models_mb"]
+    assert found["memory"]["plain_mb"] > found["memory"]["two_models_mb"] / 2
+    table = bench.table_text({"ratios": found})
+    assert "grid search (82 points)" in table
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_the_bench_times_is_a_step_of_the_search(study):
+    model, _, mixture = study.mixture(3)
+    examples = study.search_data().replies
+    objective = ReplyLikelihood(model, examples)
+    config = HmaConfig(0.4, learning_rate=1.0, epochs=1, batch_size=len(examples))
+    path = learn_ratios(mixture, objective, config).path
+    batch = next(epoch_batches(len(examples), config))
+    scores = -bench.hma_step(mixture, objective, batch).sign()  # Adam's first step
+    shares = torch.full_like(scores, 1 / 3)
+    assert softmax_ratios(scores, 0.4, shares).tolist() == pytest.approx(path[1].ratios, abs=1e-3)
+    whole = bench.plain_step(model, objective, batch)
+    assert [gradient.shape for gradient in whole] == [p.shape for p in model.parameters()]
+    assert len(set(bench.simplex())) == 66
+    assert all(sum(triple) == pytest.approx(1) for triple in bench.simplex())
 
 
 def test_bench_refuses_a_limit_of_nothing(capsys):

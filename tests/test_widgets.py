@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
+import pytest
 from matplotlib.figure import Figure
 
 from alignment_tax.figures.look import canvas, finish
 from alignment_tax.merge.theory import FeatureModel
-from alignment_tax.widgets import feature_sliders
+from alignment_tax.widgets import alpha_slider, feature_sliders
 
 
 def test_sliders_of_the_feature_model() -> None:
@@ -33,3 +35,45 @@ def test_sliders_of_the_feature_model() -> None:
     for slider in sliders:
         for end in (slider.min, slider.max):
             slider.value = end
+
+
+def test_the_slider_of_alpha_shows_what_was_recorded_and_samples_only_when_asked() -> None:
+    seen: list[float] = []
+    sampled: list[float] = []
+
+    def look(alpha: float) -> tuple[str, Figure]:
+        seen.append(alpha)
+        return f"{alpha:g} < 2", finish(canvas((2, 2)), "A", "b", f"alt of {alpha:g}")
+
+    def sample(alpha: float) -> pd.DataFrame:
+        sampled.append(alpha)
+        if alpha == 1:
+            raise RuntimeError("no model")
+        return pd.DataFrame({"reply": ["<b>hello</b>"]})
+
+    box = alpha_slider(look, (0.0, 0.5, 1.0), 0.5, sample)
+    slider, said, button, replies = box.children
+    assert seen == [0.5]
+    assert slider.description
+    assert slider.readout
+    assert [label for label, _ in slider.options] == ["0", "0.5", "1"]
+    slider.value = 0.0
+    assert "<p>0 &lt; 2</p>" in said.value
+    assert 'alt="alt of 0"' in said.value
+    # what was seen is kept, and moving makes no model
+    slider.value = 0.5
+    assert seen == [0.5, 0.0]
+    assert sampled == []
+    button.click()
+    assert sampled == [0.5]
+    assert "α = 0.5" in replies.value
+    assert "&lt;b&gt;hello" in replies.value
+    # replies of another alpha do not stay under the new one
+    slider.value = 1.0
+    assert replies.value == ""
+    button.click()
+    assert "Nothing was sampled: no model" in replies.value
+    assert not button.disabled
+    assert len(alpha_slider(look, (0.0, 1.0), 0.0).children) == 2
+    with pytest.raises(ValueError, match="none of 0, 1"):
+        alpha_slider(look, (0.0, 1.0), 0.3)

@@ -17,8 +17,6 @@ from alignment_tax import front
 
 #: The algorithms of chapter 06, and how they are written.
 NAMES = {"rsf": "RSF", "dpo": "DPO", "rloo": "RLOO", "ppo": "PPO"}
-#: The rows that all chapters but 06 speak of: RSF, its control, and where they start.
-MAIN_LINE = ("base", "sft", "rsf", "rsf_random")
 FAMILIES = {
     "skill": "mean skill",
     "commonsense": "common sense",

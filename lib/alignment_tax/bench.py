@@ -1,9 +1,9 @@
 """Speed and memory of the course on this machine: `make bench`, to data/results/bench.json.
 
 Measured on theta_0 of preset `tiny`, seed 0 (made first if it does not exist): sampling, scoring
-and training in tokens a second, one full evaluation of skills, and the same sweep over alpha done
-twice: in place, and by saving, loading and calling `lm_eval` for each alpha. Never run as a test:
-times are not right or wrong.
+and training in tokens a second, one full evaluation of skills, the same sweep over alpha done
+twice: in place, and by saving, loading and calling `lm_eval` for each alpha; and what a search for
+ratios of blocks costs. Never run as a test: times are not right or wrong.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,24 +35,39 @@ from trl import RLOOTrainer
 from alignment_tax import settings
 from alignment_tax.artifacts import provenance, write_whole
 from alignment_tax.merge.average import Sweep, average
+from alignment_tax.merge.hma import (
+    Example,
+    HmaConfig,
+    Mixture,
+    ReplyLikelihood,
+    grid_search,
+    learn_ratios,
+    softmax_ratios,
+)
+from alignment_tax.merge.parts import THIRDS, PartSweep, partition, ratios_of_blocks
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
     load_policy,
     load_state,
+    measured,
     save_policy,
     score_replies,
 )
 from alignment_tax.presets import TINY, PpoConfig, Preset
+from alignment_tax.searches import hma_numbers
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.study import Study
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import Start, run_round
-from alignment_tax.train.loop import encode, finetune
-from alignment_tax.train.sample import sample_replies
+from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
+from alignment_tax.train.sample import Reply, sample_replies
+from alignment_tax.world.base import Prompt
 
 #: The alphas at which the slow sweep is really run; its other alphas take as long.
 SLOW_ALPHAS = (0.3, 0.7)
+#: The mean ratio at which searches are measured, and the step of their grid.
+RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
 
 Numbers = dict[str, Any]
 
@@ -77,28 +95,12 @@ def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
     """
     config = study.preset.rsf
     policy, tokenizer = study.policy("sft")
-    prompts = study.world.prompts(-(-conversations // config.n), 0, "reported")
-
-    def draw() -> list[Any]:
-        groups = sample_replies(
-            policy,
-            tokenizer,
-            prompts,
-            n=config.n,
-            temperature=config.temperature,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.sampling_batch,
-            seed=0,
-        )
-        return [reply for group in groups for reply in group]
-
-    seconds, replies = timed(draw)
+    seconds, (asked, replies) = timed(lambda: draw(study, policy, tokenizer, conversations))
     drawn = sum(len(reply.token_ids) + reply.finished for reply in replies)
-    measured = {"sampling": rate(drawn, seconds)}
+    found = {"sampling": rate(drawn, seconds)}
 
     # An untrained reward model takes as long as a trained one.
     reward_model = RewardModel.from_policy(policy, tokenizer)
-    asked = [prompt for prompt in prompts for _ in range(config.n)]
     texts = [reply.text for reply in replies]
     batch, length = study.preset.eval.batch_size, study.preset.reward.max_length
     seconds, _ = timed(lambda: score_replies(reward_model, tokenizer, asked, texts, batch, length))
@@ -106,7 +108,7 @@ def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
         len(conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": text}]))
         for prompt, text in zip(asked, texts, strict=True)
     )
-    measured["scoring"] = rate(read, seconds)
+    found["scoring"] = rate(read, seconds)
 
     length = config.max_prompt_length + 2 * config.max_new_tokens + 1
     examples = list(zip(asked, texts, strict=True))
@@ -123,8 +125,31 @@ def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
         )
     )
     read = sum(len(encode(tokenizer, prompt, text, length)[0]) for prompt, text in examples)
-    measured["training"] = rate(read, seconds)
-    return measured
+    found["training"] = rate(read, seconds)
+    return found
+
+
+def draw(
+    study: Study,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: int,
+) -> tuple[list[Prompt], list[Reply]]:
+    """Sample at least so many replies, and return the prompt of each, and the replies."""
+    config = study.preset.rsf
+    prompts = study.world.prompts(-(-conversations // config.n), 0, "reported")
+    groups = sample_replies(
+        policy,
+        tokenizer,
+        prompts,
+        n=config.n,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.sampling_batch,
+        seed=0,
+    )
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    return asked, [reply for group in groups for reply in group]
 
 
 def algorithms(study: Study) -> dict[str, Numbers]:
@@ -350,6 +375,172 @@ def _percent(slot: str, result: dict[str, Any]) -> float:
     return value if slot in FAMILIES["translation"] else 100 * value
 
 
+def ratios(study: Study, repeats: int = 20) -> Numbers:
+    """Measure what a search for the ratios of three blocks costs, in seconds and memory.
+
+    The ends are the base and theta_0, and the replies those of theta_0: any others take as long.
+
+    Args:
+        study: its preset says how many replies there are, and how many a step has.
+        repeats: steps that are timed; the medians are returned.
+
+    Returns:
+        `step_seconds` of one step of HMA (mix, forward, backward to three numbers) and
+        `plain_seconds` of a forward and backward pass through theta_0 on the same batch, to its
+        weights; `memory` (see `search_memory`); `grid_seconds` of the whole grid search; and the
+        seconds in which `mixtures` are scored by the likelihood of the replies on batches that are
+        made once (`once_seconds`), or anew for each mixture (`anew_seconds`): the same numbers,
+        `largest_difference` in nats a token.
+
+    Raises:
+        ValueError: the preset has no numbers for a search.
+    """
+    config = study.preset.ratios
+    if config is None:
+        raise ValueError(f"Preset {study.preset.name} does not say how ratios are searched.")
+    model, tokenizer = study.policy("sft")
+    asked, replies = draw(study, model, tokenizer, config.prompts)
+    pairs = [(prompt, reply.text) for prompt, reply in zip(asked, replies, strict=True)]
+    length = study.preset.rsf.max_prompt_length + 2 * study.preset.rsf.max_new_tokens + 1
+
+    def tokenised() -> list[Example]:
+        return [encode(tokenizer, prompt, text, length) for prompt, text in pairs]
+
+    examples = tokenised()
+    folders = (study.base.path, study.sft.path / "model")
+    start, end = (load_state(folder) for folder in folders)
+    mixture = Mixture(model, start, end, partition(model, len(THIRDS)))
+    objective = ReplyLikelihood(model, examples)
+    numbers = hma_numbers(config, RATIO_ALPHA)
+    batch = list(range(min(config.batch_size, len(examples))))
+    step, plain = [], []
+    for _ in range(repeats + 1):  # side by side, so that both meet the same machine
+        step.append(timed(lambda: hma_step(mixture, objective, batch))[0])
+        plain.append(timed(lambda: plain_step(model, objective, batch))[0])
+    found: Numbers = {"replies": len(examples), "batch": len(batch)}
+    # the first of each warms up
+    found |= {"step_seconds": statistics.median(step[1:])}
+    found |= {"plain_seconds": statistics.median(plain[1:])}
+    found["step_times_plain"] = found["step_seconds"] / found["plain_seconds"]
+    found["memory"] = search_memory(folders, study.preset, examples, numbers)
+    seconds, grid = timed(lambda: grid_search(mixture, objective, numbers, RATIO_STEP))
+    found |= {"grid_points": len(grid.path), "grid_seconds": seconds}
+    size, where, pad = config.batch_size, model.device, tokenizer.pad_token_id
+
+    def batches() -> list[Batch]:
+        rows = tokenised()
+        return [collate(rows[i : i + size], pad, where) for i in range(0, len(rows), size)]
+
+    sweep = PartSweep(model, start, end, mixture.partition)
+
+    def score_all(once: bool) -> list[float]:
+        made = batches() if once else []
+        values = []
+        for triple in simplex():
+            sweep.set(ratios_of_blocks(sweep.partition, triple, sum(triple) / len(triple)))
+            values.append(negative_log_likelihood(model, made or batches()))
+        return values
+
+    once, first = timed(lambda: score_all(once=True))
+    anew, second = timed(lambda: score_all(once=False))
+    gaps = [abs(a - b) for a, b in zip(first, second, strict=True)]
+    found |= {"mixtures": len(first), "once_seconds": once, "anew_seconds": anew}
+    return {**found, "times_faster": anew / once, "largest_difference": max(gaps)}
+
+
+def simplex() -> list[tuple[float, float, float]]:
+    """Return the 66 triples of ratios in tenths that sum to 1: a grid over the whole simplex."""
+    return [(i / 10, j / 10, (10 - i - j) / 10) for i in range(11) for j in range(11 - i)]
+
+
+def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int]) -> torch.Tensor:
+    """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
+    blocks = mixture.partition.blocks
+    scores = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
+    shares = torch.full_like(scores, 1 / len(blocks), requires_grad=False)
+    mixed = softmax_ratios(scores, RATIO_ALPHA, shares).unbind()
+    others = dict.fromkeys(mixture.partition.others, RATIO_ALPHA)
+    weights = mixture.weights({**others, **dict(zip(blocks, mixed, strict=True))})
+    return torch.autograd.grad(objective(weights, batch), scores)[0]
+
+
+def plain_step(
+    model: PreTrainedModel, objective: ReplyLikelihood, batch: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """Run a batch forward and backward through a model; return the gradients of its weights."""
+    weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    return torch.autograd.grad(objective(weights, batch), list(weights.values()))
+
+
+@torch.no_grad()
+def negative_log_likelihood(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Return the mean negative log-likelihood of the replies in batches, in nats per token."""
+    total, count = 0.0, 0
+    for batch in batches:
+        tokens = int((batch["labels"][:, 1:] != IGNORED).sum())
+        total += model(**batch).loss.item() * tokens
+        count += tokens
+    return total / count
+
+
+def search_memory(
+    folders: tuple[Path, Path], preset: Preset, examples: Sequence[Example], numbers: HmaConfig
+) -> Numbers:
+    """Measure the memory that a search takes, and one forward and backward pass, in MB.
+
+    Each runs in a process of its own, so that nothing is counted that was there before; what is
+    returned is the peak above the libraries. None where the system does not tell.
+
+    Returns:
+        `search_mb` (models and one epoch of HMA), `plain_mb` (one model, one `plain_step`),
+        `two_models_mb` (the weights of the two ends alone).
+    """
+    found: Numbers = {}
+    for name, work in (("search_mb", _search_once), ("plain_mb", _plain_once)):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            arguments = (work, folders, preset.dtype, preset.threads, list(examples), numbers)
+            found[name] = pool.submit(_memory_of, *arguments).result()
+    sizes = [t.numel() * t.element_size() for f in folders for t in load_state(f).values()]
+    return {**found, "two_models_mb": sum(sizes) / 1e6}
+
+
+Work = Callable[[tuple[Path, Path], str, list[Example], HmaConfig], None]
+
+
+def _memory_of(
+    work: Work,
+    folders: tuple[Path, Path],
+    dtype: str,
+    threads: int,
+    examples: list[Example],
+    numbers: HmaConfig,
+) -> float | None:
+    """Return the peak memory of some work above what this process holds before, in MB."""
+    torch.set_num_threads(threads)
+    _, _, before = measured(lambda: None)
+    _, _, peak = measured(lambda: work(folders, dtype, examples, numbers))
+    return None if before is None or peak is None else peak - before
+
+
+def _search_once(
+    folders: tuple[Path, Path], dtype: str, examples: list[Example], numbers: HmaConfig
+) -> None:
+    model, _ = load_policy(folders[1], dtype)
+    mixture = Mixture(
+        model, load_state(folders[0]), model.state_dict(), partition(model, len(THIRDS))
+    )
+    once = dataclasses.replace(numbers, epochs=1)
+    learn_ratios(mixture, ReplyLikelihood(model, examples), once)
+
+
+def _plain_once(
+    folders: tuple[Path, Path], dtype: str, examples: list[Example], numbers: HmaConfig
+) -> None:
+    model, _ = load_policy(folders[1], dtype)
+    batch = range(min(numbers.batch_size, len(examples)))
+    plain_step(model, ReplyLikelihood(model, examples), batch)
+
+
 def peak_memory_gb() -> float:
     """Return the largest resident memory of this process so far, in GB.
 
@@ -371,6 +562,7 @@ def run(study: Study, limit: int | None = None) -> Numbers:
     numbers["rates"] = rates(study, conversations)
     numbers["evaluation"] = evaluation(study)
     numbers["sweep"] = sweep(study, numbers["evaluation"]["building_the_tasks_once_seconds"])
+    numbers["ratios"] = ratios(study)
     numbers["algorithms"] = algorithms(study)
     return {**numbers, "peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
 
@@ -379,7 +571,7 @@ def table_text(numbers: Numbers) -> str:
     """Return what was measured as lines of text; parts that are missing are left out."""
     lines = [
         (f"{name}, tokens a second", f"{rate['tokens_per_second']:,.0f}")
-        for name, rate in numbers["rates"].items()
+        for name, rate in numbers.get("rates", {}).items()
     ]
     if found := numbers.get("evaluation"):
         lines += [
@@ -397,6 +589,24 @@ def table_text(numbers: Numbers) -> str:
             ("  in place is faster by", f"{found['times_faster']:.1f} times"),
             ("  largest difference of a score", f"{found['largest_difference']:.2g} points"),
         ]
+    if found := numbers.get("ratios"):
+        lines += [
+            (f"one step of HMA ({found['batch']} replies)", f"{found['step_seconds']:.3f} s"),
+            ("  times a plain forward and backward", f"{found['step_times_plain']:.2f}"),
+            (f"grid search ({found['grid_points']} points)", f"{found['grid_seconds']:.1f} s"),
+            (
+                f"{found['mixtures']} mixtures scored on batches made once",
+                f"{found['once_seconds']:.1f} s",
+            ),
+            ("  faster than making them each time by", f"{found['times_faster']:.2f} times"),
+        ]
+        memory = found["memory"]
+        if None not in memory.values():
+            lines += [
+                ("memory of a search", f"{memory['search_mb']:.0f} MB"),
+                ("  of a plain forward and backward", f"{memory['plain_mb']:.0f} MB"),
+                ("  of the weights of two models", f"{memory['two_models_mb']:.0f} MB"),
+            ]
     for name, found in numbers.get("algorithms", {}).items():
         what = f"one round of {name}, replies a second"
         lines.append((what, f"{found['replies_per_second']:.0f}"))

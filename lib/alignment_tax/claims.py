@@ -18,7 +18,8 @@ AGREEMENT = {"holds": "agrees", "does not hold": "disagrees", "inconclusive": "c
 
 def last_round(points: pd.DataFrame) -> int:
     """Return the number of the last round of RSF in a table of points."""
-    return int(points.loc[points["algorithm"] == "rsf", "rounds"].max())
+    rsf = (points["algorithm"] == "rsf") & (points["method"] == "none")
+    return int(points.loc[rsf, "rounds"].max())
 
 
 def by_seed(points: pd.DataFrame, algorithm: str, score: str, rounds: int = 0) -> pd.Series:
@@ -101,7 +102,7 @@ def paper_table(
             averaging,
         ),
     ]
-    if points["gold"].notna().all():
+    if points.loc[points["method"] == "none", "gold"].notna().all():
         gold = rise(points, "gold")
         second = "a judge that is not optimised goes up too"
         here = f"gold reward {gold.mean():+.2f}"

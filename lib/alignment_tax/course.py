@@ -670,7 +670,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="record only these, into the tables that exist: algorithms, remedies, or 'remedies'",
+        help="record only these, into the tables that exist: algorithms, remedies, searches for "
+        "ratios, or all 'remedies', all 'parts'",
     )
     for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import front
-from alignment_tax.figures import tax_bars, verdict_markdown
+from alignment_tax.figures import main_line, tax_bars, verdict_markdown
 from alignment_tax.figures.look import alt_text
 from alignment_tax.figures.tables import names_of
 from alignment_tax.results import Recorded
@@ -32,7 +32,7 @@ FIGURE = "tax.png"
 
 @dataclass(frozen=True)
 class OneSeed:
-    """The recorded run of one seed: its points, and the items of each scored model by key."""
+    """The main line of one seed's recorded run: its points, and each model's items by key."""
 
     points: pd.DataFrame
     items: Mapping[str, dict[str, np.ndarray]]
@@ -59,7 +59,7 @@ class OneSeed:
 
 
 def one_seed(run: Recorded, items: pd.DataFrame) -> OneSeed:
-    """Return a recorded run of one seed with its items.
+    """Return the main line of a recorded run of one seed (`figures.main_line`) with its items.
 
     Args:
         run: The recorded run.
@@ -74,7 +74,7 @@ def one_seed(run: Recorded, items: pd.DataFrame) -> OneSeed:
         str(key): SkillScores({}, rows).values()
         for key, rows in items.groupby("key", observed=True)
     }
-    return OneSeed(run.points, by_key, run.provenance)
+    return OneSeed(main_line(run.points), by_key, run.provenance)
 
 
 def claims(run: OneSeed) -> dict[str, front.Comparison]:

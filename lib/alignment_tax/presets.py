@@ -226,6 +226,7 @@ class RatioConfig:
         reward_prompts: Prompts that are replied to at every point of that grid.
         kept_texts: Texts on which a KL term keeps theta_0.
         kept_weight: Weight of that term.
+        labelled: Validation items of each reading skill that AdaMerging learns from, at most.
         released_learning_rate: That of the paper's released code, which multiplies it by the number
             of linear layers in a block without saying so.
         released_batch_size: That of the released code.
@@ -245,6 +246,7 @@ class RatioConfig:
     reward_prompts: int
     kept_texts: int
     kept_weight: float
+    labelled: int
     released_learning_rate: float
     released_batch_size: int
     parts: tuple[PartGrid, ...] = ()
@@ -361,6 +363,47 @@ TINY_PPO = PpoConfig(
     critic_learning_rate=1e-4,
     kl_coef=0.05,
 )
+TINY_RATIOS = RatioConfig(
+    prompts=128,
+    n=8,
+    learning_rate=0.2,
+    epochs=10,
+    batch_size=32,
+    evaluate_every=8,
+    eps=0.2,
+    grid_step=0.1,
+    reward_step=0.2,
+    reward_prompts=128,
+    kept_texts=64,
+    # of 1, 10 and 100 what kept most skill for the reward it cost: seed 100, validation items
+    kept_weight=100.0,
+    labelled=100,
+    released_learning_rate=2e-5,
+    released_batch_size=2,
+    parts=(
+        PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
+        PartGrid("embeddings", (0.0, 0.4)),
+        PartGrid("norms", (0.0, 0.4)),
+        PartGrid("head", (0.0, 0.4)),
+    ),
+    # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
+    grids=(
+        RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+        RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
+        RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
+        RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
+        RatioGrid("hma_kl", 9, (0.2, 0.4)),
+        RatioGrid("hma_kl_other", 3, (0.1, 0.2, 0.4)),
+        RatioGrid("hma_grid", 3, (0.2, 0.4)),
+        RatioGrid("hma_eq11", 3, (0.2, 0.4)),
+        RatioGrid("hma_reward", 3, (0.2, 0.4)),
+        RatioGrid("hma_released", 3, (0.2, 0.4)),
+        RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
+    ),
+)
 
 TINY = Preset(
     name="tiny",
@@ -418,44 +461,7 @@ TINY = Preset(
     ),
     # strength 4 replays about 100,000 tokens: hardly any document comes twice
     replay_documents=4000,
-    ratios=RatioConfig(
-        prompts=128,
-        n=8,
-        learning_rate=0.2,
-        epochs=10,
-        batch_size=32,
-        evaluate_every=8,
-        eps=0.2,
-        grid_step=0.1,
-        reward_step=0.2,
-        reward_prompts=128,
-        kept_texts=64,
-        kept_weight=1.0,
-        released_learning_rate=2e-5,
-        released_batch_size=2,
-        parts=(
-            PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
-            PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
-            PartGrid("embeddings", (0.0, 0.4)),
-            PartGrid("norms", (0.0, 0.4)),
-            PartGrid("head", (0.0, 0.4)),
-        ),
-        # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
-        grids=(
-            RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-            RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
-            RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_eq11", 3, (0.2, 0.3, 0.4)),
-            RatioGrid("hma_grid", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_released", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_reward", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-            RatioGrid("hma_kl_other", 3, (0.2, 0.4, 0.6)),
-            RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
-        ),
-    ),
+    ratios=TINY_RATIOS,
 )
 
 SMOKE = dataclasses.replace(
@@ -481,6 +487,22 @@ SMOKE = dataclasses.replace(
         Grid("graft", (0.2,)),
     ),
     replay_documents=200,
+    ratios=dataclasses.replace(
+        TINY_RATIOS,
+        prompts=16,
+        n=4,
+        epochs=2,
+        batch_size=8,
+        evaluate_every=2,
+        grid_step=0.2,
+        reward_step=0.2,
+        reward_prompts=8,
+        kept_texts=8,
+        labelled=8,
+        parts=tuple(dataclasses.replace(grid, alphas=(0.4,)) for grid in TINY_RATIOS.parts),
+        # the fewest points from which a figure can still draw every curve
+        grids=tuple(dataclasses.replace(grid, alphas=(0.2, 0.4)) for grid in TINY_RATIOS.grids),
+    ),
 )
 
 SMALL_REWARD = RewardConfig(

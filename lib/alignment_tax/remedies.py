@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
+from alignment_tax import front, heterogeneous
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.algorithms_claims import front_claims
 from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.results import Recorded, curve_rows
-from alignment_tax.study import AVERAGED, DISTIL
+from alignment_tax.results import NotRecorded, Recorded, curve_rows
+from alignment_tax.study import AVERAGED, DISTIL, PART
 
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
 KEPT = (90, 95)
@@ -50,12 +50,14 @@ NAMES = {
     "graft_random": "graft at random",
     "graft_learnt": "learnt graft",
     "hma": "HMA",
+    "hma_eq11": "HMA by Eq. 11",
+    "hma_grid": "HMA by grid search",
+    "hma_released": "HMA as released",
+    "hma_reward": "HMA by sampled reward",
+    "hma_kl": "HMA that keeps theta_0's text",
+    "hma_kl_other": "HMA that keeps theta_0's text without the evaluated formats",
     "adamerging": "AdaMerging",
 }
-
-
-class NotRecorded(ValueError):
-    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
 # --- curves --------------------------------------------------------------------------------------
@@ -136,13 +138,13 @@ def _two(seeds: list[int], what: str) -> list[int]:
 
 
 def recorded_methods(points: pd.DataFrame) -> list[str]:
-    """Return the methods of a run that have a curve: averages, early stopping, then remedies."""
+    """Return the methods of a run that have a curve: averages, early stopping, remedies, others."""
     known = ["average", DISTILLED_AVERAGE, "early_stopping", *REMEDIES]
     words = set(points.loc[points["algorithm"] == "rsf", "method"])
     if "none" in words:
         words.add("early_stopping")
     order = dict.fromkeys([*known, *sorted(words)])
-    return [name for name in order if name in words - {"none", DISTIL}]
+    return [name for name in order if name in words - {"none", DISTIL, PART}]
 
 
 def method_table(
@@ -239,7 +241,10 @@ REWARD = "reward"
 
 
 def claims() -> list[Claim]:
-    """Return every claim of the paper on mitigation (with ours of the same form), in its order."""
+    """Return every claim of the paper on mitigation (with ours of the same form), in its order.
+
+    Those on parts and on ratios per block are tested in `heterogeneous`.
+    """
     return [
         *(_fig_3(method, score) for method in FIGURE_3 for score in FAMILY_NAMES),
         *(claim for m in ("l1", "l2", "kd", "lora", "replay", "sma", "graft") for claim in _4_1(m)),
@@ -267,30 +272,8 @@ def claims() -> list[Claim]:
         *(_fig_3("kl", score, "Fig. 8") for score in FAMILY_NAMES),
         *(claim for alpha in (0.8, 0.2) for claim in _c_4(alpha)),
         *_fig_12(),
-        Claim("Fig. 4, 13", "averaging the input part alone raises reward and skill", "", None),
+        *(Claim(own.place, own.text, own.unit, own.compare) for own in heterogeneous.claims()),
         Claim("Fig. 9", "other ratios for the parts beat equal ones on all families", "", None),
-        *(
-            Claim(
-                "Fig. 5, 16",
-                f"HMA is ahead of averaging in {_family(score)}",
-                AREA,
-                _area("hma", "average", score),
-            )
-            for score in FAMILY_NAMES
-        ),
-        Claim("Fig. 5", "the front of HMA falls from 3 parts to 9, above averaging", "", None),
-        Claim(
-            "Fig. 15",
-            "AdaMerging on reading is ahead of averaging in reading",
-            AREA,
-            _area("adamerging", "average", "reading"),
-        ),
-        Claim(
-            "Fig. 15",
-            "AdaMerging on reading is behind averaging in common sense",
-            AREA,
-            _area("average", "adamerging", "commonsense"),
-        ),
         Claim(
             "Fig. 14",
             "the front of RSF lies above that of DPO (averages, skill at equal reward)",

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import first_light, front, remedies, settings
+from alignment_tax import first_light, front, heterogeneous, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.claims import by_seed, last_round, rise
-from alignment_tax.figures import interval, verdict_markdown
+from alignment_tax.figures import interval, main_line, verdict_markdown
 from alignment_tax.figures.look import DPI, save
 from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
@@ -82,10 +82,10 @@ def capped_markdown(run: Recorded, items: pd.DataFrame) -> str:
 
 def skill_table(run: Recorded) -> str:
     """Return the table of skills: base, theta_0, RSF, its control and three averages."""
-    start = run.points[run.points["algorithm"] == "sft"].set_index("seed")["reward"]
-    gained = run.points["reward"] - run.points["seed"].map(start)
-    points = run.points.assign(reward=gained)
-    last = int(points.loc[points["algorithm"] == "rsf", "rounds"].max())
+    points = main_line(run.points)
+    start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
+    points = points.assign(reward=points["reward"] - points["seed"].map(start))
+    last = last_round(points)
     trained = points["method"] == "none"
     models = {
         "base": points["algorithm"] == "base",
@@ -118,10 +118,14 @@ def skill_table(run: Recorded) -> str:
 def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
     """Return the whole text of the README's results: what was run, skills, verdicts.
 
+    It tells of the main line (`figures.main_line`), whatever else is recorded beside it.
+
     Args:
         run: The recorded run.
         items: Its items (`results.recorded_items`).
     """
+    ratios = ratios_markdown(run.points)
+    run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
     head = (
@@ -141,7 +145,30 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         "in the wrong place, not French that was forgotten; BLEU counts both alike."
     )
     parts = [head, skill_table(run), verdict_markdown(claims(run)), habit]
-    return "\n\n".join([*parts, capped_markdown(run, items)])
+    return "\n\n".join([*parts, capped_markdown(run, items), *ratios])
+
+
+def ratios_markdown(points: pd.DataFrame) -> list[str]:
+    """Return paragraphs on searches for a ratio per block against plain averaging, if recorded.
+
+    Args:
+        points: The columns of points.csv.
+    """
+    rows = points[points["algorithm"].isin(["sft", "rsf"])]
+    curves = heterogeneous.recorded_curves(rows)
+    if not curves:
+        return []
+    compared = {
+        f"{heterogeneous.name(curve)} keeps more skill than averaging at equal reward": (
+            heterogeneous.ahead(rows, curve)
+        )
+        for curve in curves
+    }
+    return [
+        "A ratio for each block of layers instead of one for all (chapter 11), every search "
+        "against plain averaging at the same mean ratios:",
+        verdict_markdown(compared),
+    ]
 
 
 def fill(text: str, results: str) -> str:
@@ -175,7 +202,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     print(f"The recorded results are in {page}.")
     if (run.points["method"] == DISTIL).any():
         beside = settings.results_folder() / "tiny" / "remedies.md"
-        write_whole(beside, remedies.page(recorded(algorithms=None)) + "\n")
+        write_whole(beside, remedies.page(run) + "\n")
         print(f"What they say of the remedies is in {beside}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,18 +23,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
-from alignment_tax.algorithms_claims import MAIN_LINE
 from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import COLUMNS, DISTIL, IN_ROUNDS, NAMED, Spec, Study, has_forward_kl
+from alignment_tax.study import (
+    COLUMNS,
+    DISTIL,
+    IN_ROUNDS,
+    NAMED,
+    PART,
+    Spec,
+    Study,
+    has_forward_kl,
+    has_ratios,
+)
 
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = NAMED
+
+
+class NotRecorded(ValueError):
+    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
 class RecordError(ArtifactError):
@@ -138,7 +152,8 @@ def merge_rows(
 ) -> pd.DataFrame:
     """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like.
 
-    Other ratios of as many blocks are the same model found anew.
+    Other ratios of as many blocks, of the same mean to two decimals (`searches.hma_released` holds
+    it no better), are the same model found anew.
 
     Args:
         stored, fresh: Tables with the columns of `identity`, `stored` perhaps empty.
@@ -146,11 +161,8 @@ def merge_rows(
     """
 
     def by_name(table: pd.DataFrame) -> dict[tuple[str, ...], dict[Any, Any]]:
-        named = table[list(identity)]
-        if "part" in named:
-            named = named.assign(part=named["part"].map(blocks_named))
-        names = (tuple(map(written, row)) for row in named.itertuples(index=False))
-        return dict(zip(names, table.to_dict("records"), strict=True))
+        rows = table.to_dict("records")
+        return {identified(row, identity): row for row in rows}
 
     if stored.empty:
         return fresh
@@ -159,11 +171,19 @@ def merge_rows(
     return table.sort_values("seed", kind="stable", ignore_index=True)
 
 
-def blocks_named(part: object) -> object:
-    """Return "K=3" for the ratios of three blocks, and any other part as it is."""
+def identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
+    """Return what names a row: ratios are named by how many and by their mean, to two decimals."""
+    names = {column: written(row[column]) for column in identity}
+    if blocks := number_of_ratios(row.get("part")):
+        names |= {"part": f"K={blocks}", "alpha": f"{row['alpha']:.2f}"}
+    return tuple(names[column] for column in identity)
+
+
+def number_of_ratios(part: object) -> int:
+    """Return K if a part is the ratios of K blocks ("0.6|0.4|0.2"), else 0."""
     if not isinstance(part, str) or "|" not in part:
-        return part
-    return f"K={sum('=' not in ratio for ratio in part.split('|'))}"
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
@@ -316,6 +336,17 @@ def environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @lru_cache(maxsize=1)
 def _study(preset: str | Preset, seed: int) -> Study:
     """Return the study of a process, which keeps its scorer from one portion to the next."""
@@ -325,12 +356,18 @@ def _study(preset: str | Preset, seed: int) -> Study:
 def _run_some(
     preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str]
 ) -> None:
-    """Evaluate models of a seed; report each."""
+    """Evaluate models of a seed; report each.
+
+    Training takes the preset's threads, whose number decides its last digits. Scores do not depend
+    on it, and processes side by side that wait for each other's threads are several times slower.
+    """
     study = _study(preset, seed)
     for spec in specs:
-        study.evaluate(spec)
-        if has_forward_kl(spec):
-            study.forward_kl(spec)
+        study.artifact(spec)
+        with one_thread():
+            study.evaluate(spec)
+            if has_forward_kl(spec):
+                study.forward_kl(spec)
         finished.put(f"last: seed {seed}, {spec}")
 
 
@@ -417,7 +454,8 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
 
     Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
     The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not.
+    end (`Remedy.fades`): LoRA's does not. Of methods with a ratio per block (hma, adamerging, ...)
+    it is the curve of the fewest blocks by mean ratio, from theta_0 to RSF's last round.
 
     Args:
         points: The columns of points.csv.
@@ -425,14 +463,25 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
         seed: The seed.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such row, or the method is "part": every part is a curve.
     """
+    if method == PART:
+        raise ValueError(
+            "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
+            "the column part."
+        )
     points = points[points["seed"] == seed]
     start = points[points["algorithm"] == "sft"]
     rsf = points[points["algorithm"] == "rsf"]
     own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
     if own.empty:
         raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    if has_ratios(Spec("rsf", method=method)):
+        blocks = own["part"].map(number_of_ratios)
+        plain = rsf[rsf["method"] == "none"]
+        end = plain[plain["rounds"] == plain["rounds"].max()]
+        own = own[blocks == blocks.min()].sort_values("alpha")
+        return pd.concat([table for table in (start, own, end) if len(table)])
     if own["alpha"].notna().all():
         return own.sort_values(["strength", "alpha"])
     if method == "early_stopping":
@@ -479,13 +528,8 @@ class Recorded:
         return sorted(int(seed) for seed in self.points["seed"].unique())
 
 
-def recorded(preset: str = "tiny", algorithms: Sequence[str] | None = MAIN_LINE) -> Recorded:
+def recorded(preset: str = "tiny") -> Recorded:
     """Read the recorded run of a preset from data/results.
-
-    Args:
-        preset: Its name.
-        algorithms: Whose rows are wanted, None for all that are recorded. By default RSF's, so that
-            a row of a method is one of RSF.
 
     Raises:
         FileNotFoundError: there is none; names the command that makes it.
@@ -497,20 +541,14 @@ def recorded(preset: str = "tiny", algorithms: Sequence[str] | None = MAIN_LINE)
             f"alignment-tax record {preset}"
         )
     calls = _calls(folder)
-
-    def of(table: pd.DataFrame) -> pd.DataFrame:
-        if algorithms is None or table.empty:
-            return table
-        return table[table["algorithm"].isin(algorithms)].reset_index(drop=True)
-
     return Recorded(
-        of(_read(folder / "points.csv")),
-        of(pd.read_csv(folder / "rounds.csv")),
+        _read(folder / "points.csv"),
+        pd.read_csv(folder / "rounds.csv"),
         pd.read_parquet(folder / "pairs.parquet"),
         calls[0],
         calls,
         _read(folder / "costs.csv"),
-        of(_read(folder / "kl.csv")),
+        _read(folder / "kl.csv"),
     )
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment_tax.merge import released_code
-from alignment_tax.merge.average import State
+from alignment_tax.merge.average import MergeError, State
 from alignment_tax.merge.hma import (
     Example,
     HmaConfig,
@@ -38,6 +38,9 @@ from alignment_tax.merge.hma import (
     KlToStart,
     Mixture,
     ReplyLikelihood,
+    check_config,
+    check_reach,
+    grid_ratios,
     grid_search,
     learn_ratios,
 )
@@ -148,21 +151,25 @@ class Task:
     @property
     def numbers(self) -> HmaConfig:
         """The numbers of the search by gradient on the simplex."""
-        config = self.config
-        return HmaConfig(
-            alpha=self.alpha,
-            learning_rate=config.learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            eps=config.eps,
-            evaluate_every=config.evaluate_every,
-            seed=self.seed,
-        )
+        return hma_numbers(self.config, self.alpha, self.seed)
 
     @property
     def likelihood(self) -> ReplyLikelihood:
         """The objective of Eq. 9: how likely the mixture makes the policy's best replies."""
         return ReplyLikelihood(self.model, self.data.replies)
+
+
+def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
+    """Return the numbers of the search by gradient on the simplex."""
+    return HmaConfig(
+        alpha=alpha,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        eps=config.eps,
+        evaluate_every=config.evaluate_every,
+        seed=seed,
+    )
 
 
 def hma(task: Task) -> Found:
@@ -182,7 +189,10 @@ def hma_grid(task: Task) -> Found:
 
 
 def hma_released(task: Task) -> Found:
-    """HMA as the released code has it; its alpha weighs theta_0, so it is given 1 - alpha."""
+    """HMA as the released code has it; its alpha weighs theta_0, so it is given 1 - alpha.
+
+    Its ratios are rounded to bfloat16, which moves their mean a little off alpha.
+    """
     numbers = dataclasses.replace(
         task.numbers,
         alpha=1 - task.alpha,
@@ -191,7 +201,7 @@ def hma_released(task: Task) -> Found:
         batch_size=task.config.released_batch_size,
     )
     result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
-    return Found(result.ratios, LEFT_AT_START, result.objective, result.before, [])
+    return Found(result.ratios, dict(LEFT_AT_START), result.objective, result.before, [])
 
 
 def hma_reward(task: Task) -> Found:
@@ -232,8 +242,40 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     **{name: _keeping(name) for name in KEEPING},
     "adamerging": adamerging,
 }
+#: The step of the grid, a field of `RatioConfig`, of the searches that walk on one.
+GRID_STEPS = {"hma_grid": "grid_step", "hma_reward": "reward_step"}
+#: Fields of `RatioConfig` that may be 0; all other numbers must be above it.
+MAY_BE_ZERO = ("eps", "kept_weight")
+
+
+def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) -> None:
+    """Refuse a search that would fail after its models are trained.
+
+    Args:
+        method: a name in `SEARCHES`.
+        blocks: K.
+        alpha: the mean of the ratios.
+        config: the numbers of the preset.
+
+    Raises:
+        MergeError: a number that the search cannot use; the message names it.
+    """
+    for field_ in dataclasses.fields(config):
+        value = getattr(config, field_.name)
+        if isinstance(value, tuple):
+            continue
+        low = "0 or more" if field_.name in MAY_BE_ZERO else "above 0"
+        if not math.isfinite(value) or value < 0 or (value == 0 and low == "above 0"):
+            raise MergeError(f"{field_.name} of the ratios is {value}: it must be {low}, finite.")
+    shares = (1 / blocks,) * blocks if blocks > 0 else ()
+    numbers = hma_numbers(config, alpha)
+    check_config(numbers, shares)
+    if method == "hma_eq11":
+        check_reach(dataclasses.replace(numbers, parameterisation="eq11"), shares)
+    if method in GRID_STEPS:
+        grid_ratios(alpha, getattr(config, GRID_STEPS[method]), shares)
 
 
 def _found(result: HmaResult) -> Found:
-    path = [dataclasses.asdict(step) for step in result.path]
+    path = [{**dataclasses.asdict(step), "ratios": list(step.ratios)} for step in result.path]
     return Found(result.blocks, {}, result.objective, result.equal, path)

@@ -36,6 +36,7 @@ from alignment_tax.merge.average import Sweep, check_alpha
 from alignment_tax.merge.hma import Mixture
 from alignment_tax.merge.parts import (
     THIRDS,
+    TOLERANCE,
     Partition,
     PartSweep,
     one_part,
@@ -52,7 +53,7 @@ from alignment_tax.mitigate import (
     treatments,
 )
 from alignment_tax.mitigate.base import Example
-from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
+from alignment_tax.mitigate.replay import check_disjoint, tiny_documents, tiny_reported
 from alignment_tax.models import (
     RewardModel,
     device,
@@ -174,8 +175,10 @@ class Spec:
             return name
         if self.method == "average":
             return f"average of theta_0 and {name}, alpha {self.alpha}"
-        details = {"strength": self.strength, "alpha": self.alpha, "part": self.part}
-        named = [f"{key} {value}" for key, value in details.items() if value is not None]
+        details = {"strength": self.strength, "alpha": self.alpha}
+        named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
+        if self.part is not None:
+            named.append(part_name(self))
         return ", ".join([f"{name} with {self.method}", *named])
 
 
@@ -202,12 +205,26 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
     named = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
     try:
         blocks = tuple(float(piece) for piece in pieces if "=" not in piece)
-        return blocks, {part: float(ratio) for part, ratio in named.items()}
+        fixed = {part: float(ratio) for part, ratio in named.items()}
     except ValueError:
+        blocks = ()
+    if not blocks:
         raise ValueError(
             f"Method {spec.method} needs the ratios of its blocks as part, like "
             f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
-        ) from None
+        )
+    return blocks, fixed
+
+
+def part_name(spec: Spec) -> str:
+    """Name the part of a spec for a reader: "part input", "3 blocks", "ratios 0.6 0.4 0.2"."""
+    if (blocks := blocks_to_find(spec)) is not None:
+        return f"{blocks} blocks"
+    if not has_ratios(spec):
+        return f"part {spec.part}"
+    ratios, fixed = ratios_in(spec)
+    named = [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
+    return ", ".join([f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}", *named])
 
 
 def has_ratios(spec: Spec) -> bool:
@@ -249,7 +266,8 @@ def simplest(spec: Spec) -> Spec:
     """
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
-        spec = dataclasses.replace(spec, method="hma", strength=None)
+        text = ratios_text(blocks, fixed)
+        spec = dataclasses.replace(spec, method="hma", strength=None, part=text)
         if {*blocks, *fixed.values()} == {spec.alpha}:
             spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
     whole = spec.method == "average" or spec.method.endswith(AVERAGED)
@@ -288,6 +306,7 @@ class Study:
             tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep | PartSweep],
         ] = {}
         self._settings: dict[int, Setting] = {}
+        self._partitions: dict[int, Partition] = {}
         self._texts: dict[bool, list[Document]] = {}
         torch.set_num_threads(self.preset.threads)
 
@@ -462,6 +481,8 @@ class Study:
             if spec.alpha is None and spec.method != "average":
                 raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
             check_alpha(1.0 if spec.alpha is None else spec.alpha)
+            if spec.method == PART or has_ratios(spec):
+                self._check_parts(spec)
             return self.artifact(spec.end)
         if spec.method == "none":
             return self.aligned(spec.algorithm, spec.rounds)
@@ -751,14 +772,51 @@ class Study:
             )
         return self.preset.ratios
 
+    def _partition(self, blocks: int) -> Partition:
+        """How a policy is cut into K blocks; the base has the shapes of all, and is there first."""
+        if blocks not in self._partitions:
+            self._partitions[blocks] = partition(self._load(self.base)[0], blocks)
+        return self._partitions[blocks]
+
+    def _check_parts(self, spec: Spec) -> None:
+        """Refuse parts and ratios that make no sense before anything is trained for them.
+
+        Raises:
+            UnknownStage: no such search, or a preset without its numbers or its data.
+            ValueError, MergeError: see `part_ratios` and `searches.check_search`.
+        """
+        blocks = blocks_to_find(spec)
+        if blocks is None:
+            cut = len(ratios_in(spec)[0]) if has_ratios(spec) else len(THIRDS)
+            part_ratios(spec, self._partition(cut))
+            return
+        if spec.method not in searches.SEARCHES:
+            known = ", ".join(searches.SEARCHES)
+            raise UnknownStage(f"There is no search {spec.method!r} for ratios. Known: {known}.")
+        if spec.alpha is None:
+            raise ValueError(f"{spec.method!r} needs alpha, the mean of the ratios.")
+        self._partition(blocks)
+        searches.check_search(spec.method, blocks, spec.alpha, self._ratio_config)
+        if spec.method == ADAMERGING and self.preset.world != "tiny":
+            raise UnknownStage("AdaMerging takes labelled items of the tiny world alone so far.")
+        self._kept_documents(spec.method)
+
+    def _last(self, algorithm: str, rounds: int | None) -> int:
+        """The rounds that are meant: by default all of the algorithm."""
+        return self._algorithm(algorithm).rounds if rounds is None else rounds
+
     def best_replies(self, algorithm: str = "rsf", rounds: int | None = None) -> Artifact:
         """The aligned policy's own best replies, on which HMA works: samples.parquet.
 
-        One row a reply: prompt (JSON), reply, finished, reward, chosen (the best finished reply to
-        its prompt). The prompts are of RLHF, not of the reported ones.
+        One row a reply: group (number of the prompt), prompt (JSON), reply, finished, reward,
+        chosen (the best finished reply to its prompt). The prompts are of RLHF, not of the reported
+        ones.
+
+        Raises:
+            UnknownStage: a preset without the numbers, or as `aligned`.
         """
         config, rsf = self._ratio_config, self.preset.rsf
-        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        aligned = self.aligned(algorithm, self._last(algorithm, rounds))
 
         def make(folder: Path) -> None:
             policy, tokenizer = self._load(aligned)
@@ -780,8 +838,8 @@ class Study:
     def mixture(
         self, blocks: int, algorithm: str = "rsf", rounds: int | None = None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
-        """theta_0 and the aligned policy as a function of K ratios, and a network to run it in."""
-        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        """A network, its tokenizer, and the mixture of theta_0 and the policy to run in it."""
+        aligned = self.aligned(algorithm, self._last(algorithm, rounds))
         model, tokenizer = self._load(self.sft)
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
         return model, tokenizer, Mixture(model, *ends, partition(model, blocks))
@@ -804,33 +862,29 @@ class Study:
             for prompt, reply in zip(best["prompt"], best["reply"], strict=True)
         ]
         texts = {}
-        if method in searches.KEEPING:
-            documents = self.replay_documents(searches.KEEPING[method])[: config.kept_texts]
-            texts[method] = [
-                tokenizer(" ".join(text for text, _ in document.pieces))["input_ids"]
-                for document in documents
-            ]
+        if documents := self._kept_documents(method):
+            check_disjoint(documents, tiny_reported())
+            kept = [kept_text(document) for document in documents]
+            texts[method] = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in kept]
         labelled = []
         if method == ADAMERGING:
-            if self.preset.world != "tiny":
-                raise UnknownStage(
-                    "AdaMerging takes labelled items of the tiny world alone so far."
-                )
-            labelled = [
-                encode_text(tokenizer, item["prompt"], item["target"])
-                for slot in FAMILIES["reading"]
-                for item in items(slot, "validation")
-            ]
+            labelled = [encode_text(tokenizer, *item) for item in _labelled_items(config.labelled)]
         rlhf = self.world.prompts(10**6, self.seed, "rlhf")
         prompts = short_prompts(tokenizer, rlhf, self.preset.rsf.max_prompt_length)
         prompts = prompts[: config.reward_prompts]
 
         def reward(model: PreTrainedModel, chosen: Sequence[int]) -> float:
             asked = [prompts[i] for i in chosen]
-            texts = [group[0].text for group in self._groups(model, tokenizer, asked, 1)]
-            return float(self.rewards(asked, texts).mean())
+            replies = [group[0].text for group in self._groups(model, tokenizer, asked, 1)]
+            return float(self.rewards(asked, replies).mean())
 
         return searches.Data(replies, texts, labelled, len(prompts), reward)
+
+    def _kept_documents(self, method: str) -> list[Document]:
+        """The pretraining text on which a search keeps theta_0; none for the other searches."""
+        if method not in searches.KEEPING:
+            return []
+        return self.replay_documents(searches.KEEPING[method])[: self._ratio_config.kept_texts]
 
     def ratios(
         self,
@@ -843,14 +897,14 @@ class Study:
         """The ratios of K blocks, of mean alpha, that a search finds (see `searches`).
 
         Raises:
-            UnknownStage: no such search, or a preset without its numbers.
-            MergeError: a mean or a number of blocks that the search cannot use.
+            UnknownStage: no such search, or a preset without its numbers or its data.
+            MergeError: a mean or a number of blocks that the search cannot use. All before anything
+                is trained.
         """
-        if method not in searches.SEARCHES:
-            known = ", ".join(searches.SEARCHES)
-            raise UnknownStage(f"There is no search {method!r} for ratios. Known: {known}.")
+        last = self._last(algorithm, rounds)
+        self._check_parts(Spec(algorithm, last, method, alpha, part=f"K={blocks}"))
         config = self._ratio_config
-        aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
+        aligned = self.aligned(algorithm, last)
         replies = self.best_replies(algorithm, rounds)
 
         def make(folder: Path) -> None:
@@ -862,7 +916,11 @@ class Study:
         # what is recorded does not change what is found
         numbers = dataclasses.replace(config, parts=(), grids=())
         inputs: dict[str, Any] = {"method": method, "blocks": blocks, "alpha": alpha}
-        inputs |= {"config": numbers, "items": _items_key(self.preset.eval.suite)}
+        inputs["config"] = presets.as_dict(numbers)
+        if documents := self._kept_documents(method):
+            inputs["texts"] = digest([kept_text(document) for document in documents])
+        if method == ADAMERGING:
+            inputs["labelled"] = digest([list(item) for item in _labelled_items(config.labelled)])
         parents = {"theta_0": self.sft, "policy": aligned, "replies": replies}
         name = f"ratios of {blocks} blocks by {method}, mean {alpha:g}"
         return searches.Found.load(self._get("ratios", inputs, make, parents, name).path)
@@ -876,7 +934,9 @@ class Study:
             raise ValueError(f"{spec.method!r} needs alpha, the mean of the ratios.")
         found = self.ratios(spec.method, blocks, spec.alpha, spec.algorithm, spec.rounds)
         text = ratios_text(found.blocks, found.fixed)
-        return dataclasses.replace(spec, alpha=found.alpha, part=text)
+        # the mean of the ratios misses alpha by a rounding error, where it does not by more
+        exact = abs(found.alpha - spec.alpha) <= TOLERANCE
+        return dataclasses.replace(spec, alpha=spec.alpha if exact else found.alpha, part=text)
 
     def policy(
         self, algorithm: str = "sft", rounds: int | None = None
@@ -1161,10 +1221,13 @@ class Study:
             methods: words of `methods`. An algorithm is its rounds and averages (of the control
                 only the last round: it says what RSF does without its choice), a remedy its
                 strengths in the preset, "remedies" the plain distilled run, its averages and all
-                remedies. None: the base and all algorithms, no remedy.
+                remedies, "part" or a search for ratios its grid, "parts" all of these. Averages by
+                part are those of the algorithms that are named beside them, of rsf if none is.
+                None: the base and all algorithms, no remedy, no part.
 
         Raises:
             UnknownStage: an unknown word; names the known ones.
+            ValueError, MergeError: parts or searches of the preset that make no sense.
         """
         if methods is None:
             models = [Spec("base"), Spec("sft")]
@@ -1174,7 +1237,15 @@ class Study:
                 f"Preset {self.preset.name} records no method {unknown[0]!r}. "
                 f"Choose from: {', '.join(self.methods)}."
             )
-        chosen = [Spec("sft"), *(spec for name in methods for spec in self._specs_of(name))]
+        parts = [PART, *self._searches]
+        words = [w for name in methods for w in (parts if name == ALL_PARTS else [name])]
+        named = [name for name in words if name in self.preset.algorithms and name != "rsf_random"]
+        chosen = [Spec("sft")]
+        for word in words:
+            if word in parts:
+                chosen += [s for name in named or ["rsf"] for s in self._specs_of_parts(word, name)]
+            else:
+                chosen += self._specs_of(word)
         return list(dict.fromkeys(chosen))
 
     def _specs_of(self, name: str) -> list[Spec]:
@@ -1197,11 +1268,6 @@ class Study:
             return [Spec("ppo", end, KL_COEF, strength=coef) for coef in self.preset.kl_coefs]
         if name in ("average", DISTIL + AVERAGED):
             return [Spec("rsf", last, name, alpha) for alpha in alphas]
-        if name == ALL_PARTS:
-            return [spec for word in (PART, *self._searches) for spec in self._specs_of(word)]
-        if name in (PART, *self._searches):
-            rlhf = [word for word in self.preset.algorithms if word != "rsf_random"]
-            return [spec for algorithm in rlhf for spec in self._specs_of_parts(name, algorithm)]
         if name == ALL_REMEDIES:
             words = [DISTIL, DISTIL + AVERAGED, *(grid.method for grid in self.preset.remedies)]
             return [spec for word in words for spec in self._specs_of(word)]
@@ -1216,17 +1282,16 @@ class Study:
         """The models of "part", or of one search for ratios, of one algorithm's last round."""
         config, last = self._ratio_config, self._algorithm(algorithm).rounds
         if name == PART:
-            return [
-                Spec(algorithm, last, PART, alpha, part=grid.part)
-                for grid in config.parts
-                for alpha in grid.alphas
-            ]
-        return [
-            Spec(algorithm, last, name, alpha, part=f"K={grid.blocks}")
-            for grid in config.grids
-            if grid.method == name
-            for alpha in grid.alphas
+            chosen = [(grid.part, grid.alphas) for grid in config.parts]
+        else:
+            own = [grid for grid in config.grids if grid.method == name]
+            chosen = [(f"K={grid.blocks}", grid.alphas) for grid in own]
+        specs = [
+            Spec(algorithm, last, name, a, part=part) for part, alphas in chosen for a in alphas
         ]
+        for spec in specs:
+            self._check_parts(spec)
+        return specs
 
     def cost(self, spec: Spec) -> dict[str, float | None] | None:
         """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
@@ -1332,6 +1397,19 @@ def _world_key(world: str) -> str:
     tiny = TinyWorld()
     samples = [tiny.sft(64, 0).to_list(), tiny.preferences(128, 0, "train").to_list()]
     return digest([samples, tiny.prompts(64, 0, "rlhf")])
+
+
+def kept_text(document: Document) -> str:
+    """Return a document as one text that the base model was trained on: with its first branch."""
+    branch = document.branches[0] if document.branches else ()
+    return " ".join(text for text, _ in (*document.pieces, *branch))
+
+
+@cache
+def _labelled_items(count: int) -> tuple[tuple[str, str], ...]:
+    """Prompt and answer of the first validation items of each reading skill; none is reported."""
+    found = [row for slot in FAMILIES["reading"] for row in list(items(slot, "validation"))[:count]]
+    return tuple((item["prompt"], item["target"]) for item in found)
 
 
 @cache

@@ -80,12 +80,14 @@ def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: a model has no items.
     """
+    rows = translations(items)
+    there = set(zip(rows["seed"], rows["key"], strict=True))
+    for seed, key in zip(points["seed"], points["key"], strict=True):
+        if (seed, key) not in there:
+            raise ValueError(f"The model {key} has no translations among the items.")
+    own = rows[rows["key"].isin(points["key"])]  # items may be of more models
     scored = points.drop(columns=["bleu"], errors="ignore")  # the same number is in the measures
-    joined = scored.merge(measures(items), on=MODEL, how="left", validate="many_to_one")
-    if joined["capped"].isna().any():
-        key = joined.loc[joined["capped"].isna(), "key"].iloc[0]
-        raise ValueError(f"The model {key} has no translations among the items.")
-    return joined
+    return scored.merge(measures(own), on=MODEL, how="left", validate="many_to_one")
 
 
 def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:

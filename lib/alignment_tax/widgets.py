@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets
+import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax.figures.look import alt_text, png
@@ -58,6 +59,73 @@ def feature_sliders(
         slider.observe(refresh, "value")
     refresh()
     return ipywidgets.VBox([n, shared, classes, p, said])
+
+
+def alpha_slider(
+    look: Callable[[float], tuple[str, Figure]],
+    alphas: Sequence[float],
+    start: float,
+    sample: Callable[[float], pd.DataFrame] | None = None,
+) -> ipywidgets.VBox:
+    """Return a slider over the alphas that were recorded, and what `look` says of each.
+
+    Tab goes to the slider, the arrow keys move it to the next alpha, Home and End to the ends. Each
+    alpha is looked at once; whoever comes back sees what was kept.
+
+    Args:
+        look: takes an alpha, returns a sentence and a figure, both from recorded points.
+        alphas: what can be chosen, 0 being before RLHF and 1 after.
+        start: which of them is shown first.
+        sample: takes an alpha, makes the model and returns a table of its replies. It is called
+            when its button is pressed (Tab, then Space), and never by moving the slider.
+
+    Raises:
+        ValueError: `start` is none of `alphas`.
+    """
+    if start not in alphas:
+        raise ValueError(f"alpha {start} is none of {', '.join(f'{a:g}' for a in alphas)}.")
+    seen: dict[float, str] = {}
+    slider = ipywidgets.SelectionSlider(
+        options=[(f"{alpha:g}", alpha) for alpha in alphas],
+        value=start,
+        description="α: weight of the aligned model",
+        continuous_update=False,
+        style={"description_width": "16em"},
+        layout=ipywidgets.Layout(width="40em"),
+    )
+    said, replies = ipywidgets.HTML(), ipywidgets.HTML()
+
+    def refresh(_: object = None) -> None:
+        alpha = slider.value
+        if alpha not in seen:
+            seen[alpha] = page(*look(alpha))
+        said.value = seen[alpha]
+        replies.value = ""  # they were of another alpha
+
+    slider.observe(refresh, "value")
+    refresh()
+    if sample is None:
+        return ipywidgets.VBox([slider, said])
+    button = ipywidgets.Button(
+        description="Sample replies at this α",
+        tooltip="Averages the weights and samples from the model",
+        layout=ipywidgets.Layout(width="16em"),
+    )
+
+    def press(_: object) -> None:
+        alpha = slider.value
+        button.disabled = True
+        try:
+            with pd.option_context("display.max_colwidth", None):
+                table = sample(alpha).to_html(index=False, escape=True)
+            replies.value = f"<p>Sampled now, at α = {alpha:g}:</p>{table}"
+        except Exception as error:  # a callback's error would be seen nowhere
+            replies.value = f"<p>Nothing was sampled: {html.escape(str(error))}</p>"
+        finally:
+            button.disabled = False
+
+    button.on_click(press)
+    return ipywidgets.VBox([slider, said, button, replies])
 
 
 def page(text: str, figure: Figure) -> str:

@@ -40,6 +40,20 @@ from alignment_tax.figures.pareto import (
     signature,
     signature_table,
 )
+from alignment_tax.figures.parts import (
+    ablation,
+    ablation_table,
+    part_curves,
+    part_curves_table,
+    ratio_path,
+    ratio_path_table,
+    recorded_ratios,
+    recorded_ratios_table,
+    search_fronts,
+    search_fronts_table,
+    simplex,
+    simplex_table,
+)
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -62,7 +76,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, run_caption
+from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -85,6 +99,7 @@ from alignment_tax.figures.verdicts import (
     verdict_style,
     verdict_table,
 )
+from alignment_tax.figures.which_weights import which_weights, which_weights_table
 
 __all__ = [
     "ALGORITHMS",
@@ -92,6 +107,8 @@ __all__ = [
     "OKABE_ITO",
     "FigureError",
     "Look",
+    "ablation",
+    "ablation_table",
     "algorithm_fronts",
     "algorithm_fronts_table",
     "algorithm_rounds",
@@ -123,12 +140,19 @@ __all__ = [
     "losses",
     "losses_table",
     "main",
+    "main_line",
     "over_optimisation",
     "over_optimisation_table",
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
+    "part_curves",
+    "part_curves_table",
     "ppo_runs",
+    "ratio_path",
+    "ratio_path_table",
     "razor",
+    "recorded_ratios",
+    "recorded_ratios_table",
     "reliability",
     "reliability_table",
     "reward_hacking",
@@ -139,9 +163,13 @@ __all__ = [
     "rsf_rounds_table",
     "run_caption",
     "save",
+    "search_fronts",
+    "search_fronts_table",
     "show",
     "signature",
     "signature_table",
+    "simplex",
+    "simplex_table",
     "skills_bar",
     "skills_frame",
     "skills_table",
@@ -151,4 +179,6 @@ __all__ = [
     "verdict_markdown",
     "verdict_style",
     "verdict_table",
+    "which_weights",
+    "which_weights_table",
 ]

@@ -80,6 +80,12 @@ METHODS: dict[str, Look] = {
     "graft_random": Look("graft, at random", YELLOW, "s"),
     "graft_learnt": Look("graft, learnt", YELLOW, "D"),
     "part": Look("averaging one part", SKY, "H"),
+    "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
+    "hma_grid": Look("best point of a grid", GREEN, "s"),
+    "hma_released": Look("HMA as released", VERMILLION, "X"),
+    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "D"),
+    "hma_kl": Look("HMA with a KL term", SKY, "D"),
+    "hma_kl_other": Look("HMA with a KL term, other formats", SKY, "s"),
     "adamerging": Look("AdaMerging", PURPLE, "8"),
     "kl_coef": Look("another KL coefficient", ORANGE, "s"),
 }

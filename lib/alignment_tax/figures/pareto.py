@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from alignment_tax.figures.look import (
     ALGORITHMS,
@@ -32,7 +33,9 @@ from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
     SCORES,
+    block_count,
     last_rsf,
+    main_line,
     number,
     prepare,
     run_caption,
@@ -49,8 +52,11 @@ REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]
 LEFT_OUT = ("base", "rsf_random")
 # What may end a remedy's word, and how it is said; such curves have hollow markers.
 VARIANTS = {"+average": "then averaging", "_in_rounds": "inside the rounds"}
-# The README's figure shows the story's main line, whatever else is recorded.
-MAIN_LINE = ("none", "average", "hma")
+# between a label and the frame of its panel, in pixels
+CLEAR = 4.0
+# Of a method with a ratio per block only these numbers of blocks are a curve here; what part-wise
+# averaging and the other searches do is in `figures.parts`.
+BLOCKS = {"hma": 3}
 
 
 def look_of(algorithm: str, method: str) -> Look:
@@ -101,8 +107,10 @@ def _rows(
     rows = prepare(points, [reward, *families], figure)
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
-    rows = rows.assign(method=rows["method"].mask(stopped, "none"))
-    if methods is not None:
+    rows = _named_by_blocks(rows.assign(method=rows["method"].mask(stopped, "none")))
+    if methods is None:
+        rows = rows[(rows["part"] == "") | rows["method"].isin(BLOCKS)]
+    else:
         if unknown := set(methods) - {"none", *rows["method"]}:
             raise FigureError(
                 f"{figure}: the points have no method {min(unknown)!r}; they have "
@@ -117,8 +125,26 @@ def _rows(
     return rows.assign(reward=rows["reward"] - rows["seed"].map(start))
 
 
+def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with "K=3" in place of three ratios, which each seed has its own of.
+
+    Left out: parts averaged alone (no one curve), and numbers of blocks beside those of `BLOCKS`.
+    """
+    count = rows["part"].map(block_count)
+    wanted = rows["method"].map(BLOCKS).fillna(count)
+    rows = rows.assign(
+        part=rows["part"].mask(count > 0, "K=" + count.astype(str)),
+        # the released code's mean is only near what it was asked for
+        alpha=rows["alpha"].mask(count > 0, rows["alpha"].round(1)),
+    )
+    return rows[(rows["method"] != "part") & (count == wanted)]
+
+
 def front_table(
-    points: pd.DataFrame, family: str = "skill", reward: str = "reward"
+    points: pd.DataFrame,
+    family: str = "skill",
+    reward: str = "reward",
+    methods: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Return what `front` draws, one row per model setting, means and 95 % t intervals over seeds.
 
@@ -127,6 +153,7 @@ def front_table(
         family: the score on the y axis: skill, a family, or a slot (percent).
         reward: the column on the x axis, "reward" (of the reward model, gained over theta_0 of
             the same seed) or "gold".
+        methods: which methods are shown beside the models as trained; all by default.
 
     Returns:
         Columns algorithm, method, strength, alpha, part, rounds, seeds; `reward` and `family`
@@ -136,9 +163,10 @@ def front_table(
         or a tax.
 
     Raises:
-        FigureError: missing columns, nothing to draw, no theta_0, no RSF, several studies.
+        FigureError: missing columns, nothing to draw, no theta_0, no RSF, several studies, or the
+            points have none of a method.
     """
-    return _table(_rows(points, [family], reward, "front"), family, reward)
+    return _table(_rows(points, [family], reward, "front", methods), family, reward)
 
 
 def _table(rows: pd.DataFrame, family: str, reward: str) -> pd.DataFrame:
@@ -254,7 +282,7 @@ def _stars(axes: Axes, table: pd.DataFrame, family: str, reward: str, labels: bo
     """Draw theta_0 and the last RSF round as stars, alpha printed at each end of the curve."""
     start = theta_0(table, "front").iloc[0]
     end = last_rsf(table, "front").iloc[0]
-    axes.margins(x=0.12, y=0.2)
+    axes.margins(x=0.12, y=0.1)
     for point, other, face, name, alpha in (
         (start, end, "white", "before RLHF (θ₀)", 0),
         (end, start, BLACK, "after RLHF (RSF)", 1),
@@ -300,6 +328,7 @@ def front(
     reward: str = "reward",
     recorded: bool = False,
     methods: Sequence[str] | None = None,
+    at: float | None = None,
 ) -> Figure:
     """Draw skills against reward, one curve a method (paper Fig. 3, one panel).
 
@@ -312,23 +341,70 @@ def front(
         reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results, False for the reader's own.
         methods: which methods are shown beside the models as trained; all by default.
+        at: an alpha whose average of theta_0 and RSF is ringed.
 
     Raises:
-        FigureError: as `front_table`, or the points have none of a method.
+        FigureError: as `front_table`, or the points have none of a method, or no average at `at`.
     """
     rows = _rows(points, [family], reward, "front", methods)
     table = _table(rows, family, reward)
     caption = run_caption(rows, recorded)
+    alt = _alt(table, family, reward, caption)
     with style():
         figure = canvas(WIDE)
         axes = figure.add_subplot()
         _draw(axes, rows, table, family, reward, labels=True)
+        if at is not None:
+            alt = f"{_ring(axes, table, family, reward, at)} {alt}"
         axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
         axes.set_ylabel(f"{AXIS_NAMES.get(family, family)}  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
         title = f"{what.capitalize()} against {'gold ' if reward == 'gold' else ''}reward"
-        return finish(figure, title, caption, _alt(table, family, reward, caption), 3)
+        return _settle(finish(figure, title, caption, alt, 3))
+
+
+def _ring(axes: Axes, table: pd.DataFrame, family: str, reward: str, at: float) -> str:
+    """Ring the average of theta_0 and RSF at an alpha, and return where it is, in words."""
+    mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
+    here = mixed[np.isclose(mixed["alpha"], at)]
+    if here.empty:
+        there = ", ".join(f"{alpha:g}" for alpha in sorted(mixed["alpha"]))
+        raise FigureError(f"front: no average at alpha {at:g}; the points have {there or 'none'}.")
+    point = here.iloc[0]
+    axes.plot(
+        point[reward], point[family], marker="o", markersize=22, color=BLACK, linestyle="none",
+        markerfacecolor="none", markeredgewidth=2.2, zorder=7, label=f"α = {at:g}",
+    )  # fmt: skip
+    return (
+        f"Ringed: alpha {at:g}, reward {number(point[reward], 2)}, {number(point[family])} "
+        f"{FAMILY_NAMES.get(family, family)}."
+    )
+
+
+def _settle(figure: Figure) -> Figure:
+    """Widen the y axes of a finished figure until every label lies inside its panel.
+
+    Labels stand at a distance from their points that is in pixels: only once the panels have their
+    heights is it known what axis leaves room for them, off titles and tick labels.
+    """
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        height = axes.get_window_extent().height
+        reach = []
+        for label in axes.texts:
+            if isinstance(label, Annotation):
+                box, y = label.get_window_extent(), float(label.xy[1])
+                here = axes.transData.transform((0.0, y))[1]
+                up, down = box.y1 - here + CLEAR, here - box.y0 + CLEAR
+                reach.append((y, up / height, down / height))
+        low, high = axes.get_ylim()
+        # more room at one end moves the labels at the other: a few times over, and both have it
+        for _ in range(20):
+            high = max(high, *((y - up * low) / (1 - up) for y, up, _ in reach))
+            low = min(low, *((y - down * high) / (1 - down) for y, _, down in reach))
+        axes.set_ylim(low, high)
+    return figure
 
 
 def _drop_labels(axes: Axes, labels: tuple[str, ...]) -> None:
@@ -338,14 +414,16 @@ def _drop_labels(axes: Axes, labels: tuple[str, ...]) -> None:
             line.set_label("_")
 
 
-def fronts_table(points: pd.DataFrame, reward: str = "reward") -> pd.DataFrame:
+def fronts_table(
+    points: pd.DataFrame, reward: str = "reward", methods: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Return the tables of the four panels of `fronts`, one below the other.
 
     Returns:
         As `front_table`, with the columns family, score, score_low, score_high instead of one
         named after the family.
     """
-    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts")
+    rows = _rows(points, list(FAMILY_NAMES), reward, "fronts", methods)
     parts = []
     for family in FAMILY_NAMES:
         table = _table(rows, family, reward)
@@ -380,23 +458,26 @@ def fronts(
             alts.append(_alt(table, family, reward, caption))
         for axes in panels[1]:
             axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
-        return finish(figure, "Each family against reward", caption, "\n".join(alts), 3)
+        return _settle(finish(figure, "Each family against reward", caption, "\n".join(alts), 3))
 
 
 def signature_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return what `signature` draws: `front_table` of its methods, mean skill against reward."""
-    rows = _rows(points, ["skill"], "reward", "signature")
-    return _table(rows[rows["method"].isin(MAIN_LINE)], "skill", "reward")
+    """Return what `signature` draws: `front_table` of the main line, mean skill against reward."""
+    return _table(_signature_rows(points), "skill", "reward")
+
+
+def _signature_rows(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that `signature` shows: the main line, whatever else is recorded."""
+    return _rows(main_line(points), ["skill"], "reward", "signature")
 
 
 def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
-    """Draw the README's first figure: RSF, averaging and HMA, in the words of a newcomer.
+    """Draw the README's first figure: RSF and averaging, in the words of a newcomer.
 
     Raises:
         FigureError: as `front_table`.
     """
-    rows = _rows(points, ["skill"], "reward", "signature")
-    rows = rows[rows["method"].isin(MAIN_LINE)]
+    rows = _signature_rows(points)
     table = _table(rows, "skill", "reward")
     caption = run_caption(rows, recorded)
     with style():
@@ -407,4 +488,4 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
         axes.set_ylabel("mean skill, in %  →")
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         title = "The alignment tax: reward gained, skills kept"
-        return finish(figure, title, caption, _alt(table, "skill", "reward", caption), 3)
+        return _settle(finish(figure, title, caption, _alt(table, "skill", "reward", caption), 3))

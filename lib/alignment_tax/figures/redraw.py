@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import settings
-from alignment_tax.algorithms_claims import MAIN_LINE, present
+from alignment_tax.algorithms_claims import present
 from alignment_tax.figures.algorithms import (
     algorithm_fronts,
     algorithm_rounds,
@@ -21,6 +21,8 @@ from alignment_tax.figures.algorithms import (
 )
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, signature
+from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
+from alignment_tax.figures.tables import main_line
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
 
 RECORDED: dict[str, Callable[..., Figure]] = {
@@ -31,6 +33,13 @@ RECORDED: dict[str, Callable[..., Figure]] = {
     "tax_bars": tax_bars,
     "alpha_curves": alpha_curves,
     "reward_hacking": reward_hacking,
+}
+#: What needs more than the main run: name -> (the method that must be recorded, the figure).
+RECORDED_LATER: dict[str, tuple[str, Callable[..., Figure]]] = {
+    "part_curves": ("part", part_curves),
+    "search_fronts": ("hma", search_fronts),
+    "ablation": ("hma", ablation),
+    "recorded_ratios": ("hma", recorded_ratios),
 }
 
 #: What is drawn of all algorithms where more than RSF is recorded.
@@ -46,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="alignment-tax figures",
-        description="Redraw the figures of a recorded run from its points, with no model.",
+        description="Redraw the figures of a recorded run's main line (RSF, its control and "
+        "the plain average) from its points, with no model.",
     )
     parser.add_argument(
         "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
@@ -67,13 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         every = pd.read_csv(table)
-        points = every[every["algorithm"].isin(MAIN_LINE)] if "algorithm" in every else every
+        points = main_line(every)
         figure = signature(points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
         if given.all is not None:
+            methods = set(every["method"])
+            later = {name: draw for name, (need, draw) in RECORDED_LATER.items() if need in methods}
+            later |= OF_ALL if len(present(every)) > 1 else {}
             for name, draw in RECORDED.items():
                 print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
-            for name, draw in OF_ALL.items() if len(present(every)) > 1 else ():
+            for name, draw in later.items():
                 print(save(draw(every, recorded=True), given.all / f"{name}.png", dpi=DPI))
     except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)

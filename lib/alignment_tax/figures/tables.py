@@ -54,6 +54,27 @@ AXIS_NAMES = {
 }
 
 
+#: Whose models as trained the course's main line shows, and what it mixes of the last of these.
+TRAINED = ("base", "sft", "rsf_random", "rsf")
+
+
+def main_line(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the course's main line, whatever else is recorded beside them.
+
+    These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
+    plain averages of theta_0 and RSF. Rows of remedies, of parts, of ratios per block and of other
+    algorithms carry the same columns: who tells the main line takes them out first.
+
+    Raises:
+        FigureError: missing columns, or no rows.
+    """
+    need(points, ["algorithm", "method"], "main_line")
+    method = points["method"].fillna("none")
+    trained = (method == "none") & points["algorithm"].isin(TRAINED)
+    averaged = (method == "average") & (points["algorithm"] == "rsf")
+    return points[trained | averaged]
+
+
 def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
     """Refuse a table that lacks columns or rows.
 
@@ -143,6 +164,13 @@ def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.Da
             record[name], record[f"{name}_low"], record[f"{name}_high"] = interval(group[name])
         records.append(record)
     return pd.DataFrame(records)
+
+
+def block_count(part: object) -> int:
+    """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
+    if not isinstance(part, str) or "|" not in part:
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:

@@ -1,0 +1,142 @@
+"""Rows of other methods beside the main line change no number and no figure that tells of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from alignment_tax import claims, figures, first_light, remedies, report, talk
+from alignment_tax.figures.look import alt_text, png
+from alignment_tax.figures.tables import SCORES
+from alignment_tax.results import Recorded, curve_rows, recorded, recorded_items
+
+#: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's.
+OTHERS = [
+    {"method": "part", "alpha": 0.4, "part": "linear"},
+    {"method": "part", "alpha": 0.0, "part": "norms"},
+    {"method": "hma", "alpha": 0.4, "part": "0.6|0.4|0.2"},
+    {"method": "hma_eq11", "alpha": 0.4, "part": "0.5|0.4|0.3"},
+    {"method": "distil"},
+    {"method": "distil+average", "alpha": 0.3},
+    {"method": "l2", "strength": 0.1},
+    {"method": "none", "algorithm": "dpo"},
+    {"method": "average", "algorithm": "dpo", "alpha": 0.3},
+]
+
+
+def with_others(points: pd.DataFrame) -> pd.DataFrame:
+    """Every seed with a row of each method, better than anything that was recorded."""
+    scores = [*SCORES, "reward", "gold", "kl"]
+    ends = points[(points["algorithm"] == "rsf") & (points["method"] == "none")]
+    rows = []
+    for _, end in ends[ends["rounds"] == ends["rounds"].max()].iterrows():
+        for number, other in enumerate(OTHERS):
+            key = f"other-{number}-{end['seed']}"
+            better = {name: end[name] + 20 for name in scores} | {"n_items": 99_999, "key": key}
+            rows.append(end.to_dict() | better | other)
+    # as they are merged into the table: seed by seed
+    both = pd.concat([points, pd.DataFrame(rows)[points.columns]], ignore_index=True)
+    return both.sort_values("seed", kind="stable", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def run() -> Recorded:
+    found = recorded()
+    return replace(found, points=figures.main_line(found.points))
+
+
+@pytest.fixture(scope="module")
+def more(run: Recorded) -> Recorded:
+    return replace(run, points=with_others(run.points))
+
+
+def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
+    assert len(more.points) == len(run.points) + len(OTHERS) * len(run.seeds)
+    left = figures.main_line(more.points).reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, run.points.reset_index(drop=True), check_dtype=False)
+    # a table that was just made has None where a stored one has "none"
+    unnamed = run.points.assign(method=run.points["method"].mask(lambda m: m == "none", None))
+    assert len(figures.main_line(unnamed)) == len(run.points)
+    with pytest.raises(figures.FigureError, match="needs the column"):
+        figures.main_line(run.points.drop(columns="method"))
+
+
+def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
+    items = recorded_items()
+    assert report.results_markdown(more, items) == report.results_markdown(run, items)
+
+
+def test_the_papers_claims_and_the_talk_are_the_same(run: Recorded, more: Recorded) -> None:
+    items = recorded_items()
+    pd.testing.assert_frame_equal(
+        claims.paper_table(more.points, 0.5, None), claims.paper_table(run.points, 0.5, None)
+    )
+    pd.testing.assert_frame_equal(
+        claims.talk_table(more.points, items), claims.talk_table(run.points, items)
+    )
+    # items of a model that is not among the points are left alone
+    extra = items[items["key"] == items["key"].iloc[0]].assign(key="other")
+    both = pd.concat([items.astype({"key": str}), extra])
+    pd.testing.assert_frame_equal(talk.table(run.points, both), talk.table(run.points, items))
+
+
+def test_no_later_round_of_another_method_becomes_the_last_one() -> None:
+    rows = [("rsf", "none", 6), ("rsf", "l2_in_rounds", 8), ("dpo", "none", 9)]
+    assert claims.last_round(pd.DataFrame(rows, columns=["algorithm", "method", "rounds"])) == 6
+
+
+DRAWN: list[Callable[[pd.DataFrame], Figure]] = [
+    figures.signature,
+    figures.rsf_rounds,
+    figures.tax_bars,
+    figures.alpha_curves,
+    figures.reward_hacking,
+]
+TABLES = {figures.tax_bars: figures.tax_table, figures.alpha_curves: figures.alpha_table}
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
+def test_figures_of_the_main_line_are_the_same(
+    run: Recorded, more: Recorded, draw: Callable[[pd.DataFrame], Figure]
+) -> None:
+    table = TABLES.get(draw) or getattr(figures, f"{draw.__name__}_table")
+    pd.testing.assert_frame_equal(table(more.points), table(run.points), check_dtype=False)
+
+
+def test_a_front_of_averaging_has_no_other_method(run: Recorded, more: Recorded) -> None:
+    others = more.points[more.points["algorithm"] != "dpo"]
+    for table in (figures.front_table, figures.fronts_table):
+        pd.testing.assert_frame_equal(
+            table(others, methods=["average"]), table(run.points), check_dtype=False
+        )
+    figure = figures.front(figures.main_line(more.points))
+    assert alt_text(figure) == alt_text(figures.front(run.points))
+    assert png(figure) == png(figures.front(run.points))
+    plt.close(figure)
+
+
+def test_the_page_of_the_real_model_lists_the_main_line_alone() -> None:
+    real, items = recorded(report.REAL), recorded_items(report.REAL)
+    other = replace(real, points=with_others(real.points))
+    page = first_light.markdown(first_light.one_seed(other, items), real.pairs)
+    assert page == report.page_of(report.REAL)
+
+
+def test_curves_are_of_one_method_and_parts_have_none(run: Recorded, more: Recorded) -> None:
+    for method in ("average", "early_stopping"):
+        np.testing.assert_array_equal(more.curve(method, 0), run.curve(method, 0))
+    with pytest.raises(ValueError, match="several parts"):
+        more.curve("part", 0)
+    assert "part" not in remedies.recorded_methods(more.points)
+    assert {"hma", "distil+average", "l2"} <= set(remedies.recorded_methods(more.points))
+
+
+def test_a_curve_of_ratios_does_not_mix_numbers_of_blocks(more: Recorded) -> None:
+    three = more.points[more.points["method"] == "hma"]
+    six = three.assign(alpha=0.5, part="0.6|0.5|0.4|0.6|0.5|0.4|norms=0.0")
+    rows = curve_rows(pd.concat([more.points, six]), "hma", 0)
+    assert rows["part"].tolist() == ["0.6|0.4|0.2"]

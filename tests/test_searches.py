@@ -1,0 +1,515 @@
+"""Searches for ratios as stages of a study: each holds its mean, and none is worse than equal."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import miniature
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment_tax import presets, searches
+from alignment_tax.artifacts import Store
+from alignment_tax.merge.average import MergeError
+from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
+from alignment_tax.merge.parts import PartSweep, ratios_of_blocks
+from alignment_tax.mitigate.replay import tiny_reported
+from alignment_tax.models import load_state
+from alignment_tax.presets import PartGrid, RatioGrid
+from alignment_tax.results import IDENTITY, curve_rows, merge_rows, record
+from alignment_tax.searches import SEARCHES, Found, SampledReward, Task
+from alignment_tax.study import Spec, Study, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.train.rsf import short_prompts
+from alignment_tax.train.sample import sample_replies
+
+LAST, K, ALPHA = 2, 3, 0.3
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(miniature(), 0, Store(tmp_path_factory.mktemp("searches")))
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    """What every search finds for three blocks of mean 0.3."""
+    return {method: study.ratios(method, K, ALPHA) for method in SEARCHES}
+
+
+@pytest.fixture(scope="module")
+def parts(study):
+    """A network, and the mixture of theta_0 and the last round of RSF in three blocks."""
+    model, _, mixture = study.mixture(K)
+    return model, mixture
+
+
+def mixed(mixture, blocks, alpha=ALPHA, fixed=None):
+    return mixture.weights(ratios_of_blocks(mixture.partition, blocks, alpha, fixed=fixed))
+
+
+def bare(**changes):
+    """A study whose store cannot be written to: nothing may be made for what is refused."""
+    small = miniature()
+    ratios = dataclasses.replace(small.ratios, **changes)
+    return Study(dataclasses.replace(small, ratios=ratios), 0, Store("/nonexistent/ratios"))
+
+
+# what each search finds
+
+
+@pytest.mark.parametrize("method", sorted(SEARCHES))
+def test_ratios_have_the_mean_and_lie_in_the_box(found, method):
+    result = found[method]
+    assert len(result.blocks) == K
+    assert all(0 <= ratio <= 1 for ratio in result.blocks)
+    assert math.isfinite(result.objective)
+    if method == "hma_released":
+        # bfloat16 has 8 bits of mantissa: 0.7 is rounded by at most 0.2 %
+        assert result.alpha == pytest.approx(ALPHA, abs=0.002)
+        assert result.fixed == {"embeddings": 0.0, "norms": 0.0}
+    else:
+        assert result.alpha == pytest.approx(ALPHA, abs=1e-9)
+        assert result.fixed == {}
+
+
+@pytest.mark.parametrize("method", sorted(set(SEARCHES) - {"hma_released"}))
+def test_no_search_ends_worse_than_at_equal_ratios(found, method):
+    assert found[method].objective <= found[method].equal
+
+
+def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
+    model, mixture = parts
+    data = study.search_data()
+    samples = pd.read_parquet(study.best_replies().path / "samples.parquet")
+    best = samples[samples["chosen"]]
+    assert len(data.replies) == len(best) > 0
+    finished = samples[samples["finished"]]
+    highest = finished.groupby("group")["reward"].transform("max")
+    assert (best["reward"] == highest[best.index]).all()
+    objective = ReplyLikelihood(model, data.replies)
+    for blocks, value in (
+        (found["hma"].blocks, found["hma"].objective),
+        ((ALPHA,) * K, found["hma"].equal),
+    ):
+        again = mean_objective(objective, mixed(mixture, blocks), study.preset.ratios.batch_size)
+        assert value == pytest.approx(again, rel=1e-6)
+
+
+def test_hma_moves_the_ratios_and_lowers_its_objective(found):
+    assert found["hma"].objective < found["hma"].equal
+    assert len(set(found["hma"].blocks)) == K
+    assert found["hma"].path[0]["ratios"] == pytest.approx([ALPHA] * K)
+
+
+def test_the_grid_is_whole_and_its_best_point_is_the_smallest(study, found):
+    for method, step in (
+        ("hma_grid", study.preset.ratios.grid_step),
+        ("hma_reward", study.preset.ratios.reward_step),
+    ):
+        rows = found[method].path
+        points = [tuple(row["ratios"]) for row in rows]
+        assert points == grid_ratios(ALPHA, step, (1 / K,) * K)
+        assert len(points) > 3
+        best = min(rows, key=lambda row: row["full"])
+        assert found[method].objective == best["full"]
+        assert found[method].blocks == tuple(best["ratios"])
+    # the same data at equal ratios: the same number
+    assert found["hma_grid"].equal == pytest.approx(found["hma"].equal, rel=1e-6)
+
+
+def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, parts):
+    model, mixture = parts
+    data = study.search_data(method="hma_reward")
+    assert data.prompts == study.preset.ratios.reward_prompts
+    objective = SampledReward(model, data.prompts, data.reward)
+    chosen = range(data.prompts)
+    one, other = mixed(mixture, (0.6, 0.2, 0.1)), mixed(mixture, (0.0, 0.3, 0.6))
+    first = objective(one, chosen).item()
+    assert objective(other, chosen).item() != first
+    assert objective(one, chosen).item() == first
+
+    # by hand: the mixture by another way, replies and rewards one by one
+    network, tokenizer, sweep = study.part_sweep(blocks=K)
+    assert isinstance(sweep, PartSweep)
+    sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
+    rsf = study.preset.rsf
+    every = study.world.prompts(10**6, study.seed, "rlhf")
+    prompts = short_prompts(tokenizer, every, rsf.max_prompt_length)[: data.prompts]
+    replies = sample_replies(
+        network,
+        tokenizer,
+        prompts,
+        n=1,
+        temperature=rsf.temperature,
+        max_new_tokens=rsf.max_new_tokens,
+        batch_size=rsf.sampling_batch,
+        seed=study.seed,
+    )
+    rewards = study.rewards(prompts, [group[0].text for group in replies])
+    assert first == pytest.approx(-np.mean(rewards), rel=1e-6)
+
+
+def test_a_heavy_kl_term_moves_the_ratios_to_what_keeps_theta_0(study, found, parts):
+    model, mixture = parts
+    data = study.search_data(method="hma_kl")
+    kl = KlToStart(model, mixture.theta_0, data.texts["hma_kl"], weight=1.0)
+    heavy = dataclasses.replace(study.preset.ratios, kept_weight=1e4)
+    task = Task(mixture, model, data, heavy, ALPHA, study.seed)
+    kept = SEARCHES["hma_kl"](task)
+    with torch.no_grad():
+        at = {
+            name: kl(mixed(mixture, blocks)).item()
+            for name, blocks in (("hma", found["hma"].blocks), ("kept", kept.blocks))
+        }
+    assert 0 < at["kept"] < at["hma"]
+    # what was minimised is the likelihood and the term, no more
+    plain = mean_objective(task.likelihood, mixed(mixture, kept.blocks), heavy.batch_size)
+    assert kept.objective == pytest.approx(plain + 1e4 * at["kept"], rel=1e-6)
+
+
+def test_kept_texts_are_pretraining_text_with_or_without_the_formats(study):
+    _, tokenizer = study.policy("sft")
+    texts = {}
+    for method in searches.KEEPING:
+        ids = study.search_data(method=method).texts[method]
+        assert len(ids) == study.preset.ratios.kept_texts
+        texts[method] = [tokenizer.decode(row) for row in ids]
+    asked = {name: sum("question :" in text for text in held) for name, held in texts.items()}
+    assert asked["hma_kl_other"] == 0
+    # a passage comes with one of its questions and the answer to it
+    passages = [text for text in texts["hma_kl"] if text.startswith("passage :")]
+    assert all(text.count("question :") == 1 and "answer :" in text for text in passages)
+    reported = set(tiny_reported())
+    assert not reported & {text for held in texts.values() for text in held}
+
+
+def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found, parts):
+    model, mixture = parts
+    data = study.search_data(method="adamerging")
+    objective = ReplyLikelihood(model, data.labelled)
+    at = [
+        mean_objective(objective, mixed(mixture, blocks), 64)
+        for blocks in (found["adamerging"].blocks, (ALPHA,) * K)
+    ]
+    assert at[0] <= at[1]
+    assert found["adamerging"].objective == pytest.approx(at[0], rel=1e-5)
+    # read as it is scored: the prompt, then the answer and the end
+    _, tokenizer = study.policy("sft")
+    ids, labels = data.labelled[0]
+    answer = [label for label in labels if label != -100]
+    assert ids[-len(answer) :] == answer
+    assert answer[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[: -len(answer)]).endswith("answer :")
+
+
+# specs
+
+
+def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
+    open_ = Spec("rsf", LAST, "hma_grid", ALPHA, part="K=3")
+    closed = study.resolved(open_)
+    assert closed.alpha == ALPHA
+    assert ratios_in(closed) == (found["hma_grid"].blocks, {})
+    assert study.resolved(closed) is closed
+    like = dataclasses.replace(closed, method="hma")
+    keys = {study.evaluate(spec).key for spec in (open_, closed, like)}
+    assert len(keys) == 1
+    table = study.points([open_, like])
+    assert table["method"].tolist() == ["hma_grid", "hma"]
+    assert table["part"].tolist() == [closed.part] * 2
+    assert table["key"].nunique() == 1
+    weights = dict(study.model(open_)[0].state_dict())
+    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
+    name = "model.layers.8.mlp.up_proj.weight"
+    ratio = found["hma_grid"].blocks[2]
+    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
+
+
+def test_released_ratios_are_scored_with_embeddings_and_norms_of_theta_0(study, found):
+    spec = study.resolved(Spec("rsf", LAST, "hma_released", ALPHA, part="K=3"))
+    assert spec.part.endswith("|embeddings=0.0|norms=0.0")
+    weights = study.model(spec)[0].state_dict()
+    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
+    for name, tensor in weights.items():
+        if "norm" in name or "embed" in name:
+            assert torch.equal(tensor, start[name])
+    ratio, name = found["hma_released"].blocks[0], "model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.3, 0.4])
+def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, alpha):
+    """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
+    equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
+    monkeypatch.setattr(study, "ratios", lambda *arguments: equal)
+    spec = study.resolved(Spec("rsf", LAST, "hma", alpha, part="K=3"))
+    assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
+
+
+def test_specs_are_named_for_a_reader():
+    named = {
+        Spec("rsf", 2, "hma", 0.4, part="K=3"): "rsf round 2 with hma, alpha 0.4, 3 blocks",
+        Spec("rsf", 2, "hma", 0.4, part="0.61234567|0.4|0.18765433"): (
+            "rsf round 2 with hma, alpha 0.4, ratios 0.612 0.4 0.188"
+        ),
+        Spec("rsf", 2, "hma_released", 0.4, part="0.4|0.4|norms=0.0"): (
+            "rsf round 2 with hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"
+        ),
+        Spec("rsf", 2, "part", 0.4, part="input"): "rsf round 2 with part, alpha 0.4, part input",
+    }
+    assert [str(spec) for spec in named] == list(named.values())
+
+
+def test_recorded_specs_are_those_of_the_preset(study):
+    assert study.specs(["part"])[1:] == [
+        Spec("rsf", LAST, "part", 0.5, part=part) for part in ("input", "linear")
+    ]
+    assert study.specs(["hma"])[1:] == [Spec("rsf", LAST, "hma", 0.3, part="K=3")]
+    every = [Spec("sft"), *(s for w in ("part", "hma", "hma_grid") for s in study.specs([w])[1:])]
+    assert study.specs(["parts"]) == every
+    assert not {"part", "hma"} & {spec.method for spec in study.specs()}
+    without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)
+    with pytest.raises(UnknownStage, match="no method 'parts'"):
+        without.specs(["parts"])
+
+
+def test_presets_record_searches_and_parts_that_exist():
+    for name in ("tiny", "smoke"):
+        study = Study(name)
+        assert {grid.method for grid in study.preset.ratios.grids} == set(SEARCHES)
+        specs = study.specs(["parts"])  # refuses what cannot be searched
+        assert {spec.part for spec in specs} >= {"linear", "input", "head", "K=3"}
+
+
+# found ratios are kept
+
+
+ratio_lists = st.lists(st.floats(0, 1), min_size=2, max_size=9)
+
+
+@given(ratio_lists, st.dictionaries(st.sampled_from(["head", "norms"]), st.floats(0, 1)))
+def test_ratios_survive_disk_and_text(tmp_path_factory, ratios, fixed):
+    path = [{"step": 0, "ratios": ratios, "batch": 1 / 3, "full": None}]
+    found = Found(tuple(ratios), fixed, 0.1 + 0.2, 1 / 7, path)
+    folder = tmp_path_factory.mktemp("found")
+    found.save(folder)
+    assert Found.load(folder) == found
+    text = ratios_text(ratios, fixed)
+    assert ratios_in(Spec("rsf", 1, "hma", part=text)) == (found.blocks, found.fixed)
+
+
+def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, parts, monkeypatch):
+    model, mixture = parts
+    task = Task(mixture, model, study.search_data(), study.preset.ratios, ALPHA, study.seed)
+    assert SEARCHES["hma"](task) == found["hma"]
+    monkeypatch.setattr(Store, "_make", None)
+    assert Study(miniature(), 0, study.store).ratios("hma", K, ALPHA) == found["hma"]
+
+
+def test_what_is_recorded_does_not_change_what_is_found(study, found, monkeypatch):
+    other = dataclasses.replace(
+        study.preset.ratios, parts=(PartGrid("head", (0.1,)),), grids=(RatioGrid("hma", 9, (0.1,)),)
+    )
+    preset = dataclasses.replace(study.preset, ratios=other)
+    monkeypatch.setattr(Store, "_make", None)
+    assert Study(preset, 0, study.store).ratios("hma_kl", K, ALPHA) == found["hma_kl"]
+
+
+def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
+    def ratio_folders():
+        return {path.name for path in (study.store.root / "ratios").glob("*")}
+
+    def interrupted(found, folder):
+        (folder / "ratios.json").write_text("{")
+        raise KeyboardInterrupt
+
+    study.ratios("hma", K, ALPHA)
+    before = ratio_folders()
+    with monkeypatch.context() as patch:
+        patch.setattr(Found, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study.ratios("hma", K, 0.45)
+    assert {name for name in ratio_folders() if not name.endswith(".lock")} == {
+        name for name in before if not name.endswith(".lock")
+    }
+    assert study.ratios("hma", K, 0.45).alpha == pytest.approx(0.45)
+
+
+# refused before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "error", "message"),
+    [
+        (("hmm_x", 0.3, "K=3"), {}, UnknownStage, "no method 'hmm_x'"),
+        (("hma_x", 0.3, "K=3"), {}, UnknownStage, "no search 'hma_x'.*hma, hma_eq11"),
+        (("hma", 0.3, "K=10"), {}, MergeError, "10 blocks cannot be cut from 9 layers"),
+        (("hma", 0.3, "K=0"), {}, MergeError, "0 blocks"),
+        (("hma", 0.3, "K=1"), {}, MergeError, "one block there is nothing to search"),
+        (("hma", None, "K=3"), {}, ValueError, "needs alpha"),
+        (("hma", 0.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
+        (("hma", 1.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
+        (("hma_grid", 0.3, "K=6"), {}, MergeError, "grid search is for K = 3 blocks, not 6"),
+        (("hma_reward", 0.3, "K=2"), {}, MergeError, "grid search is for K = 3"),
+        (("hma_eq11", 0.9, "K=3"), {}, MergeError, "eps of 5.667 or more, or the softmax"),
+        (("hma_grid", 0.3, "K=3"), {"grid_step": 1.5}, MergeError, "step of the grid is 1.5"),
+        (("hma", 0.3, "K=3"), {"grid_step": 0.0}, MergeError, "grid_step of the ratios is 0.0"),
+        (("hma", 0.3, "K=3"), {"learning_rate": math.nan}, MergeError, "learning_rate .* is nan"),
+        (("hma", 0.3, "K=3"), {"n": 0}, MergeError, "n of the ratios is 0"),
+        (("hma_kl", 0.3, "K=3"), {"kept_texts": -1}, MergeError, "kept_texts of the ratios is -1"),
+        (("hma_kl", 0.3, "K=3"), {"kept_weight": -1.0}, MergeError, "kept_weight .* 0 or more"),
+        (("part", 0.3, "top"), {}, MergeError, "no part 'top'.*input, middle, output"),
+        (("part", 0.3, None), {}, ValueError, "needs a part and an alpha"),
+        (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be alpha"),
+        (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks"),
+        (("hma", 0.3, "0.3|0.3|K=3"), {}, MergeError, "'K' has no ratio to fix"),
+        (("hma", 0.3, "0.3|" * 8 + "0.4|0.2"), {}, MergeError, "10 blocks cannot be cut"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(spec, changes, error, message):
+    method, alpha, part = spec
+    study = bare(**changes)
+    asked = Spec("rsf", LAST, method, alpha, part=part)
+    for use in (study.evaluate, study.model, study.point):
+        with pytest.raises(error, match=message):
+            use(asked)
+
+
+def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_is_made():
+    with pytest.raises(UnknownStage, match=r"no rsf round 0 .* 1 to 2"):
+        bare().evaluate(Spec("rsf", 0, "hma", 0.3, part="K=3"))
+    with pytest.raises(UnknownStage, match="no algorithm 'dpo'"):
+        bare().ratios("hma", 3, 0.3, "dpo")
+    textless = dataclasses.replace(miniature(), replay_documents=0)
+    with pytest.raises(UnknownStage, match="no pretraining text"):
+        Study(textless, 0, Store("/nonexistent/ratios")).ratios("hma_kl", 3, 0.3)
+    numberless = dataclasses.replace(miniature(), ratios=None)
+    with pytest.raises(UnknownStage, match="set its `ratios`"):
+        Study(numberless, 0, Store("/nonexistent/ratios")).ratios("hma", 3, 0.3)
+
+
+def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
+    for grids, error in (
+        ((RatioGrid("hma", 10, (0.3,)),), MergeError),
+        ((RatioGrid("hma_grid", 3, (0.3, 1.0)),), MergeError),
+        ((RatioGrid("hma_nothing", 3, (0.3,)),), UnknownStage),
+    ):
+        study = bare(grids=grids)
+        with pytest.raises(error):
+            study.specs(["parts"])
+
+
+# the recorded table
+
+
+def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
+    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path)
+    monkeypatch.setattr("alignment_tax.results.Study", lambda p, s: Study(p, s, study.store))
+    record(miniature(), [0], methods=["part"])
+    points = pd.read_csv(tmp_path / "miniature" / "points.csv")
+    parts = points[points["method"] == "part"]
+    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == [
+        ["rsf", 0.5, "input", LAST],
+        ["rsf", 0.5, "linear", LAST],
+    ]
+    assert parts["key"].nunique() == 2
+    assert parts["skill"].between(0, 100 + 1e-9).all()
+    record(miniature(), [0], methods=["hma"])
+    points = pd.read_csv(tmp_path / "miniature" / "points.csv")
+    assert points["method"].tolist() == ["none", "part", "part", "hma"]
+    assert points["part"].iloc[-1].count("|") == K - 1
+    calls = json.loads((tmp_path / "miniature" / "provenance.json").read_text())
+    assert [call["methods"] for call in calls] == [["part"], ["hma"]]
+
+
+def test_ratios_found_anew_replace_those_of_as_many_blocks():
+    def table(*rows):
+        full = [(0, "rsf", method, None, alpha, part, 6, s) for method, alpha, part, s in rows]
+        return pd.DataFrame(full, columns=[*IDENTITY, "skill"])
+
+    stored = table(
+        ("hma", 0.4, "0.6|0.4|0.2", 1),
+        ("hma", 0.4, "0.5|0.3", 2),
+        ("hma", 0.2, "0.2|0.3|0.1", 3),
+        ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
+        ("hma_released", 0.4004, "0.4|0.4|0.4012|embeddings=0.0|norms=0.0", 5),
+        ("part", 0.4, "input", 6),
+    )
+    fresh = table(
+        ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
+        ("hma_released", 0.3996, "0.4|0.3988|0.4|embeddings=0.0|norms=0.0", 50),
+        ("part", 0.4, "output", 60),
+    )
+    merged = merge_rows(stored, fresh)
+    assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]
+    assert merged["part"].tolist()[0] == "0.7|0.4|0.1"
+
+
+def by_hand():
+    """Two seeds: theta_0 at (0, 80), RSF at (1, 60), averages on the line between, HMA above."""
+    rows = []
+    for seed in (0, 1):
+        base = 10 * seed  # another reward model, another zero
+        rows += [(seed, "sft", "none", None, None, 0, base, 80.0)]
+        rows += [(seed, "rsf", "none", None, None, r, base + r / 2, 80.0 - 10 * r) for r in (1, 2)]
+        rows += [
+            (seed, "rsf", "average", a, None, 2, base + a, 80 - 20 * a) for a in (0.0, 0.2, 0.6, 1)
+        ]
+        rows += [
+            (seed, "rsf", "hma", a, part, 2, base + a, 85 - 20 * a + seed)
+            for a, part in ((0.6, "0.8|0.6|0.4"), (0.2, "0.3|0.2|0.1"))
+        ]
+        rows += [(seed, "rsf", "hma", 0.2, "0.3|0.3|0.2|0.2|0.1|0.1", 2, base + 0.9, 99.0)]
+        rows += [(seed, "rsf", "part", 0.4, "input", 2, base + 1, 90.0)]
+        rows += [(seed, "rsf", "adamerging", 0.4, "|".join(["0.4"] * 9), 2, base + 0.4, 75.0)]
+        fixed = "0.4|0.4|0.4|embeddings=0.0|norms=0.0"
+        rows += [(seed, "rsf", "hma_released", 0.4, fixed, 2, base + 0.4, 70.0)]
+        # another algorithm is no part of the curve
+        rows += [(seed, "dpo", "hma", 0.4, "0.4|0.4|0.4", 1, base + 5, 95.0)]
+    names = ["seed", "algorithm", "method", "alpha", "part", "rounds", "reward", "skill"]
+    return pd.DataFrame(rows, columns=names).assign(strength=np.nan)
+
+
+def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
+    points = by_hand().sample(frac=1, random_state=0)
+    rows = curve_rows(points, "hma", 1)
+    assert rows["skill"].tolist() == [80, 82, 74, 60]
+    assert rows["reward"].tolist() == [10, 10.2, 10.6, 11]
+    assert rows["method"].tolist() == ["none", "hma", "hma", "none"]
+    assert curve_rows(points, "adamerging", 0)["skill"].tolist() == [80, 75, 60]
+    assert curve_rows(points, "hma_released", 0)["skill"].tolist() == [80, 70, 60]
+    with pytest.raises(ValueError, match="no points of method 'hma_kl', seed 0"):
+        curve_rows(points, "hma_kl", 0)
+    with pytest.raises(ValueError, match=r"'part' is no curve.*the column part"):
+        curve_rows(points, "part", 0)
+
+
+def test_hma_is_compared_with_averaging_by_the_area_of_its_front():
+    from alignment_tax.remedies import ahead, gained, method_table, recorded_methods
+
+    points = gained(by_hand())
+    # above reward 0 and skill 60. Averages at reward 0.2, 0.6, 1: skill 76, 68, 60, so
+    # 0.2 * 16 + 0.4 * 8; HMA of seed 0: skill 81, 73, so 0.2 * 21 + 0.4 * 13; of seed 1 one more
+    found = ahead(points, "hma", "average")
+    assert found.n_seeds == 2
+    gaps = [(0.2 * 21 + 0.4 * 13) - 6.4, (0.2 * 22 + 0.4 * 14) - 6.4]
+    assert found.difference == pytest.approx(np.mean(gaps))
+    assert recorded_methods(points) == [
+        "average",
+        "early_stopping",
+        *sorted({"hma", "adamerging", "hma_released"}),
+    ]
+    table = method_table(by_hand(), pd.DataFrame(), against="average").set_index("method")
+    assert table.loc["hma", "ahead"] == pytest.approx(-np.mean(gaps))
+    assert table.loc["hma", "points"] == 4
+
+
+def test_smoke_searches_less_than_tiny():
+    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
+    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
+        assert getattr(smoke, name) < getattr(tiny, name)
+    assert smoke.grid_step > tiny.grid_step
