@@ -395,7 +395,7 @@ TINY_RATIOS = RatioConfig(
         RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
         RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
         RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-        RatioGrid("hma_kl", 9, (0.2, 0.4)),
+        RatioGrid("hma_kl", 9, (0.1, 0.2, 0.3, 0.4, 0.6)),
         RatioGrid("hma_kl_other", 3, (0.1, 0.2, 0.4)),
         RatioGrid("hma_grid", 3, (0.2, 0.4)),
         RatioGrid("hma_eq11", 3, (0.2, 0.4)),
