@@ -67,7 +67,8 @@ def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
 
 def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
     items = recorded_items()
-    assert report.results_markdown(more, items) == report.results_markdown(run, items)
+    # what a ratio per block comes to stands behind the main line
+    assert report.results_markdown(more, items).startswith(report.results_markdown(run, items))
 
 
 def test_the_papers_claims_and_the_talk_are_the_same(run: Recorded, more: Recorded) -> None:
@@ -129,7 +130,7 @@ def test_the_page_of_the_real_model_lists_the_main_line_alone() -> None:
 def test_curves_are_of_one_method_and_parts_have_none(run: Recorded, more: Recorded) -> None:
     for method in ("average", "early_stopping"):
         np.testing.assert_array_equal(more.curve(method, 0), run.curve(method, 0))
-    with pytest.raises(ValueError, match="several parts"):
+    with pytest.raises(ValueError, match="each of its parts is one"):
         more.curve("part", 0)
     assert "part" not in remedies.recorded_methods(more.points)
     assert {"hma", "distil+average", "l2"} <= set(remedies.recorded_methods(more.points))
@@ -139,4 +140,4 @@ def test_a_curve_of_ratios_does_not_mix_numbers_of_blocks(more: Recorded) -> Non
     three = more.points[more.points["method"] == "hma"]
     six = three.assign(alpha=0.5, part="0.6|0.5|0.4|0.6|0.5|0.4|norms=0.0")
     rows = curve_rows(pd.concat([more.points, six]), "hma", 0)
-    assert rows["part"].tolist() == ["0.6|0.4|0.2"]
+    assert rows["part"].dropna().tolist() == ["0.6|0.4|0.2"]
