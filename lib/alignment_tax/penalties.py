@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment_tax import front, remedies
+from alignment_tax import front, remedies, talk
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.remedies import DISTILLED_AVERAGE, NAMES
 from alignment_tax.results import NotRecorded
+from alignment_tax.skills import FAMILIES
 from alignment_tax.study import AVERAGED, DISTIL, Spec, Study
 
 #: The remedies of the chapter, in its order.
@@ -80,6 +81,44 @@ def effects(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         steps=[steps for _, steps in far],
         seconds=seconds,
     )
+
+
+def lost(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
+    """Return what became of each family since theta_0 (points), and of translation without talk.
+
+    Args:
+        study: It scores the models, if they are not scored yet.
+        specs: The models, theta_0 among them.
+
+    Returns:
+        One row a model: method, strength, alpha; the change in each family and in skill; and
+        capped_translation, capped_skill, with translations cut at the reference's length (`talk`).
+    """
+    points = study.points(list(specs))
+    items = pd.concat(
+        study.scores(spec).items.assign(seed=study.seed, key=key)
+        for spec, key in zip(specs, points["key"], strict=True)
+    )
+    capped = talk.with_capped(points, items.drop_duplicates(["key", "slot", "item"]))
+    scores = points[[*FAMILIES, "skill"]].assign(
+        capped_translation=capped["translation"], capped_skill=capped["skill"]
+    )
+    start = scores[(points["algorithm"] == "sft").to_numpy()].iloc[0]
+    return points[["method", "strength", "alpha"]].join((scores - start).astype(float))
+
+
+def above(live: pd.DataFrame, curve: np.ndarray) -> pd.Series:
+    """Return by how many points of skill models lie above a curve, at their own reward.
+
+    Args:
+        live: Rows with reward and skill.
+        curve: (n, 2) reward and skill of the same seed, in the order of its strength.
+
+    Returns:
+        In the order of `live`; NaN where the curve does not reach the reward.
+    """
+    there = front.interpolate(curve, live["reward"].to_numpy(dtype=float))
+    return live["skill"].astype(float) - there
 
 
 # --- distances -----------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from alignment_tax.figures.look import (
     GREEN,
     GREY,
     METHODS,
-    ORANGE,
     PANELS,
     PURPLE,
     SKY,
@@ -50,8 +49,6 @@ EFFECTS = {
 }
 DOSES = {name: EFFECTS[name] for name in ("gain", "change", "kl")}
 GAIN_AXIS, CHANGE_AXIS = "reward gained over θ₀  →", "mean skill since θ₀ (points)  →"
-#: So many runs can be told apart in one panel of lines.
-LINES = (BLACK, ORANGE, SKY, GREEN, PURPLE)
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -106,29 +103,29 @@ def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figu
     """Draw how many weights moved by how many steps, a line a run.
 
     Args:
-        shares: Name of the run to what `penalties.histogram` returns.
+        shares: Method to what `penalties.histogram` returns of its run.
         caption: Which run this is.
 
     Raises:
-        FigureError: no run, more than there are colours, or missing columns.
+        FigureError: no run, an unknown method, or missing columns.
     """
-    colours = _line_colours(shares, "penalty_changes")
+    lines = _lines(shares, "penalty_changes")
+    parts = []
     with style():
         figure = canvas()
         axes = figure.add_subplot()
-        parts = []
-        for (name, table), colour in zip(shares.items(), colours, strict=False):
+        for method, table in shares.items():
             need(table, ["steps", "share"], "penalty_changes")
-            axes.plot(table["steps"], table["share"], color=colour, label=name)
+            axes.plot(table["steps"], table["share"], **lines[method])
             little = table.loc[table["steps"] < 1, "share"].sum()
             half = table["steps"].iloc[int((table["share"].cumsum() < 50).sum())]
             parts.append(
-                f"{name}: {number(little)} % of the weights moved by less than one learning rate, "
-                f"half by less than about {half:.2g}"
+                f"{METHODS[method].label}: {number(little)} % of the weights moved by less than "
+                f"one learning rate, half by less than about {half:.2g}"
             )
         axes.axvline(1, color=GREY, linewidth=1.2, linestyle="--")
         axes.set_xscale("log")
-        axes.set_xlabel("change of a weight since θ₀, in learning rates")
+        axes.set_xlabel("change of a weight since θ₀, in learning rates (far left: that or less)")
         axes.set_ylabel("share of the weights (%)")
         axes.set_ylim(bottom=0)
         alt = f"How far the weights moved ({caption}). {'; '.join(parts)}."
@@ -139,23 +136,23 @@ def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
     """Draw the singular values of the change of one matrix, each over its run's largest.
 
     Args:
-        values: Name of the run to its singular values, the largest first.
+        values: Method to the singular values of its run, the largest first.
         caption: Which run and which matrix this is.
 
     Raises:
-        FigureError: no run, more than there are colours, or a run that did not move.
+        FigureError: no run, an unknown method, or a run that did not move.
     """
-    colours = _line_colours(values, "lora_spectra")
+    lines = _lines(values, "lora_spectra")
+    parts = []
     with style():
         figure = canvas()
         axes = figure.add_subplot()
-        parts = []
-        for (name, each), colour in zip(values.items(), colours, strict=False):
+        for method, each in values.items():
             if not each.max() > 0:
-                raise FigureError(f"lora_spectra: in run {name!r} the matrix did not move.")
+                raise FigureError(f"lora_spectra: under {method!r} the matrix did not move.")
             shares = each / each.max()
-            axes.plot(np.arange(1, len(each) + 1), shares, color=colour, label=name)
-            parts.append(f"{name}: {int((shares > 1e-3).sum())} of {len(each)}")
+            axes.plot(np.arange(1, len(each) + 1), shares, **lines[method])
+            parts.append(f"{METHODS[method].label}: {int((shares > 1e-3).sum())} of {len(each)}")
         axes.axhline(1e-3, color=GREY, linewidth=1.2, linestyle="--")
         axes.set_yscale("log")
         axes.set_ylim(1e-8, 2)
@@ -168,10 +165,17 @@ def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
         return finish(figure, "In how many directions does a matrix move?", caption, alt, 3)
 
 
-def _line_colours(runs: Mapping[str, object], figure: str) -> Sequence[str]:
-    if not 1 <= len(runs) <= len(LINES):
-        raise FigureError(f"{figure} draws 1 to {len(LINES)} runs, not {len(runs)}.")
-    return LINES
+def _lines(runs: Mapping[str, object], figure: str) -> dict[str, dict[str, str]]:
+    """Return colour, label and stroke of each run: dotted where the colour is taken."""
+    if not runs:
+        raise FigureError(f"{figure} has nothing to draw: there is no run.")
+    lines: dict[str, dict[str, str]] = {}
+    for method in runs:
+        look = _look(method)
+        taken = look.colour in [line["color"] for line in lines.values()]
+        stroke = "--" if taken else "-"
+        lines[method] = {"color": look.colour, "label": look.label, "linestyle": stroke}
+    return lines
 
 
 # --- live models ---------------------------------------------------------------------------------
@@ -262,7 +266,7 @@ def penalty_front(points: pd.DataFrame, live: pd.DataFrame, *, caption: str) -> 
         axes.set_xlabel(GAIN_AXIS)
         axes.set_ylabel(CHANGE_AXIS)
         axes.margins(0.08)
-        both = f"{run_caption(points, recorded=True)} · markers with a black edge: {caption}"
+        both = f"{run_caption(points, recorded=True)}\nmarkers with a black edge: {caption}"
         alt = f"Skill against reward, both since θ₀ ({both}). {'; '.join(parts)}."
         title = "One seed on the recorded front"
         return finish(figure, title, both, alt, 2)
@@ -291,12 +295,10 @@ def penalty_combined(live: pd.DataFrame, alpha: float, *, caption: str) -> Figur
         for method, end in pairs.items():
             look, half = _look(method), by_method[method + AVERAGED]
             x, y = ([0.0, half[c], end[c]] for c in ("gain", "change"))
-            axes.plot(x, y, color=look.colour, marker=look.marker, markersize=10,
-                      markeredgecolor=BLACK, label=_name(end))  # fmt: skip
-            axes.annotate(
-                f"α = {alpha:g}", (half["gain"], half["change"]), xytext=(8, 6),
-                textcoords="offset points", fontsize=11,
-            )  # fmt: skip
+            axes.plot(x, y, color=look.colour)
+            shape: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 11}
+            axes.plot(x[2], y[2], markeredgecolor=BLACK, label=_name(end), **shape)
+            axes.plot(x[1], y[1], markeredgecolor=BLACK, markerfacecolor="white", **shape)
             parts.append(
                 f"{_name(end)}: reward {number(end['gain'], 2)}, skill "
                 f"{number(end['change'], sign=True)}; averaged at alpha {alpha:g}: "
@@ -308,7 +310,8 @@ def penalty_combined(live: pd.DataFrame, alpha: float, *, caption: str) -> Figur
         axes.set_ylabel(CHANGE_AXIS)
         axes.margins(0.12)
         alt = f"Runs and their averages with theta_0 ({caption}). {'. '.join(parts)}."
-        return finish(figure, "Held back, and then averaged", caption, alt, 3)
+        title = f"Held back, and then averaged (hollow: α = {alpha:g})"
+        return finish(figure, title, caption, alt, 3)
 
 
 # --- recorded remedies ---------------------------------------------------------------------------
