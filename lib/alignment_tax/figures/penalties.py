@@ -165,11 +165,11 @@ def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
         return finish(figure, "In how many directions does a matrix move?", caption, alt, 3)
 
 
-def _lines(runs: Mapping[str, object], figure: str) -> dict[str, dict[str, str]]:
+def _lines(runs: Mapping[str, object], figure: str) -> dict[str, dict[str, Any]]:
     """Return colour, label and stroke of each run: dotted where the colour is taken."""
     if not runs:
         raise FigureError(f"{figure} has nothing to draw: there is no run.")
-    lines: dict[str, dict[str, str]] = {}
+    lines: dict[str, dict[str, Any]] = {}
     for method in runs:
         look = _look(method)
         taken = look.colour in [line["color"] for line in lines.values()]
