@@ -48,6 +48,12 @@ EFFECTS = {
     "kl": "KL(θ ‖ θ₀) (nats a reply)",
 }
 DOSES = {name: EFFECTS[name] for name in ("gain", "change", "kl")}
+#: What a remedy takes hold of; each is a row of panels in `penalty_doses`.
+HELD = {
+    "weights": ("l1", "l2"),
+    "outputs": ("kd", "kd_squared", "kl"),
+    "rank": ("lora", "lora_mlp"),
+}
 GAIN_AXIS, CHANGE_AXIS = "reward gained over θ₀  →", "mean skill since θ₀ (points)  →"
 
 
@@ -346,29 +352,29 @@ def penalty_doses_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.Data
 def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
     """Draw reward, skill and KL along the strengths of each remedy, the weakest left.
 
-    Args and errors as `penalty_doses_table`; dashed is the plain distilled run, if it is there.
+    A row of panels for what is held back: weights, outputs, rank. Args and errors as
+    `penalty_doses_table`; dashed is the plain distilled run, if it is there.
     """
     table = penalty_doses_table(points, methods)
     rows = _since_theta_0(points, "penalty_doses")
     plain = rows[rows["method"] == PLAIN]
-    shift = np.linspace(-0.12, 0.12, len(methods))  # so that no interval covers another
+    held = {kind: [m for m in HELD[kind] if m in methods] for kind in HELD}
+    held = {kind: own for kind, own in held.items() if own}
     with style():
-        figure = canvas((PANELS[0], 5.4))
-        for axes, (column, title) in zip(
-            figure.subplots(1, len(DOSES)), DOSES.items(), strict=True
-        ):
-            for aside, method in zip(shift, methods, strict=True):
-                own, look = table[table["method"] == method], METHODS[method]
-                axes.errorbar(
-                    own["place"] + aside, own[column],
-                    yerr=bar_lengths(own[column], own[f"{column}_low"], own[f"{column}_high"]),
-                    color=look.colour, marker=look.marker, markeredgecolor="white",
-                    markeredgewidth=0.6, elinewidth=1.1, linewidth=1.5, label=look.label,
-                )  # fmt: skip
-            if len(plain):
-                axes.axhline(plain[column].mean(), color=GREY, linewidth=1.2, linestyle="--")
-            axes.axhline(0, color="#333333", linewidth=1.2)
+        figure = canvas((PANELS[0], 1.5 + 2.5 * len(held)))
+        grid = figure.subplots(len(held), len(DOSES), sharex=True, sharey="col", squeeze=False)
+        for panels, (kind, group) in zip(grid, held.items(), strict=True):
+            lines = _lines(dict.fromkeys(group), "penalty_doses")
+            for axes, column in zip(panels, DOSES, strict=True):
+                for method in group:
+                    _dose(axes, table[table["method"] == method], column, lines[method])
+                if len(plain):
+                    axes.axhline(plain[column].mean(), color=GREY, linewidth=1.2, linestyle="--")
+                axes.axhline(0, color="#333333", linewidth=1.2)
+            panels[0].set_ylabel(kind)
+        for axes, title in zip(grid[0], DOSES.values(), strict=True):
             axes.set_title(title, fontsize=12.5)
+        for axes in grid[-1]:
             axes.set_xticks(range(1, int(table["place"].max()) + 1))
             axes.set_xlabel("strength (1 = the weakest)")
         each = [
@@ -379,6 +385,16 @@ def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool =
         caption = run_caption(points, recorded)
         alt = f"What each strength does ({caption}). {'. '.join(each)}."
         return finish(figure, "The strengths, one by one", caption, alt, 4)
+
+
+def _dose(axes: Axes, own: pd.DataFrame, column: str, line: Mapping[str, Any]) -> None:
+    """Draw one score of one remedy along its strengths."""
+    axes.errorbar(
+        own["place"], own[column],
+        yerr=bar_lengths(own[column], own[f"{column}_low"], own[f"{column}_high"]),
+        marker=METHODS[own["method"].iloc[0]].marker, markeredgecolor="white",
+        markeredgewidth=0.6, elinewidth=1.1, **line,
+    )  # fmt: skip
 
 
 def penalty_fronts(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
