@@ -54,6 +54,18 @@ from alignment_tax.figures.parts import (
     simplex,
     simplex_table,
 )
+from alignment_tax.figures.penalties import (
+    lora_spectra,
+    penalty_changes,
+    penalty_combined,
+    penalty_distances,
+    penalty_distances_table,
+    penalty_doses,
+    penalty_doses_table,
+    penalty_effects,
+    penalty_front,
+    penalty_fronts,
+)
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -137,6 +149,7 @@ __all__ = [
     "learning_curves_table",
     "limit",
     "limit_table",
+    "lora_spectra",
     "losses",
     "losses_table",
     "main",
@@ -147,6 +160,15 @@ __all__ = [
     "pair_accuracy_table",
     "part_curves",
     "part_curves_table",
+    "penalty_changes",
+    "penalty_combined",
+    "penalty_distances",
+    "penalty_distances_table",
+    "penalty_doses",
+    "penalty_doses_table",
+    "penalty_effects",
+    "penalty_front",
+    "penalty_fronts",
     "ppo_runs",
     "ratio_path",
     "ratio_path_table",
