@@ -323,7 +323,8 @@ class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
-# DPO, RLOO and PPO draw as many replies as RSF: 6 x 128 x 8. Learning rates: see `tune`.
+# DPO, RLOO and PPO draw as many replies as RSF: 6 x 128 x 8. Their learning rates are those that
+# `alignment-tax tune tiny` chose: data/results/tiny/tuning.csv.
 TINY_DPO = DpoConfig(
     rounds=6,
     prompts_per_round=128,
@@ -333,7 +334,7 @@ TINY_DPO = DpoConfig(
     max_prompt_length=64,
     sampling_batch=256,
     beta=0.1,
-    learning_rate=1e-4,
+    learning_rate=1e-5,
     epochs=2,
     batch_size=16,
     max_length=145,
@@ -359,8 +360,8 @@ TINY_PPO = PpoConfig(
     sampling_batch=256,
     minibatch=32,
     epochs=2,
-    learning_rate=1e-4,
-    critic_learning_rate=1e-4,
+    learning_rate=2e-4,
+    critic_learning_rate=2e-4,
     kl_coef=0.05,
 )
 TINY_RATIOS = RatioConfig(
