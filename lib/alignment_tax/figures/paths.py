@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from alignment_tax.figures.look import (
     BLACK,
@@ -159,6 +160,7 @@ def path_lengths(rows: pd.DataFrame, caption: str) -> Figure:
                 table.index, table[name], color=look.colour, marker=look.marker, label=look.label,
                 markevery=max(1, len(table) // 8), markeredgecolor="white",
             )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step of the one finetuning")
         axes.set_ylabel("distance from θ₀ (% of the end's)  →")
         axes.set_ylim(bottom=0)
@@ -255,6 +257,7 @@ def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
             ]
         for axes, label in zip(panels, axis.values(), strict=True):
             axes.set_xlabel("norm of the change (1: the whole run's)")
+            axes.set_xlim(-0.05, 1.05)
             axes.set_ylabel(label)
         alt = f"Grafts and averages by the norm of their change ({caption}). {'; '.join(said)}."
         return finish(figure, "At the same norm: graft or average?", caption, alt, 2)
