@@ -458,6 +458,8 @@ def path_fronts(
 ) -> Figure:
     """Draw recorded remedies by strength against averages of the distilled run, a panel each.
 
+    The weakest and the strongest strength are written beside their points.
+
     Args:
         points: the recorded run.
         methods: remedies, one panel each.
@@ -484,11 +486,12 @@ def path_fronts(
             _with_bars(axes, table[table["method"] == DISTIL], family, METHODS[DISTIL])
             curve = table[table["method"] == method].sort_values("strength")
             _with_bars(axes, curve, family, METHODS[method])
-            for row in curve.to_dict("records"):
+            for row in curve.iloc[[0, -1]].drop_duplicates().to_dict("records"):
                 axes.annotate(
-                    f"{row['strength']:g}", (row["reward"], row[family]), xytext=(5, 5),
-                    textcoords="offset points", fontsize=10,
+                    f"{row['strength']:g}", (row["reward"], row[family]), xytext=(5, 6),
+                    textcoords="offset points", fontsize=11,
                 )  # fmt: skip
+            for row in curve.to_dict("records"):
                 said.append(
                     f"{METHODS[method].label} {row['strength']:g}: reward "
                     f"{number(row['reward'], 2, True)}, {number(row[family], 1, True)}"
@@ -498,6 +501,7 @@ def path_fronts(
                 axes.plot(
                     mine["reward"], mine[family], marker="*", markersize=15, color=BLACK,
                     markerfacecolor="white", linestyle="none", label="this run (one seed)",
+                    zorder=5,
                 )  # fmt: skip
             axes.set_title(METHODS[method].label)
         for axes in panels[-1]:
@@ -520,8 +524,8 @@ def _with_bars(axes: Axes, rows: pd.DataFrame, family: str, look: Look) -> None:
         yerr=bar_lengths(rows[family], rows[f"{family}_low"], rows[f"{family}_high"]),
         color=look.colour,
         marker=look.marker,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
+        markeredgecolor="#555555",
+        markeredgewidth=0.6,
         elinewidth=0.8,
         linewidth=1.6,
         label=look.label,
