@@ -480,6 +480,9 @@ def path_fronts(
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.flat[len(methods) :]:
             axes.set_visible(False)
+        for axes in panels.flat[max(0, len(methods) - columns) : len(methods)]:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("reward gained over θ₀  →")
         for axes, method in zip(panels.flat, methods, strict=False):
             average = table[table["method"] == DISTILLED_AVERAGE].sort_values("alpha")
             _with_bars(axes, average, family, METHODS[DISTILLED_AVERAGE])
@@ -504,8 +507,6 @@ def path_fronts(
                     zorder=5,
                 )  # fmt: skip
             axes.set_title(METHODS[method].label)
-        for axes in panels[-1]:
-            axes.set_xlabel("reward gained over θ₀  →")
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
         what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
