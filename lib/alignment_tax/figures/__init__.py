@@ -68,6 +68,18 @@ from alignment_tax.figures.paths import (
     replay_mix_table,
     same_norm,
 )
+from alignment_tax.figures.penalties import (
+    lora_spectra,
+    penalty_changes,
+    penalty_combined,
+    penalty_distances,
+    penalty_distances_table,
+    penalty_doses,
+    penalty_doses_table,
+    penalty_effects,
+    penalty_front,
+    penalty_fronts,
+)
 from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
@@ -156,6 +168,7 @@ __all__ = [
     "limit_table",
     "live_fronts",
     "live_fronts_table",
+    "lora_spectra",
     "losses",
     "losses_table",
     "main",
@@ -170,6 +183,15 @@ __all__ = [
     "path_fronts_table",
     "path_lengths",
     "path_lengths_table",
+    "penalty_changes",
+    "penalty_combined",
+    "penalty_distances",
+    "penalty_distances_table",
+    "penalty_doses",
+    "penalty_doses_table",
+    "penalty_effects",
+    "penalty_front",
+    "penalty_fronts",
     "ppo_runs",
     "ratio_path",
     "ratio_path_table",

@@ -68,7 +68,7 @@ METHODS: dict[str, Look] = {
     "l2": Look("L2 penalty", SKY, "v"),
     "kl": Look("KL penalty", SKY, "<"),
     "kd": Look("knowledge distillation", PURPLE, ">"),
-    "kd_squared": Look("the same, squared distance", PURPLE, "<"),
+    "kd_squared": Look("distillation, squared", PURPLE, "<"),
     "lora": Look("LoRA", PURPLE, "X"),
     "lora_mlp": Look("LoRA on the MLP", PURPLE, "P"),
     "replay": Look("replay", ORANGE, "P"),

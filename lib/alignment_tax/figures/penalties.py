@@ -1,0 +1,503 @@
+"""What penalties and LoRA hold back: weights, outputs, ranks; and where their models end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignment_tax.figures.look import (
+    BLACK,
+    GREEN,
+    GREY,
+    METHODS,
+    PANELS,
+    PURPLE,
+    SKY,
+    WIDE,
+    FigureError,
+    Look,
+    bar_lengths,
+    canvas,
+    finish,
+    style,
+)
+from alignment_tax.figures.tables import change, need, number, prepare, run_caption, summarise
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.mitigate.output_penalty import forward_kl, reverse_kl, squared_distance
+
+#: The three ways in which `mitigate.output_penalty` measures how far the outputs are.
+DISTANCES = {
+    "forward": (forward_kl, Look("KD: KL(θ₀ ‖ θ)", PURPLE, ">")),
+    "reverse": (reverse_kl, Look("KL penalty: KL(θ ‖ θ₀)", SKY, "<")),
+    "squared": (squared_distance, Look("squared distance", GREEN, "s")),
+}
+PLAIN = "distil"
+AVERAGED = "+average"
+AVERAGED_PLAIN = PLAIN + AVERAGED
+#: What `penalty_effects` and `penalty_doses` show, and how it is said.
+EFFECTS = {
+    "gain": "reward gained",
+    "change": "skill since θ₀ (points)",
+    "distance": "‖θ − θ₀‖ (% of ‖θ₀‖)",
+    "kl": "KL(θ ‖ θ₀) (nats a reply)",
+}
+DOSES = {name: EFFECTS[name] for name in ("gain", "change", "kl")}
+#: What a remedy takes hold of; each is a row of panels in `penalty_doses`.
+HELD = {
+    "weights": ("l1", "l2"),
+    "outputs": ("kd", "kd_squared", "kl"),
+    "rank": ("lora", "lora_mlp"),
+}
+GAIN_AXIS, CHANGE_AXIS = "reward gained over θ₀  →", "mean skill since θ₀ (points)  →"
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def penalty_distances_table(teacher: float = 0.9) -> pd.DataFrame:
+    """Return what `penalty_distances` draws: student (0 to 1), forward, reverse, squared."""
+    if not 0 < teacher < 1:
+        raise FigureError(f"penalty_distances needs a probability inside (0, 1), not {teacher}.")
+    student = torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
+    p = torch.tensor([[teacher, 1 - teacher]], dtype=torch.float64).log()
+    q = torch.stack([student, 1 - student], dim=1).log()
+    values = {name: distance(p, q).numpy() for name, (distance, _) in DISTANCES.items()}
+    return pd.DataFrame({"student": student.numpy(), **values})
+
+
+def penalty_distances(teacher: float = 0.9) -> Figure:
+    """Draw the three distances between outputs for a vocabulary of two tokens.
+
+    Args:
+        teacher: theta_0's probability of the first token.
+    """
+    table = penalty_distances_table(teacher)
+    with style():
+        figure = canvas()
+        axes = figure.add_subplot()
+        for name, (_, look) in DISTANCES.items():
+            axes.plot(table["student"], table[name], color=look.colour, label=look.label)
+        axes.axvline(teacher, color=GREY, linewidth=1.2, linestyle="--")
+        axes.set_xlabel("the policy's probability of the token that θ₀ prefers")
+        axes.set_ylabel("distance")
+        axes.set_ylim(0, 3)
+        ends = table.iloc[[0, -1]]
+        each = [
+            f"{look.label}: {number(ends[name].iloc[0], 2)} at {ends['student'].iloc[0]:g}, "
+            f"{number(ends[name].iloc[1], 2)} at {ends['student'].iloc[1]:g}"
+            for name, (_, look) in DISTANCES.items()
+        ]
+        alt = (
+            f"Three distances between outputs over two tokens, where theta_0 gives the first "
+            f"{teacher:g}. All are 0 there. {'; '.join(each)}."
+        )
+        title = "Three ways to be far from θ₀"
+        caption = f"worked out; two tokens, θ₀ gives the first {teacher:g}"
+        return finish(figure, title, caption, alt, 3)
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figure:
+    """Draw how many weights moved by how many steps, a line a run.
+
+    Args:
+        shares: Method to what `penalties.histogram` returns of its run.
+        caption: Which run this is.
+
+    Raises:
+        FigureError: no run, an unknown method, or missing columns.
+    """
+    lines = _lines(shares, "penalty_changes")
+    parts = []
+    with style():
+        figure = canvas()
+        axes = figure.add_subplot()
+        for method, table in shares.items():
+            need(table, ["steps", "share"], "penalty_changes")
+            axes.plot(table["steps"], table["share"], **lines[method])
+            little = table.loc[table["steps"] < 1, "share"].sum()
+            half = table["steps"].iloc[int((table["share"].cumsum() < 50).sum())]
+            parts.append(
+                f"{METHODS[method].label}: {number(little)} % of the weights moved by less than "
+                f"one learning rate, half by less than about {half:.2g}"
+            )
+        axes.axvline(1, color=GREY, linewidth=1.2, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel("change of a weight since θ₀, in learning rates (far left: that or less)")
+        axes.set_ylabel("share of the weights (%)")
+        axes.set_ylim(bottom=0)
+        alt = f"How far the weights moved ({caption}). {'; '.join(parts)}."
+        return finish(figure, "How far does each weight go?", caption, alt, 3)
+
+
+def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
+    """Draw the singular values of the change of one matrix, each over its run's largest.
+
+    Args:
+        values: Method to the singular values of its run, the largest first.
+        caption: Which run and which matrix this is.
+
+    Raises:
+        FigureError: no run, an unknown method, or a run that did not move.
+    """
+    lines = _lines(values, "lora_spectra")
+    parts = []
+    with style():
+        figure = canvas()
+        axes = figure.add_subplot()
+        for method, each in values.items():
+            if not each.max() > 0:
+                raise FigureError(f"lora_spectra: under {method!r} the matrix did not move.")
+            shares = each / each.max()
+            axes.plot(np.arange(1, len(each) + 1), shares, **lines[method])
+            parts.append(f"{METHODS[method].label}: {int((shares > 1e-3).sum())} of {len(each)}")
+        axes.axhline(1e-3, color=GREY, linewidth=1.2, linestyle="--")
+        axes.set_yscale("log")
+        axes.set_ylim(1e-8, 2)
+        axes.set_xlabel("number of the singular value")
+        axes.set_ylabel("singular value over the largest")
+        alt = (
+            f"Singular values of the change of one matrix ({caption}). Above a thousandth of the "
+            f"largest: {'; '.join(parts)}."
+        )
+        return finish(figure, "In how many directions does a matrix move?", caption, alt, 3)
+
+
+def _lines(runs: Mapping[str, object], figure: str) -> dict[str, dict[str, Any]]:
+    """Return colour, label and stroke of each run: dotted where the colour is taken."""
+    if not runs:
+        raise FigureError(f"{figure} has nothing to draw: there is no run.")
+    lines: dict[str, dict[str, Any]] = {}
+    for method in runs:
+        look = _look(method)
+        taken = look.colour in [line["color"] for line in lines.values()]
+        stroke = "--" if taken else "-"
+        lines[method] = {"color": look.colour, "label": look.label, "linestyle": stroke}
+    return lines
+
+
+# --- live models ---------------------------------------------------------------------------------
+
+
+def penalty_effects(table: pd.DataFrame, *, caption: str) -> Figure:
+    """Draw what one strength of each remedy does: reward, skill, distance of weights, KL.
+
+    Args:
+        table: What `penalties.effects` returns: method, strength, gain, change, distance, kl.
+        caption: Which run this is.
+
+    Raises:
+        FigureError: missing columns, no row of a remedy or of the plain run, or an unknown method.
+    """
+    need(table, ["method", "strength", *EFFECTS], "penalty_effects")
+    rows = table[table["method"] != "none"]
+    plain = rows[rows["method"] == PLAIN]
+    if plain.empty or len(rows) == len(plain):
+        raise FigureError("penalty_effects needs the plain run (distil) and a remedy beside it.")
+    records = rows.to_dict("records")
+    names = [_name(row) for row in records]
+    with style():
+        figure = canvas((PANELS[0], 2.0 + 0.42 * len(names)))
+        panels = figure.subplots(1, len(EFFECTS), sharey=True)
+        for axes, (column, title) in zip(panels, EFFECTS.items(), strict=True):
+            axes.axvline(float(plain[column].iloc[0]), color=GREY, linewidth=1.2, linestyle="--")
+            axes.axvline(0, color="#333333", linewidth=1.2)
+            for y, row in enumerate(records):
+                look = _look(row["method"])
+                axes.plot(row[column], y, marker=look.marker, color=look.colour, markersize=9,
+                          markeredgecolor=BLACK, markeredgewidth=0.6)  # fmt: skip
+            axes.set_title(title, fontsize=11.5)
+            axes.margins(x=0.12)
+            axes.xaxis.get_major_locator().set_params(nbins=5)
+            axes.grid(visible=False, axis="y")
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        each = [
+            f"{name}: {', '.join(f'{what} {number(row[c], 2)}' for c, what in EFFECTS.items())}"
+            for name, row in zip(names, records, strict=True)
+        ]
+        alt = f"What one strength of each remedy does ({caption}). {'. '.join(each)}."
+        return finish(figure, "What is held back (dashed: nothing is)", caption, alt)
+
+
+def penalty_front(points: pd.DataFrame, live: pd.DataFrame, *, caption: str) -> Figure:
+    """Draw live models of one seed on the recorded front of averaging and early stopping.
+
+    Both axes are changes since theta_0 of the same seed, so all curves start at zero.
+
+    Args:
+        points: the columns of points.csv, one study.
+        live: What `penalties.effects` returns: method, strength, gain, change.
+        caption: Which run the live models are of.
+
+    Raises:
+        FigureError: missing columns, several studies, no theta_0, or an unknown method.
+    """
+    figure_name = "penalty_front"
+    need(live, ["method", "strength", "alpha", "gain", "change"], figure_name)
+    rows = _since_theta_0(points, figure_name)
+    table = _summary(rows)
+    parts = []
+    with style():
+        figure = canvas((WIDE[0], 6.2))
+        axes = figure.add_subplot()
+        for method in ("early_stopping", "average"):
+            _curve(axes, table, rows, method)
+            end = _of(table, method).iloc[-1]
+            parts.append(
+                f"recorded, {METHODS[method].label}: ends at reward {number(end['gain'], 2)}, "
+                f"skill {number(end['change'], sign=True)}"
+            )
+        for row in live[live["method"] != "none"].to_dict("records"):
+            look, hollow = _look(row["method"]), row["method"].endswith(AVERAGED)
+            axes.plot(
+                row["gain"], row["change"], marker=look.marker, color=look.colour, markersize=13,
+                markerfacecolor="white" if hollow else look.colour, markeredgecolor=BLACK,
+                markeredgewidth=1.2, linestyle="none", label=f"this seed: {_name(row)}", zorder=5,
+            )  # fmt: skip
+            parts.append(
+                f"this seed, {_name(row)}: reward {number(row['gain'], 2)}, skill "
+                f"{number(row['change'], sign=True)}"
+            )
+        axes.plot(0, 0, marker="*", markersize=17, color=BLACK, markerfacecolor="white", zorder=6)
+        axes.annotate("θ₀", (0, 0), xytext=(-9, 6), textcoords="offset points", ha="right")
+        axes.set_xlabel(GAIN_AXIS)
+        axes.set_ylabel(CHANGE_AXIS)
+        axes.margins(0.08)
+        both = f"{run_caption(points, recorded=True)}\nmarkers with a black edge: {caption}"
+        alt = f"Skill against reward, both since θ₀ ({both}). {'; '.join(parts)}."
+        title = "One seed on the recorded front"
+        return finish(figure, title, both, alt, 2)
+
+
+def penalty_combined(live: pd.DataFrame, alpha: float, *, caption: str) -> Figure:
+    """Draw runs with the averages of their outcomes with theta_0: from it over alpha to the run.
+
+    Args:
+        live: Rows of `penalties.effects`: methods, and the same with "+average" at one alpha.
+        alpha: That alpha, the weight of the run.
+        caption: Which run this is.
+
+    Raises:
+        FigureError: missing columns, or no average of a run that is there.
+    """
+    need(live, ["method", "strength", "alpha", "gain", "change"], "penalty_combined")
+    by_method = {row["method"]: row for row in live.to_dict("records")}
+    pairs = {m: row for m, row in by_method.items() if m + AVERAGED in by_method}
+    if not pairs:
+        raise FigureError("penalty_combined needs a run and its average, such as l2 and l2+average")
+    parts = []
+    with style():
+        figure = canvas()
+        axes = figure.add_subplot()
+        for method, end in pairs.items():
+            look, half = _look(method), by_method[method + AVERAGED]
+            x, y = ([0.0, half[c], end[c]] for c in ("gain", "change"))
+            axes.plot(x, y, color=look.colour)
+            shape: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 11}
+            axes.plot(x[2], y[2], markeredgecolor=BLACK, label=_name(end), **shape)
+            axes.plot(x[1], y[1], markeredgecolor=BLACK, markerfacecolor="white", **shape)
+            parts.append(
+                f"{_name(end)}: reward {number(end['gain'], 2)}, skill "
+                f"{number(end['change'], sign=True)}; averaged at alpha {alpha:g}: "
+                f"{number(half['gain'], 2)}, {number(half['change'], sign=True)}"
+            )
+        axes.plot(0, 0, marker="*", markersize=17, color=BLACK, markerfacecolor="white", zorder=6)
+        axes.annotate("θ₀", (0, 0), xytext=(-9, 6), textcoords="offset points", ha="right")
+        axes.set_xlabel(GAIN_AXIS)
+        axes.set_ylabel(CHANGE_AXIS)
+        axes.margins(0.12)
+        alt = f"Runs and their averages with theta_0 ({caption}). {'. '.join(parts)}."
+        title = f"Held back, and then averaged (hollow: α = {alpha:g})"
+        return finish(figure, title, caption, alt, 3)
+
+
+# --- recorded remedies ---------------------------------------------------------------------------
+
+
+def penalty_doses_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return what each strength does: means and 95 % t intervals over seeds.
+
+    Args:
+        points: the columns of points.csv, one study.
+        methods: remedies, in the order of the legend.
+
+    Returns:
+        One row per method and strength: place (1 is the weakest), seeds, and gain (reward over
+        theta_0 of the same seed), change (points of mean skill since it), kl, with _low, _high.
+
+    Raises:
+        FigureError: missing columns, several studies, no theta_0, or no row of a method.
+    """
+    rows = _since_theta_0(points, "penalty_doses")
+    parts = []
+    for method in methods:
+        own = rows[(rows["algorithm"] == "rsf") & (rows["method"] == method)]
+        if own.empty:
+            raise FigureError(f"penalty_doses: the points have no rows of {method!r}.")
+        table = summarise(own, ["method", "strength"], list(DOSES))
+        table = table.sort_values("strength", ascending=not REMEDIES[method].weak_is_high)
+        parts.append(table.assign(place=np.arange(1, len(table) + 1)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
+    """Draw reward, skill and KL along the strengths of each remedy, the weakest left.
+
+    A row of panels for what is held back: weights, outputs, rank. Args and errors as
+    `penalty_doses_table`; dashed is the plain distilled run, if it is there.
+    """
+    table = penalty_doses_table(points, methods)
+    rows = _since_theta_0(points, "penalty_doses")
+    plain = rows[rows["method"] == PLAIN]
+    held = {kind: [m for m in HELD[kind] if m in methods] for kind in HELD}
+    held = {kind: own for kind, own in held.items() if own}
+    with style():
+        figure = canvas((PANELS[0], 1.5 + 2.5 * len(held)))
+        grid = figure.subplots(len(held), len(DOSES), sharex=True, sharey="col", squeeze=False)
+        for panels, (kind, group) in zip(grid, held.items(), strict=True):
+            lines = _lines(dict.fromkeys(group), "penalty_doses")
+            for axes, column in zip(panels, DOSES, strict=True):
+                for method in group:
+                    _dose(axes, table[table["method"] == method], column, lines[method])
+                if len(plain):
+                    axes.axhline(plain[column].mean(), color=GREY, linewidth=1.2, linestyle="--")
+                axes.axhline(0, color="#333333", linewidth=1.2)
+            panels[0].set_ylabel(kind)
+        for axes, title in zip(grid[0], DOSES.values(), strict=True):
+            axes.set_title(title, fontsize=12.5)
+        for axes in grid[-1]:
+            axes.set_xticks(range(1, int(table["place"].max()) + 1))
+            axes.set_xlabel("strength (1 = the weakest)")
+        each = [
+            f"{METHODS[row['method']].label} {row['strength']:g}: "
+            + ", ".join(f"{what} {number(row[c], 2)}" for c, what in DOSES.items())
+            for row in table.to_dict("records")
+        ]
+        caption = run_caption(points, recorded)
+        alt = f"What each strength does ({caption}). {'. '.join(each)}."
+        return finish(figure, "The strengths, one by one", caption, alt, 4)
+
+
+def _dose(axes: Axes, own: pd.DataFrame, column: str, line: Mapping[str, Any]) -> None:
+    """Draw one score of one remedy along its strengths."""
+    axes.errorbar(
+        own["place"], own[column],
+        yerr=bar_lengths(own[column], own[f"{column}_low"], own[f"{column}_high"]),
+        marker=METHODS[own["method"].iloc[0]].marker, markeredgecolor="white",
+        markeredgewidth=0.6, elinewidth=1.1, **line,
+    )  # fmt: skip
+
+
+def penalty_fronts(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
+    """Draw each remedy's curve beside the averages of the plain distilled run, a panel a remedy.
+
+    Both axes are changes since theta_0 of the same seed. A curve goes from theta_0 over the
+    strongest strength to the weakest, and on to the plain run where it fades into that.
+
+    Args:
+        points: the columns of points.csv, one study.
+        methods: remedies that have rows.
+        recorded: True for a run from data/results.
+
+    Raises:
+        FigureError: missing columns, several studies, no theta_0, or no row of a method.
+    """
+    rows = _since_theta_0(points, "penalty_fronts")
+    table = _summary(rows)
+    if absent := set(methods) - set(table["method"]):
+        raise FigureError(f"penalty_fronts: the points have no rows of {min(absent)!r}.")
+    across = min(4, len(methods))
+    down = -(-len(methods) // across)
+    parts = []
+    with style():
+        figure = canvas((PANELS[0], 1.6 + 2.9 * down))
+        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes, method in zip(panels.flat, methods, strict=False):
+            if AVERAGED_PLAIN in set(table["method"]):
+                _curve(axes, table, rows, AVERAGED_PLAIN)
+            _curve(axes, table, rows, method)
+            axes.set_title(METHODS[method].label, fontsize=12)
+            points_of = _of(table, method).to_dict("records")
+            each = [f"{number(r['gain'], 2)}, {number(r['change'], sign=True)}" for r in points_of]
+            parts.append(f"{METHODS[method].label}: {'; '.join(each)}")
+        for axes in list(panels.flat)[len(methods) :]:
+            axes.set_visible(False)
+        figure.supylabel(CHANGE_AXIS, fontsize=12.5)
+        for axes in panels[-1]:
+            axes.set_xlabel("reward gained  →")
+        caption = run_caption(points, recorded)
+        alt = f"Reward gained and skill since θ₀, from θ₀ on ({caption}). {'. '.join(parts)}."
+        return finish(figure, "Each remedy beside averaging", caption, alt, 4)
+
+
+def _since_theta_0(points: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Return the rows of RSF and theta_0, with gain and change since theta_0 of the same seed."""
+    rows = prepare(points, ["reward", "skill"], figure)
+    moved = change(rows, ["reward", "skill"], figure)
+    rows = rows.assign(gain=moved["reward"], change=moved["skill"])
+    return rows[rows["algorithm"].isin(["sft", "rsf"])]
+
+
+def _summary(rows: pd.DataFrame) -> pd.DataFrame:
+    return summarise(
+        rows, ["algorithm", "method", "strength", "alpha", "rounds"], ["gain", "change"]
+    )
+
+
+def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the rows of a method's curve from theta_0 on, in the order of `results.curve_rows`."""
+    rsf = table[table["algorithm"] == "rsf"]
+    start = table[table["algorithm"] == "sft"]
+    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
+    if method == "early_stopping":
+        return pd.concat([start, own.sort_values("rounds")])
+    if own["alpha"].notna().all():
+        return own.sort_values("alpha")
+    remedy = REMEDIES[method]
+    own = own.sort_values("strength", ascending=remedy.weak_is_high)
+    return pd.concat([start, own, rsf[rsf["method"] == PLAIN]] if remedy.fades else [start, own])
+
+
+def _curve(axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str) -> None:
+    """Draw one method: single seeds faint, means as a line with their intervals."""
+    look, own = METHODS[method], _of(table, method)
+    word = "none" if method == "early_stopping" else method
+    seeds = rows[(rows["method"] == word) & (rows["algorithm"] == "rsf")]
+    axes.scatter(
+        seeds["gain"], seeds["change"], s=12, color=look.colour, marker=look.marker, alpha=0.3,
+        linewidths=0, zorder=1.5,
+    )  # fmt: skip
+    axes.errorbar(
+        own["gain"], own["change"],
+        xerr=bar_lengths(own["gain"], own["gain_low"], own["gain_high"]),
+        yerr=bar_lengths(own["change"], own["change_low"], own["change_high"]),
+        color=look.colour, marker=look.marker, markersize=6, markeredgecolor="white",
+        markeredgewidth=0.6, elinewidth=0.9, linewidth=1.6, label=look.label, zorder=2,
+    )  # fmt: skip
+
+
+def _look(method: str) -> Look:
+    """Return how a method is drawn; its average with theta_0 has the same look."""
+    word = method if method in METHODS else method.removesuffix(AVERAGED)
+    if word not in METHODS:
+        raise FigureError(f"No look for method {method!r}: add one to METHODS.")
+    return METHODS[word]
+
+
+def _name(row: Mapping[Any, Any]) -> str:
+    """Return a model's name for a legend: the remedy, its strength, the alpha of an average."""
+    text = _look(row["method"].removesuffix(AVERAGED)).label
+    if pd.notna(row["strength"]):
+        text += f" {row['strength']:g}"
+    if row["method"].endswith(AVERAGED):
+        text += f", averaged (α = {row['alpha']:g})"
+    return text

@@ -1,0 +1,359 @@
+"""Chapter 07: distances by hand, what is recorded in both states, its figures and its exercises."""
+
+import copy
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from alignment_tax import figures, penalties, remedies, results, settings
+from alignment_tax.course import read_notebook
+from alignment_tax.figures.look import FigureError, alt_text
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.study import Spec, Study
+
+NOTEBOOK = settings.notebooks_folder() / "07_penalties_and_lora.ipynb"
+FAMILIES = ("commonsense", "reading", "translation", "skill")
+
+
+def point(seed, algorithm, reward, skill, method="none", rounds=2, alpha=None, strength=None):
+    return {
+        "study": "tiny", "seed": seed, "algorithm": algorithm, "method": method,
+        "strength": strength, "alpha": alpha, "part": None, "rounds": rounds,
+        "reward": float(reward), "gold": 0.0, "kl": float(reward), "n_items": 100,
+        **dict.fromkeys(FAMILIES, float(skill)),
+    }  # fmt: skip
+
+
+def main_rows(seed):
+    """theta_0 (0, 80), RSF (2, 76) and (4, 70), and its averages."""
+    rows = [
+        point(seed, "base", -9, 90, rounds=0),
+        point(seed, "sft", 0, 80, rounds=0),
+        point(seed, "rsf", 2, 76, rounds=1),
+        point(seed, "rsf", 4, 70),
+    ]
+    for alpha, reward, skill in ((0.0, 0, 80), (0.5, 2, 77), (1.0, 4, 70)):
+        rows.append(point(seed, "rsf", reward, skill, "average", alpha=alpha))
+    return rows
+
+
+def remedy_rows(seed):
+    """The plain run (4, 70), its averages over (2, 78), L2 below that curve and LoRA above it."""
+    rows = [
+        point(seed, "rsf", 4, 70, "distil"),
+        point(seed, "rsf", 2, 75 - seed, "l2", strength=0.1),
+        point(seed, "rsf", 1, 76 + seed, "l2", strength=1.0),
+        point(seed, "rsf", 2, 80, "lora", strength=1),
+        point(seed, "rsf", 3, 81, "lora", strength=4),
+        point(seed, "rsf", 2, 74, "l2+average", alpha=1.0, strength=0.1),
+        point(seed, "rsf", 1, 75 + seed, "l2+average", alpha=0.5, strength=0.1),
+        point(seed, "rsf", 0, 80, "l2+average", alpha=0.0, strength=0.1),
+    ]
+    for alpha, reward, skill in ((0.0, 0, 80), (0.5, 2, 78), (1.0, 4, 70)):
+        rows.append(point(seed, "rsf", reward, skill, "distil+average", alpha=alpha))
+    return rows
+
+
+def table(remedied=(), seeds=(0, 1, 2)):
+    """Points of some seeds, of which `remedied` have rows of remedies."""
+    rows = [row for s in seeds for row in main_rows(s)]
+    return pd.DataFrame(rows + [row for s in remedied for row in remedy_rows(s)])
+
+
+@pytest.fixture
+def bare():
+    return table()
+
+
+@pytest.fixture
+def full():
+    return table(remedied=(0, 1, 2))
+
+
+# distances
+
+
+class Two(torch.nn.Module):
+    """A matrix and a vector, all of one value."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.full((2, 2), value))
+        self.vector = torch.nn.Parameter(torch.full((3,), value))
+
+
+def test_changes_and_distances_by_hand():
+    before, after = Two(2.0), Two(2.0)
+    with torch.no_grad():
+        after.matrix[0, 0] = 5.0
+        after.vector[2] = -2.0
+    moved = penalties.changes(before, after)
+    assert moved.tolist() == [3, 0, 0, 0, 0, 0, -4]
+    relative, steps = penalties.how_far(before, after, unit=0.5)
+    assert relative == pytest.approx(5 / np.sqrt(7 * 4))
+    assert steps == pytest.approx(7 / 0.5 / 7)
+    with pytest.raises(ValueError, match="has the parameter 'bias'"):
+        penalties.changes(before, torch.nn.Linear(2, 2))
+
+
+def test_a_histogram_counts_every_weight():
+    shares = penalties.histogram(torch.tensor([0.0, -0.01, 0.01, 1e9]), unit=0.01, bins=6)
+    # seven edges 1e-3 ... 1e3: what did not move and what flew off are in the outermost bins
+    assert shares["share"].tolist() == [25, 0, 0, 50, 0, 25]
+    assert shares["steps"].iloc[3] == pytest.approx(np.sqrt(10))
+
+
+def test_the_spectrum_of_a_change_of_rank_one():
+    before, after = Two(2.0), Two(2.0)
+    with torch.no_grad():
+        after.matrix += torch.tensor([[3.0, 3.0], [4.0, 4.0]])
+    values = penalties.spectrum(before, after, "matrix")
+    assert values[0] == pytest.approx(5 * np.sqrt(2))
+    assert penalties.rank_of(values) == 1
+    assert penalties.rank_of(np.array([1.0, 0.5, 1e-4])) == 2
+    with pytest.raises(ValueError, match="1 axes"):
+        penalties.spectrum(before, after, "vector")
+
+
+def test_models_above_a_curve():
+    live = pd.DataFrame({"reward": [1.0, 2.0, 9.0], "skill": [80.0, 70.0, 70.0]})
+    curve = np.array([[0.0, 80.0], [2.0, 76.0], [4.0, 70.0]])
+    gaps = penalties.above(live, curve)
+    assert gaps.iloc[:2].tolist() == [2, -6]
+    assert np.isnan(gaps.iloc[2])
+
+
+# specs
+
+
+def test_the_live_models_are_in_the_grids():
+    specs = penalties.live_specs(6)
+    assert specs[:2] == [Spec("sft"), Spec("rsf", 6, "distil")]
+    assert [spec.method for spec in specs[2:]] == list(penalties.METHODS)
+    assert all(spec.strength in REMEDIES[spec.method].strengths for spec in specs[2:])
+    assert penalties.middle("l1") == 0.4  # of 0.04, 0.1, 0.4, 0.6, 1
+    averaged = penalties.combined_specs(6, 0.5)
+    assert [spec.method for spec in averaged] == ["distil+average", "l2+average", "lora+average"]
+    assert [spec.end for spec in averaged] == [specs[1], specs[3], specs[7]]
+    assert {spec.alpha for spec in averaged} == {0.5}
+
+
+# what is recorded, in both states
+
+
+def test_nothing_recorded_gives_no_verdict(bare):
+    assert penalties.present(bare) == []
+    assert penalties.missing(bare) == list(penalties.METHODS)
+    assert "None of these 7" in penalties.state(bare)
+    assert penalties.averaging_claims(bare) == {}
+    assert penalties.combined_claims(bare) == {}
+    assert set(penalties.paper_claims(bare)["agrees"]) == {"not recorded"}
+    assert penalties.answer({}).startswith("not answered yet")
+
+
+def test_recorded_remedies_are_judged(full):
+    assert penalties.present(full) == ["l2", "lora"]
+    said = penalties.state(full)
+    assert "2 of 7 remedies are recorded, over 3 seed(s) each" in said
+    assert f"Not recorded yet: {remedies.NAMES['l1']}" in said
+    found = penalties.averaging_claims(full)
+    assert list(found) == ["l2", "lora"]
+    # above (0, 70): averages 2 x 8; L2, thinned to theta_0, its weaker strength and the plain run,
+    # 2 x (5, 4, 3)
+    assert found["l2"].difference == pytest.approx(16 - 8)
+    assert found["l2"].verdict == "holds"
+    # LoRA covers 3 x 11
+    assert found["lora"].difference == pytest.approx(16 - 33)
+    assert found["lora"].verdict == "does not hold"
+    assert penalties.answer(found) == (
+        "yes, for some. ahead of averaging: LoRA; behind averaging: the L2 penalty"
+    )
+
+
+def test_one_seed_is_no_verdict():
+    points = table(remedied=(1,))
+    assert penalties.averaging_claims(points) == {}
+    assert "With a single seed there is no verdict" in penalties.state(points)
+
+
+def test_combinations_are_judged_strength_by_strength(full):
+    found = penalties.combined_claims(full)
+    (claim,) = found
+    assert claim == "the L2 penalty (0.1), then averaging, is ahead of averaging"
+    # above (0, 70): averages 16; L2, then averaging: 2 x 4, and 1 x (1, 2, 3) more
+    assert found[claim].difference == pytest.approx(8 + 2 - 16)
+    assert found[claim].verdict == "does not hold"
+
+
+def test_the_papers_claims_are_those_of_this_chapter(full):
+    claims = penalties.paper_claims(full)
+    assert set(claims["place"]) == {"Fig. 3", "4.1", "D.4c", "Fig. 8"}
+    assert not claims["claim"].str.contains("replay|SMA|graft|HMA|alpha").any()
+    by_claim = claims.set_index("claim")["agrees"]
+    assert by_claim["averaging the distilled run is ahead of the L2 penalty in reading"] == "agrees"
+    assert by_claim["averaging the distilled run is ahead of LoRA in reading"] == "disagrees"
+    assert by_claim["averaging the distilled run is ahead of the L1 penalty in reading"] == (
+        "not recorded"
+    )
+
+
+# figures
+
+
+def live_rows():
+    rows = [point(0, "sft", 0, 80, rounds=0), point(0, "rsf", 4, 70, "distil")]
+    rows += [point(0, "rsf", 2, 76, "l2", strength=0.06)]
+    rows += [point(0, "rsf", 2, 78, "distil+average", alpha=0.5)]
+    rows += [point(0, "rsf", 1, 79, "l2+average", alpha=0.5, strength=0.06)]
+    frame = pd.DataFrame(rows)
+    return frame.assign(gain=frame["reward"], change=frame["skill"] - 80, distance=1.5)
+
+
+def test_the_distances_of_two_tokens_by_hand():
+    values = figures.penalty_distances_table(0.5).set_index("student")
+    assert values.loc[0.5].abs().max() < 1e-9
+    quarter = values.iloc[np.abs(values.index - 0.25).argmin()]
+    assert quarter["forward"] == pytest.approx(0.5 * np.log(4 / 3), abs=0.01)
+    assert quarter["squared"] == pytest.approx(2 * 0.25**2, abs=0.01)
+    assert "All are 0 there" in alt_text(figures.penalty_distances())
+    with pytest.raises(FigureError, match="inside"):
+        figures.penalty_distances(1.0)
+
+
+def test_figures_of_weights_say_what_they_show():
+    shares = {"distil": penalties.histogram(torch.tensor([0.0, 1.0, 1.0, 1.0]), 0.5)}
+    assert "25.0 % of the weights moved" in alt_text(figures.penalty_changes(shares, caption="c"))
+    text = alt_text(figures.lora_spectra({"lora": np.array([2.0, 1.0, 0.0])}, caption="c"))
+    assert "LoRA: 2 of 3" in text
+    with pytest.raises(FigureError, match="no run"):
+        figures.penalty_changes({}, caption="c")
+    with pytest.raises(FigureError, match="did not move"):
+        figures.lora_spectra({"lora": np.zeros(3)}, caption="c")
+
+
+def test_runs_of_one_colour_have_another_stroke():
+    shares = penalties.histogram(torch.tensor([1.0]), 1.0)
+    figure = figures.penalty_changes({"kd": shares, "lora": shares}, caption="c")
+    strokes = [line.get_linestyle() for line in figure.axes[0].get_lines()[:2]]
+    assert strokes == ["-", "--"]
+
+
+def test_live_models_are_drawn_since_theta_0(bare):
+    live = live_rows()
+    text = alt_text(figures.penalty_effects(live.iloc[:3], caption="c"))
+    assert "L2 penalty 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
+    text = alt_text(figures.penalty_front(bare, live.iloc[:3], caption="c"))
+    assert "ends at reward 4.00, skill -10.0" in text
+    assert "this seed, L2 penalty 0.06: reward 2.00, skill -4.0" in text
+    text = alt_text(figures.penalty_combined(live, 0.5, caption="c"))
+    assert "L2 penalty 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
+    with pytest.raises(FigureError, match="plain run"):
+        figures.penalty_effects(live.iloc[2:3], caption="c")
+    with pytest.raises(FigureError, match="its average"):
+        figures.penalty_combined(live.iloc[:3], 0.5, caption="c")
+
+
+def test_recorded_strengths_go_from_weak_to_strong(full):
+    doses = figures.penalty_doses_table(full, ["l2", "lora"]).set_index(["method", "place"])
+    assert doses["strength"].tolist() == [0.1, 1.0, 4, 1]  # LoRA is weak where its rank is high
+    # seeds 0, 1, 2: 75, 74, 73 of 80
+    assert doses.loc[("l2", 1), "change"] == pytest.approx(-6)
+    assert doses.loc[("l2", 1), "change_low"] < -6 < doses.loc[("l2", 1), "change_high"]
+    assert "L2 penalty 1: reward gained 1.00" in alt_text(figures.penalty_doses(full, ["l2"]))
+    with pytest.raises(FigureError, match="'kd'"):
+        figures.penalty_doses(full, ["kd"])
+
+
+def test_recorded_fronts_have_a_panel_a_remedy(full):
+    figure = figures.penalty_fronts(full, ["l2", "lora"])
+    # from theta_0 over the strengths; L2 fades into the plain run, LoRA does not
+    assert "L2 penalty: 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0" in alt_text(figure)
+    assert "LoRA: 0.00, 0.0; 2.00, 0.0; 3.00, +1.0" in alt_text(figure)
+    with pytest.raises(FigureError, match="'kd'"):
+        figures.penalty_fronts(full, ["kd"])
+
+
+# models
+
+
+@pytest.fixture(scope="module")
+def study(preset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.RUNS_VARIABLE, str(folder))
+        yield Study(preset, 0)
+
+
+def test_effects_of_an_average_lie_on_the_way_to_its_end(study):
+    rounds = study.preset.rsf.rounds
+    specs = [Spec("sft"), Spec("rsf", rounds, "l2", strength=0.06)]
+    specs.append(Spec("rsf", rounds, "l2+average", 0.5, 0.06))
+    found = penalties.effects(study, specs)
+    assert found.loc[0, ["gain", "change", "distance"]].tolist() == [0, 0, 0]
+    assert found.loc[1, "distance"] > 0
+    assert found.loc[2, "distance"] == pytest.approx(found.loc[1, "distance"] / 2, rel=1e-4)
+    assert np.isnan(found.loc[0, "seconds"])
+    assert found.loc[2, "seconds"] == found.loc[1, "seconds"] > 0
+    lost = penalties.lost(study, specs)
+    assert lost.iloc[0][[*FAMILIES, "capped_skill"]].abs().max() == 0
+    assert lost["skill"].tolist() == pytest.approx(found["change"].tolist())
+
+
+# the notebook
+
+
+def cells(tag=None):
+    found = [c for c in read_notebook(NOTEBOOK).cells if c.cell_type == "code"]
+    return [c.source for c in found if tag is None or tag in c.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize(
+    ("remedied", "there", "answer"),
+    [
+        ((), [], "not answered yet"),
+        ((0,), ["l2", "lora"], "not answered yet"),
+        ((0, 1, 2), ["l2", "lora"], "yes, for some"),
+    ],
+)
+def test_the_notebook_follows_what_is_recorded(monkeypatch, remedied, there, answer):
+    points = table(remedied=remedied)
+    run = SimpleNamespace(points=points, seeds=[0, 1, 2], costs=pd.DataFrame())
+    monkeypatch.setattr(results, "recorded", lambda preset: run)
+    monkeypatch.setattr(figures, "show", lambda figure: shown.append(figure))
+    shown, said, records = [], [], {}
+    names = {
+        "figures": figures, "penalties": penalties, "remedies": remedies, "results": results,
+        "pd": pd, "display": lambda each: None, "Markdown": str, "say": said.append,
+        "record": lambda name, value: records.update({name: copy.deepcopy(value)}),
+    }  # fmt: skip
+    for source in cells("recorded"):
+        exec(source, names)
+    assert records["recorded_remedies"] == there
+    assert records["answer"].startswith(answer)
+    judged = records["verdict_averaging_is_ahead"]
+    assert bool(judged) == bool(records["verdict_combined"]) == (len(remedied) > 1)
+    # strengths, fronts; and with verdicts two forests
+    assert len(shown) == (0 if not remedied else 2 if len(remedied) == 1 else 4)
+    assert any("not recorded" in text for text in said)
+
+
+def test_the_solutions_are_right_and_the_stubs_are_not():
+    notebook = read_notebook(NOTEBOOK)
+    solutions = [
+        code
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and "<details>" in cell.source
+        for code in re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+    ]
+    sources = cells()
+    checks = [(sources[i - 1], each) for i, each in enumerate(sources) if "not solved yet" in each]
+    assert len(solutions) == len(checks) == 3
+    for solution, (stub, check) in zip(solutions, checks, strict=True):
+        for code, start in ((stub, "not solved yet"), (solution, "right")):
+            names = {"np": np, "torch": torch}
+            exec(f"{code}\n{check}", names)
+            assert names["message"].startswith(start), names["message"]
