@@ -36,7 +36,7 @@ def texts(path):
 
 
 def test_the_course_has_its_chapters():
-    there = {"00", "01", "02", "03", "04", "05", "06", "07", "09", "10", "11"}
+    there = {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"}
     assert there <= {name[:2] for name in NAMES}
     check_parameters(find_chapters(settings.notebooks_folder()))
 
@@ -265,6 +265,31 @@ def test_07_each_penalty_by_hand_is_that_of_the_library(course):
     assert records["way_left_after_averaging"] == pytest.approx([0.5] * 3, rel=1e-3)
     judged = records["verdict_averaging_is_ahead"]
     assert len(judged) <= len(records["recorded_remedies"])
+
+
+@pytest.mark.notebooks
+def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(course):
+    records = by_number(course, "08").records
+    # two rounds of 16 prompts, 2 passes in batches of 16
+    assert records["pool"]["replies"] <= 32
+    assert records["pool"]["steps"] <= 4
+    assert records["planted_item_refused"] is True
+    assert records["reply_loss_by_hand"] == pytest.approx(records["reply_loss_library"], abs=1e-5)
+    assert records["replay_loss_by_hand"] == pytest.approx(records["replay_loss_library"], abs=1e-5)
+    # lambda / (1 + lambda), up to a document of at most 145 tokens
+    for strength, share in records["replay_share_of_tokens"].items():
+        assert share == pytest.approx(float(strength) / (1 + float(strength)), abs=0.05)
+    assert records["moving_averages_against_hand"] < 1e-6
+    assert records["watched_run_is_the_plain_run"] is True
+    assert records["graft_mask_by_hand_agrees"] is True
+    assert records["graft_density_realised"] == pytest.approx(0.2, abs=1e-5)
+    kept = records["share_of_norm_kept"]
+    assert kept["random"] == pytest.approx(0.2**0.5, abs=0.01)
+    assert kept["largest"] > kept["random"]
+    assert set(records["live_skill"]) >= {"distil", "replay", "replay_other", "sma", "graft"}
+    there = set(records["recorded_methods"])
+    assert there | {"early_stopping"} == set(records["verdict_ahead_of_averaging"])
+    assert bool(records["verdict_formats"]) == ({"replay", "replay_other"} <= there)
 
 
 @pytest.mark.notebooks

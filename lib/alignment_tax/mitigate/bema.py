@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, TrainerState
 from trl import BEMACallback
 
@@ -51,8 +52,12 @@ class Bema(Treatment):
         self.state.global_step += 1
         self.callback.on_step_end(NOT_USED, self.state, NOT_USED, model)
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the callback's weights so far, by name of the parameter."""
+        averaged = cast(PreTrainedModel, self.callback.running_model)
+        return dict(averaged.named_parameters())
+
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
         """Write the callback's weights into the policy."""
-        averaged = cast(PreTrainedModel, self.callback.running_model)
-        write_weights(model, dict(averaged.named_parameters()))
+        write_weights(model, self.weights())
         return model

@@ -110,10 +110,20 @@ def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Do
     `evaluated_formats` only statements and how-tos are drawn, in their proportion: text from the
     pretraining mixture that does not rehearse the very tests.
     """
+    names, rng = _draw_families(n, seed, evaluated_formats)
+    return [FAMILIES[name](rng) for name in names]
+
+
+def tiny_families(n: int, seed: int, evaluated_formats: bool = True) -> list[str]:
+    """Return the family of each document that `tiny_documents` draws (a key of `FAMILIES`)."""
+    return _draw_families(n, seed, evaluated_formats)[0]
+
+
+def _draw_families(n: int, seed: int, evaluated_formats: bool) -> tuple[list[str], random.Random]:
+    """Draw families of documents; return them and the generator that draws the documents."""
     rng = random.Random(f"replay {seed}")
     shares = {k: v for k, v in MIXTURE.items() if evaluated_formats or k not in EVALUATED}
-    names = rng.choices(list(shares), list(shares.values()), k=n)
-    return [FAMILIES[name](rng) for name in names]
+    return rng.choices(list(shares), list(shares.values()), k=n), rng
 
 
 def tiny_reported() -> list[str]:

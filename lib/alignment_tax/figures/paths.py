@@ -1,0 +1,533 @@
+"""Replay and the path of training: what is replayed, how far averages are, graft, fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alignment_tax.figures.look import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    METHODS,
+    ORANGE,
+    PANELS,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDE,
+    YELLOW,
+    FigureError,
+    Look,
+    bar_lengths,
+    canvas,
+    finish,
+    style,
+)
+from alignment_tax.figures.tables import (
+    FAMILY_NAMES,
+    SETTING,
+    change,
+    main_line,
+    need,
+    number,
+    prepare,
+    run_caption,
+    summarise,
+)
+
+DISTIL, DISTILLED_AVERAGE = "distil", "distil+average"
+#: Families of pretraining text by name: colour, and hatch where the format is evaluated.
+TEXTS = {
+    "reply": (GREY, "", "replies"),
+    "statement": (SKY, "", "statements"),
+    "how_to": (BLUE, "", "how-tos"),
+    "question": (YELLOW, "//", "questions*"),
+    "span": (PURPLE, "//", "passages, span*"),
+    "counting": (ORANGE, "//", "passages, counting*"),
+    "race_like": (VERMILLION, "//", "passages, 4 choices*"),
+    "dialogue": (BLACK, "//", "dialogues*"),
+    "translation": (GREEN, "//", "translations*"),
+}
+PATH_LOOKS = {
+    "trained": Look("the run itself", BLACK, "o"),
+    "SMA": METHODS["sma"],
+    "EMA": Look("moving average (EMA)", BLUE, "h"),
+    "BEMA": Look("moving average (BEMA)", VERMILLION, "8"),
+}
+MASK_LOOKS = {
+    "average": Look("averaging, α = share of the norm", BLUE, "o"),
+    "largest": Look("graft: the largest changes", ORANGE, "d"),
+    "random": Look("graft: at random", GREY, "s"),
+    "learnt": Look("graft: learnt", GREEN, "D"),
+}
+KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "norms",
+         "head": "head"}  # fmt: skip
+
+
+# --- replay --------------------------------------------------------------------------------------
+
+
+def replay_mix_table(use: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of all tokens (percent) of each family of text, a row per strength.
+
+    Args:
+        use: columns strength, family, tokens (see `paths.replay_use`).
+
+    Raises:
+        FigureError: missing columns, or no rows.
+    """
+    need(use, ["strength", "family", "tokens"], "replay_mix")
+    tokens = use.pivot_table(index="strength", columns="family", values="tokens", aggfunc="sum")
+    tokens = tokens.fillna(0.0)
+    shares = 100 * tokens.div(tokens.sum(axis=1), axis=0)
+    return shares[[name for name in TEXTS if name in shares]]
+
+
+def replay_mix(uses: Mapping[str, pd.DataFrame], caption: str) -> Figure:
+    """Draw what share of the tokens that a run reads is of which text, a panel each kind of replay.
+
+    Raises:
+        FigureError: as `replay_mix_table`.
+    """
+    tables = {title: replay_mix_table(use) for title, use in uses.items()}
+    said = []
+    with style():
+        figure = canvas((PANELS[0], 5.0))
+        panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+        for axes, (title, table) in zip(panels, tables.items(), strict=True):
+            left = np.zeros(len(table))
+            for family in table:
+                colour, hatch, label = TEXTS[str(family)]
+                axes.barh(
+                    range(len(table)), table[family], left=left, color=colour, hatch=hatch,
+                    edgecolor="white", linewidth=0.6, label=label,
+                )  # fmt: skip
+                left += table[family].to_numpy()
+            axes.set_yticks(range(len(table)), [f"{strength:g}" for strength in table.index])
+            axes.set_title(title)
+            axes.set_xlabel("share of all tokens read (%)")
+            axes.grid(visible=False, axis="y")
+            rows = [
+                f"proportion {strength:g}: "
+                + ", ".join(f"{TEXTS[str(f)][2]} {number(share)} %" for f, share in row.items())
+                for strength, row in table.iterrows()
+            ]
+            said.append(f"{title}. {'; '.join(rows)}.")
+        panels[0].set_ylabel("replayed tokens per reply token")
+        alt = f"What a run with replay reads ({caption}); * evaluated format. {' '.join(said)}"
+        return finish(figure, "What is replayed?  (* evaluated format)", caption, alt, 5)
+
+
+# --- the path ------------------------------------------------------------------------------------
+
+
+def path_lengths_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the distances from theta_0 by step, in percent of that of the run's last step.
+
+    Args:
+        rows: columns step, trained and one per average (see `paths.Watch`).
+
+    Raises:
+        FigureError: missing columns, no rows, or a run that did not move.
+    """
+    need(rows, ["step", "trained"], "path_lengths")
+    end = float(rows["trained"].iloc[-1])
+    if not end > 0:
+        raise FigureError("path_lengths: the run did not move from theta_0.")
+    return 100 * rows.set_index("step") / end
+
+
+def path_lengths(rows: pd.DataFrame, caption: str) -> Figure:
+    """Draw how far a run and averages along it are from theta_0, step by step.
+
+    Raises:
+        FigureError: as `path_lengths_table`.
+    """
+    table = path_lengths_table(rows)
+    with style():
+        figure = canvas(WIDE)
+        axes = figure.add_subplot()
+        for name in table:
+            look = PATH_LOOKS[str(name)]
+            axes.plot(
+                table.index, table[name], color=look.colour, marker=look.marker, label=look.label,
+                markevery=max(1, len(table) // 8), markeredgecolor="white",
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("step of the one finetuning")
+        axes.set_ylabel("distance from θ₀ (% of the end's)  →")
+        axes.set_ylim(bottom=0)
+        ends = [f"{PATH_LOOKS[str(n)].label} {number(table[n].iloc[-1])} %" for n in table]
+        alt = f"Distance from theta_0 at the last step ({caption}): {', '.join(ends)}."
+        return finish(figure, "How far along the path?", caption, alt, 2)
+
+
+# --- graft ---------------------------------------------------------------------------------------
+
+
+def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figure:
+    """Draw what a mask keeps of the norm of the change, and in which kinds of weights.
+
+    Args:
+        norms: columns density, largest, random (see `paths.norms_kept`).
+        masks: columns mask, kind, density (see `paths.mask_table`).
+        caption: which run this is.
+
+    Raises:
+        FigureError: missing columns, or no rows.
+    """
+    need(norms, ["density", "largest", "random"], "graft_masks")
+    need(masks, ["mask", "kind", "density"], "graft_masks")
+    said = []
+    with style():
+        figure = canvas((PANELS[0], 4.8))
+        left, right = figure.subplots(1, 2)
+        for name in ("largest", "random"):
+            look = MASK_LOOKS[name]
+            left.plot(
+                norms["density"], norms[name], color=look.colour, marker=look.marker,
+                label=look.label,
+            )  # fmt: skip
+            said += [
+                f"{look.label}, density {row['density']:g}: {100 * row[name]:.0f} % of the norm"
+                for row in norms.to_dict("records")
+            ]
+        left.set_xscale("log")
+        left.set_xticks(norms["density"], [f"{d:g}" for d in norms["density"]], minor=False)
+        left.minorticks_off()
+        left.set_ylim(0, 1)
+        left.set_xlabel("density of the mask")
+        left.set_ylabel("share of the norm that is kept")
+        kinds = [kind for kind in KINDS if kind in set(masks["kind"])]
+        names = list(dict.fromkeys(masks["mask"]))
+        for i, name in enumerate(names):
+            look = MASK_LOOKS[name]
+            own = masks[masks["mask"] == name].set_index("kind")["density"]
+            place = np.arange(len(kinds)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            right.bar(
+                place, 100 * own[kinds], width=0.8 / len(names), color=look.colour,
+                edgecolor="white", label=look.label,
+            )  # fmt: skip
+            each = [f"{KINDS[kind]} {number(100 * own[kind])} %" for kind in kinds]
+            said.append(f"{look.label} keeps of {', '.join(each)}")
+        right.set_xticks(range(len(kinds)), [KINDS[kind] for kind in kinds])
+        right.set_ylabel("changes that are kept (%)")
+        right.grid(visible=False, axis="x")
+        alt = f"Masks of graft ({caption}). {'; '.join(said)}."
+        return finish(figure, "What does a mask keep?", caption, alt, 3)
+
+
+def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
+    """Draw reward and skill of grafts and averages against the norm of their change.
+
+    Args:
+        rows: columns mask ("average" or a mask's name), norm (share of the whole change's), reward
+            (gained over theta_0), skill (change since theta_0, points); one row per model.
+        caption: which run this is.
+
+    Raises:
+        FigureError: missing columns, or no rows.
+    """
+    need(rows, ["mask", "norm", "reward", "skill"], "same_norm")
+    said = []
+    with style():
+        figure = canvas((PANELS[0], 4.8))
+        panels = figure.subplots(1, 2)
+        axis = {"reward": "reward gained over θ₀  →", "skill": "mean skill minus θ₀'s (points)  →"}
+        for name in dict.fromkeys(rows["mask"]):
+            look = MASK_LOOKS[name]
+            own = rows[rows["mask"] == name].sort_values("norm")
+            for axes, score in zip(panels, axis, strict=True):
+                axes.plot(
+                    own["norm"], own[score], color=look.colour, marker=look.marker,
+                    linestyle="-" if name == "average" else "none", markersize=11,
+                    markeredgecolor="white", label=look.label,
+                )  # fmt: skip
+            said += [
+                f"{look.label}, norm {row['norm']:.2f}: reward {number(row['reward'], 2, True)}, "
+                f"skill {number(row['skill'], 1, True)}"
+                for row in own.to_dict("records")
+            ]
+        for axes, label in zip(panels, axis.values(), strict=True):
+            axes.set_xlabel("norm of the change (1: the whole run's)")
+            axes.set_xlim(-0.05, 1.05)
+            axes.set_ylabel(label)
+        alt = f"Grafts and averages by the norm of their change ({caption}). {'; '.join(said)}."
+        return finish(figure, "At the same norm: graft or average?", caption, alt, 2)
+
+
+# --- the formats ---------------------------------------------------------------------------------
+
+
+def family_changes_table(live: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return the change since theta_0 (points) of RSF's families in some models of one seed.
+
+    Args:
+        live: rows of points, one seed, theta_0 among them, one row a method.
+        methods: words of the column method.
+
+    Returns:
+        One row per method, one column per family and skill.
+
+    Raises:
+        FigureError: missing columns, no theta_0, or a method without exactly one row.
+    """
+    families = list(FAMILY_NAMES)
+    rows = change(prepare(live, families, "family_changes"), families, "family_changes")
+    rows = rows[rows["algorithm"] == "rsf"]
+    for name in methods:
+        if (count := int((rows["method"] == name).sum())) != 1:
+            raise FigureError(f"family_changes needs one row of {name!r}; there are {count}.")
+    return rows.set_index("method").loc[list(methods), families]
+
+
+def family_changes(live: pd.DataFrame, methods: Sequence[str], caption: str) -> Figure:
+    """Draw the change since theta_0 in each family as bars, one colour a method; one seed.
+
+    Raises:
+        FigureError: as `family_changes_table`.
+    """
+    table = family_changes_table(live, methods)
+    said = []
+    with style():
+        figure = canvas(WIDE)
+        axes = figure.add_subplot()
+        wide = 0.8 / len(table)
+        for i, (method, row) in enumerate(table.iterrows()):
+            look = METHODS[str(method)]
+            place = np.arange(len(row)) + (i - (len(table) - 1) / 2) * wide
+            axes.bar(
+                place, row, width=wide, color=look.colour, label=look.label, edgecolor="white",
+                hatch="//" if method == "replay_other" else "",
+            )  # fmt: skip
+            for x, value in zip(place, row, strict=True):
+                axes.annotate(
+                    number(value, sign=True), (x, value), xytext=(0, 3 if value >= 0 else -3),
+                    textcoords="offset points", ha="center", fontsize=10,
+                    va="bottom" if value >= 0 else "top",
+                )  # fmt: skip
+            each = [f"{FAMILY_NAMES[str(f)]} {number(v, sign=True)}" for f, v in row.items()]
+            said.append(f"{look.label}: {', '.join(each)}")
+        axes.axhline(0, color="#333333", linewidth=1.2)
+        axes.set_xticks(range(len(FAMILY_NAMES)), ["mean" if f == "skill" else FAMILY_NAMES[f]
+                                                   for f in FAMILY_NAMES])  # fmt: skip
+        axes.set_ylabel("change since θ₀ (points)")
+        axes.margins(y=0.12)
+        axes.grid(visible=False, axis="x")
+        alt = f"Change since theta_0, points, one seed ({caption}). {'. '.join(said)}."
+        return finish(figure, "Which family does replay save?", caption, alt, 3)
+
+
+# --- fronts --------------------------------------------------------------------------------------
+
+
+def _changed(points: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Return rows whose reward and families are changes since theta_0 of the same seed."""
+    values = ["reward", *FAMILY_NAMES]
+    return change(prepare(points, values, figure), values, figure)
+
+
+def live_fronts_table(points: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
+    """Return the recorded front and live points, all as changes since theta_0 of the same seed.
+
+    Args:
+        points: the recorded run.
+        live: points of this run, one seed, theta_0 among them.
+
+    Returns:
+        Rows of the recorded rounds of RSF and averages (means over seeds) and of every live model:
+        live (bool), the setting, seeds, reward and the families, each with _low and _high.
+
+    Raises:
+        FigureError: missing columns, nothing to draw, or no theta_0 of a seed.
+    """
+    values = ["reward", *FAMILY_NAMES]
+    recorded = _changed(main_line(points), "live_fronts")
+    recorded = recorded[recorded["algorithm"] == "rsf"]
+    own = _changed(live, "live_fronts")
+    own = own[own["algorithm"] == "rsf"]
+    tables = [summarise(rows, SETTING, values) for rows in (recorded, own)]
+    return pd.concat(
+        [table.assign(live=flag) for table, flag in zip(tables, (False, True), strict=True)],
+        ignore_index=True,
+    )
+
+
+def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figure:
+    """Draw this run's models over the recorded front, a panel a family (as paper Fig. 3).
+
+    Curves are RSF round by round and averaging, recorded, means over seeds; dashed are those of
+    the live seed, if it is among the recorded ones. Large markers are this run: one seed.
+
+    Raises:
+        FigureError: as `live_fronts_table`.
+    """
+    table = live_fronts_table(points, live)
+    seeds = _changed(main_line(points), "live_fronts")
+    same = live["study"].iloc[0] == points["study"].iloc[0]
+    own_seed = seeds[(seeds["seed"] == live["seed"].iloc[0]) & same]
+    said = []
+    with style():
+        figure = canvas((PANELS[0], 8.2))
+        panels = figure.subplots(2, 2, sharex=True)
+        for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
+            for method, word in (("none", "early_stopping"), ("average", "average")):
+                look = METHODS[word]
+                line = _curve(table[~table["live"]], method)
+                axes.plot(
+                    line["reward"], line[family], color=look.colour, linewidth=2.2, zorder=2,
+                    label=f"{look.label} (recorded)",
+                )  # fmt: skip
+                if len(own_seed):
+                    mine = _curve(own_seed[own_seed["algorithm"] == "rsf"], method)
+                    axes.plot(
+                        mine["reward"], mine[family], color=look.colour, linewidth=1.3,
+                        linestyle="--", zorder=1.8, label=f"{look.label} (this seed)",
+                    )  # fmt: skip
+            for row in table[table["live"]].to_dict("records"):
+                look = METHODS["early_stopping" if row["method"] == "none" else row["method"]]
+                label = "RSF, last round" if row["method"] == "none" else look.label
+                axes.plot(
+                    row["reward"], row[family], color=look.colour, marker=look.marker,
+                    markersize=11, markeredgecolor=BLACK, markeredgewidth=1.1, linestyle="none",
+                    label=label, zorder=4,
+                )  # fmt: skip
+            axes.axhline(0, color=GREY, linewidth=1.0, linestyle=":")
+            axes.set_title(FAMILY_NAMES[family])
+        for axes in panels[1]:
+            axes.set_xlabel("reward gained over θ₀  →")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("change since θ₀ (points)  →")
+        for row in table[table["live"]].to_dict("records"):
+            name = "RSF, last round" if row["method"] == "none" else METHODS[row["method"]].label
+            each = [f"{FAMILY_NAMES[f]} {number(row[f], sign=True)}" for f in FAMILY_NAMES]
+            said.append(f"{name}: reward {number(row['reward'], 2, True)}, {', '.join(each)}")
+        alt = (
+            f"This run's models (one seed) over the recorded front ({caption}), as changes since "
+            f"theta_0. {'. '.join(said)}."
+        )
+        title = "One strength each, over the recorded front"
+        return finish(figure, title, caption, alt, 3)
+
+
+def _curve(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the rows of a curve from theta_0 (all changes 0) on."""
+    line = rows[rows["method"] == method].sort_values(["alpha", "rounds"])
+    zero = pd.DataFrame({name: [0.0] for name in ["reward", *FAMILY_NAMES]})
+    return pd.concat([zero, line[["reward", *FAMILY_NAMES]]], ignore_index=True)
+
+
+def path_fronts_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return recorded curves of remedies and of averaging the distilled run, means over seeds.
+
+    Args:
+        points: the recorded run, with the plain distilled run and its averages.
+        methods: remedies.
+
+    Returns:
+        One row per model: method, strength, alpha, seeds, reward and the families as changes since
+        theta_0 of the same seed, each with _low and _high (95 % t interval over seeds).
+
+    Raises:
+        FigureError: missing columns, or a method that is not recorded.
+    """
+    rows = _changed(points, "path_fronts")
+    rows = rows[rows["algorithm"] == "rsf"]
+    for name in (DISTIL, DISTILLED_AVERAGE, *methods):
+        if name not in set(rows["method"]):
+            raise FigureError(
+                f"path_fronts: {name!r} is not recorded. Add it with: alignment-tax record tiny "
+                "--methods remedies"
+            )
+    rows = rows[rows["method"].isin([DISTIL, DISTILLED_AVERAGE, *methods])]
+    return summarise(rows, ["method", "strength", "alpha"], ["reward", *FAMILY_NAMES])
+
+
+def path_fronts(
+    points: pd.DataFrame,
+    methods: Sequence[str],
+    family: str = "skill",
+    live: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw recorded remedies by strength against averages of the distilled run, a panel each.
+
+    The weakest and the strongest strength are written beside their points.
+
+    Args:
+        points: the recorded run.
+        methods: remedies, one panel each.
+        family: the score on the y axis.
+        live: points of this run, one seed; its model of the panel's method is a hollow star.
+
+    Raises:
+        FigureError: as `path_fronts_table`.
+    """
+    table = path_fronts_table(points, methods)
+    own = _changed(live, "path_fronts") if live is not None else None
+    caption = run_caption(points, recorded=True)
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // columns)
+    said = []
+    with style():
+        figure = canvas((PANELS[0], 1.8 + 3.3 * lines))
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in panels.flat[len(methods) :]:
+            axes.set_visible(False)
+        for axes in panels.flat[max(0, len(methods) - columns) : len(methods)]:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("reward gained over θ₀  →")
+        for axes, method in zip(panels.flat, methods, strict=False):
+            average = table[table["method"] == DISTILLED_AVERAGE].sort_values("alpha")
+            _with_bars(axes, average, family, METHODS[DISTILLED_AVERAGE])
+            _with_bars(axes, table[table["method"] == DISTIL], family, METHODS[DISTIL])
+            curve = table[table["method"] == method].sort_values("strength")
+            _with_bars(axes, curve, family, METHODS[method])
+            for row in curve.iloc[[0, -1]].drop_duplicates().to_dict("records"):
+                axes.annotate(
+                    f"{row['strength']:g}", (row["reward"], row[family]), xytext=(5, 6),
+                    textcoords="offset points", fontsize=11,
+                )  # fmt: skip
+            for row in curve.to_dict("records"):
+                said.append(
+                    f"{METHODS[method].label} {row['strength']:g}: reward "
+                    f"{number(row['reward'], 2, True)}, {number(row[family], 1, True)}"
+                )
+            if own is not None:
+                mine = own[(own["algorithm"] == "rsf") & (own["method"] == method)]
+                axes.plot(
+                    mine["reward"], mine[family], marker="*", markersize=15, color=BLACK,
+                    markerfacecolor="white", linestyle="none", label="this run (one seed)",
+                    zorder=5,
+                )  # fmt: skip
+            axes.set_title(METHODS[method].label)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("change since θ₀ (points)  →")
+        what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
+        alt = f"Remedies by strength: reward and {what}, changes since theta_0 ({caption}). "
+        alt += "; ".join(said) + "."
+        title = f"{what.capitalize()} against reward: remedies and averages"
+        return finish(figure, title, caption, alt, 3)
+
+
+def _with_bars(axes: Axes, rows: pd.DataFrame, family: str, look: Look) -> None:
+    """Draw means with the intervals of both axes."""
+    axes.errorbar(
+        rows["reward"],
+        rows[family],
+        xerr=bar_lengths(rows["reward"], rows["reward_low"], rows["reward_high"]),
+        yerr=bar_lengths(rows[family], rows[f"{family}_low"], rows[f"{family}_high"]),
+        color=look.colour,
+        marker=look.marker,
+        markeredgecolor="#555555",
+        markeredgewidth=0.6,
+        elinewidth=0.8,
+        linewidth=1.6,
+        label=look.label,
+    )

@@ -1,0 +1,272 @@
+"""Replay and the path of training: counts, distances and masks by hand; both states of a record."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_mitigate import DOCUMENTS, line, make_setting
+from test_remedies_page import make_points as recorded_remedies
+from test_remedies_page import point
+
+from alignment_tax import figures, paths, remedies
+from alignment_tax.figures import FigureError, alt_text
+from alignment_tax.merge.average import average
+from alignment_tax.mitigate.bema import Bema
+from alignment_tax.mitigate.graft import graft, largest_mask
+from alignment_tax.mitigate.moving_average import Ema, Sma
+from alignment_tax.mitigate.replay import (
+    EVALUATED,
+    find_overlap,
+    tiny_documents,
+    tiny_families,
+    tiny_reported,
+)
+from alignment_tax.world.corpus import MIXTURE
+
+CAPTION = "this run: tiny, seed 0"
+
+
+# replay
+
+
+def test_families_are_those_of_the_documents():
+    documents, families = tiny_documents(80, 3), tiny_families(80, 3)
+    for document, family in zip(documents, families, strict=True):
+        assert document.text.startswith("passage :") == (
+            family in ("span", "counting", "race_like")
+        ), family
+    other = tiny_families(80, 3, evaluated_formats=False)
+    assert set(other) <= set(MIXTURE) - set(EVALUATED)
+    assert find_overlap((d.text for d in tiny_documents(80, 3, False)), tiny_reported()) is None
+
+
+def test_what_replay_reads_by_hand():
+    setting = make_setting()
+    use = paths.replay_use(setting, ["statement", "how_to", "question"], (0.0, 1.0))
+    off = use[use["strength"] == 0]
+    assert off["family"].tolist() == [paths.REPLY]
+    [replies] = off["tokens"]
+    # "yes x" and the end of sequence: three tokens a reply
+    assert replies == 3 * len(setting.pool) * setting.config.epochs
+    on = use[(use["strength"] == 1) & (use["family"] != paths.REPLY)]
+    # documents are taken whole: at most one too many, and none too few
+    longest = max(len(ids) for ids in paths._token_ids(setting, DOCUMENTS))
+    assert replies <= on["tokens"].sum() < replies + longest
+    assert (on["different"] == 1).all()
+    assert (on["counted"] <= on["tokens"]).all()
+    assert set(on["family"]) == {"statement", "how_to", "question"}
+
+
+def test_a_planted_item_is_refused():
+    setting = make_setting(reported=["x y z yes"])
+    with pytest.raises(ValueError, match="contains the reported text"):
+        paths.make_replay(setting, 1.0)
+
+
+# the path
+
+
+def test_distances_along_a_walk_by_hand():
+    model = line(0.0, 0.0)
+    sma, ema = Sma(start=2), Ema(model, 0.5)
+    watch = paths.Watch({"SMA": sma, "EMA": ema})
+    watch.begin(model)
+    for step, place in enumerate(([3.0, 4.0], [6.0, 8.0], [9.0, 12.0]), start=1):
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([place]))
+            watch.after_step(model, step)
+    assert [row["trained"] for row in watch.rows] == pytest.approx([5, 10, 15])
+    # 2.5, then half of 2.5 and 10, then half of 6.25 and 15
+    assert [row["EMA"] for row in watch.rows] == pytest.approx([2.5, 6.25, 10.625])
+    # one checkpoint is no mean; the mean of the last two is (7.5, 10)
+    assert [math.isnan(row["SMA"]) for row in watch.rows] == [True, True, False]
+    assert watch.rows[-1]["SMA"] == pytest.approx(12.5)
+    table = figures.path_lengths_table(pd.DataFrame(watch.rows))
+    assert table.loc[3, "trained"] == 100
+    assert table.loc[3, "EMA"] == pytest.approx(100 * 10.625 / 15)
+    said = alt_text(figures.path_lengths(pd.DataFrame(watch.rows), CAPTION))
+    assert "moving average (EMA) 70.8 %" in said
+    with pytest.raises(FigureError, match="did not move"):
+        figures.path_lengths_table(pd.DataFrame({"step": [1], "trained": [0.0]}))
+
+
+def test_bema_can_be_watched_while_it_runs():
+    setting = make_setting()
+    model = setting.theta_0
+    watch = paths.Watch({"BEMA": Bema(0.5)})
+    watch.begin(model)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+        watch.after_step(model, 1)
+    assert watch.rows[0]["BEMA"] > 0
+
+
+# graft
+
+
+def test_norms_of_masks_and_averages_by_hand():
+    before = {"a.weight": torch.zeros(1, 2), "norm.weight": torch.zeros(2)}
+    after = {"a.weight": torch.tensor([[3.0, 4.0]]), "norm.weight": torch.tensor([12.0, 0.0])}
+    mask = largest_mask(before, after, 1 / 3)
+    share = paths.norm_kept(before, after, mask)
+    assert share == pytest.approx(12 / 13)
+    changes = [graft(before, after, mask), average(before, after, share)]
+    norms = [torch.cat([w.flatten() for w in state.values()]).norm() for state in changes]
+    assert float(norms[0]) == pytest.approx(float(norms[1])) == pytest.approx(12)
+    table = paths.mask_table(before, after, {"largest": mask}).set_index("kind")
+    assert table.loc["all", ["changed", "kept"]].tolist() == [3, 1]
+    assert table.loc["all", "density"] == pytest.approx(1 / 3)
+    assert table.loc["norm", ["changed", "kept", "density"]].tolist() == [1, 1, 1]
+    assert table.loc["linear", ["changed", "kept", "density"]].tolist() == [2, 0, 0]
+    kept = paths.norms_kept(before, after, (1 / 3, 1.0))
+    assert kept["largest"].tolist() == pytest.approx([12 / 13, 1])
+    assert kept["random"].tolist() == pytest.approx([3**-0.5, 1])
+    said = alt_text(figures.graft_masks(kept, table.reset_index(), CAPTION))
+    assert "density 0.333333: 92 % of the norm" in said
+    assert "norms 100.0 %" in said
+
+
+def test_grafts_and_averages_are_drawn_by_norm():
+    rows = pd.DataFrame(
+        {"mask": ["average", "largest"], "norm": [0.5, 0.5], "reward": [1.0, 2.0],
+         "skill": [-3.0, -1.0]}
+    )  # fmt: skip
+    said = alt_text(figures.same_norm(rows, CAPTION))
+    assert "graft: the largest changes, norm 0.50: reward +2.00, skill -1.0" in said
+    with pytest.raises(FigureError, match="norm"):
+        figures.same_norm(rows.drop(columns="norm"), CAPTION)
+
+
+# recorded and live
+
+
+def without_remedies():
+    points = recorded_remedies()
+    return points[points["method"].isin(["none", "average"])]
+
+
+def with_paths():
+    """Replay keeps 78 at 1 and 79 at 4; without the formats 75 and 76; plain 70. Seed 1 the same.
+
+    The plain run gains 4, replay 3 and 2, without the formats 3.5 and 2.5; graft (2, 77).
+    """
+    rows = []
+    for s in (0, 1):
+        rows += [
+            point(s, "rsf", 3, 78, "replay", strength=1.0),
+            point(s, "rsf", 2, 79, "replay", strength=4.0),
+            point(s, "rsf", 3.5, 75 - s, "replay_other", strength=1.0),
+            point(s, "rsf", 2.5, 76 - s, "replay_other", strength=4.0),
+            point(s, "rsf", 2, 77, "graft", strength=0.2),
+        ]
+    return pd.concat([recorded_remedies(), pd.DataFrame(rows)], ignore_index=True)
+
+
+def test_nothing_is_said_of_remedies_that_are_not_recorded():
+    points = without_remedies()
+    assert paths.recorded_methods(points) == []
+    assert paths.format_claims(points) == {}
+    table = paths.claims(points)
+    about = table[~table["claim"].str.contains("stopping") & (table["place"] != "Fig. 12")]
+    assert len(about) > 10
+    assert set(about["verdict"]) == {"not recorded"}
+    stopping = table[table["claim"].str.contains("stopping")]
+    assert "not recorded" not in set(stopping["verdict"])
+    with pytest.raises(FigureError, match=r"'distil' is not recorded.*--methods remedies"):
+        figures.path_fronts(points, ["replay"])
+
+
+def test_one_seed_of_a_remedy_is_not_recorded():
+    points = with_paths()
+    one = points[(points["method"] != "graft") | (points["seed"] == 0)]
+    assert paths.recorded_methods(points) == ["replay", "replay_other", "graft"]
+    assert paths.recorded_methods(one) == ["replay", "replay_other"]
+
+
+def test_recorded_remedies_appear_with_verdicts():
+    points = with_paths()
+    there = paths.recorded_methods(points)
+    own = paths.own_rows(points)
+    assert "l2" not in set(own["method"])
+    table = remedies.method_table(own, pd.DataFrame()).set_index("method")
+    assert set(there) <= set(table.index)
+    assert "replay" in remedies.method_markdown(table.reset_index())
+    claims = paths.claims(points)
+    replay = claims[claims["claim"].str.contains("replay is ahead", regex=False)]
+    assert "not recorded" not in set(replay["verdict"])
+    drawn = figures.path_fronts_table(own, there).set_index(["method", "strength"])
+    assert drawn.loc[("replay", 4.0), "reward"] == 2
+    assert drawn.loc[("replay", 4.0), "skill"] == -1
+    live = points[points["seed"] == 0]
+    said = alt_text(figures.path_fronts(own, there, "translation", live=live))
+    assert "replay 1: reward +3.00, -2.0" in said
+
+
+def test_replay_with_against_without_the_formats_by_hand():
+    found = paths.format_claims(with_paths())
+    skill = found["replay with the evaluated formats has more translation than without"]
+    # 3 in seed 0 at both strengths, 4 in seed 1
+    assert skill.difference == pytest.approx(3.5)
+    assert skill.n_seeds == 2
+    back = found["replay without them has more translation than no replay"]
+    assert back.difference == pytest.approx(np.mean([75.5 - 70, 74.5 - 70]))
+    reward = found["replay with the evaluated formats has more reward than without"]
+    assert reward.difference == pytest.approx(-0.5)
+
+
+def test_live_points_lie_over_the_recorded_front():
+    points = without_remedies()
+    live = with_paths()
+    live = live[(live["seed"] == 1) & ~live["method"].isin(["average", "distil+average"])]
+    live = live[live["method"].isin(["none", "distil", "graft"]) & (live["rounds"] != 1)]
+    table = figures.live_fronts_table(points, live)
+    mine = table[table["live"]].set_index("method")
+    # rewards of seed 1 are 5 higher throughout: the gain is not
+    assert mine.loc["graft", ["reward", "skill"]].tolist() == [2, -3]
+    assert mine.loc["none", ["reward", "skill"]].tolist() == [4, -10]
+    recorded = table[~table["live"]]
+    assert (recorded["seeds"] == 2).all()
+    figure = figures.live_fronts(points, live, CAPTION)
+    assert "graft: reward +2.00" in alt_text(figure)
+    dashed = [x for x in figure.axes[0].get_lines() if x.get_linestyle() == "--"]
+    assert len(dashed) == 2
+    other = live.assign(study="smoke")
+    plain = figures.live_fronts(points, other, CAPTION)
+    assert not [x for x in plain.axes[0].get_lines() if x.get_linestyle() == "--"]
+    orphan = live[live["algorithm"] != "sft"]
+    with pytest.raises(FigureError, match="theta_0"):
+        figures.live_fronts(points, orphan, CAPTION)
+
+
+def test_the_families_of_replay_are_changes_since_theta_0():
+    live = with_paths()
+    live = live[(live["seed"] == 0) & ((live["strength"] == 1) | live["strength"].isna())]
+    names = ["distil", "replay", "replay_other"]
+    table = figures.family_changes_table(live, names)
+    assert table["reading"].tolist() == [-10, -2, -5]
+    assert "replay: common sense -2.0" in alt_text(figures.family_changes(live, names, CAPTION))
+    with pytest.raises(FigureError, match="one row of 'sma'; there are 0"):
+        figures.family_changes_table(live, ["sma"])
+
+
+def test_the_mix_is_in_shares():
+    use = pd.DataFrame(
+        {"strength": [1.0, 1.0, 1.0], "family": ["reply", "span", "statement"],
+         "tokens": [50.0, 40.0, 10.0]}
+    )  # fmt: skip
+    table = figures.replay_mix_table(use)
+    assert table.loc[1.0].to_dict() == {"reply": 50, "statement": 10, "span": 40}
+    said = alt_text(figures.replay_mix({"all formats": use}, CAPTION))
+    assert "proportion 1: replies 50.0 %, statements 10.0 %, passages, span* 40.0 %" in said
+
+
+def test_a_preset_without_text_is_refused(preset):
+    from alignment_tax.artifacts import Store
+    from alignment_tax.study import Study
+
+    bare = dataclasses.replace(preset, replay_documents=0)
+    with pytest.raises(ValueError, match="take smoke or tiny"):
+        paths.make_setting(Study(bare, 0, Store("/nonexistent/paths")))
