@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import presets
+from alignment_tax import bench, presets
 from alignment_tax.artifacts import Store
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, DistilConfig, distil
@@ -301,3 +301,21 @@ def test_replay_without_text_or_with_reported_items_is_refused(monkeypatch):
     )
     with pytest.raises(ValueError, match="contains the reported text"):
         study.remedied("replay", 1.0)
+
+
+# speed
+
+
+def test_the_bench_adds_up_what_all_strengths_of_a_seed_take(study, plain):
+    before = weights(plain)
+    found = bench.remedies(study, evaluation_seconds=60.0)
+    took = found["seconds"]
+    assert set(took) == {"distil", "along", "l2", "lora", "graft"}
+    assert min(took.values()) > 0
+    strengths = 2 * took["l2"] + took["lora"] + 2 * took["graft"]
+    assert found["training_seconds"] == pytest.approx(took["distil"] + took["along"] + strengths)
+    # the plain run, its averages but for both ends, and eight strengths
+    assert found["models"] == 1 + len(study.preset.alphas) - 2 + 8
+    assert found["total_minutes"] > found["models"]
+    assert same(before, weights(plain))
+    assert f"({found['models']} models), one seed" in bench.table_text({"remedies": found})

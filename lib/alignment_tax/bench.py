@@ -2,14 +2,16 @@
 
 Measured on theta_0 of preset `tiny`, seed 0 (made first if it does not exist): sampling, scoring
 and training in tokens a second, one full evaluation of skills, the same sweep over alpha done
-twice: in place, and by saving, loading and calling `lm_eval` for each alpha; and what a search for
-ratios of blocks costs. Never run as a test: times are not right or wrong.
+twice: in place, and by saving, loading and calling `lm_eval` for each alpha; what a search for
+ratios of blocks costs, and what all remedies of one seed. Never run as a test: times are not right
+or wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from alignment_tax.merge.hma import (
     softmax_ratios,
 )
 from alignment_tax.merge.parts import THIRDS, PartSweep, partition, ratios_of_blocks
+from alignment_tax.mitigate import REMEDIES, Setting, distil, distil_along, treat, treatments
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
@@ -54,10 +57,11 @@ from alignment_tax.models import (
     save_policy,
     score_replies,
 )
+from alignment_tax.paths import make_setting
 from alignment_tax.presets import TINY, PpoConfig, Preset
 from alignment_tax.searches import hma_numbers
 from alignment_tax.skills import FAMILIES, suite
-from alignment_tax.study import Study
+from alignment_tax.study import ALL_REMEDIES, DISTIL, Study, simplest
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import Start, run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
@@ -448,6 +452,62 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
     return {**found, "times_faster": anew / once, "largest_difference": max(gaps)}
 
 
+def remedies(study: Study, evaluation_seconds: float) -> Numbers:
+    """Measure one training under each remedy, and add up what all strengths of a seed will take.
+
+    Every remedy is trained at the middle of its strengths, on the pool that all share; those that
+    collect along the plain run come out of one run together, those that rework its outcome need no
+    run of their own. What RSF takes is left out: its rounds are there before.
+
+    Args:
+        study: its preset names the remedies.
+        evaluation_seconds: of one model, see `evaluation`; without the sampling for its reward.
+
+    Returns:
+        `seconds` by remedy, of one strength ("along": all strengths of all that ride along);
+        models, training_seconds and evaluation_seconds of all of one seed, and total_minutes.
+
+    Raises:
+        ValueError: the preset has no numbers for remedies, or no pretraining text.
+    """
+    setting = make_setting(study)
+    riding = [(g.method, x) for g in study.preset.remedies for x in g.strengths if along(g.method)]
+    took: dict[str, float] = {}
+    took[DISTIL], plain = timed(lambda: distil(setting))
+    took["along"] = timed(lambda: list(distil_along(setting, riding)[1]))[0]
+    total = took[DISTIL] + took["along"]
+    for grid in study.preset.remedies:
+        if along(grid.method):
+            continue
+        chosen = {grid.method: grid.strengths[len(grid.strengths) // 2]}
+        if REMEDIES[grid.method].when == "afterwards":
+            seconds, _ = timed(functools.partial(rework, setting, plain.policy, chosen))
+        else:
+            seconds, _ = timed(functools.partial(distil, setting, chosen))
+        took[grid.method] = seconds
+        total += seconds * len(grid.strengths)
+    # each model once: the ends of averaging are theta_0, scored before, and the plain run
+    models = len({simplest(spec) for spec in study.specs([ALL_REMEDIES])}) - 1
+    scoring = models * evaluation_seconds
+    return {
+        "seconds": took,
+        "models": models,
+        "training_seconds": total,
+        "evaluation_seconds": scoring,
+        "total_minutes": (total + scoring) / 60,
+    }
+
+
+def along(method: str) -> bool:
+    """Whether a remedy collects along the plain run, so that one run serves all its strengths."""
+    return REMEDIES[method].when == "along"
+
+
+def rework(setting: Setting, policy: PreTrainedModel, chosen: Mapping[str, float]) -> None:
+    """Apply remedies that need nothing but the outcome of a run; the policy stays as it is."""
+    treat(copy.deepcopy(policy), treatments(setting, chosen), lambda model, extras: None)
+
+
 def simplex() -> list[tuple[float, float, float]]:
     """Return the 66 triples of ratios in tenths that sum to 1: a grid over the whole simplex."""
     return [(i / 10, j / 10, (10 - i - j) / 10) for i in range(11) for j in range(11 - i)]
@@ -563,6 +623,7 @@ def run(study: Study, limit: int | None = None) -> Numbers:
     numbers["evaluation"] = evaluation(study)
     numbers["sweep"] = sweep(study, numbers["evaluation"]["building_the_tasks_once_seconds"])
     numbers["ratios"] = ratios(study)
+    numbers["remedies"] = remedies(study, numbers["evaluation"]["seconds"])
     numbers["algorithms"] = algorithms(study)
     return {**numbers, "peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
 
@@ -607,6 +668,15 @@ def table_text(numbers: Numbers) -> str:
                 ("  of a plain forward and backward", f"{memory['plain_mb']:.0f} MB"),
                 ("  of the weights of two models", f"{memory['two_models_mb']:.0f} MB"),
             ]
+    if found := numbers.get("remedies"):
+        lines += [
+            ("one run without a remedy", f"{found['seconds'][DISTIL]:.1f} s"),
+            (
+                f"all strengths of all remedies ({found['models']} models), one seed",
+                f"{found['total_minutes']:.1f} min",
+            ),
+            ("  of which training", f"{found['training_seconds'] / 60:.1f} min"),
+        ]
     for name, found in numbers.get("algorithms", {}).items():
         what = f"one round of {name}, replies a second"
         lines.append((what, f"{found['replies_per_second']:.0f}"))
