@@ -67,8 +67,11 @@ def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
 
 def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
     items = recorded_items()
-    # what a ratio per block comes to stands behind the main line
-    assert report.results_markdown(more, items).startswith(report.results_markdown(run, items))
+    # other algorithms and what a ratio per block comes to stand behind the main line
+    told = report.results_markdown(more, items)
+    assert told.startswith(report.results_markdown(run, items))
+    assert "| DPO raises reward | +" in told
+    assert f"seeds: RSF {len(run.seeds)}, DPO {len(run.seeds)}." in told
 
 
 def test_the_papers_claims_and_the_talk_are_the_same(run: Recorded, more: Recorded) -> None:

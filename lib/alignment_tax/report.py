@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import first_light, front, heterogeneous, remedies, settings
+from alignment_tax import algorithms_claims, first_light, front, heterogeneous, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.claims import by_seed, last_round, rise
 from alignment_tax.figures import interval, main_line, verdict_markdown
@@ -124,7 +124,7 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         run: The recorded run.
         items: Its items (`results.recorded_items`).
     """
-    ratios = ratios_markdown(run.points)
+    beside = [*algorithms_markdown(run.points), *ratios_markdown(run.points)]
     run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
@@ -145,7 +145,35 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         "in the wrong place, not French that was forgotten; BLEU counts both alike."
     )
     parts = [head, skill_table(run), verdict_markdown(claims(run)), habit]
-    return "\n\n".join([*parts, capped_markdown(run, items), *ratios])
+    return "\n\n".join([*parts, capped_markdown(run, items), *beside])
+
+
+def algorithms_markdown(points: pd.DataFrame) -> list[str]:
+    """Return paragraphs on DPO, RLOO and PPO beside RSF, if any of them is recorded.
+
+    Args:
+        points: The columns of points.csv.
+    """
+    found = algorithms_claims.present(points)
+    if found == ["rsf"]:
+        return []
+    seeds = {
+        algorithms_claims.NAMES[name]: points.loc[points["algorithm"] == name, "seed"].nunique()
+        for name in found
+    }
+    compared = {
+        **algorithms_claims.gain_claims(points),
+        **algorithms_claims.tax_claims(points),
+        **algorithms_claims.averaging_claims(points),
+        **algorithms_claims.front_claims(points),
+    }
+    said = ", ".join(f"{name} {count}" for name, count in seeds.items())
+    return [
+        "Other algorithms with the same reward model and as many sampled replies (chapter 06); "
+        f"seeds: {said}. Fronts are the averages of theta_0 with the last round, and what is kept "
+        "is compared at equal reward:",
+        verdict_markdown({claim: each for claim, each in compared.items() if each is not None}),
+    ]
 
 
 def ratios_markdown(points: pd.DataFrame) -> list[str]:
