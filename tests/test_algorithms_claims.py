@@ -142,6 +142,7 @@ def test_gold_that_falls_while_reward_rises_is_over_optimisation(points):
     ppo = claims.over_optimisation(points, "ppo")
     assert ppo.best == {0: 2, 1: 2}
     assert (ppo.gold.difference, ppo.verdict) == (0.0, "does not hold")
+    assert (rsf.best_at_the_end, ppo.best_at_the_end) == (False, True)
 
 
 def test_the_best_round_of_a_seed_is_chosen_on_the_others(points):
@@ -179,22 +180,29 @@ def table(kl, tax, seed=0, algorithm="rsf", gain=0.0):
     )  # fmt: skip
 
 
-def test_a_line_by_hand():
-    rows = table([0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 3.0])
-    # slope ((-1.5)(-1.5) + (-0.5)(0.5) + (0.5)(-0.5) + (1.5)(1.5)) / 5 = 0.8; R^2 0.8^2 * 5 / 5
+def test_a_line_through_theta_0_by_hand():
+    rows = table([1.0, 2.0, 3.0], [2.0, 1.0, 3.0])
+    # slope (1 * 2 + 2 * 1 + 3 * 3) / (1 + 4 + 9) = 13 / 14; errors 15/14, -12/14, 3/14
     found = claims.fit(rows, degree=1)
-    assert found.coefficients == pytest.approx((0.8, 0.3))
-    assert found.r_squared == pytest.approx(0.64)
-    assert (found.n, np.isnan(found.low)) == (4, True)
-    assert found(np.array([10.0])) == pytest.approx(8.3)
+    assert found.coefficients == pytest.approx((13 / 14, 0))
+    assert found.r_squared == pytest.approx(1 - (15**2 + 12**2 + 3**2) / 14**2 / 2)
+    assert (found.n, np.isnan(found.low)) == (3, True)
+    assert found(np.array([0.0, 14.0])) == pytest.approx([0, 13])
+    assert claims.explains_half(found, 1) is None
     assert claims.fit(rows.head(2), degree=1) is None
+
+
+def test_a_curve_through_theta_0_may_be_worse_than_the_mean():
+    # all forgot 9 to 11 points at once, however far they went: no line from (0, 0) says so
+    rows = table([1.0, 2.0, 3.0, 4.0], [9.0, 11.0, 9.0, 11.0])
+    assert claims.fit(rows, degree=1).r_squared < 0
 
 
 def test_a_parabola_is_found_and_its_interval_comes_from_whole_seeds():
     x = np.arange(5.0)
-    exact = table(x, 1 + 2 * x**2)
+    exact = table(x, x + 2 * x**2)
     found = claims.fit(exact)
-    assert found.coefficients == pytest.approx((2, 0, 1), abs=1e-9)
+    assert found.coefficients == pytest.approx((2, 1, 0), abs=1e-9)
     assert found.r_squared == pytest.approx(1)
     # a second seed that bends the other way: alone each is a perfect parabola, together not
     both = pd.concat([exact, table(x, -2 * x**2, seed=1)])
@@ -202,16 +210,28 @@ def test_a_parabola_is_found_and_its_interval_comes_from_whole_seeds():
     assert pooled.high == pytest.approx(1)
     assert pooled.low == pytest.approx(pooled.r_squared)
     assert pooled.r_squared < 0.5
+    half = claims.explains_half(pooled, 2)
+    assert half.difference == pytest.approx(pooled.r_squared - 0.5)
+    assert half.verdict == "inconclusive"
 
 
 def test_an_algorithm_off_the_common_curve_is_found_by_leaving_it_out():
-    x = np.arange(5.0)
-    rows = pd.concat([table(x, x), table(x, x, algorithm="dpo"), table(x, 4 - x, algorithm="ppo")])
-    found = claims.held_out(rows, degree=1)
-    # the line of the others is x; 4 - x misses it by 4, 2, 0, -2, -4: 1 - 40 / 10
-    assert found["ppo"] == pytest.approx(-3)
-    # the others are one line up, one down: their fit is flat at 2, the mean
-    assert found["rsf"] == pytest.approx(0, abs=1e-9)
+    x = np.arange(1.0, 5.0)
+    parts = [table(x, x, seed=s, algorithm=a) for s in (0, 1) for a in ("rsf", "dpo")]
+    # PPO forgets 3 points more, and once goes where the others never were
+    parts += [table([1.0, 3.0, 9.0], [4.0, 6.0, 0.0], seed=s, algorithm="ppo") for s in (0, 1)]
+    found = claims.off_the_curve(pd.concat(parts), degree=1)
+    ppo = found["PPO forgets more than the curve of the others says"]
+    assert (ppo.difference, ppo.verdict) == (pytest.approx(3), "holds")
+    # the line through RSF and PPO: slope (2 * 30 + 2 * (4 + 18)) / (2 * 30 + 2 * 91), so 104 / 242
+    dpo = found["DPO forgets more than the curve of the others says"]
+    assert dpo.difference == pytest.approx(2.5 * (1 - 104 / 242))
+    assert list(found) == [
+        f"{name} forgets more than the curve of the others says" for name in ("RSF", "DPO", "PPO")
+    ]
+    # a seed alone gives no interval
+    one = claims.off_the_curve(pd.concat(parts[:2]), degree=1)
+    assert set(one.values()) == {None}
 
 
 def test_kl_explains_more_than_reward_where_only_kl_tells():
@@ -224,21 +244,47 @@ def test_kl_explains_more_than_reward_where_only_kl_tells():
     assert claims.explains_more(rows, "forward_kl", "gain") is None
 
 
+def test_two_measures_of_forgetting_are_compared_by_the_same_models():
+    x = np.arange(1.0, 7.0)
+    noise = np.array([3.0, -1.0, 4.0, -1.5, 5.0, 9.0])
+    rows = pd.concat([table(x, np.roll(noise, s), seed=s).assign(capped=x) for s in range(3)])
+    found = claims.explains_more(rows, "kl", "kl", 1, y="capped", other_y="tax")
+    assert found.difference == pytest.approx(1 - claims.fit(rows, "kl", 1).r_squared)
+    assert found.verdict == "holds"
+
+
 def test_two_algorithms_are_compared_at_the_same_kl(points):
     rows = claims.forgetting(points)
     found = claims.at_equal_kl(rows, "rsf", "ppo")
     # at KL 2, a third of the way from (1, 2) to (4, 10) and from (1, 3) to (4, 12), PPO forgot 4
     assert found.difference == pytest.approx(((2 + 8 / 3) + (3 + 9 / 3)) / 2 - 4)
-    assert claims.at_equal_kl(rows, "ppo", "rsf") is None  # PPO never gets to KL 4
+    # the other way round it is the same place
+    assert claims.at_equal_kl(rows, "ppo", "rsf").difference == pytest.approx(-found.difference)
+    assert claims.at_equal_kl(rows, "ppo", "dpo") is None
     control = claims.at_equal_kl(rows, "rsf", "rsf_random")
     assert control.difference == pytest.approx((2 + 3) / 2 - 1)
 
 
+def test_gold_is_compared_at_the_same_kl(points):
+    (claim, found), *more = claims.gold_claims(claims.forgetting(points)).items()
+    assert (claim, more) == ("PPO gains more gold than RSF at the same KL", [])
+    # at KL 2 PPO has gained 1.5, and RSF 2 - 1 / 3
+    assert found.difference == pytest.approx(1.5 - 5 / 3)
+
+
+def test_the_share_of_a_tax_is_given_only_where_there_is_one(points):
+    halved = points.assign(skill=80 - (80 - points["skill"]) / 2)
+    assert claims.share_kept(points, halved, "ppo") == pytest.approx((0.5, 0.5, 0.5))
+    # over two seeds 10 and 12 points are not shown to be more than none
+    assert claims.share_kept(points, halved, "rsf") is None
+
+
 def test_the_table_of_fits_leaves_out_what_cannot_be_fitted(points):
     table = claims.razor_table(claims.forgetting(points))
-    assert set(table["runs"]) == {"all", "PPO"}  # RSF has two values of KL, the control one
+    # RSF has two values of KL, and the control is never fitted by itself
+    assert list(table["runs"].unique()) == ["PPO", "all"]
     assert set(table["x"]) == {"kl", "gain"}
-    assert ((table["r_squared"] <= 1) & (table["r_squared"] >= 0)).all()
+    assert (table["r_squared"] <= 1).all()
 
 
 # figures
@@ -246,14 +292,15 @@ def test_the_table_of_fits_leaves_out_what_cannot_be_fitted(points):
 
 def test_the_tables_of_the_figures_by_hand(points):
     rounds = figures.algorithm_rounds_table(points).set_index(["algorithm", "rounds"])
-    assert rounds.loc[("rsf", 2), "reward"] == 4  # over theta_0 of the same seed
+    # over theta_0 of the same seed
+    assert rounds.loc[("rsf", 2), ["reward", "gold"]].tolist() == [4, 1]
     assert rounds.loc[("ppo", 0), "skill"] == 80
     gao = figures.over_optimisation_table(points).set_index(["algorithm", "rounds"])
     assert gao.loc[("rsf", 1), "gold"] == 2
     assert gao.loc[("rsf", 0), ["kl", "reward", "gold"]].tolist() == [0, 0, 0]
     tax = figures.algorithm_tax_table(points).set_index(["algorithm", "family"])
-    assert tax.loc[("rsf", "skill"), "tax"] == -11
-    assert tax.loc[("rsf", "skill"), "low"] == pytest.approx(-11 - T_1, abs=1e-3)
+    assert tax.loc[("rsf", "skill"), "tax"] == 11
+    assert tax.loc[("rsf", "skill"), "low"] == pytest.approx(11 - T_1, abs=1e-3)
     fronts = figures.algorithm_fronts_table(points)
     half = fronts[(fronts["algorithm"] == "ppo") & (fronts["alpha"] == 0.5)].iloc[0]
     assert half[["reward", "skill"]].tolist() == [1, 78]
@@ -267,7 +314,7 @@ def test_figures_are_drawn_with_their_numbers_in_the_alt_text(points):
         "PPO, 2 rounds: reward over θ₀ from 0.00 to 2.00": figures.algorithm_rounds(points),
         "RSF: at the end KL 4.0, reward +4.00, gold +1.00": figures.over_optimisation(points),
         "PPO: from 80.0 to 76.0 while reward rises by 2.00": figures.algorithm_fronts(points),
-        "RSF, mean of three families -11.0": figures.algorithm_tax(points),
+        "RSF, mean of three families +11.0": figures.algorithm_tax(points),
         "coefficient 0.4: reward 1.00, skill 79.0": figures.kl_penalty(points, own=0.1),
         "R squared": figures.razor(claims.forgetting(points), "seeds 0-1"),
     }

@@ -17,11 +17,19 @@ from alignment_tax import front
 
 #: The algorithms of chapter 06, and how they are written.
 NAMES = {"rsf": "RSF", "dpo": "DPO", "rloo": "RLOO", "ppo": "PPO"}
+#: Those and the control, as they stand in a sentence.
+WITH_CONTROL = NAMES | {"rsf_random": "the random control"}
 FAMILIES = {
     "skill": "mean skill",
     "commonsense": "common sense",
     "reading": "reading",
     "translation": "translation",
+}
+#: What forgetting is set against, as columns of `forgetting`.
+X_NAMES = {
+    "forward_kl": "KL(θ₀ ‖ θ)",
+    "kl": "KL(θ ‖ θ₀)",
+    "gain": "the reward gained",
 }
 #: Runs whose forgetting is set against KL: as trained, with the preset's numbers or another KL
 #: coefficient.
@@ -239,20 +247,27 @@ def penalty_claims(points: pd.DataFrame, own: float) -> Comparisons:
 
 @dataclass(frozen=True)
 class OverOptimisation:
-    """What happens from the round with the best gold reward to the last (after Gao et al. 2022).
+    """What happens from the round with the best gold reward to the last (after Gao et al. 2023).
 
     Attributes:
         gold: How far the true reward falls.
         reward: How far the optimised one rises meanwhile.
         best: The round of each seed, chosen by the mean gold of the *other* seeds, so that it is
             not the luck of this seed that is measured (of one seed: by its own).
+        last: The last round.
         verdict: Of "the true reward falls while the optimised one rises".
     """
 
     gold: front.Comparison | None
     reward: front.Comparison | None
     best: dict[int, int]
+    last: int
     verdict: str
+
+    @property
+    def best_at_the_end(self) -> bool:
+        """Whether gold was still at its best in the last round of every seed: nothing fell."""
+        return set(self.best.values()) == {self.last}
 
 
 def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
@@ -274,7 +289,7 @@ def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
         falls.append(golds[row, at] - golds[row, -1])
         rises.append(rewards[row, -1] - rewards[row, at])
     fall, rise = judge(falls), judge(rises)
-    return OverOptimisation(fall, rise, best, both(fall, rise))
+    return OverOptimisation(fall, rise, best, int(gold.columns[-1]), both(fall, rise))
 
 
 # --- forgetting against KL -----------------------------------------------------------------------
@@ -289,9 +304,9 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 
     Returns:
         Columns seed, algorithm, method, strength, rounds; tax and one column for each family (what
-        theta_0 of the same seed had more, points); gain (reward over theta_0); kl (KL(theta ||
-        theta_0), nats a reply) and forward_kl (KL(theta_0 || theta); NaN where not recorded).
-        theta_0 itself and the base are left out.
+        theta_0 of the same seed had more, points); gain and gold_gain (reward and gold reward over
+        theta_0; NaN where there is no gold); kl (KL(theta || theta_0), nats a reply) and forward_kl
+        (KL(theta_0 || theta); NaN where not recorded). theta_0 itself and the base are left out.
     """
     rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
     names = ["seed", "algorithm", "method", "strength", "rounds"]
@@ -299,7 +314,8 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
     for score in FAMILIES:
         table[score] = rows["seed"].map(start(points, score)) - rows[score].astype(float)
     table["tax"] = table["skill"]
-    table["gain"] = rows["reward"].astype(float) - rows["seed"].map(start(points, "reward"))
+    for gained, score in (("gain", "reward"), ("gold_gain", "gold")):
+        table[gained] = rows[score].astype(float) - rows["seed"].map(start(points, score))
     if kl is None or kl.empty:
         return table.assign(forward_kl=np.nan).reset_index(drop=True)
     # a missing strength is no number, and no number equals another
@@ -311,9 +327,10 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 
 @dataclass(frozen=True)
 class Fit:
-    """A least-squares polynomial: coefficients (highest power first), its R squared, 95 % interval.
+    """A least-squares polynomial through theta_0: coefficients, its R squared, 95 % interval.
 
-    `low` and `high` are NaN with fewer than two seeds; `n` counts the points.
+    The highest power comes first; the last coefficient is 0, since theta_0 has gone nowhere and
+    forgotten nothing. `low` and `high` are NaN with fewer than two seeds; `n` counts the points.
     """
 
     coefficients: tuple[float, ...]
@@ -337,10 +354,14 @@ def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, float]:
-    """Return coefficients and R squared of a polynomial; NaN where x has too few values for one."""
-    if np.unique(x).size <= degree:
+    """Return coefficients and R squared of a polynomial through (0, 0).
+
+    NaN where x has too few values for one.
+    """
+    if np.unique(x[x != 0]).size < degree:
         return np.full(degree + 1, np.nan), float("nan")
-    coefficients = np.polyfit(x, y, degree)
+    powers = np.vander(x, degree + 1)[:, :-1]
+    coefficients = np.append(np.linalg.lstsq(powers, y)[0], 0.0)
     return coefficients, r_squared(y, np.polyval(coefficients, x))
 
 
@@ -370,10 +391,13 @@ def resampled(
 def fit(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> Fit | None:
     """Fit what was forgotten against a column of `forgetting`; None where there is too little.
 
+    The curve passes through theta_0, which is no row, at (0, 0). R squared still compares it with
+    the mean of what was forgotten, so it may be below 0.
+
     Args:
         rows: Rows of `forgetting`; those without `x` are left out.
         x: kl, forward_kl or gain.
-        degree: 1 is a line, 2 the parabola of Shenfeld et al. 2025; both with a constant.
+        degree: 1 is a line, 2 the parabola of Shenfeld et al. 2025; both pass through theta_0.
         y: tax, or a family.
     """
     rows = rows.dropna(subset=[x, y])
@@ -395,14 +419,14 @@ def razor_table(
     """Return the fits of forgetting, pooled and by algorithm, as a table.
 
     Returns:
-        One row per runs ("all", or an algorithm), x and degree (1, 2): n, r_squared, low, high.
-        Fits that cannot be made are left out.
+        One row per runs (an algorithm, then "all"), x and degree (1, 2): n, r_squared, low, high.
+        Fits that cannot be made are left out, and so is the control alone: it has one model a seed,
+        of nearly the same KL.
     """
-    groups = {"all": rows} | {
-        NAMES.get(str(name), str(name)): part for name, part in rows.groupby("algorithm")
-    }
+    own = rows.groupby("algorithm")
+    groups = {NAMES[name]: own.get_group(name) for name in NAMES if name in own.groups}
     table = []
-    for who, part in groups.items():
+    for who, part in (groups | {"all": rows}).items():
         for x in xs:
             for degree in (1, 2):
                 found = fit(part, x, degree)
@@ -423,19 +447,35 @@ def razor_table(
 
 
 def explains_more(
-    rows: pd.DataFrame, x: str, other: str, degree: int = 2, y: str = "tax"
+    rows: pd.DataFrame,
+    x: str,
+    other: str,
+    degree: int = 2,
+    y: str = "tax",
+    other_y: str | None = None,
 ) -> front.Comparison | None:
     """Compare how well two columns explain forgetting: R squared of `x` minus that of `other`.
 
     The same models for both; the interval is that of `resampled`. None where there is too little.
+
+    Args:
+        rows: Rows of `forgetting`.
+        x: The column that is said to explain more.
+        other: The column that it is compared with.
+        degree: Of the fits.
+        y: What `x` explains.
+        other_y: What `other` explains, if that is another column.
     """
-    rows = rows.dropna(subset=[x, other, y])
+    other_y = y if other_y is None else other_y
+    rows = rows.dropna(subset=list({x, other, y, other_y}))
     if min(rows[x].nunique(), rows[other].nunique()) < degree + 2 or rows["seed"].nunique() < 2:
         return None
 
     def gap(drawn: pd.DataFrame) -> float:
-        ys = drawn[y].to_numpy(dtype=float)
-        first, second = (_fitted(drawn[name].to_numpy(float), ys, degree)[1] for name in (x, other))
+        first, second = (
+            _fitted(drawn[of].to_numpy(float), drawn[what].to_numpy(float), degree)[1]
+            for of, what in ((x, y), (other, other_y))
+        )
         return first - second
 
     low, high = resampled(rows, gap)
@@ -443,39 +483,98 @@ def explains_more(
     return front.Comparison(gap(rows), low, high, seeds, 0, front.verdict(low, high))
 
 
-def held_out(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> pd.Series:
-    """Return by algorithm the R squared of its forgetting as fitted on all *other* algorithms.
+def explains_half(found: Fit, seeds: int) -> front.Comparison | None:
+    """Compare the R squared of a fit with one half; None where it has no interval."""
+    if not np.isfinite(found.low):
+        return None
+    by = (each - 0.5 for each in (found.r_squared, found.low, found.high))
+    return front.Comparison(*by, seeds, 0, front.verdict(found.low, found.high, 0.5))
 
-    If KL is all that counts, one curve fits every algorithm, and this is as high as the R squared
-    of a fit to the algorithm itself. Below 0 the curve of the others is worse than a constant.
+
+def off_the_curve(
+    rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax"
+) -> Comparisons:
+    """Return by algorithm (and for the control) what it forgets beyond the curve of the *others*.
+
+    The curve is fitted to all other algorithms; the difference is what the one left out forgot
+    minus what the curve says at its `x`, in points, the mean over its models of a seed, paired by
+    seed. If `x` is all that counts, it is 0. Only models no further out than the others' furthest
+    are asked about. None where fewer than two seeds have one.
     """
     rows = rows.dropna(subset=[x, y])
-    found = {}
-    for name, own in rows.groupby("algorithm"):
-        others = rows[rows["algorithm"] != name]
-        if others[x].nunique() < degree + 2 or len(own) < 2:
-            continue
-        coefficients, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
-        predicted = np.polyval(coefficients, own[x].to_numpy(dtype=float))
-        found[str(name)] = r_squared(own[y].to_numpy(dtype=float), predicted)
-    return pd.Series(found, name="r_squared", dtype=float)
+    found: Comparisons = {}
+    for name in [name for name in WITH_CONTROL if name in set(rows["algorithm"])]:
+        others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
+        claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
+        found[claim] = None
+        if others[x].nunique() >= degree + 2:
+            curve, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
+            own = own[own[x] <= others[x].max()]
+            beyond = own[y] - np.polyval(curve, own[x].to_numpy(dtype=float))
+            found[claim] = judge(beyond.groupby(own["seed"]).mean())
+    return found
 
 
 def at_equal_kl(
     rows: pd.DataFrame, first: str, second: str, x: str = "kl", y: str = "tax"
 ) -> front.Comparison | None:
-    """Compare what two algorithms forget at the same KL, paired by seed: first minus second.
+    """Compare two algorithms at the same KL, paired by seed: `y` of first minus `y` of second.
 
-    `second` is taken at its last round, `first` on the line through theta_0 (nothing forgotten, no
-    KL) and its rounds. Seeds in which `first` never goes that far are left out; None with fewer
-    than two.
+    Each is taken on the line through theta_0 (0 at no KL) and its rounds, in the order of the KL,
+    at the furthest that both get. None with fewer than two seeds of both.
+
+    Args:
+        rows: Rows of `forgetting`.
+        first, second: Words of the `algorithm` column.
+        x: kl or forward_kl.
+        y: tax, a family, gain or gold_gain.
     """
     gaps = []
     for _, own in rows[rows["method"] == "none"].dropna(subset=[x, y]).groupby("seed"):
-        line = own[own["algorithm"] == first].sort_values(x)
-        ends = own[own["algorithm"] == second].sort_values("rounds")
-        if line.empty or ends.empty or ends[x].iloc[-1] > line[x].iloc[-1]:
+        lines = [own[own["algorithm"] == name].sort_values(x) for name in (first, second)]
+        if any(line.empty for line in lines):
             continue
-        at = np.interp(ends[x].iloc[-1], [0.0, *line[x]], [0.0, *line[y]])
-        gaps.append(float(at) - float(ends[y].iloc[-1]))
+        reach = min(line[x].iloc[-1] for line in lines)
+        at = [float(np.interp(reach, [0.0, *line[x]], [0.0, *line[y]])) for line in lines]
+        gaps.append(at[0] - at[1])
     return judge(gaps)
+
+
+def gold_claims(rows: pd.DataFrame, x: str = "kl") -> Comparisons:
+    """Return, for every algorithm but RSF, whether it gains more gold than RSF at the same KL."""
+    there = set(rows["algorithm"])
+    return {
+        f"{NAMES[name]} gains more gold than RSF at the same KL": at_equal_kl(
+            rows, name, "rsf", x, "gold_gain"
+        )
+        for name in NAMES
+        if {name, "rsf"} <= there and name != "rsf"
+    }
+
+
+def share_kept(
+    points: pd.DataFrame, other: pd.DataFrame, algorithm: str, score: str = "skill"
+) -> tuple[float, float, float] | None:
+    """Return which share of an algorithm's tax is left in another measure of the same models.
+
+    Args:
+        points: The columns of points.csv.
+        other: The same models by the other measure (`talk.with_capped`).
+        algorithm: A name in `NAMES`.
+        score: Of which the tax is.
+
+    Returns:
+        Mean tax by the other measure over mean tax, and its interval over seeds drawn with
+        replacement (see `resampled`). None unless the tax is shown: a share of nothing is nothing.
+    """
+    whole, left = (tax(each, algorithm, score) for each in (points, other))
+    shown = judge(whole)
+    if shown is None or shown.verdict != "holds":
+        return None
+    rows = pd.DataFrame({"seed": whole.index, "whole": whole.values, "left": left.values})
+
+    def share(drawn: pd.DataFrame) -> float:
+        whole = float(drawn["whole"].mean())
+        return float(drawn["left"].mean()) / whole if whole > 0 else float("nan")
+
+    return share(rows), *resampled(rows, share)

@@ -66,6 +66,20 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
     return able.loc[best].reset_index(drop=True)
 
 
+def in_preset(name: str) -> list[str]:
+    """Return the algorithms whose numbers in a preset are those that its tuning.csv chose."""
+    path = settings.results_folder() / name / "tuning.csv"
+    if not path.is_file():
+        return []
+    configs = presets.get(name).algorithms
+    return [
+        str(row["algorithm"])
+        for row in chosen(pd.read_csv(path)).to_dict("records")
+        if row["algorithm"] in configs
+        and json.loads(row["numbers"]).items() <= presets.as_dict(configs[row["algorithm"]]).items()
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Try all candidates, write tuning.csv after each, and print what was chosen."""
     parser = argparse.ArgumentParser(

@@ -46,7 +46,7 @@ from alignment_tax.figures.tables import (
 )
 
 # How the two ways through one algorithm are drawn: its rounds, and the averages of its ends.
-ROUNDS_LOOK = Look("as trained, round by round", VERMILLION, "s")
+ROUNDS_LOOK = Look("as trained, round by round", BLACK, "s")
 AVERAGES_LOOK = Look("average of θ₀ and the last round", BLUE, "o")
 # PPO as it is meant and with something taken away, in the order of `ppo_live.variants`.
 RUN_LOOKS = (
@@ -63,20 +63,22 @@ RUN_PANELS = {
     "finished": "replies that end (share)",
 }
 X_NAMES = {
-    "forward_kl": "KL(θ₀ ‖ θ), nats a reply",
-    "kl": "KL(θ ‖ θ₀), nats a reply",
+    "forward_kl": f"{claims.X_NAMES['forward_kl']}, nats a reply",
+    "kl": f"{claims.X_NAMES['kl']}, nats a reply",
     "gain": "reward gained over θ₀",
 }
+# The averages whose ratio stands beside them.
+LABELLED_ALPHAS = (0.2, 0.5, 0.8)
 
 
 def _trained(points: pd.DataFrame, values: list[str], figure: str) -> pd.DataFrame:
-    """Return theta_0 as round 0 and the rounds of every algorithm; reward is gained over theta_0.
+    """Return theta_0 as round 0 and the rounds of every algorithm; rewards are gained over theta_0.
 
     Raises:
         FigureError: as `prepare`, or no algorithm was recorded.
     """
     rows = prepare(points, values, figure)
-    rows = change(rows, ["reward"], figure) if "reward" in values else rows
+    rows = change(rows, [name for name in ("reward", "gold") if name in values], figure)
     start = theta_0(rows, figure)
     parts = []
     for name in claims.present(rows):
@@ -116,7 +118,8 @@ def algorithm_rounds_table(points: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per algorithm and round (0 = theta_0): seeds, and mean, _low, _high (95 % t interval
-        over seeds) of reward (gained over theta_0 of the same seed), gold (if measured) and skill.
+        over seeds) of reward and gold (if measured), both gained over theta_0 of the same seed, and
+        skill.
 
     Raises:
         FigureError: missing columns, nothing to draw, no theta_0, no algorithm, several studies.
@@ -135,22 +138,27 @@ def algorithm_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     table = algorithm_rounds_table(points)
     values = [name for name in ("reward", "gold", "skill") if name in table]
     rows = _trained(points, values, "algorithm_rounds")
-    caption = run_caption(rows, recorded)
-    names = {"reward": "reward gained over θ₀", "gold": "gold reward", "skill": "mean skill (%)"}
+    caption, there = run_caption(rows, recorded), claims.present(rows)
+    names = {
+        "reward": "reward gained over θ₀",
+        "gold": "gold reward gained over θ₀",
+        "skill": "mean skill (%)",
+    }
     with style():
         figure = canvas((PANELS[0], 4.9))
         for axes, name in zip(figure.subplots(1, len(values)), values, strict=True):
-            for algorithm in claims.present(rows):
+            for place, algorithm in enumerate(there):
                 look = ALGORITHMS[algorithm]
+                aside = 0.12 * (place - (len(there) - 1) / 2)  # so that no bar hides another
                 own = rows[rows["algorithm"] == algorithm]
                 _seed_lines(axes, own, "rounds", name, look.colour, "rounds")
                 part = table[table["algorithm"] == algorithm].sort_values("rounds")
-                _mean_line(axes, part, "rounds", name, look)
+                _mean_line(axes, part.assign(rounds=part["rounds"] + aside), "rounds", name, look)
             axes.set_title(names[name])
             axes.set_xlabel("rounds")
             axes.xaxis.get_major_locator().set_params(integer=True)
         alt = _rounds_alt(table, values, caption)
-        return finish(figure, "Four algorithms, one budget of replies", caption, alt, 4)
+        return finish(figure, "One budget of replies, round by round", caption, alt, 4)
 
 
 def _rounds_alt(table: pd.DataFrame, values: list[str], caption: str) -> str:
@@ -160,7 +168,7 @@ def _rounds_alt(table: pd.DataFrame, values: list[str], caption: str) -> str:
         ordered = rows.sort_values("rounds")
         first, end = ordered.iloc[0], ordered.iloc[-1]
         moves = [
-            f"{'reward over θ₀' if name == 'reward' else FAMILY_NAMES.get(name, name)} from "
+            f"{FAMILY_NAMES.get(name, f'{name} over θ₀')} from "
             f"{number(first[name], 2)} to {number(end[name], 2)}"
             for name in values
         ]
@@ -188,14 +196,12 @@ def over_optimisation_table(points: pd.DataFrame) -> pd.DataFrame:
 
 def _gained_both(points: pd.DataFrame) -> pd.DataFrame:
     rows = _trained(points, ["kl", "reward", "gold"], "over_optimisation")
-    start = rows[rows["rounds"] == 0].drop_duplicates("seed").set_index("seed")["gold"]
     # a KL that is estimated from few samples may come out below 0, which no root can show
-    kl = rows["kl"].clip(lower=0.0)
-    return rows.assign(gold=rows["gold"] - rows["seed"].map(start), kl=kl)
+    return rows.assign(kl=rows["kl"].clip(lower=0.0))
 
 
 def over_optimisation(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward and gold reward against the KL from theta_0, rounds joined (Gao et al. 2022).
+    """Draw reward and gold reward against the KL from theta_0, rounds joined (Gao et al. 2023).
 
     The x axis is the root of the KL, as there: it is the distance in which their curves are simple.
 
@@ -203,7 +209,8 @@ def over_optimisation(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `over_optimisation_table`.
     """
     table, rows = over_optimisation_table(points), _gained_both(points)
-    caption = run_caption(rows, recorded)
+    # rewards are of replies to prompts: the number of items is that of the skills
+    caption = run_caption(rows.drop(columns="n_items"), recorded)
     names = {"reward": "reward gained (optimised)", "gold": "gold reward gained (not optimised)"}
     with style():
         figure = canvas((PANELS[0], 5.0))
@@ -269,44 +276,77 @@ def _fronts_rows(points: pd.DataFrame, family: str) -> pd.DataFrame:
 
 
 def algorithm_fronts(points: pd.DataFrame, family: str = "skill", recorded: bool = False) -> Figure:
-    """Draw skill against reward for every algorithm in a row, axes shared (paper Fig. 14).
+    """Draw skill against reward, a panel for every algorithm, axes shared (paper Fig. 14).
 
-    Each panel holds the rounds and the averages of one algorithm; the averages of RSF stand behind
-    the others as a grey line.
+    Each panel holds the rounds and the averages of one algorithm, with the intervals of the last
+    round and of some averages; the averages of RSF stand behind the others as a grey line.
 
     Raises:
         FigureError: as `algorithm_fronts_table`.
     """
-    table, rows = algorithm_fronts_table(points, family), _fronts_rows(points, family)
-    caption = run_caption(rows, recorded)
-    names = claims.present(rows)
+    table = algorithm_fronts_table(points, family)
+    rows = _fronts_rows(points, family)
+    caption, names = run_caption(rows, recorded), claims.present(rows)
+    columns = 1 if len(names) == 1 else 2
+    lines = -(-len(names) // columns)
     with style():
-        figure = canvas((PANELS[0], 4.6))
-        grid = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        figure = canvas((PANELS[0], 1.0 + 3.8 * lines))
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         behind = _front_of(table, "rsf", "average") if "rsf" in names else table[:0]
-        for axes, algorithm in zip(grid, names, strict=True):
+        for axes, algorithm in zip(grid.flat, names, strict=False):
             if algorithm != "rsf" and not behind.empty:
                 axes.plot(
                     behind["reward"], behind[family], color=GREY, linewidth=1.4, linestyle=":",
                     label="the averages of RSF", zorder=1,
                 )  # fmt: skip
-            for method, look in (("none", ROUNDS_LOOK), ("average", AVERAGES_LOOK)):
-                own = rows[(rows["algorithm"] == algorithm) & (rows["method"] == method)]
-                order = "rounds" if method == "none" else "alpha"
-                _seed_lines(axes, own, "reward", family, look.colour, order)
-                part = _front_of(table, algorithm, method)
-                if not part.empty:
-                    _mean_line(axes, part, "reward", family, look)
-            at_0 = _front_of(table, algorithm, "none").iloc[0]
+            _draw_averages(axes, _front_of(table, algorithm, "average"), family)
+            rounds = _front_of(table, algorithm, "none")
+            _mean_line(
+                axes, _barred(rounds, rounds.index[-1:], family), "reward", family, ROUNDS_LOOK
+            )
+            at_0 = rounds.iloc[0]
             axes.plot(
                 at_0["reward"], at_0[family], marker="*", markersize=16, color=BLACK,
                 markerfacecolor="white", linestyle="none", label="θ₀", zorder=5,
             )  # fmt: skip
             axes.set_title(claims.NAMES[algorithm])
+        for axes in grid.flat[len(names) :]:
+            axes.set_visible(False)
+        for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
             axes.set_xlabel("reward gained over θ₀")
-        grid[0].set_ylabel(AXIS_NAMES[family])
+            axes.tick_params(labelbottom=True)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(AXIS_NAMES[family])
         title = f"{FAMILY_NAMES[family].capitalize()} against reward, algorithm by algorithm"
         return finish(figure, title, caption, _fronts_alt(table, family, caption), 4)
+
+
+def _barred(part: pd.DataFrame, index: pd.Index, y: str) -> pd.DataFrame:
+    """Return one curve with the intervals of `y` at these rows alone."""
+    shown = part.copy()
+    shown.loc[~part.index.isin(index), [f"{y}_low", f"{y}_high"]] = np.nan
+    return shown
+
+
+def _draw_averages(axes: Axes, part: pd.DataFrame, y: str) -> None:
+    """Draw the averages of one algorithm: some with their ratio and interval, the ends bare.
+
+    At alpha 0 and 1 they are theta_0 and the last round, which have markers of their own.
+    """
+    if part.empty:
+        return
+    look = AVERAGES_LOOK
+    axes.plot(part["reward"], part[y], color=look.colour, zorder=1.5)
+    inner = part[part["alpha"].between(0, 1, inclusive="neither")]
+    if inner.empty:
+        return
+    shown = inner[inner["alpha"].round(3).isin(LABELLED_ALPHAS)]
+    _mean_line(axes, _barred(inner, shown.index, y), "reward", y, look)
+    for row in shown.to_dict("records"):
+        axes.annotate(
+            f"α {row['alpha']:g}", (row["reward"], row[y]), xytext=(6, 6),
+            textcoords="offset points", fontsize=10, color=look.colour,
+        )  # fmt: skip
 
 
 def _front_of(table: pd.DataFrame, algorithm: str, method: str) -> pd.DataFrame:
@@ -406,16 +446,17 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
 
 
 def algorithm_tax_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the change in every family from theta_0 to the last round of every algorithm.
+    """Return what every algorithm costs in every family: theta_0 minus its last round.
 
     Returns:
-        One row per algorithm and family: name, tax (points; negative = lost), low, high, seeds.
+        One row per algorithm and family: name, tax (points; positive = lost), low, high, seeds.
 
     Raises:
         FigureError: as `algorithm_rounds_table`.
     """
     families = list(FAMILY_NAMES)
     rows = change(prepare(points, families, "algorithm_tax"), families, "algorithm_tax")
+    rows[families] = -rows[families]
     records = []
     for algorithm in claims.present(rows):
         own = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
@@ -439,7 +480,7 @@ def algorithm_tax_table(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw the change in every family since theta_0, a bar an algorithm, with 95 % intervals.
+    """Draw what each algorithm costs in every family, with 95 % intervals, numbers at the side.
 
     Raises:
         FigureError: as `algorithm_tax_table`.
@@ -448,39 +489,38 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
     caption = run_caption(points, recorded)
     names = list(dict.fromkeys(table["algorithm"]))
     families = list(dict.fromkeys(table["family"]))
-    height = 0.82 / len(names)
+    step = 0.8 / len(names)
     with style():
-        figure = canvas((PANELS[0], 5.6))
+        figure = canvas((PANELS[0], 2.4 + 0.3 * len(families) * max(len(names), 2)))
         axes = figure.add_subplot()
-        for index, algorithm in enumerate(names):
+        for place, algorithm in enumerate(names):
             part = table[table["algorithm"] == algorithm].set_index("family").loc[families]
-            where = np.arange(len(part)) + (index - (len(names) - 1) / 2) * height
+            where = np.arange(len(part)) + (place - (len(names) - 1) / 2) * step
             look = ALGORITHMS[algorithm]
-            axes.barh(
-                where, part["tax"], height=0.9 * height, color=look.colour, label=look.label,
-                xerr=bar_lengths(part["tax"], part["low"], part["high"]),
-                error_kw={"elinewidth": 1.3, "ecolor": "#333333"},
+            axes.errorbar(
+                part["tax"], where, xerr=bar_lengths(part["tax"], part["low"], part["high"]),
+                color=look.colour, marker=look.marker, markersize=9, markeredgecolor="white",
+                linestyle="none", elinewidth=2.2, label=look.label,
             )  # fmt: skip
             for y, row in zip(where, part.to_dict("records"), strict=True):
-                lost = row["tax"] < 0
-                reach = [v for v in (row["tax"], row["low"], row["high"]) if not np.isnan(v)]
                 axes.annotate(
-                    number(row["tax"], sign=True), (min(reach) if lost else max(reach), y),
-                    xytext=(-5 if lost else 5, 0), textcoords="offset points", fontsize=9.5,
-                    ha="right" if lost else "left", va="center",
+                    spread(row["tax"], row["low"], row["high"], sign=True), (1.01, y),
+                    xycoords=axes.get_yaxis_transform(), fontsize=10.5, va="center",
+                    color="#333333",
                 )  # fmt: skip
+        for edge in np.arange(len(families) - 1) + 0.5:
+            axes.axhline(edge, color="#E4E4E4", linewidth=0.8)
         axes.axvline(0, color="#333333", linewidth=1.4)
         axes.set_yticks(range(len(families)), [FAMILY_NAMES[family] for family in families])
-        axes.invert_yaxis()
+        axes.set_ylim(len(families) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        axes.margins(x=0.12, y=0.02)
-        axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
+        axes.set_xlabel("points lost since θ₀ (left of 0: gained)")
         each = [
             f"{claims.NAMES[row['algorithm']]}, {row['name']} "
             f"{spread(row['tax'], row['low'], row['high'], sign=True)}"
             for row in table.to_dict("records")
         ]
-        alt = f"Change since θ₀ in points ({caption}). {'; '.join(each)}."
+        alt = f"Points lost since θ₀ ({caption}). {'; '.join(each)}."
         return finish(figure, "The tax of each algorithm", caption, alt, 4)
 
 
@@ -488,7 +528,7 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 
 def razor(rows: pd.DataFrame, caption: str, degree: int = 2) -> Figure:
-    """Draw what was forgotten against KL and against the reward gained, with pooled fits.
+    """Draw what was forgotten against KL and against the reward gained, with fits to all.
 
     Args:
         rows: Rows of `algorithms_claims.forgetting`; an x that is not recorded is left out.
@@ -516,12 +556,19 @@ def razor(rows: pd.DataFrame, caption: str, degree: int = 2) -> Figure:
             found = claims.fit(rows, x, degree)
             title = X_NAMES[x]
             if found is not None:
-                line = np.linspace(rows[x].min(), rows[x].max(), 100)
-                axes.plot(line, found(line), color=GREEN, linewidth=2, label="fit to all", zorder=3)
+                line = np.linspace(min(0.0, rows[x].min()), rows[x].max(), 100)
+                axes.plot(
+                    line, found(line), color=GREEN, linewidth=2,
+                    label="fit to all, through θ₀", zorder=3,
+                )  # fmt: skip
                 text = spread(found.r_squared, found.low, found.high, 2)
                 axes.set_title(f"R² = {text}", fontsize=12.5)
                 alts.append(f"against {title}: R squared {text}, {found.n} models")
             axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
+            axes.plot(
+                0, 0, marker="*", markersize=15, color=BLACK, markerfacecolor="white",
+                linestyle="none", label="θ₀", zorder=4,
+            )  # fmt: skip
             axes.set_xlabel(title)
         grid[0].set_ylabel("forgotten: points of mean skill")
         alt = f"Skill lost since θ₀ ({caption}) {'; '.join(alts)}."
@@ -549,11 +596,12 @@ def ppo_runs(logs: Mapping[str, pd.DataFrame], caption: str) -> Figure:
     with style():
         figure = canvas((PANELS[0], 6.2))
         for axes, name in zip(figure.subplots(2, 2, sharex=True).flat, RUN_PANELS, strict=True):
-            for run, log in logs.items():
+            for place, (run, log) in enumerate(logs.items()):
                 need(log, ["iteration", *RUN_PANELS], "ppo_runs")
                 look = looks[run]
+                aside = 0.09 * (place - (len(logs) - 1) / 2)  # equal runs beside one another
                 axes.plot(
-                    log["iteration"], log[name], color=look.colour, marker=look.marker,
+                    log["iteration"] + aside, log[name], color=look.colour, marker=look.marker,
                     markersize=6, markeredgecolor="white", label=run,
                 )  # fmt: skip
             axes.set_title(RUN_PANELS[name], fontsize=12.5)
@@ -567,4 +615,5 @@ def ppo_runs(logs: Mapping[str, pd.DataFrame], caption: str) -> Figure:
                 f"{number(end['kl'], 2)}, length {number(first['reply_length'])} to "
                 f"{number(end['reply_length'])}, finished {number(100 * end['finished'], 0)} %."
             )
-        return finish(figure, "PPO, and PPO with a part missing", caption, " ".join(parts), 2)
+        title = "PPO, and PPO with a part missing: one run each"
+        return finish(figure, title, caption, " ".join(parts), 2)
