@@ -499,7 +499,7 @@ def off_the_curve(
     The curve is fitted to all other algorithms; the difference is what the one left out forgot
     minus what the curve says at its `x`, in points, the mean over its models of a seed, paired by
     seed. If `x` is all that counts, it is 0. Only models no further out than the others' furthest
-    are asked about. None where fewer than two seeds have one.
+    are asked about. None where fewer than two seeds have one, or the control is the only other.
     """
     rows = rows.dropna(subset=[x, y])
     found: Comparisons = {}
@@ -507,7 +507,8 @@ def off_the_curve(
         others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
         claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
         found[claim] = None
-        if others[x].nunique() >= degree + 2:
+        enough = others[x].nunique() >= degree + 2
+        if enough and not set(NAMES).isdisjoint(others["algorithm"]):
             curve, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
             own = own[own[x] <= others[x].max()]
             beyond = own[y] - np.polyval(curve, own[x].to_numpy(dtype=float))
