@@ -487,8 +487,9 @@ def explains_half(found: Fit, seeds: int) -> front.Comparison | None:
     """Compare the R squared of a fit with one half; None where it has no interval."""
     if not np.isfinite(found.low):
         return None
-    by = (each - 0.5 for each in (found.r_squared, found.low, found.high))
-    return front.Comparison(*by, seeds, 0, front.verdict(found.low, found.high, 0.5))
+    verdict = front.verdict(found.low, found.high, 0.5)
+    gap, low, high = found.r_squared - 0.5, found.low - 0.5, found.high - 0.5
+    return front.Comparison(gap, low, high, seeds, 0, verdict)
 
 
 def off_the_curve(
