@@ -232,6 +232,13 @@ def test_an_algorithm_off_the_common_curve_is_found_by_leaving_it_out():
     # a seed alone gives no interval
     one = claims.off_the_curve(pd.concat(parts[:2]), degree=1)
     assert set(one.values()) == {None}
+    # the control alone is no curve to hold others against, but may be held against one
+    parts = [table(x, x, seed=s) for s in (0, 1)]
+    parts += [table(x, x - 1, seed=s, algorithm="rsf_random") for s in (0, 1)]
+    found = claims.off_the_curve(pd.concat(parts), degree=1)
+    assert found["RSF forgets more than the curve of the others says"] is None
+    control = found["the random control forgets more than the curve of the others says"]
+    assert control.difference == pytest.approx(-1)
 
 
 def test_kl_explains_more_than_reward_where_only_kl_tells():

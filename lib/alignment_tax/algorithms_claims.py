@@ -487,8 +487,9 @@ def explains_half(found: Fit, seeds: int) -> front.Comparison | None:
     """Compare the R squared of a fit with one half; None where it has no interval."""
     if not np.isfinite(found.low):
         return None
-    by = (each - 0.5 for each in (found.r_squared, found.low, found.high))
-    return front.Comparison(*by, seeds, 0, front.verdict(found.low, found.high, 0.5))
+    verdict = front.verdict(found.low, found.high, 0.5)
+    gap, low, high = found.r_squared - 0.5, found.low - 0.5, found.high - 0.5
+    return front.Comparison(gap, low, high, seeds, 0, verdict)
 
 
 def off_the_curve(
@@ -499,7 +500,7 @@ def off_the_curve(
     The curve is fitted to all other algorithms; the difference is what the one left out forgot
     minus what the curve says at its `x`, in points, the mean over its models of a seed, paired by
     seed. If `x` is all that counts, it is 0. Only models no further out than the others' furthest
-    are asked about. None where fewer than two seeds have one.
+    are asked about. None where fewer than two seeds have one, or the control is the only other.
     """
     rows = rows.dropna(subset=[x, y])
     found: Comparisons = {}
@@ -507,7 +508,8 @@ def off_the_curve(
         others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
         claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
         found[claim] = None
-        if others[x].nunique() >= degree + 2:
+        enough = others[x].nunique() >= degree + 2
+        if enough and not set(NAMES).isdisjoint(others["algorithm"]):
             curve, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
             own = own[own[x] <= others[x].max()]
             beyond = own[y] - np.polyval(curve, own[x].to_numpy(dtype=float))
