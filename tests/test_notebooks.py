@@ -241,6 +241,7 @@ def test_06_each_loss_by_hand_is_that_of_the_library(course):
     assert "rsf" in records["recorded_algorithms"]
     assert len(records["live_failures_verdict"]) == 3
     assert records["verdict_tax"]["RSF costs mean skill"] == "holds"
+    assert records["claims_judged"] >= len(records["verdict_tax"])
 
 
 @pytest.mark.notebooks
