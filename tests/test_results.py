@@ -200,6 +200,17 @@ def test_merged_rows_replace_those_of_the_same_name_only():
     assert merge_rows(pd.DataFrame(), fresh) is fresh
 
 
+def test_merged_rows_keep_the_columns_of_both():
+    key = ["seed", "algorithm", "rounds"]
+    rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
+    ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
+    merged = merge_rows(rsf, ppo, key)
+    assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
+    assert merged["best_reward"].tolist()[0] == 4.5
+    assert merged["kl"].tolist()[1] == 0.2
+    assert merged["best_reward"].isna().tolist() == [False, True]
+
+
 def test_what_is_written_has_six_digits_and_no_nan():
     values = (None, np.nan, 1.23456789, 3, np.int64(3), 3.0, "a")
     assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]

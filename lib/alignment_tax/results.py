@@ -167,7 +167,9 @@ def merge_rows(
     if stored.empty:
         return fresh
     rows = by_name(stored) | by_name(fresh)  # a row that is replaced keeps its place
-    table = pd.DataFrame(list(rows.values()), columns=fresh.columns)
+    # a column that only one of the two has is not lost: rounds of PPO say other things than RSF's
+    columns = list(dict.fromkeys([*stored.columns, *fresh.columns]))
+    table = pd.DataFrame(list(rows.values()), columns=columns)
     return table.sort_values("seed", kind="stable", ignore_index=True)
 
 
