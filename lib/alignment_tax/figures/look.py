@@ -86,10 +86,10 @@ METHODS: dict[str, Look] = {
     "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
     "hma_grid": Look("best point of a grid", GREEN, "s"),
     "hma_released": Look("HMA as released", VERMILLION, "X"),
-    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "D"),
+    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "v"),
     "hma_kl": Look("HMA with a KL term", SKY, "D"),
     "hma_kl_other": Look("HMA with a KL term, other formats", BROWN, "s"),
-    "adamerging": Look("AdaMerging", PURPLE, "8"),
+    "adamerging": Look("AdaMerging", PURPLE, "p"),
     "kl_coef": Look("another KL coefficient", ORANGE, "s"),
 }
 

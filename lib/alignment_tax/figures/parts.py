@@ -258,8 +258,15 @@ def _shade(panels: Sequence[Axes]) -> None:
             axes.set_xlim(right=right)
             axes.set_ylim(top=top)
             axes.annotate(
-                "better\nin both", (right, top), xytext=(-4, -4), textcoords="offset points",
-                ha="right", va="top", fontsize=11, color=GREEN, zorder=5,
+                "better\nin both",
+                (right, top),
+                xytext=(-4, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=11,
+                color=GREEN,
+                zorder=5,
             )
 
 
@@ -423,7 +430,11 @@ def simplex(
         if len(path) > 1:
             way = corner(np.asarray(path, dtype=float))
             axes.plot(
-                way[:, 0], way[:, 1], color="white", linewidth=2.2, path_effects=OUTLINE,
+                way[:, 0],
+                way[:, 1],
+                color="white",
+                linewidth=2.2,
+                path_effects=OUTLINE,
                 label="path of the gradient",
             )
         # from large to small, so that of two at one place both are seen
