@@ -628,14 +628,15 @@ def _front_panel(
         curve = curve.sort_values("mean")
         inner = curve[curve["mean"].between(0, 1, inclusive="neither")]
         axes.plot(curve[reward], curve[score], color=look.colour, zorder=2)
-        bars: dict[str, np.ndarray | None] = {}
+        bars: list[np.ndarray | None] = [None, None]
         if len(searches) == 1:
-            for axis, column in (("xerr", reward), ("yerr", score)):
-                ends = (inner[column], inner[f"{column}_low"], inner[f"{column}_high"])
-                bars[axis] = bar_lengths(*ends)
+            bars = [
+                bar_lengths(inner[column], inner[f"{column}_low"], inner[f"{column}_high"])
+                for column in (reward, score)
+            ]
         axes.errorbar(
-            inner[reward], inner[score], **bars, fmt=look.marker, color=look.colour,
-            markeredgecolor="white", elinewidth=1, alpha=0.95, label=look.label, zorder=3,
+            inner[reward], inner[score], xerr=bars[0], yerr=bars[1], fmt=look.marker,
+            color=look.colour, markeredgecolor="white", elinewidth=1, alpha=0.95, label=look.label, zorder=3,
         )  # fmt: skip
         each = [
             f"mean ratio {r['mean']:g} ({number(r[reward], 2)}, {number(r[score])})"
