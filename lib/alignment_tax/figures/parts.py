@@ -636,7 +636,8 @@ def _front_panel(
             ]
         axes.errorbar(
             inner[reward], inner[score], xerr=bars[0], yerr=bars[1], fmt=look.marker,
-            color=look.colour, markeredgecolor="white", elinewidth=1, alpha=0.95, label=look.label, zorder=3,
+            color=look.colour, markeredgecolor="white", elinewidth=1, alpha=0.95,
+            label=look.label, zorder=3,
         )  # fmt: skip
         each = [
             f"mean ratio {r['mean']:g} ({number(r[reward], 2)}, {number(r[score])})"
