@@ -19,6 +19,7 @@ from PIL import Image
 from alignment_tax import figures
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
+from alignment_tax.figures.parts import SEARCH_LOOKS
 from alignment_tax.figures.reward import calibration_error
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY
@@ -260,6 +261,11 @@ def test_methods_differ_by_colour_and_marker() -> None:
     assert len({(look.colour, look.marker) for look in looks}) == len(looks)
     now = [figures.METHODS[name] for name in ("average", "early_stopping", "hma")]
     assert len({look.colour for look in now}) == len({look.marker for look in now}) == 3
+    # chapter 11 draws these in one figure
+    curves = [("average", 1), ("hma_reward", 3), ("hma_kl", 3), ("hma_kl", 9), ("hma_kl_other", 3),
+              ("adamerging", 9)]  # fmt: skip
+    looks = [SEARCH_LOOKS.get(curve, figures.METHODS[curve[0]]) for curve in curves]
+    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 6
     families = list(FAMILY_LOOKS.values())
     assert len({look.colour for look in families}) == len({look.marker for look in families}) == 4
 
@@ -621,6 +627,13 @@ def test_search_fronts_have_the_same_means_and_both_ends() -> None:
     assert "K = 9" in words(figure)
     assert "K = 9: mean ratio 0.5 (3.50, 75.0)" in alt_text(figure)
     assert "AdaMerging, K = 9" in words(figures.search_fronts(points, [("adamerging", 9)]))
+    # a mean ratio that one curve lacks is drawn for none: lines through more points lie elsewhere
+    more = points[points["method"].isin(["average", "hma"])].assign(alpha=0.2)
+    more = more[~((more["method"] == "hma") & (more["part"].str.count(r"\|") == 8))]
+    more = pd.concat([points, more.drop_duplicates(["seed", "method", "part", "alpha"])])
+    both = figures.search_fronts_table(more, [("hma", 3), ("hma", 9)])
+    assert both["mean"].tolist() == [0, 0.5, 1] * 3
+    assert figures.search_fronts_table(more, [("hma", 3)])["mean"].tolist() == [0, 0.2, 0.5, 1] * 2
     with pytest.raises(FigureError, match="no rows of 'hma_kl' with K = 3"):
         figures.search_fronts(points, [("hma_kl", 3)])
     with pytest.raises(FigureError, match="one to four scores"):
@@ -688,6 +701,7 @@ def test_verdicts_as_table_markdown_and_forest() -> None:
     assert "inconclusive" in figures.verdict_style(records).to_html()
     figure = figures.forest(records, caption=CAPTION)
     assert "averaging beats early stopping" in words(figure)
+    assert "+12.000" in words(figures.forest(records, caption=CAPTION, title="Gain?", digits=3))
     assert "+12.00 (+9.00 to +15.00), holds" in alt_text(figure)
 
 

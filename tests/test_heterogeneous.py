@@ -105,6 +105,11 @@ def test_what_putting_a_part_back_regains() -> None:
     # the tax is 20 points, the gain 4: the input part at alpha 0 has 2 more of both
     assert back.loc["input", ["skill_back", "reward_lost", "gold_gained"]].tolist() == [10, -50, 1]
     assert back.loc["output", ["skill_back", "reward_lost"]].tolist() == [20, 50]
+    # seeds differ by nothing in the input part; in the output's 3 - 1 and 3 + 1 points, 20 - 5 and
+    # 20 + 5 % of the tax: both parts together 30, as wide
+    wide = back.loc[heterogeneous.TOGETHER, ["skill_back", "skill_back_low", "skill_back_high"]]
+    assert wide.tolist() == pytest.approx([30, 30 - 5 * HALF, 30 + 5 * HALF], abs=1e-2)
+    assert back.loc["input", "skill_back_low"] == pytest.approx(10)
 
 
 def test_a_search_is_compared_with_averaging_at_its_own_mean() -> None:

@@ -1,4 +1,4 @@
-"""What a recorded run says of averaging part by part, and of another ratio for every block.
+"""What a recorded run says of averaging part by part, and of a ratio for every block.
 
 Drawn from the table of points alone, with no model. A curve is named by its method and its number
 of blocks: ("hma", 3). Plain averaging has one block, ("average", 1). Reward is always what was
@@ -33,6 +33,8 @@ AVERAGE: Curve = ("average", 1)
 HMA: Curve = ("hma", 3)
 ABLATION = (3, 6, 9)
 ADAMERGING: Curve = ("adamerging", 9)
+#: In `put_back`: the sum over the parts, each put back by itself.
+TOGETHER = "one by one, summed"
 SCORES = ("reward", "gold", "skill", "commonsense", "reading", "translation")
 
 
@@ -363,7 +365,9 @@ def part_effects(points: pd.DataFrame, parts: Sequence[str] = ()) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def part_effect(points: pd.DataFrame, part: str, score: str) -> front.Comparison:
+def part_effect(
+    points: pd.DataFrame, part: str, score: str, level: float = 0.95
+) -> front.Comparison:
     """Compare one part averaged with the aligned model by one number a seed: the mean over alphas.
 
     Nothing is chosen, so this is the test of a claim; the best of several alphas would flatter it.
@@ -373,7 +377,7 @@ def part_effect(points: pd.DataFrame, part: str, score: str) -> front.Comparison
     """
     if part not in recorded_parts(points):
         raise NotRecorded(f"There are no rows of part {part!r}.")
-    return _compared(part_gaps(points, part, score).mean(axis=1), f"part {part!r}")
+    return _compared(part_gaps(points, part, score).mean(axis=1), f"part {part!r}", level)
 
 
 def part_difference(points: pd.DataFrame, a: str, b: str, score: str) -> front.Comparison:
@@ -408,23 +412,32 @@ def put_back(points: pd.DataFrame) -> pd.DataFrame:
     """Return what putting a single part back to theta_0 (alpha 0) gives back, and what it costs.
 
     Returns:
-        One row per part recorded at alpha 0 (the index), means over seeds: skill_back (mean skill
-        regained, in percent of what RLHF cost), reward_lost (in percent of the gained reward) and
-        gold_gained (in gold's own units: what RLHF gained of it may be nothing).
+        One row per part recorded at alpha 0, and TOGETHER for the sum over them (the index), means
+        over seeds, each with _low and _high (95 %, seeds paired with their aligned model):
+        skill_back (mean skill regained, in percent of what RLHF cost in the mean), reward_lost (in
+        percent of the mean gain in reward) and gold_gained (in gold's own units: what RLHF gained
+        of it may be nothing).
     """
     rows = reported(points)
     start, end = _theta_0(rows), _aligned(rows)
-    tax = (start["skill"] - end["skill"]).mean()
-    gain = end["reward"].mean()
-    table = {}
+    scales = {
+        "skill_back": ("skill", 100 / (start["skill"] - end["skill"]).mean()),
+        "reward_lost": ("reward", -100 / end["reward"].mean()),
+        "gold_gained": ("gold", 1.0),
+    }
+    changes: dict[str, dict[str, pd.Series]] = {column: {} for column in scales}
     for part in recorded_parts(points):
-        skill, reward, gold = (part_gaps(points, part, s) for s in ("skill", "reward", "gold"))
-        if 0.0 in skill:
-            table[part] = {
-                "skill_back": 100 * skill[0.0].mean() / tax,
-                "reward_lost": -100 * reward[0.0].mean() / gain,
-                "gold_gained": gold[0.0].mean(),
-            }
+        for column, (score, scale) in scales.items():
+            gaps = part_gaps(points, part, score)
+            if 0.0 in gaps:
+                changes[column][part] = scale * gaps[0.0]
+    table: dict[str, dict[str, float]] = {}
+    for column, by_part in changes.items():
+        total = {TOGETHER: pd.DataFrame(by_part).sum(axis=1, skipna=False)} if by_part else {}
+        for part, change in {**by_part, **total}.items():
+            found = _compared(change, f"part {part!r}")
+            ends = {f"{column}_low": found.low, f"{column}_high": found.high}
+            table.setdefault(part, {}).update({column: found.difference, **ends})
     return pd.DataFrame(table).T.rename_axis("part")
 
 
@@ -449,6 +462,8 @@ class Claim:
     compare: Callable[[pd.DataFrame], front.Comparison]
 
 
+#: Where the paper varies the number of blocks.
+ABLATION_PLACE = "Fig. 5, right"
 POINTS = "points"
 REWARD = "reward"
 
@@ -466,7 +481,7 @@ def claims() -> list[Claim]:
         ),
         *(
             Claim(
-                "Fig. 5, 16",
+                "Fig. 5",
                 f"HMA (K = 3) keeps more {_words(score)} than averaging at equal reward",
                 POINTS,
                 _ahead(HMA, AVERAGE, score),
@@ -474,14 +489,14 @@ def claims() -> list[Claim]:
             for score in ("skill", "commonsense", "reading", "translation")
         ),
         Claim(
-            "Fig. 5",
+            ABLATION_PLACE,
             f"the front falls from K = {few[1]} to {many[1]} (reading at equal reward)",
             POINTS,
             _ahead(few, many, "reading"),
         ),
         *(
             Claim(
-                "Fig. 5",
+                ABLATION_PLACE,
                 f"with K = {blocks} the front is still above averaging (reading at equal reward)",
                 POINTS,
                 _ahead(("hma", blocks), AVERAGE, "reading"),
@@ -489,13 +504,13 @@ def claims() -> list[Claim]:
             for blocks in ABLATION[1:]
         ),
         Claim(
-            "Fig. 5",
+            ABLATION_PLACE,
             f"at fixed alpha reward rises with K ({few[1]} to {many[1]})",
             REWARD,
             lambda points: change_with_blocks(points, "reward"),
         ),
         Claim(
-            "Fig. 5",
+            ABLATION_PLACE,
             f"at fixed alpha reading falls with K ({few[1]} to {many[1]})",
             POINTS,
             lambda points: _negative(change_with_blocks(points, "reading")),
@@ -532,7 +547,7 @@ def _part_claim(part: str, score: str, verb: str) -> Claim:
 
     unit = REWARD if score == "reward" else POINTS
     text = f"averaging the {part} part alone {verb} {_words(score)}"
-    return Claim("Fig. 4, 13", text, unit, compare)
+    return Claim("Fig. 4", text, unit, compare)
 
 
 def _negative(found: front.Comparison) -> front.Comparison:

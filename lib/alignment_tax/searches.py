@@ -11,7 +11,8 @@ hma_released   the same as the paper's released code does it, all its faults swi
 hma_reward     the reward of sampled replies itself (Eq. 3), on a grid (K = 3)
 hma_kl         likelihood plus KL(theta_0 || mixture) on pretraining text
 hma_kl_other   the same on text without the formats of the skills that are scored
-adamerging     likelihood of labelled reading items (Yang et al. 2023; paper, E.4)
+adamerging     likelihood of labelled reading items (paper, E.4; Yang et al. 2023 have the entropy
+               of the predictions in its place, which needs no label)
 =============  =========================================================================
 """
 

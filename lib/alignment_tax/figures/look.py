@@ -37,11 +37,14 @@ VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 GREY = "#6E6E6E"
+BROWN = "#8B6D00"  # beside the eight: darker than orange, lighter than black
 
 WIDE = (8.5, 5.2)
 PANELS = (11.0, 7.4)
 DPI = 120
 TITLE_FONT = FontProperties(size=15, weight="bold")
+# what a label stands on, so that lines and the small markers of single seeds don't cross it
+PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 class FigureError(ValueError):
@@ -50,7 +53,7 @@ class FigureError(ValueError):
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn: the words of the legend, an Okabe-Ito colour and a marker."""
+    """How one method is drawn: the words of the legend, a colour and a marker."""
 
     label: str
     colour: str
@@ -83,10 +86,10 @@ METHODS: dict[str, Look] = {
     "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
     "hma_grid": Look("best point of a grid", GREEN, "s"),
     "hma_released": Look("HMA as released", VERMILLION, "X"),
-    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "D"),
+    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "v"),
     "hma_kl": Look("HMA with a KL term", SKY, "D"),
-    "hma_kl_other": Look("HMA with a KL term, other formats", SKY, "s"),
-    "adamerging": Look("AdaMerging", PURPLE, "8"),
+    "hma_kl_other": Look("HMA with a KL term, other formats", BROWN, "s"),
+    "adamerging": Look("AdaMerging", PURPLE, "p"),
     "kl_coef": Look("another KL coefficient", ORANGE, "s"),
 }
 

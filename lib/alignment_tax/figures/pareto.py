@@ -21,6 +21,7 @@ from alignment_tax.figures.look import (
     GREY,
     METHODS,
     PANELS,
+    PAPER,
     WIDE,
     FigureError,
     Look,
@@ -45,8 +46,6 @@ from alignment_tax.figures.tables import (
 from alignment_tax.front import pareto_front
 
 FADED = 0.45
-# what a label stands on, so that the small markers of single seeds don't cross it
-PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")

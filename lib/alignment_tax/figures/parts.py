@@ -1,4 +1,4 @@
-"""Averaging part by part, and another ratio for every block: curves, searches, fronts, ratios.
+"""Averaging part by part, and a ratio of its own for every block: curves, searches, fronts, ratios.
 
 The paper's Fig. 4 and 13 (one part averaged), Fig. 5 and 16 (HMA against averaging, more blocks),
 and what a search does between its start and its end.
@@ -14,16 +14,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from alignment_tax.figures.look import (
     BLACK,
     BLUE,
+    BROWN,
     GREEN,
     GREY,
     METHODS,
     ORANGE,
     PANELS,
+    PAPER,
     PURPLE,
     SKY,
     VERMILLION,
@@ -61,21 +64,38 @@ PART_LOOKS: dict[str, Look] = {
     "norms": Look("norms", VERMILLION, "X"),
     "head": Look("head", BLACK, "^"),
 }
-BLOCK_COLOURS = (GREEN, ORANGE, PURPLE, BLUE, VERMILLION, SKY, BLACK, GREY, "#8B6D00")
+BLOCK_COLOURS = (GREEN, ORANGE, PURPLE, BLUE, VERMILLION, SKY, BLACK, GREY, BROWN)
 # What stands for K blocks in a front: averaging is K = 1.
 K_LOOKS: dict[int, Look] = {
     1: METHODS["average"],
     3: Look("K = 3", GREEN, "D"),
-    6: Look("K = 6", ORANGE, "^"),
-    9: Look("K = 9", PURPLE, "s"),
+    6: Look("K = 6", VERMILLION, "^"),
+    9: Look("K = 9", BLACK, "s"),
 }
+# A search of several numbers of blocks in one figure with others: each has a look of its own.
+SEARCH_LOOKS: dict[tuple[str, int], Look] = {
+    ("hma_kl", 9): Look(METHODS["hma_kl"].label, VERMILLION, "^"),
+}
+# In the triangle: of two marks at one place the hollow one is a frame around the other.
 MARKS: tuple[Look, ...] = (
     Look("", BLUE, "o"),
-    Look("", GREEN, "s"),
+    Look("", BLACK, "s"),
     Look("", VERMILLION, "D"),
     Look("", ORANGE, "^"),
     Look("", PURPLE, "P"),
 )
+HOLLOW = "s"
+# Mean ratios, from the lowest: one hue from light to dark.
+MEAN_LOOKS: tuple[Look, ...] = (
+    Look("", SKY, "o"),
+    Look("", BLUE, "D"),
+    Look("", "#00304D", "s"),
+    Look("", GREY, "^"),
+    Look("", BLACK, "P"),
+)
+# On light and dark ground alike: a white line in a dark one.
+OUTLINE = [withStroke(linewidth=4.5, foreground="#333333")]
+FAINT = " · faint lines: seeds"
 CURVE = ["method", "blocks", "mean"]
 
 
@@ -168,7 +188,9 @@ def part_curves(
             f"One part averaged, the others aligned: {word} and {_what(score)} minus the aligned "
             f"model's ({caption}). {' '.join(said)}"
         )
-        return finish(figure, "Which part pays for being averaged?", caption, alt)
+        title = f"Which part gains from averaging? {_what(score).capitalize()} against {word}"
+        caption += FAINT if rows["seed"].nunique() > 1 else ""
+        return finish(figure, title, caption, alt)
 
 
 def _what(score: str) -> str:
@@ -206,9 +228,12 @@ def _part_panel(
         zorder=4,
     )  # fmt: skip
     last = inner.iloc[-1]
+    # bars and arrows leave the corner that is far from the star free
+    side = 1 if last[reward] > 0 else -1
     axes.annotate(
-        f"α = {last['alpha']:g}", (last[reward], last[score]), xytext=(6, 6),
-        textcoords="offset points", fontsize=11, color=look.colour, zorder=5,
+        f"α = {last['alpha']:g}", (last[reward], last[score]), xytext=(9 * side, -9),
+        textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
+        ha="left" if side > 0 else "right", va="top",
     )  # fmt: skip
     axes.set_title(look.label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -222,15 +247,27 @@ def _part_panel(
 
 
 def _shade(panels: Sequence[Axes]) -> None:
-    """Shade the corner that is better on both axes, without moving the limits."""
+    """Shade and name the corner that is better on both axes."""
     for axes in panels:
         axes.margins(0.12)
     for axes in panels:
-        (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+        (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
         if right > 0 and top > 0:
+            right = max(right, -0.3 * left)  # room for the words
             axes.fill_between([0, right], 0, top, color=GREEN, alpha=0.08, linewidth=0, zorder=0)
             axes.set_xlim(right=right)
             axes.set_ylim(top=top)
+            axes.annotate(
+                "better\nin both",
+                (right, top),
+                xytext=(-4, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=11,
+                color=GREEN,
+                zorder=5,
+            )
 
 
 # --- a search -------------------------------------------------------------------------------------
@@ -387,19 +424,29 @@ def simplex(
             reach = np.array([corner(r) for r in eq11_reach(eps)])
             reach = np.vstack([reach, reach[:1]])
             axes.plot(
-                reach[:, 0], reach[:, 1], color="white", linestyle="--", linewidth=2,
-                label=f"what Eq. 11 can reach (ε = {eps:g})",
+                reach[:, 0], reach[:, 1], color="white", linestyle="--", linewidth=2.2,
+                label=f"what Eq. 11 can reach (ε = {eps:g})", path_effects=OUTLINE,
             )  # fmt: skip
         if len(path) > 1:
             way = corner(np.asarray(path, dtype=float))
-            axes.plot(way[:, 0], way[:, 1], color="white", linewidth=1.6, label="path")
-        # from large to small, so that of two at one place both are seen
-        sizes = np.linspace(19, 9, len(found))
-        for look, row, size in zip(MARKS, found.to_dict("records"), sizes, strict=False):
             axes.plot(
-                row["x"], row["y"], marker=look.marker, color=look.colour, markersize=size,
-                markeredgecolor="white", markeredgewidth=1.6, linestyle="none", zorder=4,
-                label=row["mark"], clip_on=False,
+                way[:, 0],
+                way[:, 1],
+                color="white",
+                linewidth=2.2,
+                path_effects=OUTLINE,
+                label="path of the gradient",
+            )
+        # from large to small, so that of two at one place both are seen
+        sizes = np.linspace(17, 9, len(found))
+        for look, row, size in zip(MARKS, found.to_dict("records"), sizes, strict=False):
+            hollow = look.marker == HOLLOW
+            axes.plot(
+                row["x"], row["y"], marker=look.marker, color=look.colour, linestyle="none",
+                markersize=20 if hollow else size, clip_on=False, zorder=4, label=row["mark"],
+                markerfacecolor="none" if hollow else look.colour,
+                markeredgecolor=look.colour if hollow else "white",
+                markeredgewidth=2.4 if hollow else 1.6,
             )  # fmt: skip
         for name, place, shift in zip(THIRDS, triangle, ((-4, -8), (4, -8), (0, 8)), strict=False):
             axes.annotate(
@@ -412,11 +459,7 @@ def simplex(
         alt = _simplex_alt(landscape, found, alpha, caption)
         if alpha > 1 / 3:
             caption += " · in the white corners a ratio would exceed 1"
-        done = finish(figure, f"All ratios of mean {alpha:g}", caption, alt, 3)
-        for legend in done.legends:
-            legend.set_frame_on(True)
-            legend.get_frame().set(facecolor="#B9B9B9", edgecolor="none")
-        return done
+        return finish(figure, f"All ratios of mean {alpha:g}", caption, alt, 3)
 
 
 def eq11_reach(eps: float) -> np.ndarray:
@@ -455,7 +498,7 @@ def search_fronts_table(
     score: str = "skill",
     reward: str = "reward",
 ) -> pd.DataFrame:
-    """Return the fronts of searches and of averaging at the same mean ratios, with both ends.
+    """Return the fronts of searches and of averaging at the mean ratios all have, with both ends.
 
     Args:
         points: the columns of points.csv, one study.
@@ -476,7 +519,10 @@ def search_fronts_table(
 def _search_rows(
     points: pd.DataFrame, searches: Sequence[tuple[str, int]], score: str, reward: str
 ) -> pd.DataFrame:
-    """Return every seed's points of the curves, ends included."""
+    """Return every seed's points of the curves at the mean ratios that all have, ends included.
+
+    Lines through fewer points lie elsewhere, even of the same method: so all have equally many.
+    """
     figure = "search_fronts"
     rows = prepare(points, [reward, score], figure)
     start, end = theta_0(rows, figure), last_rsf(rows, figure)
@@ -496,12 +542,12 @@ def _search_rows(
         found.append(own)
     if not found:
         raise FigureError(f"{figure} needs at least one search.")
-    alphas = set(pd.concat(found)["mean"])
-    plain = inner[(inner["method"] == "average") & inner["mean"].isin(alphas)]
-    if plain.empty:
-        raise FigureError(f"{figure}: no averages at the mean ratios of the searches.")
+    plain = inner[inner["method"] == "average"]
+    alphas = set.intersection(*(set(own["mean"]) for own in (plain, *found)))
+    if not alphas:
+        raise FigureError(f"{figure}: the searches and averaging have no mean ratio in common.")
     curves = []
-    for own in (plain, *found):
+    for own in (each[each["mean"].isin(alphas)] for each in (plain, *found)):
         method, blocks = own[["method", "blocks"]].iloc[0]
         for ends, mean in ((start, 0.0), (end, 1.0)):
             mine = ends[ends["seed"].isin(own["seed"])]
@@ -519,7 +565,8 @@ def search_fronts(
 ) -> Figure:
     """Draw searches for ratios against plain averaging, a panel for each score (paper Fig. 5, 16).
 
-    All curves have the same mean ratios and both ends, theta_0 and the aligned model.
+    All curves have the mean ratios that are recorded for every one of them, and both ends, theta_0
+    and the aligned model. One search alone is drawn with its seeds and bars, of several the means.
 
     Args:
         points: the columns of points.csv, one study.
@@ -548,9 +595,13 @@ def search_fronts(
             axes.set_visible(False)
         for axes in panels[max(0, len(scores) - columns) : len(scores)]:
             axes.set_xlabel("gold reward  →" if reward == "gold" else "reward gained over θ₀  →")
-        alt = f"Another ratio per block against averaging ({caption}). {' '.join(said)}"
-        title = "Another ratio per block, against one for all"
-        return finish(figure, title, caption, alt, 3)
+        alt = f"A ratio per block against one for all ({caption}). {' '.join(said)}"
+        title = "A ratio of its own for every block, against one for all"
+        if len(searches) > 1:
+            caption = f"{caption.split(' · ')[0]} · means over seeds"
+        elif points["seed"].nunique() > 1:
+            caption += FAINT + "; verdicts pair them"
+        return finish(figure, title, caption, alt, 4 if len(searches) == 3 else 3)
 
 
 def _front_panel(
@@ -569,7 +620,7 @@ def _front_panel(
     for method, blocks in (("average", 1), *searches):
         look = _search_look(method, blocks, ablation)
         own = (rows["method"] == method) & (rows["blocks"] == blocks)
-        if several:
+        if several and len(searches) == 1:
             for _, seed in rows[own].groupby("seed"):
                 line = seed.sort_values("mean")
                 axes.plot(line[reward], line[score], color=look.colour, linewidth=0.8, alpha=0.22)
@@ -577,11 +628,15 @@ def _front_panel(
         curve = curve.sort_values("mean")
         inner = curve[curve["mean"].between(0, 1, inclusive="neither")]
         axes.plot(curve[reward], curve[score], color=look.colour, zorder=2)
+        bars: list[np.ndarray | None] = [None, None]
+        if len(searches) == 1:
+            bars = [
+                bar_lengths(inner[column], inner[f"{column}_low"], inner[f"{column}_high"])
+                for column in (reward, score)
+            ]
         axes.errorbar(
-            inner[reward], inner[score],
-            xerr=bar_lengths(inner[reward], inner[f"{reward}_low"], inner[f"{reward}_high"]),
-            yerr=bar_lengths(inner[score], inner[f"{score}_low"], inner[f"{score}_high"]),
-            fmt=look.marker, color=look.colour, markeredgecolor="white", elinewidth=1, alpha=0.95,
+            inner[reward], inner[score], xerr=bars[0], yerr=bars[1], fmt=look.marker,
+            color=look.colour, markeredgecolor="white", elinewidth=1, alpha=0.95,
             label=look.label, zorder=3,
         )  # fmt: skip
         each = [
@@ -597,10 +652,11 @@ def _front_panel(
             markeredgecolor="white" if mean else BLACK, linestyle="none", zorder=4,
         )  # fmt: skip
         axes.annotate(
-            f"α = {mean:g}", (end[reward], end[score]), xytext=(0, 11),
-            textcoords="offset points", ha="center", fontsize=11,
+            f"α = {mean:g}", (end[reward], end[score]), xytext=(0, -11 if mean else 11),
+            textcoords="offset points", ha="center", va="top" if mean else "bottom", fontsize=11,
+            bbox=PAPER, zorder=4,
         )  # fmt: skip
-    axes.margins(x=0.08, y=0.14)
+    axes.margins(x=0.08, y=0.18)
     first, last = (ends[ends["mean"] == mean].iloc[0] for mean in (0.0, 1.0))
     return (
         f"{_what(score).capitalize()} against {reward}, from "
@@ -615,7 +671,7 @@ def _search_look(method: str, blocks: int, ablation: bool) -> Look:
         return K_LOOKS[blocks]
     if method not in METHODS:
         raise FigureError(f"No look for method {method!r}: add one to METHODS.")
-    look = METHODS[method]
+    look = SEARCH_LOOKS.get((method, blocks), METHODS[method])
     label = look.label if blocks == 1 else f"{look.label}, K = {blocks}"
     return Look(label, look.colour, look.marker)
 
@@ -683,7 +739,7 @@ def ablation(
                 x = np.searchsorted(counts, curve["blocks"]) + 0.08 * (i - 1)
                 columns = (curve[f"{score}{end}"].to_numpy() for end in ("", "_low", "_high"))
                 y, low, high = columns
-                look = MARKS[(i + 1) % len(MARKS)]
+                look = MEAN_LOOKS[i % len(MEAN_LOOKS)]
                 label = f"mean ratio {mean:g}"
                 draw_line(axes, x, y, low, high, Look(label, look.colour, look.marker))
                 each = [
@@ -695,9 +751,9 @@ def ablation(
             axes.set_title(_what(score))
             axes.set_xticks(range(len(counts)), ["1\n(averaging)", *map(str, counts[1:])])
             axes.set_xlabel("blocks K")
-        panels[0].set_ylabel("minus averaging at the same α")
+            axes.set_ylabel("reward model's units" if score == "reward" else "points")
         alt = f"HMA minus averaging at the same mean ratio ({caption}). {'; '.join(said)}."
-        return finish(figure, "What do more blocks buy?", caption, alt, 3)
+        return finish(figure, "HMA minus averaging at the same α", caption, alt, 3)
 
 
 # --- recorded ratios ------------------------------------------------------------------------------
@@ -729,7 +785,7 @@ def recorded_ratios_table(
 def recorded_ratios(
     points: pd.DataFrame, method: str = "hma", blocks: int = 3, recorded: bool = False
 ) -> Figure:
-    """Draw the ratios that a search found, a line for each seed and a panel for each mean ratio.
+    """Draw the ratios that a search found, a panel for each mean ratio, seeds side by side.
 
     Args and errors as `recorded_ratios_table`.
     """
@@ -747,13 +803,17 @@ def recorded_ratios(
             axes.axhline(mean, color=GREY, linestyle=":", linewidth=1.8, label="equal ratios")
             for i, seed in enumerate(seeds):
                 line = own[own["seed"] == seed].sort_values("block")
+                # side by side: equal ratios would hide one another
+                x = line["block"] + 0.11 * (i - (len(seeds) - 1) / 2)
                 axes.plot(
-                    line["block"], line["ratio"], color=BLOCK_COLOURS[i % len(BLOCK_COLOURS)],
-                    marker="o^sDvPX"[i % 7], markeredgecolor="white", linewidth=1.5,
+                    x, line["ratio"], color=BLACK, marker="o^sDvPX"[i % 7], markersize=6,
+                    markeredgecolor="white", markeredgewidth=0.6, linestyle="none", zorder=3,
                     label=f"seed {seed}",
                 )  # fmt: skip
+                axes.plot(x, line["ratio"], color=GREY, linewidth=0.8, alpha=0.5, zorder=2)
             axes.set_title(f"mean ratio {mean:g}")
             axes.set_xticks(range(1, blocks + 1), names, rotation=30 if blocks == 3 else 0)
+            axes.set_xlim(0.55, blocks + 0.45)
             axes.set_ylim(-0.04, 1.04)
             each = own.groupby("block")["ratio"]
             low, high = each.min(), each.max()

@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from alignment_tax.figures.look import (
     BLUE,
     GREY,
+    PAPER,
     VERMILLION,
     WIDE,
     FigureError,
@@ -82,7 +83,7 @@ def _as_row(record: object, figure: str) -> dict[str, object]:
     raise FigureError(f"{figure} takes mappings or dataclasses, not {type(record).__name__}.")
 
 
-def verdict_style(records: Records) -> Styler:
+def verdict_style(records: Records, digits: int = 2) -> Styler:
     """Return the table of verdicts for a notebook: rounded, signed, the verdict in its colour.
 
     Raises:
@@ -93,7 +94,7 @@ def verdict_style(records: Records) -> Styler:
     def colour(verdict: Any) -> str:
         return f"color: {VERDICTS[verdict].colour}; font-weight: bold"
 
-    shown = table.style.format(dict.fromkeys(("difference", "low", "high"), "{:+.2f}"))
+    shown = table.style.format(dict.fromkeys(("difference", "low", "high"), f"{{:+.{digits}f}}"))
     return shown.map(colour, subset=["verdict"]).hide(axis="index")
 
 
@@ -112,13 +113,22 @@ def verdict_markdown(records: Records) -> str:
     return "\n".join(lines)
 
 
-def forest(records: Records, unit: str = "points of skill", *, caption: str) -> Figure:
+def forest(
+    records: Records,
+    unit: str = "points of skill",
+    *,
+    caption: str,
+    title: str = "What holds?",
+    digits: int = 1,
+) -> Figure:
     """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
 
     Args:
         records: as `verdict_table`; all differences in the same `unit`.
         unit: what the differences are measured in.
         caption: which run this is.
+        title: what is asked.
+        digits: of the number above each marker.
 
     Raises:
         FigureError: as `verdict_table`.
@@ -137,8 +147,8 @@ def forest(records: Records, unit: str = "points of skill", *, caption: str) -> 
                 markeredgewidth=2,
             )  # fmt: skip
             axes.annotate(
-                number(row["difference"], sign=True), (row["difference"], y), xytext=(0, 8),
-                textcoords="offset points", ha="center", va="bottom", fontsize=11,
+                number(row["difference"], digits, sign=True), (row["difference"], y), xytext=(0, 9),
+                textcoords="offset points", ha="center", va="bottom", fontsize=11, bbox=PAPER,
             )  # fmt: skip
         for verdict in dict.fromkeys(table["verdict"]):
             look = VERDICTS[verdict]
@@ -158,4 +168,4 @@ def forest(records: Records, unit: str = "points of skill", *, caption: str) -> 
             for r in table.to_dict("records")
         ]
         alt = f"Differences in {unit} with 95 % intervals ({caption}). {'. '.join(each)}."
-        return finish(figure, "What holds?", caption, alt, 3)
+        return finish(figure, title, caption, alt, 3)
