@@ -19,11 +19,11 @@ import pandas as pd
 from alignment_tax import front
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.figures.look import METHODS
-from alignment_tax.figures.tables import FAMILY_NAMES, block_count
+from alignment_tax.figures.tables import FAMILY_NAMES
 from alignment_tax.merge.parts import THIRDS
 from alignment_tax.results import NotRecorded
 from alignment_tax.searches import SEARCHES
-from alignment_tax.study import PART
+from alignment_tax.study import PART, block_count
 
 Curve = tuple[str, int]
 

@@ -23,7 +23,7 @@ from alignment_tax.mitigate.graft import Mask, largest_mask, pool_batches
 from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
 from alignment_tax.skills import Scorer
-from alignment_tax.study import DISTIL, Study
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, Study
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED
 from alignment_tax.world.corpus import Document
@@ -248,7 +248,7 @@ def recorded_methods(points: pd.DataFrame) -> list[str]:
 
 def own_rows(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows the chapter compares: the main line, distilled runs, its remedies."""
-    wanted = {*recorded_methods(points), DISTIL, remedies.DISTILLED_AVERAGE}
+    wanted = {*recorded_methods(points), DISTIL, DISTILLED_AVERAGE}
     extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
     return pd.concat([main_line(points), extra])
 

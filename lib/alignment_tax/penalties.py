@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from alignment_tax import front, remedies, talk
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.remedies import DISTILLED_AVERAGE, NAMES
+from alignment_tax.remedies import NAMES
 from alignment_tax.results import NotRecorded
 from alignment_tax.skills import FAMILIES
-from alignment_tax.study import AVERAGED, DISTIL, Spec, Study
+from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE, Spec, Study
 
 #: The remedies of the chapter, in its order.
 METHODS = ("l1", "l2", "kd", "kd_squared", "kl", "lora", "lora_mlp")

@@ -19,12 +19,10 @@ from alignment_tax.figures import interval
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.results import NotRecorded, Recorded, curve_rows
-from alignment_tax.study import AVERAGED, DISTIL, PART
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART
 
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
 KEPT = (90, 95)
-#: Averaging of the plain distilled run, which starts and ends where the distilled remedies do.
-DISTILLED_AVERAGE = DISTIL + AVERAGED
 #: An average that gives up less of the gain in reward than this share costs "no alignment".
 NO_LOSS = 0.05
 #: The remedies of the paper's Fig. 3, and variants; replay and KL have figures of their own.

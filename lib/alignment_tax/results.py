@@ -39,6 +39,7 @@ from alignment_tax.study import (
     PART,
     Spec,
     Study,
+    block_count,
     has_forward_kl,
     has_ratios,
 )
@@ -176,16 +177,9 @@ def merge_rows(
 def identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
     """Return what names a row: ratios are named by how many and by their mean, to two decimals."""
     names = {column: written(row[column]) for column in identity}
-    if blocks := number_of_ratios(row.get("part")):
+    if blocks := block_count(row.get("part")):
         names |= {"part": f"K={blocks}", "alpha": f"{row['alpha']:.2f}"}
     return tuple(names[column] for column in identity)
-
-
-def number_of_ratios(part: object) -> int:
-    """Return K if a part is the ratios of K blocks ("0.6|0.4|0.2"), else 0."""
-    if not isinstance(part, str) or "|" not in part:
-        return 0
-    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
@@ -479,7 +473,7 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
     if own.empty:
         raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
     if has_ratios(Spec("rsf", method=method)):
-        blocks = own["part"].map(number_of_ratios)
+        blocks = own["part"].map(block_count)
         plain = rsf[rsf["method"] == "none"]
         end = plain[plain["rounds"] == plain["rounds"].max()]
         own = own[blocks == blocks.min()].sort_values("alpha")

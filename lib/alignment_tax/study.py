@@ -102,6 +102,8 @@ NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 DISTIL = "distil"
 #: Ends the method of a run whose outcome is averaged with theta_0 (`alpha`): "l2+average".
 AVERAGED = "+average"
+#: Averages of the plain distilled run, which starts and ends where the distilled remedies do.
+DISTILLED_AVERAGE = DISTIL + AVERAGED
 #: Ends the method of a remedy that acts inside RSF's rounds: "l2_in_rounds".
 IN_ROUNDS = "_in_rounds"
 #: Stands for the plain run, its averages and every remedy that the preset records.
@@ -214,6 +216,13 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
             f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
         )
     return blocks, fixed
+
+
+def block_count(part: object) -> int:
+    """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
+    if not isinstance(part, str) or "|" not in part:
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
 
 
 def part_name(spec: Spec) -> str:
@@ -1203,7 +1212,7 @@ class Study:
         remedies = [grid.method for grid in self.preset.remedies]
         inside = [n + IN_ROUNDS for n in remedies if REMEDIES[n].when in ("training", "model")]
         own = [*remedies, *(name + AVERAGED for name in remedies), *inside]
-        distil = [DISTIL, DISTIL + AVERAGED, ALL_REMEDIES] if self.preset.distil else []
+        distil = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if self.preset.distil else []
         parts = [PART, *self._searches, ALL_PARTS] if self.preset.ratios else []
         parts += [KL_COEF] if self.preset.ppo and self.preset.kl_coefs else []
         return ["base", *self.preset.algorithms, "average", "early_stopping", *parts, *distil, *own]
@@ -1266,10 +1275,10 @@ class Study:
         if name == KL_COEF:
             end = self._algorithm("ppo").rounds
             return [Spec("ppo", end, KL_COEF, strength=coef) for coef in self.preset.kl_coefs]
-        if name in ("average", DISTIL + AVERAGED):
+        if name in ("average", DISTILLED_AVERAGE):
             return [Spec("rsf", last, name, alpha) for alpha in alphas]
         if name == ALL_REMEDIES:
-            words = [DISTIL, DISTIL + AVERAGED, *(grid.method for grid in self.preset.remedies)]
+            words = [DISTIL, DISTILLED_AVERAGE, *(grid.method for grid in self.preset.remedies)]
             return [spec for word in words for spec in self._specs_of(word)]
         remedy = Spec("rsf", last, name).remedy
         grid = next(grid for grid in self.preset.remedies if grid.method == remedy)

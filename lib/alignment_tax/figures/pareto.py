@@ -34,7 +34,6 @@ from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
     SCORES,
-    block_count,
     last_rsf,
     main_line,
     number,
@@ -44,6 +43,7 @@ from alignment_tax.figures.tables import (
     theta_0,
 )
 from alignment_tax.front import pareto_front
+from alignment_tax.study import block_count
 
 FADED = 0.45
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}

@@ -42,7 +42,6 @@ from alignment_tax.figures.look import (
 from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
-    block_count,
     finite,
     last_rsf,
     need,
@@ -53,6 +52,7 @@ from alignment_tax.figures.tables import (
     summarise,
     theta_0,
 )
+from alignment_tax.study import block_count
 
 THIRDS = ("input", "middle", "output")
 PART_LOOKS: dict[str, Look] = {

@@ -41,8 +41,8 @@ from alignment_tax.figures.tables import (
     run_caption,
     summarise,
 )
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE
 
-DISTIL, DISTILLED_AVERAGE = "distil", "distil+average"
 #: Families of pretraining text by name: colour, and hatch where the format is evaluated.
 TEXTS = {
     "reply": (GREY, "", "replies"),

@@ -30,6 +30,7 @@ from alignment_tax.figures.look import (
 from alignment_tax.figures.tables import change, need, number, prepare, run_caption, summarise
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.mitigate.output_penalty import forward_kl, reverse_kl, squared_distance
+from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE
 
 #: The three ways in which `mitigate.output_penalty` measures how far the outputs are.
 DISTANCES = {
@@ -37,9 +38,6 @@ DISTANCES = {
     "reverse": (reverse_kl, Look("KL penalty: KL(θ ‖ θ₀)", SKY, "<")),
     "squared": (squared_distance, Look("squared distance", GREEN, "s")),
 }
-PLAIN = "distil"
-AVERAGED = "+average"
-AVERAGED_PLAIN = PLAIN + AVERAGED
 #: What `penalty_effects` and `penalty_doses` show, and how it is said.
 EFFECTS = {
     "gain": "reward gained",
@@ -199,7 +197,7 @@ def penalty_effects(table: pd.DataFrame, *, caption: str) -> Figure:
     """
     need(table, ["method", "strength", *EFFECTS], "penalty_effects")
     rows = table[table["method"] != "none"]
-    plain = rows[rows["method"] == PLAIN]
+    plain = rows[rows["method"] == DISTIL]
     if plain.empty or len(rows) == len(plain):
         raise FigureError("penalty_effects needs the plain run (distil) and a remedy beside it.")
     records = rows.to_dict("records")
@@ -357,7 +355,7 @@ def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool =
     """
     table = penalty_doses_table(points, methods)
     rows = _since_theta_0(points, "penalty_doses")
-    plain = rows[rows["method"] == PLAIN]
+    plain = rows[rows["method"] == DISTIL]
     held = {kind: [m for m in HELD[kind] if m in methods] for kind in HELD}
     held = {kind: own for kind, own in held.items() if own}
     with style():
@@ -422,8 +420,8 @@ def penalty_fronts(points: pd.DataFrame, methods: Sequence[str], recorded: bool 
         figure = canvas((PANELS[0], 1.6 + 2.9 * down))
         panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes, method in zip(panels.flat, methods, strict=False):
-            if AVERAGED_PLAIN in set(table["method"]):
-                _curve(axes, table, rows, AVERAGED_PLAIN)
+            if DISTILLED_AVERAGE in set(table["method"]):
+                _curve(axes, table, rows, DISTILLED_AVERAGE)
             _curve(axes, table, rows, method)
             axes.set_title(METHODS[method].label, fontsize=12)
             points_of = _of(table, method).to_dict("records")
@@ -464,7 +462,7 @@ def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
         return own.sort_values("alpha")
     remedy = REMEDIES[method]
     own = own.sort_values("strength", ascending=remedy.weak_is_high)
-    return pd.concat([start, own, rsf[rsf["method"] == PLAIN]] if remedy.fades else [start, own])
+    return pd.concat([start, own, rsf[rsf["method"] == DISTIL]] if remedy.fades else [start, own])
 
 
 def _curve(axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str) -> None:

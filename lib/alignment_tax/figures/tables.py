@@ -166,13 +166,6 @@ def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.Da
     return pd.DataFrame(records)
 
 
-def block_count(part: object) -> int:
-    """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
-    if not isinstance(part, str) or "|" not in part:
-        return 0
-    return sum("=" not in ratio for ratio in part.split("|"))
-
-
 def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Return the rows of theta_0 (algorithm sft, method none), one a seed.
 
