@@ -164,16 +164,52 @@ def test_every_remedy_has_a_claim_and_a_name():
         assert remedies.NAMES[name] in text
 
 
-def test_the_page_holds_both_tables_and_every_claim(points):
-    provenance = {"preset": as_dict(TINY)}
-    empty = pd.DataFrame()
-    text = remedies.page(Recorded(points, empty, empty, provenance, [provenance], COSTS))
+def make_items(points):
+    """Every model translates one sentence of four words right, and each goes on for four more."""
+    counts = {f"matches_{n}": 5 - n for n in range(1, 5)}
+    counts |= {f"ngrams_{n}": 9 - n for n in range(1, 5)} | {"length": 8, "reference_length": 4}
+    models = points[["seed", "key"]].to_dict("records")
+    return pd.DataFrame([{**m, "slot": "bleu", "item": 0, "value": 0.0, **counts} for m in models])
+
+
+@pytest.fixture
+def text(points):
+    points = points.assign(key=[f"model {i}" for i in range(len(points))], bleu=0.0)
+    provenance, empty = {"preset": as_dict(TINY)}, pd.DataFrame()
+    run = Recorded(points, empty, empty, provenance, [provenance], COSTS)
+    return remedies.page(run, make_items(points))
+
+
+def test_the_page_holds_the_tables_and_every_claim(text):
     assert "Preset `tiny`, seeds 0, 1, 100 reported items" in text
     assert "above reward 0 and skill 70" in text
     assert text.count("| the L2 penalty | 2 | 4 | 13.0 |") == 2
-    assert "+6.00 (-19.41 to +31.41) | reward x points | inconclusive |" in text
+    assert "+6.00 (-19.41 to +31.41) | reward x points | inconclusive | " in text
     assert "| 1.5 | 600 |" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 2  # two kinds of table, no broken row
     for claim in remedies.claims():
         assert claim.text in text
+
+
+def test_the_page_says_what_is_left_where_talk_is_forgiven(text):
+    rows = {line.split(" | ")[1]: line for line in text.splitlines() if line.startswith("| ")}
+    # all translate alike once the talk behind is forgiven: nothing is left of translation's loss
+    lost = rows["translation falls from theta_0 to the last round of RSF"]
+    assert "| +10.00 (+10.00 to +10.00) | points | holds |" in lost
+    assert lost.endswith("| 0.00 (0.00 to 0.00), does not hold |")
+    # two of three families fall by 8 more under the plain run than under L2
+    kept = rows["the L2 penalty at its strongest keeps more skill than the plain run"]
+    assert kept.endswith("| +5.33 (+5.33 to +5.33), holds |")
+    # reading is the same by both measures
+    assert rows["reading falls from theta_0 to the last round of RSF"].endswith("| - |")
+    assert "above skill 80 here" in text  # (2 * 70 + 100) / 3
+
+
+def test_the_page_lists_what_the_paper_claims_and_these_seeds_refute(text):
+    listed = [line for line in text.splitlines() if line.startswith("- **")]
+    named = "D.4c: on the MLP alone only the highest rank reaches a reasonable reward"
+    assert any(line.startswith(f"- **{named}") and ": 0.00" in line for line in listed)
+    assert any("common sense rises in the first round of RSF" in line for line in listed)
+    assert not any("common sense falls" in line for line in listed)  # it holds
+    assert not any("L2 penalty" in line for line in listed)  # inconclusive, or it holds

@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     print(f"The recorded results are in {page}.")
     if (run.points["method"] == DISTIL).any():
         beside = settings.results_folder() / "tiny" / "remedies.md"
-        write_whole(beside, remedies.page(run) + "\n")
+        write_whole(beside, remedies.page(run, recorded_items()) + "\n")
         print(f"What they say of the remedies is in {beside}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
