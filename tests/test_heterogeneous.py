@@ -9,7 +9,7 @@ import pytest
 from alignment_tax import heterogeneous
 from alignment_tax.heterogeneous import AVERAGE, HMA
 from alignment_tax.results import NotRecorded, curve_rows
-from alignment_tax.study import COLUMNS
+from alignment_tax.study import COLUMNS, patterns, ratios_text
 
 # t(0.975) for 1 degree of freedom; with differences d - 1 and d + 1 the standard error is 1
 HALF = 12.7062
@@ -162,6 +162,36 @@ def test_the_table_of_searches_allows_for_many_looks() -> None:
     assert found["alphas"].tolist() == [2, 2]
     assert found.loc[1, "verdict"] == found.loc[1, "strict"] == "holds"
     assert list(heterogeneous.search_table(table()[table()["method"] != "hma"])) == list(found)
+
+
+def test_ratios_set_by_hand_are_those_of_the_paper_in_both_readings() -> None:
+    assert patterns(of_start=False) == [
+        *((0.2, 0.2, 0.1), (0.3, 0.3, 0.2), (0.4, 0.4, 0.3)),
+        *((0.2, 0.1, 0.1), (0.3, 0.2, 0.2), (0.4, 0.3, 0.3)),
+    ]
+    # weights of the aligned model: what has less of theta_0 has more of it
+    assert patterns(of_start=True)[0] == (0.8, 0.8, 0.9)
+    assert patterns(of_start=True)[-1] == (0.6, 0.7, 0.7)
+
+
+def test_ratios_set_by_hand_are_compared_with_averaging_at_their_own_reward() -> None:
+    points, rows = table(), []
+    for seed in (0, 1):
+        for i, ratios in enumerate(patterns(of_start=True)[:3]):
+            # on the line of averages skill is 80 - 5 * reward; above it by 1, 2, 3 and the seed
+            reward, above = 2.5 + 0.5 * i, 1 + i + 2 * seed
+            skill = 80 - 5 * reward + 2 * seed + above
+            rows.append(
+                row(seed, "pattern", reward + 5 * seed, skill, alpha=0.8, part=ratios_text(ratios))
+            )
+    short, whole = (pd.concat([points, pd.DataFrame(own)]) for own in (rows[:-1], rows))
+    found = heterogeneous.pattern_gap(whole, 1, True, "reading")
+    assert found.difference == pytest.approx(3)  # 2 and 4
+    assert found.high == pytest.approx(3 + HALF, abs=1e-3)
+    with pytest.raises(NotRecorded):  # one of the three bases is missing in seed 1
+        heterogeneous.pattern_gap(short, 1, True, "reading")
+    with pytest.raises(NotRecorded):
+        heterogeneous.pattern_gap(whole, 2, True, "reading")
 
 
 def test_claims_are_those_of_the_paper_in_its_direction() -> None:

@@ -268,8 +268,14 @@ def test_recorded_specs_are_those_of_the_preset(study):
     assert study.specs(["part"])[1:] == [
         Spec("rsf", LAST, "part", 0.5, part=part) for part in ("input", "linear")
     ]
+    by_hand = study.specs(["pattern"])[1:]
+    assert len(by_hand) == 12  # two shapes around three bases, in two readings
+    assert by_hand[0] == Spec("rsf", LAST, "pattern", pytest.approx(0.5 / 3), part="0.2|0.2|0.1")
     assert study.specs(["hma"])[1:] == [Spec("rsf", LAST, "hma", 0.3, part="K=3")]
-    every = [Spec("sft"), *(s for w in ("part", "hma", "hma_grid") for s in study.specs([w])[1:])]
+    every = [
+        Spec("sft"),
+        *(s for w in ("part", "pattern", "hma", "hma_grid") for s in study.specs([w])[1:]),
+    ]
     assert study.specs(["parts"]) == every
     assert not {"part", "hma"} & {spec.method for spec in study.specs()}
     without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)

@@ -23,7 +23,7 @@ from alignment_tax.figures.tables import FAMILY_NAMES
 from alignment_tax.merge.parts import THIRDS
 from alignment_tax.results import NotRecorded
 from alignment_tax.searches import SEARCHES
-from alignment_tax.study import PART, block_count
+from alignment_tax.study import PART, PATTERN, block_count, patterns, ratios_text
 
 Curve = tuple[str, int]
 
@@ -441,6 +441,36 @@ def put_back(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).T.rename_axis("part")
 
 
+# --- ratios set by hand ---------------------------------------------------------------------------
+
+
+def pattern_gap(points: pd.DataFrame, lowered: int, of_start: bool, score: str) -> front.Comparison:
+    """Compare unequal ratios of three blocks with equal ones at equal reward (paper, Fig. 9).
+
+    One number a seed, the mean over the bases a: `score` minus that of the plain averages of the
+    same seed, which are interpolated at the pattern's reward.
+
+    Args:
+        points: the columns of points.csv.
+        lowered: How many blocks, counted from the output, have a - 0.1 instead of a.
+        of_start: Whether a is the weight of theta_0 or that of the aligned model.
+        score: What is kept: skill or a family.
+
+    Raises:
+        NotRecorded: fewer than two seeds have all of these models.
+    """
+    rows = reported(points)
+    wanted = [ratios_text(own) for own in patterns(of_start) if own.count(own[-1]) == lowered]
+    gaps = {}
+    for seed, own in rows[rows["part"].isin(wanted) & (rows["method"] == PATTERN)].groupby("seed"):
+        plain = _models(rows[rows["seed"] == seed], AVERAGE).sort_values("alpha")
+        if len(own) == len(wanted) and len(plain) > 1:
+            curve = plain[["reward", score]].to_numpy(dtype=float)
+            there = front.interpolate(curve, own["reward"].to_numpy(dtype=float))
+            gaps[seed] = float((own[score].to_numpy(dtype=float) - there).mean())
+    return _compared(pd.Series(gaps, dtype=float), "these ratios and averaging")
+
+
 def all_of(verdicts: Iterable[front.Verdict]) -> front.Verdict:
     """Return the verdict on several claims together: they hold if each does."""
     said = set(verdicts)
@@ -515,6 +545,12 @@ def claims() -> list[Claim]:
             POINTS,
             lambda points: _negative(change_with_blocks(points, "reading")),
         ),
+        *(
+            _pattern_claim(lowered, of_start, score)
+            for of_start in (True, False)
+            for lowered in (1, 2)
+            for score in ("commonsense", "reading", "translation")
+        ),
         Claim(
             "Fig. 15",
             "AdaMerging on reading items keeps more reading than averaging at equal reward",
@@ -536,6 +572,18 @@ def _words(score: str) -> str:
 
 def _ahead(a: Curve, b: Curve, score: str) -> Callable[[pd.DataFrame], front.Comparison]:
     return lambda points: ahead(points, a, b, score)
+
+
+def _pattern_claim(lowered: int, of_start: bool, score: str) -> Claim:
+    """Unequal ratios keep more than equal ones, in one reading of the paper's a."""
+    ratios = "(a, a, a - 0.1)" if lowered == 1 else "(a, a - 0.1, a - 0.1)"
+    whose = "theta_0's weight" if of_start else "the aligned model's weight"
+    return Claim(
+        "Fig. 9",
+        f"ratios {ratios}, a {whose}, keep more {_words(score)} than equal ones at equal reward",
+        POINTS,
+        lambda points: pattern_gap(points, lowered, of_start, score),
+    )
 
 
 def _part_claim(part: str, score: str, verb: str) -> Claim:

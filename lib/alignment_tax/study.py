@@ -111,6 +111,10 @@ ALL_REMEDIES = "remedies"
 #: One part averaged, the others aligned.
 PART = "part"
 ADAMERGING = "adamerging"
+#: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
+PATTERN = "pattern"
+#: What the paper varies them around: a of (a, a, a - 0.1) and (a, a - 0.1, a - 0.1).
+PATTERN_BASES = (0.2, 0.3, 0.4)
 #: Stands for parts and all searches for ratios that the preset records.
 ALL_PARTS = "parts"
 #: PPO under another weight of its KL penalty, which is the strength.
@@ -218,6 +222,23 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
     return blocks, fixed
 
 
+def patterns(of_start: bool) -> list[tuple[float, ...]]:
+    """Return the paper's unequal ratios of three blocks (Fig. 9), as weights of the aligned model.
+
+    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1), each for all of `PATTERN_BASES`.
+
+    Args:
+        of_start: Whether a is the weight of theta_0, as in the paper's code, or that of the aligned
+            model, as in its text.
+    """
+    found = []
+    for lowered in (1, 2):
+        for base in PATTERN_BASES:
+            own = [base] * (3 - lowered) + [base - 0.1] * lowered
+            found.append(tuple(round(1 - a if of_start else a, 1) for a in own))
+    return found
+
+
 def block_count(part: object) -> int:
     """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
     if not isinstance(part, str) or "|" not in part:
@@ -238,7 +259,7 @@ def part_name(spec: Spec) -> str:
 
 def has_ratios(spec: Spec) -> bool:
     """Whether a spec has a ratio of its own for each block of layers."""
-    return spec.method in (ADAMERGING, "hma") or spec.method.startswith("hma_")
+    return spec.method in (ADAMERGING, PATTERN, "hma") or spec.method.startswith("hma_")
 
 
 def blocks_to_find(spec: Spec) -> int | None:
@@ -1213,7 +1234,7 @@ class Study:
         inside = [n + IN_ROUNDS for n in remedies if REMEDIES[n].when in ("training", "model")]
         own = [*remedies, *(name + AVERAGED for name in remedies), *inside]
         distil = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if self.preset.distil else []
-        parts = [PART, *self._searches, ALL_PARTS] if self.preset.ratios else []
+        parts = [PART, PATTERN, *self._searches, ALL_PARTS] if self.preset.ratios else []
         parts += [KL_COEF] if self.preset.ppo and self.preset.kl_coefs else []
         return ["base", *self.preset.algorithms, "average", "early_stopping", *parts, *distil, *own]
 
@@ -1230,7 +1251,8 @@ class Study:
             methods: words of `methods`. An algorithm is its rounds and averages (of the control
                 only the last round: it says what RSF does without its choice), a remedy its
                 strengths in the preset, "remedies" the plain distilled run, its averages and all
-                remedies, "part" or a search for ratios its grid, "parts" all of these. Averages by
+                remedies, "part" or a search for ratios its grid, "pattern" the ratios
+                of the paper's Fig. 9, "parts" all of these. Averages by
                 part are those of the algorithms that are named beside them, of rsf if none is.
                 None: the base and all algorithms, no remedy, no part.
 
@@ -1246,7 +1268,7 @@ class Study:
                 f"Preset {self.preset.name} records no method {unknown[0]!r}. "
                 f"Choose from: {', '.join(self.methods)}."
             )
-        parts = [PART, *self._searches]
+        parts = [PART, PATTERN, *self._searches]
         words = [w for name in methods for w in (parts if name == ALL_PARTS else [name])]
         named = [name for name in words if name in self.preset.algorithms and name != "rsf_random"]
         chosen = [Spec("sft")]
@@ -1292,6 +1314,9 @@ class Study:
         config, last = self._ratio_config, self._algorithm(algorithm).rounds
         if name == PART:
             chosen = [(grid.part, grid.alphas) for grid in config.parts]
+        elif name == PATTERN:
+            every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
+            chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
         else:
             own = [grid for grid in config.grids if grid.method == name]
             chosen = [(f"K={grid.blocks}", grid.alphas) for grid in own]

@@ -84,6 +84,7 @@ METHODS: dict[str, Look] = {
     "graft_random": Look("graft, at random", BLACK, "s"),
     "graft_learnt": Look("graft, learnt", BLACK, "^"),
     "part": Look("averaging one part", SKY, "H"),
+    "pattern": Look("ratios set by hand", BROWN, "D"),
     "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
     "hma_grid": Look("best point of a grid", GREEN, "s"),
     "hma_released": Look("HMA as released", VERMILLION, "X"),

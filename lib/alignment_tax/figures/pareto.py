@@ -43,7 +43,7 @@ from alignment_tax.figures.tables import (
     theta_0,
 )
 from alignment_tax.front import pareto_front
-from alignment_tax.study import block_count
+from alignment_tax.study import PART, PATTERN, block_count
 
 FADED = 0.45
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
@@ -127,7 +127,8 @@ def _rows(
 def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with "K=3" in place of three ratios, which each seed has its own of.
 
-    Left out: parts averaged alone (no one curve), and numbers of blocks beside those of `BLOCKS`.
+    Left out: parts averaged alone and ratios set by hand, which are no one curve, and numbers of
+    blocks beside those of `BLOCKS`.
     """
     count = rows["part"].map(block_count)
     wanted = rows["method"].map(BLOCKS).fillna(count)
@@ -136,7 +137,7 @@ def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
         # the released code's mean is only near what it was asked for
         alpha=rows["alpha"].mask(count > 0, rows["alpha"].round(1)),
     )
-    return rows[(rows["method"] != "part") & (count == wanted)]
+    return rows[~rows["method"].isin([PART, PATTERN]) & (count == wanted)]
 
 
 def front_table(
