@@ -314,6 +314,11 @@ def test_the_tables_of_the_figures_by_hand(points):
     swept = figures.kl_penalty_table(points, own=0.1)
     swept = swept[swept["method"] == "kl_coef"]
     assert swept[["strength", "reward"]].to_numpy().tolist() == [[0, 3], [0.1, 2], [0.4, 1]]
+    # where one seed alone was swept, the others' own runs are no neighbours of its points
+    one = figures.kl_penalty_table(
+        points[~((points["method"] == "kl_coef") & (points["seed"] == 1))], 0.1
+    )
+    assert set(one["seeds"]) == {1}
 
 
 def test_figures_are_drawn_with_their_numbers_in_the_alt_text(points):

@@ -385,7 +385,8 @@ def kl_penalty_table(points: pd.DataFrame, own: float) -> pd.DataFrame:
 
     Returns:
         One row per method ("kl_coef" by strength, "average" by alpha): seeds, and with _low, _high
-        reward (gained over theta_0 of the same seed) and skill.
+        reward (gained over theta_0 of the same seed) and skill. Only of seeds that have another
+        coefficient, so that all points are of the same seeds.
 
     Raises:
         FigureError: as `prepare`, or there is no PPO under another coefficient.
@@ -404,7 +405,8 @@ def _penalty_rows(points: pd.DataFrame, own: float) -> pd.DataFrame:
         raise FigureError(f"{figure} needs PPO under another KL coefficient: none is recorded.")
     plain = plain[plain["rounds"] == plain["rounds"].max()]
     plain = plain.assign(method="kl_coef", strength=own)
-    return pd.concat([swept, plain, ppo[ppo["method"] == "average"]], ignore_index=True)
+    every = pd.concat([swept, plain, ppo[ppo["method"] == "average"]], ignore_index=True)
+    return every[every["seed"].isin(swept["seed"])]
 
 
 def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figure:
@@ -428,7 +430,7 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
             _mean_line(axes, part, "reward", "skill", look)
         for row in table[table["method"] == "kl_coef"].to_dict("records"):
             axes.annotate(
-                f"{row['strength']:g}", (row["reward"], row["skill"]), xytext=(7, 7),
+                f"{row['strength']:g}", (row["reward"], row["skill"]), xytext=(7, -14),
                 textcoords="offset points", fontsize=11, color=looks["kl_coef"].colour,
             )  # fmt: skip
         axes.set_xlabel("reward gained over θ₀  →")
