@@ -74,13 +74,13 @@ MASK_FILLS = {
 }  # fmt: skip
 #: Short names at the points of one seed, and where: points right of and above the marker.
 POINT_NAMES = {
-    "none": ("RSF", (8, -12)),
-    "distil": ("distilled", (8, -14)),
+    "none": ("RSF", (10, -12)),
+    "distil": ("distilled", (-10, -30)),
     "replay": ("replay", (10, -4)),
     "replay_other": ("no formats", (10, -4)),
-    "sma": ("SMA", (-8, -15)),
-    "ema": ("EMA", (-8, 9)),
-    "bema": ("BEMA", (6, 8)),
+    "sma": ("SMA", (-10, -17)),
+    "ema": ("EMA", (-9, -6)),
+    "bema": ("BEMA", (-6, -20)),
     "graft": ("graft", (8, 6)),
 }
 KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "norms",
@@ -217,16 +217,16 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
                 f"Density {row['density']:g}: the largest changes keep {100 * row['largest']:.0f} "
                 f"% of the norm, random ones are due {100 * row['random']:.0f} %"
             )
-        for name, row in measured.iterrows():
+        for name, whole in measured.iterrows():
             look = MASK_LOOKS[str(name)]
             face = "white" if name == "random" else MASK_FILLS[str(name)][0]
             left.plot(
-                row["density"], row["norm"], marker=look.marker, color=look.colour, markersize=10,
-                markerfacecolor=face, linestyle="none", zorder=4,
+                whole["density"], whole["norm"], marker=look.marker, color=look.colour,
+                markersize=10, markerfacecolor=face, linestyle="none", zorder=4,
             )  # fmt: skip
             said.append(
-                f"{look.label}, measured at density {row['density']:g}: "
-                f"{100 * row['norm']:.0f} % of the norm"
+                f"{look.label}, measured at density {whole['density']:g}: "
+                f"{100 * whole['norm']:.0f} % of the norm"
             )
         left.set_xscale("log")
         left.set_xticks(norms["density"], [f"{d:g}" for d in norms["density"]], minor=False)
@@ -431,16 +431,16 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
                 name, place = POINT_NAMES.get(row["method"], (look.label, (8, 6)))
                 axes.plot(
                     row["reward"], row[family], color=look.colour, marker=look.marker,
-                    markersize=11, markeredgecolor="white", markeredgewidth=0.8, linestyle="none",
-                    label=look.label, zorder=4,
+                    markersize=10, markeredgecolor="white", markeredgewidth=0.8, linestyle="none",
+                    label=look.label, zorder=4.5 if row["method"] == DISTIL else 4,
                 )  # fmt: skip
                 axes.annotate(
                     name, (row["reward"], row[family]), xytext=place, textcoords="offset points",
-                    ha="right" if place[0] < 0 else "left", fontsize=10, zorder=5,
+                    ha="right" if place[0] < -8 else "left", fontsize=10, zorder=5,
                 )  # fmt: skip
             axes.axhline(0, color=GREY, linewidth=1.0, linestyle=":")
             axes.set_title(FAMILY_NAMES[family])
-            axes.margins(x=0.12, y=0.1)
+            axes.margins(x=0.08, y=0.17)
         for axes in panels[1]:
             axes.set_xlabel("reward gained over θ₀  →")
         for axes in panels[:, 0]:
