@@ -419,6 +419,11 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     assert {c.n_seeds for c in found.values()} == {seeds}
     said = alt_text(figures.path_fronts(paths.own_rows(points), there, live=one))
     assert "graft 0.2: reward +2.00, -3.0" in said
+    figure = figures.path_fronts(paths.own_rows(points), there)
+    assert [x.get_title(loc="left") for x in figure.axes] == [
+        f"replay ({seeds} seeds)",
+        f"graft ({seeds} seeds)",
+    ]
     decided = paths.claims(points).query("seeds > 0")
     assert set(decided["seeds"]) == {seeds}
     assert "replay is ahead of averaging the distilled run in reading" in set(decided["claim"])

@@ -146,7 +146,7 @@ def marked(setting: Setting, row: pretrain.Row) -> str:
     """Return a document as Markdown, the tokens that count in full in bold."""
     words = []
     for token, weight in zip(row.ids, row.weights, strict=True):
-        word = setting.tokenizer.decode([token]).strip().replace("<", "\\<")
+        word = str(setting.tokenizer.decode([token])).strip().replace("<", "\\<")
         words.append(f"**{word}**" if weight == 1 else word)
     return " ".join(words).replace("** **", " ")
 

@@ -512,7 +512,8 @@ def path_fronts(
 ) -> Figure:
     """Draw recorded remedies by strength against averages of the distilled run, a panel each.
 
-    The weakest and the strongest strength are written beside their points.
+    The weakest and the strongest strength are written beside their points, and the number of seeds
+    (the least of any strength) in the title.
 
     Args:
         points: the recorded run.
@@ -525,7 +526,8 @@ def path_fronts(
     """
     table = path_fronts_table(points, methods)
     own = _changed(live, "path_fronts") if live is not None else None
-    caption = run_caption(points, recorded=True)
+    drawn = points["method"].isin([DISTIL, DISTILLED_AVERAGE, *methods])
+    caption = run_caption(points[drawn], recorded=True)
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
     said = []
@@ -560,7 +562,7 @@ def path_fronts(
                     markerfacecolor="white", linestyle="none", label="this run (one seed)",
                     zorder=5,
                 )  # fmt: skip
-            axes.set_title(METHODS[method].label)
+            axes.set_title(f"{METHODS[method].label} ({int(curve['seeds'].min())} seeds)")
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
         what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
