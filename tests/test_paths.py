@@ -11,7 +11,7 @@ from test_mitigate import DOCUMENTS, line, make_setting
 from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
-from alignment_tax import figures, paths, remedies
+from alignment_tax import figures, front, paths, remedies
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate.bema import Bema
@@ -24,6 +24,9 @@ from alignment_tax.mitigate.replay import (
     tiny_families,
     tiny_reported,
 )
+from alignment_tax.skills import SkillScores
+from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.train import pretrain
 from alignment_tax.world.corpus import MIXTURE
 
 CAPTION = "this run: tiny, seed 0"
@@ -58,6 +61,32 @@ def test_what_replay_reads_by_hand():
     assert (on["different"] == 1).all()
     assert (on["counted"] <= on["tokens"]).all()
     assert set(on["family"]) == {"statement", "how_to", "question"}
+
+
+def test_the_table_of_what_is_replayed_by_hand():
+    use = pd.DataFrame(
+        {
+            "strength": [1.0, 1.0, 1.0],
+            "family": ["reply", "span", "statement"],
+            "tokens": [50.0, 120.0, 30.0],
+            "counted": [50.0, 7.5, 30.0],
+            "documents": [0, 4, 2],
+            "different": [0, 3, 2],
+        }
+    )
+    row = paths.use_table(use).loc[1.0]
+    assert row[["tokens", "counted", "documents", "different"]].tolist() == [150, 37.5, 6, 5]
+    assert row[["share", "weight"]].tolist() == [75, 25]
+
+
+def test_what_counts_is_bold():
+    class Words:
+        def decode(self, ids):
+            return ["where", "?", "the", "barn", "<eos>"][ids[0]]
+
+    setting = dataclasses.replace(make_setting(), tokenizer=Words())
+    row = pretrain.Row([0, 1, 2, 3, 4], [0.02, 0.02, 1.0, 1.0, 1.0], list(range(5)), [0] * 5)
+    assert paths.marked(setting, row) == "where ? **the barn \\<eos>**"
 
 
 def test_a_planted_item_is_refused():
@@ -119,13 +148,19 @@ def test_norms_of_masks_and_averages_by_hand():
     table = paths.mask_table(before, after, {"largest": mask}).set_index("kind")
     assert table.loc["all", ["changed", "kept"]].tolist() == [3, 1]
     assert table.loc["all", "density"] == pytest.approx(1 / 3)
+    # of the linear layer's change, of length 5, nothing is kept
+    assert table["norm"].to_dict() == pytest.approx({"all": 12 / 13, "linear": 0, "norm": 1})
     assert table.loc["norm", ["changed", "kept", "density"]].tolist() == [1, 1, 1]
     assert table.loc["linear", ["changed", "kept", "density"]].tolist() == [2, 0, 0]
     kept = paths.norms_kept(before, after, (1 / 3, 1.0))
     assert kept["largest"].tolist() == pytest.approx([12 / 13, 1])
     assert kept["random"].tolist() == pytest.approx([3**-0.5, 1])
     said = alt_text(figures.graft_masks(kept, table.reset_index(), CAPTION))
-    assert "density 0.333333: 92 % of the norm" in said
+    assert (
+        "Density 0.333333: the largest changes keep 92 % of the norm, random ones are due 58"
+        in said
+    )
+    assert "the largest changes, measured at density 0.333333: 92 % of the norm" in said
     assert "norms 100.0 %" in said
 
 
@@ -138,6 +173,72 @@ def test_grafts_and_averages_are_drawn_by_norm():
     assert "graft: the largest changes, norm 0.50: reward +2.00, skill -1.0" in said
     with pytest.raises(FigureError, match="norm"):
         figures.same_norm(rows.drop(columns="norm"), CAPTION)
+
+
+def test_grafts_against_averages_of_the_same_norm_by_hand():
+    along = pd.DataFrame({"norm": [1.0, 0.0, 0.5], "reward": [4.0, 0, 2], "skill": [-10.0, 0, -2]})
+    graft_row = {"mask": "largest", "norm": 0.5, "reward": 1.0, "skill": -1.5, "gold": 0.0}
+    too_far = {"mask": "learnt", "norm": 0.5, "reward": 5.0, "skill": -3.0}
+    other = {"mask": "average", "norm": 0.5, "reward": 2.0, "skill": -2.0}
+    found = paths.at_equal_norm([(graft_row, other), (too_far, other)], along)
+    assert found.loc["largest", ["reward_gap", "skill_gap"]].tolist() == [-1, 0.5]
+    # half way from (0, 0) to (2, -2) is (1, -1)
+    assert found.loc["largest", "skill_at_equal_reward"] == pytest.approx(-0.5)
+    assert found.loc["learnt", ["reward_gap", "skill_gap"]].tolist() == [3, -1]
+    assert math.isnan(found.loc["learnt", "skill_at_equal_reward"])
+
+
+# translations
+
+
+def scores(matches, length, reference=9):
+    """Twenty translations alike: so many n-grams of each order are right; the rest is BLEU's."""
+    counts = [*matches, *(max(length - n, 0) for n in range(4)), length, reference]
+    items = pd.DataFrame([dict(zip(BLEU_COLUMNS, counts, strict=True))] * 20)
+    return SkillScores({}, items.assign(slot="bleu", value=0.0))
+
+
+def test_bleu_and_capped_bleu_of_items_by_hand():
+    right, long = scores((9, 8, 7, 6), 9), scores((9, 8, 7, 6), 18)
+    found = paths.of_items(long, right)
+    # precisions 9/18, 8/17, 7/16, 6/15; all items are alike, so the interval has no width
+    bleu = 100 * (9 / 18 * 8 / 17 * 7 / 16 * 6 / 15) ** 0.25
+    assert found.difference == pytest.approx(bleu - 100)
+    assert found.low == pytest.approx(found.high)
+    assert (found.n_seeds, found.verdict) == (1, "does not hold")
+    assert paths.of_items(long, right, capped=True).difference == pytest.approx(0)
+
+
+def comparison(difference, half):
+    low, high = difference - half, difference + half
+    return front.Comparison(difference, low, high, 1, 10, front.verdict(low, high))
+
+
+def test_what_is_saved_is_said_in_words():
+    lost = comparison(-40.0, 2.0)
+    assert paths.in_words(lost) == "-40.0 (-42.0 to -38.0)"
+    half = paths.saved_in_words(lost, comparison(20.0, 1.0))
+    assert half == "saves 50% of it (+20.0 (+19.0 to +21.0) points against no replay)"
+    more = paths.saved_in_words(lost, comparison(54.5, 1.0))
+    assert more.startswith("saves all of it, and ends 14.5 points above θ₀")
+    assert paths.saved_in_words(lost, comparison(1.0, 2.0)).startswith("is not shown to save any")
+    with pytest.raises(ValueError, match="lost nothing"):
+        paths.saved_in_words(comparison(1.0, 0.5), lost)
+
+
+def test_words_and_habit_by_hand():
+    spoken = pd.DataFrame(
+        {"begins_right": [80.0, 70.0, 0.0], "exact": [80.0, 7.0, 0.0]},
+        index=["theta_0", "distil", "mute"],
+    )
+    found = paths.split_by_cause(spoken)
+    assert found.loc[["theta_0", "distil"], "stops"].tolist() == pytest.approx([100, 10])
+    # words: 10 x the mean of 1 and 0.1; habit: 0.9 x the mean of 80 and 70
+    assert found.loc["theta_0", ["gap", "by_words", "by_habit"]].tolist() == pytest.approx(
+        [73, 5.5, 67.5]
+    )
+    assert found.loc["distil", ["gap", "by_words", "by_habit"]].tolist() == [0, 0, 0]
+    assert found.loc["mute", ["stops", "by_words", "by_habit"]].isna().all()
 
 
 # recorded and live
@@ -220,8 +321,9 @@ def test_replay_with_against_without_the_formats_by_hand():
 def test_live_points_lie_over_the_recorded_front():
     points = without_remedies()
     live = with_paths()
-    live = live[(live["seed"] == 1) & ~live["method"].isin(["average", "distil+average"])]
-    live = live[live["method"].isin(["none", "distil", "graft"]) & (live["rounds"] != 1)]
+    wanted = ["none", "distil", "graft", "distil+average"]
+    live = live[(live["seed"] == 1) & live["method"].isin(wanted) & (live["rounds"] != 1)]
+    live = live[live["alpha"].isna() | (live["alpha"] == 0.5)]
     table = figures.live_fronts_table(points, live)
     mine = table[table["live"]].set_index("method")
     # rewards of seed 1 are 5 higher throughout: the gain is not
@@ -231,11 +333,17 @@ def test_live_points_lie_over_the_recorded_front():
     assert (recorded["seeds"] == 2).all()
     figure = figures.live_fronts(points, live, CAPTION)
     assert "graft: reward +2.00" in alt_text(figure)
-    dashed = [x for x in figure.axes[0].get_lines() if x.get_linestyle() == "--"]
-    assert len(dashed) == 2
-    other = live.assign(study="smoke")
-    plain = figures.live_fronts(points, other, CAPTION)
-    assert not [x for x in plain.axes[0].get_lines() if x.get_linestyle() == "--"]
+    # the averages of the live seed: theta_0, its one average, the distilled run
+    lines = {x.get_label(): x for x in figure.axes[3].get_lines()}
+    averages = lines["averaging the distilled run, this seed"]
+    assert averages.get_linestyle() == "-"
+    assert averages.get_xydata().tolist() == [[0, 0], [2, -3], [4, -10]]
+    assert lines["averaging RSF (recorded)"].get_linestyle() == "--"
+    assert {x.get_text() for x in figure.axes[3].texts} == {"RSF", "distilled", "graft"}
+    bare = figures.live_fronts(points, live[live["method"] != "distil+average"], CAPTION)
+    assert (
+        "averaging the distilled run, this seed" not in bare.axes[0].get_legend_handles_labels()[1]
+    )
     orphan = live[live["algorithm"] != "sft"]
     with pytest.raises(FigureError, match="theta_0"):
         figures.live_fronts(points, orphan, CAPTION)
@@ -270,3 +378,65 @@ def test_a_preset_without_text_is_refused(preset):
     bare = dataclasses.replace(preset, replay_documents=0)
     with pytest.raises(ValueError, match="take smoke or tiny"):
         paths.make_setting(Study(bare, 0, Store("/nonexistent/paths")))
+
+
+def test_what_rsf_has_gained_and_paid_by_hand():
+    # of a gain of 4 and a loss of 10 round 1 has 2 and 4
+    assert paths.rsf_bill(recorded_remedies(), 1) == pytest.approx({"reward": 0.5, "skill": 0.4})
+
+
+def test_models_above_their_averages_by_hand():
+    live = with_paths()
+    live = live[(live["seed"] == 1) & (live["strength"].isna() | live["method"].eq("graft"))]
+    found = paths.above_averages(live[live["rounds"] != 1])
+    # seed 1: theta_0 (0, 80), average (2, 77), distilled (4, 70); graft is (2, 77)
+    assert found["graft"] == pytest.approx(0)
+    assert found["none"] == pytest.approx(0)
+    high = live.assign(reward=live["reward"].where(live["method"] != "graft", 99.0))
+    assert math.isnan(paths.above_averages(high)["graft"])
+
+
+def test_verdicts_against_the_right_averages():
+    points = with_paths()
+    found = paths.ahead_of_averaging(points, ["early_stopping", "replay", "sma"])
+    assert list(found) == ["early_stopping", "replay"]
+    gained = remedies.gained(points)
+    assert found["early_stopping"] == remedies.ahead(gained, "early_stopping", "average")
+    assert found["replay"] == remedies.ahead(gained, "replay", "distil+average")
+    one_seed = points[points["seed"] == 0]
+    assert paths.ahead_of_averaging(one_seed, ["early_stopping", "replay"]) == {}
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
+    two = with_paths()
+    one = two[(two["seed"] == 0) & (two["method"] != "replay_other")]
+    points = pd.concat([one.assign(seed=s) for s in range(seeds)], ignore_index=True)
+    there = paths.recorded_methods(points)
+    assert there == ["replay", "graft"]
+    assert paths.format_claims(points) == {}
+    found = paths.ahead_of_averaging(points, ["early_stopping", *there])
+    assert {c.n_seeds for c in found.values()} == {seeds}
+    said = alt_text(figures.path_fronts(paths.own_rows(points), there, live=one))
+    assert "graft 0.2: reward +2.00, -3.0" in said
+    figure = figures.path_fronts(paths.own_rows(points), there)
+    assert [x.get_title(loc="left") for x in figure.axes] == [
+        f"replay ({seeds} seeds)",
+        f"graft ({seeds} seeds)",
+    ]
+    decided = paths.claims(points).query("seeds > 0")
+    assert set(decided["seeds"]) == {seeds}
+    assert "replay is ahead of averaging the distilled run in reading" in set(decided["claim"])
+    assert len(alt_text(figures.forest(found, caption=CAPTION))) > 0
+
+
+def test_the_answer_says_what_is_decided():
+    ahead, behind, open_one = comparison(2, 1), comparison(-2, 1), comparison(0, 1)
+    assert paths.answer({"replay": ahead, "sma": behind, "graft": open_one}, ["ema"]) == (
+        "Ahead of averaging: replay; behind it: SMA; inconclusive: graft. "
+        "Not recorded over seeds: EMA."
+    )
+    assert paths.answer({"early_stopping": open_one}, []) == (
+        "No verdict yet: stopping RSF early is inconclusive."
+    )
+    assert paths.answer({}, ["sma", "ema"]) == "No verdict yet. Not recorded over seeds: SMA, EMA."

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import front, remedies
-from alignment_tax.figures.tables import FAMILY_NAMES, main_line
+from alignment_tax.figures.tables import FAMILY_NAMES, main_line, number, spread
 from alignment_tax.merge.average import State, kind_of
 from alignment_tax.mitigate import REMEDIES, Setting, Treatment
 from alignment_tax.mitigate.base import snapshot, trained
@@ -22,7 +24,9 @@ from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import Mask, largest_mask, pool_batches
 from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
-from alignment_tax.skills import Scorer
+from alignment_tax.results import NotRecorded
+from alignment_tax.skills import Scorer, SkillScores, capped_bleu, family_percent
+from alignment_tax.skills.scorer import BLEU_COLUMNS
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, Study
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED
@@ -86,6 +90,8 @@ def replay_use(
         strengths: Replayed tokens per reply token.
         evaluated_formats: Which of the setting's two texts is replayed.
 
+    Prompts, which only condition, are not counted.
+
     Returns:
         One row per strength and family, "reply" among them: tokens, counted (the sum of their loss
         weights), documents, and different (documents that are not the same text twice).
@@ -117,6 +123,32 @@ def replay_use(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def use_table(use: pd.DataFrame) -> pd.DataFrame:
+    """Return what is replayed at each strength, all families together.
+
+    Args:
+        use: See `replay_use`.
+
+    Returns:
+        One row per strength: tokens, counted, documents, different, and in percent share (of reply
+        and replayed tokens) and weight (counted of the replayed tokens).
+    """
+    old = use[use["family"] != REPLY].groupby("strength")
+    table = old[["tokens", "counted", "documents", "different"]].sum()
+    table["share"] = 100 * table["tokens"] / use.groupby("strength")["tokens"].sum()
+    table["weight"] = 100 * table["counted"] / table["tokens"]
+    return table
+
+
+def marked(setting: Setting, row: pretrain.Row) -> str:
+    """Return a document as Markdown, the tokens that count in full in bold."""
+    words = []
+    for token, weight in zip(row.ids, row.weights, strict=True):
+        word = str(setting.tokenizer.decode([token])).strip().replace("<", "\\<")
+        words.append(f"**{word}**" if weight == 1 else word)
+    return " ".join(words).replace("** **", " ")
 
 
 def _token_ids(setting: Setting, texts: Sequence[Document]) -> list[tuple[int, ...]]:
@@ -197,23 +229,129 @@ def mask_table(theta_0: State, theta: State, masks: Mapping[str, Mask]) -> pd.Da
     """Return where masks keep changes: one row per mask and kind of weight, "all" first.
 
     Returns:
-        Columns mask, kind (as `merge.average.kind_of`), changed, kept, density (their ratio).
+        Columns mask, kind (as `merge.average.kind_of`), changed, kept, density (their ratio), norm
+        (share of the norm of the kind's change that is kept; NaN where nothing changed).
     """
     rows = []
     for name, mask in masks.items():
-        counts: dict[str, list[int]] = {"all": [0, 0]}
+        kinds: dict[str, Mask] = {"all": dict(mask)}
         for weight, kept in mask.items():
-            changed = int((theta[weight] != theta_0[weight]).sum())
-            for kind in ("all", str(kind_of(weight, theta[weight]))):
-                both = counts.setdefault(kind, [0, 0])
-                both[0] += changed
-                both[1] += int(kept.sum())
-        for kind, (changed, number) in counts.items():
-            density = number / changed if changed else math.nan
+            kinds.setdefault(str(kind_of(weight, theta[weight])), {})[weight] = kept
+        for kind, own in kinds.items():
+            changed = sum(int((theta[weight] != theta_0[weight]).sum()) for weight in own)
+            count = sum(int(kept.sum()) for kept in own.values())
             rows.append(
-                {"mask": name, "kind": kind, "changed": changed, "kept": number, "density": density}
+                {"mask": name, "kind": kind, "changed": changed, "kept": count}
+                | {"density": count / changed if changed else math.nan}
+                | {"norm": norm_kept(theta_0, theta, own) if changed else math.nan}
             )
     return pd.DataFrame(rows)
+
+
+def at_equal_norm(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], along: pd.DataFrame
+) -> pd.DataFrame:
+    """Compare grafts with the averages that have moved as far.
+
+    Args:
+        pairs: Graft and average of the same norm, each with mask, norm, reward, skill; reward and
+            skill since theta_0.
+        along: Averages from theta_0 to the aligned model: norm, reward, skill.
+
+    Returns:
+        One row per mask: norm (which is alpha), reward, skill; reward_gap and skill_gap, graft
+        minus average; skill_at_equal_reward, the graft's skill minus the best on the line through
+        the averages at its reward or more (`front.interpolate`; NaN where none has that much).
+    """
+    line = along.sort_values("norm")[["reward", "skill"]].to_numpy(dtype=float)
+    rows = []
+    for one, other in pairs:
+        gaps = {f"{score}_gap": one[score] - other[score] for score in ("reward", "skill")}
+        best = float(front.interpolate(line, one["reward"])[0])
+        rows.append(
+            {name: one[name] for name in ("mask", "norm", "reward", "skill")}
+            | gaps
+            | {"skill_at_equal_reward": one["skill"] - best}
+        )
+    return pd.DataFrame(rows).set_index("mask")
+
+
+# --- translations --------------------------------------------------------------------------------
+
+
+def of_items(one: SkillScores, other: SkillScores, capped: bool = False) -> front.Comparison:
+    """Compare the BLEU of two models of one seed: the first minus the second.
+
+    The interval (95 %) is the noise of the items alone.
+
+    Args:
+        one, other: Scores on the same items.
+        capped: Whether words beyond the reference's length are forgiven (`skills.capped_bleu`).
+    """
+
+    def cut(values: Mapping[str, np.ndarray]) -> float:
+        return capped_bleu(pd.DataFrame(values["bleu"], columns=list(BLEU_COLUMNS)))
+
+    first, second = ([{"bleu": scores.values()["bleu"]}] for scores in (one, other))
+    return front.paired_bootstrap(
+        first,
+        second,
+        rng=np.random.default_rng(0),
+        statistic=cut if capped else family_percent("bleu"),
+        n_boot=300,
+    )
+
+
+def in_words(c: front.Comparison, digits: int = 1) -> str:
+    """Return "difference (low to high)" with signs."""
+    return spread(c.difference, c.low, c.high, digits, sign=True)
+
+
+def saved_in_words(lost: front.Comparison, saved: front.Comparison) -> str:
+    """Say which part of a loss a remedy saves, in points with the interval behind it.
+
+    Args:
+        lost: The plain run minus theta_0.
+        saved: The remedy minus the plain run.
+
+    Raises:
+        ValueError: nothing is lost.
+    """
+    if lost.difference >= 0:
+        raise ValueError(f"The plain run lost nothing: it is {in_words(lost)} points from theta_0.")
+    over = saved.difference + lost.difference
+    if saved.verdict != "holds":
+        part = "is not shown to save any"
+    elif over >= 0:
+        part = f"saves all of it, and ends {number(over)} points above θ₀"
+    else:
+        part = f"saves {saved.difference / -lost.difference:.0%} of it"
+    return f"{part} ({in_words(saved)} points against no replay)"
+
+
+def split_by_cause(spoken: pd.DataFrame, plain: str = DISTIL) -> pd.DataFrame:
+    """Split how many more translations are exact than in the plain run: by words, by habit.
+
+    A translation is exact if it begins right (words) and then stops (habit): exact = begins_right x
+    stops. The gap to the plain run is the gap in either factor times the mean of the other, two
+    parts that sum to it exactly.
+
+    Args:
+        spoken: Per model, in percent: begins_right, exact (`talk.measures`).
+        plain: The model that all are compared with.
+
+    Returns:
+        Per model begins_right, stops (exact in percent of begins_right), exact; gap, by_words and
+        by_habit, in points of exact translations. NaN where no translation begins right.
+    """
+    table = spoken[["begins_right", "exact"]].astype(float)
+    table.insert(1, "stops", 100 * table["exact"] / table["begins_right"].where(lambda b: b > 0))
+    less = table.loc[plain]
+    both = table + less  # twice the mean
+    table["gap"] = table["exact"] - less["exact"]
+    words = (table["begins_right"] - less["begins_right"]) * both["stops"] / 200
+    habit = (table["stops"] - less["stops"]) * both["begins_right"] / 200
+    return table.assign(by_words=words, by_habit=habit)
 
 
 # --- live scores ---------------------------------------------------------------------------------
@@ -234,6 +372,26 @@ def quick_point(
     rewards = {name: float(replies[name].mean()) for name in ("reward", "gold")}
     scores = scorer.score(model, tokenizer)
     return scores.metrics | rewards | {"n_items": scores.n_items}
+
+
+def above_averages(live: pd.DataFrame) -> pd.Series:
+    """Return by how many points of skill models lie above the averages of the distilled run.
+
+    Args:
+        live: Points of one seed: theta_0, the distilled run, its averages, and other models.
+
+    Returns:
+        By method: skill minus the best on the line from theta_0 over the averages to the distilled
+        run, at the model's reward or more; NaN where the line does not reach that reward.
+    """
+    rows = live[live["algorithm"] == "rsf"]
+    on_line = [live[live["algorithm"] == "sft"], rows[rows["method"] == DISTILLED_AVERAGE]]
+    on_line = [*on_line, rows[rows["method"] == DISTIL]]
+    line = pd.concat([part.sort_values("alpha") for part in on_line])
+    others = rows[~rows["method"].isin([DISTILLED_AVERAGE, DISTIL])].set_index("method")
+    rewards = others["reward"].to_numpy(dtype=float)
+    best = front.interpolate(line[["reward", "skill"]].astype(float), rewards)
+    return others["skill"].astype(float) - best
 
 
 # --- recorded runs -------------------------------------------------------------------------------
@@ -287,3 +445,68 @@ def format_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
         claim = f"replay without them has more {name} than no replay"
         found[claim] = front.compare_seeds((other - plain[score]).dropna())
     return found
+
+
+def rsf_bill(points: pd.DataFrame, rounds: int) -> dict[str, float]:
+    """Return what RSF has gained and paid after some rounds, as shares of its last round's.
+
+    Args:
+        points: The recorded run.
+        rounds: After how many.
+
+    Returns:
+        reward (share of the gain over theta_0) and skill (share of the loss), of means over seeds.
+    """
+    rows = remedies.gained(main_line(points)).set_index("seed")
+    skill = rows.loc[rows["algorithm"] == "sft", "skill"]
+    rsf = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "none")]
+    found = {}
+    for score in ("reward", "skill"):
+        changes = rsf[score] - skill.reindex(rsf.index) if score == "skill" else rsf[score]
+        means = changes.groupby(rsf["rounds"].to_numpy()).mean()
+        found[score] = float(means.loc[rounds] / means.iloc[-1])
+    return found
+
+
+def ahead_of_averaging(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, front.Comparison]:
+    """Compare each method with its averages by hypervolume in mean skill: method minus averages.
+
+    Stopping early is compared with averages of RSF, all else with those of the distilled run.
+
+    Returns:
+        Method to comparison; those that fewer than two seeds share with the averages are left out.
+    """
+    rows, found = remedies.gained(points), {}
+    for name in methods:
+        against = "average" if name == "early_stopping" else DISTILLED_AVERAGE
+        try:
+            found[name] = remedies.ahead(rows, name, against)
+        except NotRecorded:
+            continue
+    return found
+
+
+def answer(found: Mapping[str, front.Comparison], missing: Sequence[str]) -> str:
+    """Return the answer to the chapter's question, in words.
+
+    Args:
+        found: See `ahead_of_averaging`.
+        missing: Methods that are not recorded over seeds.
+    """
+    names = remedies.NAMES
+    groups: dict[str, list[str]] = {"ahead of averaging": [], "behind it": [], "inconclusive": []}
+    words = dict(zip(("holds", "does not hold", "inconclusive"), groups, strict=True))
+    for name, comparison in found.items():
+        groups[words[comparison.verdict]].append(names[name])
+    undecided = groups["inconclusive"]
+    if len(undecided) < len(found):
+        text = "; ".join(f"{what}: {', '.join(group)}" for what, group in groups.items() if group)
+        text = text[0].upper() + text[1:] + "."
+    elif undecided:
+        are = "is" if len(undecided) == 1 else "are"
+        text = f"No verdict yet: {', '.join(undecided)} {are} inconclusive."
+    else:
+        text = "No verdict yet."
+    if missing:
+        text += f" Not recorded over seeds: {', '.join(names[name] for name in missing)}."
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -55,17 +56,32 @@ TEXTS = {
     "dialogue": (BLACK, "//", "dialogues*"),
     "translation": (GREEN, "//", "translations*"),
 }
+#: Averages along a path share a colour, and so do masks: strokes and hatches tell them apart.
 PATH_LOOKS = {
-    "trained": Look("the run itself", BLACK, "o"),
-    "SMA": METHODS["sma"],
-    "EMA": Look("moving average (EMA)", BLUE, "h"),
-    "BEMA": Look("moving average (BEMA)", VERMILLION, "8"),
+    "trained": (replace(METHODS[DISTIL], label="the run itself"), "-"),
+    "SMA": (METHODS["sma"], "-"),
+    "EMA": (METHODS["ema"], "--"),
+    "BEMA": (METHODS["bema"], ":"),
 }
 MASK_LOOKS = {
-    "average": Look("averaging, α = share of the norm", BLUE, "o"),
-    "largest": Look("graft: the largest changes", ORANGE, "d"),
-    "random": Look("graft: at random", GREY, "s"),
-    "learnt": Look("graft: learnt", GREEN, "D"),
+    "average": replace(METHODS[DISTILLED_AVERAGE], label="averaging, α = share of the norm"),
+    "largest": replace(METHODS["graft"], label="graft: the largest changes"),
+    "random": replace(METHODS["graft_random"], label="graft: at random"),
+    "learnt": replace(METHODS["graft_learnt"], label="graft: learnt"),
+}
+MASK_FILLS = {
+    "largest": (BLACK, ""), "random": ("white", "///"), "learnt": ("#BBBBBB", "..."),
+}  # fmt: skip
+#: Short names at the points of one seed, and where: points right of and above the marker.
+POINT_NAMES = {
+    "none": ("RSF", (10, -12)),
+    "distil": ("distilled", (-10, -30)),
+    "replay": ("replay", (10, -4)),
+    "replay_other": ("no formats", (10, -4)),
+    "sma": ("SMA", (-10, -17)),
+    "ema": ("EMA", (-9, -6)),
+    "bema": ("BEMA", (-6, -20)),
+    "graft": ("graft", (8, 6)),
 }
 KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "norms",
          "head": "head"}  # fmt: skip
@@ -75,7 +91,7 @@ KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "n
 
 
 def replay_mix_table(use: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of all tokens (percent) of each family of text, a row per strength.
+    """Return the share of each family of text in reply and replayed tokens (percent).
 
     Args:
         use: columns strength, family, tokens (see `paths.replay_use`).
@@ -91,7 +107,7 @@ def replay_mix_table(use: pd.DataFrame) -> pd.DataFrame:
 
 
 def replay_mix(uses: Mapping[str, pd.DataFrame], caption: str) -> Figure:
-    """Draw what share of the tokens that a run reads is of which text, a panel each kind of replay.
+    """Draw of which text replies and replayed tokens are, a panel each kind of replay.
 
     Raises:
         FigureError: as `replay_mix_table`.
@@ -112,7 +128,7 @@ def replay_mix(uses: Mapping[str, pd.DataFrame], caption: str) -> Figure:
                 left += table[family].to_numpy()
             axes.set_yticks(range(len(table)), [f"{strength:g}" for strength in table.index])
             axes.set_title(title)
-            axes.set_xlabel("share of all tokens read (%)")
+            axes.set_xlabel("share of reply and replayed tokens (%)")
             axes.grid(visible=False, axis="y")
             rows = [
                 f"proportion {strength:g}: "
@@ -155,18 +171,18 @@ def path_lengths(rows: pd.DataFrame, caption: str) -> Figure:
         figure = canvas(WIDE)
         axes = figure.add_subplot()
         for name in table:
-            look = PATH_LOOKS[str(name)]
+            look, stroke = PATH_LOOKS[str(name)]
             axes.plot(
                 table.index, table[name], color=look.colour, marker=look.marker, label=look.label,
-                markevery=max(1, len(table) // 8), markeredgecolor="white",
+                linestyle=stroke, markevery=max(1, len(table) // 8), markeredgecolor="white",
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step of the one finetuning")
         axes.set_ylabel("distance from θ₀ (% of the end's)  →")
         axes.set_ylim(bottom=0)
-        ends = [f"{PATH_LOOKS[str(n)].label} {number(table[n].iloc[-1])} %" for n in table]
+        ends = [f"{PATH_LOOKS[str(n)][0].label} {number(table[n].iloc[-1])} %" for n in table]
         alt = f"Distance from theta_0 at the last step ({caption}): {', '.join(ends)}."
-        return finish(figure, "How far along the path?", caption, alt, 2)
+        return finish(figure, "How far from θ₀?", caption, alt, 2)
 
 
 # --- graft ---------------------------------------------------------------------------------------
@@ -177,32 +193,45 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
 
     Args:
         norms: columns density, largest, random (see `paths.norms_kept`).
-        masks: columns mask, kind, density (see `paths.mask_table`).
+        masks: columns mask, kind, density, norm (see `paths.mask_table`).
         caption: which run this is.
 
     Raises:
         FigureError: missing columns, or no rows.
     """
     need(norms, ["density", "largest", "random"], "graft_masks")
-    need(masks, ["mask", "kind", "density"], "graft_masks")
+    need(masks, ["mask", "kind", "density", "norm"], "graft_masks")
+    measured = masks[masks["kind"] == "all"].set_index("mask")
     said = []
     with style():
         figure = canvas((PANELS[0], 4.8))
         left, right = figure.subplots(1, 2)
-        for name in ("largest", "random"):
-            look = MASK_LOOKS[name]
+        look = MASK_LOOKS["largest"]
+        left.plot(norms["density"], norms["largest"], color=look.colour, marker=look.marker)
+        left.plot(
+            norms["density"], norms["random"], color=GREY, linestyle="--",
+            label="at random: √density",
+        )  # fmt: skip
+        for row in norms.to_dict("records"):
+            said.append(
+                f"Density {row['density']:g}: the largest changes keep {100 * row['largest']:.0f} "
+                f"% of the norm, random ones are due {100 * row['random']:.0f} %"
+            )
+        for name, whole in measured.iterrows():
+            look = MASK_LOOKS[str(name)]
+            face = "white" if name == "random" else MASK_FILLS[str(name)][0]
             left.plot(
-                norms["density"], norms[name], color=look.colour, marker=look.marker,
-                label=look.label,
+                whole["density"], whole["norm"], marker=look.marker, color=look.colour,
+                markersize=10, markerfacecolor=face, linestyle="none", zorder=4,
             )  # fmt: skip
-            said += [
-                f"{look.label}, density {row['density']:g}: {100 * row[name]:.0f} % of the norm"
-                for row in norms.to_dict("records")
-            ]
+            said.append(
+                f"{look.label}, measured at density {whole['density']:g}: "
+                f"{100 * whole['norm']:.0f} % of the norm"
+            )
         left.set_xscale("log")
         left.set_xticks(norms["density"], [f"{d:g}" for d in norms["density"]], minor=False)
         left.minorticks_off()
-        left.set_ylim(0, 1)
+        left.set_ylim(0, 1.03)
         left.set_xlabel("density of the mask")
         left.set_ylabel("share of the norm that is kept")
         kinds = [kind for kind in KINDS if kind in set(masks["kind"])]
@@ -211,9 +240,10 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
             look = MASK_LOOKS[name]
             own = masks[masks["mask"] == name].set_index("kind")["density"]
             place = np.arange(len(kinds)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            colour, hatch = MASK_FILLS[name]
             right.bar(
-                place, 100 * own[kinds], width=0.8 / len(names), color=look.colour,
-                edgecolor="white", label=look.label,
+                place, 100 * own[kinds], width=0.8 / len(names), color=colour, hatch=hatch,
+                edgecolor=BLACK, linewidth=0.8, label=look.label,
             )  # fmt: skip
             each = [f"{KINDS[kind]} {number(100 * own[kind])} %" for kind in kinds]
             said.append(f"{look.label} keeps of {', '.join(each)}")
@@ -225,7 +255,7 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
 
 
 def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
-    """Draw reward and skill of grafts and averages against the norm of their change.
+    """Draw reward and skill of grafts and averages against their norm, and against each other.
 
     Args:
         rows: columns mask ("average" or a mask's name), norm (share of the whole change's), reward
@@ -237,30 +267,36 @@ def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
     """
     need(rows, ["mask", "norm", "reward", "skill"], "same_norm")
     said = []
+    norm = "norm of the change (1: the run's)"
+    reward, skill = "reward gained over θ₀  →", "mean skill minus θ₀'s (points)  →"
+    planes = (("norm", "reward"), ("norm", "skill"), ("reward", "skill"))
     with style():
-        figure = canvas((PANELS[0], 4.8))
-        panels = figure.subplots(1, 2)
-        axis = {"reward": "reward gained over θ₀  →", "skill": "mean skill minus θ₀'s (points)  →"}
+        figure = canvas((1.25 * PANELS[0], 4.8))
+        panels = figure.subplots(1, 3)
         for name in dict.fromkeys(rows["mask"]):
             look = MASK_LOOKS[name]
             own = rows[rows["mask"] == name].sort_values("norm")
-            for axes, score in zip(panels, axis, strict=True):
+            for axes, (x, y) in zip(panels, planes, strict=True):
                 axes.plot(
-                    own["norm"], own[score], color=look.colour, marker=look.marker,
-                    linestyle="-" if name == "average" else "none", markersize=11,
-                    markeredgecolor="white", label=look.label,
+                    own[x], own[y], color=look.colour, marker=look.marker,
+                    linestyle="-" if name == "average" else "none",
+                    markersize=8 if name == "average" else 11, markeredgecolor="white",
+                    label=look.label, zorder=2 if name == "average" else 3,
                 )  # fmt: skip
             said += [
                 f"{look.label}, norm {row['norm']:.2f}: reward {number(row['reward'], 2, True)}, "
                 f"skill {number(row['skill'], 1, True)}"
                 for row in own.to_dict("records")
             ]
-        for axes, label in zip(panels, axis.values(), strict=True):
-            axes.set_xlabel("norm of the change (1: the whole run's)")
-            axes.set_xlim(-0.05, 1.05)
-            axes.set_ylabel(label)
+        labels = {"norm": norm, "reward": reward, "skill": skill}
+        for axes, (x, y), title in zip(
+            panels, planes, ("at equal norm", "at equal norm", "at equal reward"), strict=True
+        ):
+            axes.set_xlabel(labels[x])
+            axes.set_ylabel(labels[y])
+            axes.set_title(title)
         alt = f"Grafts and averages by the norm of their change ({caption}). {'; '.join(said)}."
-        return finish(figure, "At the same norm: graft or average?", caption, alt, 2)
+        return finish(figure, "Graft or average?", caption, alt, 4)
 
 
 # --- the formats ---------------------------------------------------------------------------------
@@ -363,50 +399,57 @@ def live_fronts_table(points: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
 def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figure:
     """Draw this run's models over the recorded front, a panel a family (as paper Fig. 3).
 
-    Curves are RSF round by round and averaging, recorded, means over seeds; dashed are those of
-    the live seed, if it is among the recorded ones. Large markers are this run: one seed.
+    Dashed curves are RSF round by round and its averages, recorded, means over seeds. Markers are
+    this run, one seed; its averages of the distilled run, if there are any, are a solid line.
 
     Raises:
         FigureError: as `live_fronts_table`.
     """
     table = live_fronts_table(points, live)
-    seeds = _changed(main_line(points), "live_fronts")
-    same = live["study"].iloc[0] == points["study"].iloc[0]
-    own_seed = seeds[(seeds["seed"] == live["seed"].iloc[0]) & same]
-    said = []
+    recorded, own = table[~table["live"]], table[table["live"]]
+    averages = _curve(own, DISTILLED_AVERAGE, own[own["method"] == DISTIL])
+    models = own[own["method"] != DISTILLED_AVERAGE].to_dict("records")
     with style():
-        figure = canvas((PANELS[0], 8.2))
+        figure = canvas((PANELS[0], 8.6))
         panels = figure.subplots(2, 2, sharex=True)
         for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
             for method, word in (("none", "early_stopping"), ("average", "average")):
-                look = METHODS[word]
-                line = _curve(table[~table["live"]], method)
+                look, line = METHODS[word], _curve(recorded, method)
+                name = "averaging RSF" if method == "average" else look.label
                 axes.plot(
-                    line["reward"], line[family], color=look.colour, linewidth=2.2, zorder=2,
-                    label=f"{look.label} (recorded)",
+                    line["reward"], line[family], color=look.colour, linewidth=1.5, zorder=1.8,
+                    linestyle="--", label=f"{name} (recorded)",
                 )  # fmt: skip
-                if len(own_seed):
-                    mine = _curve(own_seed[own_seed["algorithm"] == "rsf"], method)
-                    axes.plot(
-                        mine["reward"], mine[family], color=look.colour, linewidth=1.3,
-                        linestyle="--", zorder=1.8, label=f"{look.label} (this seed)",
-                    )  # fmt: skip
-            for row in table[table["live"]].to_dict("records"):
-                look = METHODS["early_stopping" if row["method"] == "none" else row["method"]]
-                label = "RSF, last round" if row["method"] == "none" else look.label
+            look = METHODS[DISTILLED_AVERAGE]
+            if len(averages):
+                axes.plot(
+                    averages["reward"], averages[family], color=look.colour, marker=look.marker,
+                    markersize=6, linewidth=2.4, zorder=3, label=f"{look.label}, this seed",
+                )  # fmt: skip
+            for row in models:
+                look = _live_look(row["method"])
+                name, place = POINT_NAMES.get(row["method"], (look.label, (8, 6)))
                 axes.plot(
                     row["reward"], row[family], color=look.colour, marker=look.marker,
-                    markersize=11, markeredgecolor=BLACK, markeredgewidth=1.1, linestyle="none",
-                    label=label, zorder=4,
+                    markersize=10, markeredgecolor="white", markeredgewidth=0.8, linestyle="none",
+                    label=look.label, zorder=4.5 if row["method"] == DISTIL else 4,
+                )  # fmt: skip
+                axes.annotate(
+                    name, (row["reward"], row[family]), xytext=place, textcoords="offset points",
+                    ha="right" if place[0] < -8 else "left", fontsize=10, zorder=5,
                 )  # fmt: skip
             axes.axhline(0, color=GREY, linewidth=1.0, linestyle=":")
             axes.set_title(FAMILY_NAMES[family])
+            axes.margins(x=0.08, y=0.17)
         for axes in panels[1]:
             axes.set_xlabel("reward gained over θ₀  →")
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
-        for row in table[table["live"]].to_dict("records"):
-            name = "RSF, last round" if row["method"] == "none" else METHODS[row["method"]].label
+        said = []
+        for row in own.to_dict("records"):
+            name = _live_look(row["method"]).label
+            if row["method"] == DISTILLED_AVERAGE:
+                name += f", alpha {row['alpha']:g}"
             each = [f"{FAMILY_NAMES[f]} {number(row[f], sign=True)}" for f in FAMILY_NAMES]
             said.append(f"{name}: reward {number(row['reward'], 2, True)}, {', '.join(each)}")
         alt = (
@@ -417,11 +460,22 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
         return finish(figure, title, caption, alt, 3)
 
 
-def _curve(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the rows of a curve from theta_0 (all changes 0) on."""
+def _live_look(method: str) -> Look:
+    """Return the look of a model of this run; RSF's last round looks like stopping early."""
+    if method == "none":
+        return replace(METHODS["early_stopping"], label="RSF, last round")
+    return METHODS[method]
+
+
+def _curve(rows: pd.DataFrame, method: str, end: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the rows of a curve from theta_0 (all changes 0) on; empty if there are none."""
     line = rows[rows["method"] == method].sort_values(["alpha", "rounds"])
-    zero = pd.DataFrame({name: [0.0] for name in ["reward", *FAMILY_NAMES]})
-    return pd.concat([zero, line[["reward", *FAMILY_NAMES]]], ignore_index=True)
+    values = ["reward", *FAMILY_NAMES]
+    if line.empty:
+        return line[values]
+    zero = pd.DataFrame({name: [0.0] for name in values})
+    parts = [zero, line[values], *([end[values]] if end is not None else [])]
+    return pd.concat(parts, ignore_index=True)
 
 
 def path_fronts_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -458,7 +512,8 @@ def path_fronts(
 ) -> Figure:
     """Draw recorded remedies by strength against averages of the distilled run, a panel each.
 
-    The weakest and the strongest strength are written beside their points.
+    The weakest and the strongest strength are written beside their points, and the number of seeds
+    (the least of any strength) in the title.
 
     Args:
         points: the recorded run.
@@ -471,7 +526,8 @@ def path_fronts(
     """
     table = path_fronts_table(points, methods)
     own = _changed(live, "path_fronts") if live is not None else None
-    caption = run_caption(points, recorded=True)
+    drawn = points["method"].isin([DISTIL, DISTILLED_AVERAGE, *methods])
+    caption = run_caption(points[drawn], recorded=True)
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
     said = []
@@ -506,7 +562,7 @@ def path_fronts(
                     markerfacecolor="white", linestyle="none", label="this run (one seed)",
                     zorder=5,
                 )  # fmt: skip
-            axes.set_title(METHODS[method].label)
+            axes.set_title(f"{METHODS[method].label} ({int(curve['seeds'].min())} seeds)")
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
         what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
