@@ -107,6 +107,16 @@ def test_a_histogram_counts_every_weight_that_moved():
     assert shares["steps"].iloc[3] == pytest.approx(np.sqrt(10))
 
 
+def test_a_path_is_as_long_as_its_steps():
+    model = Two(2.0)
+    way = penalties.PathLength(model)
+    for step, value in ((1, 5.0), (2, 4.0), (3, 2.0)):  # there and back again
+        with torch.no_grad():
+            model.matrix[0, 1] = value
+        way.after_step(model, step)
+    assert way.path.tolist() == [0, 3 + 1 + 2, 0, 0, 0, 0, 0]
+
+
 def test_unevenness_does_not_depend_on_size():
     moved = torch.tensor([0.0, 3.0, -4.0, 0.0])
     # of two that moved: root of 12.5 over 3.5; the farther one holds 16 of 25

@@ -22,6 +22,7 @@ from alignment_tax import front, remedies, talk
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.figures.tables import FAMILY_NAMES
 from alignment_tax.mitigate import REMEDIES
+from alignment_tax.mitigate.base import Treatment
 from alignment_tax.mitigate.lora import Lora, Where, target_names
 from alignment_tax.remedies import NAMES
 from alignment_tax.results import NotRecorded
@@ -251,6 +252,29 @@ def how_far(theta_0: PreTrainedModel, theta: PreTrainedModel, unit: float) -> tu
     moved = changes(theta_0, theta)
     size = torch.cat([p.double().flatten() for p in theta_0.parameters()]).norm()
     return float(moved.norm() / size), float(moved.abs().mean() / unit)
+
+
+class PathLength(Treatment):
+    """Adds up the steps of every weight along a run, without changing it: a rider of `distil`.
+
+    Attributes:
+        path: Sum of the absolute changes, (n,) in the order of `changes`.
+    """
+
+    def __init__(self, theta_0: PreTrainedModel) -> None:
+        self.last = _flat(theta_0)
+        self.path = torch.zeros_like(self.last)
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Add what each weight moved in this step."""
+        now = _flat(model)
+        self.path += (now - self.last).abs()
+        self.last = now
+
+
+def _flat(model: PreTrainedModel) -> Tensor:
+    """Return a copy of all parameters in one vector, float64."""
+    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
 def histogram(moved: Tensor, unit: float, bins: int = 60) -> pd.DataFrame:

@@ -342,7 +342,13 @@ def penalty_combined(
         figure = canvas()
         axes = figure.add_subplot()
         label = "averaging the plain run"
-        parts = [_averages(axes, averages, _plain(live, figure_name), "change", label)]
+        plain = _plain(live, figure_name)
+        parts = [_averages(axes, averages, plain, "change", label)]
+        look = METHODS[DISTIL]
+        axes.plot(
+            plain["gain"], plain["change"], color=look.colour, marker=look.marker, markersize=11,
+            markeredgecolor=BLACK, linestyle="none", label=look.label, zorder=5,
+        )  # fmt: skip
         for method, end in pairs.items():
             look, half = _look(method), by_method[method + AVERAGED]
             x, y = ([0.0, half[c], end[c]] for c in ("gain", "change"))
