@@ -100,11 +100,31 @@ def test_changes_and_distances_by_hand():
         penalties.changes(before, torch.nn.Linear(2, 2))
 
 
-def test_a_histogram_counts_every_weight():
+def test_a_histogram_counts_every_weight_that_moved():
     shares = penalties.histogram(torch.tensor([0.0, -0.01, 0.01, 1e9]), unit=0.01, bins=6)
-    # seven edges 1e-3 ... 1e3: what did not move and what flew off are in the outermost bins
-    assert shares["share"].tolist() == [25, 0, 0, 50, 0, 25]
+    # seven edges 1e-3 ... 1e3: what flew off is in the outermost bin, what did not move in none
+    assert shares["share"].tolist() == pytest.approx([0, 0, 0, 200 / 3, 0, 100 / 3])
     assert shares["steps"].iloc[3] == pytest.approx(np.sqrt(10))
+
+
+def test_a_path_is_as_long_as_its_steps():
+    model = Two(2.0)
+    way = penalties.PathLength(model)
+    for step, value in ((1, 5.0), (2, 4.0), (3, 2.0)):  # there and back again
+        with torch.no_grad():
+            model.matrix[0, 1] = value
+        way.after_step(model, step)
+    assert way.path.tolist() == [0, 3 + 1 + 2, 0, 0, 0, 0, 0]
+
+
+def test_unevenness_does_not_depend_on_size():
+    moved = torch.tensor([0.0, 3.0, -4.0, 0.0])
+    # of two that moved: root of 12.5 over 3.5; the farther one holds 16 of 25
+    for size in (1.0, 1e-4):
+        ratio, held = penalties.unevenness(size * moved, share=0.5)
+        assert ratio == pytest.approx(np.sqrt(12.5) / 3.5)
+        assert held == pytest.approx(16 / 25)
+    assert penalties.unevenness(torch.ones(200)) == pytest.approx((1, 0.01))
 
 
 def test_the_spectrum_of_a_change_of_rank_one():
@@ -119,12 +139,62 @@ def test_the_spectrum_of_a_change_of_rank_one():
         penalties.spectrum(before, after, "vector")
 
 
-def test_models_above_a_curve():
-    live = pd.DataFrame({"reward": [1.0, 2.0, 9.0], "skill": [80.0, 70.0, 70.0]})
-    curve = np.array([[0.0, 80.0], [2.0, 76.0], [4.0, 70.0]])
+def test_models_above_the_averages_of_the_plain_run():
+    averages = pd.DataFrame({"gain": [2.0], "change": [-4.0], "capped_change": [-1.0]})
+    end = pd.Series({"gain": 4.0, "change": -10.0, "capped_change": -3.0})
+    curve = penalties.plain_curve(averages, end)
+    assert curve.tolist() == [[0, 0], [2, -4], [4, -10]]
+    live = pd.DataFrame({"gain": [1.0, 3.0, 9.0], "change": [0.0, -9.0, -9.0]})
     gaps = penalties.above(live, curve)
-    assert gaps.iloc[:2].tolist() == [2, -6]
+    assert gaps.iloc[:2].tolist() == [2, -2]
     assert np.isnan(gaps.iloc[2])
+    capped = penalties.plain_curve(averages, end, "capped_change")
+    assert capped.tolist() == [[0, 0], [2, -1], [4, -3]]
+    live["capped_change"] = [-1.0, -1.0, 0.0]
+    assert penalties.above(live, capped, "capped_change").iloc[:2].tolist() == [-0.5, 1]
+
+
+# what was lost
+
+
+def test_shares_of_french_and_talk_that_are_kept():
+    changes = pd.DataFrame(
+        {
+            "method": ["distil", "l1", "kd"],
+            "translation": [-40.0, -41.0, -10.0],
+            "capped_translation": [-4.0, -1.0, -2.0],
+        }
+    )
+    kept = penalties.kept(changes)
+    # French lost: 4, 1, 2; talk lost: 36, 40, 8
+    assert kept["french"].tolist() == pytest.approx([0, 3 / 4, 1 / 2])
+    assert kept["talk"].tolist() == pytest.approx([0, -4 / 36, 28 / 36])
+    changes.loc[0, "capped_translation"] = -0.5  # too little lost for a share of it
+    kept = penalties.kept(changes)
+    assert kept["french"].isna().all()
+    assert kept.loc["kd", "talk"] == pytest.approx(1 - 8 / 39.5)
+
+
+def test_titles_are_those_of_a_reader():
+    rows = pd.DataFrame(
+        [
+            ("none", None, None),
+            ("distil", np.nan, None),
+            ("l2", 0.06, None),
+            ("lora", 16, None),
+            ("l2+average", 0.06, 0.5),
+            ("distil+average", None, 0.2),
+        ],
+        columns=["method", "strength", "alpha"],
+    )
+    assert penalties.titles(rows) == [
+        "θ₀",
+        "the plain run",
+        "the L2 penalty (0.06)",
+        "LoRA (16)",
+        "the L2 penalty (0.06), averaged at α = 0.5",
+        "averaging the distilled run, α = 0.2",
+    ]
 
 
 # specs
@@ -137,9 +207,12 @@ def test_the_live_models_are_in_the_grids():
     assert all(spec.strength in REMEDIES[spec.method].strengths for spec in specs[2:])
     assert penalties.middle("l1") == 0.4  # of 0.04, 0.1, 0.4, 0.6, 1
     averaged = penalties.combined_specs(6, 0.5)
-    assert [spec.method for spec in averaged] == ["distil+average", "l2+average", "lora+average"]
-    assert [spec.end for spec in averaged] == [specs[1], specs[3], specs[7]]
+    assert [spec.method for spec in averaged] == ["l2+average", "lora+average"]
+    assert [spec.end for spec in averaged] == [specs[3], specs[7]]
     assert {spec.alpha for spec in averaged} == {0.5}
+    plain = penalties.plain_specs(6)
+    assert {spec.end for spec in plain} == {specs[1]}
+    assert [spec.alpha for spec in plain] == [0.2, 0.4, 0.6, 0.8]
 
 
 # what is recorded, in both states
@@ -158,7 +231,7 @@ def test_nothing_recorded_gives_no_verdict(bare):
 def test_recorded_remedies_are_judged(full):
     assert penalties.present(full) == ["l2", "lora"]
     said = penalties.state(full)
-    assert "2 of 7 remedies are recorded, over 3 seed(s) each" in said
+    assert "2 of 7 remedies are recorded, over 3 seeds each" in said
     assert f"Not recorded yet: {remedies.NAMES['l1']}" in said
     found = penalties.averaging_claims(full)
     assert list(found) == ["l2", "lora"]
@@ -178,6 +251,28 @@ def test_one_seed_is_no_verdict():
     points = table(remedied=(1,))
     assert penalties.averaging_claims(points) == {}
     assert "With a single seed there is no verdict" in penalties.state(points)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ((0,), "over 1 seed each"),
+        ((0, 1), "over 2 seeds each"),
+        ((0, 1, 2, 3, 4), "over 5 seeds each"),
+    ],
+)
+def test_the_state_counts_seeds(seeds, said):
+    text = penalties.state(table(remedied=seeds, seeds=range(5)))
+    assert said in text
+    assert ("few seeds" in text) == (len(seeds) == 2)
+
+
+def test_claims_that_differ_in_the_score_alone_are_listed_once(bare):
+    claims = penalties.paper_claims(bare)
+    short = penalties.claim_list(claims)
+    assert short["tests"].sum() == len(claims)
+    row = short[short["claim"] == "averaging the distilled run is ahead of the L1 penalty"]
+    assert row[["place", "tests"]].to_numpy().tolist() == [["Fig. 3", 4]]
 
 
 def test_combinations_are_judged_strength_by_strength(full):
@@ -207,28 +302,44 @@ def test_the_papers_claims_are_those_of_this_chapter(full):
 def live_rows():
     rows = [point(0, "sft", 0, 80, rounds=0), point(0, "rsf", 4, 70, "distil")]
     rows += [point(0, "rsf", 2, 76, "l2", strength=0.06)]
-    rows += [point(0, "rsf", 2, 78, "distil+average", alpha=0.5)]
     rows += [point(0, "rsf", 1, 79, "l2+average", alpha=0.5, strength=0.06)]
+    return measured(rows)
+
+
+def average_rows():
+    return measured([point(0, "rsf", 2, 78, "distil+average", alpha=0.5)])
+
+
+def measured(rows):
     frame = pd.DataFrame(rows)
-    return frame.assign(gain=frame["reward"], change=frame["skill"] - 80, distance=1.5)
+    change = frame["skill"] - 80
+    return frame.assign(gain=frame["reward"], change=change, capped_change=change / 2, distance=1.5)
 
 
-def test_the_distances_of_two_tokens_by_hand():
-    values = figures.penalty_distances_table(0.5).set_index("student")
-    assert values.loc[0.5].abs().max() < 1e-9
-    quarter = values.iloc[np.abs(values.index - 0.25).argmin()]
-    assert quarter["forward"] == pytest.approx(0.5 * np.log(4 / 3), abs=0.01)
-    assert quarter["squared"] == pytest.approx(2 * 0.25**2, abs=0.01)
-    assert "All are 0 there" in alt_text(figures.penalty_distances())
-    with pytest.raises(FigureError, match="inside"):
-        figures.penalty_distances(1.0)
+def test_the_distances_of_three_tokens_by_hand():
+    values = figures.penalty_distances_table()
+    columns = ["forward", "reverse", "squared"]
+    drops, adds = (values[values["panel"] == name] for name in ("drops", "adds"))
+    for own in (drops, adds):  # each starts at theta_0
+        assert own[columns].iloc[0].abs().max() < 1e-9
+    last = drops.iloc[-1]
+    assert last["student"] == pytest.approx(1e-6)
+    # the first token has 0.999 - 1e-6
+    gone = 0.6 * np.log(0.6 / 0.998999) + 0.399 * np.log(0.399 / 1e-6)
+    assert last["forward"] == pytest.approx(gone)
+    assert last["reverse"] == pytest.approx(0.999 * np.log(0.999 / 0.6), abs=1e-4)
+    last = adds.iloc[-1]  # half for the third token, half for the others: 0.3003, 0.1997
+    assert last["reverse"] == pytest.approx(0.5 * np.log(0.5 / 0.001) + 0.5 * np.log(0.5 / 0.999))
+    assert last["forward"] == pytest.approx(0.999 * np.log(0.999 / 0.5) + 0.001 * np.log(0.002))
+    text = alt_text(figures.penalty_distances())
+    assert "the policy drops the second token, from 0.399, where all are 0, to 1e-06" in text
 
 
 def test_figures_of_weights_say_what_they_show():
-    shares = {"distil": penalties.histogram(torch.tensor([0.0, 1.0, 1.0, 1.0]), 0.5)}
-    assert "25.0 % of the weights moved" in alt_text(figures.penalty_changes(shares, caption="c"))
+    shares = {"distil": penalties.histogram(torch.tensor([0.0, 0.1, 1.0, 1.0, 1.0]), 0.5)}
+    assert "25.0 % of those that moved" in alt_text(figures.penalty_changes(shares, caption="c"))
     text = alt_text(figures.lora_spectra({"lora": np.array([2.0, 1.0, 0.0])}, caption="c"))
-    assert "LoRA: 2 of 3" in text
+    assert "LoRA: largest 2, 2 of 3 above" in text
     with pytest.raises(FigureError, match="no run"):
         figures.penalty_changes({}, caption="c")
     with pytest.raises(FigureError, match="did not move"):
@@ -237,24 +348,39 @@ def test_figures_of_weights_say_what_they_show():
 
 def test_runs_of_one_colour_have_another_stroke():
     shares = penalties.histogram(torch.tensor([1.0]), 1.0)
-    figure = figures.penalty_changes({"kd": shares, "lora": shares}, caption="c")
+    figure = figures.penalty_changes({"kd": shares, "kl": shares}, caption="c")
     strokes = [line.get_linestyle() for line in figure.axes[0].get_lines()[:2]]
     assert strokes == ["-", "--"]
 
 
 def test_live_models_are_drawn_since_theta_0(bare):
-    live = live_rows()
+    live, averages = live_rows(), average_rows()
     text = alt_text(figures.penalty_effects(live.iloc[:3], caption="c"))
     assert "L2 penalty 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
-    text = alt_text(figures.penalty_front(bare, live.iloc[:3], caption="c"))
-    assert "ends at reward 4.00, skill -10.0" in text
-    assert "this seed, L2 penalty 0.06: reward 2.00, skill -4.0" in text
-    text = alt_text(figures.penalty_combined(live, 0.5, caption="c"))
+    figure = figures.penalty_front(bare, live.iloc[:3], averages, caption="c")
+    text = alt_text(figure)
+    assert "recorded: averaging RSF's last round: ends at reward 4.00, skill -10.0" in text
+    assert "mean skill, this seed: averaging the distilled run: alpha 0.5 2.00, -2.0" in text
+    assert "mean skill, this seed: L2 penalty 0.06: reward 2.00, skill -4.0" in text
+    assert "(capped BLEU), this seed: L2 penalty 0.06: reward 2.00, skill -2.0" in text
+    text = alt_text(figures.penalty_combined(live, averages, 0.5, caption="c"))
+    assert "averaging the plain run: alpha 0.5 2.00, -2.0" in text
     assert "L2 penalty 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
     with pytest.raises(FigureError, match="plain run"):
         figures.penalty_effects(live.iloc[2:3], caption="c")
+    with pytest.raises(FigureError, match="plain run"):
+        figures.penalty_front(bare, live.iloc[2:3], averages, caption="c")
     with pytest.raises(FigureError, match="its average"):
-        figures.penalty_combined(live.iloc[:3], 0.5, caption="c")
+        figures.penalty_combined(live.iloc[:3], averages, 0.5, caption="c")
+
+
+def test_no_marker_stands_twice_on_the_live_front(bare):
+    rows = [point(0, "sft", 0, 80, rounds=0), point(0, "rsf", 4, 70, "distil")]
+    rows += [point(0, "rsf", 2, 76, m, strength=penalties.middle(m)) for m in penalties.METHODS]
+    figure = figures.penalty_front(bare, measured(rows), average_rows(), caption="c")
+    black = [x for x in figure.axes[0].get_lines() if x.get_markeredgecolor() == "#000000"]
+    markers = [line.get_marker() for line in black]
+    assert len(markers) == len(set(markers)) == 10
 
 
 def test_recorded_strengths_go_from_weak_to_strong(full):
@@ -301,6 +427,28 @@ def test_effects_of_an_average_lie_on_the_way_to_its_end(study):
     lost = penalties.lost(study, specs)
     assert lost.iloc[0][[*FAMILIES, "capped_skill"]].abs().max() == 0
     assert lost["skill"].tolist() == pytest.approx(found["change"].tolist())
+    assert lost["capped_skill"].tolist() == found["capped_change"].tolist()
+    level = penalties.scored(study, specs[:1]).iloc[0]
+    assert level["skill"] == pytest.approx(found.loc[0, "skill"])
+
+
+def test_the_items_say_how_sure_a_difference_is(study):
+    found = penalties.against_plain(study, ["l2"], draws=20).loc["l2"]
+    assert found["low"] <= found["difference"] <= found["high"]
+    rounds = study.preset.rsf.rounds
+    plain = study.point(Spec("rsf", rounds, "distil"))["skill"]
+    own = study.point(Spec("rsf", rounds, "l2", strength=penalties.middle("l2")))["skill"]
+    assert found["difference"] == pytest.approx(own - plain)
+
+
+def test_lora_counts_by_hand(study):
+    sizes = penalties.lora_sizes(study.policy("sft")[0], 0)
+    assert sizes["by_hand"].tolist() == sizes["counted"].tolist()
+    # 9 layers: four matrices of 128 x 128 and three of 128 x 256
+    assert sizes.loc[("mlp", 4), "by_hand"] == 9 * 3 * 4 * 384
+    assert sizes.loc[("all", 1), "of_those"] == pytest.approx(
+        (4 * 256 + 3 * 384) / (4 * 128**2 + 3 * 128 * 256)
+    )
 
 
 # the notebook
@@ -316,12 +464,14 @@ def cells(tag=None):
     [
         ((), [], "not answered yet"),
         ((0,), ["l2", "lora"], "not answered yet"),
+        ((0, 1), ["l2", "lora"], "yes, for some"),
         ((0, 1, 2), ["l2", "lora"], "yes, for some"),
+        ((0, 1, 2, 3, 4), ["l2", "lora"], "yes, for some"),
     ],
 )
 def test_the_notebook_follows_what_is_recorded(monkeypatch, remedied, there, answer):
-    points = table(remedied=remedied)
-    run = SimpleNamespace(points=points, seeds=[0, 1, 2], costs=pd.DataFrame())
+    points = table(remedied=remedied, seeds=range(5))
+    run = SimpleNamespace(points=points, seeds=list(range(5)), costs=pd.DataFrame())
     monkeypatch.setattr(results, "recorded", lambda preset: run)
     monkeypatch.setattr(figures, "show", lambda figure: shown.append(figure))
     shown, said, records = [], [], {}
@@ -338,7 +488,9 @@ def test_the_notebook_follows_what_is_recorded(monkeypatch, remedied, there, ans
     assert bool(judged) == bool(records["verdict_combined"]) == (len(remedied) > 1)
     # strengths, fronts; and with verdicts two forests
     assert len(shown) == (0 if not remedied else 2 if len(remedied) == 1 else 4)
-    assert any("not recorded" in text for text in said)
+    assert any("ot recorded" in text for text in said)
+    assert any("Mind their number" in text for text in said) == bool(judged)
+    assert sum(records["agreement_with_paper"].values()) == len(penalties.paper_claims(points))
 
 
 def test_the_solutions_are_right_and_the_stubs_are_not():
@@ -357,3 +509,41 @@ def test_the_solutions_are_right_and_the_stubs_are_not():
             names = {"np": np, "torch": torch}
             exec(f"{code}\n{check}", names)
             assert names["message"].startswith(start), names["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("0.1 * sum(((c / unit) ** 2).sum() for c in changes)", "a sum"),
+        ("0.1 * sum(((c / unit) ** 2).mean() for c in changes) / len(changes)", "the mean of"),
+        ("0.1 * torch.cat([c.flatten() for c in changes]).square().mean()", "the unit is missing"),
+        ("(torch.cat([c.flatten() for c in changes]) / unit).square().mean()", "the factor 0.1"),
+        ("0.1 * torch.cat([c.flatten() for c in changes]).square().mean() / unit", "divided by"),
+        (
+            "unit * (torch.cat([c.flatten() for c in changes]) / unit).square().mean()",
+            "the unit st",
+        ),
+        ("0.1 * (torch.cat(changes) / unit).square().mean()", "the tensors have different"),
+    ],
+)
+def test_wrong_answers_to_the_first_exercise_are_told_apart(body, message):
+    check = next(each for each in cells() if "l2_by_hand returns None" in each)
+    names = {"np": np, "torch": torch}
+    exec(f"def l2_by_hand(changes, unit):\n    return {body}\n{check}", names)
+    assert names["message"].startswith(message), names["message"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("np.log(2), np.inf, 0.5", "the two directions are swapped"),
+        ("-np.inf, np.log(2), 0.5", "forward"),
+        ("np.inf, 1.0, 0.5", "reverse"),
+        ("np.inf, np.log(2), 0.5**0.5", "squared: no root"),
+    ],
+)
+def test_wrong_answers_to_the_third_exercise_are_told_apart(numbers, message):
+    check = next(each for each in cells() if "set forward, reverse" in each)
+    names = {"np": np}
+    exec(f"forward, reverse, squared = {numbers}\n{check}", names)
+    assert names["message"].startswith(message), names["message"]

@@ -19,7 +19,6 @@ from alignment_tax.figures.look import (
     PANELS,
     PURPLE,
     SKY,
-    WIDE,
     FigureError,
     Look,
     bar_lengths,
@@ -38,6 +37,8 @@ DISTANCES = {
     "reverse": (reverse_kl, Look("KL penalty: KL(θ ‖ θ₀)", SKY, "<")),
     "squared": (squared_distance, Look("squared distance", GREEN, "s")),
 }
+#: What theta_0 says to three tokens in `penalty_distances`.
+THREE_TOKENS = (0.6, 0.399, 0.001)
 #: What `penalty_effects` and `penalty_doses` show, and how it is said.
 EFFECTS = {
     "gain": "reward gained",
@@ -58,46 +59,62 @@ GAIN_AXIS, CHANGE_AXIS = "reward gained over θ₀  →", "mean skill since θ�
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def penalty_distances_table(teacher: float = 0.9) -> pd.DataFrame:
-    """Return what `penalty_distances` draws: student (0 to 1), forward, reverse, squared."""
-    if not 0 < teacher < 1:
-        raise FigureError(f"penalty_distances needs a probability inside (0, 1), not {teacher}.")
-    student = torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
-    p = torch.tensor([[teacher, 1 - teacher]], dtype=torch.float64).log()
-    q = torch.stack([student, 1 - student], dim=1).log()
-    values = {name: distance(p, q).numpy() for name, (distance, _) in DISTANCES.items()}
-    return pd.DataFrame({"student": student.numpy(), **values})
+def penalty_distances_table() -> pd.DataFrame:
+    """Return what `penalty_distances` draws: panel, student (0 to 1), forward, reverse, squared.
 
-
-def penalty_distances(teacher: float = 0.9) -> Figure:
-    """Draw the three distances between outputs for a vocabulary of two tokens.
-
-    Args:
-        teacher: theta_0's probability of the first token.
+    In the panel "drops" the student is the probability of the second token, which the first gains;
+    in "adds" that of the third, which the other two lose in proportion.
     """
-    table = penalty_distances_table(teacher)
+    p = torch.tensor([THREE_TOKENS], dtype=torch.float64)
+    first, second, third = THREE_TOKENS
+    dropped = torch.logspace(np.log10(second), -6, 400, dtype=torch.float64)
+    added = torch.logspace(np.log10(third), np.log10(0.5), 400, dtype=torch.float64)
+    rest = (1 - added) / (first + second)
+    students = {
+        "drops": (dropped, [1 - third - dropped, dropped, torch.full_like(dropped, third)]),
+        "adds": (added, [rest * first, rest * second, added]),
+    }
+    parts = []
+    for panel, (student, columns) in students.items():
+        q = torch.stack(columns, dim=1).log()
+        values = {name: distance(p.log(), q).numpy() for name, (distance, _) in DISTANCES.items()}
+        parts.append(pd.DataFrame({"panel": panel, "student": student.numpy(), **values}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def penalty_distances() -> Figure:
+    """Draw the three distances between outputs where a token is dropped, and where one is added."""
+    table = penalty_distances_table()
+    words = {
+        "drops": "the policy drops the second token",
+        "adds": "the policy says the third token more and more",
+    }
+    parts = []
     with style():
-        figure = canvas()
-        axes = figure.add_subplot()
-        for name, (_, look) in DISTANCES.items():
-            axes.plot(table["student"], table[name], color=look.colour, label=look.label)
-        axes.axvline(teacher, color=GREY, linewidth=1.2, linestyle="--")
-        axes.set_xlabel("the policy's probability of the token that θ₀ prefers")
-        axes.set_ylabel("distance")
-        axes.set_ylim(0, 3)
-        ends = table.iloc[[0, -1]]
-        each = [
-            f"{look.label}: {number(ends[name].iloc[0], 2)} at {ends['student'].iloc[0]:g}, "
-            f"{number(ends[name].iloc[1], 2)} at {ends['student'].iloc[1]:g}"
-            for name, (_, look) in DISTANCES.items()
-        ]
-        alt = (
-            f"Three distances between outputs over two tokens, where theta_0 gives the first "
-            f"{teacher:g}. All are 0 there. {'; '.join(each)}."
-        )
-        title = "Three ways to be far from θ₀"
-        caption = f"worked out; two tokens, θ₀ gives the first {teacher:g}"
-        return finish(figure, title, caption, alt, 3)
+        figure = canvas((PANELS[0], 5.0))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (panel, title) in zip(panels, words.items(), strict=True):
+            own = table[table["panel"] == panel]
+            for name, (_, look) in DISTANCES.items():
+                axes.plot(own["student"], own[name], color=look.colour, label=look.label)
+            start = own["student"].iloc[0]
+            axes.axvline(start, color=GREY, linewidth=1.2, linestyle="--")
+            axes.set_xscale("log")
+            axes.set_title(title, fontsize=12.5)
+            axes.set_xlabel(f"its probability (θ₀: {start:g}, dashed)")
+            each = [
+                f"{look.label} {number(own[n].iloc[-1], 2)}" for n, (_, look) in DISTANCES.items()
+            ]
+            parts.append(
+                f"{title}, from {start:g}, where all are 0, to {own['student'].iloc[-1]:.3g}: "
+                + ", ".join(each)
+            )
+        panels[0].invert_xaxis()
+        panels[0].set_ylabel("distance")
+        said = ", ".join(f"{value:g}" for value in THREE_TOKENS)
+        alt = f"Three distances between outputs; theta_0 says {said}. {'; '.join(parts)}."
+        caption = f"worked out; three tokens, to which θ₀ gives {said}"
+        return finish(figure, "Three ways to be far from θ₀", caption, alt, 3)
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -124,20 +141,22 @@ def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figu
             little = table.loc[table["steps"] < 1, "share"].sum()
             half = table["steps"].iloc[int((table["share"].cumsum() < 50).sum())]
             parts.append(
-                f"{METHODS[method].label}: {number(little)} % of the weights moved by less than "
+                f"{METHODS[method].label}: {number(little)} % of those that moved went less than "
                 f"one learning rate, half by less than about {half:.2g}"
             )
         axes.axvline(1, color=GREY, linewidth=1.2, linestyle="--")
         axes.set_xscale("log")
         axes.set_xlabel("change of a weight since θ₀, in learning rates (far left: that or less)")
-        axes.set_ylabel("share of the weights (%)")
+        axes.set_ylabel("share of the weights that moved (%)")
         axes.set_ylim(bottom=0)
         alt = f"How far the weights moved ({caption}). {'; '.join(parts)}."
         return finish(figure, "How far does each weight go?", caption, alt, 3)
 
 
 def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
-    """Draw the singular values of the change of one matrix, each over its run's largest.
+    """Draw the singular values of the change of one matrix, a line a run.
+
+    Thin dashes mark a thousandth of each run's largest: what lies above counts as a direction.
 
     Args:
         values: Method to the singular values of its run, the largest first.
@@ -154,19 +173,22 @@ def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
         for method, each in values.items():
             if not each.max() > 0:
                 raise FigureError(f"lora_spectra: under {method!r} the matrix did not move.")
-            shares = each / each.max()
-            axes.plot(np.arange(1, len(each) + 1), shares, **lines[method])
-            parts.append(f"{METHODS[method].label}: {int((shares > 1e-3).sum())} of {len(each)}")
-        axes.axhline(1e-3, color=GREY, linewidth=1.2, linestyle="--")
+            axes.plot(np.arange(1, len(each) + 1), each, **lines[method])
+            axes.axhline(
+                each.max() / 1000, color=lines[method]["color"], linewidth=1, linestyle=":"
+            )
+            count = int((each > each.max() / 1000).sum())
+            parts.append(
+                f"{METHODS[method].label}: largest {each.max():.3g}, {count} of {len(each)} above "
+                "a thousandth of it"
+            )
         axes.set_yscale("log")
-        axes.set_ylim(1e-8, 2)
+        axes.set_ylim(bottom=max(each.max() for each in values.values()) * 1e-7)
         axes.set_xlabel("number of the singular value")
-        axes.set_ylabel("singular value over the largest")
-        alt = (
-            f"Singular values of the change of one matrix ({caption}). Above a thousandth of the "
-            f"largest: {'; '.join(parts)}."
-        )
-        return finish(figure, "In how many directions does a matrix move?", caption, alt, 3)
+        axes.set_ylabel("singular value of the change")
+        alt = f"Singular values of the change of one matrix ({caption}). {'; '.join(parts)}."
+        title = "How far, and in how many directions? (dotted: a thousandth)"
+        return finish(figure, title, caption, alt, 3)
 
 
 def _lines(runs: Mapping[str, object], figure: str) -> dict[str, dict[str, Any]]:
@@ -223,99 +245,160 @@ def penalty_effects(table: pd.DataFrame, *, caption: str) -> Figure:
             for name, row in zip(names, records, strict=True)
         ]
         alt = f"What one strength of each remedy does ({caption}). {'. '.join(each)}."
-        return finish(figure, "What is held back (dashed: nothing is)", caption, alt)
+        title = "One strength of each remedy (dashed: the plain run)"
+        return finish(figure, title, caption, alt)
 
 
-def penalty_front(points: pd.DataFrame, live: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw live models of one seed on the recorded front of averaging and early stopping.
+def penalty_front(
+    points: pd.DataFrame, live: pd.DataFrame, averages: pd.DataFrame, *, caption: str
+) -> Figure:
+    """Draw live models of one seed beside the averages of its plain run, and recorded fronts.
 
-    Both axes are changes since theta_0 of the same seed, so all curves start at zero.
+    Left by mean skill, with the recorded fronts of RSF; right the same models where talk is
+    forgiven. Axes are changes since theta_0 of the same seed, so all curves start at zero.
 
     Args:
         points: the columns of points.csv, one study.
-        live: What `penalties.effects` returns: method, strength, gain, change.
+        live: What `penalties.effects` returns of the plain run and remedies.
+        averages: The same of averages of the plain run, in the order of alpha.
         caption: Which run the live models are of.
 
     Raises:
-        FigureError: missing columns, several studies, no theta_0, or an unknown method.
+        FigureError: missing columns, several studies, no theta_0, no plain run, or an unknown
+            method.
     """
     figure_name = "penalty_front"
-    need(live, ["method", "strength", "alpha", "gain", "change"], figure_name)
+    for table in (live, averages):
+        need(table, ["method", "strength", "alpha", "gain", "change", "capped_change"], figure_name)
     rows = _since_theta_0(points, figure_name)
     table = _summary(rows)
+    end = _plain(live, figure_name)
+    runs = live[live["method"] != "none"].to_dict("records")
+    recorded = {
+        "early_stopping": "recorded: stopping RSF early",
+        "average": "recorded: averaging RSF's last round",
+    }
+    panels_of = {"change": "mean skill", "capped_change": "talk forgiven (capped BLEU)"}
     parts = []
     with style():
-        figure = canvas((WIDE[0], 6.2))
-        axes = figure.add_subplot()
-        for method in ("early_stopping", "average"):
-            _curve(axes, table, rows, method)
-            end = _of(table, method).iloc[-1]
-            parts.append(
-                f"recorded, {METHODS[method].label}: ends at reward {number(end['gain'], 2)}, "
-                f"skill {number(end['change'], sign=True)}"
-            )
-        for row in live[live["method"] != "none"].to_dict("records"):
-            look, hollow = _look(row["method"]), row["method"].endswith(AVERAGED)
-            axes.plot(
-                row["gain"], row["change"], marker=look.marker, color=look.colour, markersize=13,
-                markerfacecolor="white" if hollow else look.colour, markeredgecolor=BLACK,
-                markeredgewidth=1.2, linestyle="none", label=f"this seed: {_name(row)}", zorder=5,
-            )  # fmt: skip
-            parts.append(
-                f"this seed, {_name(row)}: reward {number(row['gain'], 2)}, skill "
-                f"{number(row['change'], sign=True)}"
-            )
-        axes.plot(0, 0, marker="*", markersize=17, color=BLACK, markerfacecolor="white", zorder=6)
-        axes.annotate("θ₀", (0, 0), xytext=(-9, 6), textcoords="offset points", ha="right")
-        axes.set_xlabel(GAIN_AXIS)
-        axes.set_ylabel(CHANGE_AXIS)
-        axes.margins(0.08)
-        both = f"{run_caption(points, recorded=True)}\nmarkers with a black edge: {caption}"
+        figure = canvas((PANELS[0], 6.6))
+        panels = figure.subplots(1, 2)
+        for axes, (column, title) in zip(panels, panels_of.items(), strict=True):
+            for method, label in recorded.items() if column == "change" else ():
+                _curve(axes, table, rows, method, label)
+                last = _of(table, method).iloc[-1]
+                parts.append(
+                    f"{label}: ends at reward {number(last['gain'], 2)}, skill "
+                    f"{number(last['change'], sign=True)}"
+                )
+            label = "this seed: averaging the distilled run"
+            parts.append(f"{title}, {_averages(axes, averages, end, column, label)}")
+            for row in runs:
+                look, name = _look(row["method"]), f"this seed: {_name(row)}"
+                axes.plot(
+                    row["gain"], row[column], marker=look.marker, color=look.colour, markersize=11,
+                    markeredgecolor=BLACK, markeredgewidth=1.1, linestyle="none", label=name,
+                    zorder=5,
+                )  # fmt: skip
+                parts.append(
+                    f"{title}, {name}: reward {number(row['gain'], 2)}, skill "
+                    f"{number(row[column], sign=True)}"
+                )
+            _start(axes)
+            axes.set_title(title, fontsize=12.5)
+            axes.set_xlabel(GAIN_AXIS)
+            axes.margins(0.08)
+        panels[0].set_ylabel(CHANGE_AXIS)
+        both = f"{run_caption(points, recorded=True)}\nblack edges: {caption}"
         alt = f"Skill against reward, both since θ₀ ({both}). {'; '.join(parts)}."
-        title = "One seed on the recorded front"
-        return finish(figure, title, both, alt, 2)
+        return finish(figure, "One seed, by two measures of skill", both, alt, 3)
 
 
-def penalty_combined(live: pd.DataFrame, alpha: float, *, caption: str) -> Figure:
-    """Draw runs with the averages of their outcomes with theta_0: from it over alpha to the run.
+def penalty_combined(
+    live: pd.DataFrame, averages: pd.DataFrame, alpha: float, *, caption: str
+) -> Figure:
+    """Draw runs, and the averages of their outcomes with theta_0, beside those of the plain run.
+
+    Dotted is where no model was made: from theta_0 to the average, and from there to the run.
 
     Args:
-        live: Rows of `penalties.effects`: methods, and the same with "+average" at one alpha.
-        alpha: That alpha, the weight of the run.
+        live: Rows of `penalties.effects`: the plain run, remedies, and these with "+average" at one
+            alpha.
+        averages: Rows of averages of the plain run, in the order of alpha.
+        alpha: The alpha of `live`, the weight of the run.
         caption: Which run this is.
 
     Raises:
-        FigureError: missing columns, or no average of a run that is there.
+        FigureError: missing columns, no plain run, or no average of a run that is there.
     """
-    need(live, ["method", "strength", "alpha", "gain", "change"], "penalty_combined")
+    figure_name = "penalty_combined"
+    for table in (live, averages):
+        need(table, ["method", "strength", "alpha", "gain", "change"], figure_name)
     by_method = {row["method"]: row for row in live.to_dict("records")}
     pairs = {m: row for m, row in by_method.items() if m + AVERAGED in by_method}
     if not pairs:
-        raise FigureError("penalty_combined needs a run and its average, such as l2 and l2+average")
-    parts = []
+        raise FigureError(f"{figure_name} needs a run and its average, such as l2 and l2+average")
     with style():
         figure = canvas()
         axes = figure.add_subplot()
+        label = "averaging the plain run"
+        plain = _plain(live, figure_name)
+        parts = [_averages(axes, averages, plain, "change", label)]
+        look = METHODS[DISTIL]
+        axes.plot(
+            plain["gain"], plain["change"], color=look.colour, marker=look.marker, markersize=11,
+            markeredgecolor=BLACK, linestyle="none", label=look.label, zorder=5,
+        )  # fmt: skip
         for method, end in pairs.items():
             look, half = _look(method), by_method[method + AVERAGED]
             x, y = ([0.0, half[c], end[c]] for c in ("gain", "change"))
-            axes.plot(x, y, color=look.colour)
-            shape: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 11}
-            axes.plot(x[2], y[2], markeredgecolor=BLACK, label=_name(end), **shape)
-            axes.plot(x[1], y[1], markeredgecolor=BLACK, markerfacecolor="white", **shape)
+            axes.plot(x, y, color=look.colour, linestyle=":")
+            shape: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 11,
+                                     "markeredgecolor": BLACK, "linestyle": "none"}  # fmt: skip
+            axes.plot(x[2], y[2], label=_name(end), **shape)
+            axes.plot(x[1], y[1], markerfacecolor="white", label=_name(half), **shape)
             parts.append(
                 f"{_name(end)}: reward {number(end['gain'], 2)}, skill "
                 f"{number(end['change'], sign=True)}; averaged at alpha {alpha:g}: "
                 f"{number(half['gain'], 2)}, {number(half['change'], sign=True)}"
             )
-        axes.plot(0, 0, marker="*", markersize=17, color=BLACK, markerfacecolor="white", zorder=6)
-        axes.annotate("θ₀", (0, 0), xytext=(-9, 6), textcoords="offset points", ha="right")
+        _start(axes)
         axes.set_xlabel(GAIN_AXIS)
         axes.set_ylabel(CHANGE_AXIS)
         axes.margins(0.12)
         alt = f"Runs and their averages with theta_0 ({caption}). {'. '.join(parts)}."
-        title = f"Held back, and then averaged (hollow: α = {alpha:g})"
-        return finish(figure, title, caption, alt, 3)
+        title = "Held back, and then averaged (dotted: no model made)"
+        return finish(figure, title, caption, alt, 2)
+
+
+def _plain(live: pd.DataFrame, figure: str) -> pd.Series:
+    """Return the row of the plain run (FigureError: there is none)."""
+    rows = live[live["method"] == DISTIL]
+    if rows.empty:
+        raise FigureError(f"{figure} needs the plain run (distil) among the live models.")
+    return rows.iloc[0]
+
+
+def _averages(axes: Axes, averages: pd.DataFrame, end: pd.Series, column: str, label: str) -> str:
+    """Draw averages of the plain run from theta_0 to it; return what they are, in words."""
+    look = METHODS[DISTILLED_AVERAGE]
+    x, y = ([0.0, *averages[c], end[c]] for c in ("gain", column))
+    axes.plot(x, y, color=look.colour, linewidth=1.8, zorder=3)
+    axes.plot(
+        x[1:-1], y[1:-1], color=look.colour, marker=look.marker, markersize=8, label=label,
+        markeredgecolor=BLACK, linestyle="none", zorder=4,
+    )  # fmt: skip
+    each = [
+        f"alpha {row['alpha']:g} {number(row['gain'], 2)}, {number(row[column], sign=True)}"
+        for row in averages.to_dict("records")
+    ]
+    return f"{label}: {'; '.join(each)}"
+
+
+def _start(axes: Axes) -> None:
+    """Mark theta_0, where everything starts."""
+    axes.plot(0, 0, marker="*", markersize=17, color=BLACK, markerfacecolor="white", zorder=6)
+    axes.annotate("θ₀", (0, 0), xytext=(-9, 6), textcoords="offset points", ha="right")
 
 
 # --- recorded remedies ---------------------------------------------------------------------------
@@ -465,7 +548,9 @@ def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return pd.concat([start, own, rsf[rsf["method"] == DISTIL]] if remedy.fades else [start, own])
 
 
-def _curve(axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str) -> None:
+def _curve(
+    axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str, label: str | None = None
+) -> None:
     """Draw one method: single seeds faint, means as a line with their intervals."""
     look, own = METHODS[method], _of(table, method)
     word = "none" if method == "early_stopping" else method
@@ -479,7 +564,7 @@ def _curve(axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str) -> 
         xerr=bar_lengths(own["gain"], own["gain_low"], own["gain_high"]),
         yerr=bar_lengths(own["change"], own["change_low"], own["change_high"]),
         color=look.colour, marker=look.marker, markersize=6, markeredgecolor="white",
-        markeredgewidth=0.6, elinewidth=0.9, linewidth=1.6, label=look.label, zorder=2,
+        markeredgewidth=0.6, elinewidth=0.9, linewidth=1.6, label=label or look.label, zorder=2,
     )  # fmt: skip
 
 
