@@ -142,7 +142,9 @@ def test_what_is_missing_is_said(points):
     assert find(table, "ahead of graft in the mean skill")["verdict"] == "not recorded"
     assert find(table, "HMA (K = 3) keeps more reading")["verdict"] == "not recorded"
     assert find(table, "that of DPO")["verdict"] == "not recorded"
-    assert find(table, "(a, a, a - 0.1), a theta_0's", "reading")["verdict"] == "not recorded"
+    assert (
+        find(table, "(a, a, a - 0.1), with a as theta_0's", "reading")["verdict"] == "not recorded"
+    )
     assert not table.duplicated(["place", "claim"]).any()
     numbers = table[["difference", "low", "high"]].notna().all(axis=1)
     assert (numbers == (table["verdict"] != "not recorded")).all()

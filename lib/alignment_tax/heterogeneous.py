@@ -580,7 +580,8 @@ def _pattern_claim(lowered: int, of_start: bool, score: str) -> Claim:
     whose = "theta_0's weight" if of_start else "the aligned model's weight"
     return Claim(
         "Fig. 9",
-        f"ratios {ratios}, a {whose}, keep more {_words(score)} than equal ones at equal reward",
+        f"ratios {ratios}, with a as {whose}, keep more {_words(score)} than equal ones at equal "
+        "reward",
         POINTS,
         lambda points: pattern_gap(points, lowered, of_start, score),
     )

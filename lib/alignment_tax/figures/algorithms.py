@@ -429,8 +429,9 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
             _seed_lines(axes, own_rows, "reward", "skill", look.colour, order)
             _mean_line(axes, part, "reward", "skill", look)
         for row in table[table["method"] == "kl_coef"].to_dict("records"):
+            place = (7, 7 if row["strength"] == own else -14)
             axes.annotate(
-                f"{row['strength']:g}", (row["reward"], row["skill"]), xytext=(7, -14),
+                f"{row['strength']:g}", (row["reward"], row["skill"]), xytext=place,
                 textcoords="offset points", fontsize=11, color=looks["kl_coef"].colour,
             )  # fmt: skip
         axes.set_xlabel("reward gained over θ₀  →")
