@@ -229,14 +229,13 @@ class Claim:
     """A claim of the paper on mitigation: where it stands, what it says, and our test of it.
 
     `compare` takes rows of `gained` and returns the difference that must be above 0 for the claim
-    to hold, in `unit`. `why` is our explanation, to be read only where the claim does not hold.
+    to hold, in `unit`.
     """
 
     place: str
     text: str
     unit: str
     compare: Callable[[pd.DataFrame], front.Comparison]
-    why: str = ""
 
 
 #: The place of claims of the paper's form on methods that it does not have.
@@ -540,7 +539,7 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             f"{len(verdicts)} claims: {counts}. Each is tested by itself: of many that are tried, "
             "one in twenty intervals misses its value by chance.",
             claim_markdown(verdicts, capped),
-            "## Where we disagree with the paper, and why we think so",
+            "## Where we disagree with the paper",
             disagreements(verdicts, capped),
         ]
     )
@@ -593,8 +592,7 @@ def claim_markdown(table: pd.DataFrame, capped: pd.DataFrame) -> str:
 
 
 def disagreements(table: pd.DataFrame, capped: pd.DataFrame) -> str:
-    """Return the paper's claims that do not hold here, with why we think so, as a Markdown list."""
-    reasons = {(claim.place, claim.text): claim.why for claim in claims()}
+    """Return the paper's claims that do not hold here, as a Markdown list."""
     lines = []
     for row, other in _beside(table, capped):
         if row["verdict"] != "does not hold" or row["place"] == OURS:
@@ -602,7 +600,7 @@ def disagreements(table: pd.DataFrame, capped: pd.DataFrame) -> str:
         text = f"- **{row['place']}: {row['claim']}**: {_effect(row)} {row['unit']}."
         if (forgiven := _forgiven(row, other)) != "-":
             text += f" With talk forgiven: {forgiven}."
-        lines.append(f"{text} {reasons[row['place'], row['claim']]}".rstrip())
+        lines.append(text)
     return "\n".join(lines) or "None of the paper's claims is refuted by these seeds."
 
 
