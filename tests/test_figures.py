@@ -579,6 +579,28 @@ def test_part_curves_are_differences_to_the_aligned_model() -> None:
         figures.part_curves(make_points())
 
 
+def test_part_curves_of_two_algorithms_are_two_rows_each_against_its_own_end() -> None:
+    points = with_ratios()
+    other = points[points["algorithm"] == "rsf"].assign(algorithm="dpo")
+    trained = other["method"] == "none"
+    other.loc[trained, "skill"] -= 5  # so what DPO regains is 5 points more than what RSF does
+    both = pd.concat([points, other], ignore_index=True)
+    assert figures.part_curves_table(both, algorithm="dpo").loc[1, "skill"] == 7
+    assert figures.part_curves_table(both).loc[1, "skill"] == 2
+    figure = figures.part_curves(both, parts=["input", "output"], algorithms=["rsf", "dpo"])
+    titles = [axes.get_title(loc="left") for axes in axes_of(figure)]
+    assert titles == ["RSF: input part", "RSF: output part", "DPO: input part", "DPO: output part"]
+    said = alt_text(figure)
+    assert said.index("RSF.") < said.index("mean skill +2.0") < said.index("DPO.")
+    assert "mean skill +7.0" in said[said.index("DPO.") :]
+    with pytest.raises(FigureError, match="--methods dpo part"):
+        figures.part_curves(
+            pd.concat([points, other[trained]]), parts=["input"], algorithms=["dpo"]
+        )
+    with pytest.raises(FigureError, match="needs PPO"):
+        figures.part_curves(both, parts=["input"], algorithms=["ppo"])
+
+
 def test_the_path_of_a_search_goes_from_equal_ratios_to_its_own() -> None:
     path = pd.DataFrame(
         {"step": [0, 1, 2], "ratios": [(0.4, 0.4, 0.4), (0.5, 0.4, 0.3), (0.6, 0.4, 0.2)],

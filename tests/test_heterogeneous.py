@@ -72,6 +72,29 @@ def test_one_part_is_compared_with_the_aligned_model_of_its_seed() -> None:
     assert heterogeneous.part_effect(points, "input", "reward").verdict == "holds"
 
 
+def test_another_algorithm_stands_where_rsf_stood() -> None:
+    own = table()
+    other = own[own["algorithm"] == "rsf"].assign(algorithm="dpo")
+    other.loc[other["method"] == "part", "skill"] += 4
+    points = pd.concat([own, other], ignore_index=True)
+    assert heterogeneous.part_effect(points, "output", "skill").difference == pytest.approx(3)
+    of_dpo = heterogeneous.of_algorithm(points, "dpo")
+    assert heterogeneous.part_effect(of_dpo, "output", "skill").difference == pytest.approx(7)
+    pd.testing.assert_frame_equal(heterogeneous.of_algorithm(points, "rsf"), own)
+    with pytest.raises(NotRecorded, match="ppo"):
+        heterogeneous.of_algorithm(points, "ppo")
+
+
+def test_an_algorithm_counts_as_recorded_from_two_seeds_on() -> None:
+    own = table()
+    other = own[(own["algorithm"] == "rsf") & (own["seed"] == 0)].assign(algorithm="dpo")
+    points = pd.concat([other, own], ignore_index=True)
+    assert heterogeneous.algorithms_with(points, "part") == ["rsf"]
+    points = pd.concat([other, other.assign(seed=1), own], ignore_index=True)
+    assert heterogeneous.algorithms_with(points, "part") == ["rsf", "dpo"]
+    assert heterogeneous.algorithms_with(points, "adamerging") == []
+
+
 def test_two_parts_are_compared_at_the_same_alphas() -> None:
     points = table()
     points = points[~((points["part"] == "input") & (points["alpha"] == 0.5))]

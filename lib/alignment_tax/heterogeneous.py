@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import front
+from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.figures.look import METHODS
 from alignment_tax.figures.tables import FAMILY_NAMES
@@ -61,6 +62,35 @@ def reported(points: pd.DataFrame) -> pd.DataFrame:
     rows.loc[rows["method"] == "average", "blocks"] = 1
     rows["mean"] = rows["alpha"].astype(float).round(1)
     return rows
+
+
+def of_algorithm(points: pd.DataFrame, algorithm: str) -> pd.DataFrame:
+    """Return points in which the models of one algorithm stand where RSF's stood.
+
+    All else in this module, and the figures of parts and ratios, is then about that algorithm.
+
+    Args:
+        points: the columns of points.csv, one study.
+        algorithm: rsf, dpo, rloo or ppo.
+
+    Raises:
+        NotRecorded: no model of the algorithm is recorded.
+    """
+    if algorithm not in set(points["algorithm"]):
+        raise NotRecorded(f"There are no rows of {algorithm}.")
+    rows = points[points["algorithm"].isin(["base", "sft", algorithm])]
+    return rows.assign(algorithm=rows["algorithm"].replace(algorithm, "rsf"))
+
+
+def algorithms_with(points: pd.DataFrame, method: str) -> list[str]:
+    """Return the algorithms of which a method is recorded in two seeds or more, RSF first.
+
+    Args:
+        points: the columns of points.csv, one study.
+        method: "part", or a search for ratios.
+    """
+    seeds = points[points["method"] == method].groupby("algorithm")["seed"].nunique()
+    return [each for each in NAMES_OF_ALGORITHMS if seeds.get(each, 0) > 1]
 
 
 def name(curve: Curve) -> str:

@@ -18,6 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from alignment_tax.figures.look import (
+    ALGORITHMS,
     BLACK,
     BLUE,
     BROWN,
@@ -43,6 +44,7 @@ from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
     finite,
+    last_round,
     last_rsf,
     need,
     number,
@@ -103,7 +105,7 @@ CURVE = ["method", "blocks", "mean"]
 
 
 def part_curves_table(
-    points: pd.DataFrame, score: str = "skill", reward: str = "reward"
+    points: pd.DataFrame, score: str = "skill", reward: str = "reward", algorithm: str = "rsf"
 ) -> pd.DataFrame:
     """Return what averaging one part alone changes against the aligned model of the same seed.
 
@@ -111,15 +113,16 @@ def part_curves_table(
         points: the columns of points.csv, one study, any number of seeds.
         score: the score on the y axis: skill, a family or a slot.
         reward: the column on the x axis, "reward" or "gold".
+        algorithm: whose aligned model it is.
 
     Returns:
         Columns part, alpha (1 is the aligned model), seeds, `reward` and `score`, each with _low
         and _high (95 % t interval over seeds of the difference).
 
     Raises:
-        FigureError: missing columns, no RSF, or no rows of method "part".
+        FigureError: missing columns, no model of the algorithm, or no rows of method "part".
     """
-    rows = _part_rows(points, score, reward)
+    rows = _part_rows(points, score, reward, algorithm)
     table = summarise(rows, ["part", "alpha"], [reward, score])
     order = [part for part in PART_LOOKS if part in set(table["part"])]
     table["part"] = pd.Categorical(table["part"], order, ordered=True)
@@ -127,18 +130,19 @@ def part_curves_table(
     return table.assign(part=table["part"].astype(str))
 
 
-def _part_rows(points: pd.DataFrame, score: str, reward: str) -> pd.DataFrame:
+def _part_rows(points: pd.DataFrame, score: str, reward: str, algorithm: str) -> pd.DataFrame:
     """Return every seed's models with one part averaged, minus its aligned model."""
     figure = "part_curves"
     both = [reward, score]
     rows = prepare(points, both, figure)
-    end = last_rsf(rows, figure).set_index("seed")[both]
-    own = rows[(rows["method"] == "part") & (rows["algorithm"] == "rsf")]
+    end = last_round(rows, algorithm, figure).set_index("seed")[both]
+    own = rows[(rows["method"] == "part") & (rows["algorithm"] == algorithm)]
     own = own[own["part"].isin(PART_LOOKS) & own["seed"].isin(end.index)]
     if own.empty:
+        named = "" if algorithm == "rsf" else f"{algorithm} "
         raise FigureError(
-            f"{figure} needs rows with method 'part'. Record them with: alignment-tax record tiny "
-            "--methods part"
+            f"{figure} needs rows of {algorithm} with method 'part'. Record them with: "
+            f"alignment-tax record tiny --methods {named}part"
         )
     minus = own[both].to_numpy() - end.loc[own["seed"]].to_numpy()
     own = own.assign(**{name: minus[:, i] for i, name in enumerate(both)})
@@ -152,6 +156,7 @@ def part_curves(
     parts: Sequence[str] = THIRDS,
     reward: str = "reward",
     recorded: bool = False,
+    algorithms: Sequence[str] = ("rsf",),
 ) -> Figure:
     """Draw where averaging one part alone leads from the aligned model (paper Fig. 4 and 13).
 
@@ -161,35 +166,49 @@ def part_curves(
     Args:
         points: the columns of points.csv, one study.
         score: the score on the y axis.
-        parts: one panel each.
+        parts: one column of panels each.
         reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results.
+        algorithms: one row of panels each, with a reward axis of its own.
 
     Raises:
         FigureError: as `part_curves_table`, or a part that is not in the points.
     """
-    rows = _part_rows(points, score, reward)
-    table = part_curves_table(points, score, reward)
-    if unknown := [part for part in parts if part not in set(table["part"])]:
-        there = ", ".join(dict.fromkeys(table["part"]))
-        raise FigureError(f"part_curves: no rows of part {unknown[0]!r}; the points have {there}.")
-    caption = run_caption(points, recorded)
     word = "gold reward" if reward == "gold" else "reward"
-    said = []
+    said, seeds = [], set()
     with style():
-        figure = canvas((PANELS[0], 4.7))
-        panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, part in zip(panels, parts, strict=True):
-            said.append(_part_panel(axes, rows, table[table["part"] == part], part, score, reward))
+        figure = canvas((PANELS[0], 1.2 + 3.5 * len(algorithms)))
+        grid = figure.subplots(
+            len(algorithms), len(parts), sharex="row", sharey=True, squeeze=False
+        )
+        for panels, algorithm in zip(grid, algorithms, strict=True):
+            rows = _part_rows(points, score, reward, algorithm)
+            table = part_curves_table(points, score, reward, algorithm)
+            if unknown := [part for part in parts if part not in set(table["part"])]:
+                there = ", ".join(dict.fromkeys(table["part"]))
+                raise FigureError(
+                    f"part_curves: no rows of part {unknown[0]!r}; the points have {there}."
+                )
+            name = ALGORITHMS[algorithm].label
+            said += [f"{name}."] if len(algorithms) > 1 else []
+            for axes, part in zip(panels, parts, strict=True):
+                own = table[table["part"] == part]
+                said.append(_part_panel(axes, rows, own, part, score, reward))
+                if len(algorithms) > 1:
+                    axes.set_title(f"{name}: {PART_LOOKS[part].label}")
+            panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
+            seeds |= set(rows["seed"])
+        for axes in grid[-1]:
             axes.set_xlabel(f"{word}, minus the\naligned model's  →")
-        panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
-        _shade(panels)
+        for panels in grid:
+            _shade(panels)
+        caption = run_caption(points, recorded)
         alt = (
             f"One part averaged, the others aligned: {word} and {_what(score)} minus the aligned "
             f"model's ({caption}). {' '.join(said)}"
         )
         title = f"Which part gains from averaging? {_what(score).capitalize()} against {word}"
-        caption += FAINT if rows["seed"].nunique() > 1 else ""
+        caption += FAINT if len(seeds) > 1 else ""
         return finish(figure, title, caption, alt)
 
 

@@ -184,10 +184,22 @@ def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
     Raises:
         FigureError: there is none.
     """
-    rsf = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "none")]
-    if rsf.empty:
-        raise FigureError(f"{figure} needs RSF: rows with algorithm 'rsf' and method 'none'.")
-    return rsf[rsf["rounds"] == rsf["rounds"].max()]
+    return last_round(rows, "rsf", figure)
+
+
+def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+    """Return the rows of the last round of an algorithm, one a seed.
+
+    Raises:
+        FigureError: there is none.
+    """
+    trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
+    if trained.empty:
+        raise FigureError(
+            f"{figure} needs {algorithm.upper()}: rows with algorithm {algorithm!r} and method "
+            "'none'."
+        )
+    return trained[trained["rounds"] == trained["rounds"].max()]
 
 
 def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
