@@ -43,7 +43,8 @@ from alignment_tax.figures.tables import (
     theta_0,
 )
 from alignment_tax.front import pareto_front
-from alignment_tax.study import PART, PATTERN, block_count
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
 
 FADED = 0.45
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
@@ -449,7 +450,9 @@ def fronts(
     caption = run_caption(rows, recorded)
     alts = []
     with style():
-        figure = canvas(PANELS)
+        # a legend of many methods takes its room from no panel
+        width, height = PANELS
+        figure = canvas((width, height + 0.09 * max(0, rows["method"].nunique() - 6)))
         panels = figure.subplots(2, 2, sharex=True)
         for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
             table = _table(rows, family, reward)
@@ -459,6 +462,26 @@ def fronts(
         for axes in panels[1]:
             axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
         return _settle(finish(figure, "Each family against reward", caption, "\n".join(alts), 3))
+
+
+def remedy_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
+    """Draw averaging and every remedy that the points have in one picture: paper Fig. 3, whole.
+
+    The four panels of `fronts` with RSF's rounds and averages, the plain distilled run and its
+    averages, and all remedies; searches for ratios and other algorithms are left out.
+
+    Raises:
+        FigureError: as `fronts`, or the points have no remedy.
+    """
+    rows = points[points["algorithm"].isin(["sft", "rsf"])]
+    words = set(rows["method"])
+    if not words & set(REMEDIES):
+        raise FigureError(
+            "remedy_fronts: the points have no remedy. Record them with: alignment-tax record tiny "
+            "--methods remedies"
+        )
+    shown = ["average", DISTIL, DISTILLED_AVERAGE, *REMEDIES]
+    return fronts(rows, recorded=recorded, methods=[word for word in shown if word in words])
 
 
 def signature_table(points: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from alignment_tax.figures.algorithms import (
     over_optimisation,
 )
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
-from alignment_tax.figures.pareto import front, fronts, signature
+from alignment_tax.figures.pareto import front, fronts, remedy_fronts, signature
 from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
 from alignment_tax.figures.tables import main_line
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
@@ -36,6 +36,7 @@ RECORDED: dict[str, Callable[..., Figure]] = {
 }
 #: What needs more than the main run: name -> (the method that must be recorded, the figure).
 RECORDED_LATER: dict[str, tuple[str, Callable[..., Figure]]] = {
+    "remedy_fronts": ("distil", remedy_fronts),
     "part_curves": ("part", part_curves),
     "search_fronts": ("hma", search_fronts),
     "ablation": ("hma", ablation),
