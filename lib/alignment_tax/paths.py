@@ -468,10 +468,17 @@ def rsf_bill(points: pd.DataFrame, rounds: int) -> dict[str, float]:
     return found
 
 
-def ahead_of_averaging(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, front.Comparison]:
-    """Compare each method with its averages by hypervolume in mean skill: method minus averages.
+def ahead_of_averaging(
+    points: pd.DataFrame, methods: Sequence[str], score: str = "skill"
+) -> dict[str, front.Comparison]:
+    """Compare each method with its averages by hypervolume: method minus averages.
 
     Stopping early is compared with averages of RSF, all else with those of the distilled run.
+
+    Args:
+        points: The columns of points.csv, one study.
+        methods: What is compared.
+        score: What is kept: skill (the mean) or a family.
 
     Returns:
         Method to comparison; those that fewer than two seeds share with the averages are left out.
@@ -480,7 +487,7 @@ def ahead_of_averaging(points: pd.DataFrame, methods: Sequence[str]) -> dict[str
     for name in methods:
         against = "average" if name == "early_stopping" else DISTILLED_AVERAGE
         try:
-            found[name] = remedies.ahead(rows, name, against)
+            found[name] = remedies.ahead(rows, name, against, score)
         except NotRecorded:
             continue
     return found

@@ -131,6 +131,19 @@ def ahead(points: pd.DataFrame, method: str, other: str, score: str = "skill") -
     return front.compare_seeds(gaps)
 
 
+def ahead_at_equal_reward(
+    points: pd.DataFrame, method: str, other: str, score: str = "skill"
+) -> front.Comparison:
+    """Compare two methods by the skill they keep at equal reward, paired by seed, in points.
+
+    Both curves are read as lines over the rewards that both reach (`front.gap_at_equal_reward`), so
+    that no reference point counts and the number of models little. Arguments and errors as `ahead`.
+    """
+    a, b = curves(points, method, score), curves(points, other, score)
+    seeds = _two(sorted(a.keys() & b.keys()), f"both {method} and {other}")
+    return front.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
+
+
 def _two(seeds: list[int], what: str) -> list[int]:
     if len(seeds) < 2:
         raise NotRecorded(f"{len(seeds)} seed(s) have {what}: two are the least.")
@@ -164,11 +177,12 @@ def method_table(
     Returns:
         Columns method, seeds, points (of a curve); hypervolume; ahead, low, high, verdict of the
         claim "averaging is ahead of the method" (hypervolumes, paired by seed, 95 % t interval; NaN
-        and "" for averaging itself, and "not recorded" under two common seeds); kept_90 and
+        and "" for averaging itself, and "not recorded" under two common seeds); equal, equal_low,
+        equal_high, equal_verdict: the same by skill at equal reward, in points; kept_90 and
         kept_95, each with _low and _high: the gain in reward that is left where the curve still has
-        90 and 95 % of theta_0's skill, in percent of the gain of RSF's last round; reached: the
-        highest gain on the curve, in the same percent; minutes and memory_mb of one training (NaN:
-        no training beyond RSF).
+        90 and 95 % of theta_0's skill, in percent of the gain of RSF's last round; least and
+        reached: the lowest gain on the curve beyond theta_0 and the highest, in the same percent;
+        minutes and memory_mb of one training (NaN: no training beyond RSF).
     """
     rows = gained(points)
     ends = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "none")]
@@ -192,22 +206,27 @@ def method_table(
             ]
             names = [f"kept_{share}{end}" for end in ("", "_low", "_high")]
             record |= dict(zip(names, interval(left), strict=True))
+        record["least"] = np.mean([100 * c[1:, 0].min() / full[s] for s, c in own.items()])
         record["reached"] = np.mean([100 * c[:, 0].max() / full[s] for s, c in own.items()])
         table.append(record | _costs_of(costs, method))
     return pd.DataFrame(table)
 
 
 def _ahead_of(points: pd.DataFrame, method: str, against: str) -> dict[str, object]:
-    """Return the columns of the comparison with averaging."""
-    nothing: dict[str, object] = dict.fromkeys(("ahead", "low", "high"), float("nan"))
-    if method == against:
-        return nothing | {"verdict": ""}
-    try:
-        found = ahead(points, against, method)
-    except NotRecorded:
-        return nothing | {"verdict": "not recorded"}
-    names = {"ahead": found.difference, "low": found.low, "high": found.high}
-    return names | {"verdict": found.verdict}
+    """Return the columns of the two comparisons with averaging."""
+    measures = {"": ahead, "equal_": ahead_at_equal_reward}
+    record: dict[str, object] = {}
+    for start, measure in measures.items():
+        names = ["equal" if start else "ahead", f"{start}low", f"{start}high", f"{start}verdict"]
+        values: tuple[object, ...] = (*[float("nan")] * 3, "")
+        if method != against:
+            try:
+                found = measure(points, against, method)
+                values = (found.difference, found.low, found.high, found.verdict)
+            except NotRecorded:
+                values = (*values[:3], "not recorded")
+        record |= dict(zip(names, values, strict=True))
+    return record
 
 
 def _costs_of(costs: pd.DataFrame, method: str) -> dict[str, float]:
@@ -528,10 +547,14 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             "## Methods against the average of RSF itself",
             method_markdown(method_table(points, run.costs, "average")),
             "\"Averaging ahead by\" is averaging's hypervolume minus the method's, and the verdict "
-            'that of the claim that averaging is ahead. "Reward kept" is the gain that is left '
-            'where the curve still has that share of theta_0\'s skill, "reached" the highest on '
-            "the curve, both in percent of the gain of RSF's last round. Minutes and memory are of "
-            "one training, all libraries included; a dash means no training beyond RSF.",
+            'that of the claim that averaging is ahead. "At equal reward" is the same by a second '
+            "measure: averaging's skill minus the method's, mean over the rewards that both reach, "
+            'with straight lines between the models of a curve. "Reward kept" is the gain that is '
+            'left where the curve still has that share of theta_0\'s skill, "rewards spanned" goes '
+            "from the lowest on the curve beyond theta_0 to the highest, all in percent of the "
+            "gain of RSF's last round: a remedy whose range begins high or ends low never comes "
+            "near theta_0, or never reaches RSF's reward. Minutes and memory are of one training, "
+            "all libraries included; a dash means no training beyond RSF.",
             "## Methods against the average of the distilled run, talk forgiven",
             f"{CAPPED} Hypervolume is above skill {reference(gained(forgiven))[1]:g} here.",
             method_markdown(method_table(forgiven, run.costs, DISTILLED_AVERAGE)),
@@ -548,8 +571,9 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
 def method_markdown(table: pd.DataFrame) -> str:
     """Return a table of methods as Markdown."""
     heads = ["method", "seeds", "points", "hypervolume", "averaging ahead by", "verdict"]
+    heads += ["at equal reward (points)", "verdict"]
     heads += [f"reward kept at {share} %" for share in KEPT]
-    heads += ["reached", "minutes", "memory (MB)"]
+    heads += ["rewards spanned", "minutes", "memory (MB)"]
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for row in table.to_dict("records"):
         kept = [
@@ -563,8 +587,10 @@ def method_markdown(table: pd.DataFrame) -> str:
             number(row["hypervolume"]),
             _spread(row["ahead"], row["low"], row["high"], 2, sign=True),
             row["verdict"] or "-",
+            _spread(row["equal"], row["equal_low"], row["equal_high"], 2, sign=True),
+            row["equal_verdict"] or "-",
             *kept,
-            f"{row['reached']:.0f}",
+            f"{number(row['least'], 0)} to {number(row['reached'], 0)}",
             "-" if np.isnan(row["minutes"]) else number(row["minutes"]),
             "-" if np.isnan(row["memory_mb"]) else f"{row['memory_mb']:.0f}",
         ]

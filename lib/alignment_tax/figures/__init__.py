@@ -37,6 +37,7 @@ from alignment_tax.figures.pareto import (
     front_table,
     fronts,
     fronts_table,
+    remedy_fronts,
     signature,
     signature_table,
 )
@@ -200,6 +201,7 @@ __all__ = [
     "recorded_ratios_table",
     "reliability",
     "reliability_table",
+    "remedy_fronts",
     "replay_mix",
     "replay_mix_table",
     "reward_hacking",

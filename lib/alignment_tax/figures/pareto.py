@@ -438,10 +438,11 @@ def fronts(
     reward: str = "reward",
     recorded: bool = False,
     methods: Sequence[str] | None = None,
+    title: str = "Each family against reward",
 ) -> Figure:
     """Draw the three families and their mean against reward, four panels (paper Fig. 3).
 
-    Arguments as those of `front`.
+    Arguments as those of `front`, and the title.
 
     Raises:
         FigureError: as `front_table`, or the points have none of a method.
@@ -461,7 +462,7 @@ def fronts(
             alts.append(_alt(table, family, reward, caption))
         for axes in panels[1]:
             axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
-        return _settle(finish(figure, "Each family against reward", caption, "\n".join(alts), 3))
+        return _settle(finish(figure, title, caption, "\n".join(alts), 3))
 
 
 def remedy_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
@@ -481,7 +482,8 @@ def remedy_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
             "--methods remedies"
         )
     shown = ["average", DISTIL, DISTILLED_AVERAGE, *REMEDIES]
-    return fronts(rows, recorded=recorded, methods=[word for word in shown if word in words])
+    there = [word for word in shown if word in words]
+    return fronts(rows, recorded=recorded, methods=there, title="Every remedy on one front")
 
 
 def signature_table(points: pd.DataFrame) -> pd.DataFrame:
