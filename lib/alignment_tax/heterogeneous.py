@@ -526,6 +526,8 @@ class Claim:
 ABLATION_PLACE = "Fig. 5, right"
 POINTS = "points"
 REWARD = "reward"
+#: What HMA is compared with averaging in.
+HMA_SCORES = ("skill", "commonsense", "reading", "translation")
 
 
 def claims() -> list[Claim]:
@@ -539,15 +541,7 @@ def claims() -> list[Claim]:
             for part in ("middle", "output")
             for score, verb in (("reward", "lowers"), ("skill", "raises"))
         ),
-        *(
-            Claim(
-                "Fig. 5",
-                f"HMA (K = 3) keeps more {_words(score)} than averaging at equal reward",
-                POINTS,
-                _ahead(HMA, AVERAGE, score),
-            )
-            for score in ("skill", "commonsense", "reading", "translation")
-        ),
+        *(_hma_claim(score) for score in HMA_SCORES),
         Claim(
             ABLATION_PLACE,
             f"the front falls from K = {few[1]} to {many[1]} (reading at equal reward)",
@@ -576,6 +570,15 @@ def claims() -> list[Claim]:
             lambda points: _negative(change_with_blocks(points, "reading")),
         ),
         *(
+            _of_other(claim, algorithm, place)
+            for algorithm in ("dpo", "ppo")
+            for claim, place in (
+                (_part_claim("input", "reward", "raises"), "Fig. 13"),
+                (_part_claim("input", "skill", "raises"), "Fig. 13"),
+                *((_hma_claim(score), "Fig. 16") for score in HMA_SCORES),
+            )
+        ),
+        *(
             _pattern_claim(lowered, of_start, score)
             for of_start in (True, False)
             for lowered in (1, 2)
@@ -602,6 +605,22 @@ def _words(score: str) -> str:
 
 def _ahead(a: Curve, b: Curve, score: str) -> Callable[[pd.DataFrame], front.Comparison]:
     return lambda points: ahead(points, a, b, score)
+
+
+def _hma_claim(score: str) -> Claim:
+    """HMA of three blocks is ahead of averaging in one score."""
+    text = f"HMA (K = 3) keeps more {_words(score)} than averaging at equal reward"
+    return Claim("Fig. 5", text, POINTS, _ahead(HMA, AVERAGE, score))
+
+
+def _of_other(claim: Claim, algorithm: str, place: str) -> Claim:
+    """Return a claim on RSF's models as one on another algorithm's."""
+    return Claim(
+        place,
+        f"{NAMES_OF_ALGORITHMS[algorithm]}: {claim.text}",
+        claim.unit,
+        lambda points: claim.compare(of_algorithm(points, algorithm)),
+    )
 
 
 def _pattern_claim(lowered: int, of_start: bool, score: str) -> Claim:
