@@ -85,6 +85,26 @@ def test_another_algorithm_stands_where_rsf_stood() -> None:
         heterogeneous.of_algorithm(points, "ppo")
 
 
+def test_the_papers_claims_on_other_algorithms_are_about_their_own_models() -> None:
+    own = table()
+    other = own[own["algorithm"] == "rsf"].assign(algorithm="dpo")
+    other.loc[other["method"] == "part", ["reward", "skill"]] -= 3
+    claims = heterogeneous.claim_table(pd.concat([own, other], ignore_index=True))
+    found = claims.set_index("claim")
+    raised = "averaging the input part alone raises mean skill"
+    # 1 and 2 more at the two alphas; DPO's 3 less
+    assert found.loc[raised, "difference"] == pytest.approx(1.5)
+    assert found.loc[f"DPO: {raised}", ["place", "verdict"]].tolist() == [
+        "Fig. 13",
+        "does not hold",
+    ]
+    assert found.loc[f"DPO: {raised}", "difference"] == pytest.approx(-1.5)
+    assert found.loc[f"PPO: {raised}", "verdict"] == "not recorded"
+    hma = "HMA (K = 3) keeps more reading than averaging at equal reward"
+    assert found.loc[f"DPO: {hma}", "difference"] == found.loc[hma, "difference"]
+    assert set(claims.loc[claims["claim"].str.startswith("PPO"), "verdict"]) == {"not recorded"}
+
+
 def test_an_algorithm_counts_as_recorded_from_two_seeds_on() -> None:
     own = table()
     other = own[(own["algorithm"] == "rsf") & (own["seed"] == 0)].assign(algorithm="dpo")
