@@ -1,9 +1,11 @@
 """The README's results are the recorded run's, and outputs kept in notebooks are clean."""
 
 import nbformat
+import PIL.Image
 import pytest
 
-from alignment_tax import outputs, report, settings
+from alignment_tax import outputs, remedies, report, settings
+from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.results import IDENTITY, recorded, recorded_items
 
 
@@ -12,6 +14,17 @@ def test_readme_shows_the_recorded_results():
     assert report.fill(page, report.results_markdown(recorded(), recorded_items())) == page, (
         "README.md and data/results differ: run `alignment-tax report`"
     )
+
+
+def test_the_page_of_remedies_is_that_of_the_recorded_run():
+    folder = settings.results_folder() / "tiny"
+    page = (folder / "remedies.md").read_text(encoding="utf-8")
+    assert page == remedies.page(recorded(), recorded_items()) + "\n", (
+        "remedies.md and the tables differ: run `alignment-tax report`"
+    )
+    assert remedies.FIGURE in page
+    description = PIL.Image.open(folder / remedies.FIGURE).info["Description"]
+    assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
 
 
 def test_the_fill_needs_both_marks():

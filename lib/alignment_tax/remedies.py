@@ -26,6 +26,8 @@ from alignment_tax.talk import with_capped
 #: A row of a table of claims.
 Row = dict[Any, Any]
 
+#: Every remedy on one front, beside the page.
+FIGURE = "remedies.png"
 #: Shares of theta_0's skill, in percent, at which the reward that is left is read off.
 KEPT = (90, 95)
 #: An average that gives up less of the gain in reward than this share costs "no alignment".
@@ -238,6 +240,45 @@ def _costs_of(costs: pd.DataFrame, method: str) -> dict[str, float]:
         "minutes": float(own["seconds"].mean()) / 60,
         "memory_mb": float(own["peak_memory_mb"].mean()),
     }
+
+
+def short_markdown(points: pd.DataFrame, forgiven: pd.DataFrame) -> list[str]:
+    """Return paragraphs for a reader in a hurry: each remedy against averages of the same run.
+
+    Args:
+        points: The columns of points.csv, one study.
+        forgiven: The same with capped BLEU (`talk.with_capped`).
+
+    Returns:
+        No paragraph where no remedy is recorded in two seeds.
+    """
+    lines = [
+        "| remedy | seeds | averaging minus the remedy, skill at equal reward | verdict | "
+        "talk forgiven | verdict |",
+        "| --- | ---: | ---: | --- | ---: | --- |",
+    ]
+    both = gained(points), gained(forgiven)
+    for method in REMEDIES:
+        try:
+            by_bleu, by_capped = (
+                ahead_at_equal_reward(rows, DISTILLED_AVERAGE, method) for rows in both
+            )
+        except NotRecorded:
+            continue
+        cells = [NAMES[method], str(by_bleu.n_seeds)]
+        for found in (by_bleu, by_capped):
+            effect = _spread(found.difference, found.low, found.high, 2, sign=True)
+            cells += [effect, found.verdict]
+        lines.append("| " + " | ".join(cells) + " |")
+    if len(lines) == 2:
+        return []
+    return [
+        "Remedies that act while the model learns, or along its path (chapters 07 and 08), in the "
+        "paper's distillation style: theta_0 learns once from RSF's best replies under the remedy. "
+        "Averaging is that of the run without a remedy. Points of mean skill at equal reward; the "
+        "claim is that averaging keeps more. Talk forgiven is with capped BLEU, as above.",
+        "\n".join(lines),
+    ]
 
 
 # --- the paper's claims --------------------------------------------------------------------------
@@ -542,6 +583,9 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             "BEMA ends at the weakest strength). Hypervolume is the area above reward "
             f"{where[0]:g} and skill {where[1]:g}; of two curves the finer one is thinned to as "
             "many points as the other has.",
+            "Every remedy on one front, as in the paper's Fig. 3, with means and intervals over "
+            "seeds; what another mean beats on both axes is faded.",
+            f"![Reward against each family of skills, a curve for every remedy]({FIGURE})",
             "## Methods against the average of the distilled run",
             method_markdown(method_table(points, run.costs, DISTILLED_AVERAGE)),
             "## Methods against the average of RSF itself",

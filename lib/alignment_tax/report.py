@@ -16,11 +16,12 @@ import pandas as pd
 from alignment_tax import algorithms_claims, first_light, front, heterogeneous, remedies, settings
 from alignment_tax.artifacts import write_whole
 from alignment_tax.claims import by_seed, last_round, rise
-from alignment_tax.figures import interval, main_line, verdict_markdown
+from alignment_tax.figures import alt_text, interval, main_line, remedy_fronts, verdict_markdown
 from alignment_tax.figures.look import DPI, save
+from alignment_tax.mitigate import REMEDIES
 from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
-from alignment_tax.study import DISTIL
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.talk import lost_to_talk, with_capped
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -124,7 +125,11 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         run: The recorded run.
         items: Its items (`results.recorded_items`).
     """
-    beside = [*algorithms_markdown(run.points), *ratios_markdown(run.points)]
+    beside = [
+        *algorithms_markdown(run.points),
+        *remedies_markdown(run.points, items),
+        *ratios_markdown(run.points),
+    ]
     run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
     n_items = int(run.points["n_items"].max())
@@ -173,6 +178,27 @@ def algorithms_markdown(points: pd.DataFrame) -> list[str]:
         f"seeds: {said}. Fronts are the averages of theta_0 with the last round, and what is kept "
         "is compared at equal reward:",
         verdict_markdown({claim: each for claim, each in compared.items() if each is not None}),
+    ]
+
+
+def remedies_markdown(points: pd.DataFrame, items: pd.DataFrame) -> list[str]:
+    """Return paragraphs on the remedies against averaging, with their figure, if recorded.
+
+    Args:
+        points: The columns of points.csv.
+        items: The items behind them (`results.recorded_items`).
+    """
+    rows = points[points["algorithm"].isin(["sft", "rsf"])]
+    rows = rows[rows["method"].isin(["none", DISTIL, DISTILLED_AVERAGE, *REMEDIES])]
+    found = remedies.short_markdown(rows, with_capped(rows, items)) if len(rows) else []
+    if not found:
+        return []
+    return [
+        *found,
+        f"![{alt_text(remedy_fronts(points, recorded=True)).splitlines()[-1]}]"
+        f"(data/results/tiny/{remedies.FIGURE})",
+        "What each of them keeps, spans and costs, and the paper's claims on mitigation one by "
+        "one, are on [a page of their own](data/results/tiny/remedies.md).",
     ]
 
 
@@ -231,6 +257,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if (run.points["method"] == DISTIL).any():
         beside = settings.results_folder() / "tiny" / "remedies.md"
         write_whole(beside, remedies.page(run, recorded_items()) + "\n")
+        save(remedy_fronts(run.points, recorded=True), beside.parent / remedies.FIGURE, dpi=DPI)
         print(f"What they say of the remedies is in {beside}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
