@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import warnings
 from types import SimpleNamespace
 
@@ -46,16 +47,19 @@ from alignment_tax.mitigate.output_penalty import (
 from alignment_tax.mitigate.replay import (
     Replay,
     find_overlap,
+    overlaps,
     tiny_documents,
+    tiny_families,
     tiny_reported,
 )
 from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.presets import TINY
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
 from alignment_tax.train.rsf import rsf_round
-from alignment_tax.world.corpus import Document
+from alignment_tax.world.corpus import FAMILIES, Document
 
 CPU = torch.device("cpu")
 EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
@@ -426,6 +430,21 @@ def test_documents_of_the_tiny_world_hold_no_reported_item():
     openings = {d.text.split()[0] for d in drawn}
     assert {"question", "passage", "french"} <= openings
     assert [d.text for d in drawn] == [d.text for d in tiny_documents(400, seed=0)]
+
+
+def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
+    # seed 1: a passage of four sentences begins with both of a reported one
+    n, seed = TINY.replay_documents, 1
+    names = tiny_families(n, seed)
+    rng = random.Random(f"replay {seed}")
+    rng.choices(names, k=n)  # the draw of the families, of which only the generator's state counts
+    first = [FAMILIES[name](rng).text for name in names]
+    drawn = [d.text for d in tiny_documents(n, seed)]
+    wrong = {place for place, _ in overlaps(first, tiny_reported())}
+    assert wrong
+    assert {i for i, text in enumerate(drawn) if text != first[i]} == wrong
+    assert find_overlap(drawn, tiny_reported()) is None
+    assert all(drawn[i].startswith("passage :") for i in wrong)
 
 
 def test_the_variant_without_evaluated_formats_asks_nothing():

@@ -106,12 +106,21 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
 def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
-    Splits of the tiny world are a function of the item, so none holds a reported item. Without
+    Splits of the tiny world are a function of the item, so none is a reported item. But a long
+    passage may begin with all of a short, reported one: such a document is drawn anew. Without
     `evaluated_formats` only statements and how-tos are drawn, in their proportion: text from the
     pretraining mixture that does not rehearse the very tests.
     """
     names, rng = _draw_families(n, seed, evaluated_formats)
-    return [FAMILIES[name](rng) for name in names]
+    documents = [FAMILIES[name](rng) for name in names]
+    reported = tiny_reported()
+    again = list(range(n))
+    while again:
+        texts = [documents[place].text for place in again]
+        again = [again[found] for found, _ in overlaps(texts, reported)]
+        for place in again:
+            documents[place] = FAMILIES[names[place]](rng)
+    return documents
 
 
 def tiny_families(n: int, seed: int, evaluated_formats: bool = True) -> list[str]:
@@ -133,8 +142,8 @@ def tiny_reported() -> list[str]:
     return prompts + passages
 
 
-def find_overlap(texts: Iterable[str], reported: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first (text, reported) where the text contains the reported one, or None.
+def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the place of every text that contains a reported one, with the first that it contains.
 
     Whole words are compared, without regard to case and white space.
     """
@@ -144,13 +153,22 @@ def find_overlap(texts: Iterable[str], reported: Iterable[str]) -> tuple[str, st
     by_start: dict[tuple[str, ...], list[list[str]]] = {}
     for words in wanted:
         by_start.setdefault(tuple(words[:width]), []).append(words)
-    for text in texts:
+    for number, text in enumerate(texts):
         words = text.lower().split()
-        for place in range(len(words) - width + 1):
-            for item in by_start.get(tuple(words[place : place + width]), ()):
-                if words[place : place + len(item)] == item:
-                    return text, " ".join(item)
-    return None
+        found = (
+            item
+            for place in range(len(words) - width + 1)
+            for item in by_start.get(tuple(words[place : place + width]), ())
+            if words[place : place + len(item)] == item
+        )
+        if (first := next(found, None)) is not None:
+            yield number, " ".join(first)
+
+
+def find_overlap(texts: Iterable[str], reported: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first (text, reported) where the text contains the reported one, or None."""
+    every = list(texts)
+    return next(((every[place], item) for place, item in overlaps(every, reported)), None)
 
 
 def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
