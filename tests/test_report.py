@@ -27,6 +27,13 @@ def test_the_page_of_remedies_is_that_of_the_recorded_run():
     assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
 
 
+def test_every_refuted_claim_of_the_paper_has_a_reason():
+    table = remedies.claim_table(recorded().points)
+    refuted = table[(table["verdict"] == "does not hold") & (table["place"] != remedies.OURS)]
+    assert len(refuted)
+    assert [claim for claim in refuted["claim"] if not remedies.reason(claim)] == []
+
+
 def test_the_fill_needs_both_marks():
     with pytest.raises(ValueError, match="must hold"):
         report.fill("no marks", "text")
