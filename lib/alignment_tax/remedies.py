@@ -67,6 +67,9 @@ NAMES = {
 
 #: What we think where a claim of the paper that holds these words is refuted; the first counts.
 REASONS = {
+    "ahead of replay without the evaluated formats": "We think: text that holds no test still "
+    "states the facts that tests ask for, and theta_0 has room to regain what instruction tuning "
+    "cost the base.",
     "ahead of replay": "We think: the replayed text rehearses the very formats of the tests, and "
     "its translations end where they should. That is more pretraining; it lifts skills above "
     "theta_0's, where averages of theta_0 with an aligned model do not come. The paper's replayed "
