@@ -199,6 +199,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "costs": (pd.DataFrame(costs), IDENTITY),
         "kl": (study.forward_kls(specs), IDENTITY),
     }
+    written: dict[Path, pd.DataFrame] = {}
     merged = points
     for name, (rows, identity) in tables.items():
         path = folder / f"{name}.csv"
@@ -207,7 +208,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         if rows.empty:
             continue
         table = rows if fresh else merge_rows(_read(path), rows, identity)
-        _replace(path, table)
+        written[path] = table
         merged = table if name == "points" else merged
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     items = _items_table(study, specs)
@@ -220,8 +221,10 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
             return [pair in wanted - new for pair in zip(old["seed"], old["key"], strict=True)]
 
         items = _beside(folder / "items.parquet", items, still_wanted)
-    _replace(folder / "pairs.parquet", pairs)
-    _replace(folder / "items.parquet", items)
+    # points last: a call that is killed in between leaves items without a point, never the reverse
+    written = {folder / "items.parquet": items, folder / "pairs.parquet": pairs, **written}
+    for path in sorted(written, key=lambda each: each.name == "points.csv"):
+        _replace(path, written[path])
 
 
 def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
