@@ -562,7 +562,8 @@ def path_fronts(
                     markerfacecolor="white", linestyle="none", label="this run (one seed)",
                     zorder=5,
                 )  # fmt: skip
-            axes.set_title(f"{METHODS[method].label} ({int(curve['seeds'].min())} seeds)")
+            title = f"{METHODS[method].label} ({int(curve['seeds'].min())} seeds)"
+            axes.set_title(title, fontsize=12)
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
         what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
