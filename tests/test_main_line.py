@@ -65,8 +65,17 @@ def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
         figures.main_line(run.points.drop(columns="method"))
 
 
+def lent(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return items with those of a recorded model under the key of every made-up one."""
+    items = items.astype({"key": "object"})
+    unknown = points[~points["key"].isin(set(items["key"]))]
+    some = {seed: rows[rows["key"] == rows["key"].iloc[0]] for seed, rows in items.groupby("seed")}
+    pairs = zip(unknown["seed"], unknown["key"], strict=True)
+    return pd.concat([items, *(some[seed].assign(key=key) for seed, key in pairs)])
+
+
 def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
-    items = recorded_items()
+    items = lent(more.points, recorded_items())
     # other algorithms and what a ratio per block comes to stand behind the main line
     told = report.results_markdown(more, items)
     assert told.startswith(report.results_markdown(run, items))

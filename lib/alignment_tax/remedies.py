@@ -165,7 +165,10 @@ def ahead_at_equal_reward(
     """
     a, b = curves(points, method, score), curves(points, other, score)
     seeds = _two(sorted(a.keys() & b.keys()), f"both {method} and {other}")
-    return front.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
+    try:
+        return front.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
+    except ValueError as error:
+        raise NotRecorded(f"{method} and {other} cannot be compared: {error}") from error
 
 
 def _two(seeds: list[int], what: str) -> list[int]:

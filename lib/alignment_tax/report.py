@@ -190,7 +190,9 @@ def remedies_markdown(points: pd.DataFrame, items: pd.DataFrame) -> list[str]:
     """
     rows = points[points["algorithm"].isin(["sft", "rsf"])]
     rows = rows[rows["method"].isin(["none", DISTIL, DISTILLED_AVERAGE, *REMEDIES])]
-    found = remedies.short_markdown(rows, with_capped(rows, items)) if len(rows) else []
+    if DISTILLED_AVERAGE not in set(rows["method"]):
+        return []
+    found = remedies.short_markdown(rows, with_capped(rows, items))
     if not found:
         return []
     return [
