@@ -119,6 +119,18 @@ def test_one_seed_is_not_enough_for_a_verdict(points):
         gained(points[(points["seed"] == 0) | (points["algorithm"] != "sft")])
 
 
+def test_only_curves_without_a_common_reward_are_left_out_of_the_comparison_at_equal_reward(points):
+    rows = gained(points)
+    far = rows.assign(reward=rows["reward"].where(rows["method"] != "lora", rows["reward"] + 100))
+    far = far[far["algorithm"] != "sft"]
+    with pytest.raises(NotRecorded, match="share no range of rewards"):
+        remedies.ahead_at_equal_reward(far, "lora", "l2")
+    broken = rows.assign(skill=rows["skill"].where(rows["method"] != "lora"))
+    with pytest.raises(ValueError, match="diverged or was not scored") as caught:
+        remedies.ahead_at_equal_reward(broken, "lora", "l2")
+    assert not isinstance(caught.value, NotRecorded)
+
+
 def find(table, *words):
     rows = table[[all(word in claim for word in words) for claim in table["claim"]]]
     rows = rows[~rows["claim"].str.startswith(("DPO:", "PPO:"))]

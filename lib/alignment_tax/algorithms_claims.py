@@ -159,7 +159,7 @@ def at_equal_reward(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> front
     for seed in sorted(a.keys() & b.keys()):
         try:
             gaps.append(front.gap_at_equal_reward(a[seed], b[seed]))
-        except ValueError:
+        except front.NoSharedRewards:
             return None
     return judge(gaps)
 

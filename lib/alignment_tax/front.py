@@ -29,6 +29,10 @@ Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "does not hold", "inconclusive"]
 
 
+class NoSharedRewards(ValueError):
+    """Two curves have no range of rewards that both reach, so they cannot be compared there."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The mean difference a - b, its interval, and what follows for the claim "a - b > margin".
@@ -159,7 +163,8 @@ def gap_at_equal_reward(
         steps: number of equal strips in which the two lines are compared (at their middle).
 
     Raises:
-        ValueError: the two share no range of rewards.
+        NoSharedRewards: the two share no range of rewards.
+        ValueError: from_share lies outside [0, 1).
     """
     if not 0 <= from_share < 1:
         raise ValueError(f"from_share is {from_share}: it must lie in [0, 1).")
@@ -167,7 +172,7 @@ def gap_at_equal_reward(
     low = max(a[:, 0].min(), b[:, 0].min())
     high = min(a[:, 0].max(), b[:, 0].max())
     if not high > low:
-        raise ValueError(
+        raise NoSharedRewards(
             f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g}). Give "
             "each its start at theta_0, and run the weaker one until it reaches the other's reward."
         )

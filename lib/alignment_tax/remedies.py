@@ -167,7 +167,7 @@ def ahead_at_equal_reward(
     seeds = _two(sorted(a.keys() & b.keys()), f"both {method} and {other}")
     try:
         return front.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
-    except ValueError as error:
+    except front.NoSharedRewards as error:
         raise NotRecorded(f"{method} and {other} cannot be compared: {error}") from error
 
 
