@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_remedied import with_remedies
 
 from alignment_tax import results, settings
@@ -99,6 +100,8 @@ def test_provenance_has_one_entry_for_each_call(place, after):
     assert run.calls[1]["methods"] == ["l2", "graft"]
     assert run.calls[1]["command"] == "alignment-tax record miniature --methods l2 graft --seeds 0"
     assert run.calls[0]["preset"]["name"] == "miniature"
+    # where training took place decides the last digits of a model
+    assert torch.backends.cpu.get_cpu_capability() in run.calls[0]["processor"]
     assert len(run.costs) == 4
 
 

@@ -157,6 +157,21 @@ def compute_device() -> tuple[str, int]:
     return name, torch.get_num_threads()
 
 
+def processor() -> str:
+    """Name the processor and the instructions that torch uses on it, "unknown" where none says.
+
+    Both decide the last digits of what is trained there, and training makes these grow.
+    """
+    name = platform.processor()
+    with contextlib.suppress(OSError):  # only Linux has the file
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(named, name)
+    torch = sys.modules.get("torch")
+    used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
+    return ", ".join([name or "unknown", *used])
+
+
 def provenance() -> dict[str, Any]:
     """Return versions, commit, device, threads, platform and time (UTC), for meta.json."""
     device, threads = compute_device()
@@ -164,6 +179,7 @@ def provenance() -> dict[str, Any]:
         "versions": library_versions(),
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
+        "processor": processor(),
         "commit": git_commit(Path(__file__).resolve().parent),
         "device": device,
         "threads": threads,

@@ -134,8 +134,9 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
         raise RecordError(
             f"The stored rows of {study} come from another theta_0 than this machine and code make "
             f"({values}), so a comparison with new rows would not be paired. Nothing was added. "
-            f"Record everything again: alignment-tax record {study.preset.name}, then add these "
-            "methods."
+            "Another processor or release is enough to cause this. Name seeds that have no rows "
+            "yet, and beside these methods what they are compared with; or record everything "
+            f"again: alignment-tax record {study.preset.name}, then add these methods."
         )
 
 
