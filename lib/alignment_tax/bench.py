@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from unittest import mock
 
@@ -35,7 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RLOOTrainer
 
 from alignment_tax import settings
-from alignment_tax.artifacts import provenance, write_whole
+from alignment_tax.artifacts import Store, provenance, write_whole
 from alignment_tax.merge.average import Sweep, average
 from alignment_tax.merge.hma import (
     Example,
@@ -59,6 +60,7 @@ from alignment_tax.models import (
 )
 from alignment_tax.paths import make_setting
 from alignment_tax.presets import TINY, PpoConfig, Preset
+from alignment_tax.results import environment, one_thread
 from alignment_tax.searches import hma_numbers
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.study import ALL_REMEDIES, DISTIL, Study, simplest
@@ -465,7 +467,8 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
 
     Returns:
         `seconds` by remedy, of one strength ("along": all strengths of all that ride along);
-        models, training_seconds and evaluation_seconds of all of one seed, and total_minutes.
+        models, training_seconds and evaluation_seconds of all of one seed, total_minutes one after
+        the other, and beside_minutes in `beside` processes (see `side_by_side`).
 
     Raises:
         ValueError: the preset has no numbers for remedies, or no pretraining text.
@@ -489,13 +492,52 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     # each model once: the ends of averaging are theta_0, scored before, and the plain run
     models = len({simplest(spec) for spec in study.specs([ALL_REMEDIES])}) - 1
     scoring = models * evaluation_seconds
+    minutes = (total + scoring) / 60
+    processes = os.cpu_count() or 1
+    faster = (took[DISTIL] + evaluation_seconds) / side_by_side(study, processes)
     return {
         "seconds": took,
         "models": models,
         "training_seconds": total,
         "evaluation_seconds": scoring,
-        "total_minutes": (total + scoring) / 60,
+        "total_minutes": minutes,
+        "beside": processes,
+        "beside_minutes": minutes / faster,
     }
+
+
+def side_by_side(study: Study, processes: int) -> float:
+    """Measure processes that each train and score one model, as `alignment-tax record --jobs` does.
+
+    All start together, with all that is made once made before.
+
+    Returns:
+        Wall seconds for each model: those of the slowest process, by the number of processes.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        environment(OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
+        context.Manager() as manager,
+        ProcessPoolExecutor(processes, mp_context=context) as pool,
+    ):
+        ready = manager.Barrier(processes)
+        arguments = (study.preset, study.seed, study.store.root, ready)
+        running = [pool.submit(_train_and_score, *arguments) for _ in range(processes)]
+        return max(future.result() for future in running) / processes
+
+
+def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> float:
+    """Return the seconds of one plain run and its scores, from when all processes are ready."""
+    study = Study(preset, seed, Store(root))
+    setting, scorer = make_setting(study), study.scorer
+    ready.wait()
+
+    def work() -> None:
+        policy = distil(setting).policy
+        with one_thread():
+            scorer.score(policy, setting.tokenizer)
+
+    return timed(work)[0]
 
 
 def along(method: str) -> bool:
@@ -676,6 +718,7 @@ def table_text(numbers: Numbers) -> str:
                 f"{found['total_minutes']:.1f} min",
             ),
             ("  of which training", f"{found['training_seconds'] / 60:.1f} min"),
+            (f"  in {found['beside']} processes", f"{found['beside_minutes']:.1f} min"),
         ]
     for name, found in numbers.get("algorithms", {}).items():
         what = f"one round of {name}, replies a second"
