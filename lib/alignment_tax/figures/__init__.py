@@ -103,7 +103,13 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
+from alignment_tax.figures.tables import (
+    caption_line,
+    groups_caption,
+    interval,
+    main_line,
+    run_caption,
+)
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -160,6 +166,7 @@ __all__ = [
     "gold_scatter",
     "gold_scatter_table",
     "graft_masks",
+    "groups_caption",
     "interval",
     "kl_penalty",
     "kl_penalty_table",

@@ -41,6 +41,7 @@ from alignment_tax.figures.tables import (
     run_caption,
     summarise,
     theta_0,
+    with_rsf,
 )
 from alignment_tax.front import pareto_front
 from alignment_tax.mitigate import REMEDIES
@@ -104,7 +105,7 @@ def _rows(
     for family in families:
         if family not in SCORES:
             raise FigureError(f"{figure}: {family!r} is no skill; choose from {', '.join(SCORES)}.")
-    rows = prepare(points, [reward, *families], figure)
+    rows = with_rsf(prepare(points, [reward, *families], figure))
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = _named_by_blocks(rows.assign(method=rows["method"].mask(stopped, "none")))

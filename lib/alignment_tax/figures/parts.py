@@ -44,6 +44,7 @@ from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
     finite,
+    groups_caption,
     last_round,
     last_rsf,
     need,
@@ -175,7 +176,14 @@ def part_curves(
         FigureError: as `part_curves_table`, or a part that is not in the points.
     """
     word = "gold reward" if reward == "gold" else "reward"
-    said, seeds = [], set()
+    said: list[str] = []
+    drawn = {
+        ALGORITHMS[algorithm].label: points[
+            (points["algorithm"] == algorithm)
+            & points["seed"].isin(_part_rows(points, score, reward, algorithm)["seed"])
+        ]
+        for algorithm in algorithms
+    }
     with style():
         figure = canvas((PANELS[0], 1.2 + 3.5 * len(algorithms)))
         grid = figure.subplots(
@@ -197,18 +205,18 @@ def part_curves(
                 if len(algorithms) > 1:
                     axes.set_title(f"{name}: {PART_LOOKS[part].label}")
             panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
-            seeds |= set(rows["seed"])
         for axes in grid[-1]:
             axes.set_xlabel(f"{word}, minus the\naligned model's  →")
         for panels in grid:
             _shade(panels)
-        caption = run_caption(points, recorded)
+        caption = groups_caption(drawn, recorded)
         alt = (
             f"One part averaged, the others aligned: {word} and {_what(score)} minus the aligned "
             f"model's ({caption}). {' '.join(said)}"
         )
         title = f"Which part gains from averaging? {_what(score).capitalize()} against {word}"
-        caption += FAINT if len(seeds) > 1 else ""
+        several = any(rows["seed"].nunique() > 1 for rows in drawn.values())
+        caption += FAINT if several else ""
         return finish(figure, title, caption, alt)
 
 
@@ -540,7 +548,8 @@ def _search_rows(
 ) -> pd.DataFrame:
     """Return every seed's points of the curves at the mean ratios that all have, ends included.
 
-    Lines through fewer points lie elsewhere, even of the same method: so all have equally many.
+    Lines through fewer points lie elsewhere, even of the same method: so all have equally many,
+    of the seeds that all have.
     """
     figure = "search_fronts"
     rows = prepare(points, [reward, score], figure)
@@ -565,6 +574,10 @@ def _search_rows(
     alphas = set.intersection(*(set(own["mean"]) for own in (plain, *found)))
     if not alphas:
         raise FigureError(f"{figure}: the searches and averaging have no mean ratio in common.")
+    seeds = set.intersection(*(set(own["seed"]) for own in (start, end, plain, *found)))
+    if not seeds:
+        raise FigureError(f"{figure}: the searches and averaging have no seed in common.")
+    plain, *found = (own[own["seed"].isin(seeds)] for own in (plain, *found))
     curves = []
     for own in (each[each["mean"].isin(alphas)] for each in (plain, *found)):
         method, blocks = own[["method", "blocks"]].iloc[0]
@@ -599,7 +612,8 @@ def search_fronts(
     """
     if not 1 <= len(scores) <= 4:
         raise FigureError(f"search_fronts draws one to four scores, not {len(scores)}.")
-    caption = run_caption(points, recorded)
+    seeds = set(_search_rows(points, searches, scores[0], reward)["seed"])
+    caption = run_caption(points[points["seed"].isin(seeds)], recorded)
     columns = min(2, len(scores))
     rows = -(-len(scores) // columns)
     size = (WIDE if columns == 1 else (PANELS[0], 4.9)) if rows == 1 else PANELS
@@ -618,7 +632,7 @@ def search_fronts(
         title = "A ratio of its own for every block, against one for all"
         if len(searches) > 1:
             caption = f"{caption.split(' · ')[0]} · means over seeds"
-        elif points["seed"].nunique() > 1:
+        elif len(seeds) > 1:
             caption += FAINT + "; verdicts pair them"
         return finish(figure, title, caption, alt, 4 if len(searches) == 3 else 3)
 
@@ -702,12 +716,17 @@ def ablation_table(
 
     Returns:
         Columns mean (ratio), blocks (1 is averaging, all zeros), seeds, and every score with _low
-        and _high (95 % t interval over seeds of the difference). Mean ratios that every number of
-        blocks has.
+        and _high (95 % t interval over seeds of the difference). Mean ratios, and seeds, that every
+        number of blocks has.
 
     Raises:
         FigureError: missing columns, or no HMA at a mean ratio that averaging has too.
     """
+    return summarise(_ablation_rows(points, scores), ["mean", "blocks"], list(scores))
+
+
+def _ablation_rows(points: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Return every seed's HMA minus its averaging, see `ablation_table`."""
     figure = "ablation"
     rows = prepare(points, list(scores), figure)
     rows = rows[(rows["algorithm"] == "rsf") & rows["method"].isin(["average", "hma"])]
@@ -717,7 +736,8 @@ def ablation_table(
     if own.empty:
         raise FigureError(f"{figure} needs rows with method 'hma': record them.")
     alphas = set.intersection(*(set(each["mean"]) for _, each in own.groupby("blocks")))
-    rows = rows[rows["mean"].isin(alphas)]
+    seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("blocks")))
+    rows = rows[rows["mean"].isin(alphas) & rows["seed"].isin(seeds)]
     plain = rows[rows["blocks"] == 1].set_index(["seed", "mean"])[list(scores)]
     index = pd.MultiIndex.from_frame(rows[["seed", "mean"]])
     rows = rows[index.isin(plain.index)]
@@ -725,8 +745,7 @@ def ablation_table(
         raise FigureError(f"{figure}: HMA and averaging have no mean ratio in common.")
     index = pd.MultiIndex.from_frame(rows[["seed", "mean"]])
     minus = rows[list(scores)].to_numpy() - plain.loc[index].to_numpy()
-    changed = rows.assign(**{score: minus[:, i] for i, score in enumerate(scores)})
-    return summarise(changed, ["mean", "blocks"], list(scores))
+    return rows.assign(**{score: minus[:, i] for i, score in enumerate(scores)})
 
 
 def ablation(
@@ -745,7 +764,8 @@ def ablation(
         FigureError: as `ablation_table`.
     """
     table = ablation_table(points, scores)
-    caption = run_caption(points, recorded)
+    seeds = _ablation_rows(points, scores)["seed"]
+    caption = run_caption(points[points["seed"].isin(seeds)], recorded)
     counts = sorted(int(k) for k in table["blocks"].unique())
     said = []
     with style():
@@ -809,7 +829,7 @@ def recorded_ratios(
     Args and errors as `recorded_ratios_table`.
     """
     table = recorded_ratios_table(points, method, blocks)
-    caption = run_caption(points, recorded).split(" · ")[0]
+    caption = run_caption(points[points["seed"].isin(table["seed"])], recorded).split(" · ")[0]
     means = sorted(table["mean"].unique())
     names = list(THIRDS) if blocks == len(THIRDS) else [str(k) for k in range(1, blocks + 1)]
     seeds = sorted(table["seed"].unique())

@@ -34,6 +34,7 @@ from alignment_tax.figures.tables import (
     SCORES,
     change,
     last_rsf,
+    main_line,
     names_of,
     number,
     prepare,
@@ -95,7 +96,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `rsf_rounds_table`.
     """
     table = rsf_rounds_table(points)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     panels = [name for name in ("reward", "gold", "skill") if name in table]
     control = ALGORITHMS["rsf_random"]
     scored = {name: set(part["rounds"]) for name, part in table.groupby("algorithm")}
@@ -238,7 +239,7 @@ def tax_bars(
     Args and errors as `tax_table`.
     """
     table = tax_table(points, alpha, intervals)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     if intervals is not None:
         caption += " · bars of RSF: given 95 % interval"
     models = list(dict.fromkeys(table["model"]))
@@ -336,7 +337,7 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `alpha_table`.
     """
     table = alpha_table(points)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     with style():
         figure = canvas((PANELS[0], 5.0))
         left, right = figure.subplots(1, 2)
@@ -407,7 +408,7 @@ def reward_hacking(points: pd.DataFrame, x: str = "rounds", recorded: bool = Fal
         FigureError: as `reward_hacking_table`.
     """
     table = reward_hacking_table(points, x).sort_values("rounds")
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     with style():
         figure = canvas((PANELS[0], 5.0))
         left, right = figure.subplots(1, 2)
