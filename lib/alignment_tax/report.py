@@ -198,8 +198,7 @@ def remedies_markdown(points: pd.DataFrame, items: pd.DataFrame) -> list[str]:
         return []
     return [
         *found,
-        f"![{alt_text(remedy_fronts(points, recorded=True)).splitlines()[-1]}]"
-        f"(data/results/tiny/{remedies.FIGURE})",
+        f"![{alt_text(remedy_fronts(points, recorded=True))}](data/results/tiny/{remedies.FIGURE})",
         "What each of them keeps, spans and costs, and the paper's claims on mitigation one by "
         "one, are on [a page of their own](data/results/tiny/remedies.md).",
     ]

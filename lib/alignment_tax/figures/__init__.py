@@ -38,6 +38,7 @@ from alignment_tax.figures.pareto import (
     fronts,
     fronts_table,
     remedy_fronts,
+    remedy_fronts_table,
     signature,
     signature_table,
 )
@@ -209,6 +210,7 @@ __all__ = [
     "reliability",
     "reliability_table",
     "remedy_fronts",
+    "remedy_fronts_table",
     "replay_mix",
     "replay_mix_table",
     "reward_hacking",
