@@ -60,8 +60,8 @@ class Look:
     marker: str
 
 
-# The words of the `method` column; every (colour, marker) pair occurs once. The labels are the names
-# in text and tables as well (`remedies.NAMES`).
+# The words of the `method` column; every (colour, marker) pair occurs once. The labels are the
+# names in text and tables as well (`remedies.NAMES`).
 METHODS: dict[str, Look] = {
     "average": Look("averaging the weights", BLUE, "o"),
     "early_stopping": Look("stopping RSF early", VERMILLION, "s"),

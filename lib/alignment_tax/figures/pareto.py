@@ -49,6 +49,7 @@ from alignment_tax.mitigate import REMEDIES
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
 
 FADED = 0.45
+SEEDS = " · small faint marks: single seeds"
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")
@@ -328,9 +329,10 @@ def _some_alphas(axes: Axes, table: pd.DataFrame, family: str, reward: str) -> N
     inner = mixed[mixed["alpha"].between(0, 1, inclusive="neither")].sort_values("alpha")
     for point in inner.iloc[:5:2].to_dict("records"):
         axes.annotate(
-            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-7, -7),
+            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-9, -9),
             textcoords="offset points", ha="right", va="top", fontsize=11,
-            color=METHODS["average"].colour, zorder=6, bbox=PAPER,
+            color=METHODS["average"].colour, zorder=6,
+            arrowprops={"arrowstyle": "-", "color": METHODS["average"].colour, "linewidth": 0.8},
         )  # fmt: skip
 
 
@@ -373,6 +375,7 @@ def front(
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
         title = f"{what.capitalize()} against {'gold ' if reward == 'gold' else ''}reward"
+        caption += SEEDS if rows["seed"].nunique() > 1 else ""
         return _settle(finish(figure, title, caption, alt, 3))
 
 
@@ -473,6 +476,7 @@ def fronts(
             alts.append(_alt(table, family, reward, caption))
         for axes in panels[1]:
             axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
+        caption += SEEDS if rows["seed"].nunique() > 1 else ""
         return _settle(finish(figure, title, caption, "\n".join(alts), 3))
 
 

@@ -313,9 +313,9 @@ def alpha_table(points: pd.DataFrame) -> pd.DataFrame:
     """Return reward and tax along alpha: means and 95 % t intervals over seeds.
 
     Returns:
-        One row per alpha: seeds, reward (reward model's units), and for commonsense, reading,
-        translation and skill the change since theta_0 of the same seed (points), each with _low
-        and _high.
+        One row per alpha: seeds, and the change since theta_0 of the same seed in reward (each seed
+        has a reward model of its own, whose zero means nothing) and in commonsense, reading,
+        translation and skill (points), each with _low and _high.
 
     Raises:
         FigureError: missing columns, nothing to draw, no theta_0, no averaged model.
@@ -323,7 +323,7 @@ def alpha_table(points: pd.DataFrame) -> pd.DataFrame:
     figure = "alpha_curves"
     families = list(FAMILY_NAMES)
     rows = prepare(points, ["reward", *families], figure)
-    rows = change(rows, families, figure)
+    rows = change(rows, ["reward", *families], figure)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
         raise FigureError(f"{figure} needs rows with algorithm 'rsf' and method 'average'.")
@@ -346,7 +346,7 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         for family, family_look in FAMILY_LOOKS.items():
             _line(right, table, "alpha", family, family_look)
         right.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
-        left.set_title("reward (reward model's units)")
+        left.set_title("reward gained over θ₀ (reward model's units)")
         right.set_title("change in skill since θ₀ (points)")
         for axes in (left, right):
             axes.set_xticks(np.linspace(0, 1, 6))
@@ -361,7 +361,7 @@ def _alpha_alt(table: pd.DataFrame, caption: str) -> str:
         taxes = ", ".join(
             f"{FAMILY_NAMES[family]} {number(row[family], sign=True)}" for family in FAMILY_LOOKS
         )
-        parts.append(f"Alpha {row['alpha']:g}: reward {number(row['reward'], 2)}, {taxes}.")
+        parts.append(f"Alpha {row['alpha']:g}: reward gained {number(row['reward'], 2)}, {taxes}.")
     return " ".join(parts)
 
 
