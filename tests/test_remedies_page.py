@@ -247,7 +247,7 @@ def test_averaging_is_set_against_a_remedy_by_two_measures(points):
     short = points[(points["method"] != "lora") | (points["seed"] == 0)]
     table = remedies.compared(short, ["l2", "lora", "graft"])
     assert table["method"].tolist() == ["l2"]  # one seed of LoRA, none of graft
-    # averaging minus L2: hypervolumes by hand above, gaps at equal reward as in the table of methods
+    # averaging minus L2: hypervolumes and gaps at equal reward by hand, as above
     row = table.iloc[0]
     assert (row["area"], row["area_verdict"]) == (pytest.approx(6), "inconclusive")
     gaps = [(0.75 + 2.75 + 2 * 2) / 4, (0.25 + 1.25 + 2 * 1) / 4]

@@ -690,7 +690,8 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             "gain of RSF's last round: a remedy whose range begins high or ends low never comes "
             "near theta_0, or never reaches RSF's reward. By hypervolume, rewards that a remedy "
             "cannot be dialled to count as lost; at equal reward they do not count. Minutes and "
-            "memory are of one training, all libraries included; a dash means no training beyond RSF.",
+            "memory are of one training, all libraries included; a dash means no training beyond "
+            "RSF.",
             "## Methods against the average of the distilled run, talk forgiven",
             f"{CAPPED} Hypervolume is above skill {reference(gained(forgiven))[1]:g} here.",
             method_markdown(of_remedies(method_table(forgiven, run.costs, DISTILLED_AVERAGE))),

@@ -176,6 +176,7 @@ def part_curves(
         FigureError: as `part_curves_table`, or a part that is not in the points.
     """
     word = "gold reward" if reward == "gold" else "reward"
+    unit = "gold's units" if reward == "gold" else "reward model's units"
     said: list[str] = []
     drawn = {
         ALGORITHMS[algorithm].label: points[
@@ -204,9 +205,9 @@ def part_curves(
                 said.append(_part_panel(axes, rows, own, part, score, reward))
                 if len(algorithms) > 1:
                     axes.set_title(f"{name}: {PART_LOOKS[part].label}")
-            panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
+            panels[0].set_ylabel(f"{_what(score)} minus the\naligned model's (points)  →")
         for axes in grid[-1]:
-            axes.set_xlabel(f"{word}, minus the\naligned model's  →")
+            axes.set_xlabel(f"{word} minus the aligned\nmodel's ({unit})  →")
         for panels in grid:
             _shade(panels)
         caption = groups_caption(drawn, recorded)
@@ -240,28 +241,32 @@ def _part_panel(
     for i in range(len(x) - 1):
         axes.annotate(
             "", (x[i + 1], y[i + 1]), (x[i], y[i]),
-            arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 2, "shrinkA": 4,
-                        "shrinkB": 4},
+            arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 1.6, "shrinkA": 4,
+                        "shrinkB": 5, "mutation_scale": 13},
         )  # fmt: skip
     inner = table[table["alpha"] < 1]
     axes.errorbar(
         inner[reward], inner[score],
         xerr=bar_lengths(inner[reward], inner[f"{reward}_low"], inner[f"{reward}_high"]),
         yerr=bar_lengths(inner[score], inner[f"{score}_low"], inner[f"{score}_high"]),
-        fmt=look.marker, color=look.colour, markeredgecolor="white", elinewidth=1.2, zorder=3,
+        fmt=look.marker, color=look.colour, markeredgecolor="white", markersize=6, elinewidth=0.7,
+        zorder=3,
     )  # fmt: skip
     axes.plot(
         0, 0, marker="*", markersize=17, color=BLACK, markeredgecolor="white", linestyle="none",
         zorder=4,
     )  # fmt: skip
-    last = inner.iloc[-1]
-    # bars and arrows leave the corner that is far from the star free
-    side = 1 if last[reward] > 0 else -1
-    axes.annotate(
-        f"α = {last['alpha']:g}", (last[reward], last[score]), xytext=(9 * side, -9),
-        textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
-        ha="left" if side > 0 else "right", va="top",
-    )  # fmt: skip
+    # the first and the last alpha, above and below: bars and arrows leave the corner that is far
+    # from the star free
+    for point, up in ((inner.iloc[0], 1), (inner.iloc[-1], -1)):
+        if up > 0 and len(inner) == 1:
+            continue
+        side = 1 if point[reward] > 0 else -1
+        axes.annotate(
+            f"α = {point['alpha']:g}", (point[reward], point[score]), xytext=(9 * side, 11 * up),
+            textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
+            ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top",
+        )  # fmt: skip
     axes.set_title(look.label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     each = [
@@ -468,13 +473,18 @@ def simplex(
         sizes = np.linspace(17, 9, len(found))
         for look, row, size in zip(MARKS, found.to_dict("records"), sizes, strict=False):
             hollow = look.marker == HOLLOW
-            axes.plot(
-                row["x"], row["y"], marker=look.marker, color=look.colour, linestyle="none",
-                markersize=20 if hollow else size, clip_on=False, zorder=4, label=row["mark"],
-                markerfacecolor="none" if hollow else look.colour,
-                markeredgecolor=look.colour if hollow else "white",
-                markeredgewidth=2.4 if hollow else 1.6,
-            )  # fmt: skip
+            # a smaller one without a place for the legend: there they would overlap
+            for x, y, wide, label in (
+                (row["x"], row["y"], 20 if hollow else size, "_"),
+                (np.nan, np.nan, 10, row["mark"]),
+            ):
+                axes.plot(
+                    x, y, marker=look.marker, color=look.colour, linestyle="none", markersize=wide,
+                    clip_on=False, zorder=4, label=label,
+                    markerfacecolor="none" if hollow else look.colour,
+                    markeredgecolor=look.colour if hollow else BLACK,
+                    markeredgewidth=2.4 if hollow else 1.2,
+                )  # fmt: skip
         for name, place, shift in zip(THIRDS, triangle, ((-4, -8), (4, -8), (0, 8)), strict=False):
             axes.annotate(
                 f"all to the {name}", place, xytext=shift, textcoords="offset points",
@@ -632,9 +642,24 @@ def search_fronts(
         title = "A ratio of its own for every block, against one for all"
         if len(searches) > 1:
             caption = f"{caption.split(' · ')[0]} · means over seeds"
+            if len(seeds) > 1:
+                caption += f"; {_widths(points, searches, scores, reward)}"
         elif len(seeds) > 1:
             caption += FAINT + "; verdicts pair them"
         return finish(figure, title, caption, alt, 4 if len(searches) == 3 else 3)
+
+
+def _widths(
+    points: pd.DataFrame, searches: Sequence[tuple[str, int]], scores: Sequence[str], reward: str
+) -> str:
+    """Return how wide the intervals are that a figure of means leaves out."""
+    halves = []
+    for score in scores:
+        table = search_fronts_table(points, searches, score, reward)
+        inner = table[table["mean"].between(0, 1, inclusive="neither")]
+        half = float((inner[f"{score}_high"] - inner[f"{score}_low"]).median()) / 2
+        halves.append(f"{_what(score)} ±{number(half)}")
+    return f"intervals (median {', '.join(halves)}) not drawn, verdicts pair the seeds"
 
 
 def _front_panel(
