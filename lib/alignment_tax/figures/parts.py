@@ -256,12 +256,12 @@ def _part_panel(
         0, 0, marker="*", markersize=17, color=BLACK, markeredgecolor="white", linestyle="none",
         zorder=4,
     )  # fmt: skip
-    # the first and the last alpha, above and below: bars and arrows leave the corner that is far
-    # from the star free
+    # the first alpha beside the star, where nothing is drawn; below the last, bars and arrows leave
+    # the corner that is far from the star free
     for point, up in ((inner.iloc[0], 1), (inner.iloc[-1], -1)):
         if up > 0 and len(inner) == 1:
             continue
-        side = 1 if point[reward] > 0 else -1
+        side = up if point[reward] <= 0 else -up
         axes.annotate(
             f"α = {point['alpha']:g}", (point[reward], point[score]), xytext=(9 * side, 11 * up),
             textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
