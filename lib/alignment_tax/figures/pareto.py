@@ -568,8 +568,9 @@ def remedy_fronts(
                 axes = next(places)
                 said.append(_remedy_panel(axes, own, score, title))
                 axes.set_title(title, fontsize=13)
-                if axes.get_subplotspec().is_first_col() or len(scores) > 1:
-                    axes.set_ylabel(AXIS_NAMES.get(score, score), fontsize=11.5)
+                if len(scores) > 1 or any(axes is each for each in grid[:, 0]):
+                    short = AXIS_NAMES.get(score, score).replace(": mean of three families", "")
+                    axes.set_ylabel(f"mean {short}" if score == "skill" else short)
         for axes in places:
             axes.set_visible(False)
         for axes in grid[-1]:
