@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
         front=(
             "# 04 The *tax* & more\n\n**Question.** Does it\nfall?\n\n"
             "**By the end** you will have shown that it does.\n\n"
-            "**Minutes.** smoke 0.5, tiny about 3, small 20"
+            "**Machine minutes.** smoke 0.5, tiny about 3, small 20"
         ),
     )
     write_notebook(notebooks / "12_dies.ipynb", "import os\nos._exit(9)", front="# 12 It dies")

@@ -235,8 +235,8 @@ def test_every_remedy_has_a_look_of_its_own_and_a_curve() -> None:
     text = words(figures.fronts(points))
     for grid in TINY.remedies:
         assert figures.METHODS[grid.method].label in text
-    assert "L2 penalty, then averaging" in text
-    assert "L2 penalty, inside the rounds" in text
+    assert "L2, then averaging" in text
+    assert "L2, inside the rounds" in text
     table = figures.front_table(points)
     assert len(table) == 6 + sum(len(grid.strengths) for grid in TINY.remedies) + 1 + 3 * 3
     assert (table["seeds"] == 2).all()
@@ -245,7 +245,7 @@ def test_every_remedy_has_a_look_of_its_own_and_a_curve() -> None:
 def test_a_front_of_some_methods_shows_these_beside_the_models_as_trained() -> None:
     points = with_remedies()
     text = words(figures.front(points, methods=["average", "l1"]))
-    assert "L1 penalty" in text
+    assert "L1" in text
     assert "stopping RSF early" in text
     assert "LoRA" not in text
     with pytest.raises(FigureError, match="no method 'l3'; they have average"):
@@ -275,7 +275,7 @@ def test_other_algorithms_and_methods_get_their_own_curve(points: pd.DataFrame) 
     averaged = row(0, "dpo", 78, 0.8, method="average", alpha=0.5)
     l2 = row(0, "rsf", 66, 3, method="l2", strength=0.1)
     text = words(figures.front(pd.concat([points, pd.DataFrame([dpo, averaged, l2])])))
-    for piece in ("DPO", "DPO: averaging the weights", "L2 penalty"):
+    for piece in ("DPO", "DPO: averaging the weights", "L2"):
         assert piece in text
     unknown = pd.DataFrame([row(0, "rsf", 66, 3, method="magic")])
     with pytest.raises(FigureError, match="'magic'"):
@@ -335,10 +335,10 @@ def test_tax_refuses_an_alpha_that_was_not_measured(points: pd.DataFrame) -> Non
 def test_alpha_curves_by_hand(points: pd.DataFrame) -> None:
     table = figures.alpha_table(points).set_index("alpha")
     assert table["skill"].tolist() == [0, -5, -20]
-    assert table["reward"].tolist() == [0.5, 3.5, 4.5]
+    assert table["reward"].tolist() == [0, 3, 4]  # gained over theta_0 of the same seed
     figure = figures.alpha_curves(points)
     assert len(axes_of(figure)) == 2
-    assert "Alpha 0.5: reward 3.50" in alt_text(figure)
+    assert "Alpha 0.5: reward gained 3.00" in alt_text(figure)
 
 
 def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
@@ -848,3 +848,26 @@ def test_main_says_what_is_missing(
     assert figures.main(["--points", str(table), "--out", str(out)]) == 1
     assert "skill" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
+    points = with_remedies()
+    last = points["seed"].max()
+    fewer = points[(points["method"] != "bema") | (points["seed"] < last)]
+    table = figures.remedy_fronts_table(fewer).set_index(["kind", "method"]).sort_index()
+    assert set(table.loc["moving averages", "seeds"]) == {points["seed"].nunique() - 1}
+    assert set(table.loc["grafts", "seeds"]) == {points["seed"].nunique()}
+    start = table.loc[("grafts", "theta_0")].iloc[0]
+    assert start["reward"] == 0  # gained over theta_0 of the same seed
+    text = words(figures.remedy_fronts(fewer, ("translation", "skill")))
+    assert "moving averages, seed" in text
+    assert "grafts, seed" not in text
+    assert "fewer where a panel says so" in text
+    with pytest.raises(FigureError, match="no remedy"):
+        figures.remedy_fronts(make_points())
+
+
+def test_a_forest_names_its_sides() -> None:
+    row = {"claim": "A", "difference": 1.0, "low": 0.5, "high": 1.5, "verdict": "holds"}
+    text = words(figures.forest([row], caption="tiny", sides=("B ahead", "A ahead")))
+    assert "← B ahead   |   A ahead →" in text

@@ -117,7 +117,7 @@ def test_distances_along_a_walk_by_hand():
     assert table.loc[3, "trained"] == 100
     assert table.loc[3, "EMA"] == pytest.approx(100 * 10.625 / 15)
     said = alt_text(figures.path_lengths(pd.DataFrame(watch.rows), CAPTION))
-    assert "moving average (EMA) 70.8 %" in said
+    assert "EMA 70.8 %" in said
     with pytest.raises(FigureError, match="did not move"):
         figures.path_lengths_table(pd.DataFrame({"step": [1], "trained": [0.0]}))
 

@@ -190,9 +190,9 @@ def test_titles_are_those_of_a_reader():
     assert penalties.titles(rows) == [
         "θ₀",
         "the plain run",
-        "the L2 penalty (0.06)",
+        "L2 (0.06)",
         "LoRA (16)",
-        "the L2 penalty (0.06), averaged at α = 0.5",
+        "L2 (0.06), averaged at α = 0.5",
         "averaging the distilled run, α = 0.2",
     ]
 
@@ -243,7 +243,7 @@ def test_recorded_remedies_are_judged(full):
     assert found["lora"].difference == pytest.approx(16 - 33)
     assert found["lora"].verdict == "does not hold"
     assert penalties.answer(found) == (
-        "yes, for some. ahead of averaging: LoRA; behind averaging: the L2 penalty"
+        "yes, for some. ahead of averaging: LoRA; behind averaging: L2"
     )
 
 
@@ -271,14 +271,14 @@ def test_claims_that_differ_in_the_score_alone_are_listed_once(bare):
     claims = penalties.paper_claims(bare)
     short = penalties.claim_list(claims)
     assert short["tests"].sum() == len(claims)
-    row = short[short["claim"] == "averaging the distilled run is ahead of the L1 penalty"]
+    row = short[short["claim"] == "averaging the distilled run is ahead of L1"]
     assert row[["place", "tests"]].to_numpy().tolist() == [["Fig. 3", 4]]
 
 
 def test_combinations_are_judged_strength_by_strength(full):
     found = penalties.combined_claims(full)
     (claim,) = found
-    assert claim == "the L2 penalty (0.1), then averaging, is ahead of averaging"
+    assert claim == "L2 (0.1), then averaging, is ahead of averaging"
     # above (0, 70): averages 16; L2, then averaging: 2 x 4, and 1 x (1, 2, 3) more
     assert found[claim].difference == pytest.approx(8 + 2 - 16)
     assert found[claim].verdict == "does not hold"
@@ -289,11 +289,9 @@ def test_the_papers_claims_are_those_of_this_chapter(full):
     assert set(claims["place"]) == {"Fig. 3", "4.1", "D.4c", "Fig. 8"}
     assert not claims["claim"].str.contains("replay|SMA|graft|HMA|alpha").any()
     by_claim = claims.set_index("claim")["agrees"]
-    assert by_claim["averaging the distilled run is ahead of the L2 penalty in reading"] == "agrees"
+    assert by_claim["averaging the distilled run is ahead of L2 in reading"] == "agrees"
     assert by_claim["averaging the distilled run is ahead of LoRA in reading"] == "disagrees"
-    assert by_claim["averaging the distilled run is ahead of the L1 penalty in reading"] == (
-        "not recorded"
-    )
+    assert by_claim["averaging the distilled run is ahead of L1 in reading"] == ("not recorded")
 
 
 # figures
@@ -356,16 +354,16 @@ def test_runs_of_one_colour_have_another_stroke():
 def test_live_models_are_drawn_since_theta_0(bare):
     live, averages = live_rows(), average_rows()
     text = alt_text(figures.penalty_effects(live.iloc[:3], caption="c"))
-    assert "L2 penalty 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
+    assert "L2 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
     figure = figures.penalty_front(bare, live.iloc[:3], averages, caption="c")
     text = alt_text(figure)
     assert "recorded: averaging RSF's last round: ends at reward 4.00, skill -10.0" in text
     assert "mean skill, this seed: averaging the distilled run: alpha 0.5 2.00, -2.0" in text
-    assert "mean skill, this seed: L2 penalty 0.06: reward 2.00, skill -4.0" in text
-    assert "(capped BLEU), this seed: L2 penalty 0.06: reward 2.00, skill -2.0" in text
+    assert "mean skill, this seed: L2 0.06: reward 2.00, skill -4.0" in text
+    assert "(capped BLEU), this seed: L2 0.06: reward 2.00, skill -2.0" in text
     text = alt_text(figures.penalty_combined(live, averages, 0.5, caption="c"))
     assert "averaging the plain run: alpha 0.5 2.00, -2.0" in text
-    assert "L2 penalty 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
+    assert "L2 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
     with pytest.raises(FigureError, match="plain run"):
         figures.penalty_effects(live.iloc[2:3], caption="c")
     with pytest.raises(FigureError, match="plain run"):
@@ -389,7 +387,7 @@ def test_recorded_strengths_go_from_weak_to_strong(full):
     # seeds 0, 1, 2: 75, 74, 73 of 80
     assert doses.loc[("l2", 1), "change"] == pytest.approx(-6)
     assert doses.loc[("l2", 1), "change_low"] < -6 < doses.loc[("l2", 1), "change_high"]
-    assert "L2 penalty 1: reward gained 1.00" in alt_text(figures.penalty_doses(full, ["l2"]))
+    assert "L2 1: reward gained 1.00" in alt_text(figures.penalty_doses(full, ["l2"]))
     with pytest.raises(FigureError, match="'kd'"):
         figures.penalty_doses(full, ["kd"])
 
@@ -397,7 +395,7 @@ def test_recorded_strengths_go_from_weak_to_strong(full):
 def test_recorded_fronts_have_a_panel_a_remedy(full):
     figure = figures.penalty_fronts(full, ["l2", "lora"])
     # from theta_0 over the strengths; L2 fades into the plain run, LoRA does not
-    assert "L2 penalty: 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0" in alt_text(figure)
+    assert "L2: 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0" in alt_text(figure)
     assert "LoRA: 0.00, 0.0; 2.00, 0.0; 3.00, +1.0" in alt_text(figure)
     with pytest.raises(FigureError, match="'kd'"):
         figures.penalty_fronts(full, ["kd"])

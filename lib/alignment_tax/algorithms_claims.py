@@ -52,6 +52,18 @@ def missing(points: pd.DataFrame) -> list[str]:
     return [name for name in NAMES if name not in present(points)]
 
 
+def shared(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that have every algorithm of `present`; all if none has.
+
+    Of further seeds a part of the algorithms may be recorded: what is set side by side must not
+    draw one algorithm from seeds that another lacks.
+    """
+    trained = points[points["method"] == "none"]
+    seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
+    common = set.intersection(*seeds) if seeds else set()
+    return points[points["seed"].isin(common)] if common else points
+
+
 def start(points: pd.DataFrame, score: str) -> pd.Series:
     """Return a score of theta_0 by seed.
 

@@ -36,10 +36,19 @@ def by_seed(points: pd.DataFrame, algorithm: str, score: str, rounds: int = 0) -
 
 
 def rise(points: pd.DataFrame, score: str, to: int | None = None, since: int = 0) -> pd.Series:
-    """Return the change of a score per seed from one round of RSF (0: theta_0) to another."""
+    """Return the change of a score from one round of RSF (0: theta_0) to another.
+
+    One number per seed that has both: of further seeds other algorithms alone may be recorded.
+    """
     end = last_round(points) if to is None else to
     start = by_seed(points, "rsf", score, since) if since else by_seed(points, "sft", score)
-    return by_seed(points, "rsf", score, end) - start
+    return minus(by_seed(points, "rsf", score, end), start)
+
+
+def minus(one: pd.Series, other: pd.Series) -> pd.Series:
+    """Return one score by seed minus another, of the seeds that have both."""
+    shared = one.index.intersection(other.index)
+    return one[shared] - other[shared]
 
 
 def judge(differences: Iterable[float]) -> front.Comparison | None:
@@ -64,7 +73,8 @@ def paper_table(
     last = last_round(points)
 
     def percent(family: str) -> str:
-        return f"{(100 * rise(points, family) / by_seed(points, 'sft', family)).mean():+.0f} %"
+        change = rise(points, family)
+        return f"{(100 * change / by_seed(points, 'sft', family)[change.index]).mean():+.0f} %"
 
     def moved(score: str, *, to: int | None = None, since: int = 0) -> str:
         return f"{rise(points, score, to, since).mean():+.1f}"
@@ -132,7 +142,7 @@ def talk_table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
         capped_bleu (change if nothing beyond the reference's length counted).
     """
     rows = []
-    for seed in by_seed(points, "sft", "rounds").index:
+    for seed in rise(points, "rounds").index:
         before = _translations(points, items, seed, "sft", 0)
         after = _translations(points, items, seed, "rsf", last_round(points))
         lost = right(before) & ~right(after)

@@ -293,8 +293,8 @@ def change_with_blocks(
 
 
 def recorded_curves(points: pd.DataFrame) -> list[Curve]:
-    """Return all searches for ratios that are recorded, in the order of `searches.SEARCHES`."""
-    rows = points[points["method"].isin(list(SEARCHES))]
+    """Return all searches for ratios that are recorded of RSF, in the order of `SEARCHES`."""
+    rows = points[(points["algorithm"] == "rsf") & points["method"].isin(list(SEARCHES))]
     found = {(m, block_count(p)) for m, p in zip(rows["method"], rows["part"], strict=True)}
     order = list(SEARCHES)
     return sorted(found, key=lambda curve: (order.index(curve[0]), curve[1]))
@@ -351,9 +351,14 @@ def part_curve(points: pd.DataFrame, part: str, seed: int) -> pd.DataFrame:
 
 
 def recorded_parts(points: pd.DataFrame) -> list[str]:
-    """Return the parts that are averaged alone in the recorded run: thirds first."""
-    found = dict.fromkeys(points.loc[points["method"] == PART, "part"])
+    """Return the parts that are averaged alone in RSF's recorded run: thirds first."""
+    found = dict.fromkeys(points.loc[_of_parts(points), "part"])
     return [*(p for p in THIRDS if p in found), *(p for p in found if p not in THIRDS)]
+
+
+def _of_parts(points: pd.DataFrame) -> pd.Series:
+    """Return which rows are of RSF with one part averaged: other algorithms may have more seeds."""
+    return (points["algorithm"] == "rsf") & (points["method"] == PART)
 
 
 def part_gaps(points: pd.DataFrame, part: str, score: str) -> pd.DataFrame:
@@ -362,7 +367,7 @@ def part_gaps(points: pd.DataFrame, part: str, score: str) -> pd.DataFrame:
     Returns:
         One row per seed, one column per alpha below 1, falling.
     """
-    seeds = sorted(points.loc[(points["method"] == PART) & (points["part"] == part), "seed"])
+    seeds = sorted(points.loc[_of_parts(points) & (points["part"] == part), "seed"])
     curves = {seed: part_curve(points, part, seed)[score] for seed in dict.fromkeys(seeds)}
     gaps = {seed: (curve - curve.loc[1.0]).drop(1.0) for seed, curve in curves.items()}
     return pd.DataFrame(gaps).T.rename_axis("seed")

@@ -6,7 +6,7 @@ Drawn from the recorded tables alone, with no model. `alignment-tax report` writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from alignment_tax import front, heterogeneous
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.algorithms_claims import front_claims
 from alignment_tax.figures import interval
+from alignment_tax.figures.look import METHODS
 from alignment_tax.figures.tables import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.results import NotRecorded, Recorded, curve_rows
@@ -32,36 +33,14 @@ FIGURE = "remedies.png"
 KEPT = (90, 95)
 #: An average that gives up less of the gain in reward than this share costs "no alignment".
 NO_LOSS = 0.05
-#: The remedies of the paper's Fig. 3, and variants; replay and KL have figures of their own.
+#: The remedies of the paper's Fig. 3, and variants of its own appendix or of ours; replay and KL
+#: have figures of their own.
 FIGURE_3 = ("early_stopping", "l1", "l2", "kd", "kd_squared", "lora", "lora_mlp", "sma", "graft")
 NOT_IN_THE_PAPER = ("ema", "bema", "graft_random", "graft_learnt")
-NAMES = {
-    "early_stopping": "stopping RSF early",
+#: What methods are called, in text and figures alike. Of averages there are two here: of which run?
+NAMES = {method: look.label for method, look in METHODS.items()} | {
     "average": "averaging RSF",
     DISTILLED_AVERAGE: "averaging the distilled run",
-    "l1": "the L1 penalty",
-    "l2": "the L2 penalty",
-    "kd": "knowledge distillation",
-    "kd_squared": "knowledge distillation (squared)",
-    "kl": "the KL penalty",
-    "lora": "LoRA",
-    "lora_mlp": "LoRA on the MLP",
-    "replay": "replay",
-    "replay_other": "replay without the evaluated formats",
-    "sma": "SMA",
-    "ema": "EMA",
-    "bema": "BEMA",
-    "graft": "graft",
-    "graft_random": "graft at random",
-    "graft_learnt": "learnt graft",
-    "hma": "HMA",
-    "hma_eq11": "HMA by Eq. 11",
-    "hma_grid": "HMA by grid search",
-    "hma_released": "HMA as released",
-    "hma_reward": "HMA by sampled reward",
-    "hma_kl": "HMA that keeps theta_0's text",
-    "hma_kl_other": "HMA that keeps theta_0's text without the evaluated formats",
-    "adamerging": "AdaMerging",
 }
 
 
@@ -74,7 +53,7 @@ REASONS = {
     "its translations end where they should. That is more pretraining; it lifts skills above "
     "theta_0's, where averages of theta_0 with an aligned model do not come. The paper's replayed "
     "text holds next to nothing in the format of its benchmarks.",
-    "ahead of knowledge distillation": "We think: most of what is lost is a habit, to stop after a "
+    "ahead of KD": "We think: most of what is lost is a habit, to stop after a "
     "translation. A penalty on outputs prices each token of the replies, the end among them, and "
     "so can hold that habit while reward rises; an average scales all changes down together.",
     "(alpha 0.2) costs less": "We think: reward comes early along alpha, but not so early that a "
@@ -242,6 +221,88 @@ def method_table(
 def of_remedies(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a `method_table` on averaging, early stopping and remedies."""
     return table[table["method"].isin(["average", DISTILLED_AVERAGE, "early_stopping", *REMEDIES])]
+
+
+def compared(
+    points: pd.DataFrame,
+    methods: Sequence[str],
+    score: str = "skill",
+    against: str = DISTILLED_AVERAGE,
+) -> pd.DataFrame:
+    """Return averaging minus every method, by two measures, paired by the seeds that both have.
+
+    Args:
+        points: The columns of points.csv, one study.
+        methods: What is compared; those that fewer than two seeds share with the averages are left
+            out.
+        score: What is kept: skill or a family.
+        against: The averaging: "distil+average" or "average".
+
+    Returns:
+        One row per method: method, name (with the number of seeds where others have more), seeds;
+        difference, low, high, verdict of "averaging is ahead" at equal reward (points of `score`);
+        area, area_low, area_high, area_verdict: the same by hypervolume.
+    """
+    rows, table = gained(points), []
+    for method in methods:
+        try:
+            equal = ahead_at_equal_reward(rows, against, method, score)
+            area = ahead(rows, against, method, score)
+        except NotRecorded:
+            continue
+        table.append(
+            {
+                "method": method,
+                "seeds": equal.n_seeds,
+                "difference": equal.difference,
+                "low": equal.low,
+                "high": equal.high,
+                "verdict": equal.verdict,
+                "area": area.difference,
+                "area_low": area.low,
+                "area_high": area.high,
+                "area_verdict": area.verdict,
+            }
+        )
+    columns = ["method", "seeds", "difference", "low", "high", "verdict"]
+    columns += ["area", "area_low", "area_high", "area_verdict"]
+    found = pd.DataFrame(table, columns=columns)
+    most = found["seeds"].max()
+    names = [
+        NAMES[method] + ("" if seeds == most else f" ({seeds} seeds)")
+        for method, seeds in zip(found["method"], found["seeds"], strict=True)
+    ]
+    found.insert(1, "name", names)
+    return found
+
+
+def compared_in_words(table: pd.DataFrame, forgiven: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return rows of `compared` for a reader: each measure as "difference (low to high), verdict".
+
+    Args:
+        table: What `compared` returns.
+        forgiven: The same with talk forgiven, for a third column; its rows may be fewer.
+    """
+
+    def said(rows: pd.DataFrame, start: str) -> list[str]:
+        names = ("difference", "low", "high") if not start else ("area", "area_low", "area_high")
+        return [
+            f"{_spread(row[names[0]], row[names[1]], row[names[2]], 2, sign=True)}, "
+            f"{row[f'{start}verdict']}"
+            for row in rows.to_dict("records")
+        ]
+
+    found = pd.DataFrame(
+        {
+            "at equal reward (points)": said(table, ""),
+            f"hypervolume ({AREA})": said(table, "area_"),
+        },
+        index=pd.Index(table["name"], name="averaging minus"),
+    )
+    if forgiven is not None:
+        cut = pd.Series(said(forgiven, ""), index=forgiven["name"])
+        found["at equal reward, talk forgiven"] = cut.reindex(found.index).fillna("-")
+    return found
 
 
 def _ahead_of(points: pd.DataFrame, method: str, against: str) -> dict[str, object]:
@@ -613,9 +674,9 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             "BEMA ends at the weakest strength). Hypervolume is the area above reward "
             f"{where[0]:g} and skill {where[1]:g}; of two curves the finer one is thinned to as "
             "many points as the other has.",
-            "Every remedy on one front, as in the paper's Fig. 3, with means and intervals over "
-            "seeds; what another mean beats on both axes is faded.",
-            f"![Reward against each family of skills, a curve for every remedy]({FIGURE})",
+            "Every remedy beside the averages of the distilled run, a panel for each kind, with "
+            "means and intervals over the seeds that all curves of the panel have.",
+            f"![Mean skill against reward, a curve for every remedy]({FIGURE})",
             "## Methods against the average of the distilled run",
             method_markdown(of_remedies(method_table(points, run.costs, DISTILLED_AVERAGE))),
             "## Methods against the average of RSF itself",
@@ -627,8 +688,10 @@ def page(run: Recorded, items: pd.DataFrame) -> str:
             'left where the curve still has that share of theta_0\'s skill, "rewards spanned" goes '
             "from the lowest on the curve beyond theta_0 to the highest, all in percent of the "
             "gain of RSF's last round: a remedy whose range begins high or ends low never comes "
-            "near theta_0, or never reaches RSF's reward. Minutes and memory are of one training, "
-            "all libraries included; a dash means no training beyond RSF.",
+            "near theta_0, or never reaches RSF's reward. By hypervolume, rewards that a remedy "
+            "cannot be dialled to count as lost; at equal reward they do not count. Minutes and "
+            "memory are of one training, all libraries included; a dash means no training beyond "
+            "RSF.",
             "## Methods against the average of the distilled run, talk forgiven",
             f"{CAPPED} Hypervolume is above skill {reference(gained(forgiven))[1]:g} here.",
             method_markdown(of_remedies(method_table(forgiven, run.costs, DISTILLED_AVERAGE))),

@@ -15,7 +15,7 @@ import pandas as pd
 
 from alignment_tax import algorithms_claims, first_light, front, heterogeneous, remedies, settings
 from alignment_tax.artifacts import write_whole
-from alignment_tax.claims import by_seed, last_round, rise
+from alignment_tax.claims import by_seed, last_round, minus, rise
 from alignment_tax.figures import alt_text, interval, main_line, remedy_fronts, verdict_markdown
 from alignment_tax.figures.look import DPI, save
 from alignment_tax.mitigate import REMEDIES
@@ -44,12 +44,12 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
         for name in FAMILIES
     }
     found["the random control costs skill (theta_0 minus the control)"] = front.compare_seeds(
-        by_seed(points, "sft", "skill") - by_seed(points, "rsf_random", "skill", last)
+        minus(by_seed(points, "sft", "skill"), by_seed(points, "rsf_random", "skill", last))
     )
     for name in ("reward", "gold"):
         found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(rise(points, name))
     found["choosing by reward raises gold (RSF minus the random control)"] = front.compare_seeds(
-        by_seed(points, "rsf", "gold", last) - by_seed(points, "rsf_random", "gold", last)
+        minus(by_seed(points, "rsf", "gold", last), by_seed(points, "rsf_random", "gold", last))
     )
     for reward in ("reward", "gold"):
         averages = [run.curve("average", seed, reward) for seed in seeds]
@@ -159,6 +159,7 @@ def algorithms_markdown(points: pd.DataFrame) -> list[str]:
     Args:
         points: The columns of points.csv.
     """
+    points = algorithms_claims.shared(points)
     found = algorithms_claims.present(points)
     if found == ["rsf"]:
         return []
@@ -197,8 +198,7 @@ def remedies_markdown(points: pd.DataFrame, items: pd.DataFrame) -> list[str]:
         return []
     return [
         *found,
-        f"![{alt_text(remedy_fronts(points, recorded=True)).splitlines()[-1]}]"
-        f"(data/results/tiny/{remedies.FIGURE})",
+        f"![{alt_text(remedy_fronts(points, recorded=True))}](data/results/tiny/{remedies.FIGURE})",
         "What each of them keeps, spans and costs, and the paper's claims on mitigation one by "
         "one, are on [a page of their own](data/results/tiny/remedies.md).",
     ]

@@ -524,8 +524,12 @@ class Recorded:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the run."""
-        return sorted(int(seed) for seed in self.points["seed"].unique())
+        """The seeds of the course's main line: those with RSF (all, if there is no RSF at all).
+
+        Further seeds may hold theta_0 and other algorithms alone.
+        """
+        rsf = self.points.loc[self.points["algorithm"] == "rsf", "seed"]
+        return sorted({int(seed) for seed in (rsf if len(rsf) else self.points["seed"])})
 
 
 def recorded(preset: str = "tiny") -> Recorded:

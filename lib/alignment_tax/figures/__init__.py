@@ -38,6 +38,7 @@ from alignment_tax.figures.pareto import (
     fronts,
     fronts_table,
     remedy_fronts,
+    remedy_fronts_table,
     signature,
     signature_table,
 )
@@ -103,7 +104,13 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import caption_line, interval, main_line, run_caption
+from alignment_tax.figures.tables import (
+    caption_line,
+    groups_caption,
+    interval,
+    main_line,
+    run_caption,
+)
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -160,6 +167,7 @@ __all__ = [
     "gold_scatter",
     "gold_scatter_table",
     "graft_masks",
+    "groups_caption",
     "interval",
     "kl_penalty",
     "kl_penalty_table",
@@ -202,6 +210,7 @@ __all__ = [
     "reliability",
     "reliability_table",
     "remedy_fronts",
+    "remedy_fronts_table",
     "replay_mix",
     "replay_mix_table",
     "reward_hacking",

@@ -74,10 +74,12 @@ LABELLED_ALPHAS = (0.2, 0.5, 0.8)
 def _trained(points: pd.DataFrame, values: list[str], figure: str) -> pd.DataFrame:
     """Return theta_0 as round 0 and the rounds of every algorithm; rewards are gained over theta_0.
 
+    Of the seeds that all algorithms have (`algorithms_claims.shared`).
+
     Raises:
         FigureError: as `prepare`, or no algorithm was recorded.
     """
-    rows = prepare(points, values, figure)
+    rows = claims.shared(prepare(points, values, figure))
     rows = change(rows, [name for name in ("reward", "gold") if name in values], figure)
     start = theta_0(rows, figure)
     parts = []
@@ -270,7 +272,8 @@ def _fronts_rows(points: pd.DataFrame, family: str) -> pd.DataFrame:
     if family not in FAMILY_NAMES:
         raise FigureError(f"{figure}: {family!r} is no family; choose from {list(FAMILY_NAMES)}.")
     trained = _trained(points, ["reward", family], figure)
-    rows = change(prepare(points, ["reward", family], figure), ["reward"], figure)
+    rows = claims.shared(prepare(points, ["reward", family], figure))
+    rows = change(rows, ["reward"], figure)
     mixed = rows[(rows["method"] == "average") & rows["algorithm"].isin(claims.present(rows))]
     return pd.concat([trained.assign(method="none", alpha=np.nan), mixed], ignore_index=True)
 
@@ -458,7 +461,8 @@ def algorithm_tax_table(points: pd.DataFrame) -> pd.DataFrame:
         FigureError: as `algorithm_rounds_table`.
     """
     families = list(FAMILY_NAMES)
-    rows = change(prepare(points, families, "algorithm_tax"), families, "algorithm_tax")
+    rows = claims.shared(prepare(points, families, "algorithm_tax"))
+    rows = change(rows, families, "algorithm_tax")
     rows[families] = -rows[families]
     records = []
     for algorithm in claims.present(rows):
@@ -489,7 +493,7 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `algorithm_tax_table`.
     """
     table = algorithm_tax_table(points)
-    caption = run_caption(points, recorded)
+    caption = run_caption(claims.shared(points), recorded)
     names = list(dict.fromkeys(table["algorithm"]))
     families = list(dict.fromkeys(table["family"]))
     step = 0.8 / len(names)

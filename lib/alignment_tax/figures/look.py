@@ -60,7 +60,8 @@ class Look:
     marker: str
 
 
-# The words of the `method` column; every (colour, marker) pair occurs once.
+# The words of the `method` column; every (colour, marker) pair occurs once. The labels are the
+# names in text and tables as well (`remedies.NAMES`).
 METHODS: dict[str, Look] = {
     "average": Look("averaging the weights", BLUE, "o"),
     "early_stopping": Look("stopping RSF early", VERMILLION, "s"),
@@ -68,21 +69,21 @@ METHODS: dict[str, Look] = {
     "distil": Look("distilled, no remedy", VERMILLION, "P"),
     "distil+average": Look("averaging the distilled run", BLUE, "D"),
     # a colour a kind: weights, outputs, rank, replayed text, averages along the path, masks
-    "l1": Look("L1 penalty", SKY, "^"),
-    "l2": Look("L2 penalty", SKY, "v"),
+    "l1": Look("L1", SKY, "^"),
+    "l2": Look("L2", SKY, "v"),
     "kl": Look("KL penalty", PURPLE, "<"),
-    "kd": Look("knowledge distillation", PURPLE, ">"),
-    "kd_squared": Look("distillation, squared", PURPLE, "h"),
+    "kd": Look("KD", PURPLE, ">"),
+    "kd_squared": Look("KD, squared", PURPLE, "h"),
     "lora": Look("LoRA", GREEN, "X"),
     "lora_mlp": Look("LoRA on the MLP", GREEN, "p"),
     "replay": Look("replay", ORANGE, ">"),
-    "replay_other": Look("replay, no evaluated formats", ORANGE, "X"),
-    "sma": Look("moving average (SMA)", BROWN, "o"),
-    "ema": Look("moving average (EMA)", BROWN, "^"),
-    "bema": Look("moving average (BEMA)", BROWN, "v"),
+    "replay_other": Look("replay without the evaluated formats", ORANGE, "X"),
+    "sma": Look("SMA", BROWN, "o"),
+    "ema": Look("EMA", BROWN, "^"),
+    "bema": Look("BEMA", BROWN, "v"),
     "graft": Look("graft", BLACK, "d"),
-    "graft_random": Look("graft, at random", BLACK, "s"),
-    "graft_learnt": Look("graft, learnt", BLACK, "^"),
+    "graft_random": Look("graft at random", BLACK, "s"),
+    "graft_learnt": Look("learnt graft", BLACK, "^"),
     "part": Look("averaging one part", SKY, "H"),
     "pattern": Look("ratios set by hand", BROWN, "D"),
     "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),

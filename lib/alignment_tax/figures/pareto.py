@@ -39,19 +39,31 @@ from alignment_tax.figures.tables import (
     number,
     prepare,
     run_caption,
+    seeds_text,
     summarise,
     theta_0,
+    with_rsf,
 )
 from alignment_tax.front import pareto_front
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
 
 FADED = 0.45
+SEEDS = " · small faint marks: single seeds"
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 # Neither is a competitor: the base model cannot chat yet, the control is no remedy.
 LEFT_OUT = ("base", "rsf_random")
 # What may end a remedy's word, and how it is said; such curves have hollow markers.
 VARIANTS = {"+average": "then averaging", "_in_rounds": "inside the rounds"}
+# A panel each; what stands together takes hold of the same thing.
+REMEDY_KINDS = {
+    "penalties on weights": ("l1", "l2"),
+    "penalties on outputs": ("kd", "kd_squared", "kl"),
+    "low rank": ("lora", "lora_mlp"),
+    "replay": ("replay", "replay_other"),
+    "moving averages": ("sma", "ema", "bema"),
+    "grafts": ("graft", "graft_random", "graft_learnt"),
+}
 # between a label and the frame of its panel, in pixels
 CLEAR = 4.0
 # Of a method with a ratio per block only these numbers of blocks are a curve here; what part-wise
@@ -104,7 +116,7 @@ def _rows(
     for family in families:
         if family not in SCORES:
             raise FigureError(f"{figure}: {family!r} is no skill; choose from {', '.join(SCORES)}.")
-    rows = prepare(points, [reward, *families], figure)
+    rows = with_rsf(prepare(points, [reward, *families], figure))
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = _named_by_blocks(rows.assign(method=rows["method"].mask(stopped, "none")))
@@ -317,9 +329,10 @@ def _some_alphas(axes: Axes, table: pd.DataFrame, family: str, reward: str) -> N
     inner = mixed[mixed["alpha"].between(0, 1, inclusive="neither")].sort_values("alpha")
     for point in inner.iloc[:5:2].to_dict("records"):
         axes.annotate(
-            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-7, -7),
+            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-9, -9),
             textcoords="offset points", ha="right", va="top", fontsize=11,
-            color=METHODS["average"].colour, zorder=6, bbox=PAPER,
+            color=METHODS["average"].colour, zorder=6,
+            arrowprops={"arrowstyle": "-", "color": METHODS["average"].colour, "linewidth": 0.8},
         )  # fmt: skip
 
 
@@ -362,6 +375,7 @@ def front(
         _drop_labels(axes, ("before RLHF (θ₀)", "after RLHF (RSF)"))
         what = "mean skill" if family == "skill" else FAMILY_NAMES.get(family, family)
         title = f"{what.capitalize()} against {'gold ' if reward == 'gold' else ''}reward"
+        caption += SEEDS if rows["seed"].nunique() > 1 else ""
         return _settle(finish(figure, title, caption, alt, 3))
 
 
@@ -462,28 +476,146 @@ def fronts(
             alts.append(_alt(table, family, reward, caption))
         for axes in panels[1]:
             axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
+        caption += SEEDS if rows["seed"].nunique() > 1 else ""
         return _settle(finish(figure, title, caption, "\n".join(alts), 3))
 
 
-def remedy_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw averaging and every remedy that the points have in one picture: paper Fig. 3, whole.
+def remedy_fronts_table(points: pd.DataFrame, scores: Sequence[str] = ("skill",)) -> pd.DataFrame:
+    """Return what `remedy_fronts` draws, a row for every model setting.
 
-    The four panels of `fronts` with RSF's rounds and averages, the plain distilled run and its
-    averages, and all remedies; searches for ratios and other algorithms are left out.
+    Args:
+        points: the columns of points.csv, one study.
+        scores: what is on the y axes.
+
+    Returns:
+        Columns kind (of `REMEDY_KINDS`), method, strength, alpha, seeds, and reward (gained over
+        theta_0 of the same seed) and every score with _low and _high (95 % t interval). In each
+        kind the rows "theta_0", the plain distilled run and its averages come along, all of the
+        seeds that every curve of that kind has.
 
     Raises:
-        FigureError: as `fronts`, or the points have no remedy.
+        FigureError: missing columns, or the points have no remedy.
     """
-    rows = points[points["algorithm"].isin(["sft", "rsf"])]
-    words = set(rows["method"])
-    if not words & set(REMEDIES):
+    parts = [
+        summarise(rows, ["method", "strength", "alpha"], ["reward", *scores]).assign(kind=kind)
+        for kind, rows in _remedy_rows(points, scores).items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _remedy_rows(points: pd.DataFrame, scores: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return, by kind of remedy, the rows of its panel: every curve of the same seeds."""
+    figure = "remedy_fronts"
+    rows = prepare(points, ["reward", *scores], figure)
+    start = theta_0(rows, figure)
+    rsf = rows[rows["algorithm"] == "rsf"]
+    rows = pd.concat([start.assign(method="theta_0"), rsf])
+    rows["reward"] = rows["reward"] - rows["seed"].map(start.set_index("seed")["reward"])
+    found = {}
+    for kind, remedies in REMEDY_KINDS.items():
+        there = [name for name in remedies if name in set(rows["method"])]
+        drawn = ["theta_0", DISTIL, DISTILLED_AVERAGE, *there]
+        own = rows[rows["method"].isin(drawn)]
+        seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("method")))
+        if there and seeds:
+            found[kind] = own[own["seed"].isin(seeds)]
+    if not found:
         raise FigureError(
-            "remedy_fronts: the points have no remedy. Record them with: alignment-tax record tiny "
+            f"{figure}: the points have no remedy. Record them with: alignment-tax record tiny "
             "--methods remedies"
         )
-    shown = ["average", DISTIL, DISTILLED_AVERAGE, *REMEDIES]
-    there = [word for word in shown if word in words]
-    return fronts(rows, recorded=recorded, methods=there, title="Every remedy on one front")
+    return found
+
+
+def remedy_fronts(
+    points: pd.DataFrame, scores: Sequence[str] = ("skill",), recorded: bool = False
+) -> Figure:
+    """Draw every remedy beside the averages of the distilled run, a panel for each kind.
+
+    Each curve goes from theta_0 over the strengths of a remedy to the plain distilled run, where
+    that is its end. All curves of a kind are of the same seeds, which its title names where they
+    are fewer than elsewhere. With several scores each kind has a row of panels.
+
+    Args:
+        points: the columns of points.csv, one study.
+        scores: what is on the y axis: mean skill, families, slots.
+        recorded: True for a run from data/results.
+
+    Raises:
+        FigureError: as `remedy_fronts_table`.
+    """
+    groups = _remedy_rows(points, scores)
+    table = remedy_fronts_table(points, scores)
+    every = pd.concat(list(groups.values()))
+    said, caption = [], run_caption(every, recorded)
+    most = every["seed"].nunique()
+    if any(rows["seed"].nunique() < most for rows in groups.values()):
+        seeds = seeds_text(every["seed"])
+        caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
+    columns = len(scores) if len(scores) > 1 else min(3, len(groups))
+    lines = len(groups) if len(scores) > 1 else -(-len(groups) // columns)
+    with style():
+        figure = canvas((PANELS[0], 2.0 + (2.7 if len(scores) > 1 else 3.1) * lines))
+        shared = "col" if len(scores) > 1 else True
+        grid = figure.subplots(lines, columns, sharex=True, sharey=shared, squeeze=False)
+        places = iter(grid.flat)
+        for kind, rows in groups.items():
+            own = table[table["kind"] == kind]
+            title = (
+                kind if rows["seed"].nunique() == most else f"{kind}, {seeds_text(rows['seed'])}"
+            )
+            for score in scores:
+                axes = next(places)
+                said.append(_remedy_panel(axes, own, score, title))
+                axes.set_title(title, fontsize=13)
+                if len(scores) > 1 or any(axes is each for each in grid[:, 0]):
+                    short = AXIS_NAMES.get(score, score).replace(": mean of three families", "")
+                    axes.set_ylabel(f"mean {short}" if score == "skill" else short)
+        for axes in places:
+            axes.set_visible(False)
+        for axes in grid[-1]:
+            axes.set_xlabel(REWARD_NAMES["reward"])
+        alt = f"Remedies beside averages of the distilled run ({caption}). {' '.join(said)}"
+        return finish(figure, "Every remedy beside averaging", caption, alt, 4)
+
+
+def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str, title: str) -> str:
+    """Draw one kind of remedy against one score and return what it shows in words."""
+    start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
+    said = []
+    for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
+        look, own = METHODS[method], table[table["method"] == method]
+        curve = own.sort_values("alpha")
+        if method != DISTILLED_AVERAGE:
+            remedy = REMEDIES[method]
+            own = own.sort_values("strength", ascending=remedy.weak_is_high)
+            curve = pd.concat([start, own, end] if remedy.fades else [start, own])
+        axes.plot(curve["reward"], curve[score], color=look.colour, linewidth=1.4, zorder=2)
+        bars = [
+            # nobody has more than 100 % of a skill
+            bar_lengths(own[name], own[f"{name}_low"], own[f"{name}_high"].clip(upper=top))
+            for name, top in (("reward", np.inf), (score, 100))
+        ]
+        axes.errorbar(
+            own["reward"], own[score], xerr=bars[0], yerr=bars[1], fmt=look.marker,
+            color=look.colour, markersize=7, markeredgecolor="white", markeredgewidth=0.8,
+            elinewidth=0.8, label=look.label, zorder=3,
+        )  # fmt: skip
+        first, last = own.iloc[0], own.iloc[-1]
+        said.append(
+            f"{look.label} from reward {number(first['reward'], 2)}, {number(first[score])} to "
+            f"{number(last['reward'], 2)}, {number(last[score])}"
+        )
+    for rows, marker, face, label in (
+        (start, "*", "white", "before RLHF (θ₀)"),
+        (end, "P", BLACK, METHODS[DISTIL].label),
+    ):
+        axes.plot(
+            rows["reward"], rows[score], marker=marker, markersize=13 if marker == "*" else 9,
+            color=BLACK, markerfacecolor=face, linestyle="none", label=label, zorder=4,
+        )  # fmt: skip
+    name = "mean skill" if score == "skill" else FAMILY_NAMES.get(score, score)
+    return f"{title}, {name}: {'; '.join(said)}."
 
 
 def signature_table(points: pd.DataFrame) -> pd.DataFrame:

@@ -44,6 +44,7 @@ from alignment_tax.figures.tables import (
     AXIS_NAMES,
     FAMILY_NAMES,
     finite,
+    groups_caption,
     last_round,
     last_rsf,
     need,
@@ -175,7 +176,15 @@ def part_curves(
         FigureError: as `part_curves_table`, or a part that is not in the points.
     """
     word = "gold reward" if reward == "gold" else "reward"
-    said, seeds = [], set()
+    unit = "gold's units" if reward == "gold" else "reward model's units"
+    said: list[str] = []
+    drawn = {
+        ALGORITHMS[algorithm].label: points[
+            (points["algorithm"] == algorithm)
+            & points["seed"].isin(_part_rows(points, score, reward, algorithm)["seed"])
+        ]
+        for algorithm in algorithms
+    }
     with style():
         figure = canvas((PANELS[0], 1.2 + 3.5 * len(algorithms)))
         grid = figure.subplots(
@@ -196,19 +205,19 @@ def part_curves(
                 said.append(_part_panel(axes, rows, own, part, score, reward))
                 if len(algorithms) > 1:
                     axes.set_title(f"{name}: {PART_LOOKS[part].label}")
-            panels[0].set_ylabel(f"{_what(score)}, minus the\naligned model's  →")
-            seeds |= set(rows["seed"])
+            panels[0].set_ylabel(f"{_what(score)} minus the\naligned model's (points)  →")
         for axes in grid[-1]:
-            axes.set_xlabel(f"{word}, minus the\naligned model's  →")
+            axes.set_xlabel(f"{word} minus the aligned\nmodel's ({unit})  →")
         for panels in grid:
             _shade(panels)
-        caption = run_caption(points, recorded)
+        caption = groups_caption(drawn, recorded)
         alt = (
             f"One part averaged, the others aligned: {word} and {_what(score)} minus the aligned "
             f"model's ({caption}). {' '.join(said)}"
         )
         title = f"Which part gains from averaging? {_what(score).capitalize()} against {word}"
-        caption += FAINT if len(seeds) > 1 else ""
+        several = any(rows["seed"].nunique() > 1 for rows in drawn.values())
+        caption += FAINT if several else ""
         return finish(figure, title, caption, alt)
 
 
@@ -232,28 +241,32 @@ def _part_panel(
     for i in range(len(x) - 1):
         axes.annotate(
             "", (x[i + 1], y[i + 1]), (x[i], y[i]),
-            arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 2, "shrinkA": 4,
-                        "shrinkB": 4},
+            arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 1.6, "shrinkA": 4,
+                        "shrinkB": 5, "mutation_scale": 13},
         )  # fmt: skip
     inner = table[table["alpha"] < 1]
     axes.errorbar(
         inner[reward], inner[score],
         xerr=bar_lengths(inner[reward], inner[f"{reward}_low"], inner[f"{reward}_high"]),
         yerr=bar_lengths(inner[score], inner[f"{score}_low"], inner[f"{score}_high"]),
-        fmt=look.marker, color=look.colour, markeredgecolor="white", elinewidth=1.2, zorder=3,
+        fmt=look.marker, color=look.colour, markeredgecolor="white", markersize=6, elinewidth=0.7,
+        zorder=3,
     )  # fmt: skip
     axes.plot(
         0, 0, marker="*", markersize=17, color=BLACK, markeredgecolor="white", linestyle="none",
         zorder=4,
     )  # fmt: skip
-    last = inner.iloc[-1]
-    # bars and arrows leave the corner that is far from the star free
-    side = 1 if last[reward] > 0 else -1
-    axes.annotate(
-        f"α = {last['alpha']:g}", (last[reward], last[score]), xytext=(9 * side, -9),
-        textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
-        ha="left" if side > 0 else "right", va="top",
-    )  # fmt: skip
+    # the first alpha beside the star, where nothing is drawn; below the last, bars and arrows leave
+    # the corner that is far from the star free
+    for point, up in ((inner.iloc[0], 1), (inner.iloc[-1], -1)):
+        if up > 0 and len(inner) == 1:
+            continue
+        side = up if point[reward] <= 0 else -up
+        axes.annotate(
+            f"α = {point['alpha']:g}", (point[reward], point[score]), xytext=(9 * side, 11 * up),
+            textcoords="offset points", fontsize=11, color=look.colour, zorder=5, bbox=PAPER,
+            ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top",
+        )  # fmt: skip
     axes.set_title(look.label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     each = [
@@ -460,13 +473,18 @@ def simplex(
         sizes = np.linspace(17, 9, len(found))
         for look, row, size in zip(MARKS, found.to_dict("records"), sizes, strict=False):
             hollow = look.marker == HOLLOW
-            axes.plot(
-                row["x"], row["y"], marker=look.marker, color=look.colour, linestyle="none",
-                markersize=20 if hollow else size, clip_on=False, zorder=4, label=row["mark"],
-                markerfacecolor="none" if hollow else look.colour,
-                markeredgecolor=look.colour if hollow else "white",
-                markeredgewidth=2.4 if hollow else 1.6,
-            )  # fmt: skip
+            # a smaller one without a place for the legend: there they would overlap
+            for x, y, wide, label in (
+                (row["x"], row["y"], 20 if hollow else size, "_"),
+                (np.nan, np.nan, 10, row["mark"]),
+            ):
+                axes.plot(
+                    x, y, marker=look.marker, color=look.colour, linestyle="none", markersize=wide,
+                    clip_on=False, zorder=4, label=label,
+                    markerfacecolor="none" if hollow else look.colour,
+                    markeredgecolor=look.colour if hollow else BLACK,
+                    markeredgewidth=2.4 if hollow else 1.2,
+                )  # fmt: skip
         for name, place, shift in zip(THIRDS, triangle, ((-4, -8), (4, -8), (0, 8)), strict=False):
             axes.annotate(
                 f"all to the {name}", place, xytext=shift, textcoords="offset points",
@@ -540,7 +558,8 @@ def _search_rows(
 ) -> pd.DataFrame:
     """Return every seed's points of the curves at the mean ratios that all have, ends included.
 
-    Lines through fewer points lie elsewhere, even of the same method: so all have equally many.
+    Lines through fewer points lie elsewhere, even of the same method: so all have equally many,
+    of the seeds that all have.
     """
     figure = "search_fronts"
     rows = prepare(points, [reward, score], figure)
@@ -565,6 +584,10 @@ def _search_rows(
     alphas = set.intersection(*(set(own["mean"]) for own in (plain, *found)))
     if not alphas:
         raise FigureError(f"{figure}: the searches and averaging have no mean ratio in common.")
+    seeds = set.intersection(*(set(own["seed"]) for own in (start, end, plain, *found)))
+    if not seeds:
+        raise FigureError(f"{figure}: the searches and averaging have no seed in common.")
+    plain, *found = (own[own["seed"].isin(seeds)] for own in (plain, *found))
     curves = []
     for own in (each[each["mean"].isin(alphas)] for each in (plain, *found)):
         method, blocks = own[["method", "blocks"]].iloc[0]
@@ -599,7 +622,8 @@ def search_fronts(
     """
     if not 1 <= len(scores) <= 4:
         raise FigureError(f"search_fronts draws one to four scores, not {len(scores)}.")
-    caption = run_caption(points, recorded)
+    seeds = set(_search_rows(points, searches, scores[0], reward)["seed"])
+    caption = run_caption(points[points["seed"].isin(seeds)], recorded)
     columns = min(2, len(scores))
     rows = -(-len(scores) // columns)
     size = (WIDE if columns == 1 else (PANELS[0], 4.9)) if rows == 1 else PANELS
@@ -618,9 +642,24 @@ def search_fronts(
         title = "A ratio of its own for every block, against one for all"
         if len(searches) > 1:
             caption = f"{caption.split(' · ')[0]} · means over seeds"
-        elif points["seed"].nunique() > 1:
+            if len(seeds) > 1:
+                caption += f"; {_widths(points, searches, scores, reward)}"
+        elif len(seeds) > 1:
             caption += FAINT + "; verdicts pair them"
         return finish(figure, title, caption, alt, 4 if len(searches) == 3 else 3)
+
+
+def _widths(
+    points: pd.DataFrame, searches: Sequence[tuple[str, int]], scores: Sequence[str], reward: str
+) -> str:
+    """Return how wide the intervals are that a figure of means leaves out."""
+    halves = []
+    for score in scores:
+        table = search_fronts_table(points, searches, score, reward)
+        inner = table[table["mean"].between(0, 1, inclusive="neither")]
+        half = float((inner[f"{score}_high"] - inner[f"{score}_low"]).median()) / 2
+        halves.append(f"{_what(score)} ±{number(half)}")
+    return f"intervals (median {', '.join(halves)}) not drawn, verdicts pair the seeds"
 
 
 def _front_panel(
@@ -702,12 +741,17 @@ def ablation_table(
 
     Returns:
         Columns mean (ratio), blocks (1 is averaging, all zeros), seeds, and every score with _low
-        and _high (95 % t interval over seeds of the difference). Mean ratios that every number of
-        blocks has.
+        and _high (95 % t interval over seeds of the difference). Mean ratios, and seeds, that every
+        number of blocks has.
 
     Raises:
         FigureError: missing columns, or no HMA at a mean ratio that averaging has too.
     """
+    return summarise(_ablation_rows(points, scores), ["mean", "blocks"], list(scores))
+
+
+def _ablation_rows(points: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Return every seed's HMA minus its averaging, see `ablation_table`."""
     figure = "ablation"
     rows = prepare(points, list(scores), figure)
     rows = rows[(rows["algorithm"] == "rsf") & rows["method"].isin(["average", "hma"])]
@@ -717,7 +761,8 @@ def ablation_table(
     if own.empty:
         raise FigureError(f"{figure} needs rows with method 'hma': record them.")
     alphas = set.intersection(*(set(each["mean"]) for _, each in own.groupby("blocks")))
-    rows = rows[rows["mean"].isin(alphas)]
+    seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("blocks")))
+    rows = rows[rows["mean"].isin(alphas) & rows["seed"].isin(seeds)]
     plain = rows[rows["blocks"] == 1].set_index(["seed", "mean"])[list(scores)]
     index = pd.MultiIndex.from_frame(rows[["seed", "mean"]])
     rows = rows[index.isin(plain.index)]
@@ -725,8 +770,7 @@ def ablation_table(
         raise FigureError(f"{figure}: HMA and averaging have no mean ratio in common.")
     index = pd.MultiIndex.from_frame(rows[["seed", "mean"]])
     minus = rows[list(scores)].to_numpy() - plain.loc[index].to_numpy()
-    changed = rows.assign(**{score: minus[:, i] for i, score in enumerate(scores)})
-    return summarise(changed, ["mean", "blocks"], list(scores))
+    return rows.assign(**{score: minus[:, i] for i, score in enumerate(scores)})
 
 
 def ablation(
@@ -745,7 +789,8 @@ def ablation(
         FigureError: as `ablation_table`.
     """
     table = ablation_table(points, scores)
-    caption = run_caption(points, recorded)
+    seeds = _ablation_rows(points, scores)["seed"]
+    caption = run_caption(points[points["seed"].isin(seeds)], recorded)
     counts = sorted(int(k) for k in table["blocks"].unique())
     said = []
     with style():
@@ -809,7 +854,7 @@ def recorded_ratios(
     Args and errors as `recorded_ratios_table`.
     """
     table = recorded_ratios_table(points, method, blocks)
-    caption = run_caption(points, recorded).split(" · ")[0]
+    caption = run_caption(points[points["seed"].isin(table["seed"])], recorded).split(" · ")[0]
     means = sorted(table["mean"].unique())
     names = list(THIRDS) if blocks == len(THIRDS) else [str(k) for k in range(1, blocks + 1)]
     seeds = sorted(table["seed"].unique())

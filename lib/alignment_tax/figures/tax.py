@@ -34,6 +34,7 @@ from alignment_tax.figures.tables import (
     SCORES,
     change,
     last_rsf,
+    main_line,
     names_of,
     number,
     prepare,
@@ -95,7 +96,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `rsf_rounds_table`.
     """
     table = rsf_rounds_table(points)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     panels = [name for name in ("reward", "gold", "skill") if name in table]
     control = ALGORITHMS["rsf_random"]
     scored = {name: set(part["rounds"]) for name, part in table.groupby("algorithm")}
@@ -238,7 +239,7 @@ def tax_bars(
     Args and errors as `tax_table`.
     """
     table = tax_table(points, alpha, intervals)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     if intervals is not None:
         caption += " · bars of RSF: given 95 % interval"
     models = list(dict.fromkeys(table["model"]))
@@ -312,9 +313,9 @@ def alpha_table(points: pd.DataFrame) -> pd.DataFrame:
     """Return reward and tax along alpha: means and 95 % t intervals over seeds.
 
     Returns:
-        One row per alpha: seeds, reward (reward model's units), and for commonsense, reading,
-        translation and skill the change since theta_0 of the same seed (points), each with _low
-        and _high.
+        One row per alpha: seeds, and the change since theta_0 of the same seed in reward (each seed
+        has a reward model of its own, whose zero means nothing) and in commonsense, reading,
+        translation and skill (points), each with _low and _high.
 
     Raises:
         FigureError: missing columns, nothing to draw, no theta_0, no averaged model.
@@ -322,7 +323,7 @@ def alpha_table(points: pd.DataFrame) -> pd.DataFrame:
     figure = "alpha_curves"
     families = list(FAMILY_NAMES)
     rows = prepare(points, ["reward", *families], figure)
-    rows = change(rows, families, figure)
+    rows = change(rows, ["reward", *families], figure)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
         raise FigureError(f"{figure} needs rows with algorithm 'rsf' and method 'average'.")
@@ -336,7 +337,7 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         FigureError: as `alpha_table`.
     """
     table = alpha_table(points)
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     with style():
         figure = canvas((PANELS[0], 5.0))
         left, right = figure.subplots(1, 2)
@@ -345,7 +346,7 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         for family, family_look in FAMILY_LOOKS.items():
             _line(right, table, "alpha", family, family_look)
         right.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
-        left.set_title("reward (reward model's units)")
+        left.set_title("reward gained over θ₀ (reward model's units)")
         right.set_title("change in skill since θ₀ (points)")
         for axes in (left, right):
             axes.set_xticks(np.linspace(0, 1, 6))
@@ -360,7 +361,7 @@ def _alpha_alt(table: pd.DataFrame, caption: str) -> str:
         taxes = ", ".join(
             f"{FAMILY_NAMES[family]} {number(row[family], sign=True)}" for family in FAMILY_LOOKS
         )
-        parts.append(f"Alpha {row['alpha']:g}: reward {number(row['reward'], 2)}, {taxes}.")
+        parts.append(f"Alpha {row['alpha']:g}: reward gained {number(row['reward'], 2)}, {taxes}.")
     return " ".join(parts)
 
 
@@ -407,7 +408,7 @@ def reward_hacking(points: pd.DataFrame, x: str = "rounds", recorded: bool = Fal
         FigureError: as `reward_hacking_table`.
     """
     table = reward_hacking_table(points, x).sort_values("rounds")
-    caption = run_caption(points, recorded)
+    caption = run_caption(main_line(points), recorded)
     with style():
         figure = canvas((PANELS[0], 5.0))
         left, right = figure.subplots(1, 2)

@@ -120,6 +120,7 @@ def forest(
     caption: str,
     title: str = "What holds?",
     digits: int = 1,
+    sides: tuple[str, str] | None = None,
 ) -> Figure:
     """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
 
@@ -129,6 +130,7 @@ def forest(
         caption: which run this is.
         title: what is asked.
         digits: of the number above each marker.
+        sides: what a difference below zero says, and what one above, as words under the axis.
 
     Raises:
         FigureError: as `verdict_table`.
@@ -160,7 +162,9 @@ def forest(
         axes.axvline(0, color="#333333", linewidth=1.4)
         axes.set_yticks(range(len(table)), table["claim"].astype(str).tolist())
         axes.set_ylim(len(table) - 0.4, -0.75)
-        axes.set_xlabel(f"difference ({unit})")
+        axes.set_xlabel(
+            f"difference ({unit})" + (f"\n← {sides[0]}   |   {sides[1]} →" if sides else "")
+        )
         axes.grid(visible=False, axis="y")
         each = [
             f"{r['claim']}: {spread(r['difference'], r['low'], r['high'], 2, sign=True)}, "
