@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -62,8 +62,9 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the course's main line, whatever else is recorded beside them.
 
     These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
-    plain averages of theta_0 and RSF. Rows of remedies, of parts, of ratios per block and of other
-    algorithms carry the same columns: who tells the main line takes them out first.
+    plain averages of theta_0 and RSF, of the seeds that have RSF (`with_rsf`). Rows of remedies, of
+    parts, of ratios per block and of other algorithms carry the same columns: who tells the main
+    line takes them out first.
 
     Raises:
         FigureError: missing columns, or no rows.
@@ -72,7 +73,17 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     method = points["method"].fillna("none")
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
-    return points[trained | averaged]
+    return with_rsf(points[trained | averaged])
+
+
+def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
+    """Return the rows of the seeds of which models of an algorithm are recorded, all if of none.
+
+    Other seeds may hold theta_0 and another algorithm alone: what is compared with RSF must not
+    take its theta_0 from them.
+    """
+    there = points.loc[points["algorithm"] == algorithm, "seed"]
+    return points[points["seed"].isin(there)] if len(there) else points
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
@@ -233,15 +244,26 @@ def caption_line(
     study: str, seeds: Iterable[int], n_items: int | None = None, recorded: bool = False
 ) -> str:
     """Return which run a figure shows, e.g. "recorded run tiny, seeds 0-4, 6000 items"."""
+    return _caption(study, seeds_text(seeds), n_items, recorded)
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return which seeds these are: "seed 3", "seeds 0-4", "seeds 0, 2".
+
+    Raises:
+        FigureError: there is none.
+    """
     numbers = sorted({int(seed) for seed in seeds})
     if not numbers:
         raise FigureError("A caption needs at least one seed.")
     if len(numbers) == 1:
-        which = f"seed {numbers[0]}"
-    elif numbers == list(range(numbers[0], numbers[-1] + 1)):
-        which = f"seeds {numbers[0]}-{numbers[-1]}"
-    else:
-        which = f"seeds {', '.join(map(str, numbers))}"
+        return f"seed {numbers[0]}"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"seeds {numbers[0]}-{numbers[-1]}"
+    return f"seeds {', '.join(map(str, numbers))}"
+
+
+def _caption(study: str, which: str, n_items: int | None, recorded: bool) -> str:
     parts = [f"recorded run {study}" if recorded else f"this run: {study}", which]
     if n_items is not None:
         parts.append(f"{n_items} items")
@@ -249,11 +271,35 @@ def caption_line(
 
 
 def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
-    """Return the caption line of a table of points; it says what the bars are if there are any."""
-    items = pd.to_numeric(rows["n_items"], errors="coerce").dropna() if "n_items" in rows else None
-    count = int(items.max()) if items is not None and not items.empty else None
-    line = caption_line(str(rows["study"].iloc[0]), rows["seed"], count, recorded)
-    if rows["seed"].nunique() > 1:
+    """Return the caption line of the rows a figure draws; it says what bars are if there are any.
+
+    Pass the rows that are drawn and no more: the caption names every seed among them.
+    """
+    return groups_caption({"": rows}, recorded)
+
+
+def groups_caption(groups: Mapping[str, pd.DataFrame], recorded: bool = False) -> str:
+    """Return the caption line of groups of rows that may be of other seeds each.
+
+    Args:
+        groups: name -> the rows that are drawn. Where all are of the same seeds these are named
+            once ("seeds 0-4"), else by group ("RSF seeds 0-4; DPO, PPO seeds 5-9").
+        recorded: True for a run from data/results.
+
+    Raises:
+        FigureError: no rows.
+    """
+    names: dict[str, list[str]] = {}
+    for name, rows in groups.items():
+        names.setdefault(seeds_text(rows["seed"]), []).append(name)
+    which = "; ".join(f"{', '.join(own)} {seeds}" for seeds, own in names.items())
+    if len(names) == 1:
+        which = next(iter(names))
+    every = pd.concat(list(groups.values()))
+    items = pd.to_numeric(every["n_items"], errors="coerce") if "n_items" in every else None
+    count = int(items.max()) if items is not None and items.notna().any() else None
+    line = _caption(str(every["study"].iloc[0]), which, count, recorded)
+    if any(rows["seed"].nunique() > 1 for rows in groups.values()):
         line += " · mean, 95 % t interval over seeds"
     return line
 
