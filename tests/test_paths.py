@@ -11,7 +11,8 @@ from test_mitigate import DOCUMENTS, line, make_setting
 from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
-from alignment_tax import figures, front, paths, remedies
+from alignment_tax import figures, front, paths, remedies, rivals, settings
+from alignment_tax.course import read_notebook
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate.bema import Bema
@@ -218,7 +219,7 @@ def test_what_is_saved_is_said_in_words():
     lost = comparison(-40.0, 2.0)
     assert paths.in_words(lost) == "-40.0 (-42.0 to -38.0)"
     half = paths.saved_in_words(lost, comparison(20.0, 1.0))
-    assert half == "saves 50% of it (+20.0 (+19.0 to +21.0) points against no replay)"
+    assert half == "saves 50% of it (+20.0 (+19.0 to +21.0) points against the plain run)"
     more = paths.saved_in_words(lost, comparison(54.5, 1.0))
     assert more.startswith("saves all of it, and ends 14.5 points above θ₀")
     assert paths.saved_in_words(lost, comparison(1.0, 2.0)).startswith("is not shown to save any")
@@ -290,7 +291,7 @@ def test_one_seed_of_a_remedy_is_not_recorded():
 def test_recorded_remedies_appear_with_verdicts():
     points = with_paths()
     there = paths.recorded_methods(points)
-    own = paths.own_rows(points)
+    own = rivals.own_rows(points, there)
     assert "l2" not in set(own["method"])
     table = remedies.method_table(own, pd.DataFrame()).set_index("method")
     assert set(there) <= set(table.index)
@@ -308,10 +309,10 @@ def test_recorded_remedies_appear_with_verdicts():
     figure = figures.path_fronts(one_seed, ["replay", "graft"], live=live)
     titles = [axes.get_title(loc="left").split("\n")[1] for axes in figure.axes]
     assert titles == ["(seeds 0-1)", "(seed 1)"]
-    rivals = figures.path_fronts_table(one_seed, ["replay", "graft"])
-    rivals = rivals[(rivals["method"] == "distil+average") & (rivals["alpha"] == 0.5)]
+    beside = figures.path_fronts_table(one_seed, ["replay", "graft"])
+    beside = beside[(beside["method"] == "distil+average") & (beside["alpha"] == 0.5)]
     # averages at 0.5: -1 in seed 0, -3 in seed 1
-    assert rivals.set_index("panel")["skill"].to_dict() == {"replay": -2, "graft": -3}
+    assert beside.set_index("panel")["skill"].to_dict() == {"replay": -2, "graft": -3}
 
 
 def test_replay_with_against_without_the_formats_by_hand():
@@ -320,7 +321,7 @@ def test_replay_with_against_without_the_formats_by_hand():
     # 3 in seed 0 at both strengths, 4 in seed 1
     assert skill.difference == pytest.approx(3.5)
     assert skill.n_seeds == 2
-    back = found["replay without them has more translation than no replay"]
+    back = found["replay without them has more translation than the plain run"]
     assert back.difference == pytest.approx(np.mean([75.5 - 70, 74.5 - 70]))
     reward = found["replay with the evaluated formats has more reward than without"]
     assert reward.difference == pytest.approx(-0.5)
@@ -425,9 +426,9 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     assert paths.format_claims(points) == {}
     found = paths.ahead_of_averaging(points, ["early_stopping", *there])
     assert {c.n_seeds for c in found.values()} == {seeds}
-    said = alt_text(figures.path_fronts(paths.own_rows(points), there, live=one))
+    said = alt_text(figures.path_fronts(rivals.own_rows(points, there), there, live=one))
     assert f"graft 0.2 (seeds 0-{seeds - 1}): reward +2.00, -3.0" in said
-    figure = figures.path_fronts(paths.own_rows(points), there)
+    figure = figures.path_fronts(rivals.own_rows(points, there), there)
     assert [x.get_title(loc="left") for x in figure.axes] == [
         f"replay\n(seeds 0-{seeds - 1})",
         f"graft\n(seeds 0-{seeds - 1})",
@@ -460,3 +461,29 @@ def test_names_at_points_hide_neither_markers_nor_each_other():
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
         assert not any(box.contains(x, y) for x, y in spots)
+
+
+def check_of(marker):
+    notebook = read_notebook(settings.notebooks_folder() / "08_replay_and_paths.ipynb")
+    (check,) = [cell.source for cell in notebook.cells if marker in cell.source]
+    return check
+
+
+@pytest.mark.parametrize(
+    ("largest", "at_random", "message"),
+    [
+        (0.92, 0.58, "right"),
+        (12 / 13, 3**-0.5, "right"),
+        (0.333, 0.58, "first: 1/3 is the density"),
+        (0.85, 0.58, "first: that is the share of the SQUARED"),
+        (0.632, 0.58, "first: 19 is the sum"),
+        (0.95, 0.58, "first: norm of"),
+        (0.92, 0.33, "second: the mean of the SQUARES"),
+        (0.92, 0.5, "second: mean of"),
+        (None, 0.58, "not solved yet"),
+    ],
+)
+def test_rounded_answers_to_the_third_exercise_are_answered_rightly(largest, at_random, message):
+    names = {"np": np, "alpha_of_the_largest": largest, "alpha_at_random": at_random}
+    exec(check_of("not solved yet: set both numbers"), names)
+    assert names["message"].startswith(message), names["message"]

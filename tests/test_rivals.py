@@ -64,6 +64,15 @@ def test_only_seeds_that_both_have_are_compared_and_named():
     assert rivals.compare(one, one, ["l2"]).empty
 
 
+def test_seeds_without_rsf_and_other_methods_are_left_out():
+    points = make_points()
+    other = [point(9, "sft", 0, 80, rounds=0), point(9, "dpo", 3, 70)]
+    both = [point(0, "rsf", 1, 70, "l2+average", alpha=0.5, strength=0.1)]
+    own = rivals.own_rows(pd.concat([points, pd.DataFrame(other + both)]), ["l2"])
+    assert set(own["seed"]) == {0, 1}
+    assert set(own["method"]) == {"none", "average", "distil", "distil+average", "l2", "l2+average"}
+
+
 def test_the_table_has_a_column_per_score_and_measure():
     found = rows(
         {
