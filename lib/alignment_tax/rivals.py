@@ -104,8 +104,8 @@ def verdicts(found: pd.DataFrame, score: str, measure: str) -> dict[str, str]:
 def verdict_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return what `compare` found for a reader: a row a method, a column per score and measure."""
     cells = [
-        f"{spread(row.difference, row.low, row.high, 2, sign=True)}, {row.verdict}"
-        for row in found.itertuples()
+        f"{spread(row['difference'], row['low'], row['high'], 2, sign=True)}, {row['verdict']}"
+        for row in found.to_dict("records")
     ]
     heads = found["score"] + ", " + found["measure"] + " (" + found["unit"] + ")"
     wide = found.assign(cell=cells, head=heads).pivot(
@@ -128,7 +128,8 @@ def undialled(table: pd.DataFrame) -> str:
     short = table[table["least"] > HALF_WAY]
     if short.empty:
         return f"Each of them can be dialled to less than {HALF_WAY} % of RSF's gain in reward."
-    each = [f"{NAMES[row.method]} {number(row.least, 0)} %" for row in short.itertuples()]
+    least = dict(zip(short["method"], short["least"], strict=True))
+    each = [f"{NAMES[method]} {number(value, 0)} %" for method, value in least.items()]
     return (
         "Hypervolume also counts how much of the way a method can be dialled. These have no "
         f"setting below so much of RSF's gain in reward: {', '.join(each)}. What lies between θ₀ "
@@ -146,25 +147,29 @@ def answer(found: pd.DataFrame, missing: Sequence[str] = ()) -> str:
     if found.empty:
         text = "Not answered yet: these remedies are not recorded over seeds, and one seed is none."
     else:
-        sides = found.assign(side=found["verdict"].map(SIDES)).pivot(
-            index="method", columns=["score", "measure"], values="side"
-        )
-        sides = sides.loc[list(found["method"].unique())]
-        agreed = {score: _agreed(sides[score]) for score in (SKILL, FORGIVEN)}
+        sides = {score: _sides(found, score) for score in (SKILL, FORGIVEN)}
+        agreed = {score: _agreed(each) for score, each in sides.items()}
         same = agreed[SKILL].where(agreed[SKILL] == agreed[FORGIVEN], "open")
-        parts = [_short(same, pd.concat(agreed.values()))]
+        parts = [_short(same, pd.concat(list(agreed.values())))]
         parts += [f"By {SKILL}, {_grouped(agreed[SKILL])}"]
         parts += [f"With {FORGIVEN}, {_grouped(agreed[FORGIVEN])}"]
         parts += [f"Under both scores, {_grouped(same)}"]
-        for score in (SKILL, FORGIVEN):
-            parts += _alone(sides[score], score)
-        undecided = sides.index[(sides == "open").all(axis=1)]
+        for score, each in sides.items():
+            parts += _alone(each, score)
+        undecided = pd.concat(list(sides.values()), axis=1)
+        undecided = undecided[(undecided == "open").all(axis=1)]
         if len(undecided):
-            parts.append(f"Inconclusive by all four comparisons: {_names(undecided)}")
+            parts.append(f"Inconclusive by all four comparisons: {_names(list(undecided.index))}")
         text = ". ".join(parts) + "."
     if missing:
         text += f" Not recorded over seeds: {_names(missing)}."
     return text
+
+
+def _sides(found: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return on which side each method is, a column a measure."""
+    columns = {measure: verdicts(found, score, measure) for measure in MEASURES}
+    return pd.DataFrame(columns).replace(SIDES)
 
 
 def _names(methods: Sequence[str]) -> str:

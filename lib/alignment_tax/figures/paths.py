@@ -475,8 +475,7 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
         names = [POINT_NAMES.get(row["method"], row["method"]) for row in models]
         for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
             spots = [(row["reward"], row[family]) for row in models]
-            lines = averages[["reward", family]].to_numpy() if len(averages) else []
-            _name_points(axes, names, spots, lines)
+            _name_points(axes, names, spots, averages[["reward", family]].to_numpy(dtype=float))
         return figure
 
 
@@ -484,7 +483,7 @@ def _name_points(
     axes: Axes,
     names: Sequence[str],
     spots: Sequence[tuple[float, float]],
-    others: Sequence[Sequence[float]] | np.ndarray,
+    others: np.ndarray,
 ) -> None:
     """Write names at markers, with a thin line to them where these stand far.
 
@@ -495,7 +494,7 @@ def _name_points(
         others: Further markers that no name may hide.
     """
     scale = 72 / axes.figure.dpi  # pixels to points
-    frame = axes.get_window_extent().extents * scale
+    frame = np.asarray(axes.get_window_extent().extents) * scale
     places = axes.transData.transform([*spots, *others]) * scale
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     for name, spot, (x, y) in zip(names, spots, places, strict=False):
