@@ -306,7 +306,7 @@ def test_the_estimate_follows_the_pace_of_the_machine(typical, measured, expecte
             ("The tax", "What is lost?", {}),
         ),
         (
-            "# Chapter 9: Averaging\n\n**Minutes per preset**: tiny under 2; small ~ 15",
+            "# Chapter 9: Averaging\n\n**Machine minutes per preset**: tiny under 2; small ~ 15",
             ("Averaging", "", {"tiny": 2.0, "small": 15.0}),
         ),
         ("no heading", ("", "", {})),

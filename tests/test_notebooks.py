@@ -267,6 +267,7 @@ def test_07_each_penalty_by_hand_is_that_of_the_library(course):
     assert records["way_left_after_averaging"] == pytest.approx([0.5] * 2, rel=1e-3)
     judged = records["verdict_averaging_is_ahead"]
     assert len(judged) <= len(records["recorded_remedies"])
+    assert len(records["verdict_by_score_and_measure"]) == 4 * len(judged)
 
 
 @pytest.mark.notebooks
@@ -290,7 +291,11 @@ def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(course):
     assert kept["largest"] > kept["random"]
     assert set(records["live_skill"]) >= {"distil", "replay", "replay_other", "sma", "graft"}
     there = set(records["recorded_methods"])
-    assert there | {"early_stopping"} == set(records["verdict_ahead_of_averaging"])
+    assert there | {"early_stopping"} == set(records["verdict_averaging_is_ahead"])
+    assert len(records["verdict_by_score_and_measure"]) == 4 * (len(there) + 1)
+    # few tokens of text in the formats of tests count, so each that does weighs more
+    weights = records["weight_of_a_token_that_counts"]
+    assert weights["all formats"] > weights["no evaluated formats"] >= 1
     assert bool(records["verdict_formats"]) == ({"replay", "replay_other"} <= there)
 
 

@@ -11,7 +11,8 @@ from test_mitigate import DOCUMENTS, line, make_setting
 from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
-from alignment_tax import figures, front, paths, remedies
+from alignment_tax import figures, front, paths, remedies, rivals, settings
+from alignment_tax.course import read_notebook
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate.bema import Bema
@@ -218,7 +219,7 @@ def test_what_is_saved_is_said_in_words():
     lost = comparison(-40.0, 2.0)
     assert paths.in_words(lost) == "-40.0 (-42.0 to -38.0)"
     half = paths.saved_in_words(lost, comparison(20.0, 1.0))
-    assert half == "saves 50% of it (+20.0 (+19.0 to +21.0) points against no replay)"
+    assert half == "saves 50% of it (+20.0 (+19.0 to +21.0) points against the plain run)"
     more = paths.saved_in_words(lost, comparison(54.5, 1.0))
     assert more.startswith("saves all of it, and ends 14.5 points above θ₀")
     assert paths.saved_in_words(lost, comparison(1.0, 2.0)).startswith("is not shown to save any")
@@ -290,7 +291,7 @@ def test_one_seed_of_a_remedy_is_not_recorded():
 def test_recorded_remedies_appear_with_verdicts():
     points = with_paths()
     there = paths.recorded_methods(points)
-    own = paths.own_rows(points)
+    own = rivals.own_rows(points, there)
     assert "l2" not in set(own["method"])
     table = remedies.method_table(own, pd.DataFrame()).set_index("method")
     assert set(there) <= set(table.index)
@@ -298,12 +299,20 @@ def test_recorded_remedies_appear_with_verdicts():
     claims = paths.claims(points)
     replay = claims[claims["claim"].str.contains("replay is ahead", regex=False)]
     assert "not recorded" not in set(replay["verdict"])
-    drawn = figures.path_fronts_table(own, there).set_index(["method", "strength"])
+    drawn = figures.path_fronts_table(own, there).set_index(["method", "strength"]).sort_index()
     assert drawn.loc[("replay", 4.0), "reward"] == 2
     assert drawn.loc[("replay", 4.0), "skill"] == -1
     live = points[points["seed"] == 0]
     said = alt_text(figures.path_fronts(own, there, "translation", live=live))
-    assert "replay 1: reward +3.00, -2.0" in said
+    assert "replay 1 (seeds 0-1): reward +3.00, -2.0" in said
+    one_seed = own[(own["method"] != "graft") | (own["seed"] == 1)]
+    figure = figures.path_fronts(one_seed, ["replay", "graft"], live=live)
+    titles = [axes.get_title(loc="left").split("\n")[1] for axes in figure.axes]
+    assert titles == ["(seeds 0-1)", "(seed 1)"]
+    beside = figures.path_fronts_table(one_seed, ["replay", "graft"])
+    beside = beside[(beside["method"] == "distil+average") & (beside["alpha"] == 0.5)]
+    # averages at 0.5: -1 in seed 0, -3 in seed 1
+    assert beside.set_index("panel")["skill"].to_dict() == {"replay": -2, "graft": -3}
 
 
 def test_replay_with_against_without_the_formats_by_hand():
@@ -312,7 +321,7 @@ def test_replay_with_against_without_the_formats_by_hand():
     # 3 in seed 0 at both strengths, 4 in seed 1
     assert skill.difference == pytest.approx(3.5)
     assert skill.n_seeds == 2
-    back = found["replay without them has more translation than no replay"]
+    back = found["replay without them has more translation than the plain run"]
     assert back.difference == pytest.approx(np.mean([75.5 - 70, 74.5 - 70]))
     reward = found["replay with the evaluated formats has more reward than without"]
     assert reward.difference == pytest.approx(-0.5)
@@ -339,7 +348,7 @@ def test_live_points_lie_over_the_recorded_front():
     assert averages.get_linestyle() == "-"
     assert averages.get_xydata().tolist() == [[0, 0], [2, -3], [4, -10]]
     assert lines["averaging RSF (recorded)"].get_linestyle() == "--"
-    assert {x.get_text() for x in figure.axes[3].texts} == {"RSF", "distilled", "graft"}
+    assert {x.get_text() for x in figure.axes[3].texts} == {"RSF", "plain run", "graft"}
     bare = figures.live_fronts(points, live[live["method"] != "distil+average"], CAPTION)
     assert (
         "averaging the distilled run, this seed" not in bare.axes[0].get_legend_handles_labels()[1]
@@ -417,12 +426,12 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     assert paths.format_claims(points) == {}
     found = paths.ahead_of_averaging(points, ["early_stopping", *there])
     assert {c.n_seeds for c in found.values()} == {seeds}
-    said = alt_text(figures.path_fronts(paths.own_rows(points), there, live=one))
-    assert "graft 0.2: reward +2.00, -3.0" in said
-    figure = figures.path_fronts(paths.own_rows(points), there)
+    said = alt_text(figures.path_fronts(rivals.own_rows(points, there), there, live=one))
+    assert f"graft 0.2 (seeds 0-{seeds - 1}): reward +2.00, -3.0" in said
+    figure = figures.path_fronts(rivals.own_rows(points, there), there)
     assert [x.get_title(loc="left") for x in figure.axes] == [
-        f"replay ({seeds} seeds)",
-        f"graft ({seeds} seeds)",
+        f"replay\n(seeds 0-{seeds - 1})",
+        f"graft\n(seeds 0-{seeds - 1})",
     ]
     decided = paths.claims(points).query("seeds > 0")
     assert set(decided["seeds"]) == {seeds}
@@ -430,13 +439,51 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     assert len(alt_text(figures.forest(found, caption=CAPTION))) > 0
 
 
-def test_the_answer_says_what_is_decided():
-    ahead, behind, open_one = comparison(2, 1), comparison(-2, 1), comparison(0, 1)
-    assert paths.answer({"replay": ahead, "sma": behind, "graft": open_one}, ["ema"]) == (
-        "Ahead of averaging: replay; behind it: SMA; inconclusive: graft. "
-        "Not recorded over seeds: EMA."
-    )
-    assert paths.answer({"early_stopping": open_one}, []) == (
-        "No verdict yet: stopping RSF early is inconclusive."
-    )
-    assert paths.answer({}, ["sma", "ema"]) == "No verdict yet. Not recorded over seeds: SMA, EMA."
+def test_strengths_that_touch_share_a_label():
+    points = with_paths()
+    points.loc[points["method"] == "replay_other", ["reward", "skill"]] = (3.0, 75.0)
+    figure = figures.path_fronts(points, ["replay", "replay_other"])
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert texts == [["1", "4"], ["1 to 4"]]
+    assert "the weakest and the strongest strength" in alt_text(figure)
+
+
+def test_names_at_points_hide_neither_markers_nor_each_other():
+    live = with_paths()
+    live = live[(live["seed"] == 1) & live["method"].isin(["none", "distil", "graft"])]
+    live = live[live["rounds"] != 1]
+    live.loc[live["method"] == "distil", ["reward", "skill"]] = (9.0, 70.4)  # beside RSF's end
+    figure = figures.live_fronts(without_remedies(), live, CAPTION)
+    figure.draw_without_rendering()
+    axes = figure.axes[3]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    spots = axes.transData.transform([(4, -10), (4, -9.6), (2, -3)])
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert not any(box.contains(x, y) for x, y in spots)
+
+
+def check_of(marker):
+    notebook = read_notebook(settings.notebooks_folder() / "08_replay_and_paths.ipynb")
+    (check,) = [cell.source for cell in notebook.cells if marker in cell.source]
+    return check
+
+
+@pytest.mark.parametrize(
+    ("largest", "at_random", "message"),
+    [
+        (0.92, 0.58, "right"),
+        (12 / 13, 3**-0.5, "right"),
+        (0.333, 0.58, "first: 1/3 is the density"),
+        (0.85, 0.58, "first: that is the share of the SQUARED"),
+        (0.632, 0.58, "first: 19 is the sum"),
+        (0.95, 0.58, "first: norm of"),
+        (0.92, 0.33, "second: the mean of the SQUARES"),
+        (0.92, 0.5, "second: mean of"),
+        (None, 0.58, "not solved yet"),
+    ],
+)
+def test_rounded_answers_to_the_third_exercise_are_answered_rightly(largest, at_random, message):
+    names = {"np": np, "alpha_of_the_largest": largest, "alpha_at_random": at_random}
+    exec(check_of("not solved yet: set both numbers"), names)
+    assert names["message"].startswith(message), names["message"]

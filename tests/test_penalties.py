@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from alignment_tax import figures, penalties, remedies, results, settings
+from alignment_tax import figures, penalties, remedies, results, rivals, settings, talk
 from alignment_tax.course import read_notebook
 from alignment_tax.figures.look import FigureError, alt_text
 from alignment_tax.mitigate import REMEDIES
@@ -166,13 +166,13 @@ def test_shares_of_french_and_talk_that_are_kept():
         }
     )
     kept = penalties.kept(changes)
-    # French lost: 4, 1, 2; talk lost: 36, 40, 8
+    # French lost: 4, 1, 2; by talking on: 36, 40, 8
     assert kept["french"].tolist() == pytest.approx([0, 3 / 4, 1 / 2])
-    assert kept["talk"].tolist() == pytest.approx([0, -4 / 36, 28 / 36])
+    assert kept["stopping"].tolist() == pytest.approx([0, -4 / 36, 28 / 36])
     changes.loc[0, "capped_translation"] = -0.5  # too little lost for a share of it
     kept = penalties.kept(changes)
     assert kept["french"].isna().all()
-    assert kept.loc["kd", "talk"] == pytest.approx(1 - 8 / 39.5)
+    assert kept.loc["kd", "stopping"] == pytest.approx(1 - 8 / 39.5)
 
 
 def test_titles_are_those_of_a_reader():
@@ -190,9 +190,9 @@ def test_titles_are_those_of_a_reader():
     assert penalties.titles(rows) == [
         "θ₀",
         "the plain run",
-        "L2 (0.06)",
+        "the L2 penalty (0.06)",
         "LoRA (16)",
-        "L2 (0.06), averaged at α = 0.5",
+        "the L2 penalty (0.06), averaged at α = 0.5",
         "averaging the distilled run, α = 0.2",
     ]
 
@@ -222,10 +222,8 @@ def test_nothing_recorded_gives_no_verdict(bare):
     assert penalties.present(bare) == []
     assert penalties.missing(bare) == list(penalties.METHODS)
     assert "None of these 7" in penalties.state(bare)
-    assert penalties.averaging_claims(bare) == {}
     assert penalties.combined_claims(bare) == {}
     assert set(penalties.paper_claims(bare)["agrees"]) == {"not recorded"}
-    assert penalties.answer({}).startswith("not answered yet")
 
 
 def test_recorded_remedies_are_judged(full):
@@ -233,23 +231,29 @@ def test_recorded_remedies_are_judged(full):
     said = penalties.state(full)
     assert "2 of 7 remedies are recorded, over 3 seeds each" in said
     assert f"Not recorded yet: {remedies.NAMES['l1']}" in said
-    found = penalties.averaging_claims(full)
-    assert list(found) == ["l2", "lora"]
+    found = rivals.compare(full, full, penalties.present(full))
+    found = found[(found["score"] == rivals.SKILL) & (found["measure"] == rivals.HYPERVOLUME)]
+    found = found.set_index("method")
+    assert list(found.index) == ["l2", "lora"]
     # above (0, 70): averages 2 x 8; L2, thinned to theta_0, its weaker strength and the plain run,
     # 2 x (5, 4, 3)
-    assert found["l2"].difference == pytest.approx(16 - 8)
-    assert found["l2"].verdict == "holds"
+    assert found.loc["l2", "difference"] == pytest.approx(16 - 8)
+    assert found.loc["l2", "verdict"] == "holds"
     # LoRA covers 3 x 11
-    assert found["lora"].difference == pytest.approx(16 - 33)
-    assert found["lora"].verdict == "does not hold"
-    assert penalties.answer(found) == (
-        "yes, for some. ahead of averaging: LoRA; behind averaging: L2"
-    )
+    assert found.loc["lora", "difference"] == pytest.approx(16 - 33)
+    assert found.loc["lora", "verdict"] == "does not hold"
+
+
+def test_grids_are_printed_with_what_is_live_and_what_was_added(full):
+    more = full.assign(strength=full["strength"].where(full["strength"] != 1.0, 10.0))
+    l2 = penalties.grids(more).loc[remedies.NAMES["l2"]]
+    assert l2["grid"] == "0.01, 0.04, 0.06, 0.08, 0.1"
+    assert l2[["live", "recorded besides"]].tolist() == ["0.06", "10"]
 
 
 def test_one_seed_is_no_verdict():
     points = table(remedied=(1,))
-    assert penalties.averaging_claims(points) == {}
+    assert rivals.compare(points, points, penalties.present(points)).empty
     assert "With a single seed there is no verdict" in penalties.state(points)
 
 
@@ -271,14 +275,14 @@ def test_claims_that_differ_in_the_score_alone_are_listed_once(bare):
     claims = penalties.paper_claims(bare)
     short = penalties.claim_list(claims)
     assert short["tests"].sum() == len(claims)
-    row = short[short["claim"] == "averaging the distilled run is ahead of L1"]
+    row = short[short["claim"] == "averaging the distilled run is ahead of the L1 penalty"]
     assert row[["place", "tests"]].to_numpy().tolist() == [["Fig. 3", 4]]
 
 
 def test_combinations_are_judged_strength_by_strength(full):
     found = penalties.combined_claims(full)
     (claim,) = found
-    assert claim == "L2 (0.1), then averaging, is ahead of averaging"
+    assert claim == "the L2 penalty (0.1), then averaging, is ahead of averaging"
     # above (0, 70): averages 16; L2, then averaging: 2 x 4, and 1 x (1, 2, 3) more
     assert found[claim].difference == pytest.approx(8 + 2 - 16)
     assert found[claim].verdict == "does not hold"
@@ -289,9 +293,11 @@ def test_the_papers_claims_are_those_of_this_chapter(full):
     assert set(claims["place"]) == {"Fig. 3", "4.1", "D.4c", "Fig. 8"}
     assert not claims["claim"].str.contains("replay|SMA|graft|HMA|alpha").any()
     by_claim = claims.set_index("claim")["agrees"]
-    assert by_claim["averaging the distilled run is ahead of L2 in reading"] == "agrees"
+    assert by_claim["averaging the distilled run is ahead of the L2 penalty in reading"] == "agrees"
     assert by_claim["averaging the distilled run is ahead of LoRA in reading"] == "disagrees"
-    assert by_claim["averaging the distilled run is ahead of L1 in reading"] == ("not recorded")
+    assert by_claim["averaging the distilled run is ahead of the L1 penalty in reading"] == (
+        "not recorded"
+    )
 
 
 # figures
@@ -354,16 +360,24 @@ def test_runs_of_one_colour_have_another_stroke():
 def test_live_models_are_drawn_since_theta_0(bare):
     live, averages = live_rows(), average_rows()
     text = alt_text(figures.penalty_effects(live.iloc[:3], caption="c"))
-    assert "L2 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
+    assert f"{name_of('l2')} 0.06: reward gained 2.00, skill since θ₀ (points) -4.00" in text
     figure = figures.penalty_front(bare, live.iloc[:3], averages, caption="c")
     text = alt_text(figure)
     assert "recorded: averaging RSF's last round: ends at reward 4.00, skill -10.0" in text
+    assert [axes.get_ylabel().startswith("mean skill") for axes in figure.axes] == [True, True]
+    assert "talk forgiven" in figure.axes[1].get_ylabel()
+    lines = [
+        line.get_linestyle() for line in figure.axes[0].get_lines() if line.get_marker() == "o"
+    ]
+    assert lines == ["--"]  # recorded averages of RSF; the live ones are solid
     assert "mean skill, this seed: averaging the distilled run: alpha 0.5 2.00, -2.0" in text
-    assert "mean skill, this seed: L2 0.06: reward 2.00, skill -4.0" in text
-    assert "(capped BLEU), this seed: L2 0.06: reward 2.00, skill -2.0" in text
+    assert f"mean skill, this seed: {name_of('l2')} 0.06: reward 2.00, skill -4.0" in text
+    assert f"(capped BLEU), this seed: {name_of('l2')} 0.06: reward 2.00, skill -2.0" in text
     text = alt_text(figures.penalty_combined(live, averages, 0.5, caption="c"))
     assert "averaging the plain run: alpha 0.5 2.00, -2.0" in text
-    assert "L2 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
+    assert (
+        f"{name_of('l2')} 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
+    )
     with pytest.raises(FigureError, match="plain run"):
         figures.penalty_effects(live.iloc[2:3], caption="c")
     with pytest.raises(FigureError, match="plain run"):
@@ -387,7 +401,11 @@ def test_recorded_strengths_go_from_weak_to_strong(full):
     # seeds 0, 1, 2: 75, 74, 73 of 80
     assert doses.loc[("l2", 1), "change"] == pytest.approx(-6)
     assert doses.loc[("l2", 1), "change_low"] < -6 < doses.loc[("l2", 1), "change_high"]
-    assert "L2 1: reward gained 1.00" in alt_text(figures.penalty_doses(full, ["l2"]))
+    figure = figures.penalty_doses(full, ["l2", "lora"])
+    assert f"{name_of('l2')} 1 (seeds 0-2): reward gained 1.00" in alt_text(figure)
+    ticks = [[text.get_text() for text in axes.get_xticklabels()] for axes in figure.axes[::3]]
+    assert ticks == [["0.1", "1"], ["4", "1"]]
+    assert f"{name_of('distil')} (dashed)" in figure.axes[0].get_legend_handles_labels()[1]
     with pytest.raises(FigureError, match="'kd'"):
         figures.penalty_doses(full, ["kd"])
 
@@ -395,10 +413,49 @@ def test_recorded_strengths_go_from_weak_to_strong(full):
 def test_recorded_fronts_have_a_panel_a_remedy(full):
     figure = figures.penalty_fronts(full, ["l2", "lora"])
     # from theta_0 over the strengths; L2 fades into the plain run, LoRA does not
-    assert "L2: 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0" in alt_text(figure)
-    assert "LoRA: 0.00, 0.0; 2.00, 0.0; 3.00, +1.0" in alt_text(figure)
+    said = f"{name_of('l2')} (seeds 0-2): 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0"
+    assert said in alt_text(figure)
+    assert f"{name_of('lora')} (seeds 0-2): 0.00, 0.0; 2.00, 0.0; 3.00, +1.0" in alt_text(figure)
     with pytest.raises(FigureError, match="'kd'"):
         figures.penalty_fronts(full, ["kd"])
+
+
+def test_a_panel_is_drawn_from_the_seeds_that_all_of_it_have(full):
+    # LoRA lacks seed 0, in which the averages of the plain run are worse
+    some = full[(full["method"] != "lora") | (full["seed"] != 0)].copy()
+    odd = (some["seed"] == 0) & (some["method"] == "distil+average") & (some["alpha"] == 0.5)
+    some.loc[odd, "skill"] = 60
+    figure = figures.penalty_fronts(some, ["l2", "lora"])
+    assert [axes.get_title(loc="left").split("\n")[1] for axes in figure.axes] == [
+        "(seeds 0-2)",
+        "(seeds 1-2)",
+    ]
+    middles = [lines_of(axes, "distil+average")[1] for axes in figure.axes]
+    assert middles == [pytest.approx((2, -8)), pytest.approx((2, -2))]
+    weights, rank = (axes.get_ylabel() for axes in figures.penalty_doses(some, ["l2", "lora"])
+                     .axes[::3])  # fmt: skip
+    assert (weights, rank) == ("weights (seeds 0-2)", "rank (seeds 1-2)")
+    with pytest.raises(FigureError, match="no seed has rows of all of"):
+        figures.penalty_fronts(some[(some["method"] != "distil") | (some["seed"] == 0)], ["lora"])
+
+
+def test_no_line_leads_to_a_curve_without_a_weak_setting(full):
+    high = full.copy()
+    high.loc[(high["method"] == "lora") & (high["strength"] == 1), "reward"] = 2.5
+    for points, first in ((full, (0, 0)), (high, (2.5, 0))):
+        axes = figures.penalty_fronts(points, ["lora"]).axes[0]
+        assert lines_of(axes, "lora")[0] == pytest.approx(first)
+
+
+def lines_of(axes, method):
+    """The points of the line that carries a method's marker."""
+    marker = figures.METHODS[method].marker
+    found = [x for x in axes.get_lines() if x.get_marker() == marker and len(x.get_xdata()) > 1]
+    return found[0].get_xydata().tolist()
+
+
+def name_of(method):
+    return figures.METHODS[method].label
 
 
 # models
@@ -460,22 +517,25 @@ def cells(tag=None):
 @pytest.mark.parametrize(
     ("remedied", "there", "answer"),
     [
-        ((), [], "not answered yet"),
-        ((0,), ["l2", "lora"], "not answered yet"),
-        ((0, 1), ["l2", "lora"], "yes, for some"),
-        ((0, 1, 2), ["l2", "lora"], "yes, for some"),
-        ((0, 1, 2, 3, 4), ["l2", "lora"], "yes, for some"),
+        ((), [], "Not answered yet"),
+        ((0,), ["l2", "lora"], "Not answered yet"),
+        ((0, 1), ["l2", "lora"], "Yes for LoRA"),
+        ((0, 1, 2), ["l2", "lora"], "Yes for LoRA"),
+        ((0, 1, 2, 3, 4), ["l2", "lora"], "Yes for LoRA"),
     ],
 )
 def test_the_notebook_follows_what_is_recorded(monkeypatch, remedied, there, answer):
     points = table(remedied=remedied, seeds=range(5))
     run = SimpleNamespace(points=points, seeds=list(range(5)), costs=pd.DataFrame())
     monkeypatch.setattr(results, "recorded", lambda preset: run)
+    monkeypatch.setattr(results, "recorded_items", lambda preset: None)
+    monkeypatch.setattr(talk, "with_capped", lambda rows, items: rows)
     monkeypatch.setattr(figures, "show", lambda figure: shown.append(figure))
     shown, said, records = [], [], {}
     names = {
         "figures": figures, "penalties": penalties, "remedies": remedies, "results": results,
-        "pd": pd, "display": lambda each: None, "Markdown": str, "say": said.append,
+        "rivals": rivals, "talk": talk, "pd": pd, "display": lambda each: None, "Markdown": str,
+        "say": said.append,
         "record": lambda name, value: records.update({name: copy.deepcopy(value)}),
     }  # fmt: skip
     for source in cells("recorded"):
@@ -509,6 +569,14 @@ def test_the_solutions_are_right_and_the_stubs_are_not():
             assert names["message"].startswith(start), names["message"]
 
 
+def told(marker, answer):
+    """What the check that holds `marker` says of an answer."""
+    check = next(each for each in cells() if marker in each)
+    names = {"np": np, "torch": torch}
+    exec(f"{answer}\n{check}", names)
+    return names["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -521,14 +589,17 @@ def test_the_solutions_are_right_and_the_stubs_are_not():
             "unit * (torch.cat([c.flatten() for c in changes]) / unit).square().mean()",
             "the unit st",
         ),
+        ("unit * sum(((c / unit) ** 2).sum() for c in changes)", "0.75 is not it"),
         ("0.1 * (torch.cat(changes) / unit).square().mean()", "the tensors have different"),
+        ("0.1 * (torch.cat([c.flatten() for c in changes]) / unit) ** 2", "one number is asked"),
+        ("[1.0, 2.0]", "one number is asked for, and there are 2"),
+        ("0.5", "right for these changes, not for others"),
     ],
 )
 def test_wrong_answers_to_the_first_exercise_are_told_apart(body, message):
-    check = next(each for each in cells() if "l2_by_hand returns None" in each)
-    names = {"np": np, "torch": torch}
-    exec(f"def l2_by_hand(changes, unit):\n    return {body}\n{check}", names)
-    assert names["message"].startswith(message), names["message"]
+    answer = f"def l2_by_hand(changes, unit):\n    return {body}"
+    said = told("l2_by_hand returns None", answer)
+    assert said.startswith(message), said
 
 
 @pytest.mark.parametrize(
@@ -541,7 +612,5 @@ def test_wrong_answers_to_the_first_exercise_are_told_apart(body, message):
     ],
 )
 def test_wrong_answers_to_the_third_exercise_are_told_apart(numbers, message):
-    check = next(each for each in cells() if "set forward, reverse" in each)
-    names = {"np": np}
-    exec(f"forward, reverse, squared = {numbers}\n{check}", names)
-    assert names["message"].startswith(message), names["message"]
+    said = told("set forward, reverse", f"forward, reverse, squared = {numbers}")
+    assert said.startswith(message), said

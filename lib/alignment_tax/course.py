@@ -131,8 +131,7 @@ def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
     """Return title, question and minutes per preset of a chapter's first markdown cell.
 
     The form is a heading "# 04 Title", a paragraph "**Question.** ...", and a paragraph
-    "**Minutes.** smoke 0.5, tiny 3" (or "**Machine minutes.** ..."). What is missing comes back
-    empty.
+    "**Machine minutes.** smoke 0.5, tiny 3". What is missing comes back empty.
     """
     heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
 
@@ -142,9 +141,8 @@ def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
         return " ".join(found.group(1).split()) if found else ""
 
     names = "|".join(presets.PRESETS)
-    minutes = re.findall(
-        rf"\b({names})\b[^\d,;|·]*(\d+(?:\.\d+)?)", paragraph(r"(?:Machine )?Minutes[^*]*?")
-    )
+    said = paragraph(r"(?:Machine\s+)?Minutes[^*]*?")
+    minutes = re.findall(rf"\b({names})\b[^\d,;|·]*(\d+(?:\.\d+)?)", said)
     title = heading.group(1).strip() if heading else ""
     return title, paragraph("Question"), {name: float(number) for name, number in minutes}
 

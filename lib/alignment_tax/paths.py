@@ -326,7 +326,7 @@ def saved_in_words(lost: front.Comparison, saved: front.Comparison) -> str:
         part = f"saves all of it, and ends {number(over)} points above θ₀"
     else:
         part = f"saves {saved.difference / -lost.difference:.0%} of it"
-    return f"{part} ({in_words(saved)} points against no replay)"
+    return f"{part} ({in_words(saved)} points against the plain run)"
 
 
 def split_by_cause(spoken: pd.DataFrame, plain: str = DISTIL) -> pd.DataFrame:
@@ -404,13 +404,6 @@ def recorded_methods(points: pd.DataFrame) -> list[str]:
     return [m for m in METHODS if len(ends & set(rsf.loc[rsf["method"] == m, "seed"])) > 1]
 
 
-def own_rows(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows the chapter compares: the main line, distilled runs, its remedies."""
-    wanted = {*recorded_methods(points), DISTIL, DISTILLED_AVERAGE}
-    extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
-    return pd.concat([main_line(points), extra])
-
-
 def claims(points: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's claims, and ours of their form, on the chapter's remedies.
 
@@ -442,7 +435,7 @@ def format_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
         claim = f"replay with the evaluated formats has more {name} than without"
         found[claim] = front.compare_seeds(gaps)
         other = both[1].groupby("seed")[score].mean()
-        claim = f"replay without them has more {name} than no replay"
+        claim = f"replay without them has more {name} than the plain run"
         found[claim] = front.compare_seeds((other - plain[score]).dropna())
     return found
 
@@ -491,29 +484,3 @@ def ahead_of_averaging(
         except NotRecorded:
             continue
     return found
-
-
-def answer(found: Mapping[str, front.Comparison], missing: Sequence[str]) -> str:
-    """Return the answer to the chapter's question, in words.
-
-    Args:
-        found: See `ahead_of_averaging`.
-        missing: Methods that are not recorded over seeds.
-    """
-    names = remedies.NAMES
-    groups: dict[str, list[str]] = {"ahead of averaging": [], "behind it": [], "inconclusive": []}
-    words = dict(zip(("holds", "does not hold", "inconclusive"), groups, strict=True))
-    for name, comparison in found.items():
-        groups[words[comparison.verdict]].append(names[name])
-    undecided = groups["inconclusive"]
-    if len(undecided) < len(found):
-        text = "; ".join(f"{what}: {', '.join(group)}" for what, group in groups.items() if group)
-        text = text[0].upper() + text[1:] + "."
-    elif undecided:
-        are = "is" if len(undecided) == 1 else "are"
-        text = f"No verdict yet: {', '.join(undecided)} {are} inconclusive."
-    else:
-        text = "No verdict yet."
-    if missing:
-        text += f" Not recorded over seeds: {', '.join(names[name] for name in missing)}."
-    return text

@@ -152,20 +152,21 @@ def lost(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
 def kept(changes_: pd.DataFrame) -> pd.DataFrame:
     """Return which shares of what the plain run loses in translation each run keeps.
 
-    The loss is cut in two: French is the fall of capped BLEU, talk the rest of the fall of BLEU.
-    Capped BLEU is an upper bound of what BLEU would be without talk, so differences of it are
-    bounds of nothing: the cut is an approximation.
+    The loss is cut in two: French is the fall of capped BLEU, stopping (rightly, without talk) the
+    rest of the fall of BLEU. Capped BLEU is an upper bound of what BLEU would be without talk, so
+    differences of it are bounds of nothing: the cut is an approximation.
 
     Args:
         changes_: Rows of `lost`, the plain run among them.
 
     Returns:
-        By method: french, talk. 1: nothing is lost; 0: as much as by the plain run; below 0: more;
-        NaN: the plain run loses less than `WORTH_A_SHARE` points, so there is nothing to keep.
+        By method: french, stopping. Above 1: more than theta_0 has; 1: nothing is lost; 0: as much
+        as by the plain run; below 0: more; NaN: the plain run loses less than `WORTH_A_SHARE`
+        points, so there is nothing to keep.
     """
     rows = changes_.set_index("method")
     french = -rows["capped_translation"]
-    fell = {"french": french, "talk": -rows["translation"] - french}
+    fell = {"french": french, "stopping": -rows["translation"] - french}
     shares = {}
     for what, each in fell.items():
         plain = float(each[DISTIL])
@@ -370,6 +371,26 @@ def missing(points: pd.DataFrame) -> list[str]:
     return [method for method in METHODS if method not in present(points)]
 
 
+def grids(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the strengths of each remedy: its grid, what is live, and what is recorded besides.
+
+    Returns:
+        By the remedy's name: what the strength is, grid, live, recorded besides (in words).
+    """
+    rows = {}
+    for method in METHODS:
+        grid = REMEDIES[method].strengths
+        recorded = points.loc[points["method"] == method, "strength"].round(6)
+        besides = sorted(set(recorded) - {round(strength, 6) for strength in grid})
+        rows[NAMES[method]] = {
+            "what the strength is": REMEDIES[method].describe,
+            "grid": ", ".join(f"{strength:g}" for strength in grid),
+            "live": f"{middle(method):g}",
+            "recorded besides": ", ".join(f"{strength:g}" for strength in besides),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def state(points: pd.DataFrame) -> str:
     """Say in a sentence what is recorded of these remedies, and what follows for verdicts."""
     there, absent = present(points), missing(points)
@@ -391,25 +412,6 @@ def state(points: pd.DataFrame) -> str:
     elif least < 5:
         text += ". With so few seeds the intervals are wide"
     return f"{text}."
-
-
-def averaging_claims(points: pd.DataFrame, score: str = "skill") -> dict[str, front.Comparison]:
-    """Return "averaging is ahead of a remedy", by remedy: hypervolumes, paired by seed.
-
-    The paper's claim of Fig. 3; both start from theta_0 and learn from the same samples. Remedies
-    with fewer than two seeds are left out.
-
-    Args:
-        points: The columns of points.csv, one study.
-        score: What is kept: skill or a family.
-    """
-    rows, found = remedies.gained(points), {}
-    for method in present(rows):
-        try:
-            found[method] = remedies.ahead(rows, DISTILLED_AVERAGE, method, score)
-        except NotRecorded:
-            continue
-    return found
 
 
 def combined_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
@@ -450,20 +452,3 @@ def claim_list(table: pd.DataFrame) -> pd.DataFrame:
     short = table.assign(claim=table["claim"].str.replace(rf" in (?:{scores})$", "", regex=True))
     counted = short.groupby(["place", "claim"], sort=False).size()
     return counted.rename("tests").reset_index()
-
-
-def answer(found: dict[str, front.Comparison]) -> str:
-    """Answer the chapter's question from what `averaging_claims` returns."""
-    if not found:
-        return "not answered yet: these remedies are not recorded over seeds, and one seed is none"
-    groups: dict[str, list[str]] = {}
-    for method, each in found.items():
-        ahead = "averaging" if each.low > 0 else "remedy" if each.high < 0 else "open"
-        groups.setdefault(ahead, []).append(NAMES[method])
-    said = {
-        "remedy": "ahead of averaging",
-        "averaging": "behind averaging",
-        "open": "not told apart from averaging by these seeds",
-    }
-    parts = [f"{words}: {', '.join(groups[key])}" for key, words in said.items() if key in groups]
-    return f"{'yes, for some' if 'remedy' in groups else 'not shown for any'}. " + "; ".join(parts)

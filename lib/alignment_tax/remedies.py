@@ -722,9 +722,14 @@ def lost_words(points: pd.DataFrame) -> str:
     )
 
 
-def method_markdown(table: pd.DataFrame) -> str:
-    """Return a table of methods as Markdown."""
-    heads = ["method", "seeds", "points", "hypervolume", "averaging ahead by", "verdict"]
+def method_markdown(table: pd.DataFrame, rival: str = "averaging") -> str:
+    """Return a table of methods as Markdown.
+
+    Args:
+        table: Rows of `method_table`.
+        rival: What the methods are compared with, in words.
+    """
+    heads = ["method", "seeds", "points", "hypervolume", f"{rival} ahead by", "verdict"]
     heads += ["at equal reward (points)", "verdict"]
     heads += [f"reward kept at {share} %" for share in KEPT]
     heads += ["rewards spanned", "minutes", "memory (MB)"]

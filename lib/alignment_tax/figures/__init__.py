@@ -97,6 +97,7 @@ from alignment_tax.figures.reward import (
     reward_histogram,
     reward_histogram_table,
 )
+from alignment_tax.figures.rivals import rivals
 from alignment_tax.figures.skills import (
     learning_curves,
     learning_curves_table,
@@ -217,6 +218,7 @@ __all__ = [
     "reward_hacking_table",
     "reward_histogram",
     "reward_histogram_table",
+    "rivals",
     "rsf_rounds",
     "rsf_rounds_table",
     "run_caption",

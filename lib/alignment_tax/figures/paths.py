@@ -19,6 +19,7 @@ from alignment_tax.figures.look import (
     METHODS,
     ORANGE,
     PANELS,
+    PAPER,
     PURPLE,
     SKY,
     VERMILLION,
@@ -31,6 +32,7 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
+from alignment_tax.figures.penalties import label_lowest, shared_seeds
 from alignment_tax.figures.tables import (
     FAMILY_NAMES,
     SETTING,
@@ -40,6 +42,7 @@ from alignment_tax.figures.tables import (
     number,
     prepare,
     run_caption,
+    seeds_text,
     summarise,
 )
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE
@@ -58,7 +61,7 @@ TEXTS = {
 }
 #: Averages along a path share a colour, and so do masks: strokes and hatches tell them apart.
 PATH_LOOKS = {
-    "trained": (replace(METHODS[DISTIL], label="the run itself"), "-"),
+    "trained": (replace(METHODS[DISTIL], label="the plain run"), "-"),
     "SMA": (METHODS["sma"], "-"),
     "EMA": (METHODS["ema"], "--"),
     "BEMA": (METHODS["bema"], ":"),
@@ -72,17 +75,23 @@ MASK_LOOKS = {
 MASK_FILLS = {
     "largest": (BLACK, ""), "random": ("white", "///"), "learnt": ("#BBBBBB", "..."),
 }  # fmt: skip
-#: Short names at the points of one seed, and where: points right of and above the marker.
+#: Short names at the points of one seed.
 POINT_NAMES = {
-    "none": ("RSF", (10, -12)),
-    "distil": ("distilled", (-10, -30)),
-    "replay": ("replay", (10, -4)),
-    "replay_other": ("no formats", (10, -4)),
-    "sma": ("SMA", (-10, -17)),
-    "ema": ("EMA", (-9, -6)),
-    "bema": ("BEMA", (-6, -20)),
-    "graft": ("graft", (8, 6)),
+    "none": "RSF",
+    "distil": "plain run",
+    "replay": "replay",
+    "replay_other": "no formats",
+    "sma": "SMA",
+    "ema": "EMA",
+    "bema": "BEMA",
+    "graft": "graft",
 }
+#: Where a name may stand, from its marker's middle, in points: the first free place is taken.
+PLACES = tuple(
+    (x, y)
+    for far in (10, 20, 30, 42, 56)
+    for x, y in ((far, -4), (-far, -4), (9, far), (-9, far), (9, -far - 8), (-9, -far - 8))
+)
 KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "norms",
          "head": "head"}  # fmt: skip
 
@@ -207,10 +216,13 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
         figure = canvas((PANELS[0], 4.8))
         left, right = figure.subplots(1, 2)
         look = MASK_LOOKS["largest"]
-        left.plot(norms["density"], norms["largest"], color=look.colour, marker=look.marker)
+        left.plot(
+            norms["density"], norms["largest"], color=look.colour, marker=".",
+            label="line: the largest changes",
+        )  # fmt: skip
         left.plot(
             norms["density"], norms["random"], color=GREY, linestyle="--",
-            label="at random: √density",
+            label="dashed: √density, due to random ones",
         )  # fmt: skip
         for row in norms.to_dict("records"):
             said.append(
@@ -223,6 +235,7 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
             left.plot(
                 whole["density"], whole["norm"], marker=look.marker, color=look.colour,
                 markersize=10, markerfacecolor=face, linestyle="none", zorder=4,
+                label=f"{look.label} (left)",
             )  # fmt: skip
             said.append(
                 f"{look.label}, measured at density {whole['density']:g}: "
@@ -248,6 +261,9 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
             each = [f"{KINDS[kind]} {number(100 * own[kind])} %" for kind in kinds]
             said.append(f"{look.label} keeps of {', '.join(each)}")
         right.set_xticks(range(len(kinds)), [KINDS[kind] for kind in kinds])
+        densities = " and ".join(f"{d:.2g}" for d in sorted(set(measured["density"].round(4))))
+        left.set_title("by density")
+        right.set_title(f"by kind of weight, at density {densities}")
         right.set_ylabel("changes that are kept (%)")
         right.grid(visible=False, axis="x")
         alt = f"Masks of graft ({caption}). {'; '.join(said)}."
@@ -267,7 +283,7 @@ def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
     """
     need(rows, ["mask", "norm", "reward", "skill"], "same_norm")
     said = []
-    norm = "norm of the change (1: the run's)"
+    norm = "norm of the change (1: the plain run's)"
     reward, skill = "reward gained over θ₀  →", "mean skill minus θ₀'s (points)  →"
     planes = (("norm", "reward"), ("norm", "skill"), ("reward", "skill"))
     with style():
@@ -427,16 +443,13 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
                     markersize=6, linewidth=2.4, zorder=3, label=f"{look.label}, this seed",
                 )  # fmt: skip
             for row in models:
-                look = _live_look(row["method"])
-                name, place = POINT_NAMES.get(row["method"], (look.label, (8, 6)))
+                look, hollow = _live_look(row["method"]), row["method"] == "sma"
                 axes.plot(
                     row["reward"], row[family], color=look.colour, marker=look.marker,
-                    markersize=10, markeredgecolor="white", markeredgewidth=0.8, linestyle="none",
-                    label=look.label, zorder=4.5 if row["method"] == DISTIL else 4,
-                )  # fmt: skip
-                axes.annotate(
-                    name, (row["reward"], row[family]), xytext=place, textcoords="offset points",
-                    ha="right" if place[0] < -8 else "left", fontsize=10, zorder=5,
+                    markersize=10, linestyle="none", label=look.label, zorder=4.5 if hollow else 4,
+                    markerfacecolor="none" if hollow else look.colour,
+                    markeredgecolor=look.colour if hollow else "white",
+                    markeredgewidth=2.0 if hollow else 0.8,
                 )  # fmt: skip
             axes.axhline(0, color=GREY, linewidth=1.0, linestyle=":")
             axes.set_title(FAMILY_NAMES[family])
@@ -457,7 +470,58 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
             f"theta_0. {'. '.join(said)}."
         )
         title = "One strength each, over the recorded front"
-        return finish(figure, title, caption, alt, 3)
+        finish(figure, title, caption, alt, 3)
+        figure.draw_without_rendering()  # only now is it known where the panels are
+        names = [POINT_NAMES.get(row["method"], row["method"]) for row in models]
+        for axes, family in zip(panels.flat, FAMILY_NAMES, strict=True):
+            spots = [(row["reward"], row[family]) for row in models]
+            _name_points(axes, names, spots, averages[["reward", family]].to_numpy(dtype=float))
+        return figure
+
+
+def _name_points(
+    axes: Axes,
+    names: Sequence[str],
+    spots: Sequence[tuple[float, float]],
+    others: np.ndarray,
+) -> None:
+    """Write names at markers, with a thin line to them where these stand far.
+
+    Args:
+        axes: A panel that is laid out.
+        names: One a marker.
+        spots: Where the markers are.
+        others: Further markers that no name may hide.
+    """
+    scale = 72 / axes.figure.dpi  # pixels to points
+    frame = np.asarray(axes.get_window_extent().extents) * scale
+    places = axes.transData.transform([*spots, *others]) * scale
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    for name, spot, (x, y) in zip(names, spots, places, strict=False):
+        wide = 5.8 * len(name)
+        boxes = []
+        for right, up in PLACES:
+            left = x + right if right > 0 else x + right - wide
+            boxes.append((left, y + up - 2, left + wide, y + up + 10))
+        hidden = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        outside = [max(frame[0] - b[0], 0) + max(frame[1] - b[1], 0) + max(b[3] - frame[3], 0)
+                   for b in boxes]  # fmt: skip
+        best = int(np.argmin(np.add(hidden, outside)))
+        right, up = PLACES[best]
+        taken.append(boxes[best])
+        far = max(abs(right), abs(up)) > 15
+        axes.annotate(
+            name, spot, xytext=(right, up), textcoords="offset points", fontsize=10, zorder=5,
+            ha="left" if right > 0 else "right", bbox=PAPER,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7} if far else None,
+        )  # fmt: skip
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the area that two boxes (left, bottom, right, top) share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(high, 0.0)
 
 
 def _live_look(method: str) -> Look:
@@ -479,15 +543,17 @@ def _curve(rows: pd.DataFrame, method: str, end: pd.DataFrame | None = None) -> 
 
 
 def path_fronts_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Return recorded curves of remedies and of averaging the distilled run, means over seeds.
+    """Return recorded curves of remedies and of their rivals, a panel a remedy, means over seeds.
 
     Args:
         points: the recorded run, with the plain distilled run and its averages.
         methods: remedies.
 
     Returns:
-        One row per model: method, strength, alpha, seeds, reward and the families as changes since
-        theta_0 of the same seed, each with _low and _high (95 % t interval over seeds).
+        One row per panel (a remedy) and model of the remedy, the plain run and its averages, all
+        from the seeds that these three have: panel, method, strength, alpha, seeds, which (the
+        seeds in words), reward and the families as changes since theta_0 of the same seed, each
+        with _low and _high (95 % t interval over seeds).
 
     Raises:
         FigureError: missing columns, or a method that is not recorded.
@@ -500,8 +566,14 @@ def path_fronts_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFr
                 f"path_fronts: {name!r} is not recorded. Add it with: alignment-tax record tiny "
                 "--methods remedies"
             )
-    rows = rows[rows["method"].isin([DISTIL, DISTILLED_AVERAGE, *methods])]
-    return summarise(rows, ["method", "strength", "alpha"], ["reward", *FAMILY_NAMES])
+    parts = []
+    for name in methods:
+        beside = [DISTIL, DISTILLED_AVERAGE, name]
+        seeds = shared_seeds(rows, beside, "path_fronts")
+        own = rows[rows["method"].isin(beside) & rows["seed"].isin(seeds)]
+        table = summarise(own, ["method", "strength", "alpha"], ["reward", *FAMILY_NAMES])
+        parts.append(table.assign(panel=name, which=seeds_text(seeds)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def path_fronts(
@@ -510,10 +582,10 @@ def path_fronts(
     family: str = "skill",
     live: pd.DataFrame | None = None,
 ) -> Figure:
-    """Draw recorded remedies by strength against averages of the distilled run, a panel each.
+    """Draw recorded remedies by strength against averages of the plain run, a panel each.
 
-    The weakest and the strongest strength are written beside their points, and the number of seeds
-    (the least of any strength) in the title.
+    The weakest and the strongest strength are written beside their points. All of a panel is drawn
+    from the seeds in its title.
 
     Args:
         points: the recorded run.
@@ -524,35 +596,27 @@ def path_fronts(
     Raises:
         FigureError: as `path_fronts_table`.
     """
-    table = path_fronts_table(points, methods)
+    everything = path_fronts_table(points, methods)
     own = _changed(live, "path_fronts") if live is not None else None
-    drawn = points["method"].isin([DISTIL, DISTILLED_AVERAGE, *methods])
-    caption = run_caption(points[drawn], recorded=True)
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
-    said = []
+    drawn, said = [], []
     with style():
         figure = canvas((PANELS[0], 1.8 + 3.3 * lines))
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in panels.flat[len(methods) :]:
-            axes.set_visible(False)
-        for axes in panels.flat[max(0, len(methods) - columns) : len(methods)]:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("reward gained over θ₀  →")
         for axes, method in zip(panels.flat, methods, strict=False):
+            drawn += shared_seeds(points, [DISTIL, DISTILLED_AVERAGE, method], "path_fronts")
+            table = everything[everything["panel"] == method]
             average = table[table["method"] == DISTILLED_AVERAGE].sort_values("alpha")
             _with_bars(axes, average, family, METHODS[DISTILLED_AVERAGE])
             _with_bars(axes, table[table["method"] == DISTIL], family, METHODS[DISTIL])
             curve = table[table["method"] == method].sort_values("strength")
             _with_bars(axes, curve, family, METHODS[method])
-            for row in curve.iloc[[0, -1]].drop_duplicates().to_dict("records"):
-                axes.annotate(
-                    f"{row['strength']:g}", (row["reward"], row[family]), xytext=(5, 6),
-                    textcoords="offset points", fontsize=11,
-                )  # fmt: skip
+            _name_ends(axes, curve[["strength", "reward", family]], everything[["reward", family]])
+            which = curve["which"].iloc[0]
             for row in curve.to_dict("records"):
                 said.append(
-                    f"{METHODS[method].label} {row['strength']:g}: reward "
+                    f"{METHODS[method].label} {row['strength']:g} ({which}): reward "
                     f"{number(row['reward'], 2, True)}, {number(row[family], 1, True)}"
                 )
             if own is not None:
@@ -562,15 +626,35 @@ def path_fronts(
                     markerfacecolor="white", linestyle="none", label="this run (one seed)",
                     zorder=5,
                 )  # fmt: skip
-            title = f"{METHODS[method].label} ({int(curve['seeds'].min())} seeds)"
-            axes.set_title(title, fontsize=12)
+            axes.set_title(f"{METHODS[method].label}\n({which})", fontsize=12)
+        label_lowest(panels, len(methods), "reward gained over θ₀  →")
         for axes in panels[:, 0]:
             axes.set_ylabel("change since θ₀ (points)  →")
         what = "mean skill" if family == "skill" else FAMILY_NAMES[family]
+        caption = run_caption(points[points["seed"].isin(drawn)], recorded=True)
+        caption += " · numbers: the weakest and the strongest strength"
         alt = f"Remedies by strength: reward and {what}, changes since theta_0 ({caption}). "
         alt += "; ".join(said) + "."
         title = f"{what.capitalize()} against reward: remedies and averages"
         return finish(figure, title, caption, alt, 3)
+
+
+def _name_ends(axes: Axes, curve: pd.DataFrame, everything: pd.DataFrame) -> None:
+    """Write the least and the greatest strength at their points; as one label where these touch.
+
+    Args:
+        axes: A panel.
+        curve: One remedy by strength: strength, and the scores on the two axes.
+        everything: The two scores of all that the figure shows: ends that are nearer than a tenth
+            of their range, on both axes, touch.
+    """
+    ends = curve.iloc[[0, -1]].drop_duplicates()
+    texts = [f"{strength:g}" for strength in ends["strength"]]
+    apart = np.ptp(ends[everything.columns], axis=0) > 0.1 * np.ptp(everything, axis=0)
+    if not apart.any():
+        ends, texts = ends.iloc[:1], [" to ".join(texts)]
+    for text, (_, x, y) in zip(texts, ends.itertuples(index=False), strict=True):
+        axes.annotate(text, (x, y), xytext=(5, 6), textcoords="offset points", fontsize=11)
 
 
 def _with_bars(axes: Axes, rows: pd.DataFrame, family: str, look: Look) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,15 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import change, need, number, prepare, run_caption, summarise
+from alignment_tax.figures.tables import (
+    change,
+    need,
+    number,
+    prepare,
+    run_caption,
+    seeds_text,
+    summarise,
+)
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.mitigate.output_penalty import forward_kl, reverse_kl, squared_distance
 from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE
@@ -54,6 +62,9 @@ HELD = {
     "rank": ("lora", "lora_mlp"),
 }
 GAIN_AXIS, CHANGE_AXIS = "reward gained over θ₀  →", "mean skill since θ₀ (points)  →"
+FORGIVEN_AXIS = "mean skill, talk forgiven, since θ₀ (points)  →"
+#: A curve whose lowest gain is above this share of the plain run's is not drawn on from theta_0.
+HALF_WAY = 0.5
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -146,7 +157,10 @@ def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figu
             )
         axes.axvline(1, color=GREY, linewidth=1.2, linestyle="--")
         axes.set_xscale("log")
-        axes.set_xlabel("change of a weight since θ₀, in learning rates (far left: that or less)")
+        axes.set_xlabel(
+            "change of a weight since θ₀, in learning rates of the plain run "
+            "(far left: that or less)"
+        )
         axes.set_ylabel("share of the weights that moved (%)")
         axes.set_ylim(bottom=0)
         alt = f"How far the weights moved ({caption}). {'; '.join(parts)}."
@@ -271,21 +285,26 @@ def penalty_front(
     for table in (live, averages):
         need(table, ["method", "strength", "alpha", "gain", "change", "capped_change"], figure_name)
     rows = _since_theta_0(points, figure_name)
-    table = _summary(rows)
-    end = _plain(live, figure_name)
-    runs = live[live["method"] != "none"].to_dict("records")
     recorded = {
         "early_stopping": "recorded: stopping RSF early",
         "average": "recorded: averaging RSF's last round",
     }
-    panels_of = {"change": "mean skill", "capped_change": "talk forgiven (capped BLEU)"}
+    rows = rows[rows["seed"].isin(shared_seeds(rows, recorded, figure_name))]
+    table = _summary(rows)
+    end = _plain(live, figure_name)
+    runs = live[live["method"] != "none"].to_dict("records")
+    panels_of = {
+        "change": ("mean skill", CHANGE_AXIS),
+        "capped_change": ("talk forgiven (capped BLEU)", FORGIVEN_AXIS),
+    }
     parts = []
     with style():
         figure = canvas((PANELS[0], 6.6))
         panels = figure.subplots(1, 2)
-        for axes, (column, title) in zip(panels, panels_of.items(), strict=True):
+        for axes, (column, (title, label)) in zip(panels, panels_of.items(), strict=True):
+            axes.set_ylabel(label)
             for method, label in recorded.items() if column == "change" else ():
-                _curve(axes, table, rows, method, label)
+                _curve(axes, table, rows, method, label, dashed=True)
                 last = _of(table, method).iloc[-1]
                 parts.append(
                     f"{label}: ends at reward {number(last['gain'], 2)}, skill "
@@ -308,8 +327,8 @@ def penalty_front(
             axes.set_title(title, fontsize=12.5)
             axes.set_xlabel(GAIN_AXIS)
             axes.margins(0.08)
-        panels[0].set_ylabel(CHANGE_AXIS)
-        both = f"{run_caption(points, recorded=True)}\nblack edges: {caption}"
+        _faint(panels[0])
+        both = f"{run_caption(rows, recorded=True)}\nblack edges: {caption}"
         alt = f"Skill against reward, both since θ₀ ({both}). {'; '.join(parts)}."
         return finish(figure, "One seed, by two measures of skill", both, alt, 3)
 
@@ -433,39 +452,75 @@ def penalty_doses_table(points: pd.DataFrame, methods: Sequence[str]) -> pd.Data
 def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
     """Draw reward, skill and KL along the strengths of each remedy, the weakest left.
 
-    A row of panels for what is held back: weights, outputs, rank. Args and errors as
-    `penalty_doses_table`; dashed is the plain distilled run, if it is there.
+    A row of panels for what is held back: weights, outputs, rank. A row is drawn from the seeds
+    that all of it have. Args and errors as `penalty_doses_table`; dashed is the plain run, if it is
+    there.
     """
-    table = penalty_doses_table(points, methods)
     rows = _since_theta_0(points, "penalty_doses")
-    plain = rows[rows["method"] == DISTIL]
+    penalty_doses_table(points, methods)  # refuses methods without rows
+    plain_there = DISTIL in set(rows["method"])
     held = {kind: [m for m in HELD[kind] if m in methods] for kind in HELD}
     held = {kind: own for kind, own in held.items() if own}
+    drawn, parts = [], []
     with style():
-        figure = canvas((PANELS[0], 1.5 + 2.5 * len(held)))
-        grid = figure.subplots(len(held), len(DOSES), sharex=True, sharey="col", squeeze=False)
+        figure = canvas((PANELS[0], 1.5 + 3.1 * len(held)))
+        grid = figure.subplots(len(held), len(DOSES), sharey="col", squeeze=False)
         for panels, (kind, group) in zip(grid, held.items(), strict=True):
+            beside = [*group, DISTIL] if plain_there else group
+            seeds = shared_seeds(rows, beside, "penalty_doses")
+            table = penalty_doses_table(points[points["seed"].isin(seeds)], group)
+            plain = rows[(rows["method"] == DISTIL) & rows["seed"].isin(seeds)]
             lines = _lines(dict.fromkeys(group), "penalty_doses")
             for axes, column in zip(panels, DOSES, strict=True):
                 for method in group:
                     _dose(axes, table[table["method"] == method], column, lines[method])
                 if len(plain):
-                    axes.axhline(plain[column].mean(), color=GREY, linewidth=1.2, linestyle="--")
+                    axes.axhline(
+                        plain[column].mean(), color=GREY, linewidth=1.2, linestyle="--",
+                        label=f"{METHODS[DISTIL].label} (dashed)",
+                    )  # fmt: skip
                 axes.axhline(0, color="#333333", linewidth=1.2)
-            panels[0].set_ylabel(kind)
+                _strength_ticks(axes, table)
+            panels[0].set_ylabel(f"{kind} ({seeds_text(seeds)})")
+            panels[1].set_xlabel(_strength_label(table), fontsize=11)
+            drawn += seeds
+            parts += [
+                f"{METHODS[row['method']].label} {row['strength']:g} ({seeds_text(seeds)}): "
+                + ", ".join(f"{what} {number(row[c], 2)}" for c, what in DOSES.items())
+                for row in table.to_dict("records")
+            ]
         for axes, title in zip(grid[0], DOSES.values(), strict=True):
             axes.set_title(title, fontsize=12.5)
-        for axes in grid[-1]:
-            axes.set_xticks(range(1, int(table["place"].max()) + 1))
-            axes.set_xlabel("strength (1 = the weakest)")
-        each = [
-            f"{METHODS[row['method']].label} {row['strength']:g}: "
-            + ", ".join(f"{what} {number(row[c], 2)}" for c, what in DOSES.items())
-            for row in table.to_dict("records")
-        ]
-        caption = run_caption(points, recorded)
-        alt = f"What each strength does ({caption}). {'. '.join(each)}."
+        caption = run_caption(points[points["seed"].isin(drawn)], recorded)
+        alt = f"What each strength does ({caption}). {'. '.join(parts)}."
         return finish(figure, "The strengths, one by one", caption, alt, 4)
+
+
+def _grids(table: pd.DataFrame) -> dict[tuple[float, ...], list[str]]:
+    """Return the methods of a table of doses by their strengths, from the weakest."""
+    grids: dict[tuple[float, ...], list[str]] = {}
+    for method, own in table.groupby("method", sort=False):
+        grids.setdefault(tuple(own["strength"]), []).append(METHODS[str(method)].label)
+    return grids
+
+
+def _strength_ticks(axes: Axes, table: pd.DataFrame) -> None:
+    """Write the strengths below the axis, a line of them for each grid in the panel."""
+    grids, places = _grids(table), range(1, int(table["place"].max()) + 1)
+    texts = [
+        "\n".join(f"{grid[place - 1]:g}" if place <= len(grid) else "" for grid in grids)
+        for place in places
+    ]
+    axes.set_xticks(list(places), texts, fontsize=10)
+
+
+def _strength_label(table: pd.DataFrame) -> str:
+    """Return whose strengths the lines below the axis are."""
+    names = [", ".join(group) for group in _grids(table).values()]
+    if len(names) == 1:
+        return f"strength of {names[0]}, the weakest left"
+    lines = "; ".join(f"line {i}: {name}" for i, name in enumerate(names, start=1))
+    return f"strengths, the weakest left. {lines}"
 
 
 def _dose(axes: Axes, own: pd.DataFrame, column: str, line: Mapping[str, Any]) -> None:
@@ -493,31 +548,61 @@ def penalty_fronts(points: pd.DataFrame, methods: Sequence[str], recorded: bool 
         FigureError: missing columns, several studies, no theta_0, or no row of a method.
     """
     rows = _since_theta_0(points, "penalty_fronts")
-    table = _summary(rows)
-    if absent := set(methods) - set(table["method"]):
+    if absent := set(methods) - set(rows["method"]):
         raise FigureError(f"penalty_fronts: the points have no rows of {min(absent)!r}.")
+    rivals = {DISTIL, DISTILLED_AVERAGE} & set(rows["method"])
     across = min(4, len(methods))
     down = -(-len(methods) // across)
-    parts = []
+    drawn, parts = [], []
     with style():
         figure = canvas((PANELS[0], 1.6 + 2.9 * down))
         panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes, method in zip(panels.flat, methods, strict=False):
-            if DISTILLED_AVERAGE in set(table["method"]):
-                _curve(axes, table, rows, DISTILLED_AVERAGE)
-            _curve(axes, table, rows, method)
-            axes.set_title(METHODS[method].label, fontsize=12)
+            seeds = shared_seeds(rows, [method, *rivals], "penalty_fronts")
+            own = rows[rows["seed"].isin(seeds)]
+            table = _summary(own)
+            if DISTILLED_AVERAGE in rivals:
+                _curve(axes, table, own, DISTILLED_AVERAGE)
+            _curve(axes, table, own, method)
+            axes.set_title(f"{METHODS[method].label}\n({seeds_text(seeds)})", fontsize=11.5)
             points_of = _of(table, method).to_dict("records")
             each = [f"{number(r['gain'], 2)}, {number(r['change'], sign=True)}" for r in points_of]
-            parts.append(f"{METHODS[method].label}: {'; '.join(each)}")
-        for axes in list(panels.flat)[len(methods) :]:
-            axes.set_visible(False)
+            parts.append(f"{METHODS[method].label} ({seeds_text(seeds)}): {'; '.join(each)}")
+            drawn += seeds
+        _faint(panels[0, 0])
+        label_lowest(panels, len(methods), "reward gained  →")
         figure.supylabel(CHANGE_AXIS, fontsize=12.5)
-        for axes in panels[-1]:
-            axes.set_xlabel("reward gained  →")
-        caption = run_caption(points, recorded)
+        caption = run_caption(points[points["seed"].isin(drawn)], recorded)
         alt = f"Reward gained and skill since θ₀, from θ₀ on ({caption}). {'. '.join(parts)}."
         return finish(figure, "Each remedy beside averaging", caption, alt, 4)
+
+
+def shared_seeds(rows: pd.DataFrame, methods: Iterable[str], figure: str) -> list[int]:
+    """Return the seeds in which every one of some methods of RSF is recorded.
+
+    Curves side by side are drawn from these alone: else one of them has other seeds behind it.
+
+    Raises:
+        FigureError: there is none.
+    """
+    wanted = dict.fromkeys("none" if name == "early_stopping" else name for name in methods)
+    rsf = rows[rows["algorithm"] == "rsf"]
+    seeds = [set(rsf.loc[rsf["method"] == name, "seed"]) for name in wanted]
+    both = sorted(map(int, set.intersection(*seeds)))
+    if not both:
+        raise FigureError(f"{figure}: no seed has rows of all of {', '.join(wanted)}.")
+    return both
+
+
+def label_lowest(panels: np.ndarray, count: int, label: str) -> None:
+    """Hide panels beyond `count`; in every column the lowest that is left has ticks and a label."""
+    for axes in list(panels.flat)[count:]:
+        axes.set_visible(False)
+    for column in panels.T:
+        shown = [axes for axes in column if axes.get_visible()]
+        if shown:
+            shown[-1].tick_params(labelbottom=True)
+            shown[-1].set_xlabel(label)
 
 
 def _since_theta_0(points: pd.DataFrame, figure: str) -> pd.DataFrame:
@@ -549,9 +634,17 @@ def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def _curve(
-    axes: Axes, table: pd.DataFrame, rows: pd.DataFrame, method: str, label: str | None = None
+    axes: Axes,
+    table: pd.DataFrame,
+    rows: pd.DataFrame,
+    method: str,
+    label: str | None = None,
+    dashed: bool = False,
 ) -> None:
-    """Draw one method: single seeds faint, means as a line with their intervals."""
+    """Draw one method: single seeds faint, means as a line with their intervals.
+
+    No line leads from theta_0 to a curve that has no weak setting: there is no model in between.
+    """
     look, own = METHODS[method], _of(table, method)
     word = "none" if method == "early_stopping" else method
     seeds = rows[(rows["method"] == word) & (rows["algorithm"] == "rsf")]
@@ -559,13 +652,23 @@ def _curve(
         seeds["gain"], seeds["change"], s=12, color=look.colour, marker=look.marker, alpha=0.3,
         linewidths=0, zorder=1.5,
     )  # fmt: skip
+    plain = table[table["method"] == DISTIL]["gain"]
+    if method in REMEDIES and len(plain):
+        least = own["gain"].iloc[1:].min()
+        own = own.iloc[1:] if least > HALF_WAY * plain.iloc[0] else own
     axes.errorbar(
         own["gain"], own["change"],
         xerr=bar_lengths(own["gain"], own["gain_low"], own["gain_high"]),
         yerr=bar_lengths(own["change"], own["change_low"], own["change_high"]),
         color=look.colour, marker=look.marker, markersize=6, markeredgecolor="white",
         markeredgewidth=0.6, elinewidth=0.9, linewidth=1.6, label=label or look.label, zorder=2,
+        linestyle="--" if dashed else "-",
     )  # fmt: skip
+
+
+def _faint(axes: Axes) -> None:
+    """Add to the legend what the small faint markers are."""
+    axes.scatter([], [], s=12, color=GREY, alpha=0.5, linewidths=0, label="faint: single seeds")
 
 
 def _look(method: str) -> Look:

@@ -321,7 +321,7 @@ REMEDIES: dict[str, Remedy] = {
         Remedy(
             "bema",
             bema.STRENGTHS,
-            "power of the average",
+            "power p in b_t, the weight of the new model",
             "Block and Zhang 2025",
             "along",
             lambda setting, power: bema.Bema(power),
