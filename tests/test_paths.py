@@ -405,17 +405,6 @@ def test_models_above_their_averages_by_hand():
     assert math.isnan(paths.above_averages(high)["graft"])
 
 
-def test_verdicts_against_the_right_averages():
-    points = with_paths()
-    found = paths.ahead_of_averaging(points, ["early_stopping", "replay", "sma"])
-    assert list(found) == ["early_stopping", "replay"]
-    gained = remedies.gained(points)
-    assert found["early_stopping"] == remedies.ahead(gained, "early_stopping", "average")
-    assert found["replay"] == remedies.ahead(gained, "replay", "distil+average")
-    one_seed = points[points["seed"] == 0]
-    assert paths.ahead_of_averaging(one_seed, ["early_stopping", "replay"]) == {}
-
-
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     two = with_paths()
@@ -424,8 +413,8 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     there = paths.recorded_methods(points)
     assert there == ["replay", "graft"]
     assert paths.format_claims(points) == {}
-    found = paths.ahead_of_averaging(points, ["early_stopping", *there])
-    assert {c.n_seeds for c in found.values()} == {seeds}
+    found = rivals.compare(points, points, ["early_stopping", *there])
+    assert set(found["n_seeds"]) == {seeds}
     said = alt_text(figures.path_fronts(rivals.own_rows(points, there), there, live=one))
     assert f"graft 0.2 (seeds 0-{seeds - 1}): reward +2.00, -3.0" in said
     figure = figures.path_fronts(rivals.own_rows(points, there), there)
@@ -436,7 +425,7 @@ def test_the_recorded_sections_bear_few_seeds_and_missing_remedies(seeds):
     decided = paths.claims(points).query("seeds > 0")
     assert set(decided["seeds"]) == {seeds}
     assert "replay is ahead of averaging the distilled run in reading" in set(decided["claim"])
-    assert len(alt_text(figures.forest(found, caption=CAPTION))) > 0
+    assert len(alt_text(figures.rivals(found, caption=CAPTION))) > 0
 
 
 def test_strengths_that_touch_share_a_label():

@@ -241,28 +241,3 @@ def test_the_page_lists_what_the_paper_claims_and_these_seeds_refute(text):
     assert "+10.0 (+10.0 to +10.0) of common sense, +10.0 (+10.0 to +10.0) of reading" in text
     assert not any("common sense falls" in line for line in listed)  # it holds
     assert not any("L2" in line for line in listed)  # inconclusive, or it holds
-
-
-def test_averaging_is_set_against_a_remedy_by_two_measures(points):
-    short = points[(points["method"] != "lora") | (points["seed"] == 0)]
-    table = remedies.compared(short, ["l2", "lora", "graft"])
-    assert table["method"].tolist() == ["l2"]  # one seed of LoRA, none of graft
-    # averaging minus L2: hypervolumes and gaps at equal reward by hand, as above
-    row = table.iloc[0]
-    assert (row["area"], row["area_verdict"]) == (pytest.approx(6), "inconclusive")
-    gaps = [(0.75 + 2.75 + 2 * 2) / 4, (0.25 + 1.25 + 2 * 1) / 4]
-    assert row["difference"] == pytest.approx(np.mean(gaps), abs=1e-3)
-    said = remedies.compared_in_words(table)
-    assert said.loc["L2", "hypervolume (reward x points)"] == (
-        "+6.00 (-19.41 to +31.41), inconclusive"
-    )
-
-
-def test_a_remedy_of_fewer_seeds_is_marked(points):
-    more = pd.concat([points, points[points["seed"] == 0].assign(seed=2)])
-    fewer = more[(more["method"] != "lora") | (more["seed"] < 2)]
-    named = remedies.compared(fewer, ["l2", "lora"]).set_index("method")["name"]
-    assert named.to_dict() == {"l2": "L2", "lora": "LoRA (2 seeds)"}
-    forgiven = remedies.compared(fewer, ["l2"])
-    said = remedies.compared_in_words(remedies.compared(fewer, ["l2", "lora"]), forgiven)
-    assert said["at equal reward, talk forgiven"].tolist()[1] == "-"

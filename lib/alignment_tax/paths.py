@@ -24,7 +24,6 @@ from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import Mask, largest_mask, pool_batches
 from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
-from alignment_tax.results import NotRecorded
 from alignment_tax.skills import Scorer, SkillScores, capped_bleu, family_percent
 from alignment_tax.skills.scorer import BLEU_COLUMNS
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, Study
@@ -458,29 +457,4 @@ def rsf_bill(points: pd.DataFrame, rounds: int) -> dict[str, float]:
         changes = rsf[score] - skill.reindex(rsf.index) if score == "skill" else rsf[score]
         means = changes.groupby(rsf["rounds"].to_numpy()).mean()
         found[score] = float(means.loc[rounds] / means.iloc[-1])
-    return found
-
-
-def ahead_of_averaging(
-    points: pd.DataFrame, methods: Sequence[str], score: str = "skill"
-) -> dict[str, front.Comparison]:
-    """Compare each method with its averages by hypervolume: method minus averages.
-
-    Stopping early is compared with averages of RSF, all else with those of the distilled run.
-
-    Args:
-        points: The columns of points.csv, one study.
-        methods: What is compared.
-        score: What is kept: skill (the mean) or a family.
-
-    Returns:
-        Method to comparison; those that fewer than two seeds share with the averages are left out.
-    """
-    rows, found = remedies.gained(points), {}
-    for name in methods:
-        against = "average" if name == "early_stopping" else DISTILLED_AVERAGE
-        try:
-            found[name] = remedies.ahead(rows, name, against, score)
-        except NotRecorded:
-            continue
     return found

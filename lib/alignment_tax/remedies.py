@@ -6,7 +6,7 @@ Drawn from the recorded tables alone, with no model. `alignment-tax report` writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,88 +221,6 @@ def method_table(
 def of_remedies(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a `method_table` on averaging, early stopping and remedies."""
     return table[table["method"].isin(["average", DISTILLED_AVERAGE, "early_stopping", *REMEDIES])]
-
-
-def compared(
-    points: pd.DataFrame,
-    methods: Sequence[str],
-    score: str = "skill",
-    against: str = DISTILLED_AVERAGE,
-) -> pd.DataFrame:
-    """Return averaging minus every method, by two measures, paired by the seeds that both have.
-
-    Args:
-        points: The columns of points.csv, one study.
-        methods: What is compared; those that fewer than two seeds share with the averages are left
-            out.
-        score: What is kept: skill or a family.
-        against: The averaging: "distil+average" or "average".
-
-    Returns:
-        One row per method: method, name (with the number of seeds where others have more), seeds;
-        difference, low, high, verdict of "averaging is ahead" at equal reward (points of `score`);
-        area, area_low, area_high, area_verdict: the same by hypervolume.
-    """
-    rows, table = gained(points), []
-    for method in methods:
-        try:
-            equal = ahead_at_equal_reward(rows, against, method, score)
-            area = ahead(rows, against, method, score)
-        except NotRecorded:
-            continue
-        table.append(
-            {
-                "method": method,
-                "seeds": equal.n_seeds,
-                "difference": equal.difference,
-                "low": equal.low,
-                "high": equal.high,
-                "verdict": equal.verdict,
-                "area": area.difference,
-                "area_low": area.low,
-                "area_high": area.high,
-                "area_verdict": area.verdict,
-            }
-        )
-    columns = ["method", "seeds", "difference", "low", "high", "verdict"]
-    columns += ["area", "area_low", "area_high", "area_verdict"]
-    found = pd.DataFrame(table, columns=columns)
-    most = found["seeds"].max()
-    names = [
-        NAMES[method] + ("" if seeds == most else f" ({seeds} seeds)")
-        for method, seeds in zip(found["method"], found["seeds"], strict=True)
-    ]
-    found.insert(1, "name", names)
-    return found
-
-
-def compared_in_words(table: pd.DataFrame, forgiven: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return rows of `compared` for a reader: each measure as "difference (low to high), verdict".
-
-    Args:
-        table: What `compared` returns.
-        forgiven: The same with talk forgiven, for a third column; its rows may be fewer.
-    """
-
-    def said(rows: pd.DataFrame, start: str) -> list[str]:
-        names = ("difference", "low", "high") if not start else ("area", "area_low", "area_high")
-        return [
-            f"{_spread(row[names[0]], row[names[1]], row[names[2]], 2, sign=True)}, "
-            f"{row[f'{start}verdict']}"
-            for row in rows.to_dict("records")
-        ]
-
-    found = pd.DataFrame(
-        {
-            "at equal reward (points)": said(table, ""),
-            f"hypervolume ({AREA})": said(table, "area_"),
-        },
-        index=pd.Index(table["name"], name="averaging minus"),
-    )
-    if forgiven is not None:
-        cut = pd.Series(said(forgiven, ""), index=forgiven["name"])
-        found["at equal reward, talk forgiven"] = cut.reindex(found.index).fillna("-")
-    return found
 
 
 def _ahead_of(points: pd.DataFrame, method: str, against: str) -> dict[str, object]:
