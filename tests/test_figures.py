@@ -857,7 +857,7 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
     table = figures.remedy_fronts_table(fewer).set_index(["kind", "method"]).sort_index()
     assert set(table.loc["moving averages", "seeds"]) == {points["seed"].nunique() - 1}
     assert set(table.loc["grafts", "seeds"]) == {points["seed"].nunique()}
-    start = table.loc[("grafts", "theta_0")].iloc[0]
+    start = table.loc[("grafts", "theta_0")]
     assert start["reward"] == 0  # gained over theta_0 of the same seed
     text = words(figures.remedy_fronts(fewer, ("translation", "skill")))
     assert "moving averages, seed" in text

@@ -324,15 +324,14 @@ def _stars(axes: Axes, table: pd.DataFrame, family: str, reward: str, labels: bo
 
 
 def _some_alphas(axes: Axes, table: pd.DataFrame, family: str, reward: str) -> None:
-    """Print alpha beside every other mixture of the first five, where the curve is steep."""
+    """Print alpha below every other mixture of the first five, where the curve is steep."""
     mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
     inner = mixed[mixed["alpha"].between(0, 1, inclusive="neither")].sort_values("alpha")
     for point in inner.iloc[:5:2].to_dict("records"):
         axes.annotate(
-            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(-9, -9),
-            textcoords="offset points", ha="right", va="top", fontsize=11,
-            color=METHODS["average"].colour, zorder=6,
-            arrowprops={"arrowstyle": "-", "color": METHODS["average"].colour, "linewidth": 0.8},
+            f"α = {point['alpha']:g}", (point[reward], point[family]), xytext=(0, -11),
+            textcoords="offset points", ha="center", va="top", fontsize=11,
+            color=METHODS["average"].colour, zorder=2.6, bbox=PAPER,  # above lines, below markers
         )  # fmt: skip
 
 
