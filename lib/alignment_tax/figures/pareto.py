@@ -7,7 +7,7 @@ strength or its rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -555,7 +555,7 @@ def remedy_fronts(
     lines = len(groups) if len(scores) > 1 else -(-len(groups) // columns)
     with style():
         figure = canvas((PANELS[0], 2.0 + (2.7 if len(scores) > 1 else 3.1) * lines))
-        shared = "col" if len(scores) > 1 else True
+        shared: Literal["col", "all"] = "col" if len(scores) > 1 else "all"
         grid = figure.subplots(lines, columns, sharex=True, sharey=shared, squeeze=False)
         places = iter(grid.flat)
         for kind, rows in groups.items():
