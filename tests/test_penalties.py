@@ -190,9 +190,9 @@ def test_titles_are_those_of_a_reader():
     assert penalties.titles(rows) == [
         "θ₀",
         "the plain run",
-        "the L2 penalty (0.06)",
+        "L2 (0.06)",
         "LoRA (16)",
-        "the L2 penalty (0.06), averaged at α = 0.5",
+        "L2 (0.06), averaged at α = 0.5",
         "averaging the distilled run, α = 0.2",
     ]
 
@@ -275,14 +275,14 @@ def test_claims_that_differ_in_the_score_alone_are_listed_once(bare):
     claims = penalties.paper_claims(bare)
     short = penalties.claim_list(claims)
     assert short["tests"].sum() == len(claims)
-    row = short[short["claim"] == "averaging the distilled run is ahead of the L1 penalty"]
+    row = short[short["claim"] == "averaging the distilled run is ahead of L1"]
     assert row[["place", "tests"]].to_numpy().tolist() == [["Fig. 3", 4]]
 
 
 def test_combinations_are_judged_strength_by_strength(full):
     found = penalties.combined_claims(full)
     (claim,) = found
-    assert claim == "the L2 penalty (0.1), then averaging, is ahead of averaging"
+    assert claim == "L2 (0.1), then averaging, is ahead of averaging"
     # above (0, 70): averages 16; L2, then averaging: 2 x 4, and 1 x (1, 2, 3) more
     assert found[claim].difference == pytest.approx(8 + 2 - 16)
     assert found[claim].verdict == "does not hold"
@@ -293,11 +293,9 @@ def test_the_papers_claims_are_those_of_this_chapter(full):
     assert set(claims["place"]) == {"Fig. 3", "4.1", "D.4c", "Fig. 8"}
     assert not claims["claim"].str.contains("replay|SMA|graft|HMA|alpha").any()
     by_claim = claims.set_index("claim")["agrees"]
-    assert by_claim["averaging the distilled run is ahead of the L2 penalty in reading"] == "agrees"
+    assert by_claim["averaging the distilled run is ahead of L2 in reading"] == "agrees"
     assert by_claim["averaging the distilled run is ahead of LoRA in reading"] == "disagrees"
-    assert by_claim["averaging the distilled run is ahead of the L1 penalty in reading"] == (
-        "not recorded"
-    )
+    assert by_claim["averaging the distilled run is ahead of L1 in reading"] == ("not recorded")
 
 
 # figures

@@ -77,7 +77,7 @@ def outcome(study: Study, method: str) -> PreTrainedModel:
 
 
 def title(method: str, strength: float | None = None, alpha: float | None = None) -> str:
-    """Return how a model is called in a table: "the L2 penalty (0.06)", "…, averaged at α 0.5"."""
+    """Return how a model is called in a table: "L2 (0.06)", "…, averaged at α 0.5"."""
     text = SAID[method if method in SAID else method.removesuffix(AVERAGED)]
     if strength is not None and not np.isnan(strength):
         text += f" ({strength:g})"

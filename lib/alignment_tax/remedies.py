@@ -40,6 +40,7 @@ NOT_IN_THE_PAPER = ("ema", "bema", "graft_random", "graft_learnt")
 #: What methods are called, in text and figures alike. Of averages there are two here: of which run?
 NAMES = {method: look.label for method, look in METHODS.items()} | {
     "average": "averaging RSF",
+    DISTIL: "the plain run",
     DISTILLED_AVERAGE: "averaging the distilled run",
 }
 
