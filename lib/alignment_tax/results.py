@@ -218,8 +218,10 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         wanted = set(zip(merged["seed"], merged["key"], strict=True))
         new = set(zip(items["seed"], items["key"], strict=True))
 
+        kept = wanted - new
+
         def still_wanted(old: pd.DataFrame) -> list[bool]:
-            return [pair in wanted - new for pair in zip(old["seed"], old["key"], strict=True)]
+            return [pair in kept for pair in zip(old["seed"], old["key"], strict=True)]
 
         items = _beside(folder / "items.parquet", items, still_wanted)
     # points last: a call that is killed in between leaves items without a point, never the reverse
