@@ -311,11 +311,9 @@ def test_ratios_survive_disk_and_text(tmp_path_factory, ratios, fixed):
 def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, parts, monkeypatch):
     model, mixture = parts
     task = Task(mixture, model, study.search_data(), study.preset.ratios, ALPHA, study.seed)
-    again = SEARCHES["hma"](task)
-    # on some processors the last digits depend on where the memory lies
-    assert again.blocks == pytest.approx(found["hma"].blocks, abs=1e-4)
-    assert again.objective == pytest.approx(found["hma"].objective, rel=1e-5)
-    assert len(again.path) == len(found["hma"].path)
+    # the number of threads decides the last digits, and another test's study may have changed it
+    torch.set_num_threads(study.preset.threads)
+    assert SEARCHES["hma"](task) == found["hma"]
     monkeypatch.setattr(Store, "_make", None)
     assert Study(miniature(), 0, study.store).ratios("hma", K, ALPHA) == found["hma"]
 
