@@ -20,6 +20,7 @@ from alignment_tax.artifacts import (
     MissingArtifact,
     Store,
     artifact_key,
+    git_commit,
     verify_folder,
     write_manifest,
 )
@@ -360,3 +361,17 @@ def test_it_says_what_is_made_and_for_how_long_but_not_when_it_exists(tmp_path, 
     assert said.err.startswith("Making theta_0 ...\nMade theta_0 in ")
     get(Store(tmp_path), Counting())
     assert capsys.readouterr().err == ""
+
+
+def test_an_archive_without_git_still_names_its_commit(tmp_path):
+    git_commit.cache_clear()
+    inner = tmp_path / "lib" / "package"
+    inner.mkdir(parents=True)
+    assert git_commit(inner) is None
+    git_commit.cache_clear()
+    (tmp_path / ".git_archival.txt").write_text("node: " + "a1" * 20 + "\n")
+    assert git_commit(inner) == "a1" * 20
+    git_commit.cache_clear()
+    # not an archive: what git would have replaced is still there
+    (tmp_path / ".git_archival.txt").write_text("node: $Format:%H$\n")
+    assert git_commit(inner) is None

@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alignment_tax import presets
+from alignment_tax.artifacts import Store
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
@@ -28,7 +30,10 @@ from alignment_tax.models import (
     save_reward_model,
     save_weights,
     score_replies,
+    set_bf16,
+    use_bf16,
 )
+from alignment_tax.study import Study
 
 WORDS = ["good", "bad", "x", "y", "z", "hello", "why", "yes"]
 TEMPLATE = (
@@ -227,3 +232,15 @@ def test_an_overlong_conversation_loses_its_beginning():
 def test_one_reply_per_prompt_is_asked_for():
     with pytest.raises(ValueError, match="2 prompts but 1 replies"):
         score_replies(make_reward_model(), make_tokenizer(), [user("x")] * 2, ["y"], 1, 9)
+
+
+def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    gpu = torch.device("cuda")
+    try:
+        for preset in presets.PRESETS.values():
+            Study(preset, 0, Store(tmp_path))
+            assert use_bf16(gpu) == preset.bf16 == (preset.world == "real")
+            assert not use_bf16(torch.device("cpu"))
+    finally:
+        set_bf16(False)

@@ -12,12 +12,15 @@ from test_remedied import with_remedies
 from alignment_tax import results, settings
 from alignment_tax.results import (
     IDENTITY,
+    PORTION,
     RecordError,
+    add,
     curve_rows,
     merge_rows,
     portions,
     record,
     recorded,
+    write_tables,
     written,
 )
 from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage
@@ -183,6 +186,14 @@ def test_portions_begin_with_each_seed_and_then_split_by_method():
         assert [s for n, part in parts if n == seed for s in part] == specs
 
 
+def test_a_long_method_is_shared_out_among_processes():
+    specs = [Spec("sft"), Spec("rsf", 2)]
+    specs += [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
+    parts = portions(specs, [0], split=True)
+    assert [len(part) for _, part in parts] == [2, PORTION, PORTION, 1]
+    assert [spec for _, part in parts for spec in part] == specs
+
+
 def test_merged_rows_replace_those_of_the_same_name_only():
     def table(*rows):
         return pd.DataFrame(rows, columns=[*IDENTITY, "skill"])
@@ -248,3 +259,76 @@ def test_theta_0_is_checked_only_where_it_is_stored(place, after):
     results.check_same_start(pd.DataFrame(), study)
     other = after["points"].assign(seed=7)
     results.check_same_start(other, study)
+
+
+# tables from elsewhere
+
+
+def recorded_elsewhere(tmp_path, monkeypatch, seed, theta_0=60.0, study="tiny"):
+    """Write the tables of one seed into a folder of their own, as `record` does."""
+    folder = tmp_path / f"elsewhere{seed}" / study
+    folder.mkdir(parents=True)
+    rows = [
+        {"algorithm": "sft", "method": "none", "rounds": 0, "skill": theta_0, "key": f"a{seed}"},
+        {"algorithm": "dpo", "method": "none", "rounds": 6, "skill": 50.0, "key": f"b{seed}"},
+    ]
+    points = pd.DataFrame(rows, columns=COLUMNS).assign(study=study, seed=seed)
+    items = pd.DataFrame({"key": points["key"], "slot": "span", "item": 0, "value": 1.0})
+    items = items.astype({"key": "category", "slot": "category"}).assign(seed=seed)
+    empty = {name: pd.DataFrame() for name in ("rounds", "costs", "kl")}
+    pairs = pd.DataFrame({"kind": ["x"], "margin": [1.0], "seed": [seed]})
+    write_tables(folder, {"points": points, **empty}, pairs, items, fresh=True)
+    call = {"command": f"record --seeds {seed}", "commit": str(seed)}
+    (folder / "provenance.json").write_text(json.dumps([call]))
+    return folder
+
+
+def test_tables_from_two_machines_become_one(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
+    for seed in (3, 4):
+        assert add(recorded_elsewhere(tmp_path, monkeypatch, seed), "tiny") == [seed]
+    points = pd.read_csv(here / "tiny" / "points.csv")
+    assert list(zip(points["seed"], points["algorithm"], strict=True)) == [
+        (3, "sft"),
+        (3, "dpo"),
+        (4, "sft"),
+        (4, "dpo"),
+    ]
+    items = pd.read_parquet(here / "tiny" / "items.parquet")
+    assert sorted(items["key"]) == ["a3", "a4", "b3", "b4"]
+    assert sorted(pd.read_parquet(here / "tiny" / "pairs.parquet")["seed"]) == [3, 4]
+    calls = json.loads((here / "tiny" / "provenance.json").read_text())
+    assert [call["commit"] for call in calls] == ["3", "4"]
+
+
+def test_adding_the_same_tables_twice_changes_nothing(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
+    source = recorded_elsewhere(tmp_path, monkeypatch, 3)
+    add(source, "tiny")
+    before = {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
+    add(source, "tiny")
+    assert before == {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
+    assert len(pd.read_parquet(here / "tiny" / "items.parquet")) == 2
+    assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 1
+
+
+def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
+    add(recorded_elsewhere(tmp_path, monkeypatch, 3), "tiny")
+    before = (here / "tiny" / "points.csv").read_bytes()
+    other = recorded_elsewhere(tmp_path / "b", monkeypatch, 3, theta_0=61.0)
+    with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
+        add(other, "tiny")
+    assert (here / "tiny" / "points.csv").read_bytes() == before
+
+
+def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path / "here")
+    with pytest.raises(RecordError, match=r"needs points\.csv"):
+        add(tmp_path, "tiny")
+    with pytest.raises(RecordError, match="preset smoke, not tiny"):
+        add(recorded_elsewhere(tmp_path, monkeypatch, 1, study="smoke"), "tiny")
+    assert not (tmp_path / "here").exists()

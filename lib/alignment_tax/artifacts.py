@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,8 @@ from alignment_tax import __version__
 from alignment_tax.record import plain_json
 
 META = "meta.json"
+#: Where `git archive` writes the commit of what it packs (see .gitattributes).
+ARCHIVED = ".git_archival.txt"
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "lm_eval")
 
 
@@ -116,7 +119,10 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of the checkout around `folder`, "+dirty" if changed, None if none."""
+    """Return the commit of the checkout around `folder`, "+dirty" if changed, None if none.
+
+    Where the checkout is an archive without git's own folder, its file `ARCHIVED` names the commit.
+    """
     command = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run(
@@ -129,8 +135,17 @@ def git_commit(folder: Path) -> str | None:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return archived_commit(folder)
     return f"{commit}+dirty" if changed else commit
+
+
+def archived_commit(folder: Path) -> str | None:
+    """Return the commit that git wrote into an archive of the course, None if there is none."""
+    for parent in (folder, *folder.parents):
+        if (parent / ARCHIVED).is_file():
+            found = re.search(r"node: ([0-9a-f]{40})", (parent / ARCHIVED).read_text("utf-8"))
+            return found[1] if found else None
+    return None
 
 
 @functools.cache

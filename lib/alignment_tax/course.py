@@ -43,6 +43,7 @@ FORWARDED = {
     "base": ("alignment_tax.train.pretrain", "train the base model of the tiny world"),
     "figures": ("alignment_tax.figures", "redraw the figures from the recorded results"),
     "outputs": ("alignment_tax.outputs", "keep the outputs of a run in notebooks/"),
+    "add": ("alignment_tax.add", "add tables that another machine recorded to data/results"),
     "report": ("alignment_tax.report", "write the recorded results into README.md"),
     "bench": ("alignment_tax.bench", "measure speed and memory"),
     "tune": ("alignment_tax.tune", "choose numbers of RLHF algorithms on validation prompts"),

@@ -74,12 +74,20 @@ def _resident_peak() -> float | None:
     return int(kilobytes[0]) * 1024 / 1e6 if kilobytes and writable else None
 
 
-def use_bf16(where: torch.device) -> bool:
-    """Say whether forward passes on `where` run in bfloat16: on a GPU that has it in hardware.
+def set_bf16(wanted: bool) -> None:
+    """Say whether GPUs are to compute in bfloat16 in this process; see `use_bf16`."""
+    torch.set_autocast_dtype("cuda", torch.bfloat16 if wanted else torch.float32)
 
-    Weights stay float32. Without hardware support (a T4, any ordinary CPU) bfloat16 is slower.
+
+def use_bf16(where: torch.device) -> bool:
+    """Say whether forward passes on `where` run in bfloat16: where `set_bf16` asked for it.
+
+    Weights stay float32. Without hardware support (a T4, any ordinary CPU) bfloat16 is slower, and
+    never used.
     """
-    return where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = torch.get_autocast_dtype("cuda") == torch.bfloat16
+    on_gpu = wanted and where.type == "cuda"
+    return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -286,7 +286,9 @@ class Preset:
     pretraining text there are to replay, `ratios` how ratios of parts are searched and recorded,
     `kl_coefs` at which other weights of its KL penalty PPO is recorded, `ppo_live` the short PPO
     runs that chapter 06 makes in front of the reader; where they are None, empty or 0 there is
-    none.
+    none. `dtype` is the type of the weights and, unless `bf16` is set, of all that is computed.
+    With `bf16` forward passes of training and sampling run in bfloat16, on a GPU that has it; its
+    rounding would hide the small changes that RLHF and ratios make to a tiny model.
     """
 
     name: str
@@ -310,6 +312,7 @@ class Preset:
     ratios: RatioConfig | None = None
     kl_coefs: tuple[float, ...] = ()
     ppo_live: PpoConfig | None = None
+    bf16: bool = False
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -508,13 +511,19 @@ SMOKE = dataclasses.replace(
 )
 
 SMALL_REWARD = RewardConfig(
-    pairs=4000,
+    pairs=6000,
     validation_pairs=500,
-    epochs=1,
+    epochs=2,
     batch_size=16,
-    learning_rate=2e-5,
+    learning_rate=5e-5,
     max_length=512,
-    accumulation=2,
+)
+
+SMALL_RATIOS = dataclasses.replace(
+    TINY_RATIOS,
+    batch_size=16,
+    parts=tuple(PartGrid(part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
+    grids=(RatioGrid("hma", 3, (0.2, 0.4, 0.6)),),
 )
 
 SMALL = Preset(
@@ -524,37 +533,38 @@ SMALL = Preset(
     threads=2,
     dtype="float32",
     sft=SftConfig(
-        documents=8000,
+        documents=4000,
         epochs=1,
         batch_size=16,
-        learning_rate=2e-5,
+        learning_rate=5e-5,
         max_length=512,
-        accumulation=2,
     ),
     reward=SMALL_REWARD,
     judge=dataclasses.replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
     rsf=RsfConfig(
-        rounds=6,
+        rounds=4,
         prompts_per_round=512,
         n=8,
         temperature=1.0,
         max_new_tokens=128,
-        learning_rate=2e-5,
+        learning_rate=5e-5,
         epochs=2,
         batch_size=16,
-        sampling_batch=256,
+        sampling_batch=512,
         max_prompt_length=256,
     ),
     # RACE may not be redistributed, so the offline course leaves its slot out.
     eval=EvalConfig(
         suite="real",
-        limit=1000,
-        batch_size=16,
+        limit=500,
+        batch_size=128,
         reward_prompts=256,
         reward_samples=1,
         without=("race_like",),
     ),
-    distil=DistilConfig(learning_rate=2e-5, epochs=2, batch_size=16, max_length=513),
+    distil=DistilConfig(learning_rate=5e-5, epochs=2, batch_size=16, max_length=513),
+    ratios=SMALL_RATIOS,
+    bf16=True,
 )
 
 
@@ -563,7 +573,7 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
 
     The reduced preset is as frozen as the full one: the same device type, the same numbers. Two CPU
     cores read about 650 tokens a second and sample 130, which is what decides the size: about an
-    hour and a half a seed. Fewer steps need larger ones, so the learning rates rise.
+    hour and a half a seed. Fewer steps need larger ones, so theta_0's learning rate rises.
     """
     if preset.world != "real" or device_type != "cpu":
         return preset
@@ -584,7 +594,6 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
             preset.sft,
             documents=640,
             batch_size=8,
-            accumulation=1,
             learning_rate=1e-4,
             max_length=192,
         ),
@@ -594,6 +603,8 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         distil=DistilConfig.like(rsf),
         eval=dataclasses.replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
         alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
+        ratios=dataclasses.replace(SMALL_RATIOS, prompts=32, n=4, epochs=4, batch_size=8),
+        bf16=False,
     )
 
 
@@ -602,8 +613,8 @@ def _on_cpu(config: RewardConfig, pairs: int) -> RewardConfig:
         config,
         pairs=pairs,
         validation_pairs=120,
+        epochs=1,
         batch_size=8,
-        accumulation=1,
         learning_rate=5e-5,
         max_length=256,
     )

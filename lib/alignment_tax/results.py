@@ -46,6 +46,15 @@ from alignment_tax.study import (
 
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = NAMED
+#: The tables in CSV, and what names a row of each.
+TABLES = {
+    "points": IDENTITY,
+    "rounds": ["seed", "algorithm", "rounds"],
+    "costs": IDENTITY,
+    "kl": IDENTITY,
+}
+#: Most models that one process takes at a time.
+PORTION = 4
 
 
 class NotRecorded(ValueError):
@@ -116,24 +125,77 @@ def record(
     return folder
 
 
+def add(source: Path, preset: str) -> list[int]:
+    """Add the tables of a run that was recorded elsewhere to those of a preset here.
+
+    Args:
+        source: A folder that `record` wrote, say on another machine.
+        preset: The preset, which must be theirs.
+
+    Returns:
+        The seeds whose rows were added or replaced.
+
+    Raises:
+        RecordError: `source` holds no tables, those of another preset, or rows of a seed that is
+            stored here with another theta_0; nothing is written then.
+    """
+    folder = settings.results_folder() / preset
+    fresh = {name: _read(source / f"{name}.csv") for name in TABLES}
+    points, calls = fresh["points"], _calls(source)
+    parquet = [source / name for name in ("pairs.parquet", "items.parquet")]
+    if points.empty or not calls or not all(path.is_file() for path in parquet):
+        raise RecordError(
+            f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
+            "and provenance.json, as alignment-tax record writes them."
+        )
+    if (studies := sorted(set(points["study"]))) != [preset]:
+        raise RecordError(
+            f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
+        )
+    stored = _read(folder / "points.csv")
+    seeds = sorted(int(seed) for seed in set(points["seed"]))
+    for seed in seeds:
+        theirs = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        if theirs.empty:
+            raise RecordError(f"{source} has no theta_0 (algorithm sft) of seed {seed}.")
+        if changed := _changes(stored, theirs.iloc[0].to_dict()):
+            raise RecordError(
+                f"Seed {seed} is stored here with another theta_0 ({changed}), so its rows cannot "
+                f"be compared with those in {source}. Nothing was added. Record a seed there that "
+                "has no rows here."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tables(folder, fresh, *map(pd.read_parquet, parquet))
+    own = _calls(folder)
+    every = own + [call for call in calls if call not in own]
+    write_whole(folder / "provenance.json", json.dumps(every, indent=2) + "\n")
+    return seeds
+
+
+def _changes(stored: pd.DataFrame, theta_0: Mapping[Any, Any]) -> str:
+    """Say in which columns the stored theta_0 of a seed is another one; "" if none is stored."""
+    if stored.empty:
+        return ""
+    rows = stored[(stored["seed"] == theta_0["seed"]) & (stored["algorithm"] == "sft")]
+    if rows.empty:
+        return ""
+    then = rows.iloc[0].to_dict()
+    changed = [name for name in COLUMNS if written(theta_0[name]) != written(then.get(name))]
+    return ", ".join(f"{n} {written(then.get(n))} -> {written(theta_0[n])}" for n in changed[:3])
+
+
 def check_same_start(points: pd.DataFrame, study: Study) -> None:
     """Refuse to add to stored points of a seed that come from another theta_0 (RecordError).
 
     Rows of one seed are compared with each other, so they must start from the same model and be
     scored alike: the same key, and the same scores to the precision that is written.
     """
-    if points.empty:
+    if points.empty or study.seed not in set(points["seed"]):
         return
-    stored = points[(points["seed"] == study.seed) & (points["algorithm"] == "sft")]
-    if stored.empty:
-        return
-    now, then = study.point(Spec("sft")), stored.iloc[0].to_dict()
-    changed = [name for name in COLUMNS if written(now[name]) != written(then.get(name))]
-    if changed:
-        values = ", ".join(f"{n} {written(then.get(n))} -> {written(now[n])}" for n in changed[:3])
+    if changed := _changes(points, study.point(Spec("sft"))):
         raise RecordError(
             f"The stored rows of {study} come from another theta_0 than this machine and code make "
-            f"({values}), so a comparison with new rows would not be paired. Nothing was added. "
+            f"({changed}), so a comparison with new rows would not be paired. Nothing was added. "
             "Another processor or release is enough to cause this. Name seeds that have no rows "
             "yet, and beside these methods what they are compared with; or record everything "
             f"again: alignment-tax record {study.preset.name}, then add these methods."
@@ -195,29 +257,47 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
     used = {spec.algorithm for spec in specs}
     trained = [name for name in study.preset.algorithms if name in used]
     tables = {
-        "points": (points, IDENTITY),
-        "rounds": (rounds_table(study, trained), ["seed", "algorithm", "rounds"]),
-        "costs": (pd.DataFrame(costs), IDENTITY),
-        "kl": (study.forward_kls(specs), IDENTITY),
+        "points": points,
+        "rounds": rounds_table(study, trained),
+        "costs": pd.DataFrame(costs),
+        "kl": study.forward_kls(specs),
     }
+    pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
+    write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
+
+
+def write_tables(
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    pairs: pd.DataFrame,
+    items: pd.DataFrame,
+    fresh: bool = False,
+) -> None:
+    """Write rows into the tables of a folder, beside those that are there.
+
+    Args:
+        folder: Of a recorded run, perhaps empty.
+        tables: Rows by the name of their table, a key of `TABLES`; points must be among them.
+        pairs: Held-out pairs; those of the same seeds are replaced.
+        items: Items of the models in points; items of models without a point are dropped.
+        fresh: Whether to drop all that the tables hold.
+    """
     written: dict[Path, pd.DataFrame] = {}
-    merged = points
-    for name, (rows, identity) in tables.items():
+    merged = tables["points"]
+    for name, rows in tables.items():
         path = folder / f"{name}.csv"
         if fresh and rows.empty:
             path.unlink(missing_ok=True)
         if rows.empty:
             continue
-        table = rows if fresh else merge_rows(_read(path), rows, identity)
+        table = rows if fresh else merge_rows(_read(path), rows, TABLES[name])
         written[path] = table
         merged = table if name == "points" else merged
-    pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
-    items = _items_table(study, specs)
     if not fresh:
-        pairs = _beside(folder / "pairs.parquet", pairs, lambda old: old["seed"] != study.seed)
+        seeds = set(pairs["seed"])
+        pairs = _beside(folder / "pairs.parquet", pairs, lambda old: ~old["seed"].isin(seeds))
         wanted = set(zip(merged["seed"], merged["key"], strict=True))
         new = set(zip(items["seed"], items["key"], strict=True))
-
         kept = wanted - new
 
         def still_wanted(old: pd.DataFrame) -> list[bool]:
@@ -314,8 +394,9 @@ def portions(
 ) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
-    With `split` a portion is one method of one seed. Every seed's first two models come first, one
-    seed a process: they need theta_0 and the whole of RSF, for which all others would wait.
+    With `split` a portion is at most `PORTION` models of one method of one seed, so that many
+    processes end together. Every seed's first two models come first, one seed a process: they need
+    theta_0 and the whole of RSF, for which all others would wait.
     """
     if not split:
         return [(seed, list(specs)) for seed in seeds]
@@ -323,7 +404,8 @@ def portions(
     for spec in specs[2:]:
         groups.setdefault((spec.algorithm, spec.method), []).append(spec)
     start = [(seed, list(specs[:2])) for seed in seeds]
-    return start + [(seed, group) for seed in seeds for group in groups.values()]
+    cut = [g[i : i + PORTION] for g in groups.values() for i in range(0, len(g), PORTION)]
+    return start + [(seed, group) for seed in seeds for group in cut]
 
 
 @contextlib.contextmanager

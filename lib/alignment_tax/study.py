@@ -65,6 +65,7 @@ from alignment_tax.models import (
     save_policy,
     save_reward_model,
     score_replies,
+    set_bf16,
 )
 from alignment_tax.presets import (
     AlgorithmConfig,
@@ -339,6 +340,7 @@ class Study:
         self._partitions: dict[int, Partition] = {}
         self._texts: dict[bool, list[Document]] = {}
         torch.set_num_threads(self.preset.threads)
+        set_bf16(self.preset.bf16)
 
     def __str__(self) -> str:
         """Name the study for a reader."""
@@ -1376,6 +1378,8 @@ class Study:
             key: presets.as_dict(value) if dataclasses.is_dataclass(value) else value
             for key, value in inputs.items()
         }
+        if self.preset.bf16:
+            plain["bf16"] = True
         return self.store.get(
             stage,
             {

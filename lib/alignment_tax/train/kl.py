@@ -38,14 +38,20 @@ def reply_log_probs(
             )
             with autocast(policy.device):
                 logits = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            logps = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-            taken = logps.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+            # row by row: a large vocabulary in float32 for all rows at once fills a GPU
+            taken = torch.stack([_taken(*row) for row in zip(logits, ids, strict=True)])
             place = torch.arange(1, ids.shape[1], device=ids.device)
             starts = torch.tensor([heads[i] for i in batch], device=ids.device).unsqueeze(1)
             counted = (place >= starts) & mask[:, 1:].bool()
             totals[batch] = (taken * counted).sum(dim=1).double().cpu().numpy()
             bar.update(len(batch))
     return totals
+
+
+def _taken(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return log pi of each token of one row after its first, (length - 1,)."""
+    log_probs = torch.log_softmax(logits[:-1].float(), dim=-1)
+    return log_probs.gather(-1, ids[1:].unsqueeze(-1)).squeeze(-1)
 
 
 def kl_estimate(policy_log_probs: np.ndarray, reference_log_probs: np.ndarray) -> float:
