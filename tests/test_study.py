@@ -455,3 +455,13 @@ def test_bench_refuses_a_limit_of_nothing(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--limit", "0"])
     assert "--limit must be at least 1" in capsys.readouterr().err
+
+
+def test_of_other_algorithms_the_thirds_alone_are_averaged(tmp_path):
+    study = Study("tiny", 0, Store(tmp_path))
+    parts = {
+        name: {spec.part for spec in study.specs([name, "part"]) if spec.method == "part"}
+        for name in ("rsf", "dpo", "ppo")
+    }
+    assert parts["dpo"] == parts["ppo"] == {"input", "middle", "output"}
+    assert parts["rsf"] > parts["dpo"] | {"linear", "head"}

@@ -1253,10 +1253,10 @@ class Study:
             methods: words of `methods`. An algorithm is its rounds and averages (of the control
                 only the last round: it says what RSF does without its choice), a remedy its
                 strengths in the preset, "remedies" the plain distilled run, its averages and all
-                remedies, "part" or a search for ratios its grid, "pattern" the ratios
-                of the paper's Fig. 9, "parts" all of these. Averages by
-                part are those of the algorithms that are named beside them, of rsf if none is.
-                None: the base and all algorithms, no remedy, no part.
+                remedies, "part" or a search for ratios its grid, "pattern" the ratios of the
+                paper's Fig. 9, "parts" all of these. Averages by part are those of the algorithms
+                that are named beside them, of rsf if none is; of others than rsf only the thirds of
+                the layers are averaged. None: the base and all algorithms, no remedy, no part.
 
         Raises:
             UnknownStage: an unknown word; names the known ones.
@@ -1315,7 +1315,9 @@ class Study:
         """The models of "part", or of one search for ratios, of one algorithm's last round."""
         config, last = self._ratio_config, self._algorithm(algorithm).rounds
         if name == PART:
-            chosen = [(grid.part, grid.alphas) for grid in config.parts]
+            # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
+            grids = [g for g in config.parts if algorithm == "rsf" or g.part in THIRDS]
+            chosen = [(grid.part, grid.alphas) for grid in grids]
         elif name == PATTERN:
             every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
             chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
