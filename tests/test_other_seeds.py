@@ -123,3 +123,14 @@ def test_of_rows_of_other_seeds_each_is_named(more: Recorded) -> None:
     rows = more.points
     pair = {name: rows[rows["algorithm"] == name] for name in ("rsf", "rloo")}
     assert figures.groups_caption(pair, recorded=True).startswith("recorded run tiny, seeds 0-1, ")
+
+
+def test_the_readme_tells_parts_of_every_algorithm_by_its_own_seeds(more: Recorded) -> None:
+    told = "\n".join(report.parts_markdown(more.points))
+    assert "Seeds: RSF 2, DPO 2, PPO 2." in told
+    of_ppo = heterogeneous.of_algorithm(more.points, "ppo")
+    found = heterogeneous.part_effect(of_ppo, "input", "reward")
+    line = next(row for row in told.splitlines() if row.startswith("| PPO: averaging the input"))
+    assert f"| {found.difference:+.2f} |" in line
+    assert told.count("HMA, K = 3 keeps more skill") == 2  # RSF's is told with all searches
+    assert report.parts_markdown(more.points[more.points["method"] != "part"]) == []

@@ -21,7 +21,7 @@ from alignment_tax.figures.look import DPI, save
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.results import Recorded, recorded, recorded_items
 from alignment_tax.skills import SLOTS
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE
+from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART
 from alignment_tax.talk import lost_to_talk, with_capped
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -129,6 +129,7 @@ def results_markdown(run: Recorded, items: pd.DataFrame) -> str:
         *algorithms_markdown(run.points),
         *remedies_markdown(run.points, items),
         *ratios_markdown(run.points),
+        *parts_markdown(run.points),
     ]
     run = replace(run, points=main_line(run.points))
     seeds, source = run.seeds, run.provenance
@@ -223,6 +224,33 @@ def ratios_markdown(points: pd.DataFrame) -> list[str]:
     return [
         "A ratio for each block of layers instead of one for all (chapter 11), every search "
         "against plain averaging at the same mean ratios:",
+        verdict_markdown(compared),
+    ]
+
+
+def parts_markdown(points: pd.DataFrame) -> list[str]:
+    """Return paragraphs on the input part and on HMA, algorithm by algorithm, if recorded.
+
+    Args:
+        points: The columns of points.csv.
+    """
+    compared, said = {}, []
+    for algorithm in heterogeneous.algorithms_with(points, PART):
+        name = algorithms_claims.NAMES[algorithm]
+        rows = heterogeneous.of_algorithm(points, algorithm)
+        for score in ("reward", "skill"):
+            claim = f"{name}: averaging the input part alone raises {score}"
+            compared[claim] = heterogeneous.part_effect(rows, "input", score)
+        if algorithm != "rsf" and algorithm in heterogeneous.algorithms_with(points, "hma"):
+            claim = f"{name}: HMA, K = 3 keeps more skill than averaging at equal reward"
+            compared[claim] = heterogeneous.ahead(rows, heterogeneous.HMA)
+        said.append(f"{name} {len(set(rows.loc[rows['method'] == PART, 'seed']))}")
+    if not compared:
+        return []
+    return [
+        "One third of the layers averaged with theta_0 and the others left aligned (chapter 11): "
+        "does the input part raise both reward and skill above the aligned model's, as the paper "
+        f"reports? Beside it HMA of other algorithms. Seeds: {', '.join(said)}.",
         verdict_markdown(compared),
     ]
 
