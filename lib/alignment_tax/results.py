@@ -142,8 +142,8 @@ def add(source: Path, preset: str) -> list[int]:
     folder = settings.results_folder() / preset
     fresh = {name: _read(source / f"{name}.csv") for name in TABLES}
     points, calls = fresh["points"], _calls(source)
-    parquet = [source / name for name in ("pairs.parquet", "items.parquet")]
-    if points.empty or not calls or not all(path.is_file() for path in parquet):
+    pairs, items = source / "pairs.parquet", source / "items.parquet"
+    if points.empty or not calls or not (pairs.is_file() and items.is_file()):
         raise RecordError(
             f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
             "and provenance.json, as alignment-tax record writes them."
@@ -165,7 +165,7 @@ def add(source: Path, preset: str) -> list[int]:
                 "has no rows here."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, fresh, *map(pd.read_parquet, parquet))
+    write_tables(folder, fresh, pd.read_parquet(pairs), pd.read_parquet(items))
     own = _calls(folder)
     every = own + [call for call in calls if call not in own]
     write_whole(folder / "provenance.json", json.dumps(every, indent=2) + "\n")
