@@ -511,7 +511,7 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
             )  # fmt: skip
             for y, row in zip(where, part.to_dict("records"), strict=True):
                 axes.annotate(
-                    spread(row["tax"], row["low"], row["high"], sign=True), (1.01, y),
+                    _tax_text(row), (1.01, y),
                     xycoords=axes.get_yaxis_transform(), fontsize=10.5, va="center",
                     color="#333333",
                 )  # fmt: skip
@@ -523,12 +523,17 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("points lost since θ₀ (left of 0: gained)")
         each = [
-            f"{claims.NAMES[row['algorithm']]}, {row['name']} "
-            f"{spread(row['tax'], row['low'], row['high'], sign=True)}"
+            f"{claims.NAMES[row['algorithm']]}, {row['name']} {_tax_text(row)}"
             for row in table.to_dict("records")
         ]
         alt = f"Points lost since θ₀ ({caption}). {'; '.join(each)}."
         return finish(figure, "The tax of each algorithm", caption, alt, 4)
+
+
+def _tax_text(row: Mapping[str, float]) -> str:
+    """Return a tax with its interval; with two decimals where one would hide the interval."""
+    digits = 2 if row["high"] - row["low"] < 0.5 else 1
+    return spread(row["tax"], row["low"], row["high"], digits, sign=True)
 
 
 # --- forgetting against KL -----------------------------------------------------------------------
