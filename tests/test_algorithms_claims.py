@@ -117,6 +117,13 @@ def test_a_heavier_penalty_is_compared_with_averaging(points):
     # averages 80 - 2 r; the sweep 80 - r up to 1, then 79 - 3 (r - 1): 0.5 and 0.5 above
     assert found[2].difference == pytest.approx(-0.5, abs=0.01)
     assert claims.penalty_claims(points[points["method"] != "kl_coef"], own=0.1) == {}
+    # against a coefficient of the reader's choice, and one that nobody recorded
+    paper = claims.penalty_claims(points, own=0.1, least=0.1)
+    assert paper["a KL coefficient 0.4 instead of 0.1 keeps more skill"].difference == 3.0
+    assert list(claims.penalty_claims(points, own=0.1, least=0.05)) == list(paper)[2:]
+    # of the rewards 0 to 2 that averages reach, no penalty was tried below 1
+    assert claims.chord_share(points, own=0.1) == pytest.approx(0.5)
+    assert claims.chord_share(points[points["method"] != "kl_coef"], own=0.1) is None
 
 
 @pytest.mark.parametrize(
@@ -183,30 +190,67 @@ def table(kl, tax, seed=0, algorithm="rsf", gain=0.0):
 def test_a_line_through_theta_0_by_hand():
     rows = table([1.0, 2.0, 3.0], [2.0, 1.0, 3.0])
     # slope (1 * 2 + 2 * 1 + 3 * 3) / (1 + 4 + 9) = 13 / 14; errors 15/14, -12/14, 3/14
-    found = claims.fit(rows, degree=1)
+    found = claims.fit(rows, shape="line")
     assert found.coefficients == pytest.approx((13 / 14, 0))
     assert found.r_squared == pytest.approx(1 - (15**2 + 12**2 + 3**2) / 14**2 / 2)
     assert (found.n, np.isnan(found.low)) == (3, True)
     assert found(np.array([0.0, 14.0])) == pytest.approx([0, 13])
     assert claims.explains_half(found, 1) is None
-    assert claims.fit(rows.head(2), degree=1) is None
+    assert claims.fit(rows.head(2), shape="line") is None
 
 
 def test_a_curve_through_theta_0_may_be_worse_than_the_mean():
     # all forgot 9 to 11 points at once, however far they went: no line from (0, 0) says so
     rows = table([1.0, 2.0, 3.0, 4.0], [9.0, 11.0, 9.0, 11.0])
-    assert claims.fit(rows, degree=1).r_squared < 0
+    assert claims.fit(rows, shape="line").r_squared < 0
+
+
+def test_a_saturating_curve_is_recovered_with_its_level_and_scale():
+    x = np.array([0.1, 0.5, 1.0, 3.0, 10.0, 40.0])
+    found = claims.fit(table(x, 13 * (1 - np.exp(-x / 0.7))))
+    assert found.shape == "saturating"
+    assert found.coefficients == pytest.approx((13, 0.7), rel=1e-5)
+    assert found.r_squared == pytest.approx(1)
+    # at x = b ln 2 half of the level is reached, and at theta_0 nothing
+    assert found(np.array([0.0, 0.7 * np.log(2)])) == pytest.approx([0, 6.5], rel=1e-4)
+    # no further than three values of x: as many as a parabola refuses
+    assert claims.fit(table(x[:3], x[:3])) is None
+
+
+def test_a_saturating_curve_can_be_as_straight_as_a_line():
+    x = np.arange(1.0, 6.0)
+    assert claims.fit(table(x, 2 * x)).r_squared == pytest.approx(1, abs=1e-4)
+
+
+def test_where_forgetting_levels_off_the_parabola_hides_the_curve_and_the_verdict():
+    # everyone forgets 13 points from some KL on; RSF is the one that goes far
+    far, near = np.array([1.0, 2, 4, 8, 16, 32]), np.array([0.5, 1, 1.5, 2, 3])
+    parts = [table(far, 13 * (1 - np.exp(-far)), seed=s, algorithm="rsf") for s in (0, 1)]
+    parts += [
+        table(near, 13 * (1 - np.exp(-near)), seed=s, algorithm=a)
+        for s in (0, 1) for a in ("dpo", "ppo")
+    ]  # fmt: skip
+    rows = pd.concat(parts)
+    claim = "DPO forgets more than the curve of the others says"
+    assert claims.off_the_curve(rows)[claim].difference == pytest.approx(0, abs=1e-3)
+    bent = claims.off_the_curve(rows, shape="parabola")[claim]
+    assert (bent.verdict, bent.difference > 3) == ("holds", True)
+
+
+def test_a_reward_below_the_start_does_not_overflow_the_curve():
+    x = np.array([-4.0, 1.0, 2.0, 3.0, 4.0])
+    assert np.isfinite(claims.fit(table(x, np.abs(x), gain=x), "gain").r_squared)
 
 
 def test_a_parabola_is_found_and_its_interval_comes_from_whole_seeds():
     x = np.arange(5.0)
     exact = table(x, x + 2 * x**2)
-    found = claims.fit(exact)
+    found = claims.fit(exact, shape="parabola")
     assert found.coefficients == pytest.approx((2, 1, 0), abs=1e-9)
     assert found.r_squared == pytest.approx(1)
     # a second seed that bends the other way: alone each is a perfect parabola, together not
     both = pd.concat([exact, table(x, -2 * x**2, seed=1)])
-    pooled = claims.fit(both)
+    pooled = claims.fit(both, shape="parabola")
     assert pooled.high == pytest.approx(1)
     assert pooled.low == pytest.approx(pooled.r_squared)
     assert pooled.r_squared < 0.5
@@ -220,7 +264,7 @@ def test_an_algorithm_off_the_common_curve_is_found_by_leaving_it_out():
     parts = [table(x, x, seed=s, algorithm=a) for s in (0, 1) for a in ("rsf", "dpo")]
     # PPO forgets 3 points more, and once goes where the others never were
     parts += [table([1.0, 3.0, 9.0], [4.0, 6.0, 0.0], seed=s, algorithm="ppo") for s in (0, 1)]
-    found = claims.off_the_curve(pd.concat(parts), degree=1)
+    found = claims.off_the_curve(pd.concat(parts), shape="line")
     ppo = found["PPO forgets more than the curve of the others says"]
     assert (ppo.difference, ppo.verdict) == (pytest.approx(3), "holds")
     # the line through RSF and PPO: slope (2 * 30 + 2 * (4 + 18)) / (2 * 30 + 2 * 91), so 104 / 242
@@ -230,12 +274,12 @@ def test_an_algorithm_off_the_common_curve_is_found_by_leaving_it_out():
         f"{name} forgets more than the curve of the others says" for name in ("RSF", "DPO", "PPO")
     ]
     # a seed alone gives no interval
-    one = claims.off_the_curve(pd.concat(parts[:2]), degree=1)
+    one = claims.off_the_curve(pd.concat(parts[:2]), shape="line")
     assert set(one.values()) == {None}
     # the control alone is no curve to hold others against, but may be held against one
     parts = [table(x, x, seed=s) for s in (0, 1)]
     parts += [table(x, x - 1, seed=s, algorithm="rsf_random") for s in (0, 1)]
-    found = claims.off_the_curve(pd.concat(parts), degree=1)
+    found = claims.off_the_curve(pd.concat(parts), shape="line")
     assert found["RSF forgets more than the curve of the others says"] is None
     control = found["the random control forgets more than the curve of the others says"]
     assert control.difference == pytest.approx(-1)
@@ -245,9 +289,9 @@ def test_kl_explains_more_than_reward_where_only_kl_tells():
     x = np.arange(6.0)
     noise = np.array([3.0, 1.0, 4.0, 1.5, 5.0, 9.0])
     rows = pd.concat([table(x, x, seed=s, gain=np.roll(noise, s)) for s in range(3)])
-    found = claims.explains_more(rows, "kl", "gain", degree=1)
+    found = claims.explains_more(rows, "kl", "gain", shape="line")
     assert found.verdict == "holds"
-    assert found.difference == pytest.approx(1 - claims.fit(rows, "gain", 1).r_squared)
+    assert found.difference == pytest.approx(1 - claims.fit(rows, "gain", "line").r_squared)
     assert claims.explains_more(rows, "forward_kl", "gain") is None
 
 
@@ -255,8 +299,8 @@ def test_two_measures_of_forgetting_are_compared_by_the_same_models():
     x = np.arange(1.0, 7.0)
     noise = np.array([3.0, -1.0, 4.0, -1.5, 5.0, 9.0])
     rows = pd.concat([table(x, np.roll(noise, s), seed=s).assign(capped=x) for s in range(3)])
-    found = claims.explains_more(rows, "kl", "kl", 1, y="capped", other_y="tax")
-    assert found.difference == pytest.approx(1 - claims.fit(rows, "kl", 1).r_squared)
+    found = claims.explains_more(rows, "kl", "kl", "line", y="capped", other_y="tax")
+    assert found.difference == pytest.approx(1 - claims.fit(rows, "kl", "line").r_squared)
     assert found.verdict == "holds"
 
 
@@ -291,6 +335,7 @@ def test_the_table_of_fits_leaves_out_what_cannot_be_fitted(points):
     # RSF has two values of KL, and the control is never fitted by itself
     assert list(table["runs"].unique()) == ["PPO", "all"]
     assert set(table["x"]) == {"kl", "gain"}
+    assert set(table["shape"]) == set(claims.SHAPES)
     assert (table["r_squared"] <= 1).all()
 
 
@@ -328,7 +373,7 @@ def test_figures_are_drawn_with_their_numbers_in_the_alt_text(points):
         "PPO: from 80.0 to 76.0 while reward rises by 2.00": figures.algorithm_fronts(points),
         "RSF, mean of three families +11.0": figures.algorithm_tax(points),
         "coefficient 0.4: reward 1.00, skill 79.0": figures.kl_penalty(points, own=0.1),
-        "R squared": figures.razor(claims.forgetting(points), "seeds 0-1"),
+        "R squared of the saturating curve": figures.razor(claims.forgetting(points), "seeds 0-1"),
     }
     for text, figure in drawn.items():
         assert text in alt_text(figure), text

@@ -34,6 +34,10 @@ X_NAMES = {
 #: Runs whose forgetting is set against KL: as trained, with the preset's numbers or another KL
 #: coefficient.
 TRAINED = ("none", "kl_coef")
+#: Curves through theta_0 that forgetting is fitted with, and how many numbers each has. What
+#: forgetting does is level off, and so does the first; the last is the shape of Shenfeld et al.
+#: 2025 (roughly quadratic), which must turn down instead.
+SHAPES = {"saturating": 2, "line": 1, "parabola": 2}
 
 Comparisons = dict[str, front.Comparison | None]
 
@@ -225,12 +229,14 @@ def front_claims(
     }
 
 
-def penalty_claims(points: pd.DataFrame, own: float) -> Comparisons:
+def penalty_claims(points: pd.DataFrame, own: float, least: float | None = None) -> Comparisons:
     """Return what the sweep over PPO's KL coefficient says (paper, Fig. 8); empty without one.
 
     Args:
         points: The columns of points.csv.
         own: The KL coefficient of the models whose method is "none".
+        least: The coefficient that the heaviest is compared with (the paper's is 0.05); None takes
+            the lightest there is. The first two claims are left out where it is not recorded.
     """
     swept = points[(points["algorithm"] == "ppo") & (points["method"] == "kl_coef")]
     if swept.empty or "ppo" not in present(points):
@@ -243,15 +249,41 @@ def penalty_claims(points: pd.DataFrame, own: float) -> Comparisons:
         rows = swept[np.isclose(swept["strength"].astype(float), coef)]
         return rows.set_index("seed")[score].astype(float)
 
-    least, most = strengths[0], strengths[-1]
-    names = f"KL coefficient {most:g} instead of {least:g}"
-    return {
-        f"a {names} keeps more skill": judge(end(most, "skill") - end(least, "skill")),
-        f"a {names} costs reward": judge(end(least, "reward") - end(most, "reward")),
-        "averaging PPO keeps more skill than a larger KL coefficient": at_equal_reward(
-            curve(points, "ppo", "average"), penalty_curve(points, own)
-        ),
-    }
+    most = strengths[-1]
+    least = strengths[0] if least is None else least
+    found: Comparisons = {}
+    if np.isclose(strengths, least).any() and least < most:
+        names = f"KL coefficient {most:g} instead of {least:g}"
+        found = {
+            f"a {names} keeps more skill": judge(end(most, "skill") - end(least, "skill")),
+            f"a {names} costs reward": judge(end(least, "reward") - end(most, "reward")),
+        }
+    found["averaging PPO keeps more skill than a larger KL coefficient"] = at_equal_reward(
+        curve(points, "ppo", "average"), penalty_curve(points, own)
+    )
+    return found
+
+
+def chord_share(points: pd.DataFrame, own: float) -> float | None:
+    """Return over which share of the rewards compared PPO's penalty has no model, mean over seeds.
+
+    `penalty_claims` compares averaging with the line from theta_0 through the ends of PPO's runs,
+    from the heaviest penalty on. Below the lowest reward of these ends that line is a straight
+    chord: nothing was trained there. None where nothing is compared.
+
+    Args:
+        points: The columns of points.csv.
+        own: The KL coefficient of the models whose method is "none".
+    """
+    averages, shares = curve(points, "ppo", "average"), []
+    for seed, line in penalty_curve(points, own).items():
+        if seed not in averages:
+            continue
+        low = max(line[:, 0].min(), averages[seed][:, 0].min())
+        high = min(line[:, 0].max(), averages[seed][:, 0].max())
+        if high > low:
+            shares.append(np.clip((line[1:, 0].min() - low) / (high - low), 0, 1))
+    return float(np.mean(shares)) if shares else None
 
 
 # --- over-optimisation ---------------------------------------------------------------------------
@@ -339,12 +371,19 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 
 @dataclass(frozen=True)
 class Fit:
-    """A least-squares polynomial through theta_0: coefficients, its R squared, 95 % interval.
+    """A least-squares curve through theta_0: its numbers, its R squared, 95 % interval.
 
-    The highest power comes first; the last coefficient is 0, since theta_0 has gone nowhere and
-    forgotten nothing. `low` and `high` are NaN with fewer than two seeds; `n` counts the points.
+    Attributes:
+        shape: A word of `SHAPES`.
+        coefficients: Of a saturating curve a (1 - exp(-x / b)): a, what it levels off at (points),
+            and b, where it has risen to 63 % of that (units of x). Of a polynomial: the highest
+            power first; the last is 0, since theta_0 has gone nowhere and forgotten nothing.
+        r_squared: Share of the variance explained (see `r_squared`).
+        low, high: NaN with fewer than two seeds.
+        n: How many points.
     """
 
+    shape: str
     coefficients: tuple[float, ...]
     r_squared: float
     low: float
@@ -353,7 +392,20 @@ class Fit:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the curve at `x`."""
-        return np.polyval(self.coefficients, x)
+        return curve_at(self.shape, np.array(self.coefficients), x)
+
+
+def curve_at(shape: str, coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return a curve (see `Fit`) at `x`."""
+    if shape == "saturating":
+        level, scale = coefficients
+        return level * _rise(x, scale)
+    return np.polyval(coefficients, x)
+
+
+def _rise(x: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """Return 1 - exp(-x / scale); far below 0 it is cut where its square would overflow."""
+    return -np.expm1(np.minimum(-x / scale, 300.0))
 
 
 def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -365,16 +417,38 @@ def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
     return 1 - float(((y - predicted) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
-def _fitted(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, float]:
-    """Return coefficients and R squared of a polynomial through (0, 0).
+def _fitted(x: np.ndarray, y: np.ndarray, shape: str) -> tuple[np.ndarray, float]:
+    """Return coefficients and R squared of a curve through (0, 0).
 
     NaN where x has too few values for one.
     """
-    if np.unique(x[x != 0]).size < degree:
-        return np.full(degree + 1, np.nan), float("nan")
-    powers = np.vander(x, degree + 1)[:, :-1]
-    coefficients = np.append(np.linalg.lstsq(powers, y)[0], 0.0)
-    return coefficients, r_squared(y, np.polyval(coefficients, x))
+    numbers = SHAPES[shape]
+    if np.unique(x[x != 0]).size < numbers:
+        return np.full(2 if shape == "saturating" else numbers + 1, np.nan), float("nan")
+    if shape == "saturating":
+        coefficients = _saturating(x, y)
+    else:
+        powers = np.vander(x, numbers + 1)[:, :-1]
+        coefficients = np.append(np.linalg.lstsq(powers, y)[0], 0.0)
+    return coefficients, r_squared(y, curve_at(shape, coefficients, x))
+
+
+def _saturating(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return a and b of the least-squares curve a (1 - exp(-x / b)).
+
+    For each b the best a is known in closed form, so only b is searched: on a grid of its logarithm
+    that closes in on the best place, from a thousandth of the furthest |x| (a step) to a hundred
+    times it (a line).
+    """
+    furthest = np.log(np.abs(x).max())
+    low, high = furthest - np.log(1000), furthest + np.log(100)
+    for _ in range(6):
+        grid = np.linspace(low, high, 48)
+        rises = _rise(x[:, None], np.exp(grid))
+        levels = y @ rises / (rises**2).sum(axis=0)
+        best = int((levels * (y @ rises)).argmax())  # of the sum of squares, what it explains
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return np.array([levels[best], np.exp(grid[best])])
 
 
 def resampled(
@@ -400,7 +474,7 @@ def resampled(
     return float(low), float(high)
 
 
-def fit(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> Fit | None:
+def fit(rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "tax") -> Fit | None:
     """Fit what was forgotten against a column of `forgetting`; None where there is too little.
 
     The curve passes through theta_0, which is no row, at (0, 0). R squared still compares it with
@@ -409,20 +483,20 @@ def fit(rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax") -> F
     Args:
         rows: Rows of `forgetting`; those without `x` are left out.
         x: kl, forward_kl or gain.
-        degree: 1 is a line, 2 the parabola of Shenfeld et al. 2025; both pass through theta_0.
+        shape: A word of `SHAPES`.
         y: tax, or a family.
     """
     rows = rows.dropna(subset=[x, y])
-    if rows[x].nunique() < degree + 2:
+    if rows[x].nunique() < SHAPES[shape] + 2:
         return None
     xs, ys = rows[x].to_numpy(dtype=float), rows[y].to_numpy(dtype=float)
-    coefficients, found = _fitted(xs, ys, degree)
+    coefficients, found = _fitted(xs, ys, shape)
 
     def again(drawn: pd.DataFrame) -> float:
-        return _fitted(drawn[x].to_numpy(float), drawn[y].to_numpy(float), degree)[1]
+        return _fitted(drawn[x].to_numpy(float), drawn[y].to_numpy(float), shape)[1]
 
     low, high = resampled(rows, again)
-    return Fit(tuple(map(float, coefficients)), found, low, high, len(rows))
+    return Fit(shape, tuple(map(float, coefficients)), found, low, high, len(rows))
 
 
 def razor_table(
@@ -431,7 +505,7 @@ def razor_table(
     """Return the fits of forgetting, pooled and by algorithm, as a table.
 
     Returns:
-        One row per runs (an algorithm, then "all"), x and degree (1, 2): n, r_squared, low, high.
+        One row per runs (an algorithm, then "all"), x and shape: n, r_squared, low, high.
         Fits that cannot be made are left out, and so is the control alone: it has one model a seed,
         of nearly the same KL.
     """
@@ -440,21 +514,21 @@ def razor_table(
     table = []
     for who, part in (groups | {"all": rows}).items():
         for x in xs:
-            for degree in (1, 2):
-                found = fit(part, x, degree)
+            for shape in SHAPES:
+                found = fit(part, x, shape)
                 if found is not None:
                     table.append(
                         {
                             "runs": who,
                             "x": x,
-                            "degree": degree,
+                            "shape": shape,
                             "n": found.n,
                             "r_squared": found.r_squared,
                             "low": found.low,
                             "high": found.high,
                         }
                     )
-    columns = ["runs", "x", "degree", "n", "r_squared", "low", "high"]
+    columns = ["runs", "x", "shape", "n", "r_squared", "low", "high"]
     return pd.DataFrame(table, columns=columns)
 
 
@@ -462,7 +536,7 @@ def explains_more(
     rows: pd.DataFrame,
     x: str,
     other: str,
-    degree: int = 2,
+    shape: str = "saturating",
     y: str = "tax",
     other_y: str | None = None,
 ) -> front.Comparison | None:
@@ -474,18 +548,19 @@ def explains_more(
         rows: Rows of `forgetting`.
         x: The column that is said to explain more.
         other: The column that it is compared with.
-        degree: Of the fits.
+        shape: Of both fits, a word of `SHAPES`.
         y: What `x` explains.
         other_y: What `other` explains, if that is another column.
     """
     other_y = y if other_y is None else other_y
     rows = rows.dropna(subset=list({x, other, y, other_y}))
-    if min(rows[x].nunique(), rows[other].nunique()) < degree + 2 or rows["seed"].nunique() < 2:
+    values = min(rows[x].nunique(), rows[other].nunique())
+    if values < SHAPES[shape] + 2 or rows["seed"].nunique() < 2:
         return None
 
     def gap(drawn: pd.DataFrame) -> float:
         first, second = (
-            _fitted(drawn[of].to_numpy(float), drawn[what].to_numpy(float), degree)[1]
+            _fitted(drawn[of].to_numpy(float), drawn[what].to_numpy(float), shape)[1]
             for of, what in ((x, y), (other, other_y))
         )
         return first - second
@@ -505,7 +580,7 @@ def explains_half(found: Fit, seeds: int) -> front.Comparison | None:
 
 
 def off_the_curve(
-    rows: pd.DataFrame, x: str = "kl", degree: int = 2, y: str = "tax"
+    rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "tax"
 ) -> Comparisons:
     """Return by algorithm (and for the control) what it forgets beyond the curve of the *others*.
 
@@ -520,11 +595,11 @@ def off_the_curve(
         others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
         claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
         found[claim] = None
-        enough = others[x].nunique() >= degree + 2
+        enough = others[x].nunique() >= SHAPES[shape] + 2
         if enough and not set(NAMES).isdisjoint(others["algorithm"]):
-            curve, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), degree)
+            of_others, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), shape)
             own = own[own[x] <= others[x].max()]
-            beyond = own[y] - np.polyval(curve, own[x].to_numpy(dtype=float))
+            beyond = own[y] - curve_at(shape, of_others, own[x].to_numpy(dtype=float))
             found[claim] = judge(beyond.groupby(own["seed"]).mean())
     return found
 

@@ -511,7 +511,7 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
             )  # fmt: skip
             for y, row in zip(where, part.to_dict("records"), strict=True):
                 axes.annotate(
-                    spread(row["tax"], row["low"], row["high"], sign=True), (1.01, y),
+                    _tax_text(row), (1.01, y),
                     xycoords=axes.get_yaxis_transform(), fontsize=10.5, va="center",
                     color="#333333",
                 )  # fmt: skip
@@ -523,63 +523,112 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("points lost since θ₀ (left of 0: gained)")
         each = [
-            f"{claims.NAMES[row['algorithm']]}, {row['name']} "
-            f"{spread(row['tax'], row['low'], row['high'], sign=True)}"
+            f"{claims.NAMES[row['algorithm']]}, {row['name']} {_tax_text(row)}"
             for row in table.to_dict("records")
         ]
         alt = f"Points lost since θ₀ ({caption}). {'; '.join(each)}."
         return finish(figure, "The tax of each algorithm", caption, alt, 4)
 
 
+def _tax_text(row: Mapping[str, float]) -> str:
+    """Return a tax with its interval; with two decimals where one would hide the interval."""
+    digits = 2 if row["high"] - row["low"] < 0.5 else 1
+    return spread(row["tax"], row["low"], row["high"], digits, sign=True)
+
+
 # --- forgetting against KL -----------------------------------------------------------------------
 
 
-def razor(rows: pd.DataFrame, caption: str, degree: int = 2) -> Figure:
+def razor(rows: pd.DataFrame, caption: str) -> Figure:
     """Draw what was forgotten against KL and against the reward gained, with fits to all.
+
+    KL is on a root scale. The limits are those of the models: the parabola may leave them.
 
     Args:
         rows: Rows of `algorithms_claims.forgetting`; an x that is not recorded is left out.
         caption: Which run this is.
-        degree: Of the fitted polynomials.
 
     Raises:
         FigureError: missing columns, or no row with a KL.
     """
-    need(rows, ["algorithm", "seed", "tax", "kl", "forward_kl", "gain"], "razor")
-    xs = [name for name in X_NAMES if rows[name].notna().sum() > degree + 1]
+    need(rows, ["algorithm", "method", "seed", "tax", "kl", "forward_kl", "gain"], "razor")
+    xs = [name for name in X_NAMES if rows[name].nunique() >= 4]  # what the fits need
     if not xs:
         raise FigureError("razor has nothing to draw: fewer points than a fit needs.")
     alts = []
     with style():
-        figure = canvas((PANELS[0], 4.8))
+        figure = canvas((PANELS[0], 5.2))
         grid = figure.subplots(1, len(xs), sharey=True, squeeze=False)[0]
         for axes, x in zip(grid, xs, strict=True):
-            for name in [n for n in ALGORITHMS if n in set(rows["algorithm"])]:
-                own, look = rows[rows["algorithm"] == name], ALGORITHMS[name]
-                axes.scatter(
-                    own[x], own["tax"], color=look.colour, marker=look.marker, s=34, alpha=0.75,
-                    edgecolors="white", linewidths=0.5, label=look.label, zorder=2,
-                )  # fmt: skip
-            found = claims.fit(rows, x, degree)
-            title = X_NAMES[x]
-            if found is not None:
-                line = np.linspace(min(0.0, rows[x].min()), rows[x].max(), 100)
-                axes.plot(
-                    line, found(line), color=GREEN, linewidth=2,
-                    label="fit to all, through θ₀", zorder=3,
-                )  # fmt: skip
-                text = spread(found.r_squared, found.low, found.high, 2)
-                axes.set_title(f"R² = {text}", fontsize=12.5)
-                alts.append(f"against {title}: R squared {text}, {found.n} models")
+            _razor_models(axes, rows, x)
+            texts = _razor_fits(axes, rows, x)
             axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
             axes.plot(
                 0, 0, marker="*", markersize=15, color=BLACK, markerfacecolor="white",
-                linestyle="none", label="θ₀", zorder=4,
+                linestyle="none", label="θ₀", zorder=5,
             )  # fmt: skip
+            title = X_NAMES[x]
+            if x != "gain":
+                axes.set_xscale("function", functions=(_root, np.square))
+                axes.set_xlim(0, 1.08 * rows[x].max())
+                _label_furthest(axes, rows, x)
+                title += "\n(root scale)"
             axes.set_xlabel(title)
+            alts.append(f"against {X_NAMES[x]}: {', '.join(texts)}")
+        low, high = min(0.0, rows["tax"].min()), max(0.0, rows["tax"].max())
+        grid[0].set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
         grid[0].set_ylabel("forgotten: points of mean skill")
-        alt = f"Skill lost since θ₀ ({caption}) {'; '.join(alts)}."
-        return finish(figure, "Does KL tell how much is forgotten?", caption, alt, 6)
+        alt = f"Skill lost since θ₀ ({caption}), {len(rows)} models {'; '.join(alts)}."
+        return finish(figure, "Does KL tell how much is forgotten?", caption, alt, 4)
+
+
+def _razor_models(axes: Axes, rows: pd.DataFrame, x: str) -> None:
+    """Draw every model: PPO's under other KL coefficients hollow, the control on top."""
+    for name in [n for n in ALGORITHMS if n in set(rows["algorithm"])]:
+        look, on_top = ALGORITHMS[name], name == "rsf_random"
+        for swept in (False, True):
+            own = rows[(rows["algorithm"] == name) & ((rows["method"] == "kl_coef") == swept)]
+            if own.empty:
+                continue
+            axes.scatter(
+                own[x], own["tax"], marker=look.marker, s=34, alpha=1 if on_top else 0.75,
+                facecolors="none" if swept else look.colour,
+                edgecolors=look.colour if swept else "white", linewidths=1.2 if swept else 0.5,
+                label=f"{look.label}, other KL coefficients" if swept else look.label,
+                zorder=4 if on_top else 2,
+            )  # fmt: skip
+
+
+def _razor_fits(axes: Axes, rows: pd.DataFrame, x: str) -> list[str]:
+    """Draw both fits to all models, R squared in the title; return them in words."""
+    looks = {
+        "saturating": {"linewidth": 2.2, "label": "saturating curve, through θ₀"},
+        "parabola": {"linewidth": 1.1, "linestyle": "--", "label": "parabola, through θ₀"},
+    }
+    line = np.linspace(min(0.0, rows[x].min()), rows[x].max(), 600)
+    texts = []
+    for shape, look in looks.items():
+        found = claims.fit(rows, x, shape)
+        if found is None:
+            continue
+        axes.plot(line, found(line), color=GREEN, zorder=3, **look)
+        text = spread(found.r_squared, found.low, found.high, 2)
+        texts.append(f"R squared of the {shape}{' curve' * (shape == 'saturating')} {text}")
+        if shape == "saturating":
+            axes.set_title(f"R² = {text}", fontsize=12.5)
+    return texts
+
+
+def _label_furthest(axes: Axes, rows: pd.DataFrame, x: str) -> None:
+    """Write beside the model that went furthest what it is and how far."""
+    row = rows.loc[rows[x].idxmax()]
+    name = claims.WITH_CONTROL[str(row["algorithm"])]
+    if row["method"] == "kl_coef":
+        name += f", KL coefficient {row['strength']:g}"
+    axes.annotate(
+        f"{name}: {row[x]:.0f} nats", (row[x], row["tax"]), xytext=(4, -16),
+        textcoords="offset points", ha="right", fontsize=10, color="#333333",
+    )  # fmt: skip
 
 
 # --- PPO, live -----------------------------------------------------------------------------------
