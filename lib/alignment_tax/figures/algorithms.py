@@ -6,6 +6,7 @@ Drawn from tables of points that hold several algorithms, and from the logs of s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -530,7 +531,7 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
         return finish(figure, "The tax of each algorithm", caption, alt, 4)
 
 
-def _tax_text(row: Mapping[str, float]) -> str:
+def _tax_text(row: Mapping[Any, Any]) -> str:
     """Return a tax with its interval; with two decimals where one would hide the interval."""
     digits = 2 if row["high"] - row["low"] < 0.5 else 1
     return spread(row["tax"], row["low"], row["high"], digits, sign=True)
@@ -601,7 +602,7 @@ def _razor_models(axes: Axes, rows: pd.DataFrame, x: str) -> None:
 
 def _razor_fits(axes: Axes, rows: pd.DataFrame, x: str) -> list[str]:
     """Draw both fits to all models, R squared in the title; return them in words."""
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "saturating": {"linewidth": 2.2, "label": "saturating curve, through θ₀"},
         "parabola": {"linewidth": 1.1, "linestyle": "--", "label": "parabola, through θ₀"},
     }
@@ -621,7 +622,7 @@ def _razor_fits(axes: Axes, rows: pd.DataFrame, x: str) -> list[str]:
 
 def _label_furthest(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     """Write beside the model that went furthest what it is and how far."""
-    row = rows.loc[rows[x].idxmax()]
+    row = rows.sort_values(x).iloc[-1]
     name = claims.WITH_CONTROL[str(row["algorithm"])]
     if row["method"] == "kl_coef":
         name += f", KL coefficient {row['strength']:g}"
