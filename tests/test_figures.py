@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alignment_tax import figures
+from alignment_tax import figures, front
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.parts import SEARCH_LOOKS
@@ -871,3 +871,16 @@ def test_a_forest_names_its_sides() -> None:
     row = {"claim": "A", "difference": 1.0, "low": 0.5, "high": 1.5, "verdict": "holds"}
     text = words(figures.forest([row], caption="tiny", sides=("B ahead", "A ahead")))
     assert "← B ahead   |   A ahead →" in text
+
+
+def test_a_long_caption_stays_inside_the_figure():
+    words = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
+    for caption in (words, f"{words} · mean, 95 % t interval over seeds · faint lines: seeds"):
+        found = front.compare_seeds([1.0, 2.0, 3.0])
+        figure = figures.forest({"a claim": found}, caption=caption)
+        figure.canvas.draw()
+        label = figure.get_supxlabel()
+        assert label.split() == caption.split()
+        texts = [each for each in figure.texts if each.get_text() == label]
+        assert texts
+        assert all(each.get_window_extent().x0 >= 0 for each in texts)

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ GREY = "#6E6E6E"
 BROWN = "#8B6D00"  # beside the eight: darker than orange, lighter than black
 
 WIDE = (8.5, 5.2)
+#: Letters of a caption that fit into an inch of a figure's width; a longer one gets a second line.
+CAPTION_PER_INCH = 13.3
 PANELS = (11.0, 7.4)
 DPI = 120
 TITLE_FONT = FontProperties(size=15, weight="bold")
@@ -155,7 +158,8 @@ def finish(figure: Figure, title: str, caption: str, alt: str, legend_columns: i
 
     The legend stands between title and axes and holds one entry per label, so it hides no data.
     """
-    figure.supxlabel(caption, x=0.99, ha="right", fontsize=10, color=GREY)
+    lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
+    figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
     if legend_columns:
         entries: dict[str, Artist] = {}
         for axes in figure.axes:
