@@ -627,8 +627,9 @@ def _label_furthest(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     if row["method"] == "kl_coef":
         name += f", KL coefficient {row['strength']:g}"
     axes.annotate(
-        f"{name}: {row[x]:.0f} nats", (row[x], row["tax"]), xytext=(4, -16),
-        textcoords="offset points", ha="right", fontsize=10, color="#333333",
+        f"{name}:\n{row[x]:.0f} nats", (row[x], row["tax"]), xytext=(0.97, 0.32),
+        textcoords="axes fraction", ha="right", va="top", fontsize=10, color="#333333",
+        arrowprops={"arrowstyle": "-", "color": "#8A8A8A", "linewidth": 0.8, "shrinkB": 5},
     )  # fmt: skip
 
 
