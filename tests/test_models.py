@@ -236,6 +236,7 @@ def test_one_reply_per_prompt_is_asked_for():
 
 def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(presets, "fit_to_device", lambda preset, device_type: preset)
     gpu = torch.device("cuda")
     try:
         for preset in presets.PRESETS.values():
