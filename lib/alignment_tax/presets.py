@@ -288,7 +288,7 @@ class Preset:
     runs that chapter 06 makes in front of the reader; where they are None, empty or 0 there is
     none. `dtype` is the type of the weights and, unless `bf16` is set, of all that is computed.
     With `bf16` forward passes of training and sampling run in bfloat16, on a GPU that has it; its
-    rounding would hide the small changes that RLHF and ratios make to a tiny model.
+    rounding may hide small changes of weights, as ratios make them to a tiny model.
     """
 
     name: str
