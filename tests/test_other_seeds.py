@@ -134,3 +134,7 @@ def test_the_readme_tells_parts_of_every_algorithm_by_its_own_seeds(more: Record
     assert f"| {found.difference:+.2f} |" in line
     assert told.count("HMA, K = 3 keeps more skill") == 2  # RSF's is told with all searches
     assert report.parts_markdown(more.points[more.points["method"] != "part"]) == []
+    no_input = more.points["part"].ne("input") | more.points["algorithm"].ne("dpo")
+    of_others = "\n".join(report.parts_markdown(more.points[no_input]))
+    assert "Seeds: RSF 2, PPO 2." in of_others  # parts, but not the one that the claim is about
+    assert "DPO" not in of_others

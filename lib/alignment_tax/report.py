@@ -238,6 +238,8 @@ def parts_markdown(points: pd.DataFrame) -> list[str]:
     for algorithm in heterogeneous.algorithms_with(points, PART):
         name = algorithms_claims.NAMES[algorithm]
         rows = heterogeneous.of_algorithm(points, algorithm)
+        if "input" not in heterogeneous.recorded_parts(rows):
+            continue
         for score in ("reward", "skill"):
             claim = f"{name}: averaging the input part alone raises {score}"
             compared[claim] = heterogeneous.part_effect(rows, "input", score)
