@@ -140,6 +140,7 @@ def test_verdicts() -> None:
     assert verdict(0.1, 2.0) == "holds"
     assert verdict(0.0, 2.0) == "inconclusive"
     assert verdict(-1.0, 0.0) == "does not hold"
+    assert verdict(0.0, 0.0) == "inconclusive"
     assert verdict(0.1, 2.0, margin=0.1) == "inconclusive"
     with pytest.raises(ValueError, match="no interval"):
         verdict(2.0, 1.0)

@@ -77,10 +77,12 @@ def lent(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
     items = lent(more.points, recorded_items())
     # other algorithms and what a ratio per block comes to stand behind the main line
-    told = report.results_markdown(more, items)
-    assert told.startswith(report.results_markdown(run, items))
-    assert "| DPO raises reward | +" in told
-    assert f"seeds: RSF {len(run.seeds)}, DPO {len(run.seeds)}." in told
+    told, alone = report.told(more, items), report.told(run, items)
+    assert told.answer == alone.answer
+    assert told.results.startswith(alone.results)
+    assert "**Other algorithms**" in told.results.removeprefix(alone.results)
+    assert "| DPO raises reward | +" in told.tables
+    assert f"seeds: RSF {len(run.seeds)}, DPO {len(run.seeds)}." in told.tables
 
 
 def test_the_papers_claims_and_the_talk_are_the_same(run: Recorded, more: Recorded) -> None:

@@ -45,9 +45,9 @@ def test_what_the_readme_says_of_rsf_stays(run: Recorded, more: Recorded) -> Non
     assert more.seeds == list(OLD)
     assert report.claims(more) == report.claims(run)
     assert report.skill_table(more) == report.skill_table(run)
-    assert report.ratios_markdown(more.points) == report.ratios_markdown(run.points)
+    assert report.ratios_compared(more.points) == report.ratios_compared(run.points)
     # RSF, RLOO have the old seeds alone: algorithms side by side are of seeds that all have
-    assert report.algorithms_markdown(more.points) == report.algorithms_markdown(run.points)
+    assert report.algorithms_compared(more.points) == report.algorithms_compared(run.points)
     items = recorded_items()
     ends = more.points[more.points["method"] == "none"]
     items = items[(items["slot"] == "bleu") & items["key"].isin(ends["key"])]
@@ -125,16 +125,21 @@ def test_of_rows_of_other_seeds_each_is_named(more: Recorded) -> None:
     assert figures.groups_caption(pair, recorded=True).startswith("recorded run tiny, seeds 0-1, ")
 
 
+def parts_told(points: pd.DataFrame) -> str:
+    """Return what the page of all comparisons says of parts."""
+    return "\n".join(report.parts_markdown(points, report.parts_compared(points)))
+
+
 def test_the_readme_tells_parts_of_every_algorithm_by_its_own_seeds(more: Recorded) -> None:
-    told = "\n".join(report.parts_markdown(more.points))
+    told = parts_told(more.points)
     assert "Seeds: RSF 2, DPO 2, PPO 2." in told
     of_ppo = heterogeneous.of_algorithm(more.points, "ppo")
     found = heterogeneous.part_effect(of_ppo, "input", "reward")
     line = next(row for row in told.splitlines() if row.startswith("| PPO: averaging the input"))
     assert f"| {found.difference:+.2f} |" in line
     assert told.count("HMA, K = 3 keeps more skill") == 2  # RSF's is told with all searches
-    assert report.parts_markdown(more.points[more.points["method"] != "part"]) == []
+    assert parts_told(more.points[more.points["method"] != "part"]) == ""
     no_input = more.points["part"].ne("input") | more.points["algorithm"].ne("dpo")
-    of_others = "\n".join(report.parts_markdown(more.points[no_input]))
+    of_others = parts_told(more.points[no_input])
     assert "Seeds: RSF 2, PPO 2." in of_others  # parts, but not the one that the claim is about
     assert "DPO" not in of_others

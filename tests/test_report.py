@@ -11,8 +11,13 @@ from alignment_tax.results import IDENTITY, recorded, recorded_items
 
 def test_readme_shows_the_recorded_results():
     page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
-    assert report.fill(page, report.results_markdown(recorded(), recorded_items())) == page, (
+    tables = (settings.results_folder() / "tiny" / report.TABLES_PAGE).read_text(encoding="utf-8")
+    said = report.told(recorded(), recorded_items())
+    assert report.fill(report.fill(page, said.answer, "answer"), said.results) == page, (
         "README.md and data/results differ: run `alignment-tax report`"
+    )
+    assert said.tables == tables, (
+        "the page of all comparisons and the tables differ: run `alignment-tax report`"
     )
 
 
@@ -37,9 +42,12 @@ def test_every_refuted_claim_of_the_paper_has_a_reason():
 def test_the_fill_needs_both_marks():
     with pytest.raises(ValueError, match="must hold"):
         report.fill("no marks", "text")
-    page = f"a\n{report.START}\nold\n{report.END}\nb"
+    start, end = report.marks("results")
+    page = f"a\n{start}\nold\n{end}\nb"
     filled = report.fill(page, "new")
     assert "old" not in filled
+    with pytest.raises(ValueError, match="answer: start"):
+        report.fill(page, "new", "answer")
     assert filled.startswith("a\n")
     assert filled.endswith("\nb")
     assert report.fill(filled, "new") == filled

@@ -42,6 +42,7 @@ ALT_TEMPLATE = """{%- extends 'lab/index.html.j2' -%}{%- block data_png scoped -
 FORWARDED = {
     "base": ("alignment_tax.train.pretrain", "train the base model of the tiny world"),
     "figures": ("alignment_tax.figures", "redraw the figures from the recorded results"),
+    "compare": ("alignment_tax.compare", "say which recorded values differ between two runs"),
     "outputs": ("alignment_tax.outputs", "keep the outputs of a run in notebooks/"),
     "add": ("alignment_tax.add", "add tables that another machine recorded to data/results"),
     "report": ("alignment_tax.report", "write the recorded results into README.md"),

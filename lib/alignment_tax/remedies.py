@@ -6,7 +6,7 @@ Drawn from the recorded tables alone, with no model. `alignment-tax report` writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,41 +260,50 @@ def _costs_of(costs: pd.DataFrame, method: str) -> dict[str, float]:
     }
 
 
-def short_markdown(points: pd.DataFrame, forgiven: pd.DataFrame) -> list[str]:
-    """Return paragraphs for a reader in a hurry: each remedy against averages of the same run.
+def against_averaging(points: pd.DataFrame) -> dict[str, front.Comparison]:
+    """Return averages of the distilled run minus each remedy, mean skill at equal reward, by name.
 
     Args:
         points: The columns of points.csv, one study.
-        forgiven: The same with capped BLEU (`talk.with_capped`).
 
     Returns:
-        No paragraph where no remedy is recorded in two seeds.
+        No remedy that fewer than two seeds have.
+    """
+    rows, found = gained(points), {}
+    for method in (each for each in REMEDIES if each != "average"):
+        try:
+            found[NAMES[method]] = ahead_at_equal_reward(rows, DISTILLED_AVERAGE, method)
+        except NotRecorded:
+            continue
+    return found
+
+
+def short_markdown(
+    by_bleu: Mapping[str, front.Comparison], by_capped: Mapping[str, front.Comparison]
+) -> list[str]:
+    """Return paragraphs for a reader in a hurry: each remedy against averages of the same run.
+
+    Args:
+        by_bleu: What `against_averaging` returned.
+        by_capped: The same with capped BLEU (`talk.with_capped`).
     """
     lines = [
         "| remedy | seeds | averaging minus the remedy, skill at equal reward | verdict | "
         "talk forgiven | verdict |",
         "| --- | ---: | ---: | --- | ---: | --- |",
     ]
-    both = gained(points), gained(forgiven)
-    for method in (each for each in REMEDIES if each != "average"):
-        try:
-            by_bleu, by_capped = (
-                ahead_at_equal_reward(rows, DISTILLED_AVERAGE, method) for rows in both
-            )
-        except NotRecorded:
-            continue
-        cells = [NAMES[method], str(by_bleu.n_seeds)]
-        for found in (by_bleu, by_capped):
+    for name, each in by_bleu.items():
+        cells = [name, str(each.n_seeds)]
+        for found in (each, by_capped[name]):
             effect = _spread(found.difference, found.low, found.high, 2, sign=True)
             cells += [effect, found.verdict]
         lines.append("| " + " | ".join(cells) + " |")
-    if len(lines) == 2:
-        return []
     return [
         "Remedies that act while the model learns, or along its path (chapters 07 and 08), in the "
         "paper's distillation style: theta_0 learns once from RSF's best replies under the remedy. "
         "Averaging is that of the run without a remedy. Points of mean skill at equal reward; the "
-        "claim is that averaging keeps more. Talk forgiven is with capped BLEU, as above.",
+        "claim is that averaging keeps more. Talk forgiven is with capped BLEU: translations are "
+        "cut at their reference's length, so that talk behind a right one costs nothing.",
         "\n".join(lines),
     ]
 

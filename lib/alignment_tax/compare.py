@@ -1,0 +1,129 @@
+"""Compare the values that two runs of the course recorded: `alignment-tax compare FIRST SECOND`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment_tax.course import SUMMARY
+
+MISSING = "no value"
+
+
+class CompareError(ValueError):
+    """Raised for folders that hold no run, or runs that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A recorded value that two runs do not share: `place` is chapter and name of the value."""
+
+    place: str
+    first: Any
+    second: Any
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what `alignment-tax run` wrote of itself into a folder.
+
+    Raises:
+        CompareError: it is not there, or cannot be read.
+    """
+    path = folder / SUMMARY
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {name: run[name] for name in ("preset", "seed", "chapters")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CompareError(
+            f"{path} is not there or is no summary of a run. Give a folder that `alignment-tax "
+            "run` wrote."
+        ) from error
+
+
+def differences(
+    first: dict[str, Any], second: dict[str, Any], tolerance: float = 0.0
+) -> list[Difference]:
+    """Return the recorded values that differ, in the order of the chapters.
+
+    A chapter counts if it was executed in either run; one that failed in the other has no values
+    there. Numbers are alike if they differ by no more than `tolerance` times the larger one.
+
+    Args:
+        first, second: what `read_run` returned.
+        tolerance: relative; 0 asks for the same number to the last digit.
+
+    Raises:
+        CompareError: runs of another preset or seed, or no value in both.
+    """
+    for name in ("preset", "seed"):
+        if first[name] != second[name]:
+            raise CompareError(
+                f"The first run has the {name} {first[name]}, the second {second[name]}: only runs "
+                "of one preset and seed can be compared."
+            )
+    one, other = (dict(_values(run)) for run in (first, second))
+    if not one and not other:
+        raise CompareError("Neither run holds a recorded value: was any chapter executed?")
+    places = dict.fromkeys([*one, *other])
+    both = [(place, one.get(place, MISSING), other.get(place, MISSING)) for place in places]
+    return [
+        Difference(place, left, right)
+        for place, left, right in both
+        if not _alike(left, right, tolerance)
+    ]
+
+
+def _values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for chapter in run["chapters"]:
+        for name, value in chapter["records"].items():
+            yield from _leaves(f"{chapter['number']} {name}", value)
+
+
+def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Take a recorded dict or list apart."""
+    if isinstance(value, dict) and value:
+        for key, each in value.items():
+            yield from _leaves(f"{place}: {key}", each)
+    elif isinstance(value, list) and value:
+        for number, each in enumerate(value, start=1):
+            yield from _leaves(f"{place}: {number}", each)
+    else:
+        yield place, value
+
+
+def _alike(left: Any, right: Any, tolerance: float) -> bool:
+    if _is_number(left) and _is_number(right):
+        both_nan = math.isnan(left) and math.isnan(right)
+        return both_nan or math.isclose(left, right, rel_tol=tolerance, abs_tol=0.0)
+    return type(left) is type(right) and left == right
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Say which recorded values differ between two runs; the exit status is 1 if any does."""
+    parser = argparse.ArgumentParser(prog="alignment-tax compare", description=main.__doc__)
+    parser.add_argument("first", type=Path, help="folder of the run to compare with")
+    parser.add_argument("second", type=Path, help="folder of the new run")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="SHARE",
+        help="how far two numbers may lie apart, as a share of the larger (0: not at all)",
+    )  # fmt: skip
+    given = parser.parse_args(list(arguments))
+    if not 0 <= given.tolerance < 1:
+        parser.error(f"--tolerance is {given.tolerance}: it must lie in [0, 1)")
+    try:
+        found = differences(read_run(given.first), read_run(given.second), given.tolerance)
+    except CompareError as error:
+        parser.error(str(error))
+    for each in found:
+        print(f"{each.place}\n    {each.first} -> {each.second}")
+    print(f"Recorded values that differ: {len(found)}." if found else "All are the same.")
+    return 1 if found else 0

@@ -1,0 +1,69 @@
+"""Two runs of the course side by side: what differs is named, and the exit status says so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_tax import course
+from alignment_tax.compare import CompareError, Difference, differences, read_run
+
+
+def run_with(records: dict[str, Any], preset: str = "tiny", seed: int = 0) -> dict[str, Any]:
+    chapters = [{"number": "05", "records": records}, {"number": "09", "records": {}}]
+    return {"preset": preset, "seed": seed, "chapters": chapters}
+
+
+def test_what_differs_is_named_down_to_the_number() -> None:
+    first = run_with({"tax": 14.0, "by": {"bleu": [1.0, 2.0]}, "verdict": "holds", "gone": 1})
+    second = run_with({"tax": 14.0, "by": {"bleu": [1.0, 2.5]}, "verdict": "inconclusive"})
+    assert differences(first, second) == [
+        Difference("05 by: bleu: 2", 2.0, 2.5),
+        Difference("05 verdict", "holds", "inconclusive"),
+        Difference("05 gone", 1, "no value"),
+    ]
+    assert differences(first, first) == []
+
+
+def test_the_tolerance_is_a_share_of_the_larger_number() -> None:
+    first, second = run_with({"x": 100.0, "zero": 0.0}), run_with({"x": 101.0, "zero": 0.0})
+    assert [each.place for each in differences(first, second, 0.009)] == ["05 x"]
+    assert differences(first, second, 0.01) == []
+    assert differences(run_with({"x": float("nan")}), run_with({"x": float("nan")})) == []
+    # a number that becomes a truth value is another value
+    assert len(differences(run_with({"x": 1}), run_with({"x": True}))) == 1
+
+
+def test_runs_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(CompareError, match="seed 0, the second 1"):
+        differences(run_with({"x": 1}), run_with({"x": 1}, seed=1))
+    with pytest.raises(CompareError, match="preset tiny, the second smoke"):
+        differences(run_with({"x": 1}), run_with({"x": 1}, preset="smoke"))
+    with pytest.raises(CompareError, match="Neither run"):
+        differences(run_with({}), run_with({}))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompareError, match=r"run\.json"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CompareError, match="no summary"):
+        read_run(tmp_path)
+
+
+def test_the_command_prints_and_returns_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, tax in (("first", 14.0), ("second", 13.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run_with({"tax": tax})))
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    assert course.main(["compare", first, first]) == 0
+    assert "All are the same." in capsys.readouterr().out
+    assert course.main(["compare", first, second]) == 1
+    assert "05 tax\n    14.0 -> 13.0\nRecorded values that differ: 1." in capsys.readouterr().out
+    assert course.main(["compare", first, second, "--tolerance", "0.1"]) == 0
+    with pytest.raises(SystemExit) as stopped:
+        course.main(["compare", first, str(tmp_path)])
+    assert stopped.value.code == 2
