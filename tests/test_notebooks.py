@@ -356,6 +356,13 @@ def test_11_ratios_by_hand_are_those_of_the_library(course):
     assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)
     assert records["softmax_ratios_against_hand"] < 1e-9
     assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
+    before, after = records["objective_before_and_after_one_pass"]
+    assert before == pytest.approx(records["objective_equal"], abs=1e-5)
+    assert after < before
+    # points of skill; by hand a curve is cut into steps
+    assert records["gap_at_equal_reward_by_hand"] == pytest.approx(
+        records["gap_at_equal_reward_of_library"], abs=0.05
+    )
     # no search ends above where it began: that point is among those it chooses from
     assert max(records["objective_by_search"].values()) <= records["objective_equal"] + 1e-6
     assert records["mean_ratio_as_printed"] == pytest.approx(0.2 / 3)

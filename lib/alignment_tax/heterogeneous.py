@@ -227,15 +227,16 @@ def ahead(
     *,
     reward: str = "reward",
     level: float = 0.95,
+    alphas: Sequence[float] | None = None,
 ) -> front.Comparison:
     """Compare two fronts at equal reward, paired by seed: points of `score` of a minus b.
 
-    Both curves have the mean ratios that they share, and both ends.
+    Both curves have the mean ratios `alphas` (by default all that they share), and both ends.
 
     Raises:
         NotRecorded: fewer than two seeds have both.
     """
-    alphas = common_ratios(points, a, b)
+    alphas = common_ratios(points, a, b) if alphas is None else alphas
     one, other = (curve_points(points, each, alphas, score, reward) for each in (a, b))
     gaps = {
         seed: front.gap_at_equal_reward(one[seed], other[seed])

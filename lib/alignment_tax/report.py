@@ -182,9 +182,7 @@ def told(run: Recorded, items: pd.DataFrame) -> Told:
     return Told(answer_markdown(found, lost), "\n\n".join(results), "\n\n".join(tables) + "\n")
 
 
-def answer_markdown(
-    found: Compared, lost: tuple[float, float, float]
-) -> str:
+def answer_markdown(found: Compared, lost: tuple[float, float, float]) -> str:
     """Return the answer of the whole course in a few sentences.
 
     Args:
@@ -298,9 +296,7 @@ def algorithms_line(found: Algorithms | None) -> list[str]:
     """Return a line on DPO, RLOO and PPO beside RSF, if any of them is recorded."""
     if found is None:
         return []
-    averaging = by_verdict(
-        found.averaging, ("it keeps more of", "less of", "and is undecided for")
-    )
+    averaging = by_verdict(found.averaging, ("it keeps more of", "less of", "and is undecided for"))
     return [
         "- **Other algorithms** (chapter 06). Mean skill falls with "
         + by_verdict(found.taxes, ("", "does not with", "is undecided for")).lstrip()

@@ -170,7 +170,7 @@ def part_curves(
         parts: one column of panels each.
         reward: the column on the x axis, "reward" or "gold".
         recorded: True for a run from data/results.
-        algorithms: one row of panels each, with a reward axis of its own.
+        algorithms: one row of panels each, with axes of its own.
 
     Raises:
         FigureError: as `part_curves_table`, or a part that is not in the points.
@@ -188,7 +188,7 @@ def part_curves(
     with style():
         figure = canvas((PANELS[0], 1.2 + 3.5 * len(algorithms)))
         grid = figure.subplots(
-            len(algorithms), len(parts), sharex="row", sharey=True, squeeze=False
+            len(algorithms), len(parts), sharex="row", sharey="row", squeeze=False
         )
         for panels, algorithm in zip(grid, algorithms, strict=True):
             rows = _part_rows(points, score, reward, algorithm)
