@@ -130,6 +130,9 @@ def test_the_answer_begins_with_what_can_be_said():
     never = rows({("kd", "mean skill"): behind, ("kd", "talk forgiven"): none})
     assert rivals.answer(never).startswith("Not shown for any remedy. By mean skill")
     assert rivals.answer(rows({}), ["kd"]).startswith("Not answered yet")
+    # a name with a comma would read as two in a list
+    squared = rows({("kd_squared", "mean skill"): both, ("kd_squared", "talk forgiven"): both})
+    assert rivals.answer(squared).startswith("Yes for squared KD, whichever")
 
 
 def test_remedies_without_a_weak_setting_are_named():

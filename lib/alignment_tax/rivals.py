@@ -172,8 +172,14 @@ def _sides(found: pd.DataFrame, score: str) -> pd.DataFrame:
     return pd.DataFrame(columns).replace(SIDES)
 
 
+def _name(method: str) -> str:
+    """Return a remedy's name as it can stand in a list: without a comma of its own."""
+    name, _, which = NAMES[method].partition(", ")
+    return f"{which} {name}" if which else name
+
+
 def _names(methods: Sequence[str]) -> str:
-    return ", ".join(NAMES[method] for method in methods)
+    return ", ".join(_name(method) for method in methods)
 
 
 def _agreed(sides: pd.DataFrame) -> pd.Series:
@@ -206,12 +212,12 @@ def _alone(sides: pd.DataFrame, score: str) -> list[str]:
     for measure, other in ((HYPERVOLUME, EQUAL_REWARD), (EQUAL_REWARD, HYPERVOLUME)):
         alone = sides[(sides[measure] != "open") & (sides[other] == "open")]
         if len(alone):
-            each = [f"{NAMES[str(m)]} ({side})" for m, side in alone[measure].items()]
+            each = [f"{_name(str(m))} ({side})" for m, side in alone[measure].items()]
             where = f"on {measure}" if measure == HYPERVOLUME else "on skill at equal reward"
             parts.append(f"Resting {where} alone ({score}): {', '.join(each)}")
     against = sides[(sides[HYPERVOLUME] != sides[EQUAL_REWARD]) & (sides != "open").all(axis=1)]
     if len(against):
-        each = [f"{NAMES[str(m)]} ({row[HYPERVOLUME]}, {row[EQUAL_REWARD]})"
+        each = [f"{_name(str(m))} ({row[HYPERVOLUME]}, {row[EQUAL_REWARD]})"
                 for m, row in against.iterrows()]  # fmt: skip
         parts.append(f"The two measures contradict each other ({score}): {', '.join(each)}")
     return parts
