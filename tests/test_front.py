@@ -150,7 +150,7 @@ def test_verdicts() -> None:
 
 def test_identical_models_do_not_win() -> None:
     result = compare_seeds([0.0] * 5)
-    assert (result.low, result.high, result.verdict) == (0.0, 0.0, "does not hold")
+    assert (result.low, result.high, result.verdict) == (0.0, 0.0, "inconclusive")
 
 
 def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:
