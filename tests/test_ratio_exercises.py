@@ -54,3 +54,34 @@ def test_a_wrong_answer_gets_a_message(answer: str, capsys: pytest.CaptureFixtur
         assert said(code, first[1], capsys) not in ("", "right")
     code = f"def repaired_ratios(raw, alpha, eps):\n    return {answer}"
     assert not said(code, second[1], capsys).startswith("right:")
+
+
+NEVER_SCALED = """
+def project_by_hand(raw, alpha):
+    ratios = len(raw) * alpha * raw
+    while (ratios > 1 + 1e-12).any():
+        full = ratios >= 1
+        over = (ratios[full] - 1).sum()
+        ratios[full] = 1
+        if not full.all():
+            ratios[~full] *= 1 + over / ratios[~full].sum()
+    return ratios
+"""
+THREE_PASSES = """
+def project_by_hand(raw, alpha):
+    full = np.zeros(len(raw), dtype=bool)
+    for _ in range(3):
+        ratios = np.where(full, 1.0, raw * (len(raw) * alpha - full.sum()) / raw[~full].sum())
+        full |= ratios > 1
+    return ratios
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(NEVER_SCALED, "right where raw sums to 1"), (THREE_PASSES, "stops too early")],
+)
+def test_answers_that_are_right_for_easy_numbers_are_told_so(
+    answer: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(answer, checks()[0][1], capsys).startswith(message)
