@@ -63,11 +63,12 @@ REASONS = {
     "ahead of stopping RSF early in common sense": "We think: common sense rises a little in the "
     "first rounds of RSF and falls in the last. Stopping in between keeps that rise at more reward "
     "than averages of theta_0 with the last round have. The interval only just reaches zero.",
-    "DPO: HMA (K = 3) keeps more common sense": "We think: there is nothing to keep. DPO costs no "
-    "common sense here (chapter 06), so both fronts end in the aligned model itself.",
     "DPO: averaging the input part alone raises reward": "We think: DPO's own reward still rises "
     "where it ends here (chapter 06), so undoing a part of the change takes reward back. Nine "
     "narrow layers may also share less between a chat and a test than 26 wide ones.",
+    "PPO: averaging the input part alone raises reward": "We think: it is nearly true. Of PPO the "
+    "input part costs next to no reward, and gives skill back; but little is not nothing, and the "
+    "interval only just excludes zero.",
     "input part alone raises reward": "We think: RSF has overshot gold here (chapter 06), not its "
     "own reward, so undoing a part of the change costs reward, and more gold comes back from any "
     "part, the input's or another (chapter 11). Nine narrow layers may also share less between a "

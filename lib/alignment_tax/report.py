@@ -26,6 +26,8 @@ from alignment_tax.skills import FAMILIES, SLOTS
 from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART
 from alignment_tax.talk import lost_to_talk, with_capped
 
+#: What is said of a search for ratios that is better than averaging, one that is worse, the others.
+HMA_WORDS = ("ahead", "behind", "undecided")
 #: Where all comparisons stand, beside the tables that they are made of.
 TABLES_PAGE = "README.md"
 SCORES = (*SLOTS, "skill", "reward", "gold")
@@ -194,11 +196,11 @@ def answer_markdown(found: Compared, lost: tuple[float, float, float]) -> str:
         found[f"RSF costs {name} (theta_0 minus RSF)"] for name in ("skill", "translation")
     )
     averaging = found["averaging beats early stopping (skill at equal reward)"]
-    share = translation.difference / 3 / skill.difference
+    share = 100 * translation.difference / 3 / skill.difference
     return (
         "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
         f"the reward that it optimised by {_words(reward)}, and the true reward, which it did not "
-        f"see, by {_words(gold)}. It cost {_words(skill)} points of mean skill, {share:.0%} of "
+        f"see, by {_words(gold)}. It cost {_words(skill)} points of mean skill, {share:.0f} % of "
         f"that in translation, where {lost[0]:.0f} % ({lost[1]:.0f} to {lost[2]:.0f}) of what was "
         "lost is a right translation with talk behind it. Averaging the weights before and after "
         "RLHF keeps, against stopping RLHF early at the same reward, "
@@ -242,7 +244,7 @@ def lost_markdown(lost: tuple[float, float, float]) -> str:
 
 
 def by_verdict(found: Compared, words: tuple[str, str, str]) -> str:
-    """Return names sorted by their verdict: "ahead of A; B, behind C, undecided D".
+    """Return names sorted by their verdict: "ahead of: *A*, *B*; behind: *C*; undecided: *D*".
 
     Args:
         found: Comparison by name.
@@ -251,9 +253,12 @@ def by_verdict(found: Compared, words: tuple[str, str, str]) -> str:
     said = []
     verdicts = ("holds", "does not hold", "inconclusive")
     for verdict, word in zip(verdicts, words, strict=True):
-        names = [name for name, each in found.items() if each.verdict == verdict]
-        said.append(f"{word} {'; '.join(names) if names else 'none'}")
-    return ", ".join(said)
+        names = [f"*{name}*" for name, each in found.items() if each.verdict == verdict]
+        if len(names) == len(found) > 3:
+            said.append(f"{word}: all {len(names)}")
+        elif names or verdict == "holds":
+            said.append(f"{word}: {', '.join(names) or 'none'}")
+    return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -296,11 +301,11 @@ def algorithms_line(found: Algorithms | None) -> list[str]:
     """Return a line on DPO, RLOO and PPO beside RSF, if any of them is recorded."""
     if found is None:
         return []
-    averaging = by_verdict(found.averaging, ("it keeps more of", "less of", "and is undecided for"))
+    taxes = by_verdict(found.taxes, ("Mean skill falls with", "it does not with", "undecided"))
+    averaging = by_verdict(found.averaging, ("more for", "less for", "undecided for"))
     return [
-        "- **Other algorithms** (chapter 06). Mean skill falls with "
-        + by_verdict(found.taxes, ("", "does not with", "is undecided for")).lstrip()
-        + f". Averaging against stopping early: {averaging}."
+        f"- **Other algorithms** (chapter 06). {taxes}. Averaging keeps, against stopping early, "
+        f"{averaging}."
     ]
 
 
@@ -355,10 +360,10 @@ def remedies_line(by_bleu: Compared, by_capped: Compared) -> list[str]:
     """Return a line on the remedies against averaging, if recorded."""
     if not by_bleu:
         return []
-    words = ("is ahead of", "behind", "undecided against")
+    words = ("ahead of", "behind", "undecided against")
     return [
-        f"- **Remedies** (chapters 07, 08). Averaging {by_verdict(by_bleu, words)}. With talk "
-        f"behind translations forgiven it {by_verdict(by_capped, words)}."
+        f"- **Remedies** (chapters 07, 08). Averaging is {by_verdict(by_bleu, words)}. With talk "
+        f"behind translations forgiven it is {by_verdict(by_capped, words)}."
     ]
 
 
@@ -392,10 +397,9 @@ def ratios_line(found: Compared) -> list[str]:
     """Return a line on searches for a ratio per block, if recorded."""
     if not found:
         return []
-    words = ("ahead of it", "behind it", "undecided")
     return [
-        f"- **A ratio per block** (chapter 11). Of {len(found)} searches for RSF's ratios, set "
-        f"against plain averaging at the same mean ratios: {by_verdict(found, words)}."
+        f"- **A ratio per block** (chapter 11). Of {len(found)} searches for RSF's ratios, against "
+        f"plain averaging at the same mean ratios, {by_verdict(found, HMA_WORDS)}."
     ]
 
 
@@ -444,24 +448,23 @@ def parts_line(found: Mapping[str, Compared]) -> list[str]:
     """Return a line on the input part, algorithm by algorithm, if recorded."""
     if not found:
         return []
-    both = {
-        algorithms_claims.NAMES[algorithm]: heterogeneous.all_of(
-            each.verdict for claim, each in compared.items() if "input part" in claim
-        )
-        for algorithm, compared in found.items()
-    }
-    hma = {
-        algorithms_claims.NAMES[algorithm]: each.verdict
-        for algorithm, compared in found.items()
-        for claim, each in compared.items()
-        if claim.startswith("HMA")
-    }
-    said = [f"{name}: {verdict}" for name, verdict in both.items()]
-    line = "- **One third of the layers** (chapter 11). Averaging the input part alone raises both "
-    line += f"reward and skill: {'; '.join(said)}."
-    if hma:
-        line += " HMA against averaging, at equal reward: "
-        line += "; ".join(f"{name}: {verdict}" for name, verdict in hma.items()) + "."
+
+    def of(words: str) -> Compared:
+        return {
+            algorithms_claims.NAMES[algorithm]: each
+            for algorithm, compared in found.items()
+            for claim, each in compared.items()
+            if words in claim
+        }
+
+    reward = by_verdict(of("raises reward"), ("raises", "lowers", "undecided"))
+    skill = by_verdict(of("raises skill"), ("raises", "lowers", "undecided"))
+    line = (
+        "- **One third of the layers** (chapter 11). Averaging the input part alone is to raise "
+        f"reward and skill, the paper reports. Reward, {reward}. Skill, {skill}."
+    )
+    if hma := of("HMA"):
+        line += f" HMA of these against averaging, {by_verdict(hma, HMA_WORDS)}."
     return [line]
 
 

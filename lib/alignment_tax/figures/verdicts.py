@@ -162,8 +162,10 @@ def forest(
         axes.axvline(0, color="#333333", linewidth=1.4)
         axes.set_yticks(range(len(table)), table["claim"].astype(str).tolist())
         axes.set_ylim(len(table) - 0.4, -0.75)
+        # long claims leave the axis little room: a label that ends where it ends is not cut
         axes.set_xlabel(
-            f"difference ({unit})" + (f"\n← {sides[0]}   |   {sides[1]} →" if sides else "")
+            f"difference ({unit})" + (f"\n← {sides[0]}   |   {sides[1]} →" if sides else ""),
+            loc="center" if sides else "right",
         )
         axes.grid(visible=False, axis="y")
         each = [
