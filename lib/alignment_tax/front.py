@@ -188,15 +188,13 @@ def verdict(low: float, high: float, margin: float = 0.0) -> Verdict:
     """Return what the interval [low, high] of a difference says of "the difference exceeds margin".
 
     holds: the whole interval lies above the margin. does not hold: all of it lies at or below.
-    inconclusive: the margin lies inside; more seeds would decide. An interval that is the margin
-    and nothing else is inconclusive, too: seeds that cannot differ in what is measured (two curves
-    that end in the same best model, say) refute no claim.
+    inconclusive: the margin lies inside; more seeds would decide.
     """
     if not (np.isfinite([low, high, margin]).all() and low <= high):
         raise ValueError(f"[{low}, {high}] with margin {margin} is no interval of finite numbers.")
     if low > margin:
         return "holds"
-    return "does not hold" if low < margin and high <= margin else "inconclusive"
+    return "does not hold" if high <= margin else "inconclusive"
 
 
 def compare_seeds(

@@ -33,8 +33,8 @@ TABLES_PAGE = "README.md"
 SCORES = (*SLOTS, "skill", "reward", "gold")
 COSTED = ("skill", "commonsense", "reading", "translation")
 VERDICTS_SAY = (
-    "A claim holds where the whole interval is above 0, does not hold where it is below 0 (then "
-    "the contrary is shown), and is inconclusive where it contains 0."
+    "A claim holds where the whole interval is above 0, does not hold where all of it is at or "
+    "below 0 (the contrary, or no difference at all), and is inconclusive where 0 is inside."
 )
 #: The preset of the real model: recorded for one seed, on a page of its own.
 REAL = "small"
