@@ -187,6 +187,9 @@ def test_the_front_is_compared_at_equal_reward() -> None:
     nine = heterogeneous.ahead(table(), ("hma", 9))
     assert nine.verdict == "holds"
     assert nine.difference == pytest.approx(1.5 * (0.75 + 1 + 0.75) / 4, abs=0.01)
+    # at 0.2 alone, 1 and 3 above averaging at a reward of 1: triangles over a width of 4
+    few = heterogeneous.ahead(table(), HMA, alphas=[0.2])
+    assert few.difference == pytest.approx((0.5 + 1.5) / 2, abs=0.01)
 
 
 def test_what_more_blocks_change() -> None:

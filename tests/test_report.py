@@ -4,7 +4,7 @@ import nbformat
 import PIL.Image
 import pytest
 
-from alignment_tax import outputs, remedies, report, settings
+from alignment_tax import front, outputs, remedies, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.results import IDENTITY, recorded, recorded_items
 
@@ -37,6 +37,20 @@ def test_every_refuted_claim_of_the_paper_has_a_reason():
     refuted = table[(table["verdict"] == "does not hold") & (table["place"] != remedies.OURS)]
     assert len(refuted)
     assert [claim for claim in refuted["claim"] if not remedies.reason(claim)] == []
+
+
+def test_names_are_told_by_their_verdicts():
+    words = ("ahead of", "behind", "undecided")
+    found = {
+        name: front.compare_seeds(gaps)
+        for name, gaps in {"A, 1": [1, 1.1], "B": [-1, -1.1], "C": [-1, 1], "D": [2, 2.1]}.items()
+    }
+    said = report.by_verdict(found, words)
+    assert said == "ahead of: *A, 1*, *D*; behind: *B*; undecided: *C*"
+    assert report.by_verdict({"C": found["C"]}, words) == "ahead of: none; undecided: *C*"
+    assert report.by_verdict(dict.fromkeys("CDEF", found["C"]), words) == (
+        "ahead of: none; undecided: all 4"
+    )
 
 
 def test_the_fill_needs_both_marks():
