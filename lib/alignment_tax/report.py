@@ -196,14 +196,13 @@ def answer_markdown(found: Compared, lost: tuple[float, float, float]) -> str:
         found[f"RSF costs {name} (theta_0 minus RSF)"] for name in ("skill", "translation")
     )
     averaging = found["averaging beats early stopping (skill at equal reward)"]
-    share = 100 * translation.difference / 3 / skill.difference
     return (
         "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
         f"the reward that it optimised by {_words(reward)}, and the true reward, which it did not "
-        f"see, by {_words(gold)}. It cost {_words(skill)} points of mean skill, {share:.0f} % of "
-        f"that in translation, where {lost[0]:.0f} % ({lost[1]:.0f} to {lost[2]:.0f}) of what was "
-        "lost is a right translation with talk behind it. Averaging the weights before and after "
-        "RLHF keeps, against stopping RLHF early at the same reward, "
+        f"see, by {_words(gold)}. It cost {_words(skill)} points of mean skill. Translation alone "
+        f"fell by {_words(translation)}, and {lost[0]:.0f} % ({lost[1]:.0f} to {lost[2]:.0f}) of "
+        "the translations that were lost are right ones with talk behind them. Averaging the "
+        "weights before and after RLHF keeps, against stopping RLHF early at the same reward, "
         f"{_words(averaging)} points of skill: {averaging.verdict}."
     )
 
