@@ -10,10 +10,12 @@ import torch
 from conftest import miniature
 
 from alignment_tax import bench, ppo_live, results, settings
-from alignment_tax.artifacts import Store
 from alignment_tax.models import load_state
+from alignment_tax.pipeline import record
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
-from alignment_tax.study import Spec, Study, UnknownStage
+from alignment_tax.spec import Spec, UnknownStage
+from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
 
 SAMPLING = {
@@ -149,7 +151,7 @@ def test_an_unknown_algorithm_or_round_is_named(study):
 
 
 def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
-    table = results.rounds_table(study, ("rsf", "dpo", "rloo", "ppo"))
+    table = record.rounds_table(study, ("rsf", "dpo", "rloo", "ppo"))
     assert len(table) == 8
     first = table[table["rounds"] == 1].set_index("algorithm")
     assert first[["kept_gold", "finished"]].loc[["rsf", "rloo", "ppo"]].notna().all(axis=None)
@@ -204,8 +206,8 @@ def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "results")
     small = dataclasses.replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
-    results.record(dataclasses.replace(small, dpo=None, ppo=None), [0])
-    results.record(small, [0], methods=["dpo", "ppo"])
+    record.record(dataclasses.replace(small, dpo=None, ppo=None), [0])
+    record.record(small, [0], methods=["dpo", "ppo"])
     every = results.recorded("miniature")
     assert {"dpo", "ppo", "rsf"} <= set(every.points["algorithm"])
     assert set(every.rounds["algorithm"]) == {"rsf", "rsf_random", "dpo", "ppo"}

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_tax.merge.average import (
-    MergeError,
-    Sweep,
-    average,
-    check_same_vocabulary,
-    kind_of,
-)
+from alignment_tax.merge.average import MergeError, Sweep, average, check_same_vocabulary, kind_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUERY = "model.layers.0.self_attn.q_proj.weight"

@@ -74,7 +74,7 @@ def runs(gap=1.0):
 
 
 def test_seeds_are_compared_pair_by_pair():
-    found = bench_ppo.compare(runs().sample(frac=1, random_state=0))
+    found = bench_ppo.compared(runs().sample(frac=1, random_state=0))
     # the seeds differ by 2 among themselves and by exactly 1 within each pair
     assert found["judged_reward"]["difference"] == pytest.approx(1)
     assert found["judged_reward"]["low"] == pytest.approx(1)
@@ -86,7 +86,7 @@ def test_seeds_are_compared_pair_by_pair():
 
 def test_the_table_names_both():
     table = runs()
-    numbers = {"runs": table.to_dict("records"), "comparison": bench_ppo.compare(table)}
+    numbers = {"runs": table.to_dict("records"), "comparison": bench_ppo.compared(table)}
     text = bench_ppo.markdown(numbers)
     assert "| ours | 2 | 4.00 |" in text
     assert f"| TRL {trl_ppo.LAST_WITH_PPO} | 2 | 3.00 |" in text
@@ -97,7 +97,7 @@ def test_the_table_names_both():
 def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     path = settings.results_folder() / "bench_ppo.json"
     numbers = json.loads(path.read_text(encoding="utf-8"))
-    found = bench_ppo.compare(pd.DataFrame(numbers["runs"]))
+    found = bench_ppo.compared(pd.DataFrame(numbers["runs"]))
     assert found == numbers["comparison"]
 
 

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from alignment_tax import claims, front, results
+from alignment_tax import claims, results
+from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.skills import bleu_statistics, capped_bleu, goes_on, right
-from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.stats import compare
 
 WANTED = "the cat sees the dog ."
 TALK = f"{WANTED} have a nice day !"
@@ -73,7 +74,7 @@ def test_the_talk_of_a_run_is_counted_per_seed() -> None:
 
 
 def test_a_claim_agrees_by_its_interval_over_seeds() -> None:
-    table = claims.paper_table(points(), -0.5, front.compare_seeds([-1.0, -0.9]))
+    table = claims.paper_table(points(), -0.5, compare.compare_seeds([-1.0, -0.9]))
     words = table["agrees?"].to_dict()
     assert words["RLHF raises the reward it optimises"] == "agrees"
     assert words["a judge that is not optimised goes up too"] == "agrees"

@@ -23,7 +23,7 @@ PNG = (
 )
 GOOD = f"""
 import os, sys
-from alignment_tax.record import record
+from alignment_tax.results.values import record
 from IPython.display import display
 record("seen", [preset, seed])
 record("python", sys.executable)
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     notebooks = tmp_path_factory.mktemp("notebooks")
     write_notebook(
         notebooks / "03_fails.ipynb",
-        "from alignment_tax.record import record\nrecord('before', 1)",
+        "from alignment_tax.results.values import record\nrecord('before', 1)",
         "\nbroken = 1 / 0  # here",
         "record('after', 1)",
         front="# 03 It fails",

@@ -16,13 +16,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alignment_tax import figures, front
+from alignment_tax import figures
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.parts import SEARCH_LOOKS
 from alignment_tax.figures.reward import calibration_error
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY
+from alignment_tax.stats import compare
 
 SLOTS = ["one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu"]
 CAPTION = "this run: tiny, seed 0"
@@ -876,7 +877,7 @@ def test_a_forest_names_its_sides() -> None:
 def test_a_long_caption_stays_inside_the_figure():
     words = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
     for caption in (words, f"{words} · mean, 95 % t interval over seeds · faint lines: seeds"):
-        found = front.compare_seeds([1.0, 2.0, 3.0])
+        found = compare.compare_seeds([1.0, 2.0, 3.0])
         figure = figures.forest({"a claim": found}, caption=caption)
         figure.canvas.draw()
         label = figure.get_supxlabel()

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from alignment_tax import first_light, presets, report, settings
-from alignment_tax.results import Recorded, recorded
-from alignment_tax.skills.scorer import BLEU_COLUMNS, bleu_statistics
-from alignment_tax.study import COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.recorded import Recorded, recorded
+from alignment_tax.skills.scorer import bleu_statistics
+from alignment_tax.spec import COLUMNS
 
 REFERENCE = "the black cat sleeps in the old house"
 KEYS = {"sft": "k0", "rsf": "k1", "average": "k2"}

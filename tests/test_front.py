@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment_tax.front import (
-    as_points,
+from alignment_tax.stats.compare import (
     compare_at_equal_reward,
     compare_hypervolume,
     compare_seeds,
+    paired_bootstrap,
+    verdict,
+)
+from alignment_tax.stats.pareto import (
+    as_points,
     dominated_share,
     gap_at_equal_reward,
     hypervolume,
     interpolate,
-    paired_bootstrap,
     pareto_front,
-    verdict,
 )
 
 STAIRS = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.5, 1.5]]

@@ -8,8 +8,8 @@ import pytest
 
 from alignment_tax import heterogeneous
 from alignment_tax.heterogeneous import AVERAGE, HMA
-from alignment_tax.results import NotRecorded, curve_rows
-from alignment_tax.study import COLUMNS, patterns, ratios_text
+from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.spec import COLUMNS, patterns, ratios_text
 
 # t(0.975) for 1 degree of freedom; with differences d - 1 and d + 1 the standard error is 1
 HALF = 12.7062

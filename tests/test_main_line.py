@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from alignment_tax import claims, figures, first_light, remedies, report, talk
 from alignment_tax.figures.look import alt_text, png
-from alignment_tax.figures.tables import SCORES
-from alignment_tax.results import Recorded, curve_rows, recorded, recorded_items
+from alignment_tax.labels import SCORES
+from alignment_tax.results.points import curve_rows
+from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 
 #: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's.
 OTHERS = [

@@ -29,13 +29,7 @@ from alignment_tax.mitigate import (
     treatments,
 )
 from alignment_tax.mitigate.bema import Bema
-from alignment_tax.mitigate.graft import (
-    count_kept,
-    graft,
-    largest_mask,
-    learnt_mask,
-    random_mask,
-)
+from alignment_tax.mitigate.graft import count_kept, graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Ema, Sma, decay_of, last_steps
 from alignment_tax.mitigate.output_penalty import (

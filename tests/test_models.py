@@ -15,7 +15,6 @@ from transformers import (
 )
 
 from alignment_tax import presets
-from alignment_tax.artifacts import Store
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
@@ -33,7 +32,8 @@ from alignment_tax.models import (
     set_bf16,
     use_bf16,
 )
-from alignment_tax.study import Study
+from alignment_tax.pipeline.study import Study
+from alignment_tax.store import Store
 
 WORDS = ["good", "bad", "x", "y", "z", "hello", "why", "yes"]
 TEMPLATE = (

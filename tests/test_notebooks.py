@@ -16,7 +16,7 @@ from alignment_tax.course import (
     read_notebook,
     run_course,
 )
-from alignment_tax.results import recorded
+from alignment_tax.results.recorded import recorded
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]

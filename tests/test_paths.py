@@ -11,9 +11,10 @@ from test_mitigate import DOCUMENTS, line, make_setting
 from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
-from alignment_tax import figures, front, paths, remedies, rivals, settings
+from alignment_tax import figures, paths, remedies, rivals, settings
 from alignment_tax.course import read_notebook
 from alignment_tax.figures import FigureError, alt_text
+from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import graft, largest_mask
@@ -26,7 +27,7 @@ from alignment_tax.mitigate.replay import (
     tiny_reported,
 )
 from alignment_tax.skills import SkillScores
-from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.stats import compare
 from alignment_tax.train import pretrain
 from alignment_tax.world.corpus import MIXTURE
 
@@ -212,7 +213,7 @@ def test_bleu_and_capped_bleu_of_items_by_hand():
 
 def comparison(difference, half):
     low, high = difference - half, difference + half
-    return front.Comparison(difference, low, high, 1, 10, front.verdict(low, high))
+    return compare.Comparison(difference, low, high, 1, 10, compare.verdict(low, high))
 
 
 def test_what_is_saved_is_said_in_words():
@@ -381,8 +382,8 @@ def test_the_mix_is_in_shares():
 
 
 def test_a_preset_without_text_is_refused(preset):
-    from alignment_tax.artifacts import Store
-    from alignment_tax.study import Study
+    from alignment_tax.pipeline.study import Study
+    from alignment_tax.store import Store
 
     bare = dataclasses.replace(preset, replay_documents=0)
     with pytest.raises(ValueError, match="take smoke or tiny"):

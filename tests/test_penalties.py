@@ -13,7 +13,8 @@ from alignment_tax import figures, penalties, remedies, results, rivals, setting
 from alignment_tax.course import read_notebook
 from alignment_tax.figures.look import FigureError, alt_text
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.study import Spec, Study
+from alignment_tax.pipeline.study import Study
+from alignment_tax.spec import Spec
 
 NOTEBOOK = settings.notebooks_folder() / "07_penalties_and_lora.ipynb"
 FAMILIES = ("commonsense", "reading", "translation", "skill")

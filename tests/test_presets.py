@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from alignment_tax import presets
-from alignment_tax.artifacts import Store
-from alignment_tax.study import Study
+from alignment_tax.pipeline.study import Study
+from alignment_tax.store import Store
 
 
 @pytest.mark.parametrize("preset", [presets.SMOKE, presets.TINY], ids=lambda p: p.name)
@@ -32,7 +32,9 @@ def test_the_real_model_shrinks_on_a_cpu_alone():
 
 
 def test_a_run_that_shrinks_says_at_which_size_it_runs(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("alignment_tax.study.device", lambda: type("D", (), {"type": "cpu"}))
+    monkeypatch.setattr(
+        "alignment_tax.pipeline.study.device", lambda: type("D", (), {"type": "cpu"})
+    )
     with caplog.at_level(logging.WARNING):
         study = Study("small", 0, Store(tmp_path))
     assert presets.size_text(study.preset) in caplog.text

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_tax.artifacts import verify_folder
 from alignment_tax.models import load_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import Scorer
+from alignment_tax.store import verify_folder
 from alignment_tax.train import pretrain as module
 from alignment_tax.train.pretrain import (
     IGNORED,

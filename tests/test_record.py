@@ -10,7 +10,7 @@ from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from alignment_tax.record import MIME, read_records, record
+from alignment_tax.results.values import MIME, read_records, record
 
 
 @pytest.fixture

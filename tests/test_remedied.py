@@ -9,12 +9,13 @@ import torch
 from conftest import miniature
 
 from alignment_tax import bench, presets
-from alignment_tax.artifacts import Store
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, DistilConfig, distil
 from alignment_tax.models import load_state, measured
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Grid
-from alignment_tax.study import AVERAGED, COLUMNS, Spec, Study, UnknownStage
+from alignment_tax.spec import AVERAGED, COLUMNS, Spec, UnknownStage
+from alignment_tax.store import Store
 
 LAST = 2
 
@@ -297,7 +298,7 @@ def test_replay_without_text_or_with_reported_items_is_refused(monkeypatch):
         none.remedied("replay", 1.0)
     study = bare()
     monkeypatch.setattr(
-        "alignment_tax.study.tiny_reported", lambda: [study.replay_documents()[7].text]
+        "alignment_tax.pipeline.study.tiny_reported", lambda: [study.replay_documents()[7].text]
     )
     with pytest.raises(ValueError, match="contains the reported text"):
         study.remedied("replay", 1.0)

@@ -8,7 +8,8 @@ from alignment_tax import remedies
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY, as_dict
 from alignment_tax.remedies import ahead, claim_table, gained, method_table
-from alignment_tax.results import NotRecorded, Recorded
+from alignment_tax.results.points import NotRecorded
+from alignment_tax.results.recorded import Recorded
 
 T_1 = 12.7062  # Student's t, 97.5 %, one degree of freedom
 

@@ -4,9 +4,10 @@ import nbformat
 import PIL.Image
 import pytest
 
-from alignment_tax import front, outputs, remedies, report, settings
+from alignment_tax import outputs, remedies, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
-from alignment_tax.results import IDENTITY, recorded, recorded_items
+from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
+from alignment_tax.stats import compare
 
 
 def test_readme_shows_the_recorded_results():
@@ -42,7 +43,7 @@ def test_every_refuted_claim_of_the_paper_has_a_reason():
 def test_names_are_told_by_their_verdicts():
     words = ("ahead of", "behind", "undecided")
     found = {
-        name: front.compare_seeds(gaps)
+        name: compare.compare_seeds(gaps)
         for name, gaps in {"A, 1": [1, 1.1], "B": [-1, -1.1], "C": [-1, 1], "D": [2, 2.1]}.items()
     }
     said = report.by_verdict(found, words)

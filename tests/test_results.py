@@ -9,21 +9,22 @@ import pytest
 import torch
 from test_remedied import with_remedies
 
-from alignment_tax import results, settings
-from alignment_tax.results import (
-    IDENTITY,
+from alignment_tax import settings
+from alignment_tax.pipeline.record import (
     PORTION,
     RecordError,
     add,
-    curve_rows,
+    check_same_start,
     merge_rows,
     portions,
     record,
-    recorded,
     write_tables,
     written,
 )
-from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage
+from alignment_tax.pipeline.study import Study
+from alignment_tax.results.points import curve_rows
+from alignment_tax.results.recorded import IDENTITY, recorded
+from alignment_tax.spec import COLUMNS, Spec, UnknownStage
 
 
 @pytest.fixture(scope="module")
@@ -256,9 +257,9 @@ def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
 
 def test_theta_0_is_checked_only_where_it_is_stored(place, after):
     study = Study(dataclasses.replace(with_remedies(), model="data/none"), 0)
-    results.check_same_start(pd.DataFrame(), study)
+    check_same_start(pd.DataFrame(), study)
     other = after["points"].assign(seed=7)
-    results.check_same_start(other, study)
+    check_same_start(other, study)
 
 
 # tables from elsewhere

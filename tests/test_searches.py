@@ -12,17 +12,21 @@ from conftest import miniature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment_tax import presets, searches
-from alignment_tax.artifacts import Store
+from alignment_tax import presets
+from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
 from alignment_tax.merge.parts import PartSweep, ratios_of_blocks
+from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
+from alignment_tax.pipeline.record import merge_rows, record
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PartGrid, RatioGrid
-from alignment_tax.results import IDENTITY, curve_rows, merge_rows, record
-from alignment_tax.searches import SEARCHES, Found, SampledReward, Task
-from alignment_tax.study import Spec, Study, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.results.points import curve_rows
+from alignment_tax.results.recorded import IDENTITY
+from alignment_tax.spec import Spec, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.store import Store
 from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies
 
@@ -174,7 +178,7 @@ def test_a_heavy_kl_term_moves_the_ratios_to_what_keeps_theta_0(study, found, pa
 def test_kept_texts_are_pretraining_text_with_or_without_the_formats(study):
     _, tokenizer = study.policy("sft")
     texts = {}
-    for method in searches.KEEPING:
+    for method in search.KEEPING:
         ids = study.search_data(method=method).texts[method]
         assert len(ids) == study.preset.ratios.kept_texts
         texts[method] = [tokenizer.decode(row) for row in ids]

@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_tax.front import paired_bootstrap
 from alignment_tax.skills import (
     FAMILIES,
     SLOTS,
@@ -24,6 +23,7 @@ from alignment_tax.skills import (
     suite,
 )
 from alignment_tax.skills.scorer import SkillsError
+from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]
 

@@ -17,7 +17,6 @@ import torch
 from conftest import miniature
 
 from alignment_tax import bench, settings
-from alignment_tax.artifacts import MissingArtifact, Store
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import (
     HmaConfig,
@@ -27,17 +26,19 @@ from alignment_tax.merge.hma import (
     softmax_ratios,
 )
 from alignment_tax.models import load_state
+from alignment_tax.pipeline.record import rounds_table, run_side_by_side
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import UnknownPreset
-from alignment_tax.results import rounds_table, run_side_by_side
 from alignment_tax.settings import repo_root
-from alignment_tax.study import COLUMNS, Spec, Study, UnknownStage, ratios_text
+from alignment_tax.spec import COLUMNS, Spec, UnknownStage, ratios_text
+from alignment_tax.store import MissingArtifact, Store
 
 SCRIPT = """
 import sys
 from pathlib import Path
 from conftest import miniature
-from alignment_tax.artifacts import Store
-from alignment_tax.study import Study
+from alignment_tax.store import Store
+from alignment_tax.pipeline.study import Study
 study = Study(miniature(), 0, Store(Path(sys.argv[1])))
 print("key", {stage}.key)
 """

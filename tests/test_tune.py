@@ -8,7 +8,7 @@ import pytest
 from conftest import miniature
 
 from alignment_tax import bench_ppo, presets, settings, tune
-from alignment_tax.study import Study
+from alignment_tax.pipeline.study import Study
 
 
 def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alignment_tax import figures, front
+from alignment_tax import figures
 from alignment_tax.figures.look import alt_text
-from alignment_tax.figures.tables import SCORES
+from alignment_tax.labels import SCORES
+from alignment_tax.stats import compare
 from alignment_tax.which_weights import (
     EVERYTHING,
     LINEAR,
@@ -100,7 +101,7 @@ def test_one_part_alone_by_hand(changed: pd.DataFrame) -> None:
 def test_the_answer_follows_the_intervals() -> None:
     def said(reward: list[float], skill: list[float], equal: list[float]) -> str:
         names = {"reward": reward, "skill": skill, "skill at equal reward": equal}
-        return answer({name: front.compare_seeds(values) for name, values in names.items()})
+        return answer({name: compare.compare_seeds(values) for name, values in names.items()})
 
     undecided = [-1.0, 1.0]
     # standard error 0.01

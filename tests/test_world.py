@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from alignment_tax.artifacts import digest
 from alignment_tax.settings import repo_root
+from alignment_tax.store import digest
 from alignment_tax.world import chat, corpus, facts, french, passages
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.tiny import ITEMS, VALIDATION_ITEMS, TinyWorld, items
@@ -239,7 +239,7 @@ def test_enough_items_for_one_point():
 
 FINGERPRINT = """
 import random
-from alignment_tax.artifacts import digest
+from alignment_tax.store import digest
 from alignment_tax.world import corpus, tiny, tokenizer
 rows = [[list(r.values()) for r in tiny.items.__wrapped__(slot)] for slot in SLOTS]
 text = [d.text for d in corpus.documents(200, random.Random(3))]

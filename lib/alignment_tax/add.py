@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment_tax import presets, results, settings
+from alignment_tax import presets, settings
+from alignment_tax.pipeline import record
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("folder", type=Path, help="a folder data/results/<preset> from elsewhere")
     given = parser.parse_args(list(arguments))
     preset = presets.get(given.preset).name
-    seeds = results.add(given.folder, preset)
+    seeds = record.add(given.folder, preset)
     where = settings.results_folder() / preset
     print(f"The rows of seeds {', '.join(map(str, seeds))} are now in {where}.")
     print("Write them into the pages with: alignment-tax report")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
+from alignment_tax.stats import compare, pareto
 
 #: The algorithms of chapter 06, and how they are written.
 NAMES = {"rsf": "RSF", "dpo": "DPO", "rloo": "RLOO", "ppo": "PPO"}
@@ -39,7 +39,7 @@ TRAINED = ("none", "kl_coef")
 #: 2025 (roughly quadratic), which must turn down instead.
 SHAPES = {"saturating": 2, "line": 1, "parabola": 2}
 
-Comparisons = dict[str, front.Comparison | None]
+Comparisons = dict[str, compare.Comparison | None]
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -152,13 +152,13 @@ def penalty_curve(points: pd.DataFrame, own: float, score: str = "skill") -> dic
 # --- comparisons ---------------------------------------------------------------------------------
 
 
-def judge(differences: Iterable[float]) -> front.Comparison | None:
+def judge(differences: Iterable[float]) -> compare.Comparison | None:
     """Return the 95 % t interval over seeds with its verdict; None for fewer than two seeds."""
     values = [float(value) for value in differences if np.isfinite(value)]
-    return front.compare_seeds(values) if len(values) > 1 else None
+    return compare.compare_seeds(values) if len(values) > 1 else None
 
 
-def both(first: front.Comparison | None, second: front.Comparison | None) -> str:
+def both(first: compare.Comparison | None, second: compare.Comparison | None) -> str:
     """Return the verdict of "both claims hold"."""
     verdicts = [each.verdict if each else "inconclusive" for each in (first, second)]
     if "does not hold" in verdicts:
@@ -166,7 +166,9 @@ def both(first: front.Comparison | None, second: front.Comparison | None) -> str
     return "holds" if verdicts == ["holds", "holds"] else "inconclusive"
 
 
-def at_equal_reward(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> front.Comparison | None:
+def at_equal_reward(
+    a: dict[int, np.ndarray], b: dict[int, np.ndarray]
+) -> compare.Comparison | None:
     """Compare what two curves keep at equal reward, paired by seed: a minus b, in points.
 
     None where fewer than two seeds have both, or where the curves of a seed share no rewards.
@@ -174,8 +176,8 @@ def at_equal_reward(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> front
     gaps = []
     for seed in sorted(a.keys() & b.keys()):
         try:
-            gaps.append(front.gap_at_equal_reward(a[seed], b[seed]))
-        except front.NoSharedRewards:
+            gaps.append(pareto.gap_at_equal_reward(a[seed], b[seed]))
+        except pareto.NoSharedRewards:
             return None
     return judge(gaps)
 
@@ -302,8 +304,8 @@ class OverOptimisation:
         verdict: Of "the true reward falls while the optimised one rises".
     """
 
-    gold: front.Comparison | None
-    reward: front.Comparison | None
+    gold: compare.Comparison | None
+    reward: compare.Comparison | None
     best: dict[int, int]
     last: int
     verdict: str
@@ -539,7 +541,7 @@ def explains_more(
     shape: str = "saturating",
     y: str = "tax",
     other_y: str | None = None,
-) -> front.Comparison | None:
+) -> compare.Comparison | None:
     """Compare how well two columns explain forgetting: R squared of `x` minus that of `other`.
 
     The same models for both; the interval is that of `resampled`. None where there is too little.
@@ -567,16 +569,16 @@ def explains_more(
 
     low, high = resampled(rows, gap)
     seeds = int(rows["seed"].nunique())
-    return front.Comparison(gap(rows), low, high, seeds, 0, front.verdict(low, high))
+    return compare.Comparison(gap(rows), low, high, seeds, 0, compare.verdict(low, high))
 
 
-def explains_half(found: Fit, seeds: int) -> front.Comparison | None:
+def explains_half(found: Fit, seeds: int) -> compare.Comparison | None:
     """Compare the R squared of a fit with one half; None where it has no interval."""
     if not np.isfinite(found.low):
         return None
-    verdict = front.verdict(found.low, found.high, 0.5)
+    verdict = compare.verdict(found.low, found.high, 0.5)
     gap, low, high = found.r_squared - 0.5, found.low - 0.5, found.high - 0.5
-    return front.Comparison(gap, low, high, seeds, 0, verdict)
+    return compare.Comparison(gap, low, high, seeds, 0, verdict)
 
 
 def off_the_curve(
@@ -606,7 +608,7 @@ def off_the_curve(
 
 def at_equal_kl(
     rows: pd.DataFrame, first: str, second: str, x: str = "kl", y: str = "tax"
-) -> front.Comparison | None:
+) -> compare.Comparison | None:
     """Compare two algorithms at the same KL, paired by seed: `y` of first minus `y` of second.
 
     Each is taken on the line through theta_0 (0 at no KL) and its rounds, in the order of the KL,

@@ -36,7 +36,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RLOOTrainer
 
 from alignment_tax import settings
-from alignment_tax.artifacts import Store, provenance, write_whole
 from alignment_tax.merge.average import Sweep, average
 from alignment_tax.merge.hma import (
     Example,
@@ -48,6 +47,7 @@ from alignment_tax.merge.hma import (
     softmax_ratios,
 )
 from alignment_tax.merge.parts import THIRDS, PartSweep, partition, ratios_of_blocks
+from alignment_tax.merge.search import hma_numbers
 from alignment_tax.mitigate import REMEDIES, Setting, distil, distil_along, treat, treatments
 from alignment_tax.models import (
     RewardModel,
@@ -59,11 +59,12 @@ from alignment_tax.models import (
     score_replies,
 )
 from alignment_tax.paths import make_setting
+from alignment_tax.pipeline.record import environment, one_thread
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, PpoConfig, Preset
-from alignment_tax.results import environment, one_thread
-from alignment_tax.searches import hma_numbers
 from alignment_tax.skills import FAMILIES, suite
-from alignment_tax.study import ALL_REMEDIES, DISTIL, Study, simplest
+from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
+from alignment_tax.store import Store, provenance, write_whole
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import Start, run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune

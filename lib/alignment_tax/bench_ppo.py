@@ -24,11 +24,12 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import front, settings
-from alignment_tax.artifacts import provenance, write_whole
+from alignment_tax import settings
 from alignment_tax.models import load_policy
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PpoConfig, as_dict
-from alignment_tax.study import Study
+from alignment_tax.stats import compare
+from alignment_tax.store import provenance, write_whole
 from alignment_tax.train import ppo
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import sample_replies
@@ -158,7 +159,7 @@ def seconds_per_step(log: pd.DataFrame) -> float:
     return float(log["seconds"].iloc[WARM_UP:].mean())
 
 
-def compare(runs: pd.DataFrame) -> dict[str, Any]:
+def compared(runs: pd.DataFrame) -> dict[str, Any]:
     """Return what the cross-check says: paired differences over seeds, and the speed.
 
     Args:
@@ -168,11 +169,11 @@ def compare(runs: pd.DataFrame) -> dict[str, Any]:
     by = runs.set_index(["implementation", "seed"]).sort_index()
     mine, theirs = by.loc["ours"], by.loc["trl"]
     found: dict[str, Any] = {
-        name: front.compare_seeds(mine[name] - theirs[name]).as_dict()
+        name: compare.compare_seeds(mine[name] - theirs[name]).as_dict()
         for name in ("judged_reward", "judged_kl")
     }
     saved = theirs["seconds_per_step"] - mine["seconds_per_step"]
-    found["seconds_saved"] = front.compare_seeds(saved).as_dict()
+    found["seconds_saved"] = compare.compare_seeds(saved).as_dict()
     found["times_faster"] = float(
         theirs["seconds_per_step"].mean() / mine["seconds_per_step"].mean()
     )
@@ -224,7 +225,7 @@ def run(study: Study, config: PpoConfig, seeds: Sequence[int], overlay: Path) ->
         "trl": LAST_WITH_PPO,
         "theta_0": start,
         "runs": rows,
-        "comparison": compare(pd.DataFrame(rows)),
+        "comparison": compared(pd.DataFrame(rows)),
         "curves": curves,
         "provenance": provenance(),
     }

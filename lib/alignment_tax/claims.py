@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
+from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.skills import capped_bleu, corpus_bleu, goes_on, right
-from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.stats import compare
 from alignment_tax.world import chat
 from alignment_tax.world.tiny import TinyWorld
 
@@ -51,14 +51,14 @@ def minus(one: pd.Series, other: pd.Series) -> pd.Series:
     return one[shared] - other[shared]
 
 
-def judge(differences: Iterable[float]) -> front.Comparison | None:
+def judge(differences: Iterable[float]) -> compare.Comparison | None:
     """Return the 95 % t interval over seeds with its verdict; None where there are too few."""
     values = list(differences)
-    return front.compare_seeds(values) if len(values) > 1 else None
+    return compare.compare_seeds(values) if len(values) > 1 else None
 
 
 def paper_table(
-    points: pd.DataFrame, gap: float, averaging: front.Comparison | None
+    points: pd.DataFrame, gap: float, averaging: compare.Comparison | None
 ) -> pd.DataFrame:
     """Return the paper's claims, each beside the number of these points and what it says of it.
 

@@ -24,12 +24,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignment_tax import presets, settings
-from alignment_tax.artifacts import ArtifactError, write_whole
-from alignment_tax.record import read_records, value_text
+from alignment_tax.results.values import SUMMARY, read_records, value_text
+from alignment_tax.store import ArtifactError, write_whole
 
 PARAMETERS = ("preset", "seed")
 CHAPTER_FILE = "[0-9][0-9]_*.ipynb"
-SUMMARY = "run.json"
 INDEX = "index.html"
 # exit codes: 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -42,7 +41,10 @@ ALT_TEMPLATE = """{%- extends 'lab/index.html.j2' -%}{%- block data_png scoped -
 FORWARDED = {
     "base": ("alignment_tax.train.pretrain", "train the base model of the tiny world"),
     "figures": ("alignment_tax.figures", "redraw the figures from the recorded results"),
-    "compare": ("alignment_tax.compare", "say which recorded values differ between two runs"),
+    "compare": (
+        "alignment_tax.results.compare_runs",
+        "say which recorded values differ between two runs",
+    ),
     "outputs": ("alignment_tax.outputs", "keep the outputs of a run in notebooks/"),
     "add": ("alignment_tax.add", "add tables that another machine recorded to data/results"),
     "report": ("alignment_tax.report", "write the recorded results into README.md"),
@@ -705,7 +707,7 @@ def run_command(arguments: argparse.Namespace, notebooks: Path) -> int:
 
 def record_command(arguments: argparse.Namespace, results: ModuleType) -> int:
     """Record a preset with the module `results`; an unknown method is a CourseError."""
-    study = importlib.import_module("alignment_tax.study")
+    study = importlib.import_module("alignment_tax.pipeline.study")
     try:
         results.record(arguments.preset, arguments.seeds, arguments.jobs, arguments.methods)
     except study.UnknownStage as error:
@@ -732,7 +734,7 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         if arguments.command == "record":
             presets.get(arguments.preset)
             # it imports torch, which the other commands need not wait for
-            results = importlib.import_module("alignment_tax.results")
+            results = importlib.import_module("alignment_tax.pipeline.record")
             return record_command(arguments, results)
         module = importlib.import_module(FORWARDED[arguments.command][0])
         forward: Callable[[list[str]], int | None] = module.main

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax import front
-from alignment_tax.figures import main_line, tax_bars, verdict_markdown
+from alignment_tax.figures import tax_bars, verdict_markdown
 from alignment_tax.figures.look import alt_text
-from alignment_tax.figures.tables import names_of
-from alignment_tax.results import Recorded
+from alignment_tax.labels import names_of
+from alignment_tax.results.points import main_line
+from alignment_tax.results.recorded import Recorded
 from alignment_tax.skills import FAMILIES, SLOTS, SkillScores, family_percent
+from alignment_tax.stats import compare
 
 Items = Mapping[str, np.ndarray]
 
@@ -77,7 +78,7 @@ def one_seed(run: Recorded, items: pd.DataFrame) -> OneSeed:
     return OneSeed(main_line(run.points), by_key, run.provenance)
 
 
-def claims(run: OneSeed) -> dict[str, front.Comparison]:
+def claims(run: OneSeed) -> dict[str, compare.Comparison]:
     """Return theta_0 minus RSF, paired by item, for the mean of the families and for each.
 
     Beside it, what the middle of the averaging sweep gives back.
@@ -89,9 +90,9 @@ def claims(run: OneSeed) -> dict[str, front.Comparison]:
     return {claim: difference(*pair) for claim, pair in pairs.items()}
 
 
-def difference(a: Items, b: Items, score: str) -> front.Comparison:
+def difference(a: Items, b: Items, score: str) -> compare.Comparison:
     """Return a minus b in a slot, a family or the mean of all, paired by item."""
-    return front.paired_bootstrap(
+    return compare.paired_bootstrap(
         [only(a, score)],
         [only(b, score)],
         rng=np.random.default_rng(0),

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.claims import AGREEMENT
 from alignment_tax.figures.look import METHODS
-from alignment_tax.figures.tables import FAMILY_NAMES
+from alignment_tax.labels import FAMILY_NAMES
 from alignment_tax.merge.parts import THIRDS
-from alignment_tax.results import NotRecorded
-from alignment_tax.searches import SEARCHES
-from alignment_tax.study import PART, PATTERN, block_count, patterns, ratios_text
+from alignment_tax.merge.search import SEARCHES
+from alignment_tax.results.points import NotRecorded
+from alignment_tax.spec import PART, PATTERN, block_count, patterns, ratios_text
+from alignment_tax.stats import compare, pareto
+from alignment_tax.stats.compare import Comparison
 
 Curve = tuple[str, int]
 
@@ -212,11 +213,11 @@ def curve_points(
 # --- comparisons ----------------------------------------------------------------------------------
 
 
-def _compared(gaps: pd.Series, what: str, level: float = 0.95) -> front.Comparison:
+def _compared(gaps: pd.Series, what: str, level: float = 0.95) -> Comparison:
     values = gaps.dropna()
     if len(values) < 2:
         raise NotRecorded(f"{len(values)} seed(s) have {what}: two are the least.")
-    return front.compare_seeds(values, level=level)
+    return compare.compare_seeds(values, level=level)
 
 
 def ahead(
@@ -228,7 +229,7 @@ def ahead(
     reward: str = "reward",
     level: float = 0.95,
     alphas: Sequence[float] | None = None,
-) -> front.Comparison:
+) -> Comparison:
     """Compare two fronts at equal reward, paired by seed: points of `score` of a minus b.
 
     Both curves have the mean ratios `alphas` (by default all that they share), and both ends.
@@ -239,7 +240,7 @@ def ahead(
     alphas = common_ratios(points, a, b) if alphas is None else alphas
     one, other = (curve_points(points, each, alphas, score, reward) for each in (a, b))
     gaps = {
-        seed: front.gap_at_equal_reward(one[seed], other[seed])
+        seed: pareto.gap_at_equal_reward(one[seed], other[seed])
         for seed in sorted(one.keys() & other.keys())
     }
     return _compared(pd.Series(gaps, dtype=float), f"both {name(a)} and {name(b)}", level)
@@ -271,7 +272,7 @@ def at_equal_alpha(points: pd.DataFrame, curve: Curve, score: str) -> pd.DataFra
     return pd.DataFrame({a: _row(_compared(gaps[a], what)) for a in gaps}).T.rename_axis("alpha")
 
 
-def mean_gap(points: pd.DataFrame, curve: Curve, score: str) -> front.Comparison:
+def mean_gap(points: pd.DataFrame, curve: Curve, score: str) -> Comparison:
     """Compare a curve with averaging at equal alpha by one number a seed: the mean over alphas."""
     gaps = gaps_at_equal_alpha(points, curve, score)
     return _compared(gaps.mean(axis=1), f"{name(curve)} and averaging")
@@ -279,7 +280,7 @@ def mean_gap(points: pd.DataFrame, curve: Curve, score: str) -> front.Comparison
 
 def change_with_blocks(
     points: pd.DataFrame, score: str, few: int = ABLATION[0], many: int = ABLATION[-1]
-) -> front.Comparison:
+) -> Comparison:
     """Compare HMA of many blocks with few at the same alpha: the mean over alphas, many - few.
 
     Raises:
@@ -324,7 +325,7 @@ def search_table(
     return pd.DataFrame(rows, columns=[*columns, "strict"])
 
 
-def _row(found: front.Comparison) -> dict[str, object]:
+def _row(found: Comparison) -> dict[str, object]:
     """Return the columns of a comparison."""
     names = {"difference": found.difference, "low": found.low, "high": found.high}
     return {**names, "verdict": found.verdict}
@@ -401,9 +402,7 @@ def part_effects(points: pd.DataFrame, parts: Sequence[str] = ()) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def part_effect(
-    points: pd.DataFrame, part: str, score: str, level: float = 0.95
-) -> front.Comparison:
+def part_effect(points: pd.DataFrame, part: str, score: str, level: float = 0.95) -> Comparison:
     """Compare one part averaged with the aligned model by one number a seed: the mean over alphas.
 
     Nothing is chosen, so this is the test of a claim; the best of several alphas would flatter it.
@@ -416,7 +415,7 @@ def part_effect(
     return _compared(part_gaps(points, part, score).mean(axis=1), f"part {part!r}", level)
 
 
-def part_difference(points: pd.DataFrame, a: str, b: str, score: str) -> front.Comparison:
+def part_difference(points: pd.DataFrame, a: str, b: str, score: str) -> Comparison:
     """Compare two parts, each averaged alone: a minus b, the mean over the alphas they share.
 
     Raises:
@@ -480,7 +479,7 @@ def put_back(points: pd.DataFrame) -> pd.DataFrame:
 # --- ratios set by hand ---------------------------------------------------------------------------
 
 
-def pattern_gap(points: pd.DataFrame, lowered: int, of_start: bool, score: str) -> front.Comparison:
+def pattern_gap(points: pd.DataFrame, lowered: int, of_start: bool, score: str) -> Comparison:
     """Compare unequal ratios of three blocks with equal ones at equal reward (paper, Fig. 9).
 
     One number a seed, the mean over the bases a: `score` minus that of the plain averages of the
@@ -502,12 +501,12 @@ def pattern_gap(points: pd.DataFrame, lowered: int, of_start: bool, score: str) 
         plain = _models(rows[rows["seed"] == seed], AVERAGE).sort_values("alpha")
         if len(own) == len(wanted) and len(plain) > 1:
             curve = plain[["reward", score]].to_numpy(dtype=float)
-            there = front.interpolate(curve, own["reward"].to_numpy(dtype=float))
+            there = pareto.interpolate(curve, own["reward"].to_numpy(dtype=float))
             gaps[seed] = float((own[score].to_numpy(dtype=float) - there).mean())
     return _compared(pd.Series(gaps, dtype=float), "these ratios and averaging")
 
 
-def all_of(verdicts: Iterable[front.Verdict]) -> front.Verdict:
+def all_of(verdicts: Iterable[compare.Verdict]) -> compare.Verdict:
     """Return the verdict on several claims together: they hold if each does."""
     said = set(verdicts)
     if "does not hold" in said:
@@ -525,7 +524,7 @@ class Claim:
     place: str
     text: str
     unit: str
-    compare: Callable[[pd.DataFrame], front.Comparison]
+    compare: Callable[[pd.DataFrame], Comparison]
 
 
 #: Where the paper varies the number of blocks.
@@ -609,7 +608,7 @@ def _words(score: str) -> str:
     return "mean skill" if score == "skill" else FAMILY_NAMES.get(score, score)
 
 
-def _ahead(a: Curve, b: Curve, score: str) -> Callable[[pd.DataFrame], front.Comparison]:
+def _ahead(a: Curve, b: Curve, score: str) -> Callable[[pd.DataFrame], Comparison]:
     return lambda points: ahead(points, a, b, score)
 
 
@@ -645,7 +644,7 @@ def _pattern_claim(lowered: int, of_start: bool, score: str) -> Claim:
 def _part_claim(part: str, score: str, verb: str) -> Claim:
     """Averaging one part moves a score, in the mean over its alphas."""
 
-    def compare(points: pd.DataFrame) -> front.Comparison:
+    def compare(points: pd.DataFrame) -> Comparison:
         found = part_effect(points, part, score)
         return found if verb == "raises" else _negative(found)
 
@@ -654,11 +653,11 @@ def _part_claim(part: str, score: str, verb: str) -> Claim:
     return Claim("Fig. 4", text, unit, compare)
 
 
-def _negative(found: front.Comparison) -> front.Comparison:
+def _negative(found: Comparison) -> Comparison:
     """Return the comparison of b with a from that of a with b."""
     low, high = -found.high, -found.low
-    return front.Comparison(
-        -found.difference, low, high, found.n_seeds, found.n_items, front.verdict(low, high)
+    return Comparison(
+        -found.difference, low, high, found.n_seeds, found.n_items, compare.verdict(low, high)
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 
 from alignment_tax import settings
-from alignment_tax.artifacts import write_whole
+from alignment_tax.store import write_whole
 
 WIDGET = "application/vnd.jupyter.widget"
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import front, remedies
-from alignment_tax.figures.tables import FAMILY_NAMES, main_line, number, spread
+from alignment_tax import remedies
+from alignment_tax.labels import BLEU_COLUMNS, FAMILY_NAMES, number, spread
 from alignment_tax.merge.average import State, kind_of
 from alignment_tax.mitigate import REMEDIES, Setting, Treatment
 from alignment_tax.mitigate.base import snapshot, trained
@@ -24,9 +24,11 @@ from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import Mask, largest_mask, pool_batches
 from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
+from alignment_tax.pipeline.study import Study
+from alignment_tax.results.points import main_line
 from alignment_tax.skills import Scorer, SkillScores, capped_bleu, family_percent
-from alignment_tax.skills.scorer import BLEU_COLUMNS
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, Study
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
+from alignment_tax.stats import compare, pareto
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED
 from alignment_tax.world.corpus import Document
@@ -266,7 +268,7 @@ def at_equal_norm(
     rows = []
     for one, other in pairs:
         gaps = {f"{score}_gap": one[score] - other[score] for score in ("reward", "skill")}
-        best = float(front.interpolate(line, one["reward"])[0])
+        best = float(pareto.interpolate(line, one["reward"])[0])
         rows.append(
             {name: one[name] for name in ("mask", "norm", "reward", "skill")}
             | gaps
@@ -278,7 +280,7 @@ def at_equal_norm(
 # --- translations --------------------------------------------------------------------------------
 
 
-def of_items(one: SkillScores, other: SkillScores, capped: bool = False) -> front.Comparison:
+def of_items(one: SkillScores, other: SkillScores, capped: bool = False) -> compare.Comparison:
     """Compare the BLEU of two models of one seed: the first minus the second.
 
     The interval (95 %) is the noise of the items alone.
@@ -292,7 +294,7 @@ def of_items(one: SkillScores, other: SkillScores, capped: bool = False) -> fron
         return capped_bleu(pd.DataFrame(values["bleu"], columns=list(BLEU_COLUMNS)))
 
     first, second = ([{"bleu": scores.values()["bleu"]}] for scores in (one, other))
-    return front.paired_bootstrap(
+    return compare.paired_bootstrap(
         first,
         second,
         rng=np.random.default_rng(0),
@@ -301,12 +303,12 @@ def of_items(one: SkillScores, other: SkillScores, capped: bool = False) -> fron
     )
 
 
-def in_words(c: front.Comparison, digits: int = 1) -> str:
+def in_words(c: compare.Comparison, digits: int = 1) -> str:
     """Return "difference (low to high)" with signs."""
     return spread(c.difference, c.low, c.high, digits, sign=True)
 
 
-def saved_in_words(lost: front.Comparison, saved: front.Comparison) -> str:
+def saved_in_words(lost: compare.Comparison, saved: compare.Comparison) -> str:
     """Say which part of a loss a remedy saves, in points with the interval behind it.
 
     Args:
@@ -389,7 +391,7 @@ def above_averages(live: pd.DataFrame) -> pd.Series:
     line = pd.concat([part.sort_values("alpha") for part in on_line])
     others = rows[~rows["method"].isin([DISTILLED_AVERAGE, DISTIL])].set_index("method")
     rewards = others["reward"].to_numpy(dtype=float)
-    best = front.interpolate(line[["reward", "skill"]].astype(float), rewards)
+    best = pareto.interpolate(line[["reward", "skill"]].astype(float), rewards)
     return others["skill"].astype(float) - best
 
 
@@ -414,7 +416,7 @@ def claims(points: pd.DataFrame) -> pd.DataFrame:
     return table[pd.Series(about, index=table.index) | table["place"].isin(PLACES)]
 
 
-def format_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
+def format_claims(points: pd.DataFrame) -> dict[str, compare.Comparison]:
     """Compare replay with and without the evaluated formats, strength by strength.
 
     Returns:
@@ -432,10 +434,10 @@ def format_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
     for score, name in {**FAMILY_NAMES, "reward": "reward"}.items():
         gaps = (pairs[score] - pairs[f"{score}_other"]).groupby(pairs["seed"]).mean()
         claim = f"replay with the evaluated formats has more {name} than without"
-        found[claim] = front.compare_seeds(gaps)
+        found[claim] = compare.compare_seeds(gaps)
         other = both[1].groupby("seed")[score].mean()
         claim = f"replay without them has more {name} than the plain run"
-        found[claim] = front.compare_seeds((other - plain[score]).dropna())
+        found[claim] = compare.compare_seeds((other - plain[score]).dropna())
     return found
 
 

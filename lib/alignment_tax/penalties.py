@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment_tax import front, remedies, talk
+from alignment_tax import remedies, talk
 from alignment_tax.claims import AGREEMENT
-from alignment_tax.figures.tables import FAMILY_NAMES
+from alignment_tax.labels import FAMILY_NAMES
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.mitigate.base import Treatment
 from alignment_tax.mitigate.lora import Lora, Where, target_names
+from alignment_tax.pipeline.study import Study
 from alignment_tax.remedies import NAMES
-from alignment_tax.results import NotRecorded
+from alignment_tax.results.points import NotRecorded
 from alignment_tax.skills import FAMILIES, family_percent, pair_scores
-from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE, Spec, Study
+from alignment_tax.spec import AVERAGED, DISTIL, DISTILLED_AVERAGE, Spec
+from alignment_tax.stats import compare, pareto
 
 #: The remedies of the chapter, in its order.
 METHODS = ("l1", "l2", "kd", "kd_squared", "kl", "lora", "lora_mlp")
@@ -191,7 +193,7 @@ def against_plain(study: Study, methods: Sequence[str], draws: int = 500) -> pd.
     for method in methods:
         own = study.scores(Spec("rsf", rounds, method, strength=middle(method)))
         a, b = pair_scores([own], [plain])
-        found = front.paired_bootstrap(
+        found = compare.paired_bootstrap(
             a, b, rng=rng, n_boot=draws, statistic=family_percent("skill")
         )
         rows[method] = (found.difference, found.low, found.high)
@@ -221,7 +223,7 @@ def above(live: pd.DataFrame, curve: np.ndarray, score: str = "change") -> pd.Se
     Returns:
         In the order of `live`; NaN where the curve does not reach the reward.
     """
-    there = front.interpolate(curve, live["gain"].to_numpy(dtype=float))
+    there = pareto.interpolate(curve, live["gain"].to_numpy(dtype=float))
     return live[score].astype(float) - there
 
 
@@ -414,7 +416,7 @@ def state(points: pd.DataFrame) -> str:
     return f"{text}."
 
 
-def combined_claims(points: pd.DataFrame) -> dict[str, front.Comparison]:
+def combined_claims(points: pd.DataFrame) -> dict[str, compare.Comparison]:
     """Return "a remedy, then averaging, is ahead of averaging alone", by remedy and strength.
 
     A recording holds such rows where it was asked for them ("l2+average"); each strength is a curve

@@ -10,8 +10,8 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PpoConfig
-from alignment_tax.study import Study
 from alignment_tax.train import ppo
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import sample_replies

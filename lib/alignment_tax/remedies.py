@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front, heterogeneous
+from alignment_tax import heterogeneous
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.algorithms_claims import front_claims
-from alignment_tax.figures import interval
 from alignment_tax.figures.look import METHODS
-from alignment_tax.figures.tables import FAMILY_NAMES, number
+from alignment_tax.labels import FAMILY_NAMES, number
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.results import NotRecorded, Recorded, curve_rows
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART, PATTERN
+from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.results.recorded import Recorded
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN
+from alignment_tax.stats import compare, pareto
+from alignment_tax.stats.compare import Comparison, interval
 from alignment_tax.talk import with_capped
 
 #: A row of a table of claims.
@@ -120,7 +122,7 @@ def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]
     return 0.0, float(np.floor(pd.concat(ends)[score].min()))
 
 
-def ahead(points: pd.DataFrame, method: str, other: str, score: str = "skill") -> front.Comparison:
+def ahead(points: pd.DataFrame, method: str, other: str, score: str = "skill") -> Comparison:
     """Compare the hypervolumes of two methods, paired by seed: `method` minus `other`.
 
     The finer grid is thinned to as many points as the other has, since more points cover more.
@@ -139,14 +141,14 @@ def ahead(points: pd.DataFrame, method: str, other: str, score: str = "skill") -
     gaps = []
     for seed in seeds:
         n = min(len(a[seed]), len(b[seed]))
-        volumes = [front.hypervolume(thin(curve[seed], n), where) for curve in (a, b)]
+        volumes = [pareto.hypervolume(thin(curve[seed], n), where) for curve in (a, b)]
         gaps.append(volumes[0] - volumes[1])
-    return front.compare_seeds(gaps)
+    return compare.compare_seeds(gaps)
 
 
 def ahead_at_equal_reward(
     points: pd.DataFrame, method: str, other: str, score: str = "skill"
-) -> front.Comparison:
+) -> Comparison:
     """Compare two methods by the skill they keep at equal reward, paired by seed, in points.
 
     Both curves are read as lines over the rewards that both reach (`front.gap_at_equal_reward`), so
@@ -155,8 +157,8 @@ def ahead_at_equal_reward(
     a, b = curves(points, method, score), curves(points, other, score)
     seeds = _two(sorted(a.keys() & b.keys()), f"both {method} and {other}")
     try:
-        return front.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
-    except front.NoSharedRewards as error:
+        return compare.compare_at_equal_reward([a[s] for s in seeds], [b[s] for s in seeds])
+    except pareto.NoSharedRewards as error:
         raise NotRecorded(f"{method} and {other} cannot be compared: {error}") from error
 
 
@@ -212,12 +214,12 @@ def method_table(
             "method": method,
             "seeds": len(own),
             "points": max(map(len, own.values())),
-            "hypervolume": np.mean([front.hypervolume(curve, where) for curve in own.values()]),
+            "hypervolume": np.mean([pareto.hypervolume(curve, where) for curve in own.values()]),
             **_ahead_of(rows, method, against),
         }
         for share in KEPT:
             left = [
-                100 * float(front.interpolate(c[:, ::-1], share / 100 * skill[s])[0]) / full[s]
+                100 * float(pareto.interpolate(c[:, ::-1], share / 100 * skill[s])[0]) / full[s]
                 for s, c in own.items()
             ]
             names = [f"kept_{share}{end}" for end in ("", "_low", "_high")]
@@ -261,7 +263,7 @@ def _costs_of(costs: pd.DataFrame, method: str) -> dict[str, float]:
     }
 
 
-def against_averaging(points: pd.DataFrame) -> dict[str, front.Comparison]:
+def against_averaging(points: pd.DataFrame) -> dict[str, Comparison]:
     """Return averages of the distilled run minus each remedy, mean skill at equal reward, by name.
 
     Args:
@@ -280,7 +282,7 @@ def against_averaging(points: pd.DataFrame) -> dict[str, front.Comparison]:
 
 
 def short_markdown(
-    by_bleu: Mapping[str, front.Comparison], by_capped: Mapping[str, front.Comparison]
+    by_bleu: Mapping[str, Comparison], by_capped: Mapping[str, Comparison]
 ) -> list[str]:
     """Return paragraphs for a reader in a hurry: each remedy against averages of the same run.
 
@@ -323,7 +325,7 @@ class Claim:
     place: str
     text: str
     unit: str
-    compare: Callable[[pd.DataFrame], front.Comparison]
+    compare: Callable[[pd.DataFrame], Comparison]
 
 
 #: The place of claims of the paper's form on methods that it does not have.
@@ -387,10 +389,10 @@ def _family(score: str) -> str:
     return "the mean skill" if score == "skill" else FAMILY_NAMES[score]
 
 
-def _front_of_rsf(other: str) -> Callable[[pd.DataFrame], front.Comparison]:
+def _front_of_rsf(other: str) -> Callable[[pd.DataFrame], Comparison]:
     """Return the comparison of the averages of RSF with those of another algorithm."""
 
-    def compare(points: pd.DataFrame) -> front.Comparison:
+    def compare(points: pd.DataFrame) -> Comparison:
         claim = f"the front of RSF lies above that of {NAMES_OF_ALGORITHMS[other]}"
         found = front_claims(points).get(claim)
         if found is None:
@@ -400,7 +402,7 @@ def _front_of_rsf(other: str) -> Callable[[pd.DataFrame], front.Comparison]:
     return compare
 
 
-def _area(method: str, other: str, score: str) -> Callable[[pd.DataFrame], front.Comparison]:
+def _area(method: str, other: str, score: str) -> Callable[[pd.DataFrame], Comparison]:
     return lambda points: ahead(points, method, other, score)
 
 
@@ -447,7 +449,7 @@ def _c_4(alpha: float) -> list[Claim]:
     whose = "theta_0's" if alpha > 0.5 else "the aligned model's"
     chosen, whole = _alpha(alpha), _alpha(1.0)
 
-    def cheap(points: pd.DataFrame) -> front.Comparison:
+    def cheap(points: pd.DataFrame) -> Comparison:
         part, full = chosen(points)["reward"], whole(points)["reward"]
         return _paired(NO_LOSS * full - (full - part), pd.Series(0.0, full.index))
 
@@ -547,15 +549,15 @@ def _alpha(alpha: float) -> Pick:
     return pick
 
 
-def _difference(first: Pick, second: Pick, score: str) -> Callable[..., front.Comparison]:
+def _difference(first: Pick, second: Pick, score: str) -> Callable[..., Comparison]:
     """Return the comparison of one score of two models, paired by seed: first minus second."""
     return lambda points: _paired(first(points)[score], second(points)[score])
 
 
-def _paired(first: pd.Series, second: pd.Series) -> front.Comparison:
+def _paired(first: pd.Series, second: pd.Series) -> Comparison:
     gaps = (first - second).dropna()
     _two(list(gaps.index), "both models")
-    return front.compare_seeds(gaps)
+    return compare.compare_seeds(gaps)
 
 
 def claim_table(points: pd.DataFrame) -> pd.DataFrame:

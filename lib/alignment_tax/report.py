@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignment_tax import algorithms_claims, first_light, front, heterogeneous, remedies, settings
-from alignment_tax.artifacts import write_whole
+from alignment_tax import algorithms_claims, first_light, heterogeneous, remedies, settings
 from alignment_tax.claims import by_seed, last_round, minus, rise
-from alignment_tax.figures import alt_text, interval, main_line, remedy_fronts, verdict_markdown
+from alignment_tax.figures import alt_text, remedy_fronts, verdict_markdown
 from alignment_tax.figures.look import DPI, save
-from alignment_tax.figures.tables import FAMILY_NAMES
+from alignment_tax.labels import FAMILY_NAMES
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.results import Recorded, recorded, recorded_items
+from alignment_tax.results.points import main_line
+from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.skills import FAMILIES, SLOTS
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART
+from alignment_tax.stats import compare
+from alignment_tax.stats.compare import interval
+from alignment_tax.store import write_whole
 from alignment_tax.talk import lost_to_talk, with_capped
 
 #: What is said of a search for ratios that is better than averaging, one that is worse, the others.
@@ -39,10 +42,10 @@ VERDICTS_SAY = (
 #: The preset of the real model: recorded for one seed, on a page of its own.
 REAL = "small"
 
-Compared = Mapping[str, front.Comparison]
+Compared = Mapping[str, compare.Comparison]
 
 
-def claims(run: Recorded) -> dict[str, front.Comparison]:
+def claims(run: Recorded) -> dict[str, compare.Comparison]:
     """Return the comparisons that the course so far can make, by claim.
 
     Raises:
@@ -51,22 +54,22 @@ def claims(run: Recorded) -> dict[str, front.Comparison]:
     points, seeds = run.points, run.seeds
     last = last_round(points)
     found = {
-        f"RSF costs {name} (theta_0 minus RSF)": front.compare_seeds(-rise(points, name))
+        f"RSF costs {name} (theta_0 minus RSF)": compare.compare_seeds(-rise(points, name))
         for name in COSTED
     }
-    found["the random control costs skill (theta_0 minus the control)"] = front.compare_seeds(
+    found["the random control costs skill (theta_0 minus the control)"] = compare.compare_seeds(
         minus(by_seed(points, "sft", "skill"), by_seed(points, "rsf_random", "skill", last))
     )
     for name in ("reward", "gold"):
-        found[f"RSF raises {name} (RSF minus theta_0)"] = front.compare_seeds(rise(points, name))
-    found["choosing by reward raises gold (RSF minus the random control)"] = front.compare_seeds(
+        found[f"RSF raises {name} (RSF minus theta_0)"] = compare.compare_seeds(rise(points, name))
+    found["choosing by reward raises gold (RSF minus the random control)"] = compare.compare_seeds(
         minus(by_seed(points, "rsf", "gold", last), by_seed(points, "rsf_random", "gold", last))
     )
     for reward in ("reward", "gold"):
         averages = [run.curve("average", seed, reward) for seed in seeds]
         stops = [run.curve("early_stopping", seed, reward) for seed in seeds]
         found[f"averaging beats early stopping (skill at equal {reward})"] = (
-            front.compare_at_equal_reward(averages, stops)
+            compare.compare_at_equal_reward(averages, stops)
         )
     return found
 
@@ -207,7 +210,7 @@ def answer_markdown(found: Compared, lost: tuple[float, float, float]) -> str:
     )
 
 
-def _words(each: front.Comparison) -> str:
+def _words(each: compare.Comparison) -> str:
     return f"{each.difference:+.2f} ({each.low:+.2f} to {each.high:+.2f})"
 
 
@@ -282,7 +285,9 @@ def algorithms_compared(points: pd.DataFrame) -> Algorithms | None:
         return None
     names = [algorithms_claims.NAMES[name] for name in found]
 
-    def named(names: list[str], each: algorithms_claims.Comparisons) -> dict[str, front.Comparison]:
+    def named(
+        names: list[str], each: algorithms_claims.Comparisons
+    ) -> dict[str, compare.Comparison]:
         both = zip(names, each.values(), strict=True)
         return {name: one for name, one in both if one is not None}
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from alignment_tax import remedies
-from alignment_tax.figures.tables import main_line, number, seeds_text, spread, with_rsf
+from alignment_tax.labels import number, seeds_text, spread
 from alignment_tax.remedies import NAMES
-from alignment_tax.results import NotRecorded
-from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE
+from alignment_tax.results.points import NotRecorded, main_line, with_rsf
+from alignment_tax.spec import AVERAGED, DISTIL, DISTILLED_AVERAGE
 
 HYPERVOLUME, EQUAL_REWARD = "hypervolume", "at equal reward"
 MEASURES = {HYPERVOLUME: remedies.ahead, EQUAL_REWARD: remedies.ahead_at_equal_reward}

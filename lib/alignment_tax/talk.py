@@ -16,10 +16,11 @@ from __future__ import annotations
 import pandas as pd
 
 from alignment_tax.claims import talk_table
-from alignment_tax.figures.tables import SETTING, summarise
-from alignment_tax.results import Recorded
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.points import SETTING
+from alignment_tax.results.recorded import Recorded
 from alignment_tax.skills import FAMILIES, capped_bleu, corpus_bleu, goes_on, right
-from alignment_tax.skills.scorer import BLEU_COLUMNS
+from alignment_tax.stats.compare import summarise
 
 MODEL = ["seed", "key"]
 #: What `measures` says of a model: two scores, three shares in percent and two numbers of words.

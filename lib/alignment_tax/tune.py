@@ -18,10 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
-from alignment_tax.artifacts import say, write_whole
 from alignment_tax.bench_ppo import judge
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
-from alignment_tax.study import Study
+from alignment_tax.store import say, write_whole
 
 #: A seed that no reported number comes from.
 SEED = 100

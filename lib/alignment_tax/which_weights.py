@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from alignment_tax import front
+from alignment_tax.stats import compare, pareto
 
 EVERYTHING = "everything"
 LINEAR = "linear"
@@ -77,11 +77,11 @@ def gaps_at_equal_reward(changed: pd.DataFrame) -> pd.Series:
         return np.vstack([own.to_numpy(), (0.0, 0.0)])  # alpha 1: the aligned model
 
     seeds = sorted(set(linear["seed"]))
-    gaps = [front.gap_at_equal_reward(curve(linear, s), curve(whole, s)) for s in seeds]
+    gaps = [pareto.gap_at_equal_reward(curve(linear, s), curve(whole, s)) for s in seeds]
     return pd.Series(gaps, index=seeds)
 
 
-def comparisons(changed: pd.DataFrame) -> dict[str, front.Comparison]:
+def comparisons(changed: pd.DataFrame) -> dict[str, compare.Comparison]:
     """Return linear layers minus everything, over seeds: at each alpha, over all, at equal reward.
 
     Args:
@@ -94,26 +94,26 @@ def comparisons(changed: pd.DataFrame) -> dict[str, front.Comparison]:
     found = {}
     for score in SCORES:
         gaps = linear_minus_everything(changed, score)
-        found[score] = front.compare_seeds(gaps.mean(axis=1))
-        found |= {f"{score} at {a:g}": front.compare_seeds(gaps[a]) for a in gaps.columns}
-    return found | {"skill at equal reward": front.compare_seeds(gaps_at_equal_reward(changed))}
+        found[score] = compare.compare_seeds(gaps.mean(axis=1))
+        found |= {f"{score} at {a:g}": compare.compare_seeds(gaps[a]) for a in gaps.columns}
+    return found | {"skill at equal reward": compare.compare_seeds(gaps_at_equal_reward(changed))}
 
 
-def single_parts(changed: pd.DataFrame, score: str) -> dict[str, front.Comparison]:
+def single_parts(changed: pd.DataFrame, score: str) -> dict[str, compare.Comparison]:
     """Return what averaging embeddings, norms or head alone changes: {"norms at 0.4": ...}."""
-    found: dict[str, front.Comparison] = {}
+    found: dict[str, compare.Comparison] = {}
     for part in PARTS[2:]:
         table = by_alpha(changed, part, score).dropna()
-        found |= {f"{part} at {a:g}": front.compare_seeds(table[a]) for a in table.columns}
+        found |= {f"{part} at {a:g}": compare.compare_seeds(table[a]) for a in table.columns}
     return found
 
 
-def differs(compared: front.Comparison) -> bool:
+def differs(compared: compare.Comparison) -> bool:
     """Whether the interval of a difference excludes zero, on either side."""
     return compared.low > 0 or compared.high < 0
 
 
-def answer(found: dict[str, front.Comparison]) -> str:
+def answer(found: dict[str, compare.Comparison]) -> str:
     """Say whether it matters that embeddings, norms and head are averaged, too.
 
     Args:

@@ -105,13 +105,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
-from alignment_tax.figures.tables import (
-    caption_line,
-    groups_caption,
-    interval,
-    main_line,
-    run_caption,
-)
+from alignment_tax.figures.tables import caption_line, groups_caption, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
     alpha_table,
@@ -122,19 +116,11 @@ from alignment_tax.figures.tax import (
     tax_bars,
     tax_table,
 )
-from alignment_tax.figures.theory import (
-    effectiveness,
-    effectiveness_table,
-    limit,
-    limit_table,
-)
-from alignment_tax.figures.verdicts import (
-    forest,
-    verdict_markdown,
-    verdict_style,
-    verdict_table,
-)
+from alignment_tax.figures.theory import effectiveness, effectiveness_table, limit, limit_table
+from alignment_tax.figures.verdicts import forest, verdict_markdown, verdict_style, verdict_table
 from alignment_tax.figures.which_weights import which_weights, which_weights_table
+from alignment_tax.results.points import main_line
+from alignment_tax.stats.compare import interval
 
 __all__ = [
     "ALGORITHMS",

@@ -33,18 +33,10 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    AXIS_NAMES,
-    FAMILY_NAMES,
-    change,
-    need,
-    number,
-    prepare,
-    run_caption,
-    spread,
-    summarise,
-    theta_0,
-)
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number, spread
+from alignment_tax.results.points import change, need, prepare, theta_0
+from alignment_tax.stats.compare import summarise
 
 # How the two ways through one algorithm are drawn: its rounds, and the averages of its ends.
 ROUNDS_LOOK = Look("as trained, round by round", BLACK, "s")

@@ -27,6 +27,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
+from alignment_tax.results.points import TableError
+
 # Okabe and Ito's eight colours, told apart with every common form of colour blindness.
 BLACK = "#000000"
 ORANGE = "#E69F00"
@@ -50,8 +52,7 @@ TITLE_FONT = FontProperties(size=15, weight="bold")
 PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
-class FigureError(ValueError):
-    """A figure that would be empty or wrong; the message says what is missing and what to do."""
+FigureError = TableError
 
 
 @dataclass(frozen=True)

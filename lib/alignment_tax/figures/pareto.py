@@ -30,23 +30,13 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    AXIS_NAMES,
-    FAMILY_NAMES,
-    SCORES,
-    last_rsf,
-    main_line,
-    number,
-    prepare,
-    run_caption,
-    seeds_text,
-    summarise,
-    theta_0,
-    with_rsf,
-)
-from alignment_tax.front import pareto_front
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, SCORES, number, seeds_text
 from alignment_tax.mitigate import REMEDIES
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
+from alignment_tax.results.points import last_rsf, main_line, prepare, theta_0, with_rsf
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
+from alignment_tax.stats.compare import summarise
+from alignment_tax.stats.pareto import pareto_front
 
 FADED = 0.45
 SEEDS = " · small faint marks: single seeds"

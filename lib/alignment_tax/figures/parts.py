@@ -40,22 +40,11 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    AXIS_NAMES,
-    FAMILY_NAMES,
-    finite,
-    groups_caption,
-    last_round,
-    last_rsf,
-    need,
-    number,
-    prepare,
-    run_caption,
-    spread,
-    summarise,
-    theta_0,
-)
-from alignment_tax.study import block_count
+from alignment_tax.figures.tables import groups_caption, run_caption
+from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number, spread
+from alignment_tax.results.points import finite, last_round, last_rsf, need, prepare, theta_0
+from alignment_tax.spec import block_count
+from alignment_tax.stats.compare import summarise
 
 THIRDS = ("input", "middle", "output")
 PART_LOOKS: dict[str, Look] = {

@@ -33,19 +33,11 @@ from alignment_tax.figures.look import (
     style,
 )
 from alignment_tax.figures.penalties import label_lowest, shared_seeds
-from alignment_tax.figures.tables import (
-    FAMILY_NAMES,
-    SETTING,
-    change,
-    main_line,
-    need,
-    number,
-    prepare,
-    run_caption,
-    seeds_text,
-    summarise,
-)
-from alignment_tax.study import DISTIL, DISTILLED_AVERAGE
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import FAMILY_NAMES, number, seeds_text
+from alignment_tax.results.points import SETTING, change, main_line, need, prepare
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
+from alignment_tax.stats.compare import summarise
 
 #: Families of pretraining text by name: colour, and hatch where the format is evaluated.
 TEXTS = {

@@ -26,18 +26,13 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    change,
-    need,
-    number,
-    prepare,
-    run_caption,
-    seeds_text,
-    summarise,
-)
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import number, seeds_text
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.mitigate.output_penalty import forward_kl, reverse_kl, squared_distance
-from alignment_tax.study import AVERAGED, DISTIL, DISTILLED_AVERAGE
+from alignment_tax.results.points import change, need, prepare
+from alignment_tax.spec import AVERAGED, DISTIL, DISTILLED_AVERAGE
+from alignment_tax.stats.compare import summarise
 
 #: The three ways in which `mitigate.output_penalty` measures how far the outputs are.
 DISTANCES = {

@@ -21,7 +21,8 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import finite, need, number, spread
+from alignment_tax.labels import number, spread
+from alignment_tax.results.points import finite, need
 
 # Yellow lines on white cannot be seen on a projector.
 LINE_COLOURS = tuple(colour for colour in OKABE_ITO if colour not in (BLACK, "#F0E442"))[::-1]

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from alignment_tax.figures.look import PANELS, PAPER, bar_lengths, canvas, finish, style
-from alignment_tax.figures.tables import need, number, spread
 from alignment_tax.figures.verdicts import VERDICTS, verdict_table
+from alignment_tax.labels import number, spread
+from alignment_tax.results.points import need
 
 
 def rivals(found: pd.DataFrame, *, caption: str) -> Figure:

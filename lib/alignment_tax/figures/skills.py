@@ -23,19 +23,12 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    FAMILY_SLOTS,
-    SCORES,
-    finite,
-    interval,
-    names_of,
-    need,
-    number,
-    spread,
-)
+from alignment_tax.labels import FAMILIES, SCORES, names_of, number, spread
+from alignment_tax.results.points import finite, need
+from alignment_tax.stats.compare import interval
 
 MODEL_COLOURS = (GREY, SKY, VERMILLION, BLUE, ORANGE, PURPLE)
-SLOTS = tuple(slot for slots in FAMILY_SLOTS.values() for slot in slots)
+SLOTS = tuple(slot for slots in FAMILIES.values() for slot in slots)
 
 
 def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
@@ -44,7 +37,7 @@ def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
     if not found:
         raise FigureError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
     # the only slot of a family that is drawn as well would be the same bars twice
-    alone = {slots[0] for family, slots in FAMILY_SLOTS.items()
+    alone = {slots[0] for family, slots in FAMILIES.items()
              if len(slots) == 1 and family in found}  # fmt: skip
     return [name for name in found if name not in alone]
 

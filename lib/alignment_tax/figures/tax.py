@@ -27,22 +27,18 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import (
     AXIS_NAMES,
+    FAMILIES,
     FAMILY_NAMES,
-    FAMILY_SLOTS,
     SCORES,
-    change,
-    last_rsf,
-    main_line,
     names_of,
     number,
-    prepare,
-    run_caption,
     spread,
-    summarise,
-    theta_0,
 )
+from alignment_tax.results.points import change, last_rsf, main_line, prepare, theta_0
+from alignment_tax.stats.compare import summarise
 
 RSF_LOOK = Look("RSF: keeps the best reply", VERMILLION, "s")
 PROXY_LOOK = Look("reward model (optimised)", BLUE, "o")
@@ -223,7 +219,7 @@ def tax_table(
 def _families_and_slots() -> list[str]:
     """Return each family followed by its slots; a family of one slot stands for both."""
     order: list[str] = []
-    for family, slots in FAMILY_SLOTS.items():
+    for family, slots in FAMILIES.items():
         order += [family, *slots] if len(slots) > 1 else [family]
     return order
 

@@ -23,7 +23,9 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import finite, interval, need, number, spread
+from alignment_tax.labels import number, spread
+from alignment_tax.results.points import finite, need
+from alignment_tax.stats.compare import interval
 
 WORLD = ["features", "p", "labels"]
 AVERAGES: dict[str, Look] = {

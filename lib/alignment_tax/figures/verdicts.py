@@ -25,7 +25,8 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import finite, need, number, spread
+from alignment_tax.labels import number, spread
+from alignment_tax.results.points import finite, need
 
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),

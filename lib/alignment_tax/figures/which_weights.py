@@ -21,13 +21,10 @@ from alignment_tax.figures.look import (
     finish,
     style,
 )
-from alignment_tax.figures.tables import (
-    number,
-    prepare,
-    run_caption,
-    spread,
-    summarise,
-)
+from alignment_tax.figures.tables import run_caption
+from alignment_tax.labels import number, spread
+from alignment_tax.results.points import prepare
+from alignment_tax.stats.compare import summarise
 from alignment_tax.which_weights import EVERYTHING, LINEAR, PARTS, SCORES, changes
 
 LOOKS = {

@@ -10,10 +10,9 @@ Families as in the paper (section 3): common sense (accuracy), reading (exact ma
 translation (BLEU). The skill of a model is the mean of the three.
 """
 
+from alignment_tax.labels import FAMILIES, SLOTS
 from alignment_tax.skills.answers import capped_bleu, goes_on, right
 from alignment_tax.skills.scorer import (
-    FAMILIES,
-    SLOTS,
     Scorer,
     SkillScores,
     bleu_statistics,

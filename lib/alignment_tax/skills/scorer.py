@@ -18,19 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu")
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "commonsense": ("one_hop", "two_hop", "piqa_like", "race_like"),
-    "reading": ("span", "counting"),
-    "translation": ("bleu",),
-}
-# counts of matching and of all n-grams (n = 1..4), length of the prediction and of the reference
-BLEU_COLUMNS = (
-    *(f"matches_{n}" for n in range(1, 5)),
-    *(f"ngrams_{n}" for n in range(1, 5)),
-    "length",
-    "reference_length",
-)
+from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
 
 Split = Literal["reported", "validation"]
 Array = np.ndarray

@@ -24,12 +24,7 @@ from trl import DPOTrainer
 from alignment_tax.models import score_replies, silence_dropout
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train.reward import pair_ids
-from alignment_tax.train.rsf import (
-    RewardFunction,
-    check_rewards,
-    no_finished_reply,
-    short_prompts,
-)
+from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply, short_prompts
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.train.sft import (
     Trained,

@@ -32,7 +32,6 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.artifacts import sync, write_whole
 from alignment_tax.models import (
     RewardModel,
     autocast,
@@ -43,6 +42,7 @@ from alignment_tax.models import (
     silence_dropout,
 )
 from alignment_tax.presets import PpoConfig, as_dict
+from alignment_tax.store import sync, write_whole
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite
 from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply
 from alignment_tax.train.sample import Reply, sample_replies

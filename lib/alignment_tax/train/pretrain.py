@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import settings
-from alignment_tax.artifacts import write_manifest
 from alignment_tax.models import save_policy
+from alignment_tax.store import write_manifest
 from alignment_tax.world import facts, french, passages
 from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer

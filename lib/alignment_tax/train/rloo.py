@@ -24,17 +24,8 @@ from trl import RLOOTrainer
 
 from alignment_tax.models import quiet_loading, silence_dropout
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train.dpo import (
-    CONSTANT_RATE,
-    check_context,
-    released_model,
-)
-from alignment_tax.train.rsf import (
-    RewardFunction,
-    check_rewards,
-    no_finished_reply,
-    short_prompts,
-)
+from alignment_tax.train.dpo import CONSTANT_RATE, check_context, released_model
+from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply, short_prompts
 from alignment_tax.train.sft import Trained, quiet_libraries, run_trainer, trainer_arguments
 from alignment_tax.world.base import Message, Prompt
 

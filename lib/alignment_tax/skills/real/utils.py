@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from lm_eval.tasks.drop.utils import get_metrics
 
-from alignment_tax.corpora import benchmark
+from alignment_tax.world.real import benchmark
 
 
 def items(benchmark_name: str, part: str, **_: object) -> DatasetDict:

@@ -7,48 +7,14 @@ papermill and saving; nothing but nbformat is needed to read it.
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignment_tax.store import plain_json
+
+SUMMARY = "run.json"  # of the folder of a run: every recorded value
 MIME = "application/vnd.alignment-tax.record+json"
-
-
-def plain_json(value: Any, name: str) -> Any:
-    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers.
-
-    Args:
-        value: None, bool, int, finite float, str, or lists, tuples and mappings of these.
-        name: what the value is called, for the message.
-
-    Raises:
-        TypeError: something else is inside.
-        ValueError: a float is NaN or infinite.
-    """
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{name} is {value}: JSON has no such number. Use None for a value that is "
-                "missing, and look for the cause if it should be there."
-            )
-        return value
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{name} has the key {key!r}: keys must be text.")
-        return {key: plain_json(item, f"{name}[{key!r}]") for key, item in value.items()}
-    raise TypeError(
-        f"{name} is a {type(value).__name__}: only None, booleans, numbers, text, lists and "
-        "dictionaries with text keys can be kept. Convert it first (for instance .tolist())."
-    )
 
 
 def value_text(value: Any) -> str:

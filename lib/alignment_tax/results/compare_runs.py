@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment_tax.course import SUMMARY
+from alignment_tax.results.values import SUMMARY
 
 MISSING = "no value"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment_tax import artifacts
-from alignment_tax.artifacts import (
+from alignment_tax import store
+from alignment_tax.store import (
     ArtifactError,
     DamagedArtifact,
     DiskFull,
@@ -25,7 +25,7 @@ from alignment_tax.artifacts import (
     write_manifest,
 )
 
-LIB = str(Path(artifacts.__file__).parents[1])
+LIB = str(Path(store.__file__).parents[1])
 
 
 class Counting:
@@ -52,7 +52,7 @@ def leftovers(root):
 
 def start_python(code, *arguments):
     """Start a Python process that has `Store` at hand; its standard error is a pipe."""
-    head = "import sys, time, pathlib\nfrom alignment_tax.artifacts import Store\n"
+    head = "import sys, time, pathlib\nfrom alignment_tax.store import Store\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": LIB},
@@ -226,7 +226,7 @@ def test_a_missing_parent_is_named_and_nothing_is_made(tmp_path):
     make = Counting()
     with pytest.raises(MissingArtifact, match="starts from 'reward model', which does not exist"):
         Store(tmp_path).get("rsf", {}, make, parents={"reward model": "a" * 64})
-    gone = artifacts.Artifact(tmp_path / "base", "b" * 64, {})
+    gone = store.Artifact(tmp_path / "base", "b" * 64, {})
     with pytest.raises(MissingArtifact, match="starts from 'base', which does not exist"):
         Store(tmp_path).get("rsf", {}, make, parents={"base": gone})
     assert make.runs == 0
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_while_meta_is_written_leaves_nothing(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "sync", full)
+        patch.setattr(store, "sync", full)
         with pytest.raises(DiskFull):
             get(Store(tmp_path), Counting())
     assert leftovers(tmp_path) == []

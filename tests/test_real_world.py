@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from alignment_tax import corpora
-from alignment_tax.corpora import DataUnavailable, RealWorld, benchmark, load
+from alignment_tax.world import real
+from alignment_tax.world.real import DataUnavailable, RealWorld, benchmark, load
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -47,8 +47,8 @@ def hh_rows(n: int, tag: str = "") -> list[dict[str, str]]:
 
 @pytest.fixture
 def hh(folder: Path) -> Path:
-    for name in corpora.PREFERENCE_SETS:
-        write(folder, corpora.SOURCES[name].local, hh_rows(300, tag=name))
+    for name in real.PREFERENCE_SETS:
+        write(folder, real.SOURCES[name].local, hh_rows(300, tag=name))
     return folder
 
 
@@ -189,15 +189,15 @@ SAME_ROW_IN_BOTH_LAYOUTS = {
 @pytest.mark.parametrize("name", SAME_ROW_IN_BOTH_LAYOUTS)
 def test_both_layouts_give_the_same_row(name: str) -> None:
     on_hub, on_disk, normal = SAME_ROW_IN_BOTH_LAYOUTS[name]
-    source = corpora.SOURCES[name]
+    source = real.SOURCES[name]
     assert source.from_hub(on_hub) == normal
     assert source.from_local(on_disk) == normal
 
 
 def test_rows_that_are_not_ours_are_left_out() -> None:
     older = {"set": "newstest2009", "fr": "Bonjour.", "en": "Hello."}
-    assert corpora.translation_2013(older) is None
-    assert corpora.demonstration({"instruction": "Add.", "context": "", "response": " "}) is None
+    assert real.translation_2013(older) is None
+    assert real.demonstration({"instruction": "Add.", "context": "", "response": " "}) is None
     nobody = {
         "number": "",
         "date": {"day": "", "month": "", "year": ""},
@@ -209,12 +209,12 @@ def test_rows_that_are_not_ours_are_left_out() -> None:
         "answer": nobody,
         "validated_answers": {"number": [], "date": [], "spans": []},
     }
-    assert corpora.drop_from_hub(unanswered) is None
+    assert real.drop_from_hub(unanswered) is None
 
 
 def test_conversations_become_messages() -> None:
     text = talk("Hello", "Hi.\n\nHow are you?", "Fine")
-    assert corpora.parse_conversation(text) == [
+    assert real.parse_conversation(text) == [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Hi.\n\nHow are you?"},
         {"role": "user", "content": "Fine"},
@@ -234,7 +234,7 @@ def test_conversations_become_messages() -> None:
     ],
 )
 def test_unusable_pairs_are_named(chosen: str, rejected: str, fault: str) -> None:
-    assert corpora.parse_pair({"chosen": chosen, "rejected": rejected}) == fault
+    assert real.parse_pair({"chosen": chosen, "rejected": rejected}) == fault
 
 
 def test_faults_are_counted(folder: Path) -> None:
@@ -264,7 +264,7 @@ def test_no_two_parts_share_an_opening(hh: Path) -> None:
     # 300 conversations a set, the same in each set, of which 100 repeat an opening.
     assert sum(len(openings) for openings in parts.values()) == 200
     assert set().union(*parts.values()) == openings_of(
-        [corpora.parse_conversation(row["chosen"]) for row in hh_rows(300)]  # type: ignore[misc]
+        [real.parse_conversation(row["chosen"]) for row in hh_rows(300)]  # type: ignore[misc]
     )
     shares = [len(parts["train"]) / 200, len(parts["judge"]) / 200]
     assert shares == pytest.approx([0.40, 0.24], abs=0.1)
@@ -340,7 +340,7 @@ def test_no_network_names_the_set_and_both_ways(monkeypatch: pytest.MonkeyPatch)
         raise ConnectionError("no route to host")
 
     monkeypatch.delenv("ALIGNMENT_TAX_DATA", raising=False)
-    monkeypatch.setattr(corpora, "load_dataset", unreachable)
+    monkeypatch.setattr(real, "load_dataset", unreachable)
     with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
         load("dolly")
 
@@ -353,7 +353,7 @@ def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch)
         return [{"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")}]
 
     monkeypatch.delenv("ALIGNMENT_TAX_DATA", raising=False)
-    monkeypatch.setattr(corpora, "load_dataset", hub)
+    monkeypatch.setattr(real, "load_dataset", hub)
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
     assert asked == [(("Anthropic/hh-rlhf", None), where)]

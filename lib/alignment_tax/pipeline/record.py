@@ -16,7 +16,6 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,38 +26,25 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
-from alignment_tax.artifacts import ArtifactError, provenance, say, write_whole
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
+from alignment_tax.results.recorded import (
+    IDENTITY,
+    TABLES,
+    read_calls,
+    read_table,
+)
 from alignment_tax.skills import SkillScores
-from alignment_tax.study import (
+from alignment_tax.spec import (
     COLUMNS,
-    DISTIL,
-    IN_ROUNDS,
-    NAMED,
-    PART,
     Spec,
-    Study,
     block_count,
     has_forward_kl,
-    has_ratios,
 )
+from alignment_tax.store import ArtifactError, provenance, say, write_whole
 
-#: What names a model in the table of points: a row with the same values is the same model.
-IDENTITY = NAMED
-#: The tables in CSV, and what names a row of each.
-TABLES = {
-    "points": IDENTITY,
-    "rounds": ["seed", "algorithm", "rounds"],
-    "costs": IDENTITY,
-    "kl": IDENTITY,
-}
 #: Most models that one process takes at a time.
 PORTION = 4
-
-
-class NotRecorded(ValueError):
-    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
 class RecordError(ArtifactError):
@@ -95,12 +81,12 @@ def record(
     first.specs(methods)
     folder = settings.results_folder() / first.preset.name
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [] if methods is None else _calls(folder)
+    calls = [] if methods is None else read_calls(folder)
     if methods is None:
         _warn_of_lost_rows(folder, first)
     else:
         for seed in seeds:
-            check_same_start(_read(folder / "points.csv"), Study(preset, seed))
+            check_same_start(read_table(folder / "points.csv"), Study(preset, seed))
     jobs = min(jobs, os.cpu_count() or 1)
     if jobs > 1:
         run_side_by_side(preset, seeds, jobs, methods)
@@ -140,8 +126,8 @@ def add(source: Path, preset: str) -> list[int]:
             stored here with another theta_0; nothing is written then.
     """
     folder = settings.results_folder() / preset
-    fresh = {name: _read(source / f"{name}.csv") for name in TABLES}
-    points, calls = fresh["points"], _calls(source)
+    fresh = {name: read_table(source / f"{name}.csv") for name in TABLES}
+    points, calls = fresh["points"], read_calls(source)
     pairs, items = source / "pairs.parquet", source / "items.parquet"
     if points.empty or not calls or not (pairs.is_file() and items.is_file()):
         raise RecordError(
@@ -152,7 +138,7 @@ def add(source: Path, preset: str) -> list[int]:
         raise RecordError(
             f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
         )
-    stored = _read(folder / "points.csv")
+    stored = read_table(folder / "points.csv")
     seeds = sorted(int(seed) for seed in set(points["seed"]))
     for seed in seeds:
         theirs = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
@@ -166,7 +152,7 @@ def add(source: Path, preset: str) -> list[int]:
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(folder, fresh, pd.read_parquet(pairs), pd.read_parquet(items))
-    own = _calls(folder)
+    own = read_calls(folder)
     every = own + [call for call in calls if call not in own]
     write_whole(folder / "provenance.json", json.dumps(every, indent=2) + "\n")
     return seeds
@@ -290,7 +276,7 @@ def write_tables(
             path.unlink(missing_ok=True)
         if rows.empty:
             continue
-        table = rows if fresh else merge_rows(_read(path), rows, TABLES[name])
+        table = rows if fresh else merge_rows(read_table(path), rows, TABLES[name])
         written[path] = table
         merged = table if name == "points" else merged
     if not fresh:
@@ -320,23 +306,9 @@ def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any])
     return pd.concat(both, ignore_index=True).astype(dict.fromkeys(text, "category"))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Return a stored table, an empty one if there is none."""
-    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
-
-
-def _calls(folder: Path) -> list[dict[str, Any]]:
-    """Return one entry for each call that made the tables; none without tables."""
-    path = folder / "provenance.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if isinstance(found, list) else [found]
-
-
 def _warn_of_lost_rows(folder: Path, study: Study) -> None:
     """Say which methods a recording into new tables will drop."""
-    points = _read(folder / "points.csv")
+    points = read_table(folder / "points.csv")
     if points.empty:
         return
     lost = sorted(set(points["method"]) - {spec.method for spec in study.specs()})
@@ -531,122 +503,3 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     every = {artifact.key: artifact.meta["seconds"] for artifact in (*trained, *rounds, *scored)}
     seconds["all stages"] = sum(every.values())
     return {name: round(float(value), 1) for name, value in seconds.items()}
-
-
-def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
-    """Return the rows of a method's curve for one seed, from theta_0 on.
-
-    Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
-    The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not. Of methods with a ratio per block (hma, adamerging, ...)
-    it is the curve of the fewest blocks by mean ratio, from theta_0 to RSF's last round.
-
-    Args:
-        points: The columns of points.csv.
-        method: average, early_stopping, distil+average, a remedy, or another word of the column.
-        seed: The seed.
-
-    Raises:
-        ValueError: there is no such row, or the method is "part": every part is a curve.
-    """
-    if method == PART:
-        raise ValueError(
-            "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
-            "the column part."
-        )
-    points = points[points["seed"] == seed]
-    start = points[points["algorithm"] == "sft"]
-    rsf = points[points["algorithm"] == "rsf"]
-    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
-    if own.empty:
-        raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
-    if has_ratios(Spec("rsf", method=method)):
-        blocks = own["part"].map(block_count)
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()]
-        own = own[blocks == blocks.min()].sort_values("alpha")
-        return pd.concat([table for table in (start, own, end) if len(table)])
-    if own["alpha"].notna().all():
-        return own.sort_values(["strength", "alpha"])
-    if method == "early_stopping":
-        return pd.concat([start, own.sort_values("rounds")])
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
-    own = own.sort_values("strength", ascending=remedy is not None and remedy.weak_is_high)
-    end = rsf[rsf["method"] == DISTIL] if remedy is not None and remedy.fades else own[:0]
-    if method.endswith(IN_ROUNDS):  # there the run without a remedy is RSF itself
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()] if len(end) else end
-    return pd.concat([table for table in (start, own, end) if len(table)])
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The recorded run of a preset: tables that figures are drawn from, and where they came from.
-
-    `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
-    preference pair (seed, kind, margin). `costs` has one row per model trained under a remedy
-    (what names it, steps, seconds, peak_memory_mb), `kl` one per model with a forward KL (what
-    names it, forward_kl in nats a reply). `provenance` tells of the call that made the
-    tables, `calls` of that and of all that added to them.
-    """
-
-    points: pd.DataFrame
-    rounds: pd.DataFrame
-    pairs: pd.DataFrame
-    provenance: dict[str, Any]
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    kl: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
-        """(reward, skill) of every point of a method for one seed, from theta_0 on, shape (n, 2).
-
-        `method` is average, early_stopping (the RSF rounds as trained) or a remedy: see
-        `curve_rows`.
-        """
-        return curve_rows(self.points, method, seed)[[reward, "skill"]].to_numpy(dtype=float)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the course's main line: those with RSF (all, if there is no RSF at all).
-
-        Further seeds may hold theta_0 and other algorithms alone.
-        """
-        rsf = self.points.loc[self.points["algorithm"] == "rsf", "seed"]
-        return sorted({int(seed) for seed in (rsf if len(rsf) else self.points["seed"])})
-
-
-def recorded(preset: str = "tiny") -> Recorded:
-    """Read the recorded run of a preset from data/results.
-
-    Raises:
-        FileNotFoundError: there is none; names the command that makes it.
-    """
-    folder = settings.results_folder() / preset
-    if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
-        raise FileNotFoundError(
-            f"There is no recorded run of {preset!r} in {folder}. Make it with: "
-            f"alignment-tax record {preset}"
-        )
-    calls = _calls(folder)
-    return Recorded(
-        _read(folder / "points.csv"),
-        pd.read_csv(folder / "rounds.csv"),
-        pd.read_parquet(folder / "pairs.parquet"),
-        calls[0],
-        calls,
-        _read(folder / "costs.csv"),
-        _read(folder / "kl.csv"),
-    )
-
-
-def recorded_items(preset: str = "tiny") -> pd.DataFrame:
-    """Read the items behind the recorded run of a preset: one row per model, slot and item.
-
-    Raises:
-        FileNotFoundError: there are none; names the command that makes them.
-    """
-    path = settings.results_folder() / preset / "items.parquet"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
-    return pd.read_parquet(path)

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -32,7 +33,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignment_tax import __version__
-from alignment_tax.record import plain_json
 
 META = "meta.json"
 #: Where `git archive` writes the commit of what it packs (see .gitattributes).
@@ -63,6 +63,41 @@ class Artifact:
     path: Path
     key: str
     meta: dict[str, Any]
+
+
+def plain_json(value: Any, name: str) -> Any:
+    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers.
+
+    Args:
+        value: None, bool, int, finite float, str, or lists, tuples and mappings of these.
+        name: what the value is called, for the message.
+
+    Raises:
+        TypeError: something else is inside.
+        ValueError: a float is NaN or infinite.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} is {value}: JSON has no such number. Use None for a value that is "
+                "missing, and look for the cause if it should be there."
+            )
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name} has the key {key!r}: keys must be text.")
+        return {key: plain_json(item, f"{name}[{key!r}]") for key, item in value.items()}
+    raise TypeError(
+        f"{name} is a {type(value).__name__}: only None, booleans, numbers, text, lists and "
+        "dictionaries with text keys can be kept. Convert it first (for instance .tolist())."
+    )
 
 
 def canonical_json(value: Any) -> str:

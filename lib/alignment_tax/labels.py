@@ -1,0 +1,95 @@
+"""Names of skills, families, methods and algorithms; how a number and an interval are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from alignment_tax.presets import PRESETS
+
+SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu")
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "commonsense": ("one_hop", "two_hop", "piqa_like", "race_like"),
+    "reading": ("span", "counting"),
+    "translation": ("bleu",),
+}
+# counts of matching and of all n-grams (n = 1..4), length of the prediction and of the reference
+BLEU_COLUMNS = (
+    *(f"matches_{n}" for n in range(1, 5)),
+    *(f"ngrams_{n}" for n in range(1, 5)),
+    "length",
+    "reference_length",
+)
+SLOT_NAMES = {
+    "tiny": {
+        "one_hop": "one-hop facts",
+        "two_hop": "two-hop facts",
+        "piqa_like": "which to use",
+        "race_like": "passage, 4 choices",
+        "span": "span answers",
+        "counting": "counting",
+        "bleu": "French to English",
+    },
+    "real": {
+        "one_hop": "ARC-Easy",
+        "two_hop": "ARC-Challenge",
+        "piqa_like": "PIQA",
+        "race_like": "RACE",
+        "span": "SQuAD",
+        "counting": "DROP",
+        "bleu": "WMT14 fr-en",
+    },
+}
+FAMILY_NAMES = {
+    "commonsense": "common sense",
+    "reading": "reading",
+    "translation": "translation",
+    "skill": "mean of three families",
+}
+SCORES = [*(slot for slots in FAMILIES.values() for slot in slots), *FAMILY_NAMES]
+AXIS_NAMES = {
+    "skill": "skill: mean of three families (%)",
+    "commonsense": "common sense: accuracy (%)",
+    "reading": "reading: EM or F1 (%)",
+    "translation": "translation: BLEU",
+    "reward": "reward (reward model's units)",
+    "gold": "gold reward",
+}
+
+
+def names_of(study: str) -> dict[str, str]:
+    """Return the names of slots and families as this study's readers know them."""
+    preset = PRESETS.get(study)
+    slots = SLOT_NAMES["real" if preset is not None and preset.world == "real" else "tiny"]
+    return {**slots, **FAMILY_NAMES}
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return which seeds these are: "seed 3", "seeds 0-4", "seeds 0, 2".
+
+    Raises:
+        ValueError: there is none.
+    """
+    numbers = sorted({int(seed) for seed in seeds})
+    if not numbers:
+        raise ValueError("A caption needs at least one seed.")
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"seeds {numbers[0]}-{numbers[-1]}"
+    return f"seeds {', '.join(map(str, numbers))}"
+
+
+def number(value: float, digits: int = 1, sign: bool = False) -> str:
+    """Return a number as it is written in figures, tables and alt texts ("-3.2", "0.0")."""
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = False) -> str:
+    """Return "mean (low to high)", or the mean alone where there is no interval."""
+    if np.isnan(low):
+        return number(mean, digits, sign)
+    low_text, high_text = number(low, digits, sign), number(high, digits, sign)
+    return f"{number(mean, digits, sign)} ({low_text} to {high_text})"

@@ -1,0 +1,1 @@
+"""From a preset and a seed to models, scores and recorded tables."""

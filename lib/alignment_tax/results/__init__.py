@@ -1,0 +1,6 @@
+"""What is recorded: the table of points, its selectors, the values that notebooks leave."""
+
+from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.results.recorded import Recorded, recorded, recorded_items
+
+__all__ = ["NotRecorded", "Recorded", "curve_rows", "recorded", "recorded_items"]

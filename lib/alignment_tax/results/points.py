@@ -1,0 +1,225 @@
+"""The only selectors of rows of the table of points, and the curves that are drawn through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from alignment_tax.mitigate import REMEDIES
+from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
+
+
+class TableError(ValueError):
+    """A table lacks what is asked of it; the message says what is missing and what to do."""
+
+
+class NotRecorded(TableError):
+    """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
+
+
+def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
+    """Return the rows of a method's curve for one seed, from theta_0 on.
+
+    Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
+    The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
+    end (`Remedy.fades`): LoRA's does not. Of methods with a ratio per block (hma, adamerging, ...)
+    it is the curve of the fewest blocks by mean ratio, from theta_0 to RSF's last round.
+
+    Args:
+        points: The columns of points.csv.
+        method: average, early_stopping, distil+average, a remedy, or another word of the column.
+        seed: The seed.
+
+    Raises:
+        ValueError: there is no such row, or the method is "part": every part is a curve.
+    """
+    if method == PART:
+        raise ValueError(
+            "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
+            "the column part."
+        )
+    points = points[points["seed"] == seed]
+    start = points[points["algorithm"] == "sft"]
+    rsf = points[points["algorithm"] == "rsf"]
+    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
+    if own.empty:
+        raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    if has_ratios(Spec("rsf", method=method)):
+        blocks = own["part"].map(block_count)
+        plain = rsf[rsf["method"] == "none"]
+        end = plain[plain["rounds"] == plain["rounds"].max()]
+        own = own[blocks == blocks.min()].sort_values("alpha")
+        return pd.concat([table for table in (start, own, end) if len(table)])
+    if own["alpha"].notna().all():
+        return own.sort_values(["strength", "alpha"])
+    if method == "early_stopping":
+        return pd.concat([start, own.sort_values("rounds")])
+    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    own = own.sort_values("strength", ascending=remedy is not None and remedy.weak_is_high)
+    end = rsf[rsf["method"] == DISTIL] if remedy is not None and remedy.fades else own[:0]
+    if method.endswith(IN_ROUNDS):  # there the run without a remedy is RSF itself
+        plain = rsf[rsf["method"] == "none"]
+        end = plain[plain["rounds"] == plain["rounds"].max()] if len(end) else end
+    return pd.concat([table for table in (start, own, end) if len(table)])
+
+
+SETTING = ["algorithm", "method", "strength", "alpha", "part", "rounds"]
+
+
+#: Whose models as trained the course's main line shows, and what it mixes of the last of these.
+TRAINED = ("base", "sft", "rsf_random", "rsf")
+
+
+def main_line(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the course's main line, whatever else is recorded beside them.
+
+    These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
+    plain averages of theta_0 and RSF, of the seeds that have RSF (`with_rsf`). Rows of remedies, of
+    parts, of ratios per block and of other algorithms carry the same columns: who tells the main
+    line takes them out first.
+
+    Raises:
+        TableError: missing columns, or no rows.
+    """
+    need(points, ["algorithm", "method"], "main_line")
+    method = points["method"].fillna("none")
+    trained = (method == "none") & points["algorithm"].isin(TRAINED)
+    averaged = (method == "average") & (points["algorithm"] == "rsf")
+    return with_rsf(points[trained | averaged])
+
+
+def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
+    """Return the rows of the seeds of which models of an algorithm are recorded, all if of none.
+
+    Other seeds may hold theta_0 and another algorithm alone: what is compared with RSF must not
+    take its theta_0 from them.
+    """
+    there = points.loc[points["algorithm"] == algorithm, "seed"]
+    return points[points["seed"].isin(there)] if len(there) else points
+
+
+def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
+    """Refuse a table that lacks columns or rows.
+
+    Raises:
+        TableError: not a DataFrame, a missing column, or no rows.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise TableError(f"{figure} takes a pandas DataFrame, not {type(frame).__name__}.")
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise TableError(
+            f"{figure} needs the column(s) {', '.join(missing)}; the table has "
+            f"{', '.join(map(str, frame.columns)) or 'none'}."
+        )
+    if frame.empty:
+        raise TableError(f"{figure} has nothing to draw: the table has no rows.")
+
+
+def finite(values: object, figure: str, what: str) -> np.ndarray:
+    """Return `values` as a float array.
+
+    Raises:
+        TableError: nothing in it, or a value that is not a finite number.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size == 0 or np.isnan(array).all():
+        raise TableError(f"{figure} has nothing to draw: no {what} is a number.")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise TableError(f"{figure}: {bad} of {array.size} {what} are NaN or infinite.")
+    return array
+
+
+def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
+    """Return the rows of a table of points that have all `values`, checked and normalised.
+
+    Raises:
+        TableError: missing columns, several studies, a model twice, or no row with all values.
+    """
+    need(points, ["study", "seed", *SETTING, *values], figure)
+    studies = sorted(map(str, points["study"].unique()))
+    if len(studies) > 1:
+        raise TableError(
+            f"{figure} shows one study at a time, and these points hold {', '.join(studies)}. "
+            f"Pass points[points.study == {studies[0]!r}]."
+        )
+    rows = points.copy()
+    for column in ("strength", "alpha", "rounds", *values):
+        rows[column] = pd.to_numeric(rows[column], errors="coerce").astype(float)
+    for column in ("strength", "alpha"):
+        rows[column] = rows[column].round(6)
+    rows["method"] = rows["method"].astype(object).fillna("none").astype(str)
+    rows["algorithm"] = rows["algorithm"].astype(str)
+    rows["part"] = rows["part"].astype(object).fillna("").astype(str)
+    twice = rows[rows.duplicated(["seed", *SETTING])]
+    if not twice.empty:
+        row = twice.iloc[0]
+        raise TableError(
+            f"{figure}: {row.algorithm} / {row.method} of seed {row.seed} is in the points twice, "
+            "which would make the intervals too narrow. Keep one row a model."
+        )
+    rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)]
+    if rows.empty:
+        raise TableError(
+            f"{figure} has nothing to draw: no row has a number in all of {', '.join(values)}."
+        )
+    return rows.reset_index(drop=True)
+
+
+def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Return the rows of theta_0 (algorithm sft, method none), one a seed.
+
+    Raises:
+        TableError: there is none.
+    """
+    start = rows[(rows["algorithm"] == "sft") & (rows["method"] == "none")]
+    if start.empty:
+        raise TableError(f"{figure} needs theta_0: a row with algorithm 'sft' and method 'none'.")
+    return start
+
+
+def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Return the rows of the last RSF round, one a seed.
+
+    Raises:
+        TableError: there is none.
+    """
+    return last_round(rows, "rsf", figure)
+
+
+def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+    """Return the rows of the last round of an algorithm, one a seed.
+
+    Raises:
+        TableError: there is none.
+    """
+    trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
+    if trained.empty:
+        raise TableError(
+            f"{figure} needs {algorithm.upper()}: rows with algorithm {algorithm!r} and method "
+            "'none'."
+        )
+    return trained[trained["rounds"] == trained["rounds"].max()]
+
+
+def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
+    """Return the rows with `values` replaced by their difference to theta_0 of the same seed.
+
+    Raises:
+        TableError: a seed without theta_0.
+    """
+    start = theta_0(rows, figure).set_index("seed")[list(values)]
+    orphans = sorted(set(rows["seed"]) - set(start.index))
+    if orphans:
+        raise TableError(
+            f"{figure} subtracts theta_0 of the same seed, and seed(s) "
+            f"{', '.join(map(str, orphans))} have none."
+        )
+    changed = rows.copy()
+    changed[list(values)] = (
+        rows[list(values)].to_numpy() - start.loc[rows["seed"], list(values)].to_numpy()
+    )
+    return changed

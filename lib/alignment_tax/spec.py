@@ -1,0 +1,214 @@
+"""Which model is meant: the columns that name it, and the text of the method and part columns.
+
+The grammar of these two columns is made and read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+COLUMNS = """
+    study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
+    piqa_like race_like span counting bleu commonsense reading translation skill kl
+    n_items key
+""".split()
+
+#: The columns that name a model: a row with the same values is the same model.
+NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
+
+#: The method of the plain run: theta_0 finetuned on RSF's best-of-n samples without a remedy.
+DISTIL = "distil"
+#: Ends the method of a run whose outcome is averaged with theta_0 (`alpha`): "l2+average".
+AVERAGED = "+average"
+#: Averages of the plain distilled run, which starts and ends where the distilled remedies do.
+DISTILLED_AVERAGE = DISTIL + AVERAGED
+#: Ends the method of a remedy that acts inside RSF's rounds: "l2_in_rounds".
+IN_ROUNDS = "_in_rounds"
+#: Stands for the plain run, its averages and every remedy that the preset records.
+ALL_REMEDIES = "remedies"
+#: One part averaged, the others aligned.
+PART = "part"
+ADAMERGING = "adamerging"
+#: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
+PATTERN = "pattern"
+#: What the paper varies them around: a of (a, a, a - 0.1) and (a, a - 0.1, a - 0.1).
+PATTERN_BASES = (0.2, 0.3, 0.4)
+#: Stands for parts and all searches for ratios that the preset records.
+ALL_PARTS = "parts"
+#: PPO under another weight of its KL penalty, which is the strength.
+KL_COEF = "kl_coef"
+#: What `Spec.part` says where the ratios of K blocks are still to be found.
+TO_FIND = re.compile(r"K=(\d+)")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Which model is meant: the columns of the table of points that name it.
+
+    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none,
+    average, a remedy, ...; `rounds` of RLHF; `alpha` the (mean) weight of the aligned model, for
+    methods that mix; `strength` that of a remedy; `part` the part that is mixed, or the ratios.
+
+    Method "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
+    (thirds of the layers), linear (all layers), embeddings, norms or head. Methods with a ratio per
+    block (hma, hma_VARIANT, adamerging: see `searches`) have the ratios in `part` (see
+    `ratios_text`) and their mean in `alpha`, which is also the ratio of embeddings, norms and head;
+    part "K=3" stands for the ratios that the search finds for three blocks.
+
+    Method "kl_coef" is PPO with another weight of its KL penalty, the strength.
+
+    A remedy's word alone is the paper's distillation style; what follows the word changes that:
+
+    >>> Spec("rsf", 6, "l2", strength=0.04)  # theta_0 finetuned on RSF's best samples under L2
+    >>> Spec("rsf", 6, "distil")  # the same without a remedy: where these curves end
+    >>> Spec("rsf", 6, "distil+average", alpha=0.8)  # its average with theta_0
+    >>> Spec("rsf", 6, "l2+average", alpha=0.8, strength=0.04)  # L2, then averaging
+    >>> Spec("rsf", 6, "l2_in_rounds", strength=0.04)  # RSF with L2 in each of its rounds
+    >>> Spec("rsf", 6, "average", alpha=0.8)  # theta_0 averaged with RSF's own last round
+    """
+
+    algorithm: str
+    rounds: int = 0
+    method: str = "none"
+    alpha: float | None = None
+    strength: float | None = None
+    part: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        """The method without what may follow it: a remedy, or distil; else the method itself."""
+        return self.method.removesuffix(AVERAGED).removesuffix(IN_ROUNDS)
+
+    @property
+    def end(self) -> Spec:
+        """The aligned end that a mixture mixes theta_0 with; any other model itself."""
+        if self.method in ("average", PART) or has_ratios(self):
+            return Spec(self.algorithm, self.rounds)
+        if self.method.endswith(AVERAGED):
+            return dataclasses.replace(self, method=self.method.removesuffix(AVERAGED), alpha=None)
+        return self
+
+    def __str__(self) -> str:
+        """Name the model for a reader."""
+        if self.algorithm == "base":
+            return "the base model"
+        if self.algorithm == "sft":
+            return "theta_0"
+        name = f"{self.algorithm} round {self.rounds}"
+        if self.method == "none":
+            return name
+        if self.method == "average":
+            return f"average of theta_0 and {name}, alpha {self.alpha}"
+        details = {"strength": self.strength, "alpha": self.alpha}
+        named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
+        if self.part is not None:
+            named.append(part_name(self))
+        return ", ".join([f"{name} with {self.method}", *named])
+
+
+class UnknownStage(ValueError):
+    """Raised for an algorithm, round, method or text that the preset does not have."""
+
+
+def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:
+    """Return ratios as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2".
+
+    What is `fixed` follows by name: "0.6|0.4|0.2|norms=0.0".
+    """
+    named = [f"{part}={float(ratio)!r}" for part, ratio in (fixed or {}).items()]
+    return "|".join([*(repr(float(ratio)) for ratio in ratios), *named])
+
+
+def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
+    """Return the ratios of blocks that a spec names, and those of other parts that are fixed.
+
+    Raises:
+        ValueError: there are none, or they are no numbers.
+    """
+    pieces = (spec.part or "").split("|")
+    named = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
+    try:
+        blocks = tuple(float(piece) for piece in pieces if "=" not in piece)
+        fixed = {part: float(ratio) for part, ratio in named.items()}
+    except ValueError:
+        blocks = ()
+    if not blocks:
+        raise ValueError(
+            f"Method {spec.method} needs the ratios of its blocks as part, like "
+            f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
+        )
+    return blocks, fixed
+
+
+def patterns(of_start: bool) -> list[tuple[float, ...]]:
+    """Return the paper's unequal ratios of three blocks (Fig. 9), as weights of the aligned model.
+
+    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1), each for all of `PATTERN_BASES`.
+
+    Args:
+        of_start: Whether a is the weight of theta_0, as in the paper's code, or that of the aligned
+            model, as in its text.
+    """
+    found = []
+    for lowered in (1, 2):
+        for base in PATTERN_BASES:
+            own = [base] * (3 - lowered) + [base - 0.1] * lowered
+            found.append(tuple(round(1 - a if of_start else a, 1) for a in own))
+    return found
+
+
+def block_count(part: object) -> int:
+    """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
+    if not isinstance(part, str) or "|" not in part:
+        return 0
+    return sum("=" not in ratio for ratio in part.split("|"))
+
+
+def part_name(spec: Spec) -> str:
+    """Name the part of a spec for a reader: "part input", "3 blocks", "ratios 0.6 0.4 0.2"."""
+    if (blocks := blocks_to_find(spec)) is not None:
+        return f"{blocks} blocks"
+    if not has_ratios(spec):
+        return f"part {spec.part}"
+    ratios, fixed = ratios_in(spec)
+    named = [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
+    return ", ".join([f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}", *named])
+
+
+def has_ratios(spec: Spec) -> bool:
+    """Whether a spec has a ratio of its own for each block of layers."""
+    return spec.method in (ADAMERGING, PATTERN, "hma") or spec.method.startswith("hma_")
+
+
+def blocks_to_find(spec: Spec) -> int | None:
+    """Return K of a spec whose ratios are still to be found ("K=3"), else None."""
+    found = TO_FIND.fullmatch(spec.part or "") if has_ratios(spec) else None
+    return int(found.group(1)) if found else None
+
+
+def has_forward_kl(spec: Spec) -> bool:
+    """Whether the forward KL of a model is recorded: of theta_0, RLHF and their plain averages."""
+    return spec.algorithm != "base" and spec.method in ("none", "average", KL_COEF)
+
+
+def simplest(spec: Spec) -> Spec:
+    """Return the simplest spec of the same weights, so that no model is scored twice.
+
+    The ends of a mixture are theta_0 and the aligned policy to the last bit, and equal ratios are
+    the plain average (`merge.average`, `merge.parts`). How ratios were found does not matter.
+    """
+    if has_ratios(spec):
+        blocks, fixed = ratios_in(spec)
+        text = ratios_text(blocks, fixed)
+        spec = dataclasses.replace(spec, method="hma", strength=None, part=text)
+        if {*blocks, *fixed.values()} == {spec.alpha}:
+            spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
+    whole = spec.method == "average" or spec.method.endswith(AVERAGED)
+    if whole and spec.alpha == 0:
+        return Spec("sft")
+    if (whole or spec.method == PART) and spec.alpha == 1:
+        return spec.end
+    return spec

@@ -1,0 +1,1 @@
+"""What recorded points say: fronts, intervals, verdicts, claims; no model is needed."""

@@ -1,0 +1,156 @@
+"""Trade-offs between reward and skill: Pareto front, hypervolume, what a curve keeps at a reward.
+
+A point is one evaluated model: (reward, skill), both to be maximised. A curve is the list of points
+that a method reaches when its strength is turned up, in that order: averaging by alpha, early
+stopping by rounds. Nothing here knows what a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+Array = np.ndarray
+Points = Array | pd.DataFrame | Sequence[Sequence[float]]
+
+
+class NoSharedRewards(ValueError):
+    """Two curves have no range of rewards that both reach, so they cannot be compared there."""
+
+
+# --- points -------------------------------------------------------------------------------------
+
+
+def as_points(points: Points) -> Array:
+    """Return points as a float array (n, 2): reward, skill.
+
+    A data frame gives its columns `reward` and `skill`.
+
+    Raises:
+        ValueError: no points, not two numbers each, or a number that is not finite.
+    """
+    if isinstance(points, pd.DataFrame):
+        if missing := {"reward", "skill"} - set(points.columns):
+            raise ValueError(f"The table of points has no column {sorted(missing)[0]!r}.")
+        points = points[["reward", "skill"]].to_numpy(dtype=float)
+    array = np.asarray(points, dtype=float)
+    if array.size == 0:
+        raise ValueError("There are no points: is the table filtered by a name that is not in it?")
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"Points must be rows (reward, skill); got an array {array.shape}.")
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise ValueError(
+            f"Point {row} is {tuple(array[row].tolist())}: a run diverged or was not scored. Drop "
+            "it and say so; it can be neither better nor worse than another."
+        )
+    return array
+
+
+def pareto_front(points: Points) -> Array:
+    """Return the indices of the points that no other point dominates, by rising reward.
+
+    A point dominates another if it has at least as much reward and skill, and more of one.
+    Equal points do not dominate one another: both stay.
+    """
+    array = as_points(points)
+    kept = np.flatnonzero(~_dominated(array, array))
+    return kept[np.lexsort((array[kept, 1], array[kept, 0]))]
+
+
+def dominated_share(points: Points, by: Points) -> float:
+    """Return which share (0 to 1) of `points` is dominated by some point of `by`."""
+    return float(_dominated(as_points(points), as_points(by)).mean())
+
+
+def hypervolume(points: Points, reference: Sequence[float]) -> float:
+    """Return the area that the points dominate above `reference`, exactly, in reward x skill units.
+
+    Args:
+        points: (n, 2) reward, skill.
+        reference: (reward, skill) of a point that is worse than any of interest; state it with the
+            number. A point that is not above it in both contributes nothing.
+
+    The area counts only what was measured: among equally good methods the one with more points
+    gets more. Compare methods with equally many points, or use `compare_at_equal_reward`.
+    """
+    reference_reward, reference_skill = as_points([reference])[0]
+    array = as_points(points)
+    array = array[(array[:, 0] > reference_reward) & (array[:, 1] > reference_skill)]
+    area, covered_skill = 0.0, reference_skill
+    # from the highest reward down: each point adds a slab above what is already covered
+    for reward, skill in sorted(array.tolist(), reverse=True):
+        if skill > covered_skill:
+            area += (reward - reference_reward) * (skill - covered_skill)
+            covered_skill = skill
+    return float(area)
+
+
+def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Array:
+    """Return the best skill a curve offers at a given reward or more; NaN where it reaches less.
+
+    The curve is read as a line through its points in the given order (by alpha, by rounds), and
+    the highest skill on it at `at_reward` or to the right of it is taken. Lines rather than steps,
+    since the models in between exist and could be had (another alpha, a checkpoint inside a
+    round), and since steps would favour the method with the finer grid. Along the curve rather
+    than from one Pareto point to the next, since only neighbours on a curve are alike.
+
+    Args:
+        curve: (n, 2) points in the order of the method's strength.
+        at_reward: one or more rewards (m,).
+
+    Returns:
+        Skills (m,).
+    """
+    array = as_points(curve)
+    wanted = np.atleast_1d(np.asarray(at_reward, dtype=float))
+    reward, skill = array[:, :1], array[:, 1:]
+    reached = [np.where(reward >= wanted, skill, -np.inf)]
+    if len(array) > 1:
+        (r0, r1), (s0, s1) = (reward[:-1], reward[1:]), (skill[:-1], skill[1:])
+        crosses = (np.minimum(r0, r1) <= wanted) & (wanted <= np.maximum(r0, r1)) & (r0 != r1)
+        way = (wanted - r0) / np.where(r0 == r1, 1.0, r1 - r0)
+        reached.append(np.where(crosses, s0 + way * (s1 - s0), -np.inf))
+    best = np.concatenate(reached).max(axis=0)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def gap_at_equal_reward(
+    curve_a: Points, curve_b: Points, *, from_share: float = 0.0, steps: int = 200
+) -> float:
+    """Return the mean skill of a minus that of b over the rewards that both reach.
+
+    The range goes from the higher of the two lowest rewards to the lower of the two highest;
+    `from_share` leaves out its lower part (0.5: only the upper half, where reward was bought).
+
+    Args:
+        curve_a, curve_b: points of the two methods for one seed, both from theta_0 to theta.
+        from_share: share of the range, in [0, 1), that is left out at its lower end.
+        steps: number of equal strips in which the two lines are compared (at their middle).
+
+    Raises:
+        NoSharedRewards: the two share no range of rewards.
+        ValueError: from_share lies outside [0, 1).
+    """
+    if not 0 <= from_share < 1:
+        raise ValueError(f"from_share is {from_share}: it must lie in [0, 1).")
+    a, b = as_points(curve_a), as_points(curve_b)
+    low = max(a[:, 0].min(), b[:, 0].min())
+    high = min(a[:, 0].max(), b[:, 0].max())
+    if not high > low:
+        raise NoSharedRewards(
+            f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g}). Give "
+            "each its start at theta_0, and run the weaker one until it reaches the other's reward."
+        )
+    low += from_share * (high - low)
+    middles = low + (np.arange(steps) + 0.5) / steps * (high - low)
+    return float((interpolate(a, middles) - interpolate(b, middles)).mean())
+
+
+def _dominated(points: Array, by: Array) -> Array:
+    """Which rows of `points` (n, 2) some row of `by` (m, 2) dominates: bool (n,)."""
+    at_least = np.all(by[None, :, :] >= points[:, None, :], axis=2)
+    more = np.any(by[None, :, :] > points[:, None, :], axis=2)
+    return np.any(at_least & more, axis=1)

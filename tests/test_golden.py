@@ -1,0 +1,52 @@
+"""What must not change while the house is rebuilt: keys of stages and models.
+
+`golden/keys.json` holds the keys (16 digits) of every model of the main lines of `smoke` and
+`tiny`. A key moves when what determines a stage moves: a number of a preset, the version of a
+stage, a parent. Do that on purpose or not at all, and record again what was recorded under it.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from alignment_tax import settings
+from alignment_tax.pipeline.study import Study
+from alignment_tax.spec import Spec
+from alignment_tax.store import Artifact, Store, artifact_key
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class DryStore(Store):
+    """A store that names artifacts and makes none."""
+
+    def get(self, stage, inputs, make, *, version=1, parents=None, **kept):
+        keys = {n: p.key if isinstance(p, Artifact) else p for n, p in (parents or {}).items()}
+        key = artifact_key(stage, inputs, version, keys)
+        return Artifact(self.folder(stage, key), key, {})
+
+
+@pytest.fixture(scope="module", params=["smoke", "tiny"])
+def study(request):
+    return Study(request.param, 0, DryStore(Path("/nowhere")))
+
+
+def test_the_keys_of_the_main_line_stay(study):
+    specs = study.specs(["base", *study.preset.algorithms])
+    found = {str(spec): study.evaluate(spec).key[:16] for spec in specs}
+    found["reward"] = study.reward.key[:16]
+    assert found == json.loads((GOLDEN / "keys.json").read_text())[study.preset.name]
+
+
+def test_the_keys_of_the_recorded_models_stay():
+    study = Study("tiny", 0, DryStore(Path("/nowhere")))
+    points = pd.read_csv(settings.results_folder() / "tiny" / "points.csv", dtype={"key": str})
+    # alpha is written to six digits, which is too coarse for a third
+    own = points[(points["seed"] == 0) & ~points["method"].isin(["pattern", "hma_released"])]
+    assert len(own) > 150
+    for row in own.astype(object).where(own.notna(), None).to_dict("records"):
+        details = (row[name] for name in ("method", "alpha", "strength", "part"))
+        spec = Spec(row["algorithm"], int(row["rounds"]), *details)
+        assert study.evaluate(spec).key[:16] == row["key"], spec
