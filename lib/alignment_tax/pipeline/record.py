@@ -246,7 +246,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "points": points,
         "rounds": rounds_table(study, trained),
         "costs": pd.DataFrame(costs),
-        "kl": study.forward_kls(specs),
+        "kl": forward_kls(study, specs),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
@@ -451,6 +451,16 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         )
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
     return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
+
+
+def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
+    """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
+    rows = []
+    for spec in filter(has_forward_kl, specs):
+        found = json.loads((study.forward_kl(spec).path / "kl.json").read_text())
+        named = {name: value for name, value in study.point(spec).items() if name in IDENTITY}
+        rows.append({**named, "forward_kl": found["forward_kl"]})
+    return pd.DataFrame(rows)
 
 
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
