@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
 
 
