@@ -25,12 +25,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment_tax import presets, settings
 from alignment_tax.merge import search
 from alignment_tax.merge.average import Sweep, check_alpha
-from alignment_tax.merge.hma import Mixture
 from alignment_tax.merge.parts import (
     THIRDS,
     TOLERANCE,
+    Mixture,
     Partition,
-    PartSweep,
     one_part,
     partition,
     ratios_of_blocks,
@@ -148,7 +147,7 @@ class Study:
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
         self._sweeps: dict[
             tuple[str, int | None],
-            tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep | PartSweep],
+            tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep | Mixture],
         ] = {}
         self._settings: dict[int, Setting] = {}
         self._partitions: dict[int, Partition] = {}
@@ -988,17 +987,17 @@ class Study:
         rounds: int | None = None,
         algorithm: str = "rsf",
         blocks: int | Sequence[int] = len(THIRDS),
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
         """A model whose every part its sweep sets to a ratio of its own (see `merge.parts`)."""
         aligned = self.aligned(algorithm, rounds or self._algorithm(algorithm).rounds)
         return self._part_sweep(aligned, blocks)
 
     def _part_sweep(
         self, aligned: Artifact, blocks: int | Sequence[int]
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
         model, tokenizer = self._load(self.sft)
         ends = (load_state(self.sft.path / "model"), load_state(aligned.path / "model"))
-        return model, tokenizer, PartSweep(model, *ends, partition(model, blocks))
+        return model, tokenizer, Mixture(model, *ends, partition(model, blocks))
 
     def model(self, spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model that a spec names, and its tokenizer; a mixture is valid until the next one.
@@ -1021,7 +1020,7 @@ class Study:
             made = self._sweep(end) if blocks is None else self._part_sweep(end, blocks)
             self._sweeps = {(end.key, blocks): made}
         model, tokenizer, sweep = self._sweeps[end.key, blocks]
-        if isinstance(sweep, PartSweep):
+        if isinstance(sweep, Mixture):
             sweep.set(part_ratios(spec, sweep.partition))
         else:
             sweep.set(1.0 if spec.alpha is None else spec.alpha)
