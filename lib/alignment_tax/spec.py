@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from alignment_tax.registry import REMEDIES
+
 COLUMNS = """
     study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
     piqa_like race_like span counting bleu commonsense reading translation skill kl
@@ -158,9 +160,10 @@ class Spec:
         told = {name: row.get(name) for name in NAMED}
         given = {k: None if str(v) in ("", "nan", "None", "<NA>") else v for k, v in told.items()}
         method, strength, alpha = given["method"] or "none", given["strength"], given["alpha"]
-        kind = float
+        remedy = REMEDIES.get(Method.read(method).remedy or "")
+        kind = type(remedy.strengths[0]) if remedy else float  # a rank is whole
         return cls(
-            given["algorithm"],
+            str(given["algorithm"]),
             int(given["rounds"] or 0),
             method,
             None if alpha is None else float(alpha),

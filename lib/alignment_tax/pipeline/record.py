@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.results.recorded import (
@@ -501,9 +502,10 @@ def _stage_seconds(study: Study) -> dict[str, float]:
         "rsf rounds": sum(study.rsf(r).meta["seconds"] for r in range(1, last + 1)),
         "scores of theta_0": study.evaluate(Spec("sft")).meta["seconds"],
     }
-    if study.judge is not None:
-        seconds["judge"] = study.judge.meta["seconds"]
-    trained = [study.sft, study.reward, *([study.judge] if study.judge else [])]
+    judge = base.judge(study)
+    if judge is not None:
+        seconds["judge"] = judge.meta["seconds"]
+    trained = [study.sft, study.reward, *([judge] if judge else [])]
     rounds = [
         study.aligned(a, r)
         for a in study.preset.algorithms

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.merge import search
 from alignment_tax.merge.average import Sweep
-from alignment_tax.merge.hma import Mixture
-from alignment_tax.merge.parts import THIRDS, PartSweep
+from alignment_tax.merge.parts import THIRDS, Mixture
 from alignment_tax.mitigate.base import Example
 from alignment_tax.models import RewardModel
 from alignment_tax.pipeline import catalogue
@@ -50,11 +49,6 @@ class Study(Run):
         """The reward model that RLHF optimises."""
         return base.reward(self, Spec("sft"))
 
-    @property
-    def judge(self) -> Artifact | None:
-        """A reward model trained on other pairs, where there is no gold reward; else None."""
-        return base.judge(self)
-
     def artifact(self, spec: Spec) -> Artifact:
         """The artifact behind a model; of a mixture it is the aligned end.
 
@@ -77,15 +71,14 @@ class Study(Run):
         return self.aligned(algorithm, rounds)
 
     def distilled(self, remedies_: Mapping[str, float], rounds: int | None = None) -> Artifact:
-        """theta_0 finetuned once on RSF's best-of-n samples under any remedies together.
+        """theta_0 finetuned once on RSF's best-of-n samples under remedies together.
 
         Args:
-            remedies_: names in `mitigate.REMEDIES` to strengths; none is the plain run.
+            remedies_: names in `REMEDIES` to strengths; none is the plain run.
             rounds: how many rounds of RSF the samples come from; all by default.
 
         Raises:
-            UnknownStage: an unknown remedy or round, or a preset without the numbers or the text.
-            ValueError: a strength that the remedy cannot use; all before anything is made.
+            UnknownStage, ValueError: what cannot work, before anything is made.
         """
         last = self._end("rsf", rounds).rounds
         remedies.check(self, remedies_, last)
@@ -160,19 +153,13 @@ class Study(Run):
         """A model that its sweep sets to any mixture of theta_0 and the aligned policy."""
         return ratios.sweep_of(self, self._end(algorithm, rounds))
 
-    def part_sweep(
-        self,
-        rounds: int | None = None,
-        algorithm: str = "rsf",
-        blocks: int | Sequence[int] = len(THIRDS),
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
-        """A model whose every part its sweep sets to a ratio of its own (see `merge.parts`)."""
-        return ratios.part_sweep_of(self, self._end(algorithm, rounds), blocks)
-
     def mixture(
-        self, blocks: int, algorithm: str = "rsf", rounds: int | None = None
+        self,
+        blocks: int | Sequence[int] = len(THIRDS),
+        algorithm: str = "rsf",
+        rounds: int | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
-        """A network, its tokenizer, and the mixture of theta_0 and the policy to run in it."""
+        """A model, its tokenizer, and its mixture with a ratio for each part (`merge.parts`)."""
         return ratios.mixture_of(self, self._end(algorithm, rounds), blocks)
 
     def ratios(
@@ -186,9 +173,7 @@ class Study(Run):
         """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`).
 
         Raises:
-            UnknownStage: no such search, or a preset without its numbers or its data.
-            MergeError: a mean or a number of blocks that the search cannot use. All before anything
-                is trained.
+            UnknownStage, MergeError: what cannot work, before anything is trained.
         """
         last = self._end(algorithm, rounds).rounds
         return ratios.found_by(self, Spec(algorithm, last, method, alpha, part=f"K={blocks}"))
@@ -243,11 +228,7 @@ class Study(Run):
         return scores.forward_kl(self, spec)
 
     def cost(self, spec: Spec) -> dict[str, float | None] | None:
-        """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
-
-        What averages or grafts is charged the run it starts from. Inside the rounds of RSF it is
-        all rounds together.
-        """
+        """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None."""
         return remedies.cost(self, spec)
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
 
 
@@ -35,6 +35,7 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
     Raises:
         ValueError: there is no such row, or the method is "part": every part is a curve.
     """
+
     if method == PART:
         raise ValueError(
             "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
@@ -223,3 +224,141 @@ def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFra
         rows[list(values)].to_numpy() - start.loc[rows["seed"], list(values)].to_numpy()
     )
     return changed
+
+
+# --- algorithms of RLHF ---------------------------------------------------------------------------
+
+#: The algorithms of RLHF, RSF first.
+RLHF = ("rsf", "dpo", "rloo", "ppo")
+
+
+def present(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `RLHF` of which models as trained are recorded."""
+    trained = set(points.loc[points["method"] == "none", "algorithm"])
+    return [name for name in RLHF if name in trained]
+
+
+def missing(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `RLHF` of which nothing is recorded."""
+    return [name for name in RLHF if name not in present(points)]
+
+
+def shared(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that have every algorithm of `present`; all if none has.
+
+    Of further seeds a part of the algorithms may be recorded: what is set side by side must not
+    draw one algorithm from seeds that another lacks.
+    """
+    trained = points[points["method"] == "none"]
+    seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
+    common = set.intersection(*seeds) if seeds else set()
+    return points[points["seed"].isin(common)] if common else points
+
+
+def start(points: pd.DataFrame, score: str) -> pd.Series:
+    """Return a score of theta_0 by seed.
+
+    Raises:
+        ValueError: there is no theta_0.
+    """
+    rows = points[points["algorithm"] == "sft"]
+    if rows.empty:
+        raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
+    return rows.set_index("seed")[score].astype(float).sort_index()
+
+
+def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
+    """Return a score by seed (rows) and round (columns); round 0 is theta_0.
+
+    Raises:
+        ValueError: the points hold no round of the algorithm.
+    """
+    rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
+    if rows.empty:
+        raise ValueError(f"The points hold no round of {algorithm!r}.")
+    table = rows.pivot(index="seed", columns="rounds", values=score).astype(float)
+    table.columns = [int(column) for column in table.columns]
+    table.insert(0, 0, start(points, score))
+    return table.sort_index()
+
+
+def last(points: pd.DataFrame, algorithm: str, score: str) -> pd.Series:
+    """Return a score after the last round by seed."""
+    return by_round(points, algorithm, score).iloc[:, -1]
+
+
+def tax(points: pd.DataFrame, algorithm: str, score: str = "skill") -> pd.Series:
+    """Return what an algorithm costs by seed, in points: theta_0 minus the last round."""
+    rounds = by_round(points, algorithm, score)
+    return rounds[0] - rounds.iloc[:, -1]
+
+
+def curve(
+    points: pd.DataFrame, algorithm: str, method: str, score: str = "skill"
+) -> dict[int, np.ndarray]:
+    """Return by seed the points (n, 2) reward and score of one algorithm, from theta_0 on.
+
+    Args:
+        points: The columns of points.csv.
+        algorithm: A name of `RLHF`.
+        method: "none" (the rounds) or "average" (theta_0 and the last round, by alpha).
+        score: What is kept: skill, or a family.
+    """
+    own = points[(points["algorithm"] == algorithm) & (points["method"] == method)]
+    own = own.sort_values("rounds" if method == "none" else "alpha")
+    found = {}
+    for seed, rows in own.groupby("seed"):
+        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        if method == "none":
+            rows = pd.concat([theta_0, rows])
+        found[int(str(seed))] = rows[["reward", score]].to_numpy(dtype=float)
+    return found
+
+
+def penalty_curve(points: pd.DataFrame, own: float, score: str = "skill") -> dict[int, np.ndarray]:
+    """Return by seed theta_0 and the ends of PPO from the heaviest KL penalty to the lightest.
+
+    Args:
+        points: The columns of points.csv.
+        own: The KL coefficient of the models whose method is "none".
+        score: What is kept.
+    """
+    ppo = points[points["algorithm"] == "ppo"]
+    plain = ppo[ppo["method"] == "none"]
+    plain = plain[plain["rounds"] == plain["rounds"].max()].assign(strength=own)
+    swept = ppo[ppo["method"] == "kl_coef"]
+    found = {}
+    for seed in sorted(set(swept["seed"]) & set(plain["seed"])):
+        rows = pd.concat([swept[swept["seed"] == seed], plain[plain["seed"] == seed]])
+        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        rows = pd.concat([theta_0, rows.sort_values("strength", ascending=False)])
+        found[int(seed)] = rows[["reward", score]].to_numpy(dtype=float)
+    return found
+
+
+# --- subsets of the weights -----------------------------------------------------------------------
+
+EVERYTHING, LINEAR = "everything", "linear"
+#: What can be averaged, in the order of a figure. Those after the linear layers are what is left.
+SUBSETS = (EVERYTHING, LINEAR, "embeddings", "norms", "head")
+
+
+def subset_changes(
+    points: pd.DataFrame, values: Sequence[str] = ("reward", "skill")
+) -> pd.DataFrame:
+    """Return what averaging a subset with theta_0 changes since the aligned model of the seed.
+
+    Returns:
+        One row per seed, part (of `SUBSETS`) and alpha, with the changes of `values`. Seeds without
+        rows of single parts are left out; no row at all if none has any.
+    """
+    rsf = points[points["algorithm"] == "rsf"]
+    trained = rsf[rsf["method"].fillna("none") == "none"]
+    aligned = trained[trained["rounds"] == trained["rounds"].max()].set_index("seed")
+    parts = rsf[(rsf["method"] == PART) & rsf["part"].isin(SUBSETS)]
+    whole = rsf[(rsf["method"] == "average") & rsf["seed"].isin(parts["seed"])]
+    rows = pd.concat([whole.assign(part=EVERYTHING), parts])
+    found = rows[["seed", "part"]].assign(alpha=rows["alpha"].astype(float).round(6))
+    for score in values:
+        found[score] = (rows[score] - rows["seed"].map(aligned[score])).astype(float)
+    return found.reset_index(drop=True)

@@ -15,12 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment_tax import presets
 from alignment_tax.merge import search
 from alignment_tax.merge.average import Sweep, check_alpha
-from alignment_tax.merge.hma import Mixture
 from alignment_tax.merge.parts import (
     THIRDS,
     TOLERANCE,
+    Mixture,
     Partition,
-    PartSweep,
     one_part,
     partition,
     ratios_of_blocks,
@@ -264,7 +263,7 @@ def _ends(run: Run, end: Spec) -> tuple[Any, Any]:
 
 
 def mixture_of(
-    run: Run, end: Spec, blocks: int
+    run: Run, end: Spec, blocks: int | Sequence[int]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
     """A network, its tokenizer, and the mixture of theta_0 and an aligned end to run in it."""
     model, tokenizer = run.load(base.sft(run, base.START))
@@ -275,14 +274,6 @@ def sweep_of(run: Run, end: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """A model that its sweep sets to any mixture of theta_0 and an aligned end."""
     model, tokenizer = run.load(base.sft(run, base.START))
     return model, tokenizer, Sweep(model, *_ends(run, end))
-
-
-def part_sweep_of(
-    run: Run, end: Spec, blocks: int | Sequence[int]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PartSweep]:
-    """A model whose every part its sweep sets to a ratio of its own (see `merge.parts`)."""
-    model, tokenizer = run.load(base.sft(run, base.START))
-    return model, tokenizer, PartSweep(model, *_ends(run, end), partition(model, blocks))
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
@@ -299,6 +290,6 @@ def model_of(run: Run, spec: Spec) -> Loaded:
         return model, tokenizer
     blocks = _blocks(spec)
     key = (artifact.key, blocks)
-    model, tokenizer, parts = run.once("sweep", lambda: part_sweep_of(run, spec.end, blocks), key)
+    model, tokenizer, parts = run.once("sweep", lambda: mixture_of(run, spec.end, blocks), key)
     parts.set(part_ratios(spec, parts.partition))
     return model, tokenizer
