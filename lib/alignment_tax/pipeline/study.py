@@ -228,7 +228,7 @@ class Study(Run):
         return scores.forward_kl(self, spec)
 
     def cost(self, spec: Spec) -> dict[str, float | None] | None:
-        """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None."""
+        """Steps, seconds, peak memory (MB) of the training behind a remedied model, else None."""
         return remedies.cost(self, spec)
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
