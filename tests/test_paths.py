@@ -12,7 +12,7 @@ from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
 from alignment_tax import figures, paths, remedies, rivals, settings
-from alignment_tax.course import read_notebook
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.merge.average import average

@@ -7,8 +7,7 @@ that no number in them can differ from it.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -523,11 +522,8 @@ def page_of(preset: str) -> str:
     return first_light.markdown(first_light.one_seed(run, recorded_items(preset)), run.pairs)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
-    argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
-        list(arguments)
-    )
     page: Path = settings.repo_root() / "README.md"
     run = recorded()
     said = told(run, recorded_items())

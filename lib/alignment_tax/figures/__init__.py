@@ -82,7 +82,7 @@ from alignment_tax.figures.penalties import (
     penalty_front,
     penalty_fronts,
 )
-from alignment_tax.figures.redraw import main
+from alignment_tax.figures.redraw import redraw_figures
 from alignment_tax.figures.reward import (
     best_of_n,
     best_of_n_table,
@@ -167,7 +167,6 @@ __all__ = [
     "lora_spectra",
     "losses",
     "losses_table",
-    "main",
     "main_line",
     "over_optimisation",
     "over_optimisation_table",
@@ -194,6 +193,7 @@ __all__ = [
     "razor",
     "recorded_ratios",
     "recorded_ratios_table",
+    "redraw_figures",
     "reliability",
     "reliability_table",
     "remedy_fronts",

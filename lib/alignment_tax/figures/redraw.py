@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -52,23 +51,18 @@ OF_ALL: dict[str, Callable[..., Figure]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="alignment-tax figures",
-        description="Redraw the figures of a recorded run's main line (RSF, its control and "
-        "the plain average) from its points, with no model.",
-    )
-    parser.add_argument(
-        "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the README's figure (default: data/results/signature.png)"
-    )
-    parser.add_argument("--all", type=Path, metavar="FOLDER", help="draw the others into FOLDER")
-    given = parser.parse_args(arguments)
-    table = given.points or settings.results_folder() / "tiny" / "points.csv"
-    target = given.out or settings.results_folder() / "signature.png"
+def redraw_figures(
+    points: Path | None = None, out: Path | None = None, others: Path | None = None
+) -> int:
+    """Redraw the README's figure, and the others into a folder; return the exit code.
+
+    Args:
+        points: table of points; default data/results/tiny/points.csv.
+        out: the README's figure; default data/results/signature.png.
+        others: folder for the other recorded figures; default: they are not drawn.
+    """
+    table = points or settings.results_folder() / "tiny" / "points.csv"
+    target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
         print(
             f"alignment-tax figures: there is no table of points at {table}. Name one with "
@@ -78,17 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         every = pd.read_csv(table)
-        points = main_line(every)
-        figure = signature(points, recorded=True)
+        main_points = main_line(every)
+        figure = signature(main_points, recorded=True)
         print(f"{save(figure, target)}\n  {alt_text(figure)}")
-        if given.all is not None:
+        if others is not None:
             methods = set(every["method"])
             later = {name: draw for name, (need, draw) in RECORDED_LATER.items() if need in methods}
             later |= OF_ALL if len(present(every)) > 1 else {}
             for name, draw in RECORDED.items():
-                print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
+                print(save(draw(main_points, recorded=True), others / f"{name}.png", dpi=DPI))
             for name, draw in later.items():
-                print(save(draw(every, recorded=True), given.all / f"{name}.png", dpi=DPI))
+                print(save(draw(every, recorded=True), others / f"{name}.png", dpi=DPI))
     except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1
