@@ -29,7 +29,7 @@ from alignment_tax.figures.style import (
 )
 from alignment_tax.figures.words import run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, SCORES, number, seeds_text
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import (
     SETTING,
     TableError,
