@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax.presets import PRESETS
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, IN_ROUNDS, KL_COEF, PART, Spec, block_count, has_ratios
 
 
@@ -21,16 +22,12 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
-    from alignment_tax.mitigate import REMEDIES  # until its facts are a table without torch
-
     remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
     return remedy is not None and remedy.weak_is_high
 
 
 def fades(method: str) -> bool:
     """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
-    from alignment_tax.mitigate import REMEDIES
-
     remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
     return remedy is not None and remedy.fades
 

@@ -19,9 +19,9 @@ from alignment_tax.labels import FAMILIES, SLOTS, number, spread
 from alignment_tax.results.points import NotRecorded, missing, shared
 from alignment_tax.results.recorded import read_table
 from alignment_tax.results.select import Selection, parse
-from alignment_tax.skills import SkillScores, family_percent
+from alignment_tax.results.items import SkillScores, family_percent
 from alignment_tax.stats import compare, pareto
-from alignment_tax.stats.registry import CLAIMS, Claim
+from alignment_tax.stats.claim_list import CLAIMS, Claim
 
 #: Columns of claims.csv.
 COLUMNS = """
