@@ -1,19 +1,19 @@
 """Which models a short string means: the one place where selectors are parsed.
 
-    base, sft                     a model as trained; sft is theta_0
-    rsf/last, rsf/2               the last round of an algorithm, or round 2
-    rsf/early_stopping            a curve: theta_0 and the rounds
-    rsf/average                   a curve: averages of theta_0 and the last round, by alpha
-    rsf/average@0.2               the average at alpha 0.2 (alpha is the aligned model's weight)
-    rsf/distil, rsf/l2            the plain distilled run; a curve: a remedy by its strength
-    rsf/l2/strongest              one strength: strongest, weakest, second_weakest
-    rsf/lora/mean                 the mean over the models of a method
-    rsf/part=input@0.4            one part averaged at alpha 0.4, the others aligned
-    rsf/part=input/mean           the mean over its alphas
-    rsf/hma/K=3                   a curve: a search for three ratios, by mean ratio
-    rsf/pattern=start-1           ratios set by hand: a weighs theta_0 (or "aligned"), one is lower
-    ppo/kl_coef                   a curve: PPO from its heaviest KL penalty to its lightest
-    0.95*rsf/last                 the same with its scores times 0.95
+base, sft                     a model as trained; sft is theta_0
+rsf/last, rsf/2               the last round of an algorithm, or round 2
+rsf/early_stopping            a curve: theta_0 and the rounds
+rsf/average                   a curve: averages of theta_0 and the last round, by alpha
+rsf/average@0.2               the average at alpha 0.2 (alpha is the aligned model's weight)
+rsf/distil, rsf/l2            the plain distilled run; a curve: a remedy by its strength
+rsf/l2/strongest              one strength: strongest, weakest, second_weakest
+rsf/lora/mean                 the mean over the models of a method
+rsf/part=input@0.4            one part averaged at alpha 0.4, the others aligned
+rsf/part=input/mean           the mean over its alphas
+rsf/hma/K=3                   a curve: a search for three ratios, by mean ratio
+rsf/pattern=start-1           ratios set by hand: a weighs theta_0 (or "aligned"), one is lower
+ppo/kl_coef                   a curve: PPO from its heaviest KL penalty to its lightest
+0.95*rsf/last                 the same with its scores times 0.95
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ class Selection:
             # the mean of the released code's ratios is only near what it was asked for
             mean=points["alpha"].astype(float).round(1),
         )
-        self.rows = rows.sort_values("seed", kind="stable")
+        self.rows = rows.sort_values("seed", kind="stable").copy()
         self._curves: dict[object, dict[int, pd.DataFrame]] = {}
+        self._models: dict[str, pd.DataFrame] = {}
 
     def models(self, text: str) -> pd.DataFrame:
         """Return all rows of a selector, of all seeds, whatever place it names.
@@ -108,6 +109,11 @@ class Selection:
         Raises:
             NotRecorded: there is none.
         """
+        if text not in self._models:
+            self._models[text] = self._rows_of(text)
+        return self._models[text]
+
+    def _rows_of(self, text: str) -> pd.DataFrame:
         wanted, rows = parse(text), self.rows
         method = "none" if wanted.method == "early_stopping" else wanted.method
         own = rows[(rows["algorithm"] == wanted.algorithm) & (rows["method"] == method)]
@@ -175,9 +181,7 @@ class Selection:
                 continue
         return found
 
-    def _at(
-        self, text: str, ratios: Sequence[float], from_start: bool
-    ) -> dict[int, pd.DataFrame]:
+    def _at(self, text: str, ratios: Sequence[float], from_start: bool) -> dict[int, pd.DataFrame]:
         wanted, own = parse(text), self.models(text)
         start, end = self.model("sft"), self.model(f"{wanted.algorithm}/last")
         found = {}

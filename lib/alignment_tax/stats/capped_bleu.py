@@ -122,9 +122,7 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
     for seed in ends[1].index.intersection(ends[0].index):
         of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
-        before, after = (
-            of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends
-        )
+        before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
         lost = right(before) & ~right(after)
         scores = [corpus_bleu(side[list(BLEU_COLUMNS)].to_numpy()) for side in (before, after)]
         forgiven = [capped_bleu(side) for side in (before, after)]

@@ -1,4 +1,4 @@
-"""The claims themselves: which are asked, of which models, and which effect would be of interest."""
+"""The claims themselves: what is asked, of which models, and which effect is of interest."""
 
 from __future__ import annotations
 
@@ -171,7 +171,10 @@ def _remedies() -> Iterator[Claim]:
         yield from _volumes(f"average_vs_{method}", chapter, average, f"rsf/{method}", name, other,
                             scores, place)  # fmt: skip
         if method in ("l1", "l2", "kd", "lora", "replay", "sma", "graft"):
-            for score, less, direction in (("skill", "keeps more", 1), ("reward", "gains less", -1)):
+            for score, less, direction in (
+                ("skill", "keeps more", 1),
+                ("reward", "gains less", -1),
+            ):
                 yield Claim(f"strongest.{method}.{score}", chapter,
                             f"{other} at its strongest {less} {words(score)} than the plain run",
                             f"rsf/{method}/strongest", "rsf/distil", score, "difference", direction,
@@ -183,7 +186,7 @@ def _remedies() -> Iterator[Claim]:
     yield Claim("lora_mlp.highest_rank.reward", "07",
                 "on the MLP alone the highest rank gains more reward than the second",
                 "rsf/lora_mlp/weakest", "rsf/lora_mlp/second_weakest", "reward", place="D.4c",
-                paper="on the MLP alone only the highest rank reaches a reasonable reward")  # fmt: skip
+                paper="on the MLP alone only the highest rank reaches much reward")  # fmt: skip
     yield Claim("strongest.kl.skill_beyond_weakest", "07", "a larger KL penalty keeps more skill",
                 "rsf/kl/strongest", "rsf/kl/weakest", place="Fig. 8",
                 paper=PAPER["Fig. 8"])  # fmt: skip
@@ -278,8 +281,8 @@ def _parts() -> Iterator[Claim]:
             yield Claim(f"linear_vs_all@{alpha:g}.{score}", "09", f"{told}, at alpha {alpha:g}",
                         f"{linear}@{alpha:g}", f"{every}@{alpha:g}", score)  # fmt: skip
     yield Claim("linear_vs_all.skill_at_equal_reward", "09",
-                "averaging the linear layers alone keeps more mean skill than all weights, at equal "
-                "reward", linear, every, "skill", EQUAL)  # fmt: skip
+                "averaging the linear layers alone keeps more mean skill than all weights, at "
+                "equal reward", linear, every, "skill", EQUAL)  # fmt: skip
 
 
 def _part_says(place: str, part: str) -> tuple[str, str]:

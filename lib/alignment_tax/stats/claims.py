@@ -8,18 +8,17 @@ signs: a tax is the aligned model minus theta_0, so a loss is negative; "a_vs_b"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from alignment_tax import settings
-from alignment_tax.labels import FAMILIES, SLOTS, number, spread
-from alignment_tax.results.points import NotRecorded, missing, shared
-from alignment_tax.results.recorded import read_table
-from alignment_tax.results.select import Selection, parse
+from alignment_tax.labels import FAMILIES, SLOTS, spread
 from alignment_tax.results.items import SkillScores, family_percent
+from alignment_tax.results.points import NotRecorded, shared
+from alignment_tax.results.select import Selection, parse
 from alignment_tax.stats import compare, pareto
 from alignment_tax.stats.claim_list import CLAIMS, Claim
 
@@ -173,12 +172,13 @@ def evaluate(
     Raises:
         NotRecorded: fewer than two seeds have both.
     """
-    gaps = differences(points, claim)
+    return _judged(differences(points, claim), claim, level)
+
+
+def _judged(gaps: pd.Series, claim: Claim, level: float = 0.95) -> compare.Comparison:
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
-    return compare.compare_seeds(
-        gaps, level=level, direction=claim.direction, sesoi=claim.sesoi
-    )
+    return compare.compare_seeds(gaps, level=level, direction=claim.direction, sesoi=claim.sesoi)
 
 
 def versus(
@@ -211,7 +211,9 @@ def versus(
     return evaluate(points, claim, level)
 
 
-def over_items(points: pd.DataFrame | Selection, claim: Claim, items: pd.DataFrame) -> compare.Comparison:
+def over_items(
+    points: pd.DataFrame | Selection, claim: Claim, items: pd.DataFrame
+) -> compare.Comparison:
     """Return what one seed says of a difference in skill, by a paired bootstrap over its items.
 
     Raises:
@@ -268,7 +270,8 @@ def table(
             if single and items is not None:
                 seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, items)
             else:
-                seeds, each = sorted(differences(rows, claim).index), evaluate(rows, claim)
+                gaps = differences(rows, claim)
+                seeds, each = sorted(gaps.index), _judged(gaps, claim)
         except NotRecorded:
             continue
         facts = {name: value for name, value in asdict(claim).items() if name in COLUMNS}
@@ -295,7 +298,8 @@ def read(preset: str = "tiny") -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax report")
     text = dict.fromkeys(("chapter", "place", "paper", "seeds"), str)
-    return read_table(path, text).fillna(dict.fromkeys(("place", "paper"), ""))
+    found = pd.read_csv(path, dtype=text, float_precision="round_trip")
+    return found.fillna(dict.fromkeys(("place", "paper"), ""))
 
 
 def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
@@ -356,7 +360,9 @@ def show(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
             }
         )
     shown = pd.DataFrame(rows)
-    empty = [name for name in ("where", "talk forgiven") if len(shown) and (shown[name] == "-").all()]
+    empty = [
+        name for name in ("where", "talk forgiven") if len(shown) and (shown[name] == "-").all()
+    ]
     return shown.drop(columns=empty)
 
 

@@ -161,7 +161,9 @@ def compare_at_equal_reward(
         how: see `compare_seeds`.
     """
     pairs = _paired(curves_a, curves_b)
-    return compare_seeds((gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs), **how)
+    return compare_seeds(
+        (gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs), **how
+    )
 
 
 def compare_hypervolume(
@@ -240,7 +242,9 @@ def paired_bootstrap(
         draws[i] = np.average(gaps, weights=counts)
     low, high = (float(q) for q in np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
     n_items = sum(sizes.values())
-    return Comparison(observed, low, high, len(pairs), n_items, verdict(low, high, direction, sesoi))
+    return Comparison(
+        observed, low, high, len(pairs), n_items, verdict(low, high, direction, sesoi)
+    )
 
 
 def _groups(items: Items) -> dict[str, Array]:
@@ -263,4 +267,3 @@ def _paired(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
             "in the same order."
         )
     return list(zip(a, b, strict=True))
-
