@@ -267,7 +267,10 @@ def refuse(capsys, folder, out, *arguments):
         (["--seed", "1.5"], "'1.5' is not a whole number from 0 up"),
         (["--seed", "-1"], "'-1' is not a whole number from 0 up"),
         (["--seed", "one"], "'one' is not a whole number from 0 up"),
-        (["--only", "04", "06"], "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
+        (
+            ["--only", "04", "06"],
+            "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies",
+        ),
         (["--only", "good"], "no notebook 'good'"),
         (["--prest", "tiny"], "unrecognized arguments: --prest tiny"),
         (["-p", "preset", "tiny"], "unrecognized arguments: -p preset tiny"),
