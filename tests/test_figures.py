@@ -16,8 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alignment_tax.cli import main
 from alignment_tax import figures
+from alignment_tax.cli import main
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.parts import SEARCH_LOOKS
