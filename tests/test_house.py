@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a room may import rooms on lower floors, and its neighbours as long as that goes in no circle
 FLOORS = (
     ("presets", "settings", "store"),
-    ("labels", "spec"),
+    ("labels", "spec", "registry"),
     ("models", "world", "smollm2"),
     ("train", "mitigate", "merge", "skills", "stats", "results"),
     ("pipeline",),

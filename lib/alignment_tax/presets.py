@@ -185,7 +185,7 @@ class DistilConfig:
 
 @dataclass(frozen=True)
 class Grid:
-    """A remedy (a name in `mitigate.REMEDIES`) and the strengths at which it is recorded."""
+    """A remedy (a name in `registry.REMEDIES`) and the strengths at which it is recorded."""
 
     method: str
     strengths: tuple[float, ...]

@@ -18,7 +18,7 @@ from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.algorithms_claims import front_claims
 from alignment_tax.figures.look import METHODS
 from alignment_tax.labels import FAMILY_NAMES, number
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import Recorded
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN

@@ -19,7 +19,7 @@ from alignment_tax.claims import by_seed, last_round, minus, rise
 from alignment_tax.figures import alt_text, remedy_fronts, verdict_markdown
 from alignment_tax.figures.look import DPI, save
 from alignment_tax.labels import FAMILY_NAMES
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.skills import FAMILIES, SLOTS

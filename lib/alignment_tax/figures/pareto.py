@@ -32,7 +32,7 @@ from alignment_tax.figures.look import (
 )
 from alignment_tax.figures.tables import run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, SCORES, number, seeds_text
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import last_rsf, main_line, prepare, theta_0, with_rsf
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN, block_count
 from alignment_tax.stats.compare import summarise

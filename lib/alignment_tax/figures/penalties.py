@@ -28,8 +28,8 @@ from alignment_tax.figures.look import (
 )
 from alignment_tax.figures.tables import run_caption
 from alignment_tax.labels import number, seeds_text
-from alignment_tax.mitigate import REMEDIES
 from alignment_tax.mitigate.output_penalty import forward_kl, reverse_kl, squared_distance
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import change, need, prepare
 from alignment_tax.spec import AVERAGED, DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats.compare import summarise

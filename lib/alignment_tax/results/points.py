@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
 
 
@@ -34,8 +35,6 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
     Raises:
         ValueError: there is no such row, or the method is "part": every part is a curve.
     """
-    from alignment_tax.mitigate import REMEDIES  # until its facts are a table without torch
-
     if method == PART:
         raise ValueError(
             "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
