@@ -37,47 +37,17 @@ from alignment_tax.figures.pareto import (
     signature,
     signature_table,
 )
-from alignment_tax.figures.parts import (
-    ablation,
-    ablation_table,
-    part_curves,
-    part_curves_table,
-    ratio_path,
-    ratio_path_table,
-    recorded_ratios,
-    recorded_ratios_table,
-    search_fronts,
-    search_fronts_table,
-    simplex,
-    simplex_table,
-)
-from alignment_tax.figures.paths import (
+from alignment_tax.figures.redraw import main
+from alignment_tax.figures.remedies import (
     family_changes,
-    family_changes_table,
-    graft_masks,
     live_fronts,
-    live_fronts_table,
-    path_fronts,
-    path_fronts_table,
-    path_lengths,
-    path_lengths_table,
-    replay_mix,
-    replay_mix_table,
-    same_norm,
-)
-from alignment_tax.figures.penalties import (
-    lora_spectra,
-    penalty_changes,
     penalty_combined,
-    penalty_distances,
-    penalty_distances_table,
     penalty_doses,
-    penalty_doses_table,
     penalty_effects,
     penalty_front,
-    penalty_fronts,
+    remedy_panels,
+    replay_mix,
 )
-from alignment_tax.figures.redraw import main
 from alignment_tax.figures.reward import (
     best_of_n,
     best_of_n_table,
@@ -113,7 +83,14 @@ from alignment_tax.figures.tax import (
 )
 from alignment_tax.figures.theory import effectiveness, limit
 from alignment_tax.figures.verdicts import forest, rivals, verdict_markdown, verdict_style
-from alignment_tax.figures.which_weights import which_weights, which_weights_table
+from alignment_tax.figures.weights import (
+    graft_masks,
+    lora_spectra,
+    path_lengths,
+    penalty_changes,
+    penalty_distances,
+    same_norm,
+)
 from alignment_tax.results.points import main_line
 from alignment_tax.stats.compare import interval
 
@@ -124,7 +101,6 @@ __all__ = [
     "FigureError",
     "Look",
     "ablation",
-    "ablation_table",
     "algorithm_fronts",
     "algorithm_rounds",
     "algorithm_tax",
@@ -136,7 +112,6 @@ __all__ = [
     "caption_line",
     "effectiveness",
     "family_changes",
-    "family_changes_table",
     "forest",
     "front",
     "front_table",
@@ -152,7 +127,6 @@ __all__ = [
     "learning_curves_table",
     "limit",
     "live_fronts",
-    "live_fronts_table",
     "lora_spectra",
     "losses",
     "losses_table",
@@ -162,32 +136,23 @@ __all__ = [
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
     "part_curves",
-    "part_curves_table",
-    "path_fronts",
-    "path_fronts_table",
     "path_lengths",
-    "path_lengths_table",
     "penalty_changes",
     "penalty_combined",
     "penalty_distances",
-    "penalty_distances_table",
     "penalty_doses",
-    "penalty_doses_table",
     "penalty_effects",
     "penalty_front",
-    "penalty_fronts",
     "ppo_runs",
     "ratio_path",
-    "ratio_path_table",
     "razor",
     "recorded_ratios",
-    "recorded_ratios_table",
     "reliability",
     "reliability_table",
     "remedy_fronts",
     "remedy_fronts_table",
+    "remedy_panels",
     "replay_mix",
-    "replay_mix_table",
     "reward_hacking",
     "reward_hacking_table",
     "reward_histogram",
@@ -199,12 +164,10 @@ __all__ = [
     "same_norm",
     "save",
     "search_fronts",
-    "search_fronts_table",
     "show",
     "signature",
     "signature_table",
     "simplex",
-    "simplex_table",
     "skills_bar",
     "skills_frame",
     "skills_table",
@@ -215,5 +178,4 @@ __all__ = [
     "verdict_markdown",
     "verdict_style",
     "which_weights",
-    "which_weights_table",
 ]

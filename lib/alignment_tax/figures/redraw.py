@@ -21,7 +21,7 @@ from alignment_tax.figures.algorithms import (
 )
 from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, remedy_fronts, signature
-from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
+from alignment_tax.figures.ratios import ablation, part_curves, recorded_ratios, search_fronts
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
 from alignment_tax.results.points import main_line
 
