@@ -104,14 +104,14 @@ def faint(
 
 def line(
     axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, *, smooth: int = 1, **shape: Any
-) -> None:
-    """Draw a plain line; with `smooth` > 1 pale as it is, strong as a centred running mean."""
+) -> pd.Series:
+    """Draw a plain line, with `smooth` > 1 pale, and strong its centred running mean; return it."""
     ordered = table.sort_values(x)
-    strong = ordered[y]
     if smooth > 1:
         axes.plot(ordered[x], ordered[y], color=look.colour, alpha=0.25, linewidth=1)
-        strong = strong.rolling(smooth, center=True, min_periods=1).mean()
+    strong = ordered[y].rolling(smooth, center=True, min_periods=1).mean()
     axes.plot(ordered[x], strong, **{"color": look.colour, "label": look.label, **shape})
+    return strong
 
 
 def scatter(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, **shape: Any) -> None:
