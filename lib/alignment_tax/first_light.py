@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax.figures import tax_bars, verdict_markdown
-from alignment_tax.figures.look import alt_text
+from alignment_tax.figures.style import alt_text
 from alignment_tax.labels import names_of
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded

@@ -18,7 +18,7 @@ import pandas as pd
 
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.claims import AGREEMENT
-from alignment_tax.figures.look import METHODS
+from alignment_tax.figures.style import METHODS
 from alignment_tax.labels import FAMILY_NAMES
 from alignment_tax.merge.parts import THIRDS
 from alignment_tax.merge.search import SEARCHES

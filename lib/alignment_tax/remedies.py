@@ -16,7 +16,7 @@ import pandas as pd
 from alignment_tax import heterogeneous
 from alignment_tax.algorithms_claims import NAMES as NAMES_OF_ALGORITHMS
 from alignment_tax.algorithms_claims import front_claims
-from alignment_tax.figures.look import METHODS
+from alignment_tax.figures.style import METHODS
 from alignment_tax.labels import FAMILY_NAMES, number
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import NotRecorded, curve_rows

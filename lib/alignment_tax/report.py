@@ -17,7 +17,7 @@ import pandas as pd
 from alignment_tax import algorithms_claims, first_light, heterogeneous, remedies, settings
 from alignment_tax.claims import by_seed, last_round, minus, rise
 from alignment_tax.figures import alt_text, remedy_fronts, verdict_markdown
-from alignment_tax.figures.look import DPI, save
+from alignment_tax.figures.style import DPI, save
 from alignment_tax.labels import FAMILY_NAMES
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import main_line

@@ -10,7 +10,7 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.look import alt_text, png
+from alignment_tax.figures.style import alt_text, png
 from alignment_tax.merge.theory import FeatureModel
 
 LOWEST_P, HIGHEST_P = 0.05, 0.95
