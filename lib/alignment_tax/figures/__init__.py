@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from alignment_tax.figures.algorithms import (
     algorithm_fronts,
-    algorithm_fronts_table,
     algorithm_rounds,
-    algorithm_rounds_table,
     algorithm_tax,
-    algorithm_tax_table,
     kl_penalty,
-    kl_penalty_table,
     over_optimisation,
-    over_optimisation_table,
     ppo_runs,
     razor,
 )
@@ -97,7 +92,6 @@ from alignment_tax.figures.reward import (
     reward_histogram,
     reward_histogram_table,
 )
-from alignment_tax.figures.rivals import rivals
 from alignment_tax.figures.skills import (
     learning_curves,
     learning_curves_table,
@@ -105,6 +99,7 @@ from alignment_tax.figures.skills import (
     skills_frame,
     skills_table,
 )
+from alignment_tax.figures.style import table
 from alignment_tax.figures.tables import caption_line, groups_caption, run_caption
 from alignment_tax.figures.tax import (
     alpha_curves,
@@ -116,8 +111,8 @@ from alignment_tax.figures.tax import (
     tax_bars,
     tax_table,
 )
-from alignment_tax.figures.theory import effectiveness, effectiveness_table, limit, limit_table
-from alignment_tax.figures.verdicts import forest, verdict_markdown, verdict_style, verdict_table
+from alignment_tax.figures.theory import effectiveness, limit
+from alignment_tax.figures.verdicts import forest, rivals, verdict_markdown, verdict_style
 from alignment_tax.figures.which_weights import which_weights, which_weights_table
 from alignment_tax.results.points import main_line
 from alignment_tax.stats.compare import interval
@@ -131,11 +126,8 @@ __all__ = [
     "ablation",
     "ablation_table",
     "algorithm_fronts",
-    "algorithm_fronts_table",
     "algorithm_rounds",
-    "algorithm_rounds_table",
     "algorithm_tax",
-    "algorithm_tax_table",
     "alpha_curves",
     "alpha_table",
     "alt_text",
@@ -143,7 +135,6 @@ __all__ = [
     "best_of_n_table",
     "caption_line",
     "effectiveness",
-    "effectiveness_table",
     "family_changes",
     "family_changes_table",
     "forest",
@@ -157,11 +148,9 @@ __all__ = [
     "groups_caption",
     "interval",
     "kl_penalty",
-    "kl_penalty_table",
     "learning_curves",
     "learning_curves_table",
     "limit",
-    "limit_table",
     "live_fronts",
     "live_fronts_table",
     "lora_spectra",
@@ -170,7 +159,6 @@ __all__ = [
     "main",
     "main_line",
     "over_optimisation",
-    "over_optimisation_table",
     "pair_accuracy_by_kind",
     "pair_accuracy_table",
     "part_curves",
@@ -221,11 +209,11 @@ __all__ = [
     "skills_frame",
     "skills_table",
     "style",
+    "table",
     "tax_bars",
     "tax_table",
     "verdict_markdown",
     "verdict_style",
-    "verdict_table",
     "which_weights",
     "which_weights_table",
 ]
