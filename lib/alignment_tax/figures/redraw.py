@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax import settings
-from alignment_tax.algorithms_claims import present
 from alignment_tax.figures.algorithms import (
     algorithm_fronts,
     algorithm_rounds,
@@ -23,7 +22,7 @@ from alignment_tax.figures.look import DPI, FigureError, alt_text, save
 from alignment_tax.figures.pareto import front, fronts, remedy_fronts, signature
 from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
 from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
-from alignment_tax.results.points import main_line
+from alignment_tax.results.points import main_line, present
 
 RECORDED: dict[str, Callable[..., Figure]] = {
     "front": front,

@@ -23,9 +23,10 @@ from alignment_tax.figures.look import (
 )
 from alignment_tax.figures.tables import run_caption
 from alignment_tax.labels import number, spread
-from alignment_tax.results.points import prepare
+from alignment_tax.results.points import EVERYTHING, LINEAR, prepare
+from alignment_tax.results.points import SUBSETS as PARTS
+from alignment_tax.results.points import subset_changes as changes
 from alignment_tax.stats.compare import summarise
-from alignment_tax.which_weights import EVERYTHING, LINEAR, PARTS, SCORES, changes
 
 LOOKS = {
     EVERYTHING: Look("all weights", METHODS["average"].colour, METHODS["average"].marker),
@@ -34,6 +35,7 @@ LOOKS = {
     "norms": Look("norms", PURPLE, "v"),
     "head": Look("head", ORANGE, "D"),
 }
+SCORES = ("reward", "skill")
 SCORE_NAMES = {"reward": "reward", "skill": "mean skill (points)"}
 #: At which alpha everything is drawn beside the parts, if it is recorded there.
 SHOWN = 0.4
