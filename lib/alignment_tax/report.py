@@ -25,6 +25,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import add_capped, lost_to_talk
+from alignment_tax.stats.claim_list import SESOI
 from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
 
@@ -45,8 +46,10 @@ CAPPED = (
 MAIN = (
     "gain.rsf.",
     *(f"tax.rsf.{score}" for score in ("skill", "commonsense", "reading", "translation")),
-    "tax.rsf_random.",
+    "tax.rsf_random.skill",
+    "tax.rsf.skill_beyond_control",
     "average_vs_early.rsf.skill",
+    "average_vs_early.rsf.skill_at_equal_gold",
 )
 _INPUT = (
     "RSF has overshot gold here (chapter 06), not its own reward, so undoing a part of the change "
@@ -285,7 +288,7 @@ def remedies_page(run: Recorded, points: pd.DataFrame, found: pd.DataFrame) -> s
             "## Claim by claim",
             f"{len(told)} claims: {counts}. Each is tested by itself: of many that are tried, one "
             "in twenty intervals misses its value by chance. Smallest effects of interest: "
-            + ", ".join(f"{size:g} {unit}" for unit, size in claims.SESOI.items())
+            + ", ".join(f"{size:g} {unit}" for unit, size in SESOI.items())
             + ".",
             *chapters,
             "## Where the opposite of the paper's claim came out",

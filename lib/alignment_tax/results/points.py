@@ -9,7 +9,17 @@ import pandas as pd
 
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import DISTIL, IN_ROUNDS, KL_COEF, PART, Spec, block_count, has_ratios
+from alignment_tax.spec import (
+    AVERAGED,
+    DISTIL,
+    DISTILLED_AVERAGE,
+    IN_ROUNDS,
+    KL_COEF,
+    PART,
+    Spec,
+    block_count,
+    has_ratios,
+)
 
 
 class TableError(ValueError):
@@ -108,6 +118,16 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
     return with_rsf(points[trained | averaged])
+
+
+def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return what a chapter compares: the main line, the plain run, its averages, and remedies.
+
+    Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
+    """
+    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *(name + AVERAGED for name in methods)}
+    extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
+    return with_rsf(pd.concat([main_line(points), extra]))
 
 
 def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:

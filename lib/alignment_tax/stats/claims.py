@@ -280,6 +280,23 @@ def table(
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def judged(points: pd.DataFrame | Selection, *names: str) -> dict[str, compare.Comparison | None]:
+    """Return what the points say of some claims, by their sentences; None where not recorded.
+
+    Args:
+        points: The columns of points.csv, one study, or a `Selection` of them.
+        names: Ids of claims.
+    """
+    rows = points if isinstance(points, Selection) else Selection(points)
+    found: dict[str, compare.Comparison | None] = {}
+    for claim in (CLAIMS[name] for name in names):
+        try:
+            found[claim.claim] = evaluate(rows, claim)
+        except NotRecorded:
+            found[claim.claim] = None
+    return found
+
+
 # --- reading and rendering ------------------------------------------------------------------------
 
 
@@ -303,13 +320,19 @@ def read(preset: str = "tiny") -> pd.DataFrame:
 
 
 def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
-    """Return the rows whose id begins with one of these, in the order of the beginnings.
+    """Return the rows with these ids, or whose ids begin with these, in their order.
 
-    Those with talk forgiven are left out: they stand beside the others, see `beside`.
+    Of what begins so, claims with talk forgiven are left out, since they stand beside the others,
+    and those on shared seeds alone; by its whole id each can be had.
     """
-    plain = found[~found["id"].str.endswith(CAPPED)]
-    rows = [plain[plain["id"].str.startswith(start)] for start in starts]
-    return pd.concat(rows).drop_duplicates("id") if rows else plain
+    rows = []
+    for start in starts:
+        own = found[found["id"] == start]
+        if own.empty:
+            own = found[found["id"].str.startswith(start)]
+            own = own[~own["id"].str.endswith((CAPPED, ".shared"))]
+        rows.append(own)
+    return pd.concat(rows).drop_duplicates("id") if rows else pick(found, "")
 
 
 CAPPED = ".capped"
@@ -332,12 +355,13 @@ def effect(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
     return spread(row["difference"], row["low"], row["high"], digits, sign=True)
 
 
-def show(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
+def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
     """Return claims as a table for a reader: claim, difference, unit, seeds, verdict.
 
     Args:
         found: Rows of `table`, or of claims.csv (`read`).
         starts: What their ids begin with ("average_vs_"); all by default.
+        paper: Whether to say beside each claim what the paper says.
 
     Returns:
         One row per claim. What becomes of it with talk forgiven (capped BLEU) stands in the last
@@ -351,6 +375,7 @@ def show(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
         rows.append(
             {
                 "where": row["place"] or "-",
+                "the paper": (paper and row["paper"]) or "-",
                 "claim": row["claim"],
                 "difference (95 % interval)": effect(row),
                 "unit": row["unit"],
@@ -360,10 +385,8 @@ def show(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
             }
         )
     shown = pd.DataFrame(rows)
-    empty = [
-        name for name in ("where", "talk forgiven") if len(shown) and (shown[name] == "-").all()
-    ]
-    return shown.drop(columns=empty)
+    maybe = [name for name in ("where", "the paper", "talk forgiven") if len(shown)]
+    return shown.drop(columns=[name for name in maybe if (shown[name] == "-").all()])
 
 
 def markdown(found: pd.DataFrame, *starts: str) -> str:

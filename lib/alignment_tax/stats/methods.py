@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
-from alignment_tax.labels import METHOD_NAMES, number, spread
+from alignment_tax.labels import METHOD_NAMES, number, seeds_text, spread
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN
@@ -89,6 +92,38 @@ def method_table(
     return pd.DataFrame(rows)
 
 
+def averaging_minus(found: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
+    """Return averaging minus each method, by two scores and two measures, to draw and to show.
+
+    Averaging is that of the distilled run, which starts and ends where remedies do; of early
+    stopping it is that of RSF.
+
+    Args:
+        found: Rows of `claims.table`, or of claims.csv (`claims.read`).
+        wanted: Remedies, and "early_stopping" if it is asked for.
+
+    Returns:
+        Columns method, name, seeds (in words), score (mean skill, talk forgiven), measure
+        (hypervolume, at equal reward), unit, difference, low, high, verdict.
+    """
+    scores = {"skill": "mean skill", "capped_skill": "talk forgiven"}
+    measures = {"hypervolume": "hypervolume", "equal_reward": "at equal reward"}
+    rows = []
+    for method in wanted:
+        average = "average" if method == "early_stopping" else DISTILLED_AVERAGE
+        own = found[(found["a"] == f"rsf/{average}") & (found["b"] == f"rsf/{method}")]
+        own = own[~own["id"].str.contains(".shared", regex=False)].set_index(["score", "measure"])
+        about = {"method": method, "name": METHOD_NAMES[method]}
+        for place in product(scores, measures):
+            if place in own.index:
+                row = own.loc[place]
+                told = {"seeds": seeds_text(map(int, str(row["seeds"]).split()))}
+                told |= {"score": scores[place[0]], "measure": measures[place[1]]}
+                rows.append(about | told | row[VERDICT].to_dict())
+    return pd.DataFrame(rows, columns=[*about, *told, *VERDICT] if rows else None)
+
+
+VERDICT = ["unit", "difference", "low", "high", "verdict"]
 ENDS = ("", "_low", "_high")
 
 
