@@ -20,11 +20,11 @@ from alignment_tax.merge.parts import Mixture, ratios_of_blocks
 from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
-from alignment_tax.pipeline.record import merge_rows, record
+from alignment_tax.pipeline.record import record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
-from alignment_tax.results.recorded import IDENTITY
+from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, ratios_text, simplest
 from alignment_tax.store import Store
 from alignment_tax.train.rsf import short_prompts
@@ -34,8 +34,8 @@ LAST, K, ALPHA = 2, 3, 0.3
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(miniature(), 0, Store(tmp_path_factory.mktemp("searches")))
+def study(store):
+    return Study(miniature(), 0, store)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_released_ratios_are_scored_with_embeddings_and_norms_of_theta_0(study, 
 def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, alpha):
     """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
     equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
-    monkeypatch.setattr(study, "ratios", lambda *arguments: equal)
+    monkeypatch.setattr("alignment_tax.pipeline.stages.ratios.found_by", lambda *_: equal)
     spec = study.resolved(Spec("rsf", LAST, "hma", alpha, part="K=3"))
     assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
 
@@ -420,7 +420,9 @@ def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
 
 def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path)
-    monkeypatch.setattr("alignment_tax.results.Study", lambda p, s: Study(p, s, study.store))
+    monkeypatch.setattr(
+        "alignment_tax.pipeline.record.Study", lambda p, s: Study(p, s, study.store)
+    )
     record(miniature(), [0], methods=["part"])
     points = pd.read_csv(tmp_path / "miniature" / "points.csv")
     parts = points[points["method"] == "part"]
