@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment_tax import bench_ppo, settings, trl_ppo
 from alignment_tax.models import RewardModel
-from alignment_tax.train.ppo import check_divisible
+from alignment_tax.train.checks import check_divisible
 from alignment_tax.world.tiny import TinyWorld
 
 

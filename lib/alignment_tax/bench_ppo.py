@@ -141,16 +141,16 @@ def judge(
         batch_size=config.sampling_batch,
         seed=seed,
     )
-    texts = [group[0].text for group in groups]
+    replies = [group[0] for group in groups]
     theta_0, _ = study.policy("sft")
     batch = study.preset.eval.batch_size
     after, before = (
-        reply_log_probs(model, tokenizer, prompts, texts, batch) for model in (policy, theta_0)
+        reply_log_probs(model, tokenizer, prompts, replies, batch) for model in (policy, theta_0)
     )
     return {
-        "judged_reward": float(study.rewards(prompts, texts).mean()),
+        "judged_reward": float(study.rewards(prompts, replies).mean()),
         "judged_kl": kl_estimate(after, before),
-        "finished": float(np.mean([group[0].finished for group in groups])),
+        "finished": float(np.mean([reply.finished for reply in replies])),
     }
 
 

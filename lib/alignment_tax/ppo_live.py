@@ -95,17 +95,16 @@ def validated(study: Study, policy: PreTrainedModel, config: PpoConfig, n: int) 
         seed=study.seed,
     )
     replies = [group[0] for group in groups]
-    texts = [reply.text for reply in replies]
     batch = study.preset.eval.batch_size
     after, before = (
-        reply_log_probs(model, tokenizer, prompts, texts, batch) for model in (policy, theta_0)
+        reply_log_probs(model, tokenizer, prompts, replies, batch) for model in (policy, theta_0)
     )
     return pd.DataFrame(
         {
             "prompt": [json.dumps(prompt) for prompt in prompts],
-            "reply": texts,
-            "reward": study.rewards(prompts, texts),
-            "gold": study.golds(prompts, texts),
+            "reply": [reply.text for reply in replies],
+            "reward": study.rewards(prompts, replies),
+            "gold": study.golds(prompts, replies),
             "kl": after - before,
             "reply_length": [len(reply.token_ids) + reply.finished for reply in replies],
             "finished": [float(reply.finished) for reply in replies],

@@ -30,6 +30,7 @@ from alignment_tax.mitigate import (
 from alignment_tax.mitigate.base import Example, Setting, Treatment, treat
 from alignment_tax.presets import DistilConfig
 from alignment_tax.train.loop import Extra, Log, finetune
+from alignment_tax.train.sample import kept_replies
 
 __all__ = [
     "REMEDIES",
@@ -172,10 +173,10 @@ def best_of_n(rounds: Iterable[pd.DataFrame]) -> list[Example]:
     """Pool what RSF kept in its rounds: pairs of prompt and reply.
 
     Args:
-        rounds: The `samples` of each `RoundResult`: columns prompt, reply, chosen.
+        rounds: The `samples` of each `RoundResult`: prompt, reply, ids, finished, chosen.
     """
     kept = [samples[samples["chosen"]] for samples in rounds]
-    return [pair for rows in kept for pair in zip(rows["prompt"], rows["reply"], strict=True)]
+    return [pair for rows in kept for pair in zip(rows["prompt"], kept_replies(rows), strict=True)]
 
 
 def _weight_penalty(power: Literal[1, 2]) -> Callable[[Setting, float], Treatment]:

@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate.teacher import Teacher
+from alignment_tax.models import AnyReply
 from alignment_tax.presets import DistilConfig
 from alignment_tax.train.loop import Extra
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
 
 T = TypeVar("T")
-Example = tuple[Prompt, str]
+Example = tuple[Prompt, AnyReply]
 
 
 class Treatment(Extra):

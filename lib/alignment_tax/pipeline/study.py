@@ -47,6 +47,7 @@ from alignment_tax.mitigate import (
 from alignment_tax.mitigate.base import Example
 from alignment_tax.mitigate.replay import check_disjoint, tiny_documents, tiny_reported
 from alignment_tax.models import (
+    AnyReply,
     RewardModel,
     device,
     load_policy,
@@ -58,6 +59,7 @@ from alignment_tax.models import (
     save_reward_model,
     score_replies,
     set_bf16,
+    texts,
 )
 from alignment_tax.presets import (
     AlgorithmConfig,
@@ -93,12 +95,13 @@ from alignment_tax.spec import (
     simplest,
 )
 from alignment_tax.store import Artifact, Store, digest, verify_folder
-from alignment_tax.train.algorithms import Start, round_seed, run_round
+from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
-from alignment_tax.train.rsf import RoundResult, draw_samples, rsf_round, short_prompts
-from alignment_tax.train.sample import Reply, sample_replies
+from alignment_tax.train.rounds import RoundResult, Start, round_seed
+from alignment_tax.train.rsf import draw_samples, rsf_round, short_prompts
+from alignment_tax.train.sample import Reply, kept_replies, reply_columns, sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt, World
 from alignment_tax.world.corpus import Document
@@ -700,18 +703,18 @@ class Study:
         """
         config = self._ratio_config
         _, tokenizer = self._theta_0
-        room = self.preset.rsf.max_prompt_length + 2 * self.preset.rsf.max_new_tokens + 1
+        room = self.preset.rsf.max_prompt_length + self.preset.rsf.max_new_tokens
         samples = pd.read_parquet(self.best_replies(algorithm, rounds).path / "samples.parquet")
         best = samples[samples["chosen"]]
         replies = [
             encode(tokenizer, json.loads(prompt), reply, room)
-            for prompt, reply in zip(best["prompt"], best["reply"], strict=True)
+            for prompt, reply in zip(best["prompt"], kept_replies(best), strict=True)
         ]
-        texts = {}
+        kept_texts = {}
         if documents := self._kept_documents(method):
             check_disjoint(documents, tiny_reported())
             kept = [kept_text(document) for document in documents]
-            texts[method] = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in kept]
+            kept_texts[method] = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in kept]
         labelled = []
         if method == ADAMERGING:
             labelled = [encode_text(tokenizer, *item) for item in _labelled_items(config.labelled)]
@@ -721,10 +724,10 @@ class Study:
 
         def reward(model: PreTrainedModel, chosen: Sequence[int]) -> float:
             asked = [prompts[i] for i in chosen]
-            replies = [group[0].text for group in self._groups(model, tokenizer, asked, 1)]
+            replies = [group[0] for group in self._groups(model, tokenizer, asked, 1)]
             return float(self.rewards(asked, replies).mean())
 
-        return search.Data(replies, texts, labelled, len(prompts), reward)
+        return search.Data(replies, kept_texts, labelled, len(prompts), reward)
 
     def _kept_documents(self, method: str) -> list[Document]:
         """The pretraining text on which a search keeps theta_0; none for the other searches."""
@@ -810,15 +813,15 @@ class Study:
     def _judge_model(self) -> tuple[RewardModel, PreTrainedTokenizerBase] | None:
         return load_reward_model(self.judge.path / "model") if self.judge else None
 
-    def rewards(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+    def rewards(self, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
         """The reward model's score of each reply, shape (n,)."""
         model, tokenizer = self._reward_model
         length = self.preset.reward.max_length
         return score_replies(model, tokenizer, prompts, replies, self._batch, length)
 
-    def golds(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+    def golds(self, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
         """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
-        gold = self.world.gold(prompts, replies)
+        gold = self.world.gold(prompts, texts(replies))
         if gold is not None:
             return gold
         if self._judge_model is None or self.preset.judge is None:
@@ -881,7 +884,7 @@ class Study:
         details = {"strength": spec.strength, "part": spec.part}
         inputs |= {key: value for key, value in details.items() if value is not None}
         parents = {"policy": parent, "reward": self.reward, "reference": self.sft}
-        return self._get("scores", inputs, make, parents, f"scores of {spec}", version=2)
+        return self._get("scores", inputs, make, parents, f"scores of {spec}", version=3)
 
     def sampled_replies(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -889,8 +892,8 @@ class Study:
         """Sample replies to the reported prompts and score them.
 
         Returns:
-            One row a reply: prompt (JSON), reply, finished, reward, gold, log_prob under the model
-            and log_prob_0 under theta_0 (nats).
+            One row a reply: prompt (JSON), reply, ids (its tokens), finished, reward, gold,
+            log_prob under the model and log_prob_0 under theta_0 (nats).
         """
         config, rsf = self.preset.eval, self.preset.rsf
         prompts = [
@@ -900,17 +903,16 @@ class Study:
         ][: config.reward_prompts]
         groups = self._groups(model, tokenizer, prompts, config.reward_samples)
         asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
-        texts = [reply.text for group in groups for reply in group]
+        replies = [reply for group in groups for reply in group]
         theta_0, _ = self._theta_0
         return pd.DataFrame(
             {
                 "prompt": [json.dumps(p) for p in asked],
-                "reply": texts,
-                "finished": [reply.finished for group in groups for reply in group],
-                "reward": self.rewards(asked, texts),
-                "gold": self.golds(asked, texts),
-                "log_prob": reply_log_probs(model, tokenizer, asked, texts, self._batch),
-                "log_prob_0": reply_log_probs(theta_0, tokenizer, asked, texts, self._batch),
+                **reply_columns(replies),
+                "reward": self.rewards(asked, replies),
+                "gold": self.golds(asked, replies),
+                "log_prob": reply_log_probs(model, tokenizer, asked, replies, self._batch),
+                "log_prob_0": reply_log_probs(theta_0, tokenizer, asked, replies, self._batch),
             }
         )
 
@@ -926,18 +928,18 @@ class Study:
         parent, scored = self.artifact(spec), self.evaluate(Spec("sft"))
 
         def make(folder: Path) -> None:
-            replies = pd.read_parquet(scored.path / "replies.parquet")
+            table = pd.read_parquet(scored.path / "replies.parquet")
             model, tokenizer = self.model(spec)
-            prompts = [json.loads(prompt) for prompt in replies["prompt"]]
-            after = reply_log_probs(model, tokenizer, prompts, list(replies["reply"]), self._batch)
-            before = replies["log_prob_0"].to_numpy()
-            found = {"forward_kl": kl_estimate(before, after), "replies": len(replies)}
+            prompts = [json.loads(prompt) for prompt in table["prompt"]]
+            after = reply_log_probs(model, tokenizer, prompts, kept_replies(table), self._batch)
+            before = table["log_prob_0"].to_numpy()
+            found = {"forward_kl": kl_estimate(before, after), "replies": len(table)}
             (folder / "kl.json").write_text(json.dumps(found, indent=2))
 
         details = {"alpha": spec.alpha, "strength": spec.strength, "part": spec.part}
         inputs = {"method": spec.method, "batch": self._batch, **details}
         parents = {"policy": parent, "replies": scored}
-        return self._get("forward_kl", inputs, make, parents, f"forward KL of {spec}")
+        return self._get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
 
     def forward_kls(self, specs: Sequence[Spec]) -> pd.DataFrame:
         """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
