@@ -277,15 +277,15 @@ def judge(
         batch_size=config.sampling_batch,
         seed=seed,
     )
-    texts = [group[0].text for group in groups]
+    replies = [group[0] for group in groups]
     after, before = (
-        reply_log_probs(model, tokenizer, prompts, texts, batch)
+        reply_log_probs(model, tokenizer, prompts, replies, batch)
         for model in (policy, study.policy("sft")[0])
     )
     return {
-        "judged_reward": float(study.rewards(prompts, texts).mean()),
+        "judged_reward": float(study.rewards(prompts, replies).mean()),
         "judged_kl": kl_estimate(after, before),
-        "finished": float(np.mean([group[0].finished for group in groups])),
+        "finished": float(np.mean([reply.finished for reply in replies])),
     }
 
 

@@ -16,6 +16,7 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.train.kl import reply_log_probs
+from alignment_tax.train.sample import kept_replies
 from bench import speed as bench
 
 SAMPLING = {
@@ -165,7 +166,7 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     replies = pd.read_parquet(study.evaluate(Spec("sft")).path / "replies.parquet")
     policy, tokenizer = study.policy("ppo")
     prompts = [json.loads(prompt) for prompt in replies["prompt"]]
-    after = reply_log_probs(policy, tokenizer, prompts, list(replies["reply"]), 32)
+    after = reply_log_probs(policy, tokenizer, prompts, kept_replies(replies), 32)
     assert found["forward_kl"] == pytest.approx((replies["log_prob_0"] - after).mean(), abs=1e-4)
     assert found["forward_kl"] != study.point(Spec("ppo", 2))["kl"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from alignment_tax.heterogeneous import AVERAGE, HMA
 
 from alignment_tax import heterogeneous
-from alignment_tax.heterogeneous import AVERAGE, HMA
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.spec import COLUMNS, patterns, ratios_text
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from alignment_tax.talk import lost_to_talk
 
 from alignment_tax import algorithms_claims, claims, figures, heterogeneous, remedies, report
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
-from alignment_tax.talk import lost_to_talk
 
 OLD, LATER = (0, 1), 5
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from alignment_tax.remedies import ahead, claim_table, gained, method_table
 
 from alignment_tax import remedies
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY, as_dict
-from alignment_tax.remedies import ahead, claim_table, gained, method_table
 from alignment_tax.results.points import NotRecorded
 from alignment_tax.results.recorded import Recorded
 

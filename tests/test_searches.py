@@ -153,7 +153,7 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
         batch_size=rsf.sampling_batch,
         seed=study.seed,
     )
-    rewards = study.rewards(prompts, [group[0].text for group in replies])
+    rewards = study.rewards(prompts, [group[0] for group in replies])
     assert first == pytest.approx(-np.mean(rewards), rel=1e-6)
 
 

@@ -3,11 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from alignment_tax import figures
-from alignment_tax.figures.style import alt_text
-from alignment_tax.labels import SCORES
-from alignment_tax.stats import compare
 from alignment_tax.which_weights import (
     EVERYTHING,
     LINEAR,
@@ -19,6 +14,11 @@ from alignment_tax.which_weights import (
     linear_minus_everything,
     single_parts,
 )
+
+from alignment_tax import figures
+from alignment_tax.figures.style import alt_text
+from alignment_tax.labels import SCORES
+from alignment_tax.stats import compare
 
 T = 12.706  # the t quantile for two seeds
 
