@@ -7,7 +7,7 @@ import re
 import pytest
 
 from alignment_tax import settings
-from alignment_tax.course import (
+from alignment_tax.notebooks import (
     PARAMETERS,
     check_parameters,
     find_chapters,

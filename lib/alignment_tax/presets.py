@@ -111,6 +111,11 @@ class PpoConfig:
     reward_scale: float = 1.0
     missing_eos_penalty: float = 1.0
 
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts of all iterations of a round."""
+        return self.prompts_per_iteration * self.iterations
+
 
 @dataclass(frozen=True)
 class DpoConfig:
@@ -289,6 +294,7 @@ class Preset:
     none. `dtype` is the type of the weights and, unless `bf16` is set, of all that is computed.
     With `bf16` forward passes of training and sampling run in bfloat16, on a GPU that has it; its
     rounding may hide small changes of weights, as ratios make them to a tiny model.
+    `more_algorithms` are those that have no field of their own, by name.
     """
 
     name: str
@@ -313,13 +319,14 @@ class Preset:
     kl_coefs: tuple[float, ...] = ()
     ppo_live: PpoConfig | None = None
     bf16: bool = False
+    more_algorithms: tuple[tuple[str, AlgorithmConfig], ...] = ()
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
         """The RLHF algorithms of the preset; rsf_random is RSF's control."""
         others = {"dpo": self.dpo, "rloo": self.rloo, "ppo": self.ppo}
         chosen = {name: config for name, config in others.items() if config is not None}
-        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen}
+        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen, **dict(self.more_algorithms)}
 
 
 class UnknownPreset(ValueError):

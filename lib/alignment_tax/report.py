@@ -7,8 +7,7 @@ number in them can differ from it.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -454,11 +453,8 @@ def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None)
     )
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
-    argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
-        list(arguments)
-    )
     page: Path = settings.repo_root() / "README.md"
     run, folder = recorded(), settings.results_folder() / "tiny"
     said = pages(run, recorded_items())
@@ -478,7 +474,3 @@ def main(arguments: Sequence[str] = ()) -> None:
         write_whole(folder / "README.md", one_seed_page(real, items, found))
         save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, dpi=DPI)
         print(f"Those of the real model are in {folder}.")
-
-
-if __name__ == "__main__":
-    main()

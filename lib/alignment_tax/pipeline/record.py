@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.results.recorded import (
@@ -246,7 +247,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "points": points,
         "rounds": rounds_table(study, trained),
         "costs": pd.DataFrame(costs),
-        "kl": study.forward_kls(specs),
+        "kl": forward_kls(study, specs),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
@@ -453,6 +454,16 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
     return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
 
 
+def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
+    """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
+    rows = []
+    for spec in filter(has_forward_kl, specs):
+        found = json.loads((study.forward_kl(spec).path / "kl.json").read_text())
+        named = {name: value for name, value in study.point(spec).items() if name in IDENTITY}
+        rows.append({**named, "forward_kl": found["forward_kl"]})
+    return pd.DataFrame(rows)
+
+
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
     """What happened in each round of RLHF: rewards of samples, share of finished replies, kept.
 
@@ -491,9 +502,10 @@ def _stage_seconds(study: Study) -> dict[str, float]:
         "rsf rounds": sum(study.rsf(r).meta["seconds"] for r in range(1, last + 1)),
         "scores of theta_0": study.evaluate(Spec("sft")).meta["seconds"],
     }
-    if study.judge is not None:
-        seconds["judge"] = study.judge.meta["seconds"]
-    trained = [study.sft, study.reward, *([study.judge] if study.judge else [])]
+    judge = base.judge(study)
+    if judge is not None:
+        seconds["judge"] = judge.meta["seconds"]
+    trained = [study.sft, study.reward, *([judge] if judge else [])]
     rounds = [
         study.aligned(a, r)
         for a in study.preset.algorithms
