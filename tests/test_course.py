@@ -403,37 +403,6 @@ def test_list_without_notebooks_says_so(tmp_path, capsys):
     assert "There is no notebook called NN_name.ipynb in" in capsys.readouterr().err
 
 
-# --- settings ------------------------------------------------------------------------------------
-
-
-def test_folders_come_from_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path))
-    assert settings.runs_folder() == tmp_path / "runs"
-    assert settings.data_folder() == tmp_path
-    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(settings.SettingsError, match="which is not a folder"):
-        settings.data_folder()
-    monkeypatch.setenv(settings.RUNS_VARIABLE, "")
-    monkeypatch.delenv(settings.DATA_VARIABLE)
-    assert settings.runs_folder() == settings.repo_root() / "runs"
-    assert settings.data_folder() is None
-
-
-def test_the_checkout_is_found_from_the_package_or_the_current_folder(tmp_path):
-    checkout = tmp_path / "checkout"
-    (checkout / "lib" / "alignment_tax").mkdir(parents=True)
-    (checkout / "notebooks").mkdir()
-    (checkout / "pyproject.toml").write_text('[project]\nname = "alignment-tax"\n')
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
-    elsewhere = tmp_path / "site-packages" / "alignment_tax" / "settings.py"
-    package = checkout / "lib" / "alignment_tax" / "settings.py"
-    assert settings.repo_root(package, tmp_path) == checkout
-    assert settings.repo_root(elsewhere, checkout / "notebooks") == checkout
-    with pytest.raises(settings.SettingsError, match="pip install -e"):
-        settings.repo_root(elsewhere, tmp_path)
-
-
 # --- outputs in notebooks/ -----------------------------------------------------------------------
 
 

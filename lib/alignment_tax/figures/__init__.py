@@ -20,14 +20,14 @@ _NAMES = {
     "figures.skills": "alpha_curves learning_curves skills_bar skills_frame tax_bars",
     "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
     "over_optimisation ppo_runs razor",
-    "figures.parts": "ablation part_curves ratio_path recorded_ratios search_fronts simplex",
-    "figures.paths": "family_changes graft_masks live_fronts path_fronts path_lengths replay_mix "
+    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "
+    "which_weights",
+    "figures.remedies": "family_changes live_fronts penalty_combined penalty_doses penalty_effects "
+    "penalty_front remedy_panels replay_mix",
+    "figures.weights": "graft_masks lora_spectra path_lengths penalty_changes penalty_distances "
     "same_norm",
-    "figures.penalties": "lora_spectra penalty_changes penalty_combined penalty_distances "
-    "penalty_doses penalty_effects penalty_front penalty_fronts",
     "figures.theory": "effectiveness limit",
     "figures.verdicts": "forest rivals verdict_markdown verdict_style",
-    "figures.which_weights": "which_weights",
     "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",

@@ -22,6 +22,14 @@ from alignment_tax.labels import number
 FAINT = " · faint: single seeds"
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 HOLLOW = ("inconclusive", "negligible")
+#: Where a text may stand, in points from its point's middle: the first free place is taken.
+AROUND = np.array(
+    [
+        place
+        for far in (10, 20, 30, 42, 56)
+        for place in ((far, -4), (-far, -4), (9, far), (-9, far), (9, -far - 8), (-9, -far - 8))
+    ]
+)
 
 
 def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray | None:
@@ -104,14 +112,14 @@ def faint(
 
 def line(
     axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, *, smooth: int = 1, **shape: Any
-) -> None:
-    """Draw a plain line; with `smooth` > 1 pale as it is, strong as a centred running mean."""
+) -> pd.Series:
+    """Draw a plain line, with `smooth` > 1 pale, and strong its centred running mean; return it."""
     ordered = table.sort_values(x)
-    strong = ordered[y]
     if smooth > 1:
         axes.plot(ordered[x], ordered[y], color=look.colour, alpha=0.25, linewidth=1)
-        strong = strong.rolling(smooth, center=True, min_periods=1).mean()
+    strong = ordered[y].rolling(smooth, center=True, min_periods=1).mean()
     axes.plot(ordered[x], strong, **{"color": look.colour, "label": look.label, **shape})
+    return strong
 
 
 def scatter(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, **shape: Any) -> None:
@@ -261,6 +269,64 @@ def note(
     }  # fmt: skip
     place = (far * right, far * up)
     axes.annotate(text, (x, y), xytext=place, textcoords="offset points", **settings)
+
+
+def barless(table: pd.DataFrame, where: pd.Series) -> pd.DataFrame:
+    """Return the table without the intervals of the rows where `where` is true."""
+    ends = [name for name in table if str(name).endswith(("_low", "_high"))]
+    return table.assign(**{name: table[name].mask(where) for name in ends})
+
+
+def notes(
+    axes: Axes,
+    texts: Sequence[str],
+    spots: ArrayLike,
+    avoid: ArrayLike = (),
+    *,
+    fontsize: float = 10,
+    **shape: Any,
+) -> None:
+    """Write beside points where no other point, line through points, or text is hidden.
+
+    Call it last: the figure is laid out here. A thin line leads to a text that stands far.
+
+    Args:
+        axes: Where.
+        texts: One a point.
+        spots: The points (n, 2).
+        avoid: Further points (m, 2) that no text may hide.
+        fontsize: Of the texts.
+        shape: What else `Axes.annotate` takes.
+    """
+    axes.get_figure(root=True).draw_without_rendering()  # only now is it known where panels are
+    scale = 72 / axes.get_figure(root=True).dpi
+    points = np.vstack(
+        [np.reshape(np.asarray(each, dtype=float), (-1, 2)) for each in (spots, avoid)]
+    )
+    places = axes.transData.transform(points) * scale
+    left, bottom, right, top = np.asarray(axes.get_window_extent().extents) * scale
+    taken = np.column_stack([places - 5, places + 5])
+    for text, (x, y), spot in zip(texts, places, points, strict=False):
+        wide = 0.6 * fontsize * len(text)
+        start = x + np.where(AROUND[:, 0] > 0, AROUND[:, 0], AROUND[:, 0] - wide)
+        low = y + AROUND[:, 1] - 2
+        boxes = np.column_stack([start, low, start + wide, low + 1.3 * fontsize])
+        shared = np.minimum(boxes[:, None, 2:], taken[None, :, 2:]) - np.maximum(
+            boxes[:, None, :2], taken[None, :, :2]
+        )
+        hidden = shared.clip(0).prod(axis=2).sum(axis=1)
+        beyond = [left - boxes[:, 0], bottom - low, boxes[:, 2] - right, boxes[:, 3] - top]
+        best = int((hidden + 30 * np.clip(beyond, 0, None).sum(axis=0)).argmin())
+        taken = np.vstack([taken, boxes[best]])
+        far = np.abs(AROUND[best]).max() > 15
+        settings: dict[str, Any] = {
+            "fontsize": fontsize, "zorder": 6, "bbox": PAPER,
+            "ha": "left" if AROUND[best, 0] > 0 else "right",
+            "arrowprops": {"arrowstyle": "-", "color": GREY, "linewidth": 0.7} if far else None,
+        }  # fmt: skip
+        axes.annotate(
+            text, spot, xytext=AROUND[best], textcoords="offset points", **{**settings, **shape}
+        )
 
 
 def make_room(figure: Figure) -> Figure:
