@@ -47,7 +47,15 @@ from alignment_tax.merge.hma import (
 )
 from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, Setting, distil, distil_along, treat, treatments
+from alignment_tax.mitigate import (
+    REMEDIES,
+    Setting,
+    distil,
+    distil_along,
+    inspect,
+    treat,
+    treatments,
+)
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
@@ -57,7 +65,6 @@ from alignment_tax.models import (
     save_policy,
     score_replies,
 )
-from alignment_tax.paths import make_setting
 from alignment_tax.pipeline.record import environment, one_thread
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, PpoConfig, Preset
@@ -473,7 +480,7 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     Raises:
         ValueError: the preset has no numbers for remedies, or no pretraining text.
     """
-    setting = make_setting(study)
+    setting = inspect.setting(study)
     riding = [(g.method, x) for g in study.preset.remedies for x in g.strengths if along(g.method)]
     took: dict[str, float] = {}
     took[DISTIL], plain = timed(lambda: distil(setting))
@@ -529,7 +536,7 @@ def side_by_side(study: Study, processes: int) -> float:
 def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> float:
     """Return the seconds of one plain run and its scores, from when all processes are ready."""
     study = Study(preset, seed, Store(root))
-    setting, scorer = make_setting(study), study.scorer
+    setting, scorer = inspect.setting(study), study.scorer
     ready.wait()
 
     def work() -> None:
