@@ -11,7 +11,7 @@ from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
 from alignment_tax import figures, remedies, results, rivals, settings
-from alignment_tax.course import read_notebook
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.labels import BLEU_COLUMNS, FAMILY_NAMES
 from alignment_tax.mitigate import inspect

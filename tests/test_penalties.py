@@ -11,7 +11,7 @@ import torch
 
 from alignment_tax import figures, remedies, results, rivals, settings, talk
 from alignment_tax.claims import AGREEMENT
-from alignment_tax.course import read_notebook
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.figures.look import FigureError, alt_text
 from alignment_tax.mitigate import inspect
 from alignment_tax.registry import REMEDIES

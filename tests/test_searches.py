@@ -137,7 +137,7 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
     assert objective(one, chosen).item() == first
 
     # by hand: the mixture by another way, replies and rewards one by one
-    network, tokenizer, sweep = study.part_sweep(blocks=K)
+    network, tokenizer, sweep = study.mixture(K)
     assert isinstance(sweep, Mixture)
     sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
     rsf = study.preset.rsf

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 from alignment_tax.figures.style import BLACK, GREY, INK, PAPER, VERDICTS, Look
@@ -20,6 +22,14 @@ from alignment_tax.labels import number
 FAINT = " · faint: single seeds"
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 HOLLOW = ("inconclusive", "negligible")
+#: Where a text may stand, in points from its point's middle: the first free place is taken.
+AROUND = np.array(
+    [
+        place
+        for far in (10, 20, 30, 42, 56)
+        for place in ((far, -4), (-far, -4), (9, far), (-9, far), (9, -far - 8), (-9, -far - 8))
+    ]
+)
 
 
 def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray | None:
@@ -49,23 +59,14 @@ def curve(
     order: str | None = None,
     bars: str = "xy",
     hollow: bool = False,
+    pale: float = 1.0,
     label: str | None = None,
     **line: Any,
 ) -> None:
     """Draw means through the rows in their order, each with a marker and its error bars.
 
-    Args:
-        axes: Where.
-        table: One row a mean; without an interval there is no bar.
-        x: The column on the x axis.
-        y: The column on the y axis.
-        look: Its legend, colour and marker.
-        seeds: Rows of single seeds, drawn faint: points, or with `order` a line a seed.
-        order: The column along which a seed's line runs.
-        bars: Which error bars: "xy", "x", "y" or "".
-        hollow: Whether the markers are white inside.
-        label: Of the legend in place of the look's; "_" keeps it out.
-        line: What else `Axes.errorbar` takes; linestyle="none" draws no line.
+    `seeds` are drawn faint, as points or with `order` as a line a seed along that column; `bars`
+    says which bars there are ("xy", "x", "y", ""), `pale` how opaque they are.
     """
     if seeds is not None:
         faint(axes, seeds, x, y, look, order)
@@ -80,7 +81,7 @@ def curve(
         "zorder": 3,
         **line,
     }
-    axes.errorbar(
+    _, _, lines = axes.errorbar(
         table[x],
         table[y],
         xerr=error_bars(table, x, only=False) if "x" in bars else None,
@@ -88,6 +89,8 @@ def curve(
         label=look.label if label is None else label,
         **drawn,
     )
+    for each in lines:
+        each.set_alpha(pale * float(line.get("alpha", 1.0)))
 
 
 def faint(
@@ -109,14 +112,14 @@ def faint(
 
 def line(
     axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, *, smooth: int = 1, **shape: Any
-) -> None:
-    """Draw a plain line; with `smooth` > 1 pale as it is, strong as a centred running mean."""
+) -> pd.Series:
+    """Draw a plain line, with `smooth` > 1 pale, and strong its centred running mean; return it."""
     ordered = table.sort_values(x)
-    strong = ordered[y]
     if smooth > 1:
         axes.plot(ordered[x], ordered[y], color=look.colour, alpha=0.25, linewidth=1)
-        strong = strong.rolling(smooth, center=True, min_periods=1).mean()
+    strong = ordered[y].rolling(smooth, center=True, min_periods=1).mean()
     axes.plot(ordered[x], strong, **{"color": look.colour, "label": look.label, **shape})
+    return strong
 
 
 def scatter(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, **shape: Any) -> None:
@@ -137,23 +140,14 @@ def bars(
     digits: int | None = None,
     pale: Sequence[str] = (),
     sign: bool = False,
+    text_size: float = 10,
     **shape: Any,
 ) -> list[str]:
     """Draw a bar with its error bar for each group and series; return the groups in their order.
 
-    Args:
-        axes: Where.
-        table: One row a bar.
-        group: The column of what stands apart on the axis, in the order of the table.
-        series: The column of what stands side by side (`stacked`: on top of each other).
-        value: The column of lengths.
-        looks: Series to look, in the order in which they are drawn.
-        across: Whether the bars lie, the first group on top.
-        stacked: Whether the series of a group are stacked.
-        digits: Of the number that is printed beyond each bar; None prints none.
-        pale: Groups that are drawn paler.
-        sign: Whether numbers are printed with their sign.
-        shape: What else `Axes.bar` takes.
+    Groups stand apart in the order of the table, series side by side (or `stacked`) in the order of
+    `looks`. `across` lays the bars, the first group on top; `digits` prints each length beyond its
+    bar; groups in `pale` are drawn paler.
     """
     groups = list(dict.fromkeys(table[group]))
     names = [name for name in looks if name in set(table[series])]
@@ -185,7 +179,7 @@ def bars(
                     end, side = (length - below, -1) if length < 0 else (length + above, 1)
                     at, to = ((end, place), (side, 0)) if across else ((place, end), (0, side))
                     text = number(length, digits, sign)
-                    note(axes, text, *at, to, far=4, fontsize=10, bbox=None)
+                    note(axes, text, *at, to, far=4, fontsize=text_size, bbox=None)
             axes.margins(**{"x" if across else "y": 0.14})
     ticks = axes.set_yticks if across else axes.set_xticks
     ticks(range(len(groups)), [str(each) for each in groups])
@@ -211,18 +205,9 @@ def forest(
 ) -> None:
     """Draw a value with its interval on a line of its own for each row, the first on top.
 
-    Args:
-        axes: Where.
-        table: One row an interval: `name`, `value`, and its bounds (VALUE_low or low, ...).
-        name: The column that names the lines.
-        value: The column of values.
-        looks: A look a row; by default that of the column `verdict`, in the legend as well.
-        zero: Where a line across says that there is no difference; None for none.
-        digits: Of the number above each marker; None prints none.
-        sign: Whether that number has its sign.
-        names: All lines, where several tables share them; by default those of the table.
-        aside: How far below its line a row stands, where several share one.
-        shape: What else `Axes.errorbar` takes.
+    Looks are those of the column `verdict` if none are given. `names` are the lines where several
+    tables share them; then `aside` says how far below its line a row stands. `zero` is where a
+    line across says that there is no difference.
     """
     lines = list(dict.fromkeys(table[name])) if names is None else list(names)
     looks = [VERDICTS[verdict] for verdict in table["verdict"]] if looks is None else looks
@@ -286,6 +271,88 @@ def note(
     axes.annotate(text, (x, y), xytext=place, textcoords="offset points", **settings)
 
 
+def barless(table: pd.DataFrame, where: pd.Series) -> pd.DataFrame:
+    """Return the table without the intervals of the rows where `where` is true."""
+    ends = [name for name in table if str(name).endswith(("_low", "_high"))]
+    return table.assign(**{name: table[name].mask(where) for name in ends})
+
+
+def notes(
+    axes: Axes,
+    texts: Sequence[str],
+    spots: ArrayLike,
+    avoid: ArrayLike = (),
+    *,
+    fontsize: float = 10,
+    **shape: Any,
+) -> None:
+    """Write beside points where no other point, line through points, or text is hidden.
+
+    Call it last: the figure is laid out here. A thin line leads to a text that stands far.
+
+    Args:
+        axes: Where.
+        texts: One a point.
+        spots: The points (n, 2).
+        avoid: Further points (m, 2) that no text may hide.
+        fontsize: Of the texts.
+        shape: What else `Axes.annotate` takes.
+    """
+    axes.get_figure(root=True).draw_without_rendering()  # only now is it known where panels are
+    scale = 72 / axes.get_figure(root=True).dpi
+    points = np.vstack(
+        [np.reshape(np.asarray(each, dtype=float), (-1, 2)) for each in (spots, avoid)]
+    )
+    places = axes.transData.transform(points) * scale
+    left, bottom, right, top = np.asarray(axes.get_window_extent().extents) * scale
+    taken = np.column_stack([places - 5, places + 5])
+    for text, (x, y), spot in zip(texts, places, points, strict=False):
+        wide = 0.6 * fontsize * len(text)
+        start = x + np.where(AROUND[:, 0] > 0, AROUND[:, 0], AROUND[:, 0] - wide)
+        low = y + AROUND[:, 1] - 2
+        boxes = np.column_stack([start, low, start + wide, low + 1.3 * fontsize])
+        shared = np.minimum(boxes[:, None, 2:], taken[None, :, 2:]) - np.maximum(
+            boxes[:, None, :2], taken[None, :, :2]
+        )
+        hidden = shared.clip(0).prod(axis=2).sum(axis=1)
+        beyond = [left - boxes[:, 0], bottom - low, boxes[:, 2] - right, boxes[:, 3] - top]
+        best = int((hidden + 30 * np.clip(beyond, 0, None).sum(axis=0)).argmin())
+        taken = np.vstack([taken, boxes[best]])
+        far = np.abs(AROUND[best]).max() > 15
+        settings: dict[str, Any] = {
+            "fontsize": fontsize, "zorder": 6, "bbox": PAPER,
+            "ha": "left" if AROUND[best, 0] > 0 else "right",
+            "arrowprops": {"arrowstyle": "-", "color": GREY, "linewidth": 0.7} if far else None,
+        }  # fmt: skip
+        axes.annotate(
+            text, spot, xytext=AROUND[best], textcoords="offset points", **{**settings, **shape}
+        )
+
+
+def make_room(figure: Figure) -> Figure:
+    """Widen the y axes of a finished figure until every note lies inside its panel.
+
+    Notes stand at a distance from their points that is in pixels: only once the panels have their
+    heights is it known what axis leaves room for them, off titles and tick labels.
+    """
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        height, clear, reach = axes.get_window_extent().height, 4.0, []
+        for text in axes.texts:
+            if isinstance(text, Annotation):
+                box, y = text.get_window_extent(), float(text.xy[1])
+                here = axes.transData.transform((0.0, y))[1]
+                up, down = box.y1 - here + clear, here - box.y0 + clear
+                reach.append((y, up / height, down / height))
+        low, high = axes.get_ylim()
+        # more room at one end moves the notes at the other: a few times over, and both have it
+        for _ in range(20):
+            high = max(high, *((y - up * low) / (1 - up) for y, up, _ in reach))
+            low = min(low, *((y - down * high) / (1 - down) for y, _, down in reach))
+        axes.set_ylim(low, high)
+    return figure
+
+
 def in_triangle(ratios: ArrayLike) -> np.ndarray:
     """Return the places (n, 2) in the triangle of three ratios or shares each (n, 3)."""
     shares = np.atleast_2d(np.asarray(ratios, dtype=float))
@@ -297,8 +364,7 @@ def triangle(
 ) -> Any:
     """Draw a triangle whose corners are named, and the landscape of `values` at `ratios` (n, 3).
 
-    Returns:
-        What a colour bar needs, or None where fewer than four values make no landscape.
+    Returns what a colour bar needs, or None where fewer than four values make no landscape.
     """
     outline = np.vstack([CORNERS, CORNERS[:1]])
     axes.plot(outline[:, 0], outline[:, 1], color=GREY, linewidth=1.2, zorder=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -28,17 +26,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, PngImagePlugin
 
 from alignment_tax.figures.words import describe
+from alignment_tax.labels import ALGORITHM_NAMES, METHOD_NAMES
 from alignment_tax.results.points import TableError
 
 # Okabe and Ito's eight colours, told apart with every common form of colour blindness.
 BLACK = "#000000"
-ORANGE = "#E69F00"
-SKY = "#56B4E9"
-GREEN = "#009E73"
-YELLOW = "#F0E442"
-BLUE = "#0072B2"
-VERMILLION = "#D55E00"
-PURPLE = "#CC79A7"
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 GREY = "#6E6E6E"
 BROWN = "#8B6D00"  # beside the eight: darker than orange, lighter than black
@@ -66,52 +60,34 @@ class Look:
     marker: str
 
 
-# The words of the `method` column; every (colour, marker) pair occurs once. The labels are the
-# names in text and tables as well (`remedies.NAMES`).
+# The words of the `method` column; every (colour, marker) pair occurs once. A colour a kind:
+# weights, outputs, rank, replayed text, averages along the path, masks.
 METHODS: dict[str, Look] = {
-    "average": Look("averaging the weights", BLUE, "o"),
-    "early_stopping": Look("stopping RSF early", VERMILLION, "s"),
-    "hma": Look("HMA", GREEN, "D"),
-    "distil": Look("distilled, no remedy", VERMILLION, "P"),
-    "distil+average": Look("averaging the distilled run", BLUE, "D"),
-    # a colour a kind: weights, outputs, rank, replayed text, averages along the path, masks
-    "l1": Look("L1", SKY, "^"),
-    "l2": Look("L2", SKY, "v"),
-    "kl": Look("KL penalty", PURPLE, "<"),
-    "kd": Look("KD", PURPLE, ">"),
-    "kd_squared": Look("KD, squared", PURPLE, "h"),
-    "lora": Look("LoRA", GREEN, "X"),
-    "lora_mlp": Look("LoRA on the MLP", GREEN, "p"),
-    "replay": Look("replay", ORANGE, ">"),
-    "replay_other": Look("replay without the evaluated formats", ORANGE, "X"),
-    "sma": Look("SMA", BROWN, "o"),
-    "ema": Look("EMA", BROWN, "^"),
-    "bema": Look("BEMA", BROWN, "v"),
-    "graft": Look("graft", BLACK, "d"),
-    "graft_random": Look("graft at random", BLACK, "s"),
-    "graft_learnt": Look("learnt graft", BLACK, "^"),
-    "part": Look("averaging one part", SKY, "H"),
-    "pattern": Look("ratios set by hand", BROWN, "D"),
-    "hma_eq11": Look("HMA by Eq. 11", GREEN, "v"),
-    "hma_grid": Look("best point of a grid", GREEN, "s"),
-    "hma_released": Look("HMA as released", VERMILLION, "X"),
-    "hma_reward": Look("the reward itself (Eq. 3)", ORANGE, "v"),
-    "hma_kl": Look("HMA with a KL term", SKY, "D"),
-    "hma_kl_other": Look("HMA with a KL term, other formats", BROWN, "s"),
-    "adamerging": Look("AdaMerging", PURPLE, "p"),
-    "kl_coef": Look("another KL coefficient", ORANGE, "s"),
+    name: Look(METHOD_NAMES[name], colour, marker)
+    for colour, marks in {
+        BLUE: {"average": "o", "distil+average": "D"},
+        VERMILLION: {"early_stopping": "s", "distil": "P", "hma_released": "X"},
+        SKY: {"l1": "^", "l2": "v", "part": "H", "hma_kl": "D"},
+        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h", "adamerging": "p"},
+        GREEN: {"hma": "D", "lora": "X", "lora_mlp": "p", "hma_eq11": "v", "hma_grid": "s"},
+        ORANGE: {"replay": ">", "replay_other": "X", "hma_reward": "v", "kl_coef": "s"},
+        BROWN: {"sma": "o", "ema": "^", "bema": "v", "pattern": "D", "hma_kl_other": "s"},
+        BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^"},
+    }.items()
+    for name, marker in marks.items()
 }
-
 # Models as trained, by the words of the `algorithm` column.
 ALGORITHMS: dict[str, Look] = {
-    "sft": Look("before RLHF (θ₀)", BLACK, "*"),
-    "rsf": Look("RSF", VERMILLION, "s"),
-    "rsf_random": Look("control: a random reply", GREY, "d"),
-    "dpo": Look("DPO", PURPLE, "v"),
-    "ppo": Look("PPO", ORANGE, "^"),
-    "rloo": Look("RLOO", SKY, "D"),
+    name: Look(ALGORITHM_NAMES[name], colour, marker)
+    for name, colour, marker in (
+        ("sft", BLACK, "*"),
+        ("rsf", VERMILLION, "s"),
+        ("rsf_random", GREY, "d"),
+        ("dpo", PURPLE, "v"),
+        ("ppo", ORANGE, "^"),
+        ("rloo", SKY, "D"),
+    )
 }
-
 FAMILY_LOOKS: dict[str, Look] = {
     "commonsense": Look("common sense", GREEN, "^"),
     "reading": Look("reading", PURPLE, "v"),
@@ -128,38 +104,25 @@ VERDICTS: dict[str, Look] = {
 # What may end a method's word, and how it is said; such curves have hollow markers.
 VARIANTS = {"+average": "then averaging", "_in_rounds": "inside the rounds"}
 
+#: What the course sets above matplotlib's "seaborn-v0_8-whitegrid".
 SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("figure.dpi", "savefig.dpi"), DPI),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 12),
+    **dict.fromkeys(("xtick.major.pad", "ytick.major.pad"), 6),
     "font.size": 12.5,
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "sans-serif"],
-    "text.color": ".15",
-    "axes.axisbelow": True,
     "axes.titlesize": 14,
     "axes.titlelocation": "left",
     "axes.labelsize": 13,
-    "axes.labelcolor": ".15",
     "axes.linewidth": 1.25,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.edgecolor": INK,
     "axes.prop_cycle": cycler(color=OKABE_ITO),
-    "axes.grid": True,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.8,
-    "xtick.labelsize": 12,
-    "xtick.color": ".15",
-    "xtick.bottom": False,
-    "ytick.labelsize": 12,
-    "ytick.color": ".15",
-    "ytick.left": False,
-    "legend.fontsize": 12,
-    "legend.frameon": False,
     "lines.linewidth": 2.0,
     "lines.markersize": 8,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
+    "patch.edgecolor": "white",
     "patch.force_edgecolor": True,
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
 }
 
 
@@ -186,7 +149,7 @@ def look_of(algorithm: str, method: str) -> Look:
 @contextmanager
 def in_style() -> Iterator[None]:
     """Draw in the style of the course: `with in_style():`, or `@in_style()` above a function."""
-    with mpl.rc_context(SETTINGS):
+    with plt.style.context(["seaborn-v0_8-whitegrid", SETTINGS]):
         yield
 
 
@@ -226,31 +189,20 @@ def finish(
 ) -> Figure:
     """Add title, caption line, the table that the figure shows, and the alt text made from it.
 
-    With `legend_columns` > 0 a legend stands between title and axes, one entry per label, where it
-    hides no data. `head` is a sentence of the figure's own in its alt text.
+    With `legend_columns` > 0 a legend stands below the title, one entry per label, where it hides
+    no data. `head` is a sentence of the figure's own in its alt text.
     """
     lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
-    if legend_columns:
-        entries: dict[str, Artist] = {}
-        for axes in figure.axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                entries.setdefault(label, handle)
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside upper left",
-            ncols=legend_columns,
-            title=title,
-            title_fontproperties=TITLE_FONT,
-            alignment="left",
-            handletextpad=0.5,
-            columnspacing=1.4,
-            borderpad=0.1,
-            borderaxespad=0.2,
-        )
-    else:
-        figure.suptitle(title, x=0.01, ha="left", fontproperties=TITLE_FONT)
+    entries: dict[str, Artist] = {}
+    for axes in figure.axes if legend_columns else ():
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper left", title=title,
+        ncols=max(1, legend_columns), title_fontproperties=TITLE_FONT, alignment="left",
+        handletextpad=0.5, columnspacing=1.4, borderpad=0.1, borderaxespad=0.2,
+    )  # fmt: skip
     _TABLES[figure] = table.reset_index(drop=True)
     # A figure's label is drawn nowhere; it carries the alt text along with the figure.
     figure.set_label(describe(title, caption, table, head))
@@ -319,13 +271,9 @@ def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI) -> Path:
     """Write the figure as PNG, alt text inside as the Description; whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = png(figure, dpi=dpi, description=str(figure.get_label()))
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        temporary.chmod(0o644)
+        temporary.write_bytes(png(figure, dpi=dpi, description=str(figure.get_label())))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,12 +7,35 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from alignment_tax.labels import FAMILY_NAMES, number, seeds_text
+from alignment_tax.labels import (
+    ALGORITHM_NAMES,
+    FAMILY_NAMES,
+    METHOD_NAMES,
+    number,
+    seeds_text,
+    spread,
+)
 
 #: An alt text names so many rows at most; of more it names the ends and the extremes.
-MOST_ROWS = 24
+MOST_ROWS = 40
 # columns that are named by their values alone
-PLAIN = ("claim", "name", "model", "label", "kind", "method", "algorithm", "verdict", "series")
+PLAIN = (
+    "line",
+    "claim",
+    "name",
+    "model",
+    "label",
+    "kind",
+    "method",
+    "algorithm",
+    "verdict",
+    "series",
+)
+# how the words of some columns are said
+WORDS: dict[str, Mapping[str, str]] = {
+    "algorithm": ALGORITHM_NAMES,
+    "method": {**METHOD_NAMES, "none": ""},
+}
 
 
 def caption_line(
@@ -65,77 +88,70 @@ def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> s
     same in all rows is said once. Of many rows only the first and last of each group of names, and
     those with the least and the largest values, are said.
     """
-    parts = [f"{title} ({caption}).", head]
-    ends = [c for c in table if str(c).endswith(("_low", "_high")) or c in ("low", "high")]
-    columns = [c for c in table if c not in ends]
+    table = table.reset_index(drop=True)
+    ends = ("_low", "_high")
+    columns = [c for c in map(str, table) if not c.endswith(ends) and c not in ("low", "high")]
+    if "name" in columns:
+        columns = [c for c in columns if c != "score"]
+    columns.sort(key=lambda c: pd.api.types.is_numeric_dtype(table[c]))
     same = [c for c in columns if len(table) > 1 and table[c].nunique(dropna=False) == 1]
+    told = _told(table, [c for c in columns if c not in same])
+    parts = [f"{title} ({caption}).", head]
     if common := ", ".join(filter(None, (_cell(table, 0, c) for c in same))):
         parts.append(f"All rows: {common}.")
-    told = _told(table.drop(columns=same))
     if len(told) < len(table):
         parts.append(f"{len(told)} of {len(table)} rows, ends and extremes:")
     said = [
-        ", ".join(filter(None, (_cell(table, i, c) for c in columns if c not in same)))
-        for i in told
+        ", ".join(filter(None, (_cell(table, place, c) for c in columns if c not in same)))
+        for place in told
     ]
     return " ".join([*filter(None, parts), "; ".join(said) + "."])
 
 
-def _told(table: pd.DataFrame) -> list[int]:
+def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
     """Return the places of the rows that an alt text names, in the order of the table."""
     if len(table) <= MOST_ROWS:
         return list(range(len(table)))
-    table = table.reset_index(drop=True)
-    numbers = [c for c in table.select_dtypes("number") if not str(c).endswith(("_low", "_high"))]
-    extremes = {
-        int(place)
-        for column in numbers
-        if table[column].notna().any()
-        for place in (table[column].idxmin(), table[column].idxmax())
-    }
-    names = list(table.select_dtypes(exclude="number"))
-    groups = table.groupby(names, dropna=False, sort=False).indices.values() if names else []
-    told = extremes | {int(place) for own in groups for place in (own[0], own[-1])}
-    if len(told) > MOST_ROWS:
-        told = set(sorted(extremes)[: MOST_ROWS - 2])
-    return sorted(told | {0, len(table) - 1})
+    numbers = [c for c in columns if pd.api.types.is_numeric_dtype(table[c])]
+    names = [c for c in columns if c not in numbers]
+    told = {0, len(table) - 1}
+    for column in numbers:
+        if table[column].notna().any():
+            told |= {int(table[column].argmin()), int(table[column].argmax())}
+    groups = table.groupby(names, dropna=False).indices.values() if names else ()
+    ends = {int(place) for own in groups for place in (own[0], own[-1])}
+    return sorted(told | ends if len(told | ends) <= MOST_ROWS else told)
 
 
 def _cell(table: pd.DataFrame, place: int, column: str) -> str:
     """Return one cell in words, with its interval; "" for an empty one."""
     value = table[column].iloc[place]
-    name = FAMILY_NAMES.get(column, str(column).replace("_", " "))
+    name = FAMILY_NAMES.get(column, column.replace("_", " "))
     if isinstance(value, (bool, np.bool_)):
         return name if value else ""
     if not pd.api.types.is_number(value):
-        text = "" if value is None or value is pd.NA else str(value)
+        text = WORDS.get(column, {}).get(value, "" if pd.isna(value) else str(value))
         return text if column in PLAIN or not text else f"{name} {text}"
     if not np.isfinite(value):
         return ""
-    values = pd.to_numeric(table[column], errors="coerce").abs()
-    digits = _digits(values)
+    names = [*map(str, table), ""]
     ends = (f"{column}_low", f"{column}_high")
-    if ends[0] not in table and _before(table, "low") == column:
+    if names[names.index(column) + 1] == "low":
         ends = ("low", "high")
-    if not digits and ends[0] in table:
-        digits = 1
-    text = number(float(value), digits) if digits else f"{value:g}"
-    low, high = (table[end].iloc[place] if end in table else np.nan for end in ends)
-    if np.isfinite(low) and np.isfinite(high):
-        text += f" ({number(low, digits or 1)} to {number(high, digits or 1)})"
-    return f"{name} {text}"
+    digits = _digits(table[column], ends[0] in table)
+    if ends[0] not in table or pd.isna(table[ends[0]].iloc[place]):
+        return f"{name} {f'{value:g}' if digits == 0 else number(float(value), digits)}"
+    low, high = (table[end].iloc[place] for end in ends)
+    return f"{name} {spread(value, low, high, digits)}"
 
 
-def _digits(values: pd.Series) -> int:
+def _digits(values: pd.Series, measured: bool) -> int:
     """Return how many digits a column is said with: 0 where `:g` says all of each value."""
-    known = values[np.isfinite(values)]
-    if (known.round(2) == known).all():
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    if not measured and (known.round(2) == known).all():
         return 0
-    largest = float(known.max())
-    return 1 if largest >= 10 else 2 if largest >= 0.5 else 4
-
-
-def _before(table: pd.DataFrame, column: str) -> str | None:
-    """Return the name of the column that stands before this one."""
-    names = [str(name) for name in table]
-    return names[names.index(column) - 1] if column in names[1:] else None
+    apart, largest = float(known.max() - known.min()), float(known.abs().max())
+    for digits, least in ((1, 0.5), (2, 0.1), (3, 0.01)):
+        if (apart >= least or apart == 0) and (digits > 1 or largest >= 10):
+            return digits
+    return 4
