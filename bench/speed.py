@@ -46,7 +46,7 @@ from alignment_tax.merge.hma import (
 )
 from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
+from alignment_tax.mitigate import REMEDIES, distil, distil_along, inspect, treat, treatments
 from alignment_tax.models import (
     RewardModel,
     closed_ids,
@@ -56,7 +56,6 @@ from alignment_tax.models import (
     save_policy,
     score_replies,
 )
-from alignment_tax.paths import make_setting
 from alignment_tax.pipeline.record import environment, one_thread
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, PpoConfig, Preset
@@ -405,7 +404,7 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     come out of one run together ("along"), those that rework its outcome need no run of their own.
     What RSF takes is left out: its rounds are there before.
     """
-    setting = make_setting(study)
+    setting = inspect.setting(study)
     riding = [
         (g.method, x)
         for g in study.preset.remedies
@@ -462,7 +461,7 @@ def side_by_side(study: Study, processes: int) -> float:
 def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> float:
     """Return the seconds of one plain run and its scores, from when all processes are ready."""
     study = Study(preset, seed, Store(root))
-    setting, scorer = make_setting(study), study.scorer
+    setting, scorer = inspect.setting(study), study.scorer
     ready.wait()
 
     def work() -> None:

@@ -26,6 +26,8 @@ from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.stats.claims import versus
+from alignment_tax.stats.methods import method_table
 from alignment_tax.store import Store
 from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies
@@ -503,21 +505,16 @@ def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
 
 
 def test_hma_is_compared_with_averaging_by_the_area_of_its_front():
-    from alignment_tax.remedies import ahead, gained, method_table, recorded_methods
-
-    points = gained(by_hand())
+    points = by_hand()
     # above reward 0 and skill 60. Averages at reward 0.2, 0.6, 1: skill 76, 68, 60, so
     # 0.2 * 16 + 0.4 * 8; HMA of seed 0: skill 81, 73, so 0.2 * 21 + 0.4 * 13; of seed 1 one more
-    found = ahead(points, "hma", "average")
+    found = versus(points, "rsf/hma", "rsf/average", measure="hypervolume")
     assert found.n_seeds == 2
     gaps = [(0.2 * 21 + 0.4 * 13) - 6.4, (0.2 * 22 + 0.4 * 14) - 6.4]
     assert found.difference == pytest.approx(np.mean(gaps))
-    assert recorded_methods(points) == [
-        "average",
-        "early_stopping",
-        *sorted({"hma", "adamerging", "hma_released"}),
-    ]
-    table = method_table(by_hand(), pd.DataFrame(), against="average").set_index("method")
+    table = method_table(points, pd.DataFrame(), "average").set_index("method")
+    assert list(table.index)[:2] == ["average", "early_stopping"]
+    assert set(table.index[2:]) == {"hma", "adamerging", "hma_released"}
     assert table.loc["hma", "ahead"] == pytest.approx(-np.mean(gaps))
     assert table.loc["hma", "points"] == 4
 
