@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench, ppo_live, results, settings
+from alignment_tax import results, settings
 from alignment_tax.models import load_state
 from alignment_tax.pipeline import record
 from alignment_tax.pipeline.study import Study
@@ -17,6 +17,7 @@ from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
+from bench import speed as bench
 
 SAMPLING = {
     "temperature": 1.0,
@@ -230,35 +231,3 @@ def test_the_bench_says_where_the_time_of_each_algorithm_goes(study):
         assert sum(shares) == pytest.approx(1)
     # its own clock covers a whole step
     assert 1 <= found["ppo"]["step_over_parts"] < 2
-    text = bench.table_text({"rates": {}, "algorithms": found})
-    assert "one round of rloo, replies a second" in text
-    assert text.count("sampling / scoring / learning") == 4
-    assert text.count("a step of PPO over the sum of its parts") == 1
-
-
-# live
-
-
-def test_each_failure_differs_from_its_run_in_one_number():
-    runs = ppo_live.variants(PPO, room=9)
-    assert set(ppo_live.FAILURES) | set(ppo_live.FAILURES.values()) == set(runs)
-    for failure, meant in ppo_live.FAILURES.items():
-        one, other = (dataclasses.asdict(runs[name]) for name in (failure, meant))
-        assert sum(one[field] != other[field] for field in one) == 1
-    assert runs[ppo_live.LITTLE_ROOM].max_new_tokens == 9
-
-
-def test_a_live_run_leaves_a_row_per_iteration_and_a_policy_that_is_judged(study):
-    policy, log = ppo_live.train(study, PPO)
-    assert log["iteration"].tolist() == [1, 2]
-    again, same = ppo_live.train(study, PPO)
-    assert log["reward"].tolist() == same["reward"].tolist()
-    judged = ppo_live.validated(study, policy, PPO, 6)
-    assert len(judged) == 6
-    assert judged["finished"].isin([0.0, 1.0]).all()
-    assert judged["reply_length"].between(1, PPO.max_new_tokens).all()
-    theta_0, _ = study.policy("sft")
-    assert (ppo_live.validated(study, theta_0, PPO, 6)["kl"] == 0).all()
-    assert (judged["kl"] != 0).any()
-    both = zip(policy.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in both)

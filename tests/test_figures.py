@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from alignment_tax.figures.reward import calibration_error
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
@@ -17,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alignment_tax import figures
+from alignment_tax.cli import main
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.parts import SEARCH_LOOKS
-from alignment_tax.figures.reward import calibration_error
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY
 from alignment_tax.stats import compare
@@ -826,12 +827,12 @@ def test_main_redraws_from_the_table_alone(points: pd.DataFrame, tmp_path: Path)
     table, out = tmp_path / "points.csv", tmp_path / "new" / "signature.png"
     points.to_csv(table, index=False)
     arguments = ["--points", str(table), "--out", str(out), "--all", str(tmp_path / "all")]
-    assert figures.main(arguments) == 0
+    assert main(["figures", *arguments]) == 0
     with Image.open(out) as image:
         assert "Averaging at alpha 0.5" in image.text["Description"]
         assert image.width > 1600
     first = out.read_bytes()
-    assert figures.main(arguments[:4]) == 0
+    assert main(["figures", *arguments[:4]]) == 0
     assert out.read_bytes() == first
     assert sorted(path.name for path in out.parent.iterdir()) == ["signature.png"]
     assert (tmp_path / "all" / "alpha_curves.png").is_file()
@@ -841,12 +842,12 @@ def test_main_redraws_from_the_table_alone(points: pd.DataFrame, tmp_path: Path)
 def test_main_says_what_is_missing(
     points: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert figures.main(["--points", str(tmp_path / "none.csv")]) == 2
+    assert main(["figures", "--points", str(tmp_path / "none.csv")]) == 2
     assert "there is no table of points" in capsys.readouterr().err
     table = tmp_path / "points.csv"
     points.drop(columns="skill").to_csv(table, index=False)
     out = tmp_path / "signature.png"
-    assert figures.main(["--points", str(table), "--out", str(out)]) == 1
+    assert main(["figures", "--points", str(table), "--out", str(out)]) == 1
     assert "skill" in capsys.readouterr().err
     assert not out.exists()
 

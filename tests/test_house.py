@@ -66,7 +66,7 @@ def test_imports_go_one_way(path):
         return
     upward = {name for name in rooms_imported(path) if floor(name) > floor(room(path))}
     assert upward == set(), f"{room(path)} must not import {upward}"
-    if room(path) in BARE and path.name != "search.py":
+    if room(path) in BARE:
         assert {floor(name) for name in rooms_imported(path)} <= {0, floor("merge")}
         assert LANGUAGE_LIBRARIES.isdisjoint(name.split(".")[0] for name in imports(path))
 

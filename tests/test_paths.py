@@ -12,7 +12,6 @@ from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
 from alignment_tax import figures, paths, remedies, rivals, settings
-from alignment_tax.course import read_notebook
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.merge.average import average
@@ -26,6 +25,7 @@ from alignment_tax.mitigate.replay import (
     tiny_families,
     tiny_reported,
 )
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.skills import SkillScores
 from alignment_tax.stats import compare
 from alignment_tax.train import pretrain

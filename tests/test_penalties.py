@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from alignment_tax import figures, penalties, remedies, results, rivals, settings, talk
-from alignment_tax.course import read_notebook
 from alignment_tax.figures.look import FigureError, alt_text
 from alignment_tax.mitigate import REMEDIES
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.pipeline.study import Study
 from alignment_tax.spec import Spec
 

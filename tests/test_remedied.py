@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench, presets
+from alignment_tax import presets
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, DistilConfig, distil
 from alignment_tax.models import load_state, measured
@@ -16,6 +16,7 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Grid
 from alignment_tax.spec import AVERAGED, COLUMNS, Spec, UnknownStage
 from alignment_tax.store import Store
+from bench import speed as bench
 
 LAST = 2
 
@@ -321,4 +322,3 @@ def test_the_bench_adds_up_what_all_strengths_of_a_seed_take(study, plain):
     # a minute of scoring a model is made up here; side by side they are scored in earnest
     assert 0 < found["beside_minutes"] < found["total_minutes"]
     assert same(before, weights(plain))
-    assert f"({found['models']} models), one seed" in bench.table_text({"remedies": found})

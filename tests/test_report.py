@@ -1,10 +1,9 @@
-"""The README's results are the recorded run's, and outputs kept in notebooks are clean."""
+"""The README's results are the recorded run's."""
 
-import nbformat
 import PIL.Image
 import pytest
 
-from alignment_tax import outputs, remedies, report, settings
+from alignment_tax import remedies, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
 from alignment_tax.stats import compare
@@ -95,40 +94,3 @@ def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record():
         own = (points["algorithm"] == algorithm) & (points["seed"] == seed)
         trained = points[own & (points["method"] == "none")]
         assert ends[1.0] == trained.sort_values("rounds")["key"].iloc[-1]
-
-
-def executed(cells):
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["widgets"] = {"state": {}}
-    return notebook
-
-
-def test_kept_outputs_have_no_debris():
-    code = nbformat.v4.new_code_cell("1 + 1")
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 00 A"), code])
-    ran = nbformat.v4.new_code_cell("1 + 1")
-    ran.metadata["papermill"] = {"start_time": "now"}
-    ran.outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="bar"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept"),
-        nbformat.v4.new_output(
-            "display_data",
-            {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"},
-        ),
-    ]
-    injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
-    kept = outputs.clean(executed([injected, ran]), source)
-    assert [o.text for o in kept.cells[1].outputs] == ["kept"]
-    assert "papermill" not in kept.cells[1].metadata
-    assert "widgets" not in kept.metadata
-    assert len(kept.cells) == 2
-
-
-def test_outputs_of_another_notebook_or_a_failed_run_are_refused():
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
-    with pytest.raises(ValueError, match="run it again"):
-        outputs.clean(executed([nbformat.v4.new_code_cell("2 + 2")]), source)
-    failed = nbformat.v4.new_code_cell("1 + 1")
-    failed.outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
-    with pytest.raises(ValueError, match="error"):
-        outputs.clean(executed([failed]), source)

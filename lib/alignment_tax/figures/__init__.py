@@ -28,7 +28,7 @@ _NAMES = {
     "same_norm",
     "figures.theory": "effectiveness limit",
     "figures.verdicts": "forest rivals verdict_markdown verdict_style",
-    "figures.redraw": "main",
+    "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",
 }

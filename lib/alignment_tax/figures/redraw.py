@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,23 +32,18 @@ LATER = {
 OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimisation")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="alignment-tax figures",
-        description="Redraw the figures of a recorded run's main line (RSF, its control and "
-        "the plain average) from its points, with no model.",
-    )
-    parser.add_argument(
-        "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the README's figure (default: data/results/signature.png)"
-    )
-    parser.add_argument("--all", type=Path, metavar="FOLDER", help="draw the others into FOLDER")
-    given = parser.parse_args(arguments)
-    table = given.points or settings.results_folder() / "tiny" / "points.csv"
-    target = given.out or settings.results_folder() / "signature.png"
+def redraw_figures(
+    points: Path | None = None, out: Path | None = None, others: Path | None = None
+) -> int:
+    """Redraw the README's figure, and the others into a folder; return the exit code.
+
+    Args:
+        points: table of points; default data/results/tiny/points.csv.
+        out: the README's figure; default data/results/signature.png.
+        others: folder for the other recorded figures; default: they are not drawn.
+    """
+    table = points or settings.results_folder() / "tiny" / "points.csv"
+    target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
         print(
             f"alignment-tax figures: there is no table of points at {table}. Name one with "
@@ -62,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every = pd.read_csv(table)
         figure = figures.signature(every, recorded=True)
         print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
-        if given.all is not None:
-            _redraw(every, given.all)
+        if others is not None:
+            _redraw(every, others)
     except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1

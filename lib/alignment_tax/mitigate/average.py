@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import average, check_alpha, own_tensors
-from alignment_tax.mitigate.base import Setting, Treatment, write_weights
+from alignment_tax.merge.average import average, check_alpha, own_tensors, write_weights
+from alignment_tax.mitigate.base import Setting, Treatment
 
 
 class Average(Treatment):

@@ -10,11 +10,9 @@ from functools import cached_property
 from typing import TypeVar, get_args
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.presets import DistilConfig
 from alignment_tax.registry import REMEDIES, When
@@ -215,23 +213,6 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the parameters that are trained, by name."""
     return {name: p.detach().clone() for name, p in trained(model).items()}
-
-
-@torch.no_grad()
-def write_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's own of the same names, in place.
-
-    Raises:
-        ValueError: the model has no tensor of such a name.
-    """
-    targets = own_tensors(model)
-    if unknown := weights.keys() - targets.keys():
-        raise ValueError(
-            f"The model has no weight {min(unknown)!r}. A moving average of a LoRA run must end "
-            "before LoRA is merged: list it before LoRA."
-        )
-    for name, tensor in weights.items():
-        targets[name].copy_(tensor)
 
 
 def check_strength(value: float, remedy: str) -> float:

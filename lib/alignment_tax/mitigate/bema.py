@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerState
 from trl import BEMACallback
 
-from alignment_tax.mitigate.base import Setting, Treatment, check_share, write_weights
+from alignment_tax.merge.average import write_weights
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 
 #: Arguments and control of a Trainer, which the callback takes but does not look at.
 NOT_USED: Any = None

@@ -18,8 +18,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import State, check_compatible, own_tensors, tied_names
-from alignment_tax.mitigate.base import Setting, Treatment, check_share, write_weights
+from alignment_tax.merge.average import (
+    State,
+    check_compatible,
+    own_tensors,
+    tied_names,
+    write_weights,
+)
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 from alignment_tax.train.loop import Batch, collate, encode
 
 #: How sure the learnt mask is of its start: sigmoid(1) = 0.73 kept, sigmoid(-1) = 0.27 dropped.

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignment_tax.merge.average import write_weights
 from alignment_tax.mitigate.base import (
     Setting,
     Treatment,
     check_share,
     snapshot,
     trained,
-    write_weights,
 )
 
 

@@ -7,8 +7,19 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
+from alignment_tax.spec import (
+    AVERAGED,
+    DISTIL,
+    DISTILLED_AVERAGE,
+    IN_ROUNDS,
+    KL_COEF,
+    PART,
+    Spec,
+    block_count,
+    has_ratios,
+)
 
 
 class TableError(ValueError):
@@ -19,21 +30,38 @@ class NotRecorded(TableError):
     """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
-def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
+def weak_is_high(method: str) -> bool:
+    """Whether a method is the weaker, the higher its strength."""
+    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    return remedy is not None and remedy.weak_is_high
+
+
+def fades(method: str) -> bool:
+    """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
+    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    return remedy is not None and remedy.fades
+
+
+def curve_rows(
+    points: pd.DataFrame, method: str, seed: int, algorithm: str = "rsf"
+) -> pd.DataFrame:
     """Return the rows of a method's curve for one seed, from theta_0 on.
 
-    Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
-    The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not. Of methods with a ratio per block (hma, adamerging, ...)
-    it is the curve of the fewest blocks by mean ratio, from theta_0 to RSF's last round.
+    Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
+    weakest, PPO from its heaviest KL penalty (kl_coef) to its lightest. The curve of a remedy ends
+    at the plain distilled run, if that is where ever weaker strengths end. Of methods with a ratio
+    per block (hma, adamerging, ...) it is the curve of the fewest blocks by mean ratio, from
+    theta_0 to the last round.
 
     Args:
         points: The columns of points.csv.
         method: average, early_stopping, distil+average, a remedy, or another word of the column.
         seed: The seed.
+        algorithm: Whose models.
 
     Raises:
-        ValueError: there is no such row, or the method is "part": every part is a curve.
+        NotRecorded: there is no such row.
+        ValueError: the method is "part": every part is a curve.
     """
     if method == PART:
         raise ValueError(
@@ -42,26 +70,28 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
         )
     points = points[points["seed"] == seed]
     start = points[points["algorithm"] == "sft"]
-    rsf = points[points["algorithm"] == "rsf"]
-    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
+    trained = points[points["algorithm"] == algorithm]
+    own = trained[trained["method"] == ("none" if method == "early_stopping" else method)]
     if own.empty:
-        raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
-    if has_ratios(Spec("rsf", method=method)):
+        raise NotRecorded(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    plain = trained[trained["method"] == "none"]
+    plain = plain[plain["rounds"] == plain["rounds"].max()]
+    end = own[:0]
+    if has_ratios(Spec(algorithm, method=method)):
         blocks = own["part"].map(block_count)
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()]
-        own = own[blocks == blocks.min()].sort_values("alpha")
-        return pd.concat([table for table in (start, own, end) if len(table)])
-    if own["alpha"].notna().all():
+        own, end = own[blocks == blocks.min()].sort_values("alpha"), plain
+    elif own["alpha"].notna().all():
         return own.sort_values(["strength", "alpha"])
-    if method == "early_stopping":
-        return pd.concat([start, own.sort_values("rounds")])
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
-    own = own.sort_values("strength", ascending=remedy is not None and remedy.weak_is_high)
-    end = rsf[rsf["method"] == DISTIL] if remedy is not None and remedy.fades else own[:0]
-    if method.endswith(IN_ROUNDS):  # there the run without a remedy is RSF itself
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()] if len(end) else end
+    elif method == "early_stopping":
+        own = own.sort_values("rounds")
+    elif method == KL_COEF:
+        coefficient = PRESETS[str(own["study"].iloc[0])].ppo.kl_coef
+        own = pd.concat([own, plain.assign(strength=coefficient)])
+        own = own.sort_values("strength", ascending=False)
+    else:
+        own = own.sort_values("strength", ascending=weak_is_high(method))
+        if fades(method):  # in rounds, the run without a remedy is RSF itself
+            end = plain if method.endswith(IN_ROUNDS) else trained[trained["method"] == DISTIL]
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
@@ -88,6 +118,16 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
     return with_rsf(points[trained | averaged])
+
+
+def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return what a chapter compares: the main line, the plain run, its averages, and remedies.
+
+    Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
+    """
+    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *(name + AVERAGED for name in methods)}
+    extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
+    return with_rsf(pd.concat([main_line(points), extra]))
 
 
 def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
@@ -284,55 +324,6 @@ def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
 def last(points: pd.DataFrame, algorithm: str, score: str) -> pd.Series:
     """Return a score after the last round by seed."""
     return by_round(points, algorithm, score).iloc[:, -1]
-
-
-def tax(points: pd.DataFrame, algorithm: str, score: str = "skill") -> pd.Series:
-    """Return what an algorithm costs by seed, in points: theta_0 minus the last round."""
-    rounds = by_round(points, algorithm, score)
-    return rounds[0] - rounds.iloc[:, -1]
-
-
-def curve(
-    points: pd.DataFrame, algorithm: str, method: str, score: str = "skill"
-) -> dict[int, np.ndarray]:
-    """Return by seed the points (n, 2) reward and score of one algorithm, from theta_0 on.
-
-    Args:
-        points: The columns of points.csv.
-        algorithm: A name of `RLHF`.
-        method: "none" (the rounds) or "average" (theta_0 and the last round, by alpha).
-        score: What is kept: skill, or a family.
-    """
-    own = points[(points["algorithm"] == algorithm) & (points["method"] == method)]
-    own = own.sort_values("rounds" if method == "none" else "alpha")
-    found = {}
-    for seed, rows in own.groupby("seed"):
-        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
-        if method == "none":
-            rows = pd.concat([theta_0, rows])
-        found[int(str(seed))] = rows[["reward", score]].to_numpy(dtype=float)
-    return found
-
-
-def penalty_curve(points: pd.DataFrame, own: float, score: str = "skill") -> dict[int, np.ndarray]:
-    """Return by seed theta_0 and the ends of PPO from the heaviest KL penalty to the lightest.
-
-    Args:
-        points: The columns of points.csv.
-        own: The KL coefficient of the models whose method is "none".
-        score: What is kept.
-    """
-    ppo = points[points["algorithm"] == "ppo"]
-    plain = ppo[ppo["method"] == "none"]
-    plain = plain[plain["rounds"] == plain["rounds"].max()].assign(strength=own)
-    swept = ppo[ppo["method"] == "kl_coef"]
-    found = {}
-    for seed in sorted(set(swept["seed"]) & set(plain["seed"])):
-        rows = pd.concat([swept[swept["seed"] == seed], plain[plain["seed"] == seed]])
-        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
-        rows = pd.concat([theta_0, rows.sort_values("strength", ascending=False)])
-        found[int(seed)] = rows[["reward", score]].to_numpy(dtype=float)
-    return found
 
 
 # --- subsets of the weights -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ be made (rows missing, one seed, no rewards in common) it is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,18 +36,11 @@ WITH_CONTROL = ALGORITHM_NAMES | {"rsf_random": "the random control"}
 Comparisons = dict[str, compare.Comparison | None]
 
 
-def judge(differences: Iterable[float]) -> compare.Comparison | None:
-    """Return the 95 % t interval over seeds with its verdict; None for fewer than two seeds."""
-    values = [float(value) for value in differences if np.isfinite(value)]
-    return compare.compare_seeds(values) if len(values) > 1 else None
-
-
 def both(first: compare.Comparison | None, second: compare.Comparison | None) -> str:
     """Return the verdict of "both claims hold"."""
-    verdicts = [each.verdict if each else "inconclusive" for each in (first, second)]
-    if "does not hold" in verdicts:
-        return "does not hold"
-    return "holds" if verdicts == ["holds", "holds"] else "inconclusive"
+    verdicts = {each.verdict if each else "inconclusive" for each in (first, second)}
+    worst = ("opposite", "negligible", "inconclusive", "holds")
+    return next(word for word in worst if word in verdicts)
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
         best[seed] = int(gold.columns[at])
         falls.append(golds[row, at] - golds[row, -1])
         rises.append(rewards[row, -1] - rewards[row, at])
-    fall, rise = judge(falls), judge(rises)
+    fall, rise = compare.judge(falls), compare.judge(rises)
     return OverOptimisation(fall, rise, best, int(gold.columns[-1]), both(fall, rise))
 
 
@@ -335,9 +328,8 @@ def explains_half(found: Fit, seeds: int) -> compare.Comparison | None:
     """Compare the R squared of a fit with one half; None where it has no interval."""
     if not np.isfinite(found.low):
         return None
-    verdict = compare.verdict(found.low, found.high, 0.5)
     gap, low, high = found.r_squared - 0.5, found.low - 0.5, found.high - 0.5
-    return compare.Comparison(gap, low, high, seeds, 0, verdict)
+    return compare.Comparison(gap, low, high, seeds, 0, compare.verdict(low, high))
 
 
 def off_the_curve(
@@ -361,7 +353,7 @@ def off_the_curve(
             of_others, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), shape)
             own = own[own[x] <= others[x].max()]
             beyond = own[y] - curve_at(shape, of_others, own[x].to_numpy(dtype=float))
-            found[claim] = judge(beyond.groupby(own["seed"]).mean())
+            found[claim] = compare.judge(beyond.groupby(own["seed"]).mean())
     return found
 
 
@@ -387,4 +379,29 @@ def at_equal_kl(
         reach = min(line[x].iloc[-1] for line in lines)
         at = [float(np.interp(reach, [0.0, *line[x]], [0.0, *line[y]])) for line in lines]
         gaps.append(at[0] - at[1])
-    return judge(gaps)
+    return compare.judge(gaps)
+
+
+def share_kept(points: pd.DataFrame, algorithm: str) -> tuple[float, float, float] | None:
+    """Return which share of an algorithm's tax in mean skill is left by capped BLEU.
+
+    Args:
+        points: The columns of points.csv, with capped_skill (`capped_bleu.add_capped`).
+        algorithm: A name of `RLHF`.
+
+    Returns:
+        Mean tax with talk forgiven over mean tax, and its interval over seeds drawn with
+        replacement (see `resampled`). None unless the tax is shown: a share of nothing is nothing.
+    """
+    rounds = {name: by_round(points, algorithm, name) for name in ("skill", "capped_skill")}
+    whole, left = (each[0] - each.iloc[:, -1] for each in rounds.values())
+    shown = compare.judge(whole)
+    if shown is None or shown.verdict != "holds":
+        return None
+    rows = pd.DataFrame({"seed": whole.index, "whole": whole.values, "left": left.values})
+
+    def share(drawn: pd.DataFrame) -> float:
+        whole = float(drawn["whole"].mean())
+        return float(drawn["left"].mean()) / whole if whole > 0 else float("nan")
+
+    return share(rows), *resampled(rows, share)

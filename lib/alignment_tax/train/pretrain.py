@@ -6,7 +6,6 @@ and ends with the same weights as an undisturbed one, since batches depend on se
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -469,12 +468,8 @@ def ship(
     return folder
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def make_base() -> None:
     """Pretrain the base model and put it in data/base: what `alignment-tax base` does."""
-    argparse.ArgumentParser(
-        prog="alignment-tax base",
-        description="Train the base model of the tiny world; goes on where it was interrupted.",
-    ).parse_args(list(arguments))
     config = PretrainConfig()
     work = settings.runs_folder() / "pretraining"
     work.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How the numbers of DPO, RLOO and PPO were chosen: `alignment-tax tune`, on validation prompts.
+"""How the numbers of DPO, RLOO and PPO were chosen: `bench tune`, on validation prompts.
 
 Every candidate is trained on a seed that is never reported, with all other numbers the preset's
 (and so RSF's budget of sampled replies), and judged by the reward it gets on validation prompts; no
@@ -8,7 +8,6 @@ preset.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
-from alignment_tax.bench_ppo import judge
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.store import say, write_whole
+from bench.ppo_against_trl import judge
 
 #: A seed that no reported number comes from.
 SEED = 100
@@ -29,8 +28,6 @@ SEED = 100
 FINISHED = 0.95
 
 Numbers = Mapping[str, Any]
-
-
 #: What is tried of each algorithm; all other numbers are the preset's.
 CANDIDATES: dict[str, list[Numbers]] = {
     "dpo": [{"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)],
@@ -46,16 +43,14 @@ def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> dict
     config = dataclasses.replace(preset.algorithms[algorithm], **numbers)
     changed: dict[str, Any] = {algorithm: config}
     study = Study(dataclasses.replace(preset, **changed), seed)
-    trained = study.aligned(algorithm, config.rounds)
-    rounds = [study.aligned(algorithm, r + 1) for r in range(config.rounds)]
-    policy, tokenizer = study.policy(algorithm)
+    rounds = [study.aligned(algorithm, number + 1) for number in range(config.rounds)]
     return {
         "algorithm": algorithm,
         "seed": seed,
         "numbers": json.dumps(dict(numbers)),
-        **judge(study, policy, tokenizer, seed),
+        **judge(study, *study.policy(algorithm), seed),
         "seconds": round(sum(each.meta["seconds"] for each in rounds), 1),
-        "key": trained.key[:16],
+        "key": rounds[-1].key[:16],
     }
 
 
@@ -66,40 +61,22 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
     return able.loc[best].reset_index(drop=True)
 
 
-def in_preset(name: str) -> list[str]:
-    """Return the algorithms whose numbers in a preset are those that its tuning.csv chose."""
-    path = settings.results_folder() / name / "tuning.csv"
-    if not path.is_file():
-        return []
-    configs = presets.get(name).algorithms
-    return [
-        str(row["algorithm"])
-        for row in chosen(pd.read_csv(path)).to_dict("records")
-        if row["algorithm"] in configs
-        and json.loads(row["numbers"]).items() <= presets.as_dict(configs[row["algorithm"]]).items()
-    ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(name: str, algorithms: Sequence[str] | None = None, seed: int | None = None) -> int:
     """Try all candidates, write tuning.csv after each, and print what was chosen."""
-    parser = argparse.ArgumentParser(
-        prog="alignment-tax tune",
-        description="Choose learning rates of DPO, RLOO and PPO on validation prompts.",
-    )
-    parser.add_argument("preset", help=f"one of: {', '.join(presets.PRESETS)}")
-    parser.add_argument("--algorithms", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
-    parser.add_argument("--seed", type=int, default=SEED)
-    given = parser.parse_args(argv)
-    preset = presets.get(given.preset)
-    if missing := [name for name in given.algorithms if name not in preset.algorithms]:
-        parser.error(f"preset {preset.name} has no {missing[0]}: give it numbers to start from")
-    path = settings.results_folder() / preset.name / "tuning.csv"
+    preset = presets.get(name)
+    algorithms = list(CANDIDATES) if algorithms is None else algorithms
+    if missing := [each for each in algorithms if not {each} <= CANDIDATES.keys()]:
+        raise settings.SettingsError(f"There are no candidates for {missing[0]!r}.")
+    if missing := [each for each in algorithms if each not in preset.algorithms]:
+        raise settings.SettingsError(
+            f"Preset {name} has no {missing[0]}: give it numbers to start from."
+        )
+    path = settings.results_folder() / name / "tuning.csv"
     old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["algorithm"])
-    rows: list[dict[Any, Any]] = old[~old["algorithm"].isin(given.algorithms)].to_dict("records")
-    tasks = [(name, numbers) for name in given.algorithms for numbers in CANDIDATES[name]]
-    for name, numbers in tqdm(tasks, desc="candidates", unit="run"):
-        rows.append(try_out(preset, name, numbers, given.seed))
+    rows: list[dict[Any, Any]] = old[~old["algorithm"].isin(algorithms)].to_dict("records")
+    tasks = [(each, numbers) for each in algorithms for numbers in CANDIDATES[each]]
+    for algorithm, numbers in tqdm(tasks, desc="candidates", unit="run"):
+        rows.append(try_out(preset, algorithm, numbers, SEED if seed is None else seed))
         write_whole(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    say(chosen(pd.DataFrame(rows)).to_string())
-    say(f"Written to {path}.")
+    say(f"{chosen(pd.DataFrame(rows)).to_string()}\nWritten to {path}.")
     return 0

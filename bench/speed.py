@@ -1,15 +1,14 @@
 """Speed and memory of the course on this machine: `make bench`, to data/results/bench.json.
 
 Measured on theta_0 of preset `tiny`, seed 0 (made first if it does not exist): sampling, scoring
-and training in tokens a second, one full evaluation of skills, the same sweep over alpha done
-twice: in place, and by saving, loading and calling `lm_eval` for each alpha; what a search for
-ratios of blocks costs, and what all remedies of one seed. Never run as a test: times are not right
-or wrong.
+and training in tokens a second, one full evaluation of skills, the same sweep over alpha in place
+and by saving, loading and calling `lm_eval` for each alpha; what a search for ratios costs, all
+remedies of one seed, and a round of each algorithm. Never run as a test: times are not right or
+wrong. With `--against` the whole work is timed beside that of another checkout: bench/against.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import dataclasses
@@ -23,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -40,15 +39,14 @@ from alignment_tax.merge.average import Sweep, average
 from alignment_tax.merge.hma import (
     Example,
     HmaConfig,
-    Mixture,
     ReplyLikelihood,
     grid_search,
     learn_ratios,
     softmax_ratios,
 )
-from alignment_tax.merge.parts import THIRDS, PartSweep, partition, ratios_of_blocks
+from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, Setting, distil, distil_along, treat, treatments
+from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
 from alignment_tax.models import (
     RewardModel,
     conversation_ids,
@@ -70,11 +68,15 @@ from alignment_tax.train.algorithms import Start, run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.world.base import Prompt
+from bench import against
 
 #: The alphas at which the slow sweep is really run; its other alphas take as long.
 SLOW_ALPHAS = (0.3, 0.7)
 #: The mean ratio at which searches are measured, and the step of their grid.
 RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
+
+#: The library's folder.
+PACKAGE = Path(settings.__file__).parent
 
 Numbers = dict[str, Any]
 
@@ -94,12 +96,7 @@ def rate(tokens: int, seconds: float) -> Numbers:
 
 
 def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
-    """Measure sampling (tokens drawn), scoring by a reward model, and training (tokens read).
-
-    Args:
-        study: its theta_0 and the numbers of its preset are used.
-        conversations: how many replies are drawn, scored and trained on.
-    """
+    """Measure sampling (tokens drawn), scoring by a reward model, and training (tokens read)."""
     config = study.preset.rsf
     policy, tokenizer = study.policy("sft")
     seconds, (asked, replies) = timed(lambda: draw(study, policy, tokenizer, conversations))
@@ -162,16 +159,9 @@ def draw(
 def algorithms(study: Study) -> dict[str, Numbers]:
     """Measure one round of each RLHF algorithm: replies a second, and where its time goes.
 
-    A round is what `train.algorithms` runs, from theta_0 of the preset's budget, scores and all.
-    The clock is put around what samples (the loop of `sample_replies`, and TRL's own generation in
-    RLOO) and around the reward functions; what is left is learning. For PPO its own log says it;
-    its step is compared with the sum of its parts, and `step_over_parts` is 1 if nothing else takes
-    time. DPO samples before it trains; all others sample from the policy that they train.
-
-    Returns:
-        For each algorithm of the preset (the control is left out): replies, seconds,
-        replies_per_second, and the shares sampling, scoring and learning, which add up to 1; for
-        PPO also step_seconds, parts_seconds and step_over_parts, means over iterations.
+    The clock is put around what samples and around the reward functions; what is left is learning.
+    For PPO its own log says it, and `step_over_parts` is 1 if nothing else in a step takes time.
+    The shares sampling, scoring and learning add up to 1.
     """
     measured = {}
     for name, config in study.preset.algorithms.items():
@@ -256,45 +246,22 @@ def clocks() -> Iterator[Spent]:
         yield spent
 
 
-class ForwardClock:
-    """Adds up the seconds that a model spends in its forward passes, inside a `with` block."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.seconds, self.started = model, 0.0, 0.0
-
-    def __enter__(self) -> ForwardClock:
-        self.hooks = (
-            self.model.register_forward_pre_hook(self._start),
-            self.model.register_forward_hook(self._stop),
-        )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _start(self, *arguments: object) -> None:
-        self.started = time.perf_counter()
-
-    def _stop(self, *arguments: object) -> None:
-        self.seconds += time.perf_counter() - self.started
-
-
 def evaluation(study: Study) -> Numbers:
     """Measure one evaluation of all skills of theta_0, and how much of it is forward passes.
 
-    `overhead` is all that is not the model's own forward passes (building requests, the loop of
-    generation, comparing answers) as a share of the forward passes.
+    `overhead` is all else (building requests, the loop of generation, comparing answers) as a share
+    of the forward passes.
     """
     policy, tokenizer = study.policy("sft")
     build, scorer = timed(lambda: study.scorer)
-    with ForwardClock(policy) as clock:
+    spent = Spent()
+    with mock.patch.object(policy, "forward", spent.around("forward", policy.forward)):
         seconds, scores = timed(lambda: scorer.score(policy, tokenizer))
     return {
         "items": scores.n_items,
         "seconds": seconds,
-        "forward_seconds": clock.seconds,
-        "overhead": seconds / clock.seconds - 1,
+        "forward_seconds": spent["forward"],
+        "overhead": seconds / spent["forward"] - 1,
         "building_the_tasks_once_seconds": build,
     }
 
@@ -302,10 +269,8 @@ def evaluation(study: Study) -> Numbers:
 def sweep(study: Study, building: float) -> Numbers:
     """Measure a sweep over alpha with full scoring: in place, and through disk and command line.
 
-    The time in place includes `building`, the seconds it took to build the tasks. The ends are the
-    base and theta_0: a sweep takes as long between any two models. The slow way is run for
-    `SLOW_ALPHAS` and multiplied. Both ways must give the same scores: `largest_difference` is that
-    of any slot, in points.
+    The time in place includes `building`, the seconds it took to build the tasks. The slow way is
+    run for `SLOW_ALPHAS` and multiplied. `largest_difference` of the two is in points of any slot.
     """
     model, tokenizer = study.policy("sft")
     start, end = load_state(study.base.path), load_state(study.sft.path / "model")
@@ -343,10 +308,11 @@ def by_command(
     """Average on disk, load and score with the public `lm_eval` command; percent of each slot."""
     config = study.preset.eval
     tasks = suite(config.suite)
-    folder = Path(__file__).parent / "skills" / config.suite
+    folder = PACKAGE / "skills" / config.suite
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint, out = Path(scratch) / "model", Path(scratch) / "out"
-        model, tokenizer = _load_with(study, average(start, end, alpha))
+        model, tokenizer = load_policy(study.sft.path / "model", study.preset.dtype)
+        model.load_state_dict(average(start, end, alpha))
         save_policy(model, tokenizer, checkpoint)
         command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", str(model.device)]
         command += ["--model_args", f"pretrained={checkpoint},dtype={study.preset.dtype}"]
@@ -354,8 +320,7 @@ def by_command(
         command += ["--batch_size", str(config.batch_size), "--output_path", str(out)]
         if config.limit is not None:
             command += ["--limit", str(config.limit)]
-        package = str(Path(__file__).resolve().parents[1])
-        paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        paths = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
         threads = {"OMP_NUM_THREADS": str(study.preset.threads), "PYTHONPATH": paths}
         done = subprocess.run(
             command, env={**os.environ, **threads}, capture_output=True, text=True, check=False
@@ -365,14 +330,6 @@ def by_command(
             raise RuntimeError(f"lm_eval failed ({done.returncode}):\n{done.stderr[-2000:]}")
         results = json.loads(found[-1].read_text(encoding="utf-8"))["results"]
     return {slot: _percent(slot, results[task]) for slot, task in tasks.items()}
-
-
-def _load_with(
-    study: Study, state: dict[str, torch.Tensor]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model, tokenizer = load_policy(study.sft.path / "model", study.preset.dtype)
-    model.load_state_dict(state)
-    return model, tokenizer
 
 
 def _percent(slot: str, result: dict[str, Any]) -> float:
@@ -385,22 +342,9 @@ def _percent(slot: str, result: dict[str, Any]) -> float:
 def ratios(study: Study, repeats: int = 20) -> Numbers:
     """Measure what a search for the ratios of three blocks costs, in seconds and memory.
 
-    The ends are the base and theta_0, and the replies those of theta_0: any others take as long.
-
-    Args:
-        study: its preset says how many replies there are, and how many a step has.
-        repeats: steps that are timed; the medians are returned.
-
-    Returns:
-        `step_seconds` of one step of HMA (mix, forward, backward to three numbers) and
-        `plain_seconds` of a forward and backward pass through theta_0 on the same batch, to its
-        weights; `memory` (see `search_memory`); `grid_seconds` of the whole grid search; and the
-        seconds in which `mixtures` are scored by the likelihood of the replies on batches that are
-        made once (`once_seconds`), or anew for each mixture (`anew_seconds`): the same numbers,
-        `largest_difference` in nats a token.
-
-    Raises:
-        ValueError: the preset has no numbers for a search.
+    `step_seconds` is one step of HMA (mix, forward, backward to three numbers), `plain_seconds` a
+    forward and backward pass through theta_0 on the same batch: medians of `repeats`. `mixtures`
+    are scored on batches that are made once, or anew for each: the same numbers.
     """
     config = study.preset.ratios
     if config is None:
@@ -438,7 +382,7 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
         rows = tokenised()
         return [collate(rows[i : i + size], pad, where) for i in range(0, len(rows), size)]
 
-    sweep = PartSweep(model, start, end, mixture.partition)
+    sweep = Mixture(model, start, end, mixture.partition)
 
     def score_all(once: bool) -> list[float]:
         made = batches() if once else []
@@ -458,34 +402,29 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
 def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     """Measure one training under each remedy, and add up what all strengths of a seed will take.
 
-    Every remedy is trained at the middle of its strengths, on the pool that all share; those that
-    collect along the plain run come out of one run together, those that rework its outcome need no
-    run of their own. What RSF takes is left out: its rounds are there before.
-
-    Args:
-        study: its preset names the remedies.
-        evaluation_seconds: of one model, see `evaluation`; without the sampling for its reward.
-
-    Returns:
-        `seconds` by remedy, of one strength ("along": all strengths of all that ride along);
-        models, training_seconds and evaluation_seconds of all of one seed, total_minutes one after
-        the other, and beside_minutes in `beside` processes (see `side_by_side`).
-
-    Raises:
-        ValueError: the preset has no numbers for remedies, or no pretraining text.
+    Every remedy is trained at the middle of its strengths; those that collect along the plain run
+    come out of one run together ("along"), those that rework its outcome need no run of their own.
+    What RSF takes is left out: its rounds are there before.
     """
     setting = make_setting(study)
-    riding = [(g.method, x) for g in study.preset.remedies for x in g.strengths if along(g.method)]
+    riding = [
+        (g.method, x)
+        for g in study.preset.remedies
+        for x in g.strengths
+        if REMEDIES[g.method].when == "along"
+    ]
     took: dict[str, float] = {}
     took[DISTIL], plain = timed(lambda: distil(setting))
     took["along"] = timed(lambda: list(distil_along(setting, riding)[1]))[0]
     total = took[DISTIL] + took["along"]
     for grid in study.preset.remedies:
-        if along(grid.method):
+        if REMEDIES[grid.method].when == "along":
             continue
         chosen = {grid.method: grid.strengths[len(grid.strengths) // 2]}
         if REMEDIES[grid.method].when == "afterwards":
-            seconds, _ = timed(functools.partial(rework, setting, plain.policy, chosen))
+            policy = copy.deepcopy(plain.policy)
+            work = functools.partial(treat, policy, treatments(setting, chosen), lambda *_: None)
+            seconds, _ = timed(work)
         else:
             seconds, _ = timed(functools.partial(distil, setting, chosen))
         took[grid.method] = seconds
@@ -508,13 +447,7 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
 
 
 def side_by_side(study: Study, processes: int) -> float:
-    """Measure processes that each train and score one model, as `alignment-tax record --jobs` does.
-
-    All start together, with all that is made once made before.
-
-    Returns:
-        Wall seconds for each model: those of the slowest process, by the number of processes.
-    """
+    """Return the wall seconds a model, of processes that each train and score one at once."""
     context = multiprocessing.get_context("spawn")
     with (
         environment(OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
@@ -539,16 +472,6 @@ def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> f
             scorer.score(policy, setting.tokenizer)
 
     return timed(work)[0]
-
-
-def along(method: str) -> bool:
-    """Whether a remedy collects along the plain run, so that one run serves all its strengths."""
-    return REMEDIES[method].when == "along"
-
-
-def rework(setting: Setting, policy: PreTrainedModel, chosen: Mapping[str, float]) -> None:
-    """Apply remedies that need nothing but the outcome of a run; the policy stays as it is."""
-    treat(copy.deepcopy(policy), treatments(setting, chosen), lambda model, extras: None)
 
 
 def simplex() -> list[tuple[float, float, float]]:
@@ -589,29 +512,22 @@ def negative_log_likelihood(model: PreTrainedModel, batches: Sequence[Batch]) ->
 def search_memory(
     folders: tuple[Path, Path], preset: Preset, examples: Sequence[Example], numbers: HmaConfig
 ) -> Numbers:
-    """Measure the memory that a search takes, and one forward and backward pass, in MB.
+    """Measure the memory of a search, of one forward and backward pass, and of two models, in MB.
 
-    Each runs in a process of its own, so that nothing is counted that was there before; what is
-    returned is the peak above the libraries. None where the system does not tell.
-
-    Returns:
-        `search_mb` (models and one epoch of HMA), `plain_mb` (one model, one `plain_step`),
-        `two_models_mb` (the weights of the two ends alone).
+    Each runs in a process of its own; what counts is the peak above the libraries. None where the
+    system does not tell.
     """
     found: Numbers = {}
-    for name, work in (("search_mb", _search_once), ("plain_mb", _plain_once)):
+    for name in ("search_mb", "plain_mb"):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            arguments = (work, folders, preset.dtype, preset.threads, list(examples), numbers)
+            arguments = (name, folders, preset.dtype, preset.threads, list(examples), numbers)
             found[name] = pool.submit(_memory_of, *arguments).result()
     sizes = [t.numel() * t.element_size() for f in folders for t in load_state(f).values()]
     return {**found, "two_models_mb": sum(sizes) / 1e6}
 
 
-Work = Callable[[tuple[Path, Path], str, list[Example], HmaConfig], None]
-
-
 def _memory_of(
-    work: Work,
+    name: str,
     folders: tuple[Path, Path],
     dtype: str,
     threads: int,
@@ -620,28 +536,20 @@ def _memory_of(
 ) -> float | None:
     """Return the peak memory of some work above what this process holds before, in MB."""
     torch.set_num_threads(threads)
+
+    def work() -> None:
+        model, _ = load_policy(folders[1], dtype)
+        objective = ReplyLikelihood(model, examples)
+        if name == "plain_mb":
+            plain_step(model, objective, range(min(numbers.batch_size, len(examples))))
+            return
+        blocks = partition(model, len(THIRDS))
+        mixture = Mixture(model, load_state(folders[0]), model.state_dict(), blocks)
+        learn_ratios(mixture, objective, dataclasses.replace(numbers, epochs=1))
+
     _, _, before = measured(lambda: None)
-    _, _, peak = measured(lambda: work(folders, dtype, examples, numbers))
+    _, _, peak = measured(work)
     return None if before is None or peak is None else peak - before
-
-
-def _search_once(
-    folders: tuple[Path, Path], dtype: str, examples: list[Example], numbers: HmaConfig
-) -> None:
-    model, _ = load_policy(folders[1], dtype)
-    mixture = Mixture(
-        model, load_state(folders[0]), model.state_dict(), partition(model, len(THIRDS))
-    )
-    once = dataclasses.replace(numbers, epochs=1)
-    learn_ratios(mixture, ReplyLikelihood(model, examples), once)
-
-
-def _plain_once(
-    folders: tuple[Path, Path], dtype: str, examples: list[Example], numbers: HmaConfig
-) -> None:
-    model, _ = load_policy(folders[1], dtype)
-    batch = range(min(numbers.batch_size, len(examples)))
-    plain_step(model, ReplyLikelihood(model, examples), batch)
 
 
 def peak_memory_gb() -> float:
@@ -653,88 +561,26 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def run(study: Study, limit: int | None = None) -> Numbers:
-    """Measure everything. The result is plain JSON.
-
-    Args:
-        study: what is measured.
-        limit: items of each task that were scored, for the report: None for all.
-    """
+def parts(study: Study, limit: int | None = None) -> dict[str, Callable[[Numbers], Numbers]]:
+    """Return what can be measured, in order: name -> what takes what was measured before it."""
     conversations = 512 if limit is None else max(study.preset.rsf.n, min(512, 4 * limit))
-    numbers: Numbers = {"preset": study.preset.name, "limit": limit}
-    numbers["rates"] = rates(study, conversations)
-    numbers["evaluation"] = evaluation(study)
-    numbers["sweep"] = sweep(study, numbers["evaluation"]["building_the_tasks_once_seconds"])
-    numbers["ratios"] = ratios(study)
-    numbers["remedies"] = remedies(study, numbers["evaluation"]["seconds"])
-    numbers["algorithms"] = algorithms(study)
-    return {**numbers, "peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
+    return {
+        "rates": lambda _: rates(study, conversations),
+        "evaluation": lambda _: evaluation(study),
+        "sweep": lambda n: sweep(study, n["evaluation"]["building_the_tasks_once_seconds"]),
+        "ratios": lambda _: ratios(study),
+        "remedies": lambda n: remedies(study, n["evaluation"]["seconds"]),
+        "algorithms": lambda _: algorithms(study),
+    }
 
 
-def table_text(numbers: Numbers) -> str:
-    """Return what was measured as lines of text; parts that are missing are left out."""
-    lines = [
-        (f"{name}, tokens a second", f"{rate['tokens_per_second']:,.0f}")
-        for name, rate in numbers.get("rates", {}).items()
-    ]
-    if found := numbers.get("evaluation"):
-        lines += [
-            (f"one evaluation of skills ({found['items']} items)", f"{found['seconds']:.1f} s"),
-            ("  around the forward passes, share of them", f"{100 * found['overhead']:.0f} %"),
-        ]
-    if found := numbers.get("sweep"):
-        lines += [
-            (f"sweep over {found['alphas']} alphas in place", f"{found['in_place_seconds']:.1f} s"),
-            (
-                f"  by lm_eval on disk (mean of {found['by_command_alphas_measured']} alphas "
-                f"times {found['alphas']})",
-                f"{found['by_command_seconds']:.1f} s",
-            ),
-            ("  in place is faster by", f"{found['times_faster']:.1f} times"),
-            ("  largest difference of a score", f"{found['largest_difference']:.2g} points"),
-        ]
-    if found := numbers.get("ratios"):
-        lines += [
-            (f"one step of HMA ({found['batch']} replies)", f"{found['step_seconds']:.3f} s"),
-            ("  times a plain forward and backward", f"{found['step_times_plain']:.2f}"),
-            (f"grid search ({found['grid_points']} points)", f"{found['grid_seconds']:.1f} s"),
-            (
-                f"{found['mixtures']} mixtures scored on batches made once",
-                f"{found['once_seconds']:.1f} s",
-            ),
-            ("  faster than making them each time by", f"{found['times_faster']:.2f} times"),
-        ]
-        memory = found["memory"]
-        if None not in memory.values():
-            lines += [
-                ("memory of a search", f"{memory['search_mb']:.0f} MB"),
-                ("  of a plain forward and backward", f"{memory['plain_mb']:.0f} MB"),
-                ("  of the weights of two models", f"{memory['two_models_mb']:.0f} MB"),
-            ]
-    if found := numbers.get("remedies"):
-        lines += [
-            ("one run without a remedy", f"{found['seconds'][DISTIL]:.1f} s"),
-            (
-                f"all strengths of all remedies ({found['models']} models), one seed",
-                f"{found['total_minutes']:.1f} min",
-            ),
-            ("  of which training", f"{found['training_seconds'] / 60:.1f} min"),
-            (f"  in {found['beside']} processes", f"{found['beside_minutes']:.1f} min"),
-        ]
-    for name, found in numbers.get("algorithms", {}).items():
-        what = f"one round of {name}, replies a second"
-        lines.append((what, f"{found['replies_per_second']:.0f}"))
-        shares = " / ".join(
-            f"{100 * found[part]:.0f}" for part in ("sampling", "scoring", "learning")
-        )
-        lines.append(("  sampling / scoring / learning", f"{shares} %"))
-        if "step_over_parts" in found:
-            over = f"{found['step_over_parts']:.2f}"
-            lines.append(("  a step of PPO over the sum of its parts", over))
-    if found := numbers.get("peak_memory_gb"):
-        lines.append(("peak memory", f"{found:.2f} GB"))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value:>12}" for name, value in lines)
+def lines(numbers: Numbers, place: str = "") -> Iterator[str]:
+    """Return every number that was measured on a line of its own."""
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            yield from lines(value, f"{place}{name}: ")
+        elif isinstance(value, float | int):
+            yield f"{place}{name} = {value:.4g}"
 
 
 def limited(preset: Preset, limit: int | None) -> Preset:
@@ -742,20 +588,33 @@ def limited(preset: Preset, limit: int | None) -> Preset:
     return dataclasses.replace(preset, eval=dataclasses.replace(preset.eval, limit=limit))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write bench.json and print the table: what `alignment-tax bench` does."""
-    parser = argparse.ArgumentParser(
-        prog="alignment-tax bench", description="Measure speed and memory on this machine."
-    )
-    parser.add_argument("--limit", type=int, help="items a task, for a quick trial; default all")
-    parser.add_argument("--out", type=Path, help="default: data/results/bench.json")
-    arguments = parser.parse_args(argv)
-    if arguments.limit is not None and arguments.limit < 1:
-        parser.error("--limit must be at least 1")
-    numbers = run(Study(limited(TINY, arguments.limit)), arguments.limit)
-    out = arguments.out or settings.results_folder() / "bench.json"
+def run(
+    limit: int | None = None,
+    only: Sequence[str] | None = None,
+    against_folder: Path | None = None,
+    out: Path | None = None,
+) -> int:
+    """Measure, write bench.json (parts that are not measured stay), and print the numbers."""
+    out = out or settings.results_folder() / "bench.json"
+    kept: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    study = Study(limited(TINY, limit))
+    able = parts(study, limit) if against_folder is None else against.MEASURES
+    if wrong := [name for name in only or () if name not in able]:
+        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(able)}.")
+    chosen = list(only or able)
+    if against_folder is not None:
+        found = against.ratios_to(against_folder, chosen, quick=limit is not None)
+        name = f"ratios_to_{against.name_of(against_folder)}"
+        numbers = {**kept, name: {**kept.get(name, {}), **found}}
+    else:
+        numbers = {**kept, "preset": study.preset.name, "limit": limit}
+        for name in chosen:
+            numbers[name] = able[name](numbers)
+            numbers |= {"peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
+            write_whole(out, json.dumps(numbers, indent=2) + "\n")
+        found = {name: numbers[name] for name in (*chosen, "peak_memory_gb")}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, json.dumps(numbers, indent=2) + "\n")
-    print(table_text(numbers))
+    print("\n".join(lines(found)))
     print(f"Written to {out}.")
     return 0
