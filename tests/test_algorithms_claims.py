@@ -6,7 +6,7 @@ import pytest
 
 from alignment_tax import algorithms_claims as claims
 from alignment_tax import figures
-from alignment_tax.figures import FigureError, alt_text
+from alignment_tax.figures import TableError, alt_text
 
 T_1 = 12.7062  # Student's t, 97.5 %, one degree of freedom
 
@@ -382,13 +382,13 @@ def test_figures_are_drawn_with_their_numbers_in_the_alt_text(points):
 
 def test_figures_refuse_what_would_be_empty(points):
     alone = points[points["algorithm"].isin(["sft", "base"])]
-    with pytest.raises(FigureError, match="there are none"):
+    with pytest.raises(TableError, match="there are none"):
         figures.algorithm_rounds(alone)
-    with pytest.raises(FigureError, match="none is recorded"):
+    with pytest.raises(TableError, match="none is recorded"):
         figures.kl_penalty(points[points["method"] != "kl_coef"], own=0.1)
-    with pytest.raises(FigureError, match="no family"):
+    with pytest.raises(TableError, match="no family"):
         figures.algorithm_fronts(points, family="span")
-    with pytest.raises(FigureError, match="1 to 5 runs"):
+    with pytest.raises(TableError, match="1 to 5 runs"):
         figures.ppo_runs({}, "seed 0")
 
 

@@ -12,7 +12,7 @@ from test_remedies_page import make_points as recorded_remedies
 from test_remedies_page import point
 
 from alignment_tax import figures, paths, remedies, rivals, settings
-from alignment_tax.figures import FigureError, alt_text
+from alignment_tax.figures import TableError, alt_text
 from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate.bema import Bema
@@ -120,7 +120,7 @@ def test_distances_along_a_walk_by_hand():
     assert table.loc[3, "EMA"] == pytest.approx(100 * 10.625 / 15)
     said = alt_text(figures.path_lengths(pd.DataFrame(watch.rows), CAPTION))
     assert "EMA 70.8 %" in said
-    with pytest.raises(FigureError, match="did not move"):
+    with pytest.raises(TableError, match="did not move"):
         figures.path_lengths_table(pd.DataFrame({"step": [1], "trained": [0.0]}))
 
 
@@ -173,7 +173,7 @@ def test_grafts_and_averages_are_drawn_by_norm():
     )  # fmt: skip
     said = alt_text(figures.same_norm(rows, CAPTION))
     assert "graft: the largest changes, norm 0.50: reward +2.00, skill -1.0" in said
-    with pytest.raises(FigureError, match="norm"):
+    with pytest.raises(TableError, match="norm"):
         figures.same_norm(rows.drop(columns="norm"), CAPTION)
 
 
@@ -278,7 +278,7 @@ def test_nothing_is_said_of_remedies_that_are_not_recorded():
     assert set(about["verdict"]) == {"not recorded"}
     stopping = table[table["claim"].str.contains("stopping")]
     assert "not recorded" not in set(stopping["verdict"])
-    with pytest.raises(FigureError, match=r"'distil' is not recorded.*--methods remedies"):
+    with pytest.raises(TableError, match=r"'distil' is not recorded.*--methods remedies"):
         figures.path_fronts(points, ["replay"])
 
 
@@ -355,7 +355,7 @@ def test_live_points_lie_over_the_recorded_front():
         "averaging the distilled run, this seed" not in bare.axes[0].get_legend_handles_labels()[1]
     )
     orphan = live[live["algorithm"] != "sft"]
-    with pytest.raises(FigureError, match="theta_0"):
+    with pytest.raises(TableError, match="theta_0"):
         figures.live_fronts(points, orphan, CAPTION)
 
 
@@ -366,7 +366,7 @@ def test_the_families_of_replay_are_changes_since_theta_0():
     table = figures.family_changes_table(live, names)
     assert table["reading"].tolist() == [-10, -2, -5]
     assert "replay: common sense -2.0" in alt_text(figures.family_changes(live, names, CAPTION))
-    with pytest.raises(FigureError, match="one row of 'sma'; there are 0"):
+    with pytest.raises(TableError, match="one row of 'sma'; there are 0"):
         figures.family_changes_table(live, ["sma"])
 
 

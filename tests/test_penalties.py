@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignment_tax import figures, penalties, remedies, results, rivals, settings, talk
-from alignment_tax.figures.look import FigureError, alt_text
+from alignment_tax.figures import TableError, alt_text
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.notebooks import read_notebook
 from alignment_tax.pipeline.study import Study
@@ -343,9 +343,9 @@ def test_figures_of_weights_say_what_they_show():
     assert "25.0 % of those that moved" in alt_text(figures.penalty_changes(shares, caption="c"))
     text = alt_text(figures.lora_spectra({"lora": np.array([2.0, 1.0, 0.0])}, caption="c"))
     assert "LoRA: largest 2, 2 of 3 above" in text
-    with pytest.raises(FigureError, match="no run"):
+    with pytest.raises(TableError, match="no run"):
         figures.penalty_changes({}, caption="c")
-    with pytest.raises(FigureError, match="did not move"):
+    with pytest.raises(TableError, match="did not move"):
         figures.lora_spectra({"lora": np.zeros(3)}, caption="c")
 
 
@@ -377,11 +377,11 @@ def test_live_models_are_drawn_since_theta_0(bare):
     assert (
         f"{name_of('l2')} 0.06: reward 2.00, skill -4.0; averaged at alpha 0.5: 1.00, -1.0" in text
     )
-    with pytest.raises(FigureError, match="plain run"):
+    with pytest.raises(TableError, match="plain run"):
         figures.penalty_effects(live.iloc[2:3], caption="c")
-    with pytest.raises(FigureError, match="plain run"):
+    with pytest.raises(TableError, match="plain run"):
         figures.penalty_front(bare, live.iloc[2:3], averages, caption="c")
-    with pytest.raises(FigureError, match="its average"):
+    with pytest.raises(TableError, match="its average"):
         figures.penalty_combined(live.iloc[:3], averages, 0.5, caption="c")
 
 
@@ -405,7 +405,7 @@ def test_recorded_strengths_go_from_weak_to_strong(full):
     ticks = [[text.get_text() for text in axes.get_xticklabels()] for axes in figure.axes[::3]]
     assert ticks == [["0.1", "1"], ["4", "1"]]
     assert f"{name_of('distil')} (dashed)" in figure.axes[0].get_legend_handles_labels()[1]
-    with pytest.raises(FigureError, match="'kd'"):
+    with pytest.raises(TableError, match="'kd'"):
         figures.penalty_doses(full, ["kd"])
 
 
@@ -415,7 +415,7 @@ def test_recorded_fronts_have_a_panel_a_remedy(full):
     said = f"{name_of('l2')} (seeds 0-2): 0.00, 0.0; 1.00, -3.0; 2.00, -6.0; 4.00, -10.0"
     assert said in alt_text(figure)
     assert f"{name_of('lora')} (seeds 0-2): 0.00, 0.0; 2.00, 0.0; 3.00, +1.0" in alt_text(figure)
-    with pytest.raises(FigureError, match="'kd'"):
+    with pytest.raises(TableError, match="'kd'"):
         figures.penalty_fronts(full, ["kd"])
 
 
@@ -434,7 +434,7 @@ def test_a_panel_is_drawn_from_the_seeds_that_all_of_it_have(full):
     weights, rank = (axes.get_ylabel() for axes in figures.penalty_doses(some, ["l2", "lora"])
                      .axes[::3])  # fmt: skip
     assert (weights, rank) == ("weights (seeds 0-2)", "rank (seeds 1-2)")
-    with pytest.raises(FigureError, match="no seed has rows of all of"):
+    with pytest.raises(TableError, match="no seed has rows of all of"):
         figures.penalty_fronts(some[(some["method"] != "distil") | (some["seed"] == 0)], ["lora"])
 
 

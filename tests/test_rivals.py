@@ -5,7 +5,7 @@ import pytest
 from test_remedies_page import make_points, point
 
 from alignment_tax import figures, remedies, rivals
-from alignment_tax.figures.look import FigureError, alt_text
+from alignment_tax.figures import TableError, alt_text
 
 CAPTION = "recorded run tiny, seeds 0-1"
 
@@ -156,5 +156,5 @@ def test_the_figure_has_a_panel_per_comparison():
     assert f"mean skill, hypervolume, {l2} (seeds 0-1): +6.00" in alt_text(figure)
     ahead = "← the remedy ahead | averaging ahead →"
     assert all(axes.get_xlabel().startswith(ahead) for axes in figure.axes)
-    with pytest.raises(FigureError):
+    with pytest.raises(TableError):
         figures.rivals(found.iloc[:0], caption=CAPTION)

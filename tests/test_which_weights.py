@@ -126,5 +126,5 @@ def test_the_figure_shows_what_the_table_holds() -> None:
     assert row["reward_low"] == pytest.approx(-0.75 - T * 0.25, abs=1e-3)
     figure = figures.which_weights(points, recorded=True)
     assert "linear layers, alpha 0.5: reward -0.75" in alt_text(figure)
-    with pytest.raises(figures.FigureError, match="method 'part'"):
+    with pytest.raises(figures.TableError, match="method 'part'"):
         figures.which_weights(points[points["method"] != "part"])
