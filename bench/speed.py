@@ -39,13 +39,12 @@ from alignment_tax.merge.average import Sweep, average
 from alignment_tax.merge.hma import (
     Example,
     HmaConfig,
-    Mixture,
     ReplyLikelihood,
     grid_search,
     learn_ratios,
     softmax_ratios,
 )
-from alignment_tax.merge.parts import THIRDS, PartSweep, partition, ratios_of_blocks
+from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
 from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
 from alignment_tax.models import (
@@ -383,7 +382,7 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
         rows = tokenised()
         return [collate(rows[i : i + size], pad, where) for i in range(0, len(rows), size)]
 
-    sweep = PartSweep(model, start, end, mixture.partition)
+    sweep = Mixture(model, start, end, mixture.partition)
 
     def score_all(once: bool) -> list[float]:
         made = batches() if once else []

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from alignment_tax.figures.reward import calibration_error
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ from alignment_tax.cli import main
 from alignment_tax.figures import FigureError, alt_text
 from alignment_tax.figures.look import FAMILY_LOOKS
 from alignment_tax.figures.parts import SEARCH_LOOKS
-from alignment_tax.figures.reward import calibration_error
 from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import TINY
 from alignment_tax.stats import compare

@@ -6,8 +6,8 @@ import pytest
 
 from alignment_tax import first_light, presets, report, settings
 from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.recorded import Recorded, recorded
-from alignment_tax.skills.scorer import bleu_statistics
 from alignment_tax.spec import COLUMNS
 
 REFERENCE = "the black cat sleeps in the old house"

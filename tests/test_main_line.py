@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from alignment_tax import claims, figures, first_light, remedies, report, talk
-from alignment_tax.figures.look import alt_text, png
+from alignment_tax.figures.style import alt_text, png
 from alignment_tax.labels import SCORES
 from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
@@ -62,7 +62,7 @@ def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
     # a table that was just made has None where a stored one has "none"
     unnamed = run.points.assign(method=run.points["method"].mask(lambda m: m == "none", None))
     assert len(figures.main_line(unnamed)) == len(run.points)
-    with pytest.raises(figures.FigureError, match="needs the column"):
+    with pytest.raises(figures.TableError, match="needs the column"):
         figures.main_line(run.points.drop(columns="method"))
 
 
@@ -112,23 +112,21 @@ DRAWN: list[Callable[[pd.DataFrame], Figure]] = [
     figures.alpha_curves,
     figures.reward_hacking,
 ]
-TABLES = {figures.tax_bars: figures.tax_table, figures.alpha_curves: figures.alpha_table}
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
 def test_figures_of_the_main_line_are_the_same(
     run: Recorded, more: Recorded, draw: Callable[[pd.DataFrame], Figure]
 ) -> None:
-    table = TABLES.get(draw) or getattr(figures, f"{draw.__name__}_table")
-    pd.testing.assert_frame_equal(table(more.points), table(run.points), check_dtype=False)
+    tables = [figures.table(draw(each.points)) for each in (more, run)]
+    pd.testing.assert_frame_equal(*tables, check_dtype=False)
 
 
 def test_a_front_of_averaging_has_no_other_method(run: Recorded, more: Recorded) -> None:
     others = more.points[more.points["algorithm"] != "dpo"]
-    for table in (figures.front_table, figures.fronts_table):
-        pd.testing.assert_frame_equal(
-            table(others, methods=["average"]), table(run.points), check_dtype=False
-        )
+    for draw in (figures.front, figures.fronts):
+        drawn = (draw(others, methods=["average"]), draw(run.points))
+        pd.testing.assert_frame_equal(*map(figures.table, drawn), check_dtype=False)
     figure = figures.front(figures.main_line(more.points))
     assert alt_text(figure) == alt_text(figures.front(run.points))
     assert png(figure) == png(figures.front(run.points))

@@ -16,7 +16,7 @@ from alignment_tax import presets
 from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
-from alignment_tax.merge.parts import PartSweep, ratios_of_blocks
+from alignment_tax.merge.parts import Mixture, ratios_of_blocks
 from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
@@ -137,8 +137,8 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
     assert objective(one, chosen).item() == first
 
     # by hand: the mixture by another way, replies and rewards one by one
-    network, tokenizer, sweep = study.part_sweep(blocks=K)
-    assert isinstance(sweep, PartSweep)
+    network, tokenizer, sweep = study.mixture(K)
+    assert isinstance(sweep, Mixture)
     sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
     rsf = study.preset.rsf
     every = study.world.prompts(10**6, study.seed, "rlhf")

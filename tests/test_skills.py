@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from alignment_tax.results.items import SkillsError
 from alignment_tax.skills import (
     FAMILIES,
     SLOTS,
@@ -22,7 +23,6 @@ from alignment_tax.skills import (
     pair_scores,
     suite,
 )
-from alignment_tax.skills.scorer import SkillsError
 from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]

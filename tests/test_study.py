@@ -442,7 +442,9 @@ def test_what_the_bench_times_is_a_step_of_the_search(study):
     batch = next(epoch_batches(len(examples), config))
     scores = -bench.hma_step(mixture, objective, batch).sign()  # Adam's first step
     shares = torch.full_like(scores, 1 / 3)
-    assert softmax_ratios(scores, 0.4, shares).tolist() == pytest.approx(path[1].ratios, abs=1e-3)
+    assert softmax_ratios(scores, 0.4, shares).tolist() == pytest.approx(
+        path[1]["ratios"], abs=1e-3
+    )
     whole = bench.plain_step(model, objective, batch)
     assert [gradient.shape for gradient in whole] == [p.shape for p in model.parameters()]
     assert len(set(bench.simplex())) == 66

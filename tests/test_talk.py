@@ -5,9 +5,9 @@ import pytest
 
 from alignment_tax import talk
 from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.items import bleu_statistics, corpus_bleu
 from alignment_tax.results.recorded import Recorded
 from alignment_tax.skills import capped_bleu, goes_on, right
-from alignment_tax.skills.scorer import bleu_statistics, corpus_bleu
 
 REFERENCE = "the black cat sleeps in the old house"
 

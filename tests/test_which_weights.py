@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from alignment_tax import figures
-from alignment_tax.figures.look import alt_text
+from alignment_tax.figures.style import alt_text
 from alignment_tax.labels import SCORES
 from alignment_tax.stats import compare
 from alignment_tax.which_weights import (

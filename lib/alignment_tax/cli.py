@@ -183,8 +183,8 @@ def do_record(given: Given) -> int:
 def do_add(given: Given) -> int:
     """Add tables that another machine recorded to data/results/<preset>."""
     preset = presets.get(given.preset).name
-    record = importlib.import_module("alignment_tax.pipeline.record")
-    seeds = record.add(given.folder, preset)
+    results = importlib.import_module("alignment_tax.results.recorded")
+    seeds = results.merge_results(given.folder, preset)
     where = settings.results_folder() / preset
     print(f"The rows of seeds {', '.join(map(str, seeds))} are now in {where}.")
     print("Write them into the pages with: alignment-tax report")

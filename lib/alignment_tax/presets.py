@@ -81,6 +81,11 @@ class PpoConfig:
     reward_scale: float = 1.0  # ... and multiplied with what is left
     missing_eos_penalty: float = 1.0  # subtracted from the reward of a reply that was cut off
 
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts of all iterations of a round."""
+        return self.prompts_per_iteration * self.iterations
+
 
 @dataclass(frozen=True)
 class DpoConfig:
@@ -145,7 +150,7 @@ class DistilConfig:
 
 @dataclass(frozen=True)
 class Grid:
-    """A remedy (a name in `mitigate.REMEDIES`) and the strengths at which it is recorded."""
+    """A remedy (a name in `registry.REMEDIES`) and the strengths at which it is recorded."""
 
     method: str
     strengths: tuple[float, ...]
@@ -238,13 +243,14 @@ class Preset:
     ppo_live: PpoConfig | None = None  # the short runs of chapter 06
     # on a GPU forward passes run in bfloat16, whose rounding may hide small changes of a tiny model
     bf16: bool = False
+    more_algorithms: tuple[tuple[str, AlgorithmConfig], ...] = ()
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
         """The RLHF algorithms of the preset; rsf_random is RSF's control."""
         others = {"dpo": self.dpo, "rloo": self.rloo, "ppo": self.ppo}
         chosen = {name: config for name, config in others.items() if config is not None}
-        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen}
+        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen, **dict(self.more_algorithms)}
 
 
 class UnknownPreset(ValueError):

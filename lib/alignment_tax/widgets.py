@@ -11,7 +11,7 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.look import alt_text, png
+from alignment_tax.figures.style import alt_text, png
 from alignment_tax.merge.theory import FeatureModel
 
 

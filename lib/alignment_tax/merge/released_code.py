@@ -16,14 +16,13 @@ from tqdm import tqdm
 from alignment_tax.merge.average import kind_of
 from alignment_tax.merge.hma import (
     HmaConfig,
-    Mixture,
     Objective,
     check_config,
     epoch_batches,
     mean_objective,
     schedule,
 )
-from alignment_tax.merge.parts import block_shares
+from alignment_tax.merge.parts import Mixture, block_shares
 from alignment_tax.train.loop import check_finite
 
 
@@ -94,7 +93,7 @@ def run(
         faults: the switches.
 
     Raises:
-        MergeError: numbers that make no sense; the message says which.
+        MergeError: numbers that make no sense.
         TrainingDiverged: an objective that is no finite number.
     """
     blocks = mixture.partition.blocks

@@ -16,10 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerState
 from trl import BEMACallback
 
-from alignment_tax.mitigate.base import Treatment, check_share, write_weights
+from alignment_tax.merge.average import write_weights
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 
-#: Power of the EMA; TRL's default is 0.5. A higher one averages over more steps.
-STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 #: Arguments and control of a Trainer, which the callback takes but does not look at.
 NOT_USED: Any = None
 
@@ -61,3 +60,8 @@ class Bema(Treatment):
         """Write the callback's weights into the policy."""
         write_weights(model, self.weights())
         return model
+
+
+def bema(setting: Setting, power: float) -> Bema:
+    """Return BEMA with the power of its EMA."""
+    return Bema(power)

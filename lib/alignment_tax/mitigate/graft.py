@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import State, check_compatible, own_tensors, tied_names
-from alignment_tax.mitigate.base import Setting, Treatment, check_share, write_weights
+from alignment_tax.merge.average import (
+    State,
+    check_compatible,
+    own_tensors,
+    tied_names,
+    write_weights,
+)
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 from alignment_tax.train.loop import Batch, collate, encode
 
-#: Half of the changes down to one in a hundred; Panigrahi et al. keep far fewer of a model that is
-#: hundreds of times larger, but finetuned for one small task.
-STRENGTHS = (0.5, 0.2, 0.1, 0.05, 0.01)
 #: How sure the learnt mask is of its start: sigmoid(1) = 0.73 kept, sigmoid(-1) = 0.27 dropped.
 START = 1.0
 #: Adam's, of the scores: some tens of steps that agree are enough to turn a weight over.

@@ -7,27 +7,31 @@ scored with the public command, to the same numbers:
         --include_path lib/alignment_tax/skills/tiny
 
 Families as in the paper (section 3): common sense (accuracy), reading (exact match or F1),
-translation (BLEU). The skill of a model is the mean of the three.
+translation (BLEU). The skill of a model is the mean of the three. What is computed from answered
+items is in `results.items`; its names can be had from here too.
 """
 
 from alignment_tax.labels import FAMILIES, SLOTS
-from alignment_tax.skills.answers import capped_bleu, goes_on, right
-from alignment_tax.skills.scorer import (
-    Scorer,
+from alignment_tax.results.items import (
     SkillScores,
+    SkillsError,
     bleu_statistics,
+    capped_bleu,
     corpus_bleu,
     family_percent,
+    goes_on,
     pair_scores,
+    right,
     slot_percent,
-    suite,
 )
+from alignment_tax.skills.scorer import Scorer, suite
 
 __all__ = [
     "FAMILIES",
     "SLOTS",
     "Scorer",
     "SkillScores",
+    "SkillsError",
     "bleu_statistics",
     "capped_bleu",
     "corpus_bleu",

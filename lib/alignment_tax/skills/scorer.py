@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +16,10 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistics
 
 Split = Literal["reported", "validation"]
-Array = np.ndarray
-
-
-class SkillsError(ValueError):
-    """A suite, a model or two sets of scores cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,57 +61,6 @@ def suite(name: str) -> dict[str, str]:
         SkillsError: no such suite; the message lists those that exist.
     """
     return {slot: task.name for slot, task in _suite(name).items()}
-
-
-@dataclass(frozen=True)
-class SkillScores:
-    """What one model can do.
-
-    `metrics`: every slot, every family and `skill`, in percent. `items`: one row per slot and item
-    with columns slot, item (its number in the task), fingerprint (of its text), value (accuracy,
-    exact match or F1 in 0..1; NaN for translation) and the ten BLEU counts (NaN elsewhere), from
-    which the corpus BLEU of any choice of items can be worked out.
-    """
-
-    metrics: dict[str, float]
-    items: pd.DataFrame
-
-    @property
-    def n_items(self) -> int:
-        """Number of items over all slots."""
-        return len(self.items)
-
-    def values(self) -> dict[str, Array]:
-        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10).
-
-        This is what `front.paired_bootstrap` draws from, with `family_percent(...)` as statistic.
-        """
-        groups: dict[str, Array] = {}
-        for slot, rows in self.items.groupby("slot", sort=False):
-            columns = list(BLEU_COLUMNS) if slot == "bleu" else "value"
-            groups[str(slot)] = rows[columns].to_numpy(dtype=float)
-        return groups
-
-    def save(self, folder: Path) -> None:
-        """Write `skills.json` and `items.parquet` into a folder, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with _whole_file(folder / "items.parquet") as part:
-            self.items.to_parquet(part, index=False)
-        with _whole_file(folder / "skills.json") as part:
-            part.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> SkillScores:
-        """Read what `save` wrote.
-
-        Raises:
-            SkillsError: the folder holds no scores.
-        """
-        for name in ("skills.json", "items.parquet"):
-            if not (folder / name).is_file():
-                raise SkillsError(f"{folder} has no {name}: score the model there first.")
-        metrics = json.loads((folder / "skills.json").read_text(encoding="utf-8"))
-        return cls(metrics, pd.read_parquet(folder / "items.parquet"))
 
 
 class Scorer:
@@ -186,8 +129,7 @@ class Scorer:
                 tables.append(_items(slot, task, result["samples"][task.name]))
         finally:
             model.train(training)
-        items = pd.concat(tables, ignore_index=True)
-        return SkillScores(_metrics(items), items)
+        return SkillScores.of(pd.concat(tables, ignore_index=True))
 
     def _evaluate(self, language_model: Any, task: Task) -> Any:
         """Run one task; lm-eval's progress bars stay out of the notebook, its warnings do not."""
@@ -204,83 +146,6 @@ class Scorer:
         for message in heard:
             warnings.warn(f"{task.name}: {message}", stacklevel=3)
         return result
-
-
-def bleu_statistics(reference: str, prediction: str) -> list[float]:
-    """Return the ten counts of one translation, in the order of `BLEU_COLUMNS`.
-
-    Tokenised as lm-eval's metric does it (sacrebleu's default, 13a). Sums of these counts over
-    items are all that corpus BLEU needs (Papineni et al. 2002).
-    """
-    from sacrebleu.metrics import BLEU
-
-    score = BLEU(effective_order=True).sentence_score(prediction, [reference])
-    return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
-
-
-def corpus_bleu(statistics: Array) -> float:
-    """Return the corpus BLEU (0 to 100) of items given by their counts (n, 10).
-
-    Summed over items first: corpus BLEU is no mean of sentence scores. Smoothing as in sacrebleu's
-    and lm-eval's default ("exp").
-    """
-    from sacrebleu.metrics import BLEU
-
-    sums = [int(n) for n in np.asarray(statistics).sum(axis=0)]
-    score = BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score
-    # a perfect translation comes out a rounding error above 100
-    return min(score, 100.0)
-
-
-def slot_percent(slot: str, values: Array) -> float:
-    """Return the score of one slot in percent: the mean over items, or the corpus BLEU."""
-    return corpus_bleu(values) if slot == "bleu" else 100 * float(values.mean())
-
-
-def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
-    """Return the statistic {slot: items} -> percent of a slot, a family, or of "skill".
-
-    Slots of a family weigh alike whatever their number of items, as do families in "skill".
-
-    Raises:
-        SkillsError: no such slot or family.
-    """
-    known = (*SLOTS, *FAMILIES, "skill")
-    if family not in known:
-        raise SkillsError(f"There is no score {family!r}. Choose from: {', '.join(known)}.")
-
-    def statistic(values: Mapping[str, Array]) -> float:
-        if family in SLOTS:
-            return slot_percent(family, values[family])
-        return _means({slot: slot_percent(slot, v) for slot, v in values.items()})[family]
-
-    return statistic
-
-
-def pair_scores(
-    first: Sequence[SkillScores], second: Sequence[SkillScores], family: str = "skill"
-) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
-    """Return the items of two models per seed, paired, for `front.paired_bootstrap`.
-
-    Only the slots that `family` needs are returned.
-
-    Raises:
-        SkillsError: the two were not scored on the very same items.
-    """
-    if len(first) != len(second):
-        raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")
-    slots = FAMILIES.get(family, SLOTS if family == "skill" else (family,))
-    for a, b in zip(first, second, strict=True):
-        key = ["slot", "item", "fingerprint"]
-        if not a.items[key].equals(b.items[key]):
-            raise SkillsError(
-                "The two models were scored on different items: use one suite, split and limit, "
-                "and score again what was scored before the tasks changed."
-            )
-    pair = [
-        [{s: v for s, v in x.values().items() if s in slots} for x in y] for y in (first, second)
-    ]
-    return pair[0], pair[1]
 
 
 def _suite(name: str) -> dict[str, Task]:
@@ -340,23 +205,6 @@ def _items(slot: str, task: Task, samples: Sequence[Mapping[str, Any]]) -> pd.Da
     return pd.DataFrame(rows).sort_values("item", ignore_index=True)
 
 
-def _metrics(items: pd.DataFrame) -> dict[str, float]:
-    """Return slots, families and skill in percent."""
-    values = SkillScores({}, items).values()
-    slots = {slot: slot_percent(slot, v) for slot, v in values.items()}
-    return slots | _means(slots)
-
-
-def _means(slots: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of each family whose slots were scored, and of all three as `skill`."""
-    means = {
-        family: float(np.mean([slots[s] for s in members if s in slots]))
-        for family, members in FAMILIES.items()
-        if any(s in slots for s in members)
-    }
-    return means | ({"skill": float(np.mean(list(means.values())))} if len(means) == 3 else {})
-
-
 @contextlib.contextmanager
 def _log_level(name: str, level: int) -> Iterator[None]:
     """Set the level of a logger for a while: its notes are for users of a command line."""
@@ -385,14 +233,3 @@ def _warnings_of(name: str) -> Iterator[list[str]]:
         yield heard
     finally:
         logger.removeHandler(ear)
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` only when everything was written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ resuming, and its budget of sampled replies is the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -168,14 +170,16 @@ def ppo_rounds(config: PpoConfig, start: Start) -> RoundResult:
     return RoundResult(state.policy, log, samples, {k: float(v) for k, v in stats.items()})
 
 
+#: A new algorithm is one file and one line here.
+ALGORITHMS: dict[str, Callable[[Any, Start], RoundResult]] = {
+    "rsf": rsf,
+    "rsf_random": functools.partial(rsf, how="random"),
+    "dpo": dpo,
+    "rloo": rloo,
+    "ppo": ppo_rounds,
+}
+
+
 def run_round(algorithm: str, config: AlgorithmConfig, start: Start) -> RoundResult:
-    """Run one round of the algorithm that `config` is of; rsf_random is RSF's control."""
-    match config:
-        case RsfConfig():
-            return rsf(config, start, "random" if algorithm == "rsf_random" else "best")
-        case DpoConfig():
-            return dpo(config, start)
-        case RlooConfig():
-            return rloo(config, start)
-        case PpoConfig():
-            return ppo_rounds(config, start)
+    """Run one round of an algorithm in `ALGORITHMS`; rsf_random is RSF's control."""
+    return ALGORITHMS[algorithm](config, start)

@@ -1,30 +1,21 @@
-"""What recorded points say of RLHF's algorithms: the tax of each, their fronts, KL and forgetting.
+"""Forgetting: over-optimisation of the reward model, and what is forgotten against KL.
 
-Pure functions on the columns of points.csv (and kl.csv). Everything is paired by seed: an algorithm
-is compared with theta_0, or with another algorithm, of the same seed and so the same reward model.
-Where a comparison cannot be made (rows missing, one seed, no rewards in common) it is None.
+Pure functions on the columns of points.csv and kl.csv, paired by seed. Where a comparison cannot
+be made (rows missing, one seed, no rewards in common) it is None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from alignment_tax.stats import compare, pareto
+from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES
+from alignment_tax.results.points import RLHF, by_round, start
+from alignment_tax.stats import compare
 
-#: The algorithms of chapter 06, and how they are written.
-NAMES = {"rsf": "RSF", "dpo": "DPO", "rloo": "RLOO", "ppo": "PPO"}
-#: Those and the control, as they stand in a sentence.
-WITH_CONTROL = NAMES | {"rsf_random": "the random control"}
-FAMILIES = {
-    "skill": "mean skill",
-    "commonsense": "common sense",
-    "reading": "reading",
-    "translation": "translation",
-}
 #: What forgetting is set against, as columns of `forgetting`.
 X_NAMES = {
     "forward_kl": "KL(θ₀ ‖ θ)",
@@ -39,256 +30,17 @@ TRAINED = ("none", "kl_coef")
 #: 2025 (roughly quadratic), which must turn down instead.
 SHAPES = {"saturating": 2, "line": 1, "parabola": 2}
 
+#: The algorithms, and the control, as they stand in a sentence.
+WITH_CONTROL = ALGORITHM_NAMES | {"rsf_random": "the random control"}
+
 Comparisons = dict[str, compare.Comparison | None]
-
-
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def present(points: pd.DataFrame) -> list[str]:
-    """Return the algorithms of `NAMES` of which models as trained are recorded."""
-    trained = set(points.loc[points["method"] == "none", "algorithm"])
-    return [name for name in NAMES if name in trained]
-
-
-def missing(points: pd.DataFrame) -> list[str]:
-    """Return the algorithms of `NAMES` of which nothing is recorded."""
-    return [name for name in NAMES if name not in present(points)]
-
-
-def shared(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the seeds that have every algorithm of `present`; all if none has.
-
-    Of further seeds a part of the algorithms may be recorded: what is set side by side must not
-    draw one algorithm from seeds that another lacks.
-    """
-    trained = points[points["method"] == "none"]
-    seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
-    common = set.intersection(*seeds) if seeds else set()
-    return points[points["seed"].isin(common)] if common else points
-
-
-def start(points: pd.DataFrame, score: str) -> pd.Series:
-    """Return a score of theta_0 by seed.
-
-    Raises:
-        ValueError: there is no theta_0.
-    """
-    rows = points[points["algorithm"] == "sft"]
-    if rows.empty:
-        raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
-    return rows.set_index("seed")[score].astype(float).sort_index()
-
-
-def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
-    """Return a score by seed (rows) and round (columns); round 0 is theta_0.
-
-    Raises:
-        ValueError: the points hold no round of the algorithm.
-    """
-    rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
-    if rows.empty:
-        raise ValueError(f"The points hold no round of {algorithm!r}.")
-    table = rows.pivot(index="seed", columns="rounds", values=score).astype(float)
-    table.columns = [int(column) for column in table.columns]
-    table.insert(0, 0, start(points, score))
-    return table.sort_index()
-
-
-def last(points: pd.DataFrame, algorithm: str, score: str) -> pd.Series:
-    """Return a score after the last round by seed."""
-    return by_round(points, algorithm, score).iloc[:, -1]
-
-
-def tax(points: pd.DataFrame, algorithm: str, score: str = "skill") -> pd.Series:
-    """Return what an algorithm costs by seed, in points: theta_0 minus the last round."""
-    rounds = by_round(points, algorithm, score)
-    return rounds[0] - rounds.iloc[:, -1]
-
-
-def curve(
-    points: pd.DataFrame, algorithm: str, method: str, score: str = "skill"
-) -> dict[int, np.ndarray]:
-    """Return by seed the points (n, 2) reward and score of one algorithm, from theta_0 on.
-
-    Args:
-        points: The columns of points.csv.
-        algorithm: A name in `NAMES`.
-        method: "none" (the rounds) or "average" (theta_0 and the last round, by alpha).
-        score: What is kept: skill, or a family.
-    """
-    own = points[(points["algorithm"] == algorithm) & (points["method"] == method)]
-    own = own.sort_values("rounds" if method == "none" else "alpha")
-    found = {}
-    for seed, rows in own.groupby("seed"):
-        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
-        if method == "none":
-            rows = pd.concat([theta_0, rows])
-        found[int(str(seed))] = rows[["reward", score]].to_numpy(dtype=float)
-    return found
-
-
-def penalty_curve(points: pd.DataFrame, own: float, score: str = "skill") -> dict[int, np.ndarray]:
-    """Return by seed theta_0 and the ends of PPO from the heaviest KL penalty to the lightest.
-
-    Args:
-        points: The columns of points.csv.
-        own: The KL coefficient of the models whose method is "none".
-        score: What is kept.
-    """
-    ppo = points[points["algorithm"] == "ppo"]
-    plain = ppo[ppo["method"] == "none"]
-    plain = plain[plain["rounds"] == plain["rounds"].max()].assign(strength=own)
-    swept = ppo[ppo["method"] == "kl_coef"]
-    found = {}
-    for seed in sorted(set(swept["seed"]) & set(plain["seed"])):
-        rows = pd.concat([swept[swept["seed"] == seed], plain[plain["seed"] == seed]])
-        theta_0 = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
-        rows = pd.concat([theta_0, rows.sort_values("strength", ascending=False)])
-        found[int(seed)] = rows[["reward", score]].to_numpy(dtype=float)
-    return found
-
-
-# --- comparisons ---------------------------------------------------------------------------------
-
-
-def judge(differences: Iterable[float]) -> compare.Comparison | None:
-    """Return the 95 % t interval over seeds with its verdict; None for fewer than two seeds."""
-    values = [float(value) for value in differences if np.isfinite(value)]
-    return compare.compare_seeds(values) if len(values) > 1 else None
 
 
 def both(first: compare.Comparison | None, second: compare.Comparison | None) -> str:
     """Return the verdict of "both claims hold"."""
-    verdicts = [each.verdict if each else "inconclusive" for each in (first, second)]
-    if "does not hold" in verdicts:
-        return "does not hold"
-    return "holds" if verdicts == ["holds", "holds"] else "inconclusive"
-
-
-def at_equal_reward(
-    a: dict[int, np.ndarray], b: dict[int, np.ndarray]
-) -> compare.Comparison | None:
-    """Compare what two curves keep at equal reward, paired by seed: a minus b, in points.
-
-    None where fewer than two seeds have both, or where the curves of a seed share no rewards.
-    """
-    gaps = []
-    for seed in sorted(a.keys() & b.keys()):
-        try:
-            gaps.append(pareto.gap_at_equal_reward(a[seed], b[seed]))
-        except pareto.NoSharedRewards:
-            return None
-    return judge(gaps)
-
-
-def tax_claims(points: pd.DataFrame, score: str = "skill") -> Comparisons:
-    """Return "X costs SCORE" for every algorithm that is recorded, in points."""
-    return {
-        f"{NAMES[name]} costs {FAMILIES[score]}": judge(tax(points, name, score))
-        for name in present(points)
-    }
-
-
-def gain_claims(points: pd.DataFrame, score: str = "reward") -> Comparisons:
-    """Return "X raises SCORE" for every algorithm that is recorded: last round minus theta_0."""
-    return {
-        f"{NAMES[name]} raises {score}": judge(-tax(points, name, score))
-        for name in present(points)
-    }
-
-
-def averaging_claims(points: pd.DataFrame, score: str = "skill") -> Comparisons:
-    """Return, for every algorithm, whether averaging keeps more than stopping it early.
-
-    At equal reward: the averages of theta_0 and the last round against the rounds, in points.
-    """
-    return {
-        f"averaging {NAMES[name]} keeps more {FAMILIES[score]} than stopping it early": (
-            at_equal_reward(
-                curve(points, name, "average", score), curve(points, name, "none", score)
-            )
-        )
-        for name in present(points)
-    }
-
-
-def front_claims(
-    points: pd.DataFrame, best: str = "rsf", score: str = "skill", method: str = "average"
-) -> Comparisons:
-    """Return, for every other algorithm, whether the front of `best` lies above its front.
-
-    The fronts are the averages' (the paper's Fig. 14) or, with method "none", the rounds'; gaps are
-    taken at equal reward, in points.
-    """
-    own = curve(points, best, method, score)
-    return {
-        f"the front of {NAMES[best]} lies above that of {NAMES[name]}": at_equal_reward(
-            own, curve(points, name, method, score)
-        )
-        for name in present(points)
-        if name != best
-    }
-
-
-def penalty_claims(points: pd.DataFrame, own: float, least: float | None = None) -> Comparisons:
-    """Return what the sweep over PPO's KL coefficient says (paper, Fig. 8); empty without one.
-
-    Args:
-        points: The columns of points.csv.
-        own: The KL coefficient of the models whose method is "none".
-        least: The coefficient that the heaviest is compared with (the paper's is 0.05); None takes
-            the lightest there is. The first two claims are left out where it is not recorded.
-    """
-    swept = points[(points["algorithm"] == "ppo") & (points["method"] == "kl_coef")]
-    if swept.empty or "ppo" not in present(points):
-        return {}
-    strengths = sorted({own, *swept["strength"].astype(float)})
-
-    def end(coef: float, score: str) -> pd.Series:
-        if coef == own:
-            return last(points, "ppo", score)
-        rows = swept[np.isclose(swept["strength"].astype(float), coef)]
-        return rows.set_index("seed")[score].astype(float)
-
-    most = strengths[-1]
-    least = strengths[0] if least is None else least
-    found: Comparisons = {}
-    if np.isclose(strengths, least).any() and least < most:
-        names = f"KL coefficient {most:g} instead of {least:g}"
-        found = {
-            f"a {names} keeps more skill": judge(end(most, "skill") - end(least, "skill")),
-            f"a {names} costs reward": judge(end(least, "reward") - end(most, "reward")),
-        }
-    found["averaging PPO keeps more skill than a larger KL coefficient"] = at_equal_reward(
-        curve(points, "ppo", "average"), penalty_curve(points, own)
-    )
-    return found
-
-
-def chord_share(points: pd.DataFrame, own: float) -> float | None:
-    """Return over which share of the rewards compared PPO's penalty has no model, mean over seeds.
-
-    `penalty_claims` compares averaging with the line from theta_0 through the ends of PPO's runs,
-    from the heaviest penalty on. Below the lowest reward of these ends that line is a straight
-    chord: nothing was trained there. None where nothing is compared.
-
-    Args:
-        points: The columns of points.csv.
-        own: The KL coefficient of the models whose method is "none".
-    """
-    averages, shares = curve(points, "ppo", "average"), []
-    for seed, line in penalty_curve(points, own).items():
-        if seed not in averages:
-            continue
-        low = max(line[:, 0].min(), averages[seed][:, 0].min())
-        high = min(line[:, 0].max(), averages[seed][:, 0].max())
-        if high > low:
-            shares.append(np.clip((line[1:, 0].min() - low) / (high - low), 0, 1))
-    return float(np.mean(shares)) if shares else None
-
-
-# --- over-optimisation ---------------------------------------------------------------------------
+    verdicts = {each.verdict if each else "inconclusive" for each in (first, second)}
+    worst = ("opposite", "negligible", "inconclusive", "holds")
+    return next(word for word in worst if word in verdicts)
 
 
 @dataclass(frozen=True)
@@ -334,7 +86,7 @@ def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
         best[seed] = int(gold.columns[at])
         falls.append(golds[row, at] - golds[row, -1])
         rises.append(rewards[row, -1] - rewards[row, at])
-    fall, rise = judge(falls), judge(rises)
+    fall, rise = compare.judge(falls), compare.judge(rises)
     return OverOptimisation(fall, rise, best, int(gold.columns[-1]), both(fall, rise))
 
 
@@ -357,7 +109,7 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
     rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
     names = ["seed", "algorithm", "method", "strength", "rounds"]
     table = rows[[*names, "kl"]].copy()
-    for score in FAMILIES:
+    for score in FAMILY_NAMES:
         table[score] = rows["seed"].map(start(points, score)) - rows[score].astype(float)
     table["tax"] = table["skill"]
     for gained, score in (("gain", "reward"), ("gold_gain", "gold")):
@@ -512,7 +264,7 @@ def razor_table(
         of nearly the same KL.
     """
     own = rows.groupby("algorithm")
-    groups = {NAMES[name]: own.get_group(name) for name in NAMES if name in own.groups}
+    groups = {ALGORITHM_NAMES[name]: own.get_group(name) for name in RLHF if name in own.groups}
     table = []
     for who, part in (groups | {"all": rows}).items():
         for x in xs:
@@ -576,9 +328,8 @@ def explains_half(found: Fit, seeds: int) -> compare.Comparison | None:
     """Compare the R squared of a fit with one half; None where it has no interval."""
     if not np.isfinite(found.low):
         return None
-    verdict = compare.verdict(found.low, found.high, 0.5)
     gap, low, high = found.r_squared - 0.5, found.low - 0.5, found.high - 0.5
-    return compare.Comparison(gap, low, high, seeds, 0, verdict)
+    return compare.Comparison(gap, low, high, seeds, 0, compare.verdict(low, high))
 
 
 def off_the_curve(
@@ -593,16 +344,16 @@ def off_the_curve(
     """
     rows = rows.dropna(subset=[x, y])
     found: Comparisons = {}
-    for name in [name for name in WITH_CONTROL if name in set(rows["algorithm"])]:
+    for name in [name for name in (*RLHF, "rsf_random") if name in set(rows["algorithm"])]:
         others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
         claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
         found[claim] = None
         enough = others[x].nunique() >= SHAPES[shape] + 2
-        if enough and not set(NAMES).isdisjoint(others["algorithm"]):
+        if enough and not set(RLHF).isdisjoint(others["algorithm"]):
             of_others, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), shape)
             own = own[own[x] <= others[x].max()]
             beyond = own[y] - curve_at(shape, of_others, own[x].to_numpy(dtype=float))
-            found[claim] = judge(beyond.groupby(own["seed"]).mean())
+            found[claim] = compare.judge(beyond.groupby(own["seed"]).mean())
     return found
 
 
@@ -628,38 +379,23 @@ def at_equal_kl(
         reach = min(line[x].iloc[-1] for line in lines)
         at = [float(np.interp(reach, [0.0, *line[x]], [0.0, *line[y]])) for line in lines]
         gaps.append(at[0] - at[1])
-    return judge(gaps)
+    return compare.judge(gaps)
 
 
-def gold_claims(rows: pd.DataFrame, x: str = "kl") -> Comparisons:
-    """Return, for every algorithm but RSF, whether it gains more gold than RSF at the same KL."""
-    there = set(rows["algorithm"])
-    return {
-        f"{NAMES[name]} gains more gold than RSF at the same KL": at_equal_kl(
-            rows, name, "rsf", x, "gold_gain"
-        )
-        for name in NAMES
-        if {name, "rsf"} <= there and name != "rsf"
-    }
-
-
-def share_kept(
-    points: pd.DataFrame, other: pd.DataFrame, algorithm: str, score: str = "skill"
-) -> tuple[float, float, float] | None:
-    """Return which share of an algorithm's tax is left in another measure of the same models.
+def share_kept(points: pd.DataFrame, algorithm: str) -> tuple[float, float, float] | None:
+    """Return which share of an algorithm's tax in mean skill is left by capped BLEU.
 
     Args:
-        points: The columns of points.csv.
-        other: The same models by the other measure (`talk.with_capped`).
-        algorithm: A name in `NAMES`.
-        score: Of which the tax is.
+        points: The columns of points.csv, with capped_skill (`capped_bleu.add_capped`).
+        algorithm: A name of `RLHF`.
 
     Returns:
-        Mean tax by the other measure over mean tax, and its interval over seeds drawn with
+        Mean tax with talk forgiven over mean tax, and its interval over seeds drawn with
         replacement (see `resampled`). None unless the tax is shown: a share of nothing is nothing.
     """
-    whole, left = (tax(each, algorithm, score) for each in (points, other))
-    shown = judge(whole)
+    rounds = {name: by_round(points, algorithm, name) for name in ("skill", "capped_skill")}
+    whole, left = (each[0] - each.iloc[:, -1] for each in rounds.values())
+    shown = compare.judge(whole)
     if shown is None or shown.verdict != "holds":
         return None
     rows = pd.DataFrame({"seed": whole.index, "whole": whole.values, "left": left.values})
