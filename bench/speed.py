@@ -221,6 +221,7 @@ class Spent(dict[str, float]):
     def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Return `work` with its seconds added up under `name`."""
 
+        @functools.wraps(work)  # generation reads the signature of a model's forward pass
         def clocked(*arguments: Any, **named: Any) -> Any:
             seconds, result = timed(lambda: work(*arguments, **named))
             self[name] += seconds

@@ -74,7 +74,7 @@ class ChapterRun:
 
 @dataclass(frozen=True)
 class CourseRun:
-    """A run of the course: where it is and what came of each chapter, in the course's order."""
+    """What came of each chapter, in the course's order, and where it is."""
 
     out: Path
     preset: str
@@ -110,8 +110,8 @@ def read_notebook(path: Path) -> Any:
 def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
     """Return title, question and minutes per preset of a chapter's first markdown cell.
 
-    The form is a heading "# 04 Title", a paragraph "**Question.** ...", and a paragraph
-    "**Machine minutes.** smoke 0.5, tiny 3". What is missing comes back empty.
+    The form: "# 04 Title", paragraphs "**Question.** ..." and "**Minutes.** smoke 0.5, tiny 3".
+    What is missing comes back empty.
     """
     heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
 
@@ -270,8 +270,7 @@ class EndedEarly(Exception):
 def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
     """Execute one notebook into `out` and return what came of it; an error is not raised.
 
-    The executed notebook, with its error if there was one, appears under its own name at the end;
-    while it runs it is called .NN_name.running.ipynb.
+    It appears under its own name at the end, with its error if there was one.
     """
     import papermill
 
@@ -370,16 +369,9 @@ def run_course(
 ) -> CourseRun:
     """Execute chapters, go on after a failure, and write the index page.
 
-    Args:
-        preset: name of a preset.
-        seed: whole number from 0 up.
-        only: numbers or names of chapters; empty for all.
-        out: folder to write to; default <runs>/<preset>-seed<seed>.
-        notebooks: folder of the chapters; default the course's.
-        jobs: how many chapters run at once; default one a core.
-
-    Raises:
-        presets.UnknownPreset, CourseError: before anything runs.
+    `only` holds numbers or names of chapters, empty for all. The defaults of `out`, `notebooks` and
+    `jobs` are <runs>/<preset>-seed<seed>, the course's own, and one a core. What is wrong with a
+    run is raised before anything runs: UnknownPreset or CourseError.
     """
     world = presets.get(preset).world
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -505,10 +497,9 @@ def strip_outputs(notebooks: Path) -> list[Path]:
 
 
 def with_outputs(source: Any, executed: Any) -> Any:
-    """Return `source` with the outputs of `executed`, without anything else of the run.
+    """Return `source` with the outputs of `executed`, and nothing else of the run.
 
-    What stays out: progress bars (standard error), times, papermill's marks, widgets, which are
-    dead without a kernel. A CourseError if the code has changed or the run ended in an error.
+    Progress bars (standard error) stay out, and widgets, which are dead without a kernel.
     """
     injected = code_cells(executed, "injected-parameters")
     ran = [cell for cell in code_cells(executed) if cell not in injected]
