@@ -219,6 +219,7 @@ class Spent(dict[str, float]):
     def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Return `work` with its seconds added up under `name`."""
 
+        @functools.wraps(work)  # generation reads the signature of a model's forward pass
         def clocked(*arguments: Any, **named: Any) -> Any:
             seconds, result = timed(lambda: work(*arguments, **named))
             self[name] += seconds
@@ -596,10 +597,11 @@ def run(
     out = out or settings.results_folder() / "bench.json"
     kept: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     study = Study(limited(TINY, limit))
-    able = parts(study, limit) if against_folder is None else against.MEASURES
-    if wrong := [name for name in only or () if name not in able]:
-        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(able)}.")
-    chosen = list(only or able)
+    able = parts(study, limit)
+    known = list(able if against_folder is None else against.MEASURES)
+    if wrong := [name for name in only or () if name not in known]:
+        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
+    chosen = list(only or known)
     if against_folder is not None:
         found = against.ratios_to(against_folder, chosen, quick=limit is not None)
         name = f"ratios_to_{against.name_of(against_folder)}"
