@@ -10,15 +10,16 @@ import pandas as pd
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
-    AVERAGED,
     DISTIL,
     DISTILLED_AVERAGE,
-    IN_ROUNDS,
     KL_COEF,
     PART,
     Spec,
+    averaged,
     block_count,
     has_ratios,
+    is_in_rounds,
+    out_of_rounds,
 )
 
 
@@ -32,13 +33,13 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    remedy = REMEDIES.get(out_of_rounds(method))
     return remedy is not None and remedy.weak_is_high
 
 
 def fades(method: str) -> bool:
     """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    remedy = REMEDIES.get(out_of_rounds(method))
     return remedy is not None and remedy.fades
 
 
@@ -91,7 +92,7 @@ def curve_rows(
     else:
         own = own.sort_values("strength", ascending=weak_is_high(method))
         if fades(method):  # in rounds, the run without a remedy is RSF itself
-            end = plain if method.endswith(IN_ROUNDS) else trained[trained["method"] == DISTIL]
+            end = plain if is_in_rounds(method) else trained[trained["method"] == DISTIL]
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
@@ -125,7 +126,7 @@ def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
     Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
     """
-    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *(name + AVERAGED for name in methods)}
+    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *map(averaged, methods)}
     extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
     return with_rsf(pd.concat([main_line(points), extra]))
 
