@@ -39,8 +39,9 @@ from alignment_tax.models import (
     save_policy,
 )
 from alignment_tax.presets import PpoConfig, as_dict
+from alignment_tax.provenance import provenance
 from alignment_tax.stats import compare
-from alignment_tax.store import provenance, write_whole
+from alignment_tax.store import write_whole
 from alignment_tax.world.base import Prompt, World
 
 if TYPE_CHECKING:
@@ -276,15 +277,15 @@ def judge(
         batch_size=config.sampling_batch,
         seed=seed,
     )
-    texts = [group[0].text for group in groups]
+    replies = [group[0] for group in groups]
     after, before = (
-        reply_log_probs(model, tokenizer, prompts, texts, batch)
+        reply_log_probs(model, tokenizer, prompts, replies, batch)
         for model in (policy, study.policy("sft")[0])
     )
     return {
-        "judged_reward": float(study.rewards(prompts, texts).mean()),
+        "judged_reward": float(study.rewards(prompts, replies).mean()),
         "judged_kl": kl_estimate(after, before),
-        "finished": float(np.mean([group[0].finished for group in groups])),
+        "finished": float(np.mean([reply.finished for reply in replies])),
     }
 
 
