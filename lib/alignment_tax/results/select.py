@@ -32,7 +32,8 @@ from alignment_tax.spec import PART, PATTERN, block_count, patterns, ratios_text
 GRAMMAR = re.compile(
     r"(?:(?P<factor>[\d.]+)\*)?(?P<algorithm>\w+)"
     r"(?:/(?P<rounds>last|\d+)"
-    r"|/(?P<method>[a-z]\w*(?:\+average)?)(?:=(?P<part>[a-z]+(?:-\d)?))?(?:@(?P<alpha>[\d.]+))?"
+    r"|/(?P<method>(?!last\b)[a-z]\w*(?:\+average)?)(?:=(?P<part>[a-z]+(?:-\d)?))?"
+    r"(?:@(?P<alpha>[\d.]+))?"
     r"(?:/K=(?P<blocks>\d+))?(?:/(?P<place>strongest|weakest|second_weakest|mean))?)?"
 )
 PLACES = {"strongest": 0, "second_weakest": -2, "weakest": -1}
