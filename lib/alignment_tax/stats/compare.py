@@ -155,10 +155,7 @@ def compare_at_equal_reward(
 ) -> Comparison:
     """Compare the skill two methods keep at equal reward: `gap_at_equal_reward` per seed, then t.
 
-    Args:
-        curves_a, curves_b: one curve per seed and method, the seeds in the same order.
-        from_share: see `gap_at_equal_reward`.
-        how: see `compare_seeds`.
+    One curve per seed and method, the seeds in the same order; `how` goes to `compare_seeds`.
     """
     pairs = _paired(curves_a, curves_b)
     return compare_seeds(
