@@ -98,12 +98,7 @@ def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the answer of the whole course in a few sentences.
-
-    Args:
-        found: The claims.
-        lost: Mean and interval of the share of lost translations that only go on talking, percent.
-    """
+    """Return the answer of the whole course; `lost` is the share lost to talk, in percent."""
 
     def said(name: str) -> str:
         return claims.effect(claims.one(found, name))
@@ -122,13 +117,7 @@ def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
 
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the README's section: what was run, the table of skills, the claims of the main line.
-
-    Args:
-        run: The recorded run.
-        found: Its claims.
-        lost: As for `answer`.
-    """
+    """Return the README's section: what was run, the table of skills, the main line's claims."""
     points, source = main_line(run.points), run.provenance
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
     name = source["preset"]["name"]
@@ -231,13 +220,7 @@ def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 def remedies_page(run: Recorded, points: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page on mitigation: tables of methods, and the paper's claims one by one.
-
-    Args:
-        run: The recorded run.
-        points: Its points with the capped scores.
-        found: Its claims.
-    """
+    """Return the page on mitigation; `points` have the capped scores."""
 
     def table(average: str, score: str = "skill", all_methods: bool = False) -> str:
         rows = methods.method_table(points, run.costs, average, found, score)
@@ -358,11 +341,7 @@ def model_name(row: Mapping[Any, Any]) -> str:
 
 
 def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page of a run of one seed, whose intervals are over items.
-
-    Raises:
-        ValueError: it has several seeds: their spread is the interval to show then.
-    """
+    """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
     if len(run.seeds) != 1:
         raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
     points, source, preset = main_line(run.points), run.provenance, run.provenance["preset"]
@@ -408,11 +387,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def fill(text: str, generated: str, name: str = "results") -> str:
-    """Return `text` with `generated` between the two marks of this name.
-
-    Raises:
-        ValueError: the marks are not there, once each and in order.
-    """
+    """Return `text` with `generated` between the two marks of this name; it must hold them."""
     start, end = marks(name)
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"The page must hold {start} and then {end}, once each.")
@@ -433,13 +408,7 @@ class Pages:
 
 
 def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None) -> Pages:
-    """Return what a recorded run over seeds says.
-
-    Args:
-        run: The recorded run.
-        items: Its items (`results.recorded_items`).
-        found: Its claims, if they are there already (`claims.read`).
-    """
+    """Return what a recorded run over seeds says; `found` are its claims, if there already."""
     points = add_capped(run.points, items)
     found = claims.table(points) if found is None else found
     lost = interval(100 * lost_to_talk(main_line(run.points), items))
