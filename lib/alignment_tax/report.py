@@ -25,7 +25,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import add_capped, lost_to_talk
-from alignment_tax.stats.claim_list import SESOI
+from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
 
@@ -51,42 +51,6 @@ MAIN = (
     "average_vs_early.rsf.skill",
     "average_vs_early.rsf.skill_at_equal_gold",
 )
-_INPUT = (
-    "RSF has overshot gold here (chapter 06), not its own reward, so undoing a part of the change "
-    "costs reward, and more gold comes back from any part, the input's or another (chapter 11). "
-    "Nine narrow layers may also share less between a chat and a test than 26 wide ones."
-)
-_REPLAY = (
-    "the replayed text rehearses the very formats of the tests, and its translations end where "
-    "they should. That is more pretraining; it lifts skills above theta_0's, where averages of "
-    "theta_0 with an aligned model do not come. The paper's replayed text holds next to nothing in "
-    "the format of its benchmarks."
-)
-_OUTPUTS = (
-    "most of what is lost is a habit, to stop after a translation. A penalty on outputs prices "
-    "each token of the replies, the end among them, and so can hold that habit while reward rises; "
-    "an average scales all changes down together."
-)
-#: What we think where a recorded claim of the paper comes out opposite, by its id.
-REASONS = {
-    "average_vs_replay.hypervolume.commonsense": _REPLAY,
-    "average_vs_replay.hypervolume.translation": _REPLAY,
-    "average_vs_replay_other.hypervolume.commonsense": "text that holds no test still states the "
-    "facts that tests ask for, and theta_0 has room to regain what instruction tuning cost the "
-    "base.",
-    "average_vs_kd_squared.hypervolume": _OUTPUTS,
-    "average_vs_kd_squared.hypervolume.translation": _OUTPUTS,
-    "average.rsf@0.2.reward_kept": "reward comes early along alpha, but not so early that a fifth "
-    "of the way holds 95 % of it. In the other reading, with a as theta_0's weight, little reward "
-    "is lost and little skill comes back.",
-    "average_vs_early.rsf.hypervolume.commonsense": "common sense rises a little in the first "
-    "rounds of RSF and falls in the last. Stopping in between keeps that rise at more reward than "
-    "averages of theta_0 with the last round have. The interval only just reaches zero.",
-    "part.input.reward": _INPUT,
-    "part.dpo.input.reward": "DPO's own reward still rises where it ends here (chapter 06), so "
-    "undoing a part of the change takes reward back. Nine narrow layers may also share less "
-    "between a chat and a test than 26 wide ones.",
-}
 
 
 def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def _claims(text: str) -> Iterator[Claim]:
             parts = [] if line == "for once" else line.removeprefix("for ").split("; ")
             named = [part.split(" in ") for part in parts]
             loops, block = [[(name, value) for value in of.split()] for name, of in named], []
-        elif line and not line.startswith("#"):
+        elif line and not line.startswith(("#", "because ")):
             block.append(line)
 
 
@@ -96,7 +96,7 @@ def _claim(row: str) -> Claim:
 
 def _all() -> dict[str, Claim]:
     found: dict[str, Claim] = {}
-    for claim in _claims(Path(__file__).with_name("claims.txt").read_text(encoding="utf-8")):
+    for claim in _claims(TEXT):
         twins = [claim]
         if claim.id.startswith(("tax.", "gain.", "average_vs_early.")) and claim.chapter == "06":
             twins.append(replace(claim, id=claim.id + ".shared", shared=True))
@@ -108,5 +108,12 @@ def _all() -> dict[str, Claim]:
     return found
 
 
-#: Every claim by its id.
-CLAIMS = _all()
+def _reasons() -> dict[str, str]:
+    lines = [line.removeprefix("because ") for line in TEXT.splitlines() if line[:8] == "because "]
+    pairs = [line.split(": ", 1) for line in lines]
+    return {name: text for names, text in pairs for name in names.split()}
+
+
+TEXT = Path(__file__).with_name("claims.txt").read_text(encoding="utf-8")
+#: Every claim by its id, and what we think where a claim of the paper came out opposite.
+CLAIMS, REASONS = _all(), _reasons()
