@@ -237,7 +237,7 @@ def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
 
 def test_a_triangle_has_its_ratios_at_their_place() -> None:
     places = primitives.in_triangle([(1, 0, 0), (0.6, 0.6, 0), (0.4, 0.4, 0.4)])
-    assert places.tolist() == pytest.approx([[0, 0], [0.5, 0], [0.5, 3**0.5 / 6]])
+    assert places == pytest.approx(np.array([[0, 0], [0.5, 0], [0.5, 3**0.5 / 6]]))
 
 
 def test_an_alt_text_says_rows_with_intervals_and_cuts_many() -> None:

@@ -190,7 +190,7 @@ def penalty_front(
         axes.margins(0.08)
         axes.set_title(title, fontsize=12.5)
     right.set_ylabel("mean skill, talk forgiven, since θ₀ (points)  →")
-    both = f"{run_caption(rows, recorded=True)}{draw.FAINT}\nblack edges: {caption}"
+    both = f"{run_caption(rows, recorded=True)}{draw.FAINT} · black edges: {caption}"
     recorded = summarise(rows, ["method", "rounds", "alpha"], ["reward", "skill"])
     recorded.columns = recorded.columns.str.replace("reward", "gain").str.replace("skill", "change")
     own = pd.concat([averages, runs])[columns].assign(series="this seed")
