@@ -46,26 +46,27 @@ from alignment_tax.merge.hma import (
 )
 from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
+from alignment_tax.mitigate import REMEDIES, distil, distil_along, inspect, treat, treatments
 from alignment_tax.models import (
     RewardModel,
-    conversation_ids,
+    closed_ids,
     load_policy,
     load_state,
     measured,
     save_policy,
     score_replies,
 )
-from alignment_tax.paths import make_setting
 from alignment_tax.pipeline.record import environment, one_thread
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, PpoConfig, Preset
+from alignment_tax.provenance import provenance
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
-from alignment_tax.store import Store, provenance, write_whole
+from alignment_tax.store import Store, write_whole
 from alignment_tax.train import dpo, ppo, rsf
-from alignment_tax.train.algorithms import Start, run_round
+from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
+from alignment_tax.train.rounds import Start
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.world.base import Prompt
 from bench import against
@@ -105,17 +106,14 @@ def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
 
     # An untrained reward model takes as long as a trained one.
     reward_model = RewardModel.from_policy(policy, tokenizer)
-    texts = [reply.text for reply in replies]
     batch, length = study.preset.eval.batch_size, study.preset.reward.max_length
-    seconds, _ = timed(lambda: score_replies(reward_model, tokenizer, asked, texts, batch, length))
-    read = sum(
-        len(conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": text}]))
-        for prompt, text in zip(asked, texts, strict=True)
-    )
+    said = (tokenizer, asked, replies)
+    seconds, _ = timed(lambda: score_replies(reward_model, *said, batch, length))
+    read = sum(len(ids) for ids in closed_ids(*said))
     found["scoring"] = rate(read, seconds)
 
-    length = config.max_prompt_length + 2 * config.max_new_tokens + 1
-    examples = list(zip(asked, texts, strict=True))
+    length = config.max_prompt_length + config.max_new_tokens
+    examples = list(zip(asked, replies, strict=True))
     seconds, _ = timed(
         lambda: finetune(
             policy,
@@ -128,7 +126,7 @@ def rates(study: Study, conversations: int = 512) -> dict[str, Numbers]:
             max_length=length,
         )
     )
-    read = sum(len(encode(tokenizer, prompt, text, length)[0]) for prompt, text in examples)
+    read = sum(len(encode(tokenizer, *example, length)[0]) for example in examples)
     found["training"] = rate(read, seconds)
     return found
 
@@ -221,6 +219,7 @@ class Spent(dict[str, float]):
     def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Return `work` with its seconds added up under `name`."""
 
+        @functools.wraps(work)  # generation reads the signature of a model's forward pass
         def clocked(*arguments: Any, **named: Any) -> Any:
             seconds, result = timed(lambda: work(*arguments, **named))
             self[name] += seconds
@@ -351,11 +350,11 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
         raise ValueError(f"Preset {study.preset.name} does not say how ratios are searched.")
     model, tokenizer = study.policy("sft")
     asked, replies = draw(study, model, tokenizer, config.prompts)
-    pairs = [(prompt, reply.text) for prompt, reply in zip(asked, replies, strict=True)]
-    length = study.preset.rsf.max_prompt_length + 2 * study.preset.rsf.max_new_tokens + 1
+    pairs = list(zip(asked, replies, strict=True))
+    length = study.preset.rsf.max_prompt_length + study.preset.rsf.max_new_tokens
 
     def tokenised() -> list[Example]:
-        return [encode(tokenizer, prompt, text, length) for prompt, text in pairs]
+        return [encode(tokenizer, *pair, length) for pair in pairs]
 
     examples = tokenised()
     folders = (study.base.path, study.sft.path / "model")
@@ -406,7 +405,7 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     come out of one run together ("along"), those that rework its outcome need no run of their own.
     What RSF takes is left out: its rounds are there before.
     """
-    setting = make_setting(study)
+    setting = inspect.setting(study)
     riding = [
         (g.method, x)
         for g in study.preset.remedies
@@ -463,7 +462,7 @@ def side_by_side(study: Study, processes: int) -> float:
 def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> float:
     """Return the seconds of one plain run and its scores, from when all processes are ready."""
     study = Study(preset, seed, Store(root))
-    setting, scorer = make_setting(study), study.scorer
+    setting, scorer = inspect.setting(study), study.scorer
     ready.wait()
 
     def work() -> None:
@@ -598,10 +597,11 @@ def run(
     out = out or settings.results_folder() / "bench.json"
     kept: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     study = Study(limited(TINY, limit))
-    able = parts(study, limit) if against_folder is None else against.MEASURES
-    if wrong := [name for name in only or () if name not in able]:
-        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(able)}.")
-    chosen = list(only or able)
+    able = parts(study, limit)
+    known = list(able if against_folder is None else against.MEASURES)
+    if wrong := [name for name in only or () if name not in known]:
+        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
+    chosen = list(only or known)
     if against_folder is not None:
         found = against.ratios_to(against_folder, chosen, quick=limit is not None)
         name = f"ratios_to_{against.name_of(against_folder)}"

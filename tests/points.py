@@ -1,90 +1,73 @@
-"""A table of made-up points whose means and differences are worked out by hand."""
+"""One factory of made-up tables of points, for every test that needs one."""
 
-import numpy as np
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
-from alignment_tax.presets import TINY
+from alignment_tax.spec import COLUMNS
 
-SLOTS = ["one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu"]
-SCORES = [*SLOTS, "commonsense", "reading", "translation", "skill"]
-
-
-def row(
-    seed: int, algorithm: str, score: float, reward: float, **more: object
-) -> dict[str, object]:
-    """A point of seed s: `score` + 2 s in every skill, `reward` + s; gold is half the reward."""
-    return {
-        "study": "tiny", "seed": seed, "algorithm": algorithm, "method": "none",
-        "strength": np.nan, "alpha": np.nan, "part": np.nan, "rounds": 0,
-        "reward": reward + seed, "gold": (reward + seed) / 2,
-        **dict.fromkeys(SCORES, score + 2.0 * seed), "kl": 0.0, "n_items": 6000,
-        "key": f"{seed}-{algorithm}", **more,
-    }  # fmt: skip
+#: Student's t, 97.5 %, one degree of freedom: half the interval of two seeds over their error.
+T_1 = 12.7062
 
 
-def made_up_points(seeds: int = 2, *more: str) -> pd.DataFrame:
-    """The main line, (reward, skill): theta_0 (0, 80); RSF (2, 70), (4, 60); averaging (3, 75).
+def point(
+    seed: int, algorithm: str, reward: float, skill: float, method: str = "none", **more: Any
+) -> dict[str, Any]:
+    """Return a row of points.csv whose families all have the score `skill`.
 
-    `more` adds rows: "remedies" (each at its strengths, the plain distilled run (4, 61) and its
-    averages), "ratios" (parts; HMA of 3 blocks (3, 76), of 6 (3.5, 75), of 9 (3.5, 74)),
-    "algorithms" (DPO and PPO, two rounds each, and DPO's averages).
+    Seed s has 5 s more reward: each seed has a reward model of its own.
+    """
+    families = dict.fromkeys(("commonsense", "reading", "translation", "skill"), float(skill))
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"study": "tiny", "seed": seed, "kl": 0.0}
+    row |= {"algorithm": algorithm, "method": method, "rounds": 0 if algorithm == "sft" else 2}
+    return row | {"reward": reward + 5.0 * seed, "gold": 0.0, "n_items": 100} | families | more
+
+
+def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
+    """Return points of theta_0, RSF, PPO, remedies, parts and ratios, worked out by hand.
+
+    theta_0 (0, 80). RSF (2, 78 - s), then (4, 70 - 2 s); its averages on 80 - r, PPO's on 80 - 2 r.
+    The plain distilled run (4, 70), its average at 0.5 (2, 79 - 2 s). L2 (2, 75), stronger (1, 78).
+    HMA of 3 blocks 1 + 2 s above averaging, of 9 blocks 1 below and at half a reward more. The
+    input part put back: 2 more of both at alpha 0. A KL penalty of PPO: (3, 74) and (1, 79).
     """
     rows = []
-    for s in range(seeds):
+    for s in seeds:
         rows += [
-            row(s, "base", 90, -9),
-            row(s, "sft", 80, 0),
-            row(s, "rsf", 70, 2, rounds=1, kl=1.0),
-            row(s, "rsf", 60, 4, rounds=2, kl=3.0),
-            row(s, "rsf_random", 78, 0, rounds=2),
-            row(s, "rsf", 80, 0, method="average", alpha=0.0, rounds=2),
-            row(s, "rsf", 75, 3, method="average", alpha=0.5, rounds=2),
-            row(s, "rsf", 60, 4, method="average", alpha=1.0, rounds=2),
+            point(s, "base", -9, 90, rounds=0),
+            point(s, "sft", 0, 80, gold=1.0),
+            point(s, "rsf", 2, 78 - s, gold=3.0, kl=1.0, rounds=1),
+            point(s, "rsf", 4, 70 - 2 * s, gold=2.0, kl=4.0),
+            point(s, "rsf_random", 0, 79, gold=1.0, kl=1.0),
+            point(s, "ppo", 1, 78, gold=2.0, kl=1.0, rounds=1),
+            point(s, "ppo", 2, 76, gold=2.5, kl=2.0),
+            point(s, "ppo", 3, 74, "kl_coef", kl=3.0, strength=0.0),
+            point(s, "ppo", 1, 79, "kl_coef", kl=0.5, strength=0.4),
+            point(s, "rsf", 4, 70, "distil"),
+            point(s, "rsf", 2, 75, "l2", strength=0.1),
+            point(s, "rsf", 1, 78, "l2", strength=1.0),
+            point(s, "rsf", 1, 79, "lora", strength=1),
+            point(s, "rsf", 2, 78, "lora", strength=4),
         ]
-        for name in more:
-            rows += {"remedies": _remedies, "ratios": _ratios, "algorithms": _algorithms}[name](s)
-    return pd.DataFrame(rows)
-
-
-def _remedies(s: int) -> list[dict[str, object]]:
-    rows = [row(s, "rsf", 61, 4, method="distil", rounds=2, kl=3.0)]
-    for n, grid in enumerate(TINY.remedies):
-        for i, strength in enumerate(grid.strengths, start=1):
-            way = i / (len(grid.strengths) + 1)
-            score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
-            place = {"method": grid.method, "strength": strength, "rounds": 2, "kl": way}
-            rows.append(row(s, "rsf", score, 4 * way, **place))
-    for alpha in (0.25, 0.5, 0.75):
-        for name in ("distil+average", "l2+average", "l2_in_rounds"):
-            place = {"method": name, "alpha": alpha, "rounds": 2}
-            rows.append(row(s, "rsf", 80 - 18 * alpha**2, 4 * alpha, **place))
-    return rows
-
-
-def _ratios(s: int) -> list[dict[str, object]]:
-    models = [
-        ("part", 62, 5, "input"),
-        ("part", 61, 5, "middle"),
-        ("part", 64, 3, "output"),
-        ("part", 60, 3, "head"),
-        ("hma", 76, 3, f"{0.7 + s / 10}|0.5|{0.3 - s / 10}"),
-        ("hma", 75, 3.5, "|".join(["0.5"] * 6)),
-        ("hma", 74, 3.5, "|".join(["0.5"] * 9)),
-        ("hma_released", 73, 3, "0.51|0.5|0.49|embeddings=0.0|norms=0.0"),
-        ("adamerging", 73, 3, "|".join(["0.5"] * 9)),
-    ]
-    return [
-        row(s, "rsf", score, reward, method=method, alpha=0.5, part=part, rounds=2)
-        for method, score, reward, part in models
-    ]
-
-
-def _algorithms(s: int) -> list[dict[str, object]]:
-    rows = []
-    for algorithm, reward in (("dpo", 1.0), ("ppo", 2.0)):
-        rows += [
-            row(s, algorithm, 76, reward, rounds=1, kl=reward),
-            row(s, algorithm, 72, 2 * reward, rounds=2, kl=2 * reward),
-        ]
-    rows.append(row(s, "dpo", 78, 0.8, method="average", alpha=0.5, rounds=2))
-    return rows
+        for alpha in (0.0, 0.2, 0.4, 0.5, 1.0):
+            average = {"method": "average", "alpha": alpha}
+            rows.append(point(s, "rsf", 4 * alpha, 80 - 4 * alpha, **average))
+            rows.append(point(s, "ppo", 2 * alpha, 80 - 4 * alpha, **average))
+        for alpha, reward, skill in ((0.0, 0, 80), (0.5, 2, 79 - 2 * s), (1.0, 4, 70)):
+            rows.append(point(s, "rsf", reward, skill, "distil+average", alpha=alpha))
+        for alpha in (0.2, 0.4):
+            plain, nine = 80 - 4 * alpha, "|".join([str(alpha)] * 9)
+            three = f"{alpha + 0.1 * s}|{alpha}|{alpha - 0.1 * s}"
+            hma = {"method": "hma", "alpha": alpha}
+            rows.append(point(s, "rsf", 4 * alpha, plain + 1 + 2 * s, part=three, **hma))
+            rows.append(point(s, "rsf", 4 * alpha + 0.5, plain - 1, part=nine, **hma))
+        for alpha in (0.5, 0.0):
+            more = 2 * (1 - alpha)
+            part = {"method": "part", "alpha": alpha, "part": "input"}
+            rows.append(point(s, "rsf", 4 + more, 70 - 2 * s + more, **part))
+    table = pd.DataFrame(rows).infer_objects()
+    numbers = ["strength", "alpha", "reward", "gold", "kl"]
+    return table.assign(**{name: table[name].astype(float) for name in numbers})

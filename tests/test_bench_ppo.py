@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from alignment_tax import settings
 from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
-from alignment_tax.train.ppo import check_divisible
+from alignment_tax.train.checks import check_divisible
 from alignment_tax.world.tiny import TinyWorld
 from bench import against, speed
 from bench import ppo_against_trl as bench_ppo

@@ -7,22 +7,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_models import make_policy, make_reward_model, make_tokenizer, user
+from test_models import make_policy, make_tokenizer, user
 from test_train import PROMPTS, count_x, pair, pairs, weights
 from transformers import PreTrainedModel
 
-from alignment_tax.models import score_replies
+from alignment_tax.models import Reply, texts
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train.dpo import (
     best_and_worst,
     dpo_loss,
     on_policy_pairs,
-    reward_function,
     train_dpo,
 )
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.loop import TrainingDiverged
-from alignment_tax.train.sample import Reply
 
 DPO = DpoConfig(
     rounds=1,
@@ -183,9 +181,9 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     config = dataclasses.replace(DPO, n=24)
     asked: list[tuple[list, str]] = []
 
-    def rewards(prompts: list, texts: list[str]) -> np.ndarray:
-        asked.extend(zip(prompts, texts, strict=True))
-        return count_x(prompts, texts)
+    def rewards(prompts: list, replies: list[Reply]) -> np.ndarray:
+        asked.extend(zip(prompts, texts(replies), strict=True))
+        return count_x(prompts, replies)
 
     with pytest.warns(UserWarning, match="1 of 9 prompts give no pair .1 too long, 0 without"):
         rows = on_policy_pairs(
@@ -254,25 +252,3 @@ def test_prompts_and_replies_that_make_no_pairs_are_refused():
 def test_rewards_that_cannot_rank_are_refused(rewards, message: str):
     with pytest.raises(ValueError, match=message):
         on_policy_pairs(make_policy(), make_tokenizer(), rewards, PROMPTS, DPO, 0)
-
-
-# the reward model as a function
-
-
-def test_a_reward_model_becomes_a_reward_function():
-    model, tokenizer = make_reward_model(), make_tokenizer()
-    texts = ["good x", "bad"]
-    scores = reward_function(model, tokenizer, make_tokenizer(), 2, 12)(PROMPTS[:2], texts)
-    expected = score_replies(model, tokenizer, PROMPTS[:2], texts, 2, 12)
-    assert scores.tolist() == expected.tolist()
-
-
-def test_a_reward_model_of_another_base_is_refused():
-    model, tokenizer, other = make_reward_model(), make_tokenizer(), make_tokenizer()
-    other.add_tokens(["maybe"])
-    with pytest.raises(ValueError, match=r"differ in their vocabularies.*another base"):
-        reward_function(model, other, tokenizer, 2, 12)
-    other = make_tokenizer()
-    other.chat_template += " "
-    with pytest.raises(ValueError, match="chat templates"):
-        reward_function(model, other, tokenizer, 2, 12)

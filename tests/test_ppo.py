@@ -14,34 +14,30 @@ from accelerate import debug_launcher
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_models import make_policy, make_reward_model, make_tokenizer, user
+from test_train import count_x
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from alignment_tax.models import prompt_ids
+from alignment_tax.models import Reply, prompt_ids, texts
 from alignment_tax.presets import PpoConfig
+from alignment_tax.train.kl import AdaptiveKl, kl_estimators
+from alignment_tax.train.masked import explained_variance, masked_mean, whiten
 from alignment_tax.train.ppo import (
-    AdaptiveKl,
     PpoState,
-    explained_variance,
     gae,
-    kl_estimators,
     lay_out,
     learn,
     make_rollout,
-    masked_mean,
     minibatches,
     policy_loss,
-    resume,
-    save,
     scaled,
     start,
     step,
     token_log_probs,
     token_rewards,
     value_loss,
-    whiten,
 )
-from alignment_tax.train.sample import Reply
+from alignment_tax.train.ppo_round import resume, save
 
 EOS, GOOD, X = 1, 5, 7
 CONFIG = PpoConfig(
@@ -66,12 +62,8 @@ def make_state(architecture: str = "llama", **changes: object) -> PpoState:
     return start(make_policy(architecture=architecture), make_tokenizer(), config, seed=0)
 
 
-def count_x(prompts: list, texts: list[str]) -> np.ndarray:
-    return np.array([text.split().count("x") for text in texts], dtype=float)
-
-
-def lengths(prompts: list, texts: list[str]) -> np.ndarray:
-    return np.array([len(text.split()) for text in texts], dtype=float)
+def lengths(prompts: list, replies: list[Reply]) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts(replies)], dtype=float)
 
 
 def weights(module: torch.nn.Module) -> Tensor:
@@ -424,16 +416,16 @@ def test_one_token_replies_reach_the_known_optimum():
     prompts = [user("why")] * 128
     worth = {"good": 1.0, "x": -0.5}
 
-    def reward(prompts: list, texts: list[str]) -> np.ndarray:
-        return np.array([worth.get(text, 0.0) for text in texts])
+    def reward(prompts: list, replies: list) -> np.ndarray:
+        return np.array([worth.get(text, 0.0) for text in texts(replies)])
 
     def choices(policy: torch.nn.Module) -> Tensor:
         with torch.no_grad():
             ids = tensor([prompt_ids(state.tokenizer, user("why"))])
             return policy(ids).logits[0, -1].softmax(dim=-1)
 
-    texts = [state.tokenizer.decode([token]) for token in range(13)]
-    tilted = choices(state.reference) * tensor(reward([], texts) / beta).exp()
+    words = [state.tokenizer.decode([token]) for token in range(13)]
+    tilted = choices(state.reference) * tensor(reward([], words) / beta).exp()
     optimum = (tilted / tilted.sum()).float()
     late = []
     for number in range(40):

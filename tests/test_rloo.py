@@ -13,7 +13,7 @@ from test_train import PROMPTS, count_x, sample, weights
 from transformers import LlamaForCausalLM, PreTrainedModel
 from trl import RLOOTrainer
 
-from alignment_tax.models import prompt_ids
+from alignment_tax.models import prompt_ids, texts
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train.loop import TrainingDiverged
 from alignment_tax.train.rloo import (
@@ -54,8 +54,8 @@ def run(
     )
 
 
-def count_words(prompts: list, texts: list[str]) -> np.ndarray:
-    return np.array([len(text.split()) for text in texts], dtype=float)
+def count_words(prompts: list, replies: list) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts(replies)], dtype=float)
 
 
 def wordy_policy(seed: int) -> PreTrainedModel:
@@ -79,7 +79,7 @@ def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float
     tokenizer, logs = make_tokenizer(), []
     for row in samples.itertuples():
         head = prompt_ids(tokenizer, row.prompt)
-        ids = head + tokenizer(row.reply)["input_ids"] + [EOS] * row.finished
+        ids = head + list(row.ids) + [EOS] * row.finished
         with torch.no_grad():
             logits = policy(torch.tensor([ids])).logits[0, len(head) - 1 : -1] / temperature
         taken = logits.log_softmax(dim=-1)[range(row.tokens), ids[len(head) :]]

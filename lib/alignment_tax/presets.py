@@ -144,7 +144,7 @@ class DistilConfig:
     @classmethod
     def like(cls, rsf: RsfConfig) -> DistilConfig:
         """Return the numbers with which RSF finetunes in each of its rounds."""
-        room = rsf.max_prompt_length + 2 * rsf.max_new_tokens + 1
+        room = rsf.max_prompt_length + rsf.max_new_tokens
         return cls(rsf.learning_rate, rsf.epochs, rsf.batch_size, room)
 
 

@@ -57,7 +57,8 @@ class Look:
 
     label: str
     colour: str
-    marker: str
+    marker: str = ""
+    hatch: str = ""  # of bars
 
 
 # The words of the `method` column; every (colour, marker) pair occurs once. A colour a kind:
@@ -159,12 +160,15 @@ def panels(
     size: tuple[float, float] = WIDE,
     *,
     used: int | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
     """Return an empty figure and its grid of axes (rows, columns).
 
     No window and no notebook backend knows about the figure. Of the axes only the first `used` are
-    seen; the lowest of each column keeps its tick labels. Others as `Figure.subplots`.
+    seen; the lowest of each column keeps its tick labels, and has the label of the x axis, the
+    first of each row that of the y axis. Others as `Figure.subplots`.
     """
     room = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=size, dpi=DPI, layout=room)
@@ -175,6 +179,9 @@ def panels(
         axes.set_visible(False)
     for axes in grid.flat[max(0, used - columns) : used]:
         axes.tick_params(labelbottom=True)
+        axes.set_xlabel(xlabel)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
     return figure, grid
 
 

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.mitigate.teacher import Teacher
+from alignment_tax.models import AnyReply
 from alignment_tax.presets import DistilConfig
 from alignment_tax.registry import REMEDIES, When
 from alignment_tax.train.loop import Extra, Log, finetune
+from alignment_tax.train.sample import kept_replies
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
 
 T = TypeVar("T")
-Example = tuple[Prompt, str]
+Example = tuple[Prompt, AnyReply]
 
 
 class Treatment(Extra):
@@ -199,10 +201,10 @@ def best_of_n(rounds: Iterable[pd.DataFrame]) -> list[Example]:
     """Pool what RSF kept in its rounds: pairs of prompt and reply.
 
     Args:
-        rounds: The `samples` of each `RoundResult`: columns prompt, reply, chosen.
+        rounds: The `samples` of each `RoundResult`: prompt, reply, ids, finished, chosen.
     """
     kept = [samples[samples["chosen"]] for samples in rounds]
-    return [pair for rows in kept for pair in zip(rows["prompt"], rows["reply"], strict=True)]
+    return [pair for rows in kept for pair in zip(rows["prompt"], kept_replies(rows), strict=True)]
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

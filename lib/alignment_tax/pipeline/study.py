@@ -18,7 +18,7 @@ from alignment_tax.merge import search
 from alignment_tax.merge.average import Sweep
 from alignment_tax.merge.parts import THIRDS, Mixture
 from alignment_tax.mitigate.base import Example
-from alignment_tax.models import RewardModel
+from alignment_tax.models import AnyReply, RewardModel
 from alignment_tax.pipeline import catalogue
 from alignment_tax.pipeline.stages import base, ratios, remedies, rlhf, scores, trained
 from alignment_tax.pipeline.stages.run import Loaded, Run, read_json
@@ -105,11 +105,11 @@ class Study(Run):
         """Load the reward model and its tokenizer."""
         return base.reward_model(self)
 
-    def rewards(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+    def rewards(self, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
         """The reward model's score of each reply, shape (n,)."""
         return base.rewards(self, prompts, replies)
 
-    def golds(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+    def golds(self, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
         """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
         return base.golds(self, prompts, replies)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import settings
 from alignment_tax.models import (
+    AnyReply,
     RewardModel,
     load_reward_model,
     save_policy,
     save_reward_model,
     score_replies,
+    texts,
 )
 from alignment_tax.pipeline.stages import stage
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
@@ -114,16 +117,16 @@ def reward_model(run: Run) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     return load_reward_model(reward(run, START).path / "model")
 
 
-def rewards(run: Run, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+def rewards(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward model's score of each reply, shape (n,)."""
     model, tokenizer = run.once("reward model", lambda: reward_model(run))
     length = run.preset.reward.max_length
     return score_replies(model, tokenizer, prompts, replies, run.batch, length)
 
 
-def golds(run: Run, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
+def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
-    gold = run.world.gold(prompts, replies)
+    gold = run.world.gold(prompts, texts(replies))
     if gold is not None:
         return gold
     artifact, config = judge(run), run.preset.judge

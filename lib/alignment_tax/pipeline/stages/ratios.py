@@ -44,6 +44,7 @@ from alignment_tax.spec import (
 from alignment_tax.store import Artifact, digest
 from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.rsf import draw_samples, short_prompts
+from alignment_tax.train.sample import kept_replies
 from alignment_tax.world.corpus import Document
 from alignment_tax.world.tiny import items
 
@@ -133,8 +134,8 @@ def check_numbers(run: Run, spec: Spec) -> None:
 def best_replies(run: Run, spec: Spec) -> Artifact:
     """The aligned policy's own best replies, on which HMA works: samples.parquet.
 
-    One row a reply: group (number of the prompt), prompt (JSON), reply, finished, reward, chosen
-    (the best finished reply to its prompt). The prompts are of RLHF, not of the reported ones.
+    One row a reply: group (number of the prompt), prompt (JSON), reply, ids, finished, reward,
+    chosen (the best finished reply to its prompt). The prompts are of RLHF, none is reported.
     """
     config, rsf, policy = numbers(run), run.preset.rsf, trained(run, spec.end)
 
@@ -167,12 +168,12 @@ def search_data(run: Run, end: Spec, method: str) -> search.Data:
     """
     config, rsf = numbers(run), run.preset.rsf
     _, tokenizer = base.theta_0(run)
-    room = rsf.max_prompt_length + 2 * rsf.max_new_tokens + 1
+    room = rsf.max_prompt_length + rsf.max_new_tokens
     samples = pd.read_parquet(best_replies(run, end).path / "samples.parquet")
     best = samples[samples["chosen"]]
     replies = [
         encode(tokenizer, json.loads(prompt), reply, room)
-        for prompt, reply in zip(best["prompt"], best["reply"], strict=True)
+        for prompt, reply in zip(best["prompt"], kept_replies(best), strict=True)
     ]
     texts = {}
     if documents := kept_documents(run, method):
@@ -187,8 +188,8 @@ def search_data(run: Run, end: Spec, method: str) -> search.Data:
 
     def reward(model: PreTrainedModel, chosen: Sequence[int]) -> float:
         asked = [prompts[i] for i in chosen]
-        texts = [group[0].text for group in base.draw_replies(run, model, tokenizer, asked, 1)]
-        return float(base.rewards(run, asked, texts).mean())
+        said = [group[0] for group in base.draw_replies(run, model, tokenizer, asked, 1)]
+        return float(base.rewards(run, asked, said).mean())
 
     return search.Data(replies, texts, labelled, len(prompts), reward)
 

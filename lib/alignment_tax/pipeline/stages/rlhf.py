@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
-from alignment_tax.models import measured, save_policy
+from alignment_tax.models import Reply, measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies, stage
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
 from alignment_tax.presets import AlgorithmConfig, PpoConfig
 from alignment_tax.spec import INSIDE, KL_COEF, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact
-from alignment_tax.train.algorithms import Start, round_seed, run_round
-from alignment_tax.train.rsf import RoundResult, rsf_round
+from alignment_tax.train.algorithms import run_round
+from alignment_tax.train.rounds import RoundResult, Start, round_seed
+from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.base import Prompt
 
 
@@ -113,7 +114,7 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
         faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
         prompts = round_prompts(run, number)
 
-        def rewards(asked: list[Prompt], replies: list[str]) -> Any:
+        def rewards(asked: list[Prompt], replies: list[Reply]) -> Any:
             return base.rewards(run, asked, replies)
 
         (outcome, result), seconds, memory = measured(

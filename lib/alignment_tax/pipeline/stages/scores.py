@@ -16,6 +16,7 @@ from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
 from alignment_tax.store import Artifact, digest
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
+from alignment_tax.train.sample import kept_replies, reply_columns
 from alignment_tax.world.tiny import items
 
 
@@ -70,7 +71,7 @@ def scores(run: Run, spec: Spec) -> Artifact:
     inputs |= {key: value for key, value in details.items() if value is not None}
     parents = {"policy": trained(run, spec), "reward": base.reward(run, base.START)}
     parents["reference"] = base.sft(run, base.START)
-    return run.get("scores", inputs, make, parents, f"scores of {spec}", version=2)
+    return run.get("scores", inputs, make, parents, f"scores of {spec}", version=3)
 
 
 @stage("forward KL")
@@ -85,18 +86,18 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
     parent, of_start = trained(run, spec), scores(run, base.START)
 
     def make(folder: Path) -> None:
-        replies = pd.read_parquet(of_start.path / "replies.parquet")
+        table = pd.read_parquet(of_start.path / "replies.parquet")
         model, tokenizer = ratios.model_of(run, spec)
-        prompts = [json.loads(prompt) for prompt in replies["prompt"]]
-        after = reply_log_probs(model, tokenizer, prompts, list(replies["reply"]), run.batch)
-        before = replies["log_prob_0"].to_numpy()
-        found = {"forward_kl": kl_estimate(before, after), "replies": len(replies)}
+        prompts = [json.loads(prompt) for prompt in table["prompt"]]
+        after = reply_log_probs(model, tokenizer, prompts, kept_replies(table), run.batch)
+        before = table["log_prob_0"].to_numpy()
+        found = {"forward_kl": kl_estimate(before, after), "replies": len(table)}
         write_json(folder / "kl.json", found)
 
     details = {"alpha": spec.alpha, "strength": spec.strength, "part": spec.part}
     inputs = {"method": spec.method, "batch": run.batch, **details}
     parents = {"policy": parent, "replies": of_start}
-    return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}")
+    return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
 
 
 def sampled_replies(
@@ -105,8 +106,8 @@ def sampled_replies(
     """Sample replies to the reported prompts and score them.
 
     Returns:
-        One row a reply: prompt (JSON), reply, finished, reward, gold, log_prob under the model and
-        log_prob_0 under theta_0 (nats).
+        One row a reply: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob
+        under the model and log_prob_0 under theta_0 (nats).
     """
     config, longest = run.preset.eval, run.preset.rsf.max_prompt_length
     every = run.world.prompts(4 * config.reward_prompts, 0, "reported")
@@ -114,16 +115,15 @@ def sampled_replies(
     prompts = prompts[: config.reward_prompts]
     groups = base.draw_replies(run, model, tokenizer, prompts, config.reward_samples)
     asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
-    texts = [reply.text for group in groups for reply in group]
+    replies = [reply for group in groups for reply in group]
     start, _ = base.theta_0(run)
     return pd.DataFrame(
         {
             "prompt": [json.dumps(p) for p in asked],
-            "reply": texts,
-            "finished": [reply.finished for group in groups for reply in group],
-            "reward": base.rewards(run, asked, texts),
-            "gold": base.golds(run, asked, texts),
-            "log_prob": reply_log_probs(model, tokenizer, asked, texts, run.batch),
-            "log_prob_0": reply_log_probs(start, tokenizer, asked, texts, run.batch),
+            **reply_columns(replies),
+            "reward": base.rewards(run, asked, replies),
+            "gold": base.golds(run, asked, replies),
+            "log_prob": reply_log_probs(model, tokenizer, asked, replies, run.batch),
+            "log_prob_0": reply_log_probs(start, tokenizer, asked, replies, run.batch),
         }
     )
