@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,14 +127,14 @@ def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
 
 def _cell(table: pd.DataFrame, place: int, column: str) -> str:
     """Return one cell in words, with its interval; "" for an empty one."""
-    value = table[column].iloc[place]
+    value: Any = table[column].iloc[place]
     name = FAMILY_NAMES.get(column, column.replace("_", " "))
     if isinstance(value, (bool, np.bool_)):
         return name if value else ""
-    if not pd.api.types.is_number(value):
-        text = WORDS.get(column, {}).get(value, "" if pd.isna(value) else str(value))
+    if not isinstance(value, (int, float, np.number)):
+        text = WORDS.get(column, {}).get(value, str(value)) if value is not None else ""
         return text if column in PLAIN or not text else f"{name} {text}"
-    if not np.isfinite(value):
+    if np.isnan(value):
         return ""
     ends = _ends(table, column)
     digits = _digits(table[column], ends is not None)
