@@ -98,7 +98,6 @@ FAMILY_LOOKS: dict[str, Look] = {
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),
     "opposite": Look("opposite", VERMILLION, "s"),
-    "does not hold": Look("does not hold", VERMILLION, "s"),
     "negligible": Look("negligible", GREEN, "v"),
     "inconclusive": Look("inconclusive", GREY, "D"),
 }

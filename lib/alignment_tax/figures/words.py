@@ -141,7 +141,7 @@ def _cell(table: pd.DataFrame, place: int, column: str) -> str:
     if ends is None or pd.isna(table[ends[0]].iloc[place]):
         return f"{name} {f'{value:g}' if digits == 0 else number(float(value), digits)}"
     low, high = (table[end].iloc[place] for end in ends)
-    return f"{name} {spread(value, low, high, digits)}"
+    return f"{name} {spread(float(value), low, high, digits)}"
 
 
 def _ends(table: pd.DataFrame, column: str) -> tuple[str, str] | None:
