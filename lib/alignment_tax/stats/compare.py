@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hypervolume
 
@@ -79,7 +79,7 @@ def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
