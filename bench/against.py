@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax import settings
-from alignment_tax.store import git_commit, provenance, say
+from alignment_tax.provenance import git_commit, provenance
+from alignment_tax.store import say
 
 #: Scores the shipped base on all skills of `tiny` and prints the seconds; the other checkout may
 #: have its modules elsewhere.

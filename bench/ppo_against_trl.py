@@ -39,8 +39,9 @@ from alignment_tax.models import (
     save_policy,
 )
 from alignment_tax.presets import PpoConfig, as_dict
+from alignment_tax.provenance import provenance
 from alignment_tax.stats import compare
-from alignment_tax.store import provenance, write_whole
+from alignment_tax.store import write_whole
 from alignment_tax.world.base import Prompt, World
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def cross_check(
     for seed in tqdm(seeds, desc="cross-check of PPO", unit="seed"):
         trained = {"ours": ours(study, config, seed), "trl": trls(study, config, seed, overlay)}
         for implementation, (policy, log) in trained.items():
-            name = {"implementation": implementation, "seed": seed}
+            name: dict[str, Any] = {"implementation": implementation, "seed": seed}
             numbers = judge(study, policy, tokenizer, seed)
             rows.append({**name, **numbers, "seconds_per_step": seconds_per_step(log)})
             curves += log.assign(**name, iteration=log.index + 1).to_dict("records")

@@ -46,7 +46,7 @@ from alignment_tax.merge.hma import (
 )
 from alignment_tax.merge.parts import THIRDS, Mixture, partition, ratios_of_blocks
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
+from alignment_tax.mitigate import REMEDIES, distil, distil_along, inspect, treat, treatments
 from alignment_tax.models import (
     RewardModel,
     closed_ids,
@@ -56,13 +56,13 @@ from alignment_tax.models import (
     save_policy,
     score_replies,
 )
-from alignment_tax.paths import make_setting
 from alignment_tax.pipeline.record import environment, one_thread
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, PpoConfig, Preset
+from alignment_tax.provenance import provenance
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
-from alignment_tax.store import Store, provenance, write_whole
+from alignment_tax.store import Store, write_whole
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import IGNORED, Batch, collate, encode, finetune
@@ -219,6 +219,7 @@ class Spent(dict[str, float]):
     def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Return `work` with its seconds added up under `name`."""
 
+        @functools.wraps(work)  # generation reads the signature of a model's forward pass
         def clocked(*arguments: Any, **named: Any) -> Any:
             seconds, result = timed(lambda: work(*arguments, **named))
             self[name] += seconds
@@ -404,7 +405,7 @@ def remedies(study: Study, evaluation_seconds: float) -> Numbers:
     come out of one run together ("along"), those that rework its outcome need no run of their own.
     What RSF takes is left out: its rounds are there before.
     """
-    setting = make_setting(study)
+    setting = inspect.setting(study)
     riding = [
         (g.method, x)
         for g in study.preset.remedies
@@ -461,7 +462,7 @@ def side_by_side(study: Study, processes: int) -> float:
 def _train_and_score(preset: Preset, seed: int, root: Path, ready: Barrier) -> float:
     """Return the seconds of one plain run and its scores, from when all processes are ready."""
     study = Study(preset, seed, Store(root))
-    setting, scorer = make_setting(study), study.scorer
+    setting, scorer = inspect.setting(study), study.scorer
     ready.wait()
 
     def work() -> None:
@@ -596,10 +597,11 @@ def run(
     out = out or settings.results_folder() / "bench.json"
     kept: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     study = Study(limited(TINY, limit))
-    able = parts(study, limit) if against_folder is None else against.MEASURES
-    if wrong := [name for name in only or () if name not in able]:
-        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(able)}.")
-    chosen = list(only or able)
+    able = parts(study, limit)
+    known = list(able if against_folder is None else against.MEASURES)
+    if wrong := [name for name in only or () if name not in known]:
+        raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
+    chosen = list(only or known)
     if against_folder is not None:
         found = against.ratios_to(against_folder, chosen, quick=limit is not None)
         name = f"ratios_to_{against.name_of(against_folder)}"

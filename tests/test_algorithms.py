@@ -11,11 +11,10 @@ from conftest import miniature
 
 from alignment_tax import results, settings
 from alignment_tax.models import load_state
-from alignment_tax.pipeline import record
+from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.spec import Spec, UnknownStage
-from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
 from bench import speed as bench
@@ -61,16 +60,7 @@ PPO = PpoConfig(
 
 
 def with_algorithms(**others):
-    small = miniature()
-    # a reply of a better theta_0 ends: every algorithm needs some that do
-    sft = dataclasses.replace(small.sft, epochs=4)
-    given = {"dpo": DPO, "rloo": RLOO, "ppo": PPO, "kl_coefs": (0.0, 0.4)} | others
-    return dataclasses.replace(small, sft=sft, **given)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("algorithms"))
+    return miniature(**({"dpo": DPO, "rloo": RLOO, "ppo": PPO, "kl_coefs": (0.0, 0.4)} | others))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +173,7 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
 
 def test_the_forward_kl_of_rlhf_and_its_averages_is_recorded(study):
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
-    table = study.forward_kls(specs)
+    table = record.forward_kls(study, specs)
     assert table["algorithm"].tolist() == ["sft", "ppo", "ppo"]
     assert table["alpha"].tolist()[-1] == 0.5
     assert list(table.columns) == [*results.IDENTITY, "forward_kl"]
@@ -194,12 +184,15 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     assert specs == [Spec("sft"), *(Spec("ppo", 2, "kl_coef", strength=c) for c in (0.0, 0.4))]
     free, held = (study.artifact(spec) for spec in specs[1:])
     assert len({free.key, held.key, study.aligned("ppo", 2).key}) == 3
-    assert study.ppo_with(PPO.kl_coef, 2).key == study.aligned("ppo", 2).key
+    assert (
+        study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key
+        == study.aligned("ppo", 2).key
+    )
     first = [pd.read_json(a.path / "log.jsonl", lines=True).iloc[-1] for a in (free, held)]
     assert [row["kl_coef"] for row in first] == [0.0, 0.4]
     point = study.point(specs[1])
     assert (point["method"], point["strength"]) == ("kl_coef", 0.0)
-    assert "kl_coef" not in Study(miniature(), 0).methods
+    assert "kl_coef" not in catalogue.methods(miniature())
     with pytest.raises(ValueError, match="a method of ppo alone"):
         study.artifact(Spec("rsf", 2, "kl_coef", strength=0.1))
 

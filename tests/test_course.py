@@ -142,7 +142,7 @@ def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
     ends = [line for line in lines if line.startswith("[")]
     assert [line[:5] for line in ends] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     number = r"\d+\.\d min"
-    assert re.fullmatch(rf"\[1/4\] .*: \w+, {number} \({number} so far, .* to go\)", ends[0])
+    assert re.fullmatch(rf"\[1/4\] .*: \w+, {number}, about {number} to go", ends[0])
     assert lines[-1] == f"Open {ran.out / 'index.html'} in a browser."
 
 
@@ -171,7 +171,7 @@ def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
 
 def until(true):
     """Wait for something that another process does."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -333,16 +333,16 @@ def test_an_unknown_preset_is_refused_from_python_too(folder, tmp_path):
 @pytest.mark.parametrize(
     ("done", "ahead", "jobs", "expected"),
     [
-        ([], [(2, 0), (4, 0), (6, 0)], 1, 12),
+        ([], [2, 4, 6], 1, 12),
         # twice as slow as typical: what is left takes twice as long
-        ([(2, 4)], [(4, 0), (6, 0)], 1, 20),
+        ([(2, 4)], [4, 6], 1, 20),
         # unknown chapters count as the mean of those that ran
-        ([(None, 3)], [(None, 0), (6, 0)], 1, 3 + 6),
-        ([], [(None, 0), (2, 0)], 1, None),
+        ([(None, 3)], [None, 6], 1, 3 + 6),
+        ([], [None, 2], 1, None),
         ([(1, 5), (1, 5)], [], 1, 0),
         # side by side; no less than the longest
-        ([], [(2, 0), (4, 0), (6, 0)], 2, 6),
-        ([], [(1, 0), (6, 1)], 2, 5),
+        ([], [2, 4, 6], 2, 6),
+        ([], [1, 6], 2, 6),
     ],
 )
 def test_the_estimate_follows_the_pace_of_the_machine(done, ahead, jobs, expected):

@@ -57,28 +57,24 @@ class Chapter:
 
 @dataclass(frozen=True)
 class ChapterRun:
-    """What came of a chapter. `status` is "ok", "failed", "interrupted" or "not run".
-
-    `notebook` and `page` (the same as HTML) are file names in the folder of the run, "" if there
-    is none. `earlier` marks a result of an earlier run in the same folder.
-    """
+    """What came of a chapter."""
 
     number: str
     title: str
     question: str
-    status: str = "not run"
+    status: str = "not run"  # or "ok", "failed", "interrupted"
     minutes: float = 0.0
     records: dict[str, Any] = field(default_factory=dict)
     cell: str = ""
     error: str = ""
-    notebook: str = ""
-    page: str = ""
-    earlier: bool = False
+    notebook: str = ""  # its file in the folder of the run, "" if there is none
+    page: str = ""  # the same as HTML
+    earlier: bool = False  # of an earlier run in the same folder
 
 
 @dataclass(frozen=True)
 class CourseRun:
-    """A run of the course: where it is and what came of each chapter, in the course's order."""
+    """What came of each chapter, in the course's order, and where it is."""
 
     out: Path
     preset: str
@@ -114,8 +110,8 @@ def read_notebook(path: Path) -> Any:
 def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
     """Return title, question and minutes per preset of a chapter's first markdown cell.
 
-    The form is a heading "# 04 Title", a paragraph "**Question.** ...", and a paragraph
-    "**Machine minutes.** smoke 0.5, tiny 3". What is missing comes back empty.
+    The form: "# 04 Title", paragraphs "**Question.** ..." and "**Minutes.** smoke 0.5, tiny 3".
+    What is missing comes back empty.
     """
     heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
 
@@ -140,11 +136,7 @@ def read_chapter(path: Path) -> Chapter:
 
 
 def find_chapters(notebooks: Path) -> list[Chapter]:
-    """Return the chapters in a folder (NN_name.ipynb) by number.
-
-    Raises:
-        CourseError: the folder does not exist or holds no chapter, or one that cannot be read.
-    """
+    """Return the chapters in a folder (NN_name.ipynb) by number; without one, a CourseError."""
     paths = sorted(notebooks.iterdir()) if notebooks.is_dir() else []
     chapters = [read_chapter(path) for path in paths if CHAPTER_FILE.fullmatch(path.name)]
     if not chapters:
@@ -157,22 +149,16 @@ def select_chapters(chapters: Sequence[Chapter], only: Iterable[str]) -> list[Ch
 
     All of them if `only` is empty; a word that fits no chapter is a CourseError.
     """
-    wanted = list(only)
-    if not wanted:
-        return list(chapters)
     chosen: set[Path] = set()
-    for word in wanted:
+    for word in (words := list(only)):
         stem = Path(word).name.removesuffix(".ipynb")
-        fitting = {
-            chapter.path
-            for chapter in chapters
-            if stem == chapter.path.stem or (stem.isdecimal() and int(stem) == int(chapter.number))
-        }
+        number = int(stem) if stem.isdecimal() else None
+        fitting = {c.path for c in chapters if stem == c.path.stem or number == int(c.number)}
         if not fitting:
             known = ", ".join(chapter.path.stem for chapter in chapters)
             raise CourseError(f"There is no notebook {word!r}. There are: {known}.")
         chosen |= fitting
-    return [chapter for chapter in chapters if chapter.path in chosen]
+    return [chapter for chapter in chapters if chapter.path in chosen or not words]
 
 
 def code_cells(notebook: Any, tag: str | None = None) -> list[Any]:
@@ -204,10 +190,9 @@ def check_parameters(chapters: Iterable[Chapter]) -> None:
     notebook's own value.
     """
     lacking = []
-    for chapter in chapters:
-        missing = [name for name in PARAMETERS if name not in parameter_names(chapter.path)]
-        if missing:
-            lacking.append(f"{chapter.path.name} does not set {' and '.join(missing)}")
+    for path in (chapter.path for chapter in chapters):
+        if missing := [name for name in PARAMETERS if name not in parameter_names(path)]:
+            lacking.append(f"{path.name} does not set {' and '.join(missing)}")
     if lacking:
         raise CourseError(
             f"The parameters cell must set preset and seed: {'; '.join(lacking)}. Nothing was run."
@@ -266,16 +251,16 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     from papermill.exceptions import PapermillExecutionError
 
     if isinstance(error, PapermillExecutionError):
-        first = next((line for line in error.source.splitlines() if line.strip()), "")
-        return f"In [{error.exec_count}]: {first.strip()}", f"{error.ename}: {error.evalue}"
+        first = error.source.strip().partition("\n")[0]
+        return f"In [{error.exec_count}]: {first}", f"{error.ename}: {error.evalue}"
     cells = notebook.cells if notebook is not None else []
     # papermill notes a start time in every cell that it reached
     reached = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
-    source = reached[-1].source.strip() if reached else ""
-    cell = f"the cell that begins: {source.splitlines()[0]}" if source else ""
+    source = reached[-1].source.strip().partition("\n")[0] if reached else ""
+    text = f"{type(error).__name__}: {error}"
     if isinstance(error, DeadKernelError):
-        return cell, "The kernel died; the usual cause is too little memory."
-    return cell, f"{type(error).__name__}: {error}"
+        text = "The kernel died; the usual cause is too little memory."
+    return f"the cell that begins: {source}" if source else "", text
 
 
 class EndedEarly(Exception):
@@ -285,8 +270,7 @@ class EndedEarly(Exception):
 def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
     """Execute one notebook into `out` and return what came of it; an error is not raised.
 
-    The executed notebook, with its error if there was one, appears under its own name at the end;
-    while it runs it is called .NN_name.running.ipynb.
+    It appears under its own name at the end, with its error if there was one.
     """
     import papermill
 
@@ -327,10 +311,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
 
 
 def export_page(path: Path) -> str:
-    """Write an executed notebook as HTML beside it; return the page's name, "" if that fails.
-
-    The page is a convenience: the notebook itself stays whatever happens here.
-    """
+    """Write an executed notebook as HTML beside it; return the page's name, "" if that fails."""
     from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
 
@@ -363,44 +344,19 @@ def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
 
 
 def remaining_minutes(
-    done: Sequence[tuple[float | None, float]],
-    ahead: Sequence[tuple[float | None, float]],
-    jobs: int = 1,
+    done: Sequence[tuple[float | None, float]], ahead: Sequence[float | None], jobs: int = 1
 ) -> float | None:
-    """Return an estimate of the minutes until the chapters ahead are done, None if there is none.
+    """Return about how many minutes the chapters ahead take, `jobs` at once; None if not known.
 
-    Chapters that have run tell how fast this machine is compared with the typical minutes; a
-    chapter without typical minutes counts as the mean of those that have run.
-
-    Args:
-        done: typical and measured minutes of the chapters that have run.
-        ahead: typical minutes of the others, and for how long each has been running.
-        jobs: how many run at once.
+    Chapters that have run (typical and measured minutes) tell how fast this machine is compared
+    with the typical minutes; a chapter without these counts as the mean of those that have run.
     """
     pairs = [(usual, real) for usual, real in done if usual]
     pace = sum(real for _, real in pairs) / sum(usual for usual, _ in pairs) if pairs else 1.0
     mean = sum(real for _, real in done) / len(done) if done else None
-    whole = [mean if usual is None else usual * pace for usual, _ in ahead]
-    left = [max(0.0, m - so_far) for m, (_, so_far) in zip(whole, ahead, strict=True) if m]
-    if None in whole:
-        return None
-    return max(sum(left) / jobs, max(left, default=0.0))
-
-
-def default_jobs(preset: str) -> int:
-    """Return how many chapters run at once: one a core, and one alone where models fill a GPU."""
-    return 1 if presets.get(preset).world == "real" else os.cpu_count() or 1
-
-
-def check_run(preset: str, seed: object, out: Path, notebooks: Path, jobs: int) -> None:
-    """Check what a run is asked for; raises UnknownPreset or CourseError."""
-    presets.get(preset)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
-    if jobs < 1:
-        raise CourseError(f"{jobs} chapters side by side run nothing: give --jobs 1 or more.")
-    if out.resolve() == notebooks.resolve():
-        raise CourseError(f"{out} holds the course's notebooks; choose another folder with --out.")
+    left = [mean if usual is None else usual * pace for usual in ahead]
+    known = [minutes for minutes in left if minutes is not None]
+    return max(sum(known) / jobs, max(known, default=0.0)) if len(known) == len(left) else None
 
 
 def run_course(
@@ -413,24 +369,22 @@ def run_course(
 ) -> CourseRun:
     """Execute chapters, go on after a failure, and write the index page.
 
-    Args:
-        preset: name of a preset.
-        seed: whole number from 0 up.
-        only: numbers or names of chapters; empty for all.
-        out: folder to write to; default <runs>/<preset>-seed<seed>.
-        notebooks: folder of the chapters; default the course's.
-        jobs: how many chapters run at once; default one a core.
-
-    Raises:
-        presets.UnknownPreset, CourseError: before anything runs.
+    `only` holds numbers or names of chapters, empty for all. The defaults of `out`, `notebooks` and
+    `jobs` are <runs>/<preset>-seed<seed>, the course's own, and one a core. What is wrong with a
+    run is raised before anything runs: UnknownPreset or CourseError.
     """
+    world = presets.get(preset).world
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
     notebooks = notebooks or settings.notebooks_folder()
     out = (out or settings.runs_folder() / f"{preset}-seed{seed}").resolve()
-    check_run(preset, seed, out, notebooks, 1 if jobs is None else jobs)
+    if out == notebooks.resolve():
+        raise CourseError(f"{out} holds the course's notebooks; choose another folder with --out.")
     chapters = find_chapters(notebooks)
     chosen = select_chapters(chapters, only)
     check_parameters(chosen)
-    jobs = min(jobs or default_jobs(preset), len(chosen))
+    # a real model and its data fill the GPU
+    jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
     out.mkdir(parents=True, exist_ok=True)
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
@@ -454,21 +408,18 @@ def run_chapters(
     """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
     earlier = earlier_runs(chapters, out)
     runs = {chapter.path: run for chapter, run in zip(chapters, earlier, strict=True)}
-    started = time.perf_counter()
+    done: list[Chapter] = []
 
-    def estimate(done: Sequence[Chapter]) -> str:
-        """Say how long the others take; those in work are the first that are not done."""
-        so_far = (time.perf_counter() - started) / 60
-        ahead = [(c.minutes.get(preset), 0.0) for c in chosen if c not in done]
-        over = [(c.minutes.get(preset), runs[c.path].minutes) for c in done]
+    def estimate() -> str:
+        over = [(each.minutes.get(preset), runs[each.path].minutes) for each in done]
+        ahead = [each.minutes.get(preset) for each in chosen if each not in done]
         left = remaining_minutes(over, ahead, jobs)
-        passed = f"{so_far:.1f} min so far" if done else ""
-        return ", ".join(filter(None, (passed, f"about {left:.1f} min to go" if left else "")))
+        return "" if not left else f"about {left:.1f} min to go"
 
     beside = f", {jobs} side by side" if jobs > 1 else ""
     print(f"Running {len(chosen)} chapters on {preset}, seed {seed}{beside}. Output: {out}")
-    print(estimate([]) or "How long it takes is not known.", flush=True)
-    kernels, done = Kernels(jobs > 1), []
+    print(estimate() or "How long it takes is not known.", flush=True)
+    kernels = Kernels(jobs > 1)
     order = in_order_of_work(chosen, preset) if jobs > 1 else chosen
     with ThreadPoolExecutor(jobs) as pool:
         work = {pool.submit(execute, each, preset, seed, out, kernels): each for each in order}
@@ -478,9 +429,8 @@ def run_chapters(
                 continue
             runs[chapter.path] = run
             done.append(chapter)
-            took = f"{run.status}, {run.minutes:.1f} min"
-            place = f"[{len(done)}/{len(chosen)}]"
-            print(f"{place} {chapter.name}: {took} ({estimate(done)})", flush=True)
+            said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
+            print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
             write_summary(CourseRun(out, preset, seed, list(runs.values())))
     return CourseRun(out, preset, seed, list(runs.values()))
 
@@ -503,21 +453,20 @@ def as_they_end(
 
 def earlier_runs(chapters: Sequence[Chapter], out: Path) -> list[ChapterRun]:
     """Return, for every chapter, its result of an earlier run in this folder, or "not run"."""
-    try:
+    kept = {}
+    # no earlier run, or one that cannot be read: it is only for show
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         entries = loads((out / SUMMARY).read_text("utf-8"))["chapters"]
         kept = {entry["notebook"]: entry for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError):
-        # no earlier run, or one that cannot be read: it is only for show
-        kept = {}
     # of a summary that another version wrote, what this one knows
     known = {each.name for each in fields(ChapterRun)}
     runs = []
     for chapter in chapters:
         run = ChapterRun(chapter.number, chapter.title, chapter.question)
-        entry = kept.get(chapter.path.name)
-        if entry and (out / chapter.path.name).exists():
+        if (out / chapter.path.name).exists():
+            entry = kept.get(chapter.path.name, {})
             said = {name: value for name, value in entry.items() if name in known}
-            run = replace(run, **{**said, "earlier": True})
+            run = replace(run, **{**said, "earlier": True}) if said else run
         runs.append(run)
     return runs
 
@@ -548,10 +497,9 @@ def strip_outputs(notebooks: Path) -> list[Path]:
 
 
 def with_outputs(source: Any, executed: Any) -> Any:
-    """Return `source` with the outputs of `executed`, without anything else of the run.
+    """Return `source` with the outputs of `executed`, and nothing else of the run.
 
-    What stays out: progress bars (standard error), times, papermill's marks, widgets, which are
-    dead without a kernel. A CourseError if the code has changed or the run ended in an error.
+    Progress bars (standard error) stay out, and widgets, which are dead without a kernel.
     """
     injected = code_cells(executed, "injected-parameters")
     ran = [cell for cell in code_cells(executed) if cell not in injected]
@@ -561,12 +509,13 @@ def with_outputs(source: Any, executed: Any) -> Any:
     for number, (cell, done) in enumerate(zip(code, ran, strict=True), start=1):
         if any(output.output_type == "error" for output in done.outputs):
             raise CourseError("The run ended in an error: its outputs are not kept.")
-        widgets = [o for o in done.outputs if any(k.startswith(WIDGET) for k in o.get("data", {}))]
-        cell.outputs = [o for o in done.outputs if o not in widgets and o.get("name") != "stderr"]
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output.execution_count = number
-        cell.execution_count = number
+        cell.outputs, cell.execution_count = [], number
+        for output in done.outputs:
+            widget = any(kind.startswith(WIDGET) for kind in output.get("data", {}))
+            if not widget and output.get("name") != "stderr":
+                cell.outputs.append(output)
+                if "execution_count" in output:
+                    output.execution_count = number
     source.metadata.pop("widgets", None)
     return source
 

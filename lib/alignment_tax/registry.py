@@ -42,6 +42,11 @@ class Remedy:
     fades: bool = True
     weak_is_high: bool = False
 
+    @property
+    def middle(self) -> float:
+        """The strength in the middle of the grid: chosen by its place, not by its result."""
+        return self.strengths[len(self.strengths) // 2]
+
     def make(self, setting: Any, strength: float) -> Any:
         """Return the treatment of a `mitigate.Setting` at a strength.
 

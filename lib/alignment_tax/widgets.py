@@ -60,10 +60,7 @@ def alpha_slider(
     start: float,
     sample: Callable[[float], pd.DataFrame] | None = None,
 ) -> ipywidgets.VBox:
-    """Return a slider over the alphas that were recorded, and what `look` says of each.
-
-    Tab goes to the slider, the arrow keys move it to the next alpha, Home and End to the ends. Each
-    alpha is looked at once; whoever comes back sees what was kept.
+    """Return a slider over the alphas that were recorded, and what `look` says of each, once.
 
     Args:
         look: takes an alpha, returns a sentence and a figure, both from recorded points.

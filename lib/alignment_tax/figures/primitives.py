@@ -93,6 +93,31 @@ def curve(
         each.set_alpha(pale * float(line.get("alpha", 1.0)))
 
 
+def curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    by: str,
+    x: str,
+    y: str,
+    looks: Mapping[str, Look],
+    *,
+    seeds: pd.DataFrame | None = None,
+    order: str | None = None,
+    apart: float = 0.0,
+    **line: Any,
+) -> None:
+    """Draw a `curve` for each value of the column `by` that has a look, along `order` or x.
+
+    They stand `apart` on the x axis, so that no bar hides another.
+    """
+    there = [key for key in looks if key in set(table[by])]
+    for place, key in enumerate(there):
+        own = table[table[by] == key].sort_values(order or x)
+        own = own.assign(**{x: own[x] + apart * (place - (len(there) - 1) / 2)})
+        mine = None if seeds is None else seeds[seeds[by] == key]
+        curve(axes, own, x, y, looks[key], seeds=mine, order=order, **line)
+
+
 def faint(
     axes: Axes, seeds: pd.DataFrame, x: str, y: str, look: Look, order: str | None = None
 ) -> None:
@@ -159,7 +184,7 @@ def bars(
         where, look = np.arange(len(groups)) + aside, looks[name]
         lengths = error_bars(own, value)
         settings: dict[str, Any] = {
-            "color": look.colour, "label": look.label, "edgecolor": "white",
+            "color": look.colour, "label": look.label, "edgecolor": "white", "hatch": look.hatch,
             "error_kw": {"elinewidth": 1.4, "ecolor": INK}, **shape,
         }  # fmt: skip
         draw = axes.barh if across else axes.bar

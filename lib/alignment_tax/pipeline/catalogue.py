@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from alignment_tax.merge.parts import THIRDS
-from alignment_tax.mitigate import REMEDIES
 from alignment_tax.presets import Preset
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
     ALL_PARTS,
     ALL_REMEDIES,

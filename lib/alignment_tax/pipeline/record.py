@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import queue
@@ -189,14 +188,13 @@ def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")
     for algorithm in algorithms:
         for rounds in range(1, study.preset.algorithms[algorithm].rounds + 1):
             folder = study.aligned(algorithm, rounds).path
-            stats = json.loads((folder / "stats.json").read_text())
-            row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds, **stats}
+            row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds}
+            row |= read_json(folder / "stats.json")
             rows.append(row | _golds_of_round(algorithm, folder))
     return pd.DataFrame(rows)
 
 
 def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
-    """Return mean_gold and kept_gold of a round that is kept in `folder`."""
     if algorithm == "ppo":
         golds = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
         return {"mean_gold": float(golds.mean()), "kept_gold": float(golds.mean())}

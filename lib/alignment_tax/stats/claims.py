@@ -315,7 +315,7 @@ def read(preset: str = "tiny") -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax report")
     text = dict.fromkeys(("chapter", "place", "paper", "seeds"), str)
-    found = pd.read_csv(path, dtype=text, float_precision="round_trip")
+    found = pd.read_csv(path, dtype=text)
     return found.fillna(dict.fromkeys(("place", "paper"), ""))
 
 

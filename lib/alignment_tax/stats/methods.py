@@ -120,7 +120,7 @@ def averaging_minus(found: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
                 told = {"seeds": seeds_text(map(int, str(row["seeds"]).split()))}
                 told |= {"score": scores[place[0]], "measure": measures[place[1]]}
                 rows.append(about | told | row[VERDICT].to_dict())
-    return pd.DataFrame(rows, columns=[*about, *told, *VERDICT] if rows else None)
+    return pd.DataFrame(rows, columns=["method", "name", "seeds", "score", "measure", *VERDICT])
 
 
 VERDICT = ["unit", "difference", "low", "high", "verdict"]

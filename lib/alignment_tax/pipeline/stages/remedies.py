@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from alignment_tax.mitigate import (
 from alignment_tax.mitigate.base import Example
 from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
 from alignment_tax.models import measured, save_policy
-from alignment_tax.pipeline.stages import base, stage, trained
+from alignment_tax.pipeline.stages import STAGES, base, stage, trained
 from alignment_tax.pipeline.stages.run import Run, keep_training, read_json, write_json
-from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, Spec, UnknownStage
+from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact, digest
 from alignment_tax.world.corpus import Document
 
@@ -59,7 +59,7 @@ def wanted(run: Run, spec: Spec) -> dict[str, float]:
     return {spec.remedy: spec.strength}
 
 
-def check_names(names: list[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
     """Refuse unknown remedies."""
     if unknown := [name for name in names if name not in REMEDIES]:
         known = ", ".join([DISTIL, *REMEDIES])
@@ -72,13 +72,8 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
     The base model has the shapes of theta_0, and the pool is at most as long as assumed here:
     whatever is refused here would be refused after hours of RSF.
     """
-    check_names(list(remedies))
-    config = run.preset.rsf
-    if not 1 <= rounds <= config.rounds:
-        raise UnknownStage(
-            f"There is no rsf round {rounds} in preset {run.preset.name}: its rounds are 1 to "
-            f"{config.rounds}."
-        )
+    check_names(remedies)
+    STAGES[ROUNDS].check(run, Spec("rsf", rounds))
     if run.preset.distil is None:
         raise UnknownStage(
             f"Preset {run.preset.name} does not say how theta_0 is finetuned under a remedy: "
@@ -86,7 +81,7 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
         )
     if remedies:
         model, tokenizer = run.load(base.base(run, Spec("base")))
-        longest: list[Example] = [([], "")] * (rounds * config.prompts_per_round)
+        longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
         assumed = Setting(model, tokenizer, longest, run.preset.distil, run.seed)
         treatments(with_texts(run, assumed, remedies), remedies)
 
@@ -98,7 +93,7 @@ def check_distilled(run: Run, spec: Spec) -> None:
 
 @stage(DISTILLED, check_distilled)
 def distilled(run: Run, spec: Spec) -> Artifact:
-    """theta_0 finetuned on the best replies of RSF's first rounds, under one remedy or none."""
+    """The policy under one remedy, or none."""
     return combined(run, wanted(run, spec), spec.rounds)
 
 
@@ -124,7 +119,7 @@ def combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
         keep_training(folder, outcome.log, cost_of(len(outcome.log), seconds, memory))
         save_policy(outcome.policy, own.tokenizer, folder / "model")
 
-    inputs = _inputs(run, chosen) | {"remedies": [list(pair) for pair in chosen.items()]}
+    inputs = _inputs(run, chosen) | {"remedies": list(chosen.items())}
     return run.get("distilled", inputs, make, _parents(run, rounds), f"the distilled run ({label})")
 
 
@@ -144,7 +139,7 @@ def _along(run: Run, rounds: int) -> Artifact:
         for (name, strength), policy in zip(riding(run), outcomes, strict=True):
             save_policy(policy, own.tokenizer, folder / f"{name} {strength:g}")
 
-    inputs = _inputs(run, {}) | {"along": [list(pair) for pair in riding(run)]}
+    inputs = _inputs(run, {}) | {"along": riding(run)}
     return run.get("along", inputs, make, _parents(run, rounds), "averages along the plain run")
 
 
@@ -157,8 +152,8 @@ def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Art
         for name in ("log.jsonl", "stats.json"):
             shutil.copy(whole.path / name, folder / name)
 
-    inputs = {"remedy": list(remedy)}
-    return run.get("ridden", inputs, make, {"run": whole}, f"the outcome ({label})")
+    parents = {"run": whole}
+    return run.get("ridden", {"remedy": remedy}, make, parents, f"the outcome ({label})")
 
 
 def _reworked(
@@ -178,7 +173,7 @@ def _reworked(
         write_json(folder / "stats.json", cost)
         save_policy(outcome, own.tokenizer, folder / "model")
 
-    inputs = _inputs(run, later) | {"later": [list(pair) for pair in later.items()]}
+    inputs = _inputs(run, later) | {"later": list(later.items())}
     parents = {"run": before} | _parents(run, rounds)
     return run.get("reworked", inputs, make, parents, f"the outcome ({label})")
 

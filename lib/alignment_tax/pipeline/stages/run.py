@@ -52,6 +52,7 @@ class Run:
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
+        self.batch = self.preset.eval.batch_size  # of all that is scored
         self._memory: dict[Hashable, tuple[Hashable, Any]] = {}
         torch.set_num_threads(self.preset.threads)
         set_bf16(self.preset.bf16)
@@ -59,11 +60,6 @@ class Run:
     def __str__(self) -> str:
         """Name the run for a reader."""
         return f"{self.preset.name}, seed {self.seed}"
-
-    @property
-    def batch(self) -> int:
-        """The batch size of all that is scored."""
-        return self.preset.eval.batch_size
 
     def algorithm(self, name: str) -> AlgorithmConfig:
         """The numbers of an algorithm (UnknownStage: the preset has none)."""
@@ -96,31 +92,15 @@ class Run:
         name: str,
         version: int = 1,
     ) -> Artifact:
-        """The artifact of a stage, from the store or made; all that every stage depends on added.
-
-        Args:
-            stage: the name that the artifact is stored under.
-            inputs: what determines it beside its parents; dataclasses of presets are written out.
-            make: writes it into a folder.
-            parents: what it starts from.
-            name: what is made, for messages.
-            version: to be raised when the code of the stage changes its results.
-        """
-        plain = {
-            key: presets.as_dict(value) if dataclasses.is_dataclass(value) else value
-            for key, value in inputs.items()
-        }
-        if self.preset.bf16:
-            plain["bf16"] = True
-        of_run = {
-            "world": _world_key(self.preset.world),
-            "seed": self.seed,
-            "threads": self.preset.threads,
-            "dtype": self.preset.dtype,
-        }
+        """The artifact of a stage (see `Store.get`); what all stages depend on is added."""
+        kept = {"seed": self.seed, "threads": self.preset.threads, "dtype": self.preset.dtype}
+        kept |= {"world": _world_key(self.preset.world)}
+        kept |= {"bf16": True} if self.preset.bf16 else {}
+        for key, value in inputs.items():
+            kept[key] = presets.as_dict(value) if dataclasses.is_dataclass(value) else value
         return self.store.get(
             stage,
-            plain | of_run,
+            kept,
             make,
             version=version,
             parents=parents,
@@ -152,7 +132,6 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    return json.loads(path.read_text())

@@ -12,6 +12,8 @@ from alignment_tax.stats.compare import (
     compare_at_equal_reward,
     compare_hypervolume,
     compare_seeds,
+    interval,
+    judge,
     paired_bootstrap,
     verdict,
 )
@@ -125,8 +127,8 @@ def test_compare_at_equal_reward_over_seeds() -> None:
     assert result.low == pytest.approx(5 - 4.3027 / np.sqrt(3), abs=1e-3)
     assert result.high == pytest.approx(5 + 4.3027 / np.sqrt(3), abs=1e-3)
     assert (result.n_seeds, result.verdict) == (3, "holds")
-    assert compare_at_equal_reward(bent, [straight] * 3, margin=3).verdict == "inconclusive"
-    assert compare_at_equal_reward(bent, [straight] * 3, margin=8).verdict == "does not hold"
+    assert compare_at_equal_reward(bent, [straight] * 3, sesoi=8).verdict == "negligible"
+    assert compare_at_equal_reward(bent, [straight] * 3, direction=-1).verdict == "opposite"
 
 
 def test_compare_hypervolume_over_seeds() -> None:
@@ -138,20 +140,52 @@ def test_compare_hypervolume_over_seeds() -> None:
     assert result.verdict == "inconclusive"
 
 
-def test_verdicts() -> None:
-    assert verdict(0.1, 2.0) == "holds"
-    assert verdict(0.0, 2.0) == "inconclusive"
-    assert verdict(-1.0, 0.0) == "does not hold"
-    assert verdict(0.1, 2.0, margin=0.1) == "inconclusive"
-    with pytest.raises(ValueError, match="no interval"):
-        verdict(2.0, 1.0)
-    with pytest.raises(ValueError, match="no interval"):
-        verdict(float("nan"), 1.0)
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "sesoi", "said"),
+    [
+        (0.1, 2.0, 1, 0.0, "holds"),
+        (-2.0, -0.1, -1, 0.5, "holds"),
+        (-2.0, -0.1, 1, 0.5, "opposite"),
+        (0.1, 2.0, -1, 0.0, "opposite"),
+        (0.0, 2.0, 1, 0.5, "inconclusive"),
+        (-1.0, 0.0, 1, 0.5, "inconclusive"),
+        # the smallest effect of interest wins over both other verdicts, and at its edge, too
+        (0.1, 0.5, 1, 0.5, "negligible"),
+        (-0.5, -0.1, 1, 0.5, "negligible"),
+        (-0.4, 0.4, -1, 0.5, "negligible"),
+        (0.4, 0.6, 1, 0.5, "holds"),
+        (0.0, 0.0, 1, 0.0, "negligible"),
+    ],
+)
+def test_verdicts(low: float, high: float, direction: int, sesoi: float, said: str) -> None:
+    assert verdict(low, high, direction, sesoi) == said
 
 
-def test_identical_models_do_not_win() -> None:
-    result = compare_seeds([0.0] * 5)
-    assert (result.low, result.high, result.verdict) == (0.0, 0.0, "does not hold")
+@pytest.mark.parametrize("bad", [(2.0, 1.0), (float("nan"), 1.0), (0.0, 1.0, 0), (0.0, 1.0, 1, -1)])
+def test_no_verdict_on_what_is_no_interval(bad: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"no interval|direction"):
+        verdict(*bad)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_verdicts_turn_round_with_their_sign_and_mind_no_order(gaps, sesoi) -> None:
+    one = compare_seeds(gaps, sesoi=sesoi)
+    turned = compare_seeds([-gap for gap in reversed(gaps)], sesoi=sesoi, direction=-1)
+    assert turned.verdict == one.verdict
+    assert (-turned.high, -turned.low) == pytest.approx((one.low, one.high), abs=1e-9)
+    mean, low, high = interval(gaps)
+    assert (one.difference, one.low, one.high) == (mean, low, high)
+    assert low <= mean <= high
+    assert judge([*gaps, float("nan")], sesoi=sesoi) == one
+
+
+def test_an_interval_by_hand() -> None:
+    # 1 and 3: mean 2, standard error 1
+    assert interval([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
+    assert interval([5.0])[0] == 5
+    assert np.isnan(interval([5.0])[1:]).all()
+    assert judge([5.0]) is None
 
 
 def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:

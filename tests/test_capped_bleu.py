@@ -3,11 +3,15 @@
 import pandas as pd
 import pytest
 
-from alignment_tax import talk
 from alignment_tax.labels import BLEU_COLUMNS
-from alignment_tax.results.items import bleu_statistics, corpus_bleu
-from alignment_tax.results.recorded import Recorded
-from alignment_tax.skills import capped_bleu, goes_on, right
+from alignment_tax.results.items import (
+    bleu_statistics,
+    capped_bleu,
+    corpus_bleu,
+    goes_on,
+    right,
+)
+from alignment_tax.stats import capped_bleu as talk
 
 REFERENCE = "the black cat sleeps in the old house"
 
@@ -38,11 +42,7 @@ def test_a_right_translation_with_words_behind_it_is_lost_to_talk():
         ],
     }
     models = [("sft", 0, "before"), ("rsf", 1, "none"), ("rsf", 2, "after")]
-    points = pd.DataFrame(
-        [{"seed": 0, "algorithm": a, "method": "none", "rounds": r, "key": k} for a, r, k in models]
-    )
-    run = Recorded(points, pd.DataFrame(), pd.DataFrame(), {})
-    assert talk.lost_to_talk(run, items_of(said, REFERENCE))[0] == pytest.approx(1 / 2)
+    assert talk.lost_to_talk(points_of(*models), items_of(said))[0] == pytest.approx(1 / 2)
 
 
 def test_what_is_exact_and_what_goes_on():
@@ -94,7 +94,7 @@ def points_of(*models):
     return pd.DataFrame(
         {"study": "tiny", "seed": 0, "algorithm": name, "method": "none", "strength": None,
          "alpha": None, "part": None, "rounds": rounds, "key": key, "bleu": 50.0,
-         "commonsense": 90.0, "reading": 60.0, "translation": 50.0, "skill": 200 / 3}
+         "reward": 0.0, "commonsense": 90.0, "reading": 60.0, "translation": 50.0, "skill": 200 / 3}
         for name, rounds, key in models
     )  # fmt: skip
 
@@ -114,6 +114,9 @@ def test_measures_and_mean_skill_by_hand():
     points = talk.with_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
     assert points["translation"].tolist() == pytest.approx([100, capped])
     assert points["skill"].tolist() == pytest.approx([250 / 3, (150 + capped) / 3])
+    beside = talk.add_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
+    assert beside["translation"].tolist() == [50, 50]
+    assert beside["capped_skill"].tolist() == points["skill"].tolist()
 
 
 def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
