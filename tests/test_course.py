@@ -119,7 +119,7 @@ def test_the_failure_names_notebook_cell_and_error(ran):
     assert "12_dies.ipynb, the cell that begins: import os" in ran.said.err
     assert "The kernel died; the usual cause is too little memory." in ran.said.err
     assert "05_ends.ipynb, the cell that begins: import sys" in ran.said.err
-    assert "EndedEarly: exit() ended the notebook" in ran.said.err
+    assert "exit() ended the notebook" in ran.said.err
 
 
 def test_parameters_python_and_folders_reach_the_notebook(ran, folder):
