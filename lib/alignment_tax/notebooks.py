@@ -413,15 +413,20 @@ def run_chapters(
     order = in_order_of_work(chosen, preset) if jobs > 1 else chosen
     with ThreadPoolExecutor(jobs) as pool:
         work = {pool.submit(execute, each, preset, seed, out, kernels): each for each in order}
-        for future in as_they_end(work, kernels):
-            chapter, run = work[future], future.result()
-            if run.status == "not run":
-                continue
-            runs[chapter.path] = run
-            done.append(chapter)
-            said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
-            print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
-            write_summary(CourseRun(out, preset, seed, list(runs.values())))
+        try:
+            for future in as_they_end(work, kernels):
+                chapter, run = work[future], future.result()
+                if run.status == "not run":
+                    continue
+                runs[chapter.path] = run
+                done.append(chapter)
+                said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
+                print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
+                write_summary(CourseRun(out, preset, seed, list(runs.values())))
+        finally:
+            while wait(work, timeout=0).not_done:  # after an error here, say a full disk
+                kernels.end()
+                wait(work, timeout=0.5)
     return CourseRun(out, preset, seed, list(runs.values()))
 
 
