@@ -45,8 +45,11 @@ def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
         )
 
 
-def check_lengths(lengths: Sequence[int], context: int, max_prompt: int, max_new: int) -> None:
+def check_lengths(
+    lengths: Sequence[int], model: PreTrainedModel, max_prompt: int, max_new: int
+) -> None:
     """Refuse prompts (lengths in tokens) that do not fit with their reply (ValueError)."""
+    context = model.config.get_text_config().max_position_embeddings
     limit = min(max_prompt, context - max_new)
     if too_long := [number for number, length in enumerate(lengths) if length > limit]:
         raise ValueError(

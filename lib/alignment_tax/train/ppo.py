@@ -167,11 +167,10 @@ def step(
             cut off, or rewards that teach nothing (see `check_rewards`).
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    config, accelerator = state.config, state.accelerator
+    config, accelerator, tokenizer = state.config, state.accelerator, state.tokenizer
     check_divisible(len(prompts), config.minibatch, accelerator.num_processes)
-    lengths = [len(prompt_ids(state.tokenizer, prompt)) for prompt in prompts]
-    context = state.policy.config.get_text_config().max_position_embeddings
-    check_lengths(lengths, context, config.max_prompt_length, config.max_new_tokens)
+    lengths = [len(prompt_ids(tokenizer, prompt)) for prompt in prompts]
+    check_lengths(lengths, state.policy, config.max_prompt_length, config.max_new_tokens)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -321,8 +320,7 @@ def token_rewards(
     score - kl_coef * (log pi - log pi_0), pi being the policy that sampled.
     """
     rewards = -kl_coef * (log_probs - reference_log_probs)
-    last = mask.sum(dim=1, keepdim=True) - 1
-    at_last = torch.arange(mask.shape[1], device=mask.device) == last
+    at_last = torch.arange(1, mask.shape[1] + 1, device=mask.device) == mask.sum(1, keepdim=True)
     return (rewards + scores.unsqueeze(1) * at_last) * mask
 
 
