@@ -61,7 +61,7 @@ lint: $(TEST_READY)
 
 test: lint
 	@echo "Running the tests, a process a core; the notebooks on the smoke preset are among them ..."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations=25
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --durations=25
 	@echo "All tests passed. They are in tests/."
 
 lab: $(RUN_READY)

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from points import T_1, made_up_points, point
 
 from alignment_tax.registry import REMEDIES
-from alignment_tax.report import REASONS
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.spec import patterns, ratios_text
 from alignment_tax.stats import claims, methods
-from alignment_tax.stats.claim_list import SESOI
+from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.claims import CLAIMS, Claim, evaluate, versus
 
 GOLDEN = Path(__file__).parent / "golden"

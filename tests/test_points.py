@@ -12,7 +12,6 @@ from alignment_tax.results.points import (
     NotRecorded,
     by_round,
     curve_rows,
-    last,
     missing,
     own_rows,
     present,
@@ -27,9 +26,8 @@ def test_what_is_recorded_of_the_algorithms() -> None:
     assert present(points) == ["rsf", "ppo"]
     assert missing(points) == ["dpo", "rloo"]
     assert by_round(points, "rsf", "skill").to_numpy().tolist() == [[80, 78, 70], [80, 77, 68]]
-    assert last(points, "ppo", "gold").tolist() == [2.5, 2.5]
     with pytest.raises(ValueError, match="no round of 'dpo'"):
-        last(points, "dpo", "skill")
+        by_round(points, "dpo", "skill")
     with pytest.raises(ValueError, match="no theta_0"):
         start(points[points["algorithm"] != "sft"], "skill")
     apart = points[(points["seed"] == 0) | (points["algorithm"] != "ppo")]

@@ -25,7 +25,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import add_capped, lost_to_talk
-from alignment_tax.stats.claim_list import SESOI
+from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
 
@@ -51,42 +51,6 @@ MAIN = (
     "average_vs_early.rsf.skill",
     "average_vs_early.rsf.skill_at_equal_gold",
 )
-_INPUT = (
-    "RSF has overshot gold here (chapter 06), not its own reward, so undoing a part of the change "
-    "costs reward, and more gold comes back from any part, the input's or another (chapter 11). "
-    "Nine narrow layers may also share less between a chat and a test than 26 wide ones."
-)
-_REPLAY = (
-    "the replayed text rehearses the very formats of the tests, and its translations end where "
-    "they should. That is more pretraining; it lifts skills above theta_0's, where averages of "
-    "theta_0 with an aligned model do not come. The paper's replayed text holds next to nothing in "
-    "the format of its benchmarks."
-)
-_OUTPUTS = (
-    "most of what is lost is a habit, to stop after a translation. A penalty on outputs prices "
-    "each token of the replies, the end among them, and so can hold that habit while reward rises; "
-    "an average scales all changes down together."
-)
-#: What we think where a recorded claim of the paper comes out opposite, by its id.
-REASONS = {
-    "average_vs_replay.hypervolume.commonsense": _REPLAY,
-    "average_vs_replay.hypervolume.translation": _REPLAY,
-    "average_vs_replay_other.hypervolume.commonsense": "text that holds no test still states the "
-    "facts that tests ask for, and theta_0 has room to regain what instruction tuning cost the "
-    "base.",
-    "average_vs_kd_squared.hypervolume": _OUTPUTS,
-    "average_vs_kd_squared.hypervolume.translation": _OUTPUTS,
-    "average.rsf@0.2.reward_kept": "reward comes early along alpha, but not so early that a fifth "
-    "of the way holds 95 % of it. In the other reading, with a as theta_0's weight, little reward "
-    "is lost and little skill comes back.",
-    "average_vs_early.rsf.hypervolume.commonsense": "common sense rises a little in the first "
-    "rounds of RSF and falls in the last. Stopping in between keeps that rise at more reward than "
-    "averages of theta_0 with the last round have. The interval only just reaches zero.",
-    "part.input.reward": _INPUT,
-    "part.dpo.input.reward": "DPO's own reward still rises where it ends here (chapter 06), so "
-    "undoing a part of the change takes reward back. Nine narrow layers may also share less "
-    "between a chat and a test than 26 wide ones.",
-}
 
 
 def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
@@ -98,12 +62,7 @@ def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the answer of the whole course in a few sentences.
-
-    Args:
-        found: The claims.
-        lost: Mean and interval of the share of lost translations that only go on talking, percent.
-    """
+    """Return the answer of the whole course; `lost` is the share lost to talk, in percent."""
 
     def said(name: str) -> str:
         return claims.effect(claims.one(found, name))
@@ -122,13 +81,7 @@ def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
 
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the README's section: what was run, the table of skills, the claims of the main line.
-
-    Args:
-        run: The recorded run.
-        found: Its claims.
-        lost: As for `answer`.
-    """
+    """Return the README's section: what was run, the table of skills, the main line's claims."""
     points, source = main_line(run.points), run.provenance
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
     name = source["preset"]["name"]
@@ -231,13 +184,7 @@ def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 def remedies_page(run: Recorded, points: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page on mitigation: tables of methods, and the paper's claims one by one.
-
-    Args:
-        run: The recorded run.
-        points: Its points with the capped scores.
-        found: Its claims.
-    """
+    """Return the page on mitigation; `points` have the capped scores."""
 
     def table(average: str, score: str = "skill", all_methods: bool = False) -> str:
         rows = methods.method_table(points, run.costs, average, found, score)
@@ -358,11 +305,7 @@ def model_name(row: Mapping[Any, Any]) -> str:
 
 
 def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page of a run of one seed, whose intervals are over items.
-
-    Raises:
-        ValueError: it has several seeds: their spread is the interval to show then.
-    """
+    """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
     if len(run.seeds) != 1:
         raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
     points, source, preset = main_line(run.points), run.provenance, run.provenance["preset"]
@@ -408,11 +351,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def fill(text: str, generated: str, name: str = "results") -> str:
-    """Return `text` with `generated` between the two marks of this name.
-
-    Raises:
-        ValueError: the marks are not there, once each and in order.
-    """
+    """Return `text` with `generated` between the two marks of this name; it must hold them."""
     start, end = marks(name)
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"The page must hold {start} and then {end}, once each.")
@@ -433,13 +372,7 @@ class Pages:
 
 
 def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None) -> Pages:
-    """Return what a recorded run over seeds says.
-
-    Args:
-        run: The recorded run.
-        items: Its items (`results.recorded_items`).
-        found: Its claims, if they are there already (`claims.read`).
-    """
+    """Return what a recorded run over seeds says; `found` are its claims, if there already."""
     points = add_capped(run.points, items)
     found = claims.table(points) if found is None else found
     lost = interval(100 * lost_to_talk(main_line(run.points), items))

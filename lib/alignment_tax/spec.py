@@ -44,10 +44,9 @@ KL_COEF = "kl_coef"
 
 #: The method of the distilled run without a remedy.
 DISTIL = "distil"
-#: Ends the method of a run whose outcome is averaged with theta_0: "l2+average".
-AVERAGED = f"+{AVERAGE}"
-#: Ends the method of a remedy that acts inside RSF's rounds: "l2_in_rounds".
-IN_ROUNDS = f"_{INSIDE}"
+# what may follow a remedy's word in the column method
+_AVERAGED = f"+{AVERAGE}"
+_IN_ROUNDS = f"_{INSIDE}"
 #: Stands for the plain run, its averages and every remedy that the preset records.
 ALL_REMEDIES = "remedies"
 #: Stands for parts and all searches for ratios that the preset records.
@@ -71,8 +70,8 @@ class Method(NamedTuple):
             return KL_COEF
         word = self.remedy or DISTIL
         if self.protocol == INSIDE:
-            word += IN_ROUNDS
-        return word + AVERAGED if self.mix else word
+            word += _IN_ROUNDS
+        return word + _AVERAGED if self.mix else word
 
     @classmethod
     def read(cls, text: str) -> Method:
@@ -83,11 +82,11 @@ class Method(NamedTuple):
             return cls(mix=text)
         if text == KL_COEF:
             return cls(protocol=KL_COEF)
-        word = text.removesuffix(AVERAGED)
+        word = text.removesuffix(_AVERAGED)
         mix = None if word == text else AVERAGE
         if word == DISTIL:
             return cls(None, DISTILLED, mix)
-        remedy = word.removesuffix(IN_ROUNDS)
+        remedy = word.removesuffix(_IN_ROUNDS)
         return cls(remedy, DISTILLED if remedy == word else INSIDE, mix)
 
 
@@ -101,9 +100,31 @@ def averaged(method: str) -> str:
     return str(Method.read(method)._replace(mix=AVERAGE))
 
 
+def unaveraged(method: str) -> str:
+    """Return the method that is averaged with theta_0: "l2+average" -> "l2"; any other itself."""
+    found = Method.read(method)
+    return method if found.protocol == ROUNDS else str(found._replace(mix=None))
+
+
+def is_averaged(method: str) -> bool:
+    """Whether a method is a distilled or remedied run averaged with theta_0."""
+    return unaveraged(method) != method
+
+
 def in_rounds(remedy: str) -> str:
     """Return the method of a remedy inside the rounds of RSF: "l2" -> "l2_in_rounds"."""
     return str(Method(remedy, INSIDE))
+
+
+def is_in_rounds(method: str) -> bool:
+    """Whether a method is a remedy inside the rounds of RSF."""
+    return Method.read(method).protocol == INSIDE
+
+
+def out_of_rounds(method: str) -> str:
+    """Return the remedy that acts inside the rounds: "l2_in_rounds" -> "l2"; any other itself."""
+    found = Method.read(method)
+    return str(found._replace(protocol=DISTILLED)) if found.protocol == INSIDE else method
 
 
 #: Averages of the plain distilled run, which starts and ends where the distilled remedies do.

@@ -112,7 +112,7 @@ def _bargain(table: pd.DataFrame, reward: str) -> str:
     inner = mixed[mixed["alpha"].between(0, 1, "neither")]
     if inner.empty:
         return ""
-    best = inner.loc[(inner["reward_kept"] + inner["tax_recovered"]).idxmax()]
+    best = inner.iloc[int((inner["reward_kept"] + inner["tax_recovered"]).argmax())]
     return (
         f"Averaging at alpha {best['alpha']:g} keeps {100 * best['reward_kept']:.0f} % of the gain "
         f"in {reward} and recovers {100 * best['tax_recovered']:.0f} % of the tax."
@@ -147,8 +147,10 @@ def _draw(
                 axes, some, reward, family, look, hollow=hollow, pale=0.35, elinewidth=1.0,
                 linestyle="none", alpha=FADED if dominated else 1.0, label="_",
             )  # fmt: skip
-        shape = {"marker": look.marker, "markerfacecolor": "white" if hollow else look.colour}
-        axes.plot([], [], color=look.colour, label=look.label, **shape)
+        face = "white" if hollow else look.colour
+        axes.plot(
+            [], [], color=look.colour, marker=look.marker, markerfacecolor=face, label=look.label
+        )
     best = table[~table["dominated"]].sort_values(reward)
     axes.step(
         best[reward], best[family], where="pre", color=style.GREY, linewidth=1.2, linestyle=":",
@@ -169,10 +171,11 @@ def _draw(
             (-0.4 if left else 0.4, 1.0 if up else -1.1), far=20, fontsize=12,
             ha="left" if left else "right",
         )  # fmt: skip
-    inner = _mixed(table)[lambda mixed: mixed["alpha"].between(0, 1, "neither")]
-    for row in inner.iloc[:5:2].to_dict("records") if named else ():
-        text, colour = f"α = {row['alpha']:g}", style.METHODS["average"].colour
-        draw.note(axes, text, row[reward], row[family], (0, -1), far=11, color=colour, zorder=2.6)
+    mixed = _mixed(table)
+    inner = mixed[mixed["alpha"].between(0, 1, "neither")]
+    for each in inner.iloc[:5:2].to_dict("records") if named else ():
+        text, colour = f"α = {each['alpha']:g}", style.METHODS["average"].colour
+        draw.note(axes, text, each[reward], each[family], (0, -1), far=11, color=colour, zorder=2.6)
 
 
 @style.in_style()

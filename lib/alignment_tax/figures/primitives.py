@@ -205,7 +205,7 @@ def bars(
                     at, to = ((end, place), (side, 0)) if across else ((place, end), (0, side))
                     text = number(length, digits, sign)
                     note(axes, text, *at, to, far=4, fontsize=text_size, bbox=None)
-            axes.margins(**{"x" if across else "y": 0.14})
+            axes.margins(x=0.14 if across else None, y=None if across else 0.14)
     ticks = axes.set_yticks if across else axes.set_xticks
     ticks(range(len(groups)), [str(each) for each in groups])
     axes.grid(visible=False, axis="y" if across else "x")
@@ -299,7 +299,7 @@ def note(
 def barless(table: pd.DataFrame, where: pd.Series) -> pd.DataFrame:
     """Return the table without the intervals of the rows where `where` is true."""
     ends = [name for name in table if str(name).endswith(("_low", "_high"))]
-    return table.assign(**{name: table[name].mask(where) for name in ends})
+    return table.assign(**{str(name): table[name].mask(where) for name in ends})
 
 
 def notes(
@@ -313,18 +313,12 @@ def notes(
 ) -> None:
     """Write beside points where no other point, line through points, or text is hidden.
 
-    Call it last: the figure is laid out here. A thin line leads to a text that stands far.
-
-    Args:
-        axes: Where.
-        texts: One a point.
-        spots: The points (n, 2).
-        avoid: Further points (m, 2) that no text may hide.
-        fontsize: Of the texts.
-        shape: What else `Axes.annotate` takes.
+    Call it last: the figure is laid out here. `avoid` are further points (m, 2) that no text may
+    hide. A thin line leads to a text that stands far.
     """
-    axes.get_figure(root=True).draw_without_rendering()  # only now is it known where panels are
-    scale = 72 / axes.get_figure(root=True).dpi
+    figure: Any = axes.get_figure(root=True)
+    figure.draw_without_rendering()  # only now is it known where panels are
+    scale = 72 / figure.dpi
     points = np.vstack(
         [np.reshape(np.asarray(each, dtype=float), (-1, 2)) for each in (spots, avoid)]
     )

@@ -25,7 +25,7 @@ from alignment_tax.labels import FAMILY_NAMES, METHOD_NAMES, seeds_text
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError
-from alignment_tax.spec import AVERAGED, DISTIL, DISTILLED_AVERAGE
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, averaged, is_averaged, unaveraged
 from alignment_tax.stats.compare import summarise
 
 #: Families of pretraining text; the format of those with a star is evaluated (hatched).
@@ -88,10 +88,10 @@ def _from_theta_0(rows: pd.DataFrame, *values: str) -> pd.DataFrame:
 
 def _name(row: Mapping[Any, Any]) -> str:
     """Return a model's name for a legend: the remedy, its strength, the alpha of an average."""
-    text = style.look_of("rsf", row["method"].removesuffix(AVERAGED)).label
+    text = style.look_of("rsf", unaveraged(row["method"])).label
     text += f" {row['strength']:g}" if pd.notna(row["strength"]) else ""
-    averaged = row["method"].endswith(AVERAGED)
-    return f"{text}, averaged (α = {row['alpha']:g})" if averaged else text
+    half = is_averaged(row["method"])
+    return f"{text}, averaged (α = {row['alpha']:g})" if half else text
 
 
 def _main_line(axes: Axes, rows: pd.DataFrame, y: str, seeds: bool = False) -> None:
@@ -110,8 +110,8 @@ def _main_line(axes: Axes, rows: pd.DataFrame, y: str, seeds: bool = False) -> N
 def _models(axes: Axes, rows: pd.DataFrame, y: str, before: str = "") -> None:
     """Draw models of this seed, each with its name in the legend; averages are hollow."""
     for row in rows.to_dict("records"):
-        look = style.look_of("rsf", row["method"].removesuffix(AVERAGED))
-        face = {"markerfacecolor": "white"} if row["method"].endswith(AVERAGED) else {}
+        look = style.look_of("rsf", unaveraged(row["method"]))
+        face = {"markerfacecolor": "white"} if is_averaged(row["method"]) else {}
         label, shape = before + _name(row), {**LIVE, **face, "zorder": 5}
         draw.scatter(axes, pd.DataFrame([row]), "gain", y, look, label=label, **shape)
 
@@ -190,7 +190,7 @@ def penalty_front(
         axes.margins(0.08)
         axes.set_title(title, fontsize=12.5)
     right.set_ylabel("mean skill, talk forgiven, since θ₀ (points)  →")
-    both = f"{run_caption(rows, recorded=True)}{draw.FAINT}\nblack edges: {caption}"
+    both = f"{run_caption(rows, recorded=True)}{draw.FAINT} · black edges: {caption}"
     recorded = summarise(rows, ["method", "rounds", "alpha"], ["reward", "skill"])
     recorded.columns = recorded.columns.str.replace("reward", "gain").str.replace("skill", "change")
     own = pd.concat([averages, runs])[columns].assign(series="this seed")
@@ -216,14 +216,14 @@ def penalty_combined(
     """
     for each in (live, averages):
         select.need(each, MODEL, "penalty_combined")
-    ends = live.loc[(live["method"] + AVERAGED).isin(live["method"]), "method"]
+    ends = live.loc[live["method"].map(averaged).isin(live["method"]), "method"]
     if ends.empty:
         raise TableError("penalty_combined needs a run and its average, such as l2 and l2+average")
     figure, [[axes]] = style.panels(xlabel=GAIN, ylabel=SKILL)
     _plain(axes, live, averages, "change", "averaging the plain run")
     _models(axes, live[live["method"] == DISTIL], "change")
     for method in ends:
-        own = live[live["method"].isin([method, method + AVERAGED])].sort_values("method")
+        own = live[live["method"].isin([method, averaged(method)])].sort_values("method")
         way = _from_theta_0(own[::-1], "gain", "change")
         colour = style.look_of("rsf", method).colour
         axes.plot(way["gain"], way["change"], color=colour, linestyle=":")

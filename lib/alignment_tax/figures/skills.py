@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,7 @@ def learning_curves(
         own = log[[x, skill]].apply(pd.to_numeric, errors="coerce").dropna().sort_values(x)
         values, guess = finite(own[skill], "learning_curves", skill), guesses.get(skill, np.nan)
         records.append((skill, names[skill], values[0], values[-1], values.max(), guess))
-        shape = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
+        shape: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
         own = own.assign(**{x: own[x] / scale})
         draw.line(axes, own, x, skill, Look("model", BLUE, "o"), **shape)
         if np.isfinite(guess):

@@ -28,6 +28,7 @@ from PIL import Image, PngImagePlugin
 from alignment_tax.figures.words import describe
 from alignment_tax.labels import ALGORITHM_NAMES, METHOD_NAMES
 from alignment_tax.results.points import TableError
+from alignment_tax.spec import out_of_rounds, unaveraged
 
 # Okabe and Ito's eight colours, told apart with every common form of colour blindness.
 BLACK = "#000000"
@@ -98,12 +99,11 @@ FAMILY_LOOKS: dict[str, Look] = {
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),
     "opposite": Look("opposite", VERMILLION, "s"),
-    "does not hold": Look("does not hold", VERMILLION, "s"),
     "negligible": Look("negligible", GREEN, "v"),
     "inconclusive": Look("inconclusive", GREY, "D"),
 }
 # What may end a method's word, and how it is said; such curves have hollow markers.
-VARIANTS = {"+average": "then averaging", "_in_rounds": "inside the rounds"}
+VARIANTS = {unaveraged: "then averaging", out_of_rounds: "inside the rounds"}
 
 #: What the course sets above matplotlib's "seaborn-v0_8-whitegrid".
 SETTINGS: dict[str, Any] = {
@@ -134,9 +134,9 @@ def look_of(algorithm: str, method: str) -> Look:
         raise TableError(f"No look for algorithm {algorithm!r} (known: {known}): add one.")
     if method == "none":
         return METHODS["early_stopping"] if algorithm == "rsf" else ALGORITHMS[algorithm]
-    for end, words in VARIANTS.items():
-        if method.endswith(end) and method not in METHODS:
-            look = look_of(algorithm, method.removesuffix(end))
+    for without, words in VARIANTS.items():
+        if (own := without(method)) != method and method not in METHODS:
+            look = look_of(algorithm, own)
             return Look(f"{look.label}, {words}", look.colour, look.marker)
     if method not in METHODS:
         known = ", ".join(METHODS)

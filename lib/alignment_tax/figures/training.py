@@ -125,7 +125,7 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise TableError("gold_scatter needs three replies or more whose rewards differ.")
     both = pd.DataFrame({"x": x, "y": y})
-    pearson, spearman = (each.corr().loc["x", "y"] for each in (both, both.rank()))
+    pearson, spearman = (float(each.corr().to_numpy()[0, 1]) for each in (both, both.rank()))
     table = pd.DataFrame({"replies": [len(x)], "pearson": pearson, "spearman": spearman})
     figure, [[axes]] = panels(size=(7.4, 5.6))
     pale = float(np.clip(150 / len(x), 0.12, 0.7))

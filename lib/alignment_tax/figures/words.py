@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,8 @@ def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> s
     if "name" in columns:
         columns = [c for c in columns if c != "score"]
     columns.sort(key=lambda c: pd.api.types.is_numeric_dtype(table[c]))
-    same = [c for c in columns if len(table) > 1 and table[c].nunique(dropna=False) == 1]
+    alike = [c for c in columns if len(table) > 1 and table[c].nunique(dropna=False) == 1]
+    same = [c for c in alike if _ends(table, c) is None]
     told = _told(table, [c for c in columns if c not in same])
     parts = [f"{title} ({caption}).", head]
     if common := ", ".join(filter(None, (_cell(table, 0, c) for c in same))):
@@ -125,24 +127,29 @@ def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
 
 def _cell(table: pd.DataFrame, place: int, column: str) -> str:
     """Return one cell in words, with its interval; "" for an empty one."""
-    value = table[column].iloc[place]
+    value: Any = table[column].iloc[place]
     name = FAMILY_NAMES.get(column, column.replace("_", " "))
     if isinstance(value, (bool, np.bool_)):
         return name if value else ""
-    if not pd.api.types.is_number(value):
-        text = WORDS.get(column, {}).get(value, "" if pd.isna(value) else str(value))
+    if not isinstance(value, (int, float, np.number)):
+        text = WORDS.get(column, {}).get(value, str(value)) if value is not None else ""
         return text if column in PLAIN or not text else f"{name} {text}"
-    if not np.isfinite(value):
+    if np.isnan(value):
         return ""
-    names = [*map(str, table), ""]
-    ends = (f"{column}_low", f"{column}_high")
-    if names[names.index(column) + 1] == "low":
-        ends = ("low", "high")
-    digits = _digits(table[column], ends[0] in table)
-    if ends[0] not in table or pd.isna(table[ends[0]].iloc[place]):
+    ends = _ends(table, column)
+    digits = _digits(table[column], ends is not None)
+    if ends is None or pd.isna(table[ends[0]].iloc[place]):
         return f"{name} {f'{value:g}' if digits == 0 else number(float(value), digits)}"
     low, high = (table[end].iloc[place] for end in ends)
-    return f"{name} {spread(value, low, high, digits)}"
+    return f"{name} {spread(float(value), low, high, digits)}"
+
+
+def _ends(table: pd.DataFrame, column: str) -> tuple[str, str] | None:
+    """Return the columns of the interval of a value, None if it has none."""
+    names = [*map(str, table), ""]
+    if f"{column}_low" in names:
+        return f"{column}_low", f"{column}_high"
+    return ("low", "high") if names[names.index(column) + 1] == "low" else None
 
 
 def _digits(values: pd.Series, measured: bool) -> int:

@@ -63,8 +63,7 @@ def average(
 ) -> dict[str, Tensor]:
     """Return theta(alpha) = (1 - alpha) theta_0 + alpha theta as new tensors.
 
-    Arithmetic is in float32 (or float64 where the weights are), the result has the dtype of the
-    weights. alpha 0 gives theta_0 and alpha 1 gives theta, to the last bit.
+    Arithmetic is in float32 or wider, and exact to the last bit at alpha 0 and 1.
 
     Args:
         theta_0: weights before RLHF, name to tensor.
@@ -176,7 +175,7 @@ def averaged_names(state: State, what: What = "all") -> set[str]:
 
 def tied_names(state: State) -> dict[str, str]:
     """Return the names that are a second name of an earlier tensor: {second name: first name}."""
-    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    first: dict[object, str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in state.items():
         if tensor.numel() == 0:
@@ -225,8 +224,7 @@ def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
 def check_compatible(theta_0: State, theta: State) -> None:
     """Refuse two sets of weights that cannot be averaged name by name (MergeError).
 
-    They have other names, shapes or dtypes, tied against untied embeddings, NaN or infinity; the
-    message names the first offender and says what to do.
+    They have other names, shapes or dtypes, tied against untied embeddings, NaN or infinity.
     """
     if not theta_0 or not theta:
         raise MergeError("There are no weights to average: one of the two is empty.")
@@ -275,7 +273,6 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
 
 
 def _check_names(state: State, other: State, who: str, other_who: str) -> None:
-    """Refuse names of `state` that `other` lacks, and heads tied in one of the two only."""
     tied, other_tied = _tied_to(state), _tied_to(other)
     shared = tied_names(state)
     for name in state:
@@ -307,7 +304,6 @@ def _tied_to(state: State) -> dict[str, str]:
 
 
 def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
-    """Refuse one pair of tensors that cannot be averaged."""
     if start.shape != end.shape:
         rows = kind_of(name, start) in ("embedding", "head")
         advice = (

@@ -48,35 +48,20 @@ WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
 class HmaConfig:
     """Every number of one search for ratios.
 
-    Attributes:
-        alpha: Mean ratio, strictly between 0 and 1; the weight of the aligned model.
-        learning_rate: Adam's, for the K scores (of order 1: think 0.05, not 2e-5).
-        epochs: Passes over the examples.
-        batch_size: Examples per step, and in the evaluation on all of them.
-        parameterisation: "softmax" (see `softmax_ratios`) or "eq11" (see `eq11_ratios`).
-        eps: Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9.
-        mean_over: "blocks" holds the plain mean of the ratios (paper), "parameters" the mean
-            weighted by the blocks' sizes.
-        fixed: Ratios of parts that are no blocks; those not named are mixed by alpha. The paper's
-            released code has {"embeddings": 0.0, "norms": 0.0}.
-        penalty: c_k of the regulariser sum_k c_k |alpha_k - alpha|, one per block; () for none.
-            The paper holds the middle block tightest (D.5).
-        evaluate_every: Steps from one evaluation on all examples to the next; the best ratios
-            among those evaluated are kept.
-        seed: Order of the examples.
+    The best ratios among those evaluated on all examples, every so many steps, are kept.
     """
 
-    alpha: float
-    learning_rate: float
+    alpha: float  # mean ratio, strictly between 0 and 1; the weight of the aligned model
+    learning_rate: float  # Adam's, for the K scores (of order 1: think 0.05, not 2e-5)
     epochs: int
-    batch_size: int
+    batch_size: int  # examples per step, and in the evaluation on all of them
     parameterisation: Parameterisation = "softmax"
-    eps: float = 0.2
-    mean_over: MeanOver = "blocks"
-    fixed: Mapping[str, float] | None = None
-    penalty: tuple[float, ...] = ()
+    eps: float = 0.2  # Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9
+    mean_over: MeanOver = "blocks"  # the paper's mean; "parameters" weighs by the blocks' sizes
+    fixed: Mapping[str, float] | None = None  # ratios of parts that are no blocks, else alpha
+    penalty: tuple[float, ...] = ()  # c_k of sum_k c_k |alpha_k - alpha|; the paper's D.5
     evaluate_every: int = 50
-    seed: int = 0
+    seed: int = 0  # order of the examples
 
 
 @dataclass(frozen=True)

@@ -63,18 +63,11 @@ class Partition:
 
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
-    """Cut a model into blocks of layers, embeddings, norms and head.
+    """Cut a model into blocks of layers, embeddings, norms and head (MergeError: it cannot be cut).
 
-    K blocks are as equal as whole layers allow: block k ends at layer floor(k L / K), so that 26
-    layers in three are the paper's 1-8, 9-17, 18-26. Three blocks are called input, middle and
-    output; any other number "layers 1-4" and so on.
-
-    Args:
-        model: its tensors carry the number of their layer, as in "model.layers.0.mlp.up.weight".
-        blocks: K, or the sizes of the blocks in layers.
-
-    Raises:
-        MergeError: the model has no numbered layers, or fewer than K, or the sizes do not add up.
+    Tensors carry the number of their layer ("model.layers.0.mlp.up.weight"); `blocks` is K, or the
+    sizes of the blocks in layers. K blocks are as equal as whole layers allow, so that 26 layers in
+    three are the paper's 1-8, 9-17, 18-26.
     """
     tensors = own_tensors(model)
     place = {number: i for i, number in enumerate(layer_numbers(tensors))}
@@ -211,15 +204,7 @@ class Mixture(Ends):
 
     Both ends are held once; for one step of a search the mixed weights come on top. No gradient
     or optimiser state has the size of the model. All ratios 0 give theta_0, and all 1 theta, to the
-    last bit.
-
-    Args:
-        model: the network that the weights belong to; `set` overwrites its own.
-        theta_0, theta: weights before and after RLHF; either may be `model.state_dict()`.
-        partition: of the model.
-
-    Raises:
-        MergeError: the two do not fit together or to the model, or the parts do not.
+    last bit. Either end may be `model.state_dict()`.
     """
 
     def __init__(
@@ -231,11 +216,7 @@ class Mixture(Ends):
         self.partition = partition
 
     def set(self, ratios: Ratios) -> None:
-        """Write the mixture into the model, in place.
-
-        Raises:
-            MergeError: a part has no ratio, is unknown, or its ratio lies outside [0, 1].
-        """
+        """Write the mixture into the model, in place (MergeError: see `check_ratios`)."""
         check_ratios(self.partition, ratios)
         parts = self.partition.parts
         self.write({name: ratios[part] for part, names in parts.items() for name in names})

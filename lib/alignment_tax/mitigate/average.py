@@ -13,15 +13,7 @@ from alignment_tax.mitigate.base import Setting, Treatment
 
 
 class Average(Treatment):
-    """Writes (1 - alpha) theta_0 + alpha theta into the outcome of training.
-
-    Args:
-        theta_0: The model before RLHF.
-        alpha: Weight of the aligned model, in [0, 1].
-
-    Raises:
-        MergeError: alpha is not usable.
-    """
+    """Writes (1 - alpha) theta_0 + alpha theta into the outcome (MergeError: a bad alpha)."""
 
     def __init__(self, theta_0: PreTrainedModel, alpha: float) -> None:
         check_alpha(alpha)

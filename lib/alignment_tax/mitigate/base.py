@@ -56,13 +56,7 @@ def treat(
 
     >>> treat(policy, treatments, lambda model, extras: rsf_round(model, ..., extras=extras))
 
-    Args:
-        policy: Changed in place.
-        treatments: In the order in which they end; `mitigate.treatments` sorts them.
-        train: Takes the policy to train and the extras, trains it in place.
-
-    Returns:
-        The outcome in eval mode, and what `train` returned.
+    Returns the outcome in eval mode, and what `train` returned.
     """
     for treatment in reversed(treatments):
         policy = treatment.begin(policy)
@@ -162,18 +156,7 @@ def distil(
 def distil_along(
     setting: Setting, wanted: Sequence[tuple[str, float]]
 ) -> tuple[Distilled, Iterator[PreTrainedModel]]:
-    """Finetune plainly, once, and take from that run the outcome of many "along" remedies.
-
-    Args:
-        setting: As for `distil`.
-        wanted: Names and strengths of remedies that collect along the run without changing it.
-
-    Returns:
-        The plain run, and for each of `wanted` its policy, made one at a time.
-
-    Raises:
-        ValueError: a remedy that acts otherwise; and as `distil`.
-    """
+    """Finetune plainly, once; return that, and the outcome of each of many "along" remedies."""
     if changing := [name for name, _ in wanted if REMEDIES[name].when != "along"]:
         raise ValueError(f"{changing[0]!r} does not act along the run: it needs one of its own.")
     riders = [REMEDIES[name].make(setting, strength) for name, strength in wanted]
@@ -185,10 +168,7 @@ def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatmen
     """Return one treatment per remedy, in the order in which they must end (see `When`).
 
     A moving average ends before LoRA is merged, graft and averaging after it; several of the last
-    kind act one after the other as listed.
-
-    Raises:
-        ValueError: an unknown remedy, or a strength or setting it cannot use.
+    kind act one after the other as listed. ValueError: an unknown remedy, or a bad strength.
     """
     if unknown := remedies.keys() - REMEDIES.keys():
         known = ", ".join(REMEDIES)

@@ -24,14 +24,7 @@ NOT_USED: Any = None
 
 
 class Bema(Treatment):
-    """Feeds every step to TRL's callback, and takes its weights at the end.
-
-    Args:
-        power: Of the EMA, in (0, 1].
-
-    Raises:
-        ValueError: a power outside (0, 1].
-    """
+    """Feeds every step to TRL's callback, and takes its weights at the end."""
 
     def __init__(self, power: float) -> None:
         self.power = check_share(power, "power of BEMA")

@@ -26,7 +26,7 @@ from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.items import capped_bleu
-from alignment_tax.spec import AVERAGED, DISTIL, Spec
+from alignment_tax.spec import DISTIL, Spec, unaveraged
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED
 
@@ -97,7 +97,7 @@ def titles(table: pd.DataFrame) -> list[str]:
     """Return how the models of a table (method, strength, alpha) are called: "L2 (0.06)"."""
     told = []
     for method, strength, alpha in table[["method", "strength", "alpha"]].to_numpy(dtype=object):
-        own = method if method in SAID else method.removesuffix(AVERAGED)
+        own = method if method in SAID else unaveraged(method)
         text = SAID[own] + ("" if pd.isna(strength) else f" ({strength:g})")
         mixed = ", α" if method in SAID else ", averaged at α"
         told.append(text if pd.isna(alpha) else f"{text}{mixed} = {alpha:g}")

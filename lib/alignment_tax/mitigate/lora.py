@@ -32,12 +32,9 @@ class Lora(Treatment):
     """Trains low-rank factors on the linear layers of the blocks.
 
     Args:
-        rank: r, a whole number of 1 or more.
+        rank: r, a whole number of 1 or more (ValueError otherwise).
         where: "all" (attention and MLP) or "mlp".
         seed: Of the random A.
-
-    Raises:
-        ValueError: a rank that is no whole number of 1 or more.
     """
 
     learning_rate_factor = LEARNING_RATE_FACTOR

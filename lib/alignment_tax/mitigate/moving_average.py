@@ -46,12 +46,7 @@ class MovingAverage(Treatment):
 class Sma(MovingAverage):
     """Plain mean of the weights after step `start` and every `every` steps from there.
 
-    Args:
-        start: First step that counts; steps go on counting through the rounds of RSF.
-        every: Steps between two checkpoints of the mean.
-
-    Raises:
-        ValueError: a start or period below 1.
+    Steps go on counting through the rounds of RSF.
     """
 
     def __init__(self, start: int = 1, every: int = 1) -> None:
@@ -77,15 +72,7 @@ class Sma(MovingAverage):
 
 
 class Ema(MovingAverage):
-    """Exponential moving average of the weights that starts at theta_0.
-
-    Args:
-        theta_0: Where the policy starts.
-        decay: d, in [0, 1).
-
-    Raises:
-        ValueError: a decay outside [0, 1).
-    """
+    """Exponential moving average of the weights, of decay d in [0, 1), that starts at theta_0."""
 
     def __init__(self, theta_0: PreTrainedModel, decay: float) -> None:
         super().__init__()

@@ -49,11 +49,8 @@ class OutputPenalty(Treatment):
 
     Args:
         teacher: theta_0.
-        strength: lambda.
+        strength: lambda, finite and 0 or more (ValueError otherwise).
         distance: `forward_kl`, `reverse_kl` or `squared_distance`.
-
-    Raises:
-        ValueError: a strength that is not usable.
     """
 
     def __init__(self, teacher: Teacher, strength: float, distance: Distance) -> None:

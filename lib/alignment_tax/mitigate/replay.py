@@ -35,17 +35,8 @@ class Replay(Treatment):
     in a seeded order, again from the start when all are used; what a step takes too many, later
     steps take fewer.
 
-    Args:
-        tokenizer: The policy's.
-        texts: Documents to replay.
-        reported: Texts that no document may contain: prompts and passages of the reported items.
-        strength: lambda.
-        seed: Order of the documents.
-        max_length: Most tokens of a document; a longer one loses its end.
-
-    Raises:
-        ValueError: a strength that is not usable, no documents, nothing to check them against, or
-            a document that contains a reported text.
+    No document may contain a `reported` text, a prompt or passage of the reported items
+    (ValueError); one of more than `max_length` tokens loses its end.
     """
 
     def __init__(

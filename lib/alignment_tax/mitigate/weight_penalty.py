@@ -37,12 +37,9 @@ class WeightPenalty(Treatment):
 
     Args:
         theta_0: The model to stay close to; its weights are copied.
-        strength: lambda.
+        strength: lambda, finite and 0 or more (ValueError otherwise).
         power: 1 or 2.
         unit: Size of a step of a weight: the learning rate.
-
-    Raises:
-        ValueError: a strength or unit that is not usable.
     """
 
     def __init__(

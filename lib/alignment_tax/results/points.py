@@ -10,15 +10,16 @@ import pandas as pd
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
-    AVERAGED,
     DISTIL,
     DISTILLED_AVERAGE,
-    IN_ROUNDS,
     KL_COEF,
     PART,
     Spec,
+    averaged,
     block_count,
     has_ratios,
+    is_in_rounds,
+    out_of_rounds,
 )
 
 
@@ -32,13 +33,13 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    remedy = REMEDIES.get(out_of_rounds(method))
     return remedy is not None and remedy.weak_is_high
 
 
 def fades(method: str) -> bool:
     """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
+    remedy = REMEDIES.get(out_of_rounds(method))
     return remedy is not None and remedy.fades
 
 
@@ -91,7 +92,7 @@ def curve_rows(
     else:
         own = own.sort_values("strength", ascending=weak_is_high(method))
         if fades(method):  # in rounds, the run without a remedy is RSF itself
-            end = plain if method.endswith(IN_ROUNDS) else trained[trained["method"] == DISTIL]
+            end = plain if is_in_rounds(method) else trained[trained["method"] == DISTIL]
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
@@ -108,11 +109,7 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
     plain averages of theta_0 and RSF, of the seeds that have RSF (`with_rsf`). Rows of remedies, of
     parts, of ratios per block and of other algorithms carry the same columns: who tells the main
-    line takes them out first.
-
-    Raises:
-        TableError: missing columns, or no rows.
-    """
+    line takes them out first."""
     need(points, ["algorithm", "method"], "main_line")
     method = points["method"].fillna("none")
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
@@ -125,7 +122,7 @@ def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
     Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
     """
-    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *(name + AVERAGED for name in methods)}
+    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *map(averaged, methods)}
     extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
     return with_rsf(pd.concat([main_line(points), extra]))
 
@@ -141,11 +138,7 @@ def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
-    """Refuse a table that lacks columns or rows.
-
-    Raises:
-        TableError: not a DataFrame, a missing column, or no rows.
-    """
+    """Refuse a table that lacks columns or rows."""
     if not isinstance(frame, pd.DataFrame):
         raise TableError(f"{figure} takes a pandas DataFrame, not {type(frame).__name__}.")
     missing = [name for name in columns if name not in frame.columns]
@@ -159,11 +152,7 @@ def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
 
 
 def finite(values: object, figure: str, what: str) -> np.ndarray:
-    """Return `values` as a float array.
-
-    Raises:
-        TableError: nothing in it, or a value that is not a finite number.
-    """
+    """Return `values` as a float array."""
     array = np.asarray(values, dtype=float)
     if array.size == 0 or np.isnan(array).all():
         raise TableError(f"{figure} has nothing to draw: no {what} is a number.")
@@ -174,11 +163,7 @@ def finite(values: object, figure: str, what: str) -> np.ndarray:
 
 
 def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows of a table of points that have all `values`, checked and normalised.
-
-    Raises:
-        TableError: missing columns, several studies, a model twice, or no row with all values.
-    """
+    """Return the rows of a table of points that have all `values`, checked and normalised."""
     need(points, ["study", "seed", *SETTING, *values], figure)
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:
@@ -210,11 +195,7 @@ def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.Data
 
 
 def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Return the rows of theta_0 (algorithm sft, method none), one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of theta_0 (algorithm sft, method none), one a seed."""
     start = rows[(rows["algorithm"] == "sft") & (rows["method"] == "none")]
     if start.empty:
         raise TableError(f"{figure} needs theta_0: a row with algorithm 'sft' and method 'none'.")
@@ -222,20 +203,12 @@ def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
 
 
 def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Return the rows of the last RSF round, one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of the last RSF round, one a seed."""
     return last_round(rows, "rsf", figure)
 
 
 def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
-    """Return the rows of the last round of an algorithm, one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of the last round of an algorithm, one a seed."""
     trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
     if trained.empty:
         raise TableError(
@@ -246,11 +219,7 @@ def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
 
 
 def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows with `values` replaced by their difference to theta_0 of the same seed.
-
-    Raises:
-        TableError: a seed without theta_0.
-    """
+    """Return the rows with `values` replaced by their difference to theta_0 of the same seed."""
     start = theta_0(rows, figure).set_index("seed")[list(values)]
     orphans = sorted(set(rows["seed"]) - set(start.index))
     if orphans:
@@ -295,11 +264,7 @@ def shared(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def start(points: pd.DataFrame, score: str) -> pd.Series:
-    """Return a score of theta_0 by seed.
-
-    Raises:
-        ValueError: there is no theta_0.
-    """
+    """Return a score of theta_0 by seed."""
     rows = points[points["algorithm"] == "sft"]
     if rows.empty:
         raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
@@ -307,11 +272,7 @@ def start(points: pd.DataFrame, score: str) -> pd.Series:
 
 
 def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
-    """Return a score by seed (rows) and round (columns); round 0 is theta_0.
-
-    Raises:
-        ValueError: the points hold no round of the algorithm.
-    """
+    """Return a score by seed (rows) and round (columns); round 0 is theta_0."""
     rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
     if rows.empty:
         raise ValueError(f"The points hold no round of {algorithm!r}.")
@@ -319,11 +280,6 @@ def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
     table.columns = [int(column) for column in table.columns]
     table.insert(0, 0, start(points, score))
     return table.sort_index()
-
-
-def last(points: pd.DataFrame, algorithm: str, score: str) -> pd.Series:
-    """Return a score after the last round by seed."""
-    return by_round(points, algorithm, score).iloc[:, -1]
 
 
 # --- subsets of the weights -----------------------------------------------------------------------

@@ -32,7 +32,8 @@ from alignment_tax.spec import PART, PATTERN, block_count, patterns, ratios_text
 GRAMMAR = re.compile(
     r"(?:(?P<factor>[\d.]+)\*)?(?P<algorithm>\w+)"
     r"(?:/(?P<rounds>last|\d+)"
-    r"|/(?P<method>[a-z]\w*(?:\+average)?)(?:=(?P<part>[a-z]+(?:-\d)?))?(?:@(?P<alpha>[\d.]+))?"
+    r"|/(?P<method>(?!last\b)[a-z]\w*(?:\+average)?)(?:=(?P<part>[a-z]+(?:-\d)?))?"
+    r"(?:@(?P<alpha>[\d.]+))?"
     r"(?:/K=(?P<blocks>\d+))?(?:/(?P<place>strongest|weakest|second_weakest|mean))?)?"
 )
 PLACES = {"strongest": 0, "second_weakest": -2, "weakest": -1}
@@ -84,11 +85,7 @@ class Selection:
     """
 
     def __init__(self, points: pd.DataFrame):
-        """Take the columns of points.csv, of one study.
-
-        Raises:
-            NotRecorded: a seed without theta_0.
-        """
+        """Take the columns of points.csv, of one study."""
         start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
         if missing := sorted(set(points["seed"]) - set(start.index)):
             raise NotRecorded(f"Seed {missing[0]} has no row of theta_0 (algorithm sft).")
@@ -104,11 +101,7 @@ class Selection:
         self._models: dict[str, pd.DataFrame] = {}
 
     def models(self, text: str) -> pd.DataFrame:
-        """Return all rows of a selector, of all seeds, whatever place it names.
-
-        Raises:
-            NotRecorded: there is none.
-        """
+        """Return all rows of a selector, of all seeds, whatever place it names."""
         if text not in self._models:
             self._models[text] = self._rows_of(text)
         return self._models[text]
@@ -133,12 +126,7 @@ class Selection:
         return own
 
     def model(self, text: str) -> pd.DataFrame:
-        """Return the one model that a selector means in each seed (the index).
-
-        Raises:
-            NotRecorded: there is none, or a method has one strength where a place is asked for.
-            ValueError: the selector means several models a seed.
-        """
+        """Return the one model that a selector means in each seed (the index)."""
         wanted, own = parse(text), self.models(text)
         if wanted.place == "mean":
             return own.groupby("seed").mean(numeric_only=True)
@@ -192,11 +180,7 @@ class Selection:
         return found
 
     def ratios(self, *texts: str) -> list[float]:
-        """Return the mean ratios between 0 and 1 that every seed of all these curves has.
-
-        Raises:
-            NotRecorded: there is none.
-        """
+        """Return the mean ratios between 0 and 1 that every seed of all these curves has."""
         each = []
         for text in texts:
             own = self.models(text)

@@ -27,11 +27,7 @@ MEASURES = ("bleu", "capped", "begins_right", "exact", "longer", "words", "refer
 
 
 def translations(items: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the items that are translations.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the rows of the items that are translations (ValueError if none is)."""
     rows = items[items["slot"] == "bleu"]
     if rows.empty:
         raise ValueError("No item is a translation: was the slot bleu left out of this run?")
@@ -39,14 +35,7 @@ def translations(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model (seed, key), with the columns of `MEASURES`.
-
-    Args:
-        items: Items of any number of models (`results.recorded_items`).
-
-    Raises:
-        ValueError: no item is a translation.
-    """
+    """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
     found = []
     for (seed, key), model in translations(items).groupby(MODEL, observed=True):
         exact, on = right(model), goes_on(model)
@@ -64,11 +53,7 @@ def measures(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of points with the measures of each model beside its scores.
-
-    Raises:
-        ValueError: a model has no items.
-    """
+    """Return points with the measures of each model beside its scores; each needs items."""
     rows = translations(items)
     there = set(zip(rows["seed"], rows["key"], strict=True))
     for seed, key in zip(points["seed"], points["key"], strict=True):
@@ -139,11 +124,7 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
 
 
 def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
-    """Return, by seed, which share of the lost translations is right and then goes on talking.
-
-    Raises:
-        ValueError: no translation was lost in some seed.
-    """
+    """Return, by seed, which share of the lost translations is right and then goes on talking."""
     counts = lost_translations(points, items)
     if (counts["lost"] == 0).any():
         raise ValueError(f"No translation was lost in seed {counts['lost'].idxmin()}.")

@@ -71,8 +71,7 @@ def _equal(axis: str) -> Callable[[Selection, Claim], pd.Series]:
 def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
     """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
 
-    The skill is the lowest, over seeds, of RSF's last round and of the plain distilled run, rounded
-    down: nobody needs a remedy to fall below it.
+    The lowest, over seeds, of RSF's last round and of the plain distilled run, rounded down.
     """
     rsf = points[points["algorithm"] == "rsf"]
     trained = rsf[rsf["method"] == "none"]
@@ -147,11 +146,7 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], pd.Series]] = {
 
 
 def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
-    """Return a minus b by seed, of the seeds that have both.
-
-    Raises:
-        NotRecorded: the points lack what is compared.
-    """
+    """Return a minus b by seed, of the seeds that have both (NotRecorded: none is compared)."""
     rows = points if isinstance(points, Selection) else Selection(points)
     if claim.score not in rows.rows or rows.rows[claim.score].isna().all():
         raise NotRecorded(f"The points have no {claim.score}.")
@@ -214,11 +209,7 @@ def versus(
 def over_items(
     points: pd.DataFrame | Selection, claim: Claim, items: pd.DataFrame
 ) -> compare.Comparison:
-    """Return what one seed says of a difference in skill, by a paired bootstrap over its items.
-
-    Raises:
-        NotRecorded: it is no difference of two models' skill, or a model has no items.
-    """
+    """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
     rows = points if isinstance(points, Selection) else Selection(points)
     if claim.measure != "difference" or not set(slots_of(claim.score)) <= set(SLOTS):
         raise NotRecorded(f"{claim.id} is no difference of skills.")
@@ -281,12 +272,7 @@ def table(
 
 
 def judged(points: pd.DataFrame | Selection, *names: str) -> dict[str, compare.Comparison | None]:
-    """Return what the points say of some claims, by their sentences; None where not recorded.
-
-    Args:
-        points: The columns of points.csv, one study, or a `Selection` of them.
-        names: Ids of claims.
-    """
+    """Return what the points say of claims (ids), by sentence; None where not recorded."""
     rows = points if isinstance(points, Selection) else Selection(points)
     found: dict[str, compare.Comparison | None] = {}
     for claim in (CLAIMS[name] for name in names):
@@ -306,11 +292,7 @@ def write(found: pd.DataFrame, path: Path) -> None:
 
 
 def read(preset: str = "tiny") -> pd.DataFrame:
-    """Read the recorded claims of a preset.
-
-    Raises:
-        FileNotFoundError: there are none; names the command that makes them.
-    """
+    """Read the recorded claims of a preset; FileNotFoundError names the command that makes them."""
     path = settings.results_folder() / preset / "claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax report")
@@ -339,11 +321,7 @@ CAPPED = ".capped"
 
 
 def one(found: pd.DataFrame, name: str) -> pd.Series:
-    """Return the row of one claim.
-
-    Raises:
-        KeyError: it is not in the table.
-    """
+    """Return the row of one claim; KeyError if it is not in the table."""
     rows = found[found["id"] == name]
     if rows.empty:
         raise KeyError(f"The table holds no claim {name!r}.")

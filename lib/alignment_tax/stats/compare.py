@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hypervolume
 
@@ -53,17 +53,10 @@ class Comparison:
 def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
     """Return what the interval [low, high] of a difference says of a claim about it.
 
-    negligible: the whole interval lies within the smallest effect of interest, whatever side of
-    zero it is on. holds: all of it lies on the claimed side of zero. opposite: all of it on the
-    other. inconclusive: zero lies inside, or on its edge; more seeds would decide.
-
-    Args:
-        low, high: The interval.
-        direction: +1 if the claim says that the difference is positive, -1 if negative.
-        sesoi: Smallest effect of interest, in the difference's own unit; 0 if none is named.
-
-    Raises:
-        ValueError: no interval of finite numbers, or a direction that is neither.
+    negligible: the whole interval lies within the smallest effect of interest (`sesoi`, 0 if none
+    is named), whatever side of zero it is on. holds: all of it lies on the claimed side of zero
+    (`direction` +1: positive, -1: negative). opposite: all of it on the other. inconclusive: zero
+    lies inside, or on its edge; more seeds would decide.
     """
     if not (np.isfinite([low, high]).all() and low <= high and sesoi >= 0):
         raise ValueError(f"[{low}, {high}] with sesoi {sesoi} is no interval of finite numbers.")
@@ -86,7 +79,7 @@ def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
@@ -155,10 +148,7 @@ def compare_at_equal_reward(
 ) -> Comparison:
     """Compare the skill two methods keep at equal reward: `gap_at_equal_reward` per seed, then t.
 
-    Args:
-        curves_a, curves_b: one curve per seed and method, the seeds in the same order.
-        from_share: see `gap_at_equal_reward`.
-        how: see `compare_seeds`.
+    One curve per seed and method, the seeds in the same order; `how` goes to `compare_seeds`.
     """
     pairs = _paired(curves_a, curves_b)
     return compare_seeds(

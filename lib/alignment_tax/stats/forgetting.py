@@ -69,11 +69,7 @@ class OverOptimisation:
 
 
 def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
-    """Return whether an algorithm over-optimises the reward model; round 0 is theta_0.
-
-    Raises:
-        ValueError: the points hold no round of the algorithm, or no gold reward.
-    """
+    """Return whether an algorithm over-optimises the reward model; round 0 is theta_0."""
     gold, reward = (by_round(points, algorithm, name) for name in ("gold", "reward"))
     if gold.isna().any(axis=None):
         raise ValueError(f"The rounds of {algorithm!r} have no gold reward to compare with.")
@@ -125,16 +121,11 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 
 @dataclass(frozen=True)
 class Fit:
-    """A least-squares curve through theta_0: its numbers, its R squared, 95 % interval.
+    """A least-squares curve through theta_0, its R squared and 95 % interval (NaN below two seeds).
 
-    Attributes:
-        shape: A word of `SHAPES`.
-        coefficients: Of a saturating curve a (1 - exp(-x / b)): a, what it levels off at (points),
-            and b, where it has risen to 63 % of that (units of x). Of a polynomial: the highest
-            power first; the last is 0, since theta_0 has gone nowhere and forgotten nothing.
-        r_squared: Share of the variance explained (see `r_squared`).
-        low, high: NaN with fewer than two seeds.
-        n: How many points.
+    `coefficients` of a saturating curve a (1 - exp(-x / b)) are a, what it levels off at (points),
+    and b, where it has risen to 63 % of that (units of x); of a polynomial the highest power comes
+    first, and the last is 0: theta_0 has gone nowhere and forgotten nothing.
     """
 
     shape: str
@@ -163,19 +154,13 @@ def _rise(x: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
 
 
 def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Return 1 - sum of squared errors / sum of squared distances from the mean.
-
-    1 is perfect, 0 as good as the mean of y, below 0 worse; NaN where y does not vary.
-    """
+    """Return the share of variance explained: 0 as good as the mean of y; NaN if y never varies."""
     spread = float(((y - y.mean()) ** 2).sum())
     return 1 - float(((y - predicted) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, shape: str) -> tuple[np.ndarray, float]:
-    """Return coefficients and R squared of a curve through (0, 0).
-
-    NaN where x has too few values for one.
-    """
+    """Return coefficients and R squared of a curve through (0, 0); NaN with too few values of x."""
     numbers = SHAPES[shape]
     if np.unique(x[x != 0]).size < numbers:
         return np.full(2 if shape == "saturating" else numbers + 1, np.nan), float("nan")
@@ -210,8 +195,7 @@ def resampled(
 ) -> tuple[float, float]:
     """Return the 95 % percentile interval of a statistic over seeds drawn with replacement.
 
-    Seeds are the unit: all models of a drawn seed come along. For a handful of seeds such an
-    interval is too narrow (see `front`). NaN with fewer than two seeds.
+    All models of a drawn seed come along. For few seeds it is too narrow; NaN below two.
     """
     parts = [part for _, part in rows.groupby("seed")]
     if len(parts) < 2:
@@ -256,12 +240,9 @@ def fit(rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "
 def razor_table(
     rows: pd.DataFrame, xs: Sequence[str] = ("forward_kl", "kl", "gain")
 ) -> pd.DataFrame:
-    """Return the fits of forgetting, pooled and by algorithm, as a table.
+    """Return the fits of forgetting, pooled and by algorithm: a row per runs, x and shape.
 
-    Returns:
-        One row per runs (an algorithm, then "all"), x and shape: n, r_squared, low, high.
-        Fits that cannot be made are left out, and so is the control alone: it has one model a seed,
-        of nearly the same KL.
+    Fits that cannot be made are left out, and so is the control alone: it has one model a seed.
     """
     own = rows.groupby("algorithm")
     groups = {ALGORITHM_NAMES[name]: own.get_group(name) for name in RLHF if name in own.groups}
@@ -271,19 +252,9 @@ def razor_table(
             for shape in SHAPES:
                 found = fit(part, x, shape)
                 if found is not None:
-                    table.append(
-                        {
-                            "runs": who,
-                            "x": x,
-                            "shape": shape,
-                            "n": found.n,
-                            "r_squared": found.r_squared,
-                            "low": found.low,
-                            "high": found.high,
-                        }
-                    )
-    columns = ["runs", "x", "shape", "n", "r_squared", "low", "high"]
-    return pd.DataFrame(table, columns=columns)
+                    numbers = (found.n, found.r_squared, found.low, found.high)
+                    table.append((who, x, shape, *numbers))
+    return pd.DataFrame(table, columns=["runs", "x", "shape", "n", "r_squared", "low", "high"])
 
 
 def explains_more(
@@ -297,14 +268,7 @@ def explains_more(
     """Compare how well two columns explain forgetting: R squared of `x` minus that of `other`.
 
     The same models for both; the interval is that of `resampled`. None where there is too little.
-
-    Args:
-        rows: Rows of `forgetting`.
-        x: The column that is said to explain more.
-        other: The column that it is compared with.
-        shape: Of both fits, a word of `SHAPES`.
-        y: What `x` explains.
-        other_y: What `other` explains, if that is another column.
+    `y` is what `x` explains, `other_y` what `other` does, if that is another column.
     """
     other_y = y if other_y is None else other_y
     rows = rows.dropna(subset=list({x, other, y, other_y}))
@@ -364,12 +328,6 @@ def at_equal_kl(
 
     Each is taken on the line through theta_0 (0 at no KL) and its rounds, in the order of the KL,
     at the furthest that both get. None with fewer than two seeds of both.
-
-    Args:
-        rows: Rows of `forgetting`.
-        first, second: Words of the `algorithm` column.
-        x: kl or forward_kl.
-        y: tax, a family, gain or gold_gain.
     """
     gaps = []
     for _, own in rows[rows["method"] == "none"].dropna(subset=[x, y]).groupby("seed"):
@@ -383,15 +341,9 @@ def at_equal_kl(
 
 
 def share_kept(points: pd.DataFrame, algorithm: str) -> tuple[float, float, float] | None:
-    """Return which share of an algorithm's tax in mean skill is left by capped BLEU.
+    """Return the share of a tax in mean skill that capped BLEU leaves, and its interval.
 
-    Args:
-        points: The columns of points.csv, with capped_skill (`capped_bleu.add_capped`).
-        algorithm: A name of `RLHF`.
-
-    Returns:
-        Mean tax with talk forgiven over mean tax, and its interval over seeds drawn with
-        replacement (see `resampled`). None unless the tax is shown: a share of nothing is nothing.
+    The points need `capped_skill`. None unless the tax is shown: a share of nothing is nothing.
     """
     rounds = {name: by_round(points, algorithm, name) for name in ("skill", "capped_skill")}
     whole, left = (each[0] - each.iloc[:, -1] for each in rounds.values())

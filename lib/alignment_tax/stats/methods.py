@@ -57,14 +57,12 @@ def method_table(
         score: skill, or capped_skill.
 
     Returns:
-        Columns method, seeds, points (of a curve); hypervolume; ahead, low, high, verdict of the
-        claim "averaging is ahead of the method" (hypervolumes; NaN and "" for averaging itself,
-        "not recorded" under two common seeds); equal, equal_low, equal_high, equal_verdict: the
-        same by skill at equal reward, in points; kept_90 and kept_95, each with _low and _high: the
-        gain in reward that is left where the curve still has 90 and 95 % of theta_0's skill, in
-        percent of the gain of RSF's last round; least and reached: the lowest gain on the curve
-        beyond theta_0 and the highest, in the same percent; minutes and memory_mb of one training
-        (NaN: no training beyond RSF).
+        Columns method, seeds, points; hypervolume; ahead, low, high, verdict of "averaging is ahead
+        of the method" by hypervolume ("not recorded" under two common seeds), equal, equal_low, ...
+        the same by skill at equal reward; kept_90, kept_95 (with _low, _high): the gain in reward
+        left where the curve still has that share of theta_0's skill; least and reached: the lowest
+        and highest gain on the curve (all in percent of the gain of RSF's last round); minutes and
+        memory_mb of one training.
     """
     every = Selection(points)
     if found is None:
