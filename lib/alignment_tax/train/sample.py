@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import autocast, length_sorted, pad_batch, positions, prompt_ids
+from alignment_tax.models import (
+    autocast,
+    growing_cache,
+    length_sorted,
+    pad_batch,
+    positions,
+    prompt_ids,
+)
 from alignment_tax.world.base import Prompt
 
-ROOM = 16  # tokens by which a full cache grows
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
 
 
@@ -148,49 +152,6 @@ def _generate(
         position = mask.sum(dim=1, keepdim=True) - 1
     bar.update(int(running.sum()))
     return generated
-
-
-def growing_cache(policy: PreTrainedModel) -> DynamicCache:
-    """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
-    cache = DynamicCache(config=policy.config)
-    cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
-
-
-class GrowingLayer(DynamicLayer):
-    """A cache layer with room to grow.
-
-    The ordinary layer copies all keys and values for every new token, which for a small model takes
-    longer than the forward pass itself.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rooms: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append states (batch, heads, new, size); return all of them so far."""
-        if self.keys is None or self.values is None:
-            return super().update(key_states, value_states, *args, **kwargs)
-        self.keys = self._append("keys", self.keys, key_states)
-        self.values = self._append("values", self.values, value_states)
-        return self.keys, self.values
-
-    def _append(self, name: str, old: Tensor, new: Tensor) -> Tensor:
-        """Return `old` with `new` behind it, in place if `old` has room."""
-        length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
-        room, view = self.rooms.get(name, (old, None))
-        if view is not old or room.shape[-2] < total:
-            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
-            room[..., :length, :] = old
-        room[..., length:total, :] = new
-        view = room[..., :total, :]
-        self.rooms[name] = (room, view)
-        return view
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
