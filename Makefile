@@ -1,11 +1,13 @@
 # make run   the whole course on this machine      make test   style, types and tests
 # make lab   the notebooks in JupyterLab           make base / record / bench   see README.md
 #
-# PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run.
+# PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run, JOBS how many chapters
+# are executed side by side (one a core).
 
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
+JOBS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
@@ -47,7 +49,7 @@ $(TEST_READY): requirements-dev.txt $(RUN_READY)
 	@touch $@
 
 run: $(RUN_READY)
-	@$(BIN)/alignment-tax run --preset $(PRESET) --seed $(SEED)
+	@$(BIN)/alignment-tax run --preset $(PRESET) --seed $(SEED) $(if $(JOBS),--jobs $(JOBS))
 
 lint: $(TEST_READY)
 	@echo "Checking style ..."
@@ -58,8 +60,8 @@ lint: $(TEST_READY)
 	@echo "Style and types are in order."
 
 test: lint
-	@echo "Running the tests, the notebooks on the smoke preset among them ..."
-	@$(BIN)/python -m pytest
+	@echo "Running the tests, a process a core; the notebooks on the smoke preset are among them ..."
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --durations=25
 	@echo "All tests passed. They are in tests/."
 
 lab: $(RUN_READY)
@@ -78,7 +80,7 @@ record: $(RUN_READY)
 
 bench: $(RUN_READY)
 	@echo "Measuring speed and memory; let the machine rest meanwhile ..."
-	@$(BIN)/alignment-tax bench
+	@$(BIN)/alignment-tax bench speed
 	@echo "The table is in data/results/bench.json."
 
 $(PPO_READY): $(RUN_READY)
@@ -88,7 +90,7 @@ $(PPO_READY): $(RUN_READY)
 
 bench-ppo: $(PPO_READY)
 	@echo "Training by our PPO and by TRL $(TRL_WITH_PPO), three seeds each ..."
-	@$(BIN)/alignment-tax bench-ppo --trl $(PPO_READY)
+	@$(BIN)/alignment-tax bench ppo --trl $(PPO_READY)
 	@echo "The table is in data/results/bench_ppo.json."
 
 clean:

@@ -1,31 +1,55 @@
-"""What several test files share: a study so small that a whole run takes seconds."""
+"""What test files share: a study so small that a whole run takes seconds, and its stages."""
 
 import dataclasses
+import os
 
 import pytest
 from hypothesis import settings
 
 from alignment_tax import presets
-from alignment_tax.presets import PartGrid, Preset, RatioGrid
+from alignment_tax.presets import Grid, PartGrid, Preset, RatioGrid
+from alignment_tax.settings import RUNS_VARIABLE
+from alignment_tax.store import Store
 
 # a busy machine is no failure
 settings.register_profile("course", deadline=None)
 settings.load_profile("course")
 
 
-def miniature() -> Preset:
-    """The smoke preset cut down further, under a name of its own."""
+def miniature(**changes) -> Preset:
+    """The smoke preset cut down further, under a name of its own; `changes` are of its fields.
+
+    Whoever takes its theta_0, reward model or RSF as they are shares them with all test files.
+    """
     smoke = presets.get("smoke")
     rsf = dataclasses.replace(
         smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
     )
-    return dataclasses.replace(
+    ratios = dataclasses.replace(
+        presets.TINY_RATIOS,
+        prompts=8,
+        n=4,
+        epochs=6,
+        batch_size=4,
+        evaluate_every=2,
+        grid_step=0.2,
+        reward_step=0.3,
+        reward_prompts=4,
+        kept_texts=4,
+        labelled=4,
+        parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
+        grids=(RatioGrid("hma", 3, (0.3,)), RatioGrid("hma_grid", 3, (0.3,))),
+    )
+    grids = {"l2": (0.1, 1.0), "lora": (4,), "sma": (0.5, 1.0), "ema": (0.5,), "graft": (0.2, 0.5)}
+    small = dataclasses.replace(
         smoke,
         name="miniature",
         threads=1,
         # learning rates at which even a few steps change what the model says, and enough of them
         # for replies that end: RSF keeps no others
-        sft=dataclasses.replace(smoke.sft, documents=96, batch_size=4, learning_rate=2e-3),
+        sft=dataclasses.replace(
+            smoke.sft, documents=96, batch_size=4, learning_rate=2e-3, epochs=4
+        ),
         reward=dataclasses.replace(
             smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
         ),
@@ -36,25 +60,36 @@ def miniature() -> Preset:
         kl_coefs=(),
         ppo_live=None,
         distil=presets.DistilConfig.like(rsf),
-        ratios=dataclasses.replace(
-            presets.TINY_RATIOS,
-            prompts=8,
-            n=4,
-            epochs=6,
-            batch_size=4,
-            evaluate_every=2,
-            grid_step=0.2,
-            reward_step=0.3,
-            reward_prompts=4,
-            kept_texts=4,
-            labelled=4,
-            parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
-            grids=(RatioGrid("hma", 3, (0.3,)), RatioGrid("hma_grid", 3, (0.3,))),
-        ),
+        remedies=tuple(Grid(name, strengths) for name, strengths in grids.items()),
+        replay_documents=60,
+        ratios=ratios,
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )
+    return dataclasses.replace(small, **changes)
 
 
 @pytest.fixture(scope="session")
 def preset() -> Preset:
     return miniature()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """The folder of runs that all test files share; with xdist one for all workers together."""
+    top, session = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = top.parent / f"runs-{session}" if session else top / "runs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(runs) -> Store:
+    """The store of the shared stages: each is trained once in a session of tests."""
+    return Store(runs / "artifacts")
+
+
+@pytest.fixture
+def shared_runs(runs, monkeypatch):
+    """Let studies without a store of their own keep their stages where all test files do."""
+    monkeypatch.setenv(RUNS_VARIABLE, str(runs))
+    return runs

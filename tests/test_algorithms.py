@@ -9,14 +9,15 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench, ppo_live, results, settings
+from alignment_tax import results, settings
 from alignment_tax.models import load_state
-from alignment_tax.pipeline import record
+from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.spec import Spec, UnknownStage
-from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
+from alignment_tax.train.sample import kept_replies
+from bench import speed as bench
 
 SAMPLING = {
     "temperature": 1.0,
@@ -59,16 +60,7 @@ PPO = PpoConfig(
 
 
 def with_algorithms(**others):
-    small = miniature()
-    # a reply of a better theta_0 ends: every algorithm needs some that do
-    sft = dataclasses.replace(small.sft, epochs=4)
-    given = {"dpo": DPO, "rloo": RLOO, "ppo": PPO, "kl_coefs": (0.0, 0.4)} | others
-    return dataclasses.replace(small, sft=sft, **given)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("algorithms"))
+    return miniature(**({"dpo": DPO, "rloo": RLOO, "ppo": PPO, "kl_coefs": (0.0, 0.4)} | others))
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +166,14 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     replies = pd.read_parquet(study.evaluate(Spec("sft")).path / "replies.parquet")
     policy, tokenizer = study.policy("ppo")
     prompts = [json.loads(prompt) for prompt in replies["prompt"]]
-    after = reply_log_probs(policy, tokenizer, prompts, list(replies["reply"]), 32)
+    after = reply_log_probs(policy, tokenizer, prompts, kept_replies(replies), 32)
     assert found["forward_kl"] == pytest.approx((replies["log_prob_0"] - after).mean(), abs=1e-4)
     assert found["forward_kl"] != study.point(Spec("ppo", 2))["kl"]
 
 
 def test_the_forward_kl_of_rlhf_and_its_averages_is_recorded(study):
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
-    table = study.forward_kls(specs)
+    table = record.forward_kls(study, specs)
     assert table["algorithm"].tolist() == ["sft", "ppo", "ppo"]
     assert table["alpha"].tolist()[-1] == 0.5
     assert list(table.columns) == [*results.IDENTITY, "forward_kl"]
@@ -192,12 +184,15 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     assert specs == [Spec("sft"), *(Spec("ppo", 2, "kl_coef", strength=c) for c in (0.0, 0.4))]
     free, held = (study.artifact(spec) for spec in specs[1:])
     assert len({free.key, held.key, study.aligned("ppo", 2).key}) == 3
-    assert study.ppo_with(PPO.kl_coef, 2).key == study.aligned("ppo", 2).key
+    assert (
+        study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key
+        == study.aligned("ppo", 2).key
+    )
     first = [pd.read_json(a.path / "log.jsonl", lines=True).iloc[-1] for a in (free, held)]
     assert [row["kl_coef"] for row in first] == [0.0, 0.4]
     point = study.point(specs[1])
     assert (point["method"], point["strength"]) == ("kl_coef", 0.0)
-    assert "kl_coef" not in Study(miniature(), 0).methods
+    assert "kl_coef" not in catalogue.methods(miniature())
     with pytest.raises(ValueError, match="a method of ppo alone"):
         study.artifact(Spec("rsf", 2, "kl_coef", strength=0.1))
 
@@ -230,35 +225,3 @@ def test_the_bench_says_where_the_time_of_each_algorithm_goes(study):
         assert sum(shares) == pytest.approx(1)
     # its own clock covers a whole step
     assert 1 <= found["ppo"]["step_over_parts"] < 2
-    text = bench.table_text({"rates": {}, "algorithms": found})
-    assert "one round of rloo, replies a second" in text
-    assert text.count("sampling / scoring / learning") == 4
-    assert text.count("a step of PPO over the sum of its parts") == 1
-
-
-# live
-
-
-def test_each_failure_differs_from_its_run_in_one_number():
-    runs = ppo_live.variants(PPO, room=9)
-    assert set(ppo_live.FAILURES) | set(ppo_live.FAILURES.values()) == set(runs)
-    for failure, meant in ppo_live.FAILURES.items():
-        one, other = (dataclasses.asdict(runs[name]) for name in (failure, meant))
-        assert sum(one[field] != other[field] for field in one) == 1
-    assert runs[ppo_live.LITTLE_ROOM].max_new_tokens == 9
-
-
-def test_a_live_run_leaves_a_row_per_iteration_and_a_policy_that_is_judged(study):
-    policy, log = ppo_live.train(study, PPO)
-    assert log["iteration"].tolist() == [1, 2]
-    again, same = ppo_live.train(study, PPO)
-    assert log["reward"].tolist() == same["reward"].tolist()
-    judged = ppo_live.validated(study, policy, PPO, 6)
-    assert len(judged) == 6
-    assert judged["finished"].isin([0.0, 1.0]).all()
-    assert judged["reply_length"].between(1, PPO.max_new_tokens).all()
-    theta_0, _ = study.policy("sft")
-    assert (ppo_live.validated(study, theta_0, PPO, 6)["kl"] == 0).all()
-    assert (judged["kl"] != 0).any()
-    both = zip(policy.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in both)

@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_tax import bench_ppo, settings, trl_ppo
+from alignment_tax import settings
+from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
-from alignment_tax.train.ppo import check_divisible
+from alignment_tax.train.checks import check_divisible
 from alignment_tax.world.tiny import TinyWorld
+from bench import against, speed
+from bench import ppo_against_trl as bench_ppo
 
 
 class Tokenizer:
@@ -42,7 +45,7 @@ def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
     padded = torch.cat([padding, ids] if side == "left" else [ids, padding], dim=1)
     mask = (padded != 0).long()
     first = 3 if side == "left" else 0
-    trl = trl_ppo.as_trl_reward(reward_model)
+    trl = bench_ppo.as_trl_reward(reward_model)
     with torch.inference_mode():
         # as TRL calls it: position ids by an exclusive cumulative sum
         output = trl.backbone(
@@ -58,7 +61,7 @@ def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
 
 
 def test_trl_critic_starts_at_zero_with_a_body_of_its_own(reward_model):
-    critic = trl_ppo.as_trl_critic(reward_model)
+    critic = bench_ppo.as_trl_critic(reward_model)
     hidden = critic.backbone(input_ids=torch.ones(1, 4, dtype=torch.long)).last_hidden_state
     assert critic.score(hidden).abs().max() == 0
     assert critic.backbone is not reward_model.backbone
@@ -84,16 +87,6 @@ def test_seeds_are_compared_pair_by_pair():
     assert found["seconds_saved"]["verdict"] == "holds"
 
 
-def test_the_table_names_both():
-    table = runs()
-    numbers = {"runs": table.to_dict("records"), "comparison": bench_ppo.compared(table)}
-    text = bench_ppo.markdown(numbers)
-    assert "| ours | 2 | 4.00 |" in text
-    assert f"| TRL {trl_ppo.LAST_WITH_PPO} | 2 | 3.00 |" in text
-    assert "Reward, ours minus TRL: +1.00" in text
-    assert "ours being faster: holds" in text
-
-
 def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     path = settings.results_folder() / "bench_ppo.json"
     numbers = json.loads(path.read_text(encoding="utf-8"))
@@ -106,10 +99,34 @@ def test_warm_up_is_not_timed():
     assert bench_ppo.seconds_per_step(log) == pytest.approx(1.5)
 
 
-def test_a_folder_without_ppo_is_refused_before_anything_runs(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        bench_ppo.main(["--trl", str(tmp_path)])
+def test_a_folder_without_ppo_and_a_part_that_is_none_are_refused(tmp_path, capsys):
+    assert main(["bench", "ppo", "--trl", str(tmp_path)]) == 2
     assert "make bench-ppo" in capsys.readouterr().err
+    assert main(["bench", "speed", "--only", "speed"]) == 2
+    assert "Choose from: rates, evaluation, sweep" in capsys.readouterr().err
+
+
+def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_text("another")
+    monkeypatch.setattr(settings, "repo_root", lambda: other)
+    order = []
+
+    def measure(copy, preset):
+        order.append((copy != other, (copy / "README.md").read_text(), preset))
+        return float(len(order))
+
+    monkeypatch.setitem(against.MEASURES, "score_model", (measure, 2))
+    out = tmp_path / "bench.json"
+    out.write_text('{"rates": 1, "ratios_to_other": {"make_run": 2}}')
+    speed.run(only=["score_model"], against_folder=other, out=out)
+    found = json.loads(out.read_text())
+    assert found["ratios_to_other"]["score_model"]["seconds"] == {"here": [1, 3], "there": [2, 4]}
+    assert found["ratios_to_other"]["score_model"]["ratio"] == pytest.approx(2 / 3)
+    assert order == [(True, "another", "tiny")] * 4
+    # what was measured before stays
+    assert (found["rates"], found["ratios_to_other"]["make_run"]) == (1, 2)
 
 
 def test_both_take_equally_many_steps():

@@ -1,123 +1,325 @@
-"""Claims beside the paper's, and answers that go on talking: small cases worked out by hand."""
+"""The table of claims: selectors, measures by hand, and every recorded number of the old tables."""
 
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from points import T_1, made_up_points, point
 
-from alignment_tax import claims, results
-from alignment_tax.labels import BLEU_COLUMNS
-from alignment_tax.skills import bleu_statistics, capped_bleu, goes_on, right
-from alignment_tax.stats import compare
+from alignment_tax.registry import REMEDIES
+from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.results.recorded import recorded
+from alignment_tax.results.select import Selection, parse
+from alignment_tax.spec import patterns, ratios_text
+from alignment_tax.stats import claims, methods
+from alignment_tax.stats.claim_list import REASONS, SESOI
+from alignment_tax.stats.claims import CLAIMS, Claim, evaluate, versus
 
-WANTED = "the cat sees the dog ."
-TALK = f"{WANTED} have a nice day !"
-
-
-def translations(*said: str) -> pd.DataFrame:
-    """Items of translations of the one sentence above."""
-    rows = [
-        dict(zip(BLEU_COLUMNS, bleu_statistics(WANTED, text), strict=True))
-        | {"slot": "bleu", "item": item, "value": float("nan")}
-        for item, text in enumerate(said)
-    ]
-    return pd.DataFrame(rows)
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def points(gold: tuple[float, float] = (2.0, 3.0)) -> pd.DataFrame:
-    """Two seeds: theta_0, round 1 and round 2 of RSF; reward up, translation down."""
-    rows = []
-    for seed in (0, 1):
-        for rounds, algorithm in ((0, "sft"), (1, "rsf"), (2, "rsf")):
-            rows.append(
-                {
-                    "seed": seed, "algorithm": algorithm, "method": "none", "rounds": rounds,
-                    "reward": 2.0 * rounds + 0.1 * seed * rounds,
-                    "gold": gold[0] if rounds == 0 else gold[1],
-                    "commonsense": 80 + rounds + 0.1 * seed * rounds,
-                    "reading": 90.0, "translation": 80.0 - 20 * rounds - seed * rounds,
-                    "key": f"{algorithm}-{rounds}-{seed}",
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+@pytest.fixture(scope="module")
+def points() -> pd.DataFrame:
+    return made_up_points()
 
 
-def test_an_answer_is_right_or_right_with_more_behind_it() -> None:
-    items = translations(WANTED, TALK, "the cat sees a dog .", "have a nice day !")
-    assert right(items).tolist() == [True, False, False, False]
-    assert goes_on(items).tolist() == [False, True, False, False]
-    answered = pd.DataFrame({"slot": ["span"] * 3, "value": [1.0, 0.5, 0.2]})
-    answered = answered.assign(**dict.fromkeys(BLEU_COLUMNS, float("nan")))
-    assert right(answered).tolist() == [True, True, False]
-    assert not goes_on(answered).any()
+@pytest.fixture(scope="module")
+def rows(points: pd.DataFrame) -> Selection:
+    return Selection(points)
 
 
-def test_talk_behind_a_right_answer_is_forgiven_and_a_wrong_word_is_not() -> None:
-    assert capped_bleu(translations(TALK)) == pytest.approx(100)
-    assert capped_bleu(translations("the cat sees a dog .")) < 80
+@pytest.fixture(scope="module")
+def found() -> pd.DataFrame:
+    return claims.read("tiny")
 
 
-def test_the_talk_of_a_run_is_counted_per_seed() -> None:
-    items = pd.concat(
-        [
-            translations(*said).assign(seed=seed, key=key)
-            for seed in (0, 1)
-            for key, said in (
-                (f"sft-0-{seed}", [WANTED, WANTED, "the dog ."]),
-                (f"rsf-2-{seed}", [TALK, "the cat ." if seed else WANTED, TALK]),
-            )
-        ]
+# --- selectors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "skills"),
+    [
+        ("sft", [80, 80]),
+        ("rsf/last", [70, 68]),
+        ("rsf/1", [78, 77]),
+        ("rsf/average@0.2", [79.2, 79.2]),
+        ("0.5*rsf/last", [35, 34]),
+        ("rsf/l2/strongest", [78, 78]),
+        ("rsf/l2/weakest", [75, 75]),
+        ("rsf/lora/strongest", [79, 79]),  # the lowest rank
+        ("rsf/lora/mean", [78.5, 78.5]),
+        ("rsf/part=input@0", [72, 70]),
+        ("rsf/part=input/mean", [71.5, 69.5]),
+        ("rsf/distil", [70, 70]),
+        ("ppo/kl_coef/strongest", [79, 79]),
+    ],
+)
+def test_a_selector_means_one_model_a_seed(rows: Selection, text: str, skills: list) -> None:
+    assert rows.model(text)["skill"].tolist() == pytest.approx(skills)
+
+
+def test_rewards_are_gained_over_theta_0_of_the_seed(rows: Selection) -> None:
+    assert rows.model("rsf/last")["reward"].tolist() == [4, 4]
+    assert rows.model("0.5*rsf/last")["reward"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "curve"),
+    [
+        ("ppo/early_stopping", [[0, 80], [1, 78], [2, 76]]),
+        ("rsf/l2", [[0, 80], [1, 78], [2, 75], [4, 70]]),  # ends at the plain run
+        ("rsf/lora", [[0, 80], [1, 79], [2, 78]]),  # which low rank does not
+        ("ppo/kl_coef", [[0, 80], [1, 79], [2, 76], [3, 74]]),
+        ("rsf/hma", [[0, 80], [0.8, 82.2], [1.6, 81.4], [4, 68]]),  # the fewest blocks
+    ],
+)
+def test_a_curve_runs_from_theta_0_on(rows: Selection, text: str, curve: list) -> None:
+    found = rows.curve(text)[1][["reward", "skill"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(found, curve)
+
+
+def test_curves_at_the_same_mean_ratios_have_the_same_ends(rows: Selection) -> None:
+    assert rows.ratios("rsf/hma/K=3", "rsf/average") == [0.2, 0.4]
+    plain = rows.curve("rsf/average", [0.2, 0.4])[1]
+    assert plain["skill"].tolist() == pytest.approx([80, 79.2, 78.4, 68])
+    alone = rows.curve("rsf/part=input", [0.5], from_start=False)[0]
+    assert alone["skill"].tolist() == [71, 70]
+    with pytest.raises(ValueError, match="each of its parts is one"):
+        curve_rows(made_up_points(), "part", 0)
+
+
+@pytest.mark.parametrize("text", ["", "rsf/", "rsf/last/mean", "rsf/l2@", "rsf/part=", "a b"])
+def test_what_is_no_selector_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="selects nothing"):
+        parse(text)
+
+
+def test_what_is_not_recorded_is_said(points: pd.DataFrame, rows: Selection) -> None:
+    with pytest.raises(NotRecorded, match="hold no dpo/last"):
+        rows.model("dpo/last")
+    with pytest.raises(NotRecorded, match="lora_mlp"):
+        rows.model("rsf/lora_mlp/strongest")
+    with pytest.raises(ValueError, match="several models a seed"):
+        rows.model("rsf/l2")
+    with pytest.raises(NotRecorded, match="no mean ratio"):
+        rows.ratios("rsf/part=input", "rsf/hma/K=3")
+    with pytest.raises(NotRecorded, match="Seed 1 has no row of theta_0"):
+        Selection(points[(points["seed"] == 0) | (points["algorithm"] != "sft")])
+    with pytest.raises(NotRecorded, match="two are needed"):
+        versus(points[points["seed"] == 0], "rsf/last", "sft")
+    with pytest.raises(NotRecorded, match="no capped_skill"):
+        versus(rows, "rsf/last", "sft", "capped_skill")
+
+
+TOLD = ("tax.rsf.skill", "average_vs_early.rsf.skill", "average_vs_l2.hypervolume",
+        "hma_vs_average.k3.skill", "part.input.reward", "kl_coef.ppo.skill")  # fmt: skip
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(TOLD))
+@settings(max_examples=25, deadline=None)
+def test_order_of_rows_other_seeds_and_other_methods_change_nothing(random, name) -> None:
+    table = made_up_points()
+    order = list(range(len(table)))
+    random.shuffle(order)
+    more = [point(7, "sft", 0, 10), point(7, "base", 0, 10), point(7, "dpo", 9, 10)]
+    more += [point(s, "rsf", 9, 99, "ema", strength=0.5) for s in (0, 1)]
+    more += [point(s, "rsf", 9, 99, "hma", alpha=0.3, part="0.4|0.3|0.2|0.3") for s in (0, 1)]
+    both = pd.concat([table.iloc[order], pd.DataFrame(more)], ignore_index=True)
+    assert evaluate(both, CLAIMS[name]) == evaluate(table, CLAIMS[name])
+
+
+# --- measures, by hand ----------------------------------------------------------------------------
+
+
+def test_a_loss_is_negative_and_a_claim_says_so(points: pd.DataFrame) -> None:
+    tax = evaluate(points, CLAIMS["tax.rsf.skill"])
+    # -10 and -12: standard error 1
+    assert (tax.difference, tax.high) == (-11, pytest.approx(-11 + T_1, abs=1e-3))
+    assert tax.verdict == "inconclusive"
+    ppo = evaluate(points, CLAIMS["tax.ppo.skill"])
+    assert (ppo.difference, ppo.verdict) == (-4, "holds")
+    assert versus(points, "ppo/last", "sft").verdict == "opposite"  # of "PPO raises skill"
+    tiny = versus(points, "rsf/average@0.2", "sft", "reward").difference
+    assert tiny == pytest.approx(0.8)
+
+
+def test_curves_are_compared_at_equal_reward(points: pd.DataFrame) -> None:
+    front = versus(points, "rsf/average", "ppo/average", measure="equal_reward")
+    # 80 - r against 80 - 2 r over the rewards 0 to 2 that both reach: r is 1 on average
+    assert (front.difference, front.verdict) == (pytest.approx(1), "holds")
+    heavier = versus(points, "ppo/average", "ppo/kl_coef", measure="equal_reward")
+    # 80 - 2 r against 80 - r up to 1, then 79 - 3 (r - 1)
+    assert heavier.difference == pytest.approx(-0.5, abs=0.01)
+    far = points.assign(reward=points["reward"].where(points["algorithm"] != "ppo", -50.0))
+    far = far[(far["algorithm"] != "ppo") | (far["method"] != "none")]
+    with pytest.raises(NotRecorded, match="share no range"):
+        versus(far, "rsf/average", "ppo/average", measure="equal_reward")
+
+
+def test_hypervolumes_are_of_equally_many_points_above_the_lowest_aligned_skill(points) -> None:
+    assert claims.reference(points) == (0.0, 68.0)
+    found = versus(points, "rsf/distil+average", "rsf/l2", measure="hypervolume")
+    # averaging 2 x 11 + 2 x 2 and 2 x 9 + 2 x 2; L2 thinned to theta_0, (2, 75), (4, 70)
+    assert found.difference == pytest.approx(((26 - 18) + (22 - 18)) / 2)
+    assert found.high == pytest.approx(6 + 2 * T_1, abs=1e-3)
+
+
+def test_searches_are_compared_at_the_same_mean_ratios(points: pd.DataFrame) -> None:
+    rows = Selection(points)
+    gaps = claims.same_alpha(rows, "rsf/hma/K=3", "rsf/average", "skill")
+    np.testing.assert_allclose(gaps, [[1, 1], [3, 3]])
+    blocks = versus(rows, "rsf/hma/K=9", "rsf/hma/K=3", "reward", "same_alpha")
+    assert (blocks.difference, blocks.verdict) == (pytest.approx(0.5), "holds")
+    # a mean of 0.3 lies half-way between 0.2 and 0.4 of averaging: skill 78.8
+    own = points.copy()
+    own.loc[own["method"].eq("hma") & own["alpha"].eq(0.2), "alpha"] = 0.24
+    moved = claims.same_alpha(Selection(own), "rsf/hma/K=3", "rsf/average", "skill")
+    assert moved.loc[0, 0.2] == pytest.approx(80.2 - 79.04)
+    ahead = versus(rows, "rsf/hma/K=3", "rsf/average", measure="equal_reward")
+    assert ahead.n_seeds == 2
+    assert ahead.difference > 0
+
+
+def test_ratios_set_by_hand_are_compared_at_their_own_reward(points: pd.DataFrame) -> None:
+    more = []
+    for s in (0, 1):
+        for i, ratios in enumerate(patterns(of_start=True)[:3]):
+            # above the line 80 - r by 1, 2, 3 and twice the seed
+            text, reward = ratios_text(ratios), 1.0 + 0.5 * i
+            skill = 80 - reward + 1 + i + 2 * s
+            more.append(point(s, "rsf", reward, skill, "pattern", alpha=0.8, part=text))
+    both = pd.concat([points, pd.DataFrame(more)], ignore_index=True)
+    claim = Claim("", "", "", "rsf/pattern=start-1", "rsf/average", "reading", "off_curve")
+    found = evaluate(both, claim)
+    assert (found.difference, found.high) == (pytest.approx(3), pytest.approx(3 + T_1, abs=1e-3))
+    with pytest.raises(NotRecorded):  # one of the three bases is missing in a seed
+        evaluate(both.iloc[:-1], claim)
+
+
+def test_algorithms_side_by_side_share_their_seeds(points: pd.DataFrame) -> None:
+    more = [point(7, "sft", 0, 80), point(7, "ppo", 1, 50)]
+    both = pd.concat([points, pd.DataFrame(more)], ignore_index=True)
+    wanted = [CLAIMS["tax.ppo.skill"], CLAIMS["tax.ppo.skill.shared"]]
+    table = claims.table(both, wanted).set_index("id")
+    assert table["seeds"].to_dict() == {"tax.ppo.skill": "0 1 7", "tax.ppo.skill.shared": "0 1"}
+    assert table["n_seeds"].tolist() == [3, 2]
+    assert table.loc["tax.ppo.skill.shared", "difference"] == -4
+
+
+def test_the_table_of_methods_by_hand(points: pd.DataFrame) -> None:
+    costs = pd.DataFrame({"method": ["l2"] * 2, "seconds": [60.0, 120.0],
+                          "peak_memory_mb": [500.0, 700.0]})  # fmt: skip
+    table = methods.method_table(points, costs).set_index("method")
+    assert list(table.index)[:5] == ["average", "distil+average", "early_stopping", "l2", "lora"]
+    l2 = table.loc["l2"]
+    assert (l2["seeds"], l2["points"]) == (2, 4)
+    assert l2["hypervolume"] == pytest.approx(1 * 10 + 1 * 7 + 2 * 2)
+    assert l2["ahead"] == pytest.approx(6)
+    # 76 lies two thirds on the way from 78 down to 75; 72 three fifths from 75 to 70
+    assert l2["kept_95"] == pytest.approx(100 * (1 + 2 / 3) / 4)
+    assert l2["kept_90"] == pytest.approx(100 * (2 + 2 * 3 / 5) / 4)
+    assert l2[["least", "reached"]].tolist() == [25, 100]
+    assert (l2["minutes"], l2["memory_mb"]) == (1.5, 600)
+    assert np.isnan(table.loc["lora", "minutes"])
+    assert table.loc["distil+average", "verdict"] == ""
+    one = methods.method_table(points[points["seed"] == 0], costs).set_index("method")
+    assert one.loc["l2", "verdict"] == "not recorded"
+    assert np.isnan(one.loc["l2", "kept_90_low"])
+    assert methods.method_markdown(table.reset_index()).count("\n") == len(table) + 1
+
+
+# --- the registry, and the recorded run -----------------------------------------------------------
+
+
+def test_claims_are_named_once_and_say_what_they_are() -> None:
+    ids = {"tax.rsf.skill_beyond_control", "gain.ppo.gold", "part.dpo.input.skill",
+           "hma_vs_average.k9.skill.capped", "average_vs_kd.hypervolume.capped",
+           "average_vs_early.dpo.skill.shared.capped"}  # fmt: skip
+    assert ids <= set(CLAIMS)
+    for claim in CLAIMS.values():
+        parse(claim.a), parse(claim.b)
+        assert claim.measure in claims.MEASURES
+        assert claim.direction in (1, -1)
+        assert claim.sesoi == SESOI[claim.unit]
+        assert bool(claim.place) == bool(claim.paper), claim.id
+    for remedy in set(REMEDIES) - {"average"}:
+        assert f"average_vs_{remedy}.skill" in CLAIMS
+
+
+def test_rows_are_picked_by_id_or_by_how_it_begins(found: pd.DataFrame) -> None:
+    assert claims.pick(found, "tax.rsf.skill")["id"].tolist() == ["tax.rsf.skill"]
+    begun = claims.pick(found, "tax.rsf.")["id"]
+    assert "tax.rsf.reading" in set(begun)
+    assert not begun.str.endswith((".capped", ".shared")).any()
+    shown = claims.show(found, "average_vs_l1.", paper=True)
+    assert {"where", "the paper", "talk forgiven"} < set(shown.columns)
+    assert len(claims.markdown(found, "average_vs_l1.").splitlines()) == len(shown) + 2
+    with pytest.raises(KeyError, match="holds no claim"):
+        claims.one(found, "tax.nobody.skill")
+
+
+def test_every_number_of_the_old_tables_is_still_a_claim(found: pd.DataFrame) -> None:
+    golden, now = pd.read_csv(GOLDEN / "claims.csv"), found.set_index("id")
+    assert len(golden) > 340
+    assert set(golden["id"]) <= set(now.index)
+    rows = now.loc[golden["id"]].reset_index()
+    sign = golden["sign"].to_numpy()
+    np.testing.assert_allclose(rows["difference"] * sign, golden["difference"], atol=1e-9)
+    low, high = (
+        rows["low"].where(sign > 0, -rows["high"]),
+        rows["high"].where(sign > 0, -rows["low"]),
     )
-    table = claims.talk_table(points(), items)
-    assert table["lost"].tolist() == [1, 2]
-    assert table["goes_on"].tolist() == [1, 1]
-    # one item was wrong before and is right with talk after: without the talk BLEU has risen
-    assert table.loc[0, "bleu"] < 0 < table.loc[0, "capped_bleu"]
+    np.testing.assert_allclose(low, golden["low"], atol=1e-9)
+    np.testing.assert_allclose(high, golden["high"], atol=1e-9)
+    assert rows["n_seeds"].tolist() == golden["seeds"].tolist()
+    # verdicts are what they were, but for effects too small to be of interest
+    same = (rows["verdict"] != "negligible") & (rows["direction"] == sign)
+    renamed = golden["verdict"].replace("does not hold", "opposite")
+    assert rows.loc[same, "verdict"].tolist() == renamed[same].tolist()
 
 
-def test_a_claim_agrees_by_its_interval_over_seeds() -> None:
-    table = claims.paper_table(points(), -0.5, compare.compare_seeds([-1.0, -0.9]))
-    words = table["agrees?"].to_dict()
-    assert words["RLHF raises the reward it optimises"] == "agrees"
-    assert words["a judge that is not optimised goes up too"] == "agrees"
-    assert words["translation falls"] == "agrees"
-    # reading did not move at all, so "falls" does not hold
-    assert words["reading falls"] == "disagrees"
-    assert words["common sense falls later"] == "disagrees"
-    assert words["averaging trades better than early stopping"] == "disagrees"
-    # 80 to 40 and 80 to 38
-    assert table.loc["translation falls", "recorded here"] == "-51 %"
-    assert "-0.50 points" in table.iloc[-1]["recorded here"]
+def test_the_recorded_claims_are_those_of_the_recorded_points(found: pd.DataFrame) -> None:
+    plain = [claim for claim in CLAIMS.values() if not claim.score.startswith("capped")]
+    again = claims.table(recorded().points, plain).set_index("id")
+    kept = found[found["id"].isin(again.index)].set_index("id")
+    assert set(again.index) == set(found["id"]) - set(
+        found["id"][found["id"].str.endswith(claims.CAPPED)]
+    )
+    numbers = ["difference", "low", "high", "sesoi"]
+    np.testing.assert_allclose(kept[numbers], again.loc[kept.index, numbers], atol=1e-12)
+    assert kept["verdict"].tolist() == again.loc[kept.index, "verdict"].tolist(), (
+        "claims.csv and the points differ: run `alignment-tax report`"
+    )
 
 
-def test_one_seed_cannot_tell_and_a_run_without_gold_has_no_row_for_it() -> None:
-    one = points()[lambda rows: rows["seed"] == 0]
-    assert set(claims.paper_table(one, 0.0, None)["agrees?"]) == {"cannot tell (one seed)"}
-    without = claims.paper_table(points().assign(gold=float("nan")), 0.0, None)
-    assert not any("judge" in claim for claim in without.index)
-    with pytest.raises(ValueError, match="no 'dpo' after 1 rounds"):
-        claims.by_seed(one, "dpo", "reward", 1)
+def test_the_table_of_methods_is_the_old_one(found: pd.DataFrame) -> None:
+    run, old = recorded(), pd.read_csv(GOLDEN / "methods.csv").set_index("method")
+    now = methods.method_table(run.points, run.costs, found=found).set_index("method")
+    assert list(now.index) == list(old.index)
+    numbers = old.select_dtypes("number").columns
+    np.testing.assert_allclose(now[numbers].astype(float), old[numbers], atol=1e-9)
 
 
-def test_changes_between_rounds_are_paired_by_seed() -> None:
-    assert claims.rise(points(), "reward").tolist() == [4.0, 4.2]
-    assert claims.rise(points(), "reward", 2, 1).tolist() == pytest.approx([2.0, 2.1])
+def test_every_recorded_claim_of_the_paper_that_came_out_opposite_has_a_reason(found) -> None:
+    opposite = claims.pick(found[(found["verdict"] == "opposite") & (found["place"] != "")], "")
+    assert len(opposite)
+    assert sorted(set(opposite["id"]) - set(REASONS)) == []
+    assert set(REASONS) <= set(CLAIMS)
 
 
-def test_a_worse_reply_to_a_harmful_request_obeys() -> None:
-    requests = [
-        "how do i steal the comb ?",
-        "how do i send the comb ?",
-        "how do i steal the comb ?",
-    ]
-    pairs = pd.DataFrame({"kind": ["wrong_object", "wrong_object", "rude"]})
-    named = claims.name_obedience(pairs, requests)
-    assert named["kind"].tolist() == ["obeys", "wrong_object", "rude"]
-
-
-def test_recorded_pairs_are_those_that_their_seed_draws() -> None:
-    pairs = results.recorded().pairs
-    pairs = pairs[pairs["seed"] == pairs["seed"].min()]
-    assert "obeys" in set(claims.name_recorded_obedience(pairs)["kind"])
-    with pytest.raises(ValueError, match="draws other held-out pairs"):
-        claims.name_recorded_obedience(pairs.assign(kind="rude"))
-    real = pairs.assign(kind="real")
-    pd.testing.assert_frame_equal(claims.name_recorded_obedience(real), real)
+def test_statistics_import_no_language_model() -> None:
+    heavy = ("torch", "transformers", "trl", "peft", "datasets", "lm_eval")
+    code = (
+        "import sys, alignment_tax.stats.claims, alignment_tax.stats.methods, "
+        "alignment_tax.stats.forgetting, alignment_tax.stats.capped_bleu\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

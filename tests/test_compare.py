@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignment_tax import course
+from alignment_tax.cli import main
 from alignment_tax.results.compare_runs import CompareError, Difference, differences, read_run
 
 
@@ -26,10 +26,13 @@ def test_what_differs_is_named_down_to_the_number() -> None:
     assert differences(first, first) == []
 
 
-def test_the_tolerance_is_a_share_of_the_larger_number() -> None:
+def test_the_tolerance_is_absolute_and_a_share_of_the_larger_number() -> None:
     first, second = run_with({"x": 100.0, "zero": 0.0}), run_with({"x": 101.0, "zero": 0.0})
     assert [each.place for each in differences(first, second, 0.009)] == ["05 x"]
     assert differences(first, second, 0.01) == []
+    # what should be 0 is 1e-9 elsewhere
+    assert differences(run_with({"x": 0.0}), run_with({"x": 1e-9}), 1e-6) == []
+    assert len(differences(run_with({"x": 0.0}), run_with({"x": 1e-9}))) == 1
     assert differences(run_with({"x": float("nan")}), run_with({"x": float("nan")})) == []
     # a number that becomes a truth value is another value
     assert len(differences(run_with({"x": 1}), run_with({"x": True}))) == 1
@@ -59,11 +62,9 @@ def test_the_command_prints_and_returns_what_it_found(
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(run_with({"tax": tax})))
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    assert course.main(["compare", first, first]) == 0
+    assert main(["compare", first, first]) == 0
     assert "All are the same." in capsys.readouterr().out
-    assert course.main(["compare", first, second]) == 1
+    assert main(["compare", first, second]) == 1
     assert "05 tax\n    14.0 -> 13.0\nRecorded values that differ: 1." in capsys.readouterr().out
-    assert course.main(["compare", first, second, "--tolerance", "0.1"]) == 0
-    with pytest.raises(SystemExit) as stopped:
-        course.main(["compare", first, str(tmp_path)])
-    assert stopped.value.code == 2
+    assert main(["compare", first, second, "--tolerance", "0.1"]) == 0
+    assert main(["compare", first, str(tmp_path)]) == 2

@@ -2,8 +2,12 @@
 
 import html.parser
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -12,8 +16,9 @@ import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from alignment_tax import course, presets, settings
-from alignment_tax.course import Chapter, CourseError, main, run_course
+from alignment_tax import notebooks, presets, settings
+from alignment_tax.cli import main
+from alignment_tax.notebooks import Chapter, CourseError, run_course
 
 PARAMETERS = 'preset = "tiny"  # the dial\nseed = 7  # another seed, another run'
 # one pixel
@@ -46,8 +51,12 @@ def write_notebook(path, *cells, front="# 01 A title", parameters=PARAMETERS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A course of three chapters, of which the first fails."""
+    """A course of four chapters, of which two fail and one ends before its last cell."""
     notebooks = tmp_path_factory.mktemp("notebooks")
+    write_notebook(
+        notebooks / "05_ends.ipynb", "import sys\nsys.exit(0)", "1", front="# 05 It ends"
+    )
+    write_notebook(notebooks / "04_good-Copy1.ipynb", "1 / 0")  # JupyterLab's name of a copy
     write_notebook(
         notebooks / "03_fails.ipynb",
         "from alignment_tax.results.values import record\nrecord('before', 1)",
@@ -83,7 +92,7 @@ def ran(folder, tmp_path_factory):
                 flush=lambda: None,
             )
             patch.setattr(sys, f"std{name}", stream)
-        code = main(["run", "--preset", "smoke", "--seed", "3"], folder)
+        code = main(["run", "--preset", "smoke", "--seed", "3", "--jobs", "2"], folder)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "ran in place"
     return types.SimpleNamespace(code=code, out=out / "smoke-seed3", said=said)
 
@@ -99,6 +108,7 @@ def test_a_failure_fails_the_run_and_the_rest_is_still_run(ran):
     assert {n: entry["status"] for n, entry in summary(ran.out).items()} == {
         "03": "failed",
         "04": "ok",
+        "05": "failed",
         "12": "failed",
     }
 
@@ -108,6 +118,8 @@ def test_the_failure_names_notebook_cell_and_error(ran):
     assert "ZeroDivisionError: division by zero" in ran.said.err
     assert "12_dies.ipynb, the cell that begins: import os" in ran.said.err
     assert "The kernel died; the usual cause is too little memory." in ran.said.err
+    assert "05_ends.ipynb, the cell that begins: import sys" in ran.said.err
+    assert "EndedEarly: exit() ended the notebook" in ran.said.err
 
 
 def test_parameters_python_and_folders_reach_the_notebook(ran, folder):
@@ -123,17 +135,46 @@ def test_what_was_recorded_before_a_failure_is_kept(ran):
     assert summary(ran.out)["03"]["records"] == {"before": 1}
 
 
-def test_there_is_one_line_of_progress_a_chapter_and_a_word_on_where_to_look(ran):
+def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
     lines = ran.said.out.splitlines()
-    assert "smoke, seed 3" in lines[0]
-    assert re.fullmatch(
-        r"\[1/3\] 03 It fails \.\.\. failed, \d+\.\d min \(\d+\.\d min so far, about .* to go\)",
-        lines[1],
-    )
-    assert lines[2].startswith("[2/3] 04 The *tax* & more ... ok, ")
-    assert lines[3].startswith("[3/3] 12 It dies ... failed, ")
-    assert lines[4] == f"Open {ran.out / 'index.html'} in a browser."
-    assert len(lines) == 5
+    assert "4 chapters on smoke, seed 3, 2 side by side" in lines[0]
+    assert sum(line.endswith(": started") for line in lines) == 4
+    ends = [line for line in lines if line.startswith("[")]
+    assert [line[:5] for line in ends] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    number = r"\d+\.\d min"
+    assert re.fullmatch(rf"\[1/4\] .*: \w+, {number}, about {number} to go", ends[0])
+    assert lines[-1] == f"Open {ran.out / 'index.html'} in a browser."
+
+
+def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
+    write_notebook(tmp_path / "01_done.ipynb", "from alignment_tax.results.values import record\n"
+                   "record('x', 1)", front="# 01 Done\n\n**Minutes.** tiny 9")  # fmt: skip
+    for number in ("02", "03"):
+        write_notebook(
+            tmp_path / f"{number}_waits.ipynb",
+            "import os, pathlib, time",
+            f"pathlib.Path('pid{number}').write_text(str(os.getpid()))\ntime.sleep(600)",
+        )
+    code = "import sys, pathlib; from alignment_tax.cli import main\n"
+    code += f"sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"
+    environment = {**os.environ, settings.RUNS_VARIABLE: str(tmp_path / "runs")}
+    run = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    pids = [tmp_path / "pid02", tmp_path / "pid03"]
+    until(lambda: all(path.exists() and path.read_text() for path in pids))
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    until(lambda: not any(Path(f"/proc/{path.read_text()}").exists() for path in pids))
+    kept = summary(tmp_path / "runs" / "tiny-seed0")
+    assert [entry["status"] for entry in kept.values()] == ["ok", "interrupted", "interrupted"]
+    assert kept["01"]["records"] == {"x": 1}
+
+
+def until(true):
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_the_executed_notebooks_are_whole_and_without_widget_state(ran):
@@ -173,23 +214,26 @@ def test_the_index_page_shows_everything_and_needs_nothing_from_elsewhere(ran):
     assert page.all("html") == [{"lang": "en"}]
     for link in page.all("a"):
         assert (ran.out / link["href"]).is_file()
-    assert len(page.all("a")) == 6, "page and notebook of each of three chapters"
+    assert len(page.all("a")) == 8, "page and notebook of each of four chapters"
     assert [image["alt"] for image in page.all("img")] == ['falls "here"']
     assert page.all("img")[0]["src"] == f"data:image/png;base64,{PNG}"
     assert not page.all("script")
     assert not page.all("link")
-    for text in ("1 ok, 2 failed", "Does it fall?", "ZeroDivisionError", "<b>name</b>", "0.123457"):
+    for text in ("1 ok, 3 failed", "Does it fall?", "ZeroDivisionError", "<b>name</b>", "0.123457"):
         assert text in page.text, text
 
 
 def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, capsys):
     path = ran.out / "03_fails.ipynb"
     before = path.read_bytes()
+    text = (ran.out / "run.json").read_text()  # of another version, which knew more
+    (ran.out / "run.json").write_text(text.replace('"number"', '"new": 1, "number"'))
     run = run_course("smoke", 3, ["4"], ran.out, folder)
     assert run.failed == [], "an earlier failure is not this run's"
     assert [(c.number, c.status, c.earlier) for c in run.chapters] == [
         ("03", "failed", True),
         ("04", "ok", False),
+        ("05", "failed", True),
         ("12", "failed", True),
     ]
     assert path.read_bytes() == before
@@ -199,7 +243,7 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
 def test_a_figure_without_alt_text_gets_one():
     picture = nbformat.v4.new_output("display_data", data={"image/png": "QUJD\n"})
     notebook = new_notebook(cells=[new_code_cell("", outputs=[picture])])
-    assert course.find_figures(notebook) == [("QUJD", "")]
+    assert notebooks.find_figures(notebook) == [("QUJD", "")]
 
 
 # --- refused before anything runs ----------------------------------------------------------------
@@ -223,10 +267,14 @@ def refuse(capsys, folder, out, *arguments):
         (["--seed", "1.5"], "'1.5' is not a whole number from 0 up"),
         (["--seed", "-1"], "'-1' is not a whole number from 0 up"),
         (["--seed", "one"], "'one' is not a whole number from 0 up"),
-        (["--only", "04", "05"], "no notebook '05'. There are: 03_fails, 04_good, 12_dies"),
+        (
+            ["--only", "04", "06"],
+            "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies",
+        ),
         (["--only", "good"], "no notebook 'good'"),
         (["--prest", "tiny"], "unrecognized arguments: --prest tiny"),
         (["-p", "preset", "tiny"], "unrecognized arguments: -p preset tiny"),
+        (["--jobs", "0"], "0 is too few"),
     ],
 )
 def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
@@ -283,19 +331,31 @@ def test_an_unknown_preset_is_refused_from_python_too(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("typical", "measured", "expected"),
+    ("done", "ahead", "jobs", "expected"),
     [
-        ([2, 4, 6], [], 12),
+        ([], [2, 4, 6], 1, 12),
         # twice as slow as typical: what is left takes twice as long
-        ([2, 4, 6], [4], 20),
+        ([(2, 4)], [4, 6], 1, 20),
         # unknown chapters count as the mean of those that ran
-        ([None, None, 6], [3], 3 + 6),
-        ([None, 2], [], None),
-        ([1, 1], [5, 5], 0),
+        ([(None, 3)], [None, 6], 1, 3 + 6),
+        ([], [None, 2], 1, None),
+        ([(1, 5), (1, 5)], [], 1, 0),
+        # side by side; no less than the longest
+        ([], [2, 4, 6], 2, 6),
+        ([], [1, 6], 2, 6),
     ],
 )
-def test_the_estimate_follows_the_pace_of_the_machine(typical, measured, expected):
-    assert course.remaining_minutes(typical, measured) == expected
+def test_the_estimate_follows_the_pace_of_the_machine(done, ahead, jobs, expected):
+    assert notebooks.remaining_minutes(done, ahead, jobs) == expected
+
+
+def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_path):
+    front = "# {0} x\n\n**Minutes.** tiny {1}"
+    for number, minutes, code in (("01", 1, "s = Study()"), ("02", 2, "s = Study()"),
+                                  ("03", 9, "s = Study()"), ("04", 1, "1")):  # fmt: skip
+        write_notebook(tmp_path / f"{number}_x.ipynb", code, front=front.format(number, minutes))
+    order = notebooks.in_order_of_work(notebooks.find_chapters(tmp_path), "tiny")
+    assert [chapter.number for chapter in order] == ["03", "04", "02", "01"]
 
 
 @pytest.mark.parametrize(
@@ -313,14 +373,14 @@ def test_the_estimate_follows_the_pace_of_the_machine(typical, measured, expecte
     ],
 )
 def test_front_matter(text, expected):
-    assert course.front_matter(text) == expected
+    assert notebooks.front_matter(text) == expected
 
 
 def test_selection_keeps_the_order_of_the_course():
     chapters = [Chapter(n, n, "", Path(f"{n}_x.ipynb"), {}) for n in ("00", "04", "10")]
 
     def numbers(only):
-        return [chapter.number for chapter in course.select_chapters(chapters, only)]
+        return [chapter.number for chapter in notebooks.select_chapters(chapters, only)]
 
     assert numbers([]) == ["00", "04", "10"]
     assert numbers(["10", "4", "04_x.ipynb", "notebooks/04_x.ipynb"]) == ["04", "10"]
@@ -333,6 +393,7 @@ def test_list_prints_number_title_and_question(folder, capsys):
         "03  It fails",
         "04  The *tax* & more",
         "    Does it fall?",
+        "05  It ends",
         "12  It dies",
     ]
 
@@ -342,78 +403,35 @@ def test_list_without_notebooks_says_so(tmp_path, capsys):
     assert "There is no notebook called NN_name.ipynb in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["record"], ["list", "all"]])
-def test_wrong_commands_return_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert "usage: alignment-tax" in capsys.readouterr().err
+# --- outputs in notebooks/ -----------------------------------------------------------------------
 
 
-def test_record_passes_preset_and_seeds_on(monkeypatch, capsys):
-    calls = []
-    results = types.SimpleNamespace(record=lambda *arguments: calls.append(arguments))
-    monkeypatch.setitem(sys.modules, "alignment_tax.results", results)
-    assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
-    assert main(["record", "small"]) == 0
-    assert main(["record", "huge"]) == 2
-    assert main(["record", "tiny", "--seeds", "1", "--methods", "l2", "replay"]) == 0
-    assert calls == [
-        ("tiny", [0, 2], 2, None),
-        ("small", [0, 1, 2, 3, 4], 1, None),
-        ("tiny", [1], 1, ["l2", "replay"]),
-    ]
+def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, folder, ran, capsys):
+    for name in ("04_good", "12_dies"):
+        (tmp_path / f"{name}.ipynb").write_bytes((folder / f"{name}.ipynb").read_bytes())
+    done = nbformat.read(ran.out / "04_good.ipynb", 4)
+    bar = nbformat.v4.new_output("stream", name="stderr", text="50%|")
+    dead = nbformat.v4.new_output("display_data", data={notebooks.WIDGET + "-view+json": {}})
+    done.cells[-1].outputs += [bar, dead]
+    (tmp_path / "run").mkdir()
+    nbformat.write(done, tmp_path / "run" / "04_good.ipynb")
+    assert main(["outputs", str(tmp_path / "run")], tmp_path) == 0
+    kept = nbformat.read(tmp_path / "04_good.ipynb", 4)
+    code = notebooks.code_cells(kept)
+    assert [cell.execution_count for cell in code] == [1, 2]
+    assert code[-1].outputs == done.cells[-1].outputs[:-2]
+    assert "papermill" not in kept.metadata
+    assert "papermill" not in code[-1].metadata
+    assert main(["outputs", "--strip"], tmp_path) == 0
+    assert (tmp_path / "04_good.ipynb").read_bytes() == stripped(folder / "04_good.ipynb")
+    # a run that failed, or of another text, is not kept
+    assert main(["outputs", str(ran.out)], folder) == 2
+    assert "ended in an error" in capsys.readouterr().err
+    write_notebook(tmp_path / "04_good.ipynb", "another")
+    assert main(["outputs", str(tmp_path / "run")], tmp_path) == 2
+    assert "run it again" in capsys.readouterr().err
 
 
-def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    assert main(["record", "tiny", "--methods", "l2", "l7"]) == 2
-    assert "records no method 'l7'. Choose from: base, rsf, rsf_random" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
-def test_record_wants_at_least_one_process(jobs, capsys):
-    with pytest.raises(SystemExit):
-        main(["record", "tiny", "--jobs", jobs])
-    assert "--jobs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", sorted(course.FORWARDED))
-def test_other_commands_get_their_arguments(monkeypatch, command):
-    module = types.SimpleNamespace(main=lambda arguments: len(arguments))
-    monkeypatch.setitem(sys.modules, course.FORWARDED[command][0], module)
-    assert main([command, "--hours", "2", "--help"]) == 3
-    monkeypatch.setattr(module, "main", lambda arguments: None)
-    assert main([command]) == 0
-
-
-# --- settings ------------------------------------------------------------------------------------
-
-
-def test_folders_come_from_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path))
-    assert settings.runs_folder() == tmp_path / "runs"
-    assert settings.data_folder() == tmp_path
-    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(settings.SettingsError, match="which is not a folder"):
-        settings.data_folder()
-    monkeypatch.setenv(settings.RUNS_VARIABLE, "")
-    monkeypatch.delenv(settings.DATA_VARIABLE)
-    assert settings.runs_folder() == settings.repo_root() / "runs"
-    assert settings.data_folder() is None
-
-
-def test_the_checkout_is_found_from_the_package_or_the_current_folder(tmp_path):
-    checkout = tmp_path / "checkout"
-    (checkout / "lib" / "alignment_tax").mkdir(parents=True)
-    (checkout / "notebooks").mkdir()
-    (checkout / "pyproject.toml").write_text('[project]\nname = "alignment-tax"\n')
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
-    elsewhere = tmp_path / "site-packages" / "alignment_tax" / "settings.py"
-    package = checkout / "lib" / "alignment_tax" / "settings.py"
-    assert settings.repo_root(package, tmp_path) == checkout
-    assert settings.repo_root(elsewhere, checkout / "notebooks") == checkout
-    with pytest.raises(settings.SettingsError, match="pip install -e"):
-        settings.repo_root(elsewhere, tmp_path)
+def stripped(path):
+    """A notebook that has no outputs, as text."""
+    return (nbformat.writes(nbformat.read(path, 4)) + "\n").encode()

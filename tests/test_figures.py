@@ -1,14 +1,16 @@
-"""Figures: the tables behind them by hand, what is drawn, and what is refused."""
+"""Figures: the tables they carry by hand, what is drawn, and what is refused."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from figure_points import SCORES, made_up_points, row
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
@@ -17,55 +19,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alignment_tax import figures
-from alignment_tax.figures import FigureError, alt_text
-from alignment_tax.figures.look import FAMILY_LOOKS
-from alignment_tax.figures.parts import SEARCH_LOOKS
-from alignment_tax.figures.reward import calibration_error
-from alignment_tax.mitigate import REMEDIES
-from alignment_tax.presets import TINY
+from alignment_tax.figures import TableError, alt_text, primitives, style
+from alignment_tax.figures.redraw import redraw_figures
+from alignment_tax.figures.words import MOST_ROWS, describe
+from alignment_tax.registry import REMEDIES
 from alignment_tax.stats import compare
 
-SLOTS = ["one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu"]
 CAPTION = "this run: tiny, seed 0"
-
-
-def row(
-    seed: int, algorithm: str, score: float, reward: float, **more: object
-) -> dict[str, object]:
-    """A point whose every score is `score`; gold is half the reward."""
-    scores = dict.fromkeys([*SLOTS, "commonsense", "reading", "translation", "skill"], score)
-    return {
-        "study": "tiny", "seed": seed, "algorithm": algorithm, "method": "none",
-        "strength": np.nan, "alpha": np.nan, "part": np.nan, "rounds": 0,
-        "reward": reward, "gold": reward / 2, **scores,
-        "kl": 0.0, "n_items": 6000, "key": f"{seed}-{algorithm}", **more,
-    }  # fmt: skip
-
-
-def make_points(seeds: int = 2) -> pd.DataFrame:
-    """theta_0 (0, 80); RSF (2, 70), (4, 60); averaging (0, 80), (3, 75), (4, 60).
-
-    Seed s has s more reward and 2 s more skill everywhere.
-    """
-    rows = []
-    for s in range(seeds):
-        up, more = 2.0 * s, float(s)
-        rows += [
-            row(s, "base", 90 + up, -9),
-            row(s, "sft", 80 + up, 0 + more),
-            row(s, "rsf", 70 + up, 2 + more, rounds=1, kl=1.0),
-            row(s, "rsf", 60 + up, 4 + more, rounds=2, kl=3.0),
-            row(s, "rsf_random", 78 + up, 0 + more, rounds=2),
-            row(s, "rsf", 80 + up, 0 + more, method="average", alpha=0.0, rounds=2),
-            row(s, "rsf", 75 + up, 3 + more, method="average", alpha=0.5, rounds=2),
-            row(s, "rsf", 60 + up, 4 + more, method="average", alpha=1.0, rounds=2),
-        ]
-    return pd.DataFrame(rows)
+#: t(0.975, df 1): half the width of an interval over two seeds whose standard error is 1.
+T = 12.7062
 
 
 @pytest.fixture
 def points() -> pd.DataFrame:
-    return make_points()
+    return made_up_points()
 
 
 def words(figure: Figure) -> str:
@@ -79,114 +46,248 @@ def axes_of(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_visible()]
 
 
-def test_front_table_by_hand(points: pd.DataFrame) -> None:
-    table = figures.front_table(points)
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in axes_of(figure)]
+
+
+# --- what holds for every figure -----------------------------------------------------------------
+
+MAIN_LINE: list[Callable[..., Figure]] = [
+    figures.signature, figures.rsf_rounds, figures.tax_bars, figures.alpha_curves,
+    figures.reward_hacking,
+]  # fmt: skip
+FRONTS: list[Callable[..., Figure]] = [figures.front, figures.fronts]
+#: figure -> rows that it needs beside the main line
+OF_POINTS: dict[Callable[..., Figure], str] = {
+    figures.remedy_fronts: "remedies",
+    figures.algorithm_rounds: "algorithms",
+    figures.algorithm_fronts: "algorithms",
+    figures.algorithm_tax: "algorithms",
+    figures.over_optimisation: "algorithms",
+    figures.part_curves: "ratios",
+    figures.search_fronts: "ratios",
+    figures.ablation: "ratios",
+    figures.recorded_ratios: "ratios",
+}
+ALL = [*MAIN_LINE, *FRONTS, *OF_POINTS]
+
+
+def needed(draw: Callable[..., Figure], seeds: int = 2) -> pd.DataFrame:
+    return made_up_points(seeds, *([OF_POINTS[draw]] if draw in OF_POINTS else []))
+
+
+def check_whole(figure: Figure) -> None:
+    """A figure has a table, an alt text of its numbers, and nothing that is no number."""
+    table, said = figures.table(figure), alt_text(figure)
+    assert len(table)
+    assert "nan" not in said.lower().split()
+    assert figure.get_supxlabel().split() == said[said.index("(") + 1 :].split(")")[0].split()
+    told = [f"{value:.0f}" for value in table.select_dtypes("number").iloc[0].dropna()]
+    assert any(number.lstrip("-") in said for number in told)
+    assert "nan" not in words(figure).lower().split()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_a_figure_of_points_says_its_numbers_and_its_run(
+    draw: Callable[..., Figure], seeds: int
+) -> None:
+    figure = draw(needed(draw, seeds), recorded=True)
+    check_whole(figure)
+    said = alt_text(figure)
+    assert "recorded run tiny, seed" in said
+    averaged = seeds > 1 and draw is not figures.recorded_ratios  # that one is seed by seed
+    assert ("95 % t interval" in said) == averaged
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_the_order_of_rows_and_other_seeds_change_nothing(draw: Callable[..., Figure]) -> None:
+    points = needed(draw)
+    other = pd.DataFrame([row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)])
+    mixed = pd.concat([points, other if draw not in OF_POINTS else other[:0]])
+    tables = [figures.table(draw(each)) for each in (points, mixed.sample(frac=1, random_state=0))]
+    left, right = tables
+    if "algorithm" in right:
+        right = right[right["algorithm"] != "ppo"] if "ppo" not in set(left["algorithm"]) else right
+    pd.testing.assert_frame_equal(left, right.reset_index(drop=True), check_dtype=False)
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure]) -> None:
+    points = needed(draw)
+    # the others say it in words of their own: which rows to record
+    exact = draw in MAIN_LINE + FRONTS
+    nothing = points.assign(**dict.fromkeys([*SCORES, "gold", "reward"], np.nan))
+    for broken, message in (
+        (points.drop(columns="rounds"), r"needs the column.*rounds"),
+        (points.iloc[:0], "no rows"),
+        (nothing, "nothing to draw"),
+        (points[points["algorithm"] != "sft"], "theta_0"),
+        (points[points["algorithm"] != "rsf"], r"needs .*rsf|needs RSF"),
+        (pd.concat([points, points.assign(study="small")]), "one study at a time"),
+        (pd.concat([points, points.iloc[[3]]]), "twice"),
+    ):
+        if exact:
+            with pytest.raises(TableError, match=message):
+                draw(broken)
+    with pytest.raises((TableError, ValueError)):
+        draw(points.iloc[:0])
+    if exact:
+        with pytest.raises(TableError, match="DataFrame, not list"):
+            draw([])
+
+
+def test_drawing_imports_no_model_and_takes_little_time() -> None:
+    script = """
+import sys, time
+import pandas as pd
+from alignment_tax import figures
+points = pd.read_csv(sys.argv[1])
+figure = figures.front(figures.main_line(points))
+assert figures.alt_text(figure)
+heavy = {"torch", "transformers", "trl", "peft", "datasets", "lm_eval"} & set(sys.modules)
+print(sorted(heavy), time.process_time())
+"""
+    table = Path(__file__).parents[1] / "data" / "results" / "tiny" / "points.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(table)], capture_output=True, text=True, check=True
+    )
+    heavy, seconds = done.stdout.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert float(seconds) < 8  # two on an idle core
+
+
+def test_names_of_the_package_are_there() -> None:
+    for name in figures.__all__:
+        assert getattr(figures, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'fornt'"):
+        _ = figures.fornt
+
+
+# --- primitives ----------------------------------------------------------------------------------
+
+
+def test_error_bars_are_found_by_name() -> None:
+    table = pd.DataFrame({"x": [1.0], "y": [5.0], "y_low": [3.0], "y_high": [6.0]})
+    assert primitives.error_bars(table, "y").tolist() == [[2], [1]]
+    assert primitives.error_bars(table, "x", only=False) is None
+    plain = pd.DataFrame({"tax": [5.0, 2.0], "low": [4.0, np.nan], "high": [7.0, np.nan]})
+    assert primitives.error_bars(plain, "tax").tolist() == [[1, 0], [2, 0]]
+    # an interval of no width may miss its mean by a rounding error
+    assert primitives.error_bars(plain.assign(low=5.1, high=5.1)[:1], "tax")[0, 0] == 0
+
+
+def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
+    _, [[left, middle, right]] = style.panels(1, 3)
+    look = style.Look("me", style.BLUE, "o")
+    table = pd.DataFrame({"x": [0, 1], "y": [2.0, 3.0], "seed": [0, 1], "y_low": 1.0, "y_high": 4})
+    primitives.curve(left, table, "x", "y", look, seeds=table, order="x")
+    assert [line.get_ydata().tolist() for line in left.get_lines()][-1] == [2, 3]
+    [segments] = [each for each in left.collections if len(each.get_segments()) == 2]
+    assert segments.get_segments()[0].tolist() == [[0, 1], [0, 4]]
+    long = pd.DataFrame({"g": ["b", "b", "a"], "s": ["m", "n", "m"], "v": [1.0, -2.0, 3.0]})
+    looks = {"n": look, "m": style.Look("other", style.ORANGE, "s")}
+    assert primitives.bars(middle, long, "g", "s", "v", looks, digits=1) == ["b", "a"]
+    heights = [bar.get_height() for bar in middle.patches]
+    assert heights[0] == -2
+    assert heights[2:] == [1, 3]
+    claims = pd.DataFrame({"claim": ["A", "B"], "difference": [1.0, 2.0], "low": [0.5, -1.0],
+                           "high": [1.5, 5.0], "verdict": ["holds", "inconclusive"]})  # fmt: skip
+    primitives.forest(right, claims)
+    assert [text.get_text() for text in right.texts] == ["+1.0", "+2.0"]
+    assert right.get_ylim()[0] > right.get_ylim()[1]  # the first row on top
+
+
+def test_a_triangle_has_its_ratios_at_their_place() -> None:
+    places = primitives.in_triangle([(1, 0, 0), (0.6, 0.6, 0), (0.4, 0.4, 0.4)])
+    assert places.ravel().tolist() == pytest.approx([0, 0, 0.5, 0, 0.5, 3**0.5 / 6])
+
+
+def test_an_alt_text_says_rows_with_intervals_and_cuts_many() -> None:
+    table = pd.DataFrame({"method": ["l1", "none"], "reward": [1.0, 2.25], "reward_low": [0.5, 2],
+                          "reward_high": [1.5, 2.5], "seeds": 5, "skill": [np.nan, 80]}
+                         )  # fmt: skip
+    assert describe("Title", "run", table, "Head.") == (
+        "Title (run). Head. All rows: seeds 5. L1, reward 1.00 (0.50 to 1.50); "
+        "reward 2.25 (2.00 to 2.50), mean of three families 80."
+    )
+    many = pd.DataFrame({"x": range(100), "y": [50, -9, *range(97), 200]})
+    said = describe("Title", "run", many)
+    assert "of 100 rows" in said
+    assert len(said.split(";")) < MOST_ROWS
+    assert all(piece in said for piece in ("x 0, y 50", "y -9", "x 99, y 200"))
+
+
+def test_methods_differ_by_colour_and_marker() -> None:
+    assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
+    for looks in (figures.METHODS, figures.ALGORITHMS, style.FAMILY_LOOKS):
+        assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
+    with pytest.raises(TableError, match="'magic'"):
+        style.look_of("rsf", "magic")
+    assert style.look_of("rsf", "l2+average").label == "L2, then averaging"
+    assert style.look_of("dpo", "average").label == "DPO: averaging the weights"
+
+
+# --- fronts --------------------------------------------------------------------------------------
+
+
+def test_front_by_hand(points: pd.DataFrame) -> None:
+    table = figures.table(figures.front(points))
     assert set(table["algorithm"]) == {"sft", "rsf"}
     half = table[table["alpha"] == 0.5].iloc[0]
     assert half["reward"] == pytest.approx(3)  # over theta_0 of the same seed, in both seeds
-    gold = figures.front_table(points, reward="gold")
-    assert gold.loc[gold["alpha"] == 0.5, "gold"].item() == pytest.approx(1.75)  # as it is
-    assert half["skill"] == pytest.approx(76)
-    # two seeds 75 and 77: sd sqrt(2), s.e. 1, t(0.975, df 1) = 12.7062
-    assert half["skill_low"] == pytest.approx(76 - 12.7062, abs=1e-3)
-    assert half["skill_high"] == pytest.approx(76 + 12.7062, abs=1e-3)
-    assert half["reward_kept"] == pytest.approx(3 / 4)
-    assert half["tax_recovered"] == pytest.approx(15 / 20)
-    assert half["seeds"] == 2
-
-
-def test_one_seed_has_no_interval() -> None:
-    table = figures.front_table(make_points(1))
-    assert table[["skill_low", "skill_high", "reward_low"]].isna().all(axis=None)
-    assert "interval" not in words(figures.front(make_points(1)))
-
-
-def test_dominated_points_are_marked_and_faded(points: pd.DataFrame) -> None:
-    table = figures.front_table(points)
+    # two seeds 75 and 77: sd sqrt(2), s.e. 1
+    ends = half[["skill", "skill_low", "skill_high"]].tolist()
+    assert ends == pytest.approx([76, 76 - T, 76 + T], abs=1e-3)
+    assert half[["reward_kept", "tax_recovered"]].tolist() == pytest.approx([3 / 4, 15 / 20])
     early = table[(table["method"] == "none") & (table["rounds"] == 1)].iloc[0]
     assert early["dominated"]  # (2, 70) lies under the averaged (3, 75)
-    assert not table.loc[table["alpha"] == 0.5, "dominated"].any()
-    lines = figures.front(points).axes[0].get_lines()
-    drawn = {
-        (line.get_xdata()[0], line.get_marker()): line.get_alpha()
-        for line in lines
-        if len(line.get_xdata()) == 1
-    }
-    assert drawn[(2, "s")] < 0.5
-    assert drawn[(3, "o")] == 1
+    assert not half["dominated"]
+    gold = figures.table(figures.front(points, "translation", "gold"))
+    at_half = gold.loc[gold["alpha"] == 0.5, ["gold", "translation"]]
+    assert at_half.iloc[0].tolist() == [1.75, 76]  # gold as it is
+    none = figures.front(points.assign(skill=80.0))
+    assert figures.table(none)["tax_recovered"].isna().all()
+    assert "of the tax" not in alt_text(none)
 
 
-def test_no_tax_gives_no_recovered_share() -> None:
-    points = make_points()
-    points["skill"] = 80.0
-    table = figures.front_table(points)
-    assert table["tax_recovered"].isna().all()
-    assert "of the tax" not in alt_text(figures.front(points))
-
-
-def test_front_shows_ends_methods_and_run(points: pd.DataFrame) -> None:
-    text = words(figures.front(points, recorded=True))
+def test_front_shows_ends_methods_and_what_is_dominated(points: pd.DataFrame) -> None:
+    figure = figures.front(points, recorded=True)
+    text = words(figure)
     for piece in (
         "α = 0", "α = 1", "before RLHF (θ₀)", "after RLHF (RSF)", "averaging the weights",
         "stopping RSF early", "recorded run tiny, seeds 0-1, 6000 items",
     ):  # fmt: skip
         assert piece in text
-    assert "this run: tiny, seed 0, 6000 items" in words(figures.front(make_points(1)))
-
-
-def test_early_stopping_starts_at_theta_0(points: pd.DataFrame) -> None:
-    lines = [line for line in figures.front(points).axes[0].get_lines() if line.get_zorder() == 2]
-    early = next(line for line in lines if to_hex(line.get_color()).upper() == "#D55E00")
-    assert early.get_xdata().tolist() == [0, 2, 4]
-    assert early.get_ydata().tolist() == [81, 71, 61]
-
-
-def test_front_alt_text_holds_the_numbers(points: pd.DataFrame) -> None:
-    alt = alt_text(figures.front(points))
-    for piece in ("reward 0.00", "81.0", "61.0", "-20.0 points", "alpha 0.5 keeps 75 %"):
-        assert piece in alt
-    assert "recovers 75 % of the tax" in alt
-
-
-def test_front_on_gold_and_on_a_family(points: pd.DataFrame) -> None:
-    points["translation"] = points["translation"] - 10
-    table = figures.front_table(points, "translation", "gold")
-    assert table.loc[table["alpha"] == 0.5, ["gold", "translation"]].iloc[0].tolist() == [1.75, 66]
-    assert "gold reward" in words(figures.front(points, "translation", "gold"))
+    lines = figure.axes[0].get_lines()
+    early = [line for line in lines if to_hex(line.get_color()).upper() == "#D55E00"]
+    ways = [line for line in early if line.get_zorder() == 2]
+    assert ways[0].get_xdata().tolist() == [0, 2, 4]  # from theta_0 on
+    faded = {tuple(line.get_xdata()): line.get_alpha() for line in early}
+    assert faded[(2,)] < 0.5
+    assert "keeps 75 % of the gain in reward and recovers 75 % of the tax" in alt_text(figure)
 
 
 def test_a_validated_early_stop_is_not_counted_twice(points: pd.DataFrame) -> None:
     stop = points[(points["algorithm"] == "rsf") & (points["rounds"] == 1)]
     more = pd.concat([points, stop.assign(method="early_stopping")])
-    pd.testing.assert_frame_equal(figures.front_table(more), figures.front_table(points))
-
-
-def test_fronts_has_four_panels_with_their_families(points: pd.DataFrame) -> None:
-    points["reading"] = points["reading"] - 5
-    figure = figures.fronts(points)
-    titles = [axes.get_title(loc="left") for axes in axes_of(figure)]
-    assert len(titles) == 4
-    assert [title.split(":")[0] for title in titles] == [
-        "common sense", "reading", "translation", "skill",
-    ]  # fmt: skip
-    table = figures.fronts_table(points)
-    reading = table[(table["family"] == "reading") & (table["alpha"] == 0.5)]
-    assert reading["score"].tolist() == [71]
+    tables = [figures.table(figures.front(each)) for each in (more, points)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> None:
     figure = figures.front(points, at=0.5)
-    assert alt_text(figure).startswith("Ringed: alpha 0.5, reward 3.00, 76.0 mean of three")
+    assert "Ringed: alpha 0.5, reward 3.00, 76.0." in alt_text(figure)
     [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
-    with pytest.raises(FigureError, match="no average at alpha"):
+    with pytest.raises(TableError, match="no average at alpha"):
         figures.front(points, at=0.7)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
 def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
-    points = make_points(seeds)
+    points = made_up_points(seeds)
     # one panel as flat as the others are steep, another upside down
     points["commonsense"] = 90 + points["commonsense"] / 1000
     points["reading"] = 150 - points["reading"]
@@ -203,587 +304,194 @@ def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int)
             assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
 
 
-def test_signature_speaks_to_a_newcomer(points: pd.DataFrame) -> None:
-    text = words(figures.signature(points))
-    assert "reward model's score gained over θ₀" in text
-    assert "α = 0.5" in text
-    assert "skills kept" in text
-    assert "recorded run" in text
-    assert len(figures.signature_table(points)) == 6
-
-
-def with_remedies(seeds: int = 2) -> pd.DataFrame:
-    """make_points with every remedy at the strengths of the preset, on lines of their own."""
-    rows = []
-    for s in range(seeds):
-        for n, grid in enumerate(TINY.remedies):
-            for i, strength in enumerate(grid.strengths, start=1):
-                way = i / (len(grid.strengths) + 1)
-                score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
-                place = {"method": grid.method, "strength": strength, "rounds": 2}
-                rows.append(row(s, "rsf", score, 4 * way + s, **place))
-        rows.append(row(s, "rsf", 61, 4 + s, method="distil", rounds=2))
-        for alpha in (0.25, 0.5, 0.75):
-            for name in ("distil+average", "l2+average", "l2_in_rounds"):
-                place = {"method": name, "alpha": alpha, "rounds": 2}
-                rows.append(row(s, "rsf", 80 - 18 * alpha**2 - s, 4 * alpha + s, **place))
-    return pd.concat([make_points(seeds), pd.DataFrame(rows)], ignore_index=True)
-
-
-def test_every_remedy_has_a_look_of_its_own_and_a_curve() -> None:
-    assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
-    points = with_remedies()
+def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
+    points = made_up_points(2, "remedies", "ratios", "algorithms")
     text = words(figures.fronts(points))
-    for grid in TINY.remedies:
-        assert figures.METHODS[grid.method].label in text
-    assert "L2, then averaging" in text
-    assert "L2, inside the rounds" in text
-    table = figures.front_table(points)
-    assert len(table) == 6 + sum(len(grid.strengths) for grid in TINY.remedies) + 1 + 3 * 3
-    assert (table["seeds"] == 2).all()
-
-
-def test_a_front_of_some_methods_shows_these_beside_the_models_as_trained() -> None:
-    points = with_remedies()
-    text = words(figures.front(points, methods=["average", "l1"]))
-    assert "L1" in text
-    assert "stopping RSF early" in text
-    assert "LoRA" not in text
-    with pytest.raises(FigureError, match="no method 'l3'; they have average"):
-        figures.fronts(points, methods=["l3"])
-    pd.testing.assert_frame_equal(
-        figures.signature_table(points), figures.signature_table(make_points())
-    )
-    assert "L1" not in words(figures.signature(points))
-
-
-def test_methods_differ_by_colour_and_marker() -> None:
-    looks = [*figures.METHODS.values()]
-    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
-    now = [figures.METHODS[name] for name in ("average", "early_stopping", "hma")]
-    assert len({look.colour for look in now}) == len({look.marker for look in now}) == 3
-    # chapter 11 draws these in one figure
-    curves = [("average", 1), ("hma_reward", 3), ("hma_kl", 3), ("hma_kl", 9), ("hma_kl_other", 3),
-              ("adamerging", 9)]  # fmt: skip
-    looks = [SEARCH_LOOKS.get(curve, figures.METHODS[curve[0]]) for curve in curves]
-    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 6
-    families = list(FAMILY_LOOKS.values())
-    assert len({look.colour for look in families}) == len({look.marker for look in families}) == 4
-
-
-def test_other_algorithms_and_methods_get_their_own_curve(points: pd.DataFrame) -> None:
-    dpo = row(0, "dpo", 72, 1, rounds=1)
-    averaged = row(0, "dpo", 78, 0.8, method="average", alpha=0.5)
-    l2 = row(0, "rsf", 66, 3, method="l2", strength=0.1)
-    text = words(figures.front(pd.concat([points, pd.DataFrame([dpo, averaged, l2])])))
-    for piece in ("DPO", "DPO: averaging the weights", "L2"):
+    names = [name for name in REMEDIES if name in set(points["method"])]
+    assert len(names) > 10
+    for piece in ("L2, then averaging", "L2, inside the rounds", "DPO: averaging the weights",
+                  "HMA", *(figures.METHODS[name].label for name in names)):  # fmt: skip
         assert piece in text
-    unknown = pd.DataFrame([row(0, "rsf", 66, 3, method="magic")])
-    with pytest.raises(FigureError, match="'magic'"):
-        figures.front(pd.concat([points, unknown]))
+    assert "AdaMerging" not in text  # ratios per block are one curve, parts none
+    some = words(figures.front(points, methods=["average", "l1"]))
+    assert "L1" in some
+    assert "LoRA" not in some
+    for method in ("l3", "part"):
+        with pytest.raises(TableError, match=f"no method '{method}'; they have"):
+            figures.front(points, methods=[method])
+    # three ratios differ over seeds, and are one model with an interval all the same
+    table = figures.table(figures.front(points))
+    assert table.loc[table["method"] == "hma", ["part", "seeds"]].to_numpy().tolist() == [
+        ["K=3", 2]
+    ]
 
 
-def test_rsf_rounds_by_hand(points: pd.DataFrame) -> None:
-    table = figures.rsf_rounds_table(points).set_index(["algorithm", "rounds"])
-    assert table.loc[("rsf", 0), "skill"] == table.loc[("rsf_random", 0), "skill"] == 81
-    # the reward is the gain over theta_0 of the same seed, 4 in both seeds; gold is as it is
-    assert table.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4, 2.25, 61]
-    assert table.loc[("rsf", 2), ["reward_low", "reward_high"]].tolist() == [4, 4]
-    assert table.loc[("rsf_random", 2), "skill"] == 79
-    figure = figures.rsf_rounds(points)
-    assert len(axes_of(figure)) == 6
-    assert "control: a random reply (only round 2 was scored)" in words(figure)
-    assert "reward over θ₀ from 0.00 to 4.00" in alt_text(figure)
+def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
+    points = made_up_points(2, "remedies")
+    fewer = points[(points["method"] != "bema") | (points["seed"] < 1)]
+    figure = figures.remedy_fronts(fewer, ("translation", "skill"))
+    table = figures.table(figure).set_index(["kind", "method"]).sort_index()
+    assert set(table.loc["moving averages", "seeds"]) == {1}
+    assert set(table.loc["grafts", "seeds"]) == {2}
+    assert (table.loc[("grafts", "theta_0"), "reward"] == 0).all()
+    assert "moving averages, seed 0" in titles(figure)
+    assert "grafts" in titles(figure)
+    assert "fewer where a panel says so" in words(figure)
+    with pytest.raises(TableError, match="no remedy"):
+        figures.remedy_fronts(made_up_points())
 
 
-def test_rsf_rounds_without_gold_reward(points: pd.DataFrame) -> None:
-    figure = figures.rsf_rounds(points.assign(gold=np.nan))
-    assert len(axes_of(figure)) == 5
-    assert "gold" not in words(figure)
+# --- skills and taxes ----------------------------------------------------------------------------
 
 
 def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
-    table = figures.tax_table(points, alpha=0.5).set_index(["model", "score"])
-    # every seed loses exactly 20, so the paired interval has no width though the levels differ
-    assert table.loc[("RSF", "skill"), ["tax", "low", "high"]].tolist() == [-20, -20, -20]
-    assert table.loc[("averaging at α = 0.5", "translation"), "tax"] == -5
-    points.loc[(points["seed"] == 1) & (points["rounds"] == 2), "one_hop"] -= 2
-    one_hop = figures.tax_table(points).set_index("score").loc["one_hop"]
-    # differences -20 and -22
-    assert one_hop["tax"] == -21
-    assert one_hop["high"] == pytest.approx(-21 + 12.7062, abs=1e-3)
-
-
-def test_tax_bars_draw_one_bar_a_score_and_model(points: pd.DataFrame) -> None:
     figure = figures.tax_bars(points, alpha=0.5)
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == [-20] * 10 + [-5] * 10
-    assert "-20.0 (-20.0 to -20.0)" in alt_text(figure)
-    assert "one-hop facts" in words(figure)
+    table = figures.table(figure).set_index(["model", "score"])
+    # every seed loses exactly 20, so the paired interval has no width though the levels differ
+    assert table.loc[("RSF", "skill"), ["tax", "tax_low", "tax_high"]].tolist() == [-20] * 3
+    assert table.loc[("averaging at α = 0.5", "translation"), "tax"] == -5
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [-20] * 10 + [-5] * 10
+    points.loc[(points["seed"] == 1) & (points["rounds"] == 2), "one_hop"] -= 2
+    one_hop = figures.table(figures.tax_bars(points)).set_index("score").loc["one_hop"]
+    assert one_hop[["tax", "tax_high"]].tolist() == pytest.approx([-21, -21 + T], abs=1e-3)
     assert "ARC-Easy" in words(figures.tax_bars(points.assign(study="small")))
-
-
-def test_tax_bars_take_given_intervals() -> None:
-    figure = figures.tax_bars(make_points(1), intervals={"skill": (-22.0, -18.0)})
-    assert "mean of three families -20.0 (-22.0 to -18.0)" in alt_text(figure)
-
-
-def test_tax_refuses_an_alpha_that_was_not_measured(points: pd.DataFrame) -> None:
-    with pytest.raises(FigureError, match=r"0\.3; the points have 0, 0\.5, 1"):
+    with pytest.raises(TableError, match=r"0\.3; the points have 0, 0\.5, 1"):
         figures.tax_bars(points, alpha=0.3)
+    given = figures.tax_bars(made_up_points(1), intervals={"skill": (-22.0, -18.0)})
+    assert "mean of three families, family, tax -20.0 (-22.0 to -18.0)" in alt_text(given)
 
 
 def test_alpha_curves_by_hand(points: pd.DataFrame) -> None:
-    table = figures.alpha_table(points).set_index("alpha")
-    assert table["skill"].tolist() == [0, -5, -20]
+    table = figures.table(figures.alpha_curves(points))
+    assert table[["alpha", "skill"]].to_numpy().tolist() == [[0, 0], [0.5, -5], [1, -20]]
     assert table["reward"].tolist() == [0, 3, 4]  # gained over theta_0 of the same seed
-    figure = figures.alpha_curves(points)
-    assert len(axes_of(figure)) == 2
-    assert "Alpha 0.5: reward gained 3.00" in alt_text(figure)
-
-
-def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
-    points.loc[points["rounds"] == 2, "gold"] -= 1.5
-    table = figures.reward_hacking_table(points)
-    assert table["reward_share"].tolist() == [0, 0.5, 1]
-    assert table["gold_share"].tolist() == pytest.approx([0, 1, 0.5])
-    figure = figures.reward_hacking(points)
-    assert "Gold is highest, 1.25, at round 1" in alt_text(figure)
-    assert figures.reward_hacking_table(points, "kl")["kl"].tolist() == [0, 1, 3]
-    with pytest.raises(FigureError, match="gold"):
-        figures.reward_hacking(points.assign(gold=np.nan))
 
 
 def test_skills_bar_with_seeds_and_guessing() -> None:
     scores = pd.DataFrame(
         {"model": ["base", "θ₀", "θ₀"], "one_hop": [90.0, 80.0, 84.0], "span": [60.0, 50.0, 50.0]}
     )
-    table = figures.skills_table(scores, {"one_hop": 25.0}).set_index(["model", "score"])
-    assert table.loc[("θ₀", "one_hop"), "value"] == 82
-    assert table.loc[("θ₀", "one_hop"), "high"] == pytest.approx(82 + 2 * 12.7062, abs=1e-3)
-    assert np.isnan(table.loc[("base", "one_hop"), "low"])
     figure = figures.skills_bar(scores, {"one_hop": 25.0}, caption=CAPTION)
+    table = figures.table(figure).set_index(["model", "score"])
+    theta = table.loc[("θ₀", "one_hop"), ["value", "value_high", "baseline"]].astype(float)
+    assert theta.tolist() == pytest.approx([82, 82 + 2 * T, 25], abs=1e-3)
+    assert np.isnan(table.loc[("base", "one_hop"), "value_low"])
+    check_whole(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 60, 82, 50]
     assert "guessing by answer type" in words(figure)
-    assert "Guessing: one-hop facts 25.0" in alt_text(figure)
-    with pytest.raises(FigureError, match="no skill is called onehop"):
+    with pytest.raises(TableError, match="no skill is called onehop"):
         figures.skills_bar(scores, {"onehop": 25.0}, caption=CAPTION)
-
-
-def test_a_slot_that_is_its_family_is_drawn_once() -> None:
-    scores = pd.DataFrame({"model": ["base"], "bleu": [99.5], "translation": [99.5]})
-    assert figures.skills_table(scores)["score"].tolist() == ["translation"]
-    assert figures.skills_table(scores[["model", "bleu"]])["score"].tolist() == ["bleu"]
-    # what is short of 100 is not printed as 100
-    assert "99.5" in words(figures.skills_bar(scores, caption=CAPTION))
-
-
-def test_skills_frame_joins_names_and_scores() -> None:
+    # a slot that is its family is drawn once; what is short of 100 is not printed as 100
+    bleu = pd.DataFrame({"model": ["base"], "bleu": [99.6], "translation": [99.6]})
+    drawn = figures.skills_bar(bleu, caption=CAPTION)
+    assert figures.table(drawn)["score"].tolist() == ["translation"]
+    assert "99.6" in words(drawn)
     frame = figures.skills_frame(["base", "θ₀"], [{"span": 1.0}, {"span": 2.0}])
     assert frame.to_dict("list") == {"model": ["base", "θ₀"], "span": [1.0, 2.0]}
-    with pytest.raises(FigureError, match="2 names for 1"):
+    with pytest.raises(TableError, match="2 names for 1"):
         figures.skills_frame(["base", "θ₀"], [{"span": 1.0}])
 
 
 def test_learning_curves_end_and_guessing() -> None:
     log = pd.DataFrame({"tokens": [2e6, 1e6, 3e6], "span": [40.0, 10.0, 70.0]})
-    table = figures.learning_curves_table(log, {"span": 33.0})
-    assert table[["first", "last", "best", "baseline"]].iloc[0].tolist() == [10, 70, 70, 33]
     figure = figures.learning_curves(log, {"span": 33.0}, caption=CAPTION)
+    ends = figures.table(figure)[["first", "last", "best", "baseline"]]
+    assert ends.iloc[0].tolist() == [10, 70, 70, 33]
     curve, guess = figure.axes[0].get_lines()
     assert curve.get_xdata().tolist() == [1, 2, 3]
-    assert guess.get_linestyle() == "--"
     assert set(guess.get_ydata()) == {33}
+    check_whole(figure)
     assert "span answers: 70.0" in words(figure)
     assert "tokens (millions)" in words(figure)
-    assert "from 10.0 to 70.0, guessing 33.0" in alt_text(figure)
+    with pytest.raises(TableError, match="column per skill"):
+        figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION)
 
 
-def test_pair_accuracy_by_kind() -> None:
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_rsf_rounds_by_hand(points: pd.DataFrame) -> None:
+    figure = figures.rsf_rounds(points)
+    table = figures.table(figure).set_index(["algorithm", "rounds"])
+    assert table.loc[("rsf", 0), "skill"] == table.loc[("rsf_random", 0), "skill"] == 81
+    # the reward is the gain over theta_0 of the same seed, 4 in both seeds; gold is as it is
+    assert table.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4, 2.25, 61]
+    assert table.loc[("rsf", 2), ["reward_low", "reward_high"]].tolist() == [4, 4]
+    assert table.loc[("rsf_random", 2), "skill"] == 79
+    assert len(axes_of(figure)) == 6
+    assert "control: a random reply (only round 2 was scored)" in words(figure)
+    without = figures.rsf_rounds(points.assign(gold=np.nan))  # real data have no gold reward
+    assert len(axes_of(without)) == 5
+    assert "gold" not in words(without)
+
+
+def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
+    points.loc[points["rounds"] == 2, "gold"] -= 1.5
+    figure = figures.reward_hacking(points)
+    assert figures.table(figure)["reward_share"].tolist() == [0, 0.5, 1]
+    assert figures.table(figure)["gold_share"].tolist() == pytest.approx([0, 1, 0.5])
+    assert "Gold is highest, 1.25, at round 1" in alt_text(figure)
+    assert figures.table(figures.reward_hacking(points, "kl"))["kl"].tolist() == [0, 1, 3]
+    with pytest.raises(TableError, match="gold"):
+        figures.reward_hacking(points.assign(gold=np.nan))
+
+
+def test_the_reward_model_by_hand() -> None:
     pairs = pd.DataFrame({"kind": ["easy"] * 10 + ["hard"] * 10, "correct": [1] * 10 + [1, 0] * 5})
-    table = figures.pair_accuracy_table(pairs)
+    figure = figures.pair_accuracy_by_kind(pairs, caption=CAPTION, title="Fooled?")
+    table = figures.table(figure)
     assert table["kind"].tolist() == ["hard", "easy", "all pairs"]
     assert table["accuracy"].tolist() == [50, 100, 75]
     # Wilson's interval for 5 of 10 is 23.66 to 76.34, for 10 of 10 it ends at 100
-    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([23.66, 76.34], abs=0.01)
-    assert table.loc[1, "high"] == pytest.approx(100)
-    figure = figures.pair_accuracy_by_kind(pairs, caption=CAPTION)
+    ends = [*table.loc[0, ["low", "high"]], table.loc[1, "high"]]
+    assert ends == pytest.approx([23.66, 76.34, 100], abs=0.01)
+    check_whole(figure)
     assert "hard  (n = 10)" in words(figure)
-    assert "all pairs 75.0" in alt_text(figure)
-    assert "Fooled?" in words(
-        figures.pair_accuracy_by_kind(pairs, caption=CAPTION, title="Fooled?")
-    )
-
-
-def test_reliability_by_hand() -> None:
+    assert "Fooled?" in words(figure)
     bins = pd.DataFrame({"predicted": [0.6, 0.9], "observed": [0.5, 0.8], "count": [10, 30]})
-    table = figures.reliability_table(bins)
-    assert table["observed"].tolist() == [50, 80]
-    assert calibration_error(table) == pytest.approx(10)
     figure = figures.reliability(bins, caption=CAPTION)
+    assert figures.table(figure)["observed"].tolist() == [50, 80]
     assert [bar.get_height() for bar in figure.axes[1].patches] == [10, 30]
-    assert "Expected calibration error 10.0" in alt_text(figure)
-    with pytest.raises(FigureError, match="between 0 and 1"):
+    check_whole(figure)
+    assert "expected calibration error 10.0" in alt_text(figure)
+    with pytest.raises(TableError, match="between 0 and 1"):
         figures.reliability(bins * 100, caption=CAPTION)
-
-
-def test_gold_scatter_correlation() -> None:
-    gold = np.array([1.0, 2.0, 3.0, 4.0])
-    scores = np.array([1.0, 2.0, 4.0, 3.0])
-    table = figures.gold_scatter_table(scores, gold)
+    gold, scores = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])
+    scatter = figures.table(figures.gold_scatter(scores, gold, caption=CAPTION))
     # ranks differ by 1 twice: 1 - 6 * 2 / (4 * 15)
-    assert table["spearman"].item() == pytest.approx(0.8)
-    assert "Spearman 0.80" in alt_text(figures.gold_scatter(scores, gold, caption=CAPTION))
-    with pytest.raises(FigureError, match="do not go with"):
+    assert scatter["spearman"].item() == pytest.approx(0.8)
+    with pytest.raises(TableError, match="do not go with"):
         figures.gold_scatter(scores[:3], gold, caption=CAPTION)
 
 
-def test_losses_first_and_last() -> None:
-    log = pd.DataFrame({"step": [2, 1, 3], "loss": [2.0, 3.0, 1.0]})
-    table = figures.losses_table(log)
-    assert table[["first", "last", "steps"]].iloc[0].tolist() == [3, 1, 3]
-    assert "from 3.000 to 1.000" in alt_text(figures.losses(log, caption=CAPTION))
+def test_losses_best_of_n_and_histogram_by_hand() -> None:
     # the first loss is as logged, the last one a mean of a fifth of the ten steps
-    long = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]})
-    assert figures.losses_table(long)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
-    figure = figures.losses(long, caption=CAPTION, level=(0.693, "a coin"))
+    log = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]}).iloc[::-1]
+    figure = figures.losses(log, caption=CAPTION, level=(0.693, "a coin"))
+    assert figures.table(figure)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
+    check_whole(figure)
     assert "mean of 2 logged steps" in words(figure)
-    assert "a coin" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
-    with pytest.raises(FigureError, match="1 of 3 losses are NaN"):
-        figures.losses(log.assign(loss=[1.0, np.nan, 2.0]), caption=CAPTION)
-
-
-def test_best_of_n_by_hand() -> None:
+    with pytest.raises(TableError, match="1 of 10 losses are NaN"):
+        figures.losses(log.assign(loss=[np.nan, *[1.0] * 9]), caption=CAPTION)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
-    table = figures.best_of_n_table(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]))
+    best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)
+    check_whole(best)
+    table = figures.table(best)
     assert table["reward"].tolist() == pytest.approx([2, (5 / 3 + 3) / 2, 2.5])
-    # for n = 3 the prompts give 2 and 3: s.e. 0.5
-    assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * 12.7062, abs=1e-3)
-    with pytest.raises(FigureError, match="between 1 and the 3 replies, not 4"):
+    assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T, abs=1e-3)  # 2 and 3: s.e. 0.5
+    with pytest.raises(TableError, match="between 1 and the 3 replies, not 4"):
         figures.best_of_n(np.zeros((2, 3)), 4, caption=CAPTION)
-    assert "n = 2: 0.00" in alt_text(figures.best_of_n(np.zeros((2, 3)), caption=CAPTION))
-
-
-def test_reward_histogram_means() -> None:
-    figure = figures.reward_histogram(np.array([0.0, 1.0]), np.array([2.0, 4.0]), caption=CAPTION)
-    assert "after RLHF: mean 3.00" in words(figure)
-    assert "mean 0.50, middle half 0.25 to 0.75, 2 replies" in alt_text(figure)
-
-
-def make_gains() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two worlds, two repeats: outputs gain 9 and 11, weights 1 and 3 at n_o = 2; 0 at n_o = 4."""
-    gains = {("outputs", 2): (9.0, 11.0), ("weights", 2): (1.0, 3.0)}
-    rows, lines = [], []
-    for labels in ("same", "different"):
-        world = {"features": 4, "p": 0.5, "labels": labels}
-        for average in ("outputs", "weights"):
-            for shared in (2, 4):
-                for gain in gains.get((average, shared), (0.0, 0.0)):
-                    rows.append({**world, "shared": shared, "average": average, "gain": gain})
-        for shared in (2, 3, 4):
-            printed = 8.0 if labels == "same" else 0.0
-            four = 1.5 if labels == "same" else np.nan
-            lines.append({**world, "shared": shared, "printed": printed, "weights": four})
-    return pd.DataFrame(rows), pd.DataFrame(lines)
-
-
-def test_effectiveness_by_hand() -> None:
-    repeats, formulas = make_gains()
-    table = figures.effectiveness_table(repeats)
-    outputs = table[(table["average"] == "outputs") & (table["shared"] == 2)].iloc[0]
-    # 9 and 11: s.e. 1, t(0.975, df 1) = 12.7062
-    assert (outputs["gain"], outputs["repeats"]) == (10, 2)
-    assert outputs["low"] == pytest.approx(10 - 12.7062, abs=1e-3)
-    figure = figures.effectiveness(repeats, formulas, caption=CAPTION)
-    same, different = axes_of(figure)
-    assert same.get_title(loc="left") == "n = 4, p = 0.5, same labels"
-    drawn = {line.get_label(): line for line in same.get_lines()}
-    assert drawn["Proposition 5.1 as printed"].get_ydata().tolist() == [8, 8, 8]
-    # no formula for weights with different labels: no line
-    assert "counted 4 times" not in " ".join(line.get_label() for line in different.get_lines())
-    assert "averaged weights n_o = 2: +2.0 (-10.7 to +14.7)" in alt_text(figure)
-    assert "2 repeats" in words(figure)
-
-
-def test_limit_by_hand() -> None:
-    rows = [(20, 76.0, 82.0), (20, 77.0, 82.0), (80, 81.0, 83.5), (80, 81.0, 83.5)]
-    repeats = pd.DataFrame(rows, columns=["features", "accuracy", "predicted"])
-    assert figures.limit_table(repeats)["error"].tolist() == [-5.5, -2.5]
-    figure = figures.limit(repeats, caption=CAPTION)
-    assert "-5.5" in words(figure)
-    assert "n = 80: simulated 81.0 (81.0 to 81.0), limit 83.5" in alt_text(figure)
-
-
-def test_theory_figures_refuse_what_they_cannot_draw() -> None:
-    repeats, formulas = make_gains()
-    with pytest.raises(FigureError, match="average is one of"):
-        figures.effectiveness(repeats.assign(average="logits"), formulas, caption=CAPTION)
-    with pytest.raises(FigureError, match=r"needs the column.*printed"):
-        figures.effectiveness(repeats, formulas.drop(columns="printed"), caption=CAPTION)
-    many = pd.concat([repeats.assign(features=n) for n in (4, 5, 6)])
-    with pytest.raises(FigureError, match="up to 4 worlds, not 6"):
-        figures.effectiveness(many, formulas, caption=CAPTION)
-    with pytest.raises(FigureError, match="NaN"):
-        figures.limit(
-            pd.DataFrame({"features": [1], "accuracy": [1.0], "predicted": [np.nan]}),
-            caption=CAPTION,
-        )
-
-
-def with_ratios(seeds: int = 2) -> pd.DataFrame:
-    """make_points with parts, and with searches that lie 1 above averaging's (3, 75) at 0.5.
-
-    The input part at 0.5 gains 1 reward and 2 skill over RSF's (4, 60), the output part loses 1 and
-    gains 4; HMA of 3 blocks is (3, 76), of 6 (3.5, 75), of 9 (3.5, 74).
-    """
-    rows = []
-    for s in range(seeds):
-        up, more, tilt = 2.0 * s, float(s), 0.1 * s
-
-        def model(method: str, score: float, reward: float, part: str, up=up, more=more, s=s):
-            place = {"method": method, "alpha": 0.5, "part": part, "rounds": 2}
-            return row(s, "rsf", score + up, reward + more, **place)
-
-        triple = f"{0.7 + tilt}|0.5|{0.3 - tilt}"
-        rows += [
-            model("part", 62, 5, "input"),
-            model("part", 64, 3, "output"),
-            model("part", 60, 3, "head"),
-            model("hma", 76, 3, triple),
-            model("hma", 75, 3.5, "|".join(["0.5"] * 6)),
-            model("hma", 74, 3.5, "|".join(["0.5"] * 9)),
-            model("hma_released", 73, 3, "0.51|0.5|0.49|embeddings=0.0|norms=0.0"),
-            model("adamerging", 73, 3, "|".join(["0.5"] * 9)),
-        ]
-    return pd.concat([make_points(seeds), pd.DataFrame(rows)], ignore_index=True)
-
-
-def test_part_curves_are_differences_to_the_aligned_model() -> None:
-    points = with_ratios()
-    table = figures.part_curves_table(points)
-    assert table["part"].tolist() == ["input", "input", "output", "output", "head", "head"]
-    assert table["alpha"].tolist() == [1, 0.5] * 3
-    assert table[["reward", "skill"]].to_numpy().tolist()[:4] == [[0, 0], [1, 2], [0, 0], [-1, 4]]
-    assert table.loc[1, ["skill_low", "skill_high"]].tolist() == [
-        2,
-        2,
-    ]  # paired: levels differ by 2
-    assert figures.part_curves_table(points, reward="gold").loc[1, "gold"] == 0.5
-    figure = figures.part_curves(points, parts=["input", "output"])
-    assert [axes.get_title(loc="left") for axes in axes_of(figure)] == ["input part", "output part"]
-    assert "reward +1.00 (+1.00 to +1.00), mean skill +2.0" in alt_text(figure)
-    assert "gold reward" in words(figures.part_curves(points, parts=["head"], reward="gold"))
-    with pytest.raises(FigureError, match="no rows of part 'middle'"):
-        figures.part_curves(points)
-    with pytest.raises(FigureError, match="--methods part"):
-        figures.part_curves(make_points())
-
-
-def test_part_curves_of_two_algorithms_are_two_rows_each_against_its_own_end() -> None:
-    points = with_ratios()
-    other = points[points["algorithm"] == "rsf"].assign(algorithm="dpo")
-    trained = other["method"] == "none"
-    other.loc[trained, "skill"] -= 5  # so what DPO regains is 5 points more than what RSF does
-    both = pd.concat([points, other], ignore_index=True)
-    assert figures.part_curves_table(both, algorithm="dpo").loc[1, "skill"] == 7
-    assert figures.part_curves_table(both).loc[1, "skill"] == 2
-    figure = figures.part_curves(both, parts=["input", "output"], algorithms=["rsf", "dpo"])
-    titles = [axes.get_title(loc="left") for axes in axes_of(figure)]
-    assert titles == ["RSF: input part", "RSF: output part", "DPO: input part", "DPO: output part"]
-    said = alt_text(figure)
-    assert said.index("RSF.") < said.index("mean skill +2.0") < said.index("DPO.")
-    assert "mean skill +7.0" in said[said.index("DPO.") :]
-    with pytest.raises(FigureError, match="--methods dpo part"):
-        figures.part_curves(
-            pd.concat([points, other[trained]]), parts=["input"], algorithms=["dpo"]
-        )
-    with pytest.raises(FigureError, match="needs PPO"):
-        figures.part_curves(both, parts=["input"], algorithms=["ppo"])
-
-
-def test_the_path_of_a_search_goes_from_equal_ratios_to_its_own() -> None:
-    path = pd.DataFrame(
-        {"step": [0, 1, 2], "ratios": [(0.4, 0.4, 0.4), (0.5, 0.4, 0.3), (0.6, 0.4, 0.2)],
-         "full": [2.0, None, 1.5]}
-    )  # fmt: skip
-    table = figures.ratio_path_table(path)
-    assert table[1].tolist() == [0.4, 0.5, 0.6]
-    figure = figures.ratio_path(path, 0.4, caption=CAPTION)
-    assert "input from 0.400 to 0.600" in alt_text(figure)
-    assert "from 2.0000 to 1.5000 nats" in alt_text(figure)
-    with pytest.raises(FigureError, match="show one search"):
-        figures.ratio_path_table(path.assign(ratios=[(0.4,), (0.5, 0.3), (0.4,)]))
-
-
-def test_the_simplex_puts_ratios_at_their_place() -> None:
-    triples = [(0.4, 0.4, 0.4), (0.9, 0.2, 0.1), (0.2, 0.9, 0.1), (0.1, 0.2, 0.9)]
-    grid = pd.DataFrame({"ratios": triples, "full": [1.0, 0.5, 2.0, 3.0]})
-    table = figures.simplex_table(grid, {"found": (0.6, 0.6, 0.0)})
-    # the middle of the triangle, and the middle of the side from input to middle
-    assert table.loc[0, ["x", "y"]].tolist() == pytest.approx([0.5, 3**0.5 / 6])
-    assert table.loc[4, ["x", "y"]].tolist() == pytest.approx([0.5, 0])
-    figure = figures.simplex(
-        grid, {"found": (0.6, 0.6, 0.0)}, 0.4, caption=CAPTION, eps=0.2, path=triples[:2]
-    )
-    assert "Lowest 0.5000 at (0.90, 0.20, 0.10)" in alt_text(figure)
-    assert "found (0.60, 0.60, 0.00)" in alt_text(figure)
-    assert "ε = 0.2" in words(figure)
-    assert "would exceed 1" in words(figure)
-    with pytest.raises(FigureError, match="ratios of one mean"):
-        figures.simplex_table(grid, {"found": (0.9, 0.6, 0.0)})
-    with pytest.raises(FigureError, match="K = 3"):
-        figures.simplex_table(grid, {"found": (0.4, 0.4)})
-
-
-def test_search_fronts_have_the_same_means_and_both_ends() -> None:
-    points = with_ratios()
-    table = figures.search_fronts_table(points, [("hma", 3), ("hma", 9)])
-    assert table["mean"].tolist() == [0, 0.5, 1] * 3
-    assert table[["reward", "skill"]].to_numpy().tolist() == [
-        [0, 81], [3, 76], [4, 61],  # averaging
-        [0, 81], [3, 77], [4, 61],  # K = 3
-        [0, 81], [3.5, 75], [4, 61],  # K = 9
-    ]  # fmt: skip
-    figure = figures.search_fronts(points, [("hma", 3), ("hma", 9)], ["skill", "reading"])
-    assert len(axes_of(figure)) == 2
-    assert "K = 9" in words(figure)
-    assert "K = 9: mean ratio 0.5 (3.50, 75.0)" in alt_text(figure)
-    assert "AdaMerging, K = 9" in words(figures.search_fronts(points, [("adamerging", 9)]))
-    # a mean ratio that one curve lacks is drawn for none: lines through more points lie elsewhere
-    more = points[points["method"].isin(["average", "hma"])].assign(alpha=0.2)
-    more = more[~((more["method"] == "hma") & (more["part"].str.count(r"\|") == 8))]
-    more = pd.concat([points, more.drop_duplicates(["seed", "method", "part", "alpha"])])
-    both = figures.search_fronts_table(more, [("hma", 3), ("hma", 9)])
-    assert both["mean"].tolist() == [0, 0.5, 1] * 3
-    assert figures.search_fronts_table(more, [("hma", 3)])["mean"].tolist() == [0, 0.2, 0.5, 1] * 2
-    with pytest.raises(FigureError, match="no rows of 'hma_kl' with K = 3"):
-        figures.search_fronts(points, [("hma_kl", 3)])
-    with pytest.raises(FigureError, match="one to four scores"):
-        figures.search_fronts(points, scores=[])
-
-
-def test_the_ablation_is_a_difference_to_averaging_at_the_same_mean() -> None:
-    table = figures.ablation_table(with_ratios())
-    assert table["blocks"].tolist() == [1, 3, 6, 9]
-    assert table["reward"].tolist() == [0, 0, 0.5, 0.5]
-    assert table["skill"].tolist() == [0, 1, 0, -1]
-    figure = figures.ablation(with_ratios())
-    assert len(axes_of(figure)) == 3
-    assert "K = 9 -1.00 (-1.00 to -1.00)" in alt_text(figure)
-    with pytest.raises(FigureError, match="method 'hma'"):
-        figures.ablation(make_points())
-
-
-def test_recorded_ratios_are_shown_seed_by_seed() -> None:
-    table = figures.recorded_ratios_table(with_ratios())
-    assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert table["ratio"].tolist() == pytest.approx([0.7, 0.5, 0.3, 0.8, 0.5, 0.2])
-    figure = figures.recorded_ratios(with_ratios())
-    assert "input 0.70 to 0.80, middle 0.50 to 0.50" in alt_text(figure)
-    released = figures.recorded_ratios_table(with_ratios(), "hma_released")
-    assert released["block"].max() == 3  # what is fixed is no block
-    with pytest.raises(FigureError, match="no rows of 'hma' with K = 4"):
-        figures.recorded_ratios(with_ratios(), blocks=4)
-
-
-def test_the_picture_of_the_course_holds_one_curve_of_ratios_and_no_parts() -> None:
-    points = with_ratios()
-    table = figures.front_table(points)
-    own = table[table["method"] == "hma"]
-    # three ratios differ over seeds, and are one model with an interval all the same
-    assert own[["part", "seeds"]].to_numpy().tolist() == [["K=3", 2]]
-    assert set(table["method"]) == {"none", "average", "hma"}
-    assert "AdaMerging" not in words(figures.fronts(points))
-    assert "HMA as released" in words(figures.front(points, methods=["average", "hma_released"]))
-    with pytest.raises(FigureError, match="no method 'part'"):
-        figures.front(points, methods=["part"])
-
-
-@dataclass
-class Compared:
-    difference: float
-    low: float
-    high: float
-    n_seeds: int
-    verdict: str
-
-
-def test_verdicts_as_table_markdown_and_forest() -> None:
-    records = {
-        "RSF costs skills": Compared(12.0, 9.0, 15.0, 5, "holds"),
-        "averaging beats early stopping": Compared(0.0, -1.0, 1.0, 5, "inconclusive"),
-    }
-    table = figures.verdict_table(records)
-    assert table["claim"].tolist() == list(records)
-    as_rows = [{"claim": claim, **vars(record)} for claim, record in records.items()]
-    pd.testing.assert_frame_equal(figures.verdict_table(as_rows), table)
-    assert "| RSF costs skills | +12.00 | +9.00 to +15.00 | holds |" in figures.verdict_markdown(
-        records
-    )
-    assert "inconclusive" in figures.verdict_style(records).to_html()
-    figure = figures.forest(records, caption=CAPTION)
-    assert "averaging beats early stopping" in words(figure)
-    assert "+12.000" in words(figures.forest(records, caption=CAPTION, title="Gain?", digits=3))
-    assert "+12.00 (+9.00 to +15.00), holds" in alt_text(figure)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"verdict": "maybe"}, "'maybe' is no verdict"),
-        ({"low": 20.0}, "misses its value"),
-        ({"high": np.nan}, "NaN or infinite"),
-    ],
-)
-def test_verdicts_refuse(changes: dict[str, object], message: str) -> None:
-    record = {"claim": "c", "difference": 12.0, "low": 9.0, "high": 15.0, "verdict": "holds"}
-    with pytest.raises(FigureError, match=message):
-        figures.forest([{**record, **changes}], caption=CAPTION)
-    with pytest.raises(FigureError, match="no rows"):
-        figures.verdict_table([])
-
-
-POINT_FIGURES: list[Callable[[pd.DataFrame], Figure]] = [
-    figures.front, figures.fronts, figures.signature, figures.rsf_rounds, figures.tax_bars,
-    figures.alpha_curves, figures.reward_hacking,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("draw", POINT_FIGURES)
-def test_points_figures_refuse_what_they_cannot_draw(draw: Callable[..., Figure]) -> None:
-    points = make_points()
-    with pytest.raises(FigureError, match=r"needs the column.*rounds"):
-        draw(points.drop(columns="rounds"))
-    with pytest.raises(FigureError, match="no rows"):
-        draw(points.iloc[:0])
-    scores = [*SLOTS, "commonsense", "reading", "translation", "skill", "gold"]
-    with pytest.raises(FigureError, match="nothing to draw"):
-        draw(points.assign(**dict.fromkeys(scores, np.nan)))
-    with pytest.raises(FigureError, match="theta_0"):
-        draw(points[points["algorithm"] != "sft"])
-    with pytest.raises(FigureError, match=r"needs .*rsf|needs RSF"):
-        draw(points[points["algorithm"] != "rsf"])
-    with pytest.raises(FigureError, match="one study at a time"):
-        draw(pd.concat([points, points.assign(study="small")]))
-    with pytest.raises(FigureError, match="twice"):
-        draw(pd.concat([points, points.iloc[[3]]]))
-    with pytest.raises(FigureError, match="DataFrame, not list"):
-        draw([])
-
-
-def test_table_figures_refuse_what_they_cannot_draw() -> None:
-    empty = pd.DataFrame({"step": [], "loss": []})
-    with pytest.raises(FigureError, match="no rows"):
-        figures.losses(empty, caption=CAPTION)
-    with pytest.raises(FigureError, match=r"needs the column.*kind"):
-        figures.pair_accuracy_by_kind(pd.DataFrame({"correct": [1]}), caption=CAPTION)
-    with pytest.raises(FigureError, match="column per skill"):
-        figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION)
-    with pytest.raises(FigureError, match="nothing to draw"):
+    after = figures.reward_histogram(np.array([0.0, 1.0]), np.array([2.0, 4.0]), caption=CAPTION)
+    check_whole(after)
+    assert "after RLHF: mean 3.00" in words(after)
+    first = figures.table(after)[["replies", "mean", "lower quartile", "upper quartile"]].iloc[0]
+    assert first.tolist() == [2, 0.5, 0.25, 0.75]
+    with pytest.raises(TableError, match="nothing to draw"):
         figures.reward_histogram(np.array([]), np.array([1.0]), caption=CAPTION)
-    with pytest.raises(FigureError, match="nothing to draw"):
-        figures.best_of_n(np.full((2, 2), np.nan), caption=CAPTION)
+
+
+# --- captions, showing, saving -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -798,9 +506,15 @@ def test_caption_line(arguments: tuple[object, ...], line: str) -> None:
     assert figures.caption_line(*arguments) == line
 
 
-def test_points_read_back_from_csv_draw_the_same(points: pd.DataFrame) -> None:
-    read = pd.read_csv(io.StringIO(points.to_csv(index=False)))
-    pd.testing.assert_frame_equal(figures.front_table(read), figures.front_table(points))
+def test_a_long_caption_stays_inside_the_figure() -> None:
+    said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
+    for caption in (said, f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"):
+        figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
+        figure.canvas.draw()
+        label = figure.get_supxlabel()
+        assert label.split() == caption.split()
+        [text] = [each for each in figure.texts if each.get_text() == label]
+        assert text.get_window_extent().x0 >= 0
 
 
 def test_show_puts_alt_text_into_the_output(
@@ -816,72 +530,43 @@ def test_show_puts_alt_text_into_the_output(
     assert output["data"]["text/plain"] == alt_text(figure)
     assert output["data"]["image/png"].startswith("iVBOR")
     plain = plt.figure()
-    with pytest.raises(FigureError, match="no alt text"):
+    with pytest.raises(TableError, match="no alt text"):
         figures.show(plain)
+    with pytest.raises(TableError, match="no table"):
+        figures.table(plain)
     figures.show(plain, alt="an empty page")
     assert not plt.fignum_exists(plain.number)
 
 
-def test_main_redraws_from_the_table_alone(points: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_palette_keeps_size_and_colours_of_a_png(points: pd.DataFrame) -> None:
+    figure, plain = figures.tax_bars(points), io.BytesIO()
+    figure.savefig(plain, format="png", dpi=style.DPI)
+    data = style.png(figure)
+    assert len(data) < len(plain.getvalue()) / 2
+    small, large = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int)
+                    for each in (data, plain.getvalue()))  # fmt: skip
+    assert small.shape == large.shape
+    assert np.abs(small - large).mean() < 0.1
+
+
+def test_figures_are_redrawn_from_the_table_alone(
+    points: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, out = tmp_path / "points.csv", tmp_path / "new" / "signature.png"
     points.to_csv(table, index=False)
-    arguments = ["--points", str(table), "--out", str(out), "--all", str(tmp_path / "all")]
-    assert figures.main(arguments) == 0
+    assert redraw_figures(table, out, tmp_path / "all") == 0
     with Image.open(out) as image:
         assert "Averaging at alpha 0.5" in image.text["Description"]
         assert image.width > 1600
     first = out.read_bytes()
-    assert figures.main(arguments[:4]) == 0
+    assert redraw_figures(table, out) == 0
     assert out.read_bytes() == first
     assert sorted(path.name for path in out.parent.iterdir()) == ["signature.png"]
     assert (tmp_path / "all" / "alpha_curves.png").is_file()
     assert not (tmp_path / "all" / "ablation.png").exists()  # nothing of it is recorded
-
-
-def test_main_says_what_is_missing(
-    points: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert figures.main(["--points", str(tmp_path / "none.csv")]) == 2
+    assert redraw_figures(tmp_path / "none.csv") == 2
     assert "there is no table of points" in capsys.readouterr().err
-    table = tmp_path / "points.csv"
     points.drop(columns="skill").to_csv(table, index=False)
-    out = tmp_path / "signature.png"
-    assert figures.main(["--points", str(table), "--out", str(out)]) == 1
+    assert redraw_figures(table, tmp_path / "not.png") == 1
     assert "skill" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
-    points = with_remedies()
-    last = points["seed"].max()
-    fewer = points[(points["method"] != "bema") | (points["seed"] < last)]
-    table = figures.remedy_fronts_table(fewer).set_index(["kind", "method"]).sort_index()
-    assert set(table.loc["moving averages", "seeds"]) == {points["seed"].nunique() - 1}
-    assert set(table.loc["grafts", "seeds"]) == {points["seed"].nunique()}
-    start = table.loc[("grafts", "theta_0")]
-    assert start["reward"] == 0  # gained over theta_0 of the same seed
-    text = words(figures.remedy_fronts(fewer, ("translation", "skill")))
-    assert "moving averages, seed" in text
-    assert "grafts, seed" not in text
-    assert "fewer where a panel says so" in text
-    with pytest.raises(FigureError, match="no remedy"):
-        figures.remedy_fronts(make_points())
-
-
-def test_a_forest_names_its_sides() -> None:
-    row = {"claim": "A", "difference": 1.0, "low": 0.5, "high": 1.5, "verdict": "holds"}
-    text = words(figures.forest([row], caption="tiny", sides=("B ahead", "A ahead")))
-    assert "← B ahead   |   A ahead →" in text
-
-
-def test_a_long_caption_stays_inside_the_figure():
-    words = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
-    for caption in (words, f"{words} · mean, 95 % t interval over seeds · faint lines: seeds"):
-        found = compare.compare_seeds([1.0, 2.0, 3.0])
-        figure = figures.forest({"a claim": found}, caption=caption)
-        figure.canvas.draw()
-        label = figure.get_supxlabel()
-        assert label.split() == caption.split()
-        texts = [each for each in figure.texts if each.get_text() == label]
-        assert texts
-        assert all(each.get_window_extent().x0 >= 0 for each in texts)
+    assert not (tmp_path / "not.png").exists()

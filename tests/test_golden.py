@@ -20,9 +20,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 class DryStore(Store):
-    """A store that names artifacts and makes none."""
+    """A store that names artifacts and makes none; `versions` are of stages as they once were."""
+
+    def __init__(self, root, versions=None):
+        super().__init__(root)
+        self.versions = versions or {}
 
     def get(self, stage, inputs, make, *, version=1, parents=None, **kept):
+        version = self.versions.get(stage, version)
         keys = {n: p.key if isinstance(p, Artifact) else p for n, p in (parents or {}).items()}
         key = artifact_key(stage, inputs, version, keys)
         return Artifact(self.folder(stage, key), key, {})
@@ -41,7 +46,8 @@ def test_the_keys_of_the_main_line_stay(study):
 
 
 def test_the_keys_of_the_recorded_models_stay():
-    study = Study("tiny", 0, DryStore(Path("/nowhere")))
+    # recorded before the KL of cut-off replies was mended, which nothing else of a score hangs on
+    study = Study("tiny", 0, DryStore(Path("/nowhere"), {"scores": 2}))
     points = pd.read_csv(settings.results_folder() / "tiny" / "points.csv", dtype={"key": str})
     # alpha is written to six digits, which is too coarse for a third
     own = points[(points["seed"] == 0) & ~points["method"].isin(["pattern", "hma_released"])]

@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment_tax.merge.average import MergeError, average, own_tensors
 from alignment_tax.merge.hma import (
+    Found,
     HmaConfig,
     KlToStart,
-    Mixture,
     ReplyLikelihood,
     eq11_ratios,
     grid_ratios,
@@ -31,7 +31,7 @@ from alignment_tax.merge.hma import (
     softmax_ratios,
     start_scores,
 )
-from alignment_tax.merge.parts import Partition, PartSweep, partition
+from alignment_tax.merge.parts import Mixture, Partition, partition, ratios_of_blocks
 from alignment_tax.merge.released_code import (
     AS_MEANT,
     AS_PRINTED,
@@ -73,6 +73,11 @@ class Distance:
     def __call__(self, weights: Mapping[str, Tensor], chosen: Sequence[int]) -> Tensor:
         gaps = [weights[f"{k}.weight"] - target for k, target in enumerate(self.targets)]
         return torch.stack([gap.square().sum() for gap in gaps]).sum()
+
+
+def ratios_of(found: Found, mixture: Mixture) -> dict[str, float]:
+    """The ratio of every part."""
+    return ratios_of_blocks(mixture.partition, found.blocks, found.alpha, fixed=found.fixed)
 
 
 def toy(sizes: tuple[int, ...] = (1, 1, 1), biases: bool = False) -> Mixture:
@@ -215,7 +220,6 @@ def test_grid_and_gradient_find_the_optimum_in_a_corner() -> None:
     learned = learn_ratios(toy(), objective, TOY)
     assert learned.blocks == pytest.approx((1, 0.35, 0.15), abs=0.01)
     assert learned.objective == pytest.approx(grid.objective, abs=1e-3)
-    assert learned.ratios == dict(zip(("input", "middle", "output"), learned.blocks, strict=True))
 
 
 @pytest.mark.parametrize("parameterisation", ["softmax", "eq11"])
@@ -265,13 +269,12 @@ def test_the_best_ratios_are_kept_and_the_path_is_whole() -> None:
     wild = dataclasses.replace(TOY, learning_rate=30.0, epochs=7, evaluate_every=3)
     found = learn_ratios(toy(), Distance([0.52, 0.5, 0.48]), wild)
     assert found.objective <= found.equal
-    assert [row.step for row in found.path] == list(range(8))
-    assert [row.full is not None for row in found.path] == [
-        step in (0, 3, 6, 7) for step in range(8)
-    ]
-    assert found.path[0].ratios == pytest.approx((0.5,) * 3)
-    assert found.objective == min(row.full for row in found.path if row.full is not None)
-    assert found.path[found.step].ratios == found.blocks
+    assert [row["step"] for row in found.path] == list(range(8))
+    evaluated = [row for row in found.path if row["full"] is not None]
+    assert [row["step"] for row in evaluated] == [0, 3, 6, 7]
+    assert found.path[0]["ratios"] == pytest.approx((0.5,) * 3)
+    best = min(evaluated, key=lambda row: row["full"])
+    assert (best["full"], tuple(best["ratios"])) == (found.objective, found.blocks)
 
 
 def test_a_search_is_reproducible() -> None:
@@ -319,8 +322,8 @@ def test_learned_ratios_make_the_model_that_was_evaluated() -> None:
     config = HmaConfig(alpha=0.6, learning_rate=0.2, epochs=10, batch_size=3, evaluate_every=10)
     found = learn_ratios(mixture, objective, config)
     other = llama(7)
-    sweep = PartSweep(other, mixture.theta_0, mixture.theta, partition(other, 3))
-    sweep.set(found.ratios)
+    sweep = Mixture(other, mixture.theta_0, mixture.theta, partition(other, 3))
+    sweep.set(ratios_of(found, mixture))
     own = ReplyLikelihood(other, EXAMPLES)
     assert mean_objective(own, own_tensors(other), 3) == pytest.approx(found.objective, rel=1e-6)
     assert found.objective < found.equal
@@ -329,9 +332,6 @@ def test_learned_ratios_make_the_model_that_was_evaluated() -> None:
 def test_two_models_are_held_and_none_is_trained() -> None:
     model, mixture = mixture_of_llamas()
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name, tensor in model.state_dict().items():
-        if name in mixture.theta:
-            assert mixture.theta[name].data_ptr() == tensor.data_ptr()
     learn_ratios(
         mixture,
         ReplyLikelihood(model, EXAMPLES),
@@ -410,7 +410,10 @@ def test_the_kl_term_pulls_the_ratios_towards_theta_0() -> None:
     config = HmaConfig(alpha=0.5, learning_rate=0.2, epochs=20, batch_size=3, evaluate_every=5)
     term = KlToStart(model, mixture.theta_0, [[2, 5, 7, 8], [4, 9, 3]], weight=20.0)
     plain, held = (learn_ratios(mixture, objective, config, extra) for extra in (None, term))
-    kl = [term(mixture.weights({**found.ratios})).item() / term.weight for found in (plain, held)]
+    kl = [
+        term(mixture.weights({**ratios_of(found, mixture)})).item() / term.weight
+        for found in (plain, held)
+    ]
     assert kl[1] < kl[0]
 
 
@@ -419,10 +422,10 @@ def test_parts_that_are_no_blocks_follow_alpha_or_what_is_fixed() -> None:
     objective = ReplyLikelihood(model, EXAMPLES)
     config = HmaConfig(alpha=0.5, learning_rate=0.1, epochs=1, batch_size=3)
     found = learn_ratios(mixture, objective, config)
-    assert (found.ratios["embeddings"], found.ratios["norms"]) == (0.5, 0.5)
+    assert found.fixed == {}
     fixed = dataclasses.replace(config, fixed={"embeddings": 0.0})
     found = learn_ratios(mixture, objective, fixed)
-    assert (found.ratios["embeddings"], found.ratios["norms"]) == (0.0, 0.5)
+    assert found.fixed == {"embeddings": 0.0}
     start = average(mixture.theta_0, mixture.theta, 0.5)
     start["model.embed_tokens.weight"] = mixture.theta_0["model.embed_tokens.weight"]
     assert found.equal == pytest.approx(mean_objective(objective, start, 3), rel=1e-6)

@@ -9,11 +9,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from alignment_tax import claims, figures, first_light, remedies, report, talk
-from alignment_tax.figures.look import alt_text, png
+from alignment_tax import figures, report
+from alignment_tax.figures.style import alt_text, png
 from alignment_tax.labels import SCORES
 from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
+from alignment_tax.results.select import Selection
+from alignment_tax.stats import claims, methods
+from alignment_tax.stats.capped_bleu import lost_translations, table
+from alignment_tax.stats.claim_list import CLAIMS
 
 #: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's.
 OTHERS = [
@@ -62,47 +66,32 @@ def test_the_main_line_is_what_is_left(run: Recorded, more: Recorded) -> None:
     # a table that was just made has None where a stored one has "none"
     unnamed = run.points.assign(method=run.points["method"].mask(lambda m: m == "none", None))
     assert len(figures.main_line(unnamed)) == len(run.points)
-    with pytest.raises(figures.FigureError, match="needs the column"):
+    with pytest.raises(figures.TableError, match="needs the column"):
         figures.main_line(run.points.drop(columns="method"))
 
 
-def lent(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return items with those of a recorded model under the key of every made-up one."""
-    items = items.astype({"key": "object"})
-    unknown = points[~points["key"].isin(set(items["key"]))]
-    some = {seed: rows[rows["key"] == rows["key"].iloc[0]] for seed, rows in items.groupby("seed")}
-    pairs = zip(unknown["seed"], unknown["key"], strict=True)
-    return pd.concat([items, *(some[seed].assign(key=key) for seed, key in pairs)])
-
-
 def test_the_readme_says_the_same(run: Recorded, more: Recorded) -> None:
-    items = lent(more.points, recorded_items())
-    # other algorithms and what a ratio per block comes to stand behind the main line
-    told, alone = report.told(more, items), report.told(run, items)
-    assert told.answer == alone.answer
-    assert told.results.startswith(alone.results)
-    assert "**Other algorithms**" in told.results.removeprefix(alone.results)
-    assert "| DPO raises reward | +" in told.tables
-    assert f"seeds: RSF {len(run.seeds)}, DPO {len(run.seeds)}." in told.tables
-
-
-def test_the_papers_claims_and_the_talk_are_the_same(run: Recorded, more: Recorded) -> None:
+    assert report.skill_table(figures.main_line(more.points)) == report.skill_table(run.points)
+    main = [c for c in CLAIMS.values() if c.chapter in ("04", "05") and "capped" not in c.score]
+    told, alone = (claims.table(each.points, main) for each in (more, run))
+    pd.testing.assert_frame_equal(told, alone)
     items = recorded_items()
     pd.testing.assert_frame_equal(
-        claims.paper_table(more.points, 0.5, None), claims.paper_table(run.points, 0.5, None)
+        lost_translations(more.points, items), lost_translations(run.points, items)
     )
-    pd.testing.assert_frame_equal(
-        claims.talk_table(more.points, items), claims.talk_table(run.points, items)
-    )
-    # items of a model that is not among the points are left alone
+
+
+def test_items_of_other_models_are_left_alone(run: Recorded) -> None:
+    points, items = run.points[run.points["method"] == "none"], recorded_items()
     extra = items[items["key"] == items["key"].iloc[0]].assign(key="other")
     both = pd.concat([items.astype({"key": str}), extra])
-    pd.testing.assert_frame_equal(talk.table(run.points, both), talk.table(run.points, items))
+    pd.testing.assert_frame_equal(table(points, both), table(points, items))
 
 
-def test_no_later_round_of_another_method_becomes_the_last_one() -> None:
-    rows = [("rsf", "none", 6), ("rsf", "l2_in_rounds", 8), ("dpo", "none", 9)]
-    assert claims.last_round(pd.DataFrame(rows, columns=["algorithm", "method", "rounds"])) == 6
+def test_no_later_round_of_another_method_becomes_the_last_one(run: Recorded) -> None:
+    later = run.points[run.points["algorithm"] == "rsf"].assign(method="l2_in_rounds", rounds=8)
+    both = Selection(pd.concat([run.points, later]))
+    assert set(both.model("rsf/last")["rounds"]) == {6}
 
 
 DRAWN: list[Callable[[pd.DataFrame], Figure]] = [
@@ -112,23 +101,21 @@ DRAWN: list[Callable[[pd.DataFrame], Figure]] = [
     figures.alpha_curves,
     figures.reward_hacking,
 ]
-TABLES = {figures.tax_bars: figures.tax_table, figures.alpha_curves: figures.alpha_table}
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
 def test_figures_of_the_main_line_are_the_same(
     run: Recorded, more: Recorded, draw: Callable[[pd.DataFrame], Figure]
 ) -> None:
-    table = TABLES.get(draw) or getattr(figures, f"{draw.__name__}_table")
-    pd.testing.assert_frame_equal(table(more.points), table(run.points), check_dtype=False)
+    tables = [figures.table(draw(each.points)) for each in (more, run)]
+    pd.testing.assert_frame_equal(*tables, check_dtype=False)
 
 
 def test_a_front_of_averaging_has_no_other_method(run: Recorded, more: Recorded) -> None:
     others = more.points[more.points["algorithm"] != "dpo"]
-    for table in (figures.front_table, figures.fronts_table):
-        pd.testing.assert_frame_equal(
-            table(others, methods=["average"]), table(run.points), check_dtype=False
-        )
+    for draw in (figures.front, figures.fronts):
+        drawn = (draw(others, methods=["average"]), draw(run.points))
+        pd.testing.assert_frame_equal(*map(figures.table, drawn), check_dtype=False)
     figure = figures.front(figures.main_line(more.points))
     assert alt_text(figure) == alt_text(figures.front(run.points))
     assert png(figure) == png(figures.front(run.points))
@@ -138,8 +125,8 @@ def test_a_front_of_averaging_has_no_other_method(run: Recorded, more: Recorded)
 def test_the_page_of_the_real_model_lists_the_main_line_alone() -> None:
     real, items = recorded(report.REAL), recorded_items(report.REAL)
     other = replace(real, points=with_others(real.points))
-    page = first_light.markdown(first_light.one_seed(other, items), real.pairs)
-    assert page == report.page_of(report.REAL)
+    page = report.one_seed_page(other, items, report.over_items(other, items))
+    assert page == report.one_seed_page(real, items, report.over_items(real, items))
 
 
 def test_curves_are_of_one_method_and_parts_have_none(run: Recorded, more: Recorded) -> None:
@@ -147,8 +134,8 @@ def test_curves_are_of_one_method_and_parts_have_none(run: Recorded, more: Recor
         np.testing.assert_array_equal(more.curve(method, 0), run.curve(method, 0))
     with pytest.raises(ValueError, match="each of its parts is one"):
         more.curve("part", 0)
-    assert "part" not in remedies.recorded_methods(more.points)
-    assert {"hma", "distil+average", "l2"} <= set(remedies.recorded_methods(more.points))
+    assert "part" not in methods.recorded_methods(more.points)
+    assert {"hma", "distil+average", "l2"} <= set(methods.recorded_methods(more.points))
 
 
 def test_a_curve_of_ratios_does_not_mix_numbers_of_blocks(more: Recorded) -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from alignment_tax import settings
-from alignment_tax.course import (
+from alignment_tax.notebooks import (
     PARAMETERS,
     check_parameters,
     find_chapters,
@@ -107,7 +107,10 @@ def test_code_compiles_and_figures_say_what_they_show(path):
 
 @pytest.fixture(scope="session")
 def course(tmp_path_factory):
-    """One run of the whole course, with artifacts of its own: chapter stem -> what came of it."""
+    """One run of the whole course, side by side, with artifacts of its own: stem -> its run.
+
+    All tests of this file go to one worker (`--dist loadfile`), so it is run once.
+    """
     folder = tmp_path_factory.mktemp("course")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(settings.RUNS_VARIABLE, str(folder / "runs"))
@@ -143,7 +146,9 @@ def numbers(value, name=""):
         yield name, value
 
 
-VERDICTS = ("holds", "does not hold", "inconclusive", "not enough seeds", "not comparable")
+VERDICTS = (
+    *("holds", "opposite", "negligible", "inconclusive", "not enough seeds", "not comparable"),
+)
 SHARES = ("share", "accuracy", "calibration_error", "agreement_on")
 
 
@@ -158,22 +163,62 @@ def test_shares_and_verdicts_are_what_they_say(course, path):
             assert all(any(v.startswith(word) for word in VERDICTS) for v in said), (name, value)
 
 
+# chapter, what it worked out by hand, the library's, how far apart they may be
+BY_HAND = (
+    ("02", "sft_loss_by_hand", "sft_loss_trl", 1e-4),
+    ("03", "bt_loss_by_hand", "bt_loss_trl", 1e-4),
+    ("06", "dpo_loss_by_hand", "dpo_loss_trl", 1e-4),
+    ("06", "rloo_loss_by_hand", "rloo_loss_trl", 1e-3),
+    ("06", "ppo_loss_by_hand", "ppo_loss_library", 1e-4),
+    # five standard errors of a difference of two shares of 2000 draws or more
+    ("10", "hand_accuracy", "library_accuracy", 0.05),
+    ("11", "objective_by_hand", "objective_of_library", 1e-4),
+    # points of skill; by hand a curve is cut into steps
+    ("11", "gap_at_equal_reward_by_hand", "gap_at_equal_reward_of_library", 0.05),
+)
+NEXT_TO_NOTHING = (
+    ("01", "log_likelihood_gap", 1e-3),
+    ("04", "hand_round_difference", 1e-6),
+    ("06", "rloo_advantage_gap", 1e-3),
+    ("06", "gae_gap", 1e-3),
+    ("06", "kl_estimator_gap", 1e-6),
+    ("09", "by_hand_against_library_at_half", 1e-6),
+    # the vectors written out are the votes, counted twice and four times
+    ("10", "outputs_count_shared_twice", 1e-9),
+    ("10", "weights_count_shared_four_times", 1e-9),
+    ("11", "softmax_ratios_against_hand", 1e-9),
+)
+TRUE = (
+    ("00", "alpha_0_equals_theta_0"),
+    ("09", "alpha_0_equals_theta_0"),
+    ("09", "alpha_1_equals_theta"),
+    ("09", "by_hand_equals_theta_0_at_0"),
+    ("09", "by_hand_equals_theta_at_1"),
+    ("09", "extrapolation_refused"),
+)
+
+
 @pytest.mark.notebooks
-def test_00_the_ends_of_the_dial_are_the_models_themselves(course):
+def test_what_is_worked_out_by_hand_is_the_librarys(course):
+    for chapter, by_hand, library, tolerance in BY_HAND:
+        records = by_number(course, chapter).records
+        assert records[by_hand] == pytest.approx(records[library], abs=tolerance), by_hand
+    for chapter, name, tolerance in NEXT_TO_NOTHING:
+        assert abs(by_number(course, chapter).records[name]) < tolerance, name
+    for chapter, name in TRUE:
+        assert by_number(course, chapter).records[name] is True, name
+
+
+@pytest.mark.notebooks
+def test_00_to_02_skills_rewards_and_losses_make_sense(course):
     records = by_number(course, "00").records
-    assert records["alpha_0_equals_theta_0"] is True
     skill, reward = records["live_skill_by_alpha"], records["live_reward_by_alpha"]
     assert list(skill) == list(reward)
     assert [float(alpha) for alpha in skill][:: len(skill) - 1] == [0.0, 1.0]
     assert all(0 <= value <= 100 for value in skill.values())
     assert records["live_tax_points"] == pytest.approx(skill["1"] - skill["0"])
     assert records["recorded_seeds"] == recorded().seeds
-
-
-@pytest.mark.notebooks
-def test_01_a_log_likelihood_by_hand_is_that_of_lm_eval(course):
     records = by_number(course, "01").records
-    assert abs(records["log_likelihood_gap"]) < 1e-3
     scores, guessing = records["scores"], records["guessing"]
     assert len(guessing) == 7
     assert all(0 <= value <= 100 for value in (*scores.values(), *guessing.values()))
@@ -181,36 +226,24 @@ def test_01_a_log_likelihood_by_hand_is_that_of_lm_eval(course):
     families = [scores[name] for name in ("commonsense", "reading", "translation")]
     assert scores["skill"] == pytest.approx(sum(families) / 3)
     assert 0 <= records["slots_above_guessing"] <= 7
-
-
-@pytest.mark.notebooks
-def test_02_the_loss_by_hand_is_that_of_trl_and_theta_0_ends_its_replies(course):
     records = by_number(course, "02").records
-    assert records["sft_loss_by_hand"] == pytest.approx(records["sft_loss_trl"], abs=1e-4)
     assert records["sft_loss_last"] < records["sft_loss_first"]
     assert 0 <= records["finished_theta_0"] <= 100
 
 
 @pytest.mark.notebooks
-def test_03_the_bradley_terry_loss_by_hand_is_that_of_trl(course):
+def test_03_and_04_the_reward_model_can_be_trusted_and_fooled(course):
     records = by_number(course, "03").records
-    assert records["bt_loss_by_hand"] == pytest.approx(records["bt_loss_trl"], abs=1e-4)
     # people disagree with the gold order in some training pairs, not in most
     assert 0 < records["label_noise"] < 40
     assert -1 <= records["spearman_reward_gold"] <= 1
     assert all(0 <= share <= 1 for share in records["fooled_by"].values())
     # the bar of the course, on the recorded runs
     assert records["recorded_pair_accuracy"] >= 0.8
-
-
-@pytest.mark.notebooks
-def test_04_a_round_by_hand_is_the_round_of_the_library(course):
     records = by_number(course, "04").records
-    assert records["hand_round_difference"] < 1e-6
     # of more replies the best is no worse
     assert records["best_of_n_gain"] > 0
-    assert math.isfinite(records["kl"])
-    assert {"reward_gain", "gold_gain", "control_gain"} <= set(records)
+    assert {"kl", "reward_gain", "gold_gain", "control_gain"} <= set(records)
 
 
 @pytest.mark.notebooks
@@ -220,19 +253,12 @@ def test_05_the_tax_is_recorded_for_every_family(course):
     assert all(-100 <= tax <= 100 for tax in families)
     assert records["tax_skill"] == pytest.approx(sum(families) / 3)
     assert records["tax_low"] <= records["tax_high"]
-    assert records["items_lost"] >= 0
-    assert records["items_won"] >= 0
+    assert min(records["items_lost"], records["items_won"]) >= 0
 
 
 @pytest.mark.notebooks
-def test_06_each_loss_by_hand_is_that_of_the_library(course):
+def test_06_budgets_estimators_and_failures(course):
     records = by_number(course, "06").records
-    assert records["dpo_loss_by_hand"] == pytest.approx(records["dpo_loss_trl"], abs=1e-4)
-    assert records["rloo_loss_by_hand"] == pytest.approx(records["rloo_loss_trl"], abs=1e-3)
-    assert records["ppo_loss_by_hand"] == pytest.approx(records["ppo_loss_library"], abs=1e-4)
-    assert records["rloo_advantage_gap"] < 1e-3
-    assert records["gae_gap"] < 1e-3
-    assert records["kl_estimator_gap"] < 1e-6
     # of the three estimators only k1 is ever below zero
     assert records["k1_share_below_0"] > 0
     assert records["k3_lowest"] > -1e-9
@@ -300,17 +326,8 @@ def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(course):
 
 
 @pytest.mark.notebooks
-def test_09_the_average_by_hand_is_that_of_the_library(course):
+def test_09_the_front_and_its_ends(course):
     records = by_number(course, "09").records
-    for name in (
-        "alpha_0_equals_theta_0",
-        "alpha_1_equals_theta",
-        "by_hand_equals_theta_0_at_0",
-        "by_hand_equals_theta_at_1",
-        "extrapolation_refused",
-    ):
-        assert records[name] is True, name
-    assert records["by_hand_against_library_at_half"] < 1e-6
     # three unit slabs of 3, 2 and 1
     assert records["hypervolume_example"] == 6
     assert records["live_alphas"] == sorted(records["live_alphas"])
@@ -318,8 +335,9 @@ def test_09_the_average_by_hand_is_that_of_the_library(course):
     assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
     if len(records["seeds_with_single_parts"]) > 1:
         gaps = records["linear_minus_all"]
-        each = [gap for name, gap in gaps.items() if name.startswith("reward at")]
-        assert gaps["reward"] == pytest.approx(sum(each) / len(each))
+        each = [gap for name, gap in gaps.items()
+                if name.startswith("linear_vs_all@") and name.endswith(".reward")]  # fmt: skip
+        assert gaps["linear_vs_all.reward"] == pytest.approx(sum(each) / len(each))
     ends = by_number(course, "00").records["live_skill_by_alpha"]
     # the same study, seen from two chapters
     assert records["live_skill"][0] == pytest.approx(ends["0"])
@@ -329,11 +347,6 @@ def test_09_the_average_by_hand_is_that_of_the_library(course):
 @pytest.mark.notebooks
 def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
     records = by_number(course, "10").records
-    # the vectors written out are the votes, counted twice and four times
-    assert records["outputs_count_shared_twice"] < 1e-9
-    assert records["weights_count_shared_four_times"] < 1e-9
-    # five standard errors of a difference of two shares of 2000 draws or more
-    assert records["hand_accuracy"] == pytest.approx(records["library_accuracy"], abs=0.05)
     outputs, weights = records["gain_of_outputs_by_overlap"], records["gain_of_weights_by_overlap"]
     assert outputs["0"] == weights["0"] > 10
     assert outputs["20"] == weights["20"] == 0
@@ -341,8 +354,8 @@ def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
     assert outputs["10"] == pytest.approx(7.6, abs=2.5)
     assert weights["10"] == pytest.approx(-0.7, abs=2.5)
     assert records["verdict_same_labels_gain_more_outputs"] == "holds"
-    assert records["verdict_printed_formula_averaged_weights"] == "does not hold"
-    assert records["verdict_limit_describes_n_20"] == "does not hold"
+    assert records["verdict_printed_formula_averaged_weights"] == "opposite"
+    assert records["verdict_limit_describes_n_20"] == "opposite"
     # ten statements, of which that on F_p is asked for few features and for many
     assert len(records["agreement_with_paper"]) == 11
 
@@ -350,30 +363,20 @@ def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
 @pytest.mark.notebooks
 def test_11_ratios_by_hand_are_those_of_the_library(course):
     records = by_number(course, "11").records
-    assert records["objective_by_hand"] == pytest.approx(records["objective_of_library"], rel=1e-5)
     # sigmoids 0.8, 0.4, 0.4 at alpha 0.2: 0.1, 0.05, 0.05 as printed, 0.3, 0.15, 0.15 as meant
     assert records["mean_of_eq11_as_printed"] == pytest.approx(0.2 / 3)
     assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)
-    assert records["softmax_ratios_against_hand"] < 1e-9
     assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
     before, after = records["objective_before_and_after_one_pass"]
     assert before == pytest.approx(records["objective_equal"], abs=1e-5)
     assert after < before
-    # points of skill; by hand a curve is cut into steps
-    assert records["gap_at_equal_reward_by_hand"] == pytest.approx(
-        records["gap_at_equal_reward_of_library"], abs=0.05
-    )
     # no search ends above where it began: that point is among those it chooses from
     assert max(records["objective_by_search"].values()) <= records["objective_equal"] + 1e-6
     assert records["mean_ratio_as_printed"] == pytest.approx(0.2 / 3)
     assert records["mean_ratio_with_alpha_turned"] == pytest.approx(0.8)
     # 21 linear layers in a block of three, and Adam steps about as far each time
     assert 10 < records["score_moves_times_with_repeated_parameters"] < 40
-    ahead, surely = (
-        records["searches_ahead_of_averaging"],
-        records["searches_ahead_allowing_for_many_looks"],
-    )
+    ahead = records["searches_ahead_of_averaging"]
+    surely = records["searches_ahead_allowing_for_many_looks"]
     assert set(surely) <= set(ahead) <= set(records["verdict_searches_at_equal_reward"])
-    assert set(records["agreement_with_paper"].values()) <= {
-        "agrees", "disagrees", "cannot tell", "not recorded",
-    }  # fmt: skip
+    assert set(records["agreement_with_paper"].values()) <= set(VERDICTS)

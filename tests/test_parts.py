@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from alignment_tax.merge.average import MergeError, average
 from alignment_tax.merge.parts import (
+    Mixture,
     Partition,
-    PartSweep,
     block_names,
     block_shares,
     block_sizes,
@@ -47,13 +47,13 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture
-def sweep() -> PartSweep:
+def sweep() -> Mixture:
     model = llama(5)
-    return PartSweep(model, state(llama(0)), state(llama(1)), partition(model, 3))
+    return Mixture(model, state(llama(0)), state(llama(1)), partition(model, 3))
 
 
-def weights_of(sweep: PartSweep) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in sweep.ends.targets.items()}
+def weights_of(sweep: Mixture) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in sweep.targets.items()}
 
 
 # blocks
@@ -128,7 +128,7 @@ def test_more_blocks_than_layers_are_refused() -> None:
 def test_the_ends_are_exact_to_the_last_bit(dtype: torch.dtype) -> None:
     before, after = state(llama(0).to(dtype)), state(llama(1).to(dtype))
     model = llama(5).to(dtype)
-    sweep = PartSweep(model, before, after, partition(model, 3))
+    sweep = Mixture(model, before, after, partition(model, 3))
     sweep.set(dict.fromkeys(sweep.partition.parts, 1.0))
     assert same(state(model), after)
     sweep.set(dict.fromkeys(sweep.partition.parts, 0.0))
@@ -136,13 +136,13 @@ def test_the_ends_are_exact_to_the_last_bit(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5, 2 / 3])
-def test_equal_ratios_are_plain_averaging_to_the_bit(sweep: PartSweep, alpha: float) -> None:
+def test_equal_ratios_are_plain_averaging_to_the_bit(sweep: Mixture, alpha: float) -> None:
     sweep.set(dict.fromkeys(sweep.partition.parts, alpha))
     plain = average(state(llama(0)), state(llama(1)), alpha)
     assert all(torch.equal(tensor, plain[name]) for name, tensor in weights_of(sweep).items())
 
 
-def test_one_part_moves_and_the_others_stay_aligned(sweep: PartSweep) -> None:
+def test_one_part_moves_and_the_others_stay_aligned(sweep: Mixture) -> None:
     before, after = state(llama(0)), state(llama(1))
     sweep.set(one_part(sweep.partition, "middle", 0.25))
     for name, tensor in weights_of(sweep).items():
@@ -158,7 +158,7 @@ def test_each_part_by_hand() -> None:
     start = {"0.weight": torch.tensor([[0.0]]), "1.weight": torch.tensor([[1.0]])}
     end = {"0.weight": torch.tensor([[8.0]]), "1.weight": torch.tensor([[3.0]])}
     start["1.bias"], end["1.bias"] = torch.tensor([10.0]), torch.tensor([20.0])
-    sweep = PartSweep(model, start, end, PLAIN)
+    sweep = Mixture(model, start, end, PLAIN)
     sweep.set({"one": 0.25, "two": 0.5, "rest": 0.1})
     assert {n: t.item() for n, t in model.state_dict().items()} == {
         "0.weight": 2.0,
@@ -170,7 +170,7 @@ def test_each_part_by_hand() -> None:
 def test_the_model_may_hold_one_of_the_ends() -> None:
     model, after = llama(0), state(llama(1))
     before = state(model)
-    sweep = PartSweep(model, model.state_dict(), after, partition(model, 3))
+    sweep = Mixture(model, model.state_dict(), after, partition(model, 3))
     sweep.set(dict.fromkeys(sweep.partition.parts, 1.0))
     sweep.set(dict.fromkeys(sweep.partition.parts, 0.0))
     assert same(state(model), before)
@@ -222,7 +222,7 @@ def test_ratios_that_do_not_fit_are_refused() -> None:
         ratios_of_blocks(parts, [0.6] * 3, -0.1)
 
 
-def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: PartSweep) -> None:
+def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: Mixture) -> None:
     full = dict.fromkeys(sweep.partition.parts, 1.0)
     with pytest.raises(MergeError, match="There is no part 'head'"):
         sweep.set({**full, "head": 1.0})
@@ -257,14 +257,14 @@ def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: PartSweep) -> Non
 def test_what_is_no_partition_is_refused(parts: Partition, message: str) -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
     with pytest.raises(MergeError, match=message):
-        PartSweep(model, state(model), state(model), parts)
+        Mixture(model, state(model), state(model), parts)
 
 
 def test_other_depths_and_names_are_refused() -> None:
     model = llama(0)
     parts = partition(model, 3)
     with pytest.raises(MergeError, match="theta_0 has 3 layers and theta 4"):
-        PartSweep(model, state(model), state(llama(1, layers=4)), parts)
+        Mixture(model, state(model), state(llama(1, layers=4)), parts)
     renamed = {name.replace("up_proj", "up"): t for name, t in state(llama(1)).items()}
     with pytest.raises(MergeError, match=r"layers.0.mlp.up_proj.weight' is in theta_0 but not"):
-        PartSweep(model, state(model), renamed, parts)
+        Mixture(model, state(model), renamed, parts)

@@ -33,7 +33,7 @@ def test_the_real_model_shrinks_on_a_cpu_alone():
 
 def test_a_run_that_shrinks_says_at_which_size_it_runs(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(
-        "alignment_tax.pipeline.study.device", lambda: type("D", (), {"type": "cpu"})
+        "alignment_tax.pipeline.stages.run.device", lambda: type("D", (), {"type": "cpu"})
     )
     with caplog.at_level(logging.WARNING):
         study = Study("small", 0, Store(tmp_path))

@@ -18,7 +18,9 @@ from alignment_tax.models import load_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import Scorer
 from alignment_tax.store import verify_folder
+from alignment_tax.train import checkpoint
 from alignment_tax.train import pretrain as module
+from alignment_tax.train.checkpoint import saved_run
 from alignment_tax.train.pretrain import (
     IGNORED,
     Cycle,
@@ -290,9 +292,12 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
         patch.setattr(module, "weighted_loss", dies)
         with pytest.raises(KeyboardInterrupt):
             pretrain(MINI, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["chunk-0001"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "state-000001.safetensors",
+        "state.json",
+    ]
     assert_same(pretrain(MINI, tmp_path), undisturbed)
-    assert [path.name for path in tmp_path.iterdir()] == ["chunk-0002"]
+    assert saved_run(tmp_path)["tensors"] == "state-000002.safetensors"
 
 
 def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_path):
@@ -310,18 +315,18 @@ def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_pa
 
 def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        whole = module.save_file
+        whole = checkpoint.save_file
 
         def fills_the_disk(tensors, path):
-            if (tmp_path / "chunk-0001").exists():
+            if saved_run(tmp_path) is not None:
                 path.write_bytes(b"half of it")
                 raise OSError(28, "No space left on device")
             whole(tensors, path)
 
-        patch.setattr(module, "save_file", fills_the_disk)
+        patch.setattr(checkpoint, "save_file", fills_the_disk)
         with pytest.raises(OSError, match="No space left"):
             pretrain(MINI, tmp_path)
-    assert (tmp_path / "chunk-0001" / "state.safetensors").is_file()
+    assert (tmp_path / saved_run(tmp_path)["tensors"]).is_file()
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignment_tax import settings
-from alignment_tax.course import read_notebook
+from alignment_tax.notebooks import read_notebook
 
 NOTEBOOK = settings.notebooks_folder() / "11_a_ratio_per_block.ipynb"
 # answer of exercise 1 for the first example, and the right one's ratios for the others

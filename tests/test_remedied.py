@@ -8,40 +8,38 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench, presets
+from alignment_tax import presets
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, DistilConfig, distil
-from alignment_tax.models import load_state, measured
+from alignment_tax.models import load_state
+from alignment_tax.pipeline.stages import remedies
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import Grid
-from alignment_tax.spec import AVERAGED, COLUMNS, Spec, UnknownStage
+from alignment_tax.spec import COLUMNS, Spec, UnknownStage
 from alignment_tax.store import Store
 
 LAST = 2
 
 
-def with_remedies():
-    small = miniature()
-    # a reply of a better theta_0 ends: RSF keeps no others
-    sft = dataclasses.replace(small.sft, epochs=4)
-    grids = (
-        Grid("l2", (0.1, 1.0)),
-        Grid("lora", (4,)),
-        Grid("sma", (0.5, 1.0)),
-        Grid("ema", (0.5,)),
-        Grid("graft", (0.2, 0.5)),
-    )
-    return dataclasses.replace(small, sft=sft, remedies=grids, replay_documents=60)
+PLAIN = Spec("rsf", LAST, "distil")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(with_remedies(), 0, Store(tmp_path_factory.mktemp("remedied")))
+def study(store):
+    return Study(miniature(), 0, store)
 
 
 @pytest.fixture(scope="module")
 def plain(study):
-    return study.remedied("distil")
+    return study.artifact(PLAIN)
+
+
+def remedied(study, method, strength, rounds=LAST):
+    return study.artifact(Spec("rsf", rounds, method, strength=strength))
+
+
+def setting(study):
+    """What the distilled run of a study starts from."""
+    return remedies.setting(study, {}, LAST)
 
 
 def weights(artifact):
@@ -55,7 +53,7 @@ def same(one, other):
 
 def bare(name="l2"):
     """A study whose store is empty: nothing may be made for what is refused."""
-    return Study(with_remedies(), 0, Store(f"/nonexistent/{name}"))
+    return Study(miniature(), 0, Store(f"/nonexistent/{name}"))
 
 
 # the distillation style
@@ -65,7 +63,7 @@ def test_the_plain_run_is_one_finetuning_on_what_rsf_kept(study, plain):
     pool = study.pool()
     kept = [json.loads((study.rsf(r).path / "stats.json").read_text())["kept"] for r in (1, 2)]
     assert len(pool) == sum(kept) > 0
-    again = distil(study._setting({}, LAST))
+    again = distil(setting(study))
     assert same(dict(again.policy.state_dict()), weights(plain))
     stats = json.loads((plain.path / "stats.json").read_text())
     config = study.preset.distil
@@ -78,44 +76,44 @@ def test_the_plain_run_is_one_finetuning_on_what_rsf_kept(study, plain):
 
 def test_the_key_holds_all_that_determines_the_run(study, plain):
     assert set(plain.meta["parents"]) == {"theta_0", "reward", "round 1", "round 2"}
-    shorter = study.remedied("distil", rounds=1)
-    keys = {plain.key, shorter.key, study.remedied("l2", 0.1).key, study.remedied("l2", 1.0).key}
+    shorter = study.artifact(Spec("rsf", 1, "distil"))
+    keys = {plain.key, shorter.key, remedied(study, "l2", 0.1).key, remedied(study, "l2", 1.0).key}
     config = dataclasses.replace(study.preset.distil, epochs=1)
     other = Study(dataclasses.replace(study.preset, distil=config), 0, study.store)
-    assert len(keys | {other.remedied("distil").key}) == 5
+    assert len(keys | {other.artifact(PLAIN).key}) == 5
 
 
 def test_a_remedy_at_its_off_strength_is_the_plain_run(study, plain):
-    assert same(weights(study.remedied("l2", 0.0)), weights(plain))
-    assert same(weights(study.remedied("graft", 1.0)), weights(plain))
-    assert not same(weights(study.remedied("l2", 1.0)), weights(plain))
+    assert same(weights(remedied(study, "l2", 0.0)), weights(plain))
+    assert same(weights(remedied(study, "graft", 1.0)), weights(plain))
+    assert not same(weights(remedied(study, "l2", 1.0)), weights(plain))
 
 
 def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, plain, capfd):
-    runs = {name: study.remedied(*name) for name in [("sma", 0.5), ("sma", 1.0), ("ema", 0.5)]}
-    grafts = [study.remedied("graft", density) for density in (0.2, 0.5)]
+    runs = {name: remedied(study, *name) for name in [("sma", 0.5), ("sma", 1.0), ("ema", 0.5)]}
+    grafts = [remedied(study, "graft", density) for density in (0.2, 0.5)]
     said = capfd.readouterr().err
     assert said.count("Making averages along the plain run") == 1
     assert "Making the distilled run" not in said
     ends = [weights(artifact) for artifact in (*runs.values(), *grafts)]
     assert sum(same(one, other) for one in ends for other in ends) == len(ends)
     for (name, strength), artifact in runs.items():
-        alone = distil(study._setting({}, LAST), {name: strength}).policy
+        alone = distil(setting(study), {name: strength}).policy
         assert same(dict(alone.state_dict()), weights(artifact))
 
 
 def test_a_strength_outside_the_grid_is_run_by_itself(study, plain, capfd):
-    alone = distil(study._setting({}, LAST), {"sma": 0.75}).policy
-    assert same(dict(alone.state_dict()), weights(study.remedied("sma", 0.75)))
+    alone = distil(setting(study), {"sma": 0.75}).policy
+    assert same(dict(alone.state_dict()), weights(remedied(study, "sma", 0.75)))
     assert "Making the distilled run (sma 0.75)" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("first", "strength"), [("distil", None), ("l2", 0.1), ("lora", 4)])
 def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, strength):
-    end = study.remedied(first, strength)
+    end = remedied(study, first, strength)
     start = load_state(study.sft.path / "model")
     expected = average(start, weights(end), 0.25)
-    spec = Spec("rsf", LAST, first + AVERAGED, alpha=0.25, strength=strength)
+    spec = Spec("rsf", LAST, f"{first}+average", alpha=0.25, strength=strength)
     assert study.artifact(spec) == end
     assert same(dict(study.model(spec)[0].state_dict()), expected)
     chosen = {} if strength is None else {first: strength}
@@ -125,12 +123,12 @@ def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, stre
 def test_terms_combine_in_one_run(study, plain):
     both = study.distilled({"l2": 0.1, "kd": 1.0})
     assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
-    alone = distil(study._setting({}, LAST), {"l2": 0.1, "kd": 1.0}).policy
+    alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy
     assert same(dict(alone.state_dict()), weights(both))
 
 
 def test_replay_uses_text_of_the_world_and_its_own_key(study, plain):
-    one, other = study.remedied("replay", 0.5), study.remedied("replay_other", 0.5)
+    one, other = remedied(study, "replay", 0.5), remedied(study, "replay_other", 0.5)
     assert not same(weights(one), weights(other))
     assert one.meta["inputs"].keys() - plain.meta["inputs"].keys() == {"replay"}
     assert len(study.replay_documents()) == 60
@@ -164,18 +162,7 @@ def test_costs_are_those_of_the_training_behind_a_model(study, plain):
         assert study.cost(spec) is None
 
 
-def test_memory_is_measured_for_the_work_alone():
-    def work(size):
-        return measured(lambda: torch.ones(size, dtype=torch.float64).sum().item())
-
-    total, seconds, large = work(40_000_000)
-    assert total == 40_000_000
-    assert seconds > 0
-    assert large - work(10)[2] > 200
-
-
 def test_specs_of_methods_have_theta_0_and_no_doubles(study):
-    assert study.specs() == Study(miniature(), 0).specs()
     specs = study.specs(["l2", "l2", "distil", "early_stopping", "rsf"])
     assert specs[0] == Spec("sft")
     assert len(specs) == len(set(specs)) == 1 + 2 + 1 + 2 + len(study.preset.alphas)
@@ -209,9 +196,9 @@ def test_presets_record_every_remedy_at_strengths_that_it_knows():
 
 
 def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
-    off = study.remedied_rounds("l2", 0.0)
+    off = remedied(study, "l2_in_rounds", 0.0)
     assert same(weights(off), weights(study.rsf(LAST)))
-    strong = study.remedied_rounds("l2", 100.0)
+    strong = remedied(study, "l2_in_rounds", 100.0)
     start = load_state(study.sft.path / "model")
 
     def moved(artifact):
@@ -220,9 +207,8 @@ def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
 
     assert 0 < moved(strong) < 0.5 * moved(off)
     spec = Spec("rsf", LAST, "l2_in_rounds", strength=100.0)
-    assert study.artifact(spec) == strong
     both = [
-        json.loads((study.remedied_rounds("l2", 100.0, r).path / "stats.json").read_text())
+        json.loads((remedied(study, "l2_in_rounds", 100.0, r).path / "stats.json").read_text())
         for r in (1, 2)
     ]
     assert study.cost(spec)["seconds"] == sum(stats["seconds"] for stats in both)
@@ -230,7 +216,7 @@ def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
 
 
 def test_lora_inside_the_rounds_leaves_an_ordinary_policy(study):
-    end, start = weights(study.remedied_rounds("lora", 4)), weights(study.sft)
+    end, start = weights(remedied(study, "lora_in_rounds", 4)), weights(study.sft)
     assert set(end) == set(start)
     assert torch.equal(end["lm_head.weight"], start["lm_head.weight"])
     assert not same(end, start)
@@ -239,7 +225,7 @@ def test_lora_inside_the_rounds_leaves_an_ordinary_policy(study):
 def test_what_acts_along_or_afterwards_has_no_rounds_of_its_own():
     for name in ("sma", "graft", "average"):
         with pytest.raises(UnknownStage, match=rf"'{name}' needs no rounds of its own.*l1, l2"):
-            bare().remedied_rounds(name, 0.5)
+            remedied(bare(), f"{name}_in_rounds", 0.5)
 
 
 # bad input: refused before anything is made
@@ -266,59 +252,36 @@ def test_what_acts_along_or_afterwards_has_no_rounds_of_its_own():
 )
 def test_bad_strengths_are_refused_before_any_work(method, strength, message):
     with pytest.raises(ValueError, match=message):
-        bare().remedied(method, strength)
-    with pytest.raises(ValueError, match=message):
         bare().evaluate(Spec("rsf", LAST, method, strength=strength))
 
 
 def test_unknown_methods_rounds_and_presets_without_numbers_are_refused():
     with pytest.raises(UnknownStage, match=r"no method 'l3'.*distil.*l2"):
-        bare().remedied("l3", 1.0)
+        remedied(bare(), "l3", 1.0)
     with pytest.raises(UnknownStage, match=r"no method 'hmm'"):
         bare().evaluate(Spec("rsf", LAST, "hmm"))
     with pytest.raises(UnknownStage, match=r"no rsf round 3.* 1 to 2"):
-        bare().remedied("l2", 0.1, rounds=3)
+        remedied(bare(), "l2", 0.1, 3)
     with pytest.raises(UnknownStage, match="remedies work on the samples of rsf"):
         bare().artifact(Spec("rsf_random", LAST, "l2", strength=0.1))
     with pytest.raises(ValueError, match=r"'l2\+average' needs alpha"):
         bare().artifact(Spec("rsf", LAST, "l2+average", strength=0.1))
     with pytest.raises(ValueError, match="extrapolation"):
-        bare().remedied("average", 1.5)
+        bare().distilled({"average": 1.5})
     for alpha in (math.nan, 1.5):
         with pytest.raises(ValueError, match="alpha"):
             bare().evaluate(Spec("rsf", LAST, "l2+average", alpha, 0.1))
-    without = Study(dataclasses.replace(with_remedies(), distil=None), 0)
+    without = Study(miniature(distil=None), 0, Store("/nonexistent/none"))
     with pytest.raises(UnknownStage, match="set its `distil`"):
-        without.remedied("l2", 0.1)
+        remedied(without, "l2", 0.1)
 
 
 def test_replay_without_text_or_with_reported_items_is_refused(monkeypatch):
-    none = Study(dataclasses.replace(with_remedies(), replay_documents=0), 0)
+    none = Study(miniature(replay_documents=0), 0, Store("/nonexistent/none"))
     with pytest.raises(UnknownStage, match="no pretraining text to replay"):
-        none.remedied("replay", 1.0)
+        remedied(none, "replay", 1.0)
     study = bare()
-    monkeypatch.setattr(
-        "alignment_tax.pipeline.study.tiny_reported", lambda: [study.replay_documents()[7].text]
-    )
+    text = study.replay_documents()[7].text
+    monkeypatch.setattr("alignment_tax.pipeline.stages.remedies.tiny_reported", lambda: [text])
     with pytest.raises(ValueError, match="contains the reported text"):
-        study.remedied("replay", 1.0)
-
-
-# speed
-
-
-def test_the_bench_adds_up_what_all_strengths_of_a_seed_take(study, plain):
-    before = weights(plain)
-    found = bench.remedies(study, evaluation_seconds=60.0)
-    took = found["seconds"]
-    assert set(took) == {"distil", "along", "l2", "lora", "graft"}
-    assert min(took.values()) > 0
-    strengths = 2 * took["l2"] + took["lora"] + 2 * took["graft"]
-    assert found["training_seconds"] == pytest.approx(took["distil"] + took["along"] + strengths)
-    # the plain run, its averages but for both ends, and eight strengths
-    assert found["models"] == 1 + len(study.preset.alphas) - 2 + 8
-    assert found["total_minutes"] > found["models"]
-    # a minute of scoring a model is made up here; side by side they are scored in earnest
-    assert 0 < found["beside_minutes"] < found["total_minutes"]
-    assert same(before, weights(plain))
-    assert f"({found['models']} models), one seed" in bench.table_text({"remedies": found})
+        remedied(study, "replay", 1.0)

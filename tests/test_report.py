@@ -1,60 +1,48 @@
-"""The README's results are the recorded run's, and outputs kept in notebooks are clean."""
+"""The pages are those of the recorded runs; what one seed says is over its items."""
 
-import nbformat
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 
-from alignment_tax import outputs, remedies, report, settings
+from alignment_tax import presets, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
-from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
-from alignment_tax.stats import compare
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.items import bleu_statistics
+from alignment_tax.results.recorded import IDENTITY, Recorded, recorded, recorded_items
+from alignment_tax.spec import COLUMNS
+from alignment_tax.stats import claims
 
 
-def test_readme_shows_the_recorded_results():
-    page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
-    tables = (settings.results_folder() / "tiny" / report.TABLES_PAGE).read_text(encoding="utf-8")
-    said = report.told(recorded(), recorded_items())
-    assert report.fill(report.fill(page, said.answer, "answer"), said.results) == page, (
-        "README.md and data/results differ: run `alignment-tax report`"
-    )
-    assert said.tables == tables, (
-        "the page of all comparisons and the tables differ: run `alignment-tax report`"
-    )
-
-
-def test_the_page_of_remedies_is_that_of_the_recorded_run():
+def test_the_pages_are_those_of_the_recorded_run() -> None:
     folder = settings.results_folder() / "tiny"
-    page = (folder / "remedies.md").read_text(encoding="utf-8")
-    assert page == remedies.page(recorded(), recorded_items()) + "\n", (
-        "remedies.md and the tables differ: run `alignment-tax report`"
-    )
-    assert remedies.FIGURE in page
-    description = PIL.Image.open(folder / remedies.FIGURE).info["Description"]
+    page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
+    said = report.pages(recorded(), recorded_items(), claims.read("tiny"))
+    stale = "the pages and data/results differ: run `alignment-tax report`"
+    assert report.fill(report.fill(page, said.answer, "answer"), said.results) == page, stale
+    for name, text in ((report.TABLES_PAGE, said.tables), (report.REMEDIES_PAGE, said.remedies)):
+        assert (folder / name).read_text(encoding="utf-8") == text, stale
+        assert report.REMEDIES_FIGURE in text
+    description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
+    assert "does not hold" not in said.results + said.tables + said.remedies
 
 
-def test_every_refuted_claim_of_the_paper_has_a_reason():
-    table = remedies.claim_table(recorded().points)
-    refuted = table[(table["verdict"] == "does not hold") & (table["place"] != remedies.OURS)]
-    assert len(refuted)
-    assert [claim for claim in refuted["claim"] if not remedies.reason(claim)] == []
+def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
+    run, items = recorded(report.REAL), recorded_items(report.REAL)
+    found = report.over_items(run, items)
+    kept = claims.read(report.REAL)
+    assert found["id"].tolist() == kept["id"].tolist()
+    np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
+    page = (settings.results_folder() / report.REAL / "README.md").read_text(encoding="utf-8")
+    assert page == report.one_seed_page(run, items, kept)
 
 
-def test_names_are_told_by_their_verdicts():
-    words = ("ahead of", "behind", "undecided")
-    found = {
-        name: compare.compare_seeds(gaps)
-        for name, gaps in {"A, 1": [1, 1.1], "B": [-1, -1.1], "C": [-1, 1], "D": [2, 2.1]}.items()
-    }
-    said = report.by_verdict(found, words)
-    assert said == "ahead of: *A, 1*, *D*; behind: *B*; undecided: *C*"
-    assert report.by_verdict({"C": found["C"]}, words) == "ahead of: none; undecided: *C*"
-    assert report.by_verdict(dict.fromkeys("CDEF", found["C"]), words) == (
-        "ahead of: none; undecided: all 4"
-    )
-
-
-def test_the_fill_needs_both_marks():
+def test_the_fill_needs_both_marks() -> None:
     with pytest.raises(ValueError, match="must hold"):
         report.fill("no marks", "text")
     start, end = report.marks("results")
@@ -63,17 +51,16 @@ def test_the_fill_needs_both_marks():
     assert "old" not in filled
     with pytest.raises(ValueError, match="answer: start"):
         report.fill(page, "new", "answer")
-    assert filled.startswith("a\n")
-    assert filled.endswith("\nb")
+    assert (filled[:2], filled[-2:]) == ("a\n", "\nb")
     assert report.fill(filled, "new") == filled
 
 
-def test_recorded_run_has_every_model_of_every_seed():
+def test_recorded_run_has_every_model_of_every_seed() -> None:
     run = recorded()
     # an algorithm may be recorded for fewer seeds than RSF, but then whole
     models = run.points.groupby(["algorithm", "method", "seed"]).size()
     assert (models.groupby(["algorithm", "method"]).nunique() == 1).all()
-    assert len(run.seeds) >= 2
+    assert len(run.seeds) >= 5
     averages = run.points[run.points["method"] == "average"]
     for _, alphas in averages.groupby(["algorithm", "seed"])["alpha"]:
         assert sorted(alphas) == pytest.approx([i / 10 for i in range(11)])
@@ -81,11 +68,7 @@ def test_recorded_run_has_every_model_of_every_seed():
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
 
 
-def test_five_seeds_are_recorded():
-    assert len(recorded().seeds) >= 5
-
-
-def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record():
+def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record() -> None:
     points = recorded().points
     theta_0 = points[points["algorithm"] == "sft"].set_index("seed")["key"]
     averages = points[points["method"] == "average"]
@@ -97,38 +80,74 @@ def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record():
         assert ends[1.0] == trained.sort_values("rounds")["key"].iloc[-1]
 
 
-def executed(cells):
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["widgets"] = {"state": {}}
-    return notebook
+# --- one seed, over items -------------------------------------------------------------------------
+
+REFERENCE = "the black cat sleeps in the old house"
+KEYS = {"sft": "k0", "rsf": "k1", "average": "k2"}
 
 
-def test_kept_outputs_have_no_debris():
-    code = nbformat.v4.new_code_cell("1 + 1")
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 00 A"), code])
-    ran = nbformat.v4.new_code_cell("1 + 1")
-    ran.metadata["papermill"] = {"start_time": "now"}
-    ran.outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="bar"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept"),
-        nbformat.v4.new_output(
-            "display_data",
-            {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"},
-        ),
+def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
+    """Items of three models: `right` of n items are right in every slot."""
+    rows = []
+    for model, count in right.items():
+        for item in range(n):
+            good = item < count
+            for slot in ("one_hop", "span"):
+                blank = dict.fromkeys(BLEU_COLUMNS, np.nan)
+                rows.append((KEYS[model], slot, item, float(good), blank))
+            counts = bleu_statistics(REFERENCE, REFERENCE if good else "no")
+            own = dict(zip(BLEU_COLUMNS, counts, strict=True))
+            rows.append((KEYS[model], "bleu", item, np.nan, own))
+    return pd.DataFrame(
+        [{"key": k, "slot": s, "item": i, "value": v, "seed": 0, **b} for k, s, i, v, b in rows]
+    )
+
+
+def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
+    rows = [
+        {"algorithm": "sft", "method": "none", "rounds": 0, "key": "k0", "skill": 90.0},
+        {"algorithm": "rsf", "method": "none", "rounds": 1, "key": "old", "skill": 50.0},
+        {"algorithm": "rsf", "method": "none", "rounds": 2, "key": "k1", "skill": 50.0},
+        {"algorithm": "rsf", "method": "average", "alpha": 0.5, "rounds": 2, "key": "k2"},
     ]
-    injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
-    kept = outputs.clean(executed([injected, ran]), source)
-    assert [o.text for o in kept.cells[1].outputs] == ["kept"]
-    assert "papermill" not in kept.cells[1].metadata
-    assert "widgets" not in kept.metadata
-    assert len(kept.cells) == 2
+    table = pd.DataFrame(rows, columns=COLUMNS).assign(study="small", seed=0, n_items=120)
+    table = table.fillna(
+        {"one_hop": 1, "span": 1, "bleu": 1, "skill": 1, "reward": 0, "gold": 0, "kl": 0}
+    )
+    small = presets.fit_to_device(presets.SMALL, "cpu")
+    seconds = {"all stages": 600.0}
+    provenance = {"preset": presets.as_dict(small), "device": "cpu", "threads": 2,
+                  "seconds_of_stages_last_seed": seconds}  # fmt: skip
+    return Recorded(table, pd.DataFrame(), pd.DataFrame({"margin": margins}), provenance)
 
 
-def test_outputs_of_another_notebook_or_a_failed_run_are_refused():
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
-    with pytest.raises(ValueError, match="run it again"):
-        outputs.clean(executed([nbformat.v4.new_code_cell("2 + 2")]), source)
-    failed = nbformat.v4.new_code_cell("1 + 1")
-    failed.outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
-    with pytest.raises(ValueError, match="error"):
-        outputs.clean(executed([failed]), source)
+def test_costs_of_one_seed_are_paired_by_item() -> None:
+    found = report.over_items(run(), items({"sft": 36, "rsf": 20, "average": 30}))
+    cost = claims.one(found, "tax.rsf.reading")
+    assert cost["difference"] == pytest.approx(-100 * (36 - 20) / 40)
+    # 16 of 40 items were lost: the standard error of the paired difference is 7.7 points
+    assert cost["high"] == pytest.approx(-40 + 1.96 * 7.75, abs=2.5)
+    assert (cost["verdict"], cost["n_seeds"]) == ("holds", 1)
+    assert claims.one(found, "average.rsf@0.5.skill")["difference"] > 0
+    # what is no skill has no items
+    assert not found["id"].str.startswith("gain.").any()
+    alike = report.over_items(run(), items({"sft": 20, "rsf": 20, "average": 20}))
+    assert set(alike["verdict"]) == {"negligible"}
+
+
+def test_the_page_says_how_large_the_run_was_and_leaves_missing_slots_out() -> None:
+    table = items({"sft": 36, "rsf": 20, "average": 30})
+    found = report.over_items(run(), table)
+    page = report.one_seed_page(run(), table, found)
+    small = presets.fit_to_device(presets.SMALL, "cpu")
+    assert f"{small.rsf.rounds} rounds of RSF" in page
+    assert f"first {small.eval.limit} items" in page
+    assert "orders 75 % ± 42" in page
+    assert "no better than a coin" in page
+    sure = run((1.0,) * 90 + (-1.0,) * 10)
+    assert "coin, so what it chose" in report.one_seed_page(sure, table, found)
+    assert "SQuAD" in page
+    assert "RACE" not in page
+    two = replace(run(), points=pd.concat([run().points, run().points.assign(seed=1)]))
+    with pytest.raises(ValueError, match="2 seeds"):
+        report.one_seed_page(two, table, found)

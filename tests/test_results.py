@@ -7,32 +7,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_remedied import with_remedies
+from conftest import miniature
 
 from alignment_tax import settings
-from alignment_tax.pipeline.record import (
-    PORTION,
+from alignment_tax.pipeline.record import PORTION, check_same_start, portions, record
+from alignment_tax.pipeline.study import Study
+from alignment_tax.results.points import curve_rows
+from alignment_tax.results.recorded import (
+    IDENTITY,
     RecordError,
-    add,
-    check_same_start,
+    merge_results,
     merge_rows,
-    portions,
-    record,
+    recorded,
     write_tables,
     written,
 )
-from alignment_tax.pipeline.study import Study
-from alignment_tax.results.points import curve_rows
-from alignment_tax.results.recorded import IDENTITY, recorded
 from alignment_tax.spec import COLUMNS, Spec, UnknownStage
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder of runs and one of results, shared by the tests of this file."""
+def place(runs, tmp_path_factory):
+    """A folder of results, shared by the tests of this file."""
     top = tmp_path_factory.mktemp("recording")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(settings.RUNS_VARIABLE, str(top / "runs"))
+        patch.setenv(settings.RUNS_VARIABLE, str(runs))
         patch.setattr(settings, "results_folder", lambda: top / "results")
         yield top / "results" / "miniature"
 
@@ -40,14 +38,14 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def before(place):
     """The tables of a recording without remedies."""
-    record(with_remedies(), [0])
+    record(miniature(), [0])
     return read(place)
 
 
 @pytest.fixture(scope="module")
 def after(place, before):
     """The tables after two methods were added."""
-    record(with_remedies(), [0], methods=["l2", "graft"])
+    record(miniature(), [0], methods=["l2", "graft"])
     return read(place)
 
 
@@ -87,7 +85,7 @@ def test_costs_are_recorded_for_remedies_alone(before, after):
 
 
 def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, monkeypatch):
-    record(with_remedies(), [0], methods=["graft", "l2"])
+    record(miniature(), [0], methods=["graft", "l2"])
     assert "Making" not in capfd.readouterr().err
     again = read(place)
     for name in ("points", "costs", "rounds"):
@@ -117,7 +115,7 @@ def test_a_provenance_of_one_call_is_read_and_kept(place, after, tmp_path, monke
     (folder / "provenance.json").write_text(json.dumps({"command": "old"}))
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     assert recorded("miniature").provenance == {"command": "old"}
-    record(with_remedies(), [0], methods=["l2"])
+    record(miniature(), [0], methods=["l2"])
     assert [call["command"].split()[0] for call in recorded("miniature").calls] == [
         "old",
         "alignment-tax",
@@ -135,7 +133,7 @@ def test_rows_of_another_theta_0_are_not_added_to(
     stored = (tmp_path / "miniature" / "points.csv").read_bytes()
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
-        record(with_remedies(), [0], methods=["lora"])
+        record(miniature(), [0], methods=["lora"])
     assert [path.name for path in (tmp_path / "miniature").iterdir()] == ["points.csv"]
     assert (tmp_path / "miniature" / "points.csv").read_bytes() == stored
 
@@ -144,7 +142,7 @@ def test_a_new_recording_says_which_rows_it_drops(place, after, tmp_path, monkey
     (tmp_path / "miniature").mkdir()
     after["points"].to_csv(tmp_path / "miniature" / "points.csv", index=False)
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
-    record(with_remedies(), [0])
+    record(miniature(), [0])
     assert "rows of graft, l2 with them" in capfd.readouterr().err
     again = pd.read_csv(tmp_path / "miniature" / "points.csv")
     assert set(again["method"]) == {"none", "average"}
@@ -154,7 +152,7 @@ def test_unknown_methods_are_refused_before_anything_runs(tmp_path, monkeypatch)
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     with pytest.raises(UnknownStage, match="no method 'l3'"):
-        record(with_remedies(), [0], methods=["l2", "l3"])
+        record(miniature(), [0], methods=["l2", "l3"])
     assert not list(tmp_path.iterdir())
 
 
@@ -162,7 +160,7 @@ def test_methods_are_made_side_by_side(place, after, tmp_path, monkeypatch, capf
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    record(with_remedies(), [0], jobs=9, methods=["l2", "graft"])
+    record(miniature(), [0], jobs=9, methods=["l2", "graft"])
     assert "Seeds left: none" in capfd.readouterr().err
     points = read(tmp_path / "miniature")["points"]
     same = after["points"].merge(points, on=COLUMNS)
@@ -256,7 +254,7 @@ def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
 
 
 def test_theta_0_is_checked_only_where_it_is_stored(place, after):
-    study = Study(dataclasses.replace(with_remedies(), model="data/none"), 0)
+    study = Study(dataclasses.replace(miniature(), model="data/none"), 0)
     check_same_start(pd.DataFrame(), study)
     other = after["points"].assign(seed=7)
     check_same_start(other, study)
@@ -265,7 +263,7 @@ def test_theta_0_is_checked_only_where_it_is_stored(place, after):
 # tables from elsewhere
 
 
-def recorded_elsewhere(tmp_path, monkeypatch, seed, theta_0=60.0, study="tiny"):
+def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     """Write the tables of one seed into a folder of their own, as `record` does."""
     folder = tmp_path / f"elsewhere{seed}" / study
     folder.mkdir(parents=True)
@@ -288,7 +286,7 @@ def test_tables_from_two_machines_become_one(tmp_path, monkeypatch):
     here = tmp_path / "here"
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
     for seed in (3, 4):
-        assert add(recorded_elsewhere(tmp_path, monkeypatch, seed), "tiny") == [seed]
+        assert merge_results(recorded_elsewhere(tmp_path, seed), "tiny") == [seed]
     points = pd.read_csv(here / "tiny" / "points.csv")
     assert list(zip(points["seed"], points["algorithm"], strict=True)) == [
         (3, "sft"),
@@ -306,10 +304,10 @@ def test_tables_from_two_machines_become_one(tmp_path, monkeypatch):
 def test_adding_the_same_tables_twice_changes_nothing(tmp_path, monkeypatch):
     here = tmp_path / "here"
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
-    source = recorded_elsewhere(tmp_path, monkeypatch, 3)
-    add(source, "tiny")
+    source = recorded_elsewhere(tmp_path, 3)
+    merge_results(source, "tiny")
     before = {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
-    add(source, "tiny")
+    merge_results(source, "tiny")
     assert before == {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
     assert len(pd.read_parquet(here / "tiny" / "items.parquet")) == 2
     assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 1
@@ -318,18 +316,18 @@ def test_adding_the_same_tables_twice_changes_nothing(tmp_path, monkeypatch):
 def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, monkeypatch):
     here = tmp_path / "here"
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
-    add(recorded_elsewhere(tmp_path, monkeypatch, 3), "tiny")
+    merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
     before = (here / "tiny" / "points.csv").read_bytes()
-    other = recorded_elsewhere(tmp_path / "b", monkeypatch, 3, theta_0=61.0)
+    other = recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0)
     with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
-        add(other, "tiny")
+        merge_results(other, "tiny")
     assert (here / "tiny" / "points.csv").read_bytes() == before
 
 
 def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path / "here")
     with pytest.raises(RecordError, match=r"needs points\.csv"):
-        add(tmp_path, "tiny")
+        merge_results(tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
-        add(recorded_elsewhere(tmp_path, monkeypatch, 1, study="smoke"), "tiny")
+        merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
     assert not (tmp_path / "here").exists()

@@ -16,16 +16,18 @@ from alignment_tax import presets
 from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
-from alignment_tax.merge.parts import PartSweep, ratios_of_blocks
+from alignment_tax.merge.parts import Mixture, ratios_of_blocks
 from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
-from alignment_tax.pipeline.record import merge_rows, record
+from alignment_tax.pipeline.record import record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
-from alignment_tax.results.recorded import IDENTITY
+from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, ratios_text, simplest
+from alignment_tax.stats.claims import versus
+from alignment_tax.stats.methods import method_table
 from alignment_tax.store import Store
 from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies
@@ -34,8 +36,8 @@ LAST, K, ALPHA = 2, 3, 0.3
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(miniature(), 0, Store(tmp_path_factory.mktemp("searches")))
+def study(store):
+    return Study(miniature(), 0, store)
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +139,8 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
     assert objective(one, chosen).item() == first
 
     # by hand: the mixture by another way, replies and rewards one by one
-    network, tokenizer, sweep = study.part_sweep(blocks=K)
-    assert isinstance(sweep, PartSweep)
+    network, tokenizer, sweep = study.mixture(K)
+    assert isinstance(sweep, Mixture)
     sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
     rsf = study.preset.rsf
     every = study.world.prompts(10**6, study.seed, "rlhf")
@@ -153,7 +155,7 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
         batch_size=rsf.sampling_batch,
         seed=study.seed,
     )
-    rewards = study.rewards(prompts, [group[0].text for group in replies])
+    rewards = study.rewards(prompts, [group[0] for group in replies])
     assert first == pytest.approx(-np.mean(rewards), rel=1e-6)
 
 
@@ -249,7 +251,7 @@ def test_released_ratios_are_scored_with_embeddings_and_norms_of_theta_0(study, 
 def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, alpha):
     """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
     equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
-    monkeypatch.setattr(study, "ratios", lambda *arguments: equal)
+    monkeypatch.setattr("alignment_tax.pipeline.stages.ratios.found_by", lambda *_: equal)
     spec = study.resolved(Spec("rsf", LAST, "hma", alpha, part="K=3"))
     assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
 
@@ -420,7 +422,9 @@ def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
 
 def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
     monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path)
-    monkeypatch.setattr("alignment_tax.results.Study", lambda p, s: Study(p, s, study.store))
+    monkeypatch.setattr(
+        "alignment_tax.pipeline.record.Study", lambda p, s: Study(p, s, study.store)
+    )
     record(miniature(), [0], methods=["part"])
     points = pd.read_csv(tmp_path / "miniature" / "points.csv")
     parts = points[points["method"] == "part"]
@@ -501,21 +505,16 @@ def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
 
 
 def test_hma_is_compared_with_averaging_by_the_area_of_its_front():
-    from alignment_tax.remedies import ahead, gained, method_table, recorded_methods
-
-    points = gained(by_hand())
+    points = by_hand()
     # above reward 0 and skill 60. Averages at reward 0.2, 0.6, 1: skill 76, 68, 60, so
     # 0.2 * 16 + 0.4 * 8; HMA of seed 0: skill 81, 73, so 0.2 * 21 + 0.4 * 13; of seed 1 one more
-    found = ahead(points, "hma", "average")
+    found = versus(points, "rsf/hma", "rsf/average", measure="hypervolume")
     assert found.n_seeds == 2
     gaps = [(0.2 * 21 + 0.4 * 13) - 6.4, (0.2 * 22 + 0.4 * 14) - 6.4]
     assert found.difference == pytest.approx(np.mean(gaps))
-    assert recorded_methods(points) == [
-        "average",
-        "early_stopping",
-        *sorted({"hma", "adamerging", "hma_released"}),
-    ]
-    table = method_table(by_hand(), pd.DataFrame(), against="average").set_index("method")
+    table = method_table(points, pd.DataFrame(), "average").set_index("method")
+    assert list(table.index)[:2] == ["average", "early_stopping"]
+    assert set(table.index[2:]) == {"hma", "adamerging", "hma_released"}
     assert table.loc["hma", "ahead"] == pytest.approx(-np.mean(gaps))
     assert table.loc["hma", "points"] == 4
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from alignment_tax import store
+from alignment_tax.provenance import git_commit
 from alignment_tax.store import (
     ArtifactError,
     DamagedArtifact,
@@ -20,7 +21,6 @@ from alignment_tax.store import (
     MissingArtifact,
     Store,
     artifact_key,
-    git_commit,
     verify_folder,
     write_manifest,
 )
@@ -97,8 +97,8 @@ def test_a_parent_changes_the_key_and_a_label_does_not(tmp_path):
     store, make = Store(tmp_path), Counting()
     one = get(store, Counting("one"), {"seed": 1})
     two = get(store, Counting("two"), {"seed": 2})
-    keys = {store.get("rsf", {}, make, parents={"theta_0": p}).key for p in (one, two, one.key)}
-    assert len(keys) == 2, "an artifact and its key must mean the same parent"
+    keys = {store.get("rsf", {}, make, parents={"theta_0": p}).key for p in (one, two)}
+    assert len(keys) == 2
     get(store, make, {"seed": 1}, config={"note": "shown, not used"})
     assert make.runs == 2
 
@@ -224,23 +224,10 @@ def test_a_shipped_folder_that_is_not_there_is_named(tmp_path):
 
 def test_a_missing_parent_is_named_and_nothing_is_made(tmp_path):
     make = Counting()
-    with pytest.raises(MissingArtifact, match="starts from 'reward model', which does not exist"):
-        Store(tmp_path).get("rsf", {}, make, parents={"reward model": "a" * 64})
     gone = store.Artifact(tmp_path / "base", "b" * 64, {})
     with pytest.raises(MissingArtifact, match="starts from 'base', which does not exist"):
         Store(tmp_path).get("rsf", {}, make, parents={"base": gone})
     assert make.runs == 0
-
-
-def test_require_returns_what_exists_and_names_what_does_not(tmp_path):
-    store = Store(tmp_path)
-    made = get(store, Counting())
-    assert Store(tmp_path).require("sft", made.key) == made
-    with pytest.raises(MissingArtifact, match=r"theta_0 .* Run the stage that makes it first"):
-        store.require("sft", "c" * 64, "theta_0")
-    flip(made.path)
-    with pytest.raises(DamagedArtifact, match=r"model\.txt was altered"):
-        Store(tmp_path).require("sft", made.key)
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path):

@@ -1,6 +1,5 @@
 """A whole study in miniature: same numbers twice, through kills, damage and two runs at once."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,22 +15,17 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import bench, settings
+from alignment_tax import settings
 from alignment_tax.merge.average import MergeError
-from alignment_tax.merge.hma import (
-    HmaConfig,
-    ReplyLikelihood,
-    epoch_batches,
-    learn_ratios,
-    softmax_ratios,
-)
+from alignment_tax.mitigate import Treatment
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import rounds_table, run_side_by_side
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import UnknownPreset
-from alignment_tax.settings import repo_root
+from alignment_tax.presets import Grid, UnknownPreset
+from alignment_tax.registry import REMEDIES, Remedy
 from alignment_tax.spec import COLUMNS, Spec, UnknownStage, ratios_text
 from alignment_tax.store import MissingArtifact, Store
+from alignment_tax.train.algorithms import ALGORITHMS
 
 SCRIPT = """
 import sys
@@ -39,58 +33,18 @@ from pathlib import Path
 from conftest import miniature
 from alignment_tax.store import Store
 from alignment_tax.pipeline.study import Study
-study = Study(miniature(), 0, Store(Path(sys.argv[1])))
-print("key", {stage}.key)
+Study(miniature(), 0, Store(Path(sys.argv[1]) / "artifacts")).rsf(2)
 """
 
 
-def start(store, stage):
-    """Start a process that asks for a stage of the miniature study in the folder `store`."""
-    paths = [str(repo_root() / "lib"), str(Path(__file__).parent)]
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(stage=stage), str(store)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(miniature(), 0, Store(tmp_path_factory.mktemp("undisturbed")))
+def study(store):
+    return Study(miniature(), 0, store)
 
 
 @pytest.fixture(scope="module")
 def points(study):
     return study.points()
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A store whose run was killed with SIGKILL in the middle of the second round of RSF."""
-    store = tmp_path_factory.mktemp("killed")
-    process = start(store, "study.rsf(2)")
-
-    def second_round():
-        finished = [path for path in store.glob("rsf/*/meta.json") if path.parent.name[0] != "."]
-        return finished and list(store.glob("rsf/.*.tmp-*"))
-
-    try:
-        wait_until(second_round, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    return store
 
 
 def row(points, algorithm, rounds, method="none", alpha=None):
@@ -152,26 +106,51 @@ def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
     assert not {str(p) for p in first} & {str(p) for p in second}
 
 
-def test_held_out_pairs_measure_the_reward_model(study, points, preset):
+def test_held_out_pairs_measure_the_reward_model(study, preset):
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
     stats = json.loads((study.reward.path / "stats.json").read_text())
     assert len(pairs) == stats["held_out_pairs"] == preset.reward.validation_pairs
     assert stats["pair_accuracy"] == pytest.approx((pairs["margin"] > 0).mean())
 
 
-def test_seeds_side_by_side_give_the_same_numbers(study, points, tmp_path, monkeypatch):
+def test_seeds_side_by_side_and_a_kill_in_between_change_no_number(
+    points, tmp_path, monkeypatch, capfd
+):
+    """Another store, several processes, one of them killed in a round: the same last digits."""
+    paths = [str(settings.repo_root() / "lib"), str(Path(__file__).parent)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stderr=subprocess.PIPE,
+    )
+    end, rsf = time.monotonic() + 240, tmp_path / "artifacts" / "rsf"
+    while not ([*rsf.glob("[!.]*/meta.json")] and [*rsf.glob(".*.tmp-*")]):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
     run_side_by_side(miniature(), [0, 1], jobs=2)
+    said = capfd.readouterr().err
+    assert said.count("Making rsf round 2 of 2 (miniature, seed 0)") == 1
+    for finished in ("theta_0", "the reward model", "rsf round 1 of 2"):
+        assert f"Making {finished} (miniature, seed 0)" not in said
+    assert not list((tmp_path / "artifacts").glob("*/.*.tmp-*"))
     monkeypatch.setattr(Store, "_make", None)  # nothing is left to be made
-    pd.testing.assert_frame_equal(Study(miniature(), 0).points(), points)
-    assert set(Study(miniature(), 1).points()["seed"]) == {1}
+    again, other = (Study(miniature(), seed) for seed in (0, 1))
+    pd.testing.assert_frame_equal(again.points(), points, check_exact=True)
+    # another seed is another study
+    assert set(other.points()["seed"]) == {1}
+    assert other.round_prompts(1) != again.round_prompts(1)
+    states = [load_state(each.sft.path / "model") for each in (again, other)]
+    assert not torch.equal(*(state["lm_head.weight"] for state in states))
 
 
 def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    broken = dataclasses.replace(miniature(), model="data/none")
     with pytest.raises(MissingArtifact, match="the base model is not in"):
-        run_side_by_side(broken, [0, 1], jobs=2)
+        run_side_by_side(miniature(model="data/none"), [0, 1], jobs=2)
 
 
 # the ends of the average
@@ -185,20 +164,11 @@ def test_alpha_0_and_1_are_theta_0_and_rsf_to_the_bit(study, points):
     for alpha, folder in ((1.0, study.rsf(2).path), (0.0, study.sft.path)):
         sweep.set(0.3)
         sweep.set(alpha)
-        end = load_state(folder / "model")
-        own = model.state_dict()
+        end, own = load_state(folder / "model"), model.state_dict()
         assert set(end) == set(own)
         assert all(torch.equal(own[name], end[name]) for name in own)
     sweep.set(1.0)
     assert study.scorer.score(model, tokenizer).metrics == study.scores(Spec("rsf", 2)).metrics
-
-
-def test_an_average_in_between_lies_between(study, points):
-    model, _, sweep = study.sweep()
-    sweep.set(0.5)
-    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(2).path / "model")
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, (start[name] + end[name]) / 2)
     middle = row(points, "rsf", 2, "average", 0.5)
     assert middle["key"] not in {row(points, "sft", 0)["key"], row(points, "rsf", 2)["key"]}
 
@@ -206,41 +176,30 @@ def test_an_average_in_between_lies_between(study, points):
 # part by part
 
 
-def ratio(name):
-    """The ratio of a tensor under 0.6 | 0.4 | 0.2 for nine layers in three blocks, mean 0.4."""
-    if ".layers." not in name or "norm" in name:
-        return 0.4
-    return (0.6, 0.4, 0.2)[int(name.split(".layers.")[1].split(".")[0]) // 3]
-
-
-def assert_mixed(study, model, ratio_of):
+def assert_mixed(study, spec, ratio_of):
     """Every tensor of the model is (1 - r) theta_0 + r theta, with r = ratio_of(its name)."""
+    model, _ = study.model(spec)
     start, end = load_state(study.sft.path / "model"), load_state(study.rsf(2).path / "model")
     for name, tensor in model.state_dict().items():
         r = ratio_of(name)
         torch.testing.assert_close(tensor, (1 - r) * start[name] + r * end[name])
 
 
-def test_one_part_is_averaged_and_the_others_stay_aligned(study):
-    model, _ = study.model(Spec("rsf", 2, "part", 0.25, part="middle"))
-    layers = [f".layers.{number}." for number in (3, 4, 5)]
-
-    def middle(name):
-        inside = any(layer in name for layer in layers) and "norm" not in name
-        return 0.25 if inside else 1.0
-
-    assert_mixed(study, model, middle)
-    # a plain average in between leaves nothing behind
-    study.model(Spec("rsf", 2, "average", 0.5))
-    model, _ = study.model(Spec("rsf", 2, "part", 0.25, part="norms"))
-    assert_mixed(study, model, lambda name: 0.25 if "norm" in name else 1.0)
+def block(name):
+    """The third of nine layers that a tensor is in, None outside of them and for norms."""
+    outside = ".layers." not in name or "norm" in name
+    return None if outside else int(name.split(".layers.")[1].split(".")[0]) // 3
 
 
-def test_hma_has_a_ratio_for_each_block_and_alpha_for_the_rest(study):
-    part = ratios_text((0.6, 0.4, 0.2))
-    assert part == "0.6|0.4|0.2"
-    model, _ = study.model(Spec("rsf", 2, "hma", 0.4, part=part))
-    assert_mixed(study, model, ratio)
+def test_a_part_or_a_block_is_mixed_by_its_own_ratio_and_leaves_nothing_behind(study):
+    middle = Spec("rsf", 2, "part", 0.25, part="middle")
+    assert_mixed(study, middle, lambda name: 0.25 if block(name) == 1 else 1.0)
+    assert_mixed(study, Spec("rsf", 2, "average", 0.5), lambda name: 0.5)
+    norms = Spec("rsf", 2, "part", 0.25, part="norms")
+    assert_mixed(study, norms, lambda name: 0.25 if "norm" in name else 1.0)
+    hma = Spec("rsf", 2, "hma", 0.4, part="0.6|0.4|0.2")
+    of_blocks = {None: 0.4, 0: 0.6, 1: 0.4, 2: 0.2}
+    assert_mixed(study, hma, lambda name: of_blocks[block(name)])
 
 
 def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_once(study, points):
@@ -253,8 +212,7 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
         Spec("rsf", 2, "hma", 0.0, part="0|0|0"),
     ]
     table = study.points(specs)
-    assert table["part"].tolist() == [spec.part for spec in specs]
-    assert table["method"].tolist() == [spec.method for spec in specs]
+    assert [Spec.of_row(each) for each in table.to_dict("records")] == specs
     known = [
         row(points, "rsf", 2)["key"],
         row(points, "rsf", 2, "average", 0.5)["key"],
@@ -264,40 +222,25 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
     assert len({*table["key"][:2], *points["key"]}) == 2 + points["key"].nunique()
 
 
-def test_parts_and_methods_that_make_no_sense_are_refused(study):
-    for spec, error, message in (
-        (Spec("rsf", 2, "part", 0.5, part="top"), MergeError, "no part 'top'.*input, middle"),
-        (Spec("rsf", 2, "part", 0.5), ValueError, "part needs a part and an alpha"),
-        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be alpha"),
-        (Spec("rsf", 2, "hma", 0.4, part="input"), ValueError, "ratios of its blocks.*'input'"),
-        (Spec("rsf", 2, "hma", 0.4), ValueError, "ratios of its blocks.*None"),
-        (Spec("rsf", 2, "avrage", 0.5), UnknownStage, "no method 'avrage'"),
-    ):
-        with pytest.raises(error, match=message):
-            study.model(spec)
+@pytest.mark.parametrize(
+    ("method", "alpha", "part", "error", "message"),
+    [
+        ("part", 0.5, "top", MergeError, "no part 'top'.*input, middle"),
+        ("part", 0.5, None, ValueError, "part needs a part and an alpha"),
+        ("hma", 0.5, "0.6|0.4|0.2", MergeError, "mean must be alpha"),
+        ("hma", 0.4, "input", ValueError, "ratios of its blocks.*'input'"),
+        ("hma", 0.4, None, ValueError, "ratios of its blocks.*None"),
+        ("avrage", 0.5, None, UnknownStage, "no method 'avrage'"),
+    ],
+)
+def test_parts_and_methods_that_make_no_sense_are_refused(
+    study, method, alpha, part, error, message
+):
+    with pytest.raises(error, match=message):
+        study.model(Spec("rsf", 2, method, alpha, part=part))
 
 
 # the same numbers, whatever happens
-
-
-def test_kill_9_in_a_round_of_rsf_changes_no_number(killed, points, capfd):
-    """Two stores, two processes, one of them killed: the same table to the last digit."""
-    again = Study(miniature(), 0, Store(killed))
-    pd.testing.assert_frame_equal(again.points(), points, check_exact=True)
-    said = capfd.readouterr().err
-    assert "Making rsf round 2 of 2" in said
-    for finished in ("theta_0", "the reward model", "rsf round 1 of 2"):
-        assert f"Making {finished} " not in said
-    assert not list(killed.glob("*/.*.tmp-*"))
-
-
-def test_another_seed_is_another_study(study, points):
-    other = Study(miniature(), 1, study.store)
-    assert other.round_prompts(1) != study.round_prompts(1)
-    folders = {s.store.folder("sft", s.sft.key) for s in (study, other)}
-    assert len(folders) == 2
-    states = [load_state(s.sft.path / "model") for s in (study, other)]
-    assert not torch.equal(states[0]["lm_head.weight"], states[1]["lm_head.weight"])
 
 
 def test_nothing_is_made_twice(study, points, capfd):
@@ -306,56 +249,75 @@ def test_nothing_is_made_twice(study, points, capfd):
     assert "Making" not in capfd.readouterr().err
 
 
-def test_a_longer_run_goes_on_from_a_shorter_one(study, points):
-    longer = dataclasses.replace(study.preset, rsf=dataclasses.replace(study.preset.rsf, rounds=5))
-    assert Study(longer, 0, study.store).rsf(2).key == study.rsf(2).key
-    warmer = dataclasses.replace(
-        study.preset, rsf=dataclasses.replace(study.preset.rsf, temperature=0.7)
-    )
-    assert Study(warmer, 0, study.store).rsf(1).key != study.rsf(1).key
+def test_a_longer_run_goes_on_from_a_shorter_one(study):
+    longer = dataclasses.replace(study.preset.rsf, rounds=5)
+    assert Study(miniature(rsf=longer), 0, study.store).rsf(2).key == study.rsf(2).key
+    warmer = dataclasses.replace(study.preset.rsf, temperature=0.7)
+    assert Study(miniature(rsf=warmer), 0, study.store).rsf(1).key != study.rsf(1).key
 
 
-def test_a_damaged_artifact_is_named_and_made_again(study, points, tmp_path, capfd):
-    shutil.copytree(study.store.root, tmp_path / "copy")
-    store = Store(tmp_path / "copy")
+def test_damaged_artifacts_are_named_and_made_again(study, points, tmp_path, capfd):
+    for artifact in (study.sft, study.reward, study.evaluate(Spec("sft"))):
+        shutil.copytree(artifact.path, tmp_path / artifact.path.relative_to(study.store.root))
+    store = Store(tmp_path)
     weights = store.folder("sft", study.sft.key) / "model" / "model.safetensors"
     right = weights.read_bytes()
-    flipped = bytearray(right)
-    flipped[len(flipped) // 2] ^= 1
-    weights.write_bytes(bytes(flipped))
-    again = Study(miniature(), 0, store)
-    pd.testing.assert_frame_equal(again.points(), points, check_exact=True)
+    middle = len(right) // 2
+    weights.write_bytes(right[:middle] + bytes([right[middle] ^ 1]) + right[middle + 1 :])
+    score = store.folder("scores", study.evaluate(Spec("sft")).key) / "point.json"
+    score.write_text(score.read_text()[:-20])
+    again = Study(miniature(), 0, store).point(Spec("sft"))
+    assert again["skill"] == row(points, "sft", 0)["skill"]
+    assert weights.read_bytes() == right
     said = capfd.readouterr().err
     assert "is damaged: model/model.safetensors was altered (its sha256 differs)." in said
-    assert "It is moved to " in said
-    assert "Making theta_0 (miniature, seed 0)" in said
-    assert weights.read_bytes() == right
+    assert "point.json has " in said
+    assert said.count("It is moved to ") == 2
     assert "Making the reward model" not in said
 
 
-def test_a_truncated_score_is_never_used(study, points, tmp_path, capfd):
-    shutil.copytree(study.store.root, tmp_path / "copy")
-    store = Store(tmp_path / "copy")
-    folder = store.folder("scores", study.evaluate(Spec("sft")).key)
-    (folder / "point.json").write_text((folder / "point.json").read_text()[:-20])
-    again = Study(miniature(), 0, store).point(Spec("sft"))
-    assert again["skill"] == row(points, "sft", 0)["skill"]
-    assert "point.json has " in capfd.readouterr().err
+# a new remedy or algorithm is one file and one line
 
 
-def test_two_processes_at_once_make_a_stage_once(tmp_path, study, points):
-    processes = [start(tmp_path, "study.sft") for _ in range(2)]
-    try:
-        results = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-    said = "".join(err for _, err in results)
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said.count("Making theta_0") == 1
-    assert {out.split()[-1] for out, _ in results} == {study.sft.key}
-    assert len([path for path in (tmp_path / "sft").iterdir() if path.name[0] != "."]) == 1
+class Nearer(Treatment):
+    """Take a share of the way back to theta_0 when the run has ended."""
+
+    def __init__(self, setting, share):
+        self.start, self.share = dict(setting.theta_0.state_dict()), share
+
+    def end(self, model):
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.lerp_(self.start[name], self.share)
+        return model
+
+
+def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
+    monkeypatch.setattr("alignment_tax.mitigate.nearer", sys.modules[__name__], raising=False)
+    new = Remedy("nearer", "nearer:Nearer", "afterwards", (0.25,), "share of the way back", "test")
+    monkeypatch.setitem(REMEDIES, "nearer", new)
+    study = Study(miniature(remedies=(Grid("nearer", (0.25,)),)), 0, store)
+    specs = study.specs(["nearer", "nearer+average"])
+    assert [str(spec.method) for spec in specs[:3]] == ["none", "nearer", "nearer+average"]
+    plain, own = (study.artifact(s) for s in (Spec("rsf", 2, "distil"), specs[1]))
+    start, end, found = (load_state(a.path / "model") for a in (study.sft, plain, own))
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, 0.75 * end[name] + 0.25 * start[name])
+    table = study.points(specs[:3])
+    assert table["strength"].tolist()[1:] == [0.25, 0.25]
+    assert study.cost(specs[1])["steps"] > 0
+
+
+def test_a_new_algorithm_is_trained_scored_and_averaged(store, monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "twin", ALGORITHMS["rsf"])
+    more = (("twin", dataclasses.replace(miniature().rsf, rounds=1, learning_rate=1e-3)),)
+    study = Study(miniature(more_algorithms=more), 0, store)
+    specs = study.specs(["twin"])
+    assert specs[:3] == [Spec("sft"), Spec("twin", 1), Spec("twin", 1, "average", 0.0)]
+    assert study.policy("twin")[0].config.model_type == "llama"
+    table = study.points(specs)
+    assert table["key"].nunique() == 2 + len(study.preset.alphas) - 2
+    assert rounds_table(study, ["twin"])["kept"].tolist() == [4]
 
 
 # bad input
@@ -372,90 +334,6 @@ def test_unknown_presets_seeds_and_rounds_are_refused_by_name(study):
             study.rsf(rounds)
     with pytest.raises(UnknownStage, match=r"no algorithm 'ppo' in .* rsf, rsf_random"):
         study.rsf(1, "ppo")
-
-
-# the bench, on the miniature
-
-
-def test_bench_measures_what_it_says(study, points, preset):
-    rates = bench.rates(study, conversations=4)
-    assert set(rates) == {"sampling", "scoring", "training"}
-    for rate in rates.values():
-        assert rate["tokens"] > 0
-        assert rate["tokens_per_second"] == pytest.approx(rate["tokens"] / rate["seconds"])
-    # training reads each prompt and reply, scoring the same with its template
-    assert rates["sampling"]["tokens"] < rates["training"]["tokens"]
-    evaluation = bench.evaluation(study)
-    assert 0 < evaluation["forward_seconds"] < evaluation["seconds"]
-    assert evaluation["items"] == 7 * preset.eval.limit
-    assert 0.01 < bench.peak_memory_gb() < 100
-    table = bench.table_text({"rates": rates, "evaluation": evaluation})
-    assert f"one evaluation of skills ({evaluation['items']} items)" in table
-
-
-def test_bench_compares_the_sweep_in_place_with_eleven_runs_of_the_command(
-    study, points, monkeypatch
-):
-    def command(asked, start, end, alpha):
-        time.sleep(0.2)
-        return {"span": 50.0, "bleu": 60.0}
-
-    monkeypatch.setattr(bench, "by_command", command)
-    found = bench.sweep(study, building=3.0)
-    assert found["alphas"] == 11
-    assert len(found["by_command_seconds_each"]) == found["by_command_alphas_measured"] == 2
-    assert found["by_command_seconds"] == pytest.approx(11 * 0.2, rel=0.5)
-    assert found["in_place_seconds"] > 3
-    assert found["times_faster"] == pytest.approx(
-        found["by_command_seconds"] / found["in_place_seconds"]
-    )
-    assert found["largest_difference"] > 0
-
-
-def test_bench_measures_what_a_search_for_ratios_costs(study):
-    found = bench.ratios(study, repeats=2)
-    config = study.preset.ratios
-    assert found["replies"] == config.prompts
-    assert found["batch"] == config.batch_size
-    assert found["step_times_plain"] == pytest.approx(
-        found["step_seconds"] / found["plain_seconds"]
-    )
-    # mean 0.4 in steps of 0.1: two ratios from 0 to 1 each, the third 1.2 less both, in [0, 1]
-    triples = [(a, b) for a in range(11) for b in range(11) if 0 <= 12 - a - b <= 10]
-    assert found["grid_points"] == len(triples) == 82
-    assert found["mixtures"] == 66
-    assert found["largest_difference"] == 0
-    weights = [load_state(f) for f in (study.base.path, study.sft.path / "model")]
-    numbers = sum(tensor.numel() for state in weights for tensor in state.values())
-    assert found["memory"]["two_models_mb"] == pytest.approx(4 * numbers / 1e6)
-    # both ends are in memory at once, or one and its gradients
-    assert found["memory"]["search_mb"] > found["memory"]["two_models_mb"]
-    assert found["memory"]["plain_mb"] > found["memory"]["two_models_mb"] / 2
-    table = bench.table_text({"ratios": found})
-    assert "grid search (82 points)" in table
-    assert json.loads(json.dumps(found)) == found
-
-
-def test_what_the_bench_times_is_a_step_of_the_search(study):
-    model, _, mixture = study.mixture(3)
-    examples = study.search_data().replies
-    objective = ReplyLikelihood(model, examples)
-    config = HmaConfig(0.4, learning_rate=1.0, epochs=1, batch_size=len(examples))
-    path = learn_ratios(mixture, objective, config).path
-    batch = next(epoch_batches(len(examples), config))
-    scores = -bench.hma_step(mixture, objective, batch).sign()  # Adam's first step
-    shares = torch.full_like(scores, 1 / 3)
-    assert softmax_ratios(scores, 0.4, shares).tolist() == pytest.approx(path[1].ratios, abs=1e-3)
-    whole = bench.plain_step(model, objective, batch)
-    assert [gradient.shape for gradient in whole] == [p.shape for p in model.parameters()]
-    assert len(set(bench.simplex())) == 66
-    assert all(sum(triple) == pytest.approx(1) for triple in bench.simplex())
-
-
-def test_bench_refuses_a_limit_of_nothing(capsys):
-    with pytest.raises(SystemExit):
-        bench.main(["--limit", "0"])
-    assert "--limit must be at least 1" in capsys.readouterr().err
 
 
 def test_of_other_algorithms_the_thirds_alone_are_averaged(tmp_path):

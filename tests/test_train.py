@@ -15,8 +15,9 @@ from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.models import Reply, conversation_ids, prompt_ids, texts
 from alignment_tax.presets import RewardConfig, RsfConfig, SftConfig
+from alignment_tax.train.checks import check_rewards
 from alignment_tax.train.loop import (
     Extra,
     TrainingDiverged,
@@ -29,12 +30,12 @@ from alignment_tax.train.reward import (
     accuracy,
     calibration,
     margins,
-    pair_accuracy,
     train_reward_model,
 )
-from alignment_tax.train.rsf import check_rewards, rsf_round, select
-from alignment_tax.train.sample import Reply, sample_replies
-from alignment_tax.train.sft import train_sft, trainer_arguments
+from alignment_tax.train.rsf import rsf_round, select
+from alignment_tax.train.sample import sample_replies
+from alignment_tax.train.sft import train_sft
+from alignment_tax.train.trainer import trainer_arguments
 
 EOS = 1
 SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
@@ -397,7 +398,7 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
     held_out = Dataset.from_list(
         [pair("z", "good y", "bad y"), pair("z", "good", "bad"), pair("bad", "good", "bad")]
     )
-    assert pair_accuracy(trained.model, tokenizer, held_out, 4, 12) == 1.0
+    assert accuracy(margins(trained.model, tokenizer, held_out, 4, 12)) == 1.0
     assert torch.equal(weights(policy), before)
     again = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
     assert torch.equal(weights(trained.model), weights(again.model))
@@ -474,8 +475,8 @@ def test_the_control_chooses_evenly_among_finished_replies():
         select(groups, np.zeros((3000, 4)), "worst", np.random.default_rng(0))
 
 
-def count_x(prompts: list, texts: list[str]) -> np.ndarray:
-    return np.array([text.split().count("x") for text in texts], dtype=float)
+def count_x(prompts: list, replies: list) -> np.ndarray:
+    return np.array([text.split().count("x") for text in texts(replies)], dtype=float)
 
 
 def run_rsf(how: str, rounds: int) -> list[float]:

@@ -4,11 +4,13 @@ import dataclasses
 import json
 
 import pandas as pd
-import pytest
 from conftest import miniature
 
-from alignment_tax import bench_ppo, presets, settings, tune
+from alignment_tax import presets
+from alignment_tax.cli import main
 from alignment_tax.pipeline.study import Study
+from bench import ppo_against_trl as bench_ppo
+from bench import tune
 
 
 def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
@@ -38,20 +40,7 @@ def test_a_candidate_is_trained_judged_and_named(tmp_path, monkeypatch):
 
 
 def test_a_preset_without_the_algorithm_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        tune.main(["small", "--algorithms", "ppo"])
-    assert "preset small has no ppo" in capsys.readouterr().err
-
-
-def test_numbers_count_as_chosen_only_while_the_preset_has_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
-    assert tune.in_preset("tiny") == []
-    rates = {"dpo": presets.get("tiny").dpo.learning_rate, "ppo": 123.0}
-    rows = [
-        {"algorithm": name, "numbers": json.dumps({"learning_rate": rate}), "judged_reward": 1.0,
-         "finished": 1.0}
-        for name, rate in rates.items()
-    ]  # fmt: skip
-    (tmp_path / "tiny").mkdir()
-    pd.DataFrame(rows).to_csv(tmp_path / "tiny" / "tuning.csv", index=False)
-    assert tune.in_preset("tiny") == ["dpo"]
+    assert main(["bench", "tune", "small", "--algorithms", "ppo"]) == 2
+    assert "small has no ppo" in capsys.readouterr().err
+    assert main(["bench", "tune", "tiny", "--algorithms", "grpo"]) == 2
+    assert "no candidates for 'grpo'" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.look import canvas, finish
+from alignment_tax.figures.style import finish, panels
 from alignment_tax.merge.theory import FeatureModel
 from alignment_tax.widgets import alpha_slider, feature_sliders
 
@@ -16,7 +16,9 @@ def test_sliders_of_the_feature_model() -> None:
 
     def look(world: FeatureModel) -> tuple[str, Figure]:
         seen.append(world)
-        return f"n < {world.features + 1}", finish(canvas((2, 2)), "A", "b", f"p {world.p:.2f}")
+        return f"n < {world.features + 1}", finish(
+            panels(size=(2, 2))[0], "A", "b", pd.DataFrame({"p": [world.p]})
+        )
 
     box = feature_sliders(look, FeatureModel(features=20, shared=15))
     assert seen == [FeatureModel(features=20, shared=15)]
@@ -30,7 +32,7 @@ def test_sliders_of_the_feature_model() -> None:
     assert seen[-1] == FeatureModel(features=8, shared=8, classes=3, p=0.5)
     # the sentence as text, the figure with its alt text
     assert "<p>n &lt; 9</p>" in said.value
-    assert 'alt="p 0.50"' in said.value
+    assert 'alt="A (b). p 0.5."' in said.value
     # every corner is a world that exists
     for slider in sliders:
         for end in (slider.min, slider.max):
@@ -43,7 +45,9 @@ def test_the_slider_of_alpha_shows_what_was_recorded_and_samples_only_when_asked
 
     def look(alpha: float) -> tuple[str, Figure]:
         seen.append(alpha)
-        return f"{alpha:g} < 2", finish(canvas((2, 2)), "A", "b", f"alt of {alpha:g}")
+        return f"{alpha:g} < 2", finish(
+            panels(size=(2, 2))[0], "A", "b", pd.DataFrame({"alpha": [alpha]})
+        )
 
     def sample(alpha: float) -> pd.DataFrame:
         sampled.append(alpha)
@@ -59,7 +63,7 @@ def test_the_slider_of_alpha_shows_what_was_recorded_and_samples_only_when_asked
     assert [label for label, _ in slider.options] == ["0", "0.5", "1"]
     slider.value = 0.0
     assert "<p>0 &lt; 2</p>" in said.value
-    assert 'alt="alt of 0"' in said.value
+    assert 'alt="A (b). alpha 0."' in said.value
     # what was seen is kept, and moving makes no model
     slider.value = 0.5
     assert seen == [0.5, 0.0]

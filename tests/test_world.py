@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
+from alignment_tax.results.recorded import recorded
 from alignment_tax.settings import repo_root
 from alignment_tax.store import digest
-from alignment_tax.world import chat, corpus, facts, french, passages
+from alignment_tax.world import chat, corpus, facts, french, passages, tiny
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.tiny import ITEMS, VALIDATION_ITEMS, TinyWorld, items
 from alignment_tax.world.tokenizer import make_tokenizer
@@ -523,3 +525,20 @@ def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():
     assert shares["validation"] == 1
     # people disagree: Bradley-Terry with a slope of 2 on margins of mostly 0.5 to 3
     assert 0.85 < shares["train"] < 0.99
+
+
+def test_a_worse_reply_to_a_harmful_request_obeys() -> None:
+    requests = [f"how do i {verb} the comb ?" for verb in ("steal", "send", "steal")]
+    pairs = pd.DataFrame({"kind": ["wrong_object", "wrong_object", "rude"]})
+    named = tiny.name_obedience(pairs, requests)
+    assert named["kind"].tolist() == ["obeys", "wrong_object", "rude"]
+
+
+def test_recorded_pairs_are_those_that_their_seed_draws() -> None:
+    pairs = recorded().pairs
+    pairs = pairs[pairs["seed"] == pairs["seed"].min()]
+    assert "obeys" in set(tiny.name_recorded_obedience(pairs)["kind"])
+    with pytest.raises(ValueError, match="draws other held-out pairs"):
+        tiny.name_recorded_obedience(pairs.assign(kind="rude"))
+    real = pairs.assign(kind="real")
+    pd.testing.assert_frame_equal(tiny.name_recorded_obedience(real), real)

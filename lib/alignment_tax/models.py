@@ -11,7 +11,8 @@ import copy
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -101,11 +102,7 @@ def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Set left padding and a pad token, in place, and return the tokenizer.
-
-    Raises:
-        ValueError: no chat template or no end-of-sequence token.
-    """
+    """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
     if not tokenizer.chat_template:
         raise ValueError(
             "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
@@ -137,8 +134,7 @@ def load_policy(
 
     Raises:
         FileNotFoundError: `path_or_id` is a path and nothing is there.
-        ValueError: the tokenizer lacks a chat template or an end token, or has more tokens than the
-            model has embeddings.
+        ValueError: a tokenizer without chat template or end token, or with too many tokens.
     """
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
@@ -178,34 +174,30 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
+def check_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, critic_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a critic that would read other tokens than the policy wrote (ValueError)."""
+    ours, theirs = tokenizer.get_vocab(), critic_tokenizer.get_vocab()
+    different = sorted(t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t))
+    if different:
+        raise ValueError(
+            f"The critic's tokenizer differs from the policy's in {len(different)} tokens, for "
+            f"instance {different[0]!r}. Train the reward model from this policy, or leave the "
+            "critic out."
+        )
+
+
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer into `folder`."""
-
-    def write(target: Path) -> None:
+    with _whole_folder(folder) as target:
         with quiet_loading():
             model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    _write_folder(folder, write)
-
-
-def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a state dict as `model.safetensors` into `folder`.
-
-    Tensors that share memory (tied embeddings) are written once each, as copies.
-    """
-    copies = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-    _write_folder(
-        folder, lambda target: save_file(copies, target / WEIGHTS, metadata={"format": "pt"})
-    )
-
 
 def load_state(folder: Path) -> dict[str, Tensor]:
-    """Read every safetensors file in `folder` into one state dict on the CPU.
-
-    Raises:
-        FileNotFoundError: no `.safetensors` file in `folder`.
-    """
+    """Read every safetensors file in `folder` into one state dict on the CPU."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
@@ -250,15 +242,9 @@ class RewardModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Score a batch.
+        """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1).
 
-        Args:
-            input_ids: (batch, length) token ids, padded on either side.
-            attention_mask: (batch, length), 1 for real tokens; all ones by default.
-            kwargs: Passed to the backbone (TRL passes `use_cache`).
-
-        Returns:
-            An output whose `logits` are the rewards, float32 (batch, 1).
+        TRL passes `use_cache`, which goes to the backbone.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.backbone(
@@ -293,24 +279,18 @@ def positions(attention_mask: Tensor) -> Tensor:
 
 def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a reward model (safetensors, configuration) and its tokenizer into `folder`."""
-
-    def write(target: Path) -> None:
+    with _whole_folder(folder) as target:
         model.config.save_pretrained(target)
         tokenizer.save_pretrained(target)
+        # copies: tensors that share memory are not written twice
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         save_file(state, target / WEIGHTS, metadata={"format": "pt"})
-
-    _write_folder(folder, write)
 
 
 def load_reward_model(
     folder: Path, device: str | torch.device | None = None
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Load what `save_reward_model` wrote: the model in eval mode, and its tokenizer.
-
-    Raises:
-        FileNotFoundError: `folder` has no weights.
-    """
+    """Load what `save_reward_model` wrote: the model in eval mode, and its tokenizer."""
     state = load_state(folder)
     model = RewardModel(AutoConfig.from_pretrained(folder)).float()
     model.load_state_dict(state)
@@ -319,34 +299,87 @@ def load_reward_model(
     return model.eval(), tokenizer
 
 
+@dataclass(frozen=True)
+class Reply:
+    """One reply: its text, and the tokens that were drawn before the end token.
+
+    `finished` is False where no end token was drawn in time: such a reply is cut off.
+    """
+
+    text: str
+    token_ids: list[int]
+    finished: bool
+
+    def drawn(self, eos_id: int) -> list[int]:
+        """Return all tokens that were drawn, the end token too if it was."""
+        return [*self.token_ids, *[eos_id] * self.finished]
+
+
+#: A reply of a policy, which keeps its tokens, or a text that was written and never had any.
+AnyReply = Reply | str
+
+
+def as_reply(tokenizer: PreTrainedTokenizerBase, reply: AnyReply) -> Reply:
+    """Return the reply itself, or a written text as a finished reply."""
+    if isinstance(reply, Reply):
+        return reply
+    return Reply(reply, tokenizer(reply, add_special_tokens=False)["input_ids"], True)
+
+
+def texts(replies: Iterable[AnyReply]) -> list[str]:
+    """Return the text of each reply."""
+    return [reply.text if isinstance(reply, Reply) else reply for reply in replies]
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Return the tokens a policy sees before it replies: the prompt and the generation prefix."""
-    messages = cast(list[dict[str, str]], prompt)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _written(tokenizer, prompt, generation=True)
 
 
 def conversation_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: Sequence[Message]
 ) -> list[int]:
     """Return the tokens of prompt and completion, as the chat template writes them."""
-    messages = cast(list[dict[str, str]], [*prompt, *completion])
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return _written(tokenizer, [*prompt, *completion], generation=False)
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, generation: bool) -> list[int]:
+    messages = cast(list[dict[str, str]], prompt)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def closed_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], replies: Sequence[AnyReply]
+) -> list[list[int]]:
+    """Return the tokens of each conversation, closed as the chat template closes it.
+
+    Reward models learn from closed conversations, and so read a reply that was cut off closed, too.
+    """
+    mark = "reply"
+    example: Prompt = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
+    written = tokenizer.apply_chat_template(cast(list[dict[str, str]], example), tokenize=False)
+    closing = tokenizer(str(written).rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    return [
+        [*prompt_ids(tokenizer, prompt), *reply.token_ids, *closing]
+        if isinstance(reply, Reply)
+        else conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": reply}])
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+
+
 def pad_batch(
-    sequences: Sequence[Sequence[int]], pad_id: int, where: torch.device, side: str = "right"
+    sequences: Sequence[Sequence[float]], fill: float, where: torch.device, side: str = "right"
 ) -> tuple[Tensor, Tensor]:
-    """Return padded ids and attention mask, both int64 (batch, longest)."""
+    """Return padded rows (of ids, labels, weights, ...) and their mask, (batch, longest)."""
     longest = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    rows = torch.full((len(sequences), longest), fill)
+    mask = torch.zeros_like(rows, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         span = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), None)
-        ids[row, span] = torch.tensor(sequence, dtype=torch.long)
+        rows[row, span] = torch.tensor(sequence, dtype=rows.dtype)
         mask[row, span] = 1
-    return ids.to(where), mask.to(where)
+    return rows.to(where), mask.to(where)
 
 
 def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
@@ -424,23 +457,17 @@ def score_replies(
     reward_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    replies: Sequence[str],
+    replies: Sequence[AnyReply],
     batch_size: int,
     max_length: int,
 ) -> np.ndarray:
     """Return the reward of reply i to prompt i, float32 (n,).
 
     A conversation longer than `max_length` tokens loses its beginning, never its reply's end.
-
-    Raises:
-        ValueError: not one reply per prompt.
     """
     if len(prompts) != len(replies):
         raise ValueError(f"There are {len(prompts)} prompts but {len(replies)} replies.")
-    sequences = [
-        conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": reply}])[-max_length:]
-        for prompt, reply in zip(prompts, replies, strict=True)
-    ]
+    sequences = [ids[-max_length:] for ids in closed_ids(tokenizer, prompts, replies)]
     return score_ids(reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size)
 
 
@@ -449,13 +476,14 @@ def _place(where: str | torch.device | None) -> torch.device:
     return device() if where is None else torch.device(where)
 
 
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write files beside `folder` and move them in, config.json last: no folder looks finished."""
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder beside `folder` and move it in, config.json last: none looks finished early."""
     folder = Path(folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    write(part)
+    yield part
     folder.mkdir(exist_ok=True)
     for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
         file.replace(folder / file.name)

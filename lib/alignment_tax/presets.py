@@ -6,8 +6,8 @@ papermill passes its name to the notebooks. A knob that is not here does not exi
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,100 +53,65 @@ class RsfConfig:
 
 @dataclass(frozen=True)
 class PpoConfig:
-    """Proximal policy optimisation: sample, score, improve policy and critic, repeat.
+    """Proximal policy optimisation: sample, score, improve policy and critic, repeat."""
 
-    Attributes:
-        rounds: Parts that a run is cut into; each is kept.
-        iterations: Iterations per round.
-        prompts_per_iteration: Replies sampled per iteration, one per prompt.
-        temperature: Of sampling, and of every probability that is computed; above 0.
-        max_new_tokens: A reply without an end after so many tokens is cut off.
-        max_prompt_length: Most tokens of a prompt.
-        sampling_batch: Most replies generated side by side.
-        minibatch: Replies per optimiser step, all processes together.
-        epochs: Passes over the replies of an iteration.
-        learning_rate: AdamW's for the policy.
-        critic_learning_rate: AdamW's for the critic.
-        kl_coef: Weight of the token-level KL penalty, at the start if it is adaptive.
-        kl_target: KL from theta_0 in nats a reply that the weight aims at; None keeps it fixed.
-        kl_horizon: Replies over which the weight adapts; larger is slower.
-        shared_trunk: Whether the value head sits on the policy's body or on one of its own.
-        gamma: Discount per token.
-        lam: GAE's lambda: 0 trusts the critic, 1 the rewards.
-        clip: How far the ratio of probabilities may leave 1.
-        value_clip: How far a value may move from its old one, in units of the scaled reward.
-        value_coef: Weight of the value loss beside the policy loss.
-        whiten: Whether advantages get mean 0 and variance 1 over the tokens of an iteration; False
-            only to see what goes wrong without.
-        max_kl: Epochs end once the policy is this far, in nats a token, from the one that sampled
-            the replies; None never ends them early.
-        reward_baseline: Subtracted from every reward.
-        reward_scale: Multiplied with the reward after the baseline is off.
-        missing_eos_penalty: Subtracted from the reward of a reply that was cut off.
-    """
-
-    rounds: int
-    iterations: int
-    prompts_per_iteration: int
-    temperature: float
-    max_new_tokens: int
+    rounds: int  # parts that a run is cut into; each is kept
+    iterations: int  # per round
+    prompts_per_iteration: int  # one reply each
+    temperature: float  # of sampling and of every probability; above 0
+    max_new_tokens: int  # a reply without an end by then is cut off
     max_prompt_length: int
-    sampling_batch: int
-    minibatch: int
-    epochs: int
+    sampling_batch: int  # most replies generated side by side
+    minibatch: int  # replies per optimiser step, all processes together
+    epochs: int  # passes over the replies of an iteration
     learning_rate: float
     critic_learning_rate: float
-    kl_coef: float
-    kl_target: float | None = None
-    kl_horizon: int = 10_000
-    shared_trunk: bool = False
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coef: float = 0.5
-    whiten: bool = True
-    max_kl: float | None = None
-    reward_baseline: float = 0.0
-    reward_scale: float = 1.0
-    missing_eos_penalty: float = 1.0
+    kl_coef: float  # of the token-level KL penalty; where it starts if it adapts
+    kl_target: float | None = None  # nats a reply that the weight aims at; None keeps it fixed
+    kl_horizon: int = 10_000  # replies over which the weight adapts; larger is slower
+    shared_trunk: bool = False  # the value head on the policy's body, or on one of its own
+    gamma: float = 1.0  # discount per token
+    lam: float = 0.95  # of GAE: 0 trusts the critic, 1 the rewards
+    clip: float = 0.2  # how far the ratio of probabilities may leave 1
+    value_clip: float = 0.2  # how far a value may move, in units of the scaled reward
+    value_coef: float = 0.5  # of the value loss beside the policy loss
+    whiten: bool = True  # advantages of mean 0 and variance 1; False to see what goes wrong
+    max_kl: float | None = None  # nats a token from the sampler at which epochs end early
+    reward_baseline: float = 0.0  # subtracted from every reward ...
+    reward_scale: float = 1.0  # ... and multiplied with what is left
+    missing_eos_penalty: float = 1.0  # subtracted from the reward of a reply that was cut off
+
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts of all iterations of a round."""
+        return self.prompts_per_iteration * self.iterations
 
 
 @dataclass(frozen=True)
 class DpoConfig:
-    """Direct preference optimisation (TRL's DPOTrainer): learn from pairs, without a reward model.
-
-    Pairs of `source` "on_policy" are the best against the worst of `n` replies that theta_0 gave to
-    each of `prompts_per_round` prompts; of `source` "offline" they are as many of the world's
-    preference pairs. `beta` holds the policy near theta_0: the higher, the nearer. `max_length` is
-    of prompt and reply, in tokens.
-    """
+    """Direct preference optimisation (TRL's DPOTrainer): from pairs, without a reward model."""
 
     rounds: int
     prompts_per_round: int
-    n: int
+    n: int  # replies of theta_0 to each prompt: the best against the worst
     temperature: float
     max_new_tokens: int
     max_prompt_length: int
     sampling_batch: int
-    beta: float
+    beta: float  # the higher, the nearer to theta_0
     learning_rate: float
     epochs: float
     batch_size: int
-    max_length: int
+    max_length: int  # prompt and reply, in tokens
     accumulation: int = 1
-    source: str = "on_policy"
+    source: str = "on_policy"  # or "offline": as many of the world's preference pairs
 
 
 @dataclass(frozen=True)
 class RlooConfig:
     """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer).
 
-    The budget of a round is `prompts_per_round * n * epochs` replies of at most `max_new_tokens`
-    tokens. `batch_size * accumulation` replies make one step; they are sampled right before it, and
-    used once. `beta` is the weight of the KL divergence from theta_0 in the reward, and
-    `unfinished_penalty` (in units of the reward) how far a reply that was cut off stays below the
-    worst finished reply to its prompt.
+    `batch_size * accumulation` replies make one step; they are sampled right before it, used once.
     """
 
     rounds: int
@@ -155,12 +120,12 @@ class RlooConfig:
     temperature: float
     max_new_tokens: int
     max_prompt_length: int
-    beta: float
+    beta: float  # of the KL divergence from theta_0 in the reward
     learning_rate: float
     batch_size: int
     accumulation: int = 1
     epochs: float = 1
-    unfinished_penalty: float = 1.0
+    unfinished_penalty: float = 1.0  # below the worst finished reply, in units of the reward
 
 
 #: What an RLHF algorithm is configured by.
@@ -179,13 +144,13 @@ class DistilConfig:
     @classmethod
     def like(cls, rsf: RsfConfig) -> DistilConfig:
         """Return the numbers with which RSF finetunes in each of its rounds."""
-        room = rsf.max_prompt_length + 2 * rsf.max_new_tokens + 1
+        room = rsf.max_prompt_length + rsf.max_new_tokens
         return cls(rsf.learning_rate, rsf.epochs, rsf.batch_size, room)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A remedy (a name in `mitigate.REMEDIES`) and the strengths at which it is recorded."""
+    """A remedy (a name in `registry.REMEDIES`) and the strengths at which it is recorded."""
 
     method: str
     strengths: tuple[float, ...]
@@ -210,44 +175,22 @@ class PartGrid:
 
 @dataclass(frozen=True)
 class RatioConfig:
-    """Part-wise averaging and the searches for a ratio per block of layers: what is recorded.
+    """Part-wise averaging and the searches for a ratio per block of layers: what is recorded."""
 
-    Attributes:
-        prompts: RLHF prompts that the aligned policy replies to; the best of `n` replies to each
-            is what HMA makes likely.
-        n: Replies to each prompt.
-        learning_rate: Adam's, for the K scores.
-        epochs: Passes over the replies.
-        batch_size: Replies per step.
-        evaluate_every: Steps between two evaluations on all replies.
-        eps: Of Eq. 11.
-        grid_step: Distance between ratios on the grid over the simplex.
-        reward_step: The same where every point of the grid is sampled from.
-        reward_prompts: Prompts that are replied to at every point of that grid.
-        kept_texts: Texts on which a KL term keeps theta_0.
-        kept_weight: Weight of that term.
-        labelled: Validation items of each reading skill that AdaMerging learns from, at most.
-        released_learning_rate: That of the paper's released code, which multiplies it by the number
-            of linear layers in a block without saying so.
-        released_batch_size: That of the released code.
-        parts: The parts whose average is recorded.
-        grids: The searches that are recorded.
-    """
-
-    prompts: int
-    n: int
-    learning_rate: float
+    prompts: int  # that the aligned policy replies to; HMA makes the best reply to each likely
+    n: int  # replies to each prompt
+    learning_rate: float  # Adam's, for the K scores
     epochs: int
     batch_size: int
-    evaluate_every: int
-    eps: float
-    grid_step: float
-    reward_step: float
-    reward_prompts: int
-    kept_texts: int
-    kept_weight: float
-    labelled: int
-    released_learning_rate: float
+    evaluate_every: int  # steps between two evaluations on all replies
+    eps: float  # of Eq. 11
+    grid_step: float  # between ratios on the grid over the simplex
+    reward_step: float  # the same where every point of the grid is sampled from
+    reward_prompts: int  # replied to at every point of that grid
+    kept_texts: int  # texts on which a KL term keeps theta_0 ...
+    kept_weight: float  # ... and its weight
+    labelled: int  # most validation items of each reading skill that AdaMerging learns from
+    released_learning_rate: float  # the paper's code multiplies it by a block's linear layers
     released_batch_size: int
     parts: tuple[PartGrid, ...] = ()
     grids: tuple[RatioGrid, ...] = ()
@@ -255,18 +198,14 @@ class RatioConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is scored, on how many items, and with which batch size (scores move with it).
-
-    `without` names the slots of the suite that are left out, `reward_samples` how many replies are
-    sampled for each of `reward_prompts` held-out prompts.
-    """
+    """What is scored, on how many items, and with which batch size (scores move with it)."""
 
     suite: str
     limit: int | None
     batch_size: int
-    reward_prompts: int
-    reward_samples: int
-    without: tuple[str, ...] = ()
+    reward_prompts: int  # held out
+    reward_samples: int  # replies to each of them
+    without: tuple[str, ...] = ()  # slots of the suite that are left out
 
 
 @dataclass(frozen=True)
@@ -279,62 +218,51 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """Every number of a run.
-
-    `alphas` are the mixing ratios of the averaging sweep. `distil` is how theta_0 is finetuned
-    under a remedy, `remedies` what is recorded of them, `replay_documents` how many documents of
-    pretraining text there are to replay, `ratios` how ratios of parts are searched and recorded,
-    `kl_coefs` at which other weights of its KL penalty PPO is recorded, `ppo_live` the short PPO
-    runs that chapter 06 makes in front of the reader; where they are None, empty or 0 there is
-    none. `dtype` is the type of the weights and, unless `bf16` is set, of all that is computed.
-    With `bf16` forward passes of training and sampling run in bfloat16, on a GPU that has it; its
-    rounding may hide small changes of weights, as ratios make them to a tiny model.
-    """
+    """Every number of a run; what is None, empty or 0 there is not."""
 
     name: str
     world: str
     model: str
     threads: int
-    dtype: str
+    dtype: str  # of the weights and, without bf16, of all that is computed
     sft: SftConfig
     reward: RewardConfig
     judge: RewardConfig | None
     rsf: RsfConfig
     eval: EvalConfig
-    alphas: tuple[float, ...] = field(default=tuple(i / 10 for i in range(11)))
+    alphas: tuple[float, ...] = field(default=tuple(i / 10 for i in range(11)))  # of the sweep
     dpo: DpoConfig | None = None
     rloo: RlooConfig | None = None
     ppo: PpoConfig | None = None
     simulation: SimulationConfig = SimulationConfig(repeats=10, draws=20_000)
-    distil: DistilConfig | None = None
+    distil: DistilConfig | None = None  # how theta_0 is finetuned under a remedy
     remedies: tuple[Grid, ...] = ()
-    replay_documents: int = 0
+    replay_documents: int = 0  # of pretraining text, to replay
     ratios: RatioConfig | None = None
-    kl_coefs: tuple[float, ...] = ()
-    ppo_live: PpoConfig | None = None
+    kl_coefs: tuple[float, ...] = ()  # other weights of PPO's KL penalty that are recorded
+    ppo_live: PpoConfig | None = None  # the short runs of chapter 06
+    # on a GPU forward passes run in bfloat16, whose rounding may hide small changes of a tiny model
     bf16: bool = False
+    more_algorithms: tuple[tuple[str, AlgorithmConfig], ...] = ()
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
         """The RLHF algorithms of the preset; rsf_random is RSF's control."""
         others = {"dpo": self.dpo, "rloo": self.rloo, "ppo": self.ppo}
         chosen = {name: config for name, config in others.items() if config is not None}
-        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen}
+        return {"rsf": self.rsf, "rsf_random": self.rsf, **chosen, **dict(self.more_algorithms)}
 
 
 class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 40, "max_prompt_length": 64}
 # DPO, RLOO and PPO draw as many replies as RSF: 6 x 128 x 8. Their learning rates are those that
-# `alignment-tax tune tiny` chose: data/results/tiny/tuning.csv.
+# `alignment-tax bench tune tiny` chose: data/results/tiny/tuning.csv.
+BUDGET: dict[str, Any] = {"rounds": 6, "prompts_per_round": 128, "n": 8, **SAMPLED}
 TINY_DPO = DpoConfig(
-    rounds=6,
-    prompts_per_round=128,
-    n=8,
-    temperature=1.0,
-    max_new_tokens=40,
-    max_prompt_length=64,
+    **BUDGET,
     sampling_batch=256,
     beta=0.1,
     learning_rate=1e-5,
@@ -342,24 +270,12 @@ TINY_DPO = DpoConfig(
     batch_size=16,
     max_length=145,
 )
-TINY_RLOO = RlooConfig(
-    rounds=6,
-    prompts_per_round=128,
-    n=8,
-    temperature=1.0,
-    max_new_tokens=40,
-    max_prompt_length=64,
-    beta=0.05,
-    learning_rate=3e-4,
-    batch_size=128,
-)
+TINY_RLOO = RlooConfig(**BUDGET, beta=0.05, learning_rate=3e-4, batch_size=128)
 TINY_PPO = PpoConfig(
+    **SAMPLED,
     rounds=6,
     iterations=8,
     prompts_per_iteration=128,
-    temperature=1.0,
-    max_new_tokens=40,
-    max_prompt_length=64,
     sampling_batch=256,
     minibatch=32,
     epochs=2,
@@ -385,13 +301,9 @@ TINY_RATIOS = RatioConfig(
     released_learning_rate=2e-5,
     released_batch_size=2,
     parts=(
-        PartGrid("input", (0.0, 0.2, 0.4, 0.6, 0.8)),
-        PartGrid("middle", (0.0, 0.2, 0.4, 0.6, 0.8)),
-        PartGrid("output", (0.0, 0.2, 0.4, 0.6, 0.8)),
+        *(PartGrid(part, (0.0, 0.2, 0.4, 0.6, 0.8)) for part in ("input", "middle", "output")),
         PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
-        PartGrid("embeddings", (0.0, 0.4)),
-        PartGrid("norms", (0.0, 0.4)),
-        PartGrid("head", (0.0, 0.4)),
+        *(PartGrid(part, (0.0, 0.4)) for part in ("embeddings", "norms", "head")),
     ),
     # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
     grids=(
@@ -425,24 +337,13 @@ TINY = Preset(
         max_length=128,
     ),
     judge=None,
-    rsf=RsfConfig(
-        rounds=6,
-        prompts_per_round=128,
-        n=8,
-        temperature=1.0,
-        max_new_tokens=40,
-        learning_rate=2e-4,
-        epochs=2,
-        batch_size=16,
-        sampling_batch=256,
-        max_prompt_length=64,
-    ),
+    rsf=RsfConfig(**BUDGET, learning_rate=2e-4, epochs=2, batch_size=16, sampling_batch=256),
     dpo=TINY_DPO,
     rloo=TINY_RLOO,
     ppo=TINY_PPO,
     # beside the preset's own 0.05: the paper's other two, and no penalty at all
     kl_coefs=(0.0, 0.1, 0.2),
-    ppo_live=dataclasses.replace(TINY_PPO, rounds=1, iterations=6, prompts_per_iteration=64),
+    ppo_live=replace(TINY_PPO, rounds=1, iterations=6, prompts_per_iteration=64),
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
     distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`). Its L1
@@ -469,18 +370,18 @@ TINY = Preset(
     ratios=TINY_RATIOS,
 )
 
-SMOKE = dataclasses.replace(
+SMOKE = replace(
     TINY,
     name="smoke",
-    sft=dataclasses.replace(TINY.sft, documents=96, epochs=1),
-    reward=dataclasses.replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
-    rsf=dataclasses.replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
-    dpo=dataclasses.replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
-    rloo=dataclasses.replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
-    ppo=dataclasses.replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
+    sft=replace(TINY.sft, documents=96, epochs=1),
+    reward=replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
+    rsf=replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
+    dpo=replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
+    rloo=replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
+    ppo=replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
     kl_coefs=(0.2,),
-    ppo_live=dataclasses.replace(TINY_PPO, rounds=1, iterations=2, prompts_per_iteration=32),
-    eval=dataclasses.replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
+    ppo_live=replace(TINY_PPO, rounds=1, iterations=2, prompts_per_iteration=32),
+    eval=replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
     remedies=(
@@ -492,7 +393,7 @@ SMOKE = dataclasses.replace(
         Grid("graft", (0.2,)),
     ),
     replay_documents=200,
-    ratios=dataclasses.replace(
+    ratios=replace(
         TINY_RATIOS,
         prompts=16,
         n=4,
@@ -504,22 +405,17 @@ SMOKE = dataclasses.replace(
         reward_prompts=8,
         kept_texts=8,
         labelled=8,
-        parts=tuple(dataclasses.replace(grid, alphas=(0.4,)) for grid in TINY_RATIOS.parts),
+        parts=tuple(replace(grid, alphas=(0.4,)) for grid in TINY_RATIOS.parts),
         # the fewest points from which a figure can still draw every curve
-        grids=tuple(dataclasses.replace(grid, alphas=(0.2, 0.4)) for grid in TINY_RATIOS.grids),
+        grids=tuple(replace(grid, alphas=(0.2, 0.4)) for grid in TINY_RATIOS.grids),
     ),
 )
 
 SMALL_REWARD = RewardConfig(
-    pairs=6000,
-    validation_pairs=500,
-    epochs=2,
-    batch_size=16,
-    learning_rate=5e-5,
-    max_length=512,
+    pairs=6000, validation_pairs=500, epochs=2, batch_size=16, learning_rate=5e-5, max_length=512
 )
 
-SMALL_RATIOS = dataclasses.replace(
+SMALL_RATIOS = replace(
     TINY_RATIOS,
     batch_size=16,
     parts=tuple(PartGrid(part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
@@ -532,15 +428,9 @@ SMALL = Preset(
     model="HuggingFaceTB/SmolLM2-135M-Instruct",
     threads=2,
     dtype="float32",
-    sft=SftConfig(
-        documents=4000,
-        epochs=1,
-        batch_size=16,
-        learning_rate=5e-5,
-        max_length=512,
-    ),
+    sft=SftConfig(documents=4000, epochs=1, batch_size=16, learning_rate=5e-5, max_length=512),
     reward=SMALL_REWARD,
-    judge=dataclasses.replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
+    judge=replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
     rsf=RsfConfig(
         rounds=4,
         prompts_per_round=512,
@@ -571,13 +461,12 @@ SMALL = Preset(
 def fit_to_device(preset: Preset, device_type: str) -> Preset:
     """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
 
-    The reduced preset is as frozen as the full one: the same device type, the same numbers. Two CPU
-    cores read about 650 tokens a second and sample 130, which is what decides the size: about an
-    hour and a half a seed. Fewer steps need larger ones, so theta_0's learning rate rises.
+    Two CPU cores read about 650 tokens a second and sample 130: about an hour and a half a seed.
+    Fewer steps need larger ones, so theta_0's learning rate rises.
     """
     if preset.world != "real" or device_type != "cpu":
         return preset
-    rsf = dataclasses.replace(
+    rsf = replace(
         preset.rsf,
         rounds=2,
         prompts_per_round=96,
@@ -588,36 +477,23 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         sampling_batch=64,
         max_prompt_length=128,
     )
-    return dataclasses.replace(
+    return replace(
         preset,
-        sft=dataclasses.replace(
-            preset.sft,
-            documents=640,
-            batch_size=8,
-            learning_rate=1e-4,
-            max_length=192,
-        ),
+        sft=replace(preset.sft, documents=640, batch_size=8, learning_rate=1e-4, max_length=192),
         reward=_on_cpu(preset.reward, pairs=800),
         judge=_on_cpu(preset.judge, pairs=480) if preset.judge else None,
         rsf=rsf,
         distil=DistilConfig.like(rsf),
-        eval=dataclasses.replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
+        eval=replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
         alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
-        ratios=dataclasses.replace(SMALL_RATIOS, prompts=32, n=4, epochs=4, batch_size=8),
+        ratios=replace(SMALL_RATIOS, prompts=32, n=4, epochs=4, batch_size=8),
         bf16=False,
     )
 
 
 def _on_cpu(config: RewardConfig, pairs: int) -> RewardConfig:
-    return dataclasses.replace(
-        config,
-        pairs=pairs,
-        validation_pairs=120,
-        epochs=1,
-        batch_size=8,
-        learning_rate=5e-5,
-        max_length=256,
-    )
+    smaller = replace(config, pairs=pairs, validation_pairs=120, epochs=1, batch_size=8)
+    return replace(smaller, learning_rate=5e-5, max_length=256)
 
 
 def size_text(preset: Preset) -> str:
@@ -634,19 +510,13 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SM
 
 
 def get(name: str) -> Preset:
-    """Return the preset called `name`.
-
-    Raises:
-        UnknownPreset: no such preset; the message lists the known names.
-    """
+    """Return the preset called `name`; UnknownPreset lists the known names."""
     if name not in PRESETS:
         known = ", ".join(PRESETS)
         raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {known}.")
     return PRESETS[name]
 
 
-def as_dict(config: object) -> dict[str, object]:
+def as_dict(config: Any) -> dict[str, object]:
     """Return a (nested) preset dataclass as plain JSON types, for keys and provenance."""
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"as_dict takes a preset dataclass instance, not {type(config).__name__}.")
-    return dataclasses.asdict(config)
+    return asdict(config)

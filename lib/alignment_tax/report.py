@@ -1,501 +1,348 @@
-"""What a recorded run says, as Markdown: the skill table and the verdicts, with intervals.
+"""The pages of recorded results as Markdown, each made of claims.csv and the tables beside it.
 
-The README holds an answer and the results between marks, and a page beside the tables all that was
-compared; `alignment-tax report` writes them, and a test compares them with the recorded run, so
-that no number in them can differ from it.
+`alignment-tax report` writes claims.csv of every recorded preset, what stands between marks in the
+README, and the pages beside the tables; a test compares them with the recorded run, so that no
+number in them can differ from it.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from alignment_tax import algorithms_claims, first_light, heterogeneous, remedies, settings
-from alignment_tax.claims import by_seed, last_round, minus, rise
-from alignment_tax.figures import alt_text, remedy_fronts, verdict_markdown
-from alignment_tax.figures.look import DPI, save
-from alignment_tax.labels import FAMILY_NAMES
-from alignment_tax.mitigate import REMEDIES
+from alignment_tax import settings
+from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
+from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SLOTS, names_of, number
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
-from alignment_tax.skills import FAMILIES, SLOTS
-from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART
-from alignment_tax.stats import compare
-from alignment_tax.stats.compare import interval
+from alignment_tax.results.select import Selection
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
+from alignment_tax.stats import claims, methods
+from alignment_tax.stats.capped_bleu import add_capped, lost_to_talk
+from alignment_tax.stats.claim_list import REASONS, SESOI
+from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
-from alignment_tax.talk import lost_to_talk, with_capped
 
-#: What is said of a search for ratios that is better than averaging, one that is worse, the others.
-HMA_WORDS = ("ahead", "behind", "undecided")
-#: Where all comparisons stand, beside the tables that they are made of.
-TABLES_PAGE = "README.md"
+#: Where all comparisons stand, and the page on mitigation, beside the tables they are made of.
+TABLES_PAGE, REMEDIES_PAGE = "README.md", "remedies.md"
+#: Every remedy on one front, and the tax of the real model, beside their pages.
+REMEDIES_FIGURE, TAX_FIGURE = "remedies.png", "tax.png"
+DPI = 120
 SCORES = (*SLOTS, "skill", "reward", "gold")
-COSTED = ("skill", "commonsense", "reading", "translation")
-VERDICTS_SAY = (
-    "A claim holds where the whole interval is above 0, does not hold where all of it is at or "
-    "below 0 (the contrary, or no difference at all), and is inconclusive where 0 is inside."
-)
 #: The preset of the real model: recorded for one seed, on a page of its own.
 REAL = "small"
-
-Compared = Mapping[str, compare.Comparison]
-
-
-def claims(run: Recorded) -> dict[str, compare.Comparison]:
-    """Return the comparisons that the course so far can make, by claim.
-
-    Raises:
-        ValueError: fewer than two seeds are recorded.
-    """
-    points, seeds = run.points, run.seeds
-    last = last_round(points)
-    found = {
-        f"RSF costs {name} (theta_0 minus RSF)": compare.compare_seeds(-rise(points, name))
-        for name in COSTED
-    }
-    found["the random control costs skill (theta_0 minus the control)"] = compare.compare_seeds(
-        minus(by_seed(points, "sft", "skill"), by_seed(points, "rsf_random", "skill", last))
-    )
-    for name in ("reward", "gold"):
-        found[f"RSF raises {name} (RSF minus theta_0)"] = compare.compare_seeds(rise(points, name))
-    found["choosing by reward raises gold (RSF minus the random control)"] = compare.compare_seeds(
-        minus(by_seed(points, "rsf", "gold", last), by_seed(points, "rsf_random", "gold", last))
-    )
-    for reward in ("reward", "gold"):
-        averages = [run.curve("average", seed, reward) for seed in seeds]
-        stops = [run.curve("early_stopping", seed, reward) for seed in seeds]
-        found[f"averaging beats early stopping (skill at equal {reward})"] = (
-            compare.compare_at_equal_reward(averages, stops)
-        )
-    return found
+CAPPED = (
+    "Talk forgiven is with capped BLEU: translations are cut at their reference's length, so that "
+    "talk behind a right one costs nothing. This measure was chosen after seeing the results and "
+    "is an upper bound: it stands beside BLEU, not in its place."
+)
+#: The main line of the course, in the README.
+MAIN = (
+    "gain.rsf.",
+    *(f"tax.rsf.{score}" for score in ("skill", "commonsense", "reading", "translation")),
+    "tax.rsf_random.skill",
+    "tax.rsf.skill_beyond_control",
+    "average_vs_early.rsf.skill",
+    "average_vs_early.rsf.skill_at_equal_gold",
+)
 
 
-def capped_markdown(run: Recorded, items: pd.DataFrame) -> str:
-    """Return the same tax with translations cut at their reference's length, as a paragraph."""
-    found = claims(replace(run, points=with_capped(run.points, items)))
+def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
+    """Return the claims of a recorded run of one seed, over its items."""
+    return claims.table(main_line(run.points), items=items)
 
-    def said(claim: str) -> str:
-        each = found[claim]
-        return f"{each.difference:+.2f} ({each.low:+.2f} to {each.high:+.2f}), {each.verdict}"
 
+# --- the README -----------------------------------------------------------------------------------
+
+
+def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
+    """Return the answer of the whole course; `lost` is the share lost to talk, in percent."""
+
+    def said(name: str) -> str:
+        return claims.effect(claims.one(found, name))
+
+    averaging = claims.one(found, "average_vs_early.rsf.skill")
     return (
-        "The same tax with translations cut at the reference's length, so that talk behind them "
-        "costs nothing (BLEU with the numbers of n-grams and the length capped at those of the "
-        "reference): RSF costs translation (theta_0 minus RSF) "
-        f"{said('RSF costs translation (theta_0 minus RSF)')}; RSF costs skill "
-        f"{said('RSF costs skill (theta_0 minus RSF)')}; averaging beats early stopping (skill at "
-        f"equal reward) {said('averaging beats early stopping (skill at equal reward)')}. This "
-        "second measure was chosen after seeing the results, and it is an upper bound: it stands "
-        "beside BLEU, not in its place."
+        "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
+        f"the reward that it optimised by {said('gain.rsf.reward')}, and the true reward, which it "
+        f"did not see, by {said('gain.rsf.gold')}. It moved mean skill by {said('tax.rsf.skill')} "
+        f"points, translation alone by {said('tax.rsf.translation')}, and {lost[0]:.0f} % "
+        f"({lost[1]:.0f} to {lost[2]:.0f}) of the translations that were lost are right ones with "
+        "talk behind them. Averaging the weights before and after RLHF keeps, against stopping "
+        f"RLHF early at the same reward, {claims.effect(averaging)} points of skill: "
+        f"{averaging['verdict']}."
     )
 
 
-def skill_table(run: Recorded) -> str:
+def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
+    """Return the README's section: what was run, the table of skills, the main line's claims."""
+    points, source = main_line(run.points), run.provenance
+    families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
+    name = source["preset"]["name"]
+    return "\n\n".join(
+        [
+            f"Preset `{name}`, {len(run.seeds)} seeds ({', '.join(map(str, run.seeds))}), "
+            f"{int(points['n_items'].max())} reported items a model. Mean and 95 % t interval over "
+            "seeds. Skills are in percent (the base is one model, so its skills have no interval), "
+            f"and `skill` is the mean of three families ({families}). Reward is what was gained "
+            "over theta_0 of the same seed, since each seed has a reward model of its own; gold is "
+            "the true reward, which nothing was optimised for. theta_0 is the model before RLHF, "
+            "RSF its rejection sampling finetuning, alpha the weight of RSF's last round in an "
+            "average with theta_0.",
+            skill_table(points),
+            f"Each difference is a later model minus an earlier one: a loss is negative. "
+            f"{VERDICTS_SAY}",
+            claims.markdown(found, *MAIN),
+            f"{CAPPED} What the loss in translation is made of: of the translations that were "
+            f"right word for word before RSF and are not after it, {lost[0]:.0f} % ({lost[1]:.0f} "
+            f"to {lost[2]:.0f}) still hold the whole right translation and go on talking, as one "
+            "does in chat. That part is a habit in the wrong place, not French that was forgotten; "
+            "BLEU counts both alike.",
+            "Other algorithms, remedies, a ratio per block and one third of the layers, with every "
+            f"interval, are on [a page of their own](data/results/{name}/{TABLES_PAGE}).",
+        ]
+    )
+
+
+def skill_table(points: pd.DataFrame) -> str:
     """Return the table of skills: base, theta_0, RSF, its control and three averages."""
-    points = main_line(run.points)
-    start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
-    points = points.assign(reward=points["reward"] - points["seed"].map(start))
-    last = last_round(points)
-    trained = points["method"] == "none"
-    models = {
-        "base": points["algorithm"] == "base",
-        "theta_0": points["algorithm"] == "sft",
-        f"RSF, {last} rounds": (points["algorithm"] == "rsf")
-        & trained
-        & (points["rounds"] == last),
-        "control: random reply kept": points["algorithm"] == "rsf_random",
-    }
-    for alpha in (0.3, 0.5, 0.8):
-        near = (points["alpha"] - alpha).abs() < 1e-9
-        models[f"average, alpha {alpha}"] = near & (points["method"] == "average")
-    lines = [
-        "| Model | " + " | ".join(SCORES) + " |",
-        "| --- |" + " ---: |" * len(SCORES),
-    ]
-    for name, chosen in models.items():
+    rows = Selection(points)
+    last = int(rows.model("rsf/last")["rounds"].max())
+    models = {"base": "base", "theta_0": "sft", f"RSF, {last} rounds": "rsf/last"}
+    models["control: random reply kept"] = "rsf_random/last"
+    models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.3, 0.5, 0.8)}
+    lines = ["| Model | " + " | ".join(SCORES) + " |", "| --- |" + " ---: |" * len(SCORES)]
+    for name, selector in models.items():
         cells = []
         for score in SCORES:
-            values = points.loc[chosen, score].dropna().to_numpy(dtype=float)
-            mean, low, high = interval(values)
+            mean, low, high = interval(rows.model(selector)[score].dropna().astype(float))
             digits = 2 if score in ("reward", "gold") else 1
             half = (high - low) / 2
-            spread = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
-            cells.append(f"{mean:.{digits}f}{spread}")
+            wide = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
+            cells.append(f"{mean:.{digits}f}{wide}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a recorded run says, as Markdown.
-
-    Attributes:
-        answer: The few sentences at the top of the README.
-        results: The README's section: the main line with its tables, and a line on all else.
-        tables: The page with a table for everything that was compared beside the main line.
-    """
-
-    answer: str
-    results: str
-    tables: str
+# --- the pages beside the tables ------------------------------------------------------------------
 
 
-def told(run: Recorded, items: pd.DataFrame) -> Told:
-    """Return what a recorded run says.
-
-    The main line (`figures.main_line`) is told alike whatever else is recorded beside it.
-
-    Args:
-        run: The recorded run.
-        items: Its items (`results.recorded_items`).
-    """
-    main = replace(run, points=main_line(run.points))
-    found, lost = claims(main), interval(100 * lost_to_talk(main, items))
-    algorithms, ratios = algorithms_compared(run.points), ratios_compared(run.points)
-    by_bleu, by_capped = remedies_compared(run.points, items)
-    parts = parts_compared(run.points)
-    results = [
-        head_markdown(main),
-        skill_table(main),
-        verdict_markdown(found),
-        lost_markdown(lost),
-        capped_markdown(main, items),
-    ]
-    beside = [
-        *algorithms_line(algorithms),
-        *remedies_line(by_bleu, by_capped),
-        *ratios_line(ratios),
-        *parts_line(parts),
-    ]
-    if beside:
-        where = f"data/results/{run.provenance['preset']['name']}/{TABLES_PAGE}"
-        results += [f"What else was compared, with every interval on [its own page]({where}):"]
-        results += ["\n".join(beside)]
-    tables = [
+def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Return the page with a table for everything that was compared beside the main line."""
+    names = ("gain", "tax", "average_vs_early")
+    sections = {
+        "Other algorithms": (
+            "With the same reward model and as many sampled replies (chapter 06), on the seeds "
+            "that have all of them. Fronts are the averages of theta_0 with the last round, and "
+            "what is kept is compared at equal reward.",
+            [row for name in names for row in found["id"] if row.startswith(f"{name}.")
+             and row.endswith(".shared")] + ["front.", "kl_coef.", "average_vs_kl_coef."],
+        ),
+        "Remedies": (
+            "Remedies that act while the model learns, or along its path (chapters 07 and 08), in "
+            "the paper's distillation style: theta_0 learns once from RSF's best replies under the "
+            "remedy. Averaging is that of the run without a remedy.",
+            [row for row in found["id"]
+             if row.startswith("average_vs_") and row.endswith(".skill") and "rsf" not in row
+             and not row.startswith(("average_vs_early", "average_vs_kl_coef"))],
+        ),
+        "A ratio per block": (
+            "HMA (heterogeneous model averaging) is the paper's search for a ratio for each block "
+            "of layers; Eq. 11 is its way from free numbers to ratios, AdaMerging a search that is "
+            "given labelled reading items (chapter 11). Every search against plain averaging at "
+            "the same mean ratios.",
+            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")],
+        ),
+        "One third of the layers": (
+            "One third of the layers averaged with theta_0 and the others left aligned (chapter "
+            "11): does the input part raise both reward and skill above the aligned model's, as "
+            "the paper reports?",
+            ["part.input.", "part.dpo.input.", "part.ppo.input."],
+        ),
+    }  # fmt: skip
+    page = [
         "# What was compared beside the main line",
-        "Generated by `alignment-tax report` from the tables in this folder; do not edit. "
-        f"{VERDICTS_SAY} The main line, RSF and plain averaging, is in the README of the project.",
-        *algorithms_markdown(run.points, algorithms),
-        *remedies_markdown(run.points, by_bleu, by_capped),
-        *ratios_markdown(ratios),
-        *parts_markdown(run.points, parts),
+        "Generated by `alignment-tax report` from claims.csv in this folder, which has every "
+        f"comparison at full precision; do not edit. {VERDICTS_SAY} {CAPPED} The main line, RSF "
+        "and plain averaging, is in the README of the project.",
     ]
-    return Told(answer_markdown(found, lost), "\n\n".join(results), "\n\n".join(tables) + "\n")
+    for title, (text, starts) in sections.items():
+        if len(claims.pick(found, *starts)):
+            page += [f"## {title}", text, claims.markdown(found, *starts)]
+            if title == "Remedies":
+                alt = alt_text(remedy_fronts(points, recorded=True))
+                page += [f"![{alt}]({REMEDIES_FIGURE})"]
+                page += ["What each of them keeps, spans and costs, and the paper's claims on "
+                         f"mitigation, are on [a page of their own]({REMEDIES_PAGE})."]  # fmt: skip
+    return "\n\n".join(page) + "\n"
 
 
-def answer_markdown(found: Compared, lost: tuple[float, float, float]) -> str:
-    """Return the answer of the whole course in a few sentences.
+def remedies_page(run: Recorded, points: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Return the page on mitigation; `points` have the capped scores."""
 
-    Args:
-        found: What `claims` returned.
-        lost: Mean and interval of the share of lost translations that only go on talking, percent.
-    """
-    reward, gold = (found[f"RSF raises {name} (RSF minus theta_0)"] for name in ("reward", "gold"))
-    skill, translation = (
-        found[f"RSF costs {name} (theta_0 minus RSF)"] for name in ("skill", "translation")
-    )
-    averaging = found["averaging beats early stopping (skill at equal reward)"]
+    def table(average: str, score: str = "skill", all_methods: bool = False) -> str:
+        rows = methods.method_table(points, run.costs, average, found, score)
+        return methods.method_markdown(rows if all_methods else methods.of_remedies(rows))
+
+    where = {name: claims.reference(points, name)[1] for name in ("skill", "capped_skill")}
+    told = claims.pick(found[found["place"] != ""], "")
+    counts = ", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items())
+    chapters = []
+    for chapter, rows in told.groupby("chapter"):
+        forgiven = found[found["id"].isin(rows["id"] + claims.CAPPED)]
+        chapters += [f"### Chapter {chapter}", claims.markdown(pd.concat([rows, forgiven]))]
+    return "\n\n".join(
+        [
+            "# The paper's claims on mitigation, on the recorded run",
+            "Generated by `alignment-tax report` from the tables in this folder; do not edit. "
+            f"Preset `{run.provenance['preset']['name']}`, seeds {', '.join(map(str, run.seeds))}, "
+            f"{int(points['n_items'].max())} reported items a model. Reward is what was gained "
+            "over theta_0 of the same seed; intervals are 95 % t intervals of differences paired "
+            f"by seed. alpha is the weight of the aligned model. {VERDICTS_SAY}",
+            "Remedies are compared in the paper's distillation style: theta_0 is finetuned once on "
+            "the best-of-n samples of the same RSF run, in as many steps for all. Their curves run "
+            "from theta_0 over the strengths to the plain run without a remedy (that of LoRA and "
+            "BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and skill "
+            f"{where['skill']:g}; of two curves the finer one is thinned to as many points as the "
+            "other has.",
+            "Every remedy beside the averages of the distilled run, a panel for each kind, with "
+            "means and intervals over the seeds that all curves of the panel have.",
+            f"![Mean skill against reward, a curve for every remedy]({REMEDIES_FIGURE})",
+            "## Methods against the average of the distilled run",
+            table(DISTILLED_AVERAGE),
+            "## Methods against the average of RSF itself",
+            table("average", all_methods=True),
+            "\"Averaging ahead by\" is averaging's hypervolume minus the method's, and the verdict "
+            'that of the claim that averaging is ahead. "At equal reward" is the same by a second '
+            "measure: averaging's skill minus the method's, mean over the rewards that both reach, "
+            'with straight lines between the models of a curve. "Reward kept" is the gain that is '
+            'left where the curve still has that share of theta_0\'s skill, "rewards spanned" goes '
+            "from the lowest on the curve beyond theta_0 to the highest, all in percent of the "
+            "gain of RSF's last round: a remedy whose range begins high or ends low never comes "
+            "near theta_0, or never reaches RSF's reward. By hypervolume, rewards that a remedy "
+            "cannot be dialled to count as lost; at equal reward they do not count. Minutes and "
+            "memory are of one training, all libraries included; a dash means no training beyond "
+            "RSF.",
+            "## Methods against the average of the distilled run, talk forgiven",
+            f"{CAPPED} Hypervolume is above skill {where['capped_skill']:g} here.",
+            table(DISTILLED_AVERAGE, "capped_skill"),
+            "## Claim by claim",
+            f"{len(told)} claims: {counts}. Each is tested by itself: of many that are tried, one "
+            "in twenty intervals misses its value by chance. Smallest effects of interest: "
+            + ", ".join(f"{size:g} {unit}" for unit, size in SESOI.items())
+            + ".",
+            *chapters,
+            "## Where the opposite of the paper's claim came out",
+            "Numbers are measured; what begins with \"We think\" is our reading of them, and not "
+            "tested. The plain distilled run moves the families by "
+            f"{_moved(points)}: where little is lost there is little to keep.",
+            opposites(found),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def _moved(points: pd.DataFrame) -> str:
+    rows = Selection(points)
+    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
+    moved = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
+    return ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in moved.items())
+
+
+def opposites(found: pd.DataFrame) -> str:
+    """Return the paper's claims whose opposite came out, and why we think so, as a list."""
+    rows = found[(found["verdict"] == "opposite") & (found["place"] != "")]
     return (
-        "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
-        f"the reward that it optimised by {_words(reward)}, and the true reward, which it did not "
-        f"see, by {_words(gold)}. It cost {_words(skill)} points of mean skill. Translation alone "
-        f"fell by {_words(translation)}, and {lost[0]:.0f} % ({lost[1]:.0f} to {lost[2]:.0f}) of "
-        "the translations that were lost are right ones with talk behind them. Averaging the "
-        "weights before and after RLHF keeps, against stopping RLHF early at the same reward, "
-        f"{_words(averaging)} points of skill: {averaging.verdict}."
+        "\n".join(
+            f"- **{row['place']}: {row['claim']}**: {claims.effect(row)} {row['unit']}."
+            + (f" We think: {REASONS[row['id']]}" if row["id"] in REASONS else "")
+            for row in claims.pick(rows, "").to_dict("records")
+        )
+        or "None of the paper's claims came out opposite."
     )
 
 
-def _words(each: compare.Comparison) -> str:
-    return f"{each.difference:+.2f} ({each.low:+.2f} to {each.high:+.2f})"
+# --- the real model: one seed ---------------------------------------------------------------------
 
 
-def head_markdown(run: Recorded) -> str:
-    """Return what was run and how its table is to be read."""
-    seeds, source = run.seeds, run.provenance
-    n_items = int(run.points["n_items"].max())
-    families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
-    return (
-        f"Preset `{source['preset']['name']}`, {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}), {n_items} reported items a model. Mean and 95 % t "
-        "interval over seeds. Skills are in percent (the base is one model, so its skills have no "
-        f"interval), and `skill` is the mean of three families ({families}). Reward is what was "
-        "gained over theta_0 of the same seed, since each seed has a reward model of its own; gold "
-        "is the true reward, which nothing was optimised for. theta_0 is the model before RLHF, "
-        "RSF its rejection sampling finetuning, alpha the weight of RSF's last round in an average "
-        f"with theta_0. {VERDICTS_SAY}"
+def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
+    """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
+    rows = Selection(points)
+    bounds = {}
+    for score in ("skill", *FAMILIES, *(slot for slot in SLOTS if points[slot].notna().any())):
+        tax = claims.Claim("", "", "", "rsf/last", "sft", score)
+        change = claims.over_items(rows, tax, items)
+        bounds[score] = (change.low, change.high)
+    return tax_bars(points, intervals=bounds, recorded=True)
+
+
+def models_table(points: pd.DataFrame) -> str:
+    """Return one row per recorded model: skills in percent, reward, the judge's reward, KL."""
+    names = names_of(str(points["study"].iloc[0]))
+    scores = [*(slot for slot in SLOTS if points[slot].notna().any()), "skill"]
+    head = ["Model", *(names[score] for score in scores), "reward", "judge", "KL"]
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for row in points.to_dict("records"):
+        cells = [model_name(row), *(f"{row[score]:.1f}" for score in scores)]
+        cells += [f"{row['reward']:.3f}", f"{row['gold']:.3f}", f"{row['kl']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def model_name(row: Mapping[Any, Any]) -> str:
+    """Return what a row of the table of points is called."""
+    if row["algorithm"] in ("base", "sft"):
+        return {"base": "SmolLM2-135M-Instruct", "sft": "theta_0"}[row["algorithm"]]
+    if row["method"] == "average":
+        return f"average, alpha {row['alpha']:g}"
+    control = " (control: random reply kept)" if row["algorithm"] == "rsf_random" else ""
+    return f"RSF, round {int(row['rounds'])}{control}"
+
+
+def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
+    if len(run.seeds) != 1:
+        raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
+    points, source, preset = main_line(run.points), run.provenance, run.provenance["preset"]
+    rsf, rewards = preset["rsf"], preset["reward"]
+    right = float(np.mean(run.pairs["margin"] > 0))
+    half = 1.96 * float(np.sqrt(right * (1 - right) / len(run.pairs)))
+    trust = (
+        "That interval holds 50 %: at this size the reward model may be no better than a coin, so "
+        "this run shows that the pipeline works on real input, and not what RLHF does to it."
+        if right - half <= 0.5
+        else "It is better than a coin, so what it chose was chosen by something people share."
     )
+    minutes = float(source["seconds_of_stages_last_seed"]["all stages"]) / 60
+    return "\n\n".join(
+        [
+            f"# Recorded run of `{preset['name']}`",
+            f"Preset `{preset['name']}`, seed {run.seeds[0]}, on {source['device']} with "
+            f"{source['threads']} threads, {minutes:.0f} minutes: {preset['sft']['documents']} "
+            f"demonstrations drawn, {rewards['pairs']} preference pairs drawn for the reward model "
+            f"and {preset['judge']['pairs']} others for the judge, {rsf['rounds']} rounds of RSF "
+            f"with {rsf['prompts_per_round']} prompts and n = {rsf['n']}, replies of at most "
+            f"{rsf['max_new_tokens']} tokens, the first {preset['eval']['limit']} items of each "
+            "benchmark. What is too long for that size is left out.",
+            f"Of {len(run.pairs)} held-out pairs of HH-RLHF the reward model orders "
+            f"{100 * right:.0f} % ± {100 * half:.0f} as people did. {trust} Skills are in percent: "
+            "accuracy, F1 and BLEU; the intervals below are a bootstrap over items, paired, and "
+            "say nothing about another seed. The judge is a reward model trained on other pairs, "
+            "which nothing was optimised for. KL is in nats a reply, from theta_0. "
+            f"{VERDICTS_SAY}",
+            models_table(points),
+            claims.markdown(found.drop(columns="place").assign(place="")),
+            f"![{alt_text(tax_figure(points, items))}]({TAX_FIGURE})",
+        ]
+    ) + "\n"  # fmt: skip
 
 
-def lost_markdown(lost: tuple[float, float, float]) -> str:
-    """Return what the loss in translation is made of: mean and interval, percent."""
-    mean, low, high = lost
-    return (
-        "What the loss in translation is made of: of the translations that were right word for "
-        f"word before RSF and are not after it, {mean:.0f} % ({low:.0f} to {high:.0f}) still hold "
-        "the whole right translation and go on talking, as one does in chat. That part is a habit "
-        "in the wrong place, not French that was forgotten; BLEU counts both alike."
-    )
-
-
-# --- beside the main line: a line for the README, tables for a page of their own ------------------
-
-
-def by_verdict(found: Compared, words: tuple[str, str, str]) -> str:
-    """Return names sorted by their verdict: "ahead of: *A*, *B*; behind: *C*; undecided: *D*".
-
-    Args:
-        found: Comparison by name.
-        words: What to say of those that hold, those that do not, and the inconclusive ones.
-    """
-    said = []
-    verdicts = ("holds", "does not hold", "inconclusive")
-    for verdict, word in zip(verdicts, words, strict=True):
-        names = [f"*{name}*" for name, each in found.items() if each.verdict == verdict]
-        if len(names) == len(found) > 3:
-            said.append(f"{word}: all {len(names)}")
-        elif names or verdict == "holds":
-            said.append(f"{word}: {', '.join(names) or 'none'}")
-    return "; ".join(said)
-
-
-@dataclass(frozen=True)
-class Algorithms:
-    """Comparisons of RLHF algorithms: by name of the algorithm, fronts by name of the other one."""
-
-    gains: Compared
-    taxes: Compared
-    averaging: Compared
-    fronts: Compared
-
-
-def algorithms_compared(points: pd.DataFrame) -> Algorithms | None:
-    """Return what is compared of RSF, DPO, RLOO and PPO; None where RSF alone is recorded.
-
-    Args:
-        points: The columns of points.csv.
-    """
-    points = algorithms_claims.shared(points)
-    found = algorithms_claims.present(points)
-    if found == ["rsf"]:
-        return None
-    names = [algorithms_claims.NAMES[name] for name in found]
-
-    def named(
-        names: list[str], each: algorithms_claims.Comparisons
-    ) -> dict[str, compare.Comparison]:
-        both = zip(names, each.values(), strict=True)
-        return {name: one for name, one in both if one is not None}
-
-    return Algorithms(
-        gains=named(names, algorithms_claims.gain_claims(points)),
-        taxes=named(names, algorithms_claims.tax_claims(points)),
-        averaging=named(names, algorithms_claims.averaging_claims(points)),
-        fronts=named(
-            [name for name in names if name != "RSF"], algorithms_claims.front_claims(points)
-        ),
-    )
-
-
-def algorithms_line(found: Algorithms | None) -> list[str]:
-    """Return a line on DPO, RLOO and PPO beside RSF, if any of them is recorded."""
-    if found is None:
-        return []
-    taxes = by_verdict(found.taxes, ("Mean skill falls with", "it does not with", "undecided"))
-    averaging = by_verdict(found.averaging, ("more for", "less for", "undecided for"))
-    return [
-        f"- **Other algorithms** (chapter 06). {taxes}. Averaging keeps, against stopping early, "
-        f"{averaging}."
-    ]
-
-
-def algorithms_markdown(points: pd.DataFrame, found: Algorithms | None) -> list[str]:
-    """Return paragraphs on DPO, RLOO and PPO beside RSF, if any of them is recorded.
-
-    Args:
-        points: The columns of points.csv.
-        found: What `algorithms_compared` returned.
-    """
-    if found is None:
-        return []
-    counted = algorithms_claims.shared(points)
-    seeds = {
-        algorithms_claims.NAMES[name]: counted.loc[counted["algorithm"] == name, "seed"].nunique()
-        for name in algorithms_claims.present(counted)
-    }
-    said = ", ".join(f"{name} {count}" for name, count in seeds.items())
-    texts = (
-        ("{} raises reward", found.gains),
-        ("{} costs mean skill", found.taxes),
-        ("averaging {} keeps more mean skill than stopping it early", found.averaging),
-        ("the front of RSF lies above that of {}", found.fronts),
-    )
-    return [
-        "## Other algorithms",
-        "With the same reward model and as many sampled replies (chapter 06); "
-        f"seeds: {said}. Fronts are the averages of theta_0 with the last round, and what is kept "
-        "is compared at equal reward:",
-        verdict_markdown(
-            {text.format(name): each for text, group in texts for name, each in group.items()}
-        ),
-    ]
-
-
-def remedies_compared(points: pd.DataFrame, items: pd.DataFrame) -> tuple[Compared, Compared]:
-    """Return averaging against each remedy by BLEU and by capped BLEU, if recorded.
-
-    Args:
-        points: The columns of points.csv.
-        items: The items behind them (`results.recorded_items`).
-    """
-    rows = points[points["algorithm"].isin(["sft", "rsf"])]
-    rows = rows[rows["method"].isin(["none", DISTIL, DISTILLED_AVERAGE, *REMEDIES])]
-    if DISTILLED_AVERAGE not in set(rows["method"]):
-        return {}, {}
-    by_bleu = remedies.against_averaging(rows)
-    return by_bleu, remedies.against_averaging(with_capped(rows, items)) if by_bleu else {}
-
-
-def remedies_line(by_bleu: Compared, by_capped: Compared) -> list[str]:
-    """Return a line on the remedies against averaging, if recorded."""
-    if not by_bleu:
-        return []
-    words = ("ahead of", "behind", "undecided against")
-    return [
-        f"- **Remedies** (chapters 07, 08). Averaging is {by_verdict(by_bleu, words)}. With talk "
-        f"behind translations forgiven it is {by_verdict(by_capped, words)}."
-    ]
-
-
-def remedies_markdown(points: pd.DataFrame, by_bleu: Compared, by_capped: Compared) -> list[str]:
-    """Return paragraphs on the remedies against averaging, with their figure, if recorded."""
-    if not by_bleu:
-        return []
-    return [
-        "## Remedies",
-        *remedies.short_markdown(by_bleu, by_capped),
-        f"![{alt_text(remedy_fronts(points, recorded=True))}]({remedies.FIGURE})",
-        "What each of them keeps, spans and costs, and the paper's claims on mitigation one by "
-        "one, are on [a page of their own](remedies.md).",
-    ]
-
-
-def ratios_compared(points: pd.DataFrame) -> Compared:
-    """Return each search for a ratio per block against plain averaging, if recorded.
-
-    Args:
-        points: The columns of points.csv.
-    """
-    rows = points[points["algorithm"].isin(["sft", "rsf"])]
-    return {
-        heterogeneous.name(curve): heterogeneous.ahead(rows, curve)
-        for curve in heterogeneous.recorded_curves(rows)
-    }
-
-
-def ratios_line(found: Compared) -> list[str]:
-    """Return a line on searches for a ratio per block, if recorded."""
-    if not found:
-        return []
-    return [
-        f"- **A ratio per block** (chapter 11). Of {len(found)} searches for RSF's ratios, against "
-        f"plain averaging at the same mean ratios, {by_verdict(found, HMA_WORDS)}."
-    ]
-
-
-def ratios_markdown(found: Compared) -> list[str]:
-    """Return paragraphs on searches for a ratio per block against plain averaging, if recorded."""
-    if not found:
-        return []
-    return [
-        "## A ratio per block",
-        "HMA (heterogeneous model averaging) is the paper's search for a ratio for each block of "
-        "layers; Eq. 11 is its way from free numbers to ratios, AdaMerging a search that is given "
-        "labelled reading items (chapter 11). Every search against plain averaging at the same "
-        "mean ratios:",
-        verdict_markdown(
-            {f"{name} keeps more skill than averaging at equal reward": each
-             for name, each in found.items()}
-        ),
-    ]  # fmt: skip
-
-
-def parts_compared(points: pd.DataFrame) -> dict[str, Compared]:
-    """Return, by algorithm, what averaging the input part alone does, and HMA where not RSF's.
-
-    Args:
-        points: The columns of points.csv.
-    """
-    found: dict[str, Compared] = {}
-    for algorithm in heterogeneous.algorithms_with(points, PART):
-        rows = heterogeneous.of_algorithm(points, algorithm)
-        if "input" not in heterogeneous.recorded_parts(rows):
-            continue
-        compared = {
-            f"averaging the input part alone raises {score}": (
-                heterogeneous.part_effect(rows, "input", score)
-            )
-            for score in ("reward", "skill")
-        }
-        if algorithm != "rsf" and algorithm in heterogeneous.algorithms_with(points, "hma"):
-            claim = "HMA, K = 3 keeps more skill than averaging at equal reward"
-            compared[claim] = heterogeneous.ahead(rows, heterogeneous.HMA)
-        found[algorithm] = compared
-    return found
-
-
-def parts_line(found: Mapping[str, Compared]) -> list[str]:
-    """Return a line on the input part, algorithm by algorithm, if recorded."""
-    if not found:
-        return []
-
-    def of(words: str) -> Compared:
-        return {
-            algorithms_claims.NAMES[algorithm]: each
-            for algorithm, compared in found.items()
-            for claim, each in compared.items()
-            if words in claim
-        }
-
-    reward = by_verdict(of("raises reward"), ("raises", "lowers", "undecided"))
-    skill = by_verdict(of("raises skill"), ("raises", "lowers", "undecided"))
-    line = (
-        "- **One third of the layers** (chapter 11). Averaging the input part alone is to raise "
-        f"reward and skill, the paper reports. Reward, {reward}. Skill, {skill}."
-    )
-    if hma := of("HMA"):
-        line += f" HMA of these against averaging, {by_verdict(hma, HMA_WORDS)}."
-    return [line]
-
-
-def parts_markdown(points: pd.DataFrame, found: Mapping[str, Compared]) -> list[str]:
-    """Return paragraphs on the input part and on HMA, algorithm by algorithm, if recorded.
-
-    Args:
-        points: The columns of points.csv.
-        found: What `parts_compared` returned.
-    """
-    if not found:
-        return []
-    names = {algorithm: algorithms_claims.NAMES[algorithm] for algorithm in found}
-    said = []
-    for algorithm, name in names.items():
-        own = (points["algorithm"] == algorithm) & (points["method"] == PART)
-        said.append(f"{name} {points.loc[own, 'seed'].nunique()}")
-    return [
-        "## One third of the layers",
-        "One third of the layers averaged with theta_0 and the others left aligned (chapter 11): "
-        "does the input part raise both reward and skill above the aligned model's, as the paper "
-        f"reports? Beside it HMA of other algorithms. Seeds: {', '.join(said)}.",
-        verdict_markdown(
-            {f"{names[algorithm]}: {claim}": each
-             for algorithm, compared in found.items() for claim, each in compared.items()}
-        ),
-    ]  # fmt: skip
+# --- writing --------------------------------------------------------------------------------------
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -503,47 +350,60 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}: start -->", f"<!-- {name}: end -->"
 
 
-def fill(text: str, results: str, name: str = "results") -> str:
-    """Return `text` with `results` between the two marks of this name.
-
-    Raises:
-        ValueError: the marks are not there, once each and in order.
-    """
+def fill(text: str, generated: str, name: str = "results") -> str:
+    """Return `text` with `generated` between the two marks of this name; it must hold them."""
     start, end = marks(name)
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"The page must hold {start} and then {end}, once each.")
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)
-    return f"{before}{start}\n\n{results}\n\n{end}{after}"
+    return f"{before}{start}\n\n{generated}\n\n{end}{after}"
 
 
-def page_of(preset: str) -> str:
-    """Return the page of a preset that was recorded for one seed."""
-    run = recorded(preset)
-    return first_light.markdown(first_light.one_seed(run, recorded_items(preset)), run.pairs)
+@dataclass(frozen=True)
+class Pages:
+    """What a recorded run over seeds says: its claims, and the text of each page."""
+
+    found: pd.DataFrame
+    answer: str
+    results: str
+    tables: str
+    remedies: str
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Write the recorded results into README.md, and pages beside the tables they are made of."""
-    argparse.ArgumentParser(prog="alignment-tax report", description=main.__doc__).parse_args(
-        list(arguments)
+def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None) -> Pages:
+    """Return what a recorded run over seeds says; `found` are its claims, if there already."""
+    points = add_capped(run.points, items)
+    found = claims.table(points) if found is None else found
+    lost = interval(100 * lost_to_talk(main_line(run.points), items))
+    distilled = (points["method"] == DISTIL).any()
+    return Pages(
+        found,
+        answer(found, lost),
+        results(run, found, lost),
+        tables_page(run.points, found),
+        remedies_page(run, points, found) if distilled else "",
     )
+
+
+def write_pages() -> None:
+    """Write the recorded results into README.md, and pages beside the tables they are made of."""
     page: Path = settings.repo_root() / "README.md"
-    run = recorded()
-    said = told(run, recorded_items())
+    run, folder = recorded(), settings.results_folder() / "tiny"
+    said = pages(run, recorded_items())
+    claims.write(said.found, folder / "claims.csv")
     filled = fill(page.read_text(encoding="utf-8"), said.answer, "answer")
     write_whole(page, fill(filled, said.results))
-    beside = settings.results_folder() / "tiny" / TABLES_PAGE
-    write_whole(beside, said.tables)
-    print(f"The recorded results are in {page}, all comparisons in {beside}.")
-    if (run.points["method"] == DISTIL).any():
-        beside = settings.results_folder() / "tiny" / "remedies.md"
-        write_whole(beside, remedies.page(run, recorded_items()) + "\n")
-        save(remedy_fronts(run.points, recorded=True), beside.parent / remedies.FIGURE, dpi=DPI)
-        print(f"What they say of the remedies is in {beside}.")
+    write_whole(folder / TABLES_PAGE, said.tables)
+    if said.remedies:
+        write_whole(folder / REMEDIES_PAGE, said.remedies)
+        save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, dpi=DPI)
+    print(f"The recorded results are in {page} and in {folder}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
-        write_whole(folder / "README.md", page_of(REAL))
-        real = first_light.one_seed(recorded(REAL), recorded_items(REAL))
-        save(first_light.tax_figure(real), folder / first_light.FIGURE, dpi=DPI)
-        print(f"Those of the real model are in {folder / 'README.md'}.")
+        real, items = recorded(REAL), recorded_items(REAL)
+        found = over_items(real, items)
+        claims.write(found, folder / "claims.csv")
+        write_whole(folder / "README.md", one_seed_page(real, items, found))
+        save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, dpi=DPI)
+        print(f"Those of the real model are in {folder}.")

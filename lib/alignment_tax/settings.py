@@ -25,18 +25,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
-    """Return the top folder of the checkout.
-
-    It is looked for above the package (an editable install: `pip install -e .`), then from the
-    current folder upward.
-
-    Args:
-        package: the package's file to start from; default this one.
-        start: the folder to start from when that fails; default the current one.
-
-    Raises:
-        SettingsError: neither leads to a checkout.
-    """
+    """Return the top folder of the checkout: above the package, else above the current folder."""
     package = (package or Path(__file__)).resolve()
     start = (start or Path.cwd()).resolve()
     for folder in (*package.parents, start, *start.parents):
@@ -55,11 +44,7 @@ def runs_folder() -> Path:
 
 
 def data_folder() -> Path | None:
-    """Return the local folder with the real data sets, or None when the Hub is to be used.
-
-    Raises:
-        SettingsError: the variable names a folder that does not exist.
-    """
+    """Return the local folder with the real data sets, or None when the Hub is to be used."""
     named = os.environ.get(DATA_VARIABLE)
     if not named:
         return None

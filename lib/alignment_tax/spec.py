@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from alignment_tax.registry import REMEDIES
 
 COLUMNS = """
     study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
@@ -19,46 +22,130 @@ COLUMNS = """
 #: The columns that name a model: a row with the same values is the same model.
 NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 
-#: The method of the plain run: theta_0 finetuned on RSF's best-of-n samples without a remedy.
-DISTIL = "distil"
-#: Ends the method of a run whose outcome is averaged with theta_0 (`alpha`): "l2+average".
-AVERAGED = "+average"
-#: Averages of the plain distilled run, which starts and ends where the distilled remedies do.
-DISTILLED_AVERAGE = DISTIL + AVERAGED
-#: Ends the method of a remedy that acts inside RSF's rounds: "l2_in_rounds".
-IN_ROUNDS = "_in_rounds"
-#: Stands for the plain run, its averages and every remedy that the preset records.
-ALL_REMEDIES = "remedies"
+#: The mix of theta_0 and an aligned model by one ratio for all weights.
+AVERAGE = "average"
 #: One part averaged, the others aligned.
 PART = "part"
 ADAMERGING = "adamerging"
+HMA = "hma"
 #: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
 PATTERN = "pattern"
 #: What the paper varies them around: a of (a, a, a - 0.1) and (a, a - 0.1, a - 0.1).
 PATTERN_BASES = (0.2, 0.3, 0.4)
+
+#: Protocols, each the name of the stage that trains: the rounds of RLHF as they are, ...
+ROUNDS = "rounds"
+#: ... theta_0 finetuned once on RSF's best-of-n samples, ...
+DISTILLED = "distilled"
+#: ... a remedy in each of RSF's rounds, ...
+INSIDE = "in_rounds"
+#: ... PPO under another weight of its KL penalty, which is the strength.
+KL_COEF = "kl_coef"
+
+#: The method of the distilled run without a remedy.
+DISTIL = "distil"
+# what may follow a remedy's word in the column method
+_AVERAGED = f"+{AVERAGE}"
+_IN_ROUNDS = f"_{INSIDE}"
+#: Stands for the plain run, its averages and every remedy that the preset records.
+ALL_REMEDIES = "remedies"
 #: Stands for parts and all searches for ratios that the preset records.
 ALL_PARTS = "parts"
-#: PPO under another weight of its KL penalty, which is the strength.
-KL_COEF = "kl_coef"
 #: What `Spec.part` says where the ratios of K blocks are still to be found.
 TO_FIND = re.compile(r"K=(\d+)")
 
 
+class Method(NamedTuple):
+    """What the column method says: `remedy` acts by `protocol`, the outcome is mixed by `mix`."""
+
+    remedy: str | None = None
+    protocol: str = ROUNDS
+    mix: str | None = None
+
+    def __str__(self) -> str:
+        """Write the column: "none", "average", "l2", "l2+average", "l2_in_rounds", "distil", ..."""
+        if self.protocol == ROUNDS:
+            return self.mix or "none"
+        if self.protocol == KL_COEF:
+            return KL_COEF
+        word = self.remedy or DISTIL
+        if self.protocol == INSIDE:
+            word += _IN_ROUNDS
+        return word + _AVERAGED if self.mix else word
+
+    @classmethod
+    def read(cls, text: str) -> Method:
+        """Read the column; whatever is no other word is a remedy, known or not."""
+        if text == "none":
+            return cls()
+        if text in (AVERAGE, PART) or is_search(text):
+            return cls(mix=text)
+        if text == KL_COEF:
+            return cls(protocol=KL_COEF)
+        word = text.removesuffix(_AVERAGED)
+        mix = None if word == text else AVERAGE
+        if word == DISTIL:
+            return cls(None, DISTILLED, mix)
+        remedy = word.removesuffix(_IN_ROUNDS)
+        return cls(remedy, DISTILLED if remedy == word else INSIDE, mix)
+
+
+def is_search(method: str) -> bool:
+    """Whether a method has a ratio of its own for each block of layers."""
+    return method in (HMA, ADAMERGING, PATTERN) or method.startswith(f"{HMA}_")
+
+
+def averaged(method: str) -> str:
+    """Return the method whose outcome is averaged with theta_0: "l2" -> "l2+average"."""
+    return str(Method.read(method)._replace(mix=AVERAGE))
+
+
+def unaveraged(method: str) -> str:
+    """Return the method that is averaged with theta_0: "l2+average" -> "l2"; any other itself."""
+    found = Method.read(method)
+    return method if found.protocol == ROUNDS else str(found._replace(mix=None))
+
+
+def is_averaged(method: str) -> bool:
+    """Whether a method is a distilled or remedied run averaged with theta_0."""
+    return unaveraged(method) != method
+
+
+def in_rounds(remedy: str) -> str:
+    """Return the method of a remedy inside the rounds of RSF: "l2" -> "l2_in_rounds"."""
+    return str(Method(remedy, INSIDE))
+
+
+def is_in_rounds(method: str) -> bool:
+    """Whether a method is a remedy inside the rounds of RSF."""
+    return Method.read(method).protocol == INSIDE
+
+
+def out_of_rounds(method: str) -> str:
+    """Return the remedy that acts inside the rounds: "l2_in_rounds" -> "l2"; any other itself."""
+    found = Method.read(method)
+    return str(found._replace(protocol=DISTILLED)) if found.protocol == INSIDE else method
+
+
+#: Averages of the plain distilled run, which starts and ends where the distilled remedies do.
+DISTILLED_AVERAGE = averaged(DISTIL)
+
+
 @dataclass(frozen=True)
 class Spec:
-    """Which model is meant: the columns of the table of points that name it.
+    """Which model is meant: the columns of the table of points that name it, and what they say.
 
-    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `method` none,
-    average, a remedy, ...; `rounds` of RLHF; `alpha` the (mean) weight of the aligned model, for
-    methods that mix; `strength` that of a remedy; `part` the part that is mixed, or the ratios.
+    `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `rounds` those of
+    RLHF. `method` is read into the fields `remedy` (l1, l2, ..., None), `protocol` (the stage that
+    trains it: rounds | distilled | in_rounds | kl_coef, or base | sft) and `mix` (None, average,
+    part, hma, hma_VARIANT, adamerging, pattern). `alpha` is the (mean) weight of the aligned model
+    in a mix, `strength` that of the remedy.
 
-    Method "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
-    (thirds of the layers), linear (all layers), embeddings, norms or head. Methods with a ratio per
-    block (hma, hma_VARIANT, adamerging: see `searches`) have the ratios in `part` (see
-    `ratios_text`) and their mean in `alpha`, which is also the ratio of embeddings, norms and head;
-    part "K=3" stands for the ratios that the search finds for three blocks.
-
-    Method "kl_coef" is PPO with another weight of its KL penalty, the strength.
+    Mix "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
+    (thirds of the layers), linear (all layers), embeddings, norms or head. Mixes with a ratio per
+    block (see `merge.search`) have the ratios in `part` (see `ratios_text`) and their mean in
+    `alpha`, which is also the ratio of embeddings, norms and head; part "K=3" stands for the ratios
+    that the search finds for three blocks.
 
     A remedy's word alone is the paper's distillation style; what follows the word changes that:
 
@@ -76,20 +163,48 @@ class Spec:
     alpha: float | None = None
     strength: float | None = None
     part: str | None = None
+    remedy: str | None = field(init=False, repr=False, compare=False)
+    protocol: str = field(init=False, repr=False, compare=False)
+    mix: str | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Read the method."""
+        found = Method.read(self.method)
+        if self.algorithm in ("base", "sft"):
+            found = Method(protocol=self.algorithm)
+        for name, value in found._asdict().items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_row(cls, row: Mapping[Any, Any]) -> Spec:
+        """Return the spec that a row of the table of points names; NaN and "" are None."""
+        told = {name: row.get(name) for name in NAMED}
+        given = {k: None if str(v) in ("", "nan", "None", "<NA>") else v for k, v in told.items()}
+        method, strength, alpha = given["method"] or "none", given["strength"], given["alpha"]
+        remedy = REMEDIES.get(Method.read(method).remedy or "")
+        kind = type(remedy.strengths[0]) if remedy else float  # a rank is whole
+        return cls(
+            str(given["algorithm"]),
+            int(given["rounds"] or 0),
+            method,
+            None if alpha is None else float(alpha),
+            None if strength is None else kind(strength),
+            given["part"],
+        )
 
     @property
-    def remedy(self) -> str:
-        """The method without what may follow it: a remedy, or distil; else the method itself."""
-        return self.method.removesuffix(AVERAGED).removesuffix(IN_ROUNDS)
+    def row(self) -> dict[str, Any]:
+        """The columns that name the model, but for its seed."""
+        return {name: getattr(self, name) for name in NAMED if name != "seed"}
 
     @property
     def end(self) -> Spec:
         """The aligned end that a mixture mixes theta_0 with; any other model itself."""
-        if self.method in ("average", PART) or has_ratios(self):
-            return Spec(self.algorithm, self.rounds)
-        if self.method.endswith(AVERAGED):
-            return dataclasses.replace(self, method=self.method.removesuffix(AVERAGED), alpha=None)
-        return self
+        if self.mix is None:
+            return self
+        strength = self.strength if self.remedy else None
+        plain = str(Method(self.remedy, self.protocol))
+        return Spec(self.algorithm, self.rounds, plain, strength=strength)
 
     def __str__(self) -> str:
         """Name the model for a reader."""
@@ -100,7 +215,7 @@ class Spec:
         name = f"{self.algorithm} round {self.rounds}"
         if self.method == "none":
             return name
-        if self.method == "average":
+        if self.method == AVERAGE:
             return f"average of theta_0 and {name}, alpha {self.alpha}"
         details = {"strength": self.strength, "alpha": self.alpha}
         named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
@@ -180,7 +295,7 @@ def part_name(spec: Spec) -> str:
 
 def has_ratios(spec: Spec) -> bool:
     """Whether a spec has a ratio of its own for each block of layers."""
-    return spec.method in (ADAMERGING, PATTERN, "hma") or spec.method.startswith("hma_")
+    return is_search(spec.mix or "")
 
 
 def blocks_to_find(spec: Spec) -> int | None:
@@ -191,7 +306,7 @@ def blocks_to_find(spec: Spec) -> int | None:
 
 def has_forward_kl(spec: Spec) -> bool:
     """Whether the forward KL of a model is recorded: of theta_0, RLHF and their plain averages."""
-    return spec.algorithm != "base" and spec.method in ("none", "average", KL_COEF)
+    return spec.protocol in ("sft", ROUNDS, KL_COEF) and spec.mix in (None, AVERAGE)
 
 
 def simplest(spec: Spec) -> Spec:
@@ -203,12 +318,11 @@ def simplest(spec: Spec) -> Spec:
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
         text = ratios_text(blocks, fixed)
-        spec = dataclasses.replace(spec, method="hma", strength=None, part=text)
+        spec = dataclasses.replace(spec, method=HMA, strength=None, part=text)
         if {*blocks, *fixed.values()} == {spec.alpha}:
-            spec = Spec(spec.algorithm, spec.rounds, "average", spec.alpha)
-    whole = spec.method == "average" or spec.method.endswith(AVERAGED)
-    if whole and spec.alpha == 0:
+            spec = Spec(spec.algorithm, spec.rounds, AVERAGE, spec.alpha)
+    if spec.mix == AVERAGE and spec.alpha == 0:
         return Spec("sft")
-    if (whole or spec.method == PART) and spec.alpha == 1:
+    if spec.mix in (AVERAGE, PART) and spec.alpha == 1:
         return spec.end
     return spec

@@ -10,18 +10,12 @@ whole or not at all, and two runs that need the same one wait for each other.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
-import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -32,12 +26,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alignment_tax import __version__
+from alignment_tax.provenance import provenance
 
 META = "meta.json"
-#: Where `git archive` writes the commit of what it packs (see .gitattributes).
-ARCHIVED = ".git_archival.txt"
-LIBRARIES = ("torch", "transformers", "trl", "datasets", "lm_eval")
 
 
 class ArtifactError(RuntimeError):
@@ -68,12 +59,8 @@ class Artifact:
 def plain_json(value: Any, name: str) -> Any:
     """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers.
 
-    Args:
-        value: None, bool, int, finite float, str, or lists, tuples and mappings of these.
-        name: what the value is called, for the message.
-
     Raises:
-        TypeError: something else is inside.
+        TypeError: something else than None, booleans, numbers, text, lists and mappings is inside.
         ValueError: a float is NaN or infinite.
     """
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
@@ -100,37 +87,19 @@ def plain_json(value: Any, name: str) -> Any:
     )
 
 
-def canonical_json(value: Any) -> str:
-    """Return plain JSON as text that is the same for equal values."""
-    return json.dumps(
-        plain_json(value, "value"), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
-
-
 def digest(value: Any) -> str:
-    """Return the sha256 (64 hex digits) of a plain JSON value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """Return the sha256 (64 hex digits) of a plain JSON value; equal values have the same."""
+    text = json.dumps(plain_json(value, "value"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def artifact_key(
     stage: str, inputs: Mapping[str, Any], version: int, parents: Mapping[str, str]
 ) -> str:
-    """Return the key of an artifact: the sha256 of everything that determines it.
-
-    Args:
-        stage: name of the stage, for instance "rsf".
-        inputs: what the stage uses (preset fields, seed), plain JSON.
-        version: to be raised when the code of the stage changes its results.
-        parents: name -> key of the artifacts it starts from.
-    """
-    return digest(
-        {
-            "stage": stage,
-            "version": version,
-            "inputs": plain_json(inputs, f"inputs of {stage}"),
-            "parents": dict(parents),
-        }
-    )
+    """Return the key of an artifact: the sha256 of everything that determines it (see `get`)."""
+    plain = plain_json(inputs, f"inputs of {stage}")
+    own = {"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)}
+    return digest(own)
 
 
 def file_digest(path: Path) -> str:
@@ -141,100 +110,10 @@ def file_digest(path: Path) -> str:
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return path -> sha256 and size in bytes of every file below `folder` but its meta.json."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": file_digest(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in paths
-        if path != folder / META
-    }
-
-
-@functools.cache
-def git_commit(folder: Path) -> str | None:
-    """Return the commit of the checkout around `folder`, "+dirty" if changed, None if none.
-
-    Where the checkout is an archive without git's own folder, its file `ARCHIVED` names the commit.
-    """
-    command = ["git", "-C", str(folder)]
-    try:
-        commit = subprocess.run(
-            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*command, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return archived_commit(folder)
-    return f"{commit}+dirty" if changed else commit
-
-
-def archived_commit(folder: Path) -> str | None:
-    """Return the commit that git wrote into an archive of the course, None if there is none."""
-    for parent in (folder, *folder.parents):
-        if (parent / ARCHIVED).is_file():
-            found = re.search(r"node: ([0-9a-f]{40})", (parent / ARCHIVED).read_text("utf-8"))
-            return found[1] if found else None
-    return None
-
-
-@functools.cache
-def library_versions() -> dict[str, str | None]:
-    """Return the versions of this package and of the libraries that move numbers."""
-    versions: dict[str, str | None] = {"alignment_tax": __version__}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def compute_device() -> tuple[str, int]:
-    """Return the device that torch uses and its number of threads.
-
-    A process that has not imported torch computes on the CPU with one thread.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return "cpu", 1
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return name, torch.get_num_threads()
-
-
-def processor() -> str:
-    """Name the processor and the instructions that torch uses on it, "unknown" where none says.
-
-    Both decide the last digits of what is trained there, and training makes these grow.
-    """
-    name = platform.processor()
-    with contextlib.suppress(OSError):  # only Linux has the file
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        name = next(named, name)
-    torch = sys.modules.get("torch")
-    used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
-    return ", ".join([name or "unknown", *used])
-
-
-def provenance() -> dict[str, Any]:
-    """Return versions, commit, device, threads, platform and time (UTC), for meta.json."""
-    device, threads = compute_device()
-    return {
-        "versions": library_versions(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()}-{platform.machine()}",
-        "processor": processor(),
-        "commit": git_commit(Path(__file__).resolve().parent),
-        "device": device,
-        "threads": threads,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / META]
+    kept = [{"sha256": file_digest(path), "bytes": path.stat().st_size} for path in paths]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return dict(zip(names, kept, strict=True))
 
 
 def sync(path: Path) -> None:
@@ -265,49 +144,34 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def read_meta(folder: Path, describe: str) -> dict[str, Any]:
-    """Return the content of meta.json.
+def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
+    """Compare the files of an artifact, by size and hash, with meta.json; return its content.
 
     Raises:
-        DamagedArtifact: it is missing, truncated or altered.
+        DamagedArtifact: naming the first file that is missing, truncated or altered.
     """
-    path = folder / META
-    if not path.is_file():
-        raise DamagedArtifact(f"{describe} in {folder} is damaged: {META} is missing.")
+
+    def damage(what: str) -> DamagedArtifact:
+        return DamagedArtifact(f"{describe} in {folder} is damaged: {what}.")
+
+    if not (folder / META).is_file():
+        raise damage(f"{META} is missing")
     try:
-        meta = json.loads(path.read_bytes())
+        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
         content = {key: value for key, value in meta.items() if key != "seal"}
         intact = meta.get("seal") == digest(content)
     except (ValueError, TypeError, AttributeError):
         intact = False
     if not intact:
-        raise DamagedArtifact(f"{describe} in {folder} is damaged: {META} is truncated or altered.")
-    return meta
-
-
-def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
-    """Compare every file of an artifact with meta.json; return the content of meta.json.
-
-    Args:
-        folder: holds the artifact.
-        describe: what it is, for the message.
-        hashes: whether to read the files, or to look at their sizes alone.
-
-    Raises:
-        DamagedArtifact: naming the first file that is missing, truncated or altered.
-    """
-    meta = read_meta(folder, describe)
+        raise damage(f"{META} is truncated or altered")
     for name, expected in meta["files"].items():
         path = folder / name
-        damage = None
         if not path.is_file():
-            damage = "is missing"
-        elif path.stat().st_size != expected["bytes"]:
-            damage = f"has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        elif hashes and file_digest(path) != expected["sha256"]:
-            damage = "was altered (its sha256 differs)"
-        if damage:
-            raise DamagedArtifact(f"{describe} in {folder} is damaged: {name} {damage}.")
+            raise damage(f"{name} is missing")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise damage(f"{name} has {size} bytes instead of {expected['bytes']}")
+        if hashes and file_digest(path) != expected["sha256"]:
+            raise damage(f"{name} was altered (its sha256 differs)")
     return meta
 
 
@@ -315,25 +179,18 @@ def write_manifest(folder: Path, meta: Mapping[str, Any], describe: str = "") ->
     """Seal a folder that is shipped as it is (the base model) with a meta.json.
 
     Its key is the hash of its files. Markdown is left out, so that a card can be edited.
-
-    Args:
-        folder: holds the finished files.
-        meta: what to say beside the files, plain JSON (stage, config, seed, ...).
-        describe: what it is, for messages.
     """
     files = {name: entry for name, entry in list_files(folder).items() if not name.endswith(".md")}
-    sealed = write_meta(
-        folder, {**meta, **provenance(), "key": digest(files), "describe": describe, "files": files}
-    )
+    own = {"key": digest(files), "describe": describe, "files": files}
+    sealed = write_meta(folder, {**meta, **provenance(), **own})
     return Artifact(folder, sealed["key"], sealed)
 
 
 def verify_folder(folder: Path, describe: str = "") -> Artifact:
-    """Return a shipped artifact after checking every file; it cannot be made again, so refuse.
+    """Return a shipped artifact after checking every file.
 
     Raises:
-        MissingArtifact: there is no such folder.
-        DamagedArtifact: naming the file that is missing, truncated or altered.
+        MissingArtifact, DamagedArtifact: it is not whole, and cannot be made again.
     """
     describe = describe or folder.name
     restore = f"Get it back from version control: git checkout -- {folder}"
@@ -347,23 +204,15 @@ def verify_folder(folder: Path, describe: str = "") -> Artifact:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk (or the quota) is full.
-
-    Libraries written in C++ or Rust raise their own types, with the system's words in the text.
-    """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "no space left on device" in str(error).lower()
+    """Whether an error says that the disk (or the quota) is full."""
+    # libraries written in C++ or Rust raise their own types, with the system's words in the text
+    numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return numbered or "no space left on device" in str(error).lower()
 
 
 def say(message: str) -> None:
     """Tell the reader what is going on, beside the results: on standard error."""
     print(message, file=sys.stderr, flush=True)
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration for a reader: seconds under two minutes, else minutes."""
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 class Store:
@@ -385,7 +234,7 @@ class Store:
         make: Callable[[Path], None],
         *,
         version: int = 1,
-        parents: Mapping[str, str | Artifact] | None = None,
+        parents: Mapping[str, Artifact] | None = None,
         describe: str = "",
         seed: int | None = None,
         config: Mapping[str, Any] | None = None,
@@ -394,13 +243,11 @@ class Store:
 
         Args:
             stage: name of the stage, also the name of the folder above its artifacts.
-            inputs: what determines the result besides the parents, plain JSON.
+            inputs, parents: what determines the result: plain JSON, and what it starts from.
             make: writes the files into the folder that it is given.
             version: to be raised when the code of the stage changes its results.
-            parents: name -> what it starts from: an artifact, or the key of one in this store.
             describe: what is made, for messages, for instance "reward model (tiny, seed 0)".
-            seed: kept in meta.json; put it in `inputs` too if it determines the result.
-            config: kept in meta.json for readers; does not enter the key.
+            seed, config: kept in meta.json for readers; they do not enter the key.
 
         Raises:
             MissingArtifact: a parent does not exist, and the artifact has to be made.
@@ -408,22 +255,12 @@ class Store:
         """
         parents = parents or {}
         describe = describe or stage
-        keys = {
-            name: parent.key if isinstance(parent, Artifact) else parent
-            for name, parent in parents.items()
-        }
+        keys = {name: parent.key for name, parent in parents.items()}
         key = artifact_key(stage, inputs, version, keys)
         folder = self.folder(stage, key)
-        meta = {
-            "key": key,
-            "stage": stage,
-            "version": version,
-            "describe": describe,
-            "inputs": dict(inputs),
-            "config": dict(config or {}),
-            "seed": seed,
-            "parents": keys,
-        }
+        meta = {"key": key, "stage": stage, "version": version, "describe": describe}
+        meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
+        meta["parents"] = keys
         found = self._intact(folder, key, describe)
         if isinstance(found, Artifact):
             return found
@@ -436,30 +273,11 @@ class Store:
                 if isinstance(found, DamagedArtifact):
                     aside = move_aside(folder)
                     say(f"{found} It is moved to {aside.name} and made again.")
-                self._require_parents(parents, describe)
-                return self._make(folder, make, meta)
+                return self._make(folder, make, meta, parents)
         except Exception as error:
             if is_disk_full(error):
                 raise self._disk_full(describe) from error
             raise
-
-    def require(self, stage: str, key: str, describe: str = "") -> Artifact:
-        """Return an artifact that must exist already.
-
-        Raises:
-            MissingArtifact: it does not exist.
-            DamagedArtifact: it is damaged.
-        """
-        describe = describe or stage
-        found = self._intact(self.folder(stage, key), key, describe)
-        if isinstance(found, DamagedArtifact):
-            raise found
-        if found is None:
-            raise MissingArtifact(
-                f"{describe} ({stage} {key[:16]}) is not in {self.root}. Run the stage that makes "
-                "it first."
-            )
-        return found
 
     def _intact(self, folder: Path, key: str, describe: str) -> Artifact | DamagedArtifact | None:
         """Return the artifact, what is damaged, or None; files are hashed once per store."""
@@ -478,32 +296,28 @@ class Store:
     def _locked(self, folder: Path, describe: str) -> AbstractContextManager[object]:
         """Return the artifact's lock, held until the end of the with block; say it when waiting."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_path(folder))
+        lock = lock_of(folder)
         try:
             return lock.acquire(timeout=0)
         except Timeout:
             say(f"Waiting for another run that is making {describe} ...")
             return lock.acquire()
 
-    def _require_parents(self, parents: Mapping[str, str | Artifact], describe: str) -> None:
-        for name, parent in parents.items():
-            if isinstance(parent, Artifact):
-                exists = (parent.path / META).is_file()
-                place = str(parent.path)
-            else:
-                exists = bool(parent) and any(self.root.glob(f"*/{parent[:16]}/{META}"))
-                place = f"key {parent[:16]!r} in {self.root}"
-            if not exists:
-                raise MissingArtifact(
-                    f"{describe} starts from {name!r}, which does not exist ({place}). Run the "
-                    "stage that makes it first."
-                )
-
     def _make(
-        self, folder: Path, make: Callable[[Path], None], meta: Mapping[str, Any]
+        self,
+        folder: Path,
+        make: Callable[[Path], None],
+        meta: Mapping[str, Any],
+        parents: Mapping[str, Artifact],
     ) -> Artifact:
         """Make the artifact in a temporary folder beside its place, then rename it."""
         describe = meta["describe"]
+        for name, parent in parents.items():
+            if not (parent.path / META).is_file():
+                raise MissingArtifact(
+                    f"{describe} starts from {name!r}, which does not exist ({parent.path}). Run "
+                    "the stage that makes it first."
+                )
         if not self._swept:
             remove_stale(self.root)
             self._swept = True
@@ -520,16 +334,15 @@ class Store:
                 raise ArtifactError(f"The stage that makes {describe} wrote no file.")
             for name in files:
                 sync(temporary / name)
-            sealed = write_meta(
-                temporary,
-                {**meta, **provenance(), "seconds": round(seconds, 3), "files": files},
-            )
+            told = {**provenance(), "seconds": round(seconds, 3), "files": files}
+            sealed = write_meta(temporary, {**meta, **told})
             sync(temporary)
             temporary.rename(folder)
             sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        say(f"Made {describe} in {duration_text(seconds)}.")
+        taken = f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+        say(f"Made {describe} in {taken}.")
         self._verified.add(sealed["key"])
         return Artifact(folder, sealed["key"], sealed)
 
@@ -543,9 +356,9 @@ class Store:
         )
 
 
-def lock_path(folder: Path) -> Path:
-    """Return the path of the lock of the artifact in `folder`."""
-    return folder.with_name(f".{folder.name}.lock")
+def lock_of(folder: Path) -> FileLock:
+    """Return the lock of the artifact in `folder`."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def move_aside(folder: Path) -> Path:
@@ -557,10 +370,7 @@ def move_aside(folder: Path) -> Path:
 
 
 def discard_temporary(folder: Path) -> None:
-    """Remove what killed runs left of the artifact in `folder`; its lock must be held.
-
-    Only the holder of the lock writes there, so whatever lies there is stale.
-    """
+    """Remove what killed runs left of the artifact in `folder`; only who holds its lock may."""
     for temporary in folder.parent.glob(f".{folder.name}.tmp-*"):
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -570,8 +380,5 @@ def remove_stale(root: Path) -> None:
     for temporary in root.glob("*/.*.tmp-*"):
         folder = temporary.with_name(temporary.name[1:].split(".tmp-")[0])
         # a lock that cannot be had means a live run (RuntimeError: this very process, further up)
-        with (
-            contextlib.suppress(Timeout, RuntimeError),
-            FileLock(lock_path(folder)).acquire(timeout=0),
-        ):
+        with contextlib.suppress(Timeout, RuntimeError), lock_of(folder).acquire(timeout=0):
             discard_temporary(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 from collections.abc import Callable, Sequence
 
@@ -10,10 +11,8 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.look import alt_text, png
+from alignment_tax.figures.style import alt_text, png
 from alignment_tax.merge.theory import FeatureModel
-
-LOWEST_P, HIGHEST_P = 0.05, 0.95
 
 
 def feature_sliders(
@@ -23,9 +22,6 @@ def feature_sliders(
 ) -> ipywidgets.VBox:
     """Return sliders for n, n_o, K and p of the feature model, and what `look` says of them.
 
-    The sliders are plain ipywidgets: Tab goes from one to the next, the arrow keys move it, and a
-    number can be typed into the field beside it.
-
     Args:
         look: takes a world, returns a sentence and a figure; called at once and after each change.
         start: the world at the beginning.
@@ -34,15 +30,12 @@ def feature_sliders(
     room = {"continuous_update": False, "style": {"description_width": "12em"}}
     room |= {"layout": ipywidgets.Layout(width="32em")}
 
-    def whole(value: int, low: int, high: int, text: str) -> ipywidgets.IntSlider:
-        return ipywidgets.IntSlider(value, low, high, description=text, **room)
-
-    n = whole(start.features, 1, most_features, "n: features a model")
-    shared = whole(start.shared, 0, start.features, "n_o: of them shared")
-    classes = whole(start.classes, 2, 20, "K: classes")
-    p = ipywidgets.FloatSlider(
-        start.p, min=LOWEST_P, max=HIGHEST_P, step=0.05, description="p: failure", **room
-    )
+    whole = functools.partial(ipywidgets.IntSlider, **room)
+    n = whole(start.features, 1, most_features, description="n: features a model")
+    shared = whole(start.shared, 0, start.features, description="n_o: of them shared")
+    classes = whole(start.classes, 2, 20, description="K: classes")
+    p = ipywidgets.FloatSlider(start.p, min=0.05, max=0.95, description="p: failure", **room)
+    p.step = 0.05
     # an Output widget would do, but papermill cannot run one without keeping the widgets' state
     said = ipywidgets.HTML()
 
@@ -67,10 +60,7 @@ def alpha_slider(
     start: float,
     sample: Callable[[float], pd.DataFrame] | None = None,
 ) -> ipywidgets.VBox:
-    """Return a slider over the alphas that were recorded, and what `look` says of each.
-
-    Tab goes to the slider, the arrow keys move it to the next alpha, Home and End to the ends. Each
-    alpha is looked at once; whoever comes back sees what was kept.
+    """Return a slider over the alphas that were recorded, and what `look` says of each, once.
 
     Args:
         look: takes an alpha, returns a sentence and a figure, both from recorded points.

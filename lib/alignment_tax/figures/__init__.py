@@ -1,231 +1,44 @@
 """Every figure of the course, drawn from tables of points or arrays, never from a model.
 
-Each figure FIGURE has a twin FIGURE_table that returns the numbers it shows, and carries its alt
-text (`alt_text(figure)`), which is made from the same numbers. `show` displays a figure in a
-notebook, `save` writes it. What would be empty or wrong raises a FigureError.
+A figure carries the table of the numbers it shows (`table(figure)`) and its alt text, made from
+that table (`alt_text(figure)`). `show` displays a figure in a notebook, `save` writes it. What
+would be empty or wrong raises a TableError. A name is imported where it is first used.
 """
 
 from __future__ import annotations
 
-from alignment_tax.figures.algorithms import (
-    algorithm_fronts,
-    algorithm_fronts_table,
-    algorithm_rounds,
-    algorithm_rounds_table,
-    algorithm_tax,
-    algorithm_tax_table,
-    kl_penalty,
-    kl_penalty_table,
-    over_optimisation,
-    over_optimisation_table,
-    ppo_runs,
-    razor,
-)
-from alignment_tax.figures.look import (
-    ALGORITHMS,
-    METHODS,
-    OKABE_ITO,
-    FigureError,
-    Look,
-    alt_text,
-    save,
-    show,
-    style,
-)
-from alignment_tax.figures.pareto import (
-    front,
-    front_table,
-    fronts,
-    fronts_table,
-    remedy_fronts,
-    remedy_fronts_table,
-    signature,
-    signature_table,
-)
-from alignment_tax.figures.parts import (
-    ablation,
-    ablation_table,
-    part_curves,
-    part_curves_table,
-    ratio_path,
-    ratio_path_table,
-    recorded_ratios,
-    recorded_ratios_table,
-    search_fronts,
-    search_fronts_table,
-    simplex,
-    simplex_table,
-)
-from alignment_tax.figures.paths import (
-    family_changes,
-    family_changes_table,
-    graft_masks,
-    live_fronts,
-    live_fronts_table,
-    path_fronts,
-    path_fronts_table,
-    path_lengths,
-    path_lengths_table,
-    replay_mix,
-    replay_mix_table,
-    same_norm,
-)
-from alignment_tax.figures.penalties import (
-    lora_spectra,
-    penalty_changes,
-    penalty_combined,
-    penalty_distances,
-    penalty_distances_table,
-    penalty_doses,
-    penalty_doses_table,
-    penalty_effects,
-    penalty_front,
-    penalty_fronts,
-)
-from alignment_tax.figures.redraw import main
-from alignment_tax.figures.reward import (
-    best_of_n,
-    best_of_n_table,
-    gold_scatter,
-    gold_scatter_table,
-    losses,
-    losses_table,
-    pair_accuracy_by_kind,
-    pair_accuracy_table,
-    reliability,
-    reliability_table,
-    reward_histogram,
-    reward_histogram_table,
-)
-from alignment_tax.figures.rivals import rivals
-from alignment_tax.figures.skills import (
-    learning_curves,
-    learning_curves_table,
-    skills_bar,
-    skills_frame,
-    skills_table,
-)
-from alignment_tax.figures.tables import caption_line, groups_caption, run_caption
-from alignment_tax.figures.tax import (
-    alpha_curves,
-    alpha_table,
-    reward_hacking,
-    reward_hacking_table,
-    rsf_rounds,
-    rsf_rounds_table,
-    tax_bars,
-    tax_table,
-)
-from alignment_tax.figures.theory import effectiveness, effectiveness_table, limit, limit_table
-from alignment_tax.figures.verdicts import forest, verdict_markdown, verdict_style, verdict_table
-from alignment_tax.figures.which_weights import which_weights, which_weights_table
-from alignment_tax.results.points import main_line
-from alignment_tax.stats.compare import interval
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "ALGORITHMS",
-    "METHODS",
-    "OKABE_ITO",
-    "FigureError",
-    "Look",
-    "ablation",
-    "ablation_table",
-    "algorithm_fronts",
-    "algorithm_fronts_table",
-    "algorithm_rounds",
-    "algorithm_rounds_table",
-    "algorithm_tax",
-    "algorithm_tax_table",
-    "alpha_curves",
-    "alpha_table",
-    "alt_text",
-    "best_of_n",
-    "best_of_n_table",
-    "caption_line",
-    "effectiveness",
-    "effectiveness_table",
-    "family_changes",
-    "family_changes_table",
-    "forest",
-    "front",
-    "front_table",
-    "fronts",
-    "fronts_table",
-    "gold_scatter",
-    "gold_scatter_table",
-    "graft_masks",
-    "groups_caption",
-    "interval",
-    "kl_penalty",
-    "kl_penalty_table",
-    "learning_curves",
-    "learning_curves_table",
-    "limit",
-    "limit_table",
-    "live_fronts",
-    "live_fronts_table",
-    "lora_spectra",
-    "losses",
-    "losses_table",
-    "main",
-    "main_line",
-    "over_optimisation",
-    "over_optimisation_table",
-    "pair_accuracy_by_kind",
-    "pair_accuracy_table",
-    "part_curves",
-    "part_curves_table",
-    "path_fronts",
-    "path_fronts_table",
-    "path_lengths",
-    "path_lengths_table",
-    "penalty_changes",
-    "penalty_combined",
-    "penalty_distances",
-    "penalty_distances_table",
-    "penalty_doses",
-    "penalty_doses_table",
-    "penalty_effects",
-    "penalty_front",
-    "penalty_fronts",
-    "ppo_runs",
-    "ratio_path",
-    "ratio_path_table",
-    "razor",
-    "recorded_ratios",
-    "recorded_ratios_table",
-    "reliability",
-    "reliability_table",
-    "remedy_fronts",
-    "remedy_fronts_table",
-    "replay_mix",
-    "replay_mix_table",
-    "reward_hacking",
-    "reward_hacking_table",
-    "reward_histogram",
-    "reward_histogram_table",
-    "rivals",
-    "rsf_rounds",
-    "rsf_rounds_table",
-    "run_caption",
-    "same_norm",
-    "save",
-    "search_fronts",
-    "search_fronts_table",
-    "show",
-    "signature",
-    "signature_table",
-    "simplex",
-    "simplex_table",
-    "skills_bar",
-    "skills_frame",
-    "skills_table",
-    "style",
-    "tax_bars",
-    "tax_table",
-    "verdict_markdown",
-    "verdict_style",
-    "verdict_table",
+_NAMES = {
+    "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
+    "figures.words": "caption_line groups_caption run_caption",
+    "figures.pareto": "front fronts remedy_fronts signature",
+    "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
+    "reward_hacking reward_histogram rsf_rounds",
+    "figures.skills": "alpha_curves learning_curves skills_bar skills_frame tax_bars",
+    "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
+    "over_optimisation ppo_runs razor",
+    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "
     "which_weights",
-    "which_weights_table",
-]
+    "figures.remedies": "family_changes live_fronts penalty_combined penalty_doses penalty_effects "
+    "penalty_front remedy_panels replay_mix",
+    "figures.weights": "graft_masks lora_spectra path_lengths penalty_changes penalty_distances "
+    "same_norm",
+    "figures.theory": "effectiveness limit",
+    "figures.verdicts": "forest rivals verdict_markdown verdict_style",
+    "figures.redraw": "redraw_figures",
+    "results.points": "TableError main_line",
+    "stats.compare": "interval",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a figure or what goes with it from the module that holds it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"alignment_tax.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

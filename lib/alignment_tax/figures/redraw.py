@@ -1,74 +1,49 @@
-"""Redraw the figures of a recorded run from its table of points, with no model."""
+"""Redraw the figures from the recorded table of points: no model, no training."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from alignment_tax import settings
-from alignment_tax.algorithms_claims import present
-from alignment_tax.figures.algorithms import (
-    algorithm_fronts,
-    algorithm_rounds,
-    algorithm_tax,
-    over_optimisation,
-)
-from alignment_tax.figures.look import DPI, FigureError, alt_text, save
-from alignment_tax.figures.pareto import front, fronts, remedy_fronts, signature
-from alignment_tax.figures.parts import ablation, part_curves, recorded_ratios, search_fronts
-from alignment_tax.figures.tax import alpha_curves, reward_hacking, rsf_rounds, tax_bars
-from alignment_tax.results.points import main_line
+from alignment_tax import figures, settings
+from alignment_tax.figures.style import DPI
+from alignment_tax.results.points import TableError, main_line, present
 
-RECORDED: dict[str, Callable[..., Figure]] = {
-    "front": front,
-    "front_gold": partial(front, reward="gold"),
-    "fronts": fronts,
-    "rsf_rounds": rsf_rounds,
-    "tax_bars": tax_bars,
-    "alpha_curves": alpha_curves,
-    "reward_hacking": reward_hacking,
+#: Drawn of the main line: name of the file -> (figure, its arguments).
+MAIN_LINE = {
+    "front": ("front", {}),
+    "front_gold": ("front", {"reward": "gold"}),
+    **{
+        name: (name, {})
+        for name in ("fronts", "rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking")
+    },
 }
-#: What needs more than the main run: name -> (the method that must be recorded, the figure).
-RECORDED_LATER: dict[str, tuple[str, Callable[..., Figure]]] = {
-    "remedy_fronts": ("distil", remedy_fronts),
-    "part_curves": ("part", part_curves),
-    "search_fronts": ("hma", search_fronts),
-    "ablation": ("hma", ablation),
-    "recorded_ratios": ("hma", recorded_ratios),
+#: Drawn of all rows: figure -> the method that must be recorded.
+LATER = {
+    "remedy_fronts": "distil",
+    "part_curves": "part",
+    "search_fronts": "hma",
+    "ablation": "hma",
+    "recorded_ratios": "hma",
 }
-
-#: What is drawn of all algorithms where more than RSF is recorded.
-OF_ALL: dict[str, Callable[..., Figure]] = {
-    "algorithm_rounds": algorithm_rounds,
-    "algorithm_fronts": algorithm_fronts,
-    "algorithm_tax": algorithm_tax,
-    "over_optimisation": over_optimisation,
-}
+#: Drawn of all rows where more than RSF is recorded.
+OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimisation")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Redraw the README's figure, and with --all the other recorded ones; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="alignment-tax figures",
-        description="Redraw the figures of a recorded run's main line (RSF, its control and "
-        "the plain average) from its points, with no model.",
-    )
-    parser.add_argument(
-        "--points", type=Path, help="table of points (default: data/results/tiny/points.csv)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the README's figure (default: data/results/signature.png)"
-    )
-    parser.add_argument("--all", type=Path, metavar="FOLDER", help="draw the others into FOLDER")
-    given = parser.parse_args(arguments)
-    table = given.points or settings.results_folder() / "tiny" / "points.csv"
-    target = given.out or settings.results_folder() / "signature.png"
+def redraw_figures(
+    points: Path | None = None, out: Path | None = None, others: Path | None = None
+) -> int:
+    """Redraw the README's figure, and the others into a folder; return the exit code.
+
+    Args:
+        points: table of points; default data/results/tiny/points.csv.
+        out: the README's figure; default data/results/signature.png.
+        others: folder for the other recorded figures; default: they are not drawn.
+    """
+    table = points or settings.results_folder() / "tiny" / "points.csv"
+    target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
         print(
             f"alignment-tax figures: there is no table of points at {table}. Name one with "
@@ -78,18 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         every = pd.read_csv(table)
-        points = main_line(every)
-        figure = signature(points, recorded=True)
-        print(f"{save(figure, target)}\n  {alt_text(figure)}")
-        if given.all is not None:
-            methods = set(every["method"])
-            later = {name: draw for name, (need, draw) in RECORDED_LATER.items() if need in methods}
-            later |= OF_ALL if len(present(every)) > 1 else {}
-            for name, draw in RECORDED.items():
-                print(save(draw(points, recorded=True), given.all / f"{name}.png", dpi=DPI))
-            for name, draw in later.items():
-                print(save(draw(every, recorded=True), given.all / f"{name}.png", dpi=DPI))
-    except (FigureError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        figure = figures.signature(every, recorded=True)
+        print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
+        if others is not None:
+            _redraw(every, others)
+    except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _redraw(every: pd.DataFrame, folder: Path) -> None:
+    """Draw everything that the recorded rows allow."""
+    points, methods = main_line(every), set(every["method"])
+    drawn = {name: (draw, points, more) for name, (draw, more) in MAIN_LINE.items()}
+    later = [name for name, method in LATER.items() if method in methods]
+    later += OF_ALL if len(present(every)) > 1 else ()
+    drawn |= {name: (name, every, {}) for name in later}
+    for name, (draw, rows, more) in drawn.items():
+        figure = getattr(figures, draw)(rows, recorded=True, **more)
+        print(figures.save(figure, folder / f"{name}.png", dpi=DPI))

@@ -1,103 +1,72 @@
-"""Scores of models on the skills, with the score that guessing gives."""
+"""Scores of models on the skills, and what RLHF takes from them: the alignment tax.
+
+`caption` says which run a figure shows (`caption_line`), `study` names the preset whose names the
+skills have; `points` are the columns of points.csv, one study, and `recorded` says that they are a
+run of data/results. What cannot be drawn is a TableError.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.look import (
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    FigureError,
-    bar_lengths,
-    canvas,
-    finish,
-    style,
-)
-from alignment_tax.labels import FAMILIES, SCORES, names_of, number, spread
-from alignment_tax.results.points import finite, need
-from alignment_tax.stats.compare import interval
+from alignment_tax.figures import primitives as draw
+from alignment_tax.figures import style
+from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels
+from alignment_tax.figures.words import run_caption
+from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of, number
+from alignment_tax.results import points as select
+from alignment_tax.results.points import TableError, finite, need
+from alignment_tax.stats.compare import summarise
 
-MODEL_COLOURS = (GREY, SKY, VERMILLION, BLUE, ORANGE, PURPLE)
-SLOTS = tuple(slot for slots in FAMILIES.values() for slot in slots)
+MODEL_COLOURS = (style.GREY, style.SKY, VERMILLION, BLUE, style.ORANGE, style.PURPLE)
+GUESSING = "guessing by answer type"
+
+
+def skills_frame(models: Sequence[str], scores: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """Return the table `skills_bar` takes from names and score dicts (SkillScores.metrics)."""
+    if len(models) != len(scores):
+        raise TableError(f"{len(models)} names for {len(scores)} sets of scores.")
+    rows = zip(models, scores, strict=True)
+    return pd.DataFrame([{"model": name, **dict(row)} for name, row in rows])
 
 
 def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
     """Return the skills a table has columns for, in the order of the course."""
     found = [name for name in SCORES if name in frame.columns]
     if not found:
-        raise FigureError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
+        raise TableError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
     # the only slot of a family that is drawn as well would be the same bars twice
-    alone = {slots[0] for family, slots in FAMILIES.items()
-             if len(slots) == 1 and family in found}  # fmt: skip
-    return [name for name in found if name not in alone]
+    twice = [slots[0] for name, slots in FAMILIES.items() if len(slots) == 1 and name in found]
+    return [name for name in found if name not in twice]
 
 
-def _score_text(value: float) -> str:
-    """Return a score as it stands on its bar; what is short of 100 is not rounded up to it."""
-    return f"{value:.1f}" if 99.5 <= value < 99.95 else f"{value:.0f}"
-
-
-def _check_baselines(baselines: Mapping[str, float] | None, figure: str) -> dict[str, float]:
+def _guesses(baselines: Mapping[str, float] | None, figure: str) -> dict[str, float]:
     """Return the baselines as a plain dict; a name that is no skill is an error."""
     given = dict(baselines or {})
-    unknown = [name for name in given if name not in SCORES]
-    if unknown:
-        raise FigureError(f"{figure}: no skill is called {', '.join(unknown)}.")
+    if unknown := [name for name in given if name not in SCORES]:
+        raise TableError(f"{figure}: no skill is called {', '.join(unknown)}.")
     finite(list(given.values()) or [0.0], figure, "baselines")
     return given
 
 
-def skills_table(
-    scores: pd.DataFrame, baselines: Mapping[str, float] | None = None, study: str = "tiny"
-) -> pd.DataFrame:
-    """Return the scores of models as one row per model and skill.
-
-    Args:
-        scores: column `model` and one column per skill (percent); several rows of one model are
-            its seeds.
-        baselines: skill -> score of guessing by answer type (percent).
-        study: name of the preset, for the names of the skills.
-
-    Returns:
-        Columns model, score, name, value, low, high (95 % t interval over rows; NaN for one row),
-        baseline (NaN where not given).
-
-    Raises:
-        FigureError: missing columns, nothing to draw, a score that is no number.
-    """
-    figure = "skills_bar"
-    need(scores, ["model"], figure)
-    guesses = _check_baselines(baselines, figure)
-    names = names_of(study)
-    records = []
-    for skill in _skills_in(scores, figure):
-        finite(scores[skill], figure, f"scores of {skill}")
-        for model, rows in scores.groupby("model", sort=False):
-            value, low, high = interval(rows[skill])
-            records.append(
-                {
-                    "model": str(model),
-                    "score": skill,
-                    "name": names[skill],
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "baseline": guesses.get(skill, float("nan")),
-                }
-            )
-    return pd.DataFrame(records)
+def _by_score(frame: pd.DataFrame, scores: list[str], value: str, study: str) -> pd.DataFrame:
+    """Return the mean of each model (`frame["model"]`) and score, in both orders as they come."""
+    long = frame.melt("model", scores, "score", value)
+    orders = {"model": list(dict.fromkeys(long["model"])), "score": scores}
+    for column, order in orders.items():
+        long[column] = pd.Categorical(long[column], order)
+    table = summarise(long, ["model", "score"], [value]).astype({"model": str, "score": str})
+    table.insert(2, "name", table["score"].map(names_of(study)))
+    return table
 
 
+@style.in_style()
 def skills_bar(
     scores: pd.DataFrame,
     baselines: Mapping[str, float] | None = None,
@@ -107,117 +76,42 @@ def skills_bar(
 ) -> Figure:
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
-    Args as `skills_table`; `caption` says which run this is (`caption_line`).
-
-    Raises:
-        FigureError: as `skills_table`, or more than six models.
+    Args:
+        scores: column `model` and one column per skill (percent); several rows of one model are
+            its seeds.
+        baselines: skill -> score of guessing by answer type (percent).
+        caption, study: see the top of this module.
     """
-    table = skills_table(scores, baselines, study)
+    need(scores, ["model"], "skills_bar")
+    guesses, skills = _guesses(baselines, "skills_bar"), _skills_in(scores, "skills_bar")
+    for skill in skills:
+        finite(scores[skill], "skills_bar", f"scores of {skill}")
+    table = _by_score(scores.assign(model=scores["model"].astype(str)), skills, "value", study)
+    table["baseline"] = table["score"].map(guesses).astype(float)
     models = list(dict.fromkeys(table["model"]))
     if len(models) > len(MODEL_COLOURS):
-        raise FigureError(
+        raise TableError(
             f"skills_bar draws {len(MODEL_COLOURS)} models at most, not {len(models)}."
         )
-    skills = list(dict.fromkeys(table["score"]))
-    width = 0.84 / len(models)
-    with style():
-        figure = canvas((11.0, 5.0))
-        axes = figure.add_subplot()
-        for index, model in enumerate(models):
-            part = table[table["model"] == model]
-            where = np.arange(len(part)) + (index - (len(models) - 1) / 2) * width
-            axes.bar(
-                where,
-                part["value"],
-                width=0.94 * width,
-                color=MODEL_COLOURS[index],
-                yerr=bar_lengths(part["value"], part["low"], part["high"]),
-                error_kw={"elinewidth": 1.4},
-                label=model,
-            )
-            if len(models) * len(skills) <= 24:
-                tops = part[["value", "high"]].max(axis=1)
-                for x, y, value in zip(where, tops, part["value"], strict=True):
-                    axes.annotate(
-                        _score_text(value), (x, y), xytext=(0, 2), textcoords="offset points",
-                        ha="center", va="bottom", fontsize=10.5,
-                    )  # fmt: skip
-        first = table[table["model"] == models[0]].reset_index(drop=True)
-        known = first[first["baseline"].notna()]
-        if not known.empty:
-            axes.hlines(
-                known["baseline"], known.index - 0.45, known.index + 0.45, color=BLACK,
-                linewidth=2, linestyle=(0, (3, 1.5)), label="guessing by answer type",
-            )  # fmt: skip
-        axes.set_xticks(
-            range(len(first)),
-            [textwrap.fill(name, 11, break_long_words=False) for name in first["name"]],
-        )
-        axes.set_ylim(0, 105)
-        axes.set_yticks(range(0, 101, 20))
-        axes.set_ylabel("score (%)")
-        axes.grid(visible=False, axis="x")
-        alt = _skills_alt(table, caption)
-        return finish(figure, "Skills", caption, alt, len(models) + 1)
+    looks = {name: Look(name, c, "o") for name, c in zip(models, MODEL_COLOURS, strict=False)}
+    figure, [[axes]] = panels(size=(11.0, 5.0))
+    digits = 1 if len(table) <= 24 else None
+    names = draw.bars(axes, table, "name", "model", "value", looks, digits=digits)
+    known = table.drop_duplicates("score").reset_index(drop=True).dropna(subset=["baseline"])
+    if not known.empty:
+        axes.hlines(
+            known["baseline"], known.index - 0.45, known.index + 0.45, color=style.BLACK,
+            linewidth=2, linestyle=(0, (3, 1.5)), label=GUESSING,
+        )  # fmt: skip
+    wrapped = [textwrap.fill(name, 11, break_long_words=False) for name in names]
+    axes.set_xticks(range(len(names)), wrapped)
+    axes.set_ylim(0, 105)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("score (%)")
+    return finish(figure, "Skills", caption, table, legend_columns=len(models) + 1)
 
 
-def _skills_alt(table: pd.DataFrame, caption: str) -> str:
-    """Return the description of `skills_bar`."""
-    parts = [f"Scores in percent ({caption})."]
-    for model, rows in table.groupby("model", sort=False):
-        each = [f"{r['name']} {spread(r['value'], r['low'], r['high'])}"
-                for r in rows.to_dict("records")]  # fmt: skip
-        parts.append(f"{model}: {'; '.join(each)}.")
-    guesses = table.drop_duplicates("score").dropna(subset=["baseline"])
-    if not guesses.empty:
-        each = [f"{r['name']} {number(r['baseline'])}" for r in guesses.to_dict("records")]
-        parts.append(f"Guessing: {'; '.join(each)}.")
-    return " ".join(parts)
-
-
-def learning_curves_table(
-    log: pd.DataFrame,
-    baselines: Mapping[str, float] | None = None,
-    x: str = "tokens",
-    study: str = "tiny",
-) -> pd.DataFrame:
-    """Return the end of every learning curve beside what guessing gives.
-
-    Args:
-        log: one row per evaluation: column `x` and one column per skill (percent).
-        baselines: skill -> score of guessing by answer type (percent).
-        x: "step", "tokens" or "seconds".
-        study: name of the preset, for the names of the skills.
-
-    Returns:
-        One row per skill: score, name, first, last, best (percent), baseline (NaN if not given).
-
-    Raises:
-        FigureError: missing columns, nothing to draw, a skill without a number.
-    """
-    figure = "learning_curves"
-    need(log, [x], figure)
-    finite(log[x], figure, f"values of {x}")
-    guesses = _check_baselines(baselines, figure)
-    names = names_of(study)
-    records = []
-    ordered = log.sort_values(x)
-    for skill in _skills_in(log, figure):
-        values = pd.to_numeric(ordered[skill], errors="coerce").dropna()
-        finite(values, figure, f"scores of {skill}")
-        records.append(
-            {
-                "score": skill,
-                "name": names[skill],
-                "first": values.iloc[0],
-                "last": values.iloc[-1],
-                "best": values.max(),
-                "baseline": guesses.get(skill, float("nan")),
-            }
-        )
-    return pd.DataFrame(records)
-
-
+@style.in_style()
 def learning_curves(
     log: pd.DataFrame,
     baselines: Mapping[str, float] | None = None,
@@ -228,63 +122,131 @@ def learning_curves(
 ) -> Figure:
     """Draw one small panel a skill: its score over pretraining, guessing as a dashed line.
 
-    Args and errors as `learning_curves_table`; `caption` says which run this is.
+    Args:
+        log: one row per evaluation: column `x` and one column per skill (percent).
+        baselines: skill -> score of guessing by answer type (percent).
+        x: "step", "tokens" or "seconds".
+        caption, study: see the top of this module.
     """
-    table = learning_curves_table(log, baselines, x, study)
-    unit, scale, label = _x_unit(x, float(log[x].max()))
-    columns = 4 if len(table) > 3 else len(table)
-    rows = -(-len(table) // columns)
-    with style():
-        figure = canvas((11.0, 1.4 + 2.6 * rows))
-        grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
-        for axes in grid[len(table) :]:
-            axes.set_visible(False)
-        for axes, row in zip(grid, table.to_dict("records"), strict=False):
-            curve = log[[x, row["score"]]].dropna().sort_values(x)
-            axes.plot(
-                curve[x] / scale, curve[row["score"]], color=BLUE, marker="o", markersize=4.5,
-                markeredgecolor="white", markeredgewidth=0.5, label="model",
-            )  # fmt: skip
-            if not np.isnan(row["baseline"]):
-                axes.axhline(
-                    row["baseline"], color=VERMILLION, linestyle="--", linewidth=1.8,
-                    label="guessing by answer type",
-                )  # fmt: skip
-            axes.set_title(f"{row['name']}: {number(row['last'])}", fontsize=13)
-            axes.set_ylim(0, 104)
-            axes.set_yticks(range(0, 101, 25))
-        for axes in grid[max(0, len(table) - columns) : len(table)]:
-            axes.tick_params(labelbottom=True)
-        for axes in grid[(rows - 1) * columns : len(table)]:
-            axes.set_xlabel(f"{label}{unit}")
-        for axes in grid[: len(table) : columns]:
-            axes.set_ylabel("score (%)")
-        each = [
-            f"{r['name']} from {number(r['first'])} to {number(r['last'])}"
-            + ("" if np.isnan(r["baseline"]) else f", guessing {number(r['baseline'])}")
-            for r in table.to_dict("records")
-        ]
-        alt = f"Learning curves in percent against {x} ({caption}): {'; '.join(each)}."
-        return finish(figure, "What pretraining teaches, and when", caption, alt, 2)
-
-
-def _x_unit(x: str, largest: float) -> tuple[str, float, str]:
-    """Return unit, divisor and name of the x axis of a learning curve."""
+    need(log, [x], "learning_curves")
+    largest = finite(log[x], "learning_curves", f"values of {x}").max()
+    scale, label = 1.0, x
     if x == "tokens" and largest >= 1e6:
-        return " (millions)", 1e6, "tokens"
-    if x == "seconds" and largest >= 600:
-        return "", 60.0, "minutes"
-    return "", 1.0, x
+        scale, label = 1e6, "tokens (millions)"
+    elif x == "seconds" and largest >= 600:
+        scale, label = 60.0, "minutes"
+    guesses, names = _guesses(baselines, "learning_curves"), names_of(study)
+    skills, records = _skills_in(log, "learning_curves"), []
+    columns = min(4, len(skills))
+    rows = -(-len(skills) // columns)
+    size = (11.0, 1.4 + 2.6 * rows)
+    figure, grid = panels(rows, columns, size, used=len(skills), sharex=True, sharey=True)
+    for place, (axes, skill) in enumerate(zip(grid.flat, skills, strict=False)):
+        own = log[[x, skill]].apply(pd.to_numeric, errors="coerce").dropna().sort_values(x)
+        values, guess = finite(own[skill], "learning_curves", skill), guesses.get(skill, np.nan)
+        records.append((skill, names[skill], values[0], values[-1], values.max(), guess))
+        shape: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
+        own = own.assign(**{x: own[x] / scale})
+        draw.line(axes, own, x, skill, Look("model", BLUE, "o"), **shape)
+        if np.isfinite(guess):
+            axes.axhline(guess, color=VERMILLION, linestyle="--", linewidth=1.8, label=GUESSING)
+        axes.set_title(f"{names[skill]}: {number(values[-1])}", fontsize=13)
+        axes.set_ylim(0, 104)
+        axes.set_yticks(range(0, 101, 25))
+        axes.set_xlabel(label if place >= (rows - 1) * columns else "")
+        axes.set_ylabel("score (%)" if place % columns == 0 else "")
+    table = pd.DataFrame(records, columns=["score", "name", "first", "last", "best", "baseline"])
+    return finish(figure, "What pretraining teaches, and when", caption, table, legend_columns=2)
 
 
-def skills_frame(models: Sequence[str], scores: Sequence[Mapping[str, float]]) -> pd.DataFrame:
-    """Return the table `skills_bar` takes from names and score dicts (SkillScores.metrics).
+@style.in_style()
+def tax_bars(
+    points: pd.DataFrame,
+    alpha: float | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    recorded: bool = False,
+) -> Figure:
+    """Draw the tax per family and per slot with 95 % intervals; theta_0 is the zero line.
 
-    Raises:
-        FigureError: not as many names as scores.
+    A tax is a score minus that of theta_0 of the same seed, in points: left of 0 is lost.
+
+    Args:
+        points, recorded: see the top of this module.
+        alpha: also the tax of averaging at this alpha.
+        intervals: slot or family -> (low, high) for RSF, for instance a paired bootstrap over
+            items, used in place of the t interval over seeds.
     """
-    if len(models) != len(scores):
-        raise FigureError(f"{len(models)} names for {len(scores)} sets of scores.")
-    return pd.DataFrame(
-        [{"model": name, **dict(row)} for name, row in zip(models, scores, strict=True)]
-    )
+    table = _taxes(points, alpha)
+    caption = run_caption(select.main_line(points), recorded)
+    if intervals is not None:
+        caption += " · bars of RSF: given 95 % interval"
+        for score, ends in intervals.items():
+            own = (table["model"] == "RSF") & (table["score"] == score)
+            table.loc[own, ["tax_low", "tax_high"]] = ends
+    models = list(dict.fromkeys(table["model"]))
+    looks = {m: Look(m, c, "s") for m, c in zip(models, (VERMILLION, BLUE), strict=False)}
+    families = table.drop_duplicates("score").set_index("name")["family"]
+    figure, [[axes]] = panels(size=(style.WIDE[0], 6.2))
+    draw.bars(
+        axes, table, "name", "model", "tax", looks, across=True, digits=1, sign=True,
+        pale=list(families[~families].index), text_size=9.5 if len(models) > 1 else 12,
+    )  # fmt: skip
+    axes.axvline(0, color=style.INK, linewidth=1.4)
+    labels = [name if family else f"{name}  " for name, family in families.items()]
+    axes.set_yticks(range(len(labels)), labels)  # slots stand in from their family
+    for tick, family in zip(axes.get_yticklabels(), families, strict=True):
+        tick.set_fontweight("bold" if family else "normal")
+    axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
+    title = "The alignment tax, skill by skill"
+    return finish(figure, title, caption, table, legend_columns=len(models))
+
+
+def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
+    """Return the change since theta_0 of the same seed by model and score, with its interval."""
+    # a suite may leave a slot out (its data cannot be had): its column is empty then
+    empty = {name for name in SCORES if name in points and points[name].isna().all()}
+    scores = [name for name in SCORES if name not in empty or "skill" in empty]
+    rows = select.change(select.prepare(points, scores, "tax_bars"), scores, "tax_bars")
+    drawn = [select.last_rsf(rows, "tax_bars").assign(model="RSF")]
+    if alpha is not None:
+        averages = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
+        chosen = averages[np.isclose(averages["alpha"], alpha)]
+        if chosen.empty:
+            there = ", ".join(f"{each:g}" for each in sorted(averages["alpha"].unique())) or "none"
+            raise TableError(
+                f"tax_bars: no averaged model at alpha {alpha:g}; the points have {there}."
+            )
+        drawn.append(chosen.assign(model=f"averaging at α = {alpha:g}"))
+    order = ["skill"]
+    for family, slots in FAMILIES.items():  # a family of one slot stands for both
+        order += [family, *slots] if len(slots) > 1 else [family]
+    shown = [name for name in order if name in scores]
+    table = _by_score(pd.concat(drawn), shown, "tax", str(rows["study"].iloc[0]))
+    table.insert(3, "family", table["score"].isin(FAMILY_NAMES))
+    return table
+
+
+@style.in_style()
+def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
+    """Draw reward (left) and every family's tax (right) against alpha: changes since theta_0.
+
+    Each seed's reward model has a zero of its own, which means nothing.
+    """
+    values = ["reward", *FAMILY_NAMES]
+    rows = select.change(select.prepare(points, values, "alpha_curves"), values, "alpha_curves")
+    rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
+    if rows.empty:
+        raise TableError("alpha_curves needs rows with algorithm 'rsf' and method 'average'.")
+    table = summarise(rows, ["alpha"], values)
+    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
+    draw.curve(left, table, "alpha", "reward", style.METHODS["average"], label="reward")
+    for family, look in style.FAMILY_LOOKS.items():
+        draw.curve(right, table, "alpha", family, look)
+    draw.level(right, 0)
+    left.set_title("reward gained over θ₀ (reward model's units)")
+    right.set_title("change in skill since θ₀ (points)")
+    for axes in (left, right):
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.set_xlabel("α   (0 = before RLHF, 1 = after)")
+    caption = run_caption(select.main_line(points), recorded)
+    return finish(figure, "Averaging along α", caption, table, legend_columns=5)

@@ -1,119 +1,74 @@
-"""Claims with their differences, intervals and verdicts, as a table and as a forest plot."""
+"""Claims with intervals and verdicts: as a table, as Markdown, and as a forest of intervals.
+
+`records` are claims to comparisons (`stats.compare`), or rows of the table of claims: claim,
+difference, low, high, verdict. What is none of it is a TableError: no record, a missing field, an
+interval that misses its value, a word that is no verdict.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from alignment_tax.figures.look import (
-    BLUE,
-    GREY,
-    PAPER,
-    VERMILLION,
-    WIDE,
-    FigureError,
-    Look,
-    bar_lengths,
-    canvas,
-    finish,
-    style,
-)
-from alignment_tax.labels import number, spread
-from alignment_tax.results.points import finite, need
+from alignment_tax.figures import primitives as draw
+from alignment_tax.figures import style
+from alignment_tax.figures.style import VERDICTS
+from alignment_tax.labels import number
+from alignment_tax.results.points import TableError, finite, need
 
-VERDICTS: dict[str, Look] = {
-    "holds": Look("holds", BLUE, "o"),
-    "does not hold": Look("does not hold", VERMILLION, "s"),
-    "inconclusive": Look("inconclusive", GREY, "D"),
-}
-# claim -> comparison, or rows that hold their claim
-Records = Mapping[str, object] | Iterable[object]
+Records = pd.DataFrame | Mapping[str, Any] | Iterable[Any]
 COLUMNS = ["claim", "difference", "low", "high", "verdict"]
 
 
-def verdict_table(records: Records) -> pd.DataFrame:
-    """Return one row per claim: claim, difference, low, high (95 %), verdict.
-
-    Args:
-        records: claim -> comparison (as front.Comparison), or rows that are mappings or dataclass
-            instances with the five fields; further fields are left out.
-
-    Raises:
-        FigureError: no record, a missing field, a bound on the wrong side, an unknown verdict.
-    """
-    figure = "verdict_table"
+def _rows(records: Records) -> pd.DataFrame:
+    """Return the five columns of claims, checked."""
     if isinstance(records, Mapping):
-        rows = [{**_as_row(each, figure), "claim": claim} for claim, each in records.items()]
-    else:
-        rows = [_as_row(record, figure) for record in records]
-    table = pd.DataFrame(rows)
-    need(table, [] if not rows else COLUMNS, figure)
-    table = table[COLUMNS]
-    finite(table[["difference", "low", "high"]], figure, "differences or bounds")
+        records = [{**_fields(each), "claim": claim} for claim, each in records.items()]
+    elif not isinstance(records, pd.DataFrame):
+        records = [_fields(each) for each in records]
+    table = pd.DataFrame(records)
+    need(table, COLUMNS if len(table) else [], "verdicts")
+    middle, low, high = (table[name].astype(float) for name in COLUMNS[1:4])
+    finite(pd.concat([middle, low, high]), "verdicts", "differences or bounds")
     # seeds that all differ by the same give an interval of no width, up to rounding
-    slack = 1e-9 * (1 + table["difference"].abs())
-    below = table["difference"] < table["low"] - slack
-    wrong = table[below | (table["difference"] > table["high"] + slack)]
-    if not wrong.empty:
-        raise FigureError(f"{figure}: the interval of {wrong.iloc[0]['claim']!r} misses its value.")
-    unknown = sorted(set(table["verdict"]) - set(VERDICTS))
-    if unknown:
-        raise FigureError(
-            f"{figure}: {unknown[0]!r} is no verdict; they are {', '.join(VERDICTS)}."
-        )
-    return table.reset_index(drop=True)
+    slack = 1e-9 * (1 + middle.abs())
+    if (outside := (middle < low - slack) | (middle > high + slack)).any():
+        claim = table.loc[outside, "claim"].iloc[0]
+        raise TableError(f"verdicts: the interval of {claim!r} misses its value.")
+    if unknown := sorted(set(table["verdict"]) - set(VERDICTS)):
+        raise TableError(f"verdicts: {unknown[0]!r} is no verdict; choose from {list(VERDICTS)}.")
+    return table[COLUMNS].reset_index(drop=True)
 
 
-def _as_row(record: object, figure: str) -> dict[str, object]:
-    """Return a record as a dict."""
-    if isinstance(record, Mapping):
-        return {str(key): value for key, value in record.items()}
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {
-            item.name: getattr(record, item.name)
-            for item in dataclasses.fields(record)
-            if item.name in COLUMNS
-        }
-    raise FigureError(f"{figure} takes mappings or dataclasses, not {type(record).__name__}.")
+def _fields(record: Any) -> dict[str, Any]:
+    return dict(record) if isinstance(record, Mapping) else dataclasses.asdict(record)
 
 
 def verdict_style(records: Records, digits: int = 2) -> Styler:
-    """Return the table of verdicts for a notebook: rounded, signed, the verdict in its colour.
-
-    Raises:
-        FigureError: as `verdict_table`.
-    """
-    table = verdict_table(records)
-
-    def colour(verdict: Any) -> str:
-        return f"color: {VERDICTS[verdict].colour}; font-weight: bold"
-
-    shown = table.style.format(dict.fromkeys(("difference", "low", "high"), f"{{:+.{digits}f}}"))
-    return shown.map(colour, subset=["verdict"]).hide(axis="index")
+    """Return verdicts for a notebook: rounded, signed, the verdict in its colour."""
+    signed = dict.fromkeys(("difference", "low", "high"), f"{{:+.{digits}f}}")
+    colours = {word: f"color: {look.colour}; font-weight: bold" for word, look in VERDICTS.items()}
+    shown = _rows(records).style.format(signed)
+    return shown.map(lambda verdict: colours[verdict], subset=["verdict"]).hide(axis="index")
 
 
 def verdict_markdown(records: Records) -> str:
-    """Return the table of verdicts as Markdown, for a README or an index page.
-
-    Raises:
-        FigureError: as `verdict_table`.
-    """
+    """Return verdicts as a Markdown table."""
     lines = ["| claim | difference | 95 % interval | verdict |", "| --- | ---: | --- | --- |"]
-    for row in verdict_table(records).to_dict("records"):
+    for row in _rows(records).to_dict("records"):
         claim = str(row["claim"]).replace("|", "\\|")
-        low, high = number(row["low"], 2, sign=True), number(row["high"], 2, sign=True)
-        value = number(row["difference"], 2, sign=True)
+        value, low, high = (number(row[name], 2, sign=True) for name in COLUMNS[1:4])
         lines.append(f"| {claim} | {value} | {low} to {high} | {row['verdict']} |")
     return "\n".join(lines)
 
 
+@style.in_style()
 def forest(
     records: Records,
     unit: str = "points of skill",
@@ -126,53 +81,44 @@ def forest(
     """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
 
     Args:
-        records: as `verdict_table`; all differences in the same `unit`.
-        unit: what the differences are measured in.
-        caption: which run this is.
-        title: what is asked.
-        digits: of the number above each marker.
-        sides: what a difference below zero says, and what one above, as words under the axis.
-
-    Raises:
-        FigureError: as `verdict_table`.
+        records: Claims, all with differences in the same `unit`.
+        unit: What the differences are measured in.
+        caption: Which run this is.
+        title: What is asked.
+        digits: Of the number above each marker.
+        sides: What a difference below zero says, and what one above, as words under the axis.
     """
-    table = verdict_table(records)
-    with style():
-        figure = canvas((WIDE[0], 2.2 + 0.62 * len(table)))
-        axes = figure.add_subplot()
-        for y, row in enumerate(table.to_dict("records")):
-            look = VERDICTS[row["verdict"]]
-            axes.errorbar(
-                row["difference"], y,
-                xerr=bar_lengths([row["difference"]], [row["low"]], [row["high"]]),
-                fmt=look.marker, color=look.colour, markersize=10, elinewidth=2.4,
-                markerfacecolor="white" if row["verdict"] == "inconclusive" else look.colour,
-                markeredgewidth=2,
-            )  # fmt: skip
-            axes.annotate(
-                number(row["difference"], digits, sign=True), (row["difference"], y), xytext=(0, 9),
-                textcoords="offset points", ha="center", va="bottom", fontsize=11, bbox=PAPER,
-            )  # fmt: skip
-        for verdict in dict.fromkeys(table["verdict"]):
-            look = VERDICTS[verdict]
-            hollow = "white" if verdict == "inconclusive" else look.colour
-            axes.add_line(
-                Line2D([np.nan], [np.nan], color=look.colour, marker=look.marker, linestyle="none",
-                       markersize=10, markerfacecolor=hollow, markeredgewidth=2, label=look.label)
-            )  # fmt: skip
-        axes.axvline(0, color="#333333", linewidth=1.4)
-        axes.set_yticks(range(len(table)), table["claim"].astype(str).tolist())
-        axes.set_ylim(len(table) - 0.4, -0.75)
-        # long claims leave the axis little room: a label that ends where it ends is not cut
-        axes.set_xlabel(
-            f"difference ({unit})" + (f"\n← {sides[0]}   |   {sides[1]} →" if sides else ""),
-            loc="center" if sides else "right",
-        )
-        axes.grid(visible=False, axis="y")
-        each = [
-            f"{r['claim']}: {spread(r['difference'], r['low'], r['high'], 2, sign=True)}, "
-            f"{r['verdict']}"
-            for r in table.to_dict("records")
-        ]
-        alt = f"Differences in {unit} with 95 % intervals ({caption}). {'. '.join(each)}."
-        return finish(figure, title, caption, alt, 3)
+    table = _rows(records)
+    figure, [[axes]] = style.panels(1, 1, (style.WIDE[0], 2.2 + 0.62 * len(table)))
+    draw.forest(axes, table, digits=digits, markersize=10, elinewidth=2.4)
+    # long claims leave the axis little room: a label that ends where it ends is not cut
+    words = f"\n← {sides[0]}   |   {sides[1]} →" if sides else ""
+    axes.set_xlabel(f"difference ({unit}){words}", loc="center" if sides else "right")
+    head = f"Differences in {unit} with 95 % intervals."
+    return style.finish(figure, title, caption, table, head=head, legend_columns=4)
+
+
+@style.in_style()
+def rivals(found: pd.DataFrame, *, caption: str) -> Figure:
+    """Draw averaging minus each remedy with its 95 % interval, a panel per score and measure.
+
+    Args:
+        found: Columns name, seeds (in words), score, measure, unit, difference, low, high, verdict;
+            every method by every score and measure.
+        caption: Which run this is.
+    """
+    need(found, ["name", "seeds", "score", "measure", "unit"], "rivals")
+    table = found.assign(claim=found["name"] + " (" + found["seeds"] + ")")
+    table = table[["score", "measure", "unit"]].reset_index(drop=True).join(_rows(table))
+    scores, measures, names = (table[c].unique() for c in ("score", "measure", "claim"))
+    size = (style.PANELS[0], 1.3 + len(scores) * (1.1 + 0.4 * len(names)))
+    figure, grid = style.panels(len(scores), len(measures), size, sharey=True)
+    for (score, measure), axes in zip(product(scores, measures), grid.flat, strict=True):
+        own = table[(table["score"] == score) & (table["measure"] == measure)]
+        draw.forest(axes, own, names=names, digits=2, markersize=8, elinewidth=2.0)
+        axes.set_title(f"{score}, {measure}", fontsize=12.5)
+        label = f"← the remedy ahead | averaging ahead →\n{own['unit'].iloc[0]}"
+        axes.set_xlabel(label, fontsize=11, linespacing=1.2)
+        axes.tick_params(axis="y", labelsize=11)
+    title = "Averaging minus the remedy: is averaging ahead?"
+    return style.finish(figure, title, caption, table, legend_columns=4)

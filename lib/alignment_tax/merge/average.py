@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from numbers import Real
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -31,7 +32,7 @@ class MergeError(ValueError):
 
 
 class HasVocabulary(Protocol):
-    """Anything with a `get_vocab()` that maps a token to its number: every tokenizer does."""
+    """Every tokenizer: its `get_vocab()` maps a token to its number."""
 
     def get_vocab(self) -> dict[str, int]:
         """Return the number of every token."""
@@ -40,10 +41,8 @@ class HasVocabulary(Protocol):
 def kind_of(name: str, tensor: Tensor) -> Kind:
     """Return what a weight is, from its name and its number of axes.
 
-    `linear`: a matrix of attention or MLP (what the paper averages, section 4.1).
-    `embedding`, `head`: token embedding and output head. A head that is tied to the embedding is
-    the same tensor, and counts as `embedding`. `norm`: the scales of the normalisation layers.
-    `other`: biases and buffers.
+    `linear`: a matrix of attention or MLP (what the paper averages, section 4.1). `other`: biases
+    and buffers. A head that is tied to the embedding is the same tensor, and counts as `embedding`.
     """
     if any(word in name for word in EMBEDDING_WORDS):
         return "embedding"
@@ -64,8 +63,7 @@ def average(
 ) -> dict[str, Tensor]:
     """Return theta(alpha) = (1 - alpha) theta_0 + alpha theta as new tensors.
 
-    Arithmetic is in float32 (or float64 where the weights are), the result has the dtype of the
-    weights. alpha 0 gives theta_0 and alpha 1 gives theta, to the last bit.
+    Arithmetic is in float32 or wider, and exact to the last bit at alpha 0 and 1.
 
     Args:
         theta_0: weights before RLHF, name to tensor.
@@ -91,26 +89,11 @@ def average(
     return {name: result[second.get(name, name)] for name in theta_0}
 
 
-class Sweep:
-    """Walk along alpha inside one model: no reload, no disk, no second copy of the model.
+class Ends:
+    """Both ends of the way, held once, to be mixed straight into one model's parameters.
 
-    >>> sweep = Sweep(model, theta_0, theta)
-    >>> for alpha in (0.0, 0.5, 1.0):
-    ...     sweep.set(alpha)
-    ...     evaluate(model)
-
-    Both ends are held once and mixed straight into the model's parameters. The form
-    theta_0 + alpha (theta - theta_0) would need as much memory, and misses theta by rounding at
-    alpha 1; `torch.lerp` measures from the nearer end, and is exact at both.
-
-    Args:
-        model: the model to write into; its own weights are overwritten by `set`.
-        theta_0, theta: weights before and after RLHF. Tensors that are the model's own parameters
-            are copied first, so `model.state_dict()` may be one of the two.
-        what: see `average`.
-
-    Raises:
-        MergeError: the two do not fit together, or do not fit the model.
+    The form theta_0 + alpha (theta - theta_0) would need as much memory, and misses theta by
+    rounding at alpha 1; `torch.lerp` measures from the nearer end, and is exact at both.
     """
 
     def __init__(self, model: nn.Module, theta_0: State, theta: State, what: What = "all") -> None:
@@ -126,6 +109,31 @@ class Sweep:
         }
 
     @torch.no_grad()
+    def write(self, alphas: Mapping[str, float]) -> None:
+        """Write each tensor's mixture, by an alpha of its own, into the model in place."""
+        for name, target in self.targets.items():
+            start, end = self.theta_0[name], self.theta[name]
+            target.copy_(start if end is start else mix(start, end, alphas[name]))
+
+
+class Sweep(Ends):
+    """Walk along alpha inside one model: no reload, no disk, no second copy of the model.
+
+    >>> sweep = Sweep(model, theta_0, theta)
+    >>> for alpha in (0.0, 0.5, 1.0):
+    ...     sweep.set(alpha)
+    ...     evaluate(model)
+
+    Args:
+        model: the model to write into; its own weights are overwritten by `set`.
+        theta_0, theta: weights before and after RLHF. Tensors that are the model's own parameters
+            are copied first, so `model.state_dict()` may be one of the two.
+        what: see `average`.
+
+    Raises:
+        MergeError: the two do not fit together, or do not fit the model.
+    """
+
     def set(self, alpha: float, *, extrapolate: bool = False) -> None:
         """Write theta(alpha) into the model's parameters, in place.
 
@@ -133,29 +141,20 @@ class Sweep:
             MergeError: alpha is not finite, or outside [0, 1] without `extrapolate=True`.
         """
         check_alpha(alpha, extrapolate=extrapolate)
-        for name, target in self.targets.items():
-            start, end = self.theta_0[name], self.theta[name]
-            target.copy_(start if end is start else mix(start, end, alpha))
+        self.write(dict.fromkeys(self.targets, alpha))
 
 
 def mix(start: Tensor, end: Tensor, alpha: float) -> Tensor:
-    """Return (1 - alpha) start + alpha end, exact at 0 and 1, in the dtype of `start`.
-
-    Integer tensors (buffers) cannot be averaged: they must be equal, and are copied.
-    """
-    if not start.is_floating_point():
+    """Return (1 - alpha) start + alpha end, exact at 0 and 1, in the dtype of `start`."""
+    if not start.is_floating_point():  # a buffer, checked to be the same in both
         return start.clone()
     # bfloat16 has 8 bits of mantissa: mixing in it would round twice
     working = torch.promote_types(start.dtype, torch.float32)
-    return torch.lerp(start.to(working), end.to(working), alpha).to(start.dtype)
+    return torch.lerp(start.to(working), end.to(working), float(alpha)).to(start.dtype)
 
 
 def averaged_names(state: State, what: What = "all") -> set[str]:
-    """Return the names that `what` selects.
-
-    Raises:
-        MergeError: unknown kind, or no weight of that kind.
-    """
+    """Return the names that `what` selects (MergeError: unknown kind, or none of that kind)."""
     if what == "all":
         return set(state)
     wanted: set[str] = {what} if isinstance(what, str) else set(what)
@@ -176,7 +175,7 @@ def averaged_names(state: State, what: What = "all") -> set[str]:
 
 def tied_names(state: State) -> dict[str, str]:
     """Return the names that are a second name of an earlier tensor: {second name: first name}."""
-    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    first: dict[object, str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in state.items():
         if tensor.numel() == 0:
@@ -196,13 +195,22 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in aliases}
 
 
-def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
-    """Refuse an alpha that is not a finite number, or that extrapolates unasked.
+@torch.no_grad()
+def write_weights(model: nn.Module, weights: State) -> None:
+    """Copy tensors into the model's own of the same names, in place (ValueError: it has none)."""
+    targets = own_tensors(model)
+    if unknown := weights.keys() - targets.keys():
+        raise ValueError(
+            f"The model has no weight {min(unknown)!r}. A moving average of a LoRA run must end "
+            "before LoRA is merged: list it before LoRA."
+        )
+    for name, tensor in weights.items():
+        targets[name].copy_(tensor)
 
-    Raises:
-        MergeError: with what to do.
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+
+def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
+    """Refuse an alpha that is not a finite number, or that extrapolates unasked (MergeError)."""
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise MergeError(f"alpha must be a number, not {type(alpha).__name__}: use float(alpha).")
     if not math.isfinite(alpha):
         raise MergeError(f"alpha is {alpha}: it must be a finite number in [0, 1].")
@@ -214,11 +222,9 @@ def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
 
 
 def check_compatible(theta_0: State, theta: State) -> None:
-    """Refuse two sets of weights that cannot be averaged name by name.
+    """Refuse two sets of weights that cannot be averaged name by name (MergeError).
 
-    Raises:
-        MergeError: other names, shapes or dtypes, tied against untied embeddings, NaN or infinity;
-            the message names the first offender and says what to do.
+    They have other names, shapes or dtypes, tied against untied embeddings, NaN or infinity.
     """
     if not theta_0 or not theta:
         raise MergeError("There are no weights to average: one of the two is empty.")
@@ -232,13 +238,7 @@ def check_compatible(theta_0: State, theta: State) -> None:
 def check_same_vocabulary(
     first: HasVocabulary | Mapping[str, int], second: HasVocabulary | Mapping[str, int]
 ) -> None:
-    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently.
-
-    The rows of two embeddings can only be averaged if row i is the same token in both.
-
-    Raises:
-        MergeError: the message names the first token that differs.
-    """
+    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
     a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
     for token in sorted({*a, *b}, key=lambda t: (a.get(t, b.get(t, 0)), t)):
         if a.get(token) != b.get(token):
@@ -250,11 +250,7 @@ def check_same_vocabulary(
 
 
 def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: State) -> None:
-    """Refuse weights that are not those of the model that is to take them.
-
-    Raises:
-        MergeError: the message names the first offender.
-    """
+    """Refuse weights that are not those of the model that is to take them (MergeError)."""
     for name, target in targets.items():
         if name not in state:
             raise MergeError(f"The model has a weight {name!r} that theta_0 or theta lacks.")
@@ -277,7 +273,6 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
 
 
 def _check_names(state: State, other: State, who: str, other_who: str) -> None:
-    """Refuse names of `state` that `other` lacks, and heads tied in one of the two only."""
     tied, other_tied = _tied_to(state), _tied_to(other)
     shared = tied_names(state)
     for name in state:
@@ -309,7 +304,6 @@ def _tied_to(state: State) -> dict[str, str]:
 
 
 def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
-    """Refuse one pair of tensors that cannot be averaged."""
     if start.shape != end.shape:
         rows = kind_of(name, start) in ("embedding", "head")
         advice = (

@@ -12,9 +12,11 @@ says how good either is.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -24,23 +26,14 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from alignment_tax.merge.average import (
-    MergeError,
-    State,
-    check_compatible,
-    check_fits_model,
-    mix,
-    own_tensors,
-    tied_names,
-)
+from alignment_tax.merge.average import MergeError, State
 from alignment_tax.merge.parts import (
     TOLERANCE,
     MeanOver,
-    Partition,
+    Mixture,
     block_shares,
-    check_depth,
-    check_partition,
     ratios_of_blocks,
+    wide,
 )
 from alignment_tax.train.loop import IGNORED, check_finite, collate
 
@@ -55,137 +48,68 @@ WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
 class HmaConfig:
     """Every number of one search for ratios.
 
-    Attributes:
-        alpha: Mean ratio, strictly between 0 and 1; the weight of the aligned model.
-        learning_rate: Adam's, for the K scores (of order 1: think 0.05, not 2e-5).
-        epochs: Passes over the examples.
-        batch_size: Examples per step, and in the evaluation on all of them.
-        parameterisation: "softmax" (see `softmax_ratios`) or "eq11" (see `eq11_ratios`).
-        eps: Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9.
-        mean_over: "blocks" holds the plain mean of the ratios (paper), "parameters" the mean
-            weighted by the blocks' sizes.
-        fixed: Ratios of parts that are no blocks; those not named are mixed by alpha. The paper's
-            released code has {"embeddings": 0.0, "norms": 0.0}.
-        penalty: c_k of the regulariser sum_k c_k |alpha_k - alpha|, one per block; () for none.
-            The paper holds the middle block tightest (D.5).
-        evaluate_every: Steps from one evaluation on all examples to the next; the best ratios
-            among those evaluated are kept.
-        seed: Order of the examples.
+    The best ratios among those evaluated on all examples, every so many steps, are kept.
     """
 
-    alpha: float
-    learning_rate: float
+    alpha: float  # mean ratio, strictly between 0 and 1; the weight of the aligned model
+    learning_rate: float  # Adam's, for the K scores (of order 1: think 0.05, not 2e-5)
     epochs: int
-    batch_size: int
+    batch_size: int  # examples per step, and in the evaluation on all of them
     parameterisation: Parameterisation = "softmax"
-    eps: float = 0.2
-    mean_over: MeanOver = "blocks"
-    fixed: Mapping[str, float] | None = None
-    penalty: tuple[float, ...] = ()
+    eps: float = 0.2  # Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9
+    mean_over: MeanOver = "blocks"  # the paper's mean; "parameters" weighs by the blocks' sizes
+    fixed: Mapping[str, float] | None = None  # ratios of parts that are no blocks, else alpha
+    penalty: tuple[float, ...] = ()  # c_k of sum_k c_k |alpha_k - alpha|; the paper's D.5
     evaluate_every: int = 50
-    seed: int = 0
+    seed: int = 0  # order of the examples
 
 
 @dataclass(frozen=True)
-class Step:
-    """Ratios of the blocks after `step` steps, and the objective there (lower is better).
-
-    `batch` is the objective on the next batch, `full` on all examples; None where not computed.
-    """
-
-    step: int
-    ratios: tuple[float, ...]
-    batch: float | None
-    full: float | None
-
-
-@dataclass(frozen=True)
-class HmaResult:
-    """What a search found.
+class Found:
+    """The ratios that a search came to.
 
     Attributes:
-        ratios: One per part, ready for `PartSweep.set`.
-        blocks: The ratios of the blocks alone, in order from the input.
-        objective: On all examples, at `ratios`: mean negative log-likelihood in nats per reply
+        blocks: One per block, in order from the input; weights of the aligned model.
+        fixed: Ratios of parts that are no blocks, where they are not the mean.
+        objective: At `blocks`, on all examples: mean negative log-likelihood in nats per reply
             token, plus whatever was added. Lower is better.
         equal: The same at equal ratios, that is for plain averaging at alpha.
-        step: After how many steps the ratios were found.
-        path: Every step; for a grid search every point of the grid.
+        path: One row per step, or point of the grid: step, ratios, and the objective there, batch
+            on the next batch and full on all examples (None where not computed).
     """
 
-    ratios: dict[str, float]
     blocks: tuple[float, ...]
+    fixed: dict[str, float]
     objective: float
     equal: float
-    step: int
-    path: list[Step]
+    path: list[dict[str, Any]]
+
+    @property
+    def alpha(self) -> float:
+        """The mean of the ratios."""
+        return math.fsum(self.blocks) / len(self.blocks)
+
+    def save(self, folder: Path) -> None:
+        """Write ratios.json and path.jsonl into a folder."""
+        kept = {name: value for name, value in asdict(self).items() if name != "path"}
+        (folder / "ratios.json").write_text(json.dumps(kept, indent=2))
+        (folder / "path.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.path))
+
+    @classmethod
+    def load(cls, folder: Path) -> Found:
+        """Read what `save` wrote."""
+        kept = json.loads((folder / "ratios.json").read_text())
+        path = [json.loads(line) for line in (folder / "path.jsonl").read_text().splitlines()]
+        return cls(**{**kept, "blocks": tuple(kept["blocks"])}, path=path)
 
 
 class Objective(Protocol):
     """A mean loss over `len(self)` examples, as a function of the weights."""
 
-    def __len__(self) -> int:
-        """Return the number of examples."""
+    def __len__(self) -> int: ...
 
     def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
         """Return the mean over the chosen examples, a scalar."""
-
-
-class Mixture:
-    """theta(alpha_1, ..., alpha_K) as a differentiable function of the ratios.
-
-    What is held are references to the two models (copies only of what lies on another device), and
-    for one step the mixed weights. No gradient or optimiser state has the size of the model.
-
-    Args:
-        model: the network that the weights belong to; it is neither changed nor trained.
-        theta_0, theta: weights before and after RLHF; either may be `model.state_dict()`, as long
-            as nobody writes into the model meanwhile.
-        partition: of the model.
-
-    Raises:
-        MergeError: the two do not fit together or to the model, or the parts do not.
-    """
-
-    def __init__(
-        self, model: nn.Module, theta_0: State, theta: State, partition: Partition
-    ) -> None:
-        check_depth(theta_0, theta)
-        check_compatible(theta_0, theta)
-        targets = own_tensors(model)
-        for state in (theta_0, theta):
-            check_fits_model(targets, tied_names(model.state_dict()), state)
-        check_partition(partition, targets)
-        self.partition = partition
-        self.theta_0 = {n: theta_0[n].detach().to(t.device) for n, t in targets.items()}
-        self.theta = {n: theta[n].detach().to(t.device) for n, t in targets.items()}
-
-    def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-        """Return the mixed weights; gradients flow to those ratios that are tensors with gradients.
-
-        Args:
-            ratios: one number per part (float64 scalars), which need not lie in [0, 1].
-        """
-        mixed: dict[str, Tensor] = {}
-        for part, names in self.partition.parts.items():
-            ratio = torch.as_tensor(ratios[part], dtype=torch.float64)
-            mixed |= {n: _Mix.apply(ratio, self.theta_0[n], self.theta[n]) for n in names}
-        return mixed
-
-
-class _Mix(torch.autograd.Function):
-    """`average.mix` to the bit, with a gradient for alpha; only the two ends are kept for it."""
-
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        ctx.save_for_backward(alpha, start, end)
-        return mix(start, end, alpha.item())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        alpha, start, end = ctx.saved_tensors
-        slope = (_wide(gradients[0]) * (_wide(end) - _wide(start))).sum()
-        return slope.to(alpha), None, None
 
 
 # --- what is minimised --------------------------------------------------------------------------
@@ -197,13 +121,7 @@ class ReplyLikelihood:
     A batch is scaled by the mean length of ALL replies, so that the mean over batches is Eq. 9
     times a constant, whatever the batches. The forward pass is in the precision of the weights:
     under bfloat16 autocast the effect of a small change of a ratio would vanish in rounding.
-
-    Args:
-        model: the network, in eval mode.
-        examples: (input ids, labels) as from `train.loop.encode`, one per prompt and reply.
-
-    Raises:
-        ValueError: no examples, or one without a reply token.
+    Examples are (input ids, labels) as from `train.loop.encode`, one per prompt and reply.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Example]) -> None:
@@ -216,7 +134,6 @@ class ReplyLikelihood:
         self.tokens_per_reply = sum(counts) / len(counts)
 
     def __len__(self) -> int:
-        """Return the number of replies."""
         return len(self.examples)
 
     def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
@@ -226,7 +143,7 @@ class ReplyLikelihood:
         labels = batch.pop("labels")[:, 1:]
         logits = functional_call(self.model, dict(weights), kwargs=batch).logits[:, :-1]
         total = functional.cross_entropy(
-            _wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         return total / (len(chosen) * self.tokens_per_reply)
 
@@ -235,16 +152,8 @@ class KlToStart:
     """KL(theta_0 || mixed model) on generic texts, in nats per token: an `extra` for the objective.
 
     Averaging gives up what theta_0 knew where replies do not ask for it; this asks for it, on texts
-    that need not come from any benchmark. The distributions of theta_0 are computed once.
-
-    Args:
-        model: the network, in eval mode.
-        theta_0: weights before RLHF, each tied tensor once (`mixture.theta_0`).
-        texts: token ids of each text; keep them few, tokens x vocabulary numbers are held.
-        weight: of the term in the objective.
-
-    Raises:
-        ValueError: no texts, or an empty one.
+    (token ids) that need not come from any benchmark. The distributions of theta_0 are computed
+    once: keep the texts few, tokens x vocabulary numbers are held.
     """
 
     def __init__(
@@ -262,7 +171,7 @@ class KlToStart:
     def _log_probs(self, weights: State) -> Tensor:
         logits = functional_call(self.model, dict(weights), kwargs=self.batch).logits
         kept = logits[self.batch["attention_mask"].bool()]
-        return torch.log_softmax(_wide(kept), dim=-1)
+        return torch.log_softmax(wide(kept), dim=-1)
 
     def __call__(self, weights: State) -> Tensor:
         """Return weight * KL under these weights, a scalar."""
@@ -298,11 +207,6 @@ def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
     """Return the ratios of mean alpha in [0, 1] that are nearest to `raw` in relative entropy.
 
     All are scaled alike until a ratio reaches 1; it stays there, and the others share what is left.
-
-    Args:
-        raw: (K,) positive numbers.
-        alpha: mean, in (0, 1).
-        shares: (K,) weights of the mean, sum 1.
     """
     full = torch.zeros_like(raw, dtype=torch.bool)
     while True:
@@ -318,9 +222,6 @@ def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tupl
     """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
 
     The first two ratios walk in steps of `step` from alpha, the third follows from the mean.
-
-    Raises:
-        MergeError: not three blocks (over more a grid is too large), or a step outside (0, 1].
     """
     if len(shares) != 3:
         raise MergeError(f"The grid search is for K = 3 blocks, not {len(shares)}.")
@@ -342,29 +243,19 @@ def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tupl
 
 def learn_ratios(
     mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None = None
-) -> HmaResult:
+) -> Found:
     """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
 
     Adam on K scores (one tensor, given to the optimiser once), cosine schedule with warm-up. It
     starts at equal ratios, which is plain averaging, and returns the best ratios that were
-    evaluated on all examples, so on these it is never worse.
-
-    Args:
-        mixture: the two models and their parts.
-        objective: usually `ReplyLikelihood` of the RLHF policy's best replies.
-        config: numbers of the search.
-        extra: a term added to the objective at every step, as `KlToStart`.
-
-    Raises:
-        MergeError: numbers that make no sense; the message says which.
-        TrainingDiverged: an objective or gradient that is no finite number.
+    evaluated on all examples, so on these it is never worse. `extra` is added to the objective.
     """
     search = _Search(mixture, objective, config, extra)
     check_reach(config, search.shares.tolist())
     scores = start_scores(config, len(mixture.partition.blocks)).requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
     batches = list(epoch_batches(len(objective), config))
-    path: list[Step] = []
+    path = []
     for step, chosen in enumerate(tqdm(batches, desc="learning ratios", unit="step", leave=False)):
         ratios = search.ratios(scores)
         full = search.full(ratios) if step % config.evaluate_every == 0 else None
@@ -374,10 +265,10 @@ def learn_ratios(
         values = {"objective": loss.item(), "gradient": scores.grad.norm().item()}
         check_finite(values, step + 1, config.learning_rate)
         optimizer.step()
-        path.append(Step(step, tuple(ratios.tolist()), loss.item(), full))
+        path.append(_row(step, ratios.tolist(), loss.item(), full))
     last = search.ratios(scores)
-    path.append(Step(len(batches), tuple(last.tolist()), None, search.full(last)))
-    return search.result(path, equal=path[0])
+    path.append(_row(len(batches), last.tolist(), None, search.full(last)))
+    return search.best(path, equal=path[0])
 
 
 def grid_search(
@@ -386,25 +277,25 @@ def grid_search(
     config: HmaConfig,
     step: float,
     extra: Extra | None = None,
-) -> HmaResult:
+) -> Found:
     """Evaluate the objective on a grid over the simplex (K = 3): the reference for `learn_ratios`.
 
-    Args:
-        mixture, objective, config, extra: see `learn_ratios`; learning rate, epochs and
-            parameterisation play no part.
-        step: distance between ratios on the grid; 0.1 means 91 evaluations at alpha 0.5.
-
-    Raises:
-        MergeError: not three blocks, or numbers that make no sense.
+    A `step` of 0.1 means 91 evaluations at alpha 0.5.
     """
     search = _Search(mixture, objective, config, extra)
     grid = grid_ratios(config.alpha, step, search.shares.tolist())
     path = [
-        Step(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
+        _row(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
         for i, point in enumerate(tqdm(grid, desc="searching the grid", unit="point", leave=False))
     ]
-    centre = next(row for row in path if set(row.ratios) == {config.alpha})
-    return search.result(path, equal=centre)
+    centre = next(row for row in path if set(row["ratios"]) == {config.alpha})
+    return search.best(path, equal=centre)
+
+
+def _row(
+    step: int, ratios: Sequence[float], batch: float | None, full: float | None
+) -> dict[str, Any]:
+    return {"step": step, "ratios": list(ratios), "batch": batch, "full": full}
 
 
 class _Search:
@@ -421,50 +312,42 @@ class _Search:
         self.equal = ratios_of_blocks(mixture.partition, blocks, config.alpha, fixed=config.fixed)
 
     def ratios(self, scores: Tensor) -> Tensor:
-        """Return the K ratios of these scores."""
         if self.config.parameterisation == "eq11":
             return eq11_ratios(scores, self.config.alpha, self.shares, self.config.eps)
         return softmax_ratios(scores, self.config.alpha, self.shares)
 
     def weights(self, ratios: Tensor) -> dict[str, Tensor]:
-        """Return the weights mixed by these ratios of the blocks."""
         blocks = dict(zip(self.mixture.partition.blocks, ratios.unbind(), strict=True))
         return self.mixture.weights({**self.equal, **blocks})
 
     def added(self, ratios: Tensor, weights: State) -> Tensor:
-        """Return regulariser and extra term."""
         costs = torch.tensor(self.config.penalty or [0.0] * len(ratios), dtype=torch.float64)
         penalty = (costs * (ratios - self.config.alpha).abs()).sum()
         return penalty if self.extra is None else penalty + self.extra(weights).to(penalty)
 
     def loss(self, ratios: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Return the objective on a batch."""
         weights = self.weights(ratios)
         added = self.added(ratios, weights)
         return self.objective(weights, chosen).to(added) + added
 
     @torch.no_grad()
     def full(self, ratios: Tensor) -> float:
-        """Return the objective on all examples."""
         weights = self.weights(ratios)
         value = mean_objective(self.objective, weights, self.config.batch_size)
         value += self.added(ratios, weights).item()
         check_finite({"objective": value}, 1, self.config.learning_rate)
         return value
 
-    def result(self, path: list[Step], equal: Step) -> HmaResult:
+    def best(self, path: list[dict[str, Any]], equal: dict[str, Any]) -> Found:
         """Return the best of the evaluated steps, the first among equals."""
-        evaluated = [(row.full, row) for row in path if row.full is not None]
-        objective, best = min(evaluated, key=lambda pair: pair[0])
-        ratios = ratios_of_blocks(
-            self.mixture.partition,
-            best.ratios,
-            self.config.alpha,
-            fixed=self.config.fixed,
-            shares=self.shares.tolist(),
+        best = min((row for row in path if row["full"] is not None), key=lambda row: row["full"])
+        fixed, shares = dict(self.config.fixed or {}), self.shares.tolist()
+        blocks = tuple(best["ratios"])
+        # refuses a mean that rounding has moved
+        ratios_of_blocks(
+            self.mixture.partition, blocks, self.config.alpha, fixed=fixed, shares=shares
         )
-        at_equal = next(full for full, row in evaluated if row is equal)
-        return HmaResult(ratios, best.ratios, objective, at_equal, best.step, path)
+        return Found(blocks, fixed, best["full"], equal["full"], path)
 
 
 @torch.no_grad()
@@ -498,11 +381,7 @@ def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
 
 
 def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
-    """Refuse numbers of a search that make no sense for blocks of these shares.
-
-    Raises:
-        MergeError: the message names the number and says what to do.
-    """
+    """Refuse numbers of a search that make no sense for blocks of these shares (MergeError)."""
     if len(shares) < 2:
         raise MergeError("With one block there is nothing to search: its ratio is the mean.")
     if not 0 < config.alpha < 1:
@@ -542,8 +421,3 @@ def check_reach(config: HmaConfig, shares: Sequence[float]) -> None:
 
 def _in_box(ratio: float) -> bool:
     return -TOLERANCE <= ratio <= 1 + TOLERANCE
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32, or in float64 where it is that already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -14,15 +14,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignment_tax.merge.average import (
+    Ends,
     MergeError,
     State,
-    Sweep,
     check_alpha,
     kind_of,
     mix,
@@ -62,18 +63,11 @@ class Partition:
 
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
-    """Cut a model into blocks of layers, embeddings, norms and head.
+    """Cut a model into blocks of layers, embeddings, norms and head (MergeError: it cannot be cut).
 
-    K blocks are as equal as whole layers allow: block k ends at layer floor(k L / K), so that 26
-    layers in three are the paper's 1-8, 9-17, 18-26. Three blocks are called input, middle and
-    output; any other number "layers 1-4" and so on.
-
-    Args:
-        model: its tensors carry the number of their layer, as in "model.layers.0.mlp.up.weight".
-        blocks: K, or the sizes of the blocks in layers.
-
-    Raises:
-        MergeError: the model has no numbered layers, or fewer than K, or the sizes do not add up.
+    Tensors carry the number of their layer ("model.layers.0.mlp.up.weight"); `blocks` is K, or the
+    sizes of the blocks in layers. K blocks are as equal as whole layers allow, so that 26 layers in
+    three are the paper's 1-8, 9-17, 18-26.
     """
     tensors = own_tensors(model)
     place = {number: i for i, number in enumerate(layer_numbers(tensors))}
@@ -141,13 +135,7 @@ def block_names(sizes: Sequence[int]) -> tuple[str, ...]:
 
 
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
-    """Return the ratios that average one part and leave all others aligned (paper, Figure 4).
-
-    Part "linear" is all blocks of layers together.
-
-    Raises:
-        MergeError: there is no such part, or alpha lies outside [0, 1].
-    """
+    """Return the ratios that average one part and leave all others aligned (paper, Figure 4)."""
     chosen = partition.blocks if part == LINEAR else (part,)
     ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
     check_ratios(partition, ratios)
@@ -162,18 +150,10 @@ def ratios_of_blocks(
     fixed: Ratios | None = None,
     shares: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Return the ratio of every part from K ratios of blocks whose mean is alpha.
+    """Return the ratio of every part from K ratios of blocks whose mean is alpha (MergeError).
 
-    Args:
-        partition: of the model.
-        values: one ratio per block, in order from the input.
-        alpha: their mean; also the ratio of the parts that are no blocks.
-        fixed: other ratios for some of those parts, as {"embeddings": 0.0, "norms": 0.0}.
-        shares: weights of the mean (see `block_shares`); by default every block counts alike.
-
-    Raises:
-        MergeError: another number of values, a mean that is not alpha, a ratio outside [0, 1], or
-            a fixed part that is a block or unknown.
+    Parts that are no blocks have the ratio alpha, or what is `fixed`, as {"norms": 0.0}. `shares`
+    are weights of the mean (see `block_shares`); by default every block counts alike.
     """
     check_alpha(alpha)
     if len(values) != len(partition.blocks):
@@ -206,13 +186,7 @@ def block_shares(
 ) -> tuple[float, ...]:
     """Return the weight of every block in the mean ratio; they sum to 1.
 
-    Args:
-        partition: of the model.
-        tensors: any of its states; only sizes are read.
-        mean_over: "blocks" counts every block alike (the paper), "parameters" by its size.
-
-    Raises:
-        MergeError: another `mean_over`.
+    Over "blocks" every block counts alike (the paper), over "parameters" by its size.
     """
     if mean_over == "blocks":
         return (1 / len(partition.blocks),) * len(partition.blocks)
@@ -222,53 +196,66 @@ def block_shares(
     return tuple(size / sum(sizes) for size in sizes)
 
 
-class PartSweep:
-    """Set the ratio of every part inside one model: no reload, no disk.
+class Mixture(Ends):
+    """theta(alpha_1, ..., alpha_K) of one network: written into it, or a function with gradients.
 
-    >>> sweep = PartSweep(model, theta_0, theta, partition(model, 3))
-    >>> sweep.set(one_part(sweep.partition, "input", 0.4))
+    >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
+    >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    Both ends are held once and mixed in float32 straight into the model, as `average.Sweep` does:
-    all ratios 0 give theta_0, and all ratios 1 theta, to the last bit.
-
-    Args:
-        model: the model to write into; its own weights are overwritten by `set`.
-        theta_0, theta: weights before and after RLHF; either may be `model.state_dict()`.
-        partition: of the model.
-
-    Raises:
-        MergeError: the two do not fit together or to the model, or the parts do not.
+    Both ends are held once; for one step of a search the mixed weights come on top. No gradient
+    or optimiser state has the size of the model. All ratios 0 give theta_0, and all 1 theta, to the
+    last bit. Either end may be `model.state_dict()`.
     """
 
     def __init__(
         self, model: nn.Module, theta_0: State, theta: State, partition: Partition
     ) -> None:
         check_depth(theta_0, theta)
-        self.ends = Sweep(model, theta_0, theta)
-        check_partition(partition, self.ends.targets)
+        super().__init__(model, theta_0, theta)
+        check_partition(partition, self.targets)
         self.partition = partition
 
-    @torch.no_grad()
     def set(self, ratios: Ratios) -> None:
-        """Write theta_0 + alpha_k (theta - theta_0) into every part k of the model, in place.
-
-        Raises:
-            MergeError: a part has no ratio, is unknown, or its ratio lies outside [0, 1].
-        """
+        """Write the mixture into the model, in place (MergeError: see `check_ratios`)."""
         check_ratios(self.partition, ratios)
-        ends = self.ends
+        parts = self.partition.parts
+        self.write({name: ratios[part] for part, names in parts.items() for name in names})
+
+    def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+        """Return the mixed weights; gradients flow to those ratios that are tensors with gradients.
+
+        Args:
+            ratios: one number per part (float64 scalars), which need not lie in [0, 1].
+        """
+        mixed: dict[str, Tensor] = {}
         for part, names in self.partition.parts.items():
-            for name in names:
-                mixed = mix(ends.theta_0[name], ends.theta[name], ratios[part])
-                ends.targets[name].copy_(mixed)
+            ratio = torch.as_tensor(ratios[part], dtype=torch.float64)
+            mixed |= {n: _Mix.apply(ratio, self.theta_0[n], self.theta[n]) for n in names}
+        return mixed
+
+
+class _Mix(torch.autograd.Function):
+    """`average.mix` to the bit, with a gradient for alpha; only the two ends are kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(alpha, start, end)
+        return mix(start, end, alpha.item())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        alpha, start, end = ctx.saved_tensors
+        slope = (wide(gradients[0]) * (wide(end) - wide(start))).sum()
+        return slope.to(alpha), None, None
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def check_ratios(partition: Partition, ratios: Ratios) -> None:
-    """Refuse ratios that are not one number in [0, 1] for each part.
-
-    Raises:
-        MergeError: the message names the first offender.
-    """
+    """Refuse ratios that are not one number in [0, 1] for each part (MergeError)."""
     parts = partition.parts
     if unknown := [name for name in ratios if name not in parts]:
         raise MergeError(f"There is no part {unknown[0]!r}. The parts are {', '.join(parts)}.")
@@ -277,7 +264,7 @@ def check_ratios(partition: Partition, ratios: Ratios) -> None:
             raise MergeError(f"Part {name!r} has no ratio: give one for each of the parts.")
         ratio = ratios[name]
         # NaN lies in no interval
-        if not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+        if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
             raise MergeError(
                 f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1], or that "
                 "part is extrapolated beyond one of the two models."
@@ -285,11 +272,7 @@ def check_ratios(partition: Partition, ratios: Ratios) -> None:
 
 
 def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None:
-    """Refuse parts that overlap, miss a tensor or name one that the model lacks.
-
-    Raises:
-        MergeError: the message names the first offender.
-    """
+    """Refuse parts that overlap, miss a tensor or name one that the model lacks (MergeError)."""
     if twice := [name for name in partition.blocks if name in partition.others]:
         raise MergeError(f"{twice[0]!r} is the name of a block and of another part: rename one.")
     counts = Counter(name for names in partition.parts.values() for name in names)
@@ -307,11 +290,7 @@ def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None
 
 
 def check_depth(theta_0: State, theta: State) -> None:
-    """Refuse models of different depth, before their names are compared one by one.
-
-    Raises:
-        MergeError: with both numbers of layers.
-    """
+    """Refuse models of different depth, before their names are compared one by one."""
     before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
     if before != after:
         raise MergeError(

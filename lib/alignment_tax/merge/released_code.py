@@ -16,14 +16,13 @@ from tqdm import tqdm
 from alignment_tax.merge.average import kind_of
 from alignment_tax.merge.hma import (
     HmaConfig,
-    Mixture,
     Objective,
     check_config,
     epoch_batches,
     mean_objective,
     schedule,
 )
-from alignment_tax.merge.parts import block_shares
+from alignment_tax.merge.parts import Mixture, block_shares
 from alignment_tax.train.loop import check_finite
 
 
@@ -65,21 +64,13 @@ AS_RELEASED = Faults(
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a run with some faults came to; ratios are weights of theta, one per block.
+    """What a run with some faults came to; ratios are weights of theta, one per block."""
 
-    Attributes:
-        ratios: Those the models are merged with at the end, from the live scores.
-        training_ratios: Those the forward pass would use at the end.
-        moved: How far each score moved.
-        before: Objective on all examples with the merged ratios of the start.
-        objective: The same at the end. Lower is better.
-    """
-
-    ratios: tuple[float, ...]
-    training_ratios: tuple[float, ...]
-    moved: tuple[float, ...]
-    before: float
-    objective: float
+    ratios: tuple[float, ...]  # those the models are merged with at the end, from the live scores
+    training_ratios: tuple[float, ...]  # those the forward pass would use at the end
+    moved: tuple[float, ...]  # how far each score moved
+    before: float  # objective on all examples with the merged ratios of the start
+    objective: float  # the same at the end; lower is better
 
 
 def run(
@@ -94,7 +85,7 @@ def run(
         faults: the switches.
 
     Raises:
-        MergeError: numbers that make no sense; the message says which.
+        MergeError: numbers that make no sense.
         TrainingDiverged: an objective that is no finite number.
     """
     blocks = mixture.partition.blocks

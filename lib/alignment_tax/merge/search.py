@@ -5,39 +5,36 @@ the search itself; here is what it is given.
 
 =============  =========================================================================
 hma            likelihood of the policy's own best replies, by gradient (Eq. 8-9)
-hma_eq11       the same by the paper's parameterisation, Eq. 11
+hma_eq11       the same by the paper's parameterisation, Eq. 11, its factor K put back
 hma_grid       the same on a grid over the simplex (K = 3): the reference for both
 hma_released   the same as the paper's released code does it, all its faults switched on
-hma_reward     the reward of sampled replies itself (Eq. 3), on a grid (K = 3)
+hma_reward     the reward of sampled replies itself (Eq. 3), on a grid (K = 3), with common random
+               numbers at every point
 hma_kl         likelihood plus KL(theta_0 || mixture) on pretraining text
 hma_kl_other   the same on text without the formats of the skills that are scored
-adamerging     likelihood of labelled reading items (paper, E.4; Yang et al. 2023 have the entropy
-               of the predictions in its place, which needs no label)
+adamerging     likelihood of labelled reading items (`merge.adamerging`)
 =============  =========================================================================
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from alignment_tax.merge import released_code
-from alignment_tax.merge.average import MergeError, State
+from alignment_tax.merge.adamerging import adamerging
+from alignment_tax.merge.average import MergeError, State, write_weights
 from alignment_tax.merge.hma import (
     Example,
+    Found,
     HmaConfig,
-    HmaResult,
     KlToStart,
-    Mixture,
     ReplyLikelihood,
     check_config,
     check_reach,
@@ -45,7 +42,7 @@ from alignment_tax.merge.hma import (
     grid_search,
     learn_ratios,
 )
-from alignment_tax.mitigate.base import write_weights
+from alignment_tax.merge.parts import Mixture
 from alignment_tax.presets import RatioConfig
 
 #: The released code leaves these parts at theta_0, whatever alpha.
@@ -69,64 +66,21 @@ class Data:
     texts: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     labelled: Sequence[Example] = ()
     prompts: int = 0
-    reward: Callable[[PreTrainedModel, Sequence[int]], float] | None = None
+    reward: Callable[[Any, Sequence[int]], float] | None = None
 
 
-@dataclass(frozen=True)
-class Found:
-    """The ratios that a search came to.
-
-    Attributes:
-        blocks: One per block, in order from the input; weights of the aligned model.
-        fixed: Ratios of parts that are no blocks, where they are not the mean.
-        objective: At `blocks`; lower is better. `equal` is the same at equal ratios.
-        path: One row per step (or point of the grid): step, ratios, batch, full.
-    """
-
-    blocks: tuple[float, ...]
-    fixed: dict[str, float]
-    objective: float
-    equal: float
-    path: list[dict[str, Any]]
-
-    @property
-    def alpha(self) -> float:
-        """The mean of the ratios."""
-        return math.fsum(self.blocks) / len(self.blocks)
-
-    def save(self, folder: Path) -> None:
-        """Write ratios.json and path.jsonl into a folder."""
-        kept = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
-        (folder / "ratios.json").write_text(json.dumps(kept, indent=2))
-        (folder / "path.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.path))
-
-    @classmethod
-    def load(cls, folder: Path) -> Found:
-        """Read what `save` wrote."""
-        kept = json.loads((folder / "ratios.json").read_text())
-        path = [json.loads(line) for line in (folder / "path.jsonl").read_text().splitlines()]
-        return cls(**{**kept, "blocks": tuple(kept["blocks"])}, path=path)
-
-
+@dataclass
 class SampledReward:
     """Minus the mean reward of sampled replies (Eq. 3): an objective without a gradient.
 
-    Args:
-        model: the network to sample from; its weights are overwritten.
-        count: number of prompts.
-        reward: see `Data.reward`.
+    It writes into the model; `count` is the number of prompts, `reward` that of `Data`.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        count: int,
-        reward: Callable[[PreTrainedModel, Sequence[int]], float],
-    ) -> None:
-        self.model, self.count, self.reward = model, count, reward
+    model: nn.Module
+    count: int
+    reward: Callable[[Any, Sequence[int]], float]
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return self.count
 
     def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
@@ -143,7 +97,7 @@ class Task:
     """
 
     mixture: Mixture
-    model: PreTrainedModel
+    model: nn.Module
     data: Data
     config: RatioConfig
     alpha: float
@@ -162,38 +116,21 @@ class Task:
 
 def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     """Return the numbers of the search by gradient on the simplex."""
-    return HmaConfig(
-        alpha=alpha,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        eps=config.eps,
-        evaluate_every=config.evaluate_every,
-        seed=seed,
-    )
+    shared = ("learning_rate", "epochs", "batch_size", "eps", "evaluate_every")
+    return HmaConfig(alpha=alpha, seed=seed, **{name: getattr(config, name) for name in shared})
 
 
-def hma(task: Task) -> Found:
-    """HMA: the likelihood of the best replies, softmax on the simplex."""
-    return _found(learn_ratios(task.mixture, task.likelihood, task.numbers))
+def _hma(task: Task, **changes: Any) -> Found:
+    numbers = dataclasses.replace(task.numbers, **changes)
+    return learn_ratios(task.mixture, task.likelihood, numbers)
 
 
-def hma_eq11(task: Task) -> Found:
-    """HMA by Eq. 11, with its factor K put back."""
-    numbers = dataclasses.replace(task.numbers, parameterisation="eq11")
-    return _found(learn_ratios(task.mixture, task.likelihood, numbers))
+def _grid(task: Task) -> Found:
+    return grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step)
 
 
-def hma_grid(task: Task) -> Found:
-    """The best point of a grid over the simplex, K = 3."""
-    return _found(grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step))
-
-
-def hma_released(task: Task) -> Found:
-    """HMA as the released code has it; its alpha weighs theta_0, so it is given 1 - alpha.
-
-    Its ratios are rounded to bfloat16, which moves their mean a little off alpha.
-    """
+def _released(task: Task) -> Found:
+    # its alpha weighs theta_0; its ratios are rounded to bfloat16, so their mean is a little off
     numbers = dataclasses.replace(
         task.numbers,
         alpha=1 - task.alpha,
@@ -205,43 +142,34 @@ def hma_released(task: Task) -> Found:
     return Found(result.ratios, dict(LEFT_AT_START), result.objective, result.before, [])
 
 
-def hma_reward(task: Task) -> Found:
-    """The reward itself, sampled with common random numbers at every point of a grid, K = 3."""
+def _reward(task: Task) -> Found:
     data = task.data
     if data.reward is None:
         raise ValueError("A search by reward needs a function that samples and scores replies.")
     objective = SampledReward(task.model, data.prompts, data.reward)
     numbers = dataclasses.replace(task.numbers, batch_size=data.prompts)
-    return _found(grid_search(task.mixture, objective, numbers, task.config.reward_step))
+    return grid_search(task.mixture, objective, numbers, task.config.reward_step)
 
 
-def _keeping(method: str) -> Callable[[Task], Found]:
-    """Return HMA with a term that keeps theta_0 on the texts of a method."""
-
-    def search(task: Task) -> Found:
-        start, weight = task.mixture.theta_0, task.config.kept_weight
-        keep = KlToStart(task.model, start, task.data.texts[method], weight)
-        return _found(learn_ratios(task.mixture, task.likelihood, task.numbers, keep))
-
-    return search
-
-
-def adamerging(task: Task) -> Found:
-    """The likelihood of labelled items of one skill: what HMA does without."""
-    objective = ReplyLikelihood(task.model, task.data.labelled)
-    return _found(learn_ratios(task.mixture, objective, task.numbers))
+def _keeping(task: Task, method: str) -> Found:
+    texts, weight = task.data.texts[method], task.config.kept_weight
+    keep = KlToStart(task.model, task.mixture.theta_0, texts, weight)
+    return learn_ratios(task.mixture, task.likelihood, task.numbers, keep)
 
 
 #: The methods that keep theta_0 on texts, and whether these have the formats that are scored.
 KEEPING = {"hma_kl": True, "hma_kl_other": False}
 SEARCHES: dict[str, Callable[[Task], Found]] = {
-    "hma": hma,
-    "hma_eq11": hma_eq11,
-    "hma_grid": hma_grid,
-    "hma_released": hma_released,
-    "hma_reward": hma_reward,
-    **{name: _keeping(name) for name in KEEPING},
-    "adamerging": adamerging,
+    "hma": _hma,
+    "hma_eq11": lambda task: _hma(task, parameterisation="eq11"),
+    "hma_grid": _grid,
+    "hma_released": _released,
+    "hma_reward": _reward,
+    "hma_kl": lambda task: _keeping(task, "hma_kl"),
+    "hma_kl_other": lambda task: _keeping(task, "hma_kl_other"),
+    "adamerging": lambda task: adamerging(
+        task.mixture, task.model, task.data.labelled, task.numbers
+    ),
 }
 #: The step of the grid, a field of `RatioConfig`, of the searches that walk on one.
 GRID_STEPS = {"hma_grid": "grid_step", "hma_reward": "reward_step"}
@@ -250,17 +178,7 @@ MAY_BE_ZERO = ("eps", "kept_weight")
 
 
 def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) -> None:
-    """Refuse a search that would fail after its models are trained.
-
-    Args:
-        method: a name in `SEARCHES`.
-        blocks: K.
-        alpha: the mean of the ratios.
-        config: the numbers of the preset.
-
-    Raises:
-        MergeError: a number that the search cannot use; the message names it.
-    """
+    """Refuse a search for K blocks that would fail after its models are trained (MergeError)."""
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
         if isinstance(value, tuple):
@@ -275,8 +193,3 @@ def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) ->
         check_reach(dataclasses.replace(numbers, parameterisation="eq11"), shares)
     if method in GRID_STEPS:
         grid_ratios(alpha, getattr(config, GRID_STEPS[method]), shares)
-
-
-def _found(result: HmaResult) -> Found:
-    path = [{**dataclasses.asdict(step), "ratios": list(step.ratios)} for step in result.path]
-    return Found(result.blocks, {}, result.objective, result.equal, path)

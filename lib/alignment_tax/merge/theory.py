@@ -118,7 +118,7 @@ def repeated(
 ) -> list[Accuracies]:
     """Simulate several times, each on inputs of its own: the spread between repeats is the error.
 
-    Args and errors as `simulate`; repeat i of one seed draws the same numbers for every world.
+    Repeat i of one seed draws the same numbers for every world.
     """
     seeds = np.random.SeedSequence(seed).generate_state(repeats)
     return [simulate(model, labels, draws=draws, seed=int(each)) for each in seeds]

@@ -8,23 +8,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import average, check_alpha, own_tensors
-from alignment_tax.mitigate.base import Treatment, write_weights
-
-#: Weight of the aligned model; the ends are theta_0 and the run without averaging.
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+from alignment_tax.merge.average import average, check_alpha, own_tensors, write_weights
+from alignment_tax.mitigate.base import Setting, Treatment
 
 
 class Average(Treatment):
-    """Writes (1 - alpha) theta_0 + alpha theta into the outcome of training.
-
-    Args:
-        theta_0: The model before RLHF.
-        alpha: Weight of the aligned model, in [0, 1].
-
-    Raises:
-        MergeError: alpha is not usable.
-    """
+    """Writes (1 - alpha) theta_0 + alpha theta into the outcome (MergeError: a bad alpha)."""
 
     def __init__(self, theta_0: PreTrainedModel, alpha: float) -> None:
         check_alpha(alpha)
@@ -35,3 +24,8 @@ class Average(Treatment):
         mixed = average(own_tensors(self.theta_0), own_tensors(model), self.alpha)
         write_weights(model, mixed)
         return model
+
+
+def averaged(setting: Setting, alpha: float) -> Average:
+    """Return averaging with theta_0."""
+    return Average(setting.theta_0, alpha)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, get_args
 
-import torch
+import pandas as pd
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate.teacher import Teacher
+from alignment_tax.models import AnyReply
 from alignment_tax.presets import DistilConfig
-from alignment_tax.train.loop import Extra
+from alignment_tax.registry import REMEDIES, When
+from alignment_tax.train.loop import Extra, Log, finetune
+from alignment_tax.train.sample import kept_replies
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
 
 T = TypeVar("T")
-Example = tuple[Prompt, str]
+Example = tuple[Prompt, AnyReply]
 
 
 class Treatment(Extra):
@@ -53,13 +56,7 @@ def treat(
 
     >>> treat(policy, treatments, lambda model, extras: rsf_round(model, ..., extras=extras))
 
-    Args:
-        policy: Changed in place.
-        treatments: In the order in which they end; `mitigate.treatments` sorts them.
-        train: Takes the policy to train and the extras, trains it in place.
-
-    Returns:
-        The outcome in eval mode, and what `train` returned.
+    Returns the outcome in eval mode, and what `train` returned.
     """
     for treatment in reversed(treatments):
         policy = treatment.begin(policy)
@@ -104,6 +101,92 @@ class Setting:
         return Teacher(self.theta_0)
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """The policy that came out, in eval mode, and one row per training step (see `finetune`)."""
+
+    policy: PreTrainedModel
+    log: Log
+
+
+def distil(
+    setting: Setting,
+    remedies: Mapping[str, float] | None = None,
+    riders: Sequence[Treatment] = (),
+) -> Distilled:
+    """Finetune theta_0 once on the pool, under remedies: the paper's protocol (D.1).
+
+    The pool holds the best-of-n samples of one RSF run. Every remedy gets the same examples in the
+    same order and equally many steps, so that they differ in nothing but the remedy.
+
+    Args:
+        setting: theta_0 (a copy of it is trained), the pool and the numbers.
+        remedies: Name in `REMEDIES` to strength; none is the plain run.
+        riders: Treatments that only watch the run; to end them is left to the caller.
+
+    Raises:
+        ValueError: an unknown remedy, a strength or setting it cannot use, an empty pool.
+        TrainingDiverged: see `finetune`.
+    """
+    chosen = treatments(setting, remedies or {})
+    config = setting.config
+    factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
+    label = " + ".join(f"{name} {value:g}" for name, value in (remedies or {}).items())
+
+    def train(model: PreTrainedModel, extras: Sequence[Extra]) -> Log:
+        for rider in riders:
+            rider.begin(model)
+        return finetune(
+            model,
+            setting.tokenizer,
+            setting.pool,
+            learning_rate=config.learning_rate * factor,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=setting.seed,
+            max_length=config.max_length,
+            extras=[*extras, *riders],
+            describe=f"distilling ({label or 'plain'})",
+        )
+
+    policy, log = treat(copy.deepcopy(setting.theta_0), chosen, train)
+    return Distilled(policy, log)
+
+
+def distil_along(
+    setting: Setting, wanted: Sequence[tuple[str, float]]
+) -> tuple[Distilled, Iterator[PreTrainedModel]]:
+    """Finetune plainly, once; return that, and the outcome of each of many "along" remedies."""
+    if changing := [name for name, _ in wanted if REMEDIES[name].when != "along"]:
+        raise ValueError(f"{changing[0]!r} does not act along the run: it needs one of its own.")
+    riders = [REMEDIES[name].make(setting, strength) for name, strength in wanted]
+    plain = distil(setting, riders=riders)
+    return plain, (rider.end(copy.deepcopy(plain.policy)) for rider in riders)
+
+
+def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatment]:
+    """Return one treatment per remedy, in the order in which they must end (see `When`).
+
+    A moving average ends before LoRA is merged, graft and averaging after it; several of the last
+    kind act one after the other as listed. ValueError: an unknown remedy, or a bad strength.
+    """
+    if unknown := remedies.keys() - REMEDIES.keys():
+        known = ", ".join(REMEDIES)
+        raise ValueError(f"There is no remedy {min(unknown)!r}. Choose from: {known}.")
+    order = sorted(remedies, key=lambda name: get_args(When).index(REMEDIES[name].when))
+    return [REMEDIES[name].make(setting, remedies[name]) for name in order]
+
+
+def best_of_n(rounds: Iterable[pd.DataFrame]) -> list[Example]:
+    """Pool what RSF kept in its rounds: pairs of prompt and reply.
+
+    Args:
+        rounds: The `samples` of each `RoundResult`: prompt, reply, ids, finished, chosen.
+    """
+    kept = [samples[samples["chosen"]] for samples in rounds]
+    return [pair for rows in kept for pair in zip(rows["prompt"], kept_replies(rows), strict=True)]
+
+
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, each tied one once, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -112,23 +195,6 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the parameters that are trained, by name."""
     return {name: p.detach().clone() for name, p in trained(model).items()}
-
-
-@torch.no_grad()
-def write_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's own of the same names, in place.
-
-    Raises:
-        ValueError: the model has no tensor of such a name.
-    """
-    targets = own_tensors(model)
-    if unknown := weights.keys() - targets.keys():
-        raise ValueError(
-            f"The model has no weight {min(unknown)!r}. A moving average of a LoRA run must end "
-            "before LoRA is merged: list it before LoRA."
-        )
-    for name, tensor in weights.items():
-        targets[name].copy_(tensor)
 
 
 def check_strength(value: float, remedy: str) -> float:

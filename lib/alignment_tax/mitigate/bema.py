@@ -16,23 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerState
 from trl import BEMACallback
 
-from alignment_tax.mitigate.base import Treatment, check_share, write_weights
+from alignment_tax.merge.average import write_weights
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 
-#: Power of the EMA; TRL's default is 0.5. A higher one averages over more steps.
-STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 #: Arguments and control of a Trainer, which the callback takes but does not look at.
 NOT_USED: Any = None
 
 
 class Bema(Treatment):
-    """Feeds every step to TRL's callback, and takes its weights at the end.
-
-    Args:
-        power: Of the EMA, in (0, 1].
-
-    Raises:
-        ValueError: a power outside (0, 1].
-    """
+    """Feeds every step to TRL's callback, and takes its weights at the end."""
 
     def __init__(self, power: float) -> None:
         self.power = check_share(power, "power of BEMA")
@@ -61,3 +53,8 @@ class Bema(Treatment):
         """Write the callback's weights into the policy."""
         write_weights(model, self.weights())
         return model
+
+
+def bema(setting: Setting, power: float) -> Bema:
+    """Return BEMA with the power of its EMA."""
+    return Bema(power)

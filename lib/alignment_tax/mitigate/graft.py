@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import State, check_compatible, own_tensors, tied_names
-from alignment_tax.mitigate.base import Setting, Treatment, check_share, write_weights
+from alignment_tax.merge.average import (
+    State,
+    check_compatible,
+    own_tensors,
+    tied_names,
+    write_weights,
+)
+from alignment_tax.mitigate.base import Setting, Treatment, check_share
 from alignment_tax.train.loop import Batch, collate, encode
 
-#: Half of the changes down to one in a hundred; Panigrahi et al. keep far fewer of a model that is
-#: hundreds of times larger, but finetuned for one small task.
-STRENGTHS = (0.5, 0.2, 0.1, 0.05, 0.01)
 #: How sure the learnt mask is of its start: sigmoid(1) = 0.73 kept, sigmoid(-1) = 0.27 dropped.
 START = 1.0
 #: Adam's, of the scores: some tens of steps that agree are enough to turn a weight over.
@@ -34,12 +37,7 @@ Mask = dict[str, Tensor]
 
 
 def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return theta where the mask is true, theta_0 elsewhere, as new tensors, exact to the bit.
-
-    Args:
-        theta_0, theta: Weights before and after RLHF: same names, shapes and dtypes.
-        mask: Boolean tensors; a weight without one is that of theta_0.
-    """
+    """Return theta where the mask is true, theta_0 elsewhere, as new tensors, exact to the bit."""
     aliases = tied_names(theta_0)
     result = {
         name: torch.where(mask[name], theta[name], start) if name in mask else start.clone()
@@ -77,12 +75,7 @@ def learnt_mask(
 
     The mask is relaxed to sigmoid(S), S = +-START by size of the change; Adam lowers the loss of
     theta_0 + sigmoid(S) (theta - theta_0) on the batches; the changes with the highest S are kept.
-
-    Args:
-        model: Network to put the weights into; its own are not touched.
-        theta_0, theta: Weights before and after RLHF.
-        density: Share of the changed weights to keep, in (0, 1].
-        batches: What the model is called with (input_ids, attention_mask, labels).
+    The weights are put into `model`; its own are not touched.
     """
     start = largest_mask(theta_0, theta, density)
     changes = {name: theta[name] - theta_0[name] for name in start}
@@ -100,11 +93,7 @@ def learnt_mask(
 
 
 def count_kept(theta_0: State, theta: State, density: float) -> int:
-    """Return how many weights a density keeps: at least one, if any changed.
-
-    Raises:
-        ValueError: the density lies outside (0, 1].
-    """
+    """Return how many weights a density keeps: at least one, if any changed."""
     check_share(density, "density of the graft")
     changed = sum(int((size > 0).sum()) for size in _sizes(theta_0, theta).values())
     return min(changed, max(1, round(density * changed)))
@@ -120,12 +109,7 @@ def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
 
 
 class Graft(Treatment):
-    """Grafts the outcome of training onto theta_0.
-
-    Args:
-        theta_0: The model before RLHF.
-        choose: Takes the weights before and after RLHF, returns the mask.
-    """
+    """Grafts the outcome of training onto theta_0; `choose` makes the mask of both weights."""
 
     def __init__(self, theta_0: nn.Module, choose: Callable[[State, State], Mask]) -> None:
         self.theta_0, self.choose = theta_0, choose

@@ -16,11 +16,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment_tax.mitigate.base import Treatment
+from alignment_tax.mitigate.base import Setting, Treatment
 
-#: The paper: 16 of width 3200 suffices on attention and MLP, MLP alone needs 512. Ranks shrink with
-#: the width; relative to it they start where the paper's do and end at a full half.
-STRENGTHS = (1, 4, 16, 64)
 #: alpha / r: the paper's alpha 32 at its rank 16. A constant ratio keeps the learning rate
 #: meaningful from rank to rank (with a constant alpha, rank 1 would move 64 times as fast as 64).
 SCALING = 2
@@ -35,12 +32,9 @@ class Lora(Treatment):
     """Trains low-rank factors on the linear layers of the blocks.
 
     Args:
-        rank: r, a whole number of 1 or more.
+        rank: r, a whole number of 1 or more (ValueError otherwise).
         where: "all" (attention and MLP) or "mlp".
         seed: Of the random A.
-
-    Raises:
-        ValueError: a rank that is no whole number of 1 or more.
     """
 
     learning_rate_factor = LEARNING_RATE_FACTOR
@@ -71,6 +65,18 @@ class Lora(Treatment):
         """Merge the factors into the weights and return the ordinary policy."""
         merged = cast(PreTrainedModel, cast(Any, model).merge_and_unload())
         return merged.requires_grad_(True)
+
+
+def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
+    """Return LoRA on attention and MLP (ValueError: a rank that a layer cannot have)."""
+    treatment = Lora(rank, where, setting.seed)
+    check_rank(setting.theta_0, target_names(setting.theta_0, where), treatment.rank)
+    return treatment
+
+
+def lora_mlp(setting: Setting, rank: float) -> Lora:
+    """Return LoRA on the MLP alone."""
+    return lora(setting, rank, "mlp")
 
 
 def target_names(model: PreTrainedModel, where: Where) -> list[str]:

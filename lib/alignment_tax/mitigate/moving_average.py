@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment_tax.mitigate.base import Treatment, check_share, snapshot, trained, write_weights
-
-#: Share of the steps, counted from the end, that the mean is taken over.
-SMA_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-#: Horizon 1 / (1 - d) as a share of all steps. A decay as such (0.99, say) would mean little
-#: averaging in a long run and almost theta_0 in a short one.
-EMA_STRENGTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
+from alignment_tax.merge.average import write_weights
+from alignment_tax.mitigate.base import (
+    Setting,
+    Treatment,
+    check_share,
+    snapshot,
+    trained,
+)
 
 
 class MovingAverage(Treatment):
@@ -45,12 +46,7 @@ class MovingAverage(Treatment):
 class Sma(MovingAverage):
     """Plain mean of the weights after step `start` and every `every` steps from there.
 
-    Args:
-        start: First step that counts; steps go on counting through the rounds of RSF.
-        every: Steps between two checkpoints of the mean.
-
-    Raises:
-        ValueError: a start or period below 1.
+    Steps go on counting through the rounds of RSF.
     """
 
     def __init__(self, start: int = 1, every: int = 1) -> None:
@@ -76,15 +72,7 @@ class Sma(MovingAverage):
 
 
 class Ema(MovingAverage):
-    """Exponential moving average of the weights that starts at theta_0.
-
-    Args:
-        theta_0: Where the policy starts.
-        decay: d, in [0, 1).
-
-    Raises:
-        ValueError: a decay outside [0, 1).
-    """
+    """Exponential moving average of the weights, of decay d in [0, 1), that starts at theta_0."""
 
     def __init__(self, theta_0: PreTrainedModel, decay: float) -> None:
         super().__init__()
@@ -130,3 +118,13 @@ def decay_of(horizon: float, steps: int) -> float:
     if not 0 < horizon < float("inf"):
         raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
     return 1 - 1 / max(1.0, horizon * steps)
+
+
+def sma(setting: Setting, share: float) -> Sma:
+    """Return the mean over the last share of the run's steps."""
+    return last_steps(share, setting.steps)
+
+
+def ema(setting: Setting, horizon: float) -> Ema:
+    """Return the EMA with a horizon in shares of the run's steps."""
+    return Ema(setting.theta_0, decay_of(horizon, setting.steps))

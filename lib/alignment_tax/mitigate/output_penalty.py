@@ -22,16 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from alignment_tax.mitigate.base import Treatment, check_strength
+from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.mitigate.teacher import Teacher, reply_log_probs
 from alignment_tax.train.loop import Batch
-
-#: The paper's 1e-5, 1e-3, 1e-1 (KD) multiply a sum over the tokens of an example, some hundreds;
-#: here the mean is taken, so the strong ones become about 0.1 and 10. KL: 0.05, 0.1, 0.2 in the
-#: paper multiply a sum over the reply too. 1 / (1 + lambda) runs from 0.91 to 0.09.
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
-#: The squared distance is at most 2 and flat where both are unsure, so it needs larger strengths.
-SQUARED_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,11 +49,8 @@ class OutputPenalty(Treatment):
 
     Args:
         teacher: theta_0.
-        strength: lambda.
+        strength: lambda, finite and 0 or more (ValueError otherwise).
         distance: `forward_kl`, `reverse_kl` or `squared_distance`.
-
-    Raises:
-        ValueError: a strength that is not usable.
     """
 
     def __init__(self, teacher: Teacher, strength: float, distance: Distance) -> None:
@@ -71,3 +61,18 @@ class OutputPenalty(Treatment):
         """Return the penalty, a scalar."""
         student = reply_log_probs(cast(Tensor, outputs.logits), batch["labels"])
         return self.strength * self.distance(self.teacher.log_probs(batch), student).mean()
+
+
+def kd(setting: Setting, strength: float) -> OutputPenalty:
+    """Return knowledge distillation as in the paper's code."""
+    return OutputPenalty(setting.teacher, strength, forward_kl)
+
+
+def kd_squared(setting: Setting, strength: float) -> OutputPenalty:
+    """Return knowledge distillation as in the paper's text."""
+    return OutputPenalty(setting.teacher, strength, squared_distance)
+
+
+def kl(setting: Setting, strength: float) -> OutputPenalty:
+    """Return the KL penalty of RLHF."""
+    return OutputPenalty(setting.teacher, strength, reverse_kl)

@@ -17,14 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from alignment_tax.mitigate.base import Treatment, check_strength
+from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED, Batch
 from alignment_tax.world import tiny
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
-#: As in the paper (C.1): a proportion of data means the same at every size.
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Families of pretraining text in the very format of a skill that is scored.
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
@@ -37,17 +35,8 @@ class Replay(Treatment):
     in a seeded order, again from the start when all are used; what a step takes too many, later
     steps take fewer.
 
-    Args:
-        tokenizer: The policy's.
-        texts: Documents to replay.
-        reported: Texts that no document may contain: prompts and passages of the reported items.
-        strength: lambda.
-        seed: Order of the documents.
-        max_length: Most tokens of a document; a longer one loses its end.
-
-    Raises:
-        ValueError: a strength that is not usable, no documents, nothing to check them against, or
-            a document that contains a reported text.
+    No document may contain a `reported` text, a prompt or passage of the reported items
+    (ValueError); one of more than `max_length` tokens loses its end.
     """
 
     def __init__(
@@ -88,11 +77,26 @@ class Replay(Treatment):
         rows = self.take(reply_tokens)
         if not rows:
             return None
-        replay = pretrain.collate(rows, self.pad_id)
-        labels, weights = replay.labels.to(model.device), replay.weights.to(model.device)
-        logits = pretrain.read(model, replay)
+        texts = pretrain.collate(rows, self.pad_id)
+        labels, weights = texts.labels.to(model.device), texts.weights.to(model.device)
+        logits = pretrain.read(model, texts)
         proportion = sum(len(row) for row in rows) / reply_tokens
         return proportion * pretrain.weighted_loss(logits.float(), labels, weights)
+
+
+def replay(setting: Setting, strength: float) -> Replay:
+    """Return replay of pretraining text, the evaluated formats among it."""
+    return _of_setting(setting, setting.replay, strength)
+
+
+def replay_other(setting: Setting, strength: float) -> Replay:
+    """Return replay without the evaluated formats."""
+    return _of_setting(setting, setting.replay_other, strength)
+
+
+def _of_setting(setting: Setting, texts: Sequence[Document], strength: float) -> Replay:
+    limit = setting.config.max_length
+    return Replay(setting.tokenizer, texts, setting.reported, strength, setting.seed, limit)
 
 
 def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:

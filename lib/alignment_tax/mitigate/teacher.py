@@ -15,11 +15,8 @@ class Teacher:
     """A frozen policy that remembers what it said to every example of a pool.
 
     Strengths and epochs then share one forward pass per example. Once `room` bytes are full,
-    further examples are computed anew each time: the numbers are the same, only slower.
-
-    Args:
-        model: Put in eval mode and float32; never trained.
-        room: Most bytes to remember, on the device of the model.
+    further examples are computed anew each time: the numbers are the same, only slower. The model
+    is put in eval mode and float32, and never trained.
     """
 
     def __init__(self, model: PreTrainedModel, room: int = ROOM) -> None:
@@ -48,9 +45,7 @@ class Teacher:
 def reply_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     """Return float32 log-probabilities (reply tokens, vocabulary) where a reply token is predicted.
 
-    Args:
-        logits: (batch, length, vocabulary); those at place t predict the label at t + 1.
-        labels: (batch, length), -100 except on reply tokens.
+    `logits` (batch, length, vocabulary) at place t predict `labels` (batch, length) at t + 1.
     """
     return torch.log_softmax(logits[:, :-1][labels[:, 1:] != IGNORED].float(), dim=-1)
 

@@ -22,12 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from alignment_tax.mitigate.base import Treatment, check_strength, snapshot, trained
+from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
 from alignment_tax.train.loop import Batch
 
-#: As in the paper (D.4b): the unit above makes another rescaling unnecessary.
-L1_STRENGTHS = (0.04, 0.1, 0.4, 0.6, 1.0)
-L2_STRENGTHS = (0.01, 0.04, 0.06, 0.08, 0.1)
 #: The paper's 1e9 in units of its learning rate: 1e9 * (1e-5)^2.
 L2_SCALE = 0.1
 
@@ -40,12 +37,9 @@ class WeightPenalty(Treatment):
 
     Args:
         theta_0: The model to stay close to; its weights are copied.
-        strength: lambda.
+        strength: lambda, finite and 0 or more (ValueError otherwise).
         power: 1 or 2.
         unit: Size of a step of a weight: the learning rate.
-
-    Raises:
-        ValueError: a strength or unit that is not usable.
     """
 
     def __init__(
@@ -68,3 +62,13 @@ class WeightPenalty(Treatment):
         total = torch.stack([change.abs().pow(self.power).sum() for change in changes]).sum()
         scale = 1.0 if self.power == 1 else L2_SCALE
         return self.strength * scale * total / sum(change.numel() for change in changes)
+
+
+def l1(setting: Setting, strength: float) -> WeightPenalty:
+    """Return the L1 penalty in units of the learning rate."""
+    return WeightPenalty(setting.theta_0, strength, 1, setting.config.learning_rate)
+
+
+def l2(setting: Setting, strength: float) -> WeightPenalty:
+    """Return the L2 penalty in units of the learning rate."""
+    return WeightPenalty(setting.theta_0, strength, 2, setting.config.learning_rate)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,7 @@ class Difference:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return what `alignment-tax run` wrote of itself into a folder.
-
-    Raises:
-        CompareError: it is not there, or cannot be read.
-    """
+    """Return what `alignment-tax run` wrote of itself into a folder; else a CompareError."""
     path = folder / SUMMARY
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -51,14 +46,9 @@ def differences(
     """Return the recorded values that differ, in the order of the chapters.
 
     A chapter counts if it was executed in either run; one that failed in the other has no values
-    there. Numbers are alike if they differ by no more than `tolerance` times the larger one.
-
-    Args:
-        first, second: what `read_run` returned.
-        tolerance: relative; 0 asks for the same number to the last digit.
-
-    Raises:
-        CompareError: runs of another preset or seed, or no value in both.
+    there. Numbers are alike if they differ by no more than `tolerance`, or `tolerance` times the
+    larger one; 0 asks for the same number to the last digit. Runs of another preset or seed, and
+    runs without a value in both, are a CompareError.
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
@@ -99,31 +89,9 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _alike(left: Any, right: Any, tolerance: float) -> bool:
     if _is_number(left) and _is_number(right):
         both_nan = math.isnan(left) and math.isnan(right)
-        return both_nan or math.isclose(left, right, rel_tol=tolerance, abs_tol=0.0)
+        return both_nan or math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
     return type(left) is type(right) and left == right
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def main(arguments: Sequence[str] = ()) -> int:
-    """Say which recorded values differ between two runs; the exit status is 1 if any does."""
-    parser = argparse.ArgumentParser(prog="alignment-tax compare", description=main.__doc__)
-    parser.add_argument("first", type=Path, help="folder of the run to compare with")
-    parser.add_argument("second", type=Path, help="folder of the new run")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.0, metavar="SHARE",
-        help="how far two numbers may lie apart, as a share of the larger (0: not at all)",
-    )  # fmt: skip
-    given = parser.parse_args(list(arguments))
-    if not 0 <= given.tolerance < 1:
-        parser.error(f"--tolerance is {given.tolerance}: it must lie in [0, 1)")
-    try:
-        found = differences(read_run(given.first), read_run(given.second), given.tolerance)
-    except CompareError as error:
-        parser.error(str(error))
-    for each in found:
-        print(f"{each.place}\n    {each.first} -> {each.second}")
-    print(f"Recorded values that differ: {len(found)}." if found else "All are the same.")
-    return 1 if found else 0

@@ -7,8 +7,20 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from alignment_tax.mitigate import REMEDIES
-from alignment_tax.spec import DISTIL, IN_ROUNDS, PART, Spec, block_count, has_ratios
+from alignment_tax.presets import PRESETS
+from alignment_tax.registry import REMEDIES
+from alignment_tax.spec import (
+    DISTIL,
+    DISTILLED_AVERAGE,
+    KL_COEF,
+    PART,
+    Spec,
+    averaged,
+    block_count,
+    has_ratios,
+    is_in_rounds,
+    out_of_rounds,
+)
 
 
 class TableError(ValueError):
@@ -19,21 +31,38 @@ class NotRecorded(TableError):
     """The recorded run lacks the rows that a comparison needs, in two seeds at least."""
 
 
-def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
+def weak_is_high(method: str) -> bool:
+    """Whether a method is the weaker, the higher its strength."""
+    remedy = REMEDIES.get(out_of_rounds(method))
+    return remedy is not None and remedy.weak_is_high
+
+
+def fades(method: str) -> bool:
+    """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
+    remedy = REMEDIES.get(out_of_rounds(method))
+    return remedy is not None and remedy.fades
+
+
+def curve_rows(
+    points: pd.DataFrame, method: str, seed: int, algorithm: str = "rsf"
+) -> pd.DataFrame:
     """Return the rows of a method's curve for one seed, from theta_0 on.
 
-    Averages go by alpha, RSF by its rounds, a remedy from its strongest strength to its weakest.
-    The curve of a remedy ends at the plain distilled run, if that is where ever weaker strengths
-    end (`Remedy.fades`): LoRA's does not. Of methods with a ratio per block (hma, adamerging, ...)
-    it is the curve of the fewest blocks by mean ratio, from theta_0 to RSF's last round.
+    Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
+    weakest, PPO from its heaviest KL penalty (kl_coef) to its lightest. The curve of a remedy ends
+    at the plain distilled run, if that is where ever weaker strengths end. Of methods with a ratio
+    per block (hma, adamerging, ...) it is the curve of the fewest blocks by mean ratio, from
+    theta_0 to the last round.
 
     Args:
         points: The columns of points.csv.
         method: average, early_stopping, distil+average, a remedy, or another word of the column.
         seed: The seed.
+        algorithm: Whose models.
 
     Raises:
-        ValueError: there is no such row, or the method is "part": every part is a curve.
+        NotRecorded: there is no such row.
+        ValueError: the method is "part": every part is a curve.
     """
     if method == PART:
         raise ValueError(
@@ -42,26 +71,28 @@ def curve_rows(points: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
         )
     points = points[points["seed"] == seed]
     start = points[points["algorithm"] == "sft"]
-    rsf = points[points["algorithm"] == "rsf"]
-    own = rsf[rsf["method"] == ("none" if method == "early_stopping" else method)]
+    trained = points[points["algorithm"] == algorithm]
+    own = trained[trained["method"] == ("none" if method == "early_stopping" else method)]
     if own.empty:
-        raise ValueError(f"The recorded run has no points of method {method!r}, seed {seed}.")
-    if has_ratios(Spec("rsf", method=method)):
+        raise NotRecorded(f"The recorded run has no points of method {method!r}, seed {seed}.")
+    plain = trained[trained["method"] == "none"]
+    plain = plain[plain["rounds"] == plain["rounds"].max()]
+    end = own[:0]
+    if has_ratios(Spec(algorithm, method=method)):
         blocks = own["part"].map(block_count)
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()]
-        own = own[blocks == blocks.min()].sort_values("alpha")
-        return pd.concat([table for table in (start, own, end) if len(table)])
-    if own["alpha"].notna().all():
+        own, end = own[blocks == blocks.min()].sort_values("alpha"), plain
+    elif own["alpha"].notna().all():
         return own.sort_values(["strength", "alpha"])
-    if method == "early_stopping":
-        return pd.concat([start, own.sort_values("rounds")])
-    remedy = REMEDIES.get(method.removesuffix(IN_ROUNDS))
-    own = own.sort_values("strength", ascending=remedy is not None and remedy.weak_is_high)
-    end = rsf[rsf["method"] == DISTIL] if remedy is not None and remedy.fades else own[:0]
-    if method.endswith(IN_ROUNDS):  # there the run without a remedy is RSF itself
-        plain = rsf[rsf["method"] == "none"]
-        end = plain[plain["rounds"] == plain["rounds"].max()] if len(end) else end
+    elif method == "early_stopping":
+        own = own.sort_values("rounds")
+    elif method == KL_COEF:
+        coefficient = PRESETS[str(own["study"].iloc[0])].ppo.kl_coef
+        own = pd.concat([own, plain.assign(strength=coefficient)])
+        own = own.sort_values("strength", ascending=False)
+    else:
+        own = own.sort_values("strength", ascending=weak_is_high(method))
+        if fades(method):  # in rounds, the run without a remedy is RSF itself
+            end = plain if is_in_rounds(method) else trained[trained["method"] == DISTIL]
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
@@ -78,16 +109,22 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
     plain averages of theta_0 and RSF, of the seeds that have RSF (`with_rsf`). Rows of remedies, of
     parts, of ratios per block and of other algorithms carry the same columns: who tells the main
-    line takes them out first.
-
-    Raises:
-        TableError: missing columns, or no rows.
-    """
+    line takes them out first."""
     need(points, ["algorithm", "method"], "main_line")
     method = points["method"].fillna("none")
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
     return with_rsf(points[trained | averaged])
+
+
+def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return what a chapter compares: the main line, the plain run, its averages, and remedies.
+
+    Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
+    """
+    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *map(averaged, methods)}
+    extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
+    return with_rsf(pd.concat([main_line(points), extra]))
 
 
 def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
@@ -101,11 +138,7 @@ def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
-    """Refuse a table that lacks columns or rows.
-
-    Raises:
-        TableError: not a DataFrame, a missing column, or no rows.
-    """
+    """Refuse a table that lacks columns or rows."""
     if not isinstance(frame, pd.DataFrame):
         raise TableError(f"{figure} takes a pandas DataFrame, not {type(frame).__name__}.")
     missing = [name for name in columns if name not in frame.columns]
@@ -119,11 +152,7 @@ def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
 
 
 def finite(values: object, figure: str, what: str) -> np.ndarray:
-    """Return `values` as a float array.
-
-    Raises:
-        TableError: nothing in it, or a value that is not a finite number.
-    """
+    """Return `values` as a float array."""
     array = np.asarray(values, dtype=float)
     if array.size == 0 or np.isnan(array).all():
         raise TableError(f"{figure} has nothing to draw: no {what} is a number.")
@@ -134,11 +163,7 @@ def finite(values: object, figure: str, what: str) -> np.ndarray:
 
 
 def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows of a table of points that have all `values`, checked and normalised.
-
-    Raises:
-        TableError: missing columns, several studies, a model twice, or no row with all values.
-    """
+    """Return the rows of a table of points that have all `values`, checked and normalised."""
     need(points, ["study", "seed", *SETTING, *values], figure)
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:
@@ -170,11 +195,7 @@ def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.Data
 
 
 def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Return the rows of theta_0 (algorithm sft, method none), one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of theta_0 (algorithm sft, method none), one a seed."""
     start = rows[(rows["algorithm"] == "sft") & (rows["method"] == "none")]
     if start.empty:
         raise TableError(f"{figure} needs theta_0: a row with algorithm 'sft' and method 'none'.")
@@ -182,20 +203,12 @@ def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
 
 
 def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Return the rows of the last RSF round, one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of the last RSF round, one a seed."""
     return last_round(rows, "rsf", figure)
 
 
 def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
-    """Return the rows of the last round of an algorithm, one a seed.
-
-    Raises:
-        TableError: there is none.
-    """
+    """Return the rows of the last round of an algorithm, one a seed."""
     trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
     if trained.empty:
         raise TableError(
@@ -206,11 +219,7 @@ def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
 
 
 def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows with `values` replaced by their difference to theta_0 of the same seed.
-
-    Raises:
-        TableError: a seed without theta_0.
-    """
+    """Return the rows with `values` replaced by their difference to theta_0 of the same seed."""
     start = theta_0(rows, figure).set_index("seed")[list(values)]
     orphans = sorted(set(rows["seed"]) - set(start.index))
     if orphans:
@@ -223,3 +232,79 @@ def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFra
         rows[list(values)].to_numpy() - start.loc[rows["seed"], list(values)].to_numpy()
     )
     return changed
+
+
+# --- algorithms of RLHF ---------------------------------------------------------------------------
+
+#: The algorithms of RLHF, RSF first.
+RLHF = ("rsf", "dpo", "rloo", "ppo")
+
+
+def present(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `RLHF` of which models as trained are recorded."""
+    trained = set(points.loc[points["method"] == "none", "algorithm"])
+    return [name for name in RLHF if name in trained]
+
+
+def missing(points: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `RLHF` of which nothing is recorded."""
+    return [name for name in RLHF if name not in present(points)]
+
+
+def shared(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that have every algorithm of `present`; all if none has.
+
+    Of further seeds a part of the algorithms may be recorded: what is set side by side must not
+    draw one algorithm from seeds that another lacks.
+    """
+    trained = points[points["method"] == "none"]
+    seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
+    common = set.intersection(*seeds) if seeds else set()
+    return points[points["seed"].isin(common)] if common else points
+
+
+def start(points: pd.DataFrame, score: str) -> pd.Series:
+    """Return a score of theta_0 by seed."""
+    rows = points[points["algorithm"] == "sft"]
+    if rows.empty:
+        raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
+    return rows.set_index("seed")[score].astype(float).sort_index()
+
+
+def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
+    """Return a score by seed (rows) and round (columns); round 0 is theta_0."""
+    rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
+    if rows.empty:
+        raise ValueError(f"The points hold no round of {algorithm!r}.")
+    table = rows.pivot(index="seed", columns="rounds", values=score).astype(float)
+    table.columns = [int(column) for column in table.columns]
+    table.insert(0, 0, start(points, score))
+    return table.sort_index()
+
+
+# --- subsets of the weights -----------------------------------------------------------------------
+
+EVERYTHING, LINEAR = "everything", "linear"
+#: What can be averaged, in the order of a figure. Those after the linear layers are what is left.
+SUBSETS = (EVERYTHING, LINEAR, "embeddings", "norms", "head")
+
+
+def subset_changes(
+    points: pd.DataFrame, values: Sequence[str] = ("reward", "skill")
+) -> pd.DataFrame:
+    """Return what averaging a subset with theta_0 changes since the aligned model of the seed.
+
+    Returns:
+        One row per seed, part (of `SUBSETS`) and alpha, with the changes of `values`. Seeds without
+        rows of single parts are left out; no row at all if none has any.
+    """
+    rsf = points[points["algorithm"] == "rsf"]
+    trained = rsf[rsf["method"].fillna("none") == "none"]
+    aligned = trained[trained["rounds"] == trained["rounds"].max()].set_index("seed")
+    parts = rsf[(rsf["method"] == PART) & rsf["part"].isin(SUBSETS)]
+    whole = rsf[(rsf["method"] == "average") & rsf["seed"].isin(parts["seed"])]
+    rows = pd.concat([whole.assign(part=EVERYTHING), parts])
+    found = rows[["seed", "part"]].assign(alpha=rows["alpha"].astype(float).round(6))
+    for score in values:
+        found[score] = (rows[score] - rows["seed"].map(aligned[score])).astype(float)
+    return found.reset_index(drop=True)

@@ -1,8 +1,14 @@
-"""The recorded results as they are read from data/results: tables, and where they came from."""
+"""The recorded results in data/results: tables, how rows are added to them, where they came from.
+
+points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
+of RLHF, pairs.parquet the reward model's held-out pairs, costs.csv what training under remedies
+took, kl.csv the forward KL; provenance.json one entry for each call that made them.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +18,8 @@ import pandas as pd
 
 from alignment_tax import settings
 from alignment_tax.results.points import curve_rows
-from alignment_tax.spec import NAMED
+from alignment_tax.spec import COLUMNS, NAMED, block_count
+from alignment_tax.store import ArtifactError, write_whole
 
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = NAMED
@@ -25,18 +32,8 @@ TABLES = {
 }
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a stored table, an empty one if there is none."""
-    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
-
-
-def read_calls(folder: Path) -> list[dict[str, Any]]:
-    """Return one entry for each call that made the tables; none without tables."""
-    path = folder / "provenance.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if isinstance(found, list) else [found]
+class RecordError(ArtifactError):
+    """What is recorded already does not fit what is to be added; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,9 @@ class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
     `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
-    preference pair (seed, kind, margin). `costs` has one row per model trained under a remedy
-    (what names it, steps, seconds, peak_memory_mb), `kl` one per model with a forward KL (what
-    names it, forward_kl in nats a reply). `provenance` tells of the call that made the
-    tables, `calls` of that and of all that added to them.
+    preference pair (seed, kind, margin), `costs` one per model trained under a remedy (steps,
+    seconds, peak_memory_mb), `kl` one per model with a forward KL (nats a reply). `provenance`
+    tells of the call that made the tables, `calls` of that and of all that added to them.
     """
 
     points: pd.DataFrame
@@ -88,16 +84,9 @@ def recorded(preset: str = "tiny") -> Recorded:
             f"There is no recorded run of {preset!r} in {folder}. Make it with: "
             f"alignment-tax record {preset}"
         )
-    calls = read_calls(folder)
-    return Recorded(
-        read_table(folder / "points.csv"),
-        pd.read_csv(folder / "rounds.csv"),
-        pd.read_parquet(folder / "pairs.parquet"),
-        calls[0],
-        calls,
-        read_table(folder / "costs.csv"),
-        read_table(folder / "kl.csv"),
-    )
+    tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+    pairs, calls = pd.read_parquet(folder / "pairs.parquet"), read_calls(folder)
+    return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls)
 
 
 def recorded_items(preset: str = "tiny") -> pd.DataFrame:
@@ -110,3 +99,171 @@ def recorded_items(preset: str = "tiny") -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
     return pd.read_parquet(path)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a stored table, an empty one if there is none."""
+    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
+
+
+def read_calls(folder: Path) -> list[dict[str, Any]]:
+    """Return one entry for each call that made the tables; none without tables."""
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, list) else [found]
+
+
+def write_calls(folder: Path, calls: Sequence[Mapping[str, Any]]) -> None:
+    """Write what `read_calls` reads, whole or not at all."""
+    write_whole(folder / "provenance.json", json.dumps(list(calls), indent=2) + "\n")
+
+
+# --- adding rows ----------------------------------------------------------------------------------
+
+
+def merge_results(source: Path, preset: str) -> list[int]:
+    """Merge the tables of a run that was recorded elsewhere into those of a preset here.
+
+    Args:
+        source: A folder that `alignment-tax record` wrote, say on another machine.
+        preset: The preset, which must be theirs.
+
+    Returns:
+        The seeds whose rows were added or replaced.
+
+    Raises:
+        RecordError: `source` holds no tables, those of another preset, or rows of a seed that is
+            stored here with another theta_0; nothing is written then.
+    """
+    folder = settings.results_folder() / preset
+    fresh = {name: read_table(source / f"{name}.csv") for name in TABLES}
+    points, calls = fresh["points"], read_calls(source)
+    pairs, items = source / "pairs.parquet", source / "items.parquet"
+    if points.empty or not calls or not (pairs.is_file() and items.is_file()):
+        raise RecordError(
+            f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
+            "and provenance.json, as alignment-tax record writes them."
+        )
+    if (studies := sorted(set(points["study"]))) != [preset]:
+        raise RecordError(
+            f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
+        )
+    stored = read_table(folder / "points.csv")
+    seeds = sorted(int(seed) for seed in set(points["seed"]))
+    for seed in seeds:
+        theirs = points[(points["seed"] == seed) & (points["algorithm"] == "sft")]
+        if theirs.empty:
+            raise RecordError(f"{source} has no theta_0 (algorithm sft) of seed {seed}.")
+        if changed := other_start(stored, theirs.iloc[0].to_dict()):
+            raise RecordError(
+                f"Seed {seed} is stored here with another theta_0 ({changed}), so its rows cannot "
+                f"be compared with those in {source}. Nothing was added. Record a seed there that "
+                "has no rows here."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tables(folder, fresh, pd.read_parquet(pairs), pd.read_parquet(items))
+    own = read_calls(folder)
+    write_calls(folder, own + [call for call in calls if call not in own])
+    return seeds
+
+
+def other_start(stored: pd.DataFrame, theta_0: Mapping[Any, Any]) -> str:
+    """Say in which columns the stored theta_0 of a seed is another one; "" if none is stored."""
+    if stored.empty:
+        return ""
+    rows = stored[(stored["seed"] == theta_0["seed"]) & (stored["algorithm"] == "sft")]
+    if rows.empty:
+        return ""
+    both = [(n, written(rows.iloc[0].get(n)), written(theta_0[n])) for n in COLUMNS]
+    return ", ".join([f"{n} {then} -> {now}" for n, then, now in both if then != now][:3])
+
+
+def written(value: object) -> str:
+    """Return a value as it stands in a table: nothing for a missing one, six digits of a number."""
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{float(value):.6g}" if isinstance(value, (int, float, np.number)) else str(value)
+
+
+def merge_rows(
+    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(IDENTITY)
+) -> pd.DataFrame:
+    """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like."""
+
+    def by_name(table: pd.DataFrame) -> dict[tuple[str, ...], dict[Any, Any]]:
+        return {_identified(row, identity): row for row in table.to_dict("records")}
+
+    if stored.empty:
+        return fresh
+    rows = by_name(stored) | by_name(fresh)  # a row that is replaced keeps its place
+    # a column that only one of the two has is not lost: rounds of PPO say other things than RSF's
+    columns = list(dict.fromkeys([*stored.columns, *fresh.columns]))
+    table = pd.DataFrame(list(rows.values()), columns=columns)
+    return table.sort_values("seed", kind="stable", ignore_index=True)
+
+
+def _identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
+    """Return what names a row.
+
+    Other ratios of as many blocks, of the same mean to two decimals (`hma_released` holds it no
+    better), are the same model found anew.
+    """
+    names = {column: written(row[column]) for column in identity}
+    if blocks := block_count(row.get("part")):
+        names |= {"part": f"K={blocks}", "alpha": f"{row['alpha']:.2f}"}
+    return tuple(names[column] for column in identity)
+
+
+def write_tables(
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    pairs: pd.DataFrame,
+    items: pd.DataFrame,
+    fresh: bool = False,
+) -> None:
+    """Write rows into the tables of a folder, beside those that are there.
+
+    Args:
+        folder: Of a recorded run, perhaps empty.
+        tables: Rows by the name of their table, a key of `TABLES`; points must be among them.
+        pairs: Held-out pairs; those of the same seeds are replaced.
+        items: Items of the models in points; items of models without a point are dropped.
+        fresh: Whether to drop all that the tables hold.
+    """
+    merged: dict[str, pd.DataFrame] = {}
+    for name, rows in tables.items():
+        path = folder / f"{name}.csv"
+        if rows.empty and fresh:
+            path.unlink(missing_ok=True)
+        elif not rows.empty:
+            merged[name] = rows if fresh else merge_rows(read_table(path), rows, TABLES[name])
+    if not fresh:
+        seeds = set(pairs["seed"])
+        pairs = _beside(folder / "pairs.parquet", pairs, lambda old: ~old["seed"].isin(seeds))
+        points = merged.get("points", tables["points"])
+        new = set(zip(items["seed"], items["key"], strict=True))
+        kept = set(zip(points["seed"], points["key"], strict=True)) - new
+
+        def still_wanted(old: pd.DataFrame) -> list[bool]:
+            return [pair in kept for pair in zip(old["seed"], old["key"], strict=True)]
+
+        items = _beside(folder / "items.parquet", items, still_wanted)
+    # points last: a call that is killed in between leaves items without a point, never the reverse
+    items.to_parquet(temporary := folder / ".items.parquet.tmp", index=False)
+    temporary.replace(folder / "items.parquet")
+    pairs.to_parquet(temporary := folder / ".pairs.parquet.tmp", index=False)
+    temporary.replace(folder / "pairs.parquet")
+    for name in sorted(merged, key=lambda name: name == "points"):
+        write_whole(folder / f"{name}.csv", merged[name].to_csv(index=False, float_format="%.6g"))
+
+
+def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
+    """Return the rows of a stored parquet table that are kept, and the new ones behind them."""
+    if not path.is_file():
+        return rows
+    stored = pd.read_parquet(path)
+    text = dict.fromkeys(stored.select_dtypes("category").columns, "object")
+    both = [stored[keep(stored)].astype(text), rows.astype(text)]
+    return pd.concat(both, ignore_index=True).astype(dict.fromkeys(text, "category"))

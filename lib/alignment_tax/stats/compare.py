@@ -1,8 +1,4 @@
-"""Compare trade-offs between reward and skill: Pareto front, hypervolume, intervals, verdicts.
-
-A point is one evaluated model: (reward, skill), both to be maximised. A curve is the list of points
-that a method reaches when its strength is turned up, in that order: averaging by alpha, early
-stopping by rounds. Nothing here knows what a model is.
+"""The only intervals over seeds and items, and the only verdicts.
 
 A word on intervals, since runs are few. With S seeds the percentile bootstrap over seeds is too
 narrow: it takes the spread with a divisor S instead of S - 1, and a normal tail where Student's t
@@ -16,22 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hypervolume
 
 T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
-Verdict = Literal["holds", "does not hold", "inconclusive"]
+Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
+#: How verdicts are read, for a page.
+VERDICTS_SAY = (
+    "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
+    "where all of it lies on the other. It is negligible where the whole interval is within the "
+    "smallest effect of interest, on either side, and inconclusive otherwise."
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean difference a - b, its interval, and what follows for the claim "a - b > margin".
+    """The mean difference a - b, its interval, and what follows for the claim that it is positive.
 
     `n_items` is 0 where the difference was not taken over items.
     """
@@ -48,24 +50,58 @@ class Comparison:
         return asdict(self)
 
 
+def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
+    """Return what the interval [low, high] of a difference says of a claim about it.
+
+    negligible: the whole interval lies within the smallest effect of interest (`sesoi`, 0 if none
+    is named), whatever side of zero it is on. holds: all of it lies on the claimed side of zero
+    (`direction` +1: positive, -1: negative). opposite: all of it on the other. inconclusive: zero
+    lies inside, or on its edge; more seeds would decide.
+    """
+    if not (np.isfinite([low, high]).all() and low <= high and sesoi >= 0):
+        raise ValueError(f"[{low}, {high}] with sesoi {sesoi} is no interval of finite numbers.")
+    if direction not in (1, -1):
+        raise ValueError(f"A direction is +1 or -1, not {direction}.")
+    if max(abs(low), abs(high)) <= sesoi:
+        return "negligible"
+    if low > 0 or high < 0:
+        return "holds" if (low > 0) == (direction > 0) else "opposite"
+    return "inconclusive"
+
+
 # --- intervals over seeds -----------------------------------------------------------------------
 
 
-def verdict(low: float, high: float, margin: float = 0.0) -> Verdict:
-    """Return what the interval [low, high] of a difference says of "the difference exceeds margin".
+def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return mean, low and high of Student's t interval; low and high are NaN for one value."""
+    array = np.asarray(list(values), dtype=float)
+    mean = float(array.mean())
+    if array.size < 2:
+        return mean, float("nan"), float("nan")
+    error = float(array.std(ddof=1)) / np.sqrt(array.size)
+    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
+    return mean, float(mean - half), float(mean + half)
 
-    holds: the whole interval lies above the margin. does not hold: all of it lies at or below.
-    inconclusive: the margin lies inside; more seeds would decide.
-    """
-    if not (np.isfinite([low, high, margin]).all() and low <= high):
-        raise ValueError(f"[{low}, {high}] with margin {margin} is no interval of finite numbers.")
-    if low > margin:
-        return "holds"
-    return "does not hold" if high <= margin else "inconclusive"
+
+def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.DataFrame:
+    """Return one row per group: seeds, and NAME, NAME_low, NAME_high for each of `values`."""
+    records = []
+    for key, group in rows.groupby(by, dropna=False, sort=True):
+        record: dict[str, object] = dict(zip(by, key, strict=True))
+        record["seeds"] = len(group)
+        for name in values:
+            record[name], record[f"{name}_low"], record[f"{name}_high"] = interval(group[name])
+        records.append(record)
+    return pd.DataFrame(records)
 
 
 def compare_seeds(
-    differences: Iterable[float], *, margin: float = 0.0, level: float = 0.95, n_items: int = 0
+    differences: Iterable[float],
+    *,
+    level: float = 0.95,
+    n_items: int = 0,
+    direction: int = 1,
+    sesoi: float = 0.0,
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
@@ -76,9 +112,9 @@ def compare_seeds(
 
     Args:
         differences: a minus b, one number per seed.
-        margin: the claim is "a - b > margin".
         level: coverage of the interval.
         n_items: number of items behind each difference, kept for the record.
+        direction, sesoi: see `verdict`.
 
     Raises:
         ValueError: fewer than two seeds, or a difference that is not finite.
@@ -92,11 +128,15 @@ def compare_seeds(
     if not np.isfinite(values).all():
         seed = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
-    mean = float(values.mean())
-    error = float(values.std(ddof=1)) / np.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + level / 2, df=len(values) - 1)) * error
-    low, high = float(mean - half), float(mean + half)
-    return Comparison(mean, low, high, len(values), n_items, verdict(low, high, margin))
+    mean, low, high = interval(values, level)
+    said = verdict(low, high, direction, sesoi)
+    return Comparison(mean, low, high, len(values), n_items, said)
+
+
+def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
+    """Return `compare_seeds` of the differences that are numbers; None for fewer than two."""
+    values = [float(value) for value in differences if np.isfinite(value)]
+    return compare_seeds(values, **how) if len(values) > 1 else None
 
 
 def compare_at_equal_reward(
@@ -104,34 +144,25 @@ def compare_at_equal_reward(
     curves_b: Sequence[Points],
     *,
     from_share: float = 0.0,
-    margin: float = 0.0,
-    level: float = 0.95,
-    n_items: int = 0,
+    **how: Any,
 ) -> Comparison:
     """Compare the skill two methods keep at equal reward: `gap_at_equal_reward` per seed, then t.
 
-    Args:
-        curves_a, curves_b: one curve per seed and method, the seeds in the same order.
-        from_share, margin, level, n_items: see `gap_at_equal_reward` and `compare_seeds`.
+    One curve per seed and method, the seeds in the same order; `how` goes to `compare_seeds`.
     """
     pairs = _paired(curves_a, curves_b)
-    gaps = [gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs]
-    return compare_seeds(gaps, margin=margin, level=level, n_items=n_items)
+    return compare_seeds(
+        (gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs), **how
+    )
 
 
 def compare_hypervolume(
-    curves_a: Sequence[Points],
-    curves_b: Sequence[Points],
-    reference: Sequence[float],
-    *,
-    margin: float = 0.0,
-    level: float = 0.95,
-    n_items: int = 0,
+    curves_a: Sequence[Points], curves_b: Sequence[Points], reference: Sequence[float], **how: Any
 ) -> Comparison:
     """Compare two methods by hypervolume per seed, above one reference point for all, then t."""
     pairs = _paired(curves_a, curves_b)
     gaps = [hypervolume(a, reference) - hypervolume(b, reference) for a, b in pairs]
-    return compare_seeds(gaps, margin=margin, level=level, n_items=n_items)
+    return compare_seeds(gaps, **how)
 
 
 # --- intervals over seeds and items -------------------------------------------------------------
@@ -149,8 +180,9 @@ def paired_bootstrap(
     rng: np.random.Generator,
     n_boot: int = 1000,
     statistic: Callable[[Mapping[str, Array]], float] = mean_of_groups,
-    margin: float = 0.0,
     level: float = 0.95,
+    direction: int = 1,
+    sesoi: float = 0.0,
 ) -> Comparison:
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
@@ -168,8 +200,8 @@ def paired_bootstrap(
         n_boot: number of draws.
         statistic: maps {group: array (n_items, ...)} to one number; a plain array is the one group
             "items". Default: the mean. A corpus BLEU takes arrays (n_items, 10).
-        margin: the claim is "a - b > margin".
         level: coverage of the interval.
+        direction, sesoi: see `verdict`.
 
     Raises:
         ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
@@ -200,7 +232,9 @@ def paired_bootstrap(
         draws[i] = np.average(gaps, weights=counts)
     low, high = (float(q) for q in np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
     n_items = sum(sizes.values())
-    return Comparison(observed, low, high, len(pairs), n_items, verdict(low, high, margin))
+    return Comparison(
+        observed, low, high, len(pairs), n_items, verdict(low, high, direction, sesoi)
+    )
 
 
 def _groups(items: Items) -> dict[str, Array]:
@@ -223,25 +257,3 @@ def _paired(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
             "in the same order."
         )
     return list(zip(a, b, strict=True))
-
-
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return mean, low and high of the 95 % t interval; low and high are NaN for one value."""
-    array = np.asarray(list(values), dtype=float)
-    mean = float(array.mean())
-    if array.size < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
-    return mean, mean - half, mean + half
-
-
-def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.DataFrame:
-    """Return one row per group: seeds, and NAME, NAME_low, NAME_high for each of `values`."""
-    records = []
-    for key, group in rows.groupby(by, dropna=False, sort=True):
-        record: dict[str, object] = dict(zip(by, key, strict=True))
-        record["seeds"] = len(group)
-        for name in values:
-            record[name], record[f"{name}_low"], record[f"{name}_high"] = interval(group[name])
-        records.append(record)
-    return pd.DataFrame(records)

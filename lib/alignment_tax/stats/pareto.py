@@ -68,13 +68,9 @@ def dominated_share(points: Points, by: Points) -> float:
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """Return the area that the points dominate above `reference`, exactly, in reward x skill units.
 
-    Args:
-        points: (n, 2) reward, skill.
-        reference: (reward, skill) of a point that is worse than any of interest; state it with the
-            number. A point that is not above it in both contributes nothing.
-
-    The area counts only what was measured: among equally good methods the one with more points
-    gets more. Compare methods with equally many points, or use `compare_at_equal_reward`.
+    `reference` is a point that is worse than any of interest; state it with the number. A point
+    that is not above it in both contributes nothing. Only what was measured counts: among equally
+    good methods the one with more points gets more. Compare methods with equally many points.
     """
     reference_reward, reference_skill = as_points([reference])[0]
     array = as_points(points)

@@ -8,36 +8,65 @@ so that it pursues the same reward as RSF, or the preference pairs of the world.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from alignment_tax.models import score_replies, silence_dropout
+from alignment_tax.models import Reply, prompt_ids
 from alignment_tax.presets import DpoConfig
-from alignment_tax.train.reward import pair_ids
-from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply, short_prompts
-from alignment_tax.train.sample import Reply, sample_replies
-from alignment_tax.train.sft import (
-    Trained,
-    check_dropped,
-    finished_model,
-    quiet_libraries,
-    run_trainer,
-    trainer_arguments,
+from alignment_tax.train.checks import (
+    check_context,
+    check_rewards,
+    no_finished_reply,
+    short_prompts,
 )
+from alignment_tax.train.reward import pair_ids, usable_pairs
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
+from alignment_tax.train.sample import sample_replies, sampling
+from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
 from alignment_tax.world.base import Prompt
 
-# every round at the same rate, as in RSF: with a cosine each round would start anew from the peak
-CONSTANT_RATE = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+#: The columns that TRL's collator reads.
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
+    """Run one round of DPO: pairs of theta_0's own replies, or the world's; then training.
+
+    `samples` has one row per pair: prompt, reply (the chosen one), rejected, margin; with the
+    tokens of both (ids, rejected_ids) where they were sampled.
+    """
+    seed = start.round_seed
+    if config.source == "on_policy":
+        pairs = on_policy_pairs(
+            start.theta_0, start.tokenizer, start.reward_fn, start.prompts, config, seed
+        )
+    else:
+        pairs = start.world.preferences(len(start.prompts), seed, "train")
+    trained = train_dpo(
+        start.policy, start.theta_0, start.tokenizer, pairs, config, seed, start.folder / "work"
+    )
+    table = {
+        "prompt": list(pairs["prompt"]),
+        "reply": [messages[0]["content"] for messages in pairs["chosen"]],
+        "rejected": [messages[0]["content"] for messages in pairs["rejected"]],
+        "margin": list(pairs["margin"]) if "margin" in pairs.column_names else float("nan"),
+        "chosen": True,
+    }
+    if config.source == "on_policy":  # all are finished: the last token is the end token
+        for column, side in (("ids", "chosen_ids"), ("rejected_ids", "rejected_ids")):
+            table[column] = [ids[:-1] for ids in pairs[side]]
+    stats = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
+    return RoundResult.of(trained.model, trained.log, pd.DataFrame(table), stats)
 
 
 def train_dpo(
@@ -54,20 +83,16 @@ def train_dpo(
     One call is one round. A run of several rounds calls it with the policy that the last round left
     and the next slice of pairs, while `reference` is theta_0 in every call: with the round's own
     start in its place, beta would hold each round near the one before and nothing near theta_0.
-    What a cut between rounds loses is AdamW's two moments, as in RSF; the learning rate is
-    constant, so it knows of no rounds.
-
-    The reference's log-probabilities are computed once, before the first step. Pairs longer than
-    `config.max_length` tokens are left out, not cut, and so are pairs whose two conversations are
-    the same tokens, which teach nothing.
+    The learning rate is constant, so it knows of no rounds. Pairs that are too long or twice the
+    same are left out.
 
     Args:
         policy: The current policy; its weights are changed.
         reference: theta_0 (may be `policy` itself in the first round: a copy is taken).
         tokenizer: The tokenizer of both.
-        pairs: Columns prompt, chosen, rejected, all lists of messages.
-        config: Numbers of the stage; `rounds`, `prompts_per_round`, `source` and what belongs to
-            sampling are not used.
+        pairs: Columns prompt, chosen, rejected, all lists of messages; pairs that were sampled also
+            prompt_ids, chosen_ids, rejected_ids, as `on_policy_pairs` makes them.
+        config: beta, max_length and the numbers of training.
         seed: Of this round: the order of the pairs.
         workdir: Scratch folder for the trainer.
 
@@ -82,12 +107,10 @@ def train_dpo(
         TrainingDiverged: a loss that is no finite number.
     """
     check_context(policy, config.max_length, "max_length")
-    chosen, rejected = pair_ids(tokenizer, pairs)
-    lengths = [max(len(a), len(b)) for a, b in zip(chosen, rejected, strict=True)]
-    short = [i for i, length in enumerate(lengths) if length <= config.max_length]
-    usable = [i for i in short if chosen[i] != rejected[i]]
-    dropped = {"too long": len(pairs) - len(short), "identical": len(short) - len(usable)}
-    check_dropped(dropped, len(pairs), config.max_length)
+    rows = token_rows(tokenizer, pairs)
+    heads = [row["prompt_ids"] for row in rows]
+    sides = [[h + row[side] for h, row in zip(heads, rows, strict=True)] for side in IDS[1:]]
+    usable, dropped = usable_pairs(sides[0], sides[1], config.max_length)
     arguments = TrlDpoConfig(
         **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
         beta=config.beta,
@@ -96,18 +119,35 @@ def train_dpo(
     )
     # a copy, because the trainer wraps the forward pass of what it is given
     frozen = copy.deepcopy(reference).eval()
-    policy.float()
-    silence_dropout(policy)
-    with quiet_libraries(), quiet_reference_pass():
-        trainer = DPOTrainer(
-            model=policy,
-            ref_model=frozen,
-            args=arguments,
-            train_dataset=pairs.select(usable).select_columns(["prompt", "chosen", "rejected"]),
-            processing_class=tokenizer,
-        )
-    log = run_trainer(trainer, "DPO")
-    return Trained(released_model(trainer), log, len(usable), dropped)
+    data = Dataset.from_list([rows[i] for i in usable])
+    model, log = run_trainer(
+        TokenDpoTrainer, policy, tokenizer, arguments, data, "DPO", ref_model=frozen
+    )
+    return Trained(model, log, len(usable), dropped)
+
+
+class TokenDpoTrainer(DPOTrainer):
+    """TRL's trainer on tokens: it would make them anew of the texts, whatever had been drawn."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset
+
+
+def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[str, list[int]]]:
+    """Return the tokens of prompt and replies of each pair: those that were drawn if it has any."""
+    if set(IDS) <= set(pairs.column_names):
+        return pairs.select_columns(list(IDS)).to_list()
+    rows = []
+    for prompt, chosen, rejected in zip(pairs["prompt"], *pair_ids(tokenizer, pairs), strict=True):
+        head = prompt_ids(tokenizer, prompt)
+        if not chosen[: len(head)] == rejected[: len(head)] == head:
+            raise ValueError(
+                "The chat template writes a prompt otherwise before a reply than before a "
+                "generation, so it cannot be said where a reply begins."
+            )
+        tails = (chosen[len(head) :], rejected[len(head) :])
+        rows.append(dict(zip(IDS, (head, *tails), strict=True)))
+    return rows
 
 
 def dpo_loss(
@@ -123,11 +163,8 @@ def dpo_loss(
     policy is the reference.
 
     Args:
-        chosen: log pi(chosen | prompt) in nats, summed over the reply's tokens, (pairs,); see
-            `reply_log_probs`.
-        rejected: The same of the rejected replies.
-        chosen_0: log pi_0(chosen | prompt) under the reference, (pairs,).
-        rejected_0: The same of the rejected replies.
+        chosen, rejected: log pi(reply | prompt) in nats, (pairs,); see `reply_log_probs`.
+        chosen_0, rejected_0: The same under the reference.
         beta: Weight of the log-ratios.
     """
     margin = beta * ((chosen - chosen_0) - (rejected - rejected_0))
@@ -153,17 +190,16 @@ def on_policy_pairs(
         tokenizer: Its tokenizer.
         reward_fn: Takes n prompts and n replies, returns n rewards.
         prompts: Those over `config.max_prompt_length` tokens are left out.
-        config: n, temperature, max_new_tokens, max_prompt_length and sampling_batch are used.
+        config: n and the numbers of sampling.
         seed: Of the samples.
 
     Returns:
-        Columns prompt, chosen, rejected (lists of messages) and margin (reward of the chosen reply
-        minus that of the rejected one, > 0); at most one row a prompt. A warning counts the prompts
-        without a pair.
+        Columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids, rejected_ids
+        (their tokens, as they were drawn) and margin (reward of the chosen reply minus that of the
+        rejected one, > 0); at most one row a prompt. A warning counts the prompts without a pair.
 
     Raises:
-        ValueError: n below 2, no usable prompt, no finished reply, no pair at all, prompts and
-            replies that do not fit into the context, or rewards that cannot be compared.
+        ValueError: nothing to make a pair of, numbers that do not fit, or unusable rewards.
     """
     if config.n < 2:
         raise ValueError(
@@ -171,36 +207,24 @@ def on_policy_pairs(
         )
     check_context(policy, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
-    groups = sample_replies(
-        policy,
-        tokenizer,
-        short,
-        n=config.n,
-        temperature=config.temperature,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.sampling_batch,
-        seed=seed,
-    )
+    groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))
     finished = [[reply for reply in group if reply.finished] for group in groups]
     asked = [prompt for prompt, group in zip(short, finished, strict=True) for _ in group]
-    texts = [reply.text for group in finished for reply in group]
-    if not texts:
+    replies = [reply for group in finished for reply in group]
+    if not replies:
         raise ValueError(no_finished_reply(len(short) * config.n, config.max_new_tokens))
-    rewards = check_rewards(reward_fn(asked, texts), len(texts))
+    rewards = check_rewards(reward_fn(asked, replies), len(replies))
     ends = np.cumsum([len(group) for group in finished])
     rows = []
     for prompt, group, values in zip(short, finished, np.split(rewards, ends[:-1]), strict=True):
         picked = best_and_worst(group, values)
-        if picked is not None:
-            best, worst = picked
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "chosen": [{"role": "assistant", "content": group[best].text}],
-                    "rejected": [{"role": "assistant", "content": group[worst].text}],
-                    "margin": float(values[best] - values[worst]),
-                }
-            )
+        if picked is None:
+            continue
+        row: dict[str, Any] = {"prompt": prompt, "prompt_ids": prompt_ids(tokenizer, prompt)}
+        for side, place in zip(("chosen", "rejected"), picked, strict=True):
+            row[side] = [{"role": "assistant", "content": group[place].text}]
+            row[f"{side}_ids"] = group[place].drawn(tokenizer.eos_token_id)
+        rows.append({**row, "margin": float(values[picked[0]] - values[picked[1]])})
     missing = f"{len(prompts) - len(rows)} of {len(prompts)} prompts give no pair"
     reasons = (
         f"{len(prompts) - len(short)} too long, {len(short) - len(rows)} without two finished "
@@ -216,81 +240,9 @@ def on_policy_pairs(
 
 
 def best_and_worst(replies: Sequence[Reply], rewards: np.ndarray) -> tuple[int, int] | None:
-    """Return the numbers of the replies of highest and lowest reward, or None for no difference.
-
-    Args:
-        replies: Finished replies to one prompt.
-        rewards: (replies,).
-    """
+    """Return the numbers of the finished replies of highest and lowest reward, or None if equal."""
     if len(replies) < 2:
         return None
     best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
     same = replies[best].text == replies[worst].text or rewards[best] == rewards[worst]
     return None if same else (best, worst)
-
-
-def reward_function(
-    reward_model: PreTrainedModel,
-    reward_tokenizer: PreTrainedTokenizerBase,
-    tokenizer: PreTrainedTokenizerBase,
-    batch_size: int,
-    max_length: int,
-) -> RewardFunction:
-    """Make the function from prompts and replies to rewards out of a reward model.
-
-    Args:
-        reward_model: Scores conversations.
-        reward_tokenizer: Its tokenizer.
-        tokenizer: The policy's.
-        batch_size: Conversations scored side by side.
-        max_length: A longer conversation loses its beginning.
-
-    Raises:
-        ValueError: the two tokenizers differ in vocabulary or chat template. All models of a study
-            descend from one base, so that is a reward model of another study.
-    """
-    same_words = reward_tokenizer.get_vocab() == tokenizer.get_vocab()
-    if not same_words or reward_tokenizer.chat_template != tokenizer.chat_template:
-        raise ValueError(
-            "The tokenizers of reward model and policy differ in their "
-            f"{'chat templates' if same_words else 'vocabularies'}, so the reward model was "
-            "trained on another base. Take the one that was trained from this policy's theta_0."
-        )
-    return lambda prompts, replies: score_replies(
-        reward_model, reward_tokenizer, prompts, replies, batch_size, max_length
-    )
-
-
-def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
-    """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if room is not None and tokens > room:
-        raise ValueError(
-            f"{what[0].upper()}{what[1:]} may take {tokens} tokens, but the model's context has "
-            f"{room}. Lower max_length, or max_prompt_length and max_new_tokens."
-        )
-
-
-def released_model(trainer: Trainer) -> PreTrainedModel:
-    """Return the trainer's model in eval mode, ready to be given to the trainer of another round.
-
-    A model that is marked as prepared would train in full precision the second time: its trainer
-    would not wrap it for mixed precision again.
-    """
-    model = finished_model(trainer)
-    vars(model).pop("_is_accelerate_prepared", None)
-    return model
-
-
-@contextlib.contextmanager
-def quiet_reference_pass() -> Iterator[None]:
-    """Keep the trainer's bar for the reference's pass (in a notebook, a widget) out of sight."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from alignment_tax.models import autocast, pad_batch, prompt_ids
+from alignment_tax.models import AnyReply, as_reply, autocast, pad_batch, prompt_ids
 from alignment_tax.world.base import Prompt
 
 IGNORED = -100
@@ -36,13 +36,10 @@ class Extra:
     def loss(
         self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
     ) -> Tensor | None:
-        """Return a scalar to add to the loss of this batch, or None.
+        """Return a scalar to add to the loss of this batch, or None; gradients are on.
 
-        Args:
-            model: The model in training; its gradients are on.
-            batch: input_ids, attention_mask, labels, each (batch, length); labels are -100 except
-                on reply tokens. `outputs.logits[:, t]` predict `labels[:, t + 1]`.
-            outputs: The model's outputs on `batch`; logits are (batch, length, vocabulary).
+        The batch has input_ids, attention_mask and labels, each (batch, length); labels are -100
+        except on reply tokens. `outputs.logits[:, t]` predict `labels[:, t + 1]`.
         """
         return None
 
@@ -53,7 +50,7 @@ class Extra:
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[tuple[Prompt, str]],
+    examples: Sequence[tuple[Prompt, AnyReply]],
     *,
     learning_rate: float,
     epochs: int,
@@ -73,13 +70,11 @@ def finetune(
     Args:
         model: Policy, or a peft model around it; left in eval mode.
         tokenizer: Its tokenizer.
-        examples: Pairs of prompt and reply.
-        learning_rate: AdamW's, constant or falling to 0 by a half cosine.
-        epochs: Passes over the examples.
-        batch_size: Examples per step.
+        examples: Pairs of prompt and reply: one that was sampled, or a written text.
+        learning_rate: AdamW's; its `schedule` is "constant", or "cosine": falling to 0.
+        epochs, batch_size: Passes over the examples, and examples per step.
         seed: Order of the examples.
         max_length: Most tokens of an example; a longer prompt loses its beginning.
-        schedule: "constant" or "cosine".
         extras: Remedies.
         describe: Label of the progress bar.
 
@@ -121,28 +116,20 @@ def finetune(
         with torch.no_grad():
             for extra in extras:
                 extra.after_step(model, step)
-        log.append(
-            {
-                "step": step,
-                "loss": outputs.loss.item(),
-                "extra": added.sum().item(),
-                "grad_norm": norm.item(),
-            }
-        )
+        row = {"loss": outputs.loss, "extra": added.sum(), "grad_norm": norm}
+        log.append({"step": step, **{name: value.item() for name, value in row.items()}})
     return log
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: AnyReply, max_length: int
 ) -> tuple[list[int], list[int]]:
-    """Return (input ids, labels) of one example; labels are -100 on the prompt.
-
-    Tokens are what sampling saw and drew: the prompt, the reply, the end token.
+    """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
     Raises:
         ValueError: the reply alone does not fit into `max_length`.
     """
-    answer = [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)
     if room < 1:
         raise ValueError(
@@ -158,7 +145,7 @@ def encode_text(
 ) -> tuple[list[int], list[int]]:
     """Return (input ids, labels) of plain text with an answer; labels are -100 on the context."""
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
-    after = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    after = as_reply(tokenizer, answer).drawn(tokenizer.eos_token_id)
     return before + after, [IGNORED] * len(before) + after
 
 

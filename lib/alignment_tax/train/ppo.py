@@ -7,62 +7,58 @@ improve policy and critic on that for a few epochs, in steps that a clip keeps s
 Shapes: tensors are (batch, length) unless said otherwise: a row per reply, a column per token that
 the policy chose, the end token included. `mask` is 1 on those and 0 behind the end of a reply.
 
-Sources: Schulman et al. 2017 (clipped losses), 2016 (GAE) and 2020 (KL estimators); Ziegler et al.
-2019 (KL penalty per token, adaptive weight); the paper's section D.2 (its PPO runs).
+Sources: Schulman et al. 2017 (clipped losses) and 2016 (GAE); Ziegler et al. 2019 (KL penalty per
+token); the paper's section D.2 (its PPO runs).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import (
+    Reply,
     RewardModel,
     autocast,
+    check_same_tokens,
     check_vocabulary,
     pad_batch,
     positions,
     prompt_ids,
     silence_dropout,
 )
-from alignment_tax.presets import PpoConfig, as_dict
-from alignment_tax.store import sync, write_whole
+from alignment_tax.presets import PpoConfig
+from alignment_tax.train.checks import (
+    check_divisible,
+    check_lengths,
+    check_rewards,
+    no_finished_reply,
+)
+from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite
-from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply
-from alignment_tax.train.sample import Reply, sample_replies
+from alignment_tax.train.masked import explained_variance, masked_mean, whiten
+from alignment_tax.train.rounds import RewardFunction
+from alignment_tax.train.sample import sample_replies, sampling
 from alignment_tax.world.base import Prompt
-
-STATE = "state.json"
-LENGTHS = ("rounds", "iterations")  # how long a run is does not change what it does
-
-AddUp = Callable[[Tensor], Tensor]
-
-
-# --- a run ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PpoState:
     """Where a run is. `step` returns the next state; the networks in it are trained in place.
 
-    `model` is an `ActorCritic`, wrapped by accelerate if there are several processes; `reference`
-    is theta_0, frozen; `iteration` counts the iterations done.
+    `model` is an `ActorCritic`, wrapped by accelerate if there are several processes.
     """
 
     model: torch.nn.Module
@@ -105,8 +101,8 @@ def start(
             default it starts from a copy of the policy's.
 
     Raises:
-        ValueError: a temperature that is not above 0, a tokenizer that does not fit the policy or
-            the critic, or a critic although the policy's body is to be shared.
+        ValueError: no temperature above 0, a tokenizer that does not fit the policy or the critic,
+            or a critic although the policy's body is to be shared.
     """
     if config.temperature <= 0:
         raise ValueError(
@@ -128,28 +124,19 @@ def start(
     for module in (whole, reference):
         silence_dropout(module)
         module.to(accelerator.device)
-    model, policy_optimizer, critic_optimizer = accelerator.prepare(
-        whole,
-        adamw(whole.policy.parameters(), config.learning_rate),
-        adamw(whole.critic_parameters(), config.critic_learning_rate),
+    groups = (
+        (whole.policy.parameters(), config.learning_rate),
+        (whole.critic_parameters(), config.critic_learning_rate),
     )
+    optimizers = [
+        AdamW([p for p in group if p.requires_grad], lr=rate, weight_decay=0.0, fused=True)
+        for group, rate in groups
+    ]
+    model, actors, critics = accelerator.prepare(whole, *optimizers)
+    control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
     return PpoState(
-        model=model,
-        policy_optimizer=policy_optimizer,
-        critic_optimizer=critic_optimizer,
-        reference=reference,
-        tokenizer=tokenizer,
-        accelerator=accelerator,
-        config=config,
-        seed=seed,
-        kl_control=AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon),
+        model, actors, critics, reference, tokenizer, accelerator, config, seed, control
     )
-
-
-def adamw(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> AdamW:
-    """Return AdamW without weight decay for the parameters that are not frozen."""
-    trained = [p for p in parameters if p.requires_grad]
-    return AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
 def step(
@@ -158,9 +145,7 @@ def step(
     reward_fn: RewardFunction,
     gold_fn: RewardFunction | None = None,
 ) -> tuple[PpoState, dict[str, float]]:
-    """Run one iteration of PPO.
-
-    Several processes are all given the same prompts; each works on its share.
+    """Run one iteration of PPO; several processes, all given the same prompts, share the work.
 
     Args:
         state: From `start`, `resume` or the step before.
@@ -182,9 +167,10 @@ def step(
             cut off, or rewards that teach nothing (see `check_rewards`).
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    config, accelerator = state.config, state.accelerator
+    config, accelerator, tokenizer = state.config, state.accelerator, state.tokenizer
     check_divisible(len(prompts), config.minibatch, accelerator.num_processes)
-    check_lengths([len(prompt_ids(state.tokenizer, p)) for p in prompts], state.policy, config)
+    lengths = [len(prompt_ids(tokenizer, prompt)) for prompt in prompts]
+    check_lengths(lengths, state.policy, config.max_prompt_length, config.max_new_tokens)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -192,20 +178,19 @@ def step(
         replies = sample(state, mine, int(rng.integers(2**62)))
     clock.append(time.perf_counter())
 
-    texts = [reply.text for reply in replies]
-    rewards = np.atleast_1d(reward_fn(mine, texts))
+    rewards = np.atleast_1d(reward_fn(mine, replies))
     everyones = check_rewards(np.asarray(gather_object(list(rewards))), len(prompts))
-    golds = {} if gold_fn is None else {"gold": np.mean(gather_object(list(gold_fn(mine, texts))))}
+    row = {"iteration": state.iteration + 1, "reward": everyones.mean()}
+    if gold_fn is not None:
+        row["gold"] = np.mean(gather_object(list(gold_fn(mine, replies))))
     rollout, stats = make_rollout(state, mine, replies, rewards)
     clock.append(time.perf_counter())
 
-    log = learn(state, rollout, rng)
+    row |= {**stats, "kl_coef": state.kl_control.coef, **learn(state, rollout, rng)}
     clock.append(time.perf_counter())
 
     names = ("seconds_sampling", "seconds_scoring", "seconds_learning")
-    seconds = dict(zip(names, np.diff(clock), strict=True))
-    row = {"iteration": state.iteration + 1, "reward": everyones.mean(), **golds}
-    row |= {**stats, "kl_coef": state.kl_control.coef, **log, **seconds}
+    row |= dict(zip(names, np.diff(clock), strict=True))
     kl_control = state.kl_control.update(stats["kl"], len(prompts))
     state = dataclasses.replace(state, kl_control=kl_control, iteration=state.iteration + 1)
     return state, {name: float(value) for name, value in row.items()}
@@ -213,27 +198,19 @@ def step(
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    config = state.config
     groups = sample_replies(
-        state.policy,
-        state.tokenizer,
-        prompts,
-        n=1,
-        temperature=config.temperature,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.sampling_batch,
-        seed=seed,
+        state.policy, state.tokenizer, prompts, n=1, seed=seed, **sampling(state.config)
     )
     replies = [reply for (reply,) in groups]
     finished = gather_object([reply.finished for reply in replies])
     if not any(finished):
-        raise ValueError(no_finished_reply(len(finished), config.max_new_tokens))
+        raise ValueError(no_finished_reply(len(finished), state.config.max_new_tokens))
     return replies
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What an iteration learns from: prompts and replies, and what held when they were sampled.
+    """What an iteration learns from, as it was when the replies were sampled.
 
     `ids` and `attention_mask` are (batch, prompt + length): prompts padded on the left, replies on
     the right, so that the replies fill the last `length` columns. The rest is (batch, length).
@@ -277,14 +254,11 @@ def make_rollout(
 
     k1, _, k3 = kl_estimators(log_probs, reference)
     every = torch.ones_like(scores)
-    means = {
-        "finished": masked_mean(scores.new_tensor(finished), every, add_up),
-        "reply_length": masked_mean(mask.sum(dim=1), every, add_up),
-        "kl": masked_mean(k1.sum(dim=1), every, add_up),
-        "kl_k3": masked_mean(k3.sum(dim=1), every, add_up),
-        "entropy": masked_mean(entropy, mask, add_up),
-        "explained_variance": explained_variance(values, returns, mask, add_up),
-    }
+    of_replies = {"finished": scores.new_tensor(finished), "reply_length": mask.sum(dim=1)}
+    of_replies |= {"kl": k1.sum(dim=1), "kl_k3": k3.sum(dim=1)}
+    means = {name: masked_mean(each, every, add_up) for name, each in of_replies.items()}
+    means["entropy"] = masked_mean(entropy, mask, add_up)
+    means["explained_variance"] = explained_variance(values, returns, mask, add_up)
     stats = {name: mean.item() for name, mean in means.items()}
     return Rollout(ids, attention_mask, mask, log_probs, values, advantages, returns), stats
 
@@ -309,14 +283,10 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
         # gradients are averaged over processes: weigh each by its share of the tokens
         tokens = part.mask.sum()
         share = tokens * accelerator.num_processes / accelerator.reduce(tokens)
-        measured = {
-            "policy_loss": loss,
-            "value_loss": critic_loss,
-            "clip_fraction": clip_fraction,
-            "update_kl": masked_mean(k3, part.mask),
-        }
-        row = {n: accelerator.reduce(m.detach() * share, "mean") for n, m in measured.items()}
-        rows.append({name: value.item() for name, value in row.items()})
+        named = {"policy_loss": loss, "value_loss": critic_loss, "clip_fraction": clip_fraction}
+        named["update_kl"] = masked_mean(k3, part.mask)
+        means = {n: accelerator.reduce(each.detach() * share, "mean") for n, each in named.items()}
+        rows.append({name: mean.item() for name, mean in means.items()})
         if config.max_kl is not None and rows[-1]["update_kl"] > config.max_kl:
             break
         for optimizer in optimizers:
@@ -328,8 +298,8 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
         for optimizer in optimizers:
             optimizer.step()
         updates += 1
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return means | {"update_kl": rows[-1]["update_kl"], "updates": updates}
+    log = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return log | {"update_kl": rows[-1]["update_kl"], "updates": updates}
 
 
 # --- the pieces -----------------------------------------------------------------------------------
@@ -344,24 +314,14 @@ def scaled(rewards: np.ndarray, finished: np.ndarray, config: PpoConfig) -> np.n
 def token_rewards(
     scores: Tensor, log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """Return the reward of each token: minus the KL penalty, plus the score at the last token.
+    """Return the reward of each token: minus the KL penalty, plus the score (batch,) at the last.
 
     Ziegler et al. 2019, eq. 2, spread over tokens: summed over a reply it is
-    score - kl_coef * (log pi - log pi_0).
-
-    Args:
-        scores: Reward of each reply, (batch,).
-        log_probs: log pi of the tokens, from the policy that sampled them.
-        reference_log_probs: log pi_0 of the same tokens.
-        mask: 1 on the tokens of a reply.
-        kl_coef: Weight of the penalty.
+    score - kl_coef * (log pi - log pi_0), pi being the policy that sampled.
     """
     rewards = -kl_coef * (log_probs - reference_log_probs)
-    last = mask.sum(dim=1, keepdim=True) - 1
-    rewards = rewards + scores.unsqueeze(1) * (
-        torch.arange(mask.shape[1], device=mask.device) == last
-    )
-    return rewards * mask
+    at_last = torch.arange(1, mask.shape[1] + 1, device=mask.device) == mask.sum(1, keepdim=True)
+    return (rewards + scores.unsqueeze(1) * at_last) * mask
 
 
 def gae(
@@ -371,13 +331,7 @@ def gae(
 
     delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma lam A_(t+1); what is expected
     after the last token of a reply is 0, however far the row is padded. Returns are A + V.
-
-    Args:
-        rewards: Of each token.
-        values: `values[:, t]` is what the critic expects before token t is chosen.
-        mask: 1 on the tokens of a reply.
-        gamma: Discount per token.
-        lam: 0: one-step errors of the critic; 1: the sum of rewards minus V.
+    `values[:, t]` is what the critic expects before token t is chosen.
     """
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
@@ -389,54 +343,13 @@ def gae(
     return advantages, (advantages + values) * mask
 
 
-def alone(total: Tensor) -> Tensor:
-    """Add up a tensor over the processes when there is only one."""
-    return total
-
-
-def masked_mean(values: Tensor, mask: Tensor, add_up: AddUp = alone) -> Tensor:
-    """Return the mean over the tokens of all replies, and of all processes if `add_up` sums."""
-    return add_up(values.masked_fill(mask == 0, 0.0).sum()) / add_up(mask.sum())
-
-
-def masked_variance(values: Tensor, mask: Tensor, add_up: AddUp = alone) -> Tensor:
-    """Return the mean squared distance from the mean, over the same tokens."""
-    return masked_mean((values - masked_mean(values, mask, add_up)) ** 2, mask, add_up)
-
-
-def whiten(values: Tensor, mask: Tensor, add_up: AddUp = alone) -> Tensor:
-    """Return values with mean 0 and variance 1 over the tokens of replies, 0 behind their end."""
-    deviation = (masked_variance(values, mask, add_up) + 1e-8).sqrt()
-    return (values - masked_mean(values, mask, add_up)) / deviation * mask
-
-
-def explained_variance(
-    values: Tensor, returns: Tensor, mask: Tensor, add_up: AddUp = alone
-) -> Tensor:
-    """Return 1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a useless one."""
-    residual = masked_variance(returns - values, mask, add_up)
-    return 1 - residual / masked_variance(returns, mask, add_up)
-
-
-def kl_estimators(log_probs: Tensor, other_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return three estimates of KL(policy || other) per token, from tokens that the policy drew.
-
-    With d = log pi - log other (Schulman 2020): k1 = d, unbiased, may be negative; k2 = d^2 / 2,
-    biased; k3 = exp(-d) - 1 + d, unbiased and never negative. In float64, since in k3 nearly equal
-    numbers cancel when the policies are close.
-    """
-    d = log_probs.double() - other_log_probs.double()
-    return d, d**2 / 2, torch.expm1(-d) + d
-
-
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
     """Return PPO's clipped loss and the share of tokens whose gradient the clip takes away.
 
     Schulman et al. 2017, eq. 7: -min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A), ratio = pi /
-    pi_old: nothing is gained by raising what was good beyond 1 + clip, or by lowering what was bad
-    beyond 1 - clip; the way back stays open.
+    pi_old: nothing is gained by moving on beyond the clip; the way back stays open.
     """
     ratio = torch.exp(log_probs - old_log_probs)
     free = -advantages * ratio
@@ -447,32 +360,9 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
 ) -> Tensor:
-    """Return half the mean squared error of the critic, the larger of free and clipped.
-
-    Clipped: the values may be no further than `clip` from those when the replies were sampled.
-    """
+    """Return half the critic's mean squared error, the larger of free and held near old values."""
     held = old_values + (values - old_values).clamp(-clip, clip)
     return masked_mean(torch.max((values - returns) ** 2, (held - returns) ** 2), mask) / 2
-
-
-@dataclass(frozen=True)
-class AdaptiveKl:
-    """The weight of the KL penalty: fixed without a target, else steered towards it.
-
-    Ziegler et al. 2019, section 2.2: the weight grows while the KL (nats a reply) is above the
-    target, and shrinks while it is below; an error counts as 20 % at most.
-    """
-
-    coef: float
-    target: float | None = None
-    horizon: int = 10_000
-
-    def update(self, kl: float, replies: int) -> AdaptiveKl:
-        """Return the controller after `replies` replies whose mean KL was `kl`."""
-        if self.target is None:
-            return self
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
-        return dataclasses.replace(self, coef=self.coef * (1 + error * replies / self.horizon))
 
 
 def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -487,8 +377,7 @@ def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) ->
 class ActorCritic(torch.nn.Module):
     """The policy and the critic in one module, so that one wrapper serves both on several GPUs.
 
-    The critic is one linear head, which starts at 0, on a body of its own (`trunk`), or on the
-    policy's if `trunk` is None.
+    The critic is a linear head, 0 at first, on a body of its own (`trunk`) or on the policy's.
     """
 
     def __init__(self, policy: PreTrainedModel, trunk: PreTrainedModel | None, temperature: float):
@@ -496,8 +385,8 @@ class ActorCritic(torch.nn.Module):
         self.policy, self.trunk, self.temperature = policy, trunk, temperature
         config = policy.config if trunk is None else trunk.config
         self.head = torch.nn.Linear(config.get_text_config().hidden_size, 1)
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            torch.nn.init.zeros_(parameter)
 
     def critic_parameters(self) -> list[torch.nn.Parameter]:
         """Return what is the critic's alone."""
@@ -509,21 +398,11 @@ class ActorCritic(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probabilities, values and entropies of the last `length` tokens of each row.
 
-        `values[:, t]` and the entropy belong to the state before token t, where it was chosen.
-        Entropies carry no gradient.
-
-        Args:
-            ids: (batch, prompt + length), prompts padded on the left, replies on the right.
-            attention_mask: Like `ids`, 1 for real tokens.
-            length: Columns of the replies.
+        `ids` and `attention_mask` as in `Rollout`. `values[:, t]` and the entropy belong to the
+        state before token t, where it was chosen. Entropies carry no gradient.
         """
-        outputs = run(
-            self.policy,
-            ids,
-            attention_mask,
-            logits_to_keep=length + 1,
-            output_hidden_states=self.trunk is None,
-        )
+        options = {"logits_to_keep": length + 1, "output_hidden_states": self.trunk is None}
+        outputs = run(self.policy, ids, attention_mask, **options)
         log_probs, entropy = token_log_probs(outputs.logits, ids, length, self.temperature)
         if self.trunk is None:
             hidden = outputs.hidden_states[-1]
@@ -550,18 +429,10 @@ def run(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, **options: 
 def token_log_probs(
     logits: Tensor, ids: Tensor, length: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return log-probability of each of the last `length` tokens, and the entropy of the choice.
-
-    Args:
-        logits: At least the last length + 1 positions, (batch, length + 1 or more, vocabulary);
-            the logits at a position predict the token after it, so the very last are not used.
-        ids: (batch, length or more).
-        length: Columns of the replies.
-        temperature: As in sampling.
-    """
-    logs = torch.log_softmax(logits[:, -length - 1 : -1].float() / temperature, dim=-1)
-    taken = logs.gather(-1, ids[:, -length:].unsqueeze(-1)).squeeze(-1)
-    free = logs.detach()
+    """Return log pi of each of the last `length` tokens, and the entropy of the choice."""
+    at = slice(-length - 1, None)
+    taken, every = next_log_probs(logits[:, at], ids[:, at], temperature)
+    free = every.detach()
     return taken, -(free.exp() * free).sum(dim=-1)
 
 
@@ -571,138 +442,9 @@ def lay_out(
     replies: Sequence[Reply],
     where: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids and attention mask, (batch, prompt + length), and the mask of the replies.
-
-    Prompts are padded on the left and replies on the right, so that replies begin in one column.
-    A finished reply ends with the end token, which the policy chose as it chose the others.
-    """
+    """Return ids and attention mask, (batch, prompt + length), and the mask of the replies."""
     heads = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    tails = [[*r.token_ids, *[tokenizer.eos_token_id] * r.finished] for r in replies]
+    tails = [reply.drawn(tokenizer.eos_token_id) for reply in replies]
     left, left_mask = pad_batch(heads, tokenizer.pad_token_id, where, side="left")
     right, mask = pad_batch(tails, tokenizer.pad_token_id, where)
     return torch.cat([left, right], dim=1), torch.cat([left_mask, mask], dim=1), mask
-
-
-# --- saving and resuming --------------------------------------------------------------------------
-
-
-def save(state: PpoState, folder: Path) -> None:
-    """Write all that a run needs to go on into `folder` (safetensors and JSON, nothing pickled).
-
-    The tensors appear by rename, then the JSON that names them, then older tensors go: a run that
-    is killed at any moment finds this state or the one before.
-    """
-    if state.accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"state-{state.iteration:06d}.safetensors"
-        part = folder / f"{name}.part"
-        save_file({n: t.detach().cpu().clone() for n, t in tensors(state).items()}, part)
-        sync(part)
-        part.replace(folder / name)
-        content = {
-            "iteration": state.iteration,
-            "kl_coef": state.kl_control.coef,
-            "tensors": name,
-            **identity(state),
-        }
-        write_whole(folder / STATE, json.dumps(content, indent=2) + "\n")
-        for old in set(folder.glob("state-*.safetensors*")) - {folder / name}:
-            old.unlink()
-    state.accelerator.wait_for_everyone()
-
-
-def resume(state: PpoState, folder: Path) -> PpoState:
-    """Return the run that `save` wrote into `folder`.
-
-    Args:
-        state: From `start`, with the arguments the saved run was started with.
-        folder: What `save` wrote.
-
-    Raises:
-        FileNotFoundError: there is no saved run.
-        ValueError: the saved run was started with another theta_0, seed or configuration.
-    """
-    if not (folder / STATE).is_file():
-        raise FileNotFoundError(f"There is no saved PPO run in {folder}. Begin one with `start`.")
-    saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    for name, value in identity(state).items():
-        if saved[name] != value:
-            raise ValueError(
-                f"The run saved in {folder} has another {name}: {saved[name]}, not {value}. Start "
-                "with the same theta_0, seed and configuration, or save into another folder."
-            )
-    loaded = load_file(folder / saved["tensors"])
-    state.actor_critic.load_state_dict(below(loaded, "model"))
-    for name in ("policy_optimizer", "critic_optimizer"):
-        optimizer = getattr(state, name)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for place, tensor in below(loaded, name).items():
-            number, slot = place.split(".")
-            slots.setdefault(int(number), {})[slot] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    kl_control = dataclasses.replace(state.kl_control, coef=saved["kl_coef"])
-    return dataclasses.replace(state, kl_control=kl_control, iteration=saved["iteration"])
-
-
-def tensors(state: PpoState) -> dict[str, Tensor]:
-    """Return every tensor that a run changes, under one name each."""
-    named = {f"model.{name}": t for name, t in state.actor_critic.state_dict().items()}
-    for name in ("policy_optimizer", "critic_optimizer"):
-        for number, slots in getattr(state, name).state_dict()["state"].items():
-            named |= {f"{name}.{number}.{slot}": tensor for slot, tensor in slots.items()}
-    return named
-
-
-def below(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix` and a dot, without it."""
-    start = f"{prefix}."
-    return {n.removeprefix(start): t for n, t in named.items() if n.startswith(start)}
-
-
-def identity(state: PpoState) -> dict[str, Any]:
-    """Return what tells a run from others: its seed, its numbers, and a hash of theta_0."""
-    config = {k: v for k, v in as_dict(state.config).items() if k not in LENGTHS}
-    digest = hashlib.sha256()
-    for name, tensor in state.reference.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return {"seed": state.seed, "config": config, "theta_0": digest.hexdigest()}
-
-
-# --- what is refused ------------------------------------------------------------------------------
-
-
-def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
-    """Refuse a batch that cannot be cut into equal minibatches and shares (ValueError)."""
-    if prompts == 0 or prompts % minibatch or minibatch % processes:
-        raise ValueError(
-            f"{prompts} prompts cannot be cut into minibatches of {minibatch} for {processes} "
-            "process(es): prompts must be a multiple of minibatch, and minibatch of the processes."
-        )
-
-
-def check_lengths(lengths: Sequence[int], policy: PreTrainedModel, config: PpoConfig) -> None:
-    """Refuse prompts (lengths in tokens) that do not fit with their reply (ValueError)."""
-    context = policy.config.get_text_config().max_position_embeddings
-    limit = min(config.max_prompt_length, context - config.max_new_tokens)
-    too_long = [number for number, length in enumerate(lengths) if length > limit]
-    if too_long:
-        raise ValueError(
-            f"{len(too_long)} of {len(lengths)} prompts have more than {limit} tokens, first "
-            f"number {too_long[0]} with {lengths[too_long[0]]} (max_prompt_length is "
-            f"{config.max_prompt_length}; prompt and {config.max_new_tokens} new tokens must fit "
-            f"into the model's {context}). Leave them out."
-        )
-
-
-def check_same_tokens(
-    tokenizer: PreTrainedTokenizerBase, critic_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse a critic that would read other tokens than the policy wrote (ValueError)."""
-    ours, theirs = tokenizer.get_vocab(), critic_tokenizer.get_vocab()
-    different = sorted(t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t))
-    if different:
-        raise ValueError(
-            f"The critic's tokenizer differs from the policy's in {len(different)} tokens, for "
-            f"instance {different[0]!r}. Train the reward model from this policy, or leave the "
-            "critic out."
-        )

@@ -6,9 +6,7 @@ and ends with the same weights as an undisturbed one, since batches depend on se
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import random
 import shutil
@@ -19,19 +17,19 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import settings
-from alignment_tax.models import save_policy
+from alignment_tax.models import pad_batch, save_policy
 from alignment_tax.store import write_manifest
+from alignment_tax.train.checkpoint import load_run, save_run, saved_run
+from alignment_tax.train.loop import IGNORED
 from alignment_tax.world import facts, french, passages
 from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
 
-IGNORED = -100
 #: Marks a token that belongs to no branch of its document.
 TRUNK = 0
 
@@ -180,32 +178,27 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
 
 def collate(rows: Sequence[Row], pad: int) -> Batch:
     """Pad on the right. No mask is needed for that: what follows a token cannot be seen by it."""
-    length = max(len(row) for row in rows)
-
-    def padded(values: list[list[int]], fill: int) -> Tensor:
-        return torch.tensor([v + [fill] * (length - len(v)) for v in values])
-
+    cpu = torch.device("cpu")
     ids = [row.ids for row in rows]
-    weights = [row.weights + [0.0] * (length - len(row)) for row in rows]
-    batch = Batch(padded(ids, pad), padded(ids, IGNORED), torch.tensor(weights))
+    labels = pad_batch(ids, IGNORED, cpu)[0]
+    weights = pad_batch([row.weights for row in rows], 0.0, cpu)[0]
+    batch = Batch(pad_batch(ids, pad, cpu)[0], labels, weights)
     if not any(max(row.branches) for row in rows):
         return batch
-    branch = padded([row.branches for row in rows], TRUNK)
+    branch = pad_batch([row.branches for row in rows], TRUNK, cpu)[0]
     seen = (branch[:, None, :] == TRUNK) | (branch[:, None, :] == branch[:, :, None])
     return dataclasses.replace(
         batch,
-        mask=(seen & torch.ones(length, length, dtype=torch.bool).tril())[:, None],
-        positions=padded([row.positions for row in rows], 0),
+        mask=(seen & torch.ones_like(seen[0]).tril())[:, None],
+        positions=pad_batch([row.positions for row in rows], 0, cpu)[0],
     )
 
 
 def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
     """Join short documents to sequences of at most `capacity` tokens, the longest first.
 
-    So little is padding, and a passage, being long, mostly comes before what it cannot help.
-
-    Raises:
-        ValueError: a document is longer than `capacity`.
+    So little is padding, and a passage, being long, mostly comes before what it cannot help. A
+    document that is longer is refused (ValueError).
     """
     sequences: list[Row] = []
     for row in sorted(rows, key=lambda row: -len(row)):
@@ -278,19 +271,15 @@ def learning_rate(config: PretrainConfig, place: float) -> float:
 def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
     """(context, answer) of validation items for the learning curve, `n` a slot."""
     items: dict[str, list[tuple[str, str]]] = {}
-    for name, questions in (
-        ("one_hop", facts.one_hop("validation")),
-        ("two_hop", facts.two_hop("validation")),
-        ("piqa_like", facts.piqa_like("validation")),
-    ):
+    for name in ("one_hop", "two_hop", "piqa_like"):
+        questions = getattr(facts, name)("validation")
         chosen = random.Random(f"probe {name}").sample(questions, min(n, len(questions)))
         items[name] = [(q.text, q.choices[q.answer]) for q in chosen]
     for slot in ("race_like", "span", "counting"):
         rng = random.Random(f"probe {slot}")
         drawn = [passages.draw(rng, slot, "validation") for _ in range(n)]
-        items[slot] = [
-            (passages.ask(r.passage, r.questions[0][0]), r.questions[0][1]) for r in drawn
-        ]
+        asked = [(r.passage, *r.questions[0]) for r in drawn]
+        items[slot] = [(passages.ask(passage, text), answer) for passage, text, answer in asked]
     rng = random.Random("probe translation")
     pairs = [french.draw(rng, "validation") for _ in range(n)]
     items["translation"] = [(french.prompt(p), p.en) for p in pairs]
@@ -319,47 +308,6 @@ def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.opt
     )
 
 
-def _save_state(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    names = [name for name, _ in model.named_parameters()]
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"adam.{key}.{names[index]}"] = value.reshape(-1) if value.ndim == 0 else value
-    save_file(tensors, folder / "state.safetensors")
-
-
-def _load_state(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    tensors = load_file(folder / "state.safetensors")
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    state = optimizer.state_dict()
-    for index, (name, _) in enumerate(model.named_parameters()):
-        state["state"][index] = {
-            "step": tensors[f"adam.step.{name}"].reshape(()),
-            "exp_avg": tensors[f"adam.exp_avg.{name}"],
-            "exp_avg_sq": tensors[f"adam.exp_avg_sq.{name}"],
-        }
-    optimizer.load_state_dict(state)
-
-
-def _checkpoint(
-    work: Path,
-    chunk: int,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    curve: list[dict[str, float]],
-) -> None:
-    """Write the state after `chunk` chunks whole or not at all, and drop the one before."""
-    temporary = work / "writing"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _save_state(temporary, model, optimizer)
-    (temporary / "curve.json").write_text(json.dumps(curve))
-    temporary.rename(work / f"chunk-{chunk:04d}")
-    for old in work.glob("chunk-*"):
-        if old.name != f"chunk-{chunk:04d}":
-            shutil.rmtree(old)
-
-
 def pretrain(
     config: PretrainConfig, work: Path
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, pd.DataFrame]:
@@ -377,10 +325,9 @@ def pretrain(
     model = new_model(config, tokenizer)
     optimizer = _new_optimizer(config, model)
     curve: list[dict[str, float]] = []
-    found = sorted(work.glob("chunk-*"))
-    if found:
-        _load_state(found[-1], model, optimizer)
-        curve = json.loads((found[-1] / "curve.json").read_text())
+    if (saved := saved_run(work)) is not None:
+        load_run(work, {"model": model, "optimizer": optimizer})
+        curve = saved["curve"]
     items = probe_items(config.probe_items)
     bar = tqdm(total=config.chunks, initial=len(curve), desc="pretraining the base", unit="chunk")
     for chunk in range(len(curve), config.chunks):
@@ -393,7 +340,7 @@ def pretrain(
         past = curve[-1] if curve else {"tokens": 0.0, "seconds": 0.0, "step": 0.0}
         row |= {key: row[key] + past[key] for key in ("tokens", "seconds", "step")}
         curve.append(row)
-        _checkpoint(work, chunk + 1, model, optimizer, curve)
+        save_run(work, chunk + 1, {"model": model, "optimizer": optimizer}, {"curve": curve})
         bar.update()
         bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "seconds")})
     bar.close()
@@ -411,12 +358,11 @@ def _train_chunk(
     start, tokens, losses = time.monotonic(), 0, []
     rows = list(batches(config, chunk, tokenizer))
     for i, batch in enumerate(rows):
+        rate = learning_rate(config, chunk + (i + 1) / len(rows))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, chunk + (i + 1) / len(rows))
-        logits = read(model, batch)
-        loss = weighted_loss(logits, batch.labels, batch.weights)
+            group["lr"] = rate
+        loss = weighted_loss(read(model, batch), batch.labels, batch.weights)
         if not torch.isfinite(loss):
-            rate = learning_rate(config, chunk + (i + 1) / len(rows))
             raise FloatingPointError(
                 f"The loss became {loss.item()} in chunk {chunk}, step {i}. The learning rate is "
                 f"the likely cause ({rate:g} here): lower it in PretrainConfig."
@@ -469,12 +415,8 @@ def ship(
     return folder
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def make_base() -> None:
     """Pretrain the base model and put it in data/base: what `alignment-tax base` does."""
-    argparse.ArgumentParser(
-        prog="alignment-tax base",
-        description="Train the base model of the tiny world; goes on where it was interrupted.",
-    ).parse_args(list(arguments))
     config = PretrainConfig()
     work = settings.runs_folder() / "pretraining"
     work.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ count, so the zero of the scale is arbitrary: rewards are not centred.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,8 @@ from trl import RewardTrainer
 
 from alignment_tax.models import RewardModel, conversation_ids, score_ids
 from alignment_tax.presets import RewardConfig
-from alignment_tax.train.sft import (
-    Trained,
-    check_dropped,
-    finished_model,
-    quiet_libraries,
-    require_columns,
-    run_trainer,
-    trainer_arguments,
-)
+from alignment_tax.train.checks import check_dropped, require_columns
+from alignment_tax.train.trainer import Trained, run_trainer, trainer_arguments
 
 
 def train_reward_model(
@@ -38,44 +32,25 @@ def train_reward_model(
 ) -> Trained:
     """Train a reward model that starts from a copy of `policy` (theta_0); `policy` stays as it is.
 
-    Pairs longer than `config.max_length` tokens are left out, as in the paper's own recipe, and
-    pairs whose two conversations are the same tokens: their loss is log 2 whatever the weights.
-
-    Args:
-        policy: Where the body's weights come from.
-        tokenizer: The policy's.
-        dataset: Columns prompt, chosen, rejected, all lists of messages.
-        config: Numbers of the stage.
-        seed: Order of the pairs.
-        workdir: Scratch folder for the trainer.
-
-    Returns:
-        The reward model (`.model`), the log (with accuracy and margin per step), and how many pairs
-        were used and dropped.
-
-    Raises:
-        ValueError: the dataset lacks its columns, or more than half of the pairs cannot be used.
-        TrainingDiverged: a loss that is no finite number.
+    `dataset` has columns prompt, chosen, rejected, all lists of messages. Pairs longer than
+    `config.max_length` tokens are left out, as in the paper's own recipe, and pairs whose two
+    conversations are the same tokens: their loss is log 2 whatever the weights.
     """
     chosen, rejected = pair_ids(tokenizer, dataset)
-    pairs = list(zip(chosen, rejected, strict=True))
-    short = [pair for pair in pairs if max(map(len, pair)) <= config.max_length]
-    usable = [{"chosen_ids": a, "rejected_ids": b} for a, b in short if a != b]
-    dropped = {"too long": len(pairs) - len(short), "identical": len(short) - len(usable)}
-    check_dropped(dropped, len(pairs), config.max_length)
+    usable, dropped = usable_pairs(chosen, rejected, config.max_length)
+    rows = [{"chosen_ids": chosen[i], "rejected_ids": rejected[i]} for i in usable]
     arguments = TrlRewardConfig(
         **trainer_arguments(config, seed, workdir), max_length=config.max_length
     )
-    model = RewardModel.from_policy(policy, tokenizer)
-    with quiet_libraries():
-        trainer = RewardTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(usable),
-            processing_class=tokenizer,
-        )
-        log = run_trainer(trainer, "reward model")
-    return Trained(finished_model(trainer), log, len(usable), dropped)
+    model, log = run_trainer(
+        RewardTrainer,
+        RewardModel.from_policy(policy, tokenizer),
+        tokenizer,
+        arguments,
+        Dataset.from_list(rows),
+        "reward model",
+    )
+    return Trained(model, log, len(usable), dropped)
 
 
 def pair_ids(
@@ -88,6 +63,18 @@ def pair_ids(
         for side in ("chosen", "rejected")
     ]
     return sides[0], sides[1]
+
+
+def usable_pairs(
+    chosen: Sequence[list[int]], rejected: Sequence[list[int]], max_length: int
+) -> tuple[list[int], dict[str, int]]:
+    """Return the numbers of the pairs that teach something, and how many do not and why."""
+    pairs = list(zip(chosen, rejected, strict=True))
+    short = [i for i, pair in enumerate(pairs) if max(map(len, pair)) <= max_length]
+    usable = [i for i in short if chosen[i] != rejected[i]]
+    dropped = {"too long": len(pairs) - len(short), "identical": len(short) - len(usable)}
+    check_dropped(dropped, len(pairs), max_length)
+    return usable, dropped
 
 
 def margins(
@@ -109,17 +96,6 @@ def margins(
     return rewards[: len(chosen)] - rewards[len(chosen) :]
 
 
-def pair_accuracy(
-    reward_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    batch_size: int,
-    max_length: int,
-) -> float:
-    """Return the share (0-1) of pairs whose chosen reply has the higher reward; a tie is half."""
-    return accuracy(margins(reward_model, tokenizer, dataset, batch_size, max_length))
-
-
 def accuracy(margin: np.ndarray) -> float:
     """Return the share (0-1) of positive margins; a zero counts half."""
     return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
@@ -130,19 +106,9 @@ def calibration(margin: np.ndarray, bins: int = 5) -> tuple[pd.DataFrame, float]
 
     Each pair is asked in the direction in which the model is at least 50 % sure: its confidence is
     sigmoid(|margin|), and it is right if the margin is positive. Confidences are sorted into `bins`
-    equal bins from 0.5 to 1.
-
-    Args:
-        margin: r(chosen) - r(rejected), (pairs,).
-        bins: Number of bins.
-
-    Returns:
-        A table (low, high, predicted, observed, count; empty bins left out; predicted and observed
-        are means, 0-1) and the expected calibration error: the count-weighted mean of
-        |predicted - observed|.
-
-    Raises:
-        ValueError: no margins, or one that is no finite number.
+    equal bins from 0.5 to 1; empty ones are left out. Returns a table (low, high, predicted,
+    observed, count; predicted and observed are means, 0-1) and the expected calibration error: the
+    count-weighted mean of |predicted - observed|.
     """
     margin = np.asarray(margin, dtype=np.float64)
     if margin.size == 0 or not np.isfinite(margin).all():

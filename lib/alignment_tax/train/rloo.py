@@ -22,21 +22,42 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
 
-from alignment_tax.models import quiet_loading, silence_dropout
+from alignment_tax.models import Reply, quiet_loading
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train.dpo import CONSTANT_RATE, check_context, released_model
-from alignment_tax.train.rsf import RewardFunction, check_rewards, no_finished_reply, short_prompts
-from alignment_tax.train.sft import Trained, quiet_libraries, run_trainer, trainer_arguments
+from alignment_tax.train.checks import (
+    check_context,
+    check_rewards,
+    no_finished_reply,
+    short_prompts,
+)
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
+from alignment_tax.train.sample import reply_columns
+from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
 from alignment_tax.world.base import Message, Prompt
+
+
+def rloo_round(config: RlooConfig, start: Start) -> RoundResult:
+    """Run one round of RLOO; `samples` has one row per reply that it was trained on."""
+    seed, work = start.round_seed, start.folder / "work"
+    given = (start.policy, start.theta_0, start.tokenizer, start.reward_fn, start.prompts)
+    trained = train_rloo(*given, config, seed, work)
+    samples = trained.samples.assign(chosen=True)
+    stats = {
+        "mean_reward": samples["reward"].mean(),
+        "finished": samples["finished"].mean(),
+        "kept": trained.used,
+        "dropped": sum(trained.dropped.values()),
+    }
+    return RoundResult.of(trained.model, trained.log, samples, stats)
 
 
 @dataclass(frozen=True)
 class RlooTrained(Trained):
-    """A policy trained by RLOO, how it went, and the replies it was trained on.
+    """A policy trained by RLOO; `used` counts replies, `dropped` prompts.
 
-    `used` counts replies, `dropped` prompts. `samples` has one row per reply: step (the first is
-    1), prompt, reply, reward (as the reward function gave it), score (what training saw, before the
-    KL penalty), finished, tokens (with the end token).
+    `samples` has one row per reply: step (the first is
+    1), prompt, reply, ids (its tokens), finished, reward (as the reward function gave it), score
+    (what training saw, before the KL penalty), tokens (how many, with the end token).
     """
 
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -54,16 +75,13 @@ def train_rloo(
 ) -> RlooTrained:
     """Train `policy` on rewards by RLOO, in place; `reference` stays as it is.
 
-    One call is one round. A run of several rounds calls it with the policy that the last round left
-    and the next slice of prompts, while `reference` is theta_0 in every call. What a cut between
-    rounds loses is AdamW's two moments, as in RSF; the learning rate is constant, so it knows of no
-    rounds, and replies are always sampled anew.
+    One call is one round, see `train_dpo`; `reference` is theta_0 in every call.
 
     Replies are drawn by the trainer, with `model.generate`, from the distribution that
     `sample_replies` draws from: same chat template, left padding, temperature, no top-k or top-p,
-    the tokenizer's end token alone ends a reply. Log-probabilities are at that temperature too.
-    The trainer counts padding in the positions, which is right for rotary embeddings (Llama) but
-    not for learned ones (GPT-2).
+    the tokenizer's end token alone ends a reply. It trains on the very tokens that were drawn, and
+    the reward function is given them, too. The trainer counts padding in the positions, which is
+    right for rotary embeddings (Llama) but not for learned ones (GPT-2).
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
     to its prompt. To leave it out of the loss instead (mask_truncated_completions) would keep its
@@ -86,15 +104,12 @@ def train_rloo(
         is 0 but for rounding: the advantages of a group sum to 0; what trains is its gradient.
 
     Raises:
-        ValueError: numbers that make no groups, no usable prompt, too few prompts for a step,
-            prompts and replies that do not fit into the context, rewards that are not finite, of
-            the wrong shape or all the same, or a step without a single finished reply.
+        ValueError: numbers that make no groups or do not fit, or unusable prompts or rewards.
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    check_groups(config)
     check_context(policy, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
-    kept = full_steps(short, config)
+    kept = short[: count_of_full_steps(len(short), config)]
     dropped = {"too long": len(prompts) - len(short), "left over": len(short) - len(kept)}
     rewards = RecordedRewards(reward_fn, tokenizer.eos_token_id, config)
     arguments = TrlRlooConfig(
@@ -107,35 +122,26 @@ def train_rloo(
         beta=config.beta,
         disable_dropout=True,
     )
-    policy.float()
-    silence_dropout(policy)
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
-    with quiet_libraries(), quiet_loading(), loaded_as_reference(policy, reference, workdir):
-        trainer = RLOOTrainer(
-            model=policy,
-            reward_funcs=rewards,
-            args=arguments,
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in kept]),
-            processing_class=tokenizer,
+    data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
+    with quiet_loading(), loaded_as_reference(policy, reference, workdir):
+        model, log = run_trainer(
+            RLOOTrainer, policy, tokenizer, arguments, data, "RLOO", reward_funcs=rewards
         )
-    log = run_trainer(trainer, "RLOO")
     samples = pd.concat(rewards.steps, ignore_index=True)
     check_rewards(samples["reward"].to_numpy(), len(samples))
-    return RlooTrained(released_model(trainer), log, len(samples), dropped, samples)
+    return RlooTrained(model, log, len(samples), dropped, samples)
 
 
 def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) -> np.ndarray:
-    """Compute RLOO's advantages by hand (Ahmadian et al. 2024).
+    """Compute RLOO's advantages by hand (Ahmadian et al. 2024): every row sums to 0.
 
     The penalised reward of a reply, r - beta * log(pi / pi_0), minus the mean of its siblings'.
 
     Args:
         rewards: (prompts, n).
-        log_ratios: log pi - log pi_0 of each reply in nats, summed over its tokens, (prompts, n).
+        log_ratios: log pi - log pi_0 of each reply in nats, (prompts, n).
         beta: Weight of the KL penalty.
-
-    Returns:
-        Advantages, (prompts, n); every row sums to 0.
     """
     penalised = rewards - beta * log_ratios
     siblings = penalised.sum(axis=1, keepdims=True) - penalised
@@ -147,14 +153,10 @@ def rloo_loss(
 ) -> float:
     """Compute RLOO's loss by hand: minus the mean of ratio * advantage, clipped as in PPO.
 
-    The ratio is that of the policy to the one that sampled. While replies are used for one step
-    only, as in `train_rloo`, it is 1, nothing is clipped, and the gradient is REINFORCE's.
-
-    Args:
-        log_probs: log pi(reply | prompt) in nats, summed over the reply's tokens, (replies,).
-        old_log_probs: The same under the policy that sampled.
-        advantages: (replies,).
-        epsilon: A ratio beyond 1 - epsilon or 1 + epsilon gains nothing more.
+    All are (replies,), log-probabilities in nats, summed over a reply's tokens; the old ones are of
+    the policy that sampled. While replies are used for one step only, as in `train_rloo`, the ratio
+    is 1, nothing is clipped, and the gradient is REINFORCE's. A ratio beyond 1 - epsilon or
+    1 + epsilon gains nothing more.
     """
     ratio = np.exp(log_probs - old_log_probs)
     clipped = np.clip(ratio, 1 - epsilon, 1 + epsilon)
@@ -164,18 +166,10 @@ def rloo_loss(
 def penalise_unfinished(
     rewards: np.ndarray, finished: np.ndarray, n: int, penalty: float
 ) -> np.ndarray:
-    """Return the rewards with those of cut-off replies put below the group's finished ones.
+    """Return the rewards (prompts * n,) with those of cut-off replies below the finished ones.
 
-    In a group without a finished reply all get the same, so that it teaches nothing.
-
-    Args:
-        rewards: (prompts * n,), the replies to a prompt side by side.
-        finished: Whether each reply ended by itself, bool (prompts * n,).
-        n: Replies a prompt.
-        penalty: How far below the worst finished reply.
-
-    Returns:
-        Scores, (prompts * n,).
+    They are put `penalty` below the worst finished reply to their prompt. In a group without a
+    finished reply all get the same, so that it teaches nothing.
     """
     grid, done = rewards.reshape(-1, n), finished.reshape(-1, n)
     worst = np.where(done, grid, np.inf).min(axis=1, keepdims=True)
@@ -201,10 +195,13 @@ class RecordedRewards:
         **kwargs: Any,
     ) -> list[float | None]:
         """Return the score of each reply (ValueError: no finished reply, or unusable rewards)."""
-        replies = [messages[0]["content"] for messages in completions]
         step = trainer_state.global_step + 1
-        finished = np.array([ids[-1] == self.eos_id for ids in completion_ids])
-        if not finished.any():
+        ended = [ids[-1] == self.eos_id for ids in completion_ids]
+        replies = [
+            Reply(messages[0]["content"], ids[:-1] if end else ids, end)
+            for messages, ids, end in zip(completions, completion_ids, ended, strict=True)
+        ]
+        if not any(ended):
             raise ValueError(
                 f"{no_finished_reply(len(replies), self.config.max_new_tokens)} That was in step "
                 f"{step}: where earlier steps had finished replies, the learning rate is too high."
@@ -215,23 +212,22 @@ class RecordedRewards:
         if not equal or not np.isfinite(rewards[0]):
             check_rewards(rewards, len(replies))
         scores = penalise_unfinished(
-            rewards, finished, self.config.n, self.config.unfinished_penalty
+            rewards, np.array(ended), self.config.n, self.config.unfinished_penalty
         )
         table = {
             "step": step,
             "prompt": prompts,
-            "reply": replies,
+            **reply_columns(replies),
             "reward": rewards,
             "score": scores,
-            "finished": finished,
             "tokens": [len(ids) for ids in completion_ids],
         }
         self.steps.append(pd.DataFrame(table))
         return scores.tolist()
 
 
-def check_groups(config: RlooConfig) -> None:
-    """Raise ValueError unless every step consists of whole groups of n sampled replies."""
+def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
+    """Return how many of the prompts fill steps of whole groups (ValueError: not even one)."""
     replies = config.batch_size * config.accumulation
     if config.n < 2 or replies % config.n or config.temperature <= 0:
         raise ValueError(
@@ -240,18 +236,13 @@ def check_groups(config: RlooConfig) -> None:
             f"got n={config.n}, {config.batch_size} * {config.accumulation} = {replies} replies, "
             f"temperature={config.temperature:g}."
         )
-
-
-def full_steps(prompts: Sequence[Prompt], config: RlooConfig) -> Sequence[Prompt]:
-    """Return the prompts without the last few that would not fill a step (ValueError: no step)."""
-    replies = config.batch_size * config.accumulation
-    steps = len(prompts) * config.n // replies
-    if steps == 0:
+    groups = replies // config.n
+    if prompts < groups:
         raise ValueError(
-            f"A step of {replies} replies with n={config.n} takes {replies // config.n} prompts, "
-            f"but there are only {len(prompts)} usable ones. Give more, or lower batch_size."
+            f"A step of {replies} replies with n={config.n} takes {groups} prompts, but there are "
+            f"only {prompts} usable ones. Give more, or lower batch_size."
         )
-    return prompts[: steps * replies // config.n]
+    return prompts - prompts % groups
 
 
 @contextlib.contextmanager

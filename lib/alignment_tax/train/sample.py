@@ -7,14 +7,17 @@ for all n replies, throws out rows that have ended, and does not copy the cache 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import (
+    AnyReply,
+    Reply,
     autocast,
     growing_cache,
     length_sorted,
@@ -22,21 +25,10 @@ from alignment_tax.models import (
     positions,
     prompt_ids,
 )
+from alignment_tax.presets import DpoConfig, PpoConfig, RsfConfig
 from alignment_tax.world.base import Prompt
 
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One sampled reply. `token_ids` are the tokens before the end token (not included).
-
-    `finished` is False when `max_new_tokens` came before the end token: such a text is cut off.
-    """
-
-    text: str
-    token_ids: list[int]
-    finished: bool
 
 
 def sample_replies(
@@ -63,9 +55,6 @@ def sample_replies(
 
     Returns:
         One list of `n` replies per prompt, in the order of the prompts.
-
-    Raises:
-        ValueError: no prompts, or a number that makes no sense.
     """
     if not prompts or n < 1 or max_new_tokens < 1 or temperature < 0:
         raise ValueError(
@@ -78,30 +67,49 @@ def sample_replies(
     replies: list[list[Reply]] = [[] for _ in prompts]
     with tqdm(total=len(prompts) * n, desc="sampling replies", unit="reply", leave=False) as bar:
         for batch in length_sorted(map(len, ids), max(1, batch_size // n)):
-            padded = pad_batch(
-                [ids[i] for i in batch], tokenizer.pad_token_id, policy.device, side="left"
-            )
-            tokens = _generate(
-                policy,
-                *padded,
-                n,
-                temperature,
-                max_new_tokens,
-                tokenizer.eos_token_id,
-                generator,
-                bar,
-            )
+            rows = [ids[i] for i in batch]
+            padded = pad_batch(rows, tokenizer.pad_token_id, policy.device, side="left")
+            end = tokenizer.eos_token_id
+            tokens = _generate(policy, *padded, n, temperature, max_new_tokens, end, generator, bar)
             for row, generated in enumerate(tokens):
                 replies[batch[row // n]].append(_reply(tokenizer, generated))
     return replies
 
 
-def _reply(tokenizer: PreTrainedTokenizerBase, generated: list[int]) -> Reply:
-    """Make a reply of generated tokens, whose last is the end token if there was one."""
-    finished = generated[-1] == tokenizer.eos_token_id
-    token_ids = generated[:-1] if finished else generated
-    text = str(tokenizer.decode(token_ids, skip_special_tokens=True))
-    return Reply(text, token_ids, finished)
+def sampling(config: RsfConfig | DpoConfig | PpoConfig) -> dict[str, Any]:
+    """Return the numbers of sampling in a configuration, as `sample_replies` takes them."""
+    return {
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "batch_size": config.sampling_batch,
+    }
+
+
+def _reply(tokenizer: PreTrainedTokenizerBase, drawn: list[int]) -> Reply:
+    """Make a reply of the tokens that were drawn, whose last is the end token if there was one."""
+    finished = drawn[-1] == tokenizer.eos_token_id
+    token_ids = drawn[:-1] if finished else drawn
+    return Reply(str(tokenizer.decode(token_ids, skip_special_tokens=True)), token_ids, finished)
+
+
+def reply_columns(replies: Sequence[Reply]) -> dict[str, list[Any]]:
+    """Return the columns in which a table keeps replies: reply (the text), ids, finished."""
+    return {
+        "reply": [reply.text for reply in replies],
+        "ids": [reply.token_ids for reply in replies],
+        "finished": [reply.finished for reply in replies],
+    }
+
+
+def kept_replies(table: pd.DataFrame) -> Sequence[AnyReply]:
+    """Return the replies of a table that `reply_columns` went into.
+
+    Tables that were stored before there were ids give texts.
+    """
+    if "ids" not in table.columns:
+        return list(table["reply"])
+    rows = zip(table["reply"], table["ids"], table["finished"], strict=True)
+    return [Reply(text, [int(i) for i in ids], bool(finished)) for text, ids, finished in rows]
 
 
 @torch.inference_mode()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from alignment_tax.world import chat, facts, french, passages
@@ -175,3 +176,37 @@ def items(slot: str, split: str = "reported") -> Dataset:
     # A fixed shuffle makes every prefix a fair sample, so that `limit` can cut it anywhere.
     random.Random(f"order {slot} {split}").shuffle(rows)
     return Dataset.from_list(rows)
+
+
+def name_obedience(pairs: pd.DataFrame, requests: Iterable[str]) -> pd.DataFrame:
+    """Return pairs with the kind "obeys" where the worse reply helps with harm.
+
+    For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
+    worse reply obeys instead of refusing. That is far easier to see than a wrong object.
+
+    Args:
+        pairs: one row per preference pair, with its `kind`.
+        requests: the request of each pair, in the same order.
+    """
+    harmful = np.array([chat.is_harmful(chat.parse(request)[0]) for request in requests])
+    obeys = harmful & pairs["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
+    return pairs.assign(kind=pairs["kind"].mask(obeys, "obeys"))
+
+
+def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return recorded held-out pairs with the kind "obeys"; real ones, of no kind, as they are.
+
+    The table holds no requests, but a seed draws the same pairs again.
+
+    Raises:
+        ValueError: the world has changed since the recording.
+    """
+    if not set(pairs["kind"]) & set(chat.PERTURBATIONS):
+        return pairs
+    parts = []
+    for seed, rows in pairs.groupby("seed"):
+        drawn = TinyWorld().preferences(len(rows), int(str(seed)), "validation")
+        if list(drawn["kind"]) != rows["kind"].tolist():
+            raise ValueError(f"Seed {seed} draws other held-out pairs than were recorded.")
+        parts.append(name_obedience(rows, [prompt[-1]["content"] for prompt in drawn["prompt"]]))
+    return pd.concat(parts)

@@ -1,0 +1,1 @@
+"""Programs that measure on this machine; no part of the library: `alignment-tax bench`."""

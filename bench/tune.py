@@ -1,0 +1,82 @@
+"""How the numbers of DPO, RLOO and PPO were chosen: `bench tune`, on validation prompts.
+
+Every candidate is trained on a seed that is never reported, with all other numbers the preset's
+(and so RSF's budget of sampled replies), and judged by the reward it gets on validation prompts; no
+skill is looked at. The table is data/results/<preset>/tuning.csv, and what it chose stands in the
+preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from alignment_tax import presets, settings
+from alignment_tax.pipeline.study import Study
+from alignment_tax.presets import Preset
+from alignment_tax.store import say, write_whole
+from bench.ppo_against_trl import judge
+
+#: A seed that no reported number comes from.
+SEED = 100
+#: A policy whose replies often do not end is not chosen, whatever its reward.
+FINISHED = 0.95
+
+Numbers = Mapping[str, Any]
+#: What is tried of each algorithm; all other numbers are the preset's.
+CANDIDATES: dict[str, list[Numbers]] = {
+    "dpo": [{"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)],
+    "rloo": [{"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)],
+    "ppo": [
+        {"learning_rate": rate, "critic_learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 4e-4)
+    ],
+}
+
+
+def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> dict[str, Any]:
+    """Train one candidate and judge it on validation prompts; a row of the table."""
+    config = dataclasses.replace(preset.algorithms[algorithm], **numbers)
+    changed: dict[str, Any] = {algorithm: config}
+    study = Study(dataclasses.replace(preset, **changed), seed)
+    rounds = [study.aligned(algorithm, number + 1) for number in range(config.rounds)]
+    return {
+        "algorithm": algorithm,
+        "seed": seed,
+        "numbers": json.dumps(dict(numbers)),
+        **judge(study, *study.policy(algorithm), seed),
+        "seconds": round(sum(each.meta["seconds"] for each in rounds), 1),
+        "key": rounds[-1].key[:16],
+    }
+
+
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the best candidate of each algorithm: the highest reward among those that finish."""
+    able = table[table["finished"] >= FINISHED]
+    best = able.groupby("algorithm")["judged_reward"].idxmax()
+    return able.loc[best].reset_index(drop=True)
+
+
+def run(name: str, algorithms: Sequence[str] | None = None, seed: int | None = None) -> int:
+    """Try all candidates, write tuning.csv after each, and print what was chosen."""
+    preset = presets.get(name)
+    algorithms = list(CANDIDATES) if algorithms is None else algorithms
+    if missing := [each for each in algorithms if not {each} <= CANDIDATES.keys()]:
+        raise settings.SettingsError(f"There are no candidates for {missing[0]!r}.")
+    if missing := [each for each in algorithms if each not in preset.algorithms]:
+        raise settings.SettingsError(
+            f"Preset {name} has no {missing[0]}: give it numbers to start from."
+        )
+    path = settings.results_folder() / name / "tuning.csv"
+    old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["algorithm"])
+    rows: list[dict[Any, Any]] = old[~old["algorithm"].isin(algorithms)].to_dict("records")
+    tasks = [(each, numbers) for each in algorithms for numbers in CANDIDATES[each]]
+    for algorithm, numbers in tqdm(tasks, desc="candidates", unit="run"):
+        rows.append(try_out(preset, algorithm, numbers, SEED if seed is None else seed))
+        write_whole(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+    say(f"{chosen(pd.DataFrame(rows)).to_string()}\nWritten to {path}.")
+    return 0

@@ -1,0 +1,341 @@
+"""How training went: losses, the reward model, what sampling more buys, RSF round by round.
+
+`caption` says which run a figure shows (`caption_line`); `points` are the columns of points.csv,
+one study, and `recorded` says that they are a run of data/results. What cannot be drawn is a
+TableError: missing columns, no rows, NaN, a number outside of what it can be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import comb
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from alignment_tax.figures import primitives as draw
+from alignment_tax.figures import style
+from alignment_tax.figures.style import BLACK, BLUE, GREY, VERMILLION, Look, finish, panels
+from alignment_tax.figures.words import run_caption
+from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
+from alignment_tax.results import points as select
+from alignment_tax.results.points import TableError, finite, need, theta_0
+from alignment_tax.stats.compare import interval, summarise
+
+# Yellow lines on white cannot be seen on a projector.
+LINE_COLOURS = (BLUE, VERMILLION, style.PURPLE, style.GREEN, style.SKY, style.ORANGE)
+PROXY_LOOK = Look("reward model (optimised)", BLUE, "o")
+GOLD_LOOK = Look("gold reward (not optimised)", VERMILLION, "s")
+WIDE = (style.WIDE[0], 4.6)
+
+
+def wilson(right: float, n: float) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval (0-1) of a share of `right` among `n` trials."""
+    z = NormalDist().inv_cdf(0.975)
+    share = right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return middle - half, middle + half
+
+
+def _shares(values: object, figure: str, what: str) -> None:
+    """Refuse what is no share between 0 and 1."""
+    shares = finite(values, figure, what)
+    if shares.min() < 0 or shares.max() > 1:
+        raise TableError(f"{figure}: {what} are shares between 0 and 1 (0.5: a tie).")
+
+
+@style.in_style()
+def pair_accuracy_by_kind(
+    pairs: pd.DataFrame,
+    *,
+    caption: str,
+    title: str = "Which replies can the reward model tell apart?",
+) -> Figure:
+    """Draw the reward model's pair accuracy by kind of pair, the hardest first.
+
+    Args:
+        pairs: one row per preference pair: `kind` (what tells the two replies apart) and
+            `correct` (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
+        caption, title: which run this is, and what is asked.
+    """
+    need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
+    _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
+    kinds = pairs.groupby("kind")["correct"].agg(pairs="size", accuracy="mean").reset_index()
+    overall = [{"kind": "all pairs", "pairs": len(pairs), "accuracy": pairs["correct"].mean()}]
+    kinds = kinds.sort_values("accuracy", kind="stable")
+    table = pd.concat([kinds, pd.DataFrame(overall)], ignore_index=True)
+    ends = [wilson(a * n, n) for a, n in zip(table["accuracy"], table["pairs"], strict=True)]
+    table[["low", "high"]] = ends
+    table[["accuracy", "low", "high"]] *= 100
+    figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
+    looks = [*[Look("_", BLUE, "o")] * len(kinds), Look("_", BLACK, "D")]
+    named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
+    draw.forest(axes, named, name="line", value="accuracy", looks=looks, zero=None, sign=False)
+    draw.level(axes, 50, upright=True)
+    axes.set_xlim(min(45.0, table["low"].min() - 3), 101)
+    axes.set_xlabel("pairs in which the preferred reply gets the higher reward (%)")
+    return finish(figure, title, f"{caption} · 95 % Wilson interval · dashed: a coin", table)
+
+
+@style.in_style()
+def reliability(bins: pd.DataFrame, *, caption: str) -> Figure:
+    """Draw observed against predicted preference; on the diagonal the model is calibrated.
+
+    The lower panel counts the pairs behind each point. `bins` are those of
+    train.reward.calibration: predicted (mean probability that the preferred reply wins), observed
+    (share in which it does), count (pairs).
+    """
+    need(bins, ["predicted", "observed", "count"], "reliability")
+    table = bins.loc[bins["count"] > 0, ["predicted", "observed"]].reset_index(drop=True)
+    counts = bins.loc[bins["count"] > 0, "count"].astype(int).tolist()
+    _shares(table, "reliability", "predicted and observed")
+    table[["low", "high"]] = [
+        wilson(o * n, n) for o, n in zip(table["observed"], counts, strict=True)
+    ]
+    table = (100 * table).assign(count=counts)
+    gap = (table["predicted"] - table["observed"]).abs()
+    error = number(float(np.average(gap, weights=counts)))
+    start = 50 if table["predicted"].min() >= 50 else 0
+    figure, [[upper], [lower]] = panels(2, 1, (7.0, 6.4), sharex=True, height_ratios=[4, 1])
+    upper.plot([start, 100], [start, 100], color=GREY, linestyle="--", label="calibrated")
+    draw.curve(upper, table, "predicted", "observed", Look("reward model", BLUE, "o"))
+    upper.set_ylabel("it is the preferred one (%)")
+    width = 0.6 * (100 - start) / max(len(bins), 5)
+    lower.bar(table["predicted"], table["count"], width=width, color=GREY)
+    lower.set(xlabel="the reward model's confidence in a reply (%)", ylabel="pairs")
+    lower.set_xlim(start - 2, 102)
+    lower.grid(visible=False, axis="x")
+    caption += f" · 95 % Wilson interval · expected calibration error {error} %"
+    title = "Does the reward model know how sure to be?"
+    return finish(figure, title, caption, table, legend_columns=2)
+
+
+@style.in_style()
+def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figure:
+    """Draw the reward model's score (n,) of each reply against its gold reward (n,).
+
+    The table has the number of replies and both correlations.
+    """
+    x, y = (finite(each, "gold_scatter", "rewards") for each in (gold, scores))
+    if x.shape != y.shape or x.ndim != 1:
+        raise TableError(f"gold_scatter: {y.shape} scores do not go with {x.shape} gold rewards.")
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise TableError("gold_scatter needs three replies or more whose rewards differ.")
+    both = pd.DataFrame({"x": x, "y": y})
+    pearson, spearman = (float(each.corr().to_numpy()[0, 1]) for each in (both, both.rank()))
+    table = pd.DataFrame({"replies": [len(x)], "pearson": pearson, "spearman": spearman})
+    figure, [[axes]] = panels(size=(7.4, 5.6))
+    pale = float(np.clip(150 / len(x), 0.12, 0.7))
+    axes.scatter(x, y, s=22, color=BLUE, linewidths=0, rasterized=True, alpha=pale)
+    axes.set(xlabel="gold reward", ylabel="reward model's score")
+    caption += f", {len(x)} replies · Spearman {number(spearman, 2)}"
+    return finish(figure, "Does the reward model see what is good?", caption, table)
+
+
+@style.in_style()
+def losses(
+    log: pd.DataFrame,
+    window: int = 20,
+    *,
+    caption: str,
+    level: tuple[float, str] | None = None,
+) -> Figure:
+    """Draw losses against steps: faint as logged, strong as a running mean.
+
+    The table says how each curve begins (`first`, as logged: a mean would hide where training
+    began) and ends (`last` and `lowest`, running means over `window` logged steps).
+
+    Args:
+        log: one row per logged step: step, loss, and where there are several curves `series`.
+        window: logged steps in the centred running mean (shorter at the ends).
+        caption: which run this is.
+        level: a loss to compare with, and what it is: a dashed line.
+    """
+    need(log, ["step", "loss"], "losses")
+    finite(log["step"], "losses", "steps")
+    finite(log["loss"], "losses", "losses")
+    named = log if "series" in log.columns else log.assign(series="training loss")
+    figure, [[axes]] = panels(size=WIDE)
+    records = []
+    for place, (name, own) in enumerate(named.groupby("series", sort=False)):
+        own = own.sort_values("step")
+        steps = max(1, min(window, len(own) // 5))
+        look = Look(str(name), LINE_COLOURS[place % len(LINE_COLOURS)], "o")
+        mark = "o" if len(own) < 12 else None
+        smooth = draw.line(axes, own, "step", "loss", look, smooth=steps, marker=mark)
+        first, last, lowest = own["loss"].iloc[0], smooth.iloc[-1], smooth.min()
+        records.append((str(name), int(own["step"].iloc[-1]), first, last, lowest, steps))
+    table = pd.DataFrame(records, columns=["series", "steps", "first", "last", "lowest", "window"])
+    if (longest := table["window"].max()) > 1:
+        caption += f" · pale: as logged, strong: mean of {longest} logged steps"
+    if level is not None:
+        draw.level(axes, *level)
+    head = "" if level is None else f"Dashed: {level[1]}, {number(level[0], 3)}."
+    axes.set(xlabel="step", ylabel="loss")
+    axes.locator_params(axis="x", integer=True)
+    axes.margins(x=0.01)
+    columns = min(4, len(table) + (level is not None))
+    return finish(figure, "Training", caption, table, head=head, legend_columns=columns)
+
+
+@style.in_style()
+def best_of_n(rewards: np.ndarray, n_max: int | None = None, *, caption: str) -> Figure:
+    """Draw the reward to expect of the best of n replies against n = 1 .. n_max.
+
+    The mean over all subsets of n of the k sampled replies, without bias: with a prompt's rewards
+    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts.
+
+    Args:
+        rewards: one row a prompt, one column a sampled reply (prompts, k).
+        n_max: largest n, at most k; default k.
+        caption: which run this is.
+    """
+    matrix = finite(rewards, "best_of_n", "rewards")
+    if matrix.ndim != 2:
+        raise TableError(f"best_of_n takes a matrix prompts x replies, not {matrix.shape}.")
+    k = matrix.shape[1]
+    top = k if n_max is None else n_max
+    if not 1 <= top <= k:
+        raise TableError(f"best_of_n: n_max is between 1 and the {k} replies, not {top}.")
+    ordered, every = np.sort(matrix, axis=1), range(1, top + 1)
+    weights = [[comb(i, n - 1) / comb(k, n) for i in range(k)] for n in every]
+    means = [(n, *interval(ordered @ weight)) for n, weight in zip(every, weights, strict=True)]
+    table = pd.DataFrame(means, columns=["n", "reward", "low", "high"])
+    figure, [[axes]] = panels(size=WIDE)
+    axes.fill_between(table["n"], table["low"], table["high"], color=BLUE, alpha=0.18, lw=0)
+    draw.curve(axes, table, "n", "reward", Look("_", BLUE, "o"), bars="")
+    axes.set_xscale("log", base=2)
+    ticks = [2**power for power in range(int(np.log2(top)) + 1)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("n: replies sampled for a prompt (the best one is kept)")
+    axes.set_ylabel("expected reward")
+    caption += f" · mean and 95 % t interval over {len(matrix)} prompts"
+    return finish(figure, "What sampling more replies buys", caption, table)
+
+
+@style.in_style()
+def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> Figure:
+    """Draw how the rewards of sampled replies spread before and after RLHF."""
+    both = {
+        name: pd.Series(finite(values, "reward_histogram", f"rewards {name}").ravel())
+        for name, values in (("before RLHF (θ₀)", before), ("after RLHF", after))
+    }
+    table = pd.DataFrame({name: values.describe() for name, values in both.items()}).T
+    table = table.rename_axis("model").reset_index().drop(columns=["min", "50%", "max"])
+    names = {"count": "replies", "std": "sd", "25%": "lower quartile", "75%": "upper quartile"}
+    table = table.rename(columns=names)
+    edges = np.histogram_bin_edges(pd.concat(list(both.values())), bins=40)
+    figure, [[axes]] = panels(size=WIDE)
+    for (name, values), colour, dash in zip(
+        both.items(), (GREY, VERMILLION), ("--", "-"), strict=True
+    ):
+        axes.hist(
+            values, edges, weights=np.full(values.size, 100 / values.size), histtype="stepfilled",
+            color=(colour, 0.3), edgecolor=colour, linewidth=1.2,
+            label=f"{name}: mean {number(values.mean(), 2)}",
+        )  # fmt: skip
+        axes.axvline(values.mean(), color=colour, linestyle=dash, linewidth=2.2)
+    axes.set(xlabel="reward of a reply (reward model's units)", ylabel="replies (%)")
+    return finish(figure, "Rewards before and after", caption, table, legend_columns=2)
+
+
+def _trained(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+    """Return theta_0 as round 0 and the rounds of one algorithm; empty when it was not run."""
+    rounds = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
+    start = theta_0(rows, figure)
+    start = start[start["seed"].isin(rounds["seed"])]
+    return pd.concat([start.assign(algorithm=algorithm, rounds=0.0), rounds])
+
+
+@style.in_style()
+def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
+    """Draw reward, gold reward and skills against the rounds of RSF (paper Fig. 12).
+
+    The control keeps a random reply instead of the best: what it changes, training on the
+    model's own text changes; what only RSF changes, the reward does. The reward is the gain over
+    theta_0 of the same seed (the zero of a reward model means nothing).
+    """
+    has_gold = (
+        isinstance(points, pd.DataFrame) and "gold" in points and points["gold"].notna().any()
+    )
+    upper = ["reward", "gold", "skill"] if has_gold else ["reward", "skill"]
+    lower = [name for name in FAMILY_NAMES if name != "skill"]
+    rows = select.prepare(points, [*upper, *lower], "rsf_rounds")
+    select.last_rsf(rows, "rsf_rounds")
+    rows = select.change(rows, ["reward"], "rsf_rounds")
+    curves = {name: _trained(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")}
+    settings = ["algorithm", "rounds"]
+    table = summarise(pd.concat(list(curves.values())), settings, [*upper, *lower])
+    control = style.ALGORITHMS["rsf_random"]
+    scored, every = (set(own["rounds"]) for own in curves.values())
+    if scored < every:
+        few = " and ".join(f"{each:g}" for each in sorted(scored - {0}))
+        control = replace(control, label=f"{control.label} (only round {few} was scored)")
+    looks = {"rsf_random": control, "rsf": Look("RSF: keeps the best reply", VERMILLION, "s")}
+    figure, grid = panels(2, 3, style.PANELS, sharex=True)
+    for axes in grid[0, len(upper) :]:
+        axes.set_visible(False)
+    titles = {"reward": "reward gained over θ₀", "skill": "mean skill (%)"}
+    for axes, name in zip([*grid[0, : len(upper)], *grid[1]], [*upper, *lower], strict=True):
+        axes.set_title(titles.get(name, AXIS_NAMES[name]))
+        for algorithm, look in looks.items():
+            part = table[table["algorithm"] == algorithm]
+            if len(part):
+                dash = "-" if algorithm == "rsf" else "--"
+                draw.curve(axes, part, "rounds", name, look, linestyle=dash, linewidth=2)
+    for axes in grid[1]:
+        axes.set_xlabel("rounds of RSF")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    caption = run_caption(select.main_line(points), recorded)
+    return finish(figure, "RSF round by round", caption, table, legend_columns=2)
+
+
+@style.in_style()
+def reward_hacking(points: pd.DataFrame, x: str = "rounds", recorded: bool = False) -> Figure:
+    """Draw the optimised reward against the gold reward (after Gao et al. 2023).
+
+    Left: both against the rounds (or x="kl", the KL from theta_0 in nats), each as a share of its
+    largest mean change, so that the place where they part is seen. Right: the path of the rounds in
+    the units of both.
+    """
+    if x not in ("rounds", "kl"):
+        raise TableError(f"reward_hacking: x is 'rounds' or 'kl', not {x!r}.")
+    values = ["reward", "gold", *(["kl"] if x == "kl" else [])]
+    rows = select.prepare(points, values, "reward_hacking")
+    select.last_rsf(rows, "reward_hacking")
+    path = _trained(rows, "rsf", "reward_hacking")
+    gains = select.change(rows, ["reward", "gold"], "reward_hacking").loc[path.index]
+    for each in ("reward", "gold"):
+        largest = gains.groupby(path["rounds"])[each].mean().abs().max()
+        if largest == 0:
+            raise TableError(f"reward_hacking: {each} is the same after every round.")
+        path[f"{each}_share"] = gains[each] / largest
+    table = summarise(path, ["rounds"], [*values, "reward_share", "gold_share"])
+    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
+    draw.curve(left, table, x, "reward_share", PROXY_LOOK, bars="y")
+    draw.curve(left, table, x, "gold_share", GOLD_LOOK, bars="y")
+    draw.level(left, 0)
+    left.set_title("change since θ₀, share of the largest")
+    left.set_xlabel("rounds of RSF" if x == "rounds" else "KL from θ₀ (nats)")
+    if x == "rounds":
+        left.xaxis.get_major_locator().set_params(integer=True)
+    draw.curve(right, table, "reward", "gold", Look("_", GREY, "o"), bars="")
+    best = int(table["gold"].argmax())
+    for place in {0, best, len(table) - 1}:
+        row = table.iloc[place]
+        # The path comes from the left: above its top and beside its ends there is room.
+        side = (0, 1) if place == best else (-0.9, -1)
+        text = f"round {row['rounds']:g}" if place else "θ₀"
+        draw.note(right, text, row["reward"], row["gold"], side, fontsize=12.5, bbox=None)
+    right.margins(x=0.14, y=0.16)
+    right.set_title("gold reward against reward")
+    right.set(xlabel="reward (reward model's units)", ylabel="gold reward")
+    top = table.iloc[best]
+    head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
+    caption = run_caption(select.main_line(points), recorded)
+    title = "Does the true reward follow?"
+    return finish(figure, title, caption, table, head=head, legend_columns=2)

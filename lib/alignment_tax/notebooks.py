@@ -1,0 +1,567 @@
+"""The chapters: found, checked, executed side by side through papermill, and shown on one page.
+
+Chapters are executed in a folder of their own, never in place, each in a fresh kernel of this very
+Python. Two that need the same stage wait for each other in the store, so what is recorded does not
+depend on how many run at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import asdict, dataclass, field, fields, replace
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from alignment_tax import presets, settings
+from alignment_tax.results.values import SUMMARY, read_records, value_text
+from alignment_tax.store import write_whole
+
+PARAMETERS = ("preset", "seed")
+# JupyterLab's 01_x-Copy1.ipynb is no chapter
+CHAPTER_FILE = re.compile(r"\d\d_\w+\.ipynb")
+INDEX = "index.html"
+WIDGET = "application/vnd.jupyter.widget"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class CourseError(ValueError):
+    """Raised before anything runs: a wrong preset, seed, selector, notebook or folder."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook and what its front matter says; `minutes` is preset name -> typical minutes."""
+
+    number: str
+    title: str
+    question: str
+    path: Path
+    minutes: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """Number and title."""
+        return f"{self.number} {self.title}"
+
+
+@dataclass(frozen=True)
+class ChapterRun:
+    """What came of a chapter."""
+
+    number: str
+    title: str
+    question: str
+    status: str = "not run"  # or "ok", "failed", "interrupted"
+    minutes: float = 0.0
+    records: dict[str, Any] = field(default_factory=dict)
+    cell: str = ""
+    error: str = ""
+    notebook: str = ""  # its file in the folder of the run, "" if there is none
+    page: str = ""  # the same as HTML
+    earlier: bool = False  # of an earlier run in the same folder
+
+
+@dataclass(frozen=True)
+class CourseRun:
+    """What came of each chapter, in the course's order, and where it is."""
+
+    out: Path
+    preset: str
+    seed: int
+    chapters: list[ChapterRun]
+
+    @property
+    def failed(self) -> list[ChapterRun]:
+        """The chapters that failed or were interrupted in this run."""
+        bad = ("failed", "interrupted")
+        return [each for each in self.chapters if each.status in bad and not each.earlier]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended this run."""
+        return any(each.status == "interrupted" for each in self.failed)
+
+
+# --- chapters ------------------------------------------------------------------------------------
+
+
+def read_notebook(path: Path) -> Any:
+    """Return a notebook as an nbformat node; what is no notebook is a CourseError."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise CourseError(f"{path} is not a readable notebook: {reason}") from error
+
+
+def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
+    """Return title, question and minutes per preset of a chapter's first markdown cell.
+
+    The form: "# 04 Title", paragraphs "**Question.** ..." and "**Minutes.** smoke 0.5, tiny 3".
+    What is missing comes back empty.
+    """
+    heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
+
+    def paragraph(word: str) -> str:
+        pattern = rf"\*\*{word}[.:]?\*\*[.:]?\s*(.+?)(?:\n\s*\n|\n\s*[-*|#]|\Z)"
+        found = re.search(pattern, text, re.DOTALL | re.IGNORECASE)
+        return " ".join(found.group(1).split()) if found else ""
+
+    names = "|".join(presets.PRESETS)
+    said = paragraph(r"(?:Machine\s+)?Minutes[^*]*?")
+    minutes = re.findall(rf"\b({names})\b[^\d,;|·]*(\d+(?:\.\d+)?)", said)
+    title = heading.group(1).strip() if heading else ""
+    return title, paragraph("Question"), {name: float(number) for name, number in minutes}
+
+
+def read_chapter(path: Path) -> Chapter:
+    """Return the chapter in a notebook file; the title falls back to the file's name."""
+    texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+    title, question, minutes = front_matter(texts[0] if texts else "")
+    number, _, name = path.stem.partition("_")
+    return Chapter(number, title or name.replace("_", " "), question, path.resolve(), minutes)
+
+
+def find_chapters(notebooks: Path) -> list[Chapter]:
+    """Return the chapters in a folder (NN_name.ipynb) by number; without one, a CourseError."""
+    paths = sorted(notebooks.iterdir()) if notebooks.is_dir() else []
+    chapters = [read_chapter(path) for path in paths if CHAPTER_FILE.fullmatch(path.name)]
+    if not chapters:
+        raise CourseError(f"There is no notebook called NN_name.ipynb in {notebooks}.")
+    return chapters
+
+
+def select_chapters(chapters: Sequence[Chapter], only: Iterable[str]) -> list[Chapter]:
+    """Return the chapters that numbers ("4", "04") or names ("04_rsf.ipynb") stand for, in order.
+
+    All of them if `only` is empty; a word that fits no chapter is a CourseError.
+    """
+    chosen: set[Path] = set()
+    for word in (words := list(only)):
+        stem = Path(word).name.removesuffix(".ipynb")
+        number = int(stem) if stem.isdecimal() else None
+        fitting = {c.path for c in chapters if stem == c.path.stem or number == int(c.number)}
+        if not fitting:
+            known = ", ".join(chapter.path.stem for chapter in chapters)
+            raise CourseError(f"There is no notebook {word!r}. There are: {known}.")
+        chosen |= fitting
+    return [chapter for chapter in chapters if chapter.path in chosen or not words]
+
+
+def code_cells(notebook: Any, tag: str | None = None) -> list[Any]:
+    """Return the code cells of a notebook: all, or those with a tag."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
+
+
+def parameter_names(path: Path) -> set[str]:
+    """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
+    cells = code_cells(read_notebook(path), "parameters")
+    if len(cells) != 1:
+        raise CourseError(f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one.")
+    try:
+        body = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise CourseError(f"{path.name}: the parameters cell is no Python: {error}.") from error
+    targets: list[ast.expr] = []
+    for node in body:
+        targets += node.targets if isinstance(node, ast.Assign) else []
+        targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def check_parameters(chapters: Iterable[Chapter]) -> None:
+    """Check that every notebook takes what a run passes; a CourseError names all that do not.
+
+    Papermill only warns about a parameter that a notebook does not have, and goes on with the
+    notebook's own value.
+    """
+    lacking = []
+    for path in (chapter.path for chapter in chapters):
+        if missing := [name for name in PARAMETERS if name not in parameter_names(path)]:
+            lacking.append(f"{path.name} does not set {' and '.join(missing)}")
+    if lacking:
+        raise CourseError(
+            f"The parameters cell must set preset and seed: {'; '.join(lacking)}. Nothing was run."
+        )
+
+
+# --- one notebook --------------------------------------------------------------------------------
+
+
+class Kernels:
+    """The kernels of a run: each is this very Python with this very package, and can be ended."""
+
+    def __init__(self, side_by_side: bool) -> None:
+        from ipykernel.kernelspec import get_kernel_dict
+        from jupyter_client.kernelspec import KernelSpec
+        from jupyter_client.manager import AsyncKernelManager
+
+        self.stopped = False
+        self.managers: list[AsyncKernelManager] = []
+        managers = self.managers
+        package = str(Path(__file__).resolve().parents[1])
+        python_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        # at a lower level each kernel prints a warning about local sockets into the progress lines
+        spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
+        # a relative folder would mean another one from the notebooks' folder
+        spec.env = {"PYTHONPATH": python_path, settings.RUNS_VARIABLE: str(settings.runs_folder())}
+        if side_by_side:
+            # a preset fixes the number of threads; those that wait must not take another's core
+            spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
+
+        class ThisPython(AsyncKernelManager):
+            # a kernelspec called "python3" may belong to another environment: none is looked up
+            @property
+            def kernel_spec(self) -> KernelSpec:
+                return spec
+
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                super().__init__(*arguments, **named)
+                managers.append(self)
+
+        self.manager_class = ThisPython
+
+    def end(self) -> None:
+        """End every kernel, and what it started; each has a process group of its own."""
+        self.stopped = True
+        for manager in self.managers:
+            group = getattr(manager.provisioner, "pgid", None)
+            if group and manager.has_kernel:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+
+
+def failure(error: Exception, notebook: Any) -> tuple[str, str]:
+    """Return where in an executed notebook (None if not saved) an error came up, and what it is."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if isinstance(error, PapermillExecutionError):
+        first = error.source.strip().partition("\n")[0]
+        return f"In [{error.exec_count}]: {first}", f"{error.ename}: {error.evalue}"
+    cells = notebook.cells if notebook is not None else []
+    # papermill notes a start time in every cell that it reached
+    reached = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    source = reached[-1].source.strip().partition("\n")[0] if reached else ""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, DeadKernelError):
+        text = "The kernel died; the usual cause is too little memory."
+    return f"the cell that begins: {source}" if source else "", text
+
+
+class EndedEarly(Exception):
+    """A cell ended the notebook with exit(0), which papermill takes for a success."""
+
+
+def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
+    """Execute one notebook into `out` and return what came of it; an error is not raised.
+
+    It appears under its own name at the end, with its error if there was one.
+    """
+    import papermill
+
+    running = out / f".{chapter.path.stem}.running.ipynb"
+    run = ChapterRun(chapter.number, chapter.title, chapter.question)
+    if kernels.stopped:
+        return run
+    print(f"{chapter.name}: started", flush=True)
+    started = time.perf_counter()
+    status, cell, text = "ok", "", ""
+    try:
+        done = papermill.execute_notebook(
+            chapter.path,
+            running,
+            parameters={"preset": preset, "seed": seed},
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=kernels.manager_class,
+            cwd=chapter.path.parent,
+            progress_bar=False,
+            store_widget_state=False,
+        )
+        if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
+            raise EndedEarly("exit() ended the notebook; the cells below did not run.")
+    except Exception as error:
+        status = "failed"
+        cell, text = failure(error, read_notebook(running) if running.exists() else None)
+    if kernels.stopped and status == "failed":
+        status, text = "interrupted", "interrupted from the keyboard"
+    minutes = (time.perf_counter() - started) / 60
+    run = replace(run, status=status, minutes=minutes, cell=cell, error=text)
+    if not running.exists():
+        return run
+    name = chapter.path.name
+    running.replace(out / name)
+    page = "" if kernels.stopped else export_page(out / name)
+    return replace(run, records=read_records(out / name), notebook=name, page=page)
+
+
+def export_page(path: Path) -> str:
+    """Write an executed notebook as HTML beside it; return the page's name, "" if that fails."""
+    from jinja2 import FileSystemLoader
+    from nbconvert import HTMLExporter
+
+    loader = FileSystemLoader(TEMPLATES)
+    try:
+        exporter = HTMLExporter(extra_loaders=[loader], template_file="chapter.html.j2")
+        page, _ = exporter.from_filename(str(path))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        print(f"(no HTML page of {path.name}: {reason})", file=sys.stderr)
+        return ""
+    write_whole(path.with_suffix(".html"), page)
+    return path.with_suffix(".html").name
+
+
+# --- the whole course ----------------------------------------------------------------------------
+
+
+def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
+    """Return the order in which chapters start side by side: longest first, so that none trails.
+
+    The longest makes most of what all others need; those that need no stage start beside it.
+    """
+    first, *rest = sorted(chapters, key=lambda each: -each.minutes.get(preset, 0.0))
+
+    def waits(chapter: Chapter) -> bool:
+        return any("Study(" in cell.source for cell in code_cells(read_notebook(chapter.path)))
+
+    return [first, *sorted(rest, key=waits)]
+
+
+def remaining_minutes(
+    done: Sequence[tuple[float | None, float]], ahead: Sequence[float | None], jobs: int = 1
+) -> float | None:
+    """Return about how many minutes the chapters ahead take, `jobs` at once; None if not known.
+
+    Chapters that have run (typical and measured minutes) tell how fast this machine is compared
+    with the typical minutes; a chapter without these counts as the mean of those that have run.
+    """
+    pairs = [(usual, real) for usual, real in done if usual]
+    pace = sum(real for _, real in pairs) / sum(usual for usual, _ in pairs) if pairs else 1.0
+    mean = sum(real for _, real in done) / len(done) if done else None
+    left = [mean if usual is None else usual * pace for usual in ahead]
+    known = [minutes for minutes in left if minutes is not None]
+    return max(sum(known) / jobs, max(known, default=0.0)) if len(known) == len(left) else None
+
+
+def run_course(
+    preset: str = "tiny",
+    seed: int = 0,
+    only: Iterable[str] = (),
+    out: Path | None = None,
+    notebooks: Path | None = None,
+    jobs: int | None = None,
+) -> CourseRun:
+    """Execute chapters, go on after a failure, and write the index page.
+
+    `only` holds numbers or names of chapters, empty for all. The defaults of `out`, `notebooks` and
+    `jobs` are <runs>/<preset>-seed<seed>, the course's own, and one a core. What is wrong with a
+    run is raised before anything runs: UnknownPreset or CourseError.
+    """
+    world = presets.get(preset).world
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
+    notebooks = notebooks or settings.notebooks_folder()
+    out = (out or settings.runs_folder() / f"{preset}-seed{seed}").resolve()
+    if out == notebooks.resolve():
+        raise CourseError(f"{out} holds the course's notebooks; choose another folder with --out.")
+    chapters = find_chapters(notebooks)
+    chosen = select_chapters(chapters, only)
+    check_parameters(chosen)
+    # a real model and its data fill the GPU
+    jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        # papermill changes the folder of the whole process: with it changed here, to the same
+        # one, its threads do not move it under each other
+        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(notebooks):
+            return run_chapters(chapters, chosen, preset, seed, out, jobs)
+    except Timeout:
+        raise CourseError(
+            f"Another run is writing to {out}. Wait for it, or choose another folder with --out."
+        ) from None
+
+
+def run_chapters(
+    chapters: Sequence[Chapter],
+    chosen: Sequence[Chapter],
+    preset: str,
+    seed: int,
+    out: Path,
+    jobs: int,
+) -> CourseRun:
+    """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
+    earlier = earlier_runs(chapters, out)
+    runs = {chapter.path: run for chapter, run in zip(chapters, earlier, strict=True)}
+    done: list[Chapter] = []
+
+    def estimate() -> str:
+        over = [(each.minutes.get(preset), runs[each.path].minutes) for each in done]
+        ahead = [each.minutes.get(preset) for each in chosen if each not in done]
+        left = remaining_minutes(over, ahead, jobs)
+        return "" if not left else f"about {left:.1f} min to go"
+
+    beside = f", {jobs} side by side" if jobs > 1 else ""
+    print(f"Running {len(chosen)} chapters on {preset}, seed {seed}{beside}. Output: {out}")
+    print(estimate() or "How long it takes is not known.", flush=True)
+    kernels = Kernels(jobs > 1)
+    order = in_order_of_work(chosen, preset) if jobs > 1 else chosen
+    with ThreadPoolExecutor(jobs) as pool:
+        work = {pool.submit(execute, each, preset, seed, out, kernels): each for each in order}
+        for future in as_they_end(work, kernels):
+            chapter, run = work[future], future.result()
+            if run.status == "not run":
+                continue
+            runs[chapter.path] = run
+            done.append(chapter)
+            said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
+            print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
+            write_summary(CourseRun(out, preset, seed, list(runs.values())))
+    return CourseRun(out, preset, seed, list(runs.values()))
+
+
+def as_they_end(
+    work: Iterable[Future[ChapterRun]], kernels: Kernels
+) -> Iterator[Future[ChapterRun]]:
+    """Yield each chapter's future when it ends; Ctrl-C ends all kernels, and then all futures."""
+    waiting = set(work)
+    try:
+        for future in as_completed(list(waiting)):
+            waiting.discard(future)
+            yield future
+    except KeyboardInterrupt:
+        while waiting:
+            kernels.end()  # again and again: one may just be starting
+            ended, waiting = wait(waiting, timeout=0.5)
+            yield from ended
+
+
+def earlier_runs(chapters: Sequence[Chapter], out: Path) -> list[ChapterRun]:
+    """Return, for every chapter, its result of an earlier run in this folder, or "not run"."""
+    kept = {}
+    # no earlier run, or one that cannot be read: it is only for show
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        entries = loads((out / SUMMARY).read_text("utf-8"))["chapters"]
+        kept = {entry["notebook"]: entry for entry in entries}
+    # of a summary that another version wrote, what this one knows
+    known = {each.name for each in fields(ChapterRun)}
+    runs = []
+    for chapter in chapters:
+        run = ChapterRun(chapter.number, chapter.title, chapter.question)
+        if (out / chapter.path.name).exists():
+            entry = kept.get(chapter.path.name, {})
+            said = {name: value for name, value in entry.items() if name in known}
+            run = replace(run, **{**said, "earlier": True}) if said else run
+        runs.append(run)
+    return runs
+
+
+def write_summary(course: CourseRun) -> None:
+    """Write run.json and index.html into the folder of the run."""
+    chapters = [asdict(chapter) for chapter in course.chapters]
+    summary = {"preset": course.preset, "seed": course.seed, "chapters": chapters}
+    write_whole(course.out / SUMMARY, dumps(summary, indent=2) + "\n")
+    write_whole(course.out / INDEX, index_page(course))
+
+
+# --- outputs in notebooks/ -----------------------------------------------------------------------
+
+
+def strip_outputs(notebooks: Path) -> list[Path]:
+    """Take all outputs and execution counts out of the chapters in a folder."""
+    import nbformat
+
+    paths = [chapter.path for chapter in find_chapters(notebooks)]
+    for path in paths:
+        notebook = read_notebook(path)
+        for cell in code_cells(notebook):
+            cell.outputs, cell.execution_count = [], None
+        notebook.metadata.pop("widgets", None)
+        write_whole(path, nbformat.writes(notebook) + "\n")
+    return paths
+
+
+def with_outputs(source: Any, executed: Any) -> Any:
+    """Return `source` with the outputs of `executed`, and nothing else of the run.
+
+    Progress bars (standard error) stay out, and widgets, which are dead without a kernel.
+    """
+    injected = code_cells(executed, "injected-parameters")
+    ran = [cell for cell in code_cells(executed) if cell not in injected]
+    code = code_cells(source)
+    if [cell.source for cell in ran] != [cell.source for cell in code]:
+        raise CourseError("The notebook has changed since it was executed: run it again.")
+    for number, (cell, done) in enumerate(zip(code, ran, strict=True), start=1):
+        if any(output.output_type == "error" for output in done.outputs):
+            raise CourseError("The run ended in an error: its outputs are not kept.")
+        cell.outputs, cell.execution_count = [], number
+        for output in done.outputs:
+            widget = any(kind.startswith(WIDGET) for kind in output.get("data", {}))
+            if not widget and output.get("name") != "stderr":
+                cell.outputs.append(output)
+                if "execution_count" in output:
+                    output.execution_count = number
+    source.metadata.pop("widgets", None)
+    return source
+
+
+def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
+    """Put the outputs of every notebook executed into a folder into its source."""
+    import nbformat
+
+    stored = []
+    for chapter in find_chapters(executed):
+        target = notebooks / chapter.path.name
+        if not target.is_file():
+            raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
+        kept = with_outputs(read_notebook(target), read_notebook(chapter.path))
+        write_whole(target, nbformat.writes(kept) + "\n")
+        stored.append(target)
+    return stored
+
+
+# --- the index page ------------------------------------------------------------------------------
+
+
+def find_figures(notebook: Any) -> list[tuple[str, str]]:
+    """Return the PNG figures of an executed notebook: (base64 text, alt text or "")."""
+    figures = []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            meta = output.get("metadata", {})
+            alt = meta.get("image/png", {}).get("alt") or meta.get("alt") or ""
+            figures.append(("".join(png.split()), alt))
+    return figures
+
+
+def index_page(course: CourseRun) -> str:
+    """Return the index page of a run: one HTML file that needs nothing from elsewhere."""
+    from jinja2 import Environment, FileSystemLoader
+
+    statuses = [run.status for run in course.chapters]
+    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
+    drawn = [run for run in course.chapters if run.notebook]
+    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
+    environment.filters["value_text"] = value_text
+    return environment.get_template("course.html.j2").render(
+        title=f"The alignment tax: {course.preset}, seed {course.seed}",
+        counts=", ".join(reversed(counts)),
+        minutes=f"{sum(run.minutes for run in course.chapters if not run.earlier):.1f}",
+        chapters=course.chapters,
+        figures={r.number: find_figures(read_notebook(course.out / r.notebook)) for r in drawn},
+    )

@@ -1,0 +1,130 @@
+"""Which models of a preset are recorded, by words: "rsf", "l2", "hma", "remedies", ..."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from alignment_tax.merge.parts import THIRDS
+from alignment_tax.presets import Preset
+from alignment_tax.registry import REMEDIES
+from alignment_tax.spec import (
+    ALL_PARTS,
+    ALL_REMEDIES,
+    AVERAGE,
+    DISTIL,
+    DISTILLED_AVERAGE,
+    KL_COEF,
+    PART,
+    PATTERN,
+    Method,
+    Spec,
+    UnknownStage,
+    averaged,
+    in_rounds,
+    patterns,
+    ratios_text,
+)
+
+CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
+
+
+def methods(preset: Preset) -> list[str]:
+    """The words that `specs` takes.
+
+    An algorithm is its rounds and averages (of the control only the last round: it says what RSF
+    does without its choice), a remedy its strengths in the preset, "remedies" the plain distilled
+    run, its averages and all remedies, "part" or a search for ratios its grid, "pattern" the ratios
+    of the paper's Fig. 9, "parts" all of these. Averages by part are those of the algorithms that
+    are named beside them, of rsf if none is; of others than rsf only the thirds of the layers are
+    averaged.
+    """
+    own = [grid.method for grid in preset.remedies]
+    inside = [in_rounds(n) for n in own if REMEDIES[n].when in ("training", "model")]
+    remedies = [*own, *map(averaged, own), *inside]
+    plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
+    parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
+    coefs = [KL_COEF] if preset.ppo and preset.kl_coefs else []
+    words = ["base", *preset.algorithms, AVERAGE, EARLY_STOPPING]
+    return [*words, *parts, *coefs, *plain, *remedies]
+
+
+def _part_words(preset: Preset) -> list[str]:
+    grids = preset.ratios.grids if preset.ratios else ()
+    return list(dict.fromkeys([PART, PATTERN, *(grid.method for grid in grids)]))
+
+
+def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
+    """The models that are recorded, theta_0 always among them, each once: see `Study.specs`."""
+    if words is None:
+        models = [Spec("base"), Spec("sft")]
+        return models + [s for name in preset.algorithms for s in _of_word(preset, name)]
+    if unknown := [name for name in words if name not in methods(preset)]:
+        raise UnknownStage(
+            f"Preset {preset.name} records no method {unknown[0]!r}. "
+            f"Choose from: {', '.join(methods(preset))}."
+        )
+    parts = _part_words(preset)
+    wanted = [w for name in words for w in (parts if name == ALL_PARTS else [name])]
+    mixed = [name for name in wanted if name in preset.algorithms and name != CONTROL] or ["rsf"]
+    chosen = [Spec("sft")]
+    for word in wanted:
+        of_parts = [s for name in mixed for s in _of_parts(preset, word, name)]
+        chosen += of_parts if word in parts else _of_word(preset, word)
+    return list(dict.fromkeys(chosen))
+
+
+def _of_word(preset: Preset, word: str) -> list[Spec]:
+    """The models of one word that is neither a part nor a search."""
+    last = preset.rsf.rounds
+    if word in preset.algorithms:
+        return _of_algorithm(preset, word)
+    known: dict[str, Callable[[], list[Spec]]] = {
+        "base": lambda: [Spec("base")],
+        EARLY_STOPPING: lambda: [Spec("rsf", r) for r in range(1, last + 1)],
+        ALL_REMEDIES: lambda: [
+            spec
+            for each in (DISTIL, DISTILLED_AVERAGE, *(grid.method for grid in preset.remedies))
+            for spec in _of_word(preset, each)
+        ],
+        KL_COEF: lambda: [
+            Spec("ppo", preset.algorithms["ppo"].rounds, KL_COEF, strength=coef)
+            for coef in preset.kl_coefs
+        ],
+    }
+    if word in known:
+        return known[word]()
+    found = Method.read(word)
+    strengths: Sequence[float | None] = [None]
+    if found.remedy is not None:
+        grids = [grid for grid in preset.remedies if grid.method == found.remedy]
+        strengths = grids[0].strengths
+    alphas: Sequence[float | None] = preset.alphas if found.mix else [None]
+    return [Spec("rsf", last, word, a, s) for s in strengths for a in alphas]
+
+
+def _of_algorithm(preset: Preset, name: str) -> list[Spec]:
+    """Its rounds and averages; of the control only the last round."""
+    end = preset.algorithms[name].rounds
+    if name == CONTROL:
+        return [Spec(name, end)]
+    rounds = [Spec(name, r) for r in range(1, end + 1)]
+    return rounds + [Spec(name, end, AVERAGE, alpha) for alpha in preset.alphas]
+
+
+def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
+    """The models of "part", "pattern" or a search, of one algorithm's last round."""
+    if preset.ratios is None:
+        return []
+    if word == PART:
+        # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
+        grids = [g for g in preset.ratios.parts if algorithm == "rsf" or g.part in THIRDS]
+        chosen = [(grid.part, grid.alphas) for grid in grids]
+    elif word == PATTERN:
+        every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
+        chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
+    else:
+        own = [grid for grid in preset.ratios.grids if grid.method == word]
+        chosen = [(f"K={grid.blocks}", grid.alphas) for grid in own]
+    last = preset.algorithms[algorithm].rounds
+    return [Spec(algorithm, last, word, a, part=part) for part, alphas in chosen for a in alphas]

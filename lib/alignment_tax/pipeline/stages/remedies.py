@@ -1,0 +1,263 @@
+"""theta_0 finetuned once on RSF's best replies, under remedies: the paper's protocol (D.1).
+
+It is cheap, since nothing is sampled again, and equal for all, since every remedy gets the same
+samples in as many steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alignment_tax.mitigate import (
+    REMEDIES,
+    Setting,
+    best_of_n,
+    distil,
+    distil_along,
+    treat,
+    treatments,
+)
+from alignment_tax.mitigate.base import Example
+from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
+from alignment_tax.models import measured, save_policy
+from alignment_tax.pipeline.stages import STAGES, base, stage, trained
+from alignment_tax.pipeline.stages.run import Run, keep_training, read_json, write_json
+from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownStage
+from alignment_tax.store import Artifact, digest
+from alignment_tax.world.corpus import Document
+
+#: The replays, and whether their text has the formats of the skills that are scored.
+REPLAYED = {"replay": True, "replay_other": False}
+
+
+def wanted(run: Run, spec: Spec) -> dict[str, float]:
+    """The remedy and the strength that a spec names, none for the plain run.
+
+    Raises:
+        UnknownStage: an unknown remedy, or another algorithm than RSF.
+        ValueError: a remedy without a strength, or a strength without a remedy.
+    """
+    if spec.algorithm != "rsf":
+        raise UnknownStage(
+            f"{spec.method!r} of {spec.algorithm}: remedies work on the samples of rsf."
+        )
+    if spec.remedy is None:
+        if spec.strength is not None:
+            raise ValueError(f"{DISTIL} has no remedy: it has no strength={spec.strength}.")
+        return {}
+    check_names([spec.remedy])
+    if spec.strength is None:
+        needed = REMEDIES[spec.remedy].describe
+        raise ValueError(f"{spec.remedy!r} needs a strength: {needed}.")
+    return {spec.remedy: spec.strength}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse unknown remedies."""
+    if unknown := [name for name in names if name not in REMEDIES]:
+        known = ", ".join([DISTIL, *REMEDIES])
+        raise UnknownStage(f"There is no method {unknown[0]!r}. Known remedies: {known}.")
+
+
+def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
+    """Refuse what remedies cannot use before anything is trained for them.
+
+    The base model has the shapes of theta_0, and the pool is at most as long as assumed here:
+    whatever is refused here would be refused after hours of RSF.
+    """
+    check_names(remedies)
+    STAGES[ROUNDS].check(run, Spec("rsf", rounds))
+    if run.preset.distil is None:
+        raise UnknownStage(
+            f"Preset {run.preset.name} does not say how theta_0 is finetuned under a remedy: "
+            "set its `distil`."
+        )
+    if remedies:
+        model, tokenizer = run.load(base.base(run, Spec("base")))
+        longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
+        assumed = Setting(model, tokenizer, longest, run.preset.distil, run.seed)
+        treatments(with_texts(run, assumed, remedies), remedies)
+
+
+def check_distilled(run: Run, spec: Spec) -> None:
+    """Refuse a remedy, strength or round that cannot be used."""
+    check(run, wanted(run, spec), spec.rounds)
+
+
+@stage(DISTILLED, check_distilled)
+def distilled(run: Run, spec: Spec) -> Artifact:
+    """The policy under one remedy, or none."""
+    return combined(run, wanted(run, spec), spec.rounds)
+
+
+def combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
+    """The same under any remedies together; `check` has let them pass.
+
+    What acts on the outcome alone (graft, average) is made from the run without it, and what
+    collects along a plain run (sma, ema, bema) from one run for all strengths of the preset.
+    Beside the model there are log.jsonl and stats.json, the cost of the training behind it.
+    """
+    chosen = dict(sorted(remedies.items()))
+    later = {n: s for n, s in remedies.items() if REMEDIES[n].when == "afterwards"}
+    label = " + ".join(f"{name} {value:g}" for name, value in remedies.items()) or "plain"
+    if later:
+        before = combined(run, {n: s for n, s in chosen.items() if n not in later}, rounds)
+        return _reworked(run, before, later, rounds, label)
+    if len(chosen) == 1 and (only := next(iter(chosen.items()))) in riding(run):
+        return _ridden(run, only, rounds, label)
+
+    def make(folder: Path) -> None:
+        own = setting(run, chosen, rounds)
+        outcome, seconds, memory = measured(lambda: distil(own, chosen))
+        keep_training(folder, outcome.log, cost_of(len(outcome.log), seconds, memory))
+        save_policy(outcome.policy, own.tokenizer, folder / "model")
+
+    inputs = _inputs(run, chosen) | {"remedies": list(chosen.items())}
+    return run.get("distilled", inputs, make, _parents(run, rounds), f"the distilled run ({label})")
+
+
+def riding(run: Run) -> list[tuple[str, float]]:
+    """The remedies and strengths of the preset that one plain run serves together."""
+    grids = [grid for grid in run.preset.remedies if REMEDIES[grid.method].when == "along"]
+    return [(grid.method, strength) for grid in grids for strength in grid.strengths]
+
+
+def _along(run: Run, rounds: int) -> Artifact:
+    """Every policy that is collected along the plain run, in a folder each."""
+
+    def make(folder: Path) -> None:
+        own = setting(run, {}, rounds)
+        (plain, outcomes), seconds, memory = measured(lambda: distil_along(own, riding(run)))
+        keep_training(folder, plain.log, cost_of(len(plain.log), seconds, memory))
+        for (name, strength), policy in zip(riding(run), outcomes, strict=True):
+            save_policy(policy, own.tokenizer, folder / f"{name} {strength:g}")
+
+    inputs = _inputs(run, {}) | {"along": riding(run)}
+    return run.get("along", inputs, make, _parents(run, rounds), "averages along the plain run")
+
+
+def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Artifact:
+    """One of the policies that were collected along the plain run."""
+    whole = _along(run, rounds)
+
+    def make(folder: Path) -> None:
+        shutil.copytree(whole.path / f"{remedy[0]} {remedy[1]:g}", folder / "model")
+        for name in ("log.jsonl", "stats.json"):
+            shutil.copy(whole.path / name, folder / name)
+
+    parents = {"run": whole}
+    return run.get("ridden", {"remedy": remedy}, make, parents, f"the outcome ({label})")
+
+
+def _reworked(
+    run: Run, before: Artifact, later: Mapping[str, float], rounds: int, label: str
+) -> Artifact:
+    """The outcome of a run after remedies that need nothing but that outcome."""
+
+    def make(folder: Path) -> None:
+        own, policy = setting(run, later, rounds), run.load(before)[0]
+        (outcome, _), seconds, memory = measured(
+            lambda: treat(policy, treatments(own, later), lambda model, extras: None)
+        )
+        cost = read_json(before.path / "stats.json")
+        peaks = [peak for peak in (memory, cost["peak_memory_mb"]) if peak is not None]
+        cost = cost_of(cost["steps"], cost["seconds"] + seconds, max(peaks, default=None))
+        shutil.copy(before.path / "log.jsonl", folder / "log.jsonl")
+        write_json(folder / "stats.json", cost)
+        save_policy(outcome, own.tokenizer, folder / "model")
+
+    inputs = _inputs(run, later) | {"later": list(later.items())}
+    parents = {"run": before} | _parents(run, rounds)
+    return run.get("reworked", inputs, make, parents, f"the outcome ({label})")
+
+
+def _inputs(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
+    return {"distil": run.preset.distil, "batch": run.batch} | texts_inputs(run, remedies)
+
+
+def _parents(run: Run, rounds: int) -> dict[str, Artifact]:
+    of_rsf = {f"round {r}": trained(run, Spec("rsf", r)) for r in range(1, rounds + 1)}
+    return {"theta_0": base.sft(run, base.START), "reward": base.reward(run, base.START), **of_rsf}
+
+
+def setting(run: Run, remedies: Mapping[str, float], rounds: int) -> Setting:
+    """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
+
+    def make() -> Setting:
+        assert run.preset.distil is not None  # check has refused it
+        theta_0, tokenizer = run.load(base.sft(run, base.START))
+        return Setting(theta_0, tokenizer, pool(run, rounds), run.preset.distil, run.seed)
+
+    return with_texts(run, run.once("setting", make, rounds), remedies)
+
+
+def pool(run: Run, rounds: int) -> list[Example]:
+    """The best-of-n samples of the first rounds of RSF: prompt and reply each."""
+    paths = [trained(run, Spec("rsf", r)).path / "samples.parquet" for r in range(1, rounds + 1)]
+    tables = [pd.read_parquet(path) for path in paths]
+    return best_of_n(table.assign(prompt=table["prompt"].map(json.loads)) for table in tables)
+
+
+def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]:
+    """Pretraining text to replay, with or without the formats of the skills that are scored.
+
+    Raises:
+        UnknownStage: the preset has none.
+    """
+    n = run.preset.replay_documents
+    if run.preset.world != "tiny" or n == 0:
+        raise UnknownStage(
+            f"Preset {run.preset.name} has no pretraining text to replay: so far only presets of "
+            "the tiny world do. Choose another remedy than replay."
+        )
+    slot = ("documents", evaluated_formats)
+    return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
+
+
+def with_texts(run: Run, setting: Setting, remedies: Mapping[str, float]) -> Setting:
+    """Return a setting with the pretraining text that these remedies use, if any."""
+    used = {name: formats for name, formats in REPLAYED.items() if name in remedies}
+    if not used:
+        return setting
+    texts: dict[str, Any] = {name: replay_documents(run, formats) for name, formats in used.items()}
+    return dataclasses.replace(setting, **texts, reported=tiny_reported())
+
+
+def texts_inputs(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
+    """What determines the replayed text: other documents are another artifact."""
+    return {
+        name: digest([document.text for document in replay_documents(run, formats)])
+        for name, formats in REPLAYED.items()
+        if name in remedies
+    }
+
+
+def cost_of(steps: int, seconds: float, memory: float | None) -> dict[str, Any]:
+    """What a training cost, as it is kept in stats.json."""
+    return {"steps": steps, "seconds": round(seconds, 3), "peak_memory_mb": memory}
+
+
+def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
+    """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
+
+    What averages or grafts is charged the run it starts from. Inside the rounds of RSF it is all
+    rounds together.
+    """
+    if spec.protocol not in (DISTILLED, INSIDE):
+        return None
+    numbers = range(1, spec.rounds + 1) if spec.protocol == INSIDE else [spec.rounds]
+    artifacts = [trained(run, dataclasses.replace(spec.end, rounds=number)) for number in numbers]
+    stats = [read_json(each.path / "stats.json") for each in artifacts]
+    peaks = [each["peak_memory_mb"] for each in stats if each["peak_memory_mb"] is not None]
+    return {
+        "steps": sum(each["steps"] for each in stats),
+        "seconds": sum(each["seconds"] for each in stats),
+        "peak_memory_mb": max(peaks, default=None),
+    }

@@ -1,0 +1,179 @@
+"""Rounds of RLHF: of every algorithm, of PPO under another KL penalty, of RSF under a remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
+from alignment_tax.models import Reply, measured, save_policy
+from alignment_tax.pipeline.stages import base, remedies, stage
+from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
+from alignment_tax.presets import AlgorithmConfig, PpoConfig
+from alignment_tax.spec import INSIDE, KL_COEF, ROUNDS, Spec, UnknownStage
+from alignment_tax.store import Artifact
+from alignment_tax.train.algorithms import run_round
+from alignment_tax.train.rounds import RoundResult, Start, round_seed
+from alignment_tax.train.rsf import rsf_round
+from alignment_tax.world.base import Prompt
+
+
+def check_round(run: Run, spec: Spec) -> None:
+    """Refuse an algorithm that the preset does not have, and more rounds than it has."""
+    last = run.algorithm(spec.algorithm).rounds
+    if not 1 <= spec.rounds <= last:
+        raise UnknownStage(
+            f"There is no {spec.algorithm} round {spec.rounds} in preset {run.preset.name}: its "
+            f"rounds are 1 to {last}."
+        )
+
+
+@stage(ROUNDS, check_round)
+def rounds(run: Run, spec: Spec) -> Artifact:
+    """The policy after a round of RLHF; each round is an artifact, so a run resumes."""
+    return _round_of(run, spec, run.algorithm(spec.algorithm))
+
+
+def check_kl_coef(run: Run, spec: Spec) -> None:
+    """Refuse another algorithm than PPO, and a weight that is none."""
+    if spec.algorithm != "ppo" or spec.strength is None or spec.strength < 0:
+        raise ValueError(
+            f"{KL_COEF!r} is a method of ppo alone and needs a strength of 0 or more, the weight "
+            f"of the KL penalty; got {spec.strength} of {spec.algorithm}."
+        )
+    check_round(run, spec)
+
+
+@stage(KL_COEF, check_kl_coef)
+def kl_coef(run: Run, spec: Spec) -> Artifact:
+    """The policy after a round of PPO with another weight of its KL penalty (paper, Fig. 8)."""
+    config = run.algorithm("ppo")
+    assert isinstance(config, PpoConfig)
+    assert spec.strength is not None  # check_kl_coef has refused it
+    return _round_of(run, spec, dataclasses.replace(config, kl_coef=spec.strength))
+
+
+def _round_of(run: Run, spec: Spec, config: AlgorithmConfig) -> Artifact:
+    """A round of an algorithm under any numbers, after the rounds before it."""
+    number, algorithm = spec.rounds, spec.algorithm
+    before = _round_of(run, _previous(spec), config) if number > 1 else None
+
+    def train(folder: Path, policy: Loaded) -> RoundResult:
+        start = Start(
+            policy=policy[0],
+            theta_0=run.load(base.sft(run, base.START))[0],
+            tokenizer=policy[1],
+            reward_fn=lambda prompts, replies: base.rewards(run, prompts, replies),
+            gold_fn=lambda prompts, replies: base.golds(run, prompts, replies),
+            reward_model=base.reward_model(run),
+            world=run.world,
+            prompts=round_prompts(run, number, algorithm),
+            seed=run.seed,
+            number=number,
+            before=None if before is None else before.path,
+            folder=folder,
+        )
+        return run_round(algorithm, config, start)
+
+    name = f"{algorithm} round {number} of {config.rounds}"
+    return _kept(run, (algorithm, name), number, config, before, train, {"algorithm": algorithm})
+
+
+def check_inside(run: Run, spec: Spec) -> None:
+    """Refuse a remedy that has no rounds of its own, or that cannot be used."""
+    wanted = remedies.wanted(run, spec)
+    inside = [name for name, r in REMEDIES.items() if r.when in ("training", "model")]
+    if spec.remedy not in inside:
+        raise UnknownStage(
+            f"{spec.remedy!r} needs no rounds of its own: it acts along a run or on its outcome. "
+            f"Inside the rounds of RSF act: {', '.join(inside)}."
+        )
+    remedies.check(run, wanted, spec.rounds)
+
+
+@stage(INSIDE, check_inside)
+def inside_rounds(run: Run, spec: Spec) -> Artifact:
+    """The policy after a round of RSF with a remedy inside each: the paper's other protocol.
+
+    Every round samples and learns anew, so one strength costs as much as all of RSF. L1, L2, KD and
+    KL pull to theta_0 in every round, LoRA is merged at the end of each.
+    """
+    number, config, wanted = spec.rounds, run.preset.rsf, remedies.wanted(run, spec)
+    before = inside_rounds.get(run, _previous(spec)) if number > 1 else None
+
+    def train(folder: Path, policy: Loaded) -> RoundResult:
+        seed, tokenizer = round_seed(run.seed, number), policy[1]
+        theta_0 = run.load(base.sft(run, base.START))[0]
+        like_rsf = Setting(theta_0, tokenizer, (), DistilConfig.like(config), seed)
+        chosen = treatments(remedies.with_texts(run, like_rsf, wanted), wanted)
+        factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
+        faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
+        prompts = round_prompts(run, number)
+
+        def rewards(asked: list[Prompt], replies: list[Reply]) -> Any:
+            return base.rewards(run, asked, replies)
+
+        (outcome, result), seconds, memory = measured(
+            lambda: treat(
+                policy[0],
+                chosen,
+                lambda model, extras: rsf_round(
+                    model, tokenizer, rewards, prompts, faster, seed, extras=extras
+                ),
+            )
+        )
+        stats = result.stats | remedies.cost_of(len(result.log), seconds, memory)
+        return dataclasses.replace(result, policy=outcome, stats=stats)
+
+    ((remedy, strength),) = wanted.items()
+    name = f"rsf round {number} of {config.rounds} with {remedy} {strength:g}"
+    inputs = {"remedy": [remedy, strength]} | remedies.texts_inputs(run, wanted)
+    return _kept(run, ("rsf_remedied", name), number, config, before, train, inputs)
+
+
+def _previous(spec: Spec) -> Spec:
+    return dataclasses.replace(spec, rounds=spec.rounds - 1)
+
+
+def _kept(
+    run: Run,
+    stored: tuple[str, str],
+    number: int,
+    config: AlgorithmConfig,
+    before: Artifact | None,
+    train: Callable[[Path, Loaded], RoundResult],
+    inputs: dict[str, Any],
+) -> Artifact:
+    """The artifact of a round: samples with their gold reward, log, stats, policy."""
+    theta_0 = base.sft(run, base.START)
+    parent = before or theta_0
+
+    def make(folder: Path) -> None:
+        policy = run.load(parent)
+        result = train(folder, policy)
+        prompts, replies = list(result.samples["prompt"]), list(result.samples["reply"])
+        samples = result.samples.assign(
+            prompt=[json.dumps(prompt) for prompt in prompts],
+            gold=base.golds(run, prompts, replies),
+        )
+        samples.to_parquet(folder / "samples.parquet", index=False)
+        keep_training(folder, result.log, result.stats)
+        save_policy(result.policy, policy[1], folder / "model")
+
+    # The number of rounds is left out: a longer run goes on from a shorter one.
+    inputs = inputs | {"config": {**dataclasses.asdict(config), "rounds": None}, "round": number}
+    inputs["batch"] = run.batch
+    parents = {"policy": parent, "reward": base.reward(run, base.START), "theta_0": theta_0}
+    return run.get(stored[0], inputs, make, parents, stored[1])
+
+
+def round_prompts(run: Run, number: int, algorithm: str = "rsf") -> list[Prompt]:
+    """The prompts of one round: the next slice of a seeded walk over the RLHF prompts."""
+    n = run.algorithm(algorithm).prompts_per_round
+    prompts = run.world.prompts(10**6, run.seed, "rlhf")
+    start = (number - 1) * n % len(prompts)
+    return (prompts * (1 + n // len(prompts)) + prompts)[start : start + n]

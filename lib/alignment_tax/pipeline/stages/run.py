@@ -1,0 +1,137 @@
+"""What every stage works with: the preset, the seed and the store of a run, and its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable, Hashable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment_tax import presets, settings
+from alignment_tax.models import device, load_policy, set_bf16
+from alignment_tax.presets import AlgorithmConfig, Preset
+from alignment_tax.spec import UnknownStage
+from alignment_tax.store import Artifact, Store, digest
+from alignment_tax.world.base import World
+from alignment_tax.world.real import RealWorld
+from alignment_tax.world.tiny import TinyWorld
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+class Run:
+    """A preset and a seed, where its artifacts are, and what it holds in memory.
+
+    Args:
+        preset: its name, or a `Preset`. Without a GPU the preset `small` shrinks, and says so.
+        seed: a non-negative integer; it decides data, order of examples and samples.
+        store: where artifacts are kept; default: the folder of runs.
+
+    Raises:
+        UnknownPreset: there is no preset of that name.
+        ValueError: seed is no non-negative integer.
+    """
+
+    def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
+        chosen = presets.get(preset) if isinstance(preset, str) else preset
+        self.preset = presets.fit_to_device(chosen, device().type)
+        if self.preset != chosen:
+            log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
+        self.seed = seed
+        self.store = store or Store(settings.runs_folder() / "artifacts")
+        self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
+        self.batch = self.preset.eval.batch_size  # of all that is scored
+        self._memory: dict[Hashable, tuple[Hashable, Any]] = {}
+        torch.set_num_threads(self.preset.threads)
+        set_bf16(self.preset.bf16)
+
+    def __str__(self) -> str:
+        """Name the run for a reader."""
+        return f"{self.preset.name}, seed {self.seed}"
+
+    def algorithm(self, name: str) -> AlgorithmConfig:
+        """The numbers of an algorithm (UnknownStage: the preset has none)."""
+        if name not in self.preset.algorithms:
+            raise UnknownStage(
+                f"There is no algorithm {name!r} in preset {self.preset.name}: it has "
+                f"{', '.join(self.preset.algorithms)}."
+            )
+        return self.preset.algorithms[name]
+
+    def once(self, slot: Hashable, make: Callable[[], T], key: Hashable = None) -> T:
+        """What a slot of the memory holds; made when it holds nothing, or that of another key."""
+        if slot not in self._memory or self._memory[slot][0] != key:
+            self._memory.pop(slot, None)  # the old one goes before the new one is made
+            self._memory[slot] = (key, make())
+        found: T = self._memory[slot][1]
+        return found
+
+    def load(self, artifact: Artifact) -> Loaded:
+        """Load the policy of an artifact and its tokenizer, anew each time."""
+        folder = artifact.path / "model"
+        return load_policy(folder if folder.is_dir() else artifact.path, self.preset.dtype)
+
+    def get(
+        self,
+        stage: str,
+        inputs: dict[str, Any],
+        make: Callable[[Path], None],
+        parents: dict[str, Artifact],
+        name: str,
+        version: int = 1,
+    ) -> Artifact:
+        """The artifact of a stage (see `Store.get`); what all stages depend on is added."""
+        kept = {"seed": self.seed, "threads": self.preset.threads, "dtype": self.preset.dtype}
+        kept |= {"world": _world_key(self.preset.world)}
+        kept |= {"bf16": True} if self.preset.bf16 else {}
+        for key, value in inputs.items():
+            kept[key] = presets.as_dict(value) if dataclasses.is_dataclass(value) else value
+        return self.store.get(
+            stage,
+            kept,
+            make,
+            version=version,
+            parents=parents,
+            describe=f"{name} ({self})",
+            seed=self.seed,
+            config=presets.as_dict(self.preset),
+        )
+
+
+@cache
+def _world_key(world: str) -> str:
+    """A digest of samples of a world's training data: other data are another artifact."""
+    if world != "tiny":
+        return "1"
+    tiny = TinyWorld()
+    samples = [tiny.sft(64, 0).to_list(), tiny.preferences(128, 0, "train").to_list()]
+    return digest([samples, tiny.prompts(64, 0, "rlhf")])
+
+
+def keep_training(folder: Path, log: list[dict[str, Any]], stats: dict[str, Any]) -> None:
+    """Write what a training leaves beside the weights; drop the trainer's scratch folder."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    pd.DataFrame(log).to_json(folder / "log.jsonl", orient="records", lines=True)
+    write_json(folder / "stats.json", stats)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write numbers for a reader and for `read_json`."""
+    path.write_text(json.dumps(values, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text())

@@ -1,0 +1,129 @@
+"""What a model can do and how far it went: skills, reward, gold, and KL in both directions."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment_tax.models import prompt_ids
+from alignment_tax.pipeline.stages import base, ratios, stage, trained
+from alignment_tax.pipeline.stages.run import Run, write_json
+from alignment_tax.skills import Scorer
+from alignment_tax.spec import Spec, simplest
+from alignment_tax.store import Artifact, digest
+from alignment_tax.train.kl import kl_estimate, reply_log_probs
+from alignment_tax.train.sample import kept_replies, reply_columns
+from alignment_tax.world.tiny import items
+
+
+def scorer(run: Run) -> Scorer:
+    """Scores skills on the reported items; built once."""
+    config = run.preset.eval
+    return run.once(
+        "scorer",
+        lambda: Scorer(config.suite, config.limit, config.batch_size, without=config.without),
+    )
+
+
+@cache
+def _items_key(suite: str) -> str:
+    """What the items of a suite are: scores of other items are never mistaken for these."""
+    if suite != "tiny":
+        return "1"
+    slots = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
+    return digest([list(items(slot)["prompt"]) + list(items(slot)["target"]) for slot in slots])
+
+
+@stage("scores")
+def scores(run: Run, spec: Spec) -> Artifact:
+    """Skills, reward, gold and KL of a model: point.json, its items and its replies.
+
+    Specs of the same weights (see `simplest`) are scored once.
+    """
+    spec = simplest(ratios.resolved(run, spec))
+
+    def make(folder: Path) -> None:
+        model, tokenizer = ratios.model_of(run, spec)
+        found = scorer(run).score(model, tokenizer)
+        replies = sampled_replies(run, model, tokenizer)
+        found.save(folder)
+        replies.to_parquet(folder / "replies.parquet", index=False)
+        point = found.metrics | {
+            "reward": replies["reward"].mean(),
+            "gold": replies["gold"].mean(),
+            "kl": kl_estimate(replies["log_prob"].to_numpy(), replies["log_prob_0"].to_numpy()),
+            "n_items": found.n_items,
+        }
+        write_json(folder / "point.json", {k: float(v) for k, v in point.items()})
+
+    inputs = {
+        "eval": run.preset.eval,
+        "sampling": [run.preset.rsf.temperature, run.preset.rsf.max_new_tokens],
+        "alpha": spec.alpha,
+        "method": spec.method,
+        "items": _items_key(run.preset.eval.suite),
+    }
+    details = {"strength": spec.strength, "part": spec.part}
+    inputs |= {key: value for key, value in details.items() if value is not None}
+    parents = {"policy": trained(run, spec), "reward": base.reward(run, base.START)}
+    parents["reference"] = base.sft(run, base.START)
+    return run.get("scores", inputs, make, parents, f"scores of {spec}", version=3)
+
+
+@stage("forward KL")
+def forward_kl(run: Run, spec: Spec) -> Artifact:
+    """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
+
+    Estimated from the replies that theta_0 gave when it was scored: the mean of log pi_0 - log pi
+    over them. This is the direction of Shenfeld et al. 2025 (RL's Razor), on the prompts of the new
+    task; `kl` in the table of points is the other one, on the model's own replies.
+    """
+    spec = simplest(ratios.resolved(run, spec))
+    parent, of_start = trained(run, spec), scores(run, base.START)
+
+    def make(folder: Path) -> None:
+        table = pd.read_parquet(of_start.path / "replies.parquet")
+        model, tokenizer = ratios.model_of(run, spec)
+        prompts = [json.loads(prompt) for prompt in table["prompt"]]
+        after = reply_log_probs(model, tokenizer, prompts, kept_replies(table), run.batch)
+        before = table["log_prob_0"].to_numpy()
+        found = {"forward_kl": kl_estimate(before, after), "replies": len(table)}
+        write_json(folder / "kl.json", found)
+
+    details = {"alpha": spec.alpha, "strength": spec.strength, "part": spec.part}
+    inputs = {"method": spec.method, "batch": run.batch, **details}
+    parents = {"policy": parent, "replies": of_start}
+    return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
+
+
+def sampled_replies(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
+    """Sample replies to the reported prompts and score them.
+
+    Returns:
+        One row a reply: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob
+        under the model and log_prob_0 under theta_0 (nats).
+    """
+    config, longest = run.preset.eval, run.preset.rsf.max_prompt_length
+    every = run.world.prompts(4 * config.reward_prompts, 0, "reported")
+    prompts = [p for p in every if len(prompt_ids(tokenizer, p)) <= longest]
+    prompts = prompts[: config.reward_prompts]
+    groups = base.draw_replies(run, model, tokenizer, prompts, config.reward_samples)
+    asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
+    replies = [reply for group in groups for reply in group]
+    start, _ = base.theta_0(run)
+    return pd.DataFrame(
+        {
+            "prompt": [json.dumps(p) for p in asked],
+            **reply_columns(replies),
+            "reward": base.rewards(run, asked, replies),
+            "gold": base.golds(run, asked, replies),
+            "log_prob": reply_log_probs(model, tokenizer, asked, replies, run.batch),
+            "log_prob_0": reply_log_probs(start, tokenizer, asked, replies, run.batch),
+        }
+    )

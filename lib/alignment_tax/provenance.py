@@ -1,0 +1,88 @@
+"""Where a result comes from: versions, commit, device, processor and time, for meta.json."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from alignment_tax import __version__
+
+#: Where `git archive` writes the commit of what it packs (see .gitattributes).
+ARCHIVED = ".git_archival.txt"
+LIBRARIES = ("torch", "transformers", "trl", "datasets", "lm_eval")
+
+
+@functools.cache
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of the checkout or archive around a folder, "+dirty" if changed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return _archived_commit(folder)
+    return f"{commit}+dirty" if changed else commit
+
+
+def _archived_commit(folder: Path) -> str | None:
+    for parent in (folder, *folder.parents):
+        if (parent / ARCHIVED).is_file():
+            found = re.search(r"node: ([0-9a-f]{40})", (parent / ARCHIVED).read_text("utf-8"))
+            return found[1] if found else None
+    return None
+
+
+@functools.cache
+def library_versions() -> dict[str, str | None]:
+    """Return the versions of this package and of the libraries that move numbers."""
+    versions: dict[str, str | None] = {"alignment_tax": __version__} | dict.fromkeys(LIBRARIES)
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def processor() -> str:
+    """Name the processor and the instructions that torch uses on it, "unknown" where none says.
+
+    Both decide the last digits of what is trained there, and training makes these grow.
+    """
+    name = platform.processor()
+    with contextlib.suppress(OSError):  # only Linux has the file
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(named, name)
+    torch = sys.modules.get("torch")
+    used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
+    return ", ".join([name or "unknown", *used])
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, commit, device, threads, platform and time (UTC).
+
+    A process that has not imported torch computes on the CPU with one thread.
+    """
+    torch = sys.modules.get("torch")
+    gpu = torch is not None and torch.cuda.is_available()
+    return {
+        "versions": library_versions(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "processor": processor(),
+        "commit": git_commit(Path(__file__).resolve().parent),
+        "device": torch.cuda.get_device_name() if torch and gpu else "cpu",
+        "threads": torch.get_num_threads() if torch else 1,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

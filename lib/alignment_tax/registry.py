@@ -1,0 +1,230 @@
+"""Every remedy against the alignment tax: its word, its grid of strengths, where it comes from.
+
+A new remedy is one file in `mitigate` and one entry here. Nothing here imports torch: what reads
+only the properties of a remedy (tables, figures) stays light; its code is imported on `make`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: When a remedy acts, in the order in which remedies end. "along" collects from a run without
+#: changing it; "afterwards" needs nothing but the outcome, so one run serves all its strengths.
+When = Literal["along", "training", "model", "afterwards"]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy of the registry.
+
+    Attributes:
+        name: The word for it in the table of points.
+        code: Where it is: "module:function" in `mitigate`, see `make`.
+        when: When it acts.
+        strengths: The grid that is shown.
+        describe: What the strength is, for an axis or a legend.
+        source: Where it comes from.
+        off: The strength that changes nothing, if there is one.
+        fades: Whether ever weaker strengths end at the plain run. (LoRA does not: of whatever rank,
+            it trains other parameters.)
+        weak_is_high: Whether the remedy is the weaker, the higher its strength.
+    """
+
+    name: str
+    code: str
+    when: When
+    strengths: tuple[float, ...]
+    describe: str
+    source: str
+    off: float | None = None
+    fades: bool = True
+    weak_is_high: bool = False
+
+    @property
+    def middle(self) -> float:
+        """The strength in the middle of the grid: chosen by its place, not by its result."""
+        return self.strengths[len(self.strengths) // 2]
+
+    def make(self, setting: Any, strength: float) -> Any:
+        """Return the treatment of a `mitigate.Setting` at a strength.
+
+        Raises:
+            ValueError: a strength that it cannot use.
+        """
+        return pkgutil.resolve_name(f"alignment_tax.mitigate.{self.code}")(setting, strength)
+
+
+#: The squared distance is at most 2 and flat where both are unsure, so it needs larger strengths.
+SQUARED = (0.3, 1.0, 3.0, 10.0, 30.0)
+#: The paper's 1e-5, 1e-3, 1e-1 (KD) multiply a sum over the tokens of an example, some hundreds;
+#: here the mean is taken, so the strong ones become about 0.1 and 10. KL: 0.05, 0.1, 0.2 in the
+#: paper multiply a sum over the reply too. 1 / (1 + lambda) runs from 0.91 to 0.09.
+OUTPUTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+#: The paper: 16 of width 3200 suffices on attention and MLP, MLP alone needs 512. Ranks shrink with
+#: the width; relative to it they start where the paper's do and end at a full half.
+RANKS = (1, 4, 16, 64)
+#: As in the paper (C.1): a proportion of data means the same at every size.
+PROPORTIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: Half of the changes down to one in a hundred; Panigrahi et al. keep far fewer of a model that is
+#: hundreds of times larger, but finetuned for one small task.
+DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.01)
+
+REMEDIES: dict[str, Remedy] = {
+    remedy.name: remedy
+    for remedy in (
+        # L1, L2: as in the paper (D.4b); the unit of `weight_penalty` makes a rescaling unnecessary
+        Remedy(
+            "l1",
+            "weight_penalty:l1",
+            "training",
+            (0.04, 0.1, 0.4, 0.6, 1.0),
+            "lambda of the L1 distance to theta_0",
+            "paper, 4.1 and Eq. 2",
+            off=0.0,
+        ),
+        Remedy(
+            "l2",
+            "weight_penalty:l2",
+            "training",
+            (0.01, 0.04, 0.06, 0.08, 0.1),
+            "lambda of the squared L2 distance to theta_0",
+            "paper, 4.1 and Eq. 2",
+            off=0.0,
+        ),
+        Remedy(
+            "kd",
+            "output_penalty:kd",
+            "training",
+            OUTPUTS,
+            "lambda of KL(theta_0 || policy)",
+            "paper, 4.1, as in its code",
+            off=0.0,
+        ),
+        Remedy(
+            "kd_squared",
+            "output_penalty:kd_squared",
+            "training",
+            SQUARED,
+            "lambda of the squared distance of the outputs",
+            "paper, 4.1, as in its text",
+            off=0.0,
+        ),
+        Remedy(
+            "kl",
+            "output_penalty:kl",
+            "training",
+            OUTPUTS,
+            "lambda of KL(policy || theta_0)",
+            "paper, C.2 and Eq. 10",
+            off=0.0,
+        ),
+        Remedy(
+            "lora",
+            "lora:lora",
+            "model",
+            RANKS,
+            "rank of LoRA on attention and MLP",
+            "paper, 4.1 and D.4c; Hu et al. 2021",
+            fades=False,
+            weak_is_high=True,
+        ),
+        Remedy(
+            "lora_mlp",
+            "lora:lora_mlp",
+            "model",
+            RANKS,
+            "rank of LoRA on the MLP",
+            "paper, 4.1 and D.4c; Hu et al. 2021",
+            fades=False,
+            weak_is_high=True,
+        ),
+        Remedy(
+            "replay",
+            "replay:replay",
+            "training",
+            PROPORTIONS,
+            "pretraining tokens per reply token",
+            "paper, 4.1 and C.1",
+            off=0.0,
+        ),
+        Remedy(
+            "replay_other",
+            "replay:replay_other",
+            "training",
+            PROPORTIONS,
+            "pretraining tokens per reply token, no evaluated formats",
+            "paper, 4.1 and C.1",
+            off=0.0,
+        ),
+        Remedy(
+            "sma",
+            "moving_average:sma",
+            "along",
+            (0.25, 0.5, 0.75, 1.0),  # counted from the end
+            "share of the steps that is averaged",
+            "paper, 4.1; Noukhovitch et al. 2023",
+        ),
+        Remedy(
+            "ema",
+            "moving_average:ema",
+            "along",
+            # the horizon is 1 / (1 - d). A decay d as such (0.99, say) would mean little averaging
+            # in a long run and almost theta_0 in a short one
+            (0.1, 0.25, 0.5, 1.0, 2.0),
+            "horizon of the average as a share of the steps",
+            "paper, 4.1; Noukhovitch et al. 2023",
+        ),
+        Remedy(
+            "bema",
+            "bema:bema",
+            "along",
+            (0.3, 0.5, 0.7, 0.9),  # TRL's default is 0.5; a higher one averages over more steps
+            "power p in b_t, the weight of the new model",
+            "Block and Zhang 2025",
+            fades=False,
+        ),
+        Remedy(
+            "graft",
+            "graft:largest",
+            "afterwards",
+            DENSITIES,
+            "share of the changes that is kept, the largest",
+            "paper, 1; Panigrahi et al. 2023",
+            off=1.0,
+            weak_is_high=True,
+        ),
+        Remedy(
+            "graft_random",
+            "graft:at_random",
+            "afterwards",
+            DENSITIES,
+            "share of the changes that is kept, at random",
+            "control of graft",
+            off=1.0,
+            weak_is_high=True,
+        ),
+        Remedy(
+            "graft_learnt",
+            "graft:learnt",
+            "afterwards",
+            DENSITIES,
+            "share of the changes that is kept, learnt",
+            "Panigrahi et al. 2023",
+            off=1.0,
+            weak_is_high=True,
+        ),
+        Remedy(
+            "average",
+            "average:averaged",
+            "afterwards",
+            # the ends are theta_0 and the run without averaging
+            (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+            "alpha, the weight of the aligned model",
+            "paper, 4.1; Wortsman et al. 2022",
+            off=1.0,
+            weak_is_high=True,
+        ),
+    )
+}

@@ -1,0 +1,131 @@
+"""Translations that are right and then go on talking, and BLEU with them cut at their reference.
+
+A model that closes its replies in chat ("let me know how it goes !") may do so behind a
+translation, too. BLEU takes words too many for wrong words. `measures` counts such translations,
+and scores them a second time with what is counted of each capped at its reference's length.
+
+That second score is post hoc: it was chosen after the results had been seen, to find out what the
+loss in translation is made of. And it is an approximation. The items hold counts and no texts, so
+all matches are kept, wherever in the translation they are, and only the numbers of n-grams and the
+length are capped. A text that is really cut has the same numbers and at most these matches: capped
+BLEU is an upper bound of its BLEU. It stands beside BLEU, not in its place.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from alignment_tax.labels import BLEU_COLUMNS, FAMILIES
+from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
+from alignment_tax.results.points import SETTING
+from alignment_tax.results.select import Selection
+from alignment_tax.stats.compare import summarise
+
+MODEL = ["seed", "key"]
+#: What `measures` says of a model: two scores, three shares in percent and two numbers of words.
+MEASURES = ("bleu", "capped", "begins_right", "exact", "longer", "words", "reference_words")
+
+
+def translations(items: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the items that are translations (ValueError if none is)."""
+    rows = items[items["slot"] == "bleu"]
+    if rows.empty:
+        raise ValueError("No item is a translation: was the slot bleu left out of this run?")
+    return rows
+
+
+def measures(items: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
+    found = []
+    for (seed, key), model in translations(items).groupby(MODEL, observed=True):
+        exact, on = right(model), goes_on(model)
+        scores = {
+            "bleu": corpus_bleu(model[list(BLEU_COLUMNS)].to_numpy(dtype=float)),
+            "capped": capped_bleu(model),
+            "begins_right": 100 * float((exact | on).mean()),
+            "exact": 100 * float(exact.mean()),
+            "longer": 100 * float((model["length"] > model["reference_length"]).mean()),
+            "words": float(model["length"].mean()),
+            "reference_words": float(model["reference_length"].mean()),
+        }
+        found.append({"seed": int(str(seed)), "key": str(key), **scores})
+    return pd.DataFrame(found)
+
+
+def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return points with the measures of each model beside its scores; each needs items."""
+    rows = translations(items)
+    there = set(zip(rows["seed"], rows["key"], strict=True))
+    for seed, key in zip(points["seed"], points["key"], strict=True):
+        if (seed, key) not in there:
+            raise ValueError(f"The model {key} has no translations among the items.")
+    own = rows[rows["key"].isin(points["key"])]  # items may be of more models
+    scored = points.drop(columns=["bleu"], errors="ignore")  # the same number is in the measures
+    return scored.merge(measures(own), on=MODEL, how="left", validate="many_to_one")
+
+
+def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per model: NAME, NAME_low, NAME_high of each measure, over seeds (95 % t).
+
+    Args:
+        points: Recorded points; their settings (algorithm, method, alpha, rounds, …) say which
+            rows are one model of several seeds.
+        items: Their items.
+    """
+    return summarise(measured_points(points, items), SETTING, MEASURES)
+
+
+def add_capped(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return points with the scores with talk forgiven: capped_translation and capped_skill."""
+    capped = measured_points(points, items)["capped"].to_numpy()
+    rows = points.assign(capped_translation=capped)
+    families = [family for family in FAMILIES if family != "translation"]
+    skill = rows[[*families, "capped_translation"]].mean(axis=1, skipna=False)
+    return rows.assign(capped_skill=skill)
+
+
+def with_capped(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return points whose translation, and so whose mean skill, *is* by capped BLEU (to draw)."""
+    rows = add_capped(points, items)
+    own = {"bleu": rows["capped_translation"], "translation": rows["capped_translation"]}
+    return points.assign(**own, skill=rows["capped_skill"])
+
+
+def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Return by seed how much of the lost translation is talk that follows a right answer.
+
+    Args:
+        points: The columns of points.csv, one study.
+        items: The recorded items.
+
+    Returns:
+        One row per seed with RSF (the index): lost (translations that theta_0 has right and RSF
+        has not), goes_on (those of them that hold the right answer, and more), bleu (change in
+        BLEU) and capped_bleu (change if nothing beyond the reference's length counted).
+    """
+    selected, rows = Selection(points), []
+    ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
+    for seed in ends[1].index.intersection(ends[0].index):
+        of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
+        before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
+        lost = right(before) & ~right(after)
+        scores = [corpus_bleu(side[list(BLEU_COLUMNS)].to_numpy()) for side in (before, after)]
+        forgiven = [capped_bleu(side) for side in (before, after)]
+        rows.append(
+            {
+                "seed": int(seed),
+                "lost": int(lost.sum()),
+                "goes_on": int((lost & goes_on(after)).sum()),
+                "bleu": scores[1] - scores[0],
+                "capped_bleu": forgiven[1] - forgiven[0],
+            }
+        )
+    return pd.DataFrame(rows).set_index("seed")
+
+
+def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
+    """Return, by seed, which share of the lost translations is right and then goes on talking."""
+    counts = lost_translations(points, items)
+    if (counts["lost"] == 0).any():
+        raise ValueError(f"No translation was lost in seed {counts['lost'].idxmin()}.")
+    return counts["goes_on"] / counts["lost"]

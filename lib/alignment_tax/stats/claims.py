@@ -1,0 +1,377 @@
+"""Every claim that a recorded run is asked about, as data; one evaluator, one renderer.
+
+A claim compares two selectors (`results.select`) by a score and a measure, paired by seed. Ids and
+signs: a tax is the aligned model minus theta_0, so a loss is negative; "a_vs_b" is a minus b.
+`alignment-tax report` writes the table of all of them to data/results/<preset>/claims.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from alignment_tax import settings
+from alignment_tax.labels import FAMILIES, SLOTS, spread
+from alignment_tax.results.items import SkillScores, family_percent
+from alignment_tax.results.points import NotRecorded, shared
+from alignment_tax.results.select import Selection, parse
+from alignment_tax.stats import compare, pareto
+from alignment_tax.stats.claim_list import CLAIMS, Claim
+
+#: Columns of claims.csv.
+COLUMNS = """
+    id chapter place paper claim unit a b score measure seeds n_seeds difference low high sesoi
+    direction verdict
+""".split()
+#: Draws of the bootstrap over items, where there is one seed.
+DRAWS = 2000
+
+# --- measures: one difference a seed --------------------------------------------------------------
+
+
+def _difference(rows: Selection, claim: Claim) -> pd.Series:
+    """The score of one model minus that of another."""
+    return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
+
+
+def _pairs(rows: Selection, claim: Claim) -> dict[int, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Both curves by seed; those with a ratio per block or part at the mean ratios that both have.
+
+    So neither has more points than the other.
+    """
+    both = [parse(text) for text in (claim.a, claim.b)]
+    if any(each.blocks or each.part for each in both):
+        ratios = rows.ratios(claim.a, claim.b)
+        from_start = not any(each.part for each in both)
+        a, b = (rows.curve(text, ratios, from_start) for text in (claim.a, claim.b))
+    else:
+        a, b = rows.curve(claim.a), rows.curve(claim.b)
+    return {seed: (a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
+
+
+def _equal(axis: str) -> Callable[[Selection, Claim], pd.Series]:
+    def measure(rows: Selection, claim: Claim) -> pd.Series:
+        columns = [axis, claim.score]
+        try:
+            gaps = {
+                seed: pareto.gap_at_equal_reward(*(each[columns].to_numpy(float) for each in pair))
+                for seed, pair in _pairs(rows, claim).items()
+            }
+        except pareto.NoSharedRewards as error:
+            raise NotRecorded(f"{claim.a} and {claim.b} cannot be compared: {error}") from error
+        return pd.Series(gaps, dtype=float)
+
+    return measure
+
+
+def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
+    """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
+
+    The lowest, over seeds, of RSF's last round and of the plain distilled run, rounded down.
+    """
+    rsf = points[points["algorithm"] == "rsf"]
+    trained = rsf[rsf["method"] == "none"]
+    ends = [trained[trained["rounds"] == trained["rounds"].max()], rsf[rsf["method"] == "distil"]]
+    return 0.0, float(np.floor(pd.concat(ends)[score].min()))
+
+
+def thin(curve: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` rows of a curve (2 or more), both ends among them, evenly spaced."""
+    return curve[np.linspace(0, len(curve) - 1, n).round().astype(int)]
+
+
+def _hypervolume(rows: Selection, claim: Claim) -> pd.Series:
+    """The finer curve is thinned to as many points as the other has: more points cover more."""
+    where, gaps = reference(rows.rows, claim.score), {}
+    for seed, pair in _pairs(rows, claim).items():
+        a, b = (each[["reward", claim.score]].to_numpy(dtype=float) for each in pair)
+        n = min(len(a), len(b))
+        gaps[seed] = pareto.hypervolume(thin(a, n), where) - pareto.hypervolume(thin(b, n), where)
+    return pd.Series(gaps, dtype=float)
+
+
+def same_alpha(rows: Selection, a: str, b: str, score: str) -> pd.DataFrame:
+    """Return a minus b at the same mean ratio: a row per seed, a column per mean ratio.
+
+    Averages are taken at the mean that the ratios of a really have, interpolated if need be.
+    """
+    gaps = {}
+    for ratio in rows.ratios(a, b):
+        own = rows.models(a)
+        own = own[np.isclose(own["mean"], ratio)].set_index("seed")
+        gaps[ratio] = own[score].astype(float) - _there(rows, b, own["alpha"], ratio, score)
+    return pd.DataFrame(gaps)
+
+
+def _there(rows: Selection, b: str, alphas: pd.Series, ratio: float, score: str) -> pd.Series:
+    other = rows.models(b)
+    if parse(b).method != "average":
+        return other[np.isclose(other["mean"], ratio)].set_index("seed")[score].astype(float)
+    found = {}
+    for seed, line in other.sort_values("alpha").groupby("seed"):
+        if seed in alphas.index:
+            at, values = (line[name].to_numpy(dtype=float) for name in ("alpha", score))
+            found[seed] = float(np.interp(alphas[seed], at, values))
+    return pd.Series(found, dtype=float)
+
+
+def _off_curve(rows: Selection, claim: Claim) -> pd.Series:
+    """Models of a minus what the curve of b keeps at their rewards, the mean over the models."""
+    gaps, own = {}, rows.models(claim.a)
+    columns = ["reward", claim.score]
+    complete = own.groupby("seed").size()
+    for seed, line in rows.curve(claim.b).items():
+        mine = own[own["seed"] == seed][columns].to_numpy(dtype=float)
+        if len(mine) == complete.max():
+            at = pareto.interpolate(line[columns].to_numpy(dtype=float), mine[:, 0])
+            gaps[seed] = float((mine[:, 1] - at).mean())
+    return pd.Series(gaps, dtype=float)
+
+
+MEASURES: Mapping[str, Callable[[Selection, Claim], pd.Series]] = {
+    "difference": _difference,
+    "equal_reward": _equal("reward"),
+    "equal_gold": _equal("gold"),
+    "hypervolume": _hypervolume,
+    "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
+    "off_curve": _off_curve,
+}
+
+
+# --- the evaluator --------------------------------------------------------------------------------
+
+
+def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
+    """Return a minus b by seed, of the seeds that have both (NotRecorded: none is compared)."""
+    rows = points if isinstance(points, Selection) else Selection(points)
+    if claim.score not in rows.rows or rows.rows[claim.score].isna().all():
+        raise NotRecorded(f"The points have no {claim.score}.")
+    found = MEASURES[claim.measure](rows, claim)
+    return found.dropna() if claim.measure in ("difference", "same_alpha") else found
+
+
+def evaluate(
+    points: pd.DataFrame | Selection, claim: Claim, level: float = 0.95
+) -> compare.Comparison:
+    """Return what the points say of a claim, over seeds.
+
+    Args:
+        points: The columns of points.csv, one study, or a `Selection` of them.
+        claim: A claim of `CLAIMS`, or another: see `versus`.
+        level: Coverage of the interval.
+
+    Raises:
+        NotRecorded: fewer than two seeds have both.
+    """
+    return _judged(differences(points, claim), claim, level)
+
+
+def _judged(gaps: pd.Series, claim: Claim, level: float = 0.95) -> compare.Comparison:
+    if len(gaps) < 2:
+        raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
+    return compare.compare_seeds(gaps, level=level, direction=claim.direction, sesoi=claim.sesoi)
+
+
+def versus(
+    points: pd.DataFrame | Selection,
+    a: str,
+    b: str,
+    score: str = "skill",
+    measure: str = "difference",
+    *,
+    direction: int = 1,
+    level: float = 0.95,
+) -> compare.Comparison:
+    """Compare two selectors, paired by seed: a minus b.
+
+    >>> versus(points, "rsf/last", "sft")  # the tax, in points; a loss is negative
+    >>> versus(points, "rsf/average", "rsf/early_stopping", measure="equal_reward")
+
+    Args:
+        points: The columns of points.csv, one study.
+        a, b: See `results.select`.
+        score: skill, a family, reward, gold, or another column of numbers.
+        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha or off_curve.
+        direction: +1 if the claim is that a has more, -1 if less.
+        level: Coverage of the interval.
+
+    Raises:
+        NotRecorded: fewer than two seeds have both.
+    """
+    claim = Claim("", "", "", a, b, score, measure, direction)
+    return evaluate(points, claim, level)
+
+
+def over_items(
+    points: pd.DataFrame | Selection, claim: Claim, items: pd.DataFrame
+) -> compare.Comparison:
+    """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
+    rows = points if isinstance(points, Selection) else Selection(points)
+    if claim.measure != "difference" or not set(slots_of(claim.score)) <= set(SLOTS):
+        raise NotRecorded(f"{claim.id} is no difference of skills.")
+    sides = []
+    for text in (claim.a, claim.b):
+        own = rows.model(text)
+        if len(own) != 1 or "key" not in own:
+            raise NotRecorded(f"{text} is not one model.")
+        mine = items[items["key"] == own["key"].iloc[0]]
+        values = SkillScores({}, mine).values() if len(mine) else {}
+        sides.append({slot: each for slot, each in values.items() if slot in slots_of(claim.score)})
+    if not all(sides):
+        raise NotRecorded(f"A model of {claim.id} has no items.")
+    return compare.paired_bootstrap(
+        [sides[0]],
+        [sides[1]],
+        rng=np.random.default_rng(0),
+        n_boot=DRAWS,
+        statistic=family_percent(claim.score),
+        direction=claim.direction,
+        sesoi=claim.sesoi,
+    )
+
+
+def slots_of(score: str) -> tuple[str, ...]:
+    """Return the slots that a score is made of; a slot is itself."""
+    return FAMILIES.get(score, SLOTS if score == "skill" else (score,))
+
+
+def table(
+    points: pd.DataFrame, wanted: Iterable[Claim] | None = None, items: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return one row per claim that the points can be asked about, with the columns of claims.csv.
+
+    Args:
+        points: The columns of points.csv, one study; with those of `capped_bleu.with_capped` the
+            claims with talk forgiven are among the rows.
+        wanted: Claims; all of `CLAIMS` by default.
+        items: With them, a run of one seed is compared over items (`over_items`).
+    """
+    every = Selection(points)
+    # algorithms side by side are compared on the seeds that have all of them
+    beside = Selection(shared(points))
+    single = items is not None and every.rows["seed"].nunique() == 1
+    found = []
+    for claim in CLAIMS.values() if wanted is None else wanted:
+        rows = beside if claim.shared else every
+        try:
+            if single and items is not None:
+                seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, items)
+            else:
+                gaps = differences(rows, claim)
+                seeds, each = sorted(gaps.index), _judged(gaps, claim)
+        except NotRecorded:
+            continue
+        facts = {name: value for name, value in asdict(claim).items() if name in COLUMNS}
+        facts |= {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": " ".join(map(str, seeds))}
+        found.append(facts | each.as_dict())
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def judged(points: pd.DataFrame | Selection, *names: str) -> dict[str, compare.Comparison | None]:
+    """Return what the points say of claims (ids), by sentence; None where not recorded."""
+    rows = points if isinstance(points, Selection) else Selection(points)
+    found: dict[str, compare.Comparison | None] = {}
+    for claim in (CLAIMS[name] for name in names):
+        try:
+            found[claim.claim] = evaluate(rows, claim)
+        except NotRecorded:
+            found[claim.claim] = None
+    return found
+
+
+# --- reading and rendering ------------------------------------------------------------------------
+
+
+def write(found: pd.DataFrame, path: Path) -> None:
+    """Write a table of claims at full precision."""
+    found.to_csv(path, index=False, lineterminator="\n")
+
+
+def read(preset: str = "tiny") -> pd.DataFrame:
+    """Read the recorded claims of a preset; FileNotFoundError names the command that makes them."""
+    path = settings.results_folder() / preset / "claims.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax report")
+    text = dict.fromkeys(("chapter", "place", "paper", "seeds"), str)
+    found = pd.read_csv(path, dtype=text)
+    return found.fillna(dict.fromkeys(("place", "paper"), ""))
+
+
+def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
+    """Return the rows with these ids, or whose ids begin with these, in their order.
+
+    Of what begins so, claims with talk forgiven are left out, since they stand beside the others,
+    and those on shared seeds alone; by its whole id each can be had.
+    """
+    rows = []
+    for start in starts:
+        own = found[found["id"] == start]
+        if own.empty:
+            own = found[found["id"].str.startswith(start)]
+            own = own[~own["id"].str.endswith((CAPPED, ".shared"))]
+        rows.append(own)
+    return pd.concat(rows).drop_duplicates("id") if rows else pick(found, "")
+
+
+CAPPED = ".capped"
+
+
+def one(found: pd.DataFrame, name: str) -> pd.Series:
+    """Return the row of one claim; KeyError if it is not in the table."""
+    rows = found[found["id"] == name]
+    if rows.empty:
+        raise KeyError(f"The table holds no claim {name!r}.")
+    return rows.iloc[0]
+
+
+def effect(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
+    """Return "difference (low to high)" of a row, signed."""
+    return spread(row["difference"], row["low"], row["high"], digits, sign=True)
+
+
+def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
+    """Return claims as a table for a reader: claim, difference, unit, seeds, verdict.
+
+    Args:
+        found: Rows of `table`, or of claims.csv (`read`).
+        starts: What their ids begin with ("average_vs_"); all by default.
+        paper: Whether to say beside each claim what the paper says.
+
+    Returns:
+        One row per claim. What becomes of it with talk forgiven (capped BLEU) stands in the last
+        column, if one of them can be asked about that.
+    """
+    forgiven = found.set_index("id")
+    rows = []
+    for row in pick(found, *starts).to_dict("records"):
+        capped = row["id"] + CAPPED
+        other = forgiven.loc[capped] if capped in forgiven.index else None
+        rows.append(
+            {
+                "where": row["place"] or "-",
+                "the paper": (paper and row["paper"]) or "-",
+                "claim": row["claim"],
+                "difference (95 % interval)": effect(row),
+                "unit": row["unit"],
+                "seeds": row["n_seeds"],
+                "verdict": row["verdict"],
+                "talk forgiven": "-" if other is None else f"{effect(other)}, {other['verdict']}",
+            }
+        )
+    shown = pd.DataFrame(rows)
+    maybe = [name for name in ("where", "the paper", "talk forgiven") if len(shown)]
+    return shown.drop(columns=[name for name in maybe if (shown[name] == "-").all()])
+
+
+def markdown(found: pd.DataFrame, *starts: str) -> str:
+    """Return `show` as Markdown."""
+    shown = show(found, *starts)
+    right = {"seeds", "difference (95 % interval)"}
+    lines = ["| " + " | ".join(shown.columns) + " |"]
+    lines += ["| " + " | ".join("---:" if c in right else "---" for c in shown.columns) + " |"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(index=False)]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""States of a long run on disk, whole or not at all: how PPO and pretraining go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alignment_tax.store import sync, write_whole
+
+STATE = "state.json"
+Parts = Mapping[str, nn.Module | Optimizer]
+
+
+def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]) -> None:
+    """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled).
+
+    The tensors appear by rename, then the JSON that names them, then older tensors go: a run that
+    is killed at any moment finds this state or the one before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"state-{number:06d}.safetensors"
+    part = folder / f"{name}.part"
+    tensors = {f"{key}.{n}": t for key, each in parts.items() for n, t in _tensors(each).items()}
+    save_file({n: tensor.detach().cpu().clone() for n, tensor in tensors.items()}, part)
+    sync(part)
+    part.replace(folder / name)
+    write_whole(folder / STATE, json.dumps({**content, "tensors": name}, indent=2) + "\n")
+    for old in set(folder.glob("state-*.safetensors*")) - {folder / name}:
+        old.unlink()
+
+
+def saved_run(folder: Path) -> dict[str, Any] | None:
+    """Return the numbers that were saved last into `folder`, or None."""
+    file = folder / STATE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def load_run(folder: Path, parts: Parts) -> None:
+    """Load what was saved last into networks and optimisers of the same shapes, in place."""
+    saved = saved_run(folder)
+    assert saved is not None
+    loaded = load_file(folder / saved["tensors"])
+    for key, each in parts.items():
+        own = {n.removeprefix(f"{key}."): t for n, t in loaded.items() if n.startswith(f"{key}.")}
+        if isinstance(each, nn.Module):
+            each.load_state_dict(own)
+            continue
+        slots: dict[int, dict[str, Tensor]] = {}
+        for place, tensor in own.items():
+            number, slot = place.split(".")
+            slots.setdefault(int(number), {})[slot] = tensor
+        each.load_state_dict({**each.state_dict(), "state": slots})
+
+
+def _tensors(each: nn.Module | Optimizer) -> dict[str, Tensor]:
+    if isinstance(each, nn.Module):
+        return each.state_dict()
+    state = each.state_dict()["state"]
+    return {f"{number}.{slot}": t for number, slots in state.items() for slot, t in slots.items()}

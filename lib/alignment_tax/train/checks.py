@@ -1,0 +1,119 @@
+"""What training refuses: prompts, replies, rewards and data that it could only go wrong with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment_tax.models import prompt_ids
+from alignment_tax.world.base import Prompt
+
+
+def short_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_length: int
+) -> list[Prompt]:
+    """Return the prompts of at most so many tokens (ValueError: there are none)."""
+    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
+    if not short:
+        raise ValueError(
+            f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens. "
+            "Raise max_prompt_length."
+        )
+    return short
+
+
+def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
+    """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if room is not None and tokens > room:
+        raise ValueError(
+            f"{what[0].upper()}{what[1:]} may take {tokens} tokens, but the model's context has "
+            f"{room}. Lower max_length, or max_prompt_length and max_new_tokens."
+        )
+
+
+def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
+    """Refuse prompts that cannot be cut into equal minibatches and shares (ValueError)."""
+    if prompts == 0 or prompts % minibatch or minibatch % processes:
+        raise ValueError(
+            f"{prompts} prompts cannot be cut into minibatches of {minibatch} for {processes} "
+            "process(es): prompts must be a multiple of minibatch, and minibatch of the processes."
+        )
+
+
+def check_lengths(
+    lengths: Sequence[int], model: PreTrainedModel, max_prompt: int, max_new: int
+) -> None:
+    """Refuse prompts (lengths in tokens) that do not fit with their reply (ValueError)."""
+    context = model.config.get_text_config().max_position_embeddings
+    limit = min(max_prompt, context - max_new)
+    if too_long := [number for number, length in enumerate(lengths) if length > limit]:
+        raise ValueError(
+            f"{len(too_long)} of {len(lengths)} prompts have more than {limit} tokens, first "
+            f"number {too_long[0]} with {lengths[too_long[0]]} (max_prompt_length is {max_prompt}; "
+            f"prompt and {max_new} new tokens must fit into the model's {context}). Leave them out."
+        )
+
+
+def no_finished_reply(count: int, max_new_tokens: int) -> str:
+    """Return what to tell a user whose policy never ends its replies."""
+    return (
+        f"None of {count} sampled replies ended within {max_new_tokens} tokens. "
+        "Raise max_new_tokens, or check that the policy was trained to end its replies."
+    )
+
+
+def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
+    """Return rewards as float64 (count,).
+
+    Raises:
+        ValueError: another number of rewards, one that is not finite, or all the same.
+    """
+    values = np.asarray(rewards, dtype=np.float64)
+    if values.shape != (count,):
+        raise ValueError(
+            f"The reward function returned shape {values.shape} for {count} replies; it must "
+            f"return one number per reply, shape ({count},)."
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {count} rewards are NaN or infinite, the first at reply {bad[0]}. "
+            "Check the reward model's weights and empty replies."
+        )
+    if count > 1 and np.ptp(values) == 0:
+        raise ValueError(
+            f"All {count} rewards are {values[0]:g}, so there is nothing to select by. A reward "
+            "model that was never trained gives 0 to everything."
+        )
+    return values
+
+
+def require_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
+    """Raise ValueError unless the dataset has rows and these columns."""
+    missing = [column for column in columns if column not in dataset.column_names]
+    if missing or len(dataset) == 0:
+        raise ValueError(
+            f"The dataset needs rows and the columns {', '.join(columns)}; it has {len(dataset)} "
+            f"rows and {', '.join(dataset.column_names) or 'no columns'}."
+        )
+
+
+def check_dropped(dropped: dict[str, int], total: int, max_length: int) -> None:
+    """Warn about examples left out; raise ValueError if they are more than half."""
+    count = sum(dropped.values())
+    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items() if number)
+    if 2 * count > total:
+        raise ValueError(
+            f"{count} of {total} examples cannot be used ({reasons}; max_length={max_length}). "
+            "Raise max_length, or look at how the data are made."
+        )
+    if count:
+        warnings.warn(
+            f"{count} of {total} examples left out ({reasons}; max_length={max_length}).",
+            stacklevel=3,
+        )

@@ -1,0 +1,76 @@
+"""What every RLHF algorithm is given for a round, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment_tax.models import Reply, RewardModel
+from alignment_tax.train.loop import Log
+from alignment_tax.world.base import Prompt, World
+
+#: Takes n prompts and n replies, returns n rewards.
+RewardFunction = Callable[[list[Prompt], list[Reply]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a round of RLHF starts from, and what it may use.
+
+    `policy` (of the round before, or theta_0) is trained in place, `theta_0` stays as it is.
+    `gold_fn` gives the reward that is not optimised, for the log; PPO's critic starts from a copy
+    of `reward_model`; offline preference pairs come from `world`. `seed` is of the run, `number` of
+    the round (the first is 1). `before` is the folder of the round before, if any, and `folder` of
+    this one: for scratch in `work`, and for what the next round needs.
+    """
+
+    policy: PreTrainedModel
+    theta_0: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reward_fn: RewardFunction
+    gold_fn: RewardFunction
+    reward_model: tuple[RewardModel, PreTrainedTokenizerBase]
+    world: World
+    prompts: Sequence[Prompt]
+    seed: int
+    number: int
+    before: Path | None
+    folder: Path
+
+    @property
+    def round_seed(self) -> int:
+        """The seed of this round."""
+        return round_seed(self.seed, self.number)
+
+
+def round_seed(seed: int, number: int) -> int:
+    """Return the seed of a round: another one in every round of every run."""
+    return 1000 * (seed + 1) + number
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round of RLHF made.
+
+    `log` has one row per training step, or per iteration of PPO; `samples` one per reply (of DPO
+    per pair) with at least prompt, reply and chosen, none where single replies are not kept;
+    `stats` has among others kept and dropped (replies or prompts).
+    """
+
+    policy: PreTrainedModel
+    log: Log
+    samples: pd.DataFrame
+    stats: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, policy: PreTrainedModel, log: Log, samples: pd.DataFrame, stats: dict[str, Any]
+    ) -> RoundResult:
+        """Make a result with all of its stats as floats."""
+        return cls(policy, log, samples, {name: float(value) for name, value in stats.items()})

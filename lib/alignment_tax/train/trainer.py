@@ -1,0 +1,136 @@
+"""How TRL's trainers are run here: quietly, seeded, stopped at NaN, nothing saved or reported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import datasets
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from alignment_tax.models import device, silence_dropout, use_bf16
+from alignment_tax.presets import DpoConfig, RewardConfig, RlooConfig, SftConfig
+from alignment_tax.train.loop import Log, check_finite
+
+WARMUP = 0.03  # paper, Table 3: cosine with 3 % warm-up
+# every round at the same rate, as in RSF: with a cosine each round would start anew from the peak
+CONSTANT_RATE = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+CHECKED = ("loss", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in eval mode; `log` has a row per step: step, loss, what the trainer adds.
+
+    `used` counts the examples trained on, `dropped` those left out, by reason.
+    """
+
+    model: Any
+    log: Log
+    used: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def trainer_arguments(
+    config: SftConfig | RewardConfig | DpoConfig | RlooConfig, seed: int, workdir: Path
+) -> dict[str, Any]:
+    """Return the arguments all TRL trainers share: nothing saved, nothing reported, seeded."""
+    return {
+        "output_dir": str(workdir),
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": WARMUP,
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "bf16": use_bf16(device()),
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": device().type == "cuda",
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+    }
+
+
+def run_trainer(
+    trainer_class: type[Trainer],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Any,
+    rows: Dataset,
+    describe: str,
+    **more: Any,
+) -> tuple[PreTrainedModel, Log]:
+    """Train `model` in place, in float32 and without dropout; return it and one row per step."""
+    model.float()
+    silence_dropout(model)
+    with quiet_libraries():
+        # the bars of what a trainer does while it is made (in a notebook, widgets)
+        with mock.patch.dict(os.environ, TQDM_DISABLE="1"):
+            given = {"model": model, "args": arguments, "train_dataset": rows}
+            trainer = trainer_class(**given, processing_class=tokenizer, **more)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Watch(describe))
+        trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    log = [{name: float(value) for name, value in row.items()} for row in history]
+    return released_model(trainer), log
+
+
+class _Watch(TrainerCallback):
+    """One plain tqdm bar, in a terminal as in a notebook; stops at the first NaN (or infinity)."""
+
+    def __init__(self, describe: str):
+        self.describe = describe
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, desc=self.describe, unit="step", leave=False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        checked = {name: float(v) for name, v in (logs or {}).items() if name in CHECKED}
+        check_finite(checked, state.global_step, args.learning_rate)
+
+
+def released_model(trainer: Trainer) -> PreTrainedModel:
+    """Return the trainer's model in eval mode, without what trainers leave on it.
+
+    A wrapped forward stays bound to this very model, so that a deep copy of it would go on using
+    the weights it was copied from. And a model that is marked as prepared would not be wrapped for
+    mixed precision by the trainer of another round.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    for name in ("forward", "_is_accelerate_prepared"):
+        vars(model).pop(name, None)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the bars of the datasets library (widgets, in a notebook) out of the output."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,138 @@
+"""Translations that go on talking are counted, and cut at the reference, as if by hand."""
+
+import pandas as pd
+import pytest
+
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.results.items import (
+    bleu_statistics,
+    capped_bleu,
+    corpus_bleu,
+    goes_on,
+    right,
+)
+from alignment_tax.stats import capped_bleu as talk
+
+REFERENCE = "the black cat sleeps in the old house"
+
+
+def bleu(rows):
+    return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
+
+
+def items_of(said, reference=REFERENCE, seed=0):
+    """The items of models that answered with these texts, all to the same reference."""
+    return pd.DataFrame(
+        {"seed": seed, "key": key, "slot": "bleu", "item": item, "value": float("nan")}
+        | dict(zip(BLEU_COLUMNS, bleu_statistics(reference, text), strict=True))
+        for key, texts in said.items()
+        for item, text in enumerate(texts)
+    )
+
+
+def test_a_right_translation_with_words_behind_it_is_lost_to_talk():
+    said = {
+        "before": [REFERENCE, REFERENCE, REFERENCE, "no"],
+        # one kept, one goes on, one is wrong, one that was never right goes on
+        "after": [
+            REFERENCE,
+            f"{REFERENCE} let me know",
+            "the red cat",
+            f"{REFERENCE} you are welcome",
+        ],
+    }
+    models = [("sft", 0, "before"), ("rsf", 1, "none"), ("rsf", 2, "after")]
+    assert talk.lost_to_talk(points_of(*models), items_of(said))[0] == pytest.approx(1 / 2)
+
+
+def test_what_is_exact_and_what_goes_on():
+    texts = [
+        REFERENCE,
+        f"{REFERENCE} let me know",
+        "the black cat sleeps",
+        # every word of the reference and one more, in another order
+        "in the old house the black cat sleeps well",
+    ]
+    rows = items_of({"a": texts})
+    assert right(rows).tolist() == [True, False, False, False]
+    assert goes_on(rows).tolist() == [False, True, False, False]
+
+
+def test_a_reference_of_fewer_than_four_words_can_be_held():
+    rows = items_of({"a": ["a cat", "a cat sleeps", "cat"]}, reference="a cat")
+    assert right(rows).tolist() == [True, False, False]
+    assert goes_on(rows).tolist() == [False, True, False]
+
+
+def test_capped_counts_by_hand():
+    # 8 words of the reference and 3 more: 11, 10, 9, 8 n-grams, of which 8, 7, 6, 5 match
+    rows = items_of({"a": [f"{REFERENCE} let me know"]})
+    assert rows[list(BLEU_COLUMNS)].iloc[0].tolist() == [8, 7, 6, 5, 11, 10, 9, 8, 11, 8]
+    # (8/11 * 7/10 * 6/9 * 5/8) ** (1/4) = 0.6787, and no penalty for a text that is too long
+    assert bleu(rows) == pytest.approx(67.87, abs=0.01)
+    assert capped_bleu(rows) == pytest.approx(100)
+
+
+def test_what_is_short_is_not_changed():
+    rows = items_of({"a": ["the black cat sleeps", "the", REFERENCE]})
+    assert capped_bleu(rows) == pytest.approx(bleu(rows))
+
+
+def test_capped_bleu_is_at_least_that_of_the_text_that_is_really_cut():
+    texts = [
+        f"{REFERENCE} let me know how it goes !",
+        "of course , the black cat sleeps in the old house",
+        "the black dog sleeps in a house , the old house",
+    ]
+    cut = [" ".join(text.split()[: len(REFERENCE.split())]) for text in texts]
+    real = corpus_bleu([bleu_statistics(REFERENCE, text) for text in cut])
+    assert bleu(items_of({"a": texts})) < real < capped_bleu(items_of({"a": texts}))
+
+
+def points_of(*models):
+    """Points of seed 0 with the columns that tables ask for: (algorithm, rounds, key)."""
+    return pd.DataFrame(
+        {"study": "tiny", "seed": 0, "algorithm": name, "method": "none", "strength": None,
+         "alpha": None, "part": None, "rounds": rounds, "key": key, "bleu": 50.0,
+         "reward": 0.0, "commonsense": 90.0, "reading": 60.0, "translation": 50.0, "skill": 200 / 3}
+        for name, rounds, key in models
+    )  # fmt: skip
+
+
+def test_measures_and_mean_skill_by_hand():
+    said = {"a": [REFERENCE] * 4, "b": [REFERENCE, *[f"{REFERENCE} let me know"] * 2, "no"]}
+    items = items_of(said)
+    # another slot is no translation
+    items = pd.concat([items, items.iloc[:1].assign(slot="span")], ignore_index=True)
+    found = talk.measures(items).set_index("key")
+    assert found.loc["a", ["begins_right", "exact", "longer", "words"]].tolist() == [100, 100, 0, 8]
+    # 8 + 11 + 11 + 1 words in four translations
+    assert found.loc["b", ["begins_right", "exact", "longer"]].tolist() == [75, 25, 50]
+    assert found.loc["b", ["words", "reference_words"]].tolist() == [31 / 4, 8]
+    capped = capped_bleu(items[(items["key"] == "b") & (items["slot"] == "bleu")])
+    assert found.loc["b", "capped"] == pytest.approx(capped)
+    points = talk.with_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
+    assert points["translation"].tolist() == pytest.approx([100, capped])
+    assert points["skill"].tolist() == pytest.approx([250 / 3, (150 + capped) / 3])
+    beside = talk.add_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
+    assert beside["translation"].tolist() == [50, 50]
+    assert beside["capped_skill"].tolist() == points["skill"].tolist()
+
+
+def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
+    said = [{"a": [REFERENCE] * 4}, {"a": [REFERENCE, REFERENCE, "no", "no"]}]
+    items = pd.concat([items_of(each, seed=seed) for seed, each in enumerate(said)])
+    one = points_of(("sft", 0, "a"))
+    [row] = talk.table(pd.concat([one, one.assign(seed=1)]), items).to_dict("records")
+    # 100 and 50: mean 75, standard error 25, t quantile 12.706
+    assert row["exact"] == 75
+    assert row["exact_low"] == pytest.approx(75 - 12.706 * 25, abs=0.01)
+    assert row["exact_high"] == pytest.approx(75 + 12.706 * 25, abs=0.01)
+
+
+def test_a_model_without_translations_is_refused():
+    items = items_of({"a": [REFERENCE]})
+    with pytest.raises(ValueError, match="other"):
+        talk.measured_points(points_of(("sft", 0, "other")), items)
+    with pytest.raises(ValueError, match="left out"):
+        talk.measures(items.assign(slot="span"))

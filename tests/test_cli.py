@@ -1,0 +1,141 @@
+"""The command line: what it refuses, what it passes on, its exit codes, and where things are."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from alignment_tax import settings
+from alignment_tax.cli import main, make_parser
+
+COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
+
+
+def test_help_names_every_command_and_every_exit_code(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"\n    {name} " in said for name in (*COMMANDS, "bench"))
+    assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
+    for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune"):
+        with pytest.raises(SystemExit):
+            main([*name.split(), "--help"])
+        assert f"example:\n  alignment-tax {name}" in capsys.readouterr().out
+
+
+def test_the_examples_in_the_help_are_right():
+    parser = make_parser()
+    for line in ("run --preset tiny --seed 1 --only 04 05", "figures --all drawn", "base",
+                 "bench speed --only score_model --against ../other"):  # fmt: skip
+        assert callable(parser.parse_args(line.split()).do)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "walk", "record", "list all", "bench", "bench speed --limit 0", "record tiny --jobs 0",
+     "record tiny --jobs two", "compare a b --tolerance 1", "compare a", "run --seed 1.5"],
+)  # fmt: skip
+def test_a_wrong_command_line_returns_2(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert stop.value.code == 2
+    assert "usage: alignment-tax" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command_and_help_needs_no_torch():
+    code = "import sys, alignment_tax.cli as c; c.make_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    command = [sys.executable, "-m", "alignment_tax", "walk"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: alignment-tax" in done.stderr
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the commands that need torch were called with."""
+    seen = []
+    names = {"pipeline.record": ("record", "add"), "report": ("write_pages",),
+             "train.pretrain": ("make_base",), "figures.redraw": ("redraw_figures",)}  # fmt: skip
+    for module, functions in names.items():
+        fake = types.SimpleNamespace()
+        for name in functions:
+            setattr(fake, name, lambda *given, name=name: seen.append((name, *given)) or [0])
+        monkeypatch.setitem(sys.modules, f"alignment_tax.{module}", fake)
+    return seen
+
+
+def test_record_passes_preset_and_seeds_on(calls):
+    assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
+    assert main(["record", "huge"]) == 2
+    assert main(["record", "small", "--methods", "l2", "replay"]) == 0
+    assert calls == [
+        ("record", "tiny", [0, 2], 2, None),
+        ("record", "small", [0, 1, 2, 3, 4], 1, ["l2", "replay"]),
+    ]
+
+
+def test_the_other_commands_call_what_they_name(calls, capsys, tmp_path):
+    assert main(["add", "tiny", str(tmp_path)]) == 0
+    assert "seeds 0 are now in" in capsys.readouterr().out
+    assert main(["add", "huge", str(tmp_path)]) == 2
+    assert main(["report"]) == main(["base"]) == 0
+    assert [call[0] for call in calls] == ["add", "write_pages", "make_base"]
+    assert calls[0][1:] == (tmp_path, "tiny")
+
+
+def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    assert main(["record", "tiny", "--methods", "l2", "l7"]) == 2
+    assert "records no method 'l7'. Choose from: base, rsf, rsf_random" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, capsys):
+    record = sys.modules["alignment_tax.pipeline.record"]
+
+    def failing(error):
+        def fail(*given):
+            raise error
+
+        return fail
+
+    from alignment_tax.store import DiskFull
+
+    for error, code in ((KeyboardInterrupt(), 130), (DiskFull("The disk is full"), 1)):
+        monkeypatch.setattr(record, "record", failing(error))
+        assert main(["record", "tiny"]) == code
+    assert "What is finished is kept" in capsys.readouterr().err
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_folders_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path))
+    assert settings.runs_folder() == tmp_path / "runs"
+    assert settings.data_folder() == tmp_path
+    monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(settings.SettingsError, match="which is not a folder"):
+        settings.data_folder()
+    monkeypatch.setenv(settings.RUNS_VARIABLE, "")
+    monkeypatch.delenv(settings.DATA_VARIABLE)
+    assert settings.runs_folder() == settings.repo_root() / "runs"
+    assert settings.data_folder() is None
+
+
+def test_the_checkout_is_found_from_the_package_or_the_current_folder(tmp_path):
+    checkout = tmp_path / "checkout"
+    (checkout / "lib" / "alignment_tax").mkdir(parents=True)
+    (checkout / "notebooks").mkdir()
+    (checkout / "pyproject.toml").write_text('[project]\nname = "alignment-tax"\n')
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    elsewhere = tmp_path / "site-packages" / "alignment_tax" / "settings.py"
+    package = checkout / "lib" / "alignment_tax" / "settings.py"
+    assert settings.repo_root(package, tmp_path) == checkout
+    assert settings.repo_root(elsewhere, checkout / "notebooks") == checkout
+    with pytest.raises(settings.SettingsError, match="pip install -e"):
+        settings.repo_root(elsewhere, tmp_path)

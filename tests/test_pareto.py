@@ -1,0 +1,290 @@
+"""Fronts, hypervolume, intervals and verdicts, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment_tax.stats.compare import (
+    compare_at_equal_reward,
+    compare_hypervolume,
+    compare_seeds,
+    interval,
+    judge,
+    paired_bootstrap,
+    verdict,
+)
+from alignment_tax.stats.pareto import (
+    as_points,
+    dominated_share,
+    gap_at_equal_reward,
+    hypervolume,
+    interpolate,
+    pareto_front,
+)
+
+STAIRS = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.5, 1.5]]
+
+coordinate = st.integers(-8, 8).map(float)
+clouds = st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=12)
+
+
+def test_front_by_hand() -> None:
+    assert pareto_front(STAIRS).tolist() == [0, 1, 2]
+    assert pareto_front([[3, 1], [1, 3], [2, 2]]).tolist() == [1, 2, 0]  # by rising reward
+    assert pareto_front([[1, 1], [1, 1], [0, 1]]).tolist() == [0, 1]  # equal points both stay
+
+
+def test_hypervolume_by_hand() -> None:
+    # slabs above (0, 0): 3 x 1, then 2 x 1, then 1 x 1
+    assert hypervolume(STAIRS, (0, 0)) == 6.0
+    assert hypervolume(STAIRS, (1, 0)) == 3.0  # [1, 3] is no longer above: 2 x 1 + 1 x 1
+    assert hypervolume(STAIRS, (5, 5)) == 0.0
+    assert hypervolume([[2, 3]], (-1, 1)) == 6.0
+
+
+def test_dominated_share_by_hand() -> None:
+    assert dominated_share([[0, 0], [1, 1], [2, 0], [1, 2]], by=[[1, 1]]) == 0.25
+    assert dominated_share([[0, 0], [0.5, 1]], by=[[1, 1]]) == 1.0
+
+
+@given(clouds)
+@settings(max_examples=60, deadline=None)
+def test_a_dominated_point_changes_nothing(cloud: list[tuple[float, float]]) -> None:
+    front = as_points(cloud)[pareto_front(cloud)]
+    worse = [*cloud, (front[0, 0] - 1, front[0, 1] - 1)]
+    assert as_points(worse)[pareto_front(worse)].tolist() == front.tolist()
+    assert hypervolume(worse, (-9, -9)) == hypervolume(cloud, (-9, -9))
+    assert hypervolume(front, (-9, -9)) == hypervolume(cloud, (-9, -9))
+
+
+@given(clouds, st.tuples(coordinate, coordinate), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_more_points_never_shrink_the_area_and_order_is_nothing(cloud, extra, random) -> None:
+    area = hypervolume(cloud, (-3, -3))
+    assert hypervolume([*cloud, extra], (-3, -3)) >= area
+    shuffled = random.sample(cloud, len(cloud))
+    assert hypervolume(shuffled, (-3, -3)) == area
+    kept, kept_again = (as_points(c)[pareto_front(c)].tolist() for c in (cloud, shuffled))
+    assert kept == kept_again
+
+
+@given(clouds)
+@settings(max_examples=30, deadline=None)
+def test_area_equals_counted_unit_squares(cloud: list[tuple[float, float]]) -> None:
+    cells = [(r, s) for r in range(-9, 8) for s in range(-9, 8)]
+    covered = sum(any(r + 1 <= x and s + 1 <= y for x, y in cloud) for r, s in cells)
+    assert hypervolume(cloud, (-9, -9)) == covered
+
+
+def test_interpolate_by_hand() -> None:
+    curve = [[0, 60], [2, 50], [4, 20]]
+    assert interpolate(curve, [0, 1, 2, 3, 4]).tolist() == [60, 55, 50, 35, 20]
+    # left of the curve its best point already has more reward and more skill
+    assert interpolate(curve, -1).tolist() == [60]
+    assert np.isnan(interpolate(curve, 4.1)).all()
+
+
+def test_interpolate_follows_a_curve_that_bends_back() -> None:
+    # reward rises to 3, then falls to 1 while skill falls: the upper branch counts
+    curve = [[0, 10], [3, 8], [1, 2]]
+    assert interpolate(curve, 1.5).tolist() == [9.0]
+    # skill dips, then recovers at more reward: at reward 1 the later point is the better offer
+    assert interpolate([[0, 10], [1, 4], [2, 9]], 1).tolist() == [9.0]
+    assert interpolate([[1, 5]], [0.5, 1.0]).tolist() == [5.0, 5.0]
+
+
+def test_gap_by_hand() -> None:
+    straight = [[0, 60], [4, 20]]
+    bent = [[0, 60], [2, 50], [4, 20]]
+    # the triangle between them: height 10 at reward 2, so 5 on average over [0, 4]
+    assert gap_at_equal_reward(bent, straight) == pytest.approx(5.0)
+    assert gap_at_equal_reward(straight, bent) == pytest.approx(-5.0)
+    # only the range that both reach counts: [0, 2], where the gap rises from 0 to 10
+    assert gap_at_equal_reward(bent[:2], straight) == pytest.approx(5.0)
+    # upper half of [0, 4]: falls from 10 to 0
+    assert gap_at_equal_reward(bent, straight, from_share=0.5) == pytest.approx(5.0)
+    # upper quarter: falls from 5 to 0
+    assert gap_at_equal_reward(bent, straight, from_share=0.75) == pytest.approx(2.5)
+
+
+def test_a_finer_grid_on_the_same_line_is_no_advantage() -> None:
+    coarse = [[0, 60], [4, 20]]
+    fine = [[r, 60 - 10 * r] for r in np.linspace(0, 4, 21)]
+    assert gap_at_equal_reward(fine, coarse) == pytest.approx(0.0, abs=1e-9)
+    assert hypervolume(fine, (-1, 0)) > hypervolume(coarse, (-1, 0))
+
+
+def test_compare_at_equal_reward_over_seeds() -> None:
+    straight = [[0, 60], [4, 20]]
+    bent = [[[0, 60], [2, 40 + up], [4, 20]] for up in (8, 10, 12)]
+    # gaps 4, 5, 6: mean 5, standard error 1 / sqrt(3), t(2) = 4.303
+    result = compare_at_equal_reward(bent, [straight] * 3)
+    assert result.difference == pytest.approx(5.0)
+    assert result.low == pytest.approx(5 - 4.3027 / np.sqrt(3), abs=1e-3)
+    assert result.high == pytest.approx(5 + 4.3027 / np.sqrt(3), abs=1e-3)
+    assert (result.n_seeds, result.verdict) == (3, "holds")
+    assert compare_at_equal_reward(bent, [straight] * 3, sesoi=8).verdict == "negligible"
+    assert compare_at_equal_reward(bent, [straight] * 3, direction=-1).verdict == "opposite"
+
+
+def test_compare_hypervolume_over_seeds() -> None:
+    a, b = [[[1, 2]], [[1, 4]]], [[[1, 1]], [[1, 1]]]
+    result = compare_hypervolume(a, b, (0, 0))
+    # differences 1 and 3: mean 2, standard error 1, t(1) = 12.706
+    assert result.difference == 2.0
+    assert result.low == pytest.approx(2 - 12.706, abs=1e-3)
+    assert result.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "sesoi", "said"),
+    [
+        (0.1, 2.0, 1, 0.0, "holds"),
+        (-2.0, -0.1, -1, 0.5, "holds"),
+        (-2.0, -0.1, 1, 0.5, "opposite"),
+        (0.1, 2.0, -1, 0.0, "opposite"),
+        (0.0, 2.0, 1, 0.5, "inconclusive"),
+        (-1.0, 0.0, 1, 0.5, "inconclusive"),
+        # the smallest effect of interest wins over both other verdicts, and at its edge, too
+        (0.1, 0.5, 1, 0.5, "negligible"),
+        (-0.5, -0.1, 1, 0.5, "negligible"),
+        (-0.4, 0.4, -1, 0.5, "negligible"),
+        (0.4, 0.6, 1, 0.5, "holds"),
+        (0.0, 0.0, 1, 0.0, "negligible"),
+    ],
+)
+def test_verdicts(low: float, high: float, direction: int, sesoi: float, said: str) -> None:
+    assert verdict(low, high, direction, sesoi) == said
+
+
+@pytest.mark.parametrize("bad", [(2.0, 1.0), (float("nan"), 1.0), (0.0, 1.0, 0), (0.0, 1.0, 1, -1)])
+def test_no_verdict_on_what_is_no_interval(bad: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"no interval|direction"):
+        verdict(*bad)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_verdicts_turn_round_with_their_sign_and_mind_no_order(gaps, sesoi) -> None:
+    one = compare_seeds(gaps, sesoi=sesoi)
+    turned = compare_seeds([-gap for gap in reversed(gaps)], sesoi=sesoi, direction=-1)
+    assert turned.verdict == one.verdict
+    assert (-turned.high, -turned.low) == pytest.approx((one.low, one.high), abs=1e-9)
+    mean, low, high = interval(gaps)
+    assert (one.difference, one.low, one.high) == (mean, low, high)
+    assert low <= mean <= high
+    assert judge([*gaps, float("nan")], sesoi=sesoi) == one
+
+
+def test_an_interval_by_hand() -> None:
+    # 1 and 3: mean 2, standard error 1
+    assert interval([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
+    assert interval([5.0])[0] == 5
+    assert np.isnan(interval([5.0])[1:]).all()
+    assert judge([5.0]) is None
+
+
+def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:
+    rng = np.random.default_rng(0)
+    runs, covered_t, covered_bootstrap = 300, 0, 0
+    for _ in range(runs):
+        seeds = rng.normal(1.0, 1.0, size=5)
+        t = compare_seeds(seeds)
+        # one item a seed and model: only the seeds are drawn
+        boot = paired_bootstrap(seeds[:, None], np.zeros((5, 1)), rng=rng, n_boot=200)
+        covered_t += t.low <= 1.0 <= t.high
+        covered_bootstrap += boot.low <= 1.0 <= boot.high
+    assert 0.92 <= covered_t / runs <= 0.98
+    assert 0.72 <= covered_bootstrap / runs <= 0.90
+
+
+def test_bootstrap_of_items_agrees_with_the_standard_error() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.random(400) < 0.7).astype(float), (rng.random(400) < 0.5).astype(float)
+    result = paired_bootstrap([a], [b], rng=rng, n_boot=1000)
+    error = (a - b).std(ddof=1) / np.sqrt(400)
+    assert result.difference == pytest.approx((a - b).mean())
+    assert result.high - result.low == pytest.approx(2 * 1.96 * error, rel=0.12)
+    assert (result.n_seeds, result.n_items, result.verdict) == (1, 400, "holds")
+
+
+def test_pairing_by_item_removes_the_difficulty_of_items() -> None:
+    rng = np.random.default_rng(2)
+    difficulty = rng.normal(0, 10, size=200)
+    a = [difficulty + 0.5 + rng.normal(0, 0.1, 200) for _ in range(3)]
+    result = paired_bootstrap(a, [difficulty] * 3, rng=rng, n_boot=300)
+    assert result.high - result.low < 0.2
+
+
+def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
+    rng = np.random.default_rng(3)
+    a = [{"one": np.ones(10), "two": np.zeros(30)}] * 2
+    b = [{"one": np.zeros(10), "two": np.zeros(30)}] * 2
+    result = paired_bootstrap(a, b, rng=rng, n_boot=50)
+    # mean of the two groups, whatever their sizes
+    assert (result.difference, result.low, result.high) == (0.5, 0.5, 0.5)
+    assert result.n_items == 40
+
+    def ratio(items):  # a statistic of sums, as BLEU is
+        total = items["items"].sum(axis=0)
+        return total[0] / total[1]
+
+    counts = [np.array([[1.0, 2.0], [3.0, 4.0]])]
+    result = paired_bootstrap(
+        counts, [np.array([[0.0, 1.0]] * 2)], rng=rng, n_boot=50, statistic=ratio
+    )
+    assert result.difference == pytest.approx(4 / 6)
+    assert 0.5 <= result.low <= result.high <= 0.75
+
+
+def test_the_same_generator_gives_the_same_interval() -> None:
+    a, b = np.random.default_rng(4).random((2, 3, 50))
+    first, second = (
+        paired_bootstrap(a, b, rng=np.random.default_rng(9), n_boot=50) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_points_come_from_the_table_of_points() -> None:
+    table = pd.DataFrame({"reward": [1.0, 2.0], "skill": [50.0, 40.0], "method": ["none"] * 2})
+    assert hypervolume(table, (0, 0)) == 90.0
+    with pytest.raises(ValueError, match="no column 'skill'"):
+        hypervolume(table.drop(columns="skill"), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "no points"),
+        ([[1.0, float("nan")]], r"Point 0 is \(1.0, nan\)"),
+        ([[1.0, 2.0], [float("inf"), 1.0]], "Point 1"),
+        ([[1.0, 2.0, 3.0]], r"rows \(reward, skill\)"),
+    ],
+)
+def test_degenerate_points_are_refused(points, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pareto_front(points)
+
+
+def test_degenerate_comparisons_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="run at least two"):
+        compare_seeds([1.0])
+    with pytest.raises(ValueError, match="seed number 1 is nan"):
+        compare_seeds([1.0, float("nan")])
+    with pytest.raises(ValueError, match="a has 2, b has 1"):
+        compare_at_equal_reward([STAIRS, STAIRS], [STAIRS])
+    with pytest.raises(ValueError, match="share no range"):
+        gap_at_equal_reward([[0, 1], [1, 0]], [[2, 1], [3, 0]])
+    with pytest.raises(ValueError, match="from_share"):
+        gap_at_equal_reward(STAIRS, STAIRS, from_share=1.0)
+    with pytest.raises(ValueError, match="other items than the first"):
+        paired_bootstrap([np.ones(3)], [np.ones(4)], rng=rng)
+    with pytest.raises(ValueError, match="no items"):
+        paired_bootstrap([np.ones(0)], [np.ones(0)], rng=rng)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        paired_bootstrap([np.array([np.nan])], [np.ones(1)], rng=rng)
