@@ -151,6 +151,8 @@ class Scorer:
         for slot, numbers in chosen.items():
             task = self.tasks[self.slots[slot].name]
             requests = [r for r in self._requests[slot] if r.doc_id in set(numbers)]
+            if not requests:
+                continue
             self._ask(model, tokenizer, self.slots[slot], requests)
             for number, asked in _by_item(requests):
                 reply = asked[0].resps[0]
