@@ -26,10 +26,12 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
@@ -37,6 +39,7 @@ from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
+ROOM = 16  # tokens by which a full cache grows
 
 
 def device() -> torch.device:
@@ -379,6 +382,49 @@ def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
     order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
     indices = [index for index, _ in order]
     return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+
+
+def growing_cache(policy: PreTrainedModel) -> DynamicCache:
+    """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
+    cache = DynamicCache(config=policy.config)
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer with room to grow.
+
+    The ordinary layer copies all keys and values for every new token, which for a small model takes
+    longer than the forward pass itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rooms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append states (batch, heads, new, size); return all of them so far."""
+        if self.keys is None or self.values is None:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.keys = self._append("keys", self.keys, key_states)
+        self.values = self._append("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _append(self, name: str, old: Tensor, new: Tensor) -> Tensor:
+        """Return `old` with `new` behind it, in place if `old` has room."""
+        length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
+        room, view = self.rooms.get(name, (old, None))
+        if view is not old or room.shape[-2] < total:
+            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
+            room[..., :length, :] = old
+        room[..., length:total, :] = new
+        view = room[..., :total, :]
+        self.rooms[name] = (room, view)
+        return view
 
 
 @torch.inference_mode()
