@@ -1,8 +1,9 @@
-"""The house stays as it is meant: one-way imports, reasoned pins, licences, one test command."""
+"""The house stays as it is meant: its rooms, one-way imports, sizes, pins, licences, one command."""
 
 import ast
 import os
 import re
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 
@@ -14,19 +15,38 @@ from alignment_tax.settings import repo_root
 ROOT = repo_root()
 PACKAGE = ROOT / "lib" / "alignment_tax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PYTHON = sorted(path for top in ("lib", "bench", "tests") for path in (ROOT / top).rglob("*.py"))
 
-# a room may import rooms on lower floors, and its neighbours as long as that goes in no circle
+# every room, from the ground up: one may import those below it, never those beside or above it
 FLOORS = (
-    ("presets", "settings", "store"),
-    ("labels", "spec", "registry"),
-    ("models", "world", "smollm2"),
-    ("train", "mitigate", "merge", "skills", "stats", "results"),
-    ("pipeline",),
-    ("course", "figures", "widgets", "bench", "outputs", "report", "claims"),
+    ("settings",),
+    ("presets", "provenance"),
+    ("store",),
+    ("registry",),
+    ("spec",),
+    ("labels",),
+    ("results", "world"),
+    ("smollm2", "models"),
+    ("skills",),
+    ("train",),
+    ("merge",),
+    ("mitigate",),
+    ("stats",),
+    ("pipeline", "figures"),
+    ("notebooks", "report", "widgets"),
+    ("cli",),
+    ("__main__",),
 )
-# these know nothing of language models beyond named tensors and points
-BARE = ("merge", "stats")
-LANGUAGE_LIBRARIES = {"transformers", "trl", "peft", "datasets", "lm_eval", "tokenizers"}
+#: Rooms that are opened without a model: none of these libraries is loaded, not even indirectly.
+LIGHT = ("labels", "spec", "results", "stats", "figures", "report")
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "lm_eval", "accelerate"}
+#: Knows nothing of language models beyond named tensors.
+BARE, LANGUAGE = "merge", HEAVY - {"torch"} | {"tokenizers"}
+#: Where an interval over seeds or items is worked out; what doing so looks like.
+INTERVALS, SIGNS = PACKAGE / "stats" / "compare.py", re.compile(r"\.ppf\(|\bsem\(|bootstrap\(\s*\(")
+#: Most lines of Python, docstrings and all.
+MOST_LINES = {"lib": 15_000, "tests": 10_000, "bench": 900}
+MOST_IN_A_MODULE = 600
 
 
 def room(path):
@@ -54,32 +74,56 @@ def rooms_imported(path):
 
 
 def floor(name):
-    """The floor of a room; one that is not listed is at the top."""
-    return next((i for i, names in enumerate(FLOORS) if name in names), len(FLOORS) - 1)
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def test_every_room_is_listed():
+    listed = {name for names in FLOORS for name in names} | {"__init__"}
+    assert {room(path) for path in MODULES} == listed
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
-    # the names of the package itself (its version) are free to all
+def test_imports_go_down(path):
     if path == PACKAGE / "__init__.py":
         assert rooms_imported(path) == set()
         return
-    upward = {name for name in rooms_imported(path) if floor(name) > floor(room(path))}
-    assert upward == set(), f"{room(path)} must not import {upward}"
-    if room(path) in BARE:
-        assert {floor(name) for name in rooms_imported(path)} <= {0, floor("merge")}
-        assert LANGUAGE_LIBRARIES.isdisjoint(name.split(".")[0] for name in imports(path))
+    wrong = {name for name in rooms_imported(path) if floor(name) >= floor(room(path))}
+    assert wrong == set(), f"{room(path)} must not import {wrong}"
+    if room(path) == BARE:
+        assert LANGUAGE.isdisjoint(name.split(".")[0] for name in imports(path))
 
 
-def test_rooms_import_each_other_in_no_circle():
-    graph = {}
-    for path in MODULES:
-        graph.setdefault(room(path), set()).update(rooms_imported(path))
-    done = set()
-    while ready := [name for name in graph if name not in done and graph[name] <= done]:
-        done.update(ready)
-    circle = {name: graph[name] - done for name in graph.keys() - done}
-    assert circle == {}
+def test_rooms_of_tables_and_figures_are_opened_without_a_model():
+    light = [path.relative_to(PACKAGE.parent).with_suffix("") for path in MODULES]
+    names = [".".join(path.parts) for path in light if path.parts[1] in LIGHT]
+    code = f"import sys, {', '.join(names)}; print(*{HEAVY} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("top", MOST_LINES)
+def test_the_house_stays_small(top):
+    sizes = {path: len(path.read_text("utf-8").splitlines()) for path in PYTHON}
+    own = {path: size for path, size in sizes.items() if ROOT / top in path.parents}
+    assert sum(own.values()) <= MOST_LINES[top]
+    large = {str(path): size for path, size in own.items() if size > MOST_IN_A_MODULE}
+    assert large == {}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_public_name_says_what_it_is(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
+    inner = [n for c in public if isinstance(c, ast.ClassDef) for n in c.body]
+    public += [n for n in inner if isinstance(n, kinds) and not n.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+    assert ast.get_docstring(tree) or not tree.body
+
+
+def test_an_interval_is_worked_out_in_one_place():
+    places = [path for path in PYTHON if SIGNS.search(path.read_text(encoding="utf-8"))]
+    assert [p for p in places if p != INTERVALS and ROOT / "tests" not in p.parents] == []
 
 
 def requirement_lines(name):

@@ -86,8 +86,9 @@ def curve_rows(
     elif method == "early_stopping":
         own = own.sort_values("rounds")
     elif method == KL_COEF:
-        coefficient = PRESETS[str(own["study"].iloc[0])].ppo.kl_coef
-        own = pd.concat([own, plain.assign(strength=coefficient)])
+        ppo = PRESETS[str(own["study"].iloc[0])].ppo
+        assert ppo is not None  # or no other coefficient would be recorded
+        own = pd.concat([own, plain.assign(strength=ppo.kl_coef)])
         own = own.sort_values("strength", ascending=False)
     else:
         own = own.sort_values("strength", ascending=weak_is_high(method))

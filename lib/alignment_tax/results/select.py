@@ -19,8 +19,9 @@ ppo/kl_coef                   a curve: PPO from its heaviest KL penalty to its l
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,10 +73,9 @@ def parse(text: str) -> Selector:
     found = GRAMMAR.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} selects nothing: write it like rsf/last or rsf/average@0.2.")
+    kinds: dict[str, Callable[[str], Any]] = {"factor": float, "alpha": float, "blocks": int}
     given = {name: value for name, value in found.groupdict().items() if value is not None}
-    numbers = {name: float(given[name]) for name in ("factor", "alpha") if name in given}
-    blocks = {"blocks": int(given["blocks"])} if "blocks" in given else {}
-    return Selector(**(given | numbers | blocks))
+    return Selector(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 
 
 class Selection:
@@ -162,9 +162,10 @@ class Selection:
 
     def _through(self, text: str) -> dict[int, pd.DataFrame]:
         wanted, found = parse(text), {}
-        for seed, rows in self.rows.groupby("seed"):
+        for name, rows in self.rows.groupby("seed"):
+            seed = int(str(name))
             try:
-                found[int(str(seed))] = curve_rows(rows, wanted.method, seed, wanted.algorithm)
+                found[seed] = curve_rows(rows, wanted.method, seed, wanted.algorithm)
             except NotRecorded:
                 continue
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -328,7 +329,7 @@ def one(found: pd.DataFrame, name: str) -> pd.Series:
     return rows.iloc[0]
 
 
-def effect(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
+def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
     """Return "difference (low to high)" of a row, signed."""
     return spread(row["difference"], row["low"], row["high"], digits, sign=True)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,12 +113,12 @@ def averaging_minus(found: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
         own = found[(found["a"] == f"rsf/{average}") & (found["b"] == f"rsf/{method}")]
         own = own[~own["id"].str.contains(".shared", regex=False)].set_index(["score", "measure"])
         about = {"method": method, "name": METHOD_NAMES[method]}
-        for place in product(scores, measures):
-            if place in own.index:
-                row = own.loc[place]
+        by_place = dict(zip(own.index, own.to_dict("records"), strict=True))
+        for score, measure in product(scores, measures):
+            if row := by_place.get((score, measure)):
                 told = {"seeds": seeds_text(map(int, str(row["seeds"]).split()))}
-                told |= {"score": scores[place[0]], "measure": measures[place[1]]}
-                rows.append(about | told | row[VERDICT].to_dict())
+                told |= {"score": scores[score], "measure": measures[measure]}
+                rows.append(about | told | {name: row[name] for name in VERDICT})
     return pd.DataFrame(rows, columns=["method", "name", "seeds", "score", "measure", *VERDICT])
 
 
@@ -167,8 +168,6 @@ def method_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _spread(
-    row: dict[str, float], names: tuple[str, ...] | list[str], digits: int, sign: bool = False
-) -> str:
-    values = [row[name] for name in names]
-    return "-" if np.isnan(values[0]) else spread(*values, digits, sign)
+def _spread(row: Mapping[Any, Any], names: Sequence[str], digits: int, sign: bool = False) -> str:
+    mean, low, high = (row[name] for name in names)
+    return "-" if np.isnan(mean) else spread(mean, low, high, digits, sign)
