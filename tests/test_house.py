@@ -1,4 +1,4 @@
-"""The house stays as it is meant: its rooms, one-way imports, sizes, pins, licences, one command."""
+"""The house stays as it is meant: rooms, one-way imports, sizes, pins, licences, one command."""
 
 import ast
 import os
