@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a room may import rooms on lower floors, and its neighbours as long as that goes in no circle
 FLOORS = (
-    ("presets", "settings", "store"),
+    ("presets", "settings", "store", "provenance"),
     ("labels", "spec", "registry"),
     ("models", "world", "smollm2"),
     ("train", "mitigate", "merge", "skills", "stats", "results"),
