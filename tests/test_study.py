@@ -293,7 +293,7 @@ class Nearer(Treatment):
 
 
 def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
-    monkeypatch.setattr("alignment_tax.mitigate.nearer", sys.modules[__name__], raising=False)
+    monkeypatch.setitem(sys.modules, "alignment_tax.mitigate.nearer", sys.modules[__name__])
     new = Remedy("nearer", "nearer:Nearer", "afterwards", (0.25,), "share of the way back", "test")
     monkeypatch.setitem(REMEDIES, "nearer", new)
     study = Study(miniature(remedies=(Grid("nearer", (0.25,)),)), 0, store)
