@@ -5,14 +5,20 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
+from test_skills import by_lm_eval
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_tax import smollm2
+from alignment_tax.skills import SLOTS, Scorer
 from alignment_tax.skills.real import utils
 
 TASKS = Path(utils.__file__).parent
@@ -86,16 +92,57 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigurableTask]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("data")
     for name, row in FILES.items():
         with gzip.open(folder / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
             file.writelines(json.dumps(row(i)) + "\n" for i in range(40))
-    names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALIGNMENT_TAX_DATA", str(folder))
-        manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-        return manager.load(names)["tasks"]
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Path) -> dict[str, ConfigurableTask]:
+    names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
+    return manager.load(names)["tasks"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> None:
+    scorer = Scorer("real", 6, batch_size=8)
+    texts = [text for asked in scorer._requests.values() for r in asked for text in r.args[:1]]
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    words.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        eos_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    items = scorer.score(model, tokenizer).items
+    assert items.groupby("slot").size().to_dict() == dict.fromkeys(SLOTS, 6)
+    if dtype == torch.float32:  # in bfloat16 likelihoods tie, and lm-eval rounds them
+        assert items.equals(by_lm_eval(scorer, model, tokenizer))
+        assert 0 < items.loc[items["slot"] == "race_like", "value"].mean() < 1
+        assert items["length"].max() > 3
 
 
 def requests(task: ConfigurableTask, limit: int = 4) -> list[Any]:

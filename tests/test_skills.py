@@ -1,28 +1,41 @@
-"""Scoring through lm-eval: against bare forward passes, sacrebleu, and lm-eval's own command."""
+"""Scores: as in bare forward passes, as sacrebleu counts, and item by item as lm-eval has them."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import sacrebleu
 import torch
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_tax.results.items import SkillsError
+from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.models import load_policy, save_policy
+from alignment_tax.settings import base_folder
 from alignment_tax.skills import (
     FAMILIES,
     SLOTS,
     Scorer,
     SkillScores,
+    SkillsError,
     bleu_statistics,
     corpus_bleu,
     family_percent,
     pair_scores,
     suite,
 )
+from alignment_tax.skills import scorer as scorer_module
+from alignment_tax.skills.decode import greedy_replies, log_likelihoods
 from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -133,7 +146,7 @@ def scores(scorer: Scorer, tokenizer: PreTrainedTokenizerFast) -> SkillScores:
     return scorer.score(tiny_llama(), tokenizer)
 
 
-def greedy_replies(model, tokenizer, prompts: list[str]) -> list[str]:
+def bare_replies(model, tokenizer, prompts: list[str]) -> list[str]:
     replies = []
     for prompt in prompts:
         ids = tokenizer(prompt)["input_ids"]
@@ -167,7 +180,7 @@ def test_choices_are_those_of_a_bare_forward_pass(scores, tasks, tokenizer) -> N
 
 def test_translations_are_those_of_greedy_decoding(scores, tasks, tokenizer) -> None:
     passages = documents(tasks, "passages")
-    replies = greedy_replies(tiny_llama(), tokenizer, [doc["question"] for doc in passages])
+    replies = bare_replies(tiny_llama(), tokenizer, [doc["question"] for doc in passages])
     expected = sacrebleu.corpus_bleu(replies, [[doc["answer"] for doc in passages]]).score
     assert scores.metrics["bleu"] == pytest.approx(expected)
     assert expected > 0
@@ -175,7 +188,7 @@ def test_translations_are_those_of_greedy_decoding(scores, tasks, tokenizer) -> 
 
 def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path) -> None:
     questions = [f"{first} {second} ?" for first in WORDS[:4] for second in WORDS[4:8]]
-    answers = greedy_replies(tiny_llama(), tokenizer, questions)
+    answers = bare_replies(tiny_llama(), tokenizer, questions)
     answers[:5] = [f"{answer} w1" for answer in answers[:5]]
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
     source = "from datasets import Dataset\ndef passages(**_):\n"
@@ -190,31 +203,14 @@ def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path)
     assert scores.metrics == {"span": 100 * 11 / 16, "reading": 100 * 11 / 16}
 
 
-def test_a_prompt_that_does_not_fit_is_reported(tasks, tokenizer) -> None:
+def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> None:
     model = tiny_llama()
     model.config.max_position_embeddings = 8
-    others = tuple(slot for slot in SLOTS if slot != "span")
-    span = Scorer("tiny", limit=4, batch_size=8, folder=tasks, without=others)
-    with pytest.warns(UserWarning, match="tiny_span: Left truncation applied"):
-        span.score(model, tokenizer)
-
-
-def test_numbers_are_those_of_lm_eval_itself(scores, tasks, tokenizer, tmp_path) -> None:
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    tiny_llama().save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    public = simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(tmp_path), "device": "cpu", "dtype": "float32"},
-        tasks=["tiny_two_hop", "tiny_translation"],
-        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        batch_size=8,
-        bootstrap_iters=0,
-    )["results"]
-    assert scores.metrics["two_hop"] == pytest.approx(100 * public["tiny_two_hop"]["acc,none"])
-    assert scores.metrics["bleu"] == pytest.approx(public["tiny_translation"]["bleu,none"])
+    others = tuple(slot for slot in SLOTS if slot not in ("span", "one_hop"))
+    few = Scorer("tiny", limit=4, batch_size=8, folder=tasks, without=others)
+    with pytest.warns(UserWarning, match="tiny_span: 4 prompts"):
+        found = few.score(model, tokenizer)
+    assert found.items.equals(by_lm_eval(few, model, tokenizer))
 
 
 def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
@@ -271,11 +267,101 @@ def test_unusable_settings_are_refused(tasks) -> None:
         Scorer("tiny", None, 8, without=("race",), folder=tasks)
 
 
-def test_a_model_that_would_not_stop_is_refused(scorer, tokenizer) -> None:
+def by_lm_eval(scorer: Scorer, model, tokenizer) -> pd.DataFrame:
+    """The items of a scorer, as lm-eval's own evaluation with its own model class finds them."""
+    model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=scorer.batch_size)
+    rows = []
+    for slot, task in scorer.slots.items():
+        chosen = {"tasks": {task.name: scorer.tasks[task.name]}}
+        found = evaluate(model, chosen, limit=scorer.limit, bootstrap_iters=0)
+        for sample in found["samples"][task.name]:
+            row = {"slot": slot, "item": sample["doc_id"], "fingerprint": sample["doc_hash"][:16]}
+            counts = bleu_statistics(*sample["bleu"]) if slot == "bleu" else [np.nan] * 10
+            row["value"] = np.nan if slot == "bleu" else float(sample[task.metric])
+            rows.append(row | dict(zip(BLEU_COLUMNS, counts, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def damaged_base():
+    model, tokenizer = load_policy(base_folder())
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim == 2:
+                weights += 0.15 * weights.std() * torch.randn(weights.shape, generator=draw)
+    return model, tokenizer
+
+
+def test_every_item_of_the_tiny_suite_is_answered_as_by_lm_eval(tmp_path) -> None:
+    model, tokenizer = damaged_base()
+    few = Scorer("tiny", limit=40, batch_size=16)
+    items = few.score(model, tokenizer).items
+    assert items.equals(by_lm_eval(few, model, tokenizer))
+    # answers that are all right, or all wrong, would test little
+    assert 0.1 < items["value"].mean() < 0.95
+    assert items["matches_2"].nunique() > 2
+    # what a checkpoint or a tokenizer adds by itself moves nothing
+    model.generation_config.update(repetition_penalty=1.8, no_repeat_ngram_size=2, eos_token_id=3)
+    model.generation_config.update(max_new_tokens=2, min_new_tokens=9, do_sample=True)
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    closing = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    tokenizer.backend_tokenizer.post_processor = closing
+    assert tokenizer("the fox").input_ids[-1] == tokenizer.eos_token_id
+    assert few.score(model, tokenizer).items.equals(items)
+
+
+def test_the_public_command_line_gives_the_same_number(tmp_path) -> None:
+    model, tokenizer = damaged_base()
+    save_policy(model, tokenizer, tmp_path / "model")
+    folder = Path(scorer_module.__file__).parent / "tiny"
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
+    command += ["--model_args", f"pretrained={tmp_path / 'model'},dtype=float32", "--limit", "40"]
+    command += ["--tasks", "tiny_span", "--include_path", str(folder), "--batch_size", "16"]
+    subprocess.run([*command, "--output_path", str(tmp_path / "out")], check=True, timeout=300)
+    (file,) = (tmp_path / "out").rglob("results*.json")
+    public = json.loads(file.read_text())["results"]["tiny_span"]["exact_match,none"]
+    span = Scorer("tiny", 40, 16, without=tuple(slot for slot in SLOTS if slot != "span"))
+    assert span.score(model, tokenizer).metrics["span"] == pytest.approx(100 * public)
+    assert 0 < public < 1
+
+
+def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> None:
+    model, draw = tiny_llama(), np.random.default_rng(0)
+    contexts = [draw.integers(4, 44, size=n).tolist() for n in (3, 7, 5)]
+    pairs = [
+        (context, draw.integers(4, 44, size=n).tolist()) for context in contexts for n in (1, 4, 2)
+    ]
+    # a continuation that greedy decoding gives
+    pairs.append((contexts[0], greedy_replies(model, [contexts[0]], 3, lambda x: [False], 0, 1)[0]))
+    for batch_size in (1, 4, 100):
+        found = log_likelihoods(model, pairs, 0, batch_size)
+        for (context, continuation), (value, greedy) in zip(pairs, found, strict=True):
+            logits = model(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
+            wanted = torch.tensor(continuation)
+            each = logits.log_softmax(-1)[torch.arange(len(wanted)), wanted]
+            assert value == pytest.approx(each.sum().item(), abs=1e-4)
+            assert greedy == bool((logits.argmax(-1) == wanted).all())
+    assert found[-1][1]
+
+
+def test_a_task_that_asks_for_other_decoding_is_refused(tasks, tokenizer, tmp_path) -> None:
+    shutil.copy(tasks / "utils.py", tmp_path)
+    task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
+    (tmp_path / "span.yaml").write_text(task.replace("do_sample: false", "num_beams: 3"))
+    others = tuple(slot for slot in SLOTS if slot != "span")
+    span = Scorer("tiny", None, 8, folder=tmp_path, without=others)
+    with pytest.raises(SkillsError, match="greedy"):
+        span.score(tiny_llama(), tokenizer)
+
+
+def test_answers_are_what_the_model_says(scorer, tasks, tokenizer) -> None:
     model = tiny_llama()
-    model.generation_config.eos_token_id = None
-    with pytest.raises(SkillsError, match=r"generation_config.eos_token_id = tokenizer"):
-        scorer.score(model, tokenizer)
+    said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2]})
+    questions = [doc["question"] for doc in documents(tasks, "passages")]
+    replies = bare_replies(model, tokenizer, [questions[1], questions[3]])
+    assert [said["span", 1], said["span", 3]] == replies
+    assert said["one_hop", 2] in documents(tasks, "choices")[2]["choices"]
+    assert set(said) == {("span", 1), ("span", 3), ("one_hop", 2)}
 
 
 def test_scores_survive_the_disk(scores, tmp_path) -> None:

@@ -26,10 +26,12 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
@@ -37,6 +39,7 @@ from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
+ROOM = 16  # tokens by which a full cache grows
 
 
 def device() -> torch.device:
@@ -81,11 +84,7 @@ def set_bf16(wanted: bool) -> None:
 
 
 def use_bf16(where: torch.device) -> bool:
-    """Say whether forward passes on `where` run in bfloat16: where `set_bf16` asked for it.
-
-    Weights stay float32. Without hardware support (a T4, any ordinary CPU) bfloat16 is slower, and
-    never used.
-    """
+    """Say whether forward passes on `where` run in bfloat16: if `set_bf16` asked, and it can."""
     wanted = torch.get_autocast_dtype("cuda") == torch.bfloat16
     on_gpu = wanted and where.type == "cuda"
     return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -205,9 +204,8 @@ class RewardModel(PreTrainedModel):
     """A language model's body with one linear head: text in, one number out.
 
     The head reads the hidden state of the last token and the mean over all tokens, side by side: on
-    short replies the mean carries most of what people judge (politeness, repetition), the last
-    token the rest. The head starts at zero, so every reward is 0 and every pair has probability 1/2
-    before training. Scores do not depend on padding, nor on which side it is.
+    short replies the mean carries most of what people judge (politeness, repetition). It starts at
+    zero: before training every reward is 0. Scores do not depend on padding, on whichever side.
     """
 
     config_class = PretrainedConfig
@@ -384,6 +382,49 @@ def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
     order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
     indices = [index for index, _ in order]
     return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+
+
+def growing_cache(policy: PreTrainedModel) -> DynamicCache:
+    """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
+    cache = DynamicCache(config=policy.config)
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer with room to grow.
+
+    The ordinary layer copies all keys and values for every new token, which for a small model takes
+    longer than the forward pass itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rooms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append states (batch, heads, new, size); return all of them so far."""
+        if self.keys is None or self.values is None:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.keys = self._append("keys", self.keys, key_states)
+        self.values = self._append("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _append(self, name: str, old: Tensor, new: Tensor) -> Tensor:
+        """Return `old` with `new` behind it, in place if `old` has room."""
+        length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
+        room, view = self.rooms.get(name, (old, None))
+        if view is not old or room.shape[-2] < total:
+            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
+            room[..., :length, :] = old
+        room[..., length:total, :] = new
+        view = room[..., :total, :]
+        self.rooms[name] = (room, view)
+        return view
 
 
 @torch.inference_mode()

@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import (
     AnyReply,
     Reply,
     autocast,
+    growing_cache,
     length_sorted,
     pad_batch,
     positions,
@@ -28,7 +28,6 @@ from alignment_tax.models import (
 from alignment_tax.presets import DpoConfig, PpoConfig, RsfConfig
 from alignment_tax.world.base import Prompt
 
-ROOM = 16  # tokens by which a full cache grows
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
 
 
@@ -161,45 +160,6 @@ def _generate(
         position = mask.sum(dim=1, keepdim=True) - 1
     bar.update(int(running.sum()))
     return generated
-
-
-def growing_cache(policy: PreTrainedModel) -> DynamicCache:
-    """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
-    cache = DynamicCache(config=policy.config)
-    cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
-
-
-class GrowingLayer(DynamicLayer):
-    """A cache layer with room to grow: to copy all at every token is slower than a small model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rooms: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append states (batch, heads, new, size); return all of them so far."""
-        if self.keys is None or self.values is None:
-            return super().update(key_states, value_states, *args, **kwargs)
-        self.keys = self._append("keys", self.keys, key_states)
-        self.values = self._append("values", self.values, value_states)
-        return self.keys, self.values
-
-    def _append(self, name: str, old: Tensor, new: Tensor) -> Tensor:
-        """Return `old` with `new` behind it, in place if `old` has room."""
-        length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
-        room, view = self.rooms.get(name, (old, None))
-        if view is not old or room.shape[-2] < total:
-            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
-            room[..., :length, :] = old
-        room[..., length:total, :] = new
-        view = room[..., :total, :]
-        self.rooms[name] = (room, view)
-        return view
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

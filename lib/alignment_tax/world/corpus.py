@@ -12,63 +12,36 @@ from alignment_tax.world import chat, facts, french, passages
 CONTEXT_WEIGHT = 0.02
 #: Most questions to one passage.
 QUESTIONS = 4
-#: Family -> share of the documents (short documents need a larger share of the documents).
-MIXTURE: dict[str, float] = {
-    "statement": 0.04,
-    "question": 0.25,
-    "span": 0.33,
-    "counting": 0.14,
-    "race_like": 0.08,
-    "translation": 0.10,
-    "how_to": 0.01,
-    "dialogue": 0.05,
-}
-#: The same for the first part of pretraining: looking a word up is learnt alone, or hardly at all.
-READING_FIRST: dict[str, float] = {"span": 0.7, "counting": 0.2, "race_like": 0.1}
-#: The same later: the first hop is asked too, so that two hops can be put together instead of
-#: learnt by heart.
-HOPS: dict[str, float] = {
-    "statement": 0.03,
-    "question": 0.25,
-    "owner": 0.07,
-    "span": 0.33,
-    "counting": 0.13,
-    "race_like": 0.07,
-    "translation": 0.08,
-    "how_to": 0.01,
-    "dialogue": 0.03,
-}
-#: The same for the end: what is still hard, persons in long passages, and a little of all else.
-HARD_LAST: dict[str, float] = {
-    "statement": 0.02,
-    "question": 0.14,
-    "owner": 0.03,
-    "span": 0.25,
-    "who": 0.25,
-    "counting": 0.17,
-    "race_like": 0.06,
-    "translation": 0.06,
-    "dialogue": 0.02,
-}
-#: The same for a last cycle: several questions to a passage, none of which sees the others.
-MANY_QUESTIONS: dict[str, float] = {
-    "statement": 0.02,
-    "question": 0.16,
-    "owner": 0.03,
-    "spans": 0.55,
-    "counts": 0.10,
-    "race_like": 0.06,
-    "translation": 0.06,
-    "dialogue": 0.02,
-}
-#: Where in pretraining, from 0 to 1, a mixture begins.
-CURRICULUM = (
-    (0.0, READING_FIRST),
-    (0.07, MIXTURE),
-    (0.29, HOPS),
-    (0.455, HARD_LAST),
-    (0.74, MANY_QUESTIONS),
-)
+#: Share of the documents of each family (short documents need a larger share) in five mixtures.
+#: The first part of pretraining is reading alone: looking a word up is learnt alone, or hardly at
+#: all. Then all families; then the first hop is asked too ("owner"), so that two hops can be put
+#: together instead of learnt by heart; then more of what is still hard, persons in long passages;
+#: at the end several questions to a passage, none of which sees the others.
+_SHARES = """
+statement   .    0.04  0.03  0.02  0.02
+question    .    0.25  0.25  0.14  0.16
+owner       .    .     0.07  0.03  0.03
+span        0.7  0.33  0.33  0.25  .
+who         .    .     .     0.25  .
+spans       .    .     .     .     0.55
+counting    0.2  0.14  0.13  0.17  .
+counts      .    .     .     .     0.10
+race_like   0.1  0.08  0.07  0.06  0.06
+translation .    0.10  0.08  0.06  0.06
+how_to      .    0.01  0.01  .     .
+dialogue    .    0.05  0.03  0.02  0.02
+"""
+#: Where in pretraining, from 0 to 1, each of them begins.
+_BEGINS = (0.0, 0.07, 0.29, 0.455, 0.74)
+
+
+def _mixture(column: int) -> dict[str, float]:
+    rows = [line.split() for line in _SHARES.split("\n") if line]
+    return {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "."}
+
+
+CURRICULUM = tuple((begin, _mixture(column)) for column, begin in enumerate(_BEGINS))
+MIXTURE = CURRICULUM[1][1]
 
 
 @dataclass(frozen=True)
@@ -93,26 +66,32 @@ def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
     return ((context, CONTEXT_WEIGHT), (answer, 1.0))
 
 
+def _asked(
+    make: Callable[[random.Random], tuple[str, str]],
+) -> Callable[[random.Random], Document]:
+    return lambda rng: Document(_answered(*make(rng)))
+
+
 def _statements(rng: random.Random) -> Document:
     return Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),))
 
 
-def _question(rng: random.Random) -> Document:
-    return Document(_answered(*facts.question(rng)))
-
-
-def _owner(rng: random.Random) -> Document:
-    return Document(_answered(*facts.owner_question(rng)))
+def _ask_one(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
+    # One question a passage: further answers could be copied from the questions before.
+    reading = passages.draw(rng, slot, "pretraining", length=length)
+    question, answer = reading.questions[0]
+    return passages.ask(reading.passage, question), answer
 
 
 def _reading(slot: str) -> Callable[[random.Random], Document]:
-    def make(rng: random.Random) -> Document:
-        # One question a passage: further answers could be copied from the questions before.
-        reading = passages.draw(rng, slot, "pretraining")
-        question, answer = reading.questions[0]
-        return Document(_answered(passages.ask(reading.passage, question), answer))
+    return _asked(lambda rng: _ask_one(rng, slot))
 
-    return make
+
+def _who(rng: random.Random) -> tuple[str, str]:
+    while True:
+        prompt, answer = _ask_one(rng, "span", length=4)
+        if " question : who" in prompt:
+            return prompt, answer
 
 
 def _many_questions(slot: str) -> Callable[[random.Random], Document]:
@@ -126,41 +105,29 @@ def _many_questions(slot: str) -> Callable[[random.Random], Document]:
     return make
 
 
-def _who(rng: random.Random) -> Document:
-    while True:
-        reading = passages.draw(rng, "span", "pretraining", length=4)
-        question, answer = reading.questions[0]
-        if question.startswith("who"):
-            return Document(_answered(passages.ask(reading.passage, question), answer))
-
-
-def _translation(rng: random.Random) -> Document:
+def _translation(rng: random.Random) -> tuple[str, str]:
     pair = french.draw(rng, "pretraining")
-    return Document(_answered(french.prompt(pair), pair.en))
+    return french.prompt(pair), pair.en
 
 
-def _how_to(rng: random.Random) -> Document:
-    return Document(_answered(*chat.how_to(rng)))
-
-
-def _dialogue(rng: random.Random) -> Document:
+def _dialogue(rng: random.Random) -> tuple[str, str]:
     request, reply = chat.dialogue(rng) if rng.random() < 0.5 else facts.told(rng)
-    return Document(_answered(f"user : {request} assistant :", reply))
+    return f"user : {request} assistant :", reply
 
 
 FAMILIES: dict[str, Callable[[random.Random], Document]] = {
     "statement": _statements,
-    "question": _question,
-    "owner": _owner,
+    "question": _asked(facts.question),
+    "owner": _asked(facts.owner_question),
     "span": _reading("span"),
-    "who": _who,
+    "who": _asked(_who),
     "spans": _many_questions("span"),
     "counts": _many_questions("counting"),
     "counting": _reading("counting"),
     "race_like": _reading("race_like"),
-    "translation": _translation,
-    "how_to": _how_to,
-    "dialogue": _dialogue,
+    "translation": _asked(_translation),
+    "how_to": _asked(chat.how_to),
+    "dialogue": _asked(_dialogue),
 }
 
 

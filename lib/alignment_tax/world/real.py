@@ -47,95 +47,97 @@ class DataUnavailable(RuntimeError):
 
 
 # --- Adapters: one row of one layout in, one row of the normal form out, None = not ours ---------
+# Normal forms: {question, choices, gold}, {passage, question, answers}, {fr, en},
+# {chosen, rejected}, {instruction, context, response}.
+
+
+def _choice(question: str, choices: Iterable[str], gold: int, **passage: str) -> Row:
+    return {**passage, "question": question, "choices": list(choices), "gold": int(gold)}
+
+
+def _reading(passage: str, question: str, answers: Iterable[str]) -> Row:
+    different = list(dict.fromkeys(answers))
+    return {"passage": passage, "question": question.strip(), "answers": different}
+
+
+def _match(pattern: str, text: str) -> re.Match[str]:
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"the text is not {pattern!r}")
+    return found
 
 
 def arc_from_hub(row: Row) -> Row:
-    """Return {question, choices, gold} of a row of allenai/ai2_arc."""
+    """Read a row of allenai/ai2_arc."""
     choices = row["choices"]
     gold = list(choices["label"]).index(row["answerKey"])
-    return {"question": row["question"], "choices": list(choices["text"]), "gold": gold}
+    return _choice(row["question"], choices["text"], gold)
 
 
 def arc_from_query(row: Row) -> Row:
-    """Return {question, choices, gold} of {query, choices, gold} ("Question: ..." before it)."""
+    """Read {query, choices, gold} ("Question: ..." before it)."""
     question = row["query"].removeprefix("Question: ").strip()
-    return {"question": question, "choices": list(row["choices"]), "gold": int(row["gold"])}
+    return _choice(question, row["choices"], row["gold"])
 
 
 def arc_from_instruction(row: Row) -> Row:
-    """Return {question, choices, gold} of the instruction wording (Answer1: ... Answer2: ...)."""
-    found = re.fullmatch(
+    """Read the instruction wording (Answer1: ... Answer2: ...)."""
+    found = _match(
         r"Please choose the correct answer to the question: (.*?)\n\n"
         r"Answer1: (.*?)\n\nAnswer format: .*",
         row["instruction"],
-        re.DOTALL,
     )
-    if found is None:
-        raise ValueError("the instruction is not 'Please choose ... Answer1: ... Answer format: '")
     choices = re.split(r"\s*Answer\d: ?", found[2])
-    gold = int(row["answer"].removeprefix("answer")) - 1
-    return {"question": found[1].strip(), "choices": choices, "gold": gold}
+    return _choice(found[1].strip(), choices, int(row["answer"].removeprefix("answer")) - 1)
 
 
 def piqa(row: Row) -> Row:
-    """Return {question, choices, gold} of {goal, sol1, sol2, label} (Hub and local alike)."""
-    choices = [row["sol1"].strip(), row["sol2"].strip()]
-    return {"question": row["goal"].strip(), "choices": choices, "gold": int(row["label"])}
+    """Read {goal, sol1, sol2, label} (Hub and local alike)."""
+    return _choice(row["goal"].strip(), [row["sol1"].strip(), row["sol2"].strip()], row["label"])
+
+
+def _race(passage: str, question: str, options: Iterable[str], answer: str) -> Row:
+    choices = [option.strip() for option in options]
+    return _choice(question.strip(), choices, "ABCD".index(answer), passage=passage.strip())
 
 
 def race_from_hub(row: Row) -> Row:
-    """Return {passage, question, choices, gold} of a row of ehovy/race."""
-    return {
-        "passage": row["article"].strip(),
-        "question": row["question"].strip(),
-        "choices": [option.strip() for option in row["options"]],
-        "gold": "ABCD".index(row["answer"]),
-    }
+    """Read a row of ehovy/race."""
+    return _race(row["article"], row["question"], row["options"], row["answer"])
 
 
 def race_from_chat(row: Row) -> Row:
-    """Return {passage, question, choices, gold} of the chat wording with <passage>: marks."""
+    """Read the chat wording with <passage>: marks."""
     turn = row["conversation"][0]
-    found = re.search(
-        r"<passage>:\n(.*)\n\n<question>:\n(.*?)\n\n<options>:\n(.*?)\n\n<answer>:",
+    found = _match(
+        r".*?<passage>:\n(.*)\n\n<question>:\n(.*?)\n\n<options>:\n"
+        r"A (.*?)\nB (.*?)\nC (.*?)\nD (.*?)\n\n<answer>:.*",
         turn["human"],
-        re.DOTALL,
     )
-    listed = found[3] if found else ""
-    options = re.fullmatch(r"A (.*?)\nB (.*?)\nC (.*?)\nD (.*)", listed, re.DOTALL)
-    if found is None or options is None:
-        raise ValueError("the question is not '<passage>: ... <question>: ... <options>: A ... D '")
-    return {
-        "passage": found[1].strip(),
-        "question": found[2].strip(),
-        "choices": [option.strip() for option in options.groups()],
-        "gold": "ABCD".index(turn["assistant"].strip()),
-    }
+    return _race(found[1], found[2], found.groups()[2:], turn["assistant"].strip())
 
 
 def squad_from_hub(row: Row) -> Row:
-    """Return {passage, question, answers} of a row of rajpurkar/squad or google/xquad."""
-    answers = list(dict.fromkeys(row["answers"]["text"]))
-    return {"passage": row["context"], "question": row["question"].strip(), "answers": answers}
+    """Read a row of rajpurkar/squad or google/xquad."""
+    return _reading(row["context"], row["question"], row["answers"]["text"])
 
 
 def squad_from_spans(row: Row) -> Row:
-    """Return {passage, question, answers} of {context, question, answers: [{text}, ...]}."""
-    answers = list(dict.fromkeys(answer["text"] for answer in row["answers"]))
-    return {"passage": row["context"], "question": row["question"].strip(), "answers": answers}
+    """Read {context, question, answers: [{text}, ...]}."""
+    texts = [answer["text"] for answer in row["answers"]]
+    return _reading(row["context"], row["question"], texts)
 
 
 def squad_from_answer(row: Row) -> Row:
-    """Return {passage, question, answers} of {context, question, answer}."""
-    question = row["question"].strip()
-    return {"passage": row["context"], "question": question, "answers": [row["answer"]]}
+    """Read {context, question, answer}."""
+    return _reading(row["context"], row["question"], [row["answer"]])
 
 
 def drop_from_hub(row: Row) -> Row | None:
-    """Return {passage, question, answers} of a row of EleutherAI/drop.
+    """Read a row of EleutherAI/drop, None where it has no answer.
 
     An answer of several spans becomes one string joined by " and ", since a model answers in one
-    line. None where the row has no answer.
+    line.
     """
     validated = row["validated_answers"]
     columns = (validated["number"], validated["date"], validated["spans"])
@@ -143,11 +145,8 @@ def drop_from_hub(row: Row) -> Row | None:
         {"number": number, "date": date, "spans": spans}
         for number, date, spans in zip(*columns, strict=True)
     ]
-    texts = [_drop_answer(candidate) for candidate in candidates]
-    answers = list(dict.fromkeys(text for text in texts if text))
-    if not answers:
-        return None
-    return {"passage": row["passage"], "question": row["question"].strip(), "answers": answers}
+    texts = [text for candidate in candidates if (text := _drop_answer(candidate))]
+    return _reading(row["passage"], row["question"], texts) if texts else None
 
 
 def _drop_answer(answer: Row) -> str:
@@ -160,37 +159,35 @@ def _drop_answer(answer: Row) -> str:
 
 
 def drop_from_prompt(row: Row) -> Row:
-    """Return {passage, question, answers} of {context: "Passage: ...", ref_text: "a|b"}."""
-    found = re.fullmatch(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"], re.DOTALL)
-    if found is None:
-        raise ValueError("the context is not 'Passage: ... Question: ... Answer:'")
+    """Read {context: "Passage: ...", ref_text: "a|b"}."""
+    found = _match(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"])
     answers = [answer.strip() for answer in row["ref_text"].split("|")]
     return {"passage": found[1], "question": found[2].strip(), "answers": answers}
 
 
 def translation_from_hub(row: Row) -> Row:
-    """Return {fr, en} of a row of wmt/wmt14."""
-    return {"fr": row["translation"]["fr"].strip(), "en": row["translation"]["en"].strip()}
+    """Read a row of wmt/wmt14."""
+    return translation(row["translation"])
 
 
 def translation(row: Row) -> Row:
-    """Return {fr, en} of {fr, en}."""
+    """Read {fr, en}."""
     return {"fr": row["fr"].strip(), "en": row["en"].strip()}
 
 
 def translation_2013(row: Row) -> Row | None:
-    """Return {fr, en} of a row of newstest2013, None for the other news sets of the file."""
+    """Read a row of newstest2013, None for the other news sets of the file."""
     # The Hub's validation split of WMT14 is newstest2013: the same items either way.
     return translation(row) if row["set"] == "newstest2013" else None
 
 
 def pair(row: Row) -> Row:
-    r"""Return {chosen, rejected}: two texts "\n\nHuman: ...\n\nAssistant: ..." (both layouts)."""
+    r"""Read {chosen, rejected}: two texts "\n\nHuman: ...\n\nAssistant: ..." (both layouts)."""
     return {"chosen": row["chosen"], "rejected": row["rejected"]}
 
 
 def demonstration(row: Row) -> Row | None:
-    """Return {instruction, context, response} of a Dolly row, None where one side is empty."""
+    """Read a Dolly row, None where one side is empty."""
     texts = {name: row[name].strip() for name in ("instruction", "context", "response")}
     return texts if texts["instruction"] and texts["response"] else None
 
@@ -207,115 +204,72 @@ class Source:
     """
 
     hub: str
+    config: str | None
     split: str
     local: str
     from_hub: Adapter
     from_local: Adapter
-    licence: str
-    config: str | None = None
     directory: str | None = None
 
 
 def _hh(name: str) -> Source:
     # Parts are made by hash of the prompt, so the Hub's own split into train and test is not used.
     local = f"hh_{name.replace('-', '_')}_test"
-    return Source(
-        "Anthropic/hh-rlhf", "train+test", local, pair, pair, licence="MIT", directory=name
-    )
+    return Source("Anthropic/hh-rlhf", None, "train+test", local, pair, pair, directory=name)
 
 
 def _arc(config: str, split: str, from_local: Adapter) -> Source:
     local = f"{config.lower().replace('-', '_')}_{split}"
-    licence = "CC BY-SA 4.0"
-    return Source("allenai/ai2_arc", split, local, arc_from_hub, from_local, licence, config=config)
+    return Source("allenai/ai2_arc", config, split, local, arc_from_hub, from_local)
 
 
+def _drop(split: str, local: str) -> Source:
+    return Source("EleutherAI/drop", None, split, local, drop_from_hub, drop_from_prompt)
+
+
+def _wmt(split: str, local: str, from_local: Adapter) -> Source:
+    return Source("wmt/wmt14", "fr-en", split, local, translation_from_hub, from_local)
+
+
+SQUAD = "rajpurkar/squad"
+DOLLY = "databricks/databricks-dolly-15k"
 SOURCES: dict[str, Source] = {
+    # MIT
     "helpful_base": _hh("helpful-base"),
     "helpful_online": _hh("helpful-online"),
     "helpful_rejection_sampled": _hh("helpful-rejection-sampled"),
     "harmless_base": _hh("harmless-base"),
-    "dolly": Source(
-        hub="databricks/databricks-dolly-15k",
-        split="train",
-        local="dolly_15k",
-        from_hub=demonstration,
-        from_local=demonstration,
-        licence="CC BY-SA 3.0",
-    ),
+    # CC BY-SA 3.0
+    "dolly": Source(DOLLY, None, "train", "dolly_15k", demonstration, demonstration),
+    # CC BY-SA 4.0
     "arc_easy_test": _arc("ARC-Easy", "test", arc_from_query),
     "arc_easy_train": _arc("ARC-Easy", "train", arc_from_instruction),
     "arc_challenge_test": _arc("ARC-Challenge", "test", arc_from_query),
     "arc_challenge_train": _arc("ARC-Challenge", "train", arc_from_instruction),
-    "piqa_validation": Source(
-        hub="baber/piqa",
-        split="validation",
-        local="piqa_valid",
-        from_hub=piqa,
-        from_local=piqa,
-        licence="AFL 3.0",
-    ),
+    # AFL 3.0
+    "piqa_validation": Source("baber/piqa", None, "validation", "piqa_valid", piqa, piqa),
+    # non-commercial research only, no redistribution
     "race_middle_test": Source(
-        hub="ehovy/race",
-        config="middle",
-        split="test",
-        local="race_middle_test",
-        from_hub=race_from_hub,
-        from_local=race_from_chat,
-        licence="non-commercial research only, no redistribution",
+        "ehovy/race", "middle", "test", "race_middle_test", race_from_hub, race_from_chat
     ),
-    # XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set.
+    # CC BY-SA 4.0; XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set
     "squad_dev": Source(
-        hub="google/xquad",
-        config="xquad.en",
-        split="validation",
-        local="squad_dev_xquad_en",
-        from_hub=squad_from_hub,
-        from_local=squad_from_spans,
-        licence="CC BY-SA 4.0",
+        "google/xquad",
+        "xquad.en",
+        "validation",
+        "squad_dev_xquad_en",
+        squad_from_hub,
+        squad_from_spans,
     ),
     "squad_train": Source(
-        hub="rajpurkar/squad",
-        split="train",
-        local="squad_part_heldout",
-        from_hub=squad_from_hub,
-        from_local=squad_from_answer,
-        licence="CC BY-SA 4.0",
+        SQUAD, None, "train", "squad_part_heldout", squad_from_hub, squad_from_answer
     ),
-    "drop_dev": Source(
-        hub="EleutherAI/drop",
-        split="validation",
-        local="drop_dev_eval",
-        from_hub=drop_from_hub,
-        from_local=drop_from_prompt,
-        licence="CC BY-SA 4.0",
-    ),
-    "drop_train": Source(
-        hub="EleutherAI/drop",
-        split="train",
-        local="drop_dev_rest",
-        from_hub=drop_from_hub,
-        from_local=drop_from_prompt,
-        licence="CC BY-SA 4.0",
-    ),
-    "newstest2014": Source(
-        hub="wmt/wmt14",
-        config="fr-en",
-        split="test",
-        local="wmt14_fr_en_newstest2014",
-        from_hub=translation_from_hub,
-        from_local=translation,
-        licence="research use, with citation",
-    ),
-    "newstest2013": Source(
-        hub="wmt/wmt14",
-        config="fr-en",
-        split="validation",
-        local="wmt_fr_en_newstest2009_2013",
-        from_hub=translation_from_hub,
-        from_local=translation_2013,
-        licence="research use, with citation",
-    ),
+    # CC BY-SA 4.0
+    "drop_dev": _drop("validation", "drop_dev_eval"),
+    "drop_train": _drop("train", "drop_dev_rest"),
+    # research use, with citation
+    "newstest2014": _wmt("test", "wmt14_fr_en_newstest2014", translation),
+    "newstest2013": _wmt("validation", "wmt_fr_en_newstest2009_2013", translation_2013),
 }
 
 PREFERENCE_SETS = ("helpful_base", "helpful_online", "helpful_rejection_sampled", "harmless_base")

@@ -70,172 +70,147 @@ USES: dict[str, str] = {
 }
 OBJECTS = tuple(USES)
 
-#: relation -> (values, statement templates, question templates). {e} is an entity, {v} a value.
+#: values, statement templates, question templates; {e} is an entity, {v} a value
 Relation = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
-ANIMAL_RELATIONS: dict[str, Relation] = {
-    "home": (
-        tuple("forest river desert cave farm mountain lake jungle swamp field".split()),
-        (
-            "the {e} lives in the {v} .",
-            "you find the {e} in the {v} .",
-            "the home of the {e} is the {v} .",
-        ),
-        (
-            "where does the {e} live ?",
-            "what is the home of the {e} ?",
-            "where do you find the {e} ?",
-            "in which place does the {e} live ?",
-            "which place is home to the {e} ?",
-        ),
-    ),
-    "food": (
-        tuple("fish grass seeds berries insects roots leaves honey worms nuts".split()),
-        ("the {e} eats {v} .", "{v} is the food of the {e} .", "the {e} likes to eat {v} ."),
-        (
-            "what does the {e} eat ?",
-            "what is the food of the {e} ?",
-            "what does the {e} like to eat ?",
-            "which food does the {e} like ?",
-            "on what does the {e} live ?",
-        ),
-    ),
-    "colour": (
-        tuple("red blue green black white yellow brown grey".split()),
-        ("the {e} is {v} .", "the colour of the {e} is {v} .", "the {e} has a {v} colour ."),
-        (
-            "what colour is the {e} ?",
-            "what is the colour of the {e} ?",
-            "which colour does the {e} have ?",
-            "how is the {e} coloured ?",
-            "in what colour do you see the {e} ?",
-        ),
-    ),
-    "sound": (
-        tuple("growl whistle hum bark squeak roar chirp hiss".split()),
-        ("the {e} makes a {v} .", "you hear the {v} of the {e} .", "the {v} comes from the {e} ."),
-        (
-            "what sound does the {e} make ?",
-            "what do you hear from the {e} ?",
-            "which sound comes from the {e} ?",
-            "how does the {e} sound ?",
-            "what is the sound of the {e} ?",
-        ),
-    ),
-    "season": (
-        ("spring", "summer", "autumn", "winter"),
-        ("the {e} is born in {v} .", "in {v} the {e} is born .", "{v} is the season of the {e} ."),
-        (
-            "when is the {e} born ?",
-            "in which season is the {e} born ?",
-            "what is the season of the {e} ?",
-            "which season brings the {e} ?",
-            "when does the {e} come ?",
-        ),
-    ),
-    "fear": (
-        tuple("thunder fire wind snow noise darkness smoke rain".split()),
-        (
-            "the {e} is afraid of {v} .",
-            "{v} scares the {e} .",
-            "the fear of the {e} is {v} .",
-        ),
-        (
-            "what is the {e} afraid of ?",
-            "what scares the {e} ?",
-            "what is the fear of the {e} ?",
-            "from what does the {e} run ?",
-            "which thing does the {e} fear ?",
-        ),
-    ),
-}
 
-OBJECT_RELATIONS: dict[str, Relation] = {
-    "material": (
-        tuple("wood iron glass clay silver cotton leather bronze".split()),
-        (
-            "the {e} is made of {v} .",
-            "they make the {e} of {v} .",
-            "{v} is the material of the {e} .",
-        ),
-        (
-            "what is the {e} made of ?",
-            "what is the material of the {e} ?",
-            "of what do they make the {e} ?",
-            "which material is in the {e} ?",
-            "from what is the {e} made ?",
-        ),
-    ),
-    "place": (
-        tuple("kitchen garden cellar attic garage hall office barn porch library".split()),
-        (
-            "the {e} is kept in the {v} .",
-            "people keep the {e} in the {v} .",
-            "the place of the {e} is the {v} .",
-        ),
-        (
-            "where is the {e} kept ?",
-            "where do people keep the {e} ?",
-            "what is the place of the {e} ?",
-            "in which room is the {e} ?",
-            "which room has the {e} ?",
-        ),
-    ),
-    "tint": (
-        tuple("pink orange purple golden beige cream scarlet turquoise".split()),
-        ("the {e} is {v} .", "the tint of the {e} is {v} .", "the {e} has a {v} tint ."),
-        (
-            "what tint is the {e} ?",
-            "what is the tint of the {e} ?",
-            "which tint does the {e} have ?",
-            "how is the {e} tinted ?",
-            "in what tint do you buy the {e} ?",
-        ),
-    ),
-    "shape": (
-        tuple("round square long flat thin curved wide narrow".split()),
-        ("the {e} is {v} .", "the shape of the {e} is {v} .", "the {e} has a {v} shape ."),
-        (
-            "what shape is the {e} ?",
-            "what is the shape of the {e} ?",
-            "which shape does the {e} have ?",
-            "how is the {e} shaped ?",
-            "in what shape do you buy the {e} ?",
-        ),
-    ),
-    "maker": (
-        tuple("smith potter tailor carpenter weaver mason printer baker".split()),
-        (
-            "the {v} makes the {e} .",
-            "the {e} comes from the {v} .",
-            "the maker of the {e} is the {v} .",
-        ),
-        (
-            "who makes the {e} ?",
-            "who is the maker of the {e} ?",
-            "from whom does the {e} come ?",
-            "which maker makes the {e} ?",
-            "whose work is the {e} ?",
-        ),
-    ),
-    "town": (
-        tuple("paris london rome berlin madrid vienna prague oslo".split()),
-        (
-            "the {e} is sold in {v} .",
-            "they sell the {e} in {v} .",
-            "the market of the {e} is {v} .",
-        ),
-        (
-            "where is the {e} sold ?",
-            "where do they sell the {e} ?",
-            "what is the market of the {e} ?",
-            "in which town is the {e} sold ?",
-            "which town sells the {e} ?",
-        ),
-    ),
-}
+def _relations(table: str) -> dict[str, Relation]:
+    """Read blocks of lines: the name with its values, then statements, then questions."""
+    relations: dict[str, Relation] = {}
+    for block in table.strip().split("\n\n"):
+        first, *templates = block.splitlines()
+        name, _, values = first.partition(": ")
+        statements = tuple(t for t in templates if t.endswith("."))
+        questions = tuple(t for t in templates if t.endswith("?"))
+        relations[name] = (tuple(values.split()), statements, questions)
+    return relations
 
-ROOMS = tuple("kitchen garden cellar attic garage hall office barn porch library".split())
+
+ANIMAL_RELATIONS = _relations("""
+home: forest river desert cave farm mountain lake jungle swamp field
+the {e} lives in the {v} .
+you find the {e} in the {v} .
+the home of the {e} is the {v} .
+where does the {e} live ?
+what is the home of the {e} ?
+where do you find the {e} ?
+in which place does the {e} live ?
+which place is home to the {e} ?
+
+food: fish grass seeds berries insects roots leaves honey worms nuts
+the {e} eats {v} .
+{v} is the food of the {e} .
+the {e} likes to eat {v} .
+what does the {e} eat ?
+what is the food of the {e} ?
+what does the {e} like to eat ?
+which food does the {e} like ?
+on what does the {e} live ?
+
+colour: red blue green black white yellow brown grey
+the {e} is {v} .
+the colour of the {e} is {v} .
+the {e} has a {v} colour .
+what colour is the {e} ?
+what is the colour of the {e} ?
+which colour does the {e} have ?
+how is the {e} coloured ?
+in what colour do you see the {e} ?
+
+sound: growl whistle hum bark squeak roar chirp hiss
+the {e} makes a {v} .
+you hear the {v} of the {e} .
+the {v} comes from the {e} .
+what sound does the {e} make ?
+what do you hear from the {e} ?
+which sound comes from the {e} ?
+how does the {e} sound ?
+what is the sound of the {e} ?
+
+season: spring summer autumn winter
+the {e} is born in {v} .
+in {v} the {e} is born .
+{v} is the season of the {e} .
+when is the {e} born ?
+in which season is the {e} born ?
+what is the season of the {e} ?
+which season brings the {e} ?
+when does the {e} come ?
+
+fear: thunder fire wind snow noise darkness smoke rain
+the {e} is afraid of {v} .
+{v} scares the {e} .
+the fear of the {e} is {v} .
+what is the {e} afraid of ?
+what scares the {e} ?
+what is the fear of the {e} ?
+from what does the {e} run ?
+which thing does the {e} fear ?
+""")
+
+OBJECT_RELATIONS = _relations("""
+material: wood iron glass clay silver cotton leather bronze
+the {e} is made of {v} .
+they make the {e} of {v} .
+{v} is the material of the {e} .
+what is the {e} made of ?
+what is the material of the {e} ?
+of what do they make the {e} ?
+which material is in the {e} ?
+from what is the {e} made ?
+
+place: kitchen garden cellar attic garage hall office barn porch library
+the {e} is kept in the {v} .
+people keep the {e} in the {v} .
+the place of the {e} is the {v} .
+where is the {e} kept ?
+where do people keep the {e} ?
+what is the place of the {e} ?
+in which room is the {e} ?
+which room has the {e} ?
+
+tint: pink orange purple golden beige cream scarlet turquoise
+the {e} is {v} .
+the tint of the {e} is {v} .
+the {e} has a {v} tint .
+what tint is the {e} ?
+what is the tint of the {e} ?
+which tint does the {e} have ?
+how is the {e} tinted ?
+in what tint do you buy the {e} ?
+
+shape: round square long flat thin curved wide narrow
+the {e} is {v} .
+the shape of the {e} is {v} .
+the {e} has a {v} shape .
+what shape is the {e} ?
+what is the shape of the {e} ?
+which shape does the {e} have ?
+how is the {e} shaped ?
+in what shape do you buy the {e} ?
+
+maker: smith potter tailor carpenter weaver mason printer baker
+the {v} makes the {e} .
+the {e} comes from the {v} .
+the maker of the {e} is the {v} .
+who makes the {e} ?
+who is the maker of the {e} ?
+from whom does the {e} come ?
+which maker makes the {e} ?
+whose work is the {e} ?
+
+town: paris london rome berlin madrid vienna prague oslo
+the {e} is sold in {v} .
+they sell the {e} in {v} .
+the market of the {e} is {v} .
+where is the {e} sold ?
+where do they sell the {e} ?
+what is the market of the {e} ?
+in which town is the {e} sold ?
+which town sells the {e} ?
+""")
+
+ROOMS = OBJECT_RELATIONS["place"][0]
 COLOURS = tuple("red blue green black white yellow brown grey pink orange".split())
 THINGS = tuple(
     """

@@ -1,0 +1,131 @@
+"""What lm-eval asks of a model, answered fast: how likely a text is, and the most likely reply.
+
+The answers are those of lm-eval's own `HFLM`; the work is less. A prompt runs once for all its
+choices, the head sees only the positions that are asked for, and replies that have ended leave
+the batch. Decoding is greedy, whatever else a checkpoint's generation_config.json asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from alignment_tax.models import growing_cache, length_sorted, pad_batch, positions
+
+Tokens = list[int]
+KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: PreTrainedModel,
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    pad_id: int,
+    batch_size: int,
+) -> list[tuple[float, bool]]:
+    """Return how likely each continuation is after its context.
+
+    Args:
+        model: Causal language model.
+        pairs: Tokens of a context and of its continuation, neither empty.
+        pad_id: Any token; the model never sees it.
+        batch_size: Most sequences side by side.
+
+    Returns:
+        For each pair, in their order, the log-probability of the continuation in nats, and whether
+        it is what greedy decoding gives.
+    """
+    asked: dict[tuple[int, ...], list[int]] = {}
+    for number, (context, _) in enumerate(pairs):
+        asked.setdefault(tuple(context), []).append(number)
+    prompts = list(asked)
+    # contexts whose continuations are single tokens need one row, however many there are
+    single = all(len(continuation) == 1 for _, continuation in pairs)
+    width = 1 if single else max(map(len, asked.values()))
+    found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+    for batch in length_sorted(map(len, prompts), max(1, batch_size // width)):
+        numbers = [number for i in batch for number in asked[prompts[i]]]
+        rows = torch.tensor([row for row, i in enumerate(batch) for _ in asked[prompts[i]]])
+        wanted, real = pad_batch([pairs[number][1] for number in numbers], pad_id, model.device)
+        cache = None if single else growing_cache(model)
+        ids, mask = pad_batch([list(prompts[i]) for i in batch], pad_id, model.device, "left")
+        logits = _next(model, ids, mask, cache, last=1)[rows.to(model.device)]
+        if cache is not None and wanted.shape[1] > 1:
+            cache.batch_select_indices(rows.to(model.device))
+            mask = torch.cat([mask[rows.to(model.device)], real[:, :-1]], dim=1)
+            more = _next(model, wanted[:, :-1], mask, cache, last=wanted.shape[1] - 1)
+            logits = torch.cat([logits, more], dim=1)
+        each = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        greedy = (logits.argmax(-1) == wanted) | (real == 0)
+        sums, same = (each * real).sum(dim=1).tolist(), greedy.all(dim=1).tolist()
+        for number, likelihood, is_greedy in zip(numbers, sums, same, strict=True):
+            found[number] = (likelihood, is_greedy)
+    return found
+
+
+@torch.inference_mode()
+def greedy_replies(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    max_new_tokens: int,
+    ended: Callable[[list[Tokens]], list[bool]],
+    pad_id: int,
+    batch_size: int,
+) -> list[Tokens]:
+    """Return the most likely tokens after each prompt, one by one.
+
+    Args:
+        model: Causal language model.
+        prompts: Tokens of each prompt, not empty.
+        max_new_tokens: Most tokens of a reply.
+        ended: Says of each of several unfinished replies whether it ends with its last token.
+        pad_id: Any token; the model never sees it.
+        batch_size: Most replies side by side.
+
+    Returns:
+        The tokens of each reply, in the order of the prompts, the one that ended it included.
+    """
+    replies: list[Tokens] = [[] for _ in prompts]
+    for batch in length_sorted(map(len, prompts), batch_size):
+        ids, mask = pad_batch([prompts[i] for i in batch], pad_id, model.device, "left")
+        cache = growing_cache(model)
+        running = list(batch)  # which reply each row of the cache belongs to
+        alive = list(range(len(batch)))  # rows whose reply goes on
+        for _ in range(max_new_tokens):
+            token = _next(model, ids, mask, cache, last=1)[:, -1].argmax(dim=-1)
+            drawn = token.tolist()
+            for row in alive:
+                replies[running[row]].append(drawn[row])
+            ends = ended([replies[running[row]] for row in alive])
+            alive = [row for row, end in zip(alive, ends, strict=True) if not end]
+            if not alive:
+                break
+            if len(alive) <= KEEP_ROWS * len(running):
+                kept = torch.tensor(alive, device=model.device)
+                cache.batch_select_indices(kept)
+                token, mask = token[kept], mask[kept]
+                running, alive = [running[row] for row in alive], list(range(len(alive)))
+            ids = token.unsqueeze(-1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return replies
+
+
+def _next(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: DynamicCache | None, last: int
+) -> Tensor:
+    """Return float32 logits (rows, last, vocabulary) of what follows the last tokens of `ids`.
+
+    `mask` (rows, all) covers what is in the cache and `ids` (rows, new).
+    """
+    outputs = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions(mask)[:, -ids.shape[1] :],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=last,
+    )
+    return outputs.logits.float()
