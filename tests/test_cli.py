@@ -57,13 +57,21 @@ def test_the_module_is_the_command_and_help_needs_no_torch():
 def calls(monkeypatch):
     """What the commands that need torch were called with."""
     seen = []
-    names = {"pipeline.record": ("record", "add"), "report": ("write_pages",),
-             "train.pretrain": ("make_base",), "figures.redraw": ("redraw_figures",)}  # fmt: skip
-    for module, functions in names.items():
-        fake = types.SimpleNamespace()
-        for name in functions:
-            setattr(fake, name, lambda *given, name=name: seen.append((name, *given)) or [0])
-        monkeypatch.setitem(sys.modules, f"alignment_tax.{module}", fake)
+    names = {
+        "pipeline.record": "record",
+        "results.recorded": "merge_results",
+        "report": "write_pages",
+        "train.pretrain": "make_base",
+    }
+    for module, name in names.items():
+
+        def called(*given, name=name):
+            seen.append((name, *given))
+            return [0]
+
+        monkeypatch.setitem(
+            sys.modules, f"alignment_tax.{module}", types.SimpleNamespace(**{name: called})
+        )
     return seen
 
 
@@ -82,7 +90,7 @@ def test_the_other_commands_call_what_they_name(calls, capsys, tmp_path):
     assert "seeds 0 are now in" in capsys.readouterr().out
     assert main(["add", "huge", str(tmp_path)]) == 2
     assert main(["report"]) == main(["base"]) == 0
-    assert [call[0] for call in calls] == ["add", "write_pages", "make_base"]
+    assert [call[0] for call in calls] == ["merge_results", "write_pages", "make_base"]
     assert calls[0][1:] == (tmp_path, "tiny")
 
 
