@@ -15,6 +15,7 @@ from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.spec import Spec, UnknownStage
+from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
 from bench import speed as bench

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_parts import llama, same
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from alignment_tax.merge.average import MergeError, Sweep, average, check_same_vocabulary, kind_of
 
@@ -19,26 +20,11 @@ QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
 def tiny_llama(seed: int, tied: bool = True, vocabulary: int = 17) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=8,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            tie_word_embeddings=tied,
-        )
-    ).eval()
+    return llama(seed, 2, tied, vocab_size=vocabulary)
 
 
 def weights(seed: int, tied: bool = True) -> dict[str, Tensor]:
     return {n: t.clone() for n, t in tiny_llama(seed, tied).state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return list(first) == list(second) and all(torch.equal(first[n], second[n]) for n in first)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
     "which_weights": (figures.which_weights, [with_subsets()], "reward"),
     "penalty_doses": (lambda p: figures.penalty_doses(p, METHODS), [POINTS], "skill"),
     "remedy_panels": (lambda p, own: figures.remedy_panels(p, METHODS, live=own), [POINTS, live()],
-                      "reading"),
+                      "skill"),
     "live_fronts": (lambda p, own: figures.live_fronts(p, own, CAPTION), [POINTS, live()],
                     "translation"),
     "family_changes": (lambda p: figures.family_changes(p, ["distil", "l2"], CAPTION), [live()],

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_parts import llama as small_llama
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from alignment_tax.merge.average import MergeError, average, own_tensors
 from alignment_tax.merge.hma import (
@@ -87,19 +89,7 @@ def toy(sizes: tuple[int, ...] = (1, 1, 1), biases: bool = False) -> Mixture:
     return Mixture(model, start, end, partition(model, len(sizes)))
 
 
-def llama(seed: int, layers: int = 3, tied: bool = True) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=13,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-    )
-    return LlamaForCausalLM(config).eval()
+llama = partial(small_llama, initializer_range=0.3)
 
 
 def mixture_of_llamas(double: bool = False, layers: int = 3) -> tuple[LlamaForCausalLM, Mixture]:

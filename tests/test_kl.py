@@ -30,6 +30,7 @@ from alignment_tax.train.kl import kl_estimate, kl_estimators, reply_log_probs
 from alignment_tax.train.loop import encode
 from alignment_tax.train.rsf import rsf_round
 from alignment_tax.train.sample import kept_replies, reply_columns
+from alignment_tax.world.tokenizer import make_tokenizer as tiny_tokenizer
 
 EOS, GOOD, BAD, X = 1, 5, 6, 7
 
@@ -131,6 +132,13 @@ def test_a_table_keeps_replies_through_a_file(tmp_path: Path):
     table = pd.read_parquet(tmp_path / "table.parquet")
     assert kept_replies(table) == replies
     assert kept_replies(table.drop(columns="ids")) == ["x", "", "good"]
+
+
+def test_in_the_tiny_world_a_text_reads_back_as_its_tokens():
+    # why tables that were stored before there were ids may still be read
+    tokenizer = tiny_tokenizer()
+    ids = list(range(len(tokenizer.all_special_ids), len(tokenizer)))
+    assert tokenizer(tokenizer.decode(ids))["input_ids"] == ids
 
 
 def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch: pytest.MonkeyPatch):

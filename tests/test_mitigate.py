@@ -711,7 +711,7 @@ def test_remedies_work_inside_the_rounds_of_rsf():
 
 def test_distilling_takes_the_numbers_of_a_round_of_rsf():
     config = DistilConfig.like(RSF)
-    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 24 + 1)
+    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 12)
     setting = make_setting(config=config, pool=EXAMPLES * 2)
     assert setting.steps == 3 * 2
 

@@ -24,15 +24,11 @@ from alignment_tax.merge.parts import (
 PLAIN = Partition({"one": ("0.weight",), "two": ("1.weight",)}, {"rest": ("1.bias",)})
 
 
-def llama(seed: int, layers: int = 3, tied: bool = True) -> LlamaForCausalLM:
+def llama(seed: int, layers: int = 3, tied: bool = True, **changes: float) -> LlamaForCausalLM:
     torch.manual_seed(seed)
+    sizes = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
     config = LlamaConfig(
-        vocab_size=13,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=16,
+        **sizes | {"num_hidden_layers": layers, "max_position_embeddings": 16} | changes,
         tie_word_embeddings=tied,
     )
     return LlamaForCausalLM(config).eval()

@@ -16,12 +16,11 @@ from trl import RLOOTrainer
 from alignment_tax.models import prompt_ids, texts
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train.rloo import (
-    RlooTrained,
     penalise_unfinished,
     rloo_advantages,
-    rloo_loss,
     train_rloo,
 )
+from alignment_tax.train.trainer import Trained
 
 EOS = 1
 RLOO = RlooConfig(
@@ -45,7 +44,7 @@ def run(
     prompts: list = PROMPTS,
     seed: int = 0,
     **changes: object,
-) -> RlooTrained:
+) -> Trained:
     config = dataclasses.replace(RLOO, **changes)
     reference = make_policy() if reference is None else reference
     return train_rloo(
@@ -87,6 +86,15 @@ def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float
 
 
 # by hand
+
+
+def rloo_loss(
+    log_probs: np.ndarray, old_log_probs: np.ndarray, advantages: np.ndarray, epsilon: float = 0.2
+) -> float:
+    """Minus the mean of ratio * advantage, clipped as in PPO; the ratio is to who sampled."""
+    ratio = np.exp(log_probs - old_log_probs)
+    clipped = np.clip(ratio, 1 - epsilon, 1 + epsilon)
+    return float(-np.minimum(ratio * advantages, clipped * advantages).mean())
 
 
 def test_advantages_of_three_replies_by_hand():

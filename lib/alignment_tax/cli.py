@@ -158,9 +158,8 @@ def do_run(given: Given) -> int:
         cell = f", {chapter.cell}" if chapter.cell else ""
         print(f"FAILED {where}{cell}\n    {chapter.error}", file=sys.stderr)
     print(f"Open {course.out / INDEX} in a browser.")
-    if course.interrupted:
-        return INTERRUPTED
-    return FAILED if course.failed else FINE
+    statuses = {chapter.status for chapter in course.failed}
+    return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else FINE
 
 
 def do_compare(given: Given) -> int:

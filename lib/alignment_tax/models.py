@@ -84,11 +84,7 @@ def set_bf16(wanted: bool) -> None:
 
 
 def use_bf16(where: torch.device) -> bool:
-    """Say whether forward passes on `where` run in bfloat16: where `set_bf16` asked for it.
-
-    Weights stay float32. Without hardware support (a T4, any ordinary CPU) bfloat16 is slower, and
-    never used.
-    """
+    """Say whether forward passes on `where` run in bfloat16: if `set_bf16` asked, and it can."""
     wanted = torch.get_autocast_dtype("cuda") == torch.bfloat16
     on_gpu = wanted and where.type == "cuda"
     return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -208,9 +204,8 @@ class RewardModel(PreTrainedModel):
     """A language model's body with one linear head: text in, one number out.
 
     The head reads the hidden state of the last token and the mean over all tokens, side by side: on
-    short replies the mean carries most of what people judge (politeness, repetition), the last
-    token the rest. The head starts at zero, so every reward is 0 and every pair has probability 1/2
-    before training. Scores do not depend on padding, nor on which side it is.
+    short replies the mean carries most of what people judge (politeness, repetition). It starts at
+    zero: before training every reward is 0. Scores do not depend on padding, on whichever side.
     """
 
     config_class = PretrainedConfig

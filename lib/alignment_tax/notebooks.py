@@ -87,11 +87,6 @@ class CourseRun:
         bad = ("failed", "interrupted")
         return [each for each in self.chapters if each.status in bad and not each.earlier]
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended this run."""
-        return any(each.status == "interrupted" for each in self.failed)
-
 
 # --- chapters ------------------------------------------------------------------------------------
 
@@ -176,11 +171,9 @@ def parameter_names(path: Path) -> set[str]:
         body = ast.parse(cells[0].source).body
     except SyntaxError as error:
         raise CourseError(f"{path.name}: the parameters cell is no Python: {error}.") from error
-    targets: list[ast.expr] = []
-    for node in body:
-        targets += node.targets if isinstance(node, ast.Assign) else []
-        targets += [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    names = [part for node in assigned for part in ast.walk(node) if isinstance(part, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 def check_parameters(chapters: Iterable[Chapter]) -> None:
@@ -263,10 +256,6 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     return f"the cell that begins: {source}" if source else "", text
 
 
-class EndedEarly(Exception):
-    """A cell ended the notebook with exit(0), which papermill takes for a success."""
-
-
 def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
     """Execute one notebook into `out` and return what came of it; an error is not raised.
 
@@ -293,8 +282,9 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
             progress_bar=False,
             store_widget_state=False,
         )
+        # papermill takes a cell that calls exit(0) for a success
         if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
-            raise EndedEarly("exit() ended the notebook; the cells below did not run.")
+            raise SystemError("exit() ended the notebook; the cells below did not run.")
     except Exception as error:
         status = "failed"
         cell, text = failure(error, read_notebook(running) if running.exists() else None)
@@ -423,15 +413,20 @@ def run_chapters(
     order = in_order_of_work(chosen, preset) if jobs > 1 else chosen
     with ThreadPoolExecutor(jobs) as pool:
         work = {pool.submit(execute, each, preset, seed, out, kernels): each for each in order}
-        for future in as_they_end(work, kernels):
-            chapter, run = work[future], future.result()
-            if run.status == "not run":
-                continue
-            runs[chapter.path] = run
-            done.append(chapter)
-            said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
-            print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
-            write_summary(CourseRun(out, preset, seed, list(runs.values())))
+        try:
+            for future in as_they_end(work, kernels):
+                chapter, run = work[future], future.result()
+                if run.status == "not run":
+                    continue
+                runs[chapter.path] = run
+                done.append(chapter)
+                said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
+                print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
+                write_summary(CourseRun(out, preset, seed, list(runs.values())))
+        finally:
+            while wait(work, timeout=0).not_done:  # after an error here, say a full disk
+                kernels.end()
+                wait(work, timeout=0.5)
     return CourseRun(out, preset, seed, list(runs.values()))
 
 

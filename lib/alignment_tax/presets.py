@@ -345,6 +345,7 @@ TINY = Preset(
     kl_coefs=(0.0, 0.1, 0.2),
     ppo_live=replace(TINY_PPO, rounds=1, iterations=6, prompts_per_iteration=64),
     eval=EvalConfig(suite="tiny", limit=None, batch_size=128, reward_prompts=256, reward_samples=2),
+    # 145 is wider than 64 + 40 need be, changes nothing, and is part of the keys
     distil=DistilConfig(learning_rate=2e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: the paper's, where it states one (see the file of each remedy in `mitigate`). Its L1
     # and L2 end here far above theta_0's reward: two strengths more each take them near it.

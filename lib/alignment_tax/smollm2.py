@@ -43,11 +43,7 @@ class ModelSource:
 
 
 def smollm2_source() -> ModelSource:
-    """Return where SmolLM2 can be had now: cached or reachable on the Hub, else the package.
-
-    Raises:
-        ModelUnavailable: neither; the message gives the command that installs the package.
-    """
+    """Return where SmolLM2 can be had now: cached or reachable on the Hub, else the package."""
     if _on_hub():
         return ModelSource(HUB_ID)
     package = find_package(PACKAGE)
@@ -87,11 +83,7 @@ def load_smollm2(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return SmolLM2-135M-Instruct and its tokenizer (ChatML template, end of turn <|im_end|>).
 
-    The model is an ordinary one, ready to be trained and saved: no trace of the quantised file is
-    left in it. The tokenizer pads on the left with <|im_end|>, as generation in batches needs.
-
-    Raises:
-        ModelUnavailable: see `smollm2_source`.
+    It is an ordinary model, ready to be trained and saved; the tokenizer pads on the left.
     """
     source = smollm2_source()
     tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)

@@ -130,12 +130,12 @@ def algorithm_fronts(points: pd.DataFrame, family: str = "skill", recorded: bool
     for axes, name in zip(grid.flat, names, strict=False):
         if name != "rsf" and len(behind := averages[averages["algorithm"] == "rsf"]):
             look = Look("the averages of RSF", style.GREY)
-            draw.line(axes, behind, *values, look, linestyle=":", linewidth=1.4, zorder=1)
+            draw.line(axes, behind, "reward", family, look, linestyle=":", linewidth=1.4, zorder=1)
         _averages(axes, averages[averages["algorithm"] == name], family)
         own = table[(table["algorithm"] == name) & (table["method"] == "none")]
         own = own.sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
-        draw.curve(axes, ends, *values, ROUNDS, bars="y")
+        draw.curve(axes, ends, "reward", family, ROUNDS, bars="y")
         draw.star(axes, *own[values].iloc[0], label="θ₀")
         axes.set_title(ALGORITHM_NAMES[name])
     title = f"{FAMILY_NAMES[family].capitalize()} against reward, algorithm by algorithm"
@@ -180,7 +180,7 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
     )  # fmt: skip
     looks = {"kl_coef": style.METHODS["kl_coef"], "average": AVERAGES}
     drawn = table.assign(dial=table["strength"].fillna(table["alpha"]))
-    draw.curves(axes, drawn, "method", *values, looks, seeds=rows, order="dial", bars="y")
+    draw.curves(axes, drawn, "method", "reward", "skill", looks, seeds=rows, order="dial", bars="y")
     title, caption = "A heavier KL penalty, or averaging?", run_caption(rows, recorded)
     style.finish(figure, title, caption, table, legend_columns=2)
     named = table[table["method"] == "kl_coef"]
@@ -261,7 +261,7 @@ def razor(rows: pd.DataFrame, caption: str) -> Figure:
 def _razor_models(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     """Draw every model: PPO's under other KL coefficients hollow, the control on top."""
     for (name, swept), own in rows.groupby(["algorithm", rows["method"] == "kl_coef"]):
-        look, on_top = ALGORITHMS[name], name == "rsf_random"
+        look, on_top = ALGORITHMS[str(name)], name == "rsf_random"
         draw.scatter(
             axes, own, x, "tax", look, hollow=bool(swept), markersize=6, zorder=4 if on_top else 2,
             alpha=1 if on_top else 0.75, markeredgewidth=1.2 if swept else 0.5,

@@ -140,7 +140,8 @@ def part_curves(
         own, seeds = (_of(all_, algorithm=name, part=part) for all_ in (table, rows))
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
-        draw.curve(axes, own, *values, PARTS[part], seeds=seeds, order="alpha", markersize=6)
+        look = PARTS[part]
+        draw.curve(axes, own, reward, score, look, seeds=seeds, order="alpha", markersize=6)
         draw.star(axes, 0, 0, hollow=False)
         label = PARTS[part].label
         axes.set_title(f"{ALGORITHMS[name].label}: {label}" if len(algorithms) > 1 else label)
@@ -207,6 +208,7 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
         above.set_title(words)
         for alpha, aside in ((SHOWN, -0.1), (0.0, 0.2)):
             own = _of(single, alpha=alpha)
+            face: dict[str, Any] = {} if alpha else {"markerfacecolor": "white"}
             for part in own["part"]:
                 seeds = _of(changed, part=part, alpha=alpha)
                 seeds = seeds.assign(line=names.index(part) + aside + 0.11)
@@ -214,7 +216,7 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
             draw.forest(
                 below, own, name="part", value=score, names=names, aside=aside, digits=None,
                 looks=[SUBSETS[part] for part in own["part"]], zero=None,
-                **({} if alpha else {"markerfacecolor": "white"}),
+                **face,
             )  # fmt: skip
         draw.level(below, 0, upright=True)
         below.set_yticks(range(len(names)), [SUBSETS[name].label for name in names])
@@ -496,8 +498,8 @@ def recorded_ratios(
     rows = _of(_blocked(points, ["alpha"], "recorded_ratios"), method=method, blocks=blocks)
     if rows.empty:
         raise TableError(f"recorded_ratios: there are no rows of {method!r} with K = {blocks}.")
-    ratios = [[float(r) for r in text.split("|") if "=" not in r] for text in rows["part"]]
-    rows = rows.assign(block=[list(range(1, blocks + 1))] * len(rows), ratio=ratios)
+    ratios = rows["part"].map(lambda text: [float(r) for r in text.split("|") if "=" not in r])
+    rows = rows.assign(ratio=ratios, block=ratios.map(lambda each: range(1, len(each) + 1)))
     table = rows[["seed", "mean", "block", "ratio"]].explode(["block", "ratio"])
     table = table.astype({"seed": int, "block": int, "ratio": float})
     table = table.sort_values(["mean", "seed", "block"], ignore_index=True)

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from alignment_tax import figures, settings
 from alignment_tax.figures.style import DPI
 from alignment_tax.results.points import TableError, main_line, present
 
-#: Drawn of the main line: name of the file -> (figure, its arguments).
-MAIN_LINE = {
-    "front": ("front", {}),
-    "front_gold": ("front", {"reward": "gold"}),
-    **{
-        name: (name, {})
-        for name in ("fronts", "rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking")
-    },
-}
+#: Drawn of the main line.
+MAIN_LINE = ("front", "fronts", "rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking")
 #: Drawn of all rows: figure -> the method that must be recorded.
-LATER = {
-    "remedy_fronts": "distil",
-    "part_curves": "part",
-    "search_fronts": "hma",
-    "ablation": "hma",
-    "recorded_ratios": "hma",
-}
+LATER = {"remedy_fronts": "distil", "part_curves": "part"} | dict.fromkeys(
+    ("search_fronts", "ablation", "recorded_ratios"), "hma"
+)
 #: Drawn of all rows where more than RSF is recorded.
 OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimisation")
 
@@ -56,20 +47,20 @@ def redraw_figures(
         figure = figures.signature(every, recorded=True)
         print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
         if others is not None:
-            _redraw(every, others)
+            for name, drawn in _recorded(every):
+                print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
     except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _redraw(every: pd.DataFrame, folder: Path) -> None:
-    """Draw everything that the recorded rows allow."""
-    points, methods = main_line(every), set(every["method"])
-    drawn = {name: (draw, points, more) for name, (draw, more) in MAIN_LINE.items()}
-    later = [name for name, method in LATER.items() if method in methods]
-    later += OF_ALL if len(present(every)) > 1 else ()
-    drawn |= {name: (name, every, {}) for name in later}
-    for name, (draw, rows, more) in drawn.items():
-        figure = getattr(figures, draw)(rows, recorded=True, **more)
-        print(figures.save(figure, folder / f"{name}.png", dpi=DPI))
+def _recorded(every: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Yield every figure that the recorded rows allow, by name."""
+    points = main_line(every)
+    yield "front_gold", figures.front(points, reward="gold", recorded=True)
+    for name in MAIN_LINE:
+        yield name, getattr(figures, name)(points, recorded=True)
+    later = [name for name, method in LATER.items() if (every["method"] == method).any()]
+    for name in (*later, *(OF_ALL if len(present(every)) > 1 else ())):
+        yield name, getattr(figures, name)(every, recorded=True)

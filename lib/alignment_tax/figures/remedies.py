@@ -306,7 +306,7 @@ def replay_mix(uses: Mapping[str, pd.DataFrame], caption: str) -> Figure:
     figure, [line] = style.panels(1, len(uses), size, sharey=True, xlabel=label)
     for axes, (title, use) in zip(line, uses.items(), strict=True):
         select.need(use, ["strength", "family", "tokens"], "replay_mix")
-        own = use.groupby(["strength", "family"], as_index=False)["tokens"].sum()
+        own = use.groupby(["strength", "family"])["tokens"].sum().reset_index()
         own["share"] = 100 * own["tokens"] / own.groupby("strength")["tokens"].transform("sum")
         own["proportion"] = own["strength"].map("{:g}".format)
         draw.bars(axes, own, "proportion", "family", "share", TEXTS, across=True, stacked=True,
@@ -383,7 +383,7 @@ def remedy_panels(
         family: The score on the y axis.
         live: Points of this run, one seed; its model of the panel's method is a hollow star.
     """
-    values, figure_name = ["reward", *FAMILY_NAMES], "remedy_panels"
+    values, figure_name = ["reward", family], "remedy_panels"
     rows = _since(points, figure_name, values)
     mine = rows[:0] if live is None else _since(live, figure_name, values)
     across, down = min(4, len(methods)), -(-len(methods) // 4)

@@ -254,9 +254,9 @@ def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
     colours, places, counts = np.unique(
         pixels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True, return_counts=True
     )
-    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
+    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.float32)
     spread = Image.fromarray(rgb[None].astype(np.uint8)).quantize(192, dither=Image.Dither.NONE)
-    others = np.array(spread.getpalette()).reshape(-1, 3)
+    others = np.array(spread.getpalette(), dtype=np.float32).reshape(-1, 3)
     palette = np.vstack([rgb[np.argsort(-counts, kind="stable")[:64]], others])[:256]
     apart = (palette**2).sum(axis=1) - 2 * rgb @ palette.T  # from each colour, but for a constant
     nearest = apart.argmin(axis=1)[places].reshape(pixels.shape[:2])

@@ -52,7 +52,7 @@ def _fields(record: Any) -> dict[str, Any]:
 
 def verdict_style(records: Records, digits: int = 2) -> Styler:
     """Return verdicts for a notebook: rounded, signed, the verdict in its colour."""
-    signed = dict.fromkeys(("difference", "low", "high"), f"{{:+.{digits}f}}")
+    signed: dict[Any, Any] = dict.fromkeys(("difference", "low", "high"), f"{{:+.{digits}f}}")
     colours = {word: f"color: {look.colour}; font-weight: bold" for word, look in VERDICTS.items()}
     shown = _rows(records).style.format(signed)
     return shown.map(lambda verdict: colours[verdict], subset=["verdict"]).hide(axis="index")
@@ -110,7 +110,7 @@ def rivals(found: pd.DataFrame, *, caption: str) -> Figure:
     need(found, ["name", "seeds", "score", "measure", "unit"], "rivals")
     table = found.assign(claim=found["name"] + " (" + found["seeds"] + ")")
     table = table[["score", "measure", "unit"]].reset_index(drop=True).join(_rows(table))
-    scores, measures, names = (table[c].unique() for c in ("score", "measure", "claim"))
+    scores, measures, names = (list(table[c].unique()) for c in ("score", "measure", "claim"))
     size = (style.PANELS[0], 1.3 + len(scores) * (1.1 + 0.4 * len(names)))
     figure, grid = style.panels(len(scores), len(measures), size, sharey=True)
     for (score, measure), axes in zip(product(scores, measures), grid.flat, strict=True):

@@ -18,7 +18,7 @@ from alignment_tax.labels import (
 )
 
 #: An alt text names so many rows at most; of more it names the ends and the extremes.
-MOST_ROWS = 40
+MOST_ROWS = 24
 # columns that are named by their values alone
 PLAIN = (
     "line",

@@ -126,8 +126,7 @@ class Sweep(Ends):
 
     Args:
         model: the model to write into; its own weights are overwritten by `set`.
-        theta_0, theta: weights before and after RLHF. Tensors that are the model's own parameters
-            are copied first, so `model.state_dict()` may be one of the two.
+        theta_0, theta: weights before and after RLHF; one of them may be `model.state_dict()`.
         what: see `average`.
 
     Raises:

@@ -112,9 +112,6 @@ class Objective(Protocol):
         """Return the mean over the chosen examples, a scalar."""
 
 
-# --- what is minimised --------------------------------------------------------------------------
-
-
 class ReplyLikelihood:
     """Negative log-likelihood of replies (Eq. 9), in nats per reply token.
 
@@ -180,9 +177,6 @@ class KlToStart:
         return self.weight * total / len(self.start)
 
 
-# --- from scores to ratios ----------------------------------------------------------------------
-
-
 def softmax_ratios(scores: Tensor, alpha: float, shares: Tensor) -> Tensor:
     """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
 
@@ -236,9 +230,6 @@ def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tupl
         for triple in triples
         if all(_in_box(alpha + move) for move in triple)
     ]
-
-
-# --- search -------------------------------------------------------------------------------------
 
 
 def learn_ratios(
@@ -406,11 +397,7 @@ def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
 
 
 def check_reach(config: HmaConfig, shares: Sequence[float]) -> None:
-    """Refuse Eq. 11 where some scores would give a ratio above 1: alpha too high for this eps.
-
-    Raises:
-        MergeError: with the smallest eps that will do.
-    """
+    """Refuse Eq. 11 where scores could give a ratio above 1: alpha too high for this eps."""
     least = (config.alpha - min(shares)) / (1 - config.alpha)
     if config.parameterisation == "eq11" and config.eps < max(0.0, least):
         raise MergeError(

@@ -28,26 +28,20 @@ from alignment_tax.train.loop import check_finite
 
 @dataclass(frozen=True)
 class Faults:
-    """What differs from HMA as it is meant; all off by default.
+    """What differs from HMA as it is meant; all off by default."""
 
-    Attributes:
-        frozen_numerator: The numerator of Eq. 11 is a copy of the scores from before training (it
-            passes gradients on); only the denominator follows. All blocks share one ratio in
-            training, and its mean drifts.
-        multiplied_learning_rate: The score of a block enters the optimiser once per linear layer of
-            the block, so that each step moves it so many times.
-        alpha_of_theta_0: alpha, and the ratios, are weights of theta_0 instead of theta.
-        embeddings_of_theta_0: Embeddings and norms are those of theta_0, whatever alpha.
-        bf16_ratios: The ratios are rounded to bfloat16 (8 bits of mantissa).
-        missing_factor_k: A fault of the TEXT, not of the code: Eq. 11 as printed, whose ratios have
-            the mean alpha / K.
-    """
-
+    #: The numerator of Eq. 11 is a copy of the scores from before training (it passes gradients
+    #: on); only the denominator follows: all blocks share one ratio in training, its mean drifts.
     frozen_numerator: bool = False
+    #: A block's score enters the optimiser once per linear layer: a step moves it so many times.
     multiplied_learning_rate: bool = False
+    #: alpha, and the ratios, are weights of theta_0 instead of theta.
     alpha_of_theta_0: bool = False
+    #: Embeddings and norms are those of theta_0, whatever alpha.
     embeddings_of_theta_0: bool = False
+    #: The ratios are rounded to bfloat16 (8 bits of mantissa).
     bf16_ratios: bool = False
+    #: A fault of the TEXT, not of the code: Eq. 11 as printed; its ratios have the mean alpha / K.
     missing_factor_k: bool = False
 
 

@@ -29,22 +29,12 @@ SHARED_IN_WEIGHTS = 4  # (w_a + w_b) holds it twice, (Phi_a + Phi_b) shows it tw
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """The world of Proposition 5.1.
+    """The world of Proposition 5.1 (ValueError: a number that makes no sense)."""
 
-    Attributes:
-        features: n, features that each model uses.
-        shared: n_o, how many of them both use.
-        classes: K, labels of a task.
-        p: probability that a feature shows a class at random.
-
-    Raises:
-        ValueError: a number that makes no sense.
-    """
-
-    features: int = 20
-    shared: int = 5
-    classes: int = 10
-    p: float = 0.8
+    features: int = 20  # n, features that each model uses
+    shared: int = 5  # n_o, how many of them both use
+    classes: int = 10  # K, labels of a task
+    p: float = 0.8  # probability that a feature shows a class at random
 
     def __post_init__(self) -> None:
         if self.features < 1 or not 0 <= self.shared <= self.features:

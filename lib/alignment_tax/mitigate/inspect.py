@@ -1,7 +1,4 @@
-"""Look inside: what replay reads, how far remedies move the weights and along which way.
-
-What a study is asked for here (`setting`, `effects`) it makes as needed; nothing is judged.
-"""
+"""Look inside: what replay reads, how far remedies move the weights and along which way."""
 
 from __future__ import annotations
 
@@ -33,8 +30,6 @@ from alignment_tax.train.loop import IGNORED
 #: How models are called in a sentence.
 SAID = METHOD_NAMES | {"none": "θ₀", DISTIL: "the plain run"}
 REPLY = "reply"
-
-# --- live models ----------------------------------------------------------------------------------
 
 
 def setting(study: Any) -> Setting:
@@ -89,7 +84,7 @@ def effects(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
         capped_change=(skills["capped_skill"] - skills["capped_skill"].iloc[0]).to_numpy()[1:],
         distance=[100 * relative for relative, _ in far],
         steps=[steps for _, steps in far],
-        seconds=[float((study.cost(spec) or {}).get("seconds", math.nan)) for spec in specs],
+        seconds=np.array([(study.cost(s) or {}).get("seconds") for s in specs], dtype=float),
     )
 
 
@@ -102,9 +97,6 @@ def titles(table: pd.DataFrame) -> list[str]:
         mixed = ", α" if method in SAID else ", averaged at α"
         told.append(text if pd.isna(alpha) else f"{text}{mixed} = {alpha:g}")
     return told
-
-
-# --- distances ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -155,11 +147,7 @@ def unevenness(moved: Tensor, share: float = 0.01) -> tuple[float, float]:
 
 @torch.no_grad()
 def spectrum(theta_0: PreTrainedModel, theta: PreTrainedModel, name: str) -> np.ndarray:
-    """Return the singular values of the change of one matrix, the largest first.
-
-    Raises:
-        ValueError: that parameter is no matrix.
-    """
+    """Return the singular values of one matrix's change, the largest first."""
     before, after = (cast(Tensor, m.get_parameter(name)).double() for m in (theta_0, theta))
     if before.ndim != 2:
         raise ValueError(f"{name!r} has {before.ndim} axes: singular values are those of a matrix.")
@@ -190,9 +178,6 @@ def lora_sizes(theta_0: PreTrainedModel, seed: int) -> pd.DataFrame:
         .T.rename_axis(["on", "rank"])
         .astype({"by_hand": int, "counted": int})
     )
-
-
-# --- along the way --------------------------------------------------------------------------------
 
 
 class Watch(Treatment):
@@ -284,9 +269,6 @@ def replay_use(
         own["different"] = families_read["text"].nunique()
         found.append(own.reset_index().assign(strength=strength))
     return pd.concat(found, ignore_index=True)
-
-
-# --- graft ----------------------------------------------------------------------------------------
 
 
 def norm_kept(theta_0: State, theta: State, mask: Mask) -> float:

@@ -20,8 +20,8 @@ Parts = Mapping[str, nn.Module | Optimizer]
 def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]) -> None:
     """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled).
 
-    The tensors appear by rename, then the JSON that names them, then older tensors go: a run that
-    is killed at any moment finds this state or the one before.
+    The tensors appear by rename, then the JSON that names them, then older tensors go: whenever a
+    run is killed, it finds this state or the one before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{number:06d}.safetensors"

@@ -313,12 +313,8 @@ def pretrain(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, pd.DataFrame]:
     """Train the base model, going on from the last chunk found in `work`.
 
-    Returns:
-        the model in evaluation mode, its tokenizer and the learning curve (one row a chunk:
-        tokens, seconds, loss, exact match in percent for each slot of the validation items).
-
-    Raises:
-        FloatingPointError: the loss is no finite number; names the step and the likely cause.
+    Returns the model in eval mode, its tokenizer and the learning curve (one row a chunk: tokens,
+    seconds, loss, exact match in percent for each slot of the validation items).
     """
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()

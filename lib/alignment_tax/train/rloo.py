@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,6 @@ def rloo_round(config: RlooConfig, start: Start) -> RoundResult:
     return RoundResult.of(trained.model, trained.log, samples, stats)
 
 
-@dataclass(frozen=True)
-class RlooTrained(Trained):
-    """A policy trained by RLOO; `used` counts replies, `dropped` prompts.
-
-    `samples` has one row per reply: step (the first is
-    1), prompt, reply, ids (its tokens), finished, reward (as the reward function gave it), score
-    (what training saw, before the KL penalty), tokens (how many, with the end token).
-    """
-
-    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-
 def train_rloo(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
@@ -72,7 +59,7 @@ def train_rloo(
     config: RlooConfig,
     seed: int,
     workdir: Path,
-) -> RlooTrained:
+) -> Trained:
     """Train `policy` on rewards by RLOO, in place; `reference` stays as it is.
 
     One call is one round, see `train_dpo`; `reference` is theta_0 in every call.
@@ -95,13 +82,15 @@ def train_rloo(
         prompts: The round's. Those over `config.max_prompt_length` tokens are left out, and so many
             of the last that all steps are full.
         config: Numbers of the stage; `rounds` and `prompts_per_round` are not used.
-        seed: Of this round: order of the prompts, and samples. Give every round another one.
+        seed: Of this round: order of the prompts, and samples.
         workdir: Scratch folder for the trainer.
 
     Returns:
         The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token;
-        entropy), the samples, and how many replies were used and prompts dropped. The logged loss
-        is 0 but for rounding: the advantages of a group sum to 0; what trains is its gradient.
+        entropy), how many replies were used and prompts dropped, and `samples`: one row per reply
+        with step (the first is 1), prompt, reply, ids (its tokens), finished, reward (as the reward
+        function gave it), score (what training saw, before the KL penalty), tokens (how many, with
+        the end token). The logged loss is 0 but for rounding: what trains is its gradient.
 
     Raises:
         ValueError: numbers that make no groups or do not fit, or unusable prompts or rewards.
@@ -130,7 +119,7 @@ def train_rloo(
         )
     samples = pd.concat(rewards.steps, ignore_index=True)
     check_rewards(samples["reward"].to_numpy(), len(samples))
-    return RlooTrained(model, log, len(samples), dropped, samples)
+    return Trained(model, log, len(samples), dropped, samples)
 
 
 def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) -> np.ndarray:
@@ -146,21 +135,6 @@ def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) ->
     penalised = rewards - beta * log_ratios
     siblings = penalised.sum(axis=1, keepdims=True) - penalised
     return penalised - siblings / (rewards.shape[1] - 1)
-
-
-def rloo_loss(
-    log_probs: np.ndarray, old_log_probs: np.ndarray, advantages: np.ndarray, epsilon: float = 0.2
-) -> float:
-    """Compute RLOO's loss by hand: minus the mean of ratio * advantage, clipped as in PPO.
-
-    All are (replies,), log-probabilities in nats, summed over a reply's tokens; the old ones are of
-    the policy that sampled. While replies are used for one step only, as in `train_rloo`, the ratio
-    is 1, nothing is clipped, and the gradient is REINFORCE's. A ratio beyond 1 - epsilon or
-    1 + epsilon gains nothing more.
-    """
-    ratio = np.exp(log_probs - old_log_probs)
-    clipped = np.clip(ratio, 1 - epsilon, 1 + epsilon)
-    return float(-np.minimum(ratio * advantages, clipped * advantages).mean())
 
 
 def penalise_unfinished(

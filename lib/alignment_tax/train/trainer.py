@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import datasets
+import pandas as pd
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -30,13 +31,15 @@ CHECKED = ("loss", "grad_norm")
 class Trained:
     """A trained model in eval mode; `log` has a row per step: step, loss, what the trainer adds.
 
-    `used` counts the examples trained on, `dropped` those left out, by reason.
+    `used` counts the examples trained on, `dropped` those left out, by reason; `samples` are the
+    replies, where they are sampled along the way.
     """
 
     model: Any
     log: Log
     used: int
     dropped: dict[str, int] = field(default_factory=dict)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def trainer_arguments(
