@@ -282,22 +282,16 @@ def load(name: str) -> list[Row]:
     """Return all rows of set `name` in their normal form, from the local folder or from the Hub.
 
     The folder is used if the setting ALIGNMENT_TAX_DATA names one, and then only the folder.
-
-    Raises:
-        KeyError: no such set; the message lists those that exist.
-        DataUnavailable: the set cannot be reached or a row cannot be read.
     """
     if name not in SOURCES:
         raise KeyError(f"There is no set {name!r}. Choose one of: {', '.join(SOURCES)}.")
-    source = SOURCES[name]
-    folder = os.environ.get(DATA_SETTING)
+    source, folder = SOURCES[name], os.environ.get(DATA_SETTING)
     if folder:
         path = Path(folder) / f"{source.local}.jsonl.gz"
-        origin = str(path)
-        adapted = list(_adapt(_read_local(name, path), source.from_local, name, origin))
+        rows, adapter, origin = _read_local(name, path), source.from_local, str(path)
     else:
-        origin = _hub_address(source)
-        adapted = list(_adapt(_read_hub(name), source.from_hub, name, origin))
+        rows, adapter, origin = _read_hub(name), source.from_hub, _hub_address(source)
+    adapted = list(_adapt(rows, adapter, name, origin))
     if not adapted:
         raise DataUnavailable(f"The set {name!r} is empty ({origin}). {_ways(name)}")
     return adapted
@@ -316,7 +310,7 @@ def _ways(name: str) -> str:
     )
 
 
-def _read_local(name: str, path: Path) -> Iterator[Row]:
+def _read_local(name: str, path: Path) -> Iterable[Row]:
     if not path.is_file():
         raise DataUnavailable(f"The set {name!r} has no file {path}. {_ways(name)}")
     read = 0
@@ -417,19 +411,15 @@ def benchmark(name: str, split: str) -> list[Row]:
         # ARC's own train and test files share a dozen questions.
         seen = {_level(row[made_of.group]) for row in load(made_of.reported)}
         rows = [row for row in rows if _level(row[made_of.group]) not in seen]
-    examples = _examples(rows, made_of)
+    lengths = range(*made_of.example_words)
+    suitable = (row for row in rows if len(row[made_of.group].split()) in lengths)
+    examples = list(itertools.islice(suitable, made_of.examples))
     return examples if split == "examples" else [row for row in rows if row not in examples]
 
 
 def _level(text: str) -> str:
     """Return `text` with letter case and spacing levelled."""
     return " ".join(text.lower().split())
-
-
-def _examples(rows: list[Row], made_of: Benchmark) -> list[Row]:
-    lengths = range(*made_of.example_words)
-    suitable = (row for row in rows if len(row[made_of.group].split()) in lengths)
-    return list(itertools.islice(suitable, made_of.examples))
 
 
 # --- Preferences ---------------------------------------------------------------------------------
@@ -457,6 +447,7 @@ PAIR_FAULTS = {
 }
 
 ROLES = {"Human": "user", "Assistant": "assistant"}
+SPEAKERS = tuple(ROLES.values())
 
 # Shares of the conversations: 0.7 for reward models (pairs), 0.3 for RLHF (prompts alone).
 PARTS = {
@@ -470,11 +461,7 @@ PARTS = {
 
 
 def parse_conversation(text: str) -> list[Message]:
-    r"""Return the turns of a text "\n\nHuman: ...\n\nAssistant: ...", as they come.
-
-    Raises:
-        ValueError: the text does not start with "\n\nHuman:".
-    """
+    r"""Return the turns of a text "\n\nHuman: ...\n\nAssistant: ...", as they come."""
     pieces = re.split(r"\n\n(Human|Assistant):", text)
     if pieces[0].strip() or len(pieces) < 3 or pieces[1] != "Human":
         raise ValueError("a conversation starts with '\\n\\nHuman:'")
@@ -497,35 +484,13 @@ def parse_pair(row: Row) -> Pair | str:
         return "empty"
     if replies[0] == replies[1]:
         return "same"
-    return Pair(prompt, *replies) if _alternates(prompt) else "malformed"
-
-
-def _alternates(prompt: Prompt) -> bool:
-    roles = [turn["role"] for turn in prompt]
-    expected = ["user", "assistant"] * len(prompt)
-    complete = all(turn["content"] for turn in prompt)
-    return complete and len(prompt) % 2 == 1 and roles == expected[: len(prompt)]
-
-
-def parse_pairs(rows: Iterable[Row]) -> tuple[list[Pair], Counter[str]]:
-    """Return the usable comparisons, and how many rows were kept and dropped for which fault."""
-    pairs: list[Pair] = []
-    counts: Counter[str] = Counter(dict.fromkeys(("kept", *PAIR_FAULTS), 0))
-    for row in rows:
-        parsed = parse_pair(row)
-        counts[parsed if isinstance(parsed, str) else "kept"] += 1
-        if isinstance(parsed, Pair):
-            pairs.append(parsed)
-    return pairs, counts
+    taking_turns = all(t["role"] == who for t, who in zip(prompt, itertools.cycle(SPEAKERS)))
+    complete = all(turn["content"] for turn in prompt) and len(prompt) % 2 == 1
+    return Pair(prompt, *replies) if taking_turns and complete else "malformed"
 
 
 def draw(items: list[T], n: int, seed: int, what: str) -> list[T]:
-    """Return `n` of `items` in a seeded order; all of them, with a warning, if there are fewer.
-
-    Raises:
-        ValueError: n is below 1.
-        DataUnavailable: there are no items at all.
-    """
+    """Return `n` of `items` in a seeded order; all of them, with a warning, if there are fewer."""
     if n < 1:
         raise ValueError(f"Asked for {n} {what}: ask for at least 1.")
     if not items:
@@ -555,13 +520,13 @@ class RealWorld:
         parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
         counts: dict[str, Counter[str]] = {}
         for name in self.preference_sets:
-            pairs, counts[name] = parse_pairs(load(name))
-            dropped = ", ".join(
-                f"{counts[name][fault]} {why}" for fault, why in PAIR_FAULTS.items()
-            )
+            counts[name] = Counter(dict.fromkeys(("kept", *PAIR_FAULTS), 0))
+            for parsed in map(parse_pair, load(name)):
+                counts[name][parsed if isinstance(parsed, str) else "kept"] += 1
+                if isinstance(parsed, Pair):
+                    parts[split_of(PARTS, "hh", parsed.opening)].append(parsed)
+            dropped = ", ".join(f"{counts[name][f]} {why}" for f, why in PAIR_FAULTS.items())
             log.info("%s: %d pairs kept; dropped: %s", name, counts[name]["kept"], dropped)
-            for pair_ in pairs:
-                parts[split_of(PARTS, "hh", pair_.opening)].append(pair_)
         return parts, counts
 
     @property
@@ -584,11 +549,7 @@ class RealWorld:
         )
 
     def preferences(self, n: int, seed: int, split: str) -> Dataset:
-        """Return up to `n` pairs: columns prompt, chosen, rejected; split train|validation|judge.
-
-        Raises:
-            ValueError: no such split.
-        """
+        """Return up to `n` pairs (prompt, chosen, rejected) of train, validation or judge."""
         if split not in ("train", "validation", "judge"):
             raise ValueError(f"There is no split {split!r}: train, validation or judge.")
         pairs = draw(self._read[0][split], n, seed, f"{split} pairs")
@@ -601,19 +562,10 @@ class RealWorld:
         )
 
     def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
-        """Return up to `n` different prompts of split rlhf, validation or reported.
-
-        Raises:
-            ValueError: no such split.
-        """
-        parts = {
-            "rlhf": "rlhf",
-            "validation": "validation prompts",
-            "reported": "reported prompts",
-        }
-        if split not in parts:
-            raise ValueError(f"There is no split {split!r}: {', '.join(parts)}.")
-        pairs = self._read[0][parts[split]]
+        """Return up to `n` different prompts of split rlhf, validation or reported."""
+        if split not in ("rlhf", "validation", "reported"):
+            raise ValueError(f"There is no split {split!r}: rlhf, validation or reported.")
+        pairs = self._read[0]["rlhf" if split == "rlhf" else f"{split} prompts"]
         different = {json.dumps(pair_.prompt): pair_.prompt for pair_ in pairs}
         return draw(list(different.values()), n, seed, f"{split} prompts")
 
