@@ -45,16 +45,12 @@ def test_a_record_goes_through_a_saved_notebook(displayed, tmp_path):
     assert read_records(nbformat.read(path, 4)) == expected
 
 
-def test_the_last_record_of_a_name_wins(displayed):
-    record("tax", 1)
-    record("tax", 2)
-    assert read_records(notebook_of([output["data"] for output in displayed])) == {"tax": 2}
-
-
-def test_numpy_scalars_become_numbers(displayed):
+def test_numpy_scalars_become_numbers_and_the_last_record_of_a_name_wins(displayed):
     record("x", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.array(2.0)})
     value = displayed[0]["data"][MIME]["value"]
     assert json.dumps(value) == '{"a": 0.5, "b": 3, "c": true, "d": 2.0}'
+    record("x", 2)
+    assert read_records(notebook_of([output["data"] for output in displayed])) == {"x": 2}
 
 
 def test_outside_a_notebook_it_prints(capsys, monkeypatch):
@@ -63,15 +59,11 @@ def test_outside_a_notebook_it_prints(capsys, monkeypatch):
     assert capsys.readouterr().out == "pairs = 0.812346\n"
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), np.float32("nan")])
-def test_numbers_that_json_lacks_are_refused(number):
-    with pytest.raises(ValueError, match=r"scores\['bleu'\]\[1\] is (nan|inf).*Use None"):
-        record("scores", {"bleu": [1.0, number]})
-
-
 @pytest.mark.parametrize(
     ("value", "said"),
     [
+        ({"bleu": [1.0, np.float32("nan")]}, r"x\['bleu'\]\[1\] is nan.*Use None"),
+        ({"bleu": [1.0, float("inf")]}, r"x\['bleu'\]\[1\] is inf.*Use None"),
         (np.zeros(3), r"is a ndarray.*\.tolist\(\)"),
         ({1: "a"}, "has the key 1: keys must be text"),
         (b"bytes", "is a bytes"),
@@ -79,7 +71,7 @@ def test_numbers_that_json_lacks_are_refused(number):
     ],
 )
 def test_values_that_json_lacks_are_refused(value, said):
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         record("x", value)
 
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ import pandas as pd
 
 from alignment_tax.labels import METHOD_NAMES
 from alignment_tax.results.points import NotRecorded, curve_rows, weak_is_high
-from alignment_tax.spec import PART, PATTERN, block_count, patterns, ratios_text
+from alignment_tax.spec import PATTERN, block_count, patterns, ratios_text
 
 GRAMMAR = re.compile(
     r"(?:(?P<factor>[\d.]+)\*)?(?P<algorithm>\w+)"
@@ -53,11 +55,6 @@ class Selector:
     place: str = ""
     factor: float = 1.0
 
-    @property
-    def mixes(self) -> bool:
-        """Whether its models are mixtures that can be compared at the same mean ratio."""
-        return self.method in ("average", PART) or self.blocks > 0
-
     def __str__(self) -> str:
         """Name the method for a reader: "HMA, K = 3"."""
         name = METHOD_NAMES.get(self.method, self.method)
@@ -65,11 +62,7 @@ class Selector:
 
 
 def parse(text: str) -> Selector:
-    """Return the selector that a string means.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return the selector that a string means (ValueError if it means none)."""
     found = GRAMMAR.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} selects nothing: write it like rsf/last or rsf/average@0.2.")
@@ -79,13 +72,9 @@ def parse(text: str) -> Selector:
 
 
 class Selection:
-    """The rows of a table of points, ready to be selected from; what was found is kept.
-
-    Reward is what was gained over theta_0 of the same seed.
-    """
+    """Rows of points.csv, one study, to select from; reward is gained over theta_0 of the seed."""
 
     def __init__(self, points: pd.DataFrame):
-        """Take the columns of points.csv, of one study."""
         start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
         if missing := sorted(set(points["seed"]) - set(start.index)):
             raise NotRecorded(f"Seed {missing[0]} has no row of theta_0 (algorithm sft).")
@@ -98,15 +87,11 @@ class Selection:
         )
         self.rows = rows.sort_values("seed", kind="stable").copy()
         self._curves: dict[object, dict[int, pd.DataFrame]] = {}
-        self._models: dict[str, pd.DataFrame] = {}
+        # a cache of this object's own: one on the method would keep every table alive
+        self.models = cache(self._models)
 
-    def models(self, text: str) -> pd.DataFrame:
+    def _models(self, text: str) -> pd.DataFrame:
         """Return all rows of a selector, of all seeds, whatever place it names."""
-        if text not in self._models:
-            self._models[text] = self._rows_of(text)
-        return self._models[text]
-
-    def _rows_of(self, text: str) -> pd.DataFrame:
         wanted, rows = parse(text), self.rows
         method = "none" if wanted.method == "early_stopping" else wanted.method
         own = rows[(rows["algorithm"] == wanted.algorithm) & (rows["method"] == method)]
@@ -148,10 +133,8 @@ class Selection:
     ) -> dict[int, pd.DataFrame]:
         """Return the rows of a curve by seed, in their order.
 
-        Args:
-            text: A selector.
-            ratios: Keep the mixtures of these mean ratios alone, with both ends.
-            from_start: Whether theta_0 is such an end: it is none of averages of one part.
+        With `ratios` only mixtures of these mean ratios and both ends; theta_0 is such an end
+        unless `from_start` is False, as for averages of one part.
         """
         at = (text, from_start, None if ratios is None else tuple(ratios))
         if at not in self._curves:
@@ -162,12 +145,9 @@ class Selection:
 
     def _through(self, text: str) -> dict[int, pd.DataFrame]:
         wanted, found = parse(text), {}
-        for name, rows in self.rows.groupby("seed"):
-            seed = int(str(name))
-            try:
-                found[seed] = curve_rows(rows, wanted.method, seed, wanted.algorithm)
-            except NotRecorded:
-                continue
+        for seed in self.rows["seed"].unique().tolist():
+            with suppress(NotRecorded):
+                found[seed] = curve_rows(self.rows, wanted.method, seed, wanted.algorithm)
         return found
 
     def _at(self, text: str, ratios: Sequence[float], from_start: bool) -> dict[int, pd.DataFrame]:

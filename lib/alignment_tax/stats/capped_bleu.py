@@ -1,14 +1,8 @@
 """Translations that are right and then go on talking, and BLEU with them cut at their reference.
 
-A model that closes its replies in chat ("let me know how it goes !") may do so behind a
-translation, too. BLEU takes words too many for wrong words. `measures` counts such translations,
-and scores them a second time with what is counted of each capped at its reference's length.
-
-That second score is post hoc: it was chosen after the results had been seen, to find out what the
-loss in translation is made of. And it is an approximation. The items hold counts and no texts, so
-all matches are kept, wherever in the translation they are, and only the numbers of n-grams and the
-length are capped. A text that is really cut has the same numbers and at most these matches: capped
-BLEU is an upper bound of its BLEU. It stands beside BLEU, not in its place.
+BLEU takes talk behind a translation for wrong words. Capped BLEU, chosen after the results had been
+seen, keeps all matches, since items hold counts and no texts, and caps the numbers of n-grams and
+the length: an upper bound of the BLEU of the text really cut. It stands beside BLEU, not for it.
 """
 
 from __future__ import annotations
@@ -65,11 +59,10 @@ def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model: NAME, NAME_low, NAME_high of each measure, over seeds (95 % t).
+    """Return one row per model: NAME, NAME_low, NAME_high of each of `MEASURES`, over seeds.
 
     Args:
-        points: Recorded points; their settings (algorithm, method, alpha, rounds, …) say which
-            rows are one model of several seeds.
+        points: Recorded points; rows of one setting are one model of several seeds.
         items: Their items.
     """
     return summarise(measured_points(points, items), SETTING, MEASURES)
@@ -99,9 +92,8 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
         items: The recorded items.
 
     Returns:
-        One row per seed with RSF (the index): lost (translations that theta_0 has right and RSF
-        has not), goes_on (those of them that hold the right answer, and more), bleu (change in
-        BLEU) and capped_bleu (change if nothing beyond the reference's length counted).
+        One row per seed with RSF (the index): lost (translations that RSF has no longer right),
+        goes_on (those of them that hold the right answer, and more), change in bleu, capped_bleu.
     """
     selected, rows = Selection(points), []
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
