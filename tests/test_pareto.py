@@ -43,7 +43,7 @@ def test_hypervolume_by_hand() -> None:
     assert hypervolume(STAIRS, (0, 0)) == 6.0
     assert hypervolume(STAIRS, (1, 0)) == 3.0  # [1, 3] is no longer above: 2 x 1 + 1 x 1
     assert hypervolume(STAIRS, (5, 5)) == 0.0
-    assert hypervolume([[2, 3]], (-1, 1)) == 6.0
+    assert hypervolume(pd.DataFrame({"reward": [2], "skill": [3]}), (-1, 1)) == 6.0
 
 
 def test_dominated_share_by_hand() -> None:
@@ -242,13 +242,6 @@ def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
     assert 0.5 <= result.low <= result.high <= 0.75
 
 
-def test_points_come_from_the_table_of_points() -> None:
-    table = pd.DataFrame({"reward": [1.0, 2.0], "skill": [50.0, 40.0], "method": ["none"] * 2})
-    assert hypervolume(table, (0, 0)) == 90.0
-    with pytest.raises(ValueError, match="no column 'skill'"):
-        hypervolume(table.drop(columns="skill"), (0, 0))
-
-
 @pytest.mark.parametrize(
     ("points", "message"),
     [
@@ -256,6 +249,7 @@ def test_points_come_from_the_table_of_points() -> None:
         ([[1.0, float("nan")]], r"Point 0 is \(1.0, nan\)"),
         ([[1.0, 2.0], [float("inf"), 1.0]], "Point 1"),
         ([[1.0, 2.0, 3.0]], r"rows \(reward, skill\)"),
+        (pd.DataFrame({"reward": [1.0]}), "no column 'skill'"),
     ],
 )
 def test_degenerate_points_are_refused(points, message: str) -> None:

@@ -8,7 +8,6 @@ BLEU (NaN elsewhere), which also tell a translation that goes on talking from a 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 from sacrebleu.metrics import BLEU
 
 from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
+from alignment_tax.store import write_whole
 
 Array = np.ndarray
 ORDERS = range(1, 5)  # BLEU counts phrases of one to four words
@@ -53,11 +53,10 @@ class SkillScores:
         }
 
     def save(self, folder: Path) -> None:
-        """Write `skills.json` and `items.parquet` into a folder, each whole or not at all."""
+        """Write `skills.json` and `items.parquet` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.metrics, indent=2) + "\n"
-        _write(folder / "items.parquet", lambda part: self.items.to_parquet(part, index=False))
-        _write(folder / "skills.json", lambda part: part.write_text(text, encoding="utf-8"))
+        self.items.to_parquet(folder / "items.parquet", index=False)
+        write_whole(folder / "skills.json", json.dumps(self.metrics, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> SkillScores:
@@ -173,19 +172,6 @@ def capped_bleu(items: pd.DataFrame) -> float:
 
 def _means(slots: Mapping[str, float]) -> dict[str, float]:
     """Return the mean of each family whose slots were scored, and of all three as `skill`."""
-    means = {
-        family: float(np.mean([slots[s] for s in members if s in slots]))
-        for family, members in FAMILIES.items()
-        if any(s in slots for s in members)
-    }
+    scored = {f: [slots[s] for s in own if s in slots] for f, own in FAMILIES.items()}
+    means = {family: float(np.mean(own)) for family, own in scored.items() if own}
     return means | ({"skill": float(np.mean(list(means.values())))} if len(means) == 3 else {})
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make a file beside `path`, and move it there once it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -86,9 +86,8 @@ class Selection:
             mean=points["alpha"].astype(float).round(1),
         )
         self.rows = rows.sort_values("seed", kind="stable").copy()
-        self._curves: dict[object, dict[int, pd.DataFrame]] = {}
-        # a cache of this object's own: one on the method would keep every table alive
-        self.models = cache(self._models)
+        # caches of this object's own: those of a class would keep every table alive
+        self.models, self._curve = cache(self._models), cache(self._curve_of)
 
     def _models(self, text: str) -> pd.DataFrame:
         """Return all rows of a selector, of all seeds, whatever place it names."""
@@ -136,24 +135,19 @@ class Selection:
         With `ratios` only mixtures of these mean ratios and both ends; theta_0 is such an end
         unless `from_start` is False, as for averages of one part.
         """
-        at = (text, from_start, None if ratios is None else tuple(ratios))
-        if at not in self._curves:
-            self._curves[at] = (
-                self._through(text) if ratios is None else self._at(text, ratios, from_start)
-            )
-        return self._curves[at]
+        return self._curve(text, None if ratios is None else tuple(ratios), from_start)
 
-    def _through(self, text: str) -> dict[int, pd.DataFrame]:
+    def _curve_of(
+        self, text: str, ratios: tuple[float, ...] | None, from_start: bool
+    ) -> dict[int, pd.DataFrame]:
         wanted, found = parse(text), {}
-        for seed in self.rows["seed"].unique().tolist():
-            with suppress(NotRecorded):
-                found[seed] = curve_rows(self.rows, wanted.method, seed, wanted.algorithm)
-        return found
-
-    def _at(self, text: str, ratios: Sequence[float], from_start: bool) -> dict[int, pd.DataFrame]:
-        wanted, own = parse(text), self.models(text)
-        start, end = self.model("sft"), self.model(f"{wanted.algorithm}/last")
-        found = {}
+        if ratios is None:
+            for seed in self.rows["seed"].unique().tolist():
+                with suppress(NotRecorded):
+                    found[seed] = curve_rows(self.rows, wanted.method, seed, wanted.algorithm)
+            return found
+        own, start = self.models(text), self.model("sft")
+        end = self.model(f"{wanted.algorithm}/last")
         for seed in sorted(set(own["seed"]) & set(start.index) & set(end.index)):
             mine = own[(own["seed"] == seed) & own["mean"].isin(ratios)].sort_values("mean")
             first = [start.loc[[seed]]] if from_start else []

@@ -7,6 +7,8 @@ the length: an upper bound of the BLEU of the text really cut. It stands beside 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from alignment_tax.labels import BLEU_COLUMNS, FAMILIES
@@ -28,13 +30,17 @@ def translations(items: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def _bleu(rows: pd.DataFrame) -> float:
+    return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
+
+
 def measures(items: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
     found = []
     for (seed, key), model in translations(items).groupby(MODEL, observed=True):
         exact, on = right(model), goes_on(model)
         scores = {
-            "bleu": corpus_bleu(model[list(BLEU_COLUMNS)].to_numpy(dtype=float)),
+            "bleu": _bleu(model),
             "capped": capped_bleu(model),
             "begins_right": 100 * float((exact | on).mean()),
             "exact": 100 * float(exact.mean()),
@@ -101,17 +107,9 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
         of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
         before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
         lost = right(before) & ~right(after)
-        scores = [corpus_bleu(side[list(BLEU_COLUMNS)].to_numpy()) for side in (before, after)]
-        forgiven = [capped_bleu(side) for side in (before, after)]
-        rows.append(
-            {
-                "seed": int(seed),
-                "lost": int(lost.sum()),
-                "goes_on": int((lost & goes_on(after)).sum()),
-                "bleu": scores[1] - scores[0],
-                "capped_bleu": forgiven[1] - forgiven[0],
-            }
-        )
+        row: dict[str, Any] = {"seed": int(seed), "lost": lost.sum()}
+        row |= {"goes_on": (lost & goes_on(after)).sum(), "bleu": _bleu(after) - _bleu(before)}
+        rows.append(row | {"capped_bleu": capped_bleu(after) - capped_bleu(before)})
     return pd.DataFrame(rows).set_index("seed")
 
 

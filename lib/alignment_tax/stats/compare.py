@@ -1,4 +1,4 @@
-"""The only intervals over seeds and items (95 %), and the only verdicts.
+"""The only intervals over seeds and items, and the only verdicts.
 
 Over few seeds the percentile bootstrap is too narrow (of five 0.63 times as wide as Student's t,
 which covers 83 % instead of 95 %), so verdicts use the paired t interval (`compare_seeds`), and
@@ -20,6 +20,7 @@ from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hyper
 T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
+LEVEL = 0.95  # coverage of every interval
 #: How verdicts are read, for a page.
 VERDICTS_SAY = (
     "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
@@ -67,7 +68,7 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stdtrit(array.size - 1, 0.975)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + LEVEL / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
@@ -195,7 +196,7 @@ def paired_bootstrap(
         seeds, counts = np.unique(rng.integers(len(pairs), size=len(pairs)), return_counts=True)
         gaps = [gap(int(seed), items) for seed in seeds]
         draws[i] = np.average(gaps, weights=counts)
-    low, high = map(float, np.quantile(draws, [0.025, 0.975]))
+    low, high = map(float, np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
     said = verdict(low, high, direction, sesoi)
     return Comparison(observed, low, high, len(pairs), sum(sizes.values()), said)
 
