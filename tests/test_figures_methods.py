@@ -171,8 +171,10 @@ def test_algorithms_by_hand() -> None:
     assert rounds.loc[("ppo", 0), ["reward", "skill"]].tolist() == [0, 81]
     gao = figures.table(figures.over_optimisation(points)).set_index(["algorithm", "rounds"])
     assert gao.loc[("dpo", 2), ["kl", "reward", "gold"]].tolist() == [2, 2, 1]
-    tax = figures.table(figures.algorithm_tax(points)).set_index(["algorithm", "family"])["tax"]
-    assert tax[[("rsf", "skill"), ("ppo", "reading")]].tolist() == [20, 8]
+    figure = figures.algorithm_tax(points)
+    assert "RSF, family common sense, tax -20" in alt_text(figure)
+    tax = figures.table(figure).set_index(["algorithm", "family"])["tax"]  # a loss is negative
+    assert tax[[("rsf", "skill"), ("ppo", "reading")]].tolist() == [-20, -8]
     fronts = figures.table(figures.algorithm_fronts(points))
     half = fronts[(fronts["algorithm"] == "dpo") & (fronts["alpha"] == 0.5)].iloc[0]
     assert half[["reward", "skill"]].tolist() == [0.8, 79]

@@ -201,9 +201,9 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
         raise TableError(f"{figure_name} needs the rounds of an algorithm: there are none.")
     ends = pd.concat([select.last_round(rows, name, figure_name) for name in names])
     ends = ends.melt(["algorithm", "seed"], families, "family", "tax")
-    table = summarise(ends.assign(tax=-ends["tax"]), ["algorithm", "family"], ["tax"])
+    table = summarise(ends, ["algorithm", "family"], ["tax"])
     size = (style.PANELS[0], 2.4 + 0.3 * len(families) * max(len(names), 2))
-    label = "points lost since θ₀ (left of 0: gained)"
+    label = "points since θ₀ (left of 0: lost)"
     figure, [[axes]] = style.panels(1, 1, size, xlabel=label)
     for place, name in enumerate(names):
         own = table[table["algorithm"] == name]

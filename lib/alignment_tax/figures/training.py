@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import comb
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -22,22 +21,13 @@ from alignment_tax.figures.words import run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need, theta_0
-from alignment_tax.stats.compare import interval, summarise
+from alignment_tax.stats.compare import interval, summarise, wilson
 
 # Yellow lines on white cannot be seen on a projector.
 LINE_COLOURS = (BLUE, VERMILLION, style.PURPLE, style.GREEN, style.SKY, style.ORANGE)
 PROXY_LOOK = Look("reward model (optimised)", BLUE, "o")
 GOLD_LOOK = Look("gold reward (not optimised)", VERMILLION, "s")
 WIDE = (style.WIDE[0], 4.6)
-
-
-def wilson(right: float, n: float) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval (0-1) of a share of `right` among `n` trials."""
-    z = NormalDist().inv_cdf(0.975)
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return middle - half, middle + half
 
 
 def _shares(values: object, figure: str, what: str) -> None:

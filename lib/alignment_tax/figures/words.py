@@ -36,6 +36,7 @@ PLAIN = (
 WORDS: dict[str, Mapping[str, str]] = {
     "algorithm": ALGORITHM_NAMES,
     "method": {**METHOD_NAMES, "none": ""},
+    "family": FAMILY_NAMES,
 }
 
 
