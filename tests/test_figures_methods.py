@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from figure_points import made_up_points, row
 from matplotlib.figure import Figure
+from points import T_1, figure_points, row
 
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
@@ -16,7 +16,7 @@ from alignment_tax.stats import compare
 from alignment_tax.stats.forgetting import forgetting
 
 CAPTION = "this run: tiny, seed 0"
-POINTS = made_up_points(2, "remedies", "ratios", "algorithms")
+POINTS = figure_points(2, "remedies", "ratios", "algorithms")
 METHODS = ["l2", "lora"]
 
 
@@ -178,8 +178,6 @@ def test_algorithms_by_hand() -> None:
     fronts = figures.table(figures.algorithm_fronts(points))
     half = fronts[(fronts["algorithm"] == "dpo") & (fronts["alpha"] == 0.5)].iloc[0]
     assert half[["reward", "skill"]].tolist() == [0.8, 79]
-    with pytest.raises(TableError, match="no family"):
-        figures.algorithm_fronts(points, family="span")
     with pytest.raises(TableError, match="there are none"):
         figures.algorithm_tax(points[points["algorithm"] == "sft"])
 
@@ -203,13 +201,12 @@ def test_a_coefficient_is_compared_on_the_seeds_that_have_it() -> None:
 
 
 def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
-    table = figures.table(figures.part_curves(POINTS, parts=("input", "head")))
-    table = table.set_index(["part", "alpha"])
+    table = figures.table(figures.part_curves(POINTS)).set_index(["part", "alpha"])
     assert table.loc[("input", 0.5), ["reward", "skill"]].tolist() == [1, 2]
-    assert table.loc[("head", 0.5), ["reward", "skill"]].tolist() == [-1, 0]
-    assert table.loc[("head", 1.0), ["reward", "skill"]].tolist() == [0, 0]
-    with pytest.raises(TableError, match="no rows of part 'norms'"):
-        figures.part_curves(POINTS, parts=("norms",))
+    assert table.loc[("output", 0.5), ["reward", "skill"]].tolist() == [-1, 4]
+    assert table.loc[("output", 1.0), ["reward", "skill"]].tolist() == [0, 0]
+    with pytest.raises(TableError, match="the middle part"):
+        figures.part_curves(POINTS[POINTS["part"] != "middle"])
     with pytest.raises(TableError, match="--methods dpo part"):
         figures.part_curves(POINTS, algorithms=("dpo",))
 
@@ -219,7 +216,7 @@ def test_subsets_of_the_weights_by_hand() -> None:
     linear = table.loc[("linear", 0.5)]
     # -1 and -0.5: mean -0.75, standard error 0.25
     assert linear[["reward", "skill"]].tolist() == [-0.75, 4]
-    assert linear["reward_low"] == pytest.approx(-0.75 - 12.7062 * 0.25, abs=1e-3)
+    assert linear["reward_low"] == pytest.approx(-0.75 - T_1 * 0.25, abs=1e-3)
     assert table.loc[("everything", 0.5), ["reward", "skill"]].tolist() == [-1, 15]
 
 
@@ -240,7 +237,7 @@ def test_searches_have_the_same_means_seeds_and_ends() -> None:
 
 
 def test_more_blocks_are_compared_at_the_same_mean() -> None:
-    table = figures.table(figures.ablation(POINTS, ["reward", "skill"])).set_index("blocks")
+    table = figures.table(figures.ablation(POINTS)).set_index("blocks")
     expected = {1: (0, 0), 3: (0, 1), 6: (0.5, 0), 9: (0.5, -1)}
     for blocks, values in expected.items():
         assert tuple(table.loc[blocks, ["reward", "skill"]]) == pytest.approx(values)
@@ -364,7 +361,7 @@ def test_the_distances_of_three_tokens_by_hand() -> None:
 def test_gains_and_limit_by_hand() -> None:
     gains = figures.table(drawn("effectiveness")).set_index("shared")
     assert gains.loc[0, ["gain", "repeats"]].tolist() == [11, 2]
-    assert gains.loc[0, "gain_low"] == pytest.approx(11 - 12.7062, abs=1e-3)
+    assert gains.loc[0, "gain_low"] == pytest.approx(11 - T_1, abs=1e-3)
     assert figures.table(drawn("limit")).loc[0, ["accuracy", "error"]].tolist() == [77, -5]
     with pytest.raises(TableError, match="not 'tokens'"):
         drawn("effectiveness", GAINS.assign(average="tokens"))

@@ -1,9 +1,8 @@
-"""The picture of the course: reward on one axis, skills on the other, one curve a method.
+"""The picture of the course: reward on one axis, skills on the other, one curve a method (Fig. 3).
 
-As Fig. 3 of the paper: averaging is a curve over alpha, every other method a curve over its
-strength or its rounds. `points` are the columns of points.csv, one study; `recorded` says that they
-are a run of data/results. What cannot be drawn is a TableError: missing columns, no row, no
-theta_0, no RSF, several studies, a method or an alpha that the points do not have.
+Averaging is a curve over alpha, every other method one over its strength or its rounds. `points`
+are the columns of points.csv, one study; `recorded` says that they are of data/results. What cannot
+be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ def _rows(
 ) -> pd.DataFrame:
     """Return the rows a front shows; a method's validated early stop is a round of RSF.
 
-    The reward is the gain over theta_0 of the same seed: each seed has a reward model of its own,
-    whose zero means nothing. Gold is the same yardstick for all.
+    The reward is a gain over theta_0: each seed's reward model has a zero of its own; gold has one.
     """
     if reward not in REWARD_NAMES:
         raise TableError(f"front: the reward axis is 'reward' or 'gold', not {reward!r}.")
@@ -76,8 +74,7 @@ def _rows(
 def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with "K=3" in place of three ratios, which each seed has its own of.
 
-    Left out: parts averaged alone and ratios set by hand, which are no one curve, and numbers of
-    blocks beside those of `BLOCKS`.
+    Left out is what is no one curve: single parts, ratios set by hand, other numbers of blocks.
     """
     count = rows["part"].map(block_count)
     wanted = rows["method"].map(BLOCKS).fillna(count)
@@ -101,7 +98,6 @@ def _mixed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dominated(table: pd.DataFrame, family: str, reward: str) -> np.ndarray:
-    """Return which means another mean is at least as good as, on both axes."""
     best = pareto_front(table[[reward, family]].to_numpy())
     return ~np.isin(np.arange(len(table)), best)
 
@@ -199,8 +195,7 @@ def front(
 
     Args:
         points, recorded: see the top of this module.
-        family: the score on the y axis: skill, a family, or a slot.
-        reward: the column on the x axis, "reward" or "gold".
+        family, reward: the score on the y axis (skill, a family, a slot); "reward" or "gold".
         methods: which methods are shown beside the models as trained; all by default.
         at: an alpha whose average of theta_0 and RSF is ringed.
         title, names: of the figure and of its axes, in place of the usual ones.
@@ -246,24 +241,18 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
 
 
 @style.in_style()
-def fronts(
-    points: pd.DataFrame,
-    reward: str = "reward",
-    recorded: bool = False,
-    methods: Sequence[str] | None = None,
-    title: str = "Each family against reward",
-) -> Figure:
+def fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the three families and their mean against reward, as `front`, four panels (Fig. 3)."""
-    rows = _rows(points, list(FAMILY_NAMES), reward, methods)
-    table = summarise(rows, SETTING, [reward, *FAMILY_NAMES])
+    rows = _rows(points, list(FAMILY_NAMES), "reward", None)
+    table = summarise(rows, SETTING, ["reward", *FAMILY_NAMES])
     more = 0.09 * max(0, rows["method"].nunique() - 6)
-    figure, grid = style.panels(2, 2, (style.PANELS[0], style.PANELS[1] + more), sharex=True)
+    size, label = (style.PANELS[0], style.PANELS[1] + more), f"{REWARD_NAMES['reward']}  →"
+    figure, grid = style.panels(2, 2, size, sharex=True, xlabel=label)
     for axes, family in zip(grid.flat, FAMILY_NAMES, strict=True):
-        _draw(axes, rows, table, family, reward, named=False)
+        _draw(axes, rows, table, family, "reward", named=False)
         axes.set_title(AXIS_NAMES[family])
-    for axes in grid[1]:
-        axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
     caption = run_caption(rows, recorded) + SEEDS * (rows["seed"].nunique() > 1)
+    title = "Each family against reward"
     return draw.make_room(style.finish(figure, title, caption, table, legend_columns=3))
 
 
@@ -274,9 +263,8 @@ def remedy_fronts(
     """Draw every remedy beside the averages of the distilled run, a panel for each kind.
 
     Each curve goes from theta_0 over the strengths of a remedy to the plain distilled run, where
-    that is its end. All curves of a kind are of the same seeds, which its title names where they
-    are fewer than elsewhere. With several `scores` (mean skill, families, slots) each kind has a
-    row of panels.
+    that is its end. Of fewer seeds than elsewhere a kind's title says which. With several `scores`
+    (mean skill, families, slots) each kind has a row of panels.
     """
     groups = _remedy_rows(points, scores)
     settings = ["kind", "method", "strength", "alpha"]
@@ -292,6 +280,7 @@ def remedy_fronts(
     figure, grid = style.panels(
         lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines),
         used=len(groups) * len(scores), sharex=True, sharey="col" if several else "all",
+        xlabel=REWARD_NAMES["reward"],
     )  # fmt: skip
     shown = [(kind, rows, score) for kind, rows in groups.items() for score in scores]
     for place, (axes, (kind, rows, score)) in enumerate(zip(grid.flat, shown, strict=False)):
@@ -300,8 +289,6 @@ def remedy_fronts(
         axes.set_title(f"{kind}, {seeds_text(rows['seed'])}" if fewer else kind, fontsize=13)
         if several or place % columns == 0:
             axes.set_ylabel("mean skill (%)" if score == "skill" else AXIS_NAMES.get(score, score))
-    for axes in grid[-1]:
-        axes.set_xlabel(REWARD_NAMES["reward"])
     return style.finish(figure, "Every remedy beside averaging", caption, table, legend_columns=4)
 
 
@@ -337,8 +324,7 @@ def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str) -> None:
         way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
         line = pd.concat(way)
         axes.plot(line["reward"], line[score], color=look.colour, linewidth=1.4, zorder=2)
-        # nobody has more than 100 % of a skill
-        capped = own.assign(**{f"{score}_high": own[f"{score}_high"].clip(upper=100)})
+        capped = own.assign(**{f"{score}_high": own[f"{score}_high"].clip(upper=100)})  # percent
         shape: dict[str, Any] = {"markersize": 7, "elinewidth": 0.8, "linestyle": "none"}
         draw.curve(axes, capped, "reward", score, look, **shape)
     first, last = start.iloc[0], end.iloc[0]
