@@ -188,8 +188,6 @@ def test_methods_differ_by_colour_and_marker() -> None:
     assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
     for looks in (figures.METHODS, figures.ALGORITHMS, style.FAMILY_LOOKS):
         assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
-    with pytest.raises(TableError, match="'magic'"):
-        style.look_of("rsf", "magic")
     assert style.look_of("rsf", "l2+average").label == "L2, then averaging"
     assert style.look_of("dpo", "average").label == "DPO: averaging the weights"
 
@@ -243,8 +241,6 @@ def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> No
     assert "Ringed: alpha 0.5, reward 3.00, 76.0." in alt_text(figure)
     [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
-    with pytest.raises(TableError, match="no average at alpha"):
-        figures.front(points, at=0.7)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -267,7 +263,7 @@ def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int)
             assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
 
 
-def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
+def test_every_method_is_a_curve() -> None:
     points = figure_points(2, "remedies", "ratios", "algorithms")
     text = words(figures.fronts(points))
     names = [name for name in REMEDIES if name in set(points["method"])]
@@ -276,12 +272,6 @@ def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
                   "HMA", *(figures.METHODS[name].label for name in names)):  # fmt: skip
         assert piece in text
     assert "AdaMerging" not in text  # ratios per block are one curve, parts none
-    some = words(figures.front(points, methods=["average", "l1"]))
-    assert "L1" in some
-    assert "LoRA" not in some
-    for method in ("l3", "part"):
-        with pytest.raises(TableError, match=f"no method '{method}'; they have"):
-            figures.front(points, methods=[method])
     # three ratios differ over seeds, and are one model with an interval all the same
     table = figures.table(figures.front(points))
     assert table.loc[table["method"] == "hma", ["part", "seeds"]].to_numpy().tolist() == [
@@ -299,8 +289,6 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
     assert (table.loc[("grafts", "theta_0"), "reward"] == 0).all()
     for said in ("moving averages, seed 0", "\ngrafts\n", "fewer where a panel says so"):
         assert said in words(figure)
-    with pytest.raises(TableError, match="no remedy"):
-        figures.remedy_fronts(figure_points())
 
 
 # --- skills and taxes ----------------------------------------------------------------------------
@@ -317,8 +305,6 @@ def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
     one_hop = figures.table(figures.tax_bars(points)).set_index("score").loc["one_hop"]
     assert one_hop[["tax", "tax_high"]].tolist() == pytest.approx([-21, -21 + T_1], abs=1e-3)
     assert "ARC-Easy" in words(figures.tax_bars(points.assign(study="small")))
-    with pytest.raises(TableError, match=r"0\.3; the points have 0, 0\.5, 1"):
-        figures.tax_bars(points, alpha=0.3)
     given = figures.tax_bars(figure_points(1), intervals={"skill": (-22.0, -18.0)})
     assert "mean of three families, family, tax -20.0 (-22.0 to -18.0)" in alt_text(given)
 
@@ -341,8 +327,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     check_whole(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 60, 82, 50]
     assert "guessing by answer type" in words(figure)
-    with pytest.raises(TableError, match="no skill is called onehop"):
-        figures.skills_bar(scores, {"onehop": 25.0}, caption=CAPTION)
     # a slot that is its family is drawn once; what is short of 100 is not printed as 100
     bleu = pd.DataFrame({"model": ["base"], "bleu": [99.6], "translation": [99.6]})
     drawn = figures.skills_bar(bleu, caption=CAPTION)
@@ -350,8 +334,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     assert "99.6" in words(drawn)
     frame = figures.skills_frame(["base", "θ₀"], [{"span": 1.0}, {"span": 2.0}])
     assert frame.to_dict("list") == {"model": ["base", "θ₀"], "span": [1.0, 2.0]}
-    with pytest.raises(TableError, match="2 names for 1"):
-        figures.skills_frame(["base", "θ₀"], [{"span": 1.0}])
 
 
 def test_learning_curves_end_and_guessing() -> None:
@@ -365,8 +347,6 @@ def test_learning_curves_end_and_guessing() -> None:
     check_whole(figure)
     assert "span answers: 70.0" in words(figure)
     assert "tokens (millions)" in words(figure)
-    with pytest.raises(TableError, match="column per skill"):
-        figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -393,8 +373,6 @@ def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
     assert figures.table(figure)["reward_share"].tolist() == [0, 0.5, 1]
     assert figures.table(figure)["gold_share"].tolist() == pytest.approx([0, 1, 0.5])
     assert "Gold is highest, 1.25, at round 1" in alt_text(figure)
-    with pytest.raises(TableError, match="gold"):
-        figures.reward_hacking(points.assign(gold=np.nan))
 
 
 def test_the_reward_model_by_hand() -> None:
@@ -415,14 +393,10 @@ def test_the_reward_model_by_hand() -> None:
     assert [bar.get_height() for bar in figure.axes[1].patches] == [10, 30]
     check_whole(figure)
     assert "expected calibration error 10.0" in alt_text(figure)
-    with pytest.raises(TableError, match="between 0 and 1"):
-        figures.reliability(bins * 100, caption=CAPTION)
     gold, scores = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])
     scatter = figures.table(figures.gold_scatter(scores, gold, caption=CAPTION))
     # ranks differ by 1 twice: 1 - 6 * 2 / (4 * 15)
     assert scatter["spearman"].item() == pytest.approx(0.8)
-    with pytest.raises(TableError, match="do not go with"):
-        figures.gold_scatter(scores[:3], gold, caption=CAPTION)
 
 
 def test_losses_best_of_n_and_histogram_by_hand() -> None:
@@ -433,23 +407,17 @@ def test_losses_best_of_n_and_histogram_by_hand() -> None:
     check_whole(figure)
     assert "mean of 2 logged steps" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
-    with pytest.raises(TableError, match="1 of 10 losses are NaN"):
-        figures.losses(log.assign(loss=[np.nan, *[1.0] * 9]), caption=CAPTION)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
     best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)
     check_whole(best)
     table = figures.table(best)
     assert table["reward"].tolist() == pytest.approx([2, (5 / 3 + 3) / 2, 2.5])
     assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T_1, abs=1e-3)  # 2 and 3: s.e. 0.5
-    with pytest.raises(TableError, match="a matrix"):
-        figures.best_of_n(np.zeros(3), caption=CAPTION)
     after = figures.reward_histogram(np.array([0.0, 1.0]), np.array([2.0, 4.0]), caption=CAPTION)
     check_whole(after)
     assert "after RLHF: mean 3.00" in words(after)
     first = figures.table(after)[["replies", "mean", "lower quartile", "upper quartile"]].iloc[0]
     assert first.tolist() == [2, 0.5, 0.25, 0.75]
-    with pytest.raises(TableError, match="nothing to draw"):
-        figures.reward_histogram(np.array([]), np.array([1.0]), caption=CAPTION)
 
 
 # --- captions, showing, saving -------------------------------------------------------------------

@@ -49,9 +49,9 @@ def _shared(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.Data
     return select.change(rows, [name for name in GAINS if name in values], figure)
 
 
-def _trained(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
+def _trained(rows: pd.DataFrame) -> pd.DataFrame:
     """Return theta_0 (round 0) and the rounds of each algorithm."""
-    each = [select.rounds_from_0(rows, name, figure) for name in select.present(rows)]
+    each = [select.rounds_from_0(rows, name, "algorithms") for name in select.present(rows)]
     return pd.concat(each, ignore_index=True)
 
 
@@ -62,7 +62,7 @@ def algorithm_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
              "skill": "mean skill (%)"}  # fmt: skip
     if not select.has_gold(points):
         del names["gold"]
-    rows = _trained(_shared(points, list(names), "algorithm_rounds"), "algorithm_rounds")
+    rows = _trained(_shared(points, list(names), "algorithm_rounds"))
     table = summarise(rows, ["algorithm", "rounds"], list(names))
     figure, [line] = style.panels(1, len(names), (style.PANELS[0], 4.9), xlabel="rounds")
     for axes, (y, title) in zip(line, names.items(), strict=True):
@@ -78,7 +78,7 @@ def algorithm_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 def over_optimisation(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw reward and gold reward against the root of the KL from theta_0 (Gao et al. 2023)."""
     names = {"reward": "reward gained (optimised)", "gold": "gold reward gained (not optimised)"}
-    rows = _trained(_shared(points, ["kl", *names], "over_optimisation"), "over_optimisation")
+    rows = _trained(_shared(points, ["kl", *names], "over_optimisation"))
     # a KL that is estimated from few samples may come out below 0, which no root can show
     rows["kl"] = rows["kl"].clip(lower=0.0)
     table = summarise(rows, ["algorithm", "rounds"], ["kl", *names])
@@ -109,7 +109,7 @@ def algorithm_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """
     values = ["reward", "skill"]
     mixed = _shared(points, values, "algorithm_fronts")
-    rows, names = _trained(mixed, "algorithm_fronts"), select.present(mixed)
+    rows, names = _trained(mixed), select.present(mixed)
     mixed = mixed[(mixed["method"] == "average") & mixed["algorithm"].isin(names)]
     rows = pd.concat([rows, mixed], ignore_index=True)
     table = summarise(rows, ["algorithm", "method", "rounds", "alpha"], values)
@@ -280,12 +280,9 @@ def _razor_fits(axes: Axes, rows: pd.DataFrame, x: str) -> list[dict[str, Any]]:
 
 @style.in_style()
 def ppo_runs(logs: Mapping[str, pd.DataFrame], caption: str) -> Figure:
-    """Draw short PPO runs by iteration: reward, KL, length, share of finished replies.
+    """Draw up to five short PPO runs by iteration: reward, KL, length, share of finished replies.
 
-    Args:
-        logs: Name of the run -> one row per iteration: iteration, reward, kl, reply_length,
-            finished (see `train.ppo.step`). Five at most.
-        caption: Which run this is.
+    `logs` maps a run to its table: iteration, reward, kl, reply_length, finished (train.ppo.step).
     """
     if not 1 <= len(logs) <= len(RUNS):
         raise TableError(f"ppo_runs draws 1 to {len(RUNS)} runs, not {len(logs)}.")

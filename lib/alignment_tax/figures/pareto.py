@@ -44,9 +44,7 @@ REMEDY_KINDS = {
 BLOCKS = {"hma": 3}
 
 
-def _rows(
-    points: pd.DataFrame, families: Sequence[str], reward: str, methods: Sequence[str] | None
-) -> pd.DataFrame:
+def _rows(points: pd.DataFrame, families: Sequence[str], reward: str) -> pd.DataFrame:
     """Return the rows a front shows; a method's validated early stop is a round of RSF.
 
     The reward is a gain over theta_0: each seed's reward model has a zero of its own; gold has one.
@@ -59,13 +57,7 @@ def _rows(
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = _named_by_blocks(rows.assign(method=rows["method"].mask(stopped, "none")))
-    if methods is None:
-        rows = rows[(rows["part"] == "") | rows["method"].isin(BLOCKS)]
-    elif unknown := set(methods) - {"none", *rows["method"]}:
-        there = ", ".join(sorted(set(rows["method"])))
-        raise TableError(f"front: the points have no method {min(unknown)!r}; they have {there}.")
-    else:
-        rows = rows[rows["method"].isin(["none", *methods])]
+    rows = rows[(rows["part"] == "") | rows["method"].isin(BLOCKS)]
     rows = rows.drop_duplicates(["seed", *SETTING])
     select.last_rsf(rows, "front")
     return rows if reward == "gold" else select.change(rows, [reward], "front")
@@ -87,12 +79,10 @@ def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ends(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return theta_0 and the last round of RSF."""
     return select.theta_0(table, "front").iloc[0], select.last_rsf(table, "front").iloc[0]
 
 
 def _mixed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the averages of theta_0 and RSF, by alpha."""
     mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
     return mixed.sort_values("alpha")
 
@@ -180,7 +170,6 @@ def front(
     family: str = "skill",
     reward: str = "reward",
     recorded: bool = False,
-    methods: Sequence[str] | None = None,
     at: float | None = None,
     *,
     title: str | None = None,
@@ -194,13 +183,11 @@ def front(
     loss (NaN without a gain or a tax).
 
     Args:
-        points, recorded: see the top of this module.
         family, reward: the score on the y axis (skill, a family, a slot); "reward" or "gold".
-        methods: which methods are shown beside the models as trained; all by default.
         at: an alpha whose average of theta_0 and RSF is ringed.
         title, names: of the figure and of its axes, in place of the usual ones.
     """
-    rows = _rows(points, [family], reward, methods)
+    rows = _rows(points, [family], reward)
     table = summarise(rows, SETTING, [reward, family])
     start, end = _ends(table)
     gain, tax = end[reward] - start[reward], start[family] - end[family]
@@ -243,7 +230,7 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
 @style.in_style()
 def fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the three families and their mean against reward, as `front`, four panels (Fig. 3)."""
-    rows = _rows(points, list(FAMILY_NAMES), "reward", None)
+    rows = _rows(points, list(FAMILY_NAMES), "reward")
     table = summarise(rows, SETTING, ["reward", *FAMILY_NAMES])
     more = 0.09 * max(0, rows["method"].nunique() - 6)
     size, label = (style.PANELS[0], style.PANELS[1] + more), f"{REWARD_NAMES['reward']}  →"
@@ -274,13 +261,12 @@ def remedy_fronts(
     if any(rows["seed"].nunique() < most for rows in groups.values()):
         seeds = seeds_text(every["seed"])
         caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
-    several = len(scores) > 1
-    columns = len(scores) if several else min(3, len(groups))
-    lines = len(groups) if several else -(-len(groups) // columns)
+    several, used = len(scores) > 1, len(groups) * len(scores)
+    columns = len(scores) if several else min(3, used)
+    lines = -(-used // columns)
     figure, grid = style.panels(
-        lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines),
-        used=len(groups) * len(scores), sharex=True, sharey="col" if several else "all",
-        xlabel=REWARD_NAMES["reward"],
+        lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines), used=used,
+        sharex=True, sharey="col" if several else "all", xlabel=REWARD_NAMES["reward"],
     )  # fmt: skip
     shown = [(kind, rows, score) for kind, rows in groups.items() for score in scores]
     for place, (axes, (kind, rows, score)) in enumerate(zip(grid.flat, shown, strict=False)):
@@ -314,7 +300,6 @@ def _remedy_rows(points: pd.DataFrame, scores: Sequence[str]) -> dict[str, pd.Da
 
 
 def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str) -> None:
-    """Draw one kind of remedy against one score."""
     start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
     for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
         look, remedy = style.METHODS[method], REMEDIES.get(method)

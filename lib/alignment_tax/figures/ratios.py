@@ -40,17 +40,14 @@ SUBSETS = {
     "norms": Look("norms", style.PURPLE, "v"),
     "head": Look("head", style.ORANGE, "D"),
 }
-#: At which alpha everything is drawn beside the parts, if it is recorded there.
-SHOWN = 0.4
+SHOWN = 0.4  # at which alpha everything is drawn beside the parts
 AVERAGING = ("average", 1)
-# What stands for K blocks in a front: averaging is K = 1.
 K_LOOKS = {
     1: METHODS["average"],
     3: Look("K = 3", style.GREEN, "D"),
     6: Look("K = 6", style.VERMILLION, "^"),
     9: Look("K = 9", style.BLACK, "s"),
 }
-# A search of several numbers of blocks in one figure with others: each has a look of its own.
 SEARCH_LOOKS = {("hma_kl", 9): Look(METHODS["hma_kl"].label, style.VERMILLION, "^")}
 # In the triangle, from large to small; the hollow square is a frame around another at its place.
 MARKS = [(style.BLUE, "o", 17), (style.BLACK, "s", 20), (style.VERMILLION, "D", 12),
@@ -104,7 +101,6 @@ def part_curves(
     and above is better on both axes.
 
     Args:
-        points, recorded: See the top of this module.
         reward: The column on the x axis, "reward" or "gold".
         algorithms: One row of panels each, with axes of its own.
     """
@@ -153,7 +149,6 @@ def part_curves(
 
 
 def _shade(axes: Axes) -> None:
-    """Shade and name the corner that is better on both axes."""
     (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     if right > 0 and top > 0:
         right = max(right, -0.3 * left)  # room for the words
@@ -165,10 +160,9 @@ def _shade(axes: Axes) -> None:
 
 @style.in_style()
 def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw what averaging everything, linear layers or one other part changes.
+    """Draw what averaging everything, the linear layers (above, along alpha) or one part changes.
 
-    Above: everything and the linear layers along alpha. Below: one part at alpha 0.4 (full) and 0
-    (hollow) while all others stay aligned. All are changes since the aligned model.
+    Below one part has alpha 0.4 (full) or 0 (hollow) while all others stay aligned.
     """
     scores = {"reward": "reward", "skill": "mean skill (points)"}
     changed = select.prepare(points, list(scores), "which_weights")
@@ -212,11 +206,8 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
 def ratio_path(path: pd.DataFrame, alpha: float, *, caption: str) -> Figure:
     """Draw the ratio of every block, and the objective below it, against the steps of a search.
 
-    Args:
-        path: One row per step: step, ratios (a sequence of K numbers), full (the objective on all
-            replies, NaN or None where it was not computed).
-        alpha: The mean of the ratios.
-        caption: Which run this is.
+    `path` has a row per step: step, ratios (K numbers of mean alpha), full (the objective on all
+    replies, NaN or None where it was not computed).
     """
     select.need(path, ["step", "ratios", "full"], "ratio_path")
     if len(counts := {len(ratios) for ratios in path["ratios"]}) != 1:
@@ -260,15 +251,11 @@ def simplex(
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
     The triangle holds every triple of ratios whose mean is alpha; a corner gives all to one block.
-    Where a ratio would exceed 1 nothing is drawn.
 
     Args:
-        grid: One row per point of a grid: ratios (three each, of one mean), full (objective).
-        marks: Name -> three ratios, up to five.
-        alpha: The mean of the ratios.
-        caption: Which run this is.
+        grid: One row per point of a grid: ratios (three each, of mean alpha), full (objective).
+        marks, path: Name -> three ratios, up to five; triples of ratios along a search.
         eps: Of Eq. 11, to outline what it can reach.
-        path: Triples of ratios along a search.
     """
     select.need(grid, ["ratios", "full"], "simplex")
     if len(marks) > len(MARKS):
@@ -366,7 +353,6 @@ def search_fronts(
     and the aligned model. One search alone is drawn with its seeds and bars, of several the means.
 
     Args:
-        points, recorded: See the top of this module.
         searches: (method, number of blocks) of each search.
         scores: What is on the y axis, one to four.
     """
@@ -403,7 +389,6 @@ def search_fronts(
 
 
 def _search_look(method: str, blocks: int, only_blocks: bool) -> Look:
-    """Return how a curve is drawn; where only K differs, K is what is said."""
     if only_blocks and blocks in K_LOOKS:
         return K_LOOKS[blocks]
     look = SEARCH_LOOKS.get((method, blocks)) or style.look_of("rsf", method)
@@ -412,7 +397,6 @@ def _search_look(method: str, blocks: int, only_blocks: bool) -> Look:
 
 
 def _widths(table: pd.DataFrame, scores: Sequence[str]) -> str:
-    """Return how wide the intervals are that a figure of means leaves out."""
     inner = table[table["mean"].between(0, 1, inclusive="neither")]
     halves = {s: float((inner[f"{s}_high"] - inner[f"{s}_low"]).median()) / 2 for s in scores}
     said = ", ".join(f"{_what(score)} ±{number(half)}" for score, half in halves.items())

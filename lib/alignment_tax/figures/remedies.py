@@ -84,12 +84,10 @@ def _side_by_side(rows: pd.DataFrame, methods: Iterable[str]) -> tuple[pd.DataFr
 
 
 def _from_theta_0(rows: pd.DataFrame, *values: str) -> pd.DataFrame:
-    """Return the rows of a curve with theta_0, where all changes are 0, before them."""
     return pd.concat([pd.DataFrame({name: [0.0] for name in values}), rows], ignore_index=True)
 
 
 def _name(row: Mapping[Any, Any]) -> str:
-    """Return a model's name for a legend: the remedy, its strength, the alpha of an average."""
     text = style.look_of("rsf", unaveraged(row["method"])).label
     text += f" {row['strength']:g}" if pd.notna(row["strength"]) else ""
     half = is_averaged(row["method"])
@@ -166,10 +164,8 @@ def penalty_front(
     Left by mean skill, with the recorded fronts of RSF; right the same models where talk is
     forgiven. Axes are changes since theta_0 of the same seed.
 
-    Args:
-        points, caption: The recorded run, and which run the live models are of.
-        live, averages: One row per model: method, strength, alpha, gain, change, capped_change;
-            averages (of the plain run) in the order of alpha.
+    `live` and `averages` (of the plain run, by alpha) have a row per model: method, strength,
+    alpha, gain, change, capped_change.
     """
     columns = [*MODEL, "capped_change"]
     for each in (live, averages):
@@ -203,10 +199,8 @@ def penalty_combined(
 
     Dotted is where no model was made: from theta_0 to the average, and from there to the run.
 
-    Args:
-        live, averages: One row per model: method, strength, alpha, gain, change; in `live` are
-            remedies and these with "+average" too, averages (of the plain run) go by alpha.
-        alpha, caption: The alpha of `live` (weight of the run), and which run this is.
+    `live` and `averages` (of the plain run, by alpha) have a row per model: method, strength,
+    alpha, gain, change. In `live` are remedies, and these with "+average" at `alpha`.
     """
     for each in (live, averages):
         select.need(each, MODEL, "penalty_combined")

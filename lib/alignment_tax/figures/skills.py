@@ -75,10 +75,8 @@ def skills_bar(
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
     Args:
-        scores: column `model` and one column per skill (percent); several rows of one model are
-            its seeds.
+        scores: `model` and a column per skill (percent); several rows of one model are its seeds.
         baselines: skill -> score of guessing by answer type (percent).
-        caption, study: see the top of this module.
     """
     need(scores, ["model"], "skills_bar")
     guesses, skills = _guesses(baselines, "skills_bar"), _skills_in(scores, "skills_bar")
@@ -88,9 +86,7 @@ def skills_bar(
     table["baseline"] = table["score"].map(guesses).astype(float)
     models = list(dict.fromkeys(table["model"]))
     if len(models) > len(MODEL_COLOURS):
-        raise TableError(
-            f"skills_bar draws {len(MODEL_COLOURS)} models at most, not {len(models)}."
-        )
+        raise TableError(f"skills_bar draws {len(MODEL_COLOURS)} models, not {len(models)}.")
     looks = {name: Look(name, c, "o") for name, c in zip(models, MODEL_COLOURS, strict=False)}
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
@@ -118,7 +114,6 @@ def learning_curves(
     Args:
         log: one row per evaluation: tokens seen, and one column per skill (percent).
         baselines: skill -> score of guessing by answer type (percent), a dashed line.
-        caption: which run this is.
     """
     need(log, ["tokens"], "learning_curves")
     largest = finite(log["tokens"], "learning_curves", "tokens").max()
@@ -158,7 +153,6 @@ def tax_bars(
     """Draw the tax per family and slot (points since theta_0 of the seed), with 95 % intervals.
 
     Args:
-        points, recorded: see the top of this module.
         alpha: also the tax of averaging at this alpha.
         intervals: slot or family -> (low, high) for RSF, for instance a paired bootstrap over
             items, used in place of the t interval over seeds.
@@ -189,7 +183,6 @@ def tax_bars(
 
 
 def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
-    """Return the change since theta_0 of the same seed by model and score, with its interval."""
     # a suite may leave a slot out (its data cannot be had): its column is empty then
     empty = {name for name in SCORES if name in points and points[name].isna().all()}
     scores = [name for name in SCORES if name not in empty or "skill" in empty]

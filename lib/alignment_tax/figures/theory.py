@@ -36,7 +36,6 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
             "different"), shared (n_o), average ("outputs" or "weights"), gain (xi in points).
         formulas: The lines beside them: features, p, labels, shared, and the predicted gains in
             points, `printed` and `weights` (NaN where there is no formula).
-        caption: Which run this is.
     """
     need(repeats, [*WORLD, "shared", "average", "gain"], "effectiveness")
     need(formulas, [*WORLD, "shared", *FORMULAS], "effectiveness")

@@ -43,10 +43,8 @@ def pair_accuracy_by_kind(
 ) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
-    Args:
-        pairs: one row per preference pair: `kind` (what tells the two replies apart) and
-            `correct` (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
-        caption, title: which run this is, and what is asked.
+    `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
+    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
     """
     need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
     _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
@@ -70,9 +68,8 @@ def pair_accuracy_by_kind(
 def reliability(bins: pd.DataFrame, *, caption: str) -> Figure:
     """Draw observed against predicted preference; on the diagonal the model is calibrated.
 
-    The lower panel counts the pairs behind each point. `bins` are those of
-    train.reward.calibration: predicted (mean probability that the preferred reply wins), observed
-    (share in which it does), count (pairs).
+    `bins` are those of train.reward.calibration: predicted (mean probability that the preferred
+    reply wins), observed (share in which it does), count (pairs, in the lower panel).
     """
     need(bins, ["predicted", "observed", "count"], "reliability")
     there = bins[bins["count"] > 0].reset_index(drop=True)
@@ -129,7 +126,6 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
 
     Args:
         log: one row per logged step: step, loss, and where there are several curves `series`.
-        caption: which run this is.
         level: a loss to compare with, and what it is: a dashed line.
     """
     need(log, ["step", "loss"], "losses")
@@ -165,11 +161,8 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
     """Draw the reward to expect of the best of n replies against n = 1 .. k.
 
     The mean over all subsets of n of the k sampled replies, without bias: with a prompt's rewards
-    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts.
-
-    Args:
-        rewards: one row a prompt, one column a sampled reply (prompts, k).
-        caption: which run this is.
+    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts: `rewards`
+    (prompts, k) has a row a prompt.
     """
     matrix = finite(rewards, "best_of_n", "rewards")
     if matrix.ndim != 2:
@@ -220,9 +213,8 @@ def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> 
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw reward, gold reward and skills against the rounds of RSF (paper Fig. 12).
 
-    The control keeps a random reply instead of the best: what it changes, training on the
-    model's own text changes; what only RSF changes, the reward does. The reward is the gain over
-    theta_0 of the same seed (the zero of a reward model means nothing).
+    The control keeps a random reply instead of the best: what it changes, training on the model's
+    own text changes; what only RSF changes, the reward does. Rewards are gains over theta_0.
     """
     upper, lower = ["reward", "gold", "skill"], [name for name in FAMILY_NAMES if name != "skill"]
     if not select.has_gold(points):
@@ -258,8 +250,8 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the optimised reward against the gold reward (after Gao et al. 2023).
 
-    Left: both against the rounds, each as a share of its largest mean change, so that the place
-    where they part is seen. Right: the path of the rounds in the units of both.
+    Left: both against the rounds, as shares of their largest mean change, so that the place where
+    they part is seen. Right: the path of the rounds in the units of both.
     """
     values = ["reward", "gold"]
     rows = select.prepare(points, values, "reward_hacking")
