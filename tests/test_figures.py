@@ -332,8 +332,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     drawn = figures.skills_bar(bleu, caption=CAPTION)
     assert figures.table(drawn)["score"].tolist() == ["translation"]
     assert "99.6" in words(drawn)
-    frame = figures.skills_frame(["base", "θ₀"], [{"span": 1.0}, {"span": 2.0}])
-    assert frame.to_dict("list") == {"model": ["base", "θ₀"], "span": [1.0, 2.0]}
 
 
 def test_learning_curves_end_and_guessing() -> None:

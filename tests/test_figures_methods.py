@@ -156,7 +156,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: figures.remedy_fronts(figure_points()), "no remedy"),
     (lambda: figures.tax_bars(POINTS, alpha=0.3), r"0\.3; the points have 0, 0\.5, 1"),
     (lambda: figures.skills_bar(SKILLS, {"onehop": 25.0}, caption=CAPTION), "no skill .* onehop"),
-    (lambda: figures.skills_frame(["base", "θ₀"], [{"span": 1.0}]), "2 names for 1"),
     (lambda: figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION), "per skill"),
     (lambda: figures.reward_hacking(POINTS.assign(gold=np.nan)), "gold"),
     (lambda: figures.reliability(pd.DataFrame({"predicted": [60], "observed": [50], "count": [9]}),

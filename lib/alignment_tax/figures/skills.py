@@ -8,7 +8,7 @@ data/results. What cannot be drawn is a TableError.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,6 @@ from alignment_tax.stats.compare import summarise
 
 MODEL_COLOURS = (style.GREY, style.SKY, VERMILLION, BLUE, style.ORANGE, style.PURPLE)
 GUESSING = "guessing by answer type"
-
-
-def skills_frame(models: Sequence[str], scores: Sequence[Mapping[str, float]]) -> pd.DataFrame:
-    """Return the table `skills_bar` takes from names and score dicts (SkillScores.metrics)."""
-    if len(models) != len(scores):
-        raise TableError(f"{len(models)} names for {len(scores)} sets of scores.")
-    rows = zip(models, scores, strict=True)
-    return pd.DataFrame([{"model": name, **row} for name, row in rows])
 
 
 def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
