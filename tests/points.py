@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from alignment_tax.labels import SCORES
+from alignment_tax.presets import TINY
 from alignment_tax.spec import COLUMNS
 
 #: Student's t, 97.5 %, one degree of freedom: half the interval of two seeds over their error.
@@ -24,6 +26,13 @@ def point(
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"study": "tiny", "seed": seed, "kl": 0.0}
     row |= {"algorithm": algorithm, "method": method, "rounds": 0 if algorithm == "sft" else 2}
     return row | {"reward": reward + 5.0 * seed, "gold": 0.0, "n_items": 100} | families | more
+
+
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table of points; columns of numbers are of numbers even where all are missing."""
+    table = pd.DataFrame(rows).infer_objects()
+    numbers = ["strength", "alpha", "reward", "gold", "kl"]
+    return table.assign(**{name: table[name].astype(float) for name in numbers})
 
 
 def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
@@ -68,6 +77,82 @@ def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
             more = 2 * (1 - alpha)
             part = {"method": "part", "alpha": alpha, "part": "input"}
             rows.append(point(s, "rsf", 4 + more, 70 - 2 * s + more, **part))
-    table = pd.DataFrame(rows).infer_objects()
-    numbers = ["strength", "alpha", "reward", "gold", "kl"]
-    return table.assign(**{name: table[name].astype(float) for name in numbers})
+    return table_of(rows)
+
+
+# --- for figures: every slot has a score, seeds differ in skill ----------------------------------
+
+
+def row(seed: int, algorithm: str, score: float, reward: float, **more: Any) -> dict[str, Any]:
+    """Return a point of seed s: `score` + 2 s in every skill, `reward` + s, half of it gold."""
+    own = dict.fromkeys(SCORES, score + 2.0 * seed) | {"rounds": 0, "n_items": 6000}
+    own |= {"reward": reward + seed, "gold": (reward + seed) / 2}
+    return point(seed, algorithm, 0, 0) | own | more
+
+
+def figure_points(seeds: int = 2, *more: str) -> pd.DataFrame:
+    """The main line, (reward, skill): theta_0 (0, 80); RSF (2, 70), (4, 60); averaging (3, 75).
+
+    `more` adds rows: "remedies" (each at its strengths, the plain distilled run (4, 61) and its
+    averages), "ratios" (parts; HMA of 3 blocks (3, 76), of 6 (3.5, 75), of 9 (3.5, 74)),
+    "algorithms" (DPO and PPO, two rounds each, and DPO's averages).
+    """
+    rows = []
+    for s in range(seeds):
+        rows += [
+            row(s, "base", 90, -9),
+            row(s, "sft", 80, 0),
+            row(s, "rsf", 70, 2, rounds=1, kl=1.0),
+            row(s, "rsf", 60, 4, rounds=2, kl=3.0),
+            row(s, "rsf_random", 78, 0, rounds=2),
+            row(s, "rsf", 80, 0, method="average", alpha=0.0, rounds=2),
+            row(s, "rsf", 75, 3, method="average", alpha=0.5, rounds=2),
+            row(s, "rsf", 60, 4, method="average", alpha=1.0, rounds=2),
+        ]
+        builders = {"remedies": _remedies, "ratios": _ratios, "algorithms": _algorithms}
+        rows += [each for name in more for each in builders[name](s)]
+    return table_of(rows)
+
+
+def _remedies(s: int) -> list[dict[str, Any]]:
+    rows = [row(s, "rsf", 61, 4, method="distil", rounds=2, kl=3.0)]
+    for n, grid in enumerate(TINY.remedies):
+        for i, strength in enumerate(grid.strengths, start=1):
+            way = i / (len(grid.strengths) + 1)
+            score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
+            place = {"method": grid.method, "strength": strength, "rounds": 2, "kl": way}
+            rows.append(row(s, "rsf", score, 4 * way, **place))
+    for alpha in (0.25, 0.5, 0.75):
+        for name in ("distil+average", "l2+average", "l2_in_rounds"):
+            place = {"method": name, "alpha": alpha, "rounds": 2}
+            rows.append(row(s, "rsf", 80 - 18 * alpha**2, 4 * alpha, **place))
+    return rows
+
+
+def _ratios(s: int) -> list[dict[str, Any]]:
+    models = [
+        ("part", 62, 5, "input"),
+        ("part", 61, 5, "middle"),
+        ("part", 64, 3, "output"),
+        ("part", 60, 3, "head"),
+        ("hma", 76, 3, f"{0.7 + s / 10}|0.5|{0.3 - s / 10}"),
+        ("hma", 75, 3.5, "|".join(["0.5"] * 6)),
+        ("hma", 74, 3.5, "|".join(["0.5"] * 9)),
+        ("hma_released", 73, 3, "0.51|0.5|0.49|embeddings=0.0|norms=0.0"),
+        ("adamerging", 73, 3, "|".join(["0.5"] * 9)),
+    ]
+    return [
+        row(s, "rsf", score, reward, method=method, alpha=0.5, part=part, rounds=2)
+        for method, score, reward, part in models
+    ]
+
+
+def _algorithms(s: int) -> list[dict[str, Any]]:
+    rows = []
+    for algorithm, reward in (("dpo", 1.0), ("ppo", 2.0)):
+        rows += [
+            row(s, algorithm, 76, reward, rounds=1, kl=reward),
+            row(s, algorithm, 72, 2 * reward, rounds=2, kl=2 * reward),
+        ]
+    rows.append(row(s, "dpo", 78, 0.8, method="average", alpha=0.5, rounds=2))
+    return rows

@@ -1,8 +1,6 @@
 """Figures: the tables they carry by hand, what is drawn, and what is refused."""
 
 import io
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,29 +8,28 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from figure_points import SCORES, made_up_points, row
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from points import T_1, figure_points, row
 
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
 from alignment_tax.figures.redraw import redraw_figures
 from alignment_tax.figures.words import MOST_ROWS, describe
+from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
 from alignment_tax.stats import compare
 
 CAPTION = "this run: tiny, seed 0"
-#: t(0.975, df 1): half the width of an interval over two seeds whose standard error is 1.
-T = 12.7062
 
 
 @pytest.fixture
 def points() -> pd.DataFrame:
-    return made_up_points()
+    return figure_points()
 
 
 def words(figure: Figure) -> str:
@@ -46,34 +43,26 @@ def axes_of(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_visible()]
 
 
-def titles(figure: Figure) -> list[str]:
-    return [axes.get_title(loc="left") for axes in axes_of(figure)]
-
-
 # --- what holds for every figure -----------------------------------------------------------------
 
 MAIN_LINE: list[Callable[..., Figure]] = [
     figures.signature, figures.rsf_rounds, figures.tax_bars, figures.alpha_curves,
-    figures.reward_hacking,
+    figures.reward_hacking, figures.front, figures.fronts,
 ]  # fmt: skip
-FRONTS: list[Callable[..., Figure]] = [figures.front, figures.fronts]
 #: figure -> rows that it needs beside the main line
 OF_POINTS: dict[Callable[..., Figure], str] = {
     figures.remedy_fronts: "remedies",
-    figures.algorithm_rounds: "algorithms",
-    figures.algorithm_fronts: "algorithms",
-    figures.algorithm_tax: "algorithms",
-    figures.over_optimisation: "algorithms",
-    figures.part_curves: "ratios",
-    figures.search_fronts: "ratios",
-    figures.ablation: "ratios",
-    figures.recorded_ratios: "ratios",
-}
-ALL = [*MAIN_LINE, *FRONTS, *OF_POINTS]
+    **dict.fromkeys(
+        [figures.algorithm_rounds, figures.algorithm_fronts, figures.algorithm_tax,
+         figures.over_optimisation], "algorithms"),
+    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.ablation,
+                     figures.recorded_ratios], "ratios"),
+}  # fmt: skip
+ALL = [*MAIN_LINE, *OF_POINTS]
 
 
 def needed(draw: Callable[..., Figure], seeds: int = 2) -> pd.DataFrame:
-    return made_up_points(seeds, *([OF_POINTS[draw]] if draw in OF_POINTS else []))
+    return figure_points(seeds, *([OF_POINTS[draw]] if draw in OF_POINTS else []))
 
 
 def check_whole(figure: Figure) -> None:
@@ -103,22 +92,22 @@ def test_a_figure_of_points_says_its_numbers_and_its_run(
 @pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
 def test_the_order_of_rows_and_other_seeds_change_nothing(draw: Callable[..., Figure]) -> None:
     points = needed(draw)
-    other = pd.DataFrame([row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)])
-    mixed = pd.concat([points, other if draw not in OF_POINTS else other[:0]])
-    tables = [figures.table(draw(each)) for each in (points, mixed.sample(frac=1, random_state=0))]
-    left, right = tables
-    if "algorithm" in right:
-        right = right[right["algorithm"] != "ppo"] if "ppo" not in set(left["algorithm"]) else right
-    pd.testing.assert_frame_equal(left, right.reset_index(drop=True), check_dtype=False)
+    other = [row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)]
+    more = pd.DataFrame(other if draw in MAIN_LINE else other[:0])
+    mixed = pd.concat([points, more]).sample(frac=1, random_state=0)
+    left, right = (figures.table(draw(each)) for each in (points, mixed))
+    if "algorithm" in right and "ppo" not in set(left["algorithm"]):
+        right = right[right["algorithm"] != "ppo"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, right, check_dtype=False)
 
 
 @pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
 def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure]) -> None:
     points = needed(draw)
-    # the others say it in words of their own: which rows to record
-    exact = draw in MAIN_LINE + FRONTS
+    with pytest.raises((TableError, ValueError)):
+        draw(points.iloc[:0])
     nothing = points.assign(**dict.fromkeys([*SCORES, "gold", "reward"], np.nan))
-    for broken, message in (
+    broken = [
         (points.drop(columns="rounds"), r"needs the column.*rounds"),
         (points.iloc[:0], "no rows"),
         (nothing, "nothing to draw"),
@@ -126,35 +115,12 @@ def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure]) -> None:
         (points[points["algorithm"] != "rsf"], r"needs .*rsf|needs RSF"),
         (pd.concat([points, points.assign(study="small")]), "one study at a time"),
         (pd.concat([points, points.iloc[[3]]]), "twice"),
-    ):
-        if exact:
-            with pytest.raises(TableError, match=message):
-                draw(broken)
-    with pytest.raises((TableError, ValueError)):
-        draw(points.iloc[:0])
-    if exact:
-        with pytest.raises(TableError, match="DataFrame, not list"):
-            draw([])
-
-
-def test_drawing_imports_no_model_and_takes_little_time() -> None:
-    script = """
-import sys, time
-import pandas as pd
-from alignment_tax import figures
-points = pd.read_csv(sys.argv[1])
-figure = figures.front(figures.main_line(points))
-assert figures.alt_text(figure)
-heavy = {"torch", "transformers", "trl", "peft", "datasets", "lm_eval"} & set(sys.modules)
-print(sorted(heavy), time.process_time())
-"""
-    table = Path(__file__).parents[1] / "data" / "results" / "tiny" / "points.csv"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(table)], capture_output=True, text=True, check=True
-    )
-    heavy, seconds = done.stdout.rsplit(maxsplit=1)
-    assert heavy == "[]"
-    assert float(seconds) < 8  # two on an idle core
+        ([], "DataFrame, not list"),
+    ]
+    # the others say it in words of their own: which rows to record
+    for table, message in broken if draw in MAIN_LINE else ():
+        with pytest.raises(TableError, match=message):
+            draw(table)
 
 
 def test_names_of_the_package_are_there() -> None:
@@ -222,8 +188,6 @@ def test_methods_differ_by_colour_and_marker() -> None:
     assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
     for looks in (figures.METHODS, figures.ALGORITHMS, style.FAMILY_LOOKS):
         assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
-    with pytest.raises(TableError, match="'magic'"):
-        style.look_of("rsf", "magic")
     assert style.look_of("rsf", "l2+average").label == "L2, then averaging"
     assert style.look_of("dpo", "average").label == "DPO: averaging the weights"
 
@@ -238,7 +202,7 @@ def test_front_by_hand(points: pd.DataFrame) -> None:
     assert half["reward"] == pytest.approx(3)  # over theta_0 of the same seed, in both seeds
     # two seeds 75 and 77: sd sqrt(2), s.e. 1
     ends = half[["skill", "skill_low", "skill_high"]].tolist()
-    assert ends == pytest.approx([76, 76 - T, 76 + T], abs=1e-3)
+    assert ends == pytest.approx([76, 76 - T_1, 76 + T_1], abs=1e-3)
     assert half[["reward_kept", "tax_recovered"]].tolist() == pytest.approx([3 / 4, 15 / 20])
     early = table[(table["method"] == "none") & (table["rounds"] == 1)].iloc[0]
     assert early["dominated"]  # (2, 70) lies under the averaged (3, 75)
@@ -254,10 +218,7 @@ def test_front_by_hand(points: pd.DataFrame) -> None:
 def test_front_shows_ends_methods_and_what_is_dominated(points: pd.DataFrame) -> None:
     figure = figures.front(points, recorded=True)
     text = words(figure)
-    for piece in (
-        "α = 0", "α = 1", "before RLHF (θ₀)", "after RLHF (RSF)", "averaging the weights",
-        "stopping RSF early", "recorded run tiny, seeds 0-1, 6000 items",
-    ):  # fmt: skip
+    for piece in ("α = 0", "α = 1", "(θ₀)", "(RSF)", "averaging", "early", "seeds 0-1, 6000"):
         assert piece in text
     lines = figure.axes[0].get_lines()
     early = [line for line in lines if to_hex(line.get_color()).upper() == "#D55E00"]
@@ -280,14 +241,12 @@ def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> No
     assert "Ringed: alpha 0.5, reward 3.00, 76.0." in alt_text(figure)
     [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
-    with pytest.raises(TableError, match="no average at alpha"):
-        figures.front(points, at=0.7)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
 def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
-    points = made_up_points(seeds)
+    points = figure_points(seeds)
     # one panel as flat as the others are steep, another upside down
     points["commonsense"] = 90 + points["commonsense"] / 1000
     points["reading"] = 150 - points["reading"]
@@ -304,8 +263,8 @@ def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int)
             assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
 
 
-def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
-    points = made_up_points(2, "remedies", "ratios", "algorithms")
+def test_every_method_is_a_curve() -> None:
+    points = figure_points(2, "remedies", "ratios", "algorithms")
     text = words(figures.fronts(points))
     names = [name for name in REMEDIES if name in set(points["method"])]
     assert len(names) > 10
@@ -313,12 +272,6 @@ def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
                   "HMA", *(figures.METHODS[name].label for name in names)):  # fmt: skip
         assert piece in text
     assert "AdaMerging" not in text  # ratios per block are one curve, parts none
-    some = words(figures.front(points, methods=["average", "l1"]))
-    assert "L1" in some
-    assert "LoRA" not in some
-    for method in ("l3", "part"):
-        with pytest.raises(TableError, match=f"no method '{method}'; they have"):
-            figures.front(points, methods=[method])
     # three ratios differ over seeds, and are one model with an interval all the same
     table = figures.table(figures.front(points))
     assert table.loc[table["method"] == "hma", ["part", "seeds"]].to_numpy().tolist() == [
@@ -327,18 +280,15 @@ def test_every_method_is_a_curve_unless_some_are_asked_for() -> None:
 
 
 def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
-    points = made_up_points(2, "remedies")
+    points = figure_points(2, "remedies")
     fewer = points[(points["method"] != "bema") | (points["seed"] < 1)]
     figure = figures.remedy_fronts(fewer, ("translation", "skill"))
     table = figures.table(figure).set_index(["kind", "method"]).sort_index()
     assert set(table.loc["moving averages", "seeds"]) == {1}
     assert set(table.loc["grafts", "seeds"]) == {2}
     assert (table.loc[("grafts", "theta_0"), "reward"] == 0).all()
-    assert "moving averages, seed 0" in titles(figure)
-    assert "grafts" in titles(figure)
-    assert "fewer where a panel says so" in words(figure)
-    with pytest.raises(TableError, match="no remedy"):
-        figures.remedy_fronts(made_up_points())
+    for said in ("moving averages, seed 0", "\ngrafts\n", "fewer where a panel says so"):
+        assert said in words(figure)
 
 
 # --- skills and taxes ----------------------------------------------------------------------------
@@ -353,11 +303,9 @@ def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
     assert [bar.get_width() for bar in figure.axes[0].patches] == [-20] * 10 + [-5] * 10
     points.loc[(points["seed"] == 1) & (points["rounds"] == 2), "one_hop"] -= 2
     one_hop = figures.table(figures.tax_bars(points)).set_index("score").loc["one_hop"]
-    assert one_hop[["tax", "tax_high"]].tolist() == pytest.approx([-21, -21 + T], abs=1e-3)
+    assert one_hop[["tax", "tax_high"]].tolist() == pytest.approx([-21, -21 + T_1], abs=1e-3)
     assert "ARC-Easy" in words(figures.tax_bars(points.assign(study="small")))
-    with pytest.raises(TableError, match=r"0\.3; the points have 0, 0\.5, 1"):
-        figures.tax_bars(points, alpha=0.3)
-    given = figures.tax_bars(made_up_points(1), intervals={"skill": (-22.0, -18.0)})
+    given = figures.tax_bars(figure_points(1), intervals={"skill": (-22.0, -18.0)})
     assert "mean of three families, family, tax -20.0 (-22.0 to -18.0)" in alt_text(given)
 
 
@@ -374,22 +322,16 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     figure = figures.skills_bar(scores, {"one_hop": 25.0}, caption=CAPTION)
     table = figures.table(figure).set_index(["model", "score"])
     theta = table.loc[("θ₀", "one_hop"), ["value", "value_high", "baseline"]].astype(float)
-    assert theta.tolist() == pytest.approx([82, 82 + 2 * T, 25], abs=1e-3)
+    assert theta.tolist() == pytest.approx([82, 82 + 2 * T_1, 25], abs=1e-3)
     assert np.isnan(table.loc[("base", "one_hop"), "value_low"])
     check_whole(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 60, 82, 50]
     assert "guessing by answer type" in words(figure)
-    with pytest.raises(TableError, match="no skill is called onehop"):
-        figures.skills_bar(scores, {"onehop": 25.0}, caption=CAPTION)
     # a slot that is its family is drawn once; what is short of 100 is not printed as 100
     bleu = pd.DataFrame({"model": ["base"], "bleu": [99.6], "translation": [99.6]})
     drawn = figures.skills_bar(bleu, caption=CAPTION)
     assert figures.table(drawn)["score"].tolist() == ["translation"]
     assert "99.6" in words(drawn)
-    frame = figures.skills_frame(["base", "θ₀"], [{"span": 1.0}, {"span": 2.0}])
-    assert frame.to_dict("list") == {"model": ["base", "θ₀"], "span": [1.0, 2.0]}
-    with pytest.raises(TableError, match="2 names for 1"):
-        figures.skills_frame(["base", "θ₀"], [{"span": 1.0}])
 
 
 def test_learning_curves_end_and_guessing() -> None:
@@ -403,8 +345,6 @@ def test_learning_curves_end_and_guessing() -> None:
     check_whole(figure)
     assert "span answers: 70.0" in words(figure)
     assert "tokens (millions)" in words(figure)
-    with pytest.raises(TableError, match="column per skill"):
-        figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -431,9 +371,6 @@ def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
     assert figures.table(figure)["reward_share"].tolist() == [0, 0.5, 1]
     assert figures.table(figure)["gold_share"].tolist() == pytest.approx([0, 1, 0.5])
     assert "Gold is highest, 1.25, at round 1" in alt_text(figure)
-    assert figures.table(figures.reward_hacking(points, "kl"))["kl"].tolist() == [0, 1, 3]
-    with pytest.raises(TableError, match="gold"):
-        figures.reward_hacking(points.assign(gold=np.nan))
 
 
 def test_the_reward_model_by_hand() -> None:
@@ -454,14 +391,10 @@ def test_the_reward_model_by_hand() -> None:
     assert [bar.get_height() for bar in figure.axes[1].patches] == [10, 30]
     check_whole(figure)
     assert "expected calibration error 10.0" in alt_text(figure)
-    with pytest.raises(TableError, match="between 0 and 1"):
-        figures.reliability(bins * 100, caption=CAPTION)
     gold, scores = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])
     scatter = figures.table(figures.gold_scatter(scores, gold, caption=CAPTION))
     # ranks differ by 1 twice: 1 - 6 * 2 / (4 * 15)
     assert scatter["spearman"].item() == pytest.approx(0.8)
-    with pytest.raises(TableError, match="do not go with"):
-        figures.gold_scatter(scores[:3], gold, caption=CAPTION)
 
 
 def test_losses_best_of_n_and_histogram_by_hand() -> None:
@@ -472,38 +405,27 @@ def test_losses_best_of_n_and_histogram_by_hand() -> None:
     check_whole(figure)
     assert "mean of 2 logged steps" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
-    with pytest.raises(TableError, match="1 of 10 losses are NaN"):
-        figures.losses(log.assign(loss=[np.nan, *[1.0] * 9]), caption=CAPTION)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
     best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)
     check_whole(best)
     table = figures.table(best)
     assert table["reward"].tolist() == pytest.approx([2, (5 / 3 + 3) / 2, 2.5])
-    assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T, abs=1e-3)  # 2 and 3: s.e. 0.5
-    with pytest.raises(TableError, match="between 1 and the 3 replies, not 4"):
-        figures.best_of_n(np.zeros((2, 3)), 4, caption=CAPTION)
+    assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T_1, abs=1e-3)  # 2 and 3: s.e. 0.5
     after = figures.reward_histogram(np.array([0.0, 1.0]), np.array([2.0, 4.0]), caption=CAPTION)
     check_whole(after)
     assert "after RLHF: mean 3.00" in words(after)
     first = figures.table(after)[["replies", "mean", "lower quartile", "upper quartile"]].iloc[0]
     assert first.tolist() == [2, 0.5, 0.25, 0.75]
-    with pytest.raises(TableError, match="nothing to draw"):
-        figures.reward_histogram(np.array([]), np.array([1.0]), caption=CAPTION)
 
 
 # --- captions, showing, saving -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("tiny", [0]), "this run: tiny, seed 0"),
-        (("tiny", [2, 0, 1], 6000, True), "recorded run tiny, seeds 0-2, 6000 items"),
-        (("small", [0, 4]), "this run: small, seeds 0, 4"),
-    ],
-)
-def test_caption_line(arguments: tuple[object, ...], line: str) -> None:
-    assert figures.caption_line(*arguments) == line
+def test_caption_line() -> None:
+    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
+    line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
+    assert line == "recorded run tiny, seeds 0-2, 6000 items"
+    assert figures.caption_line("small", [0, 4]).endswith("seeds 0, 4")
 
 
 def test_a_long_caption_stays_inside_the_figure() -> None:

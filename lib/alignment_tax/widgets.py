@@ -22,14 +22,10 @@ def feature_sliders(
 ) -> ipywidgets.VBox:
     """Return sliders for n, n_o, K and p of the feature model, and what `look` says of them.
 
-    Args:
-        look: takes a world, returns a sentence and a figure; called at once and after each change.
-        start: the world at the beginning.
-        most_features: the largest n.
+    `look` takes a world and returns a sentence and a figure; called at once and after each change.
     """
     room = {"continuous_update": False, "style": {"description_width": "12em"}}
     room |= {"layout": ipywidgets.Layout(width="32em")}
-
     whole = functools.partial(ipywidgets.IntSlider, **room)
     n = whole(start.features, 1, most_features, description="n: features a model")
     shared = whole(start.shared, 0, start.features, description="n_o: of them shared")
@@ -64,17 +60,12 @@ def alpha_slider(
 
     Args:
         look: takes an alpha, returns a sentence and a figure, both from recorded points.
-        alphas: what can be chosen, 0 being before RLHF and 1 after.
-        start: which of them is shown first.
+        alphas, start: what can be chosen, and what of it is shown first (ValueError: none of it).
         sample: takes an alpha, makes the model and returns a table of its replies. It is called
             when its button is pressed (Tab, then Space), and never by moving the slider.
-
-    Raises:
-        ValueError: `start` is none of `alphas`.
     """
     if start not in alphas:
         raise ValueError(f"alpha {start} is none of {', '.join(f'{a:g}' for a in alphas)}.")
-    seen: dict[float, str] = {}
     slider = ipywidgets.SelectionSlider(
         options=[(f"{alpha:g}", alpha) for alpha in alphas],
         value=start,
@@ -84,12 +75,10 @@ def alpha_slider(
         layout=ipywidgets.Layout(width="40em"),
     )
     said, replies = ipywidgets.HTML(), ipywidgets.HTML()
+    shown = functools.cache(lambda alpha: page(*look(alpha)))
 
     def refresh(_: object = None) -> None:
-        alpha = slider.value
-        if alpha not in seen:
-            seen[alpha] = page(*look(alpha))
-        said.value = seen[alpha]
+        said.value = shown(slider.value)
         replies.value = ""  # they were of another alpha
 
     slider.observe(refresh, "value")

@@ -1,8 +1,7 @@
 """RSF, DPO, RLOO and PPO side by side: rounds, fronts, tax, KL, over-optimisation, forgetting.
 
-`points` are the columns of points.csv, one study; `recorded` says that they are a run of
-data/results. What is side by side is of the seeds that all algorithms have. What cannot be drawn is
-a TableError: missing columns, no theta_0, no algorithm, several studies.
+`points` are the columns of points.csv, one study; `recorded` says that they are of data/results.
+What is side by side is of the seeds that all algorithms have. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ LOOKS = {name: ALGORITHMS[name] for name in select.RLHF}
 # How the two ways through one algorithm are drawn: its rounds, and the averages of its ends.
 ROUNDS = Look("as trained, round by round", style.BLACK, "s")
 AVERAGES = Look("average of θ₀ and the last round", style.BLUE, "o")
-# The averages whose ratio stands beside them.
 LABELLED_ALPHAS = (0.2, 0.5, 0.8)
+GAINS = ("reward", "gold")
 # PPO as it is meant and with something taken away, in the order in which runs are passed.
 RUNS = [(style.BLACK, "o"), (style.VERMILLION, "s"), (style.PURPLE, "v"), (style.BLUE, "D"),
         (style.ORANGE, "^")]  # fmt: skip
@@ -42,18 +41,18 @@ RUN_PANELS = {
 }
 
 
-def _trained(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return theta_0 (round 0) and the rounds of each algorithm; rewards are gains over theta_0."""
+def _shared(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
+    """Return the rows of the seeds that all algorithms have; rewards are gains over theta_0."""
     rows = select.shared(select.prepare(points, values, figure))
-    rows = select.change(rows, [name for name in ("reward", "gold") if name in values], figure)
-    start, parts = select.theta_0(rows, figure), []
-    for name in select.present(rows):
-        own = rows[(rows["algorithm"] == name) & (rows["method"] == "none")]
-        at_0 = start[start["seed"].isin(own["seed"])].assign(algorithm=name, rounds=0.0)
-        parts += [at_0, own]
-    if not parts:
+    if not select.present(rows):
         raise TableError(f"{figure} needs rounds of {', '.join(LOOKS)}: there are none.")
-    return pd.concat(parts, ignore_index=True)
+    return select.change(rows, [name for name in GAINS if name in values], figure)
+
+
+def _trained(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return theta_0 (round 0) and the rounds of each algorithm."""
+    each = [select.rounds_from_0(rows, name, "algorithms") for name in select.present(rows)]
+    return pd.concat(each, ignore_index=True)
 
 
 @style.in_style()
@@ -61,9 +60,9 @@ def algorithm_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw reward, gold reward and mean skill against the rounds, a line an algorithm."""
     names = {"reward": "reward gained over θ₀", "gold": "gold reward gained over θ₀",
              "skill": "mean skill (%)"}  # fmt: skip
-    if "gold" not in points or points["gold"].isna().all():  # real data have none
+    if not select.has_gold(points):
         del names["gold"]
-    rows = _trained(points, list(names), "algorithm_rounds")
+    rows = _trained(_shared(points, list(names), "algorithm_rounds"))
     table = summarise(rows, ["algorithm", "rounds"], list(names))
     figure, [line] = style.panels(1, len(names), (style.PANELS[0], 4.9), xlabel="rounds")
     for axes, (y, title) in zip(line, names.items(), strict=True):
@@ -77,12 +76,9 @@ def algorithm_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 @style.in_style()
 def over_optimisation(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward and gold reward against the KL from theta_0, rounds joined (Gao et al. 2023).
-
-    The x axis is the root of the KL, as there: it is the distance in which their curves are simple.
-    """
+    """Draw reward and gold reward against the root of the KL from theta_0 (Gao et al. 2023)."""
     names = {"reward": "reward gained (optimised)", "gold": "gold reward gained (not optimised)"}
-    rows = _trained(points, ["kl", *names], "over_optimisation")
+    rows = _trained(_shared(points, ["kl", *names], "over_optimisation"))
     # a KL that is estimated from few samples may come out below 0, which no root can show
     rows["kl"] = rows["kl"].clip(lower=0.0)
     table = summarise(rows, ["algorithm", "rounds"], ["kl", *names])
@@ -105,19 +101,15 @@ def _root(values: np.ndarray) -> np.ndarray:
 
 
 @style.in_style()
-def algorithm_fronts(points: pd.DataFrame, family: str = "skill", recorded: bool = False) -> Figure:
-    """Draw skill against reward, a panel for every algorithm, axes shared (paper Fig. 14).
+def algorithm_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
+    """Draw mean skill against reward, a panel for every algorithm, axes shared (paper Fig. 14).
 
     Each panel holds the rounds and the averages of one algorithm, with the intervals of the last
     round and of some averages; the averages of RSF stand behind the others as a grey line.
     """
-    if family not in FAMILY_NAMES:
-        raise TableError(f"{family!r} is no family; choose from {', '.join(FAMILY_NAMES)}.")
-    values = ["reward", family]
-    rows = _trained(points, values, "algorithm_fronts").assign(alpha=np.nan, method="none")
-    names = select.present(rows)
-    mixed = select.shared(select.prepare(points, values, "algorithm_fronts"))
-    mixed = select.change(mixed, ["reward"], "algorithm_fronts")
+    values = ["reward", "skill"]
+    mixed = _shared(points, values, "algorithm_fronts")
+    rows, names = _trained(mixed), select.present(mixed)
     mixed = mixed[(mixed["method"] == "average") & mixed["algorithm"].isin(names)]
     rows = pd.concat([rows, mixed], ignore_index=True)
     table = summarise(rows, ["algorithm", "method", "rounds", "alpha"], values)
@@ -125,42 +117,39 @@ def algorithm_fronts(points: pd.DataFrame, family: str = "skill", recorded: bool
     across, down = min(2, len(names)), (len(names) + 1) // 2
     figure, grid = style.panels(
         down, across, (style.PANELS[0], 1.0 + 3.8 * down), used=len(names), sharex=True,
-        sharey=True, xlabel="reward gained over θ₀", ylabel=AXIS_NAMES[family],
+        sharey=True, xlabel="reward gained over θ₀", ylabel=AXIS_NAMES["skill"],
     )  # fmt: skip
     for axes, name in zip(grid.flat, names, strict=False):
         if name != "rsf" and len(behind := averages[averages["algorithm"] == "rsf"]):
             look = Look("the averages of RSF", style.GREY)
-            draw.line(axes, behind, "reward", family, look, linestyle=":", linewidth=1.4, zorder=1)
-        _averages(axes, averages[averages["algorithm"] == name], family)
+            draw.line(axes, behind, *values, look, linestyle=":", linewidth=1.4, zorder=1)
+        _averages(axes, averages[averages["algorithm"] == name])
         own = table[(table["algorithm"] == name) & (table["method"] == "none")]
         own = own.sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
-        draw.curve(axes, ends, "reward", family, ROUNDS, bars="y")
+        draw.curve(axes, ends, *values, ROUNDS, bars="y")
         draw.star(axes, *own[values].iloc[0], label="θ₀")
         axes.set_title(ALGORITHM_NAMES[name])
-    title = f"{FAMILY_NAMES[family].capitalize()} against reward, algorithm by algorithm"
+    title = f"{FAMILY_NAMES['skill'].capitalize()} against reward, algorithm by algorithm"
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=4)
 
 
-def _averages(axes: Axes, own: pd.DataFrame, y: str) -> None:
-    """Draw the averages of one algorithm: some with their ratio and interval, the ends bare.
-
-    At alpha 0 and 1 they are theta_0 and the last round, which have markers of their own.
-    """
-    draw.line(axes, own, "reward", y, Look("_", style.BLUE), zorder=1.5)
+def _averages(axes: Axes, own: pd.DataFrame) -> None:
+    """Draw the averages of one algorithm, some with ratio and interval; the ends have stars."""
+    draw.line(axes, own, "reward", "skill", Look("_", style.BLUE), zorder=1.5)
     inner = own[own["alpha"].between(0, 1, inclusive="neither")]
     shown = inner["alpha"].round(3).isin(LABELLED_ALPHAS)
-    draw.curve(axes, draw.barless(inner, ~shown), "reward", y, AVERAGES, bars="y")
-    for x, height, alpha in inner.loc[shown, ["reward", y, "alpha"]].to_numpy():
-        draw.note(axes, f"α {alpha:g}", x, height, (1, 1), far=6, color=style.BLUE, fontsize=10)
+    draw.curve(axes, draw.barless(inner, ~shown), "reward", "skill", AVERAGES, bars="y")
+    for x, y, alpha in inner.loc[shown, ["reward", "skill", "alpha"]].to_numpy():
+        draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
 
 
 @style.in_style()
 def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figure:
     """Draw skill against reward for PPO's KL coefficients and for averages of its own end (Fig. 8).
 
-    `own` is the coefficient of the models whose method is "none". Of the seeds that have another,
-    so that all points are of the same; TableError where there is none.
+    `own` is the coefficient of the models whose method is "none". All are of the seeds that have
+    another one too.
     """
     name, values = "kl_penalty", ["reward", "skill"]
     rows = select.change(select.prepare(points, values, name), ["reward"], name)
@@ -170,19 +159,17 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
         raise TableError(f"{name} needs PPO under another KL coefficient: none is recorded.")
     plain = select.last_round(ppo, "ppo", name).assign(method="kl_coef", strength=own)
     rows = pd.concat([swept, plain, ppo[ppo["method"] == "average"]], ignore_index=True)
-    rows = rows[rows["seed"].isin(swept["seed"])].assign(
-        dial=lambda all_: all_["strength"].fillna(all_["alpha"])
-    )
-    table = summarise(rows, ["method", "strength", "alpha", "dial"], values).drop(columns="dial")
+    rows = rows[rows["seed"].isin(swept["seed"])]
+    rows = rows.assign(dial=rows["strength"].fillna(rows["alpha"]))
+    drawn = summarise(rows, ["method", "strength", "alpha", "dial"], values)
     figure, [[axes]] = style.panels(
         1, 1, (style.PANELS[0], style.WIDE[1]), xlabel="reward gained over θ₀  →",
         ylabel=f"{AXIS_NAMES['skill']}  →",
     )  # fmt: skip
     looks = {"kl_coef": style.METHODS["kl_coef"], "average": AVERAGES}
-    drawn = table.assign(dial=table["strength"].fillna(table["alpha"]))
     draw.curves(axes, drawn, "method", "reward", "skill", looks, seeds=rows, order="dial", bars="y")
     title, caption = "A heavier KL penalty, or averaging?", run_caption(rows, recorded)
-    style.finish(figure, title, caption, table, legend_columns=2)
+    style.finish(figure, title, caption, table := drawn.drop(columns="dial"), legend_columns=2)
     named = table[table["method"] == "kl_coef"]
     texts = [f"{strength:g}" for strength in named["strength"]]
     colour = looks["kl_coef"].colour
@@ -194,16 +181,13 @@ def kl_penalty(points: pd.DataFrame, own: float, recorded: bool = False) -> Figu
 def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw what each algorithm costs in every family, with 95 % intervals, numbers at the side."""
     figure_name, families = "algorithm_tax", ["skill", "commonsense", "reading", "translation"]
-    rows = select.shared(select.prepare(points, families, figure_name))
-    rows = select.change(rows, families, figure_name)
+    rows = select.change(_shared(points, families, figure_name), families, figure_name)
     names = select.present(rows)
-    if not names:
-        raise TableError(f"{figure_name} needs the rounds of an algorithm: there are none.")
     ends = pd.concat([select.last_round(rows, name, figure_name) for name in names])
     ends = ends.melt(["algorithm", "seed"], families, "family", "tax")
-    table = summarise(ends.assign(tax=-ends["tax"]), ["algorithm", "family"], ["tax"])
+    table = summarise(ends, ["algorithm", "family"], ["tax"])
     size = (style.PANELS[0], 2.4 + 0.3 * len(families) * max(len(names), 2))
-    label = "points lost since θ₀ (left of 0: gained)"
+    label = "points since θ₀ (left of 0: lost)"
     figure, [[axes]] = style.panels(1, 1, size, xlabel=label)
     for place, name in enumerate(names):
         own = table[table["algorithm"] == name]
@@ -228,12 +212,9 @@ def algorithm_tax(points: pd.DataFrame, recorded: bool = False) -> Figure:
 def razor(rows: pd.DataFrame, caption: str) -> Figure:
     """Draw what was forgotten against KL and against the reward gained, with fits to all.
 
-    KL is on a root scale. The limits are those of the models: the parabola may leave them. The
-    table holds the fits.
-
-    Args:
-        rows: Rows of `stats.forgetting.forgetting`; an x that is not recorded is left out.
-        caption: Which run this is.
+    KL is on a root scale. The limits are those of the models: the parabola may leave them. `rows`
+    are those of `stats.forgetting.forgetting`; an x that is not recorded is left out. The table
+    holds the fits.
     """
     select.need(rows, ["algorithm", "method", "seed", "tax", "kl", "forward_kl", "gain"], "razor")
     xs = [name for name in forgetting.X_NAMES if rows[name].nunique() >= 4]  # what the fits need
@@ -299,12 +280,9 @@ def _razor_fits(axes: Axes, rows: pd.DataFrame, x: str) -> list[dict[str, Any]]:
 
 @style.in_style()
 def ppo_runs(logs: Mapping[str, pd.DataFrame], caption: str) -> Figure:
-    """Draw short PPO runs by iteration: reward, KL, length, share of finished replies.
+    """Draw up to five short PPO runs by iteration: reward, KL, length, share of finished replies.
 
-    Args:
-        logs: Name of the run -> one row per iteration: iteration, reward, kl, reply_length,
-            finished (see `train.ppo.step`). Five at most.
-        caption: Which run this is.
+    `logs` maps a run to its table: iteration, reward, kl, reply_length, finished (train.ppo.step).
     """
     if not 1 <= len(logs) <= len(RUNS):
         raise TableError(f"ppo_runs draws 1 to {len(RUNS)} runs, not {len(logs)}.")

@@ -1,9 +1,8 @@
-"""The picture of the course: reward on one axis, skills on the other, one curve a method.
+"""The picture of the course: reward on one axis, skills on the other, one curve a method (Fig. 3).
 
-As Fig. 3 of the paper: averaging is a curve over alpha, every other method a curve over its
-strength or its rounds. `points` are the columns of points.csv, one study; `recorded` says that they
-are a run of data/results. What cannot be drawn is a TableError: missing columns, no row, no
-theta_0, no RSF, several studies, a method or an alpha that the points do not have.
+Averaging is a curve over alpha, every other method one over its strength or its rounds. `points`
+are the columns of points.csv, one study; `recorded` says that they are of data/results. What cannot
+be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -45,13 +44,10 @@ REMEDY_KINDS = {
 BLOCKS = {"hma": 3}
 
 
-def _rows(
-    points: pd.DataFrame, families: Sequence[str], reward: str, methods: Sequence[str] | None
-) -> pd.DataFrame:
+def _rows(points: pd.DataFrame, families: Sequence[str], reward: str) -> pd.DataFrame:
     """Return the rows a front shows; a method's validated early stop is a round of RSF.
 
-    The reward is the gain over theta_0 of the same seed: each seed has a reward model of its own,
-    whose zero means nothing. Gold is the same yardstick for all.
+    The reward is a gain over theta_0: each seed's reward model has a zero of its own; gold has one.
     """
     if reward not in REWARD_NAMES:
         raise TableError(f"front: the reward axis is 'reward' or 'gold', not {reward!r}.")
@@ -61,13 +57,7 @@ def _rows(
     rows = rows[~rows["algorithm"].isin(LEFT_OUT)]
     stopped = (rows["method"] == "early_stopping") & (rows["algorithm"] == "rsf")
     rows = _named_by_blocks(rows.assign(method=rows["method"].mask(stopped, "none")))
-    if methods is None:
-        rows = rows[(rows["part"] == "") | rows["method"].isin(BLOCKS)]
-    elif unknown := set(methods) - {"none", *rows["method"]}:
-        there = ", ".join(sorted(set(rows["method"])))
-        raise TableError(f"front: the points have no method {min(unknown)!r}; they have {there}.")
-    else:
-        rows = rows[rows["method"].isin(["none", *methods])]
+    rows = rows[(rows["part"] == "") | rows["method"].isin(BLOCKS)]
     rows = rows.drop_duplicates(["seed", *SETTING])
     select.last_rsf(rows, "front")
     return rows if reward == "gold" else select.change(rows, [reward], "front")
@@ -76,8 +66,7 @@ def _rows(
 def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with "K=3" in place of three ratios, which each seed has its own of.
 
-    Left out: parts averaged alone and ratios set by hand, which are no one curve, and numbers of
-    blocks beside those of `BLOCKS`.
+    Left out is what is no one curve: single parts, ratios set by hand, other numbers of blocks.
     """
     count = rows["part"].map(block_count)
     wanted = rows["method"].map(BLOCKS).fillna(count)
@@ -90,18 +79,15 @@ def _named_by_blocks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ends(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return theta_0 and the last round of RSF."""
     return select.theta_0(table, "front").iloc[0], select.last_rsf(table, "front").iloc[0]
 
 
 def _mixed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the averages of theta_0 and RSF, by alpha."""
     mixed = table[(table["algorithm"] == "rsf") & (table["method"] == "average")]
     return mixed.sort_values("alpha")
 
 
 def _dominated(table: pd.DataFrame, family: str, reward: str) -> np.ndarray:
-    """Return which means another mean is at least as good as, on both axes."""
     best = pareto_front(table[[reward, family]].to_numpy())
     return ~np.isin(np.arange(len(table)), best)
 
@@ -184,7 +170,6 @@ def front(
     family: str = "skill",
     reward: str = "reward",
     recorded: bool = False,
-    methods: Sequence[str] | None = None,
     at: float | None = None,
     *,
     title: str | None = None,
@@ -198,14 +183,11 @@ def front(
     loss (NaN without a gain or a tax).
 
     Args:
-        points, recorded: see the top of this module.
-        family: the score on the y axis: skill, a family, or a slot.
-        reward: the column on the x axis, "reward" or "gold".
-        methods: which methods are shown beside the models as trained; all by default.
+        family, reward: the score on the y axis (skill, a family, a slot); "reward" or "gold".
         at: an alpha whose average of theta_0 and RSF is ringed.
         title, names: of the figure and of its axes, in place of the usual ones.
     """
-    rows = _rows(points, [family], reward, methods)
+    rows = _rows(points, [family], reward)
     table = summarise(rows, SETTING, [reward, family])
     start, end = _ends(table)
     gain, tax = end[reward] - start[reward], start[family] - end[family]
@@ -246,24 +228,18 @@ def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
 
 
 @style.in_style()
-def fronts(
-    points: pd.DataFrame,
-    reward: str = "reward",
-    recorded: bool = False,
-    methods: Sequence[str] | None = None,
-    title: str = "Each family against reward",
-) -> Figure:
+def fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the three families and their mean against reward, as `front`, four panels (Fig. 3)."""
-    rows = _rows(points, list(FAMILY_NAMES), reward, methods)
-    table = summarise(rows, SETTING, [reward, *FAMILY_NAMES])
+    rows = _rows(points, list(FAMILY_NAMES), "reward")
+    table = summarise(rows, SETTING, ["reward", *FAMILY_NAMES])
     more = 0.09 * max(0, rows["method"].nunique() - 6)
-    figure, grid = style.panels(2, 2, (style.PANELS[0], style.PANELS[1] + more), sharex=True)
+    size, label = (style.PANELS[0], style.PANELS[1] + more), f"{REWARD_NAMES['reward']}  →"
+    figure, grid = style.panels(2, 2, size, sharex=True, xlabel=label)
     for axes, family in zip(grid.flat, FAMILY_NAMES, strict=True):
-        _draw(axes, rows, table, family, reward, named=False)
+        _draw(axes, rows, table, family, "reward", named=False)
         axes.set_title(AXIS_NAMES[family])
-    for axes in grid[1]:
-        axes.set_xlabel(f"{REWARD_NAMES[reward]}  →")
     caption = run_caption(rows, recorded) + SEEDS * (rows["seed"].nunique() > 1)
+    title = "Each family against reward"
     return draw.make_room(style.finish(figure, title, caption, table, legend_columns=3))
 
 
@@ -274,9 +250,8 @@ def remedy_fronts(
     """Draw every remedy beside the averages of the distilled run, a panel for each kind.
 
     Each curve goes from theta_0 over the strengths of a remedy to the plain distilled run, where
-    that is its end. All curves of a kind are of the same seeds, which its title names where they
-    are fewer than elsewhere. With several `scores` (mean skill, families, slots) each kind has a
-    row of panels.
+    that is its end. Of fewer seeds than elsewhere a kind's title says which. With several `scores`
+    (mean skill, families, slots) each kind has a row of panels.
     """
     groups = _remedy_rows(points, scores)
     settings = ["kind", "method", "strength", "alpha"]
@@ -286,12 +261,12 @@ def remedy_fronts(
     if any(rows["seed"].nunique() < most for rows in groups.values()):
         seeds = seeds_text(every["seed"])
         caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
-    several = len(scores) > 1
-    columns = len(scores) if several else min(3, len(groups))
-    lines = len(groups) if several else -(-len(groups) // columns)
+    several, used = len(scores) > 1, len(groups) * len(scores)
+    columns = len(scores) if several else min(3, used)
+    lines = -(-used // columns)
     figure, grid = style.panels(
-        lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines),
-        used=len(groups) * len(scores), sharex=True, sharey="col" if several else "all",
+        lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines), used=used,
+        sharex=True, sharey="col" if several else "all", xlabel=REWARD_NAMES["reward"],
     )  # fmt: skip
     shown = [(kind, rows, score) for kind, rows in groups.items() for score in scores]
     for place, (axes, (kind, rows, score)) in enumerate(zip(grid.flat, shown, strict=False)):
@@ -300,8 +275,6 @@ def remedy_fronts(
         axes.set_title(f"{kind}, {seeds_text(rows['seed'])}" if fewer else kind, fontsize=13)
         if several or place % columns == 0:
             axes.set_ylabel("mean skill (%)" if score == "skill" else AXIS_NAMES.get(score, score))
-    for axes in grid[-1]:
-        axes.set_xlabel(REWARD_NAMES["reward"])
     return style.finish(figure, "Every remedy beside averaging", caption, table, legend_columns=4)
 
 
@@ -327,7 +300,6 @@ def _remedy_rows(points: pd.DataFrame, scores: Sequence[str]) -> dict[str, pd.Da
 
 
 def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str) -> None:
-    """Draw one kind of remedy against one score."""
     start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
     for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
         look, remedy = style.METHODS[method], REMEDIES.get(method)
@@ -337,8 +309,7 @@ def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str) -> None:
         way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
         line = pd.concat(way)
         axes.plot(line["reward"], line[score], color=look.colour, linewidth=1.4, zorder=2)
-        # nobody has more than 100 % of a skill
-        capped = own.assign(**{f"{score}_high": own[f"{score}_high"].clip(upper=100)})
+        capped = own.assign(**{f"{score}_high": own[f"{score}_high"].clip(upper=100)})  # percent
         shape: dict[str, Any] = {"markersize": 7, "elinewidth": 0.8, "linestyle": "none"}
         draw.curve(axes, capped, "reward", score, look, **shape)
     first, last = start.iloc[0], end.iloc[0]

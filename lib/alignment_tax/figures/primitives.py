@@ -23,11 +23,10 @@ FAINT = " · faint: single seeds"
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 HOLLOW = ("inconclusive", "negligible")
 #: Where a text may stand, in points from its point's middle: the first free place is taken.
-AROUND = np.array(
+AROUND = np.vstack(
     [
-        place
+        [(far, -4), (-far, -4), (9, far), (-9, far), (9, -far - 8), (-9, -far - 8)]
         for far in (10, 20, 30, 42, 56)
-        for place in ((far, -4), (-far, -4), (9, far), (-9, far), (9, -far - 8), (-9, -far - 8))
     ]
 )
 
@@ -36,14 +35,14 @@ def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray 
     """Return the lengths below and above (2, n) of the error bars of a column, None without any.
 
     `only` says that the column is the table's only value, whose bounds may be called low and high.
-    An interval of no width may miss its mean by a rounding error: that length is 0.
     """
-    ends = (f"{name}_low", f"{name}_high")
+    ends = (
+        ["low", "high"] if only and f"{name}_low" not in table else [f"{name}_low", f"{name}_high"]
+    )
     if ends[0] not in table:
-        ends = ("low", "high")
-        if not only or ends[0] not in table:
-            return None
+        return None
     low, middle, high = (table[each].to_numpy(dtype=float) for each in (ends[0], name, ends[1]))
+    # an interval of no width may miss its mean by a rounding error
     lengths = np.maximum(np.nan_to_num(np.vstack([middle - low, high - middle])), 0)
     return lengths if lengths.any() else None
 
@@ -70,25 +69,15 @@ def curve(
     """
     if seeds is not None:
         faint(axes, seeds, x, y, look, order)
+    edge, face = (look.colour, "white") if hollow else ("white", look.colour)
     drawn: dict[str, Any] = {
-        "color": look.colour,
-        "marker": look.marker,
-        "markeredgecolor": look.colour if hollow else "white",
-        "markerfacecolor": "white" if hollow else look.colour,
-        "markeredgewidth": 1.8 if hollow else 0.8,
-        "elinewidth": 1.1,
-        "linewidth": 1.8,
-        "zorder": 3,
-        **line,
-    }
-    _, _, lines = axes.errorbar(
-        table[x],
-        table[y],
-        xerr=error_bars(table, x, only=False) if "x" in bars else None,
-        yerr=error_bars(table, y) if "y" in bars else None,
-        label=look.label if label is None else label,
-        **drawn,
-    )
+        "color": look.colour, "marker": look.marker, "markeredgecolor": edge,
+        "markerfacecolor": face, "markeredgewidth": 1.8 if hollow else 0.8, "elinewidth": 1.1,
+        "linewidth": 1.8, "zorder": 3, "label": look.label if label is None else label, **line,
+    }  # fmt: skip
+    across = error_bars(table, x, only=False) if "x" in bars else None
+    along = error_bars(table, y) if "y" in bars else None
+    _, _, lines = axes.errorbar(table[x], table[y], xerr=across, yerr=along, **drawn)
     for each in lines:
         each.set_alpha(pale * float(line.get("alpha", 1.0)))
 
@@ -170,9 +159,8 @@ def bars(
 ) -> list[str]:
     """Draw a bar with its error bar for each group and series; return the groups in their order.
 
-    Groups stand apart in the order of the table, series side by side (or `stacked`) in the order of
-    `looks`. `across` lays the bars, the first group on top; `digits` prints each length beyond its
-    bar; groups in `pale` are drawn paler.
+    Series stand side by side (or `stacked`) in the order of `looks`. `across` lays the bars, the
+    first group on top; `digits` prints each length beyond its bar; groups in `pale` are paler.
     """
     groups = list(dict.fromkeys(table[group]))
     names = [name for name in looks if name in set(table[series])]
@@ -231,8 +219,7 @@ def forest(
     """Draw a value with its interval on a line of its own for each row, the first on top.
 
     Looks are those of the column `verdict` if none are given. `names` are the lines where several
-    tables share them; then `aside` says how far below its line a row stands. `zero` is where a
-    line across says that there is no difference.
+    tables share them, each row `aside` below its own. An upright line stands at `zero`.
     """
     lines = list(dict.fromkeys(table[name])) if names is None else list(names)
     looks = [VERDICTS[verdict] for verdict in table["verdict"]] if looks is None else looks
@@ -311,17 +298,14 @@ def notes(
     fontsize: float = 10,
     **shape: Any,
 ) -> None:
-    """Write beside points where no other point, line through points, or text is hidden.
+    """Write beside points where no point (also of `avoid`, (m, 2)) or text is hidden.
 
-    Call it last: the figure is laid out here. `avoid` are further points (m, 2) that no text may
-    hide. A thin line leads to a text that stands far.
+    Call it last: the figure is laid out here. A thin line leads to a text that stands far.
     """
     figure: Any = axes.get_figure(root=True)
     figure.draw_without_rendering()  # only now is it known where panels are
     scale = 72 / figure.dpi
-    points = np.vstack(
-        [np.reshape(np.asarray(each, dtype=float), (-1, 2)) for each in (spots, avoid)]
-    )
+    points = np.vstack([np.asarray(each, dtype=float).reshape(-1, 2) for each in (spots, avoid)])
     places = axes.transData.transform(points) * scale
     left, bottom, right, top = np.asarray(axes.get_window_extent().extents) * scale
     taken = np.column_stack([places - 5, places + 5])
@@ -349,11 +333,7 @@ def notes(
 
 
 def make_room(figure: Figure) -> Figure:
-    """Widen the y axes of a finished figure until every note lies inside its panel.
-
-    Notes stand at a distance from their points that is in pixels: only once the panels have their
-    heights is it known what axis leaves room for them, off titles and tick labels.
-    """
+    """Widen the y axes of a finished figure until every note (so many pixels off) is inside."""
     figure.draw_without_rendering()
     for axes in figure.axes:
         height, clear, reach = axes.get_window_extent().height, 4.0, []
@@ -381,7 +361,7 @@ def in_triangle(ratios: ArrayLike) -> np.ndarray:
 def triangle(
     axes: Axes, names: Sequence[str], ratios: ArrayLike = (), values: ArrayLike = ()
 ) -> Any:
-    """Draw a triangle whose corners are named, and the landscape of `values` at `ratios` (n, 3).
+    """Draw a triangle with named corners and the landscape of `values` at `ratios` (n, 3).
 
     Returns what a colour bar needs, or None where fewer than four values make no landscape.
     """

@@ -1,9 +1,7 @@
-"""Averaging part by part, and a ratio of its own for every block: parts, searches, fronts, ratios.
+"""Averaging part by part, and a ratio of its own for every block: parts, searches, ratios.
 
-The paper's Fig. 4 and 13 (one part averaged), Fig. 5 and 16 (HMA against averaging, more blocks),
-and what a search does between its start and its end. `points` are the columns of points.csv, one
-study; `recorded` says that they are a run of data/results. What cannot be drawn is a TableError:
-missing columns, no row, no theta_0, no RSF, a part or a search that the points do not have.
+The paper's Fig. 4, 5, 13 and 16. `points` are the columns of points.csv, one study; `recorded` says
+that they are of data/results. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -29,17 +27,12 @@ from alignment_tax.results.points import EVERYTHING, LINEAR, TableError
 from alignment_tax.spec import block_count
 from alignment_tax.stats.compare import summarise
 
-THIRDS = ("input", "middle", "output")
 PARTS = {
     "input": Look("input part", style.GREEN, "o"),
     "middle": Look("middle part", style.ORANGE, "D"),
     "output": Look("output part", style.PURPLE, "s"),
-    "linear": Look("all layers", style.BLUE, "v"),
-    "embeddings": Look("embeddings", style.SKY, "P"),
-    "norms": Look("norms", style.VERMILLION, "X"),
-    "head": Look("head", style.BLACK, "^"),
 }
-#: Subsets of the weights, in the order of `which_weights`.
+THIRDS = tuple(PARTS)
 SUBSETS = {
     EVERYTHING: Look("all weights", style.BLUE, "o"),
     LINEAR: Look("linear layers", style.SKY, "H"),
@@ -47,16 +40,14 @@ SUBSETS = {
     "norms": Look("norms", style.PURPLE, "v"),
     "head": Look("head", style.ORANGE, "D"),
 }
-#: At which alpha everything is drawn beside the parts, if it is recorded there.
-SHOWN = 0.4
-# What stands for K blocks in a front: averaging is K = 1.
+SHOWN = 0.4  # at which alpha everything is drawn beside the parts
+AVERAGING = ("average", 1)
 K_LOOKS = {
     1: METHODS["average"],
     3: Look("K = 3", style.GREEN, "D"),
     6: Look("K = 6", style.VERMILLION, "^"),
     9: Look("K = 9", style.BLACK, "s"),
 }
-# A search of several numbers of blocks in one figure with others: each has a look of its own.
 SEARCH_LOOKS = {("hma_kl", 9): Look(METHODS["hma_kl"].label, style.VERMILLION, "^")}
 # In the triangle, from large to small; the hollow square is a frame around another at its place.
 MARKS = [(style.BLUE, "o", 17), (style.BLACK, "s", 20), (style.VERMILLION, "D", 12),
@@ -76,11 +67,7 @@ def _what(score: str) -> str:
 
 
 def _of(table: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """Return the rows with these values."""
     return table[(table[list(values)] == list(values.values())).all(axis=1)]
-
-
-# --- one part averaged ----------------------------------------------------------------------------
 
 
 def _part_rows(points: pd.DataFrame, values: list[str], algorithm: str) -> pd.DataFrame:
@@ -88,12 +75,12 @@ def _part_rows(points: pd.DataFrame, values: list[str], algorithm: str) -> pd.Da
     rows = select.prepare(points, values, "part_curves")
     end = select.last_round(rows, algorithm, "part_curves").set_index("seed")[values]
     own = rows[(rows["method"] == "part") & (rows["algorithm"] == algorithm)]
-    own = own[own["part"].isin(PARTS) & own["seed"].isin(end.index)].set_index("seed")
-    if own.empty:
+    own = own[own["part"].isin(THIRDS) & own["seed"].isin(end.index)].set_index("seed")
+    if absent := set(THIRDS) - set(own["part"]):
         named = "" if algorithm == "rsf" else f"{algorithm} "
         raise TableError(
-            f"part_curves needs rows of {algorithm} with method 'part'. Record them with: "
-            f"alignment-tax record tiny --methods {named}part"
+            f"part_curves needs rows of {algorithm} with method 'part', the {min(absent)} part "
+            f"among them. Record them with: alignment-tax record tiny --methods {named}part"
         )
     own[values] -= end.loc[own.index]
     own = own.reset_index()[["seed", "part", "alpha", *values]]
@@ -104,8 +91,6 @@ def _part_rows(points: pd.DataFrame, values: list[str], algorithm: str) -> pd.Da
 @style.in_style()
 def part_curves(
     points: pd.DataFrame,
-    score: str = "skill",
-    parts: Sequence[str] = THIRDS,
     reward: str = "reward",
     recorded: bool = False,
     algorithms: Sequence[str] = ("rsf",),
@@ -116,63 +101,54 @@ def part_curves(
     and above is better on both axes.
 
     Args:
-        points: The columns of points.csv.
-        score: The score on the y axis.
-        parts: One column of panels each.
         reward: The column on the x axis, "reward" or "gold".
-        recorded: True for a run from data/results.
         algorithms: One row of panels each, with axes of its own.
     """
-    values = [reward, score]
+    values = [reward, "skill"]
     rows = pd.concat([_part_rows(points, values, name) for name in algorithms])
-    if unknown := set(parts) - set(rows["part"]):
-        raise TableError(f"part_curves: the points have no rows of part {min(unknown)!r}.")
-    rows = rows[rows["part"].isin(parts)]
     table = summarise(rows, ["algorithm", "part", "alpha"], values)
     word, unit = ("gold reward", "gold's") if reward == "gold" else ("reward", "reward model's")
     figure, grid = style.panels(
-        len(algorithms), len(parts), (style.PANELS[0], 1.2 + 3.5 * len(algorithms)), sharex="row",
+        len(algorithms), len(PARTS), (style.PANELS[0], 1.2 + 3.5 * len(algorithms)), sharex="row",
         sharey="row", xlabel=f"{word} minus the aligned\nmodel's ({unit} units)  →",
-        ylabel=f"{_what(score)} minus the\naligned model's (points)  →",
+        ylabel="mean skill minus the\naligned model's (points)  →",
     )  # fmt: skip
-    each = list(zip(product(algorithms, parts), grid.flat, strict=True))
+    each = list(zip(product(algorithms, PARTS), grid.flat, strict=True))
     for (name, part), axes in each:
         own, seeds = (_of(all_, algorithm=name, part=part) for all_ in (table, rows))
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
         look = PARTS[part]
-        draw.curve(axes, own, reward, score, look, seeds=seeds, order="alpha", markersize=6)
+        draw.curve(axes, own, *values, look, seeds=seeds, order="alpha", markersize=6)
         draw.star(axes, 0, 0, hollow=False)
-        label = PARTS[part].label
-        axes.set_title(f"{ALGORITHMS[name].label}: {label}" if len(algorithms) > 1 else label)
+        named = f"{ALGORITHMS[name].label}: " if len(algorithms) > 1 else ""
+        axes.set_title(named + look.label)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(0.12)
     for axes in grid.flat:
         _shade(axes)
-    drawn = {ALGORITHMS[name].label: _of(points, algorithm=name) for name in algorithms}
-    there = rows.groupby("algorithm")["seed"].unique()
     drawn = {
-        label: own[own["seed"].isin(there[name])]
-        for name, (label, own) in zip(algorithms, drawn.items(), strict=True)
+        ALGORITHMS[str(name)].label: points[
+            (points["algorithm"] == name) & points["seed"].isin(own["seed"])
+        ]
+        for name, own in rows.groupby("algorithm", sort=False)
     }
     caption = groups_caption(drawn, recorded) + draw.FAINT * (rows["seed"].nunique() > 1)
-    title = f"Which part gains from averaging? {_what(score).capitalize()} against {word}"
+    title = f"Which part gains from averaging? Mean skill against {word}"
     head = "One part averaged, the others aligned; differences to the aligned model."
     style.finish(figure, title, caption, table, head=head)
     for (name, part), axes in each:
         own = _of(table[table["alpha"] < 1], algorithm=name, part=part)
         ends = own.iloc[[0, -1]].drop_duplicates()
         texts = [f"α = {alpha:g}" for alpha in ends["alpha"]]
-        hidden = [own[values], _of(rows, algorithm=name, part=part)[values]]
-        if f"{reward}_low" in own:
-            hidden += [own[[f"{reward}{end}", score]].set_axis(values, axis=1)
-                       for end in ("_low", "_high")]  # fmt: skip
-        draw.notes(axes, texts, ends[values], pd.concat(hidden).dropna(), color=PARTS[part].colour)
+        bars = [own[[f"{reward}{end}", "skill"]].to_numpy() for end in ("_low", "_high")]
+        hidden = np.vstack([own[values], _of(rows, algorithm=name, part=part)[values], *bars])
+        hidden = hidden[np.isfinite(hidden).all(axis=1)]
+        draw.notes(axes, texts, ends[values], hidden, color=PARTS[part].colour)
     return figure
 
 
 def _shade(axes: Axes) -> None:
-    """Shade and name the corner that is better on both axes."""
     (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     if right > 0 and top > 0:
         right = max(right, -0.3 * left)  # room for the words
@@ -184,10 +160,9 @@ def _shade(axes: Axes) -> None:
 
 @style.in_style()
 def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw what averaging everything, linear layers or one other part changes.
+    """Draw what averaging everything, the linear layers (above, along alpha) or one part changes.
 
-    Above: everything and the linear layers along alpha. Below: one part at alpha 0.4 (full) and 0
-    (hollow) while all others stay aligned. All are changes since the aligned model.
+    Below one part has alpha 0.4 (full) or 0 (hollow) while all others stay aligned.
     """
     scores = {"reward": "reward", "skill": "mean skill (points)"}
     changed = select.prepare(points, list(scores), "which_weights")
@@ -213,11 +188,9 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
                 seeds = _of(changed, part=part, alpha=alpha)
                 seeds = seeds.assign(line=names.index(part) + aside + 0.11)
                 draw.faint(below, seeds, score, "line", SUBSETS[part])
-            draw.forest(
-                below, own, name="part", value=score, names=names, aside=aside, digits=None,
-                looks=[SUBSETS[part] for part in own["part"]], zero=None,
-                **face,
-            )  # fmt: skip
+            looks = [SUBSETS[part] for part in own["part"]]
+            draw.forest(below, own, name="part", value=score, names=names, aside=aside,
+                        digits=None, looks=looks, zero=None, **face)  # fmt: skip
         draw.level(below, 0, upright=True)
         below.set_yticks(range(len(names)), [SUBSETS[name].label for name in names])
         below.set_xlabel(f"change in {words} since RSF")
@@ -229,18 +202,12 @@ def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
     return style.finish(figure, title, caption + draw.FAINT, table, head=head, legend_columns=5)
 
 
-# --- a search -------------------------------------------------------------------------------------
-
-
 @style.in_style()
 def ratio_path(path: pd.DataFrame, alpha: float, *, caption: str) -> Figure:
     """Draw the ratio of every block, and the objective below it, against the steps of a search.
 
-    Args:
-        path: One row per step: step, ratios (a sequence of K numbers), full (the objective on all
-            replies, NaN or None where it was not computed).
-        alpha: The mean of the ratios.
-        caption: Which run this is.
+    `path` has a row per step: step, ratios (K numbers of mean alpha), full (the objective on all
+    replies, NaN or None where it was not computed).
     """
     select.need(path, ["step", "ratios", "full"], "ratio_path")
     if len(counts := {len(ratios) for ratios in path["ratios"]}) != 1:
@@ -284,15 +251,11 @@ def simplex(
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
     The triangle holds every triple of ratios whose mean is alpha; a corner gives all to one block.
-    Where a ratio would exceed 1 nothing is drawn.
 
     Args:
-        grid: One row per point of a grid: ratios (three each, of one mean), full (objective).
-        marks: Name -> three ratios, up to five.
-        alpha: The mean of the ratios.
-        caption: Which run this is.
+        grid: One row per point of a grid: ratios (three each, of mean alpha), full (objective).
+        marks, path: Name -> three ratios, up to five; triples of ratios along a search.
         eps: Of Eq. 11, to outline what it can reach.
-        path: Triples of ratios along a search.
     """
     select.need(grid, ["ratios", "full"], "simplex")
     if len(marks) > len(MARKS):
@@ -350,7 +313,7 @@ def _blocked(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.Dat
 
 
 def _search_rows(
-    points: pd.DataFrame, searches: Sequence[tuple[str, int]], scores: Sequence[str], reward: str
+    points: pd.DataFrame, searches: Sequence[tuple[str, int]], scores: Sequence[str]
 ) -> pd.DataFrame:
     """Return every seed's points of averaging and of the searches, from theta_0 to RSF's end.
 
@@ -358,11 +321,10 @@ def _search_rows(
     and the seeds, that all have.
     """
     figure = "search_fronts"
-    rows = _blocked(points, [reward, *scores], figure)
-    rows = select.change(rows, [reward], figure) if reward == "reward" else rows
+    rows = select.change(_blocked(points, ["reward", *scores], figure), ["reward"], figure)
     start, end = select.theta_0(rows, figure), select.last_rsf(rows, figure)
     inner = rows[rows["mean"].between(0, 1, inclusive="neither") & (rows["algorithm"] == "rsf")]
-    curves = {key: _of(inner, method=key[0], blocks=key[1]) for key in (("average", 1), *searches)}
+    curves = {key: _of(inner, method=key[0], blocks=key[1]) for key in (AVERAGING, *searches)}
     if absent := [key for key, own in curves.items() if own.empty]:
         method, blocks = absent[0]
         raise TableError(f"{figure}: there are no rows of {method!r} with K = {blocks}.")
@@ -383,7 +345,6 @@ def search_fronts(
     points: pd.DataFrame,
     searches: Sequence[tuple[str, int]] = (("hma", 3),),
     scores: Sequence[str] = ("skill",),
-    reward: str = "reward",
     recorded: bool = False,
 ) -> Figure:
     """Draw searches for ratios against plain averaging, a panel for each score (paper Fig. 5, 16).
@@ -392,31 +353,27 @@ def search_fronts(
     and the aligned model. One search alone is drawn with its seeds and bars, of several the means.
 
     Args:
-        points: The columns of points.csv.
         searches: (method, number of blocks) of each search.
         scores: What is on the y axis, one to four.
-        reward: What is on the x axis, "reward" (gained over theta_0) or "gold".
-        recorded: True for a run from data/results.
     """
     if not 1 <= len(scores) <= 4:
         raise TableError(f"search_fronts draws one to four scores, not {len(scores)}.")
-    rows = _search_rows(points, searches, scores, reward)
-    table = summarise(rows, ["method", "blocks", "mean"], [reward, *scores])
+    rows = _search_rows(points, searches, scores)
+    table = summarise(rows, ["method", "blocks", "mean"], ["reward", *scores])
     across, down, alone = min(2, len(scores)), (len(scores) + 1) // 2, len(searches) == 1
     size = style.PANELS if down > 1 else (style.PANELS[0], 4.9) if across > 1 else style.WIDE
-    label = "gold reward  →" if reward == "gold" else "reward gained over θ₀  →"
+    label = "reward gained over θ₀  →"
     figure, grid = style.panels(down, across, size, used=len(scores), sharex=True, xlabel=label)
     only_blocks = not alone and len({method for method, _ in searches}) == 1
     for axes, score in zip(grid.flat, scores, strict=False):
-        for method, blocks in (("average", 1), *searches):
+        for method, blocks in (AVERAGING, *searches):
             own, seeds = (_of(each, method=method, blocks=blocks) for each in (table, rows))
-            draw.curve(
-                axes, draw.barless(own, own["mean"].isin([0, 1])), reward, score,
-                _search_look(method, blocks, only_blocks), seeds=seeds if alone else None,
-                order="mean", bars="xy" if alone else "",
-            )  # fmt: skip
+            look = _search_look(method, blocks, only_blocks)
+            shape = {"seeds": seeds, "bars": "xy"} if alone else {"bars": ""}
+            inner = draw.barless(own, own["mean"].isin([0, 1]))
+            draw.curve(axes, inner, "reward", score, look, order="mean", **shape)
         for alpha, place in ((0, 0), (1, -1)):
-            x, y = own[[reward, score]].iloc[place]
+            x, y = own[["reward", score]].iloc[place]
             draw.star(axes, x, y, hollow=alpha == 0)
             draw.note(axes, f"α = {alpha}", x, y, (0, 1 - 2 * alpha), far=11)
         axes.margins(x=0.08, y=0.18)
@@ -432,7 +389,6 @@ def search_fronts(
 
 
 def _search_look(method: str, blocks: int, only_blocks: bool) -> Look:
-    """Return how a curve is drawn; where only K differs, K is what is said."""
     if only_blocks and blocks in K_LOOKS:
         return K_LOOKS[blocks]
     look = SEARCH_LOOKS.get((method, blocks)) or style.look_of("rsf", method)
@@ -441,7 +397,6 @@ def _search_look(method: str, blocks: int, only_blocks: bool) -> Look:
 
 
 def _widths(table: pd.DataFrame, scores: Sequence[str]) -> str:
-    """Return how wide the intervals are that a figure of means leaves out."""
     inner = table[table["mean"].between(0, 1, inclusive="neither")]
     halves = {s: float((inner[f"{s}_high"] - inner[f"{s}_low"]).median()) / 2 for s in scores}
     said = ", ".join(f"{_what(score)} ±{number(half)}" for score, half in halves.items())
@@ -449,15 +404,12 @@ def _widths(table: pd.DataFrame, scores: Sequence[str]) -> str:
 
 
 @style.in_style()
-def ablation(
-    points: pd.DataFrame,
-    scores: Sequence[str] = ("reward", "reading", "skill"),
-    recorded: bool = False,
-) -> Figure:
+def ablation(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw what more blocks change at a fixed mean ratio: HMA minus averaging (K = 1).
 
-    A panel for each of `scores`, of the mean ratios and the seeds that every number of blocks has.
+    All is of the mean ratios and the seeds that every number of blocks has.
     """
+    scores = ["reward", "reading", "skill"]
     rows = _blocked(points, scores, "ablation")
     rows = rows[rows["method"].isin(["average", "hma"])]
     hma = rows[rows["blocks"] > 1]
@@ -466,12 +418,13 @@ def ablation(
     for column in ("mean", "seed"):
         every = hma.groupby(column)["blocks"].nunique() == hma["blocks"].nunique()
         rows = rows[rows[column].isin(every[every].index)]
-    plain = _of(rows, blocks=1)[["seed", "mean", *scores]]
-    rows = rows.merge(plain, on=["seed", "mean"], suffixes=("", "_plain"))
+    rows = rows.set_index(["seed", "mean"])[["blocks", *scores]]
+    plain = rows.loc[rows["blocks"] == 1, scores]
+    rows = rows[rows.index.isin(plain.index)]
     if not (rows["blocks"] > 1).any():
         raise TableError("ablation: HMA and averaging have no mean ratio in common.")
-    rows = rows.assign(**{score: rows[score] - rows[f"{score}_plain"] for score in scores})
-    table = summarise(rows, ["mean", "blocks"], list(scores))
+    rows[scores] -= plain.loc[rows.index]
+    table = summarise(rows.reset_index(), ["mean", "blocks"], scores)
     counts, means = (sorted(table[name].unique()) for name in ("blocks", "mean"))
     placed = table.assign(place=np.searchsorted(counts, table["blocks"]))
     looks = {m: Look(f"mean ratio {m:g}", *MEANS[i % 5]) for i, m in enumerate(means)}
@@ -482,43 +435,39 @@ def ablation(
         axes.set_title(_what(score))
         axes.set_xticks(range(len(counts)), ["1\n(averaging)", *(f"{k:g}" for k in counts[1:])])
         axes.set_ylabel("reward model's units" if score == "reward" else "points")
-    caption = run_caption(points[points["seed"].isin(rows["seed"])], recorded)
+    seeds = rows.index.get_level_values("seed")
+    caption = run_caption(points[points["seed"].isin(seeds)], recorded)
     title = "HMA minus averaging at the same α"
     return style.finish(figure, title, caption, table, legend_columns=3)
 
 
 @style.in_style()
-def recorded_ratios(
-    points: pd.DataFrame, method: str = "hma", blocks: int = 3, recorded: bool = False
-) -> Figure:
-    """Draw the ratios that a search found, a panel for each mean ratio, seeds side by side.
+def recorded_ratios(points: pd.DataFrame, method: str = "hma", recorded: bool = False) -> Figure:
+    """Draw the three ratios that a search found, a panel for each mean ratio, seeds side by side.
 
-    Its table has a row per seed, mean and block (1 to K): the ratio.
+    Its table has a row per seed, mean and block (1 to 3): the ratio.
     """
+    blocks = len(THIRDS)
     rows = _of(_blocked(points, ["alpha"], "recorded_ratios"), method=method, blocks=blocks)
     if rows.empty:
         raise TableError(f"recorded_ratios: there are no rows of {method!r} with K = {blocks}.")
     ratios = rows["part"].map(lambda text: [float(r) for r in text.split("|") if "=" not in r])
-    rows = rows.assign(ratio=ratios, block=ratios.map(lambda each: range(1, len(each) + 1)))
-    table = rows[["seed", "mean", "block", "ratio"]].explode(["block", "ratio"])
+    table = rows.assign(ratio=ratios, block=[range(1, blocks + 1)] * len(rows))
+    table = table[["seed", "mean", "block", "ratio"]].explode(["block", "ratio"])
     table = table.astype({"seed": int, "block": int, "ratio": float})
     table = table.sort_values(["mean", "seed", "block"], ignore_index=True)
     seeds, means = (sorted(table[name].unique()) for name in ("seed", "mean"))
-    names = THIRDS if blocks == len(THIRDS) else [str(k) for k in range(1, blocks + 1)]
     looks = {s: Look(f"seed {s}", style.BLACK, "o^sDvPX"[i % 7]) for i, s in enumerate(seeds)}
     size, label = (style.PANELS[0], 4.2), "ratio of a block"
     figure, [line] = style.panels(1, len(means), size, sharey=True, ylabel=label)
     for axes, mean in zip(line, means, strict=True):
         axes.axhline(mean, color=style.GREY, linestyle=":", linewidth=1.8, label="equal ratios")
         # side by side: equal ratios would hide one another
-        draw.curves(
-            axes, _of(table, mean=mean), "seed", "block", "ratio", looks, apart=0.11,
-            linewidth=0.4, markersize=6,
-        )  # fmt: skip
+        shape = {"apart": 0.11, "linewidth": 0.4, "markersize": 6}
+        draw.curves(axes, _of(table, mean=mean), "seed", "block", "ratio", looks, **shape)
         axes.set_title(f"mean ratio {mean:g}")
-        axes.set_xticks(range(1, blocks + 1), names, rotation=30 if blocks == 3 else 0)
+        axes.set_xticks(range(1, blocks + 1), THIRDS, rotation=30)
         axes.set(xlim=(0.55, blocks + 0.45), ylim=(-0.04, 1.04))
     caption = run_caption(points[points["seed"].isin(seeds)], recorded).split(" · ")[0]
-    found = style.look_of("rsf", method).label
-    title = f"{found}, K = {blocks}: are the ratios alike over seeds?"
+    title = f"{style.look_of('rsf', method).label}, K = {blocks}: are the ratios alike over seeds?"
     return style.finish(figure, title, caption, table, legend_columns=6)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from alignment_tax import figures, settings
 from alignment_tax.figures.style import DPI
@@ -26,13 +25,7 @@ OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimis
 def redraw_figures(
     points: Path | None = None, out: Path | None = None, others: Path | None = None
 ) -> int:
-    """Redraw the README's figure, and the others into a folder; return the exit code.
-
-    Args:
-        points: table of points; default data/results/tiny/points.csv.
-        out: the README's figure; default data/results/signature.png.
-        others: folder for the other recorded figures; default: they are not drawn.
-    """
+    """Redraw the README's figure (`out`), and with `others` the rest; return the exit code."""
     table = points or settings.results_folder() / "tiny" / "points.csv"
     target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
@@ -46,21 +39,20 @@ def redraw_figures(
         every = pd.read_csv(table)
         figure = figures.signature(every, recorded=True)
         print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
+        for name, rows in _recorded(every) if others is not None else ():
+            drawn = getattr(figures, name)(rows, recorded=True)
+            print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
         if others is not None:
-            for name, drawn in _recorded(every):
-                print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
+            gold = figures.front(main_line(every), reward="gold", recorded=True)
+            print(figures.save(gold, others / "front_gold.png", dpi=DPI))
     except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _recorded(every: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Yield every figure that the recorded rows allow, by name."""
+def _recorded(every: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     points = main_line(every)
-    yield "front_gold", figures.front(points, reward="gold", recorded=True)
-    for name in MAIN_LINE:
-        yield name, getattr(figures, name)(points, recorded=True)
-    later = [name for name, method in LATER.items() if (every["method"] == method).any()]
-    for name in (*later, *(OF_ALL if len(present(every)) > 1 else ())):
-        yield name, getattr(figures, name)(every, recorded=True)
+    yield from ((name, points) for name in MAIN_LINE)
+    yield from ((name, every) for name, method in LATER.items() if method in set(every["method"]))
+    yield from ((name, every) for name in OF_ALL if len(present(every)) > 1)

@@ -1,9 +1,8 @@
 """Remedies against averages of the plain run: models of this seed, strengths, fronts, replay.
 
-`points` are the columns of points.csv, one study; `recorded` says that they are a run of
-data/results; `live` and `averages` are models of this run, one seed; `caption` says which run it
-is. Curves side by side are of the seeds that all of them have. What cannot be drawn is a
-TableError: missing columns, no theta_0, no plain run, a method that is unknown or not there.
+`points` are the columns of points.csv, one study; `recorded` says that they are of data/results;
+`live` and `averages` are models of this run, one seed, the plain run (distil) among `live`. Curves
+side by side are of the seeds that all have. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -30,15 +29,18 @@ from alignment_tax.stats.compare import summarise
 
 #: Families of pretraining text; the format of those with a star is evaluated (hatched).
 TEXTS = {
-    "reply": Look("replies", style.GREY),
-    "statement": Look("statements", style.SKY),
-    "how_to": Look("how-tos", style.BLUE),
-    "question": Look("questions*", style.YELLOW, hatch="//"),
-    "span": Look("passages, span*", style.PURPLE, hatch="//"),
-    "counting": Look("passages, counting*", style.ORANGE, hatch="//"),
-    "race_like": Look("passages, 4 choices*", style.VERMILLION, hatch="//"),
-    "dialogue": Look("dialogues*", style.BLACK, hatch="//"),
-    "translation": Look("translations*", style.GREEN, hatch="//"),
+    name: Look(label, colour, hatch="//" if label.endswith("*") else "")
+    for name, label, colour in (
+        ("reply", "replies", style.GREY),
+        ("statement", "statements", style.SKY),
+        ("how_to", "how-tos", style.BLUE),
+        ("question", "questions*", style.YELLOW),
+        ("span", "passages, span*", style.PURPLE),
+        ("counting", "passages, counting*", style.ORANGE),
+        ("race_like", "passages, 4 choices*", style.VERMILLION),
+        ("dialogue", "dialogues*", style.BLACK),
+        ("translation", "translations*", style.GREEN),
+    )
 }
 EFFECTS = {
     "gain": "reward gained",
@@ -63,7 +65,7 @@ LIVE: dict[str, Any] = {"markersize": 11, "markeredgecolor": "black", "markeredg
 
 
 def _since(points: pd.DataFrame, figure: str, values: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of RSF; `values` are changes since theta_0 of the same seed."""
+    """Return the rows of RSF, `values` as changes since theta_0 of the same seed."""
     rows = select.change(select.prepare(points, values, figure), values, figure)
     return rows[rows["algorithm"] == "rsf"]
 
@@ -82,12 +84,10 @@ def _side_by_side(rows: pd.DataFrame, methods: Iterable[str]) -> tuple[pd.DataFr
 
 
 def _from_theta_0(rows: pd.DataFrame, *values: str) -> pd.DataFrame:
-    """Return the rows of a curve with theta_0, where all changes are 0, before them."""
     return pd.concat([pd.DataFrame({name: [0.0] for name in values}), rows], ignore_index=True)
 
 
 def _name(row: Mapping[Any, Any]) -> str:
-    """Return a model's name for a legend: the remedy, its strength, the alpha of an average."""
     text = style.look_of("rsf", unaveraged(row["method"])).label
     text += f" {row['strength']:g}" if pd.notna(row["strength"]) else ""
     half = is_averaged(row["method"])
@@ -129,15 +129,11 @@ def _plain(axes: Axes, live: pd.DataFrame, averages: pd.DataFrame, y: str, label
     draw.note(axes, "θ₀", 0, 0, (-1, 1), bbox=None)
 
 
-# --- this seed's models ---------------------------------------------------------------------------
-
-
 @style.in_style()
 def penalty_effects(table: pd.DataFrame, *, caption: str) -> Figure:
     """Draw what one strength of each remedy does: reward, skill, distance of weights, KL.
 
-    `table` has a row per model, the plain run among them: method, strength, gain, change, distance,
-    kl.
+    `table` has a row per model: method, strength, gain, change, distance, kl.
     """
     select.need(table, ["method", "strength", *EFFECTS], "penalty_effects")
     rows = table[table["method"] != "none"]
@@ -166,14 +162,10 @@ def penalty_front(
     """Draw live models of one seed beside the averages of its plain run, and recorded fronts.
 
     Left by mean skill, with the recorded fronts of RSF; right the same models where talk is
-    forgiven. Axes are changes since theta_0 of the same seed, so all curves start at zero.
+    forgiven. Axes are changes since theta_0 of the same seed.
 
-    Args:
-        points: The recorded run.
-        live: One row per model, the plain run among them: method, strength, alpha, gain, change,
-            capped_change.
-        averages: The same of averages of the plain run, in the order of alpha.
-        caption: Which run the live models are of.
+    `live` and `averages` (of the plain run, by alpha) have a row per model: method, strength,
+    alpha, gain, change, capped_change.
     """
     columns = [*MODEL, "capped_change"]
     for each in (live, averages):
@@ -207,12 +199,8 @@ def penalty_combined(
 
     Dotted is where no model was made: from theta_0 to the average, and from there to the run.
 
-    Args:
-        live: One row per model: the plain run, remedies, and these with "+average" at one alpha;
-            method, strength, alpha, gain, change.
-        averages: The same of averages of the plain run, in the order of alpha.
-        alpha: The alpha of `live`, the weight of the run.
-        caption: Which run this is.
+    `live` and `averages` (of the plain run, by alpha) have a row per model: method, strength,
+    alpha, gain, change. In `live` are remedies, and these with "+average" at `alpha`.
     """
     for each in (live, averages):
         select.need(each, MODEL, "penalty_combined")
@@ -239,14 +227,14 @@ def live_fronts(points: pd.DataFrame, live: pd.DataFrame, caption: str) -> Figur
     """Draw this run's models over the recorded front, a panel a family (as paper Fig. 3).
 
     Dashed curves are RSF round by round and its averages, recorded, means over seeds. Markers are
-    `live`: points of one seed, theta_0 among them; averages of its distilled run are a solid line.
+    points of one seed (`live`, with theta_0); averages of its distilled run are a solid line.
     """
     values = ["reward", *FAMILY_NAMES]
     recorded = _since(select.main_line(points), "live_fronts", values)
     mine = _since(live, "live_fronts", values)
     setting = ["method", "strength", "alpha", "rounds"]
-    tables = [summarise(rows, setting, values) for rows in (recorded, mine)]
-    table = pd.concat([each.assign(live=i == 1) for i, each in enumerate(tables)])
+    both = [rows.assign(live=rows is mine) for rows in (recorded, mine)]
+    table = summarise(pd.concat(both), ["live", *setting], values)
     mixed = mine["method"] == DISTILLED_AVERAGE
     averages, models = mine[mixed].sort_values("alpha"), mine[~mixed]
     figure, grid = style.panels(
@@ -319,15 +307,11 @@ def replay_mix(uses: Mapping[str, pd.DataFrame], caption: str) -> Figure:
     return style.finish(figure, title, caption, pd.concat(tables), legend_columns=5)
 
 
-# --- recorded remedies ----------------------------------------------------------------------------
-
-
 @style.in_style()
 def penalty_doses(points: pd.DataFrame, methods: Sequence[str], recorded: bool = False) -> Figure:
     """Draw reward, skill and KL along the strengths of each remedy, the weakest left.
 
-    A row of panels for what is held back: weights, outputs, rank. A row is drawn from the seeds
-    that all of it have; dashed is the plain run, if it is there.
+    A row of panels for what is held back; dashed is the plain run, if it is there.
     """
     rows = _since(points, "penalty_doses", ["reward", "skill"])
     _side_by_side(rows[rows["method"].isin(methods)].assign(seed=0), methods)  # all are there
@@ -374,14 +358,8 @@ def remedy_panels(
     """Draw recorded remedies by strength against averages of the plain run, a panel each.
 
     A curve goes from theta_0 over the strongest strength to the weakest, and on to the plain run
-    where it fades into that; these two strengths are written beside their points. All of a panel
-    is drawn from the seeds in its title.
-
-    Args:
-        points: The recorded run, with the plain run and its averages.
-        methods: Remedies, one panel each.
-        family: The score on the y axis.
-        live: Points of this run, one seed; its model of the panel's method is a hollow star.
+    where it fades into that; these two strengths are written beside their points. The panel's
+    method of this run (`live`, points of one seed) is a hollow star.
     """
     values, figure_name = ["reward", family], "remedy_panels"
     rows = _since(points, figure_name, values)

@@ -1,14 +1,14 @@
 """Scores of models on the skills, and what RLHF takes from them: the alignment tax.
 
-`caption` says which run a figure shows (`caption_line`), `study` names the preset whose names the
-skills have; `points` are the columns of points.csv, one study, and `recorded` says that they are a
-run of data/results. What cannot be drawn is a TableError.
+`caption` says which run a figure shows, `study` names the preset whose names the skills have;
+`points` are the columns of points.csv, one study, and `recorded` says that they are of
+data/results. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,7 @@ MODEL_COLOURS = (style.GREY, style.SKY, VERMILLION, BLUE, style.ORANGE, style.PU
 GUESSING = "guessing by answer type"
 
 
-def skills_frame(models: Sequence[str], scores: Sequence[Mapping[str, float]]) -> pd.DataFrame:
-    """Return the table `skills_bar` takes from names and score dicts (SkillScores.metrics)."""
-    if len(models) != len(scores):
-        raise TableError(f"{len(models)} names for {len(scores)} sets of scores.")
-    rows = zip(models, scores, strict=True)
-    return pd.DataFrame([{"model": name, **dict(row)} for name, row in rows])
-
-
 def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
-    """Return the skills a table has columns for, in the order of the course."""
     found = [name for name in SCORES if name in frame.columns]
     if not found:
         raise TableError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
@@ -47,7 +38,6 @@ def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
 
 
 def _guesses(baselines: Mapping[str, float] | None, figure: str) -> dict[str, float]:
-    """Return the baselines as a plain dict; a name that is no skill is an error."""
     given = dict(baselines or {})
     if unknown := [name for name in given if name not in SCORES]:
         raise TableError(f"{figure}: no skill is called {', '.join(unknown)}.")
@@ -77,10 +67,8 @@ def skills_bar(
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
     Args:
-        scores: column `model` and one column per skill (percent); several rows of one model are
-            its seeds.
+        scores: `model` and a column per skill (percent); several rows of one model are its seeds.
         baselines: skill -> score of guessing by answer type (percent).
-        caption, study: see the top of this module.
     """
     need(scores, ["model"], "skills_bar")
     guesses, skills = _guesses(baselines, "skills_bar"), _skills_in(scores, "skills_bar")
@@ -90,9 +78,7 @@ def skills_bar(
     table["baseline"] = table["score"].map(guesses).astype(float)
     models = list(dict.fromkeys(table["model"]))
     if len(models) > len(MODEL_COLOURS):
-        raise TableError(
-            f"skills_bar draws {len(MODEL_COLOURS)} models at most, not {len(models)}."
-        )
+        raise TableError(f"skills_bar draws {len(MODEL_COLOURS)} models, not {len(models)}.")
     looks = {name: Look(name, c, "o") for name, c in zip(models, MODEL_COLOURS, strict=False)}
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
@@ -113,48 +99,38 @@ def skills_bar(
 
 @style.in_style()
 def learning_curves(
-    log: pd.DataFrame,
-    baselines: Mapping[str, float] | None = None,
-    x: str = "tokens",
-    *,
-    caption: str,
-    study: str = "tiny",
+    log: pd.DataFrame, baselines: Mapping[str, float] | None = None, *, caption: str
 ) -> Figure:
-    """Draw one small panel a skill: its score over pretraining, guessing as a dashed line.
+    """Draw one small panel a skill of the tiny world: its score over pretraining.
 
     Args:
-        log: one row per evaluation: column `x` and one column per skill (percent).
-        baselines: skill -> score of guessing by answer type (percent).
-        x: "step", "tokens" or "seconds".
-        caption, study: see the top of this module.
+        log: one row per evaluation: tokens seen, and one column per skill (percent).
+        baselines: skill -> score of guessing by answer type (percent), a dashed line.
     """
-    need(log, [x], "learning_curves")
-    largest = finite(log[x], "learning_curves", f"values of {x}").max()
-    scale, label = 1.0, x
-    if x == "tokens" and largest >= 1e6:
-        scale, label = 1e6, "tokens (millions)"
-    elif x == "seconds" and largest >= 600:
-        scale, label = 60.0, "minutes"
-    guesses, names = _guesses(baselines, "learning_curves"), names_of(study)
+    need(log, ["tokens"], "learning_curves")
+    largest = finite(log["tokens"], "learning_curves", "tokens").max()
+    scale, label = (1e6, "tokens (millions)") if largest >= 1e6 else (1, "tokens")
+    guesses, names = _guesses(baselines, "learning_curves"), names_of("tiny")
     skills, records = _skills_in(log, "learning_curves"), []
     columns = min(4, len(skills))
     rows = -(-len(skills) // columns)
-    size = (11.0, 1.4 + 2.6 * rows)
-    figure, grid = panels(rows, columns, size, used=len(skills), sharex=True, sharey=True)
-    for place, (axes, skill) in enumerate(zip(grid.flat, skills, strict=False)):
-        own = log[[x, skill]].apply(pd.to_numeric, errors="coerce").dropna().sort_values(x)
+    figure, grid = panels(
+        rows, columns, (11.0, 1.4 + 2.6 * rows), used=len(skills), sharex=True, sharey=True,
+        xlabel=label, ylabel="score (%)",
+    )  # fmt: skip
+    for axes, skill in zip(grid.flat, skills, strict=False):
+        own = log[["tokens", skill]].apply(pd.to_numeric, errors="coerce").dropna()
+        own = own.sort_values("tokens")
         values, guess = finite(own[skill], "learning_curves", skill), guesses.get(skill, np.nan)
         records.append((skill, names[skill], values[0], values[-1], values.max(), guess))
         shape: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
-        own = own.assign(**{x: own[x] / scale})
-        draw.line(axes, own, x, skill, Look("model", BLUE, "o"), **shape)
+        own = own.assign(tokens=own["tokens"] / scale)
+        draw.line(axes, own, "tokens", skill, Look("model", BLUE, "o"), **shape)
         if np.isfinite(guess):
             axes.axhline(guess, color=VERMILLION, linestyle="--", linewidth=1.8, label=GUESSING)
         axes.set_title(f"{names[skill]}: {number(values[-1])}", fontsize=13)
         axes.set_ylim(0, 104)
         axes.set_yticks(range(0, 101, 25))
-        axes.set_xlabel(label if place >= (rows - 1) * columns else "")
-        axes.set_ylabel("score (%)" if place % columns == 0 else "")
     table = pd.DataFrame(records, columns=["score", "name", "first", "last", "best", "baseline"])
     return finish(figure, "What pretraining teaches, and when", caption, table, legend_columns=2)
 
@@ -166,12 +142,9 @@ def tax_bars(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     recorded: bool = False,
 ) -> Figure:
-    """Draw the tax per family and per slot with 95 % intervals; theta_0 is the zero line.
-
-    A tax is a score minus that of theta_0 of the same seed, in points: left of 0 is lost.
+    """Draw the tax per family and slot (points since theta_0 of the seed), with 95 % intervals.
 
     Args:
-        points, recorded: see the top of this module.
         alpha: also the tax of averaging at this alpha.
         intervals: slot or family -> (low, high) for RSF, for instance a paired bootstrap over
             items, used in place of the t interval over seeds.
@@ -202,7 +175,6 @@ def tax_bars(
 
 
 def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
-    """Return the change since theta_0 of the same seed by model and score, with its interval."""
     # a suite may leave a slot out (its data cannot be had): its column is empty then
     empty = {name for name in SCORES if name in points and points[name].isna().all()}
     scores = [name for name in SCORES if name not in empty or "skill" in empty]
@@ -228,10 +200,7 @@ def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
 
 @style.in_style()
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward (left) and every family's tax (right) against alpha: changes since theta_0.
-
-    Each seed's reward model has a zero of its own, which means nothing.
-    """
+    """Draw reward (left) and every family's tax (right) against alpha: changes since theta_0."""
     values = ["reward", *FAMILY_NAMES]
     rows = select.change(select.prepare(points, values, "alpha_curves"), values, "alpha_curves")
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]

@@ -35,13 +35,10 @@ BLACK = "#000000"
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
-GREY = "#6E6E6E"
-BROWN = "#8B6D00"  # beside the eight: darker than orange, lighter than black
+GREY, BROWN = "#6E6E6E", "#8B6D00"  # beside the eight
 INK = "#333333"  # axes, zero lines, error bars of bars
 
-WIDE = (8.5, 5.2)
-PANELS = (11.0, 7.4)
-DPI = 120
+WIDE, PANELS, DPI = (8.5, 5.2), (11.0, 7.4), 120
 #: Letters of a caption that fit into an inch of a figure's width; a longer one gets a second line.
 CAPTION_PER_INCH = 13.3
 TITLE_FONT = FontProperties(size=15, weight="bold")
@@ -62,8 +59,7 @@ class Look:
     hatch: str = ""  # of bars
 
 
-# The words of the `method` column; every (colour, marker) pair occurs once. A colour a kind:
-# weights, outputs, rank, replayed text, averages along the path, masks.
+# Every (colour, marker) pair occurs once; a colour a kind of method.
 METHODS: dict[str, Look] = {
     name: Look(METHOD_NAMES[name], colour, marker)
     for colour, marks in {
@@ -164,11 +160,10 @@ def panels(
     ylabel: str = "",
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """Return an empty figure and its grid of axes (rows, columns).
+    """Return an empty figure, known to no backend, and its grid of axes (rows, columns).
 
-    No window and no notebook backend knows about the figure. Of the axes only the first `used` are
-    seen; the lowest of each column keeps its tick labels, and has the label of the x axis, the
-    first of each row that of the y axis. Others as `Figure.subplots`.
+    Of the axes only the first `used` are seen; the lowest of each column has tick labels and the
+    label of the x axis, the first of each row that of the y axis. Others as `Figure.subplots`.
     """
     room = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=size, dpi=DPI, layout=room)
@@ -196,8 +191,8 @@ def finish(
 ) -> Figure:
     """Add title, caption line, the table that the figure shows, and the alt text made from it.
 
-    With `legend_columns` > 0 a legend stands below the title, one entry per label, where it hides
-    no data. `head` is a sentence of the figure's own in its alt text.
+    With `legend_columns` > 0 a legend stands below the title, one entry per label. `head` is a
+    sentence of the figure's own in its alt text.
     """
     lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
@@ -217,36 +212,26 @@ def finish(
 
 
 def table(figure: Figure) -> pd.DataFrame:
-    """Return the table of the numbers that a figure of the course shows.
-
-    Raises:
-        TableError: the figure carries none.
-    """
+    """Return the table of the numbers that a figure of the course shows (TableError: has none)."""
     if figure not in _TABLES:
         raise TableError("This figure has no table: figures of alignment_tax.figures have one.")
     return _TABLES[figure].copy()
 
 
 def alt_text(figure: Figure) -> str:
-    """Return the description that was made from the numbers a figure of the course shows.
-
-    Raises:
-        TableError: the figure carries none.
-    """
-    text = str(figure.get_label())
-    if not text:
-        raise TableError(
-            "This figure has no alt text. Figures of alignment_tax.figures carry their own; "
-            "for another one write show(figure, alt='what it shows, with its numbers')."
-        )
-    return text
+    """Return the words made from the numbers a figure of the course shows (TableError: none)."""
+    if text := str(figure.get_label()):
+        return text
+    raise TableError(
+        "This figure has no alt text. Figures of alignment_tax.figures carry their own; "
+        "for another one write show(figure, alt='what it shows, with its numbers')."
+    )
 
 
 def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
     """Return the figure as PNG bytes, the same for the same data (no date, no versions).
 
-    A palette takes a third of the bytes, and nobody sees the difference: of its 256 colours 64 are
-    the most frequent ones, the others spread over the rest.
+    A palette takes a third of the bytes: the 64 most frequent colours, and 192 of the others.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})

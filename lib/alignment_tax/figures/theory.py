@@ -1,7 +1,6 @@
 """Why averaging works: the gain of averaging in the feature model, simulated beside its formula.
 
-`caption` says which run it is. What cannot be drawn is a TableError: missing columns, no rows, a
-value that is no finite number.
+`caption` says which run it is. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
             "different"), shared (n_o), average ("outputs" or "weights"), gain (xi in points).
         formulas: The lines beside them: features, p, labels, shared, and the predicted gains in
             points, `printed` and `weights` (NaN where there is no formula).
-        caption: Which run this is.
     """
     need(repeats, [*WORLD, "shared", "average", "gain"], "effectiveness")
     need(formulas, [*WORLD, "shared", *FORMULAS], "effectiveness")
@@ -71,10 +69,8 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
 def limit(repeats: pd.DataFrame, *, caption: str) -> Figure:
     """Draw the accuracy of a single model against its number of features, and the normal limit.
 
-    Args:
-        repeats: One row per repeat: features (n), accuracy (percent, simulated), predicted
-            (percent, F_p; the same in all repeats of one n).
-        caption: Which run this is.
+    One row per repeat: features (n), accuracy (percent, simulated), predicted (percent, F_p; the
+    same in all repeats of one n).
     """
     need(repeats, ["features", "accuracy", "predicted"], "limit")
     finite(repeats[["accuracy", "predicted"]], "limit", "accuracies")

@@ -1,15 +1,13 @@
 """How training went: losses, the reward model, what sampling more buys, RSF round by round.
 
-`caption` says which run a figure shows (`caption_line`); `points` are the columns of points.csv,
-one study, and `recorded` says that they are a run of data/results. What cannot be drawn is a
-TableError: missing columns, no rows, NaN, a number outside of what it can be.
+`caption` says which run a figure shows; `points` are the columns of points.csv, one study, and
+`recorded` says that they are of data/results. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from math import comb
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -21,27 +19,16 @@ from alignment_tax.figures.style import BLACK, BLUE, GREY, VERMILLION, Look, fin
 from alignment_tax.figures.words import run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
 from alignment_tax.results import points as select
-from alignment_tax.results.points import TableError, finite, need, theta_0
-from alignment_tax.stats.compare import interval, summarise
+from alignment_tax.results.points import TableError, finite, need
+from alignment_tax.stats.compare import interval, summarise, wilson
 
 # Yellow lines on white cannot be seen on a projector.
 LINE_COLOURS = (BLUE, VERMILLION, style.PURPLE, style.GREEN, style.SKY, style.ORANGE)
-PROXY_LOOK = Look("reward model (optimised)", BLUE, "o")
-GOLD_LOOK = Look("gold reward (not optimised)", VERMILLION, "s")
 WIDE = (style.WIDE[0], 4.6)
-
-
-def wilson(right: float, n: float) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval (0-1) of a share of `right` among `n` trials."""
-    z = NormalDist().inv_cdf(0.975)
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return middle - half, middle + half
+WINDOW = 20  # logged steps in the running mean of a loss
 
 
 def _shares(values: object, figure: str, what: str) -> None:
-    """Refuse what is no share between 0 and 1."""
     shares = finite(values, figure, what)
     if shares.min() < 0 or shares.max() > 1:
         raise TableError(f"{figure}: {what} are shares between 0 and 1 (0.5: a tie).")
@@ -56,22 +43,19 @@ def pair_accuracy_by_kind(
 ) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
-    Args:
-        pairs: one row per preference pair: `kind` (what tells the two replies apart) and
-            `correct` (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
-        caption, title: which run this is, and what is asked.
+    `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
+    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
     """
     need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
     _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
-    kinds = pairs.groupby("kind")["correct"].agg(pairs="size", accuracy="mean").reset_index()
-    overall = [{"kind": "all pairs", "pairs": len(pairs), "accuracy": pairs["correct"].mean()}]
-    kinds = kinds.sort_values("accuracy", kind="stable")
-    table = pd.concat([kinds, pd.DataFrame(overall)], ignore_index=True)
+    both = (pairs, pairs.assign(kind="all pairs"))
+    kinds, all_ = (r.groupby("kind")["correct"].agg(pairs="size", accuracy="mean") for r in both)
+    table = pd.concat([kinds.sort_values("accuracy", kind="stable"), all_]).reset_index()
     ends = [wilson(a * n, n) for a, n in zip(table["accuracy"], table["pairs"], strict=True)]
     table[["low", "high"]] = ends
     table[["accuracy", "low", "high"]] *= 100
     figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
-    looks = [*[Look("_", BLUE, "o")] * len(kinds), Look("_", BLACK, "D")]
+    looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", BLACK, "D")]
     named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
     draw.forest(axes, named, name="line", value="accuracy", looks=looks, zero=None, sign=False)
     draw.level(axes, 50, upright=True)
@@ -84,17 +68,15 @@ def pair_accuracy_by_kind(
 def reliability(bins: pd.DataFrame, *, caption: str) -> Figure:
     """Draw observed against predicted preference; on the diagonal the model is calibrated.
 
-    The lower panel counts the pairs behind each point. `bins` are those of
-    train.reward.calibration: predicted (mean probability that the preferred reply wins), observed
-    (share in which it does), count (pairs).
+    `bins` are those of train.reward.calibration: predicted (mean probability that the preferred
+    reply wins), observed (share in which it does), count (pairs, in the lower panel).
     """
     need(bins, ["predicted", "observed", "count"], "reliability")
-    table = bins.loc[bins["count"] > 0, ["predicted", "observed"]].reset_index(drop=True)
-    counts = bins.loc[bins["count"] > 0, "count"].astype(int).tolist()
+    there = bins[bins["count"] > 0].reset_index(drop=True)
+    counts, table = there["count"].astype(int), there[["predicted", "observed"]].copy()
     _shares(table, "reliability", "predicted and observed")
-    table[["low", "high"]] = [
-        wilson(o * n, n) for o, n in zip(table["observed"], counts, strict=True)
-    ]
+    ends = [wilson(o * n, n) for o, n in zip(table["observed"], counts, strict=True)]
+    table[["low", "high"]] = ends
     table = (100 * table).assign(count=counts)
     gap = (table["predicted"] - table["observed"]).abs()
     error = number(float(np.average(gap, weights=counts)))
@@ -136,33 +118,25 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
 
 
 @style.in_style()
-def losses(
-    log: pd.DataFrame,
-    window: int = 20,
-    *,
-    caption: str,
-    level: tuple[float, str] | None = None,
-) -> Figure:
-    """Draw losses against steps: faint as logged, strong as a running mean.
+def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None = None) -> Figure:
+    """Draw losses against steps: faint as logged, strong as a centred running mean.
 
     The table says how each curve begins (`first`, as logged: a mean would hide where training
     began) and ends (`last` and `lowest`, running means over `window` logged steps).
 
     Args:
         log: one row per logged step: step, loss, and where there are several curves `series`.
-        window: logged steps in the centred running mean (shorter at the ends).
-        caption: which run this is.
         level: a loss to compare with, and what it is: a dashed line.
     """
     need(log, ["step", "loss"], "losses")
-    finite(log["step"], "losses", "steps")
-    finite(log["loss"], "losses", "losses")
+    for column in ("step", "loss"):
+        finite(log[column], "losses", "losses" if column == "loss" else "steps")
     named = log if "series" in log.columns else log.assign(series="training loss")
     figure, [[axes]] = panels(size=WIDE)
     records = []
     for place, (name, own) in enumerate(named.groupby("series", sort=False)):
         own = own.sort_values("step")
-        steps = max(1, min(window, len(own) // 5))
+        steps = max(1, min(WINDOW, len(own) // 5))
         look = Look(str(name), LINE_COLOURS[place % len(LINE_COLOURS)], "o")
         mark = "o" if len(own) < 12 else None
         smooth = draw.line(axes, own, "step", "loss", look, smooth=steps, marker=mark)
@@ -171,9 +145,10 @@ def losses(
     table = pd.DataFrame(records, columns=["series", "steps", "first", "last", "lowest", "window"])
     if (longest := table["window"].max()) > 1:
         caption += f" · pale: as logged, strong: mean of {longest} logged steps"
+    head = ""
     if level is not None:
         draw.level(axes, *level)
-    head = "" if level is None else f"Dashed: {level[1]}, {number(level[0], 3)}."
+        head = f"Dashed: {level[1]}, {number(level[0], 3)}."
     axes.set(xlabel="step", ylabel="loss")
     axes.locator_params(axis="x", integer=True)
     axes.margins(x=0.01)
@@ -182,33 +157,25 @@ def losses(
 
 
 @style.in_style()
-def best_of_n(rewards: np.ndarray, n_max: int | None = None, *, caption: str) -> Figure:
-    """Draw the reward to expect of the best of n replies against n = 1 .. n_max.
+def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
+    """Draw the reward to expect of the best of n replies against n = 1 .. k.
 
     The mean over all subsets of n of the k sampled replies, without bias: with a prompt's rewards
-    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts.
-
-    Args:
-        rewards: one row a prompt, one column a sampled reply (prompts, k).
-        n_max: largest n, at most k; default k.
-        caption: which run this is.
+    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts: `rewards`
+    (prompts, k) has a row a prompt.
     """
     matrix = finite(rewards, "best_of_n", "rewards")
     if matrix.ndim != 2:
         raise TableError(f"best_of_n takes a matrix prompts x replies, not {matrix.shape}.")
-    k = matrix.shape[1]
-    top = k if n_max is None else n_max
-    if not 1 <= top <= k:
-        raise TableError(f"best_of_n: n_max is between 1 and the {k} replies, not {top}.")
-    ordered, every = np.sort(matrix, axis=1), range(1, top + 1)
-    weights = [[comb(i, n - 1) / comb(k, n) for i in range(k)] for n in every]
-    means = [(n, *interval(ordered @ weight)) for n, weight in zip(every, weights, strict=True)]
+    k, ordered = matrix.shape[1], np.sort(matrix, axis=1)
+    weights = {n: [comb(i, n - 1) / comb(k, n) for i in range(k)] for n in range(1, k + 1)}
+    means = [(n, *interval(ordered @ weight)) for n, weight in weights.items()]
     table = pd.DataFrame(means, columns=["n", "reward", "low", "high"])
     figure, [[axes]] = panels(size=WIDE)
     axes.fill_between(table["n"], table["low"], table["high"], color=BLUE, alpha=0.18, lw=0)
     draw.curve(axes, table, "n", "reward", Look("_", BLUE, "o"), bars="")
     axes.set_xscale("log", base=2)
-    ticks = [2**power for power in range(int(np.log2(top)) + 1)]
+    ticks = [2**power for power in range(int(np.log2(k)) + 1)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("n: replies sampled for a prompt (the best one is kept)")
@@ -230,9 +197,8 @@ def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> 
     table = table.rename(columns=names)
     edges = np.histogram_bin_edges(pd.concat(list(both.values())), bins=40)
     figure, [[axes]] = panels(size=WIDE)
-    for (name, values), colour, dash in zip(
-        both.items(), (GREY, VERMILLION), ("--", "-"), strict=True
-    ):
+    shapes = ((GREY, "--"), (VERMILLION, "-"))
+    for (name, values), (colour, dash) in zip(both.items(), shapes, strict=True):
         axes.hist(
             values, edges, weights=np.full(values.size, 100 / values.size), histtype="stepfilled",
             color=(colour, 0.3), edgecolor=colour, linewidth=1.2,
@@ -243,35 +209,23 @@ def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> 
     return finish(figure, "Rewards before and after", caption, table, legend_columns=2)
 
 
-def _trained(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
-    """Return theta_0 as round 0 and the rounds of one algorithm; empty when it was not run."""
-    rounds = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
-    start = theta_0(rows, figure)
-    start = start[start["seed"].isin(rounds["seed"])]
-    return pd.concat([start.assign(algorithm=algorithm, rounds=0.0), rounds])
-
-
 @style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw reward, gold reward and skills against the rounds of RSF (paper Fig. 12).
 
-    The control keeps a random reply instead of the best: what it changes, training on the
-    model's own text changes; what only RSF changes, the reward does. The reward is the gain over
-    theta_0 of the same seed (the zero of a reward model means nothing).
+    The control keeps a random reply instead of the best: what it changes, training on the model's
+    own text changes; what only RSF changes, the reward does. Rewards are gains over theta_0.
     """
-    has_gold = (
-        isinstance(points, pd.DataFrame) and "gold" in points and points["gold"].notna().any()
-    )
-    upper = ["reward", "gold", "skill"] if has_gold else ["reward", "skill"]
-    lower = [name for name in FAMILY_NAMES if name != "skill"]
+    upper, lower = ["reward", "gold", "skill"], [name for name in FAMILY_NAMES if name != "skill"]
+    if not select.has_gold(points):
+        upper.remove("gold")
     rows = select.prepare(points, [*upper, *lower], "rsf_rounds")
     select.last_rsf(rows, "rsf_rounds")
     rows = select.change(rows, ["reward"], "rsf_rounds")
-    curves = {name: _trained(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")}
-    settings = ["algorithm", "rounds"]
-    table = summarise(pd.concat(list(curves.values())), settings, [*upper, *lower])
+    curves = [select.rounds_from_0(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")]
+    table = summarise(pd.concat(curves), ["algorithm", "rounds"], [*upper, *lower])
     control = style.ALGORITHMS["rsf_random"]
-    scored, every = (set(own["rounds"]) for own in curves.values())
+    scored, every = (set(own["rounds"]) for own in curves)
     if scored < every:
         few = " and ".join(f"{each:g}" for each in sorted(scored - {0}))
         control = replace(control, label=f"{control.label} (only round {few} was scored)")
@@ -282,11 +236,9 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     titles = {"reward": "reward gained over θ₀", "skill": "mean skill (%)"}
     for axes, name in zip([*grid[0, : len(upper)], *grid[1]], [*upper, *lower], strict=True):
         axes.set_title(titles.get(name, AXIS_NAMES[name]))
-        for algorithm, look in looks.items():
-            part = table[table["algorithm"] == algorithm]
-            if len(part):
-                dash = "-" if algorithm == "rsf" else "--"
-                draw.curve(axes, part, "rounds", name, look, linestyle=dash, linewidth=2)
+        for algorithm, dash in (("rsf_random", "--"), ("rsf", "-")):
+            look = {algorithm: looks[algorithm]}
+            draw.curves(axes, table, "algorithm", "rounds", name, look, linestyle=dash, linewidth=2)
     for axes in grid[1]:
         axes.set_xlabel("rounds of RSF")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -295,34 +247,32 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 
 @style.in_style()
-def reward_hacking(points: pd.DataFrame, x: str = "rounds", recorded: bool = False) -> Figure:
+def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the optimised reward against the gold reward (after Gao et al. 2023).
 
-    Left: both against the rounds (or x="kl", the KL from theta_0 in nats), each as a share of its
-    largest mean change, so that the place where they part is seen. Right: the path of the rounds in
-    the units of both.
+    Left: both against the rounds, as shares of their largest mean change, so that the place where
+    they part is seen. Right: the path of the rounds in the units of both.
     """
-    if x not in ("rounds", "kl"):
-        raise TableError(f"reward_hacking: x is 'rounds' or 'kl', not {x!r}.")
-    values = ["reward", "gold", *(["kl"] if x == "kl" else [])]
+    values = ["reward", "gold"]
     rows = select.prepare(points, values, "reward_hacking")
     select.last_rsf(rows, "reward_hacking")
-    path = _trained(rows, "rsf", "reward_hacking")
-    gains = select.change(rows, ["reward", "gold"], "reward_hacking").loc[path.index]
-    for each in ("reward", "gold"):
+    path = select.rounds_from_0(rows, "rsf", "reward_hacking")
+    gains = select.change(rows, values, "reward_hacking").loc[path.index]
+    for each in values:
         largest = gains.groupby(path["rounds"])[each].mean().abs().max()
         if largest == 0:
             raise TableError(f"reward_hacking: {each} is the same after every round.")
         path[f"{each}_share"] = gains[each] / largest
     table = summarise(path, ["rounds"], [*values, "reward_share", "gold_share"])
     figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
-    draw.curve(left, table, x, "reward_share", PROXY_LOOK, bars="y")
-    draw.curve(left, table, x, "gold_share", GOLD_LOOK, bars="y")
+    proxy = Look("reward model (optimised)", BLUE, "o")
+    draw.curve(left, table, "rounds", "reward_share", proxy, bars="y")
+    gold = Look("gold reward (not optimised)", VERMILLION, "s")
+    draw.curve(left, table, "rounds", "gold_share", gold, bars="y")
     draw.level(left, 0)
     left.set_title("change since θ₀, share of the largest")
-    left.set_xlabel("rounds of RSF" if x == "rounds" else "KL from θ₀ (nats)")
-    if x == "rounds":
-        left.xaxis.get_major_locator().set_params(integer=True)
+    left.set_xlabel("rounds of RSF")
+    left.xaxis.get_major_locator().set_params(integer=True)
     draw.curve(right, table, "reward", "gold", Look("_", GREY, "o"), bars="")
     best = int(table["gold"].argmax())
     for place in {0, best, len(table) - 1}:

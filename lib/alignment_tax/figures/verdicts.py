@@ -1,8 +1,7 @@
 """Claims with intervals and verdicts: as a table, as Markdown, and as a forest of intervals.
 
-`records` are claims to comparisons (`stats.compare`), or rows of the table of claims: claim,
-difference, low, high, verdict. What is none of it is a TableError: no record, a missing field, an
-interval that misses its value, a word that is no verdict.
+`records` are claims to comparisons (`stats.compare`), or rows of the table of claims. What is none
+of it is a TableError.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ COLUMNS = ["claim", "difference", "low", "high", "verdict"]
 
 
 def _rows(records: Records) -> pd.DataFrame:
-    """Return the five columns of claims, checked."""
     if isinstance(records, Mapping):
         records = [{**_fields(each), "claim": claim} for claim, each in records.items()]
     elif not isinstance(records, pd.DataFrame):
@@ -81,10 +79,8 @@ def forest(
     """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
 
     Args:
-        records: Claims, all with differences in the same `unit`.
-        unit: What the differences are measured in.
-        caption: Which run this is.
-        title: What is asked.
+        records, unit: Claims, and what all their differences are measured in.
+        caption, title: Which run this is, and what is asked.
         digits: Of the number above each marker.
         sides: What a difference below zero says, and what one above, as words under the axis.
     """
@@ -102,10 +98,8 @@ def forest(
 def rivals(found: pd.DataFrame, *, caption: str) -> Figure:
     """Draw averaging minus each remedy with its 95 % interval, a panel per score and measure.
 
-    Args:
-        found: Columns name, seeds (in words), score, measure, unit, difference, low, high, verdict;
-            every method by every score and measure.
-        caption: Which run this is.
+    `found` has the columns name, seeds (in words), score, measure, unit, difference, low, high and
+    verdict; every method by every score and measure.
     """
     need(found, ["name", "seeds", "score", "measure", "unit"], "rivals")
     table = found.assign(claim=found["name"] + " (" + found["seeds"] + ")")

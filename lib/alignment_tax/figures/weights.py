@@ -1,7 +1,6 @@
 """What remedies do to weights and outputs: distances, spectra, paths of training, graft's masks.
 
-`caption` says which run it is. What cannot be drawn is a TableError: missing columns, no row, no
-run, an unknown method, a run that did not move.
+`caption` says which run it is. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ FILLS = {
     "random": replace(MASKS["random"], colour="white", hatch="///"),
     "learnt": replace(MASKS["learnt"], colour="#BBBBBB", hatch="..."),
 }
-KINDS = {"all": "all", "embedding": "embeddings", "linear": "linear", "norm": "norms",
-         "head": "head"}  # fmt: skip
+KINDS = {"embedding": "embeddings", "norm": "norms"}
 
 
 def strokes(methods: Iterable[str]) -> dict[str, str]:
@@ -60,9 +58,8 @@ def strokes(methods: Iterable[str]) -> dict[str, str]:
 def penalty_distances() -> Figure:
     """Draw the three distances between outputs where a token is dropped, and where one is added.
 
-    Its table has the panel, the student's probability, and forward, reverse and squared distance.
-    In the panel "drops" the student is the probability of the second token, which the first gains;
-    in "adds" that of the third, which the other two lose in proportion.
+    In the table `student` is, in the panel "drops", the probability of the second token, which the
+    first gains; in "adds" that of the third, which the other two lose in proportion.
     """
     first, second, third = p = np.array(THREE_TOKENS)
     dropped = np.logspace(np.log10(second), -6, 400)
@@ -98,12 +95,8 @@ def penalty_distances() -> Figure:
 def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figure:
     """Draw how many weights moved by how many steps, a line a run.
 
-    Its table has for each run the share that moved by less than one learning rate (percent), and
-    what half of them moved less than.
-
-    Args:
-        shares: Method to the histogram of its run: steps (learning rates), share (percent).
-        caption: Which run this is.
+    `shares` maps a method to the histogram of its run: steps (learning rates), share (percent). The
+    table has the share that moved by less than one learning rate, and what half moved less than.
     """
     figure, [[axes]] = style.panels(
         xlabel="change of a weight since θ₀, in learning rates of the plain run "
@@ -129,11 +122,8 @@ def penalty_changes(shares: Mapping[str, pd.DataFrame], *, caption: str) -> Figu
 def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
     """Draw the singular values of the change of one matrix, a line a run.
 
-    Thin dots mark a thousandth of each run's largest: what lies above counts as a direction.
-
-    Args:
-        values: Method to the singular values of its run, the largest first.
-        caption: Which run and which matrix this is.
+    `values` maps a method to the singular values of its run, the largest first. Thin dots mark a
+    thousandth of the largest: what lies above counts as a direction.
     """
     figure, [[axes]] = style.panels(
         xlabel="number of the singular value", ylabel="singular value of the change"
@@ -159,9 +149,7 @@ def lora_spectra(values: Mapping[str, np.ndarray], *, caption: str) -> Figure:
 def path_lengths(rows: pd.DataFrame, caption: str) -> Figure:
     """Draw how far a run and averages along it are from theta_0, in percent of the run's end.
 
-    Args:
-        rows: Columns step, trained and one per average (SMA, EMA, BEMA): distances from theta_0.
-        caption: Which run this is.
+    `rows` have the columns step, trained and one per average (SMA, EMA, BEMA): the distances.
     """
     need(rows, ["step", "trained"], "path_lengths")
     rows = rows.sort_values("step", ignore_index=True)
@@ -185,10 +173,8 @@ def path_lengths(rows: pd.DataFrame, caption: str) -> Figure:
 def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figure:
     """Draw what a mask keeps of the norm of the change, and in which kinds of weights.
 
-    Args:
-        norms: Columns density, largest, random: the shares of the norm that are kept.
-        masks: Columns mask, kind, density, norm.
-        caption: Which run this is.
+    `norms` has the columns density, largest, random (shares of the norm that are kept), `masks` has
+    mask, kind, density, norm.
     """
     need(norms, ["density", "largest", "random"], "graft_masks")
     need(masks, ["mask", "kind", "density", "norm"], "graft_masks")
@@ -209,8 +195,9 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
     left.minorticks_off()
     left.set(ylim=(0, 1.03), xlabel="density of the mask", ylabel="share of the norm that is kept")
     left.set_title("by density")
-    bars = masks.assign(percent=100 * masks["density"], kind=masks["kind"].map(KINDS))
-    bars = bars.sort_values("kind", key=lambda each: each.map(list(KINDS.values()).index))
+    order = ["all", "embedding", "linear", "norm", "head"]
+    bars = masks.sort_values("kind", key=lambda each: each.map(order.index))
+    bars = bars.assign(percent=100 * bars["density"], kind=bars["kind"].replace(KINDS))
     draw.bars(right, bars, "kind", "mask", "percent", FILLS, edgecolor="black", linewidth=0.8)
     densities = " and ".join(f"{d:.2g}" for d in sorted(set(whole["density"].round(4))))
     right.set_title(f"by kind of weight, at density {densities}")
@@ -224,10 +211,8 @@ def graft_masks(norms: pd.DataFrame, masks: pd.DataFrame, caption: str) -> Figur
 def same_norm(rows: pd.DataFrame, caption: str) -> Figure:
     """Draw reward and skill of grafts and averages against their norm, and against each other.
 
-    Args:
-        rows: Columns mask ("average" or a mask's name), norm (share of the whole change's), reward
-            (gained over theta_0), skill (change since theta_0, points); one row per model.
-        caption: Which run this is.
+    One row per model: mask ("average" or a mask's name), norm (share of the whole change's), reward
+    (gained over theta_0), skill (change since theta_0, points).
     """
     need(rows, ["mask", "norm", "reward", "skill"], "same_norm")
     table = rows[["mask", "norm", "reward", "skill"]].sort_values(["mask", "norm"])

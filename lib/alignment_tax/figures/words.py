@@ -20,22 +20,12 @@ from alignment_tax.labels import (
 #: An alt text names so many rows at most; of more it names the ends and the extremes.
 MOST_ROWS = 24
 # columns that are named by their values alone
-PLAIN = (
-    "line",
-    "claim",
-    "name",
-    "model",
-    "label",
-    "kind",
-    "method",
-    "algorithm",
-    "verdict",
-    "series",
-)
+PLAIN = "line claim name model label kind method algorithm verdict series".split()
 # how the words of some columns are said
 WORDS: dict[str, Mapping[str, str]] = {
     "algorithm": ALGORITHM_NAMES,
     "method": {**METHOD_NAMES, "none": ""},
+    "family": FAMILY_NAMES,
 }
 
 
@@ -52,27 +42,20 @@ def _line(study: str, which: str, n_items: int | None, recorded: bool) -> str:
 
 
 def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
-    """Return the caption line of the rows a figure draws; it says what bars are if there are any.
-
-    Pass the rows that are drawn and no more: the caption names every seed among them.
-    """
+    """Return the caption line of the rows that are drawn; it names every seed among them."""
     return groups_caption({"": rows}, recorded)
 
 
 def groups_caption(groups: Mapping[str, pd.DataFrame], recorded: bool = False) -> str:
-    """Return the caption line of groups of rows that may be of other seeds each.
+    """Return the caption line of rows by name; seeds that differ are named by group.
 
-    Args:
-        groups: name -> the rows that are drawn. Where all are of the same seeds these are named
-            once ("seeds 0-4"), else by group ("RSF seeds 0-4; DPO, PPO seeds 5-9").
-        recorded: True for a run from data/results.
+    For instance "recorded run tiny, RSF seeds 0-4; DPO, PPO seeds 5-9, 6000 items".
     """
     names: dict[str, list[str]] = {}
     for name, rows in groups.items():
         names.setdefault(seeds_text(rows["seed"]), []).append(name)
-    which = "; ".join(f"{', '.join(own)} {seeds}" for seeds, own in names.items())
-    if len(names) == 1:
-        which = next(iter(names))
+    which, *others = (f"{', '.join(own)} {seeds}" for seeds, own in names.items())
+    which = "; ".join([which, *others]) if others else next(iter(names))
     every = pd.concat(list(groups.values()))
     items = pd.to_numeric(every["n_items"], errors="coerce") if "n_items" in every else None
     count = int(items.max()) if items is not None and items.notna().any() else None
@@ -83,11 +66,10 @@ def groups_caption(groups: Mapping[str, pd.DataFrame], recorded: bool = False) -
 
 
 def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> str:
-    """Return the alt text of a figure: what it is, which run, and its rows in words.
+    """Return the alt text of a figure: what it is, which run, and its rows with intervals in words.
 
-    NAME_low and NAME_high (or low and high behind a value) are said with their value. What is the
-    same in all rows is said once. Of many rows only the first and last of each group of names, and
-    those with the least and the largest values, are said.
+    What is the same in all rows is said once. Of many rows only the first and last of each group of
+    names, and those with the least and the largest values, are said.
     """
     table = table.reset_index(drop=True)
     ends = ("_low", "_high")

@@ -180,6 +180,19 @@ def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
     return start
 
 
+def rounds_from_0(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+    """Return theta_0 as round 0 and the rounds of one algorithm; empty when it was not run."""
+    rounds = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
+    start = theta_0(rows, figure)
+    start = start[start["seed"].isin(rounds["seed"])]
+    return pd.concat([start.assign(algorithm=algorithm, rounds=0.0), rounds])
+
+
+def has_gold(points: pd.DataFrame) -> bool:
+    """Whether any row has a gold reward: real data have none."""
+    return isinstance(points, pd.DataFrame) and "gold" in points and points["gold"].notna().any()
+
+
 def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Return the rows of the last RSF round, one a seed."""
     return last_round(rows, "rsf", figure)

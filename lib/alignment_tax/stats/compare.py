@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hypervolume
 
@@ -70,6 +70,14 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
     half = float(stdtrit(array.size - 1, 0.5 + LEVEL / 2)) * error
     return mean, float(mean - half), float(mean + half)
+
+
+def wilson(right: float, n: float) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval (0-1) of a share of `right` among `n` trials."""
+    z, share = float(ndtri(0.975)), right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return middle - half, middle + half
 
 
 def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.DataFrame:
