@@ -57,12 +57,7 @@ class Artifact:
 
 
 def plain_json(value: Any, name: str) -> Any:
-    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers.
-
-    Raises:
-        TypeError: something else than None, booleans, numbers, text, lists and mappings is inside.
-        ValueError: a float is NaN or infinite.
-    """
+    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
@@ -98,8 +93,7 @@ def artifact_key(
 ) -> str:
     """Return the key of an artifact: the sha256 of everything that determines it (see `get`)."""
     plain = plain_json(inputs, f"inputs of {stage}")
-    own = {"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)}
-    return digest(own)
+    return digest({"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)})
 
 
 def file_digest(path: Path) -> str:
@@ -110,10 +104,14 @@ def file_digest(path: Path) -> str:
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return path -> sha256 and size in bytes of every file below `folder` but its meta.json."""
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / META]
-    kept = [{"sha256": file_digest(path), "bytes": path.stat().st_size} for path in paths]
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return dict(zip(names, kept, strict=True))
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": file_digest(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / META
+    }
 
 
 def sync(path: Path) -> None:
@@ -145,11 +143,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
-    """Compare the files of an artifact, by size and hash, with meta.json; return its content.
-
-    Raises:
-        DamagedArtifact: naming the first file that is missing, truncated or altered.
-    """
+    """Compare the files of an artifact, by size and hash, with meta.json; return its content."""
 
     def damage(what: str) -> DamagedArtifact:
         return DamagedArtifact(f"{describe} in {folder} is damaged: {what}.")
@@ -187,11 +181,7 @@ def write_manifest(folder: Path, meta: Mapping[str, Any], describe: str = "") ->
 
 
 def verify_folder(folder: Path, describe: str = "") -> Artifact:
-    """Return a shipped artifact after checking every file.
-
-    Raises:
-        MissingArtifact, DamagedArtifact: it is not whole, and cannot be made again.
-    """
+    """Return a shipped artifact after checking every file: it cannot be made again."""
     describe = describe or folder.name
     restore = f"Get it back from version control: git checkout -- {folder}"
     if not folder.is_dir():
@@ -241,17 +231,9 @@ class Store:
     ) -> Artifact:
         """Return the artifact that these inputs determine; make it if it does not exist.
 
-        Args:
-            stage: name of the stage, also the name of the folder above its artifacts.
-            inputs, parents: what determines the result: plain JSON, and what it starts from.
-            make: writes the files into the folder that it is given.
-            version: to be raised when the code of the stage changes its results.
-            describe: what is made, for messages, for instance "reward model (tiny, seed 0)".
-            seed, config: kept in meta.json for readers; they do not enter the key.
-
-        Raises:
-            MissingArtifact: a parent does not exist, and the artifact has to be made.
-            DiskFull: there is no room for it; nothing is left behind.
+        `inputs` (plain JSON), `parents` and `version`, which is raised when the code of a stage
+        changes its results, determine it. `make` writes its files into the folder that it is given,
+        `describe` is for messages; `seed` and `config` are kept in meta.json for readers.
         """
         parents = parents or {}
         describe = describe or stage

@@ -10,8 +10,8 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import prompt_ids
-from alignment_tax.pipeline.stages import base, ratios, stage, trained
-from alignment_tax.pipeline.stages.run import Run, write_json
+from alignment_tax.pipeline.stages import base, ratios
+from alignment_tax.pipeline.stages.run import Run, trained, write_json
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
 from alignment_tax.store import Artifact, digest
@@ -38,7 +38,6 @@ def _items_key(suite: str) -> str:
     return digest([list(items(slot)["prompt"]) + list(items(slot)["target"]) for slot in slots])
 
 
-@stage("scores")
 def scores(run: Run, spec: Spec) -> Artifact:
     """Skills, reward, gold and KL of a model: point.json, its items and its replies.
 
@@ -69,12 +68,11 @@ def scores(run: Run, spec: Spec) -> Artifact:
     }
     details = {"strength": spec.strength, "part": spec.part}
     inputs |= {key: value for key, value in details.items() if value is not None}
-    parents = {"policy": trained(run, spec), "reward": base.reward(run, base.START)}
-    parents["reference"] = base.sft(run, base.START)
+    parents = {"policy": trained(run, spec), "reward": base.reward(run)}
+    parents["reference"] = base.sft(run)
     return run.get("scores", inputs, make, parents, f"scores of {spec}", version=3)
 
 
-@stage("forward KL")
 def forward_kl(run: Run, spec: Spec) -> Artifact:
     """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
 
