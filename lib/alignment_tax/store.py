@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +193,6 @@ def verify_folder(folder: Path, describe: str = "") -> Artifact:
     return Artifact(folder, meta["key"], meta)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk (or the quota) is full."""
-    # libraries written in C++ or Rust raise their own types, with the system's words in the text
-    numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return numbered or "no space left on device" in str(error).lower()
-
-
 def say(message: str) -> None:
     """Tell the reader what is going on, beside the results: on standard error."""
     print(message, file=sys.stderr, flush=True)
@@ -243,23 +236,18 @@ class Store:
         meta = {"key": key, "stage": stage, "version": version, "describe": describe}
         meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
         meta["parents"] = keys
-        found = self._intact(folder, key, describe)
-        if isinstance(found, Artifact):
-            return found
-        try:
-            with self._locked(folder, describe):
-                # another run may have made or mended it while this one waited
-                found = self._intact(folder, key, describe)
-                if isinstance(found, Artifact):
-                    return found
-                if isinstance(found, DamagedArtifact):
-                    aside = move_aside(folder)
-                    say(f"{found} It is moved to {aside.name} and made again.")
-                return self._make(folder, make, meta, parents)
-        except Exception as error:
-            if is_disk_full(error):
-                raise self._disk_full(describe) from error
-            raise
+        # another run may make or mend it while this one waits for the lock
+        with _explained(describe, self.root):
+            found = self._intact(folder, key, describe)
+            if not isinstance(found, Artifact):
+                with _locked(folder, describe):
+                    found = self._intact(folder, key, describe)
+                    if isinstance(found, DamagedArtifact):
+                        aside = move_aside(folder)
+                        say(f"{found} It is moved to {aside.name} and made again.")
+                    if not isinstance(found, Artifact):
+                        found = self._make(folder, make, meta, parents)
+        return found
 
     def _intact(self, folder: Path, key: str, describe: str) -> Artifact | DamagedArtifact | None:
         """Return the artifact, what is damaged, or None; files are hashed once per store."""
@@ -274,16 +262,6 @@ class Store:
             return damage
         self._verified.add(key)
         return Artifact(folder, key, meta)
-
-    def _locked(self, folder: Path, describe: str) -> AbstractContextManager[object]:
-        """Return the artifact's lock, held until the end of the with block; say it when waiting."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_of(folder)
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            say(f"Waiting for another run that is making {describe} ...")
-            return lock.acquire()
 
     def _make(
         self,
@@ -328,14 +306,35 @@ class Store:
         self._verified.add(sealed["key"])
         return Artifact(folder, sealed["key"], sealed)
 
-    def _disk_full(self, describe: str) -> DiskFull:
-        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+
+@contextlib.contextmanager
+def _explained(describe: str, root: Path) -> Iterator[None]:
+    """Say what to do when the disk (or the quota) is full."""
+    try:
+        yield
+    except Exception as error:
+        # libraries written in C++ or Rust raise their own types, with the system's words in them
+        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not numbered and "no space left on device" not in str(error).lower():
+            raise
+        existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
-        return DiskFull(
-            f"The disk is full: {describe} could not be written to {self.root} ({free:.0f} MB "
-            "free). Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a "
-            "folder on another disk, and run it again: what is finished is kept."
-        )
+        raise DiskFull(
+            f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free). "
+            "Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a folder "
+            "on another disk, and run it again: what is finished is kept."
+        ) from error
+
+
+def _locked(folder: Path, describe: str) -> AbstractContextManager[object]:
+    """The artifact's lock, held until the end of the with block; say it when waiting."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(folder)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Waiting for another run that is making {describe} ...")
+        return lock.acquire()
 
 
 def lock_of(folder: Path) -> FileLock:

@@ -192,22 +192,16 @@ def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
-    """Wall seconds of each stage of a study, from its artifacts, over however many calls."""
-    judge = base.judge(study)
-    named = {
-        "sft": [study.sft],
-        "reward model": [study.reward],
-        "rsf rounds": [study.rsf(r) for r in range(1, study.preset.rsf.rounds + 1)],
-        "scores of theta_0": [study.evaluate(Spec("sft"))],
-        "judge": [] if judge is None else [judge],
-    }
-    every = [artifact for artifacts in named.values() for artifact in artifacts]
+    """Wall seconds of each kind of stage of a study, over however many calls, and of all."""
+    every = [study.sft, study.reward, *filter(None, [base.judge(study)])]
     for name, config in study.preset.algorithms.items():
         every += [study.aligned(name, r) for r in range(1, config.rounds + 1)]
     every += [study.evaluate(spec) for spec in study.specs()]
-    named["all stages"] = list({artifact.key: artifact for artifact in every}.values())
-    seconds = {name: [a.meta["seconds"] for a in found] for name, found in named.items() if found}
-    return {name: round(float(sum(each)), 1) for name, each in seconds.items()}
+    seconds: dict[str, float] = {}
+    for meta in {artifact.key: artifact.meta for artifact in every}.values():
+        for name in (meta["stage"], "all stages"):
+            seconds[name] = seconds.get(name, 0.0) + meta["seconds"]
+    return {name: round(taken, 1) for name, taken in seconds.items()}
 
 
 # --- several processes ----------------------------------------------------------------------------

@@ -105,10 +105,9 @@ def check_search(run: Run, spec: Spec) -> None:
 
 
 def best_replies(run: Run, end: Spec | None = None) -> Artifact:
-    """An aligned policy's own best replies, on which HMA works: samples.parquet.
+    """An aligned policy's own replies to prompts of RLHF (see `draw_samples`): samples.parquet.
 
-    One row a reply: group (number of the prompt), prompt (JSON), reply, ids, finished, reward,
-    chosen (the best finished reply to its prompt). The prompts are of RLHF, none is reported.
+    HMA works on those that are chosen, the best finished one to each prompt.
     """
     end = end or run.end()
     config, rsf, policy = numbers(run), run.preset.rsf, trained(run, end)
@@ -132,11 +131,7 @@ def best_replies(run: Run, end: Spec | None = None) -> Artifact:
 
 
 def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.Data:
-    """What a search for the ratios of an aligned end looks at: see `merge.search.Data`.
-
-    Raises:
-        UnknownStage: this world has no data of that kind.
-    """
+    """What a search for the ratios of an aligned end looks at: see `merge.search.Data`."""
     config, rsf = numbers(run), run.preset.rsf
     _, tokenizer = base.theta_0(run)
     room = rsf.max_prompt_length + rsf.max_new_tokens

@@ -15,15 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax.mitigate import (
-    REMEDIES,
-    Setting,
-    best_of_n,
-    distil,
-    distil_along,
-    treat,
-    treatments,
-)
+from alignment_tax.mitigate import Setting, best_of_n, distil, distil_along, treat, treatments
 from alignment_tax.mitigate.base import Example
 from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
 from alignment_tax.models import measured, save_policy
@@ -37,6 +29,7 @@ from alignment_tax.pipeline.stages.run import (
     trained,
     write_json,
 )
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact, digest
 from alignment_tax.world.corpus import Document

@@ -76,9 +76,8 @@ def scores(run: Run, spec: Spec) -> Artifact:
 def forward_kl(run: Run, spec: Spec) -> Artifact:
     """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
 
-    Estimated from the replies that theta_0 gave when it was scored: the mean of log pi_0 - log pi
-    over them. This is the direction of Shenfeld et al. 2025 (RL's Razor), on the prompts of the new
-    task; `kl` in the table of points is the other one, on the model's own replies.
+    The mean of log pi_0 - log pi over theta_0's replies: the direction of Shenfeld et al. 2025
+    (RL's Razor). `kl` in the table of points is the other one, on the model's own replies.
     """
     spec = simplest(ratios.resolved(run, spec))
     parent, of_start = trained(run, spec), scores(run, base.START)
