@@ -182,16 +182,18 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
 
 
 def test_presets_record_every_remedy_at_strengths_that_it_knows():
-    for name in ("tiny", "smoke"):
+    for name in ("tiny", "smoke", "small"):
         preset = presets.get(name)
-        assert preset.distil == DistilConfig.like(preset.rsf)
+        like = DistilConfig.like(preset.rsf)
+        longest = preset.distil.max_length
+        assert preset.distil == dataclasses.replace(like, max_length=longest)
+        assert longest >= like.max_length
         methods = [grid.method for grid in preset.remedies]
         assert len(methods) == len(set(methods))
         for grid in preset.remedies:
             assert len(grid.strengths) == len(set(grid.strengths)) > 0
             assert REMEDIES[grid.method].off not in grid.strengths
     assert {grid.method for grid in presets.TINY.remedies} == set(REMEDIES) - {"average"}
-    assert presets.SMALL.distil == DistilConfig.like(presets.SMALL.rsf)
 
 
 # inside the rounds of RSF

@@ -20,7 +20,6 @@ from alignment_tax.spec import (
     Spec,
     averaged,
     has_ratios,
-    in_rounds,
     ratios_in,
     ratios_text,
     simplest,
@@ -69,7 +68,6 @@ def test_every_remedy_by_every_protocol_survives_its_text(remedy, protocol, mix)
     if remedy != "average":
         assert Method.read(str(method)) == method
         assert Method.read(averaged(str(method._replace(mix=None)))) == method._replace(mix=AVERAGE)
-        assert Method.read(in_rounds(remedy or "l2")).protocol == INSIDE
 
 
 def every_spec():

@@ -110,11 +110,6 @@ def is_averaged(method: str) -> bool:
     return unaveraged(method) != method
 
 
-def in_rounds(remedy: str) -> str:
-    """Return the method of a remedy inside the rounds of RSF: "l2" -> "l2_in_rounds"."""
-    return str(Method(remedy, INSIDE))
-
-
 def is_in_rounds(method: str) -> bool:
     """Whether a method is a remedy inside the rounds of RSF."""
     return Method.read(method).protocol == INSIDE
@@ -218,8 +213,14 @@ class Spec:
             return f"average of theta_0 and {name}, alpha {self.alpha}"
         details = {"strength": self.strength, "alpha": self.alpha}
         named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
-        if self.part is not None:
-            named.append(part_name(self))
+        if (blocks := blocks_to_find(self)) is not None:
+            named.append(f"{blocks} blocks")
+        elif self.part is not None and has_ratios(self):
+            ratios, fixed = ratios_in(self)
+            named.append(f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}")
+            named += [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
+        elif self.part is not None:
+            named.append(f"part {self.part}")
         return ", ".join([f"{name} with {self.method}", *named])
 
 
@@ -269,17 +270,6 @@ def block_count(part: object) -> int:
     if not isinstance(part, str) or "|" not in part:
         return 0
     return sum("=" not in ratio for ratio in part.split("|"))
-
-
-def part_name(spec: Spec) -> str:
-    """Name the part of a spec for a reader: "part input", "3 blocks", "ratios 0.6 0.4 0.2"."""
-    if (blocks := blocks_to_find(spec)) is not None:
-        return f"{blocks} blocks"
-    if not has_ratios(spec):
-        return f"part {spec.part}"
-    ratios, fixed = ratios_in(spec)
-    named = [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
-    return ", ".join([f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}", *named])
 
 
 def has_ratios(spec: Spec) -> bool:

@@ -14,6 +14,7 @@ from alignment_tax.spec import (
     AVERAGE,
     DISTIL,
     DISTILLED_AVERAGE,
+    INSIDE,
     KL_COEF,
     PART,
     PATTERN,
@@ -21,7 +22,6 @@ from alignment_tax.spec import (
     Spec,
     UnknownStage,
     averaged,
-    in_rounds,
     patterns,
     ratios_text,
 )
@@ -40,7 +40,7 @@ def methods(preset: Preset) -> list[str]:
     averaged.
     """
     own = [grid.method for grid in preset.remedies]
-    inside = [in_rounds(n) for n in own if REMEDIES[n].when in ("training", "model")]
+    inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
     parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []

@@ -219,7 +219,7 @@ def found(
     Raises:
         UnknownStage, MergeError: what cannot work, before anything is trained.
     """
-    wanted = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
+    wanted: dict[str, Any] = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
     return found_by(run, dataclasses.replace(end or run.end(), **wanted))
 
 
@@ -251,8 +251,8 @@ def mixture_of(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, parts.Mixture]:
     """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
 
-    def make(model: PreTrainedModel, *ends: Any) -> parts.Mixture:
-        return parts.Mixture(model, *ends, parts.partition(model, blocks))
+    def make(model: PreTrainedModel, start: Any, aligned: Any) -> parts.Mixture:
+        return parts.Mixture(model, start, aligned, parts.partition(model, blocks))
 
     return _mixer(run, end, make)
 
