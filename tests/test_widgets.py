@@ -11,14 +11,16 @@ from alignment_tax.merge.theory import FeatureModel
 from alignment_tax.widgets import alpha_slider, feature_sliders
 
 
+def drawn(**row: float) -> Figure:
+    return finish(panels(size=(2, 2))[0], "A", "b", pd.DataFrame([row]))
+
+
 def test_sliders_of_the_feature_model() -> None:
     seen: list[FeatureModel] = []
 
     def look(world: FeatureModel) -> tuple[str, Figure]:
         seen.append(world)
-        return f"n < {world.features + 1}", finish(
-            panels(size=(2, 2))[0], "A", "b", pd.DataFrame({"p": [world.p]})
-        )
+        return f"n < {world.features + 1}", drawn(p=world.p)
 
     box = feature_sliders(look, FeatureModel(features=20, shared=15))
     assert seen == [FeatureModel(features=20, shared=15)]
@@ -45,9 +47,7 @@ def test_the_slider_of_alpha_shows_what_was_recorded_and_samples_only_when_asked
 
     def look(alpha: float) -> tuple[str, Figure]:
         seen.append(alpha)
-        return f"{alpha:g} < 2", finish(
-            panels(size=(2, 2))[0], "A", "b", pd.DataFrame({"alpha": [alpha]})
-        )
+        return f"{alpha:g} < 2", drawn(alpha=alpha)
 
     def sample(alpha: float) -> pd.DataFrame:
         sampled.append(alpha)
