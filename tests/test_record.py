@@ -24,11 +24,8 @@ def displayed():
 
 
 def notebook_of(outputs):
-    cells = [
-        new_code_cell("record(...)", outputs=[new_output("display_data", data=data)])
-        for data in outputs
-    ]
-    return new_notebook(cells=cells)
+    outputs = [[new_output("display_data", data=data)] for data in outputs]
+    return new_notebook(cells=[new_code_cell("record(...)", outputs=each) for each in outputs])
 
 
 def test_a_record_goes_through_a_saved_notebook(displayed, tmp_path):
@@ -45,12 +42,16 @@ def test_a_record_goes_through_a_saved_notebook(displayed, tmp_path):
     assert read_records(nbformat.read(path, 4)) == expected
 
 
-def test_numpy_scalars_become_numbers_and_the_last_record_of_a_name_wins(displayed):
+def test_the_last_record_of_a_name_wins(displayed):
+    record("tax", 1)
+    record("tax", 2)
+    assert read_records(notebook_of([output["data"] for output in displayed])) == {"tax": 2}
+
+
+def test_numpy_scalars_become_numbers(displayed):
     record("x", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.array(2.0)})
     value = displayed[0]["data"][MIME]["value"]
     assert json.dumps(value) == '{"a": 0.5, "b": 3, "c": true, "d": 2.0}'
-    record("x", 2)
-    assert read_records(notebook_of([output["data"] for output in displayed])) == {"x": 2}
 
 
 def test_outside_a_notebook_it_prints(capsys, monkeypatch):
@@ -60,26 +61,22 @@ def test_outside_a_notebook_it_prints(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("name", "value", "error", "said"),
     [
-        ({"bleu": [1.0, np.float32("nan")]}, r"x\['bleu'\]\[1\] is nan.*Use None"),
-        ({"bleu": [1.0, float("inf")]}, r"x\['bleu'\]\[1\] is inf.*Use None"),
-        (np.zeros(3), r"is a ndarray.*\.tolist\(\)"),
-        ({1: "a"}, "has the key 1: keys must be text"),
-        (b"bytes", "is a bytes"),
-        ({"a": {"b": object()}}, r"x\['a'\]\['b'\] is a object"),
+        ("x", [1.0, float("nan")], ValueError, r"x\[1\] is nan.*Use None"),
+        ("x", float("inf"), ValueError, "x is inf.*Use None"),
+        ("x", {"bleu": [1.0, np.float32("nan")]}, ValueError, r"x\['bleu'\]\[1\] is nan"),
+        ("x", np.zeros(3), TypeError, r"is a ndarray.*\.tolist\(\)"),
+        ("x", {1: "a"}, TypeError, "has the key 1: keys must be text"),
+        ("x", b"bytes", TypeError, "is a bytes"),
+        ("x", {"a": {"b": object()}}, TypeError, r"x\['a'\]\['b'\] is a object"),
+        (" ", 1, ValueError, "needs a name"),
+        (3, 1, TypeError, "name is text, not int"),
     ],
 )
-def test_values_that_json_lacks_are_refused(value, said):
-    with pytest.raises((TypeError, ValueError), match=said):
-        record("x", value)
-
-
-def test_a_record_needs_a_name():
-    with pytest.raises(ValueError, match="needs a name"):
-        record(" ", 1)
-    with pytest.raises(TypeError, match="name is text, not int"):
-        record(3, 1)
+def test_what_json_lacks_and_what_has_no_name_is_refused(name, value, error, said):
+    with pytest.raises(error, match=said):
+        record(name, value)
 
 
 def test_what_is_no_notebook_is_refused(tmp_path):
