@@ -21,23 +21,26 @@ from torch.testing import assert_close
 from alignment_tax.models import Reply, prompt_ids, texts
 from alignment_tax.presets import PpoConfig
 from alignment_tax.train.kl import AdaptiveKl
-from alignment_tax.train.masked import explained_variance, masked_mean, whiten
 from alignment_tax.train.ppo import (
     PpoState,
+    explained_variance,
     gae,
     lay_out,
     learn,
     make_rollout,
+    masked_mean,
     minibatches,
     policy_loss,
+    resume,
+    save,
     scaled,
     start,
     step,
     token_log_probs,
     token_rewards,
     value_loss,
+    whiten,
 )
-from alignment_tax.train.ppo_round import resume, save
 
 EOS, GOOD, X = 1, 5, 7
 CONFIG = PpoConfig(

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import prompt_ids
+from alignment_tax.presets import DpoConfig, RlooConfig
 from alignment_tax.world.base import Prompt
 
 
@@ -34,6 +35,17 @@ def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
             f"{what[0].upper()}{what[1:]} may take {tokens} tokens, but the model's context has "
             f"{room}. Lower max_length, or max_prompt_length and max_new_tokens."
         )
+
+
+def prompts_that_fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: DpoConfig | RlooConfig,
+) -> list[Prompt]:
+    """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
+    check_context(model, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
+    return short_prompts(tokenizer, prompts, config.max_prompt_length)
 
 
 def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
@@ -68,11 +80,7 @@ def no_finished_reply(count: int, max_new_tokens: int) -> str:
 
 
 def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
-    """Return rewards as float64 (count,).
-
-    Raises:
-        ValueError: another number of rewards, one that is not finite, or all the same.
-    """
+    """Return rewards as float64 (ValueError: not (count,), one is not finite, or all the same)."""
     values = np.asarray(rewards, dtype=np.float64)
     if values.shape != (count,):
         raise ValueError(

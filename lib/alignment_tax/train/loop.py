@@ -126,8 +126,7 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
-    Raises:
-        ValueError: the reply alone does not fit into `max_length`.
+    A prompt that does not fit loses its beginning (ValueError: the reply alone does not).
     """
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)

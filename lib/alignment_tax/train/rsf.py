@@ -68,12 +68,10 @@ def rsf_round(
     how: str = "best",
     extras: Sequence[Extra] = (),
 ) -> RoundResult:
-    """Run one round of RSF on `policy`, in place; stats say what was sampled and kept.
+    """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies.
 
-    Prompts over `config.max_prompt_length` tokens are left out (`too_long`). `seed` is of this
-    round: every round needs another one. `how` is "best", or "random" for the control; `extras` are
-    remedies. best_reward is the mean over prompts of the highest finished one, kept_reward that of
-    what was trained on; a prompt without a finished reply is dropped.
+    Of the stats, best_reward is the mean over prompts of the highest finished one, kept_reward that
+    of what was trained on.
     """
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
