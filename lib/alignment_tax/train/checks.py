@@ -71,12 +71,13 @@ def check_lengths(
         )
 
 
-def no_finished_reply(count: int, max_new_tokens: int) -> str:
-    """Return what to tell a user whose policy never ends its replies."""
-    return (
-        f"None of {count} sampled replies ended within {max_new_tokens} tokens. "
-        "Raise max_new_tokens, or check that the policy was trained to end its replies."
-    )
+def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = "") -> None:
+    """Refuse replies of which none ends (ValueError)."""
+    if not any(finished):
+        raise ValueError(
+            f"None of {len(finished)} sampled replies ended within {max_new_tokens} tokens. Raise "
+            f"max_new_tokens, or check that the policy was trained to end its replies.{more}"
+        )
 
 
 def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:

@@ -76,16 +76,12 @@ def train_dpo(
         policy: The current policy; its weights are changed.
         reference: theta_0 (may be `policy` itself in the first round: a copy is taken).
         tokenizer: The tokenizer of both.
-        pairs: Columns prompt, chosen, rejected, all lists of messages; pairs that were sampled also
-            prompt_ids, chosen_ids, rejected_ids, as `on_policy_pairs` makes them.
-        config: beta, max_length and the numbers of training.
-        seed: Of this round: the order of the pairs.
+        pairs: Columns prompt, chosen, rejected, as the world or `on_policy_pairs` makes them.
+        config, seed: Of this round.
         workdir: Scratch folder for the trainer.
 
     Returns:
-        The policy (`.model`), the log (among others rewards/margins: how much further the chosen
-        reply has moved than the rejected one, in units of beta * nats), and how many pairs were
-        used and dropped.
+        The policy (`.model`), the log, and how many pairs were used and dropped.
 
     Raises:
         ValueError: the dataset lacks its columns, more than half of the pairs cannot be used, or
@@ -170,17 +166,15 @@ def on_policy_pairs(
     two replies are finished, or if best and worst are the same text or have the same reward.
 
     Args:
-        policy: theta_0.
-        tokenizer: Its tokenizer.
+        policy, tokenizer: theta_0.
         reward_fn: Takes n prompts and n replies, returns n rewards.
         prompts: Those over `config.max_prompt_length` tokens are left out.
-        config: n and the numbers of sampling.
-        seed: Of the samples.
+        config, seed: Of the samples.
 
     Returns:
         Columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids, rejected_ids
-        (their tokens, as they were drawn) and margin (reward of the chosen reply minus that of the
-        rejected one, > 0); at most one row a prompt. A warning counts the prompts without a pair.
+        (their tokens, as they were drawn) and margin (difference of the rewards, > 0); at most one
+        row a prompt. A warning counts the prompts without a pair.
 
     Raises:
         ValueError: nothing to make a pair of, numbers that do not fit, or unusable rewards.
@@ -194,8 +188,8 @@ def on_policy_pairs(
     finished = [[reply for reply in group if reply.finished] for group in groups]
     asked = [prompt for prompt, group in zip(short, finished, strict=True) for _ in group]
     replies = [reply for group in finished for reply in group]
-    if not replies:
-        raise ValueError(checks.no_finished_reply(len(short) * config.n, config.max_new_tokens))
+    ended = [reply.finished for group in groups for reply in group]
+    checks.check_finished(ended, config.max_new_tokens)
     rewards = checks.check_rewards(reward_fn(asked, replies), len(replies))
     ends = np.cumsum([len(group) for group in finished])
     rows = []

@@ -59,10 +59,7 @@ AddUp = Callable[[Tensor], Tensor]
 
 
 def ppo_round(config: PpoConfig, given: Start) -> RoundResult:
-    """Run the iterations of one round of PPO, going on from the critic of the round before.
-
-    The log has one row per iteration; single replies are not kept, so `samples` is empty.
-    """
+    """Run the iterations of one round of PPO, going on from the critic of the round before."""
     critic = None if config.shared_trunk else given.reward_model
     state = start(given.theta_0, given.tokenizer, config, given.seed, critic)
     if given.before is not None:
@@ -155,9 +152,8 @@ def start(
     ]
     model, actors, critics = accelerator.prepare(whole, *optimizers)
     control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
-    return PpoState(
-        model, actors, critics, reference, tokenizer, accelerator, config, seed, control
-    )
+    networks = (model, actors, critics, reference)
+    return PpoState(*networks, tokenizer, accelerator, config, seed, control)
 
 
 def step(
@@ -256,13 +252,11 @@ def _identity(state: PpoState) -> dict[str, Any]:
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    groups = sample_replies(
-        state.policy, state.tokenizer, prompts, n=1, seed=seed, **sampling(state.config)
-    )
+    given = (state.policy, state.tokenizer, prompts)
+    groups = sample_replies(*given, n=1, seed=seed, **sampling(state.config))
     replies = [reply for (reply,) in groups]
     finished = gather_object([reply.finished for reply in replies])
-    if not any(finished):
-        raise ValueError(checks.no_finished_reply(len(finished), state.config.max_new_tokens))
+    checks.check_finished(finished, state.config.max_new_tokens)
     return replies
 
 

@@ -127,22 +127,20 @@ class Batch:
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """A Llama with untied embeddings and random weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=256,
-            initializer_range=config.initializer_range,
-            tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=256,
+        initializer_range=config.initializer_range,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
+    return LlamaForCausalLM(shape)
 
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
@@ -153,10 +151,9 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
         piece = tokenizer(text, add_special_tokens=False).input_ids
         ids += piece
         weights += [weight] * len(piece)
-    trunk = len(ids)
     if not document.branches:
-        row = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
-        return Row(*row, positions=list(range(trunk + 1)), branches=[TRUNK] * (trunk + 1))
+        ids, weights = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+    trunk = len(ids)
     positions, branches = list(range(trunk)), [TRUNK] * trunk
     for number, pieces in enumerate(document.branches, start=1):
         branch = encode(Document(pieces), tokenizer)

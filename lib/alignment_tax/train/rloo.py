@@ -73,18 +73,15 @@ def train_rloo(
         reference: theta_0, for the KL penalty.
         tokenizer: The tokenizer of both.
         reward_fn: Takes n prompts and n replies, returns n rewards.
-        prompts: The round's. Those over `config.max_prompt_length` tokens are left out, and so many
-            of the last that all steps are full.
-        config: Numbers of the stage; `rounds` and `prompts_per_round` are not used.
-        seed: Of this round: order of the prompts, and samples.
+        prompts: Those that are too long are left out, and so many that all steps are full.
+        config, seed: Of this round.
         workdir: Scratch folder for the trainer.
 
     Returns:
-        The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token;
-        entropy), how many replies were used and prompts dropped, and `samples`: one row per reply
-        with step (the first is 1), prompt, reply, ids (its tokens), finished, reward (as the reward
-        function gave it), score (what training saw, before the KL penalty), tokens (how many, with
-        the end token). The logged loss is 0 but for rounding: what trains is its gradient.
+        The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token),
+        how many replies were used and prompts dropped, and `samples`: one row per reply with step
+        (the first is 1), prompt, reply, ids, finished, reward, score (what training saw, before the
+        KL penalty), tokens (with the end token). The logged loss is 0: what trains is its gradient.
 
     Raises:
         ValueError: numbers that make no groups or do not fit, or unusable prompts or rewards.
@@ -166,27 +163,18 @@ class RecordedRewards:
             Reply(messages[0]["content"], ids[:-1] if end else ids, end)
             for messages, ids, end in zip(completions, completion_ids, ended, strict=True)
         ]
-        if not any(ended):
-            raise ValueError(
-                f"{checks.no_finished_reply(len(replies), self.config.max_new_tokens)} That was in "
-                f"step {step}: after steps with finished replies, the learning rate is too high."
-            )
+        hint = f" That was in step {step}: after the first, the learning rate is too high."
+        checks.check_finished(ended, self.config.max_new_tokens, hint)
         rewards = np.asarray(self.reward_fn(prompts, replies), dtype=np.float64)
         # one step may have equal rewards by chance; a whole round may not
         equal = rewards.shape == (len(replies),) and (rewards == rewards[0]).all()
         if not equal or not np.isfinite(rewards[0]):
             checks.check_rewards(rewards, len(replies))
-        scores = penalise_unfinished(
-            rewards, np.array(ended), self.config.n, self.config.unfinished_penalty
-        )
-        table = {
-            "step": step,
-            "prompt": prompts,
-            **reply_columns(replies),
-            "reward": rewards,
-            "score": scores,
-            "tokens": [len(ids) for ids in completion_ids],
-        }
+        group = (self.config.n, self.config.unfinished_penalty)
+        scores = penalise_unfinished(rewards, np.array(ended), *group)
+        tokens = [len(ids) for ids in completion_ids]
+        table = {"step": step, "prompt": prompts, **reply_columns(replies)}
+        table |= {"reward": rewards, "score": scores, "tokens": tokens}
         self.steps.append(pd.DataFrame(table))
         return scores.tolist()
 

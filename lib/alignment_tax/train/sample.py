@@ -44,8 +44,7 @@ def sample_replies(
     """Sample `n` replies to every prompt.
 
     Args:
-        policy: Causal language model; put in eval mode.
-        tokenizer: Its tokenizer, with chat template, end and pad token.
+        policy, tokenizer: Causal language model, which is put in eval mode.
         prompts: Conversations that end with the message to reply to.
         n: Replies per prompt.
         temperature: Logits are divided by it; 0 means greedy.
