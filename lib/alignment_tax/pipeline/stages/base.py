@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,15 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models, settings
-from alignment_tax.models import AnyReply, RewardModel, load_reward_model
+from alignment_tax.models import (
+    AnyReply,
+    RewardModel,
+    load_reward_model,
+    load_smollm2,
+    smollm2_source,
+)
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import RewardConfig
-from alignment_tax.smollm2 import load_smollm2, smollm2_source
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
@@ -34,9 +38,10 @@ def base(run: Run, spec: Spec = BASE) -> Artifact:
         return run.once("base", lambda: verify_folder(shipped, "the base model"))
 
     def make(folder: Path) -> None:
-        models.save_policy(*load_smollm2("float32"), folder)
+        models.save_policy(*load_smollm2(), folder)
 
-    inputs = {"model": model, "file": dataclasses.asdict(smollm2_source())["gguf_file"]}
+    source = smollm2_source()
+    inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
 
 
