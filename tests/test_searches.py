@@ -68,23 +68,15 @@ def bare(**changes):
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
-def test_ratios_have_the_mean_and_lie_in_the_box(found, method):
-    result = found[method]
+def test_ratios_have_the_mean_lie_in_the_box_and_are_no_worse_than_equal_ones(found, method):
+    result, released = found[method], method == "hma_released"
     assert len(result.blocks) == K
     assert all(0 <= ratio <= 1 for ratio in result.blocks)
     assert math.isfinite(result.objective)
-    if method == "hma_released":
-        # bfloat16 has 8 bits of mantissa: 0.7 is rounded by at most 0.2 %
-        assert result.alpha == pytest.approx(ALPHA, abs=0.002)
-        assert result.fixed == {"embeddings": 0.0, "norms": 0.0}
-    else:
-        assert result.alpha == pytest.approx(ALPHA, abs=1e-9)
-        assert result.fixed == {}
-
-
-@pytest.mark.parametrize("method", sorted(set(SEARCHES) - {"hma_released"}))
-def test_no_search_ends_worse_than_at_equal_ratios(found, method):
-    assert found[method].objective <= found[method].equal
+    # bfloat16 has 8 bits of mantissa: 0.7 is rounded by at most 0.2 %
+    assert result.alpha == pytest.approx(ALPHA, abs=0.002 if released else 1e-9)
+    assert result.fixed == ({"embeddings": 0.0, "norms": 0.0} if released else {})
+    assert released or result.objective <= result.equal
 
 
 def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
@@ -96,29 +88,20 @@ def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
     finished = samples[samples["finished"]]
     highest = finished.groupby("group")["reward"].transform("max")
     assert (best["reward"] == highest[best.index]).all()
-    objective = ReplyLikelihood(model, data.replies)
-    for blocks, value in (
-        (found["hma"].blocks, found["hma"].objective),
-        ((ALPHA,) * K, found["hma"].equal),
-    ):
+    objective, hma = ReplyLikelihood(model, data.replies), found["hma"]
+    for blocks, value in ((hma.blocks, hma.objective), ((ALPHA,) * K, hma.equal)):
         again = mean_objective(objective, mixed(mixture, blocks), study.preset.ratios.batch_size)
         assert value == pytest.approx(again, rel=1e-6)
-
-
-def test_hma_moves_the_ratios_and_lowers_its_objective(found):
-    assert found["hma"].objective < found["hma"].equal
-    assert len(set(found["hma"].blocks)) == K
-    assert found["hma"].path[0]["ratios"] == pytest.approx([ALPHA] * K)
+    assert hma.objective < hma.equal
+    assert len(set(hma.blocks)) == K
+    assert hma.path[0]["ratios"] == pytest.approx([ALPHA] * K)
 
 
 def test_the_grid_is_whole_and_its_best_point_is_the_smallest(study, found):
-    for method, step in (
-        ("hma_grid", study.preset.ratios.grid_step),
-        ("hma_reward", study.preset.ratios.reward_step),
-    ):
+    for method, step in search.GRID_STEPS.items():
         rows = found[method].path
         points = [tuple(row["ratios"]) for row in rows]
-        assert points == grid_ratios(ALPHA, step, (1 / K,) * K)
+        assert points == grid_ratios(ALPHA, getattr(study.preset.ratios, step), (1 / K,) * K)
         assert len(points) > 3
         best = min(rows, key=lambda row: row["full"])
         assert found[method].objective == best["full"]
@@ -228,23 +211,16 @@ def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     assert table["method"].tolist() == ["hma_grid", "hma"]
     assert table["part"].tolist() == [closed.part] * 2
     assert table["key"].nunique() == 1
-    weights = dict(study.model(open_)[0].state_dict())
+    # released ratios are scored with embeddings and norms of theta_0
+    released = study.resolved(dataclasses.replace(open_, method="hma_released"))
+    assert released.part.endswith("|embeddings=0.0|norms=0.0")
     start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
-    name = "model.layers.8.mlp.up_proj.weight"
-    ratio = found["hma_grid"].blocks[2]
-    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
-
-
-def test_released_ratios_are_scored_with_embeddings_and_norms_of_theta_0(study, found):
-    spec = study.resolved(Spec("rsf", LAST, "hma_released", ALPHA, part="K=3"))
-    assert spec.part.endswith("|embeddings=0.0|norms=0.0")
-    weights = study.model(spec)[0].state_dict()
-    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
+    for spec, block, layer in ((open_, 2, 8), (released, 0, 0)):
+        weights = dict(study.model(spec)[0].state_dict())
+        ratio, name = found[spec.method].blocks[block], f"model.layers.{layer}.mlp.up_proj.weight"
+        torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
     for name, tensor in weights.items():
-        if "norm" in name or "embed" in name:
-            assert torch.equal(tensor, start[name])
-    ratio, name = found["hma_released"].blocks[0], "model.layers.0.mlp.up_proj.weight"
-    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
+        assert torch.equal(tensor, start[name]) or not ("norm" in name or "embed" in name)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.3, 0.4])
@@ -257,17 +233,13 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
 
 
 def test_specs_are_named_for_a_reader():
-    named = {
-        Spec("rsf", 2, "hma", 0.4, part="K=3"): "rsf round 2 with hma, alpha 0.4, 3 blocks",
-        Spec("rsf", 2, "hma", 0.4, part="0.61234567|0.4|0.18765433"): (
-            "rsf round 2 with hma, alpha 0.4, ratios 0.612 0.4 0.188"
-        ),
-        Spec("rsf", 2, "hma_released", 0.4, part="0.4|0.4|norms=0.0"): (
-            "rsf round 2 with hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"
-        ),
-        Spec("rsf", 2, "part", 0.4, part="input"): "rsf round 2 with part, alpha 0.4, part input",
-    }
-    assert [str(spec) for spec in named] == list(named.values())
+    for spec, name in (
+        (("hma", "K=3"), "hma, alpha 0.4, 3 blocks"),
+        (("hma", "0.61234567|0.4|0.18765433"), "hma, alpha 0.4, ratios 0.612 0.4 0.188"),
+        (("hma_released", "0.4|0.4|norms=0.0"), "hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"),
+        (("part", "input"), "part, alpha 0.4, part input"),
+    ):
+        assert str(Spec("rsf", 2, spec[0], 0.4, part=spec[1])) == f"rsf round 2 with {name}"
 
 
 def test_recorded_specs_are_those_of_the_preset(study):
@@ -287,14 +259,14 @@ def test_recorded_specs_are_those_of_the_preset(study):
     without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)
     with pytest.raises(UnknownStage, match="no method 'parts'"):
         without.specs(["parts"])
-
-
-def test_presets_record_searches_and_parts_that_exist():
     for name in ("tiny", "smoke"):
-        study = Study(name)
-        assert {grid.method for grid in study.preset.ratios.grids} == set(SEARCHES)
-        specs = study.specs(["parts"])  # refuses what cannot be searched
-        assert {spec.part for spec in specs} >= {"linear", "input", "head", "K=3"}
+        shipped = Study(name)
+        assert {grid.method for grid in shipped.preset.ratios.grids} == set(SEARCHES)
+        parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
+        assert parts >= {"linear", "input", "head", "K=3"}
+    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
+    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
+        assert getattr(smoke, name) < getattr(tiny, name)
 
 
 # found ratios are kept
@@ -320,11 +292,7 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     # the number of threads decides the last digits, and another test's study may have changed it
     torch.set_num_threads(study.preset.threads)
     assert SEARCHES["hma"](task) == found["hma"]
-    monkeypatch.setattr(Store, "_make", None)
-    assert Study(miniature(), 0, study.store).ratios("hma", K, ALPHA) == found["hma"]
-
-
-def test_what_is_recorded_does_not_change_what_is_found(study, found, monkeypatch):
+    # what is recorded does not change what is found
     other = dataclasses.replace(
         study.preset.ratios, parts=(PartGrid("head", (0.1,)),), grids=(RatioGrid("hma", 9, (0.1,)),)
     )
@@ -335,7 +303,8 @@ def test_what_is_recorded_does_not_change_what_is_found(study, found, monkeypatc
 
 def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
     def ratio_folders():
-        return {path.name for path in (study.store.root / "ratios").glob("*")}
+        names = {path.name for path in (study.store.root / "ratios").glob("*")}
+        return {name for name in names if not name.endswith(".lock")}
 
     def interrupted(found, folder):
         (folder / "ratios.json").write_text("{")
@@ -347,9 +316,7 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         patch.setattr(Found, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             study.ratios("hma", K, 0.45)
-    assert {name for name in ratio_folders() if not name.endswith(".lock")} == {
-        name for name in before if not name.endswith(".lock")
-    }
+    assert ratio_folders() == before
     assert study.ratios("hma", K, 0.45).alpha == pytest.approx(0.45)
 
 
@@ -366,7 +333,6 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         (("hma", 0.3, "K=1"), {}, MergeError, "one block there is nothing to search"),
         (("hma", None, "K=3"), {}, ValueError, "needs alpha"),
         (("hma", 0.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
-        (("hma", 1.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
         (("hma_grid", 0.3, "K=6"), {}, MergeError, "grid search is for K = 3 blocks, not 6"),
         (("hma_reward", 0.3, "K=2"), {}, MergeError, "grid search is for K = 3"),
         (("hma_eq11", 0.9, "K=3"), {}, MergeError, "eps of 5.667 or more, or the softmax"),
@@ -398,23 +364,26 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
         bare().evaluate(Spec("rsf", 0, "hma", 0.3, part="K=3"))
     with pytest.raises(UnknownStage, match="no algorithm 'dpo'"):
         bare().ratios("hma", 3, 0.3, "dpo")
-    textless = dataclasses.replace(miniature(), replay_documents=0)
-    with pytest.raises(UnknownStage, match="no pretraining text"):
-        Study(textless, 0, Store("/nonexistent/ratios")).ratios("hma_kl", 3, 0.3)
-    numberless = dataclasses.replace(miniature(), ratios=None)
-    with pytest.raises(UnknownStage, match="set its `ratios`"):
-        Study(numberless, 0, Store("/nonexistent/ratios")).ratios("hma", 3, 0.3)
-
-
-def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
-    for grids, error in (
-        ((RatioGrid("hma", 10, (0.3,)),), MergeError),
-        ((RatioGrid("hma_grid", 3, (0.3, 1.0)),), MergeError),
-        ((RatioGrid("hma_nothing", 3, (0.3,)),), UnknownStage),
+    for changes, message in (
+        ({"replay_documents": 0}, "no pretraining text"),
+        ({"ratios": None}, "set its `ratios`"),
     ):
-        study = bare(grids=grids)
-        with pytest.raises(error):
-            study.specs(["parts"])
+        less = Study(miniature(**changes), 0, Store("/nonexistent/ratios"))
+        with pytest.raises(UnknownStage, match=message):
+            less.ratios("hma_kl", 3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "error"),
+    [
+        (RatioGrid("hma", 10, (0.3,)), MergeError),
+        (RatioGrid("hma_grid", 3, (0.3, 1.0)), MergeError),
+        (RatioGrid("hma_nothing", 3, (0.3,)), UnknownStage),
+    ],
+)
+def test_a_preset_with_an_impossible_search_records_nothing(grid, error):
+    with pytest.raises(error):
+        bare(grids=(grid,)).specs(["parts"])
 
 
 # the recorded table
@@ -517,10 +486,3 @@ def test_hma_is_compared_with_averaging_by_the_area_of_its_front():
     assert set(table.index[2:]) == {"hma", "adamerging", "hma_released"}
     assert table.loc["hma", "ahead"] == pytest.approx(-np.mean(gaps))
     assert table.loc["hma", "points"] == 4
-
-
-def test_smoke_searches_less_than_tiny():
-    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
-    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
-        assert getattr(smoke, name) < getattr(tiny, name)
-    assert smoke.grid_step > tiny.grid_step
