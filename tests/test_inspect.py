@@ -16,17 +16,9 @@ from alignment_tax.mitigate import inspect
 from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import graft, largest_mask
 from alignment_tax.mitigate.moving_average import Ema, Sma
-from alignment_tax.mitigate.replay import (
-    EVALUATED,
-    find_overlap,
-    tiny_documents,
-    tiny_families,
-    tiny_reported,
-)
 from alignment_tax.pipeline.study import Study
 from alignment_tax.spec import Spec
 from alignment_tax.train import pretrain
-from alignment_tax.world.corpus import MIXTURE
 
 FAMILIES = ["commonsense", "reading", "translation", "skill"]
 
@@ -98,17 +90,6 @@ def test_titles_are_those_of_a_reader():
 
 
 # replay
-
-
-def test_families_are_those_of_the_documents():
-    documents, families = tiny_documents(80, 3), tiny_families(80, 3)
-    for document, family in zip(documents, families, strict=True):
-        assert document.text.startswith("passage :") == (
-            family in ("span", "counting", "race_like")
-        ), family
-    other = tiny_families(80, 3, evaluated_formats=False)
-    assert set(other) <= set(MIXTURE) - set(EVALUATED)
-    assert find_overlap((d.text for d in tiny_documents(80, 3, False)), tiny_reported()) is None
 
 
 def test_what_replay_reads_by_hand():

@@ -38,6 +38,7 @@ from alignment_tax.mitigate.output_penalty import (
     squared_distance,
 )
 from alignment_tax.mitigate.replay import (
+    EVALUATED,
     Replay,
     find_overlap,
     overlaps,
@@ -52,7 +53,7 @@ from alignment_tax.presets import TINY
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
 from alignment_tax.train.rsf import rsf_round
-from alignment_tax.world.corpus import FAMILIES, Document
+from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 CPU = torch.device("cpu")
 EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
@@ -410,10 +411,15 @@ def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
 
 
 def test_the_variant_without_evaluated_formats_asks_nothing():
-    drawn = [d.text for d in tiny_documents(300, seed=0, evaluated_formats=False)]
+    drawn = [d.text for d in tiny_documents(300, 0, evaluated_formats=False)]
     assert not any(w in text for text in drawn for w in ("question :", "passage :", "french :"))
     how_to = np.mean([text.startswith("to ") and " :" in text for text in drawn])
     assert how_to == pytest.approx(0.01 / 0.05, abs=0.08)
+    assert find_overlap(drawn, tiny_reported()) is None
+    assert set(tiny_families(300, 0, evaluated_formats=False)) <= set(MIXTURE) - set(EVALUATED)
+    for document, family in zip(tiny_documents(80, 3), tiny_families(80, 3), strict=True):
+        passage = family in ("span", "counting", "race_like")
+        assert document.text.startswith("passage :") == passage, family
 
 
 # averages along the trajectory
@@ -568,6 +574,12 @@ def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
     assert model.w.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("density", [0.0, 1.5, math.nan])
+def test_densities_outside_0_to_1_are_refused(density: float):
+    with pytest.raises(ValueError, match=r"density of the graft is .* \(0, 1\]"):
+        largest_mask(BEFORE, AFTER, density)
+
+
 def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
     theta_0, theta = make_policy(0).state_dict(), make_policy(1).state_dict()
     pairs = zip(make_policy(0).parameters(), make_policy(1).parameters(), strict=True)
@@ -578,12 +590,6 @@ def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
     whole = graft(theta_0, theta, largest_mask(theta_0, theta, 1.0))
     assert all(torch.equal(whole[name], theta[name]) for name in theta)
     assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
-
-
-@pytest.mark.parametrize("density", [0.0, -0.1, 1.5, math.nan])
-def test_densities_outside_0_to_1_are_refused(density: float):
-    with pytest.raises(ValueError, match=r"density of the graft is .* \(0, 1\]"):
-        largest_mask(BEFORE, AFTER, density)
 
 
 # combinations, protocol, rounds

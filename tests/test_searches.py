@@ -11,6 +11,7 @@ import torch
 from conftest import miniature
 from hypothesis import given
 from hypothesis import strategies as st
+from points import point
 
 from alignment_tax import presets
 from alignment_tax.merge import search
@@ -397,10 +398,8 @@ def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
     record(miniature(), [0], methods=["part"])
     points = pd.read_csv(tmp_path / "miniature" / "points.csv")
     parts = points[points["method"] == "part"]
-    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == [
-        ["rsf", 0.5, "input", LAST],
-        ["rsf", 0.5, "linear", LAST],
-    ]
+    rows = [["rsf", 0.5, part, LAST] for part in ("input", "linear")]
+    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == rows
     assert parts["key"].nunique() == 2
     assert parts["skill"].between(0, 100 + 1e-9).all()
     record(miniature(), [0], methods=["hma"])
@@ -437,33 +436,29 @@ def test_ratios_found_anew_replace_those_of_as_many_blocks():
 def by_hand():
     """Two seeds: theta_0 at (0, 80), RSF at (1, 60), averages on the line between, HMA above."""
     rows = []
-    for seed in (0, 1):
-        base = 10 * seed  # another reward model, another zero
-        rows += [(seed, "sft", "none", None, None, 0, base, 80.0)]
-        rows += [(seed, "rsf", "none", None, None, r, base + r / 2, 80.0 - 10 * r) for r in (1, 2)]
-        rows += [
-            (seed, "rsf", "average", a, None, 2, base + a, 80 - 20 * a) for a in (0.0, 0.2, 0.6, 1)
-        ]
-        rows += [
-            (seed, "rsf", "hma", a, part, 2, base + a, 85 - 20 * a + seed)
-            for a, part in ((0.6, "0.8|0.6|0.4"), (0.2, "0.3|0.2|0.1"))
-        ]
-        rows += [(seed, "rsf", "hma", 0.2, "0.3|0.3|0.2|0.2|0.1|0.1", 2, base + 0.9, 99.0)]
-        rows += [(seed, "rsf", "part", 0.4, "input", 2, base + 1, 90.0)]
-        rows += [(seed, "rsf", "adamerging", 0.4, "|".join(["0.4"] * 9), 2, base + 0.4, 75.0)]
-        fixed = "0.4|0.4|0.4|embeddings=0.0|norms=0.0"
-        rows += [(seed, "rsf", "hma_released", 0.4, fixed, 2, base + 0.4, 70.0)]
+    for s in (0, 1):
+        rows += [point(s, "sft", 0, 80)]
+        rows += [point(s, "rsf", r / 2, 80 - 10 * r, rounds=r) for r in (1, 2)]
+        rows += [point(s, "rsf", a, 80 - 20 * a, "average", alpha=a) for a in (0.0, 0.2, 0.6, 1.0)]
+        for method, alpha, part, reward, skill in (
+            ("hma", 0.6, "0.8|0.6|0.4", 0.6, 73 + s),
+            ("hma", 0.2, "0.3|0.2|0.1", 0.2, 81 + s),
+            ("hma", 0.2, "0.3|0.3|0.2|0.2|0.1|0.1", 0.9, 99),
+            ("part", 0.4, "input", 1, 90),
+            ("adamerging", 0.4, "|".join(["0.4"] * 9), 0.4, 75),
+            ("hma_released", 0.4, "0.4|0.4|0.4|embeddings=0.0|norms=0.0", 0.4, 70),
+        ):
+            rows += [point(s, "rsf", reward, skill, method, alpha=alpha, part=part)]
         # another algorithm is no part of the curve
-        rows += [(seed, "dpo", "hma", 0.4, "0.4|0.4|0.4", 1, base + 5, 95.0)]
-    names = ["seed", "algorithm", "method", "alpha", "part", "rounds", "reward", "skill"]
-    return pd.DataFrame(rows, columns=names).assign(strength=np.nan)
+        rows += [point(s, "dpo", 5, 95, "hma", alpha=0.4, part="0.4|0.4|0.4", rounds=1)]
+    return pd.DataFrame(rows).astype({"strength": float, "alpha": float})
 
 
 def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
     points = by_hand().sample(frac=1, random_state=0)
     rows = curve_rows(points, "hma", 1)
     assert rows["skill"].tolist() == [80, 82, 74, 60]
-    assert rows["reward"].tolist() == [10, 10.2, 10.6, 11]
+    assert rows["reward"].tolist() == [5, 5.2, 5.6, 6]
     assert rows["method"].tolist() == ["none", "hma", "hma", "none"]
     assert curve_rows(points, "adamerging", 0)["skill"].tolist() == [80, 75, 60]
     assert curve_rows(points, "hma_released", 0)["skill"].tolist() == [80, 70, 60]

@@ -83,9 +83,13 @@ def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     return HmaConfig(alpha=alpha, seed=seed, **{name: getattr(config, name) for name in shared})
 
 
-def _hma(task: Task, **changes: Any) -> Found:
-    numbers = dataclasses.replace(task.numbers, **changes)
-    return hma.learn_ratios(task.mixture, task.likelihood, numbers)
+def _hma(task: Task, kept: str | None = None, **changes: Any) -> Found:
+    """By gradient; `kept` is the method whose texts theta_0 is to be kept on."""
+    numbers, extra = dataclasses.replace(task.numbers, **changes), None
+    if kept:
+        texts, weight = task.data.texts[kept], task.config.kept_weight
+        extra = hma.KlToStart(task.model, task.mixture.theta_0, texts, weight)
+    return hma.learn_ratios(task.mixture, task.likelihood, numbers, extra)
 
 
 def _released(task: Task) -> Found:
@@ -111,19 +115,13 @@ def _reward(task: Task) -> Found:
     return hma.grid_search(task.mixture, objective, numbers, task.config.reward_step)
 
 
-def _keeping(task: Task, method: str) -> Found:
-    texts, weight = task.data.texts[method], task.config.kept_weight
-    keep = hma.KlToStart(task.model, task.mixture.theta_0, texts, weight)
-    return hma.learn_ratios(task.mixture, task.likelihood, task.numbers, keep)
-
-
 #: The methods that keep theta_0 on texts, and whether these have the formats that are scored.
 KEEPING = {"hma_kl": True, "hma_kl_other": False}
 SEARCHES: dict[str, Callable[[Task], Found]] = {
     # likelihood of the policy's own best replies, by gradient (Eq. 8-9)
     "hma": _hma,
     # the same by the paper's parameterisation, Eq. 11, its factor K put back
-    "hma_eq11": lambda task: _hma(task, parameterisation="eq11"),
+    "hma_eq11": partial(_hma, parameterisation="eq11"),
     # the same on a grid over the simplex (K = 3): the reference for both
     "hma_grid": lambda task: hma.grid_search(
         task.mixture, task.likelihood, task.numbers, task.config.grid_step
@@ -133,7 +131,7 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers
     "hma_reward": _reward,
     # likelihood plus KL(theta_0 || mixture) on pretraining text, with and without scored formats
-    **{method: partial(_keeping, method=method) for method in KEEPING},
+    **{method: partial(_hma, kept=method) for method in KEEPING},
     # likelihood of labelled reading items
     "adamerging": lambda task: adamerging(
         task.mixture, task.model, task.data.labelled, task.numbers
