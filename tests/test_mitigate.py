@@ -28,7 +28,7 @@ from alignment_tax.mitigate import (
     treatments,
 )
 from alignment_tax.mitigate.bema import Bema
-from alignment_tax.mitigate.graft import count_kept, graft, largest_mask, learnt_mask, random_mask
+from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Ema, Sma, decay_of, last_steps
 from alignment_tax.mitigate.output_penalty import (
@@ -583,11 +583,12 @@ def test_densities_outside_0_to_1_are_refused(density: float):
 def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
     theta_0, theta = make_policy(0).state_dict(), make_policy(1).state_dict()
     pairs = zip(make_policy(0).parameters(), make_policy(1).parameters(), strict=True)
-    assert count_kept(theta_0, theta, 1.0) == sum(int((p != q).sum()) for p, q in pairs)
+    kept = largest_mask(theta_0, theta, 1.0)
+    assert sum(int(m.sum()) for m in kept.values()) == sum(int((p != q).sum()) for p, q in pairs)
     name = "model.embed_tokens.weight"
     first, other = (random_mask(theta_0, theta, 0.3, seed)[name] for seed in (0, 1))
     assert not torch.equal(first, other)
-    whole = graft(theta_0, theta, largest_mask(theta_0, theta, 1.0))
+    whole = graft(theta_0, theta, kept)
     assert all(torch.equal(whole[name], theta[name]) for name in theta)
     assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
 

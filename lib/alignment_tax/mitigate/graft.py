@@ -48,18 +48,19 @@ def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
 
     It costs no training; Panigrahi et al. start from it. ValueError: the density is not in (0, 1].
     """
-    return top_mask(_sizes(theta_0, theta), count_kept(theta_0, theta, density))
+    sizes = _sizes(theta_0, theta)
+    return top_mask(sizes, count_kept(sizes, density))
 
 
 def random_mask(theta_0: State, theta: State, density: float, seed: int) -> Mask:
     """Return a mask of changed weights drawn at random, a control."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, sizes = torch.Generator().manual_seed(seed), _sizes(theta_0, theta)
     # a uniform number in (0, 1] for a changed weight, 0 for one that must not be drawn
     scores = {
         name: (1 - torch.rand(size.shape, generator=generator).to(size.device)) * (size > 0)
-        for name, size in _sizes(theta_0, theta).items()
+        for name, size in sizes.items()
     }
-    return top_mask(scores, count_kept(theta_0, theta, density))
+    return top_mask(scores, count_kept(sizes, density))
 
 
 def learnt_mask(
@@ -82,14 +83,14 @@ def learnt_mask(
         optimizer.step()
     # sigmoid is above 0: a weight that did not change scores 0, and is never kept for one that did
     ranked = {n: torch.sigmoid(s.detach()) * (changes[n] != 0) for n, s in scores.items()}
-    return top_mask(ranked, count_kept(theta_0, theta, density))
+    return top_mask(ranked, sum(int(kept.sum()) for kept in start.values()))
 
 
-def count_kept(theta_0: State, theta: State, density: float) -> int:
-    """Return how many weights a density keeps: at least one, if any changed."""
-    check_share(density, "density of the graft")
-    changed = sum(int((size > 0).sum()) for size in _sizes(theta_0, theta).values())
-    return min(changed, max(1, round(density * changed)))
+def count_kept(sizes: Mapping[str, Tensor], density: float) -> int:
+    """Return how many weights a density keeps, given |changes|: at least one, if any changed."""
+    share = check_share(density, "density of the graft")
+    changed = sum(int((size > 0).sum()) for size in sizes.values())
+    return min(changed, max(1, round(share * changed)))
 
 
 def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
