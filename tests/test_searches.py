@@ -22,6 +22,7 @@ from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import record
+from alignment_tax.pipeline.stages.ratios import resolved
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
@@ -201,10 +202,10 @@ def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found
 
 def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     open_ = Spec("rsf", LAST, "hma_grid", ALPHA, part="K=3")
-    closed = study.resolved(open_)
+    closed = resolved(study, open_)
     assert closed.alpha == ALPHA
     assert ratios_in(closed) == (found["hma_grid"].blocks, {})
-    assert study.resolved(closed) is closed
+    assert resolved(study, closed) is closed
     like = dataclasses.replace(closed, method="hma")
     keys = {study.evaluate(spec).key for spec in (open_, closed, like)}
     assert len(keys) == 1
@@ -213,7 +214,7 @@ def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     assert table["part"].tolist() == [closed.part] * 2
     assert table["key"].nunique() == 1
     # released ratios are scored with embeddings and norms of theta_0
-    released = study.resolved(dataclasses.replace(open_, method="hma_released"))
+    released = resolved(study, dataclasses.replace(open_, method="hma_released"))
     assert released.part.endswith("|embeddings=0.0|norms=0.0")
     start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
     for spec, block, layer in ((open_, 2, 8), (released, 0, 0)):
@@ -229,7 +230,7 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
     """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
     equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
     monkeypatch.setattr("alignment_tax.pipeline.stages.ratios.found_by", lambda *_: equal)
-    spec = study.resolved(Spec("rsf", LAST, "hma", alpha, part="K=3"))
+    spec = resolved(study, Spec("rsf", LAST, "hma", alpha, part="K=3"))
     assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
 
 
@@ -345,7 +346,7 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         (("hma_kl", 0.3, "K=3"), {"kept_weight": -1.0}, MergeError, "kept_weight .* 0 or more"),
         (("part", 0.3, "top"), {}, MergeError, "no part 'top'.*input, middle, output"),
         (("part", 0.3, None), {}, ValueError, "needs a part and an alpha"),
-        (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be alpha"),
+        (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be 0.3"),
         (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks"),
         (("hma", 0.3, "0.3|0.3|K=3"), {}, MergeError, "'K' has no ratio to fix"),
         (("hma", 0.3, "0.3|" * 8 + "0.4|0.2"), {}, MergeError, "10 blocks cannot be cut"),
@@ -364,7 +365,7 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
     with pytest.raises(UnknownStage, match=r"no rsf round 0 .* 1 to 2"):
         bare().evaluate(Spec("rsf", 0, "hma", 0.3, part="K=3"))
     with pytest.raises(UnknownStage, match="no algorithm 'dpo'"):
-        bare().ratios("hma", 3, 0.3, "dpo")
+        bare().ratios("hma", 3, 0.3, Spec("dpo", 1))
     for changes, message in (
         ({"replay_documents": 0}, "no pretraining text"),
         ({"ratios": None}, "set its `ratios`"),
