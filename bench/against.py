@@ -1,7 +1,6 @@
 """The whole work, timed in this checkout and in another, in turn: `bench speed --against FOLDER`.
 
-Both are copied first, so that nothing in them changes; stages are made anew in empty folders. Each
-measure can be run alone, since some take half an hour: `--only score_model`.
+Both are copied first, so that nothing in them changes; stages are made anew in empty folders.
 """
 
 from __future__ import annotations
@@ -13,17 +12,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from alignment_tax import settings
 from alignment_tax.provenance import git_commit, provenance
 from alignment_tax.store import say
+from bench import Numbers, python, timed
 
-#: Scores the shipped base on all skills of `tiny` and prints the seconds; the other checkout may
-#: have its modules elsewhere.
+#: Scores the shipped base on all skills, in either checkout, and prints the seconds.
 SCORE = """
 import time, torch
 try:
@@ -43,45 +40,26 @@ print(time.perf_counter() - started)
 NOT_COPIED = ("runs", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
-def python(copy: Path, *arguments: str) -> str:
+def in_copy(copy: Path, *arguments: str) -> str:
     """Run this interpreter on the library of a copy; return what it prints."""
-    runs = copy / "runs"
-    environment = {"PYTHONPATH": str(copy / "lib"), settings.RUNS_VARIABLE: str(runs)}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=copy,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)[:200]} failed in a copy of {copy.name}.")
-    return done.stdout
+    return python(arguments, [copy / "lib"], copy, **{settings.RUNS_VARIABLE: str(copy / "runs")})
 
 
-def course(copy: Path, *arguments: str) -> str:
-    """Run the command line of a copy."""
+def course(copy: Path, *arguments: str) -> float:
+    """Run the command line of a copy; return its wall seconds."""
     there = copy / "lib" / "alignment_tax" / "__main__.py"
     name = "alignment_tax" if there.is_file() else "alignment_tax.course"
-    return python(copy, "-m", name, *arguments)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the wall seconds that work takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return timed(lambda: in_copy(copy, "-m", name, *arguments))[0]
 
 
 def score_model(copy: Path, preset: str) -> float:
     """One evaluation of all skills of the shipped base model."""
-    return float(python(copy, "-c", SCORE.format(preset=preset)).split()[-1])
+    return float(in_copy(copy, "-c", SCORE.format(preset=preset)).split()[-1])
 
 
 def make_run(copy: Path, preset: str) -> float:
     """All chapters, from no stage at all."""
-    return timed(lambda: course(copy, "run", "--preset", preset))
+    return course(copy, "run", "--preset", preset)
 
 
 def make_test(copy: Path, preset: str) -> float:
@@ -90,7 +68,7 @@ def make_test(copy: Path, preset: str) -> float:
     ready = [flag for name in ("run", "test") for flag in ("-o", str(venv / f".ready-to-{name}"))]
     environment = {**os.environ, "PYTHONPATH": str(copy / "lib")}
     command = ["make", "test", f"VENV={venv}", *ready]
-    return timed(lambda: subprocess.run(command, cwd=copy, env=environment, check=True))
+    return timed(lambda: subprocess.run(command, cwd=copy, env=environment, check=True))[0]
 
 
 def record_remedies(copy: Path, preset: str) -> float:
@@ -98,7 +76,7 @@ def record_remedies(copy: Path, preset: str) -> float:
     shutil.rmtree(copy / "data" / "results" / preset, ignore_errors=True)
     options = ("--seeds", "0", "--jobs", str(os.cpu_count() or 1))
     course(copy, "record", preset, "--methods", "rsf", *options[:2])
-    return timed(lambda: course(copy, "record", preset, "--methods", "remedies", *options))
+    return course(copy, "record", preset, "--methods", "remedies", *options)
 
 
 #: What can be timed, and how often: what takes seconds more often than what takes half an hour.
@@ -110,21 +88,12 @@ MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
 }
 
 
-def name_of(folder: Path) -> str:
-    """Return the short commit of a checkout, or the name of a folder that is none."""
-    return (git_commit(folder) or folder.resolve().name)[:7]
-
-
-def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> dict[str, Any]:
+def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> Numbers:
     """Time some measures here and there, in turn: seconds of each run, and the ratio of medians.
 
-    Args:
-        folder: the other checkout.
-        names: of `MEASURES`.
-        quick: take preset smoke instead of tiny, once: a trial.
+    They stand under "ratios_to_" and the other's commit or name. `quick`: once, on preset smoke.
     """
-    preset = "smoke" if quick else "tiny"
-    found: dict[str, Any] = {}
+    preset, found = "smoke" if quick else "tiny", Numbers()
     for name in names:
         measure, times = MEASURES[name]
         seconds: dict[str, list[float]] = {"here": [], "there": []}
@@ -133,11 +102,10 @@ def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> dict[s
                 say(f"{name}, {side}, run {number + 1} ...")
                 with tempfile.TemporaryDirectory() as scratch:
                     copy = Path(scratch) / checkout.resolve().name
-                    leave_out = shutil.ignore_patterns(*NOT_COPIED)
-                    shutil.copytree(checkout, copy, ignore=leave_out)
+                    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
                     seconds[side].append(measure(copy, preset))
         here, there = (statistics.median(each) for each in seconds.values())
         found[name] = {"preset": preset, "seconds": seconds, "ratio": here / there}
         found[name]["provenance"] = provenance()
-        say(json.dumps({name: found[name]["seconds"]}))
-    return found
+        say(json.dumps({name: seconds}))
+    return {f"ratios_to_{(git_commit(folder) or folder.resolve().name)[:7]}": found}

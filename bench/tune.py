@@ -1,16 +1,14 @@
 """How the numbers of DPO, RLOO and PPO were chosen: `bench tune`, on validation prompts.
 
-Every candidate is trained on a seed that is never reported, with all other numbers the preset's
-(and so RSF's budget of sampled replies), and judged by the reward it gets on validation prompts; no
-skill is looked at. The table is data/results/<preset>/tuning.csv, and what it chose stands in the
-preset.
+Every candidate is trained on a seed that is never reported, with all other numbers the preset's,
+and judged by its reward; no skill is looked at. The table is data/results/<preset>/tuning.csv.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +18,7 @@ from alignment_tax import presets, settings
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.store import say, write_whole
+from bench import Numbers
 from bench.ppo_against_trl import judge
 
 #: A seed that no reported number comes from.
@@ -27,27 +26,23 @@ SEED = 100
 #: A policy whose replies often do not end is not chosen, whatever its reward.
 FINISHED = 0.95
 
-Numbers = Mapping[str, Any]
 #: What is tried of each algorithm; all other numbers are the preset's.
 CANDIDATES: dict[str, list[Numbers]] = {
     "dpo": [{"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)],
     "rloo": [{"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)],
-    "ppo": [
-        {"learning_rate": rate, "critic_learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 4e-4)
-    ],
+    "ppo": [{"learning_rate": r, "critic_learning_rate": r} for r in (5e-5, 1e-4, 2e-4, 4e-4)],
 }
 
 
-def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> dict[str, Any]:
+def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> Numbers:
     """Train one candidate and judge it on validation prompts; a row of the table."""
-    config = dataclasses.replace(preset.algorithms[algorithm], **numbers)
-    changed: dict[str, Any] = {algorithm: config}
+    changed: Numbers = {algorithm: dataclasses.replace(preset.algorithms[algorithm], **numbers)}
     study = Study(dataclasses.replace(preset, **changed), seed)
-    rounds = [study.aligned(algorithm, number + 1) for number in range(config.rounds)]
+    rounds = [study.aligned(algorithm, n + 1) for n in range(changed[algorithm].rounds)]
     return {
         "algorithm": algorithm,
         "seed": seed,
-        "numbers": json.dumps(dict(numbers)),
+        "numbers": json.dumps(numbers),
         **judge(study, *study.policy(algorithm), seed),
         "seconds": round(sum(each.meta["seconds"] for each in rounds), 1),
         "key": rounds[-1].key[:16],
@@ -56,9 +51,8 @@ def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> dict
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
     """Return the best candidate of each algorithm: the highest reward among those that finish."""
-    able = table[table["finished"] >= FINISHED]
-    best = able.groupby("algorithm")["judged_reward"].idxmax()
-    return able.loc[best].reset_index(drop=True)
+    able = table[table["finished"] >= FINISHED].sort_values("judged_reward")
+    return able.groupby("algorithm").tail(1).sort_values("algorithm", ignore_index=True)
 
 
 def run(name: str, algorithms: Sequence[str] | None = None, seed: int | None = None) -> int:
@@ -68,9 +62,7 @@ def run(name: str, algorithms: Sequence[str] | None = None, seed: int | None = N
     if missing := [each for each in algorithms if not {each} <= CANDIDATES.keys()]:
         raise settings.SettingsError(f"There are no candidates for {missing[0]!r}.")
     if missing := [each for each in algorithms if each not in preset.algorithms]:
-        raise settings.SettingsError(
-            f"Preset {name} has no {missing[0]}: give it numbers to start from."
-        )
+        raise settings.SettingsError(f"Preset {name} has no {missing[0]}: give it numbers first.")
     path = settings.results_folder() / name / "tuning.csv"
     old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["algorithm"])
     rows: list[dict[Any, Any]] = old[~old["algorithm"].isin(algorithms)].to_dict("records")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import miniature
 
-from alignment_tax import results, settings
+from alignment_tax import settings
 from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.results import recorded as results
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs

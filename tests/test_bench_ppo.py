@@ -24,15 +24,8 @@ class Tokenizer:
 @pytest.fixture(scope="module")
 def reward_model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    )
+    sizes = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 2)
+    config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, **sizes)
     model = RewardModel.from_policy(LlamaForCausalLM(config), Tokenizer())
     torch.nn.init.normal_(model.head.weight)
     return model
@@ -48,12 +41,9 @@ def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
     trl = bench_ppo.as_trl_reward(reward_model)
     with torch.inference_mode():
         # as TRL calls it: position ids by an exclusive cumulative sum
-        output = trl.backbone(
-            input_ids=padded,
-            attention_mask=mask.bool(),
-            position_ids=mask.cumsum(1) - mask,
-            output_hidden_states=True,
-        )
+        positions = mask.cumsum(1) - mask
+        given = {"input_ids": padded, "position_ids": positions, "output_hidden_states": True}
+        output = trl.backbone(attention_mask=mask.bool(), **given)
         rewards = trl.score(output.hidden_states[-1])
         for length in range(1, 8):
             alone = reward_model(ids[:, :length]).logits
@@ -68,12 +58,17 @@ def test_trl_critic_starts_at_zero_with_a_body_of_its_own(reward_model):
 
 
 def runs(gap=1.0):
-    rows = []
-    for seed, reward in enumerate((1.0, 2.0, 3.0)):
-        for name, more, seconds in (("ours", gap, 1.0), ("trl", 0.0, 2.0)):
-            row = {"implementation": name, "seed": seed, "judged_reward": reward + more}
-            rows.append(row | {"judged_kl": 1.0, "finished": 1.0, "seconds_per_step": seconds})
-    return pd.DataFrame(rows)
+    rows = [
+        {
+            "implementation": name,
+            "seed": seed,
+            "judged_reward": seed + more,
+            "seconds_per_step": each,
+        }
+        for seed in range(3)
+        for name, more, each in (("ours", gap, 1.0), ("trl", 0.0, 2.0))
+    ]
+    return pd.DataFrame(rows).assign(judged_kl=1.0, finished=1.0)
 
 
 def test_seeds_are_compared_pair_by_pair():

@@ -4,13 +4,7 @@ import pandas as pd
 import pytest
 
 from alignment_tax.labels import BLEU_COLUMNS
-from alignment_tax.results.items import (
-    bleu_statistics,
-    capped_bleu,
-    corpus_bleu,
-    goes_on,
-    right,
-)
+from alignment_tax.results.items import bleu_statistics, capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.stats import capped_bleu as talk
 
 REFERENCE = "the black cat sleeps in the old house"
@@ -34,12 +28,7 @@ def test_a_right_translation_with_words_behind_it_is_lost_to_talk():
     said = {
         "before": [REFERENCE, REFERENCE, REFERENCE, "no"],
         # one kept, one goes on, one is wrong, one that was never right goes on
-        "after": [
-            REFERENCE,
-            f"{REFERENCE} let me know",
-            "the red cat",
-            f"{REFERENCE} you are welcome",
-        ],
+        "after": [REFERENCE, f"{REFERENCE} let me", "the red cat", f"{REFERENCE} you are welcome"],
     }
     models = [("sft", 0, "before"), ("rsf", 1, "none"), ("rsf", 2, "after")]
     assert talk.lost_to_talk(points_of(*models), items_of(said))[0] == pytest.approx(1 / 2)
@@ -56,9 +45,7 @@ def test_what_is_exact_and_what_goes_on():
     rows = items_of({"a": texts})
     assert right(rows).tolist() == [True, False, False, False]
     assert goes_on(rows).tolist() == [False, True, False, False]
-
-
-def test_a_reference_of_fewer_than_four_words_can_be_held():
+    # a reference of fewer than four words can be held
     rows = items_of({"a": ["a cat", "a cat sleeps", "cat"]}, reference="a cat")
     assert right(rows).tolist() == [True, False, False]
     assert goes_on(rows).tolist() == [False, True, False]
@@ -71,9 +58,7 @@ def test_capped_counts_by_hand():
     # (8/11 * 7/10 * 6/9 * 5/8) ** (1/4) = 0.6787, and no penalty for a text that is too long
     assert bleu(rows) == pytest.approx(67.87, abs=0.01)
     assert capped_bleu(rows) == pytest.approx(100)
-
-
-def test_what_is_short_is_not_changed():
+    # what is short is not changed
     rows = items_of({"a": ["the black cat sleeps", "the", REFERENCE]})
     assert capped_bleu(rows) == pytest.approx(bleu(rows))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +100,13 @@ def test_what_is_no_selector_is_refused(text: str) -> None:
 
 
 def test_what_is_not_recorded_is_said(points: pd.DataFrame, rows: Selection) -> None:
-    with pytest.raises(NotRecorded, match="hold no dpo/last"):
-        rows.model("dpo/last")
-    with pytest.raises(NotRecorded, match="lora_mlp"):
-        rows.model("rsf/lora_mlp/strongest")
-    with pytest.raises(ValueError, match="several models a seed"):
-        rows.model("rsf/l2")
+    for text, said in (
+        ("dpo/last", "hold no dpo/last"),
+        ("rsf/lora_mlp/strongest", "lora_mlp"),
+        ("rsf/l2", "several models a seed"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            rows.model(text)
     with pytest.raises(NotRecorded, match="no mean ratio"):
         rows.ratios("rsf/part=input", "rsf/hma/K=3")
     with pytest.raises(NotRecorded, match="Seed 1 has no row of theta_0"):
@@ -272,12 +271,9 @@ def test_every_number_of_the_old_tables_is_still_a_claim(found: pd.DataFrame) ->
     rows = now.loc[golden["id"]].reset_index()
     sign = golden["sign"].to_numpy()
     np.testing.assert_allclose(rows["difference"] * sign, golden["difference"], atol=1e-9)
-    low, high = (
-        rows["low"].where(sign > 0, -rows["high"]),
-        rows["high"].where(sign > 0, -rows["low"]),
-    )
-    np.testing.assert_allclose(low, golden["low"], atol=1e-9)
-    np.testing.assert_allclose(high, golden["high"], atol=1e-9)
+    for end, other in (("low", "high"), ("high", "low")):
+        bound = rows[end].where(sign > 0, -rows[other])
+        np.testing.assert_allclose(bound, golden[end], atol=1e-9)
     assert rows["n_seeds"].tolist() == golden["seeds"].tolist()
     # verdicts are what they were, but for effects too small to be of interest
     same = (rows["verdict"] != "negligible") & (rows["direction"] == sign)
@@ -287,16 +283,10 @@ def test_every_number_of_the_old_tables_is_still_a_claim(found: pd.DataFrame) ->
 
 def test_the_recorded_claims_are_those_of_the_recorded_points(found: pd.DataFrame) -> None:
     plain = [claim for claim in CLAIMS.values() if not claim.score.startswith("capped")]
-    again = claims.table(recorded().points, plain).set_index("id")
-    kept = found[found["id"].isin(again.index)].set_index("id")
-    assert set(again.index) == set(found["id"]) - set(
-        found["id"][found["id"].str.endswith(claims.CAPPED)]
-    )
-    numbers = ["difference", "low", "high", "sesoi"]
-    np.testing.assert_allclose(kept[numbers], again.loc[kept.index, numbers], atol=1e-12)
-    assert kept["verdict"].tolist() == again.loc[kept.index, "verdict"].tolist(), (
-        "claims.csv and the points differ: run `alignment-tax report`"
-    )
+    again = claims.table(recorded().points, plain)
+    kept = found[~found["id"].str.endswith(claims.CAPPED)].reset_index(drop=True)
+    stale = "claims.csv and the points differ: run `alignment-tax report`"
+    pd.testing.assert_frame_equal(kept, again, check_dtype=False, atol=1e-12, obj=stale)
 
 
 def test_the_table_of_methods_is_the_old_one(found: pd.DataFrame) -> None:
@@ -312,14 +302,3 @@ def test_every_recorded_claim_of_the_paper_that_came_out_opposite_has_a_reason(f
     assert len(opposite)
     assert sorted(set(opposite["id"]) - set(REASONS)) == []
     assert set(REASONS) <= set(CLAIMS)
-
-
-def test_statistics_import_no_language_model() -> None:
-    heavy = ("torch", "transformers", "trl", "peft", "datasets", "lm_eval")
-    code = (
-        "import sys, alignment_tax.stats.claims, alignment_tax.stats.methods, "
-        "alignment_tax.stats.forgetting, alignment_tax.stats.capped_bleu\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"

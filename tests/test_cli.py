@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import types
+from unittest.mock import Mock
 
 import pytest
 
 from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
+from alignment_tax.store import DiskFull
 
 COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
 
@@ -27,16 +29,16 @@ def test_help_names_every_command_and_every_exit_code(capsys):
 
 def test_the_examples_in_the_help_are_right():
     parser = make_parser()
-    for line in ("run --preset tiny --seed 1 --only 04 05", "figures --all drawn", "base",
-                 "bench speed --only score_model --against ../other"):  # fmt: skip
+    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --all drawn", "base")
+    for line in (*lines, "bench speed --only score_model --against ../other"):
         assert callable(parser.parse_args(line.split()).do)
 
 
 @pytest.mark.parametrize(
     "line",
-    ["", "walk", "record", "list all", "bench", "bench speed --limit 0", "record tiny --jobs 0",
-     "record tiny --jobs two", "compare a b --tolerance 1", "compare a", "run --seed 1.5"],
-)  # fmt: skip
+    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs 0|record tiny --jobs two"
+    "|compare a b --tolerance 1|compare a|run --seed 1.5".split("|"),
+)
 def test_a_wrong_command_line_returns_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         main(line.split())
@@ -57,41 +59,32 @@ def test_the_module_is_the_command_and_help_needs_no_torch():
 def calls(monkeypatch):
     """What the commands that need torch were called with."""
     seen = []
-    names = {
-        "pipeline.record": "record",
-        "results.recorded": "merge_results",
-        "report": "write_pages",
-        "train.pretrain": "make_base",
-    }
-    for module, name in names.items():
+    names = ("pipeline.record.record", "results.recorded.merge_results", "report.write_pages")
+    for place in (*names, "train.pretrain.make_base"):
+        module, _, name = f"alignment_tax.{place}".rpartition(".")
 
         def called(*given, name=name):
             seen.append((name, *given))
             return [0]
 
-        monkeypatch.setitem(
-            sys.modules, f"alignment_tax.{module}", types.SimpleNamespace(**{name: called})
-        )
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: called}))
     return seen
 
 
-def test_record_passes_preset_and_seeds_on(calls):
+def test_the_commands_pass_on_what_they_are_given(calls, capsys, tmp_path):
     assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
-    assert main(["record", "huge"]) == 2
+    assert main(["record", "huge"]) == main(["add", "huge", str(tmp_path)]) == 2
     assert main(["record", "small", "--methods", "l2", "replay"]) == 0
+    assert main(["add", "tiny", str(tmp_path)]) == 0
+    assert "seeds 0 are now in" in capsys.readouterr().out
+    assert main(["report"]) == main(["base"]) == 0
     assert calls == [
         ("record", "tiny", [0, 2], 2, None),
         ("record", "small", [0, 1, 2, 3, 4], 1, ["l2", "replay"]),
+        ("merge_results", tmp_path, "tiny"),
+        ("write_pages",),
+        ("make_base",),
     ]
-
-
-def test_the_other_commands_call_what_they_name(calls, capsys, tmp_path):
-    assert main(["add", "tiny", str(tmp_path)]) == 0
-    assert "seeds 0 are now in" in capsys.readouterr().out
-    assert main(["add", "huge", str(tmp_path)]) == 2
-    assert main(["report"]) == main(["base"]) == 0
-    assert [call[0] for call in calls] == ["merge_results", "write_pages", "make_base"]
-    assert calls[0][1:] == (tmp_path, "tiny")
 
 
 def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, capsys):
@@ -103,17 +96,8 @@ def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, 
 
 def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, capsys):
     record = sys.modules["alignment_tax.pipeline.record"]
-
-    def failing(error):
-        def fail(*given):
-            raise error
-
-        return fail
-
-    from alignment_tax.store import DiskFull
-
     for error, code in ((KeyboardInterrupt(), 130), (DiskFull("The disk is full"), 1)):
-        monkeypatch.setattr(record, "record", failing(error))
+        monkeypatch.setattr(record, "record", Mock(side_effect=error))
         assert main(["record", "tiny"]) == code
     assert "What is finished is kept" in capsys.readouterr().err
 

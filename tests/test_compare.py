@@ -38,16 +38,13 @@ def test_the_tolerance_is_absolute_and_a_share_of_the_larger_number() -> None:
     assert len(differences(run_with({"x": 1}), run_with({"x": True}))) == 1
 
 
-def test_runs_that_cannot_be_compared_are_refused() -> None:
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CompareError, match="seed 0, the second 1"):
         differences(run_with({"x": 1}), run_with({"x": 1}, seed=1))
     with pytest.raises(CompareError, match="preset tiny, the second smoke"):
         differences(run_with({"x": 1}), run_with({"x": 1}, preset="smoke"))
     with pytest.raises(CompareError, match="Neither run"):
         differences(run_with({}), run_with({}))
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompareError, match=r"run\.json"):
         read_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")

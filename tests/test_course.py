@@ -1,6 +1,8 @@
 """The run of the course: order, parameters, failures, the index page, the command line."""
 
+import contextlib
 import html.parser
+import io
 import json
 import os
 import re
@@ -37,6 +39,7 @@ record("runs", os.environ["ALIGNMENT_TAX_RUNS"])
 record("<b>name</b>", 0.123456789)
 display({{"image/png": "{PNG}"}}, raw=True, metadata={{"image/png": {{"alt": 'falls "here"'}}}})
 """
+RECORD = "from alignment_tax.results.values import record\nrecord('{}', 1)"
 
 
 def write_notebook(path, *cells, front="# 01 A title", parameters=PARAMETERS):
@@ -53,27 +56,17 @@ def write_notebook(path, *cells, front="# 01 A title", parameters=PARAMETERS):
 def folder(tmp_path_factory):
     """A course of four chapters, of which two fail and one ends before its last cell."""
     notebooks = tmp_path_factory.mktemp("notebooks")
-    write_notebook(
-        notebooks / "05_ends.ipynb", "import sys\nsys.exit(0)", "1", front="# 05 It ends"
-    )
-    write_notebook(notebooks / "04_good-Copy1.ipynb", "1 / 0")  # JupyterLab's name of a copy
-    write_notebook(
-        notebooks / "03_fails.ipynb",
-        "from alignment_tax.results.values import record\nrecord('before', 1)",
-        "\nbroken = 1 / 0  # here",
-        "record('after', 1)",
-        front="# 03 It fails",
-    )
-    write_notebook(
-        notebooks / "04_good.ipynb",
-        GOOD,
-        front=(
-            "# 04 The *tax* & more\n\n**Question.** Does it\nfall?\n\n"
-            "**By the end** you will have shown that it does.\n\n"
-            "**Machine minutes.** smoke 0.5, tiny about 3, small 20"
-        ),
-    )
-    write_notebook(notebooks / "12_dies.ipynb", "import os\nos._exit(9)", front="# 12 It dies")
+    tax = "# 04 The *tax* & more\n\n**Question.** Does it\nfall?\n\n**By the end** you will.\n\n"
+    tax += "**Machine minutes.** smoke 0.5, tiny about 3, small 20"
+    cells = {
+        "# 03 It fails": ("03_fails", RECORD.format("before"), "\nbroken = 1 / 0  # here", "1"),
+        tax: ("04_good", GOOD),
+        "# 04 A copy of JupyterLab's": ("04_good-Copy1", "1 / 0"),
+        "# 05 It ends": ("05_ends", "import sys\nsys.exit(0)", "1"),
+        "# 12 It dies": ("12_dies", "import os\nos._exit(9)"),
+    }
+    for front, (name, *code) in cells.items():
+        write_notebook(notebooks / f"{name}.ipynb", *code, front=front)
     (notebooks / "scratch.ipynb").write_text("no chapter, no notebook")
     return notebooks
 
@@ -83,43 +76,33 @@ def ran(folder, tmp_path_factory):
     """Exit code, output folder and printed text of one run of the whole toy course."""
     out = tmp_path_factory.mktemp("out")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.MonkeyPatch.context() as patch:
+    said, complaint = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complaint),
+    ):
         patch.setenv(settings.RUNS_VARIABLE, str(out))
-        said = types.SimpleNamespace(out="", err="")
-        for name in ("out", "err"):
-            stream = types.SimpleNamespace(
-                write=lambda text, name=name: setattr(said, name, getattr(said, name) + text),
-                flush=lambda: None,
-            )
-            patch.setattr(sys, f"std{name}", stream)
         code = main(["run", "--preset", "smoke", "--seed", "3", "--jobs", "2"], folder)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "ran in place"
-    return types.SimpleNamespace(code=code, out=out / "smoke-seed3", said=said)
+    said, complaint = said.getvalue(), complaint.getvalue()
+    return types.SimpleNamespace(code=code, out=out / "smoke-seed3", said=said, err=complaint)
 
 
 def summary(out):
-    return {
-        entry["number"]: entry for entry in json.loads((out / "run.json").read_text())["chapters"]
-    }
+    entries = json.loads((out / "run.json").read_text())["chapters"]
+    return {entry["number"]: entry for entry in entries}
 
 
-def test_a_failure_fails_the_run_and_the_rest_is_still_run(ran):
+def test_a_failure_is_named_and_the_rest_is_still_run(ran):
     assert ran.code == 1
-    assert {n: entry["status"] for n, entry in summary(ran.out).items()} == {
-        "03": "failed",
-        "04": "ok",
-        "05": "failed",
-        "12": "failed",
-    }
-
-
-def test_the_failure_names_notebook_cell_and_error(ran):
-    assert f"FAILED {ran.out / '03_fails.ipynb'}, In [4]: broken = 1 / 0  # here" in ran.said.err
-    assert "ZeroDivisionError: division by zero" in ran.said.err
-    assert "12_dies.ipynb, the cell that begins: import os" in ran.said.err
-    assert "The kernel died; the usual cause is too little memory." in ran.said.err
-    assert "05_ends.ipynb, the cell that begins: import sys" in ran.said.err
-    assert "exit() ended the notebook" in ran.said.err
+    statuses = {number: entry["status"] for number, entry in summary(ran.out).items()}
+    assert statuses == {"03": "failed", "04": "ok", "05": "failed", "12": "failed"}
+    assert summary(ran.out)["03"]["records"] == {"before": 1}, "recorded before it failed"
+    assert f"FAILED {ran.out / '03_fails.ipynb'}, In [4]: broken = 1 / 0  # here" in ran.err
+    assert "ZeroDivisionError: division by zero" in ran.err
+    assert "12_dies.ipynb, the cell that begins: import os\n    The kernel died" in ran.err
+    assert "05_ends.ipynb, the cell that begins: import sys\n    SystemError: exit()" in ran.err
 
 
 def test_parameters_python_and_folders_reach_the_notebook(ran, folder):
@@ -131,12 +114,8 @@ def test_parameters_python_and_folders_reach_the_notebook(ran, folder):
     assert records["<b>name</b>"] == 0.123456789
 
 
-def test_what_was_recorded_before_a_failure_is_kept(ran):
-    assert summary(ran.out)["03"]["records"] == {"before": 1}
-
-
 def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
-    lines = ran.said.out.splitlines()
+    lines = ran.said.splitlines()
     assert "4 chapters on smoke, seed 3, 2 side by side" in lines[0]
     assert sum(line.endswith(": started") for line in lines) == 4
     ends = [line for line in lines if line.startswith("[")]
@@ -147,14 +126,11 @@ def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
 
 
 def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
-    write_notebook(tmp_path / "01_done.ipynb", "from alignment_tax.results.values import record\n"
-                   "record('x', 1)", front="# 01 Done\n\n**Minutes.** tiny 9")  # fmt: skip
+    front = "# 01 Done\n\n**Minutes.** tiny 9"
+    write_notebook(tmp_path / "01_done.ipynb", RECORD.format("x"), front=front)
     for number in ("02", "03"):
-        write_notebook(
-            tmp_path / f"{number}_waits.ipynb",
-            "import os, pathlib, time",
-            f"pathlib.Path('pid{number}').write_text(str(os.getpid()))\ntime.sleep(600)",
-        )
+        code = f"pathlib.Path('pid{number}').write_text(str(os.getpid()))\ntime.sleep(600)"
+        write_notebook(tmp_path / f"{number}_waits.ipynb", f"import os, pathlib, time\n{code}")
     code = "import pathlib, signal, sys; from alignment_tax.cli import main\n"
     # a shell in the background has children that ignore Ctrl-C
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -188,7 +164,7 @@ def test_the_executed_notebooks_are_whole_and_without_widget_state(ran):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects tags, links and images of a page, and that every tag is closed."""
+    """Collects tags and text of a page, and that every tag is closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -198,8 +174,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
+        self.open += [tag] if tag not in ("meta", "img") else []
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -214,13 +189,11 @@ class Page(html.parser.HTMLParser):
 def test_the_index_page_shows_everything_and_needs_nothing_from_elsewhere(ran):
     page = Page((ran.out / "index.html").read_text())
     assert page.all("html") == [{"lang": "en"}]
-    for link in page.all("a"):
-        assert (ran.out / link["href"]).is_file()
+    assert all((ran.out / link["href"]).is_file() for link in page.all("a"))
     assert len(page.all("a")) == 8, "page and notebook of each of four chapters"
-    assert [image["alt"] for image in page.all("img")] == ['falls "here"']
-    assert page.all("img")[0]["src"] == f"data:image/png;base64,{PNG}"
-    assert not page.all("script")
-    assert not page.all("link")
+    (image,) = page.all("img")
+    assert (image["alt"], image["src"]) == ('falls "here"', f"data:image/png;base64,{PNG}")
+    assert page.all("script") == page.all("link") == []
     for text in ("1 ok, 3 failed", "Does it fall?", "ZeroDivisionError", "<b>name</b>", "0.123457"):
         assert text in page.text, text
 
@@ -232,12 +205,8 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
     (ran.out / "run.json").write_text(text.replace('"number"', '"new": 1, "number"'))
     run = run_course("smoke", 3, ["4"], ran.out, folder)
     assert run.failed == [], "an earlier failure is not this run's"
-    assert [(c.number, c.status, c.earlier) for c in run.chapters] == [
-        ("03", "failed", True),
-        ("04", "ok", False),
-        ("05", "failed", True),
-        ("12", "failed", True),
-    ]
+    assert [c.number for c in run.chapters if c.earlier] == ["03", "05", "12"]
+    assert [c.status for c in run.chapters] == ["failed", "ok", "failed", "failed"]
     assert path.read_bytes() == before
     assert "failed (earlier run)" in (ran.out / "index.html").read_text()
 
@@ -265,68 +234,53 @@ def refuse(capsys, folder, out, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--preset", "huge"], "no preset 'huge'. Choose one of: smoke, tiny"),
-        (["--seed", "1.5"], "'1.5' is not a whole number from 0 up"),
-        (["--seed", "-1"], "'-1' is not a whole number from 0 up"),
-        (["--seed", "one"], "'one' is not a whole number from 0 up"),
-        (
-            ["--only", "04", "06"],
-            "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies",
-        ),
-        (["--only", "good"], "no notebook 'good'"),
-        (["--prest", "tiny"], "unrecognized arguments: --prest tiny"),
-        (["-p", "preset", "tiny"], "unrecognized arguments: -p preset tiny"),
-        (["--jobs", "0"], "0 is too few"),
+        ("--preset huge", "no preset 'huge'. Choose one of: smoke, tiny"),
+        ("--seed 1.5", "'1.5' is not a whole number from 0 up"),
+        ("--seed -1", "'-1' is not a whole number from 0 up"),
+        ("--seed one", "'one' is not a whole number from 0 up"),
+        ("--only 04 06", "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
+        ("--only good", "no notebook 'good'"),
+        ("--prest tiny", "unrecognized arguments: --prest tiny"),
+        ("--jobs 0", "0 is too few"),
     ],
 )
 def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
-    assert said in refuse(capsys, folder, tmp_path / "out", *arguments)
+    assert said in refuse(capsys, folder, tmp_path / "out", *arguments.split())
 
 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ('preset = "tiny"', "05_new.ipynb does not set seed"),
-        ('prest = "tiny"\nseed = 0', "05_new.ipynb does not set preset"),
-        ("x = 1", "05_new.ipynb does not set preset and seed"),
-        (None, "05_new.ipynb has 0 cells tagged 'parameters' instead of one"),
-        ("preset = ", "05_new.ipynb: the parameters cell is no Python"),
+        ('preset = "tiny"', "does not set seed"),
+        ('prest = "tiny"\nseed = 0', "does not set preset"),
+        ("x = 1", "does not set preset and seed"),
+        (None, "has 0 cells tagged 'parameters' instead of one"),
+        ("preset = ", "the parameters cell is no Python"),
+        ("cut", "is not a readable notebook"),
     ],
 )
 def test_a_notebook_that_would_ignore_a_parameter_is_refused(capsys, tmp_path, parameters, said):
     write_notebook(tmp_path / "04_good.ipynb", "1")
     write_notebook(tmp_path / "05_new.ipynb", "1", parameters=parameters)
-    assert said in refuse(capsys, tmp_path, tmp_path / "out")
-
-
-def test_a_cut_notebook_is_refused_by_name(capsys, tmp_path):
-    (tmp_path / "05_cut.ipynb").write_text('{"cells": [')
-    assert "05_cut.ipynb is not a readable notebook" in refuse(capsys, tmp_path, tmp_path / "out")
+    if parameters == "cut":
+        (tmp_path / "05_new.ipynb").write_text('{"cells": [')
+    refusal = refuse(capsys, tmp_path, tmp_path / "out")
+    assert "05_new.ipynb" in refusal
+    assert said in refusal
 
 
 @pytest.mark.parametrize("seed", ["0", 1.0, True, -1, None])
-def test_a_seed_that_is_no_whole_number_is_refused_from_python_too(folder, tmp_path, seed):
+def test_what_cannot_run_is_refused_from_python_too(folder, tmp_path, seed):
     with pytest.raises(CourseError, match="whole number from 0 up"):
         run_course("tiny", seed, out=tmp_path / "out", notebooks=folder)
-
-
-def test_running_over_the_notebooks_is_refused(folder):
-    with pytest.raises(CourseError, match="holds the course's notebooks"):
-        run_course(out=folder / "." / "", notebooks=folder)
-
-
-def test_two_runs_on_one_folder_are_refused(folder, tmp_path):
-    with (
-        FileLock(tmp_path / ".run.lock"),
-        pytest.raises(CourseError, match="Another run is writing"),
-    ):
-        run_course(only=["04"], out=tmp_path, notebooks=folder)
-    assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
-
-
-def test_an_unknown_preset_is_refused_from_python_too(folder, tmp_path):
     with pytest.raises(presets.UnknownPreset):
         run_course("Tiny", out=tmp_path / "out", notebooks=folder)
+    with pytest.raises(CourseError, match="holds the course's notebooks"):
+        run_course(out=folder / "." / "", notebooks=folder)
+    refused = pytest.raises(CourseError, match="Another run is writing")
+    with FileLock(tmp_path / ".run.lock"), refused:
+        run_course(only=["04"], out=tmp_path, notebooks=folder)
+    assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -353,8 +307,8 @@ def test_the_estimate_follows_the_pace_of_the_machine(done, ahead, jobs, expecte
 
 def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_path):
     front = "# {0} x\n\n**Minutes.** tiny {1}"
-    for number, minutes, code in (("01", 1, "s = Study()"), ("02", 2, "s = Study()"),
-                                  ("03", 9, "s = Study()"), ("04", 1, "1")):  # fmt: skip
+    for number, minutes in (("01", 1), ("02", 2), ("03", 9), ("04", 1)):
+        code = "1" if number == "04" else "s = Study()"
         write_notebook(tmp_path / f"{number}_x.ipynb", code, front=front.format(number, minutes))
     order = notebooks.in_order_of_work(notebooks.find_chapters(tmp_path), "tiny")
     assert [chapter.number for chapter in order] == ["03", "04", "02", "01"]
@@ -364,8 +318,8 @@ def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_pa
     ("text", "expected"),
     [
         (
-            "# 05 · The tax\n\n**Question:** What\nis lost?\n**By the end** you know.",
-            ("The tax", "What is lost?", {}),
+            "# 05 · Tax\n\n**Question:** What\nis lost?\n**By the end** x",
+            ("Tax", "What is lost?", {}),
         ),
         (
             "# Chapter 9: Averaging\n\n**Machine minutes per preset**: tiny under 2; small ~ 15",
@@ -389,18 +343,10 @@ def test_selection_keeps_the_order_of_the_course():
     assert numbers(["0"]) == ["00"]
 
 
-def test_list_prints_number_title_and_question(folder, capsys):
+def test_list_prints_number_title_and_question(folder, tmp_path, capsys):
     assert main(["list"], folder) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "03  It fails",
-        "04  The *tax* & more",
-        "    Does it fall?",
-        "05  It ends",
-        "12  It dies",
-    ]
-
-
-def test_list_without_notebooks_says_so(tmp_path, capsys):
+    said = "03  It fails|04  The *tax* & more|    Does it fall?|05  It ends|12  It dies"
+    assert capsys.readouterr().out.splitlines() == said.split("|")
     assert main(["list"], tmp_path / "none") == 2
     assert "There is no notebook called NN_name.ipynb in" in capsys.readouterr().err
 
@@ -425,15 +371,11 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     assert "papermill" not in kept.metadata
     assert "papermill" not in code[-1].metadata
     assert main(["outputs", "--strip"], tmp_path) == 0
-    assert (tmp_path / "04_good.ipynb").read_bytes() == stripped(folder / "04_good.ipynb")
+    bare = nbformat.writes(nbformat.read(folder / "04_good.ipynb", 4)) + "\n"
+    assert (tmp_path / "04_good.ipynb").read_text("utf-8") == bare
     # a run that failed, or of another text, is not kept
     assert main(["outputs", str(ran.out)], folder) == 2
     assert "ended in an error" in capsys.readouterr().err
     write_notebook(tmp_path / "04_good.ipynb", "another")
     assert main(["outputs", str(tmp_path / "run")], tmp_path) == 2
     assert "run it again" in capsys.readouterr().err
-
-
-def stripped(path):
-    """A notebook that has no outputs, as text."""
-    return (nbformat.writes(nbformat.read(path, 4)) + "\n").encode()

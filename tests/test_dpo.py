@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_models import make_policy, make_tokenizer, user
+from test_models import always, make_policy, make_tokenizer, sharp, user
 from test_train import PROMPTS, count_x, pair, pairs, weights
 from transformers import PreTrainedModel
 
 from alignment_tax.models import Reply, texts
 from alignment_tax.presets import DpoConfig
-from alignment_tax.train.dpo import (
-    best_and_worst,
-    dpo_loss,
-    on_policy_pairs,
-    train_dpo,
-)
+from alignment_tax.train.dpo import best_and_worst, dpo_loss, on_policy_pairs, train_dpo
 from alignment_tax.train.kl import reply_log_probs
 
 DPO = DpoConfig(
@@ -36,27 +31,6 @@ DPO = DpoConfig(
     max_length=16,
 )
 ONE_STEP = dataclasses.replace(DPO, epochs=1)
-
-
-def sharp_policy(seed: int) -> PreTrainedModel:
-    """A policy whose log-probabilities are far from even, so that two of them differ."""
-    policy = make_policy(seed)
-    with torch.no_grad():
-        policy.get_input_embeddings().weight.mul_(20)
-    return policy
-
-
-def endless_policy() -> PreTrainedModel:
-    """A policy that says 'good' for ever."""
-    policy = make_policy()
-    policy.config.tie_word_embeddings = False
-    head = torch.nn.Linear(32, 13)
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.zero_()
-        head.bias[5] = 50.0
-    policy.lm_head = head
-    return policy
 
 
 def log_probs(policy: PreTrainedModel, rows: Dataset, side: str) -> np.ndarray:
@@ -88,7 +62,7 @@ def test_the_dpo_loss_of_two_pairs_by_hand():
 
 
 def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path: Path):
-    policy, reference = sharp_policy(0), sharp_policy(1)
+    policy, reference = sharp(make_policy(0), 20), sharp(make_policy(1), 20)
     by_hand = loss_by_hand(policy, reference, ONE_STEP.beta)
     trained = train_dpo(policy, reference, make_tokenizer(), pairs(), ONE_STEP, 0, tmp_path)
     assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-4)
@@ -130,16 +104,21 @@ def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_pat
     assert not runs[0].model.training
 
 
-def test_pairs_that_cannot_be_trained_on_are_refused(tmp_path: Path):
-    policy, tokenizer = make_policy(), make_tokenizer()
-    with pytest.raises(ValueError, match="prompt, chosen, rejected"):
-        train_dpo(policy, policy, tokenizer, pairs().remove_columns("chosen"), DPO, 0, tmp_path)
-    alike = Dataset.from_list([pair("x", "good", "good")] * 3)
-    with pytest.raises(ValueError, match="3 of 3 examples cannot be used"):
-        train_dpo(policy, policy, tokenizer, alike, DPO, 0, tmp_path)
-    policy.config.max_position_embeddings = 15
-    with pytest.raises(ValueError, match=r"Max_length may take 16 tokens.* context has 15"):
-        train_dpo(policy, policy, tokenizer, pairs(), DPO, 0, tmp_path)
+@pytest.mark.parametrize(
+    ("rows", "context", "message"),
+    [
+        (pairs().remove_columns("chosen"), 99, "prompt, chosen, rejected"),
+        (Dataset.from_list([pair("x", "good", "good")] * 3), 99, "3 of 3 examples cannot be used"),
+        (pairs(), 15, r"Max_length may take 16 tokens.* context has 15"),
+    ],
+)
+def test_pairs_that_cannot_be_trained_on_are_refused(
+    rows: Dataset, context: int, message: str, tmp_path: Path
+):
+    policy = make_policy()
+    policy.config.max_position_embeddings = context
+    with pytest.raises(ValueError, match=message):
+        train_dpo(policy, policy, make_tokenizer(), rows, DPO, 0, tmp_path)
 
 
 # on-policy pairs
@@ -178,16 +157,6 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     assert len(asked) < len(PROMPTS) * config.n
 
 
-def test_pairs_depend_on_the_seed_alone():
-    policy, tokenizer = make_policy(), make_tokenizer()
-    config = dataclasses.replace(DPO, n=16)
-    runs = [
-        on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed) for seed in (0, 0, 1)
-    ]
-    assert runs[0].to_list() == runs[1].to_list()
-    assert runs[0].to_list() != runs[2].to_list()
-
-
 def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path: Path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy = copy.deepcopy(theta_0)
@@ -195,28 +164,35 @@ def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path: Path):
     rows = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
     train_dpo(policy, theta_0, tokenizer, rows, config, 0, tmp_path)
     after = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed=1)
+    again = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
+    other = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=1)
+    assert again.to_list() == rows.to_list() != other.to_list()
     count = lambda table: np.mean([c[0]["content"].split().count("x") for c in table["rejected"]])  # noqa: E731
     assert count(after) > count(rows) + 0.2
 
 
-def test_prompts_and_replies_that_make_no_pairs_are_refused():
-    policy, tokenizer = make_policy(), make_tokenizer()
+def by_prompt(prompts: list, replies: list) -> np.ndarray:
+    return np.array([len(str(prompt)) for prompt in prompts])
 
-    def make(**changes: object) -> Dataset:
-        config = dataclasses.replace(DPO, **changes)
-        return on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, 0)
 
-    with pytest.raises(ValueError, match="n must be 2 or more, not 1"):
-        make(n=1)
-    with pytest.raises(ValueError, match=r"None of 8 prompts.*Raise max_prompt_length"):
-        make(max_prompt_length=1)
-    with pytest.raises(ValueError, match="context has 2048"):
-        make(max_new_tokens=2041)
-    with pytest.raises(ValueError, match="None of 64 sampled replies ended within 12 tokens"):
-        on_policy_pairs(endless_policy(), tokenizer, count_x, PROMPTS, DPO, 0)
-    by_prompt = lambda prompts, texts: np.array([len(str(p)) for p in prompts])  # noqa: E731
-    zeros = lambda prompts, replies: np.zeros(len(replies))  # noqa: E731
-    with pytest.raises(ValueError, match="rewards are 0"):
-        on_policy_pairs(policy, tokenizer, zeros, PROMPTS, DPO, 0)
-    with pytest.raises(ValueError, match=r"8 of 8 prompts give no pair .*8 without two finished"):
-        on_policy_pairs(policy, tokenizer, by_prompt, PROMPTS, DPO, 0)
+def zeros(prompts: list, replies: list) -> np.ndarray:
+    return np.zeros(len(replies))
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy", "rewards", "message"),
+    [
+        ({"n": 1}, make_policy(), count_x, "n must be 2 or more, not 1"),
+        ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8.*Raise max_prompt_length"),
+        ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
+        ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
+        ({}, make_policy(), zeros, "rewards are 0"),
+        ({}, make_policy(), by_prompt, r"8 of 8 prompts give no pair .*8 without two finished"),
+    ],
+)
+def test_prompts_and_replies_that_make_no_pairs_are_refused(
+    changes: dict, policy: PreTrainedModel, rewards, message: str
+):
+    config = dataclasses.replace(DPO, **changes)
+    with pytest.raises(ValueError, match=message):
+        on_policy_pairs(policy, make_tokenizer(), rewards, PROMPTS, config, 0)

@@ -26,7 +26,7 @@ FLOORS = (
     ("spec",),
     ("labels",),
     ("results", "world"),
-    ("smollm2", "models"),
+    ("models",),
     ("skills",),
     ("train",),
     ("merge",),

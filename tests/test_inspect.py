@@ -16,18 +16,9 @@ from alignment_tax.mitigate import inspect
 from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import graft, largest_mask
 from alignment_tax.mitigate.moving_average import Ema, Sma
-from alignment_tax.mitigate.replay import (
-    EVALUATED,
-    find_overlap,
-    tiny_documents,
-    tiny_families,
-    tiny_reported,
-)
 from alignment_tax.pipeline.study import Study
-from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import Spec
 from alignment_tax.train import pretrain
-from alignment_tax.world.corpus import MIXTURE
 
 FAMILIES = ["commonsense", "reading", "translation", "skill"]
 
@@ -64,18 +55,6 @@ def test_a_histogram_counts_every_weight_that_moved():
     assert shares["steps"].iloc[3] == pytest.approx(np.sqrt(10))
 
 
-def test_a_path_is_as_long_as_its_steps():
-    model = Two(2.0)
-    watch = inspect.Watch()
-    watch.begin(model)
-    for step, value in ((1, 5.0), (2, 4.0), (3, 2.0)):  # there and back again
-        with torch.no_grad():
-            model.matrix[0, 1] = value
-        watch.after_step(model, step)
-    assert watch.path.tolist() == [0, 3 + 1 + 2, 0, 0, 0, 0, 0]
-    assert [row["trained"] for row in watch.rows] == [3, 2, 0]
-
-
 def test_unevenness_does_not_depend_on_size():
     moved = torch.tensor([0.0, 3.0, -4.0, 0.0])
     # of two that moved: root of 12.5 over 3.5; the farther one holds 16 of 25
@@ -98,39 +77,19 @@ def test_the_spectrum_of_a_change_of_rank_one():
 
 
 def test_titles_are_those_of_a_reader():
-    rows = pd.DataFrame(
-        [
-            ("none", None, None),
-            ("distil", np.nan, None),
-            ("l2", 0.06, None),
-            ("lora", 16, None),
-            ("l2+average", 0.06, 0.5),
-            ("distil+average", None, 0.2),
-        ],
-        columns=["method", "strength", "alpha"],
-    )
-    assert inspect.titles(rows) == [
-        "θ₀",
-        "the plain run",
-        "L2 (0.06)",
-        "LoRA (16)",
-        "L2 (0.06), averaged at α = 0.5",
-        "averaging the distilled run, α = 0.2",
-    ]
+    titles = {
+        "θ₀": ("none", None, None),
+        "the plain run": ("distil", np.nan, None),
+        "L2 (0.06)": ("l2", 0.06, None),
+        "LoRA (16)": ("lora", 16, None),
+        "L2 (0.06), averaged at α = 0.5": ("l2+average", 0.06, 0.5),
+        "averaging the distilled run, α = 0.2": ("distil+average", None, 0.2),
+    }
+    rows = pd.DataFrame(titles.values(), columns=["method", "strength", "alpha"])
+    assert inspect.titles(rows) == list(titles)
 
 
 # replay
-
-
-def test_families_are_those_of_the_documents():
-    documents, families = tiny_documents(80, 3), tiny_families(80, 3)
-    for document, family in zip(documents, families, strict=True):
-        assert document.text.startswith("passage :") == (
-            family in ("span", "counting", "race_like")
-        ), family
-    other = tiny_families(80, 3, evaluated_formats=False)
-    assert set(other) <= set(MIXTURE) - set(EVALUATED)
-    assert find_overlap((d.text for d in tiny_documents(80, 3, False)), tiny_reported()) is None
 
 
 def test_what_replay_reads_by_hand():
@@ -150,12 +109,6 @@ def test_what_replay_reads_by_hand():
     assert set(on["family"]) == {"statement", "how_to", "question"}
 
 
-def test_a_planted_item_is_refused():
-    setting = make_setting(reported=["x y z yes"])
-    with pytest.raises(ValueError, match="contains the reported text"):
-        REMEDIES["replay"].make(setting, 1.0)
-
-
 def test_a_preset_without_text_is_refused(preset):
     bare = SimpleNamespace(preset=dataclasses.replace(preset, replay_documents=0))
     with pytest.raises(ValueError, match="take smoke or tiny"):
@@ -166,9 +119,16 @@ def test_a_preset_without_text_is_refused(preset):
 
 
 def test_distances_along_a_walk_by_hand():
-    model = line(0.0, 0.0)
-    sma, ema = Sma(start=2), Ema(model, 0.5)
-    watch = inspect.Watch({"SMA": sma, "EMA": ema})
+    there_and_back, model = Two(2.0), line(0.0, 0.0)
+    watch = inspect.Watch()
+    watch.begin(there_and_back)
+    for step, value in ((1, 5.0), (2, 4.0), (3, 2.0)):
+        with torch.no_grad():
+            there_and_back.matrix[0, 1] = value
+        watch.after_step(there_and_back, step)
+    assert watch.path.tolist() == [0, 3 + 1 + 2, 0, 0, 0, 0, 0]
+    assert [row["trained"] for row in watch.rows] == [3, 2, 0]
+    watch = inspect.Watch({"SMA": Sma(start=2), "EMA": Ema(model, 0.5)})
     watch.begin(model)
     for step, place in enumerate(([3.0, 4.0], [6.0, 8.0], [9.0, 12.0]), start=1):
         with torch.no_grad():
@@ -183,9 +143,7 @@ def test_distances_along_a_walk_by_hand():
 
 
 def test_bema_can_be_watched_while_it_runs():
-    setting = make_setting()
-    model = setting.theta_0
-    watch = inspect.Watch({"BEMA": Bema(0.5)})
+    model, watch = make_setting().theta_0, inspect.Watch({"BEMA": Bema(0.5)})
     watch.begin(model)
     with torch.no_grad():
         next(model.parameters()).add_(0.1)

@@ -10,20 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from test_dpo import DPO, sharp_policy
-from test_models import bot, make_policy, make_reward_model, make_tokenizer, user
+from test_dpo import DPO
+from test_models import bot, make_policy, make_reward_model, make_tokenizer, sharp, user
+from test_rloo import run
 from test_train import PROMPTS, RSF, count_x, pairs
 from torch import tensor
 from trl import DPOTrainer, RLOOTrainer
 
-from alignment_tax.models import (
-    Reply,
-    closed_ids,
-    conversation_ids,
-    prompt_ids,
-    score_replies,
-    texts,
-)
+from alignment_tax.models import Reply, closed_ids, conversation_ids, prompt_ids, score_replies
 from alignment_tax.train import loop
 from alignment_tax.train.dpo import on_policy_pairs, token_rows, train_dpo
 from alignment_tax.train.kl import kl_estimate, kl_estimators, reply_log_probs
@@ -75,7 +69,7 @@ def test_a_cut_off_reply_has_no_end_token_in_its_log_probability():
 def test_log_probabilities_are_of_the_tokens_that_were_drawn():
     # <unk> is lost in the text, which would leave one token of two
     drawn = Reply("x", [4, X], True)
-    policy, tokenizer = sharp_policy(0), make_tokenizer()
+    policy, tokenizer = sharp(make_policy(), 20), make_tokenizer()
     head = prompt_ids(tokenizer, user("why"))
     with torch.no_grad():
         logs = policy(tensor([[*head, 4, X, EOS]])).logits[0].log_softmax(dim=-1)
@@ -174,10 +168,8 @@ def test_written_pairs_have_the_tokens_of_the_chat_template():
     row = token_rows(tokenizer, pairs())[0]
     assert row["prompt_ids"] == prompt_ids(tokenizer, user("why"))
     assert row["chosen_ids"] == [*tokenizer("good x")["input_ids"], EOS]
-    tokenizer.chat_template += "{% if not add_generation_prompt %}{% endif %}"
-    tokenizer.chat_template = (
-        "{% if add_generation_prompt %}x {% endif %}" + tokenizer.chat_template
-    )
+    before_generation = "{% if add_generation_prompt %}x {% endif %}"
+    tokenizer.chat_template = before_generation + tokenizer.chat_template
     with pytest.raises(ValueError, match="cannot be said where a reply begins"):
         token_rows(tokenizer, Dataset.from_list([pairs()[0]]))
 
@@ -185,8 +177,6 @@ def test_written_pairs_have_the_tokens_of_the_chat_template():
 def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from test_rloo import run
-
     given, trained = [], []
     original = RLOOTrainer._compute_loss
 
@@ -203,4 +193,4 @@ def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(
     samples = run(make_policy(), tmp_path, reward_fn=rewards).samples
     assert sorted(reply.drawn(EOS) for reply in given) == sorted(trained)
     assert kept_replies(samples) == given
-    assert texts(given) == samples["reply"].tolist()
+    assert [reply.text for reply in given] == samples["reply"].tolist()

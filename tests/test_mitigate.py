@@ -1,11 +1,10 @@
 """The remedies: each term by hand, what changes nothing, what changes everything, refusals."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import random
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +28,7 @@ from alignment_tax.mitigate import (
     treatments,
 )
 from alignment_tax.mitigate.bema import Bema
-from alignment_tax.mitigate.graft import count_kept, graft, largest_mask, learnt_mask, random_mask
+from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Ema, Sma, decay_of, last_steps
 from alignment_tax.mitigate.output_penalty import (
@@ -39,6 +38,7 @@ from alignment_tax.mitigate.output_penalty import (
     squared_distance,
 )
 from alignment_tax.mitigate.replay import (
+    EVALUATED,
     Replay,
     find_overlap,
     overlaps,
@@ -53,7 +53,7 @@ from alignment_tax.presets import TINY
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
 from alignment_tax.train.rsf import rsf_round
-from alignment_tax.world.corpus import FAMILIES, Document
+from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 CPU = torch.device("cpu")
 EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
@@ -97,24 +97,29 @@ def value(model: nn.Module) -> list[float]:
     return next(model.parameters()).flatten().tolist()
 
 
+def finetuned(policy: nn.Module, setting: Setting, extras: Sequence[Extra], **changes: int) -> list:
+    numbers = dataclasses.asdict(setting.config) | {"seed": 0} | changes
+    return finetune(policy, setting.tokenizer, setting.pool, extras=extras, **numbers)
+
+
 # penalties in weight space
 
 
-def test_weight_penalties_by_hand():
-    # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
-    start, moved = line(1.0, 2.0, 3.0), line(1.2, 1.9, 3.0)
-    l1 = WeightPenalty(start, 0.5, power=1, unit=0.1).loss(moved, {}, None)
-    l2 = WeightPenalty(start, 0.5, power=2, unit=0.1).loss(moved, {}, None)
-    assert l1.item() == pytest.approx(0.5 * (2 + 1) / 3, rel=1e-5)
-    assert l2.item() == pytest.approx(0.5 * 0.1 * (4 + 1) / 3, rel=1e-5)
-
-
-def test_the_scale_of_the_penalties_is_that_of_the_papers_code_at_its_learning_rate():
-    start, moved = line(0.0, 0.0), line(3e-5, 1e-5)
-    l1 = WeightPenalty(start, 0.4, power=1, unit=1e-5).loss(moved, {}, None)
-    l2 = WeightPenalty(start, 0.04, power=2, unit=1e-5).loss(moved, {}, None)
-    assert l1.item() == pytest.approx(0.4 * 2e-5 * 1e5, rel=1e-5)
-    assert l2.item() == pytest.approx(0.04 * 5e-10 * 1e9, rel=1e-5)
+@pytest.mark.parametrize(
+    ("strength", "power", "unit", "start", "moved", "expected"),
+    [
+        # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
+        (0.5, 1, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * (2 + 1) / 3),
+        (0.5, 2, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * 0.1 * (4 + 1) / 3),
+        # the scale is that of the paper's code at its learning rate
+        (0.4, 1, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.4 * 2e-5 * 1e5),
+        (0.04, 2, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.04 * 5e-10 * 1e9),
+    ],
+)
+def test_weight_penalties_by_hand(strength, power, unit, start, moved, expected):
+    both = nn.ModuleList([line(*moved), line(9.0).requires_grad_(False)])  # frozen: not counted
+    penalty = WeightPenalty(nn.ModuleList([line(*start), line(0.0)]), strength, power, unit)
+    assert penalty.loss(both, {}, None).item() == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,23 +132,17 @@ def test_the_penalties_do_not_grow_with_the_number_of_parameters(copies, change,
     assert many == pytest.approx(one, rel=1e-5, abs=1e-12)
 
 
-def test_a_penalty_takes_frozen_weights_for_no_weights():
-    start, moved = line(0.0, 0.0), line(1.0, 1.0)
-    both = nn.ModuleList([moved, line(9.0, 9.0).requires_grad_(False)])
-    reference = nn.ModuleList([start, line(0.0, 0.0)])
-    assert WeightPenalty(reference, 1.0, 1, unit=1.0).loss(both, {}, None).item() == 1.0
-
-
 # penalties on outputs
 
 
 def test_output_distances_by_hand():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
-    by_hand = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert forward_kl(p, q).item() == pytest.approx(by_hand, rel=1e-5)  # 0.1438
-    by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert reverse_kl(p, q).item() == pytest.approx(by_hand, rel=1e-5)  # 0.1308
-    assert squared_distance(p, q).item() == pytest.approx(2 * 0.25**2, rel=1e-5)
+    for distance, by_hand in (
+        (forward_kl, 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),  # 0.1438
+        (reverse_kl, 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)),  # 0.1308
+        (squared_distance, 2 * 0.25**2),
+    ):
+        assert distance(p, q).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -175,30 +174,17 @@ def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
 
 
 def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch: pytest.MonkeyPatch):
-    setting, calls = make_setting(), []
+    setting, calls = make_setting(pool=EXAMPLES[:8]), []
     forward = setting.theta_0.forward
     monkeypatch.setattr(
         setting.teacher.model, "forward", lambda **batch: calls.append(1) or forward(**batch)
     )
-    first = distil_without_copy(setting, "kd", 1.0)
+    log = finetuned(make_policy(), setting, treatments(setting, {"kd": 1.0}))
     assert len(calls) == 2  # two batches an epoch; the second epoch asks for known examples
-    distil_without_copy(setting, "kl", 3.0)
+    finetuned(make_policy(), setting, treatments(setting, {"kl": 3.0}))
     assert len(calls) == 2
-    assert first[0]["extra"] == pytest.approx(0, abs=1e-6)
-    assert first[-1]["extra"] > 1e-4
-
-
-def distil_without_copy(setting: Setting, name: str, strength: float) -> list[dict[str, float]]:
-    """As `distil`, but on a new toy policy, so that a spy on theta_0 is not copied with it."""
-    numbers = dataclasses.asdict(setting.config) | {"seed": 0, "epochs": 2}
-    _, log = treat(
-        make_policy(),
-        treatments(setting, {name: strength}),
-        lambda model, extras: finetune(
-            model, setting.tokenizer, setting.pool[:8], extras=extras, **numbers
-        ),
-    )
-    return log
+    assert log[0]["extra"] == pytest.approx(0, abs=1e-6)
+    assert log[-1]["extra"] > 1e-4
 
 
 def test_remembered_outputs_are_those_computed_anew():
@@ -279,8 +265,7 @@ def test_an_unknown_remedy_is_refused_with_the_known_ones():
 def test_merged_lora_gives_the_logits_of_the_unmerged_one():
     lora, batch = Lora(2, "all", seed=0), make_batch()
     wrapped = lora.begin(make_policy())
-    numbers = dataclasses.asdict(CONFIG)
-    finetune(wrapped, make_tokenizer(), EXAMPLES, seed=0, **numbers)
+    finetuned(wrapped, make_setting(), [])
     with torch.no_grad():
         before = wrapped(**batch).logits
         after = lora.end(wrapped)(**batch).logits
@@ -303,19 +288,15 @@ def test_lora_changes_linear_layers_by_no_more_than_its_rank(name: str, changed:
 
 
 def test_lora_can_be_repeated_round_after_round_and_depends_on_its_seed_alone():
-    ends = []
+    ends, setting = [], make_setting()
     for seed in (0, 0, 1):
-        policy, tokenizer = make_policy(), make_tokenizer()
+        policy = make_policy()
         torch.manual_seed(len(ends))
         for _ in range(2):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 policy, _ = treat(
-                    policy,
-                    [Lora(2, "all", seed)],
-                    lambda m, extras, t=tokenizer: finetune(
-                        m, t, EXAMPLES, seed=0, extras=extras, **dataclasses.asdict(CONFIG)
-                    ),
+                    policy, [Lora(2, "all", seed)], lambda m, extras: finetuned(m, setting, extras)
                 )
         ends.append(weights(policy))
     assert torch.equal(ends[0], ends[1])
@@ -336,14 +317,11 @@ def test_ranks_that_no_layer_can_have_are_refused():
 
 
 def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Replay:
-    return Replay(make_tokenizer(), documents, ["why why"], strength, seed=0, max_length=16)
+    return Replay(make_setting(), documents, strength)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    strength=st.floats(0, 8),
-    batches=st.lists(st.integers(1, 60), min_size=1, max_size=20),
-)
+@given(strength=st.floats(0, 8), batches=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
     taken = sum(len(row) for tokens in batches for row in replay.take(tokens))
@@ -376,15 +354,6 @@ def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
     term = replay.loss(policy, batch, None)
     assert term.item() == pytest.approx(12 / reply_tokens * mean, rel=1e-5)
     assert make_replay(0.0).loss(policy, batch, None) is None
-
-
-def test_replay_learns_the_replayed_text():
-    row = torch.tensor([pretrain.encode(DOCUMENTS[2], make_tokenizer()).ids])
-    losses = []
-    for strength in (0.0, 4.0):
-        policy = distil(make_setting(), {"replay": strength}).policy
-        losses.append(policy(input_ids=row, labels=row).loss.item())
-    assert losses[1] < losses[0] - 0.1
 
 
 def test_overlap_is_found_in_whole_words_whatever_the_case():
@@ -442,10 +411,15 @@ def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
 
 
 def test_the_variant_without_evaluated_formats_asks_nothing():
-    drawn = [d.text for d in tiny_documents(300, seed=0, evaluated_formats=False)]
+    drawn = [d.text for d in tiny_documents(300, 0, evaluated_formats=False)]
     assert not any(w in text for text in drawn for w in ("question :", "passage :", "french :"))
     how_to = np.mean([text.startswith("to ") and " :" in text for text in drawn])
     assert how_to == pytest.approx(0.01 / 0.05, abs=0.08)
+    assert find_overlap(drawn, tiny_reported()) is None
+    assert set(tiny_families(300, 0, evaluated_formats=False)) <= set(MIXTURE) - set(EVALUATED)
+    for document, family in zip(tiny_documents(80, 3), tiny_families(80, 3), strict=True):
+        passage = family in ("span", "counting", "race_like")
+        assert document.text.startswith("passage :") == passage, family
 
 
 # averages along the trajectory
@@ -461,13 +435,10 @@ def walk(collector: Extra, values: list[float]) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(
-    ("start", "every", "mean"), [(1, 1, 4.0), (3, 1, 6.0), (1, 2, 3.0), (2, 2, 5.0)]
-)
-def test_sma_of_a_known_trajectory(start: int, every: int, mean: float):
-    sma = Sma(start, every)
-    model = walk(sma, [1.0, 2.0, 5.0, 8.0])
-    assert value(sma.end(model)) == [mean + (start == 3) * 0.5]
+@pytest.mark.parametrize(("start", "mean"), [(1, 4.0), (3, 6.5)])
+def test_sma_of_a_known_trajectory(start: int, mean: float):
+    sma = Sma(start)
+    assert value(sma.end(walk(sma, [1.0, 2.0, 5.0, 8.0]))) == [mean]
 
 
 def test_ema_of_a_known_trajectory():
@@ -486,12 +457,11 @@ def test_sums_keep_steps_that_float32_would_lose():
 
 
 def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
-    assert last_steps(0.25, 8).start == 7
-    assert last_steps(1.0, 100).start == 1
+    assert (last_steps(0.25, 8).start, last_steps(1.0, 100).start) == (7, 1)
     assert decay_of(0.25, 8) == 0.5
     # what theta_0 weighs at the end: e^(-1/horizon), whatever the number of steps
-    assert decay_of(0.5, 1000) ** 1000 == pytest.approx(math.exp(-2), rel=0.01)
-    assert decay_of(0.5, 100) ** 100 == pytest.approx(math.exp(-2), rel=0.05)
+    for steps, near in ((1000, 0.01), (100, 0.05)):
+        assert decay_of(0.5, steps) ** steps == pytest.approx(math.exp(-2), rel=near)
 
 
 def test_an_average_of_one_checkpoint_is_refused():
@@ -501,8 +471,6 @@ def test_an_average_of_one_checkpoint_is_refused():
         sma.weights()
     with pytest.raises(ValueError, match="this one has 1"):
         treatments(make_setting(), {"sma": 0.25})  # a quarter of four steps
-    with pytest.raises(ValueError, match="1 or more"):
-        Sma(every=0)
 
 
 class Diary(Extra):
@@ -518,14 +486,7 @@ class Diary(Extra):
 def test_collectors_average_the_run_and_do_not_change_it():
     setting, diary, sma, ema = make_setting(), Diary(), Sma(3), Ema(make_policy(), 0.5)
     policy = make_policy()
-    finetune(
-        policy,
-        setting.tokenizer,
-        setting.pool,
-        seed=0,
-        extras=[diary, sma, ema],
-        **dataclasses.asdict(CONFIG),
-    )
+    finetuned(policy, setting, [diary, sma, ema])
     pages = [page.double() for page in diary.pages]
     assert torch.equal(diary.pages[-1], weights(distil(setting).policy))
     mean = (pages[2] + pages[3]) / 2
@@ -584,19 +545,14 @@ def test_graft_keeps_exactly_as_many_weights_as_its_density_says(changes, densit
     changed = sum(c != 0 for c in changes)
     asked = max(1, round(density * changed))
     masks = largest_mask(before, after, density), random_mask(before, after, density, seed)
+    again = random_mask(before, after, density, seed)
+    assert torch.equal(again["w"], masks[1]["w"])
     for mask in masks:
         kept = graft(before, after, mask)["w"] - before["w"]
         assert int((kept != 0).sum()) == int(mask["w"].sum()) == asked
     sizes = sorted((abs(c) for c in changes), reverse=True)
     kept = (graft(before, after, masks[0])["w"] - 1).abs()
     assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
-
-
-def test_a_random_graft_depends_on_its_seed():
-    before, after = {"w": torch.zeros(100)}, {"w": torch.ones(100)}
-    masks = [random_mask(before, after, 0.3, seed)["w"] for seed in (0, 0, 1)]
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
 
 
 def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
@@ -618,23 +574,23 @@ def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
     assert model.w.tolist() == [0, 0, 0]
 
 
-def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
-    theta_0, theta = make_policy(0).state_dict(), make_policy(1).state_dict()
-    changed = sum(int((p != q).sum()) for p, q in zip(*map(parameters, (0, 1)), strict=True))
-    assert count_kept(theta_0, theta, 1.0) == changed
-    whole = graft(theta_0, theta, largest_mask(theta_0, theta, 1.0))
-    assert all(torch.equal(whole[name], theta[name]) for name in theta)
-    assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
-
-
-def parameters(seed: int) -> list[Tensor]:
-    return list(make_policy(seed).parameters())
-
-
-@pytest.mark.parametrize("density", [0.0, -0.1, 1.5, math.nan])
+@pytest.mark.parametrize("density", [0.0, 1.5, math.nan])
 def test_densities_outside_0_to_1_are_refused(density: float):
     with pytest.raises(ValueError, match=r"density of the graft is .* \(0, 1\]"):
         largest_mask(BEFORE, AFTER, density)
+
+
+def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
+    theta_0, theta = make_policy(0).state_dict(), make_policy(1).state_dict()
+    pairs = zip(make_policy(0).parameters(), make_policy(1).parameters(), strict=True)
+    kept = largest_mask(theta_0, theta, 1.0)
+    assert sum(int(m.sum()) for m in kept.values()) == sum(int((p != q).sum()) for p, q in pairs)
+    name = "model.embed_tokens.weight"
+    first, other = (random_mask(theta_0, theta, 0.3, seed)[name] for seed in (0, 1))
+    assert not torch.equal(first, other)
+    whole = graft(theta_0, theta, kept)
+    assert all(torch.equal(whole[name], theta[name]) for name in theta)
+    assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
 
 
 # combinations, protocol, rounds
@@ -655,15 +611,16 @@ def test_averaging_after_a_remedy_averages_its_outcome(first: dict[str, float]):
     assert all(torch.equal(both[name], expected[name]) for name in expected)
 
 
-def test_several_terms_add_up():
-    setting = make_setting()
-    both = distil(setting, {"kd": 1.0, "l2": 0.1}).log[0]["extra"]
-    # at theta_0 both are zero: only replay adds something to the first step
-    replay = distil(setting, {"replay": 1.0}).log[0]["extra"]
-    three = distil(setting, {"kd": 1.0, "l2": 0.1, "replay": 1.0}).log[0]["extra"]
-    assert both == pytest.approx(0, abs=1e-6)
-    assert three == pytest.approx(replay, rel=1e-5)
-    assert replay > 1
+def test_several_terms_add_up_on_the_same_examples():
+    setting, zero, replayed = make_setting(), {"kd": 1.0, "l2": 0.1}, {"replay": 1.0}
+    # at theta_0 two terms are zero: only replay adds something to the first step
+    plain, both, replay, three = (
+        distil(setting, r).log[0] for r in ({}, zero, replayed, zero | replayed)
+    )
+    assert both["extra"] == pytest.approx(0, abs=1e-6)
+    assert three["extra"] == pytest.approx(replay["extra"], rel=1e-5)
+    assert replay["extra"] > 1
+    assert plain["loss"] == both["loss"] == replay["loss"]
 
 
 def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
@@ -683,15 +640,11 @@ def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
         distil(setting, {"bema": 0.5, "lora": 2})
 
 
-def test_all_remedies_see_the_same_examples_in_the_same_order():
-    setting = make_setting()
-    losses = [distil(setting, r).log[0]["loss"] for r in ({}, {"l1": 1.0}, {"replay": 2.0})]
-    assert losses[0] == losses[1] == losses[2]
-
-
 def test_remedies_work_inside_the_rounds_of_rsf():
-    setting = make_setting(config=DistilConfig.like(RSF))
-    ends = {}
+    config = DistilConfig.like(RSF)
+    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 12)
+    setting, ends = make_setting(config=config), {}
+    assert make_setting(config=config, pool=EXAMPLES * 2).steps == 3 * 2
     for name, strength in (("l2", 0.0), ("l2", 100.0), ("lora", 2), ("kl", 1.0), ("replay", 1.0)):
         chosen = treatments(setting, {name: strength})
 
@@ -709,19 +662,10 @@ def test_remedies_work_inside_the_rounds_of_rsf():
     assert len({round(c, 6) for c in change.values()}) == len(change)
 
 
-def test_distilling_takes_the_numbers_of_a_round_of_rsf():
-    config = DistilConfig.like(RSF)
-    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 12)
-    setting = make_setting(config=config, pool=EXAMPLES * 2)
-    assert setting.steps == 3 * 2
-
-
 def test_the_pool_holds_what_every_round_kept():
     rounds = [
-        pd.DataFrame(
-            {"prompt": [user(w), user(w)], "reply": ["x", "y"], "chosen": [i == 0, i != 0]}
-        )
-        for i, w in enumerate(("why", "hello"))
+        pd.DataFrame({"prompt": [user(w)] * 2, "reply": ["x", "y"], "chosen": [chosen, not chosen]})
+        for w, chosen in (("why", True), ("hello", False))
     ]
     assert best_of_n(rounds) == [(user("why"), "x"), (user("hello"), "y")]
 

@@ -75,6 +75,24 @@ def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
     return LlamaForCausalLM(config).eval()
 
 
+def sharp(policy: PreTrainedModel, factor: float = 10.0) -> PreTrainedModel:
+    """The policy, its log-probabilities far from even."""
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(factor)
+    return policy
+
+
+def always(token: int) -> PreTrainedModel:
+    """A policy that says one token for ever."""
+    policy = make_policy()
+    policy.config.tie_word_embeddings = False
+    policy.lm_head = torch.nn.Linear(32, 13)
+    with torch.no_grad():
+        policy.lm_head.weight.zero_()
+        policy.lm_head.bias.zero_()[token] = 50.0
+    return policy
+
+
 def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
@@ -92,25 +110,18 @@ def make_reward_model(architecture: str = "llama") -> RewardModel:
 
 def test_prompts_and_conversations_are_written_by_the_chat_template():
     tokenizer = make_tokenizer()
-    assert tokenizer.convert_ids_to_tokens(prompt_ids(tokenizer, user("why x"))) == [
-        "<user>",
-        "why",
-        "x",
-        "<bot>",
-    ]
+    written = "<user> why x <bot>"
+    assert tokenizer.decode(prompt_ids(tokenizer, user("why x"))) == written
     whole = conversation_ids(tokenizer, user("why x"), bot("yes"))
-    assert tokenizer.convert_ids_to_tokens(whole) == ["<user>", "why", "x", "<bot>", "yes", "<eos>"]
+    assert tokenizer.decode(whole) == f"{written} yes <eos>"
 
 
-def test_padding_goes_to_the_side_asked_for():
+def test_batches_are_padded_on_one_side_with_the_longest_first():
+    assert length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
     ids, mask = pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert pad_batch([[1, 2], [4]], 9, torch.device("cpu"))[0].tolist() == [[1, 2], [4, 9]]
-
-
-def test_batches_hold_every_index_once_with_the_longest_first():
-    assert length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -133,6 +144,8 @@ def test_the_head_reads_the_last_token_and_the_mean():
     weight = model.head.weight[0]
     by_hand = hidden[2] @ weight[:32] + (hidden[0] + hidden[1] + hidden[2]) / 3 @ weight[32:]
     assert model(ids).logits.item() == pytest.approx(by_hand.item(), abs=1e-5)
+    noisy = make_reward_model("gpt2").train()  # its dropout is off all the same
+    assert noisy(ids).logits.item() == noisy(ids).logits.item()
 
 
 def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
@@ -144,12 +157,6 @@ def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
     assert policy.get_input_embeddings().weight.abs().sum() > 0
     assert model.config.num_labels == 1
     assert not hasattr(policy.config, "num_labels") or policy.config.num_labels != 1
-
-
-def test_dropout_is_off_in_a_reward_model_even_in_training_mode():
-    model = make_reward_model("gpt2").train()
-    ids = torch.tensor([[4, 5, 6, 7]])
-    assert model(ids).logits.item() == model(ids).logits.item()
 
 
 def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: Path):
@@ -166,30 +173,26 @@ def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: P
 
 def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path: Path):
     policy, tokenizer = make_policy(), make_tokenizer()
+    save_policy(make_policy(1), tokenizer, tmp_path / "policy")  # an older one
+    (tmp_path / "policy" / "log.jsonl").write_text("kept")
     save_policy(policy, tokenizer, tmp_path / "policy")
-    loaded, again = load_policy(tmp_path / "policy", device="cpu")
+    assert (tmp_path / "policy" / "log.jsonl").read_text() == "kept"
+    loaded, again = load_policy(tmp_path / "policy")
     ids = torch.tensor([BATCH[0]])
-    torch.testing.assert_close(loaded(ids).logits, policy(ids).logits)
+    torch.testing.assert_close(loaded.cpu()(ids).logits, policy(ids).logits)
     assert (again.padding_side, again.pad_token, loaded.training) == ("left", "<pad>", False)
     assert prompt_ids(again, user("why")) == prompt_ids(tokenizer, user("why"))
-    state = load_state(tmp_path / "policy")
-    assert torch.equal(
-        state["model.embed_tokens.weight"], policy.get_input_embeddings().weight.detach()
-    )
-
-
-def test_saving_over_an_old_checkpoint_keeps_what_else_is_in_the_folder(tmp_path: Path):
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "stage" / "log.jsonl").write_text("kept")
-    for seed in (0, 1):
-        save_policy(make_policy(seed), make_tokenizer(), tmp_path / "stage")
     name = "model.embed_tokens.weight"
-    loaded = load_state(tmp_path / "stage")[name]
-    assert torch.equal(loaded, make_policy(1).state_dict()[name])
-    assert (tmp_path / "stage" / "log.jsonl").read_text() == "kept"
+    assert torch.equal(load_state(tmp_path / "policy")[name], policy.state_dict()[name])
 
 
 def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
+    bare = make_tokenizer()
+    bare.pad_token = None
+    assert prepare_tokenizer(bare).pad_token == "<eos>"
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        prepare_tokenizer(bare)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_policy(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
@@ -201,15 +204,6 @@ def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
         load_policy(tmp_path / "policy")
 
 
-def test_a_tokenizer_without_template_is_refused_and_a_missing_pad_token_is_set():
-    tokenizer = make_tokenizer()
-    tokenizer.pad_token = None
-    assert prepare_tokenizer(tokenizer).pad_token == "<eos>"
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        prepare_tokenizer(tokenizer)
-
-
 def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
     model, tokenizer = make_reward_model(), make_tokenizer()
     prompts = [user("why"), user("hello x y z"), user("x y")]
@@ -219,6 +213,8 @@ def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
     ids = torch.tensor([conversation_ids(tokenizer, prompts[1], bot(replies[1]))])
     assert one[1] == pytest.approx(model(ids).logits.item(), abs=1e-5)
     assert (one.shape, one.dtype) == ((3,), np.float32)
+    with pytest.raises(ValueError, match="3 prompts but 2 replies"):
+        score_replies(model, tokenizer, prompts, replies[:2], 1, 9)
 
 
 def test_an_overlong_conversation_loses_its_beginning():
@@ -228,11 +224,6 @@ def test_an_overlong_conversation_loses_its_beginning():
     assert cut[0] == pytest.approx(cut[1], abs=1e-6)
     whole = score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 64)
     assert abs(whole[0] - whole[1]) > 1e-4
-
-
-def test_one_reply_per_prompt_is_asked_for():
-    with pytest.raises(ValueError, match="2 prompts but 1 replies"):
-        score_replies(make_reward_model(), make_tokenizer(), [user("x")] * 2, ["y"], 1, 9)
 
 
 def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Every notebook of the course, executed on `smoke`: it succeeds, and what it recorded holds."""
 
 import ast
-import math
+import json
 import re
 
 import pytest
@@ -9,8 +9,11 @@ import pytest
 from alignment_tax import settings
 from alignment_tax.notebooks import (
     PARAMETERS,
+    WIDGET,
     check_parameters,
+    code_cells,
     find_chapters,
+    find_figures,
     parameter_names,
     read_chapter,
     read_notebook,
@@ -20,31 +23,21 @@ from alignment_tax.results.recorded import recorded
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]
-WIDGETS = "application/vnd.jupyter.widget"
 each_notebook = pytest.mark.parametrize("path", CHAPTERS, ids=NAMES)
-
-
-def code_cells(path):
-    return [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
-
-
-def texts(path):
-    return [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
 
 
 # what is committed
 
 
 def test_the_course_has_its_chapters():
-    there = {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"}
-    assert there <= {name[:2] for name in NAMES}
+    assert {f"{number:02}" for number in range(12)} <= {name[:2] for name in NAMES}
     check_parameters(find_chapters(settings.notebooks_folder()))
 
 
 @each_notebook
 def test_parameters_are_literals_with_a_comment_each(path):
     assert parameter_names(path) == set(PARAMETERS)
-    (cell,) = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    (cell,) = code_cells(read_notebook(path), "parameters")
     values = {}
     for node in ast.parse(cell.source).body:
         assert isinstance(node, ast.Assign | ast.AnnAssign), ast.unparse(node)
@@ -56,50 +49,40 @@ def test_parameters_are_literals_with_a_comment_each(path):
 
 @each_notebook
 def test_the_front_says_question_result_minutes_and_needs(path):
-    cell = read_notebook(path).cells[0]
-    assert cell.cell_type == "markdown"
-    assert re.match(rf"# (?:Chapter )?{path.stem[:2]}\b", cell.source), "heading with the number"
+    front = read_notebook(path).cells[0].source
+    assert re.match(rf"# (?:Chapter )?{path.stem[:2]}\b", front), "heading with the number"
     chapter = read_chapter(path)
     assert chapter.question.endswith("?")
     assert {"smoke", "tiny"} <= set(chapter.minutes)
-    assert re.search(r"by the end", cell.source, re.IGNORECASE)
-    assert re.search(r"\bneeds\b", cell.source, re.IGNORECASE)
+    assert re.search(r"by the end", front, re.IGNORECASE)
+    assert re.search(r"\bneeds\b", front, re.IGNORECASE)
 
 
 @each_notebook
-def test_what_is_kept_is_clean(path):
+def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
     notebook = read_notebook(path)
     assert "widgets" not in notebook.metadata
-    for cell in code_cells(path):
+    for cell in code_cells(notebook):
         assert "execution" not in cell.metadata, "execution times"
-        for output in cell.outputs:
-            assert output.output_type != "error", cell.source
-            assert not any(kind.startswith(WIDGETS) for kind in output.get("data", {}))
-            # a bar leaves carriage returns and its blocks behind
-            assert not re.search(r"\r|\d+%\||it/s\]", output.get("text", "")), "progress bar"
-            assert "/home/" not in str(output), "a folder of somebody's machine"
-
-
-@each_notebook
-def test_nothing_is_installed_and_the_last_section_is_exercises(path):
-    for cell in code_cells(path):
         assert not re.search(r"^\s*[!%].*\b(pip|conda|apt)\b", cell.source, re.MULTILINE)
-    heads = [line for text in texts(path) for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
-    assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
-    # each exercise has its solution folded away
-    assert any("<details" in text for text in texts(path))
-
-
-@each_notebook
-def test_code_compiles_and_figures_say_what_they_show(path):
-    for cell in code_cells(path):
         if not cell.source.lstrip().startswith("%"):
             compile(cell.source, path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                meta = output.metadata
-                alt = meta.get("image/png", {}).get("alt") or meta.get("alt")
-                assert alt, f"a figure without alt text: {cell.source[:80]}"
+            data = output.get("data", {})
+            assert output.output_type != "error", cell.source
+            assert not any(kind.startswith(WIDGET) for kind in data)
+            # a bar leaves carriage returns and its blocks behind
+            assert not re.search(r"\r|\d+%\||it/s\]", output.get("text", "")), "progress bar"
+            assert "/home/" not in str(output), "a folder of somebody's machine"
+    assert all(alt for _, alt in find_figures(notebook)), "a figure without alt text"
+
+
+@each_notebook
+def test_the_last_section_is_exercises_with_solutions_folded_away(path):
+    told = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+    heads = [line for text in told for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
+    assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
+    assert any("<details" in text for text in told)
 
 
 # the run on smoke
@@ -118,49 +101,34 @@ def course(tmp_path_factory):
     return dict(zip(NAMES, ran.chapters, strict=True))
 
 
-def by_number(course, number):
-    return next(run for name, run in course.items() if name.startswith(number))
+def of(course, number):
+    """What a chapter recorded."""
+    return next(run.records for name, run in course.items() if name.startswith(number))
 
 
-@pytest.mark.notebooks
-@each_notebook
-def test_every_chapter_runs_on_smoke_and_records(course, path):
-    run = course[path.stem]
-    assert run.status == "ok", f"{run.cell}\n{run.error}"
-    assert run.records, "a chapter leaves its results through record()"
-    for name, value in numbers(run.records):
-        assert math.isfinite(value), name
+@pytest.fixture
+def records(course, request):
+    """What the chapter recorded whose number the name of the test begins with."""
+    return of(course, request.function.__name__[5:7])
 
 
-def numbers(value, name=""):
-    """Every (name, number) inside recorded values."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from numbers(inner, f"{name}.{key}")
-    elif isinstance(value, list):
-        for inner in value:
-            yield from numbers(inner, name)
-    else:
-        yield name, value
-
-
-VERDICTS = (
-    *("holds", "opposite", "negligible", "inconclusive", "not enough seeds", "not comparable"),
-)
+VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
 SHARES = ("share", "accuracy", "calibration_error", "agreement_on")
 
 
 @pytest.mark.notebooks
 @each_notebook
-def test_shares_and_verdicts_are_what_they_say(course, path):
-    for name, value in course[path.stem].records.items():
+def test_every_chapter_runs_on_smoke_and_records_shares_and_verdicts_that_are_some(course, path):
+    run = course[path.stem]
+    assert run.status == "ok", f"{run.cell}\n{run.error}"
+    assert run.records, "a chapter leaves its results through record()"
+    json.dumps(run.records, allow_nan=False)
+    for name, value in run.records.items():
         if any(word in name for word in SHARES) and isinstance(value, float):
             assert 0 <= value <= 1, name
         if "verdict" in name:
             said = value.values() if isinstance(value, dict) else [value]
-            assert all(any(v.startswith(word) for word in VERDICTS) for v in said), (name, value)
+            assert all(v.startswith(tuple(VERDICTS)) for v in said), (name, value)
 
 
 # chapter, what it worked out by hand, the library's, how far apart they may be
@@ -201,24 +169,24 @@ TRUE = (
 @pytest.mark.notebooks
 def test_what_is_worked_out_by_hand_is_the_librarys(course):
     for chapter, by_hand, library, tolerance in BY_HAND:
-        records = by_number(course, chapter).records
+        records = of(course, chapter)
         assert records[by_hand] == pytest.approx(records[library], abs=tolerance), by_hand
     for chapter, name, tolerance in NEXT_TO_NOTHING:
-        assert abs(by_number(course, chapter).records[name]) < tolerance, name
+        assert abs(of(course, chapter)[name]) < tolerance, name
     for chapter, name in TRUE:
-        assert by_number(course, chapter).records[name] is True, name
+        assert of(course, chapter)[name] is True, name
 
 
 @pytest.mark.notebooks
 def test_00_to_02_skills_rewards_and_losses_make_sense(course):
-    records = by_number(course, "00").records
+    records = of(course, "00")
     skill, reward = records["live_skill_by_alpha"], records["live_reward_by_alpha"]
     assert list(skill) == list(reward)
     assert [float(alpha) for alpha in skill][:: len(skill) - 1] == [0.0, 1.0]
     assert all(0 <= value <= 100 for value in skill.values())
     assert records["live_tax_points"] == pytest.approx(skill["1"] - skill["0"])
     assert records["recorded_seeds"] == recorded().seeds
-    records = by_number(course, "01").records
+    records = of(course, "01")
     scores, guessing = records["scores"], records["guessing"]
     assert len(guessing) == 7
     assert all(0 <= value <= 100 for value in (*scores.values(), *guessing.values()))
@@ -226,29 +194,28 @@ def test_00_to_02_skills_rewards_and_losses_make_sense(course):
     families = [scores[name] for name in ("commonsense", "reading", "translation")]
     assert scores["skill"] == pytest.approx(sum(families) / 3)
     assert 0 <= records["slots_above_guessing"] <= 7
-    records = by_number(course, "02").records
+    records = of(course, "02")
     assert records["sft_loss_last"] < records["sft_loss_first"]
     assert 0 <= records["finished_theta_0"] <= 100
 
 
 @pytest.mark.notebooks
 def test_03_and_04_the_reward_model_can_be_trusted_and_fooled(course):
-    records = by_number(course, "03").records
+    records = of(course, "03")
     # people disagree with the gold order in some training pairs, not in most
     assert 0 < records["label_noise"] < 40
     assert -1 <= records["spearman_reward_gold"] <= 1
     assert all(0 <= share <= 1 for share in records["fooled_by"].values())
     # the bar of the course, on the recorded runs
     assert records["recorded_pair_accuracy"] >= 0.8
-    records = by_number(course, "04").records
+    records = of(course, "04")
     # of more replies the best is no worse
     assert records["best_of_n_gain"] > 0
     assert {"kl", "reward_gain", "gold_gain", "control_gain"} <= set(records)
 
 
 @pytest.mark.notebooks
-def test_05_the_tax_is_recorded_for_every_family(course):
-    records = by_number(course, "05").records
+def test_05_the_tax_is_recorded_for_every_family(records):
     families = [records[f"tax_{name}"] for name in ("commonsense", "reading", "translation")]
     assert all(-100 <= tax <= 100 for tax in families)
     assert records["tax_skill"] == pytest.approx(sum(families) / 3)
@@ -257,8 +224,7 @@ def test_05_the_tax_is_recorded_for_every_family(course):
 
 
 @pytest.mark.notebooks
-def test_06_budgets_estimators_and_failures(course):
-    records = by_number(course, "06").records
+def test_06_budgets_estimators_and_failures(records):
     # of the three estimators only k1 is ever below zero
     assert records["k1_share_below_0"] > 0
     assert records["k3_lowest"] > -1e-9
@@ -271,8 +237,7 @@ def test_06_budgets_estimators_and_failures(course):
 
 
 @pytest.mark.notebooks
-def test_07_each_penalty_by_hand_is_that_of_the_library(course):
-    records = by_number(course, "07").records
+def test_07_each_penalty_by_hand_is_that_of_the_library(records):
     for kind in ("weight", "output"):
         by_hand = records[f"{kind}_penalties_by_hand"]
         library = records[f"{kind}_penalties_of_library"]
@@ -297,8 +262,7 @@ def test_07_each_penalty_by_hand_is_that_of_the_library(course):
 
 
 @pytest.mark.notebooks
-def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(course):
-    records = by_number(course, "08").records
+def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(records):
     # two rounds of 16 prompts, 2 passes in batches of 16
     assert records["pool"]["replies"] <= 32
     assert records["pool"]["steps"] <= 4
@@ -326,8 +290,7 @@ def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(course):
 
 
 @pytest.mark.notebooks
-def test_09_the_front_and_its_ends(course):
-    records = by_number(course, "09").records
+def test_09_the_front_and_its_ends(course, records):
     # three unit slabs of 3, 2 and 1
     assert records["hypervolume_example"] == 6
     assert records["live_alphas"] == sorted(records["live_alphas"])
@@ -335,18 +298,16 @@ def test_09_the_front_and_its_ends(course):
     assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
     if len(records["seeds_with_single_parts"]) > 1:
         gaps = records["linear_minus_all"]
-        each = [gap for name, gap in gaps.items()
-                if name.startswith("linear_vs_all@") and name.endswith(".reward")]  # fmt: skip
+        each = [gap for name, gap in gaps.items() if re.match(r"linear_vs_all@.*\.reward$", name)]
         assert gaps["linear_vs_all.reward"] == pytest.approx(sum(each) / len(each))
-    ends = by_number(course, "00").records["live_skill_by_alpha"]
+    ends = of(course, "00")["live_skill_by_alpha"]
     # the same study, seen from two chapters
     assert records["live_skill"][0] == pytest.approx(ends["0"])
     assert records["live_skill"][-1] == pytest.approx(ends["1"])
 
 
 @pytest.mark.notebooks
-def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
-    records = by_number(course, "10").records
+def test_10_averaged_weights_are_not_what_the_printed_formula_describes(records):
     outputs, weights = records["gain_of_outputs_by_overlap"], records["gain_of_weights_by_overlap"]
     assert outputs["0"] == weights["0"] > 10
     assert outputs["20"] == weights["20"] == 0
@@ -361,8 +322,7 @@ def test_10_averaged_weights_are_not_what_the_printed_formula_describes(course):
 
 
 @pytest.mark.notebooks
-def test_11_ratios_by_hand_are_those_of_the_library(course):
-    records = by_number(course, "11").records
+def test_11_ratios_by_hand_are_those_of_the_library(records):
     # sigmoids 0.8, 0.4, 0.4 at alpha 0.2: 0.1, 0.05, 0.05 as printed, 0.3, 0.15, 0.15 as meant
     assert records["mean_of_eq11_as_printed"] == pytest.approx(0.2 / 3)
     assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)

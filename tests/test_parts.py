@@ -82,12 +82,27 @@ def test_a_llama_is_cut_into_thirds_and_what_is_no_layer() -> None:
     assert parts.others["embeddings"] == ("model.embed_tokens.weight",)
     assert parts.others["head"] == ("lm_head.weight",)
     assert len(parts.others["norms"]) == 2 * 4 + 1
+    tied = partition(llama(0), 3).others  # a tied head belongs to the embeddings
+    assert list(tied) == ["embeddings", "norms"]
+    assert tied["embeddings"] == ("model.embed_tokens.weight",)
+    given = partition(llama(0, layers=4), (1, 3)).blocks
+    assert {name: len(names) for name, names in given.items()} == {"layer 1": 7, "layers 2-4": 21}
 
 
-def test_a_tied_head_belongs_to_the_embeddings() -> None:
-    parts = partition(llama(0), 3)
-    assert list(parts.others) == ["embeddings", "norms"]
-    assert parts.others["embeddings"] == ("model.embed_tokens.weight",)
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ((2, 3), r"2, 3 layers.*at least 1 each and 4 in all"),
+        ((0, 4), r"0, 4 layers"),
+        (5, "5 blocks cannot be cut from 4 layers: choose K from 1"),
+        (0, "0 blocks"),
+    ],
+)
+def test_blocks_that_cannot_be_cut_are_refused(blocks: int | tuple, message: str) -> None:
+    with pytest.raises(MergeError, match=message):
+        partition(llama(0, layers=4), blocks)
+    with pytest.raises(MergeError, match="No tensor's name holds the number of a layer"):
+        partition(nn.Linear(2, 2), 1)
 
 
 def test_gpt2_biases_go_with_their_layer() -> None:
@@ -96,25 +111,6 @@ def test_gpt2_biases_go_with_their_layer() -> None:
     assert "transformer.h.1.mlp.c_fc.bias" in parts.blocks["layer 2"]
     assert "transformer.h.0.ln_1.bias" in parts.others["norms"]
     assert set(parts.others) == {"embeddings", "norms"}
-
-
-def test_sizes_of_blocks_may_be_given() -> None:
-    parts = partition(llama(0, layers=4), (1, 3))
-    assert [len(names) for names in parts.blocks.values()] == [7, 21]
-    assert list(parts.blocks) == ["layer 1", "layers 2-4"]
-    with pytest.raises(MergeError, match=r"2, 3 layers.*at least 1 each and 4 in all"):
-        partition(llama(0, layers=4), (2, 3))
-    with pytest.raises(MergeError, match=r"0, 4 layers"):
-        partition(llama(0, layers=4), (0, 4))
-
-
-def test_more_blocks_than_layers_are_refused() -> None:
-    with pytest.raises(MergeError, match="4 blocks cannot be cut from 3 layers: choose K from 1"):
-        partition(llama(0), 4)
-    with pytest.raises(MergeError, match="0 blocks"):
-        partition(llama(0), 0)
-    with pytest.raises(MergeError, match="No tensor's name holds the number of a layer"):
-        partition(nn.Linear(2, 2), 1)
 
 
 # mixing
@@ -131,11 +127,13 @@ def test_the_ends_are_exact_to_the_last_bit(dtype: torch.dtype) -> None:
     assert same(state(model), before)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5, 2 / 3])
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.3, 0.5, 2 / 3, 1.0])
 def test_equal_ratios_are_plain_averaging_to_the_bit(sweep: Mixture, alpha: float) -> None:
-    sweep.set(dict.fromkeys(sweep.partition.parts, alpha))
+    equal = dict.fromkeys(sweep.partition.parts, alpha)
+    sweep.set(equal)
     plain = average(state(llama(0)), state(llama(1)), alpha)
-    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights_of(sweep).items())
+    for mixed in (weights_of(sweep), sweep.weights(equal)):
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in mixed.items())
 
 
 def test_one_part_moves_and_the_others_stay_aligned(sweep: Mixture) -> None:
@@ -151,16 +149,12 @@ def test_one_part_moves_and_the_others_stay_aligned(sweep: Mixture) -> None:
 
 def test_each_part_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
-    start = {"0.weight": torch.tensor([[0.0]]), "1.weight": torch.tensor([[1.0]])}
-    end = {"0.weight": torch.tensor([[8.0]]), "1.weight": torch.tensor([[3.0]])}
-    start["1.bias"], end["1.bias"] = torch.tensor([10.0]), torch.tensor([20.0])
-    sweep = Mixture(model, start, end, PLAIN)
-    sweep.set({"one": 0.25, "two": 0.5, "rest": 0.1})
-    assert {n: t.item() for n, t in model.state_dict().items()} == {
-        "0.weight": 2.0,
-        "1.weight": 2.0,
-        "1.bias": 11.0,
-    }
+    ends = {"0.weight": (0.0, 8.0), "1.weight": (1.0, 3.0), "1.bias": (10.0, 20.0)}
+    start, end = (
+        {n: torch.full_like(t, ends[n][k]) for n, t in model.state_dict().items()} for k in (0, 1)
+    )
+    Mixture(model, start, end, PLAIN).set({"one": 0.25, "two": 0.5, "rest": 0.1})
+    assert [model.state_dict()[n].item() for n in ends] == [2.0, 2.0, 11.0]
 
 
 def test_the_model_may_hold_one_of_the_ends() -> None:
@@ -188,46 +182,42 @@ def test_the_mean_is_over_blocks_or_over_parameters() -> None:
 def test_ratios_of_blocks_give_every_part_one() -> None:
     parts = partition(llama(0, tied=False), 3)
     ratios = ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, fixed={"norms": 0.0})
-    assert ratios == {
-        "input": 0.9,
-        "middle": 0.6,
-        "output": 0.3,
-        "embeddings": 0.6,
-        "head": 0.6,
-        "norms": 0.0,
-    }
+    assert list(ratios) == ["input", "middle", "output", "embeddings", "head", "norms"]
+    assert list(ratios.values()) == [0.9, 0.6, 0.3, 0.6, 0.6, 0.0]
     weighted = ratios_of_blocks(parts, [1.0, 0.5, 0.5], 0.6, shares=[0.2, 0.4, 0.4])
     assert weighted["input"] == 1.0
 
 
-def test_ratios_that_do_not_fit_are_refused() -> None:
-    parts = partition(llama(0), 3)
-    with pytest.raises(MergeError, match=r"0.9, 0.5, 0.2 sum to 1.6, not to K alpha = 1.8"):
-        ratios_of_blocks(parts, [0.9, 0.5, 0.2], 0.6)
-    with pytest.raises(MergeError, match=r"weighted mean 0.675, not alpha = 0.6"):
-        ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, shares=[0.5, 0.25, 0.25])
-    with pytest.raises(MergeError, match=r"2 ratios for 3 blocks \(input, middle, output\)"):
-        ratios_of_blocks(parts, [0.6, 0.6], 0.6)
-    with pytest.raises(
-        MergeError, match=r"ratio of part 'input' is 1.2: it must be a number in \[0, 1\]"
-    ):
-        ratios_of_blocks(parts, [1.2, 0.4, 0.2], 0.6)
-    with pytest.raises(MergeError, match="'middle' has no ratio to fix: choose from embeddings"):
-        ratios_of_blocks(parts, [0.6] * 3, 0.6, fixed={"middle": 0.0})
-    with pytest.raises(MergeError, match=r"outside \[0, 1\]"):
-        ratios_of_blocks(parts, [0.6] * 3, -0.1)
+@pytest.mark.parametrize(
+    ("values", "alpha", "options", "message"),
+    [
+        ([0.9, 0.5, 0.2], 0.6, {}, r"0.9, 0.5, 0.2 have the mean 0.533.*must be 0.6"),
+        ([0.9, 0.6, 0.3], 0.6, {"shares": [0.5, 0.25, 0.25]}, "mean 0.675"),
+        ([0.6, 0.6], 0.6, {}, r"2 ratios for 3 blocks \(input, middle, output\)"),
+        ([1.2, 0.4, 0.2], 0.6, {}, r"ratio of part 'input' is 1.2: .* a number in \[0, 1\]"),
+        ([0.6] * 3, 0.6, {"fixed": {"middle": 0.0}}, "'middle' has no ratio to fix"),
+        ([0.6] * 3, -0.1, {}, r"outside \[0, 1\]"),
+    ],
+)
+def test_ratios_that_do_not_fit_are_refused(values, alpha, options, message: str) -> None:
+    with pytest.raises(MergeError, match=message):
+        ratios_of_blocks(partition(llama(0), 3), values, alpha, **options)
 
 
-def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: Mixture) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": 1.0}, "There is no part 'head'"),
+        ({"output": -0.1}, r"ratio of part 'output' is -0\.1"),
+        ({"output": float("nan")}, "ratio of part 'output' is nan"),
+    ],
+)
+def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: Mixture, change, message) -> None:
     full = dict.fromkeys(sweep.partition.parts, 1.0)
-    with pytest.raises(MergeError, match="There is no part 'head'"):
-        sweep.set({**full, "head": 1.0})
+    with pytest.raises(MergeError, match=message):
+        sweep.set({**full, **change})
     with pytest.raises(MergeError, match="Part 'norms' has no ratio"):
         sweep.set({name: 1.0 for name in full if name != "norms"})
-    with pytest.raises(MergeError, match=r"ratio of part 'output' is -0\.1"):
-        sweep.set({**full, "output": -0.1})
-    with pytest.raises(MergeError, match="ratio of part 'output' is nan"):
-        sweep.set({**full, "output": float("nan")})
     with pytest.raises(MergeError, match="no part 'inputs'"):
         one_part(sweep.partition, "inputs", 0.5)
 
@@ -240,7 +230,7 @@ def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: Mixture) -> None:
     [
         (
             Partition({"a": ("0.weight", "1.weight")}, {"b": ("1.weight", "1.bias")}),
-            "overlap: '1.weight' is 2 times in 'a' and 'b'",
+            "'1.weight' is 2 times in 'a' and 'b'",
         ),
         (Partition({"a": ("0.weight", "1.weight")}, {}), "'1.bias' is in no part"),
         (

@@ -21,24 +21,7 @@ from alignment_tax.store import verify_folder
 from alignment_tax.train import checkpoint
 from alignment_tax.train import pretrain as module
 from alignment_tax.train.checkpoint import saved_run
-from alignment_tax.train.pretrain import (
-    IGNORED,
-    Cycle,
-    PretrainConfig,
-    Row,
-    batches,
-    collate,
-    encode,
-    exact_match,
-    learning_rate,
-    new_model,
-    pack,
-    pretrain,
-    probe_items,
-    read,
-    ship,
-    weighted_loss,
-)
+from alignment_tax.train.pretrain import Cycle, PretrainConfig, Row, collate, encode, pretrain
 from alignment_tax.world.corpus import CURRICULUM, Document, documents
 from alignment_tax.world.tiny import items
 from alignment_tax.world.tokenizer import make_tokenizer
@@ -82,10 +65,10 @@ def assert_same(result, other):
 def test_weighted_loss_by_hand():
     # the first prediction gives its label 1/2, the second 3/4; the third label is padding
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
-    labels = torch.tensor([[0, 1, 0, IGNORED]])
+    labels = torch.tensor([[0, 1, 0, module.IGNORED]])
     weights = torch.tensor([[1.0, 0.1, 1.0, 0.0]])
     expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
-    assert weighted_loss(logits, labels, weights).item() == pytest.approx(expected)
+    assert module.weighted_loss(logits, labels, weights).item() == pytest.approx(expected)
 
 
 def test_context_counts_a_tenth_and_the_end_in_full(tokenizer):
@@ -103,12 +86,9 @@ def plain(ids, weights):
     return Row(ids, weights, list(range(len(ids))), [0] * len(ids))
 
 
+ANSWERS = (("where is anna ?", "the hall"), ("who has a hat ?", "anna"))
 TWO_ANSWERS = Document(
-    (("anna has a hat .", 0.1),),
-    (
-        (("where is anna ?", 0.1), ("the hall", 1.0)),
-        (("who has a hat ?", 0.1), ("anna", 1.0)),
-    ),
+    (("anna has a hat .", 0.1),), tuple(((asked, 0.1), (said, 1.0)) for asked, said in ANSWERS)
 )
 
 
@@ -125,10 +105,10 @@ def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
 
 @torch.inference_mode()
 def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
-    model = new_model(MINI, tokenizer).eval()
+    model = module.new_model(MINI, tokenizer).eval()
     row = encode(TWO_ANSWERS, tokenizer)
     packed = collate([row, row + row], tokenizer.pad_token_id)
-    logits = read(model, packed)
+    logits = module.read(model, packed)
     for number, branch in enumerate(TWO_ANSWERS.branches, start=1):
         alone = collate([encode(Document(TWO_ANSWERS.pieces + branch), tokenizer)], 0)
         assert alone.mask is None
@@ -143,8 +123,7 @@ def test_what_is_packed_behind_branches_does_not_see_them(tokenizer):
     assert both.branches[19:] == [0] * 5 + [3] * 7 + [4] * 7
     assert both.positions[19:] == [position + 12 for position in both.positions[:19]]
     mask = collate([both], tokenizer.pad_token_id).mask[0, 0]
-    second_trunk, first_branch, first_trunk = 20, 7, 2
-    second_branch = 13
+    second_trunk, second_branch, first_branch, first_trunk = 20, 13, 7, 2
     visible = [(second_trunk, first_trunk), (second_branch, first_trunk), (second_branch + 1, 13)]
     hidden = [(second_trunk, first_branch), (second_branch, first_branch), (second_branch, 14)]
     assert all(mask[place] for place in visible)
@@ -155,27 +134,27 @@ def test_padding_is_no_label(tokenizer):
     batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
     pad = tokenizer.pad_token_id
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, pad, pad]]
-    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch.labels.tolist() == [[5, 6, 7], [8, module.IGNORED, module.IGNORED]]
     assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_batches_hold_every_document_once(tokenizer):
-    drawn = list(batches(MINI, 0, tokenizer))
+    drawn = list(module.batches(MINI, 0, tokenizer))
     ends = sum(int((batch.input_ids == tokenizer.eos_token_id).sum()) for batch in drawn)
     answers = documents(MINI.documents_per_chunk, random.Random("pretraining 0 0"), 0.0)
     assert ends == sum(max(1, len(document.branches)) for document in answers)
     assert all(len(batch.input_ids) <= MINI.cycles[0].sequences for batch in drawn)
     assert all(batch.input_ids.shape[1] <= MINI.cycles[0].length for batch in drawn)
-    again = list(batches(MINI, 0, tokenizer))
+    again = list(module.batches(MINI, 0, tokenizer))
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(drawn, again, strict=True))
-    first, other = drawn[0].input_ids, next(iter(batches(MINI, 1, tokenizer))).input_ids
+    first, other = drawn[0].input_ids, next(iter(module.batches(MINI, 1, tokenizer))).input_ids
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), max_size=30))
 def test_packing_keeps_every_document_whole_and_wastes_little(documents):
     rows = [plain([*ids, 0], [*[0.5] * len(ids), 1.0]) for ids in documents]  # 0 ends a document
-    packed = pack(rows, 10)
+    packed = module.pack(rows, 10)
     assert all(len(row.ids) == len(row.weights) <= 10 for row in packed)
     out = [part.split() for row in packed for part in " ".join(map(str, row.ids)).split("0")]
     assert sorted(d for d in out if d) == sorted([str(i) for i in d] for d in documents)
@@ -189,7 +168,7 @@ def test_packing_keeps_every_document_whole_and_wastes_little(documents):
 
 def test_a_document_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"12 tokens.*length \(10\)"):
-        pack([plain([1] * 12, [1.0] * 12)], 10)
+        module.pack([plain([1] * 12, [1.0] * 12)], 10)
 
 
 class Parrot:
@@ -208,28 +187,23 @@ class Parrot:
 
 
 def test_exact_match_wants_every_word_and_the_end(tokenizer):
-    items = [
-        ("where is anna ?", "the hall"),
-        ("where is ben ?", "the attic"),
-        ("where is clara ?", "the barn"),
-        ("who ?", "dan"),
-    ]
+    people = (("anna", "hall"), ("ben", "attic"), ("clara", "barn"))
+    items = [(f"where is {name} ?", f"the {place}") for name, place in people] + [("who ?", "dan")]
     said = ["where is anna ? the hall", "where is ben ? the barn", "where is clara ? the barn ."]
     ids = [[*tokenizer(text).input_ids, tokenizer.eos_token_id] for text in [*said, "who ? dan"]]
     parrot = Parrot(ids, len(tokenizer), tokenizer.unk_token_id)
     # the second has a wrong word, the third goes on where it should end
-    assert exact_match(parrot, tokenizer, items) == 50.0
-    assert exact_match(parrot, tokenizer, items[:1]) == 100.0
-    assert exact_match(parrot, tokenizer, items[1:3]) == 0.0
+    assert module.exact_match(parrot, tokenizer, items) == 50.0
+    assert module.exact_match(parrot, tokenizer, items[:1]) == 100.0
+    assert module.exact_match(parrot, tokenizer, items[1:3]) == 0.0
 
 
 def test_probe_items_are_validation_items():
-    probes = probe_items(5)
-    assert set(probes) == {
-        *("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
-    }
+    probes = module.probe_items(5)
+    questions = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting")
+    assert set(probes) == {*questions, "translation"}
     assert all(len(rows) == 5 for rows in probes.values())
-    assert probes == probe_items(5)
+    assert probes == module.probe_items(5)
 
 
 # the schedule
@@ -237,30 +211,19 @@ def test_probe_items_are_validation_items():
 
 def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
     config = PretrainConfig(cycles=(Cycle(41, 2e-3), Cycle(11, 1e-3)), warmup_chunks=1.0)
-    by_hand = {
-        0: 0.0,
-        0.5: 1e-3,
-        1: 2e-3,
-        21: 2e-3 * (0.02 + 0.98 / 2),
-        41: 2e-3 * 0.02,
-        41.5: 0.5e-3,
-        42: 1e-3,
-        47: 1e-3 * (0.02 + 0.98 / 2),
-        52: 1e-3 * 0.02,
-    }
+    first = {0: 0.0, 0.5: 1e-3, 1: 2e-3, 21: 2e-3 * (0.02 + 0.98 / 2), 41: 2e-3 * 0.02}
+    second = {41.5: 0.5e-3, 42: 1e-3, 47: 1e-3 * (0.02 + 0.98 / 2), 52: 1e-3 * 0.02}
+    by_hand = first | second
     for place, expected in by_hand.items():
-        assert learning_rate(config, place) == pytest.approx(expected, abs=1e-12), place
-    falling = [learning_rate(config, place / 10) for place in range(10, 411)]
+        assert module.learning_rate(config, place) == pytest.approx(expected, abs=1e-12), place
+    falling = [module.learning_rate(config, place / 10) for place in range(10, 411)]
     assert falling == sorted(falling, reverse=True)
 
 
-@pytest.mark.parametrize("mixture", [mixture for _, mixture in CURRICULUM])
-def test_a_mixture_is_shares(mixture):
-    assert sum(mixture.values()) == pytest.approx(1.0)
-    assert all(share > 0 for share in mixture.values())
-
-
-def test_reading_comes_first_and_everything_after():
+def test_mixtures_are_shares_with_reading_first_and_everything_after():
+    for _, mixture in CURRICULUM:
+        assert sum(mixture.values()) == pytest.approx(1.0)
+        assert all(share > 0 for share in mixture.values())
     rng = random.Random(0)
     first = {document.text.split()[0] for document in documents(300, rng, 0.0)}
     later = {document.text.split()[0] for document in documents(300, rng, 0.5)}
@@ -281,23 +244,23 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
     undisturbed, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        steps = iter(range(10**6))
-        first_chunk = len(list(batches(MINI, 0, make_tokenizer())))
+        steps, whole = iter(range(10**6)), module.weighted_loss
+        first_chunk = len(list(module.batches(MINI, 0, make_tokenizer())))
 
         def dies(*arguments):
             if next(steps) == first_chunk + 1:
                 raise KeyboardInterrupt
-            return weighted_loss(*arguments)
+            return whole(*arguments)
 
         patch.setattr(module, "weighted_loss", dies)
         with pytest.raises(KeyboardInterrupt):
             pretrain(MINI, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "state-000001.safetensors",
-        "state.json",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["state-000001.safetensors", "state.json"]
     assert_same(pretrain(MINI, tmp_path), undisturbed)
     assert saved_run(tmp_path)["tensors"] == "state-000002.safetensors"
+    monkeypatch.setattr(module, "weighted_loss", None)  # a finished run is not trained again
+    assert_same(pretrain(MINI, tmp_path), undisturbed)
 
 
 def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_path):
@@ -330,12 +293,6 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, mon
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 
 
-def test_a_finished_run_is_not_trained_again(undisturbed, tmp_path, monkeypatch):
-    pretrain(MINI, tmp_path)
-    monkeypatch.setattr(module, "weighted_loss", None)
-    assert_same(pretrain(MINI, tmp_path), undisturbed)
-
-
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
     wild = dataclasses.replace(MINI, cycles=(Cycle(2, 1e30, length=64, sequences=8),))
     with pytest.raises(FloatingPointError, match=r"chunk 0, step \d+\b.*learning rate.*[Ll]ower"):
@@ -351,7 +308,7 @@ def test_what_is_shipped_is_a_standard_checkpoint_with_a_seal(undisturbed, tmp_p
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "README.md").write_text("the card")
-    ship(model, tokenizer, curve, MINI, folder)
+    module.ship(model, tokenizer, curve, MINI, folder)
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
@@ -375,39 +332,22 @@ def test_the_base_is_small_standard_and_untied(tokenizer):
     curve = pd.read_csv(folder / "learning_curve.csv")
     meta = json.loads((folder / "meta.json").read_text())
     assert int(curve["tokens"].iloc[-1]) == pytest.approx(meta["tokens"], rel=1e-4)
-    assert {*probe_items(1)} <= {*curve}
+    assert {*module.probe_items(1)} <= {*curve}
 
 
-BARS = [
-    ("one_hop", 92),
-    ("two_hop", 65),
-    ("span", 85),
-    ("counting", 70),
-    ("bleu", 90),
-]
-
-
-@pytest.fixture(scope="module")
-def base_scores():
-    return Scorer("tiny", limit=None, batch_size=128).score(*load_policy(base_folder()))
-
-
-@pytest.mark.parametrize(("slot", "bar"), BARS)
-def test_the_base_has_its_skills(base_scores, slot, bar):
-    assert base_scores.metrics[slot] >= bar
-
-
-@pytest.mark.parametrize(
-    "slot", ["one_hop", "two_hop", "piqa_like", "race_like", "span", "counting"]
-)
-def test_the_base_does_better_than_guessing(base_scores, slot):
-    gain = base_scores.values()[slot] - np.array(items(slot)["guess"])
-    assert gain.mean() > 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
+def test_the_base_has_its_skills():
+    base_scores = Scorer("tiny", limit=None, batch_size=128).score(*load_policy(base_folder()))
+    bars = {"one_hop": 92, "two_hop": 65, "span": 85, "counting": 70, "bleu": 90}
+    for slot, bar in bars.items():
+        assert base_scores.metrics[slot] >= bar, slot
+    for slot in ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting"):
+        gain = base_scores.values()[slot] - np.array(items(slot)["guess"])
+        assert gain.mean() > 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)), slot
 
 
 def test_a_new_model_depends_on_the_seed_alone(tokenizer):
-    one, same = new_model(MINI, tokenizer), new_model(MINI, tokenizer)
-    other = new_model(dataclasses.replace(MINI, seed=1), tokenizer)
+    one, same = module.new_model(MINI, tokenizer), module.new_model(MINI, tokenizer)
+    other = module.new_model(dataclasses.replace(MINI, seed=1), tokenizer)
     assert torch.equal(one.lm_head.weight, same.lm_head.weight)
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
     assert one.lm_head.weight is not one.get_input_embeddings().weight

@@ -1,17 +1,108 @@
-"""The checks of chapter 11's exercises: a message for every wrong answer, none of them an error."""
-
-from __future__ import annotations
+"""The checks of exercises in chapters 07, 08 and 11: a message for every wrong answer."""
 
 import re
 
 import numpy as np
 import pytest
+import torch
 
 from alignment_tax import settings
 from alignment_tax.notebooks import read_notebook
 
-NOTEBOOK = settings.notebooks_folder() / "11_a_ratio_per_block.ipynb"
-# answer of exercise 1 for the first example, and the right one's ratios for the others
+CHAPTERS = {
+    "07": "07_penalties_and_lora",
+    "08": "08_replay_and_paths",
+    "11": "11_a_ratio_per_block",
+}
+
+
+def cells(chapter, kind="code"):
+    notebook = read_notebook(settings.notebooks_folder() / f"{CHAPTERS[chapter]}.ipynb")
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def exercises(chapter):
+    """The stub and the check of every exercise."""
+    sources = cells(chapter)
+    return [(sources[i - 1], each) for i, each in enumerate(sources) if "not solved yet" in each]
+
+
+def told(chapter, marker, answer):
+    """What the check that holds `marker` says of an answer."""
+    names = {"np": np, "torch": torch}
+    if chapter == "11":  # `near` is defined in the first of its checks
+        exec("\n".join(exercises(chapter)[0]), names)
+    (check,) = [each for each in cells(chapter) if marker in each]
+    exec(f"{answer}\n{check}", names)
+    return names["message"]
+
+
+@pytest.mark.parametrize("chapter", ["07", "11"])
+def test_the_solutions_are_right_and_the_stubs_are_not(chapter):
+    folded = [text for text in cells(chapter, "markdown") if "<details>" in text]
+    solutions = [c for text in folded for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    assert len(solutions) == len(exercises(chapter)) if chapter == "07" else len(solutions) > 1
+    for solution, (stub, check) in zip(solutions, exercises(chapter), strict=False):
+        assert told(chapter, check, stub).startswith("not solved yet")
+        assert told(chapter, check, solution).startswith("right")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("0.1 * sum(((c / unit) ** 2).sum() for c in changes)", "a sum"),
+        ("0.1 * sum(((c / unit) ** 2).mean() for c in changes) / len(changes)", "the mean of"),
+        ("0.1 * torch.cat([c.flatten() for c in changes]).square().mean()", "the unit is missing"),
+        ("(torch.cat([c.flatten() for c in changes]) / unit).square().mean()", "the factor 0.1"),
+        ("0.1 * torch.cat([c.flatten() for c in changes]).square().mean() / unit", "divided by"),
+        ("unit * (torch.cat([c.flatten() for c in changes]) / unit).square().mean()", "the unit s"),
+        ("unit * sum(((c / unit) ** 2).sum() for c in changes)", "0.75 is not it"),
+        ("0.1 * (torch.cat(changes) / unit).square().mean()", "the tensors have different"),
+        ("0.1 * (torch.cat([c.flatten() for c in changes]) / unit) ** 2", "one number is asked"),
+        ("[1.0, 2.0]", "one number is asked for, and there are 2"),
+        ("0.5", "right for these changes, not for others"),
+    ],
+)
+def test_wrong_penalties_are_told_apart(body, message):
+    answer = f"def l2_by_hand(changes, unit):\n    return {body}"
+    said = told("07", "l2_by_hand returns None", answer)
+    assert said.startswith(message), said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("np.log(2), np.inf, 0.5", "the two directions are swapped"),
+        ("-np.inf, np.log(2), 0.5", "forward"),
+        ("np.inf, 1.0, 0.5", "reverse"),
+        ("np.inf, np.log(2), 0.5**0.5", "squared: no root"),
+    ],
+)
+def test_wrong_distances_are_told_apart(numbers, message):
+    said = told("07", "set forward, reverse", f"forward, reverse, squared = {numbers}")
+    assert said.startswith(message), said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("0.92, 0.58", "right"),
+        ("12 / 13, 3**-0.5", "right"),
+        ("0.333, 0.58", "first: 1/3 is the density"),
+        ("0.85, 0.58", "first: that is the share of the SQUARED"),
+        ("0.632, 0.58", "first: 19 is the sum"),
+        ("0.95, 0.58", "first: norm of"),
+        ("0.92, 0.33", "second: the mean of the SQUARES"),
+        ("0.92, 0.5", "second: mean of"),
+        ("None, 0.58", "not solved yet"),
+    ],
+)
+def test_rounded_norms_of_masks_are_answered_rightly(numbers, message):
+    answer = f"alpha_of_the_largest, alpha_at_random = {numbers}"
+    said = told("08", "not solved yet: set both numbers", answer)
+    assert said.startswith(message), said
+
+
 WRONG = ["None", "np.array([1.0, 0.2])", "1.0", "'later'", "np.full(len(raw), alpha)"]
 FOR_THE_FIRST_ALONE = """
 def project_by_hand(raw, alpha):
@@ -19,41 +110,18 @@ def project_by_hand(raw, alpha):
 """
 
 
-def checks() -> list[tuple[str, str]]:
-    """Return the stub and the check of every exercise."""
-    sources = [c.source for c in read_notebook(NOTEBOOK).cells if c.cell_type == "code"]
-    return [(sources[i - 1], each) for i, each in enumerate(sources) if "not solved yet" in each]
-
-
-def said(code: str, check: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what a check prints of an answer; `near` is defined in the first of them."""
-    names: dict[str, object] = {"np": np}
-    exec(checks()[0][0] + "\n" + checks()[0][1], names)
-    capsys.readouterr()
-    exec(code, names)
-    exec(check, names)
-    return capsys.readouterr().out.strip()
-
-
-def test_stubs_and_solutions(capsys: pytest.CaptureFixture[str]) -> None:
-    cells = [c.source for c in read_notebook(NOTEBOOK).cells if c.cell_type == "markdown"]
-    folded = [text for text in cells if "<details>" in text]
-    solutions = [c for text in folded for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
-    for solution, (stub, check) in zip(solutions, checks(), strict=False):
-        assert said(stub, check, capsys).startswith("not solved yet")
-        assert said(solution, check, capsys).startswith("right")
-
-
 @pytest.mark.parametrize("answer", WRONG)
-def test_a_wrong_answer_gets_a_message(answer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = checks()[:2]
+def test_a_wrong_ratio_gets_a_message(answer):
+    (_, first), (_, second) = exercises("11")[:2]
     # everywhere, and only where the first example is right
-    for code in (f"def project_by_hand(raw, alpha):\n    return {answer}",
-                 FOR_THE_FIRST_ALONE.format(answer)):  # fmt: skip
-        assert not said(code, first[1], capsys).startswith("right:")
-        assert said(code, first[1], capsys) not in ("", "right")
+    everywhere = f"def project_by_hand(raw, alpha):\n    return {answer}"
+    for code in (everywhere, FOR_THE_FIRST_ALONE.format(answer)):
+        said = told("11", first, code)
+        assert said
+        assert not said.startswith("right:")
+        assert said != "right"
     code = f"def repaired_ratios(raw, alpha, eps):\n    return {answer}"
-    assert not said(code, second[1], capsys).startswith("right:")
+    assert not told("11", second, code).startswith("right:")
 
 
 NEVER_SCALED = """
@@ -81,7 +149,5 @@ def project_by_hand(raw, alpha):
     ("answer", "message"),
     [(NEVER_SCALED, "right where raw sums to 1"), (THREE_PASSES, "stops too early")],
 )
-def test_answers_that_are_right_for_easy_numbers_are_told_so(
-    answer: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert said(answer, checks()[0][1], capsys).startswith(message)
+def test_ratios_that_are_right_for_easy_numbers_are_told_so(answer, message):
+    assert told("11", exercises("11")[0][1], answer).startswith(message)

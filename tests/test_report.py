@@ -45,7 +45,7 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
 def test_the_fill_needs_both_marks() -> None:
     with pytest.raises(ValueError, match="must hold"):
         report.fill("no marks", "text")
-    start, end = report.marks("results")
+    start, end = "<!-- results: start -->", "<!-- results: end -->"
     page = f"a\n{start}\nold\n{end}\nb"
     filled = report.fill(page, "new")
     assert "old" not in filled
@@ -89,18 +89,15 @@ KEYS = {"sft": "k0", "rsf": "k1", "average": "k2"}
 def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     """Items of three models: `right` of n items are right in every slot."""
     rows = []
+    good, bad = (bleu_statistics(REFERENCE, said) for said in (REFERENCE, "no"))
     for model, count in right.items():
         for item in range(n):
-            good = item < count
-            for slot in ("one_hop", "span"):
-                blank = dict.fromkeys(BLEU_COLUMNS, np.nan)
-                rows.append((KEYS[model], slot, item, float(good), blank))
-            counts = bleu_statistics(REFERENCE, REFERENCE if good else "no")
-            own = dict(zip(BLEU_COLUMNS, counts, strict=True))
-            rows.append((KEYS[model], "bleu", item, np.nan, own))
-    return pd.DataFrame(
-        [{"key": k, "slot": s, "item": i, "value": v, "seed": 0, **b} for k, s, i, v, b in rows]
-    )
+            own = {"seed": 0, "key": KEYS[model], "item": item}
+            rows += [own | {"slot": slot, "value": float(item < count)}
+                     for slot in ("one_hop", "span")]  # fmt: skip
+            counts = zip(BLEU_COLUMNS, good if item < count else bad, strict=True)
+            rows.append(own | {"slot": "bleu"} | dict(counts))
+    return pd.DataFrame(rows)
 
 
 def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
@@ -111,13 +108,11 @@ def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
         {"algorithm": "rsf", "method": "average", "alpha": 0.5, "rounds": 2, "key": "k2"},
     ]
     table = pd.DataFrame(rows, columns=COLUMNS).assign(study="small", seed=0, n_items=120)
-    table = table.fillna(
-        {"one_hop": 1, "span": 1, "bleu": 1, "skill": 1, "reward": 0, "gold": 0, "kl": 0}
-    )
-    small = presets.fit_to_device(presets.SMALL, "cpu")
-    seconds = {"all stages": 600.0}
-    provenance = {"preset": presets.as_dict(small), "device": "cpu", "threads": 2,
-                  "seconds_of_stages_last_seed": seconds}  # fmt: skip
+    ones, zeros = ("one_hop", "span", "bleu", "skill"), ("reward", "gold", "kl")
+    table = table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
+    preset = presets.as_dict(presets.fit_to_device(presets.SMALL, "cpu"))
+    provenance = {"preset": preset, "device": "cpu", "threads": 2}
+    provenance["seconds_of_stages_last_seed"] = {"all stages": 600.0}
     return Recorded(table, pd.DataFrame(), pd.DataFrame({"margin": margins}), provenance)
 
 

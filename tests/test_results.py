@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,13 @@ def test_costs_are_recorded_for_remedies_alone(before, after):
     assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder of results."""
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "here")
+    return tmp_path / "here"
+
+
 def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, monkeypatch):
     record(miniature(), [0], methods=["graft", "l2"])
     assert "Making" not in capfd.readouterr().err
@@ -107,62 +115,51 @@ def test_provenance_has_one_entry_for_each_call(place, after):
     assert len(run.costs) == 4
 
 
-def test_a_provenance_of_one_call_is_read_and_kept(place, after, tmp_path, monkeypatch):
-    folder = tmp_path / "miniature"
-    folder.mkdir()
-    for path in place.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "provenance.json").write_text(json.dumps({"command": "old"}))
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
+    shutil.copytree(place, here / "miniature")
+    (here / "miniature" / "provenance.json").write_text(json.dumps({"command": "old"}))
     assert recorded("miniature").provenance == {"command": "old"}
     record(miniature(), [0], methods=["l2"])
-    assert [call["command"].split()[0] for call in recorded("miniature").calls] == [
-        "old",
-        "alignment-tax",
-    ]
+    commands = [call["command"].split()[0] for call in recorded("miniature").calls]
+    assert commands == ["old", "alignment-tax"]
 
 
 @pytest.mark.parametrize(("column", "value"), [("key", "0" * 16), ("bleu", 12.5)])
-def test_rows_of_another_theta_0_are_not_added_to(
-    place, after, tmp_path, monkeypatch, column, value
-):
+def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, value):
     table = after["points"].copy()
     table.loc[table["algorithm"] == "sft", column] = value
-    (tmp_path / "miniature").mkdir()
-    table.to_csv(tmp_path / "miniature" / "points.csv", index=False, float_format="%.6g")
-    stored = (tmp_path / "miniature" / "points.csv").read_bytes()
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    (here / "miniature").mkdir(parents=True)
+    path = here / "miniature" / "points.csv"
+    table.to_csv(path, index=False, float_format="%.6g")
+    stored = path.read_bytes()
     with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
         record(miniature(), [0], methods=["lora"])
-    assert [path.name for path in (tmp_path / "miniature").iterdir()] == ["points.csv"]
-    assert (tmp_path / "miniature" / "points.csv").read_bytes() == stored
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == stored
 
 
-def test_a_new_recording_says_which_rows_it_drops(place, after, tmp_path, monkeypatch, capfd):
-    (tmp_path / "miniature").mkdir()
-    after["points"].to_csv(tmp_path / "miniature" / "points.csv", index=False)
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+def test_a_new_recording_says_which_rows_it_drops(place, after, here, capfd):
+    (here / "miniature").mkdir(parents=True)
+    path = here / "miniature" / "points.csv"
+    after["points"].to_csv(path, index=False)
     record(miniature(), [0])
     assert "rows of graft, l2 with them" in capfd.readouterr().err
-    again = pd.read_csv(tmp_path / "miniature" / "points.csv")
-    assert set(again["method"]) == {"none", "average"}
+    assert set(pd.read_csv(path)["method"]) == {"none", "average"}
 
 
-def test_unknown_methods_are_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+def test_unknown_methods_are_refused_before_anything_runs(here, tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     with pytest.raises(UnknownStage, match="no method 'l3'"):
         record(miniature(), [0], methods=["l2", "l3"])
     assert not list(tmp_path.iterdir())
 
 
-def test_methods_are_made_side_by_side(place, after, tmp_path, monkeypatch, capfd):
+def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     record(miniature(), [0], jobs=9, methods=["l2", "graft"])
     assert "Seeds left: none" in capfd.readouterr().err
-    points = read(tmp_path / "miniature")["points"]
+    points = read(here / "miniature")["points"]
     same = after["points"].merge(points, on=COLUMNS)
     assert len(same) == len(points) == 1 + 4
 
@@ -171,26 +168,19 @@ def test_methods_are_made_side_by_side(place, after, tmp_path, monkeypatch, capf
 
 
 def test_portions_begin_with_each_seed_and_then_split_by_method():
-    specs = [Spec("sft"), *(Spec("rsf", 2, m, strength=s) for m in ("l1", "l2") for s in (1, 2))]
+    averages = [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
+    specs = [Spec("sft"), Spec("rsf", 2), *averages]
+    specs += [Spec("rsf", 2, "l1", strength=s) for s in (1, 2)]
     assert portions(specs, [3, 4], split=False) == [(3, specs), (4, specs)]
     parts = portions(specs, [3, 4], split=True)
     assert parts[:2] == [(3, specs[:2]), (4, specs[:2])]
-    assert [(seed, {spec.method for spec in part}) for seed, part in parts[2:]] == [
-        (3, {"l1"}),
-        (3, {"l2"}),
-        (4, {"l1"}),
-        (4, {"l2"}),
+    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[2:]] == [
+        (seed, size, {method})
+        for seed in (3, 4)
+        for size, method in ((PORTION, "average"), (PORTION, "average"), (1, "average"), (2, "l1"))
     ]
     for seed in (3, 4):
         assert [s for n, part in parts if n == seed for s in part] == specs
-
-
-def test_a_long_method_is_shared_out_among_processes():
-    specs = [Spec("sft"), Spec("rsf", 2)]
-    specs += [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
-    parts = portions(specs, [0], split=True)
-    assert [len(part) for _, part in parts] == [2, PORTION, PORTION, 1]
-    assert [spec for _, part in parts for spec in part] == specs
 
 
 def test_merged_rows_replace_those_of_the_same_name_only():
@@ -282,40 +272,25 @@ def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     return folder
 
 
-def test_tables_from_two_machines_become_one(tmp_path, monkeypatch):
-    here = tmp_path / "here"
-    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
-    for seed in (3, 4):
-        assert merge_results(recorded_elsewhere(tmp_path, seed), "tiny") == [seed]
-    points = pd.read_csv(here / "tiny" / "points.csv")
-    assert list(zip(points["seed"], points["algorithm"], strict=True)) == [
-        (3, "sft"),
-        (3, "dpo"),
-        (4, "sft"),
-        (4, "dpo"),
-    ]
-    items = pd.read_parquet(here / "tiny" / "items.parquet")
-    assert sorted(items["key"]) == ["a3", "a4", "b3", "b4"]
-    assert sorted(pd.read_parquet(here / "tiny" / "pairs.parquet")["seed"]) == [3, 4]
+def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(tmp_path, here):
+    sources = {seed: recorded_elsewhere(tmp_path, seed) for seed in (3, 4)}
+    for seed, source in sources.items():
+        assert merge_results(source, "tiny") == [seed]
+    tables = read(here / "tiny")
+    names = list(tables["points"][["seed", "algorithm"]].itertuples(index=False, name=None))
+    assert names == [(3, "sft"), (3, "dpo"), (4, "sft"), (4, "dpo")]
+    assert sorted(tables["items"]["key"]) == ["a3", "a4", "b3", "b4"]
+    assert sorted(tables["pairs"]["seed"]) == [3, 4]
     calls = json.loads((here / "tiny" / "provenance.json").read_text())
     assert [call["commit"] for call in calls] == ["3", "4"]
-
-
-def test_adding_the_same_tables_twice_changes_nothing(tmp_path, monkeypatch):
-    here = tmp_path / "here"
-    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
-    source = recorded_elsewhere(tmp_path, 3)
-    merge_results(source, "tiny")
     before = {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
-    merge_results(source, "tiny")
+    merge_results(sources[3], "tiny")
     assert before == {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
-    assert len(pd.read_parquet(here / "tiny" / "items.parquet")) == 2
-    assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 1
+    assert len(read(here / "tiny")["items"]) == 4
+    assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 2
 
 
-def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, monkeypatch):
-    here = tmp_path / "here"
-    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: here)
+def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, here):
     merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
     before = (here / "tiny" / "points.csv").read_bytes()
     other = recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0)
@@ -324,10 +299,9 @@ def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_pat
     assert (here / "tiny" / "points.csv").read_bytes() == before
 
 
-def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path / "here")
+def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, here):
     with pytest.raises(RecordError, match=r"needs points\.csv"):
         merge_results(tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
-    assert not (tmp_path / "here").exists()
+    assert not here.exists()

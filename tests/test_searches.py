@@ -11,6 +11,7 @@ import torch
 from conftest import miniature
 from hypothesis import given
 from hypothesis import strategies as st
+from points import point
 
 from alignment_tax import presets
 from alignment_tax.merge import search
@@ -68,23 +69,15 @@ def bare(**changes):
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
-def test_ratios_have_the_mean_and_lie_in_the_box(found, method):
-    result = found[method]
+def test_ratios_have_the_mean_lie_in_the_box_and_are_no_worse_than_equal_ones(found, method):
+    result, released = found[method], method == "hma_released"
     assert len(result.blocks) == K
     assert all(0 <= ratio <= 1 for ratio in result.blocks)
     assert math.isfinite(result.objective)
-    if method == "hma_released":
-        # bfloat16 has 8 bits of mantissa: 0.7 is rounded by at most 0.2 %
-        assert result.alpha == pytest.approx(ALPHA, abs=0.002)
-        assert result.fixed == {"embeddings": 0.0, "norms": 0.0}
-    else:
-        assert result.alpha == pytest.approx(ALPHA, abs=1e-9)
-        assert result.fixed == {}
-
-
-@pytest.mark.parametrize("method", sorted(set(SEARCHES) - {"hma_released"}))
-def test_no_search_ends_worse_than_at_equal_ratios(found, method):
-    assert found[method].objective <= found[method].equal
+    # bfloat16 has 8 bits of mantissa: 0.7 is rounded by at most 0.2 %
+    assert result.alpha == pytest.approx(ALPHA, abs=0.002 if released else 1e-9)
+    assert result.fixed == ({"embeddings": 0.0, "norms": 0.0} if released else {})
+    assert released or result.objective <= result.equal
 
 
 def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
@@ -96,29 +89,20 @@ def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
     finished = samples[samples["finished"]]
     highest = finished.groupby("group")["reward"].transform("max")
     assert (best["reward"] == highest[best.index]).all()
-    objective = ReplyLikelihood(model, data.replies)
-    for blocks, value in (
-        (found["hma"].blocks, found["hma"].objective),
-        ((ALPHA,) * K, found["hma"].equal),
-    ):
+    objective, hma = ReplyLikelihood(model, data.replies), found["hma"]
+    for blocks, value in ((hma.blocks, hma.objective), ((ALPHA,) * K, hma.equal)):
         again = mean_objective(objective, mixed(mixture, blocks), study.preset.ratios.batch_size)
         assert value == pytest.approx(again, rel=1e-6)
-
-
-def test_hma_moves_the_ratios_and_lowers_its_objective(found):
-    assert found["hma"].objective < found["hma"].equal
-    assert len(set(found["hma"].blocks)) == K
-    assert found["hma"].path[0]["ratios"] == pytest.approx([ALPHA] * K)
+    assert hma.objective < hma.equal
+    assert len(set(hma.blocks)) == K
+    assert hma.path[0]["ratios"] == pytest.approx([ALPHA] * K)
 
 
 def test_the_grid_is_whole_and_its_best_point_is_the_smallest(study, found):
-    for method, step in (
-        ("hma_grid", study.preset.ratios.grid_step),
-        ("hma_reward", study.preset.ratios.reward_step),
-    ):
+    for method, step in search.GRID_STEPS.items():
         rows = found[method].path
         points = [tuple(row["ratios"]) for row in rows]
-        assert points == grid_ratios(ALPHA, step, (1 / K,) * K)
+        assert points == grid_ratios(ALPHA, getattr(study.preset.ratios, step), (1 / K,) * K)
         assert len(points) > 3
         best = min(rows, key=lambda row: row["full"])
         assert found[method].objective == best["full"]
@@ -228,23 +212,16 @@ def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     assert table["method"].tolist() == ["hma_grid", "hma"]
     assert table["part"].tolist() == [closed.part] * 2
     assert table["key"].nunique() == 1
-    weights = dict(study.model(open_)[0].state_dict())
+    # released ratios are scored with embeddings and norms of theta_0
+    released = study.resolved(dataclasses.replace(open_, method="hma_released"))
+    assert released.part.endswith("|embeddings=0.0|norms=0.0")
     start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
-    name = "model.layers.8.mlp.up_proj.weight"
-    ratio = found["hma_grid"].blocks[2]
-    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
-
-
-def test_released_ratios_are_scored_with_embeddings_and_norms_of_theta_0(study, found):
-    spec = study.resolved(Spec("rsf", LAST, "hma_released", ALPHA, part="K=3"))
-    assert spec.part.endswith("|embeddings=0.0|norms=0.0")
-    weights = study.model(spec)[0].state_dict()
-    start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
+    for spec, block, layer in ((open_, 2, 8), (released, 0, 0)):
+        weights = dict(study.model(spec)[0].state_dict())
+        ratio, name = found[spec.method].blocks[block], f"model.layers.{layer}.mlp.up_proj.weight"
+        torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
     for name, tensor in weights.items():
-        if "norm" in name or "embed" in name:
-            assert torch.equal(tensor, start[name])
-    ratio, name = found["hma_released"].blocks[0], "model.layers.0.mlp.up_proj.weight"
-    torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
+        assert torch.equal(tensor, start[name]) or not ("norm" in name or "embed" in name)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.3, 0.4])
@@ -257,17 +234,13 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
 
 
 def test_specs_are_named_for_a_reader():
-    named = {
-        Spec("rsf", 2, "hma", 0.4, part="K=3"): "rsf round 2 with hma, alpha 0.4, 3 blocks",
-        Spec("rsf", 2, "hma", 0.4, part="0.61234567|0.4|0.18765433"): (
-            "rsf round 2 with hma, alpha 0.4, ratios 0.612 0.4 0.188"
-        ),
-        Spec("rsf", 2, "hma_released", 0.4, part="0.4|0.4|norms=0.0"): (
-            "rsf round 2 with hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"
-        ),
-        Spec("rsf", 2, "part", 0.4, part="input"): "rsf round 2 with part, alpha 0.4, part input",
-    }
-    assert [str(spec) for spec in named] == list(named.values())
+    for spec, name in (
+        (("hma", "K=3"), "hma, alpha 0.4, 3 blocks"),
+        (("hma", "0.61234567|0.4|0.18765433"), "hma, alpha 0.4, ratios 0.612 0.4 0.188"),
+        (("hma_released", "0.4|0.4|norms=0.0"), "hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"),
+        (("part", "input"), "part, alpha 0.4, part input"),
+    ):
+        assert str(Spec("rsf", 2, spec[0], 0.4, part=spec[1])) == f"rsf round 2 with {name}"
 
 
 def test_recorded_specs_are_those_of_the_preset(study):
@@ -287,14 +260,14 @@ def test_recorded_specs_are_those_of_the_preset(study):
     without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)
     with pytest.raises(UnknownStage, match="no method 'parts'"):
         without.specs(["parts"])
-
-
-def test_presets_record_searches_and_parts_that_exist():
     for name in ("tiny", "smoke"):
-        study = Study(name)
-        assert {grid.method for grid in study.preset.ratios.grids} == set(SEARCHES)
-        specs = study.specs(["parts"])  # refuses what cannot be searched
-        assert {spec.part for spec in specs} >= {"linear", "input", "head", "K=3"}
+        shipped = Study(name)
+        assert {grid.method for grid in shipped.preset.ratios.grids} == set(SEARCHES)
+        parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
+        assert parts >= {"linear", "input", "head", "K=3"}
+    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
+    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
+        assert getattr(smoke, name) < getattr(tiny, name)
 
 
 # found ratios are kept
@@ -320,11 +293,7 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     # the number of threads decides the last digits, and another test's study may have changed it
     torch.set_num_threads(study.preset.threads)
     assert SEARCHES["hma"](task) == found["hma"]
-    monkeypatch.setattr(Store, "_make", None)
-    assert Study(miniature(), 0, study.store).ratios("hma", K, ALPHA) == found["hma"]
-
-
-def test_what_is_recorded_does_not_change_what_is_found(study, found, monkeypatch):
+    # what is recorded does not change what is found
     other = dataclasses.replace(
         study.preset.ratios, parts=(PartGrid("head", (0.1,)),), grids=(RatioGrid("hma", 9, (0.1,)),)
     )
@@ -335,7 +304,8 @@ def test_what_is_recorded_does_not_change_what_is_found(study, found, monkeypatc
 
 def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
     def ratio_folders():
-        return {path.name for path in (study.store.root / "ratios").glob("*")}
+        names = {path.name for path in (study.store.root / "ratios").glob("*")}
+        return {name for name in names if not name.endswith(".lock")}
 
     def interrupted(found, folder):
         (folder / "ratios.json").write_text("{")
@@ -347,9 +317,7 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         patch.setattr(Found, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             study.ratios("hma", K, 0.45)
-    assert {name for name in ratio_folders() if not name.endswith(".lock")} == {
-        name for name in before if not name.endswith(".lock")
-    }
+    assert ratio_folders() == before
     assert study.ratios("hma", K, 0.45).alpha == pytest.approx(0.45)
 
 
@@ -366,7 +334,6 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         (("hma", 0.3, "K=1"), {}, MergeError, "one block there is nothing to search"),
         (("hma", None, "K=3"), {}, ValueError, "needs alpha"),
         (("hma", 0.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
-        (("hma", 1.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
         (("hma_grid", 0.3, "K=6"), {}, MergeError, "grid search is for K = 3 blocks, not 6"),
         (("hma_reward", 0.3, "K=2"), {}, MergeError, "grid search is for K = 3"),
         (("hma_eq11", 0.9, "K=3"), {}, MergeError, "eps of 5.667 or more, or the softmax"),
@@ -398,23 +365,26 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
         bare().evaluate(Spec("rsf", 0, "hma", 0.3, part="K=3"))
     with pytest.raises(UnknownStage, match="no algorithm 'dpo'"):
         bare().ratios("hma", 3, 0.3, "dpo")
-    textless = dataclasses.replace(miniature(), replay_documents=0)
-    with pytest.raises(UnknownStage, match="no pretraining text"):
-        Study(textless, 0, Store("/nonexistent/ratios")).ratios("hma_kl", 3, 0.3)
-    numberless = dataclasses.replace(miniature(), ratios=None)
-    with pytest.raises(UnknownStage, match="set its `ratios`"):
-        Study(numberless, 0, Store("/nonexistent/ratios")).ratios("hma", 3, 0.3)
-
-
-def test_a_preset_with_an_impossible_search_records_nothing(tmp_path):
-    for grids, error in (
-        ((RatioGrid("hma", 10, (0.3,)),), MergeError),
-        ((RatioGrid("hma_grid", 3, (0.3, 1.0)),), MergeError),
-        ((RatioGrid("hma_nothing", 3, (0.3,)),), UnknownStage),
+    for changes, message in (
+        ({"replay_documents": 0}, "no pretraining text"),
+        ({"ratios": None}, "set its `ratios`"),
     ):
-        study = bare(grids=grids)
-        with pytest.raises(error):
-            study.specs(["parts"])
+        less = Study(miniature(**changes), 0, Store("/nonexistent/ratios"))
+        with pytest.raises(UnknownStage, match=message):
+            less.ratios("hma_kl", 3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "error"),
+    [
+        (RatioGrid("hma", 10, (0.3,)), MergeError),
+        (RatioGrid("hma_grid", 3, (0.3, 1.0)), MergeError),
+        (RatioGrid("hma_nothing", 3, (0.3,)), UnknownStage),
+    ],
+)
+def test_a_preset_with_an_impossible_search_records_nothing(grid, error):
+    with pytest.raises(error):
+        bare(grids=(grid,)).specs(["parts"])
 
 
 # the recorded table
@@ -428,10 +398,8 @@ def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
     record(miniature(), [0], methods=["part"])
     points = pd.read_csv(tmp_path / "miniature" / "points.csv")
     parts = points[points["method"] == "part"]
-    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == [
-        ["rsf", 0.5, "input", LAST],
-        ["rsf", 0.5, "linear", LAST],
-    ]
+    rows = [["rsf", 0.5, part, LAST] for part in ("input", "linear")]
+    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == rows
     assert parts["key"].nunique() == 2
     assert parts["skill"].between(0, 100 + 1e-9).all()
     record(miniature(), [0], methods=["hma"])
@@ -468,33 +436,29 @@ def test_ratios_found_anew_replace_those_of_as_many_blocks():
 def by_hand():
     """Two seeds: theta_0 at (0, 80), RSF at (1, 60), averages on the line between, HMA above."""
     rows = []
-    for seed in (0, 1):
-        base = 10 * seed  # another reward model, another zero
-        rows += [(seed, "sft", "none", None, None, 0, base, 80.0)]
-        rows += [(seed, "rsf", "none", None, None, r, base + r / 2, 80.0 - 10 * r) for r in (1, 2)]
-        rows += [
-            (seed, "rsf", "average", a, None, 2, base + a, 80 - 20 * a) for a in (0.0, 0.2, 0.6, 1)
-        ]
-        rows += [
-            (seed, "rsf", "hma", a, part, 2, base + a, 85 - 20 * a + seed)
-            for a, part in ((0.6, "0.8|0.6|0.4"), (0.2, "0.3|0.2|0.1"))
-        ]
-        rows += [(seed, "rsf", "hma", 0.2, "0.3|0.3|0.2|0.2|0.1|0.1", 2, base + 0.9, 99.0)]
-        rows += [(seed, "rsf", "part", 0.4, "input", 2, base + 1, 90.0)]
-        rows += [(seed, "rsf", "adamerging", 0.4, "|".join(["0.4"] * 9), 2, base + 0.4, 75.0)]
-        fixed = "0.4|0.4|0.4|embeddings=0.0|norms=0.0"
-        rows += [(seed, "rsf", "hma_released", 0.4, fixed, 2, base + 0.4, 70.0)]
+    for s in (0, 1):
+        rows += [point(s, "sft", 0, 80)]
+        rows += [point(s, "rsf", r / 2, 80 - 10 * r, rounds=r) for r in (1, 2)]
+        rows += [point(s, "rsf", a, 80 - 20 * a, "average", alpha=a) for a in (0.0, 0.2, 0.6, 1.0)]
+        for method, alpha, part, reward, skill in (
+            ("hma", 0.6, "0.8|0.6|0.4", 0.6, 73 + s),
+            ("hma", 0.2, "0.3|0.2|0.1", 0.2, 81 + s),
+            ("hma", 0.2, "0.3|0.3|0.2|0.2|0.1|0.1", 0.9, 99),
+            ("part", 0.4, "input", 1, 90),
+            ("adamerging", 0.4, "|".join(["0.4"] * 9), 0.4, 75),
+            ("hma_released", 0.4, "0.4|0.4|0.4|embeddings=0.0|norms=0.0", 0.4, 70),
+        ):
+            rows += [point(s, "rsf", reward, skill, method, alpha=alpha, part=part)]
         # another algorithm is no part of the curve
-        rows += [(seed, "dpo", "hma", 0.4, "0.4|0.4|0.4", 1, base + 5, 95.0)]
-    names = ["seed", "algorithm", "method", "alpha", "part", "rounds", "reward", "skill"]
-    return pd.DataFrame(rows, columns=names).assign(strength=np.nan)
+        rows += [point(s, "dpo", 5, 95, "hma", alpha=0.4, part="0.4|0.4|0.4", rounds=1)]
+    return pd.DataFrame(rows).astype({"strength": float, "alpha": float})
 
 
 def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
     points = by_hand().sample(frac=1, random_state=0)
     rows = curve_rows(points, "hma", 1)
     assert rows["skill"].tolist() == [80, 82, 74, 60]
-    assert rows["reward"].tolist() == [10, 10.2, 10.6, 11]
+    assert rows["reward"].tolist() == [5, 5.2, 5.6, 6]
     assert rows["method"].tolist() == ["none", "hma", "hma", "none"]
     assert curve_rows(points, "adamerging", 0)["skill"].tolist() == [80, 75, 60]
     assert curve_rows(points, "hma_released", 0)["skill"].tolist() == [80, 70, 60]
@@ -517,10 +481,3 @@ def test_hma_is_compared_with_averaging_by_the_area_of_its_front():
     assert set(table.index[2:]) == {"hma", "adamerging", "hma_released"}
     assert table.loc["hma", "ahead"] == pytest.approx(-np.mean(gaps))
     assert table.loc["hma", "points"] == 4
-
-
-def test_smoke_searches_less_than_tiny():
-    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
-    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
-        assert getattr(smoke, name) < getattr(tiny, name)
-    assert smoke.grid_step > tiny.grid_step

@@ -1,8 +1,6 @@
 """Which model is meant: what the columns method and part say, and that they are read as written."""
 
 import io
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -18,12 +16,10 @@ from alignment_tax.spec import (
     INSIDE,
     KL_COEF,
     NAMED,
-    ROUNDS,
     Method,
     Spec,
     averaged,
     has_ratios,
-    in_rounds,
     ratios_in,
     ratios_text,
     simplest,
@@ -57,6 +53,7 @@ def test_a_method_is_read_as_it_is_written(text, method):
 
 
 def test_theta_0_and_the_base_have_a_protocol_of_their_own():
+    assert Method().protocol == "rounds"
     assert [Spec(name).protocol for name in ("base", "sft")] == ["base", "sft"]
 
 
@@ -71,7 +68,6 @@ def test_every_remedy_by_every_protocol_survives_its_text(remedy, protocol, mix)
     if remedy != "average":
         assert Method.read(str(method)) == method
         assert Method.read(averaged(str(method._replace(mix=None)))) == method._replace(mix=AVERAGE)
-        assert Method.read(in_rounds(remedy or "l2")).protocol == INSIDE
 
 
 def every_spec():
@@ -134,11 +130,3 @@ def test_the_simplest_specs_by_hand():
         (Spec("rsf", 6, "l2+average", 0.0, 0.1), Spec("sft")),
     ):
         assert simplest(spec) == simple
-
-
-def test_what_names_and_reads_models_needs_no_torch():
-    code = "import sys, alignment_tax.spec, alignment_tax.registry, alignment_tax.results, "
-    code += "alignment_tax.results.recorded, alignment_tax.store; print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
-    assert Method().protocol == ROUNDS

@@ -28,12 +28,12 @@ def study(store):
 
 
 def test_bench_measures_what_it_says(study, preset):
-    rates = bench.rates(study, conversations=4)
+    rates = bench.rates(study)
     assert set(rates) == {"sampling", "scoring", "training"}
     for rate in rates.values():
         assert rate["tokens"] > 0
         assert rate["tokens_per_second"] == pytest.approx(rate["tokens"] / rate["seconds"])
-    # training reads each prompt and reply, scoring the same with its template
+    # training and scoring read each prompt and reply
     assert rates["sampling"]["tokens"] < rates["training"]["tokens"]
     evaluation = bench.evaluation(study)
     assert 0 < evaluation["forward_seconds"] < evaluation["seconds"]
@@ -42,12 +42,12 @@ def test_bench_measures_what_it_says(study, preset):
 
 
 def test_bench_compares_the_sweep_in_place_with_eleven_runs_of_the_command(study, monkeypatch):
-    def command(asked, start, end, alpha):
+    def command(asked, alpha):
         time.sleep(0.2)
         return {"span": 50.0, "bleu": 60.0}
 
     monkeypatch.setattr(bench, "by_command", command)
-    found = bench.sweep(study, building=3.0)
+    found = bench.sweep(study, {"evaluation": {"building_the_tasks_once_seconds": 3.0}})
     assert found["alphas"] == 11
     assert len(found["by_command_seconds_each"]) == found["by_command_alphas_measured"] == 2
     assert found["by_command_seconds"] == pytest.approx(11 * 0.2, rel=0.5)
@@ -61,7 +61,7 @@ def test_bench_compares_the_sweep_in_place_with_eleven_runs_of_the_command(study
 def test_bench_measures_what_a_search_for_ratios_costs(study):
     found = bench.ratios(study, repeats=2)
     config = study.preset.ratios
-    assert found["replies"] == config.prompts
+    assert config.batch_size <= found["replies"] <= config.prompts
     assert found["batch"] == config.batch_size
     assert found["step_times_plain"] == pytest.approx(
         found["step_seconds"] / found["plain_seconds"]
@@ -69,11 +69,8 @@ def test_bench_measures_what_a_search_for_ratios_costs(study):
     # mean 0.4 in steps of 0.1: two ratios from 0 to 1 each, the third 1.2 less both, in [0, 1]
     triples = [(a, b) for a in range(11) for b in range(11) if 0 <= 12 - a - b <= 10]
     assert found["grid_points"] == len(triples) == 82
-    assert found["mixtures"] == 66
-    assert found["largest_difference"] == 0
-    weights = [load_state(f) for f in (study.base.path, study.sft.path / "model")]
-    numbers = sum(tensor.numel() for state in weights for tensor in state.values())
-    assert found["memory"]["two_models_mb"] == pytest.approx(4 * numbers / 1e6)
+    numbers = sum(tensor.numel() for tensor in load_state(study.sft.path / "model").values())
+    assert found["memory"]["two_models_mb"] == pytest.approx(2 * 4 * numbers / 1e6)
     # both ends are in memory at once, or one and its gradients
     assert found["memory"]["search_mb"] > found["memory"]["two_models_mb"]
     assert found["memory"]["plain_mb"] > found["memory"]["two_models_mb"] / 2
@@ -94,8 +91,6 @@ def test_what_the_bench_times_is_a_step_of_the_search(study):
     )
     whole = bench.plain_step(model, objective, batch)
     assert [gradient.shape for gradient in whole] == [p.shape for p in model.parameters()]
-    assert len(set(bench.simplex())) == 66
-    assert all(sum(triple) == pytest.approx(1) for triple in bench.simplex())
 
 
 def test_memory_is_measured_for_the_work_alone():
@@ -111,7 +106,7 @@ def test_memory_is_measured_for_the_work_alone():
 def test_the_bench_adds_up_what_all_strengths_of_a_seed_take(study):
     plain = study.artifact(Spec("rsf", 2, "distil")).path / "model"
     before = load_state(plain)
-    found = bench.remedies(study, evaluation_seconds=60.0)
+    found = bench.remedies(study, {"evaluation": {"seconds": 60.0}})
     took = found["seconds"]
     assert set(took) == {"distil", "along", "l2", "lora", "graft"}
     assert min(took.values()) > 0
@@ -120,7 +115,5 @@ def test_the_bench_adds_up_what_all_strengths_of_a_seed_take(study):
     # the plain run, its averages but for both ends, and eight strengths
     assert found["models"] == 1 + len(study.preset.alphas) - 2 + 8
     assert found["total_minutes"] > found["models"]
-    # a minute of scoring a model is made up here; side by side they are scored in earnest
-    assert 0 < found["beside_minutes"] < found["total_minutes"]
     after = load_state(plain)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -68,39 +68,28 @@ def wait_for(condition, seconds=30):
         time.sleep(0.02)
 
 
-def test_what_exists_is_not_made_again(tmp_path):
+def test_what_exists_is_not_made_again_and_what_is_made_is_told(tmp_path, capsys):
     make = Counting()
     first = get(Store(tmp_path), make)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Making theta_0 ...\nMade theta_0 in ")
     again = get(Store(tmp_path), make)
     assert make.runs == 1
     assert again == first
     assert (again.path / "model.txt").read_text() == "weights"
     assert again.path == tmp_path / "sft" / again.key[:16]
+    assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"inputs": {"seed": 1}},
-        {"inputs": {"seed": 0, "learning_rate": 1e-4}},
-        {"version": 2},
-    ],
-)
-def test_whatever_determines_the_result_changes_the_key(tmp_path, change):
+def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp_path):
     store, make = Store(tmp_path), Counting()
-    get(store, make)
-    get(store, make, **change)
-    assert make.runs == 2
-
-
-def test_a_parent_changes_the_key_and_a_label_does_not(tmp_path):
-    store, make = Store(tmp_path), Counting()
-    one = get(store, Counting("one"), {"seed": 1})
-    two = get(store, Counting("two"), {"seed": 2})
-    keys = {store.get("rsf", {}, make, parents={"theta_0": p}).key for p in (one, two)}
-    assert len(keys) == 2
-    get(store, make, {"seed": 1}, config={"note": "shown, not used"})
-    assert make.runs == 2
+    one, two = (store.get("base", {"seed": n}, Counting(str(n))) for n in (1, 2))
+    changes = [{}, {"inputs": {"seed": 1}}, {"inputs": {"seed": 0, "learning_rate": 1e-4}}]
+    changes += [{"version": 2}, {"parents": {"base": one}}, {"parents": {"base": two}}]
+    assert len({get(store, make, **change).key for change in changes}) == make.runs == 6
+    get(store, make, config={"note": "shown, not used"}, seed=3)
+    assert make.runs == 6
 
 
 def test_the_key_does_not_depend_on_the_order_or_on_tuples():
@@ -137,43 +126,26 @@ def test_meta_says_how_it_came_about(tmp_path):
     assert "log/steps.jsonl" in meta["files"]
 
 
-def truncate(folder):
-    path = folder / "model.txt"
-    path.write_bytes(path.read_bytes()[:-1])
+def altered(name, change):
+    """What a damage does: it changes the bytes of a file."""
 
+    def damage(folder):
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
 
-def flip(folder):
-    path = folder / "model.txt"
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
-
-
-def remove(folder):
-    (folder / "model.txt").unlink()
-
-
-def truncate_meta(folder):
-    path = folder / "meta.json"
-    path.write_text(path.read_text()[:-20])
-
-
-def alter_meta(folder):
-    path = folder / "meta.json"
-    path.write_text(path.read_text().replace('"seed": null', '"seed": 7'))
-
-
-def remove_meta(folder):
-    (folder / "meta.json").unlink()
+    return damage
 
 
 DAMAGES = [
-    (truncate, "model.txt has 6 bytes instead of 7"),
-    (flip, "model.txt was altered"),
-    (remove, "model.txt is missing"),
-    (truncate_meta, "meta.json is truncated or altered"),
-    (alter_meta, "meta.json is truncated or altered"),
-    (remove_meta, "meta.json is missing"),
+    (altered("model.txt", lambda old: old[:-1]), "model.txt has 6 bytes instead of 7"),
+    (altered("model.txt", lambda old: bytes([old[0] ^ 1]) + old[1:]), "model.txt was altered"),
+    (lambda folder: (folder / "model.txt").unlink(), "model.txt is missing"),
+    (altered("meta.json", lambda old: old[:-20]), "meta.json is truncated or altered"),
+    (
+        altered("meta.json", lambda old: old.replace(b'"seed": null', b'"seed": 7')),
+        "meta.json is truncated or altered",
+    ),
+    (lambda folder: (folder / "meta.json").unlink(), "meta.json is missing"),
 ]
 
 
@@ -217,12 +189,9 @@ def test_a_shipped_folder_is_accepted_and_can_be_a_parent(tmp_path):
     assert made.meta["parents"] == {"base": sealed.key}
 
 
-def test_a_shipped_folder_that_is_not_there_is_named(tmp_path):
+def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
     with pytest.raises(MissingArtifact, match="the base model is not in"):
         verify_folder(tmp_path / "base", "the base model")
-
-
-def test_a_missing_parent_is_named_and_nothing_is_made(tmp_path):
     make = Counting()
     gone = store.Artifact(tmp_path / "base", "b" * 64, {})
     with pytest.raises(MissingArtifact, match="starts from 'base', which does not exist"):
@@ -230,37 +199,23 @@ def test_a_missing_parent_is_named_and_nothing_is_made(tmp_path):
     assert make.runs == 0
 
 
-def test_a_stage_that_fails_leaves_nothing(tmp_path):
-    def fail(folder):
-        (folder / "model.txt").write_text("half")
-        raise ValueError("loss is NaN at step 7")
-
-    with pytest.raises(ValueError, match="step 7"):
-        get(Store(tmp_path), fail)
-    assert leftovers(tmp_path) == []
-    assert get(Store(tmp_path), Counting()).path.is_dir()
-
-
-def test_a_stage_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(ArtifactError, match="wrote no file"):
-        get(Store(tmp_path), lambda folder: None)
-    assert leftovers(tmp_path) == []
-
-
 @pytest.mark.parametrize(
-    "error",
+    ("error", "told", "message"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("I/O error: No space left on device (os error 28)"),
+        (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
+        (None, ArtifactError, "wrote no file"),
+        (OSError(errno.ENOSPC, "full"), DiskFull, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), DiskFull, "is full"),
     ],
 )
-def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, error):
-    def fill(folder):
-        (folder / "model.txt").write_text("half")
-        raise error
+def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, message):
+    def fail(folder):
+        if error is not None:
+            (folder / "model.txt").write_text("half")
+            raise error
 
-    with pytest.raises(DiskFull, match=r"theta_0 could not be written .* ALIGNMENT_TAX_RUNS"):
-        get(Store(tmp_path), fill)
+    with pytest.raises(told, match=message):
+        get(Store(tmp_path), fail)
     assert leftovers(tmp_path) == []
     make = Counting()
     get(Store(tmp_path), make)
@@ -271,10 +226,9 @@ def test_a_disk_that_fills_while_meta_is_written_leaves_nothing(tmp_path, monkey
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "sync", full)
-        with pytest.raises(DiskFull):
-            get(Store(tmp_path), Counting())
+    monkeypatch.setattr(store, "sync", full)
+    with pytest.raises(DiskFull):
+        get(Store(tmp_path), Counting())
     assert leftovers(tmp_path) == []
     assert [path for path in (tmp_path / "sft").iterdir() if path.is_dir()] == []
 
@@ -341,24 +295,18 @@ def test_a_stage_can_ask_for_another_stage(tmp_path):
     assert (made.path / "model.txt").read_text() == "weights rsf"
 
 
-def test_it_says_what_is_made_and_for_how_long_but_not_when_it_exists(tmp_path, capsys):
-    get(Store(tmp_path), Counting())
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("Making theta_0 ...\nMade theta_0 in ")
-    get(Store(tmp_path), Counting())
-    assert capsys.readouterr().err == ""
-
-
-def test_an_archive_without_git_still_names_its_commit(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "commit"),
+    [
+        (None, None),
+        ("node: " + "a1" * 20 + "\n", "a1" * 20),
+        ("node: $Format:%H$\n", None),  # no archive: what git would have replaced is still there
+    ],
+)
+def test_an_archive_without_git_still_names_its_commit(tmp_path, text, commit):
     git_commit.cache_clear()
     inner = tmp_path / "lib" / "package"
     inner.mkdir(parents=True)
-    assert git_commit(inner) is None
-    git_commit.cache_clear()
-    (tmp_path / ".git_archival.txt").write_text("node: " + "a1" * 20 + "\n")
-    assert git_commit(inner) == "a1" * 20
-    git_commit.cache_clear()
-    # not an archive: what git would have replaced is still there
-    (tmp_path / ".git_archival.txt").write_text("node: $Format:%H$\n")
-    assert git_commit(inner) is None
+    if text is not None:
+        (tmp_path / ".git_archival.txt").write_text(text)
+    assert git_commit(inner) == commit

@@ -48,14 +48,10 @@ def points(study):
 
 
 def row(points, algorithm, rounds, method="none", alpha=None):
-    chosen = points[
-        (points["algorithm"] == algorithm)
-        & (points["rounds"] == rounds)
-        & (points["method"] == method)
-        & (points["alpha"].isna() if alpha is None else points["alpha"] == alpha)
-    ]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
+    named = points[["algorithm", "rounds", "method"]] == [algorithm, rounds, method]
+    own = points["alpha"].isna() if alpha is None else points["alpha"] == alpha
+    (chosen,) = points[named.all(axis=1) & own].to_dict("records")
+    return chosen
 
 
 # the table of points
@@ -63,16 +59,13 @@ def row(points, algorithm, rounds, method="none", alpha=None):
 
 def test_points_have_their_columns_and_a_row_for_every_model(points, preset):
     assert list(points.columns) == COLUMNS
-    assert set(points["study"]) == {"miniature"}
-    assert set(points["seed"]) == {0}
-    assert set(points["n_items"]) == {7 * preset.eval.limit}
-    for rounds in (1, 2):
-        row(points, "rsf", rounds)
-    for algorithm, rounds in (("base", 0), ("sft", 0), ("rsf_random", 2)):
-        row(points, algorithm, rounds)
-    for alpha in preset.alphas:
-        row(points, "rsf", 2, "average", alpha)
-    assert len(points) == 5 + len(preset.alphas)
+    told = points[["study", "seed", "n_items"]].drop_duplicates().values.tolist()
+    assert told == [["miniature", 0, 7 * preset.eval.limit]]
+    plain = [Spec("base"), Spec("sft"), Spec("rsf", 1), Spec("rsf", 2), Spec("rsf_random", 2)]
+    averages = [Spec("rsf", 2, "average", alpha) for alpha in preset.alphas]
+    found = [Spec.of_row(each) for each in points.to_dict("records")]
+    assert len(found) == len(plain + averages)
+    assert set(found) == {*plain, *averages}
     percent = points[["one_hop", "bleu", "commonsense", "reading", "translation", "skill"]]
     # a perfect BLEU comes out of sacrebleu as 100 and a rounding error
     assert ((percent >= 0) & (percent <= 100 + 1e-9)).all().all()
@@ -104,9 +97,6 @@ def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
         assert samples.loc[samples["chosen"], "finished"].all()
     first, second = (study.round_prompts(rounds) for rounds in (1, 2))
     assert not {str(p) for p in first} & {str(p) for p in second}
-
-
-def test_held_out_pairs_measure_the_reward_model(study, preset):
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
     stats = json.loads((study.reward.path / "stats.json").read_text())
     assert len(pairs) == stats["held_out_pairs"] == preset.reward.validation_pairs
@@ -159,7 +149,8 @@ def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
 def test_alpha_0_and_1_are_theta_0_and_rsf_to_the_bit(study, points):
     numbers = COLUMNS[COLUMNS.index("reward") :]
     for alpha, end in ((0.0, row(points, "sft", 0)), (1.0, row(points, "rsf", 2))):
-        assert row(points, "rsf", 2, "average", alpha)[numbers].tolist() == end[numbers].tolist()
+        average = row(points, "rsf", 2, "average", alpha)
+        assert [average[name] for name in numbers] == [end[name] for name in numbers]
     model, tokenizer, sweep = study.sweep()
     for alpha, folder in ((1.0, study.rsf(2).path), (0.0, study.sft.path)):
         sweep.set(0.3)
@@ -223,21 +214,22 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
 
 
 @pytest.mark.parametrize(
-    ("method", "alpha", "part", "error", "message"),
+    ("spec", "error", "message"),
     [
-        ("part", 0.5, "top", MergeError, "no part 'top'.*input, middle"),
-        ("part", 0.5, None, ValueError, "part needs a part and an alpha"),
-        ("hma", 0.5, "0.6|0.4|0.2", MergeError, "mean must be alpha"),
-        ("hma", 0.4, "input", ValueError, "ratios of its blocks.*'input'"),
-        ("hma", 0.4, None, ValueError, "ratios of its blocks.*None"),
-        ("avrage", 0.5, None, UnknownStage, "no method 'avrage'"),
+        (Spec("rsf", 2, "part", 0.5, part="top"), MergeError, "no part 'top'.*input, middle"),
+        (Spec("rsf", 2, "part", 0.5), ValueError, "part needs a part and an alpha"),
+        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be alpha"),
+        (Spec("rsf", 2, "hma", 0.4, part="input"), ValueError, "ratios of its blocks.*'input'"),
+        (Spec("rsf", 2, "hma", 0.4), ValueError, "ratios of its blocks.*None"),
+        (Spec("rsf", 2, "avrage", 0.5), UnknownStage, "no method 'avrage'"),
+        (Spec("rsf", 3), UnknownStage, "no rsf round 3 in .* 1 to 2"),
+        (Spec("rsf", 0), UnknownStage, "no rsf round 0 in .* 1 to 2"),
+        (Spec("ppo", 1), UnknownStage, "no algorithm 'ppo' in .* rsf, rsf_random"),
     ],
 )
-def test_parts_and_methods_that_make_no_sense_are_refused(
-    study, method, alpha, part, error, message
-):
+def test_models_that_make_no_sense_are_refused(study, spec, error, message):
     with pytest.raises(error, match=message):
-        study.model(Spec("rsf", 2, method, alpha, part=part))
+        study.model(spec)
 
 
 # the same numbers, whatever happens
@@ -323,17 +315,12 @@ def test_a_new_algorithm_is_trained_scored_and_averaged(store, monkeypatch):
 # bad input
 
 
-def test_unknown_presets_seeds_and_rounds_are_refused_by_name(study):
+def test_unknown_presets_and_seeds_are_refused_by_name():
     with pytest.raises(UnknownPreset, match=r"no preset 'tyni'.*smoke, tiny, small"):
         Study("tyni")
     for seed in ("0", 1.0, -1, True, None):
         with pytest.raises(ValueError, match="seed must be an integer of 0 or more"):
             Study(miniature(), seed)
-    for rounds in (3, 0):
-        with pytest.raises(UnknownStage, match=rf"no rsf round {rounds} in .* 1 to 2"):
-            study.rsf(rounds)
-    with pytest.raises(UnknownStage, match=r"no algorithm 'ppo' in .* rsf, rsf_random"):
-        study.rsf(1, "ppo")
 
 
 def test_of_other_algorithms_the_thirds_alone_are_averaged(tmp_path):

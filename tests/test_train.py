@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from test_models import bot, make_policy, make_reward_model, make_tokenizer, user
+from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 from trl import RewardConfig as TrlRewardConfig
@@ -37,7 +37,7 @@ from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.train.trainer import trainer_arguments
 
-EOS = 1
+EOS, GOOD = 1, 5
 SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
 REWARD = RewardConfig(
     pairs=8, validation_pairs=4, epochs=12, batch_size=4, learning_rate=5e-3, max_length=12
@@ -101,9 +101,8 @@ def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(a
 
 
 def test_samples_follow_the_temperature_softmax_of_the_policy():
-    policy, tokenizer = make_policy(), make_tokenizer()
+    policy, tokenizer = sharp(make_policy()), make_tokenizer()
     with torch.no_grad():
-        policy.get_input_embeddings().weight.mul_(10)
         logits = policy(torch.tensor([prompt_ids(tokenizer, PROMPTS[0])])).logits[0, -1]
     expected = torch.softmax(logits / 2, dim=-1).numpy()
     (replies,) = sample(policy, PROMPTS[:1], n=4000, temperature=2.0, max_new_tokens=1)
@@ -114,9 +113,7 @@ def test_samples_follow_the_temperature_softmax_of_the_policy():
 
 def test_a_cached_continuation_has_the_probability_the_policy_gives_it():
     # rows that end early leave the batch: what stays must not be mixed up
-    policy, tokenizer = make_policy(), make_tokenizer()
-    with torch.no_grad():
-        policy.get_input_embeddings().weight.mul_(10)
+    policy, tokenizer = sharp(make_policy()), make_tokenizer()
     for prompt, group in zip(
         PROMPTS, sample(policy, PROMPTS, temperature=1e-6, batch_size=32), strict=True
     ):
@@ -127,42 +124,21 @@ def test_a_cached_continuation_has_the_probability_the_policy_gives_it():
             assert greedy.tolist() == ids[len(start) :]
 
 
-def test_same_seed_same_replies_and_another_seed_others():
+def test_a_reply_is_finished_if_the_end_token_came_in_time_and_the_seed_decides():
     policy = make_policy()
-    assert sample(policy, PROMPTS) == sample(policy, PROMPTS)
-    assert sample(policy, PROMPTS) != sample(policy, PROMPTS, seed=1)
-
-
-def test_finished_means_that_the_end_token_came_in_time():
-    policy = make_policy()
-    for group in sample(policy, PROMPTS, max_new_tokens=6):
-        for reply in group:
-            assert EOS not in reply.token_ids
-            assert reply.finished or len(reply.token_ids) == 6
-            assert not (reply.finished and len(reply.token_ids) == 6)
-    replies = [reply for group in sample(policy, PROMPTS) for reply in group]
+    drawn = sample(policy, PROMPTS, max_new_tokens=6)
+    assert drawn == sample(policy, PROMPTS, max_new_tokens=6)
+    assert drawn != sample(policy, PROMPTS, max_new_tokens=6, seed=1)
+    replies = [reply for group in drawn for reply in group]
     assert {reply.finished for reply in replies} == {True, False}
-
-
-def test_replies_without_the_end_token_are_unfinished():
-    policy = make_policy()
-    policy.config.tie_word_embeddings = False
-    head = torch.nn.Linear(32, 13)
-    torch.nn.init.zeros_(head.weight)
-    with torch.no_grad():
-        head.bias.zero_()
-        head.bias[5] = 50.0
-    policy.lm_head = head
-    ((reply,),) = sample(policy, PROMPTS[:1], n=1, max_new_tokens=3)
-    assert reply == Reply("good good good", [5, 5, 5], False)
-    with torch.no_grad():
-        head.bias[EOS] = 100.0
-    assert sample(policy, PROMPTS[:1], n=1)[0][0] == Reply("", [], True)
-
-
-def test_senseless_sampling_is_refused():
+    for reply in replies:
+        assert EOS not in reply.token_ids
+        assert reply.finished == (len(reply.token_ids) < 6)
+    ((endless,),) = sample(always(GOOD), PROMPTS[:1], n=1, max_new_tokens=3)
+    assert endless == Reply("good good good", [GOOD] * 3, False)
+    assert sample(always(EOS), PROMPTS[:1], n=1)[0][0] == Reply("", [], True)
     with pytest.raises(ValueError, match="at least one prompt"):
-        sample(make_policy(), [])
+        sample(policy, [])
 
 
 # the training loop
@@ -170,22 +146,12 @@ def test_senseless_sampling_is_refused():
 
 def test_labels_cover_the_reply_and_its_end_token_only():
     ids, labels = encode(make_tokenizer(), user("why"), "yes x", 12)
-    assert make_tokenizer().convert_ids_to_tokens(ids) == [
-        "<user>",
-        "why",
-        "<bot>",
-        "yes",
-        "x",
-        "<eos>",
-    ]
+    assert make_tokenizer().convert_ids_to_tokens(ids) == "<user> why <bot> yes x <eos>".split()
     assert labels == [-100, -100, -100, *ids[3:]]
     cut, cut_labels = encode(make_tokenizer(), user("why"), "yes x", 4)
     assert (cut, cut_labels) == (ids[2:], labels[2:])
     with pytest.raises(ValueError, match="A reply has 3 tokens"):
         encode(make_tokenizer(), user("why"), "yes x", 3)
-
-
-def test_a_batch_is_padded_without_adding_labels():
     batch = collate([([5, 6, 1], [-100, 6, 1]), ([7, 1], [-100, 1])], 0, torch.device("cpu"))
     assert batch["input_ids"].tolist() == [[5, 6, 1], [7, 1, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -238,20 +204,16 @@ def test_extras_add_to_the_loss_and_act_after_each_step():
     assert [row["step"] for row in log] == [1, 2, 3]
 
 
-def test_finetuning_is_deterministic_and_a_cosine_slows_it_down():
+def test_finetuning_is_deterministic_and_the_seed_matters():
     ends = []
-    for schedule, seed in (("constant", 0), ("constant", 0), ("constant", 1), ("cosine", 0)):
+    for seed in (0, 0, 1):
         policy = make_policy()
         examples = [(prompt, "yes x") for prompt in PROMPTS]
-        numbers = FINETUNE | {"seed": seed}
-        finetune(
-            policy, make_tokenizer(), examples, learning_rate=1e-3, schedule=schedule, **numbers
-        )
+        numbers = FINETUNE | {"seed": seed, "learning_rate": 1e-3}
+        finetune(policy, make_tokenizer(), examples, **numbers)
         ends.append(weights(policy))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
-    moved = [(end - weights(make_policy())).norm() for end in ends]
-    assert moved[3] < 0.8 * moved[0]
 
 
 def test_dropout_is_off_and_bfloat16_weights_become_float32():
@@ -291,14 +253,9 @@ def test_a_diverging_run_stops_and_says_where_and_why():
         )
     with pytest.raises(TrainingDiverged, match=r"inf at step 1.*starting weights"):
         check_finite({"gradient norm": math.inf}, 1, 1e-3)
-
-
-def test_bad_finetuning_arguments_are_refused():
     numbers = {"learning_rate": 1e-3, **FINETUNE}
     with pytest.raises(ValueError, match="no examples"):
-        finetune(make_policy(), make_tokenizer(), [], **numbers)
-    with pytest.raises(ValueError, match="not 'linear'"):
-        finetune(make_policy(), make_tokenizer(), [(user("x"), "y")], schedule="linear", **numbers)
+        finetune(policy, make_tokenizer(), [], **numbers)
 
 
 # supervised finetuning
@@ -329,44 +286,54 @@ def test_sft_trains_on_completions_only(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):
-    runs = [
+    one, other = (
         train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
-    ]
-    assert torch.equal(weights(runs[0].model), weights(runs[1].model))
-    losses = [row["loss"] for row in runs[0].log]
-    assert len(losses) == 4
-    assert losses[-1] < losses[0] - 0.1
+    )
+    assert torch.equal(weights(one.model), weights(other.model))
+    assert len(one.log) == 4
+    assert one.log[-1]["loss"] < one.log[0]["loss"] - 0.1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_copy_of_the_trained_policy_has_weights_of_its_own(tmp_path: Path):
-    policy = train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path).model
-    other = copy.deepcopy(policy)
+    twin = copy.deepcopy(one.model)  # has weights of its own
     with torch.no_grad():
-        other.get_input_embeddings().weight.zero_()
-        ids = torch.tensor([[4, 5]], device=policy.device)
-        assert other(ids).logits.abs().max() == 0
-        assert policy(ids).logits.abs().max() > 0
-
-
-def test_overlong_demonstrations_are_counted_and_too_many_are_an_error(tmp_path: Path):
-    long = [{"prompt": user("x " * 20), "completion": bot("y")}]
-    rows = Dataset.from_list(list(sft_rows(4)) + long)
-    with pytest.warns(UserWarning, match="1 of 5 examples left out"):
-        trained = train_sft(make_policy(), make_tokenizer(), rows, SFT, 0, tmp_path)
-    assert (trained.used, trained.dropped) == (4, {"too long": 1})
-    with pytest.raises(ValueError, match="2 of 2 examples cannot be used"):
-        train_sft(make_policy(), make_tokenizer(), Dataset.from_list(long * 2), SFT, 0, tmp_path)
-    with pytest.raises(ValueError, match="prompt, completion"):
-        train_sft(make_policy(), make_tokenizer(), pairs(), SFT, 0, tmp_path)
-
-
-def test_trl_training_stops_at_nan(tmp_path: Path):
-    policy = make_policy()
-    with torch.no_grad():
-        policy.get_input_embeddings().weight.fill_(math.nan)
+        twin.get_input_embeddings().weight.fill_(math.nan)
+        ids = torch.tensor([[4, 5]], device=twin.device)
+        assert twin(ids).logits.isnan().all()
+        assert not one.model(ids).logits.isnan().any()
     with pytest.raises(TrainingDiverged, match="at step 1"):
-        train_sft(policy, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+        train_sft(twin, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+
+
+LONG_PAIR = pair("x " * 20, "good", "bad")
+LONG_DEMONSTRATION = {"prompt": user("x " * 20), "completion": bot("y")}
+
+
+@pytest.mark.parametrize(
+    ("train", "config", "rows", "bad", "warning"),
+    [
+        (train_sft, SFT, sft_rows(4), [LONG_DEMONSTRATION], "1 of 5 .*1 too long"),
+        (
+            train_reward_model,
+            dataclasses.replace(REWARD, epochs=1),
+            pairs(),
+            [pair("x", "good", "good"), LONG_PAIR],
+            r"2 of 10 examples left out \(1 too long, 1 identical",
+        ),
+    ],
+)
+def test_unusable_examples_are_counted_and_too_many_are_refused(
+    train, config, rows: Dataset, bad: list, warning: str, tmp_path: Path
+):
+    mixed = Dataset.from_list([*rows, *bad])
+    with pytest.warns(UserWarning, match=warning):
+        trained = train(make_policy(), make_tokenizer(), mixed, config, 0, tmp_path)
+    assert trained.used == len(rows)
+    assert sum(trained.dropped.values()) == len(bad)
+    for wrong, message in (
+        (Dataset.from_list(bad * 2), "examples cannot be used"),
+        (rows.remove_columns("prompt"), "columns prompt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(make_policy(), make_tokenizer(), wrong, config, 0, tmp_path)
 
 
 # the reward model
@@ -404,19 +371,6 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
     assert torch.equal(weights(trained.model), weights(again.model))
 
 
-def test_identical_and_overlong_pairs_are_dropped_and_counted(tmp_path: Path):
-    rows = [*pairs(), pair("x", "good", "good"), pair("x " * 20, "good", "bad")]
-    config = dataclasses.replace(REWARD, epochs=1)
-    with pytest.warns(UserWarning, match=r"2 of 10 examples left out \(1 too long, 1 identical"):
-        trained = train_reward_model(
-            make_policy(), make_tokenizer(), Dataset.from_list(rows), config, 0, tmp_path
-        )
-    assert (trained.used, trained.dropped) == (8, {"too long": 1, "identical": 1})
-    same = Dataset.from_list([pair("x", "good", "good")] * 3)
-    with pytest.raises(ValueError, match="3 of 3 examples cannot be used"):
-        train_reward_model(make_policy(), make_tokenizer(), same, REWARD, 0, tmp_path)
-
-
 def test_margins_are_chosen_minus_rejected():
     model, tokenizer = make_reward_model(), make_tokenizer()
     rows = pairs()
@@ -430,11 +384,8 @@ def test_margins_are_chosen_minus_rejected():
     assert forth[5] == pytest.approx(good - bad, abs=1e-5)
 
 
-def test_a_tie_counts_half():
-    assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625
-
-
-def test_calibration_by_hand():
+def test_accuracy_and_calibration_by_hand():
+    assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625  # a tie counts half
     # sigmoid(log 3) = 0.75 (bin 0.7-0.8), sigmoid(log 19) = 0.95 (bin 0.9-1.0)
     margin = np.log([3, 3, 3, 1 / 3, 19, 1 / 19])
     table, error = calibration(margin, bins=5)
@@ -445,10 +396,7 @@ def test_calibration_by_hand():
     assert error == pytest.approx((0 * 4 + 0.45 * 2) / 6)
     with pytest.raises(ValueError, match="finite"):
         calibration(np.array([np.nan]))
-
-
-def test_a_certain_model_falls_into_the_last_bin():
-    table, error = calibration(np.array([1000.0]), bins=10)
+    table, error = calibration(np.array([1000.0]), bins=10)  # the last bin
     assert (table["low"].tolist(), error) == ([0.95], 0.0)
 
 
@@ -479,25 +427,26 @@ def count_x(prompts: list, replies: list) -> np.ndarray:
     return np.array([text.split().count("x") for text in texts(replies)], dtype=float)
 
 
-def run_rsf(how: str, rounds: int) -> list[float]:
-    policy, tokenizer = make_policy(), make_tokenizer()
-    stats = [
-        rsf_round(policy, tokenizer, count_x, PROMPTS, RSF, seed, how).stats
-        for seed in range(rounds)
-    ]
-    return [row["mean_reward"] for row in stats]
+def count_words(prompts: list, replies: list) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts(replies)], dtype=float)
 
 
 def test_rsf_raises_the_reward_and_the_random_control_does_not():
-    best, control = run_rsf("best", 10), run_rsf("random", 10)
+    means = []
+    for how in ("best", "random"):
+        given = (make_policy(), make_tokenizer(), count_x, PROMPTS, RSF)
+        means.append([rsf_round(*given, seed, how).stats["mean_reward"] for seed in range(10)])
+    best, control = means
     assert best[0] == control[0]
     assert best[-1] > 2 * best[0] + 1
     assert best[-1] > control[-1] + 1
 
 
 def test_a_round_reports_what_it_sampled_and_kept():
-    result = rsf_round(make_policy(), make_tokenizer(), count_x, PROMPTS, RSF, 0)
+    prompts = [*PROMPTS, user("x " * 9)]
+    result = rsf_round(make_policy(), make_tokenizer(), count_x, prompts, RSF, 0)
     table, stats = result.samples, result.stats
+    assert (stats["too_long"], table["group"].nunique()) == (1, 8)
     assert len(table) == 64
     assert table["reward"].tolist() == count_x([], table["reply"].tolist()).tolist()
     assert table["prompt"][8 * 3] == PROMPTS[3]
@@ -511,25 +460,12 @@ def test_a_round_reports_what_it_sampled_and_kept():
     assert len(result.log) == 3 * math.ceil(stats["kept"] / 8)
 
 
-def test_long_prompts_are_left_out_and_counted():
-    prompts = [*PROMPTS, user("x " * 9)]
-    result = rsf_round(make_policy(), make_tokenizer(), count_x, prompts, RSF, 0)
-    assert (result.stats["too_long"], result.samples["group"].nunique()) == (1, 8)
+def test_prompts_and_policies_that_teach_nothing_are_refused():
+    given = (make_tokenizer(), lambda prompts, replies: np.arange(len(replies)))
     with pytest.raises(ValueError, match="Raise max_prompt_length"):
-        rsf_round(make_policy(), make_tokenizer(), count_x, prompts[-1:], RSF, 0)
-
-
-def test_a_policy_that_never_ends_its_replies_is_an_error():
-    config = dataclasses.replace(RSF, max_new_tokens=1, n=1)
-    policy, tokenizer = make_policy(), make_tokenizer()
-    lengths = lambda prompts, texts: np.arange(len(texts), dtype=float)  # noqa: E731
-    tokenizer.eos_token = "<unk>"
-    with torch.no_grad():
-        policy.get_input_embeddings().weight[4] = 0
-        policy.get_input_embeddings().weight.mul_(30)
-    config = dataclasses.replace(config, temperature=0)
-    with pytest.raises(ValueError, match="ended within 1 tokens"):
-        rsf_round(policy, tokenizer, lengths, PROMPTS, config, 0)
+        rsf_round(make_policy(), *given, [user("x " * 9)], RSF, 0)
+    with pytest.raises(ValueError, match="ended within 12 tokens"):
+        rsf_round(always(GOOD), *given, PROMPTS, RSF, 0)
 
 
 @pytest.mark.parametrize(

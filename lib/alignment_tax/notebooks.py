@@ -1,8 +1,6 @@
 """The chapters: found, checked, executed side by side through papermill, and shown on one page.
 
-Chapters are executed in a folder of their own, never in place, each in a fresh kernel of this very
-Python. Two that need the same stage wait for each other in the store, so what is recorded does not
-depend on how many run at once.
+Each is executed in a fresh kernel of this very Python, in another folder than its own.
 """
 
 from __future__ import annotations
@@ -88,9 +86,6 @@ class CourseRun:
         return [each for each in self.chapters if each.status in bad and not each.earlier]
 
 
-# --- chapters ------------------------------------------------------------------------------------
-
-
 def read_notebook(path: Path) -> Any:
     """Return a notebook as an nbformat node; what is no notebook is a CourseError."""
     import nbformat
@@ -103,11 +98,7 @@ def read_notebook(path: Path) -> Any:
 
 
 def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
-    """Return title, question and minutes per preset of a chapter's first markdown cell.
-
-    The form: "# 04 Title", paragraphs "**Question.** ..." and "**Minutes.** smoke 0.5, tiny 3".
-    What is missing comes back empty.
-    """
+    """Return title, question and minutes per preset: "# 04 Title", "**Minutes.** tiny 3, ..."."""
     heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
 
     def paragraph(word: str) -> str:
@@ -140,10 +131,7 @@ def find_chapters(notebooks: Path) -> list[Chapter]:
 
 
 def select_chapters(chapters: Sequence[Chapter], only: Iterable[str]) -> list[Chapter]:
-    """Return the chapters that numbers ("4", "04") or names ("04_rsf.ipynb") stand for, in order.
-
-    All of them if `only` is empty; a word that fits no chapter is a CourseError.
-    """
+    """Return the chapters that numbers ("4") or names ("04_rsf.ipynb") stand for; default all."""
     chosen: set[Path] = set()
     for word in (words := list(only)):
         stem = Path(word).name.removesuffix(".ipynb")
@@ -177,22 +165,13 @@ def parameter_names(path: Path) -> set[str]:
 
 
 def check_parameters(chapters: Iterable[Chapter]) -> None:
-    """Check that every notebook takes what a run passes; a CourseError names all that do not.
-
-    Papermill only warns about a parameter that a notebook does not have, and goes on with the
-    notebook's own value.
-    """
+    """Refuse notebooks that do not take what a run passes; papermill only warns."""
     lacking = []
     for path in (chapter.path for chapter in chapters):
         if missing := [name for name in PARAMETERS if name not in parameter_names(path)]:
             lacking.append(f"{path.name} does not set {' and '.join(missing)}")
     if lacking:
-        raise CourseError(
-            f"The parameters cell must set preset and seed: {'; '.join(lacking)}. Nothing was run."
-        )
-
-
-# --- one notebook --------------------------------------------------------------------------------
+        raise CourseError(f"A parameters cell lacks a name: {'; '.join(lacking)}. Nothing was run.")
 
 
 class Kernels:
@@ -204,10 +183,9 @@ class Kernels:
         from jupyter_client.manager import AsyncKernelManager
 
         self.stopped = False
-        self.managers: list[AsyncKernelManager] = []
-        managers = self.managers
-        package = str(Path(__file__).resolve().parents[1])
-        python_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        managers = self.managers = list[AsyncKernelManager]()
+        paths = str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")
+        python_path = os.pathsep.join(filter(None, paths))
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
         # a relative folder would mean another one from the notebooks' folder
@@ -217,10 +195,8 @@ class Kernels:
             spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
 
         class ThisPython(AsyncKernelManager):
-            # a kernelspec called "python3" may belong to another environment: none is looked up
-            @property
-            def kernel_spec(self) -> KernelSpec:
-                return spec
+            # one that is looked up, "python3", may belong to another environment
+            kernel_spec = spec
 
             def __init__(self, *arguments: Any, **named: Any) -> None:
                 super().__init__(*arguments, **named)
@@ -239,7 +215,7 @@ class Kernels:
 
 
 def failure(error: Exception, notebook: Any) -> tuple[str, str]:
-    """Return where in an executed notebook (None if not saved) an error came up, and what it is."""
+    """Return where in an executed notebook (None: not saved) an error came up, and what it is."""
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
@@ -257,10 +233,7 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
 
 
 def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
-    """Execute one notebook into `out` and return what came of it; an error is not raised.
-
-    It appears under its own name at the end, with its error if there was one.
-    """
+    """Execute one notebook into `out` and return what came of it; an error is not raised."""
     import papermill
 
     running = out / f".{chapter.path.stem}.running.ipynb"
@@ -268,8 +241,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
     if kernels.stopped:
         return run
     print(f"{chapter.name}: started", flush=True)
-    started = time.perf_counter()
-    status, cell, text = "ok", "", ""
+    started, status, cell, text = time.perf_counter(), "ok", "", ""
     try:
         done = papermill.execute_notebook(
             chapter.path,
@@ -317,14 +289,8 @@ def export_page(path: Path) -> str:
     return path.with_suffix(".html").name
 
 
-# --- the whole course ----------------------------------------------------------------------------
-
-
 def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
-    """Return the order in which chapters start side by side: longest first, so that none trails.
-
-    The longest makes most of what all others need; those that need no stage start beside it.
-    """
+    """Return the order of starts: the longest, which makes most stages, then what needs none."""
     first, *rest = sorted(chapters, key=lambda each: -each.minutes.get(preset, 0.0))
 
     def waits(chapter: Chapter) -> bool:
@@ -338,8 +304,7 @@ def remaining_minutes(
 ) -> float | None:
     """Return about how many minutes the chapters ahead take, `jobs` at once; None if not known.
 
-    Chapters that have run (typical and measured minutes) tell how fast this machine is compared
-    with the typical minutes; a chapter without these counts as the mean of those that have run.
+    Those that have run (typical and measured minutes) tell the pace of this machine, and the mean.
     """
     pairs = [(usual, real) for usual, real in done if usual]
     pace = sum(real for _, real in pairs) / sum(usual for usual, _ in pairs) if pairs else 1.0
@@ -359,9 +324,7 @@ def run_course(
 ) -> CourseRun:
     """Execute chapters, go on after a failure, and write the index page.
 
-    `only` holds numbers or names of chapters, empty for all. The defaults of `out`, `notebooks` and
-    `jobs` are <runs>/<preset>-seed<seed>, the course's own, and one a core. What is wrong with a
-    run is raised before anything runs: UnknownPreset or CourseError.
+    `only` holds numbers or names. What is wrong is raised before anything runs.
     """
     world = presets.get(preset).world
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -380,7 +343,7 @@ def run_course(
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
         with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(notebooks):
-            return run_chapters(chapters, chosen, preset, seed, out, jobs)
+            return run_chapters(earlier_runs(chapters, out), chosen, preset, seed, out, jobs)
     except Timeout:
         raise CourseError(
             f"Another run is writing to {out}. Wait for it, or choose another folder with --out."
@@ -388,7 +351,7 @@ def run_course(
 
 
 def run_chapters(
-    chapters: Sequence[Chapter],
+    runs: dict[Path, ChapterRun],
     chosen: Sequence[Chapter],
     preset: str,
     seed: int,
@@ -396,8 +359,6 @@ def run_chapters(
     jobs: int,
 ) -> CourseRun:
     """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
-    earlier = earlier_runs(chapters, out)
-    runs = {chapter.path: run for chapter, run in zip(chapters, earlier, strict=True)}
     done: list[Chapter] = []
 
     def estimate() -> str:
@@ -446,23 +407,20 @@ def as_they_end(
             yield from ended
 
 
-def earlier_runs(chapters: Sequence[Chapter], out: Path) -> list[ChapterRun]:
-    """Return, for every chapter, its result of an earlier run in this folder, or "not run"."""
+def earlier_runs(chapters: Sequence[Chapter], out: Path) -> dict[Path, ChapterRun]:
+    """Return, for the path of every chapter, its earlier run in this folder, or "not run"."""
     kept = {}
     # no earlier run, or one that cannot be read: it is only for show
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         entries = loads((out / SUMMARY).read_text("utf-8"))["chapters"]
-        kept = {entry["notebook"]: entry for entry in entries}
+        kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
     # of a summary that another version wrote, what this one knows
     known = {each.name for each in fields(ChapterRun)}
-    runs = []
+    runs = {}
     for chapter in chapters:
+        said = {n: value for n, value in kept.get(chapter.path.name, {}).items() if n in known}
         run = ChapterRun(chapter.number, chapter.title, chapter.question)
-        if (out / chapter.path.name).exists():
-            entry = kept.get(chapter.path.name, {})
-            said = {name: value for name, value in entry.items() if name in known}
-            run = replace(run, **{**said, "earlier": True}) if said else run
-        runs.append(run)
+        runs[chapter.path] = replace(run, **{**said, "earlier": True}) if said else run
     return runs
 
 
@@ -474,28 +432,27 @@ def write_summary(course: CourseRun) -> None:
     write_whole(course.out / INDEX, index_page(course))
 
 
-# --- outputs in notebooks/ -----------------------------------------------------------------------
-
-
 def strip_outputs(notebooks: Path) -> list[Path]:
     """Take all outputs and execution counts out of the chapters in a folder."""
-    import nbformat
-
     paths = [chapter.path for chapter in find_chapters(notebooks)]
     for path in paths:
         notebook = read_notebook(path)
         for cell in code_cells(notebook):
             cell.outputs, cell.execution_count = [], None
-        notebook.metadata.pop("widgets", None)
-        write_whole(path, nbformat.writes(notebook) + "\n")
+        write_notebook(path, notebook)
     return paths
 
 
-def with_outputs(source: Any, executed: Any) -> Any:
-    """Return `source` with the outputs of `executed`, and nothing else of the run.
+def write_notebook(path: Path, notebook: Any) -> None:
+    """Write a notebook whole, without the state of its widgets."""
+    import nbformat
 
-    Progress bars (standard error) stay out, and widgets, which are dead without a kernel.
-    """
+    notebook.metadata.pop("widgets", None)
+    write_whole(path, nbformat.writes(notebook) + "\n")
+
+
+def with_outputs(source: Any, executed: Any) -> Any:
+    """Return `source` with the outputs of `executed`, without progress bars and dead widgets."""
     injected = code_cells(executed, "injected-parameters")
     ran = [cell for cell in code_cells(executed) if cell not in injected]
     code = code_cells(source)
@@ -511,26 +468,19 @@ def with_outputs(source: Any, executed: Any) -> Any:
                 cell.outputs.append(output)
                 if "execution_count" in output:
                     output.execution_count = number
-    source.metadata.pop("widgets", None)
     return source
 
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
     """Put the outputs of every notebook executed into a folder into its source."""
-    import nbformat
-
     stored = []
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
             raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
-        kept = with_outputs(read_notebook(target), read_notebook(chapter.path))
-        write_whole(target, nbformat.writes(kept) + "\n")
+        write_notebook(target, with_outputs(read_notebook(target), read_notebook(chapter.path)))
         stored.append(target)
     return stored
-
-
-# --- the index page ------------------------------------------------------------------------------
 
 
 def find_figures(notebook: Any) -> list[tuple[str, str]]:

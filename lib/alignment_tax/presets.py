@@ -1,8 +1,4 @@
-"""The one dial of the course: a preset holds every number of a run.
-
-A run is a preset and a seed, and nothing else. `get("tiny")` returns the frozen dataclass;
-papermill passes its name to the notebooks. A knob that is not here does not exist.
-"""
+"""The one dial of the course: a run is a preset, which holds every number, and a seed."""
 
 from __future__ import annotations
 
@@ -10,11 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
-@dataclass(frozen=True)
-class SftConfig:
-    """Supervised finetuning (TRL's SFTTrainer): base -> theta_0."""
-
-    documents: int
+@dataclass(frozen=True, kw_only=True)
+class _Finetuning:
     epochs: float
     batch_size: int
     learning_rate: float
@@ -22,49 +15,54 @@ class SftConfig:
     accumulation: int = 1
 
 
-@dataclass(frozen=True)
-class RewardConfig:
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(_Finetuning):
+    """Supervised finetuning (TRL's SFTTrainer): base -> theta_0."""
+
+    documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(_Finetuning):
     """Bradley-Terry reward model (TRL's RewardTrainer), started from theta_0."""
 
     pairs: int
     validation_pairs: int
-    epochs: float
-    batch_size: int
-    learning_rate: float
-    max_length: int
-    accumulation: int = 1
 
 
-@dataclass(frozen=True)
-class RsfConfig:
-    """Rejection sampling finetuning (RAFT): sample n replies, keep the best, finetune, repeat."""
-
-    rounds: int
-    prompts_per_round: int
-    n: int
-    temperature: float
-    max_new_tokens: int
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    sampling_batch: int
-    max_prompt_length: int
-
-
-@dataclass(frozen=True)
-class PpoConfig:
-    """Proximal policy optimisation: sample, score, improve policy and critic, repeat."""
-
+@dataclass(frozen=True, kw_only=True)
+class _Rlhf:
     rounds: int  # parts that a run is cut into; each is kept
-    iterations: int  # per round
-    prompts_per_iteration: int  # one reply each
     temperature: float  # of sampling and of every probability; above 0
     max_new_tokens: int  # a reply without an end by then is cut off
     max_prompt_length: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Groups(_Rlhf):
+    prompts_per_round: int
+    n: int  # replies to each prompt
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RsfConfig(_Groups):
+    """Rejection sampling finetuning (RAFT): sample n replies, keep the best, finetune, repeat."""
+
+    epochs: int
+    sampling_batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoConfig(_Rlhf):
+    """Proximal policy optimisation: sample, score, improve policy and critic, repeat."""
+
+    iterations: int  # per round
+    prompts_per_iteration: int  # one reply each
     sampling_batch: int  # most replies generated side by side
     minibatch: int  # replies per optimiser step, all processes together
     epochs: int  # passes over the replies of an iteration
-    learning_rate: float
     critic_learning_rate: float
     kl_coef: float  # of the token-level KL penalty; where it starts if it adapts
     kl_target: float | None = None  # nats a reply that the weight aims at; None keeps it fixed
@@ -87,42 +85,26 @@ class PpoConfig:
         return self.prompts_per_iteration * self.iterations
 
 
-@dataclass(frozen=True)
-class DpoConfig:
-    """Direct preference optimisation (TRL's DPOTrainer): from pairs, without a reward model."""
+@dataclass(frozen=True, kw_only=True)
+class DpoConfig(_Groups):
+    """Direct preference optimisation (TRL's DPOTrainer): theta_0's best replies against worst."""
 
-    rounds: int
-    prompts_per_round: int
-    n: int  # replies of theta_0 to each prompt: the best against the worst
-    temperature: float
-    max_new_tokens: int
-    max_prompt_length: int
     sampling_batch: int
     beta: float  # the higher, the nearer to theta_0
-    learning_rate: float
     epochs: float
-    batch_size: int
     max_length: int  # prompt and reply, in tokens
     accumulation: int = 1
     source: str = "on_policy"  # or "offline": as many of the world's preference pairs
 
 
-@dataclass(frozen=True)
-class RlooConfig:
+@dataclass(frozen=True, kw_only=True)
+class RlooConfig(_Groups):
     """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer).
 
     `batch_size * accumulation` replies make one step; they are sampled right before it, used once.
     """
 
-    rounds: int
-    prompts_per_round: int
-    n: int
-    temperature: float
-    max_new_tokens: int
-    max_prompt_length: int
     beta: float  # of the KL divergence from theta_0 in the reward
-    learning_rate: float
-    batch_size: int
     accumulation: int = 1
     epochs: float = 1
     unfinished_penalty: float = 1.0  # below the worst finished reply, in units of the reward
@@ -308,15 +290,10 @@ TINY_RATIOS = RatioConfig(
     # the mean ratios of the paper's figures: 0.1 to 0.6, and 0.2, 0.4, 0.6 for K
     grids=(
         RatioGrid("hma", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-        RatioGrid("hma", 6, (0.2, 0.4, 0.6)),
-        RatioGrid("hma", 9, (0.2, 0.4, 0.6)),
-        RatioGrid("hma_kl", 3, (0.1, 0.2, 0.3, 0.4, 0.6)),
-        RatioGrid("hma_kl", 9, (0.1, 0.2, 0.3, 0.4, 0.6)),
+        *(RatioGrid("hma", blocks, (0.2, 0.4, 0.6)) for blocks in (6, 9)),
+        *(RatioGrid("hma_kl", blocks, (0.1, 0.2, 0.3, 0.4, 0.6)) for blocks in (3, 9)),
         RatioGrid("hma_kl_other", 3, (0.1, 0.2, 0.4)),
-        RatioGrid("hma_grid", 3, (0.2, 0.4)),
-        RatioGrid("hma_eq11", 3, (0.2, 0.4)),
-        RatioGrid("hma_reward", 3, (0.2, 0.4)),
-        RatioGrid("hma_released", 3, (0.2, 0.4)),
+        *(RatioGrid(f"hma_{how}", 3, (0.2, 0.4)) for how in ("grid", "eq11", "reward", "released")),
         RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
     ),
 )
@@ -355,16 +332,12 @@ TINY = Preset(
         Grid("kd", (0.1, 0.3, 1.0, 3.0, 10.0)),
         Grid("kd_squared", (0.3, 1.0, 3.0, 10.0, 30.0)),
         Grid("kl", (0.1, 0.3, 1.0, 3.0, 10.0)),
-        Grid("lora", (1, 4, 16, 64)),
-        Grid("lora_mlp", (1, 4, 16, 64)),
-        Grid("replay", (0.25, 0.5, 1.0, 2.0, 4.0)),
-        Grid("replay_other", (0.25, 0.5, 1.0, 2.0, 4.0)),
+        *(Grid(name, (1, 4, 16, 64)) for name in ("lora", "lora_mlp")),
+        *(Grid(name, (0.25, 0.5, 1.0, 2.0, 4.0)) for name in ("replay", "replay_other")),
         Grid("sma", (0.25, 0.5, 0.75, 1.0)),
         Grid("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
         Grid("bema", (0.3, 0.5, 0.7, 0.9)),
-        Grid("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
-        Grid("graft_random", (0.5, 0.2, 0.1, 0.05, 0.01)),
-        Grid("graft_learnt", (0.5, 0.2, 0.1, 0.05, 0.01)),
+        *(Grid(f"graft{how}", (0.5, 0.2, 0.1, 0.05, 0.01)) for how in ("", "_random", "_learnt")),
     ),
     # at strength 4 a run reads about 160,000 replayed tokens: every third document is a repeat
     replay_documents=4000,
@@ -402,7 +375,6 @@ SMOKE = replace(
         batch_size=8,
         evaluate_every=2,
         grid_step=0.2,
-        reward_step=0.2,
         reward_prompts=8,
         kept_texts=8,
         labelled=8,
@@ -432,15 +404,12 @@ SMALL = Preset(
     sft=SftConfig(documents=4000, epochs=1, batch_size=16, learning_rate=5e-5, max_length=512),
     reward=SMALL_REWARD,
     judge=replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
-    rsf=RsfConfig(
+    rsf=replace(
+        TINY.rsf,
         rounds=4,
         prompts_per_round=512,
-        n=8,
-        temperature=1.0,
         max_new_tokens=128,
         learning_rate=5e-5,
-        epochs=2,
-        batch_size=16,
         sampling_batch=512,
         max_prompt_length=256,
     ),
@@ -462,8 +431,7 @@ SMALL = Preset(
 def fit_to_device(preset: Preset, device_type: str) -> Preset:
     """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
 
-    Two CPU cores read about 650 tokens a second and sample 130: about an hour and a half a seed.
-    Fewer steps need larger ones, so theta_0's learning rate rises.
+    An hour and a half a seed. Fewer steps need larger ones, so theta_0's learning rate rises.
     """
     if preset.world != "real" or device_type != "cpu":
         return preset
@@ -473,7 +441,6 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         prompts_per_round=96,
         n=4,
         max_new_tokens=64,
-        learning_rate=5e-5,
         batch_size=8,
         sampling_batch=64,
         max_prompt_length=128,
@@ -518,6 +485,5 @@ def get(name: str) -> Preset:
     return PRESETS[name]
 
 
-def as_dict(config: Any) -> dict[str, object]:
-    """Return a (nested) preset dataclass as plain JSON types, for keys and provenance."""
-    return asdict(config)
+#: A (nested) preset dataclass as plain types, for keys and provenance.
+as_dict = asdict

@@ -1,7 +1,7 @@
 """Every remedy against the alignment tax: its word, its grid of strengths, where it comes from.
 
-A new remedy is one file in `mitigate` and one entry here. Nothing here imports torch: what reads
-only the properties of a remedy (tables, figures) stays light; its code is imported on `make`.
+A new remedy is one file in `mitigate` and one entry here. Nothing here imports torch: the code of a
+remedy is imported on `make`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,18 @@ When = Literal["along", "training", "model", "afterwards"]
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy of the registry.
+    """A remedy of the registry."""
 
-    Attributes:
-        name: The word for it in the table of points.
-        code: Where it is: "module:function" in `mitigate`, see `make`.
-        when: When it acts.
-        strengths: The grid that is shown.
-        describe: What the strength is, for an axis or a legend.
-        source: Where it comes from.
-        off: The strength that changes nothing, if there is one.
-        fades: Whether ever weaker strengths end at the plain run. (LoRA does not: of whatever rank,
-            it trains other parameters.)
-        weak_is_high: Whether the remedy is the weaker, the higher its strength.
-    """
-
-    name: str
-    code: str
+    name: str  # the word for it in the table of points
+    code: str  # where it is: "module:function" in `mitigate`
     when: When
-    strengths: tuple[float, ...]
-    describe: str
-    source: str
-    off: float | None = None
+    strengths: tuple[float, ...]  # the grid that is shown
+    describe: str  # what the strength is, for an axis or a legend
+    source: str  # where it comes from
+    off: float | None = None  # the strength that changes nothing, if there is one
+    #: Whether ever weaker strengths end at the plain run (LoRA trains other parameters).
     fades: bool = True
-    weak_is_high: bool = False
+    weak_is_high: bool = False  # whether the remedy is the weaker, the higher its strength
 
     @property
     def middle(self) -> float:
@@ -48,11 +36,7 @@ class Remedy:
         return self.strengths[len(self.strengths) // 2]
 
     def make(self, setting: Any, strength: float) -> Any:
-        """Return the treatment of a `mitigate.Setting` at a strength.
-
-        Raises:
-            ValueError: a strength that it cannot use.
-        """
+        """Return the treatment of a `mitigate.Setting` (ValueError: a senseless strength)."""
         return pkgutil.resolve_name(f"alignment_tax.mitigate.{self.code}")(setting, strength)
 
 
@@ -116,7 +100,7 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
            "share of the changes that is kept, at random", "control of graft", **AT_1),
     Remedy("graft_learnt", "graft:learnt", "afterwards", DENSITIES,
            "share of the changes that is kept, learnt", "Panigrahi et al. 2023", **AT_1),
-    Remedy("average", "average:averaged", "afterwards", ALPHAS,
+    Remedy("average", "average:Average", "afterwards", ALPHAS,
            "alpha, the weight of the aligned model", "paper, 4.1; Wortsman et al. 2022", **AT_1),
 )}
 # fmt: on

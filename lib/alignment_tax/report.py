@@ -1,8 +1,7 @@
 """The pages of recorded results as Markdown, each made of claims.csv and the tables beside it.
 
-`alignment-tax report` writes claims.csv of every recorded preset, what stands between marks in the
-README, and the pages beside the tables; a test compares them with the recorded run, so that no
-number in them can differ from it.
+`alignment-tax report` writes claims.csv, what stands between marks in the README, and the pages
+beside the tables; a test compares them with the recorded run.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from alignment_tax import settings
 from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
-from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SLOTS, names_of, number
+from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SLOTS, markdown, names_of, number
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.results.select import Selection
@@ -29,9 +28,7 @@ from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
 
-#: Where all comparisons stand, and the page on mitigation, beside the tables they are made of.
 TABLES_PAGE, REMEDIES_PAGE = "README.md", "remedies.md"
-#: Every remedy on one front, and the tax of the real model, beside their pages.
 REMEDIES_FIGURE, TAX_FIGURE = "remedies.png", "tax.png"
 DPI = 120
 SCORES = (*SLOTS, "skill", "reward", "gold")
@@ -82,9 +79,8 @@ def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
     """Return the README's section: what was run, the table of skills, the main line's claims."""
-    points, source = main_line(run.points), run.provenance
+    points, name = main_line(run.points), run.provenance["preset"]["name"]
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
-    name = source["preset"]["name"]
     return "\n\n".join(
         [
             f"Preset `{name}`, {len(run.seeds)} seeds ({', '.join(map(str, run.seeds))}), "
@@ -117,17 +113,17 @@ def skill_table(points: pd.DataFrame) -> str:
     models = {"base": "base", "theta_0": "sft", f"RSF, {last} rounds": "rsf/last"}
     models["control: random reply kept"] = "rsf_random/last"
     models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.3, 0.5, 0.8)}
-    lines = ["| Model | " + " | ".join(SCORES) + " |", "| --- |" + " ---: |" * len(SCORES)]
+    lines = []
     for name, selector in models.items():
-        cells = []
+        cells = [name]
         for score in SCORES:
             mean, low, high = interval(rows.model(selector)[score].dropna().astype(float))
             digits = 2 if score in ("reward", "gold") else 1
             half = (high - low) / 2
             wide = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
             cells.append(f"{mean:.{digits}f}{wide}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(["Model", *SCORES], lines)
 
 
 # --- the pages beside the tables ------------------------------------------------------------------
@@ -135,14 +131,14 @@ def skill_table(points: pd.DataFrame) -> str:
 
 def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page with a table for everything that was compared beside the main line."""
-    names = ("gain", "tax", "average_vs_early")
     sections = {
         "Other algorithms": (
             "With the same reward model and as many sampled replies (chapter 06), on the seeds "
             "that have all of them. Fronts are the averages of theta_0 with the last round, and "
             "what is kept is compared at equal reward.",
-            [row for name in names for row in found["id"] if row.startswith(f"{name}.")
-             and row.endswith(".shared")] + ["front.", "kl_coef.", "average_vs_kl_coef."],
+            [row for name in ("gain.", "tax.", "average_vs_early.") for row in found["id"]
+             if row.startswith(name) and row.endswith(".shared")]
+            + ["front.", "kl_coef.", "average_vs_kl_coef."],
         ),
         "Remedies": (
             "Remedies that act while the model learns, or along its path (chapters 07 and 08), in "
@@ -188,7 +184,8 @@ def remedies_page(run: Recorded, points: pd.DataFrame, found: pd.DataFrame) -> s
 
     def table(average: str, score: str = "skill", all_methods: bool = False) -> str:
         rows = methods.method_table(points, run.costs, average, found, score)
-        return methods.method_markdown(rows if all_methods else methods.of_remedies(rows))
+        compared = rows["method"].isin(methods.COMPARED)
+        return methods.method_markdown(rows if all_methods else rows[compared])
 
     where = {name: claims.reference(points, name)[1] for name in ("skill", "capped_skill")}
     told = claims.pick(found[found["place"] != ""], "")
@@ -256,15 +253,13 @@ def _moved(points: pd.DataFrame) -> str:
 
 def opposites(found: pd.DataFrame) -> str:
     """Return the paper's claims whose opposite came out, and why we think so, as a list."""
-    rows = found[(found["verdict"] == "opposite") & (found["place"] != "")]
-    return (
-        "\n".join(
-            f"- **{row['place']}: {row['claim']}**: {claims.effect(row)} {row['unit']}."
-            + (f" We think: {REASONS[row['id']]}" if row["id"] in REASONS else "")
-            for row in claims.pick(rows, "").to_dict("records")
-        )
-        or "None of the paper's claims came out opposite."
-    )
+    rows = claims.pick(found[(found["verdict"] == "opposite") & (found["place"] != "")], "")
+    lines = [
+        f"- **{row['place']}: {row['claim']}**: {claims.effect(row)} {row['unit']}."
+        + (f" We think: {REASONS[row['id']]}" if row["id"] in REASONS else "")
+        for row in rows.to_dict("records")
+    ]
+    return "\n".join(lines) or "None of the paper's claims came out opposite."
 
 
 # --- the real model: one seed ---------------------------------------------------------------------
@@ -272,11 +267,11 @@ def opposites(found: pd.DataFrame) -> str:
 
 def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
     """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
-    rows = Selection(points)
     bounds = {}
-    for score in ("skill", *FAMILIES, *(slot for slot in SLOTS if points[slot].notna().any())):
-        tax = claims.Claim("", "", "", "rsf/last", "sft", score)
-        change = claims.over_items(rows, tax, items)
+    for score in ("skill", *FAMILIES, *_scored(points)):
+        change = claims.over_items(
+            points, claims.Claim("", "", "", "rsf/last", "sft", score), items
+        )
         bounds[score] = (change.low, change.high)
     return tax_bars(points, intervals=bounds, recorded=True)
 
@@ -284,18 +279,21 @@ def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
 def models_table(points: pd.DataFrame) -> str:
     """Return one row per recorded model: skills in percent, reward, the judge's reward, KL."""
     names = names_of(str(points["study"].iloc[0]))
-    scores = [*(slot for slot in SLOTS if points[slot].notna().any()), "skill"]
+    scores = [*_scored(points), "skill"]
     head = ["Model", *(names[score] for score in scores), "reward", "judge", "KL"]
-    lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
-    for row in points.to_dict("records"):
-        cells = [model_name(row), *(f"{row[score]:.1f}" for score in scores)]
-        cells += [f"{row['reward']:.3f}", f"{row['gold']:.3f}", f"{row['kl']:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    digits = dict.fromkeys(scores, 1) | {"reward": 3, "gold": 3, "kl": 2}
+    lines = [
+        [_model_name(row), *(f"{row[name]:.{n}f}" for name, n in digits.items())]
+        for row in points.to_dict("records")
+    ]
+    return markdown(head, lines)
 
 
-def model_name(row: Mapping[Any, Any]) -> str:
-    """Return what a row of the table of points is called."""
+def _scored(points: pd.DataFrame) -> list[str]:
+    return [slot for slot in SLOTS if points[slot].notna().any()]
+
+
+def _model_name(row: Mapping[Any, Any]) -> str:
     if row["algorithm"] in ("base", "sft"):
         return {"base": "SmolLM2-135M-Instruct", "sft": "theta_0"}[row["algorithm"]]
     if row["method"] == "average":
@@ -345,18 +343,12 @@ def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> st
 # --- writing --------------------------------------------------------------------------------------
 
 
-def marks(name: str) -> tuple[str, str]:
-    """Return the two lines of a page between which generated text of this name stands."""
-    return f"<!-- {name}: start -->", f"<!-- {name}: end -->"
-
-
 def fill(text: str, generated: str, name: str = "results") -> str:
     """Return `text` with `generated` between the two marks of this name; it must hold them."""
-    start, end = marks(name)
+    start, end = (f"<!-- {name}: {which} -->" for which in ("start", "end"))
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"The page must hold {start} and then {end}, once each.")
-    before, _, rest = text.partition(start)
-    _, _, after = rest.partition(end)
+    before, after = text.split(start)[0], text.split(end)[1]
     return f"{before}{start}\n\n{generated}\n\n{end}{after}"
 
 

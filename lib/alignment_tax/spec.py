@@ -45,8 +45,7 @@ KL_COEF = "kl_coef"
 #: The method of the distilled run without a remedy.
 DISTIL = "distil"
 # what may follow a remedy's word in the column method
-_AVERAGED = f"+{AVERAGE}"
-_IN_ROUNDS = f"_{INSIDE}"
+_AVERAGED, _IN_ROUNDS = f"+{AVERAGE}", f"_{INSIDE}"
 #: Stands for the plain run, its averages and every remedy that the preset records.
 ALL_REMEDIES = "remedies"
 #: Stands for parts and all searches for ratios that the preset records.
@@ -109,11 +108,6 @@ def unaveraged(method: str) -> str:
 def is_averaged(method: str) -> bool:
     """Whether a method is a distilled or remedied run averaged with theta_0."""
     return unaveraged(method) != method
-
-
-def in_rounds(remedy: str) -> str:
-    """Return the method of a remedy inside the rounds of RSF: "l2" -> "l2_in_rounds"."""
-    return str(Method(remedy, INSIDE))
 
 
 def is_in_rounds(method: str) -> bool:
@@ -219,8 +213,14 @@ class Spec:
             return f"average of theta_0 and {name}, alpha {self.alpha}"
         details = {"strength": self.strength, "alpha": self.alpha}
         named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
-        if self.part is not None:
-            named.append(part_name(self))
+        if (blocks := blocks_to_find(self)) is not None:
+            named.append(f"{blocks} blocks")
+        elif self.part is not None and has_ratios(self):
+            ratios, fixed = ratios_in(self)
+            named.append(f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}")
+            named += [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
+        elif self.part is not None:
+            named.append(f"part {self.part}")
         return ", ".join([f"{name} with {self.method}", *named])
 
 
@@ -238,11 +238,7 @@ def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = Non
 
 
 def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
-    """Return the ratios of blocks that a spec names, and those of other parts that are fixed.
-
-    Raises:
-        ValueError: there are none, or they are no numbers.
-    """
+    """Return the ratios of blocks that a spec names, and those of other parts that are fixed."""
     pieces = (spec.part or "").split("|")
     named = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
     try:
@@ -261,18 +257,12 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
 def patterns(of_start: bool) -> list[tuple[float, ...]]:
     """Return the paper's unequal ratios of three blocks (Fig. 9), as weights of the aligned model.
 
-    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1), each for all of `PATTERN_BASES`.
-
-    Args:
-        of_start: Whether a is the weight of theta_0, as in the paper's code, or that of the aligned
-            model, as in its text.
+    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1), each for all of `PATTERN_BASES`. With
+    `of_start` a is the weight of theta_0, as in the paper's code, not in its text.
     """
-    found = []
-    for lowered in (1, 2):
-        for base in PATTERN_BASES:
-            own = [base] * (3 - lowered) + [base - 0.1] * lowered
-            found.append(tuple(round(1 - a if of_start else a, 1) for a in own))
-    return found
+    both = [(a, *rest) for rest in ((0, 1), (1, 1)) for a in PATTERN_BASES]
+    steps = [(a, a - 0.1 * second, a - 0.1 * third) for a, second, third in both]
+    return [tuple(round(1 - a if of_start else a, 1) for a in each) for each in steps]
 
 
 def block_count(part: object) -> int:
@@ -280,17 +270,6 @@ def block_count(part: object) -> int:
     if not isinstance(part, str) or "|" not in part:
         return 0
     return sum("=" not in ratio for ratio in part.split("|"))
-
-
-def part_name(spec: Spec) -> str:
-    """Name the part of a spec for a reader: "part input", "3 blocks", "ratios 0.6 0.4 0.2"."""
-    if (blocks := blocks_to_find(spec)) is not None:
-        return f"{blocks} blocks"
-    if not has_ratios(spec):
-        return f"part {spec.part}"
-    ratios, fixed = ratios_in(spec)
-    named = [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
-    return ", ".join([f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}", *named])
 
 
 def has_ratios(spec: Spec) -> bool:

@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,7 @@ class Artifact:
 
 
 def plain_json(value: Any, name: str) -> Any:
-    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers.
-
-    Raises:
-        TypeError: something else than None, booleans, numbers, text, lists and mappings is inside.
-        ValueError: a float is NaN or infinite.
-    """
+    """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
@@ -98,8 +93,7 @@ def artifact_key(
 ) -> str:
     """Return the key of an artifact: the sha256 of everything that determines it (see `get`)."""
     plain = plain_json(inputs, f"inputs of {stage}")
-    own = {"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)}
-    return digest(own)
+    return digest({"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)})
 
 
 def file_digest(path: Path) -> str:
@@ -110,10 +104,14 @@ def file_digest(path: Path) -> str:
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return path -> sha256 and size in bytes of every file below `folder` but its meta.json."""
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / META]
-    kept = [{"sha256": file_digest(path), "bytes": path.stat().st_size} for path in paths]
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return dict(zip(names, kept, strict=True))
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": file_digest(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / META
+    }
 
 
 def sync(path: Path) -> None:
@@ -145,11 +143,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
-    """Compare the files of an artifact, by size and hash, with meta.json; return its content.
-
-    Raises:
-        DamagedArtifact: naming the first file that is missing, truncated or altered.
-    """
+    """Compare the files of an artifact, by size and hash, with meta.json; return its content."""
 
     def damage(what: str) -> DamagedArtifact:
         return DamagedArtifact(f"{describe} in {folder} is damaged: {what}.")
@@ -187,11 +181,7 @@ def write_manifest(folder: Path, meta: Mapping[str, Any], describe: str = "") ->
 
 
 def verify_folder(folder: Path, describe: str = "") -> Artifact:
-    """Return a shipped artifact after checking every file.
-
-    Raises:
-        MissingArtifact, DamagedArtifact: it is not whole, and cannot be made again.
-    """
+    """Return a shipped artifact after checking every file: it cannot be made again."""
     describe = describe or folder.name
     restore = f"Get it back from version control: git checkout -- {folder}"
     if not folder.is_dir():
@@ -201,13 +191,6 @@ def verify_folder(folder: Path, describe: str = "") -> Artifact:
     except DamagedArtifact as damage:
         raise DamagedArtifact(f"{damage} It is not used. {restore}") from damage
     return Artifact(folder, meta["key"], meta)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk (or the quota) is full."""
-    # libraries written in C++ or Rust raise their own types, with the system's words in the text
-    numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return numbered or "no space left on device" in str(error).lower()
 
 
 def say(message: str) -> None:
@@ -241,17 +224,9 @@ class Store:
     ) -> Artifact:
         """Return the artifact that these inputs determine; make it if it does not exist.
 
-        Args:
-            stage: name of the stage, also the name of the folder above its artifacts.
-            inputs, parents: what determines the result: plain JSON, and what it starts from.
-            make: writes the files into the folder that it is given.
-            version: to be raised when the code of the stage changes its results.
-            describe: what is made, for messages, for instance "reward model (tiny, seed 0)".
-            seed, config: kept in meta.json for readers; they do not enter the key.
-
-        Raises:
-            MissingArtifact: a parent does not exist, and the artifact has to be made.
-            DiskFull: there is no room for it; nothing is left behind.
+        `inputs` (plain JSON), `parents` and `version`, which is raised when the code of a stage
+        changes its results, determine it. `make` writes its files into the folder that it is given,
+        `describe` is for messages; `seed` and `config` are kept in meta.json for readers.
         """
         parents = parents or {}
         describe = describe or stage
@@ -261,23 +236,18 @@ class Store:
         meta = {"key": key, "stage": stage, "version": version, "describe": describe}
         meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
         meta["parents"] = keys
-        found = self._intact(folder, key, describe)
-        if isinstance(found, Artifact):
-            return found
-        try:
-            with self._locked(folder, describe):
-                # another run may have made or mended it while this one waited
-                found = self._intact(folder, key, describe)
-                if isinstance(found, Artifact):
-                    return found
-                if isinstance(found, DamagedArtifact):
-                    aside = move_aside(folder)
-                    say(f"{found} It is moved to {aside.name} and made again.")
-                return self._make(folder, make, meta, parents)
-        except Exception as error:
-            if is_disk_full(error):
-                raise self._disk_full(describe) from error
-            raise
+        # another run may make or mend it while this one waits for the lock
+        with _explained(describe, self.root):
+            found = self._intact(folder, key, describe)
+            if not isinstance(found, Artifact):
+                with _locked(folder, describe):
+                    found = self._intact(folder, key, describe)
+                    if isinstance(found, DamagedArtifact):
+                        aside = move_aside(folder)
+                        say(f"{found} It is moved to {aside.name} and made again.")
+                    if not isinstance(found, Artifact):
+                        found = self._make(folder, make, meta, parents)
+        return found
 
     def _intact(self, folder: Path, key: str, describe: str) -> Artifact | DamagedArtifact | None:
         """Return the artifact, what is damaged, or None; files are hashed once per store."""
@@ -292,16 +262,6 @@ class Store:
             return damage
         self._verified.add(key)
         return Artifact(folder, key, meta)
-
-    def _locked(self, folder: Path, describe: str) -> AbstractContextManager[object]:
-        """Return the artifact's lock, held until the end of the with block; say it when waiting."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_of(folder)
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            say(f"Waiting for another run that is making {describe} ...")
-            return lock.acquire()
 
     def _make(
         self,
@@ -346,14 +306,35 @@ class Store:
         self._verified.add(sealed["key"])
         return Artifact(folder, sealed["key"], sealed)
 
-    def _disk_full(self, describe: str) -> DiskFull:
-        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+
+@contextlib.contextmanager
+def _explained(describe: str, root: Path) -> Iterator[None]:
+    """Say what to do when the disk (or the quota) is full."""
+    try:
+        yield
+    except Exception as error:
+        # libraries written in C++ or Rust raise their own types, with the system's words in them
+        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not numbered and "no space left on device" not in str(error).lower():
+            raise
+        existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
-        return DiskFull(
-            f"The disk is full: {describe} could not be written to {self.root} ({free:.0f} MB "
-            "free). Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a "
-            "folder on another disk, and run it again: what is finished is kept."
-        )
+        raise DiskFull(
+            f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free). "
+            "Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a folder "
+            "on another disk, and run it again: what is finished is kept."
+        ) from error
+
+
+def _locked(folder: Path, describe: str) -> AbstractContextManager[object]:
+    """The artifact's lock, held until the end of the with block; say it when waiting."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(folder)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Waiting for another run that is making {describe} ...")
+        return lock.acquire()
 
 
 def lock_of(folder: Path) -> FileLock:

@@ -1,9 +1,7 @@
 """AdaMerging: ratios by gradient on data of the very skills that are to be kept (paper, E.4).
 
-Yang et al. 2023 minimise the entropy of the predictions on unlabelled test items of the tasks, one
-ratio per layer. Here, as in the paper's comparison, it is the likelihood of labelled items of one
-skill. Like HMA it holds the mean ratio, so that the two compare at one alpha; HMA does without
-these items.
+Yang et al. 2023 minimise the entropy on unlabelled items; as in the paper's comparison, it is the
+likelihood of labelled items here, at a held mean ratio. HMA does without these items.
 """
 
 from __future__ import annotations

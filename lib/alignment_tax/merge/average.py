@@ -1,11 +1,7 @@
 """Average the weights before and after RLHF: theta(alpha) = (1 - alpha) theta_0 + alpha theta.
 
-The best-trading remedy of the paper (section 4.1, after WiSE-FT, Wortsman et al. 2022), and the
-cheapest: no data, no gradient, no training. `alpha` is ALWAYS the weight of the aligned model: 0 is
-the model before RLHF (theta_0), 1 the model after it (theta). The paper's released code has it the
-other way round.
-
-Nothing here knows what a language model is: weights are dictionaries of named tensors.
+The best-trading remedy of the paper (section 4.1, after WiSE-FT, Wortsman et al. 2022). `alpha` is
+ALWAYS the weight of the aligned model; the paper's released code has it the other way round.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from numbers import Real
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +27,10 @@ class MergeError(ValueError):
     """Two sets of weights cannot be averaged; the message names the first offender."""
 
 
-class HasVocabulary(Protocol):
-    """Every tokenizer: its `get_vocab()` maps a token to its number."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return the number of every token."""
-
-
 def kind_of(name: str, tensor: Tensor) -> Kind:
-    """Return what a weight is, from its name and its number of axes.
+    """Return what a weight is, from its name and number of axes; `linear`: what the paper averages.
 
-    `linear`: a matrix of attention or MLP (what the paper averages, section 4.1). `other`: biases
-    and buffers. A head that is tied to the embedding is the same tensor, and counts as `embedding`.
+    A head that is tied to the embedding is the same tensor, and counts as `embedding`.
     """
     if any(word in name for word in EMBEDDING_WORDS):
         return "embedding"
@@ -54,20 +42,14 @@ def kind_of(name: str, tensor: Tensor) -> Kind:
 
 
 def average(
-    theta_0: State,
-    theta: State,
-    alpha: float,
-    what: What = "all",
-    *,
-    extrapolate: bool = False,
+    theta_0: State, theta: State, alpha: float, what: What = "all", *, extrapolate: bool = False
 ) -> dict[str, Tensor]:
     """Return theta(alpha) = (1 - alpha) theta_0 + alpha theta as new tensors.
 
     Arithmetic is in float32 or wider, and exact to the last bit at alpha 0 and 1.
 
     Args:
-        theta_0: weights before RLHF, name to tensor.
-        theta: weights after RLHF: same names, shapes and dtypes.
+        theta_0, theta: weights before and after RLHF: same names, shapes and dtypes.
         alpha: weight of theta, in [0, 1].
         what: which weights are averaged; all others stay those of theta_0. "all" (default), or
             one or several kinds of `kind_of`; the paper averages only "linear".
@@ -92,8 +74,7 @@ def average(
 class Ends:
     """Both ends of the way, held once, to be mixed straight into one model's parameters.
 
-    The form theta_0 + alpha (theta - theta_0) would need as much memory, and misses theta by
-    rounding at alpha 1; `torch.lerp` measures from the nearer end, and is exact at both.
+    theta_0 + alpha (theta - theta_0) would miss theta by rounding at alpha 1, unlike torch.lerp.
     """
 
     def __init__(self, model: nn.Module, theta_0: State, theta: State, what: What = "all") -> None:
@@ -119,26 +100,13 @@ class Ends:
 class Sweep(Ends):
     """Walk along alpha inside one model: no reload, no disk, no second copy of the model.
 
-    >>> sweep = Sweep(model, theta_0, theta)
-    >>> for alpha in (0.0, 0.5, 1.0):
-    ...     sweep.set(alpha)
-    ...     evaluate(model)
-
     Args:
         model: the model to write into; its own weights are overwritten by `set`.
-        theta_0, theta: weights before and after RLHF; one of them may be `model.state_dict()`.
-        what: see `average`.
-
-    Raises:
-        MergeError: the two do not fit together, or do not fit the model.
+        theta_0, theta, what: see `average`; either end may be `model.state_dict()`.
     """
 
     def set(self, alpha: float, *, extrapolate: bool = False) -> None:
-        """Write theta(alpha) into the model's parameters, in place.
-
-        Raises:
-            MergeError: alpha is not finite, or outside [0, 1] without `extrapolate=True`.
-        """
+        """Write theta(alpha) into the model's parameters, in place (MergeError: a bad alpha)."""
         check_alpha(alpha, extrapolate=extrapolate)
         self.write(dict.fromkeys(self.targets, alpha))
 
@@ -147,9 +115,12 @@ def mix(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     """Return (1 - alpha) start + alpha end, exact at 0 and 1, in the dtype of `start`."""
     if not start.is_floating_point():  # a buffer, checked to be the same in both
         return start.clone()
-    # bfloat16 has 8 bits of mantissa: mixing in it would round twice
-    working = torch.promote_types(start.dtype, torch.float32)
-    return torch.lerp(start.to(working), end.to(working), float(alpha)).to(start.dtype)
+    return torch.lerp(wide(start), wide(end), float(alpha)).to(start.dtype)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 or wider: mixing in bfloat16 (8 bits) would round twice."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def averaged_names(state: State, what: What = "all") -> set[str]:
@@ -159,32 +130,27 @@ def averaged_names(state: State, what: What = "all") -> set[str]:
     wanted: set[str] = {what} if isinstance(what, str) else set(what)
     if unknown := wanted - set(get_args(Kind)):
         known = ", ".join(("all", *get_args(Kind)))
-        raise MergeError(
-            f"There is no kind of weight {sorted(unknown)[0]!r}. Choose from: {known}."
-        )
+        raise MergeError(f"There is no kind of weight {min(unknown)!r}. Choose from: {known}.")
     aliases = tied_names(state)
     kinds = {name: kind_of(name, state[name]) for name in state if name not in aliases}
     if missing := wanted - set(kinds.values()):
         raise MergeError(
-            f"These weights have none of kind {sorted(missing)[0]!r}, so there is nothing to "
-            "average. (A head that is tied to the embedding counts as 'embedding'.)"
+            f"No weight is of kind {min(missing)!r}, so there is nothing to average. (A head that "
+            "is tied to the embedding counts as 'embedding'.)"
         )
     return {name for name, kind in kinds.items() if kind in wanted}
 
 
 def tied_names(state: State) -> dict[str, str]:
-    """Return the names that are a second name of an earlier tensor: {second name: first name}."""
+    """Return the second names of earlier tensors: {second name: first name}."""
     first: dict[object, str] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in state.items():
-        if tensor.numel() == 0:
-            continue
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        if place in first:
-            aliases[name] = first[place]
-        else:
-            first[place] = name
-    return aliases
+    places = {
+        name: (tensor.data_ptr(), tensor.shape, tensor.stride())
+        for name, tensor in state.items()
+        if tensor.numel()
+    }
+    firsts = {name: first.setdefault(place, name) for name, place in places.items()}
+    return {name: original for name, original in firsts.items() if original != name}
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -209,22 +175,17 @@ def write_weights(model: nn.Module, weights: State) -> None:
 
 def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
     """Refuse an alpha that is not a finite number, or that extrapolates unasked (MergeError)."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real):
-        raise MergeError(f"alpha must be a number, not {type(alpha).__name__}: use float(alpha).")
-    if not math.isfinite(alpha):
-        raise MergeError(f"alpha is {alpha}: it must be a finite number in [0, 1].")
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
+        raise MergeError(f"alpha is {alpha!r}: it must be a finite number (use float(alpha)).")
     if not extrapolate and not 0 <= alpha <= 1:
         raise MergeError(
-            f"alpha = {alpha} lies outside [0, 1]: that is extrapolation, beyond one of the two "
-            "models. If you mean it, pass extrapolate=True."
+            f"alpha = {alpha} lies outside [0, 1], beyond one of the two models. If you mean to "
+            "extrapolate, pass extrapolate=True."
         )
 
 
 def check_compatible(theta_0: State, theta: State) -> None:
-    """Refuse two sets of weights that cannot be averaged name by name (MergeError).
-
-    They have other names, shapes or dtypes, tied against untied embeddings, NaN or infinity.
-    """
+    """Refuse weights that cannot be averaged name by name, or hold NaN (MergeError)."""
     if not theta_0 or not theta:
         raise MergeError("There are no weights to average: one of the two is empty.")
     _check_names(theta_0, theta, "theta_0", "theta")
@@ -234,17 +195,15 @@ def check_compatible(theta_0: State, theta: State) -> None:
             _check_tensor(name, theta_0[name], theta[name])
 
 
-def check_same_vocabulary(
-    first: HasVocabulary | Mapping[str, int], second: HasVocabulary | Mapping[str, int]
-) -> None:
+def check_same_vocabulary(first: Any, second: Any) -> None:
     """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
     a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
     for token in sorted({*a, *b}, key=lambda t: (a.get(t, b.get(t, 0)), t)):
         if a.get(token) != b.get(token):
             raise MergeError(
                 f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
-                f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Row i of the "
-                "embeddings would mean two things: average only models with one tokenizer."
+                f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Average only "
+                "models with one tokenizer."
             )
 
 
@@ -272,8 +231,7 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
 
 
 def _check_names(state: State, other: State, who: str, other_who: str) -> None:
-    tied, other_tied = _tied_to(state), _tied_to(other)
-    shared = tied_names(state)
+    tied, other_tied, shared = _tied_to(state), _tied_to(other), tied_names(state)
     for name in state:
         tied_here_only = name in shared and name in other and name not in other_tied
         own_head = kind_of(name, state[name]) == "head" and name not in tied
@@ -285,8 +243,7 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
         if name not in other and name not in tied:
             raise MergeError(
                 f"{name!r} is in {who} but not in {other_who}. Average only a model and what it "
-                "was finetuned into; merge a LoRA adapter into its model first "
-                "(merge_and_unload)."
+                "was finetuned into; merge a LoRA adapter first (merge_and_unload)."
             )
 
 
@@ -305,22 +262,17 @@ def _tied_to(state: State) -> dict[str, str]:
 def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape:
         rows = kind_of(name, start) in ("embedding", "head")
-        advice = (
-            "The vocabularies differ: average only models with one tokenizer."
-            if rows
-            else "The architectures differ: average only a model and what it was finetuned into."
-        )
         raise MergeError(
-            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta. {advice}"
+            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: the "
+            f"{'vocabularies' if rows else 'architectures'} differ. Average only a model and what "
+            "it was finetuned into."
         )
     if start.dtype != end.dtype:
         raise MergeError(
             f"{name!r} is {start.dtype} in theta_0 but {end.dtype} in theta: load both alike."
         )
-    if not start.is_floating_point():
-        if not torch.equal(start, end):
-            raise MergeError(f"{name!r} holds whole numbers that differ: they have no average.")
-        return
+    if not start.is_floating_point() and not torch.equal(start, end):
+        raise MergeError(f"{name!r} holds whole numbers that differ: they have no average.")
     for who, tensor in (("theta_0", start), ("theta", end)):
         if not bool(torch.isfinite(tensor).all()):
             raise MergeError(

@@ -1,13 +1,8 @@
 """Heterogeneous model averaging (HMA): the best ratio for each block of layers, found by gradient.
 
 theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for K blocks of layers, whose ratios have
-the fixed mean alpha, so that HMA compares with plain averaging at alpha (paper, section 6). The
-ratios maximise the likelihood of the RLHF policy's own best replies (Eq. 8-9): no data from the
-skills that are to be kept. Both models are frozen; K numbers are all that is learned.
-
-Two ways from K free scores to ratios: the paper's Eq. 11 with its missing factor K put back, and a
-softmax on the simplex whose overflow above 1 is handed on. A grid search over the simplex (K = 3)
-says how good either is.
+the fixed mean alpha (paper, section 6). They maximise the likelihood of the RLHF policy's own best
+replies (Eq. 8-9): no data from the skills that are to be kept. Both models are frozen.
 """
 
 from __future__ import annotations
@@ -26,14 +21,13 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from alignment_tax.merge.average import MergeError, State
+from alignment_tax.merge.average import MergeError, State, wide
 from alignment_tax.merge.parts import (
     TOLERANCE,
     MeanOver,
     Mixture,
     block_shares,
     ratios_of_blocks,
-    wide,
 )
 from alignment_tax.train.loop import IGNORED, check_finite, collate
 
@@ -46,10 +40,7 @@ WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
 
 @dataclass(frozen=True)
 class HmaConfig:
-    """Every number of one search for ratios.
-
-    The best ratios among those evaluated on all examples, every so many steps, are kept.
-    """
+    """Every number of one search for ratios."""
 
     alpha: float  # mean ratio, strictly between 0 and 1; the weight of the aligned model
     learning_rate: float  # Adam's, for the K scores (of order 1: think 0.05, not 2e-5)
@@ -60,7 +51,7 @@ class HmaConfig:
     mean_over: MeanOver = "blocks"  # the paper's mean; "parameters" weighs by the blocks' sizes
     fixed: Mapping[str, float] | None = None  # ratios of parts that are no blocks, else alpha
     penalty: tuple[float, ...] = ()  # c_k of sum_k c_k |alpha_k - alpha|; the paper's D.5
-    evaluate_every: int = 50
+    evaluate_every: int = 50  # steps; the best ratios among those evaluated on everything are kept
     seed: int = 0  # order of the examples
 
 
@@ -71,8 +62,7 @@ class Found:
     Attributes:
         blocks: One per block, in order from the input; weights of the aligned model.
         fixed: Ratios of parts that are no blocks, where they are not the mean.
-        objective: At `blocks`, on all examples: mean negative log-likelihood in nats per reply
-            token, plus whatever was added. Lower is better.
+        objective: At `blocks`, on all examples: mean loss in nats per reply token. Lower is better.
         equal: The same at equal ratios, that is for plain averaging at alpha.
         path: One row per step, or point of the grid: step, ratios, and the objective there, batch
             on the next batch and full on all examples (None where not computed).
@@ -116,9 +106,7 @@ class ReplyLikelihood:
     """Negative log-likelihood of replies (Eq. 9), in nats per reply token.
 
     A batch is scaled by the mean length of ALL replies, so that the mean over batches is Eq. 9
-    times a constant, whatever the batches. The forward pass is in the precision of the weights:
-    under bfloat16 autocast the effect of a small change of a ratio would vanish in rounding.
-    Examples are (input ids, labels) as from `train.loop.encode`, one per prompt and reply.
+    times a constant. No autocast: in bfloat16 the effect of a small change of a ratio would vanish.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Example]) -> None:
@@ -148,9 +136,7 @@ class ReplyLikelihood:
 class KlToStart:
     """KL(theta_0 || mixed model) on generic texts, in nats per token: an `extra` for the objective.
 
-    Averaging gives up what theta_0 knew where replies do not ask for it; this asks for it, on texts
-    (token ids) that need not come from any benchmark. The distributions of theta_0 are computed
-    once: keep the texts few, tokens x vocabulary numbers are held.
+    Keep the texts (token ids) few: tokens x vocabulary numbers of theta_0's distributions are held.
     """
 
     def __init__(
@@ -180,8 +166,7 @@ class KlToStart:
 def softmax_ratios(scores: Tensor, alpha: float, shares: Tensor) -> Tensor:
     """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
 
-    Equal scores give equal ratios. What a block would have above 1 goes to the others, in
-    proportion (`project`), so the whole box can be reached.
+    What a block would have above 1 goes to the others, in proportion (`project`).
     """
     return project(torch.softmax(scores, dim=0), alpha, shares)
 
@@ -190,8 +175,7 @@ def eq11_ratios(scores: Tensor, alpha: float, shares: Tensor, eps: float) -> Ten
     """Return the ratios of the paper's Eq. 11, with the factor K that its text lacks. Shape (K,).
 
     a_k = sigmoid(s_k) + eps and alpha_k = alpha a_k / mean(a). As printed (sum in place of mean)
-    the ratios would have the mean alpha / K. The larger eps, the narrower the interval that can be
-    reached: [0.6 alpha, 1.5 alpha] for K = 3 and eps = 1.
+    the ratios would have the mean alpha / K.
     """
     raw = torch.sigmoid(scores) + eps
     return alpha * raw / (shares @ raw)
@@ -200,7 +184,7 @@ def eq11_ratios(scores: Tensor, alpha: float, shares: Tensor, eps: float) -> Ten
 def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
     """Return the ratios of mean alpha in [0, 1] that are nearest to `raw` in relative entropy.
 
-    All are scaled alike until a ratio reaches 1; it stays there, and the others share what is left.
+    All are scaled alike until a ratio reaches 1; it stays there, and the others share the rest.
     """
     full = torch.zeros_like(raw, dtype=torch.bool)
     while True:
@@ -215,7 +199,7 @@ def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
 def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tuple[float, ...]]:
     """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
 
-    The first two ratios walk in steps of `step` from alpha, the third follows from the mean.
+    The first two ratios walk in steps from alpha, the third follows from the mean.
     """
     if len(shares) != 3:
         raise MergeError(f"The grid search is for K = 3 blocks, not {len(shares)}.")
@@ -237,9 +221,8 @@ def learn_ratios(
 ) -> Found:
     """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
 
-    Adam on K scores (one tensor, given to the optimiser once), cosine schedule with warm-up. It
-    starts at equal ratios, which is plain averaging, and returns the best ratios that were
-    evaluated on all examples, so on these it is never worse. `extra` is added to the objective.
+    Adam on K scores, cosine schedule with warm-up. It starts at equal ratios, which is plain
+    averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
     check_reach(config, search.shares.tolist())
@@ -262,18 +245,9 @@ def learn_ratios(
     return search.best(path, equal=path[0])
 
 
-def grid_search(
-    mixture: Mixture,
-    objective: Objective,
-    config: HmaConfig,
-    step: float,
-    extra: Extra | None = None,
-) -> Found:
-    """Evaluate the objective on a grid over the simplex (K = 3): the reference for `learn_ratios`.
-
-    A `step` of 0.1 means 91 evaluations at alpha 0.5.
-    """
-    search = _Search(mixture, objective, config, extra)
+def grid_search(mixture: Mixture, objective: Objective, config: HmaConfig, step: float) -> Found:
+    """Evaluate the objective on a grid over the simplex (K = 3), a reference for `learn_ratios`."""
+    search = _Search(mixture, objective, config)
     grid = grid_ratios(config.alpha, step, search.shares.tolist())
     path = [
         _row(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
@@ -293,7 +267,7 @@ class _Search:
     """What the two searches share: ratios, objective on a batch and on all examples, result."""
 
     def __init__(
-        self, mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None
+        self, mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None = None
     ) -> None:
         shares = block_shares(mixture.partition, mixture.theta_0, config.mean_over)
         check_config(config, shares)
@@ -333,11 +307,9 @@ class _Search:
         """Return the best of the evaluated steps, the first among equals."""
         best = min((row for row in path if row["full"] is not None), key=lambda row: row["full"])
         fixed, shares = dict(self.config.fixed or {}), self.shares.tolist()
-        blocks = tuple(best["ratios"])
+        blocks, parts = tuple(best["ratios"]), self.mixture.partition
         # refuses a mean that rounding has moved
-        ratios_of_blocks(
-            self.mixture.partition, blocks, self.config.alpha, fixed=fixed, shares=shares
-        )
+        ratios_of_blocks(parts, blocks, self.config.alpha, fixed=fixed, shares=shares)
         return Found(blocks, fixed, best["full"], equal["full"], path)
 
 
@@ -373,27 +345,31 @@ def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
 
 def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
     """Refuse numbers of a search that make no sense for blocks of these shares (MergeError)."""
-    if len(shares) < 2:
-        raise MergeError("With one block there is nothing to search: its ratio is the mean.")
-    if not 0 < config.alpha < 1:
-        raise MergeError(
-            f"alpha = {config.alpha}: it must lie strictly between 0 and 1. At either end the mean "
-            "leaves one choice, all ratios alike."
-        )
-    if config.parameterisation not in get_args(Parameterisation):
-        known = ", ".join(get_args(Parameterisation))
-        raise MergeError(
-            f"There is no parameterisation {config.parameterisation!r}. Choose from: {known}."
-        )
-    if config.learning_rate <= 0 or min(config.epochs, config.batch_size) < 1:
-        raise MergeError("The search needs learning_rate > 0, epochs >= 1 and batch_size >= 1.")
-    if config.evaluate_every < 1:
-        raise MergeError(f"evaluate_every is {config.evaluate_every}: it must be at least 1 step.")
-    if config.penalty and (len(config.penalty) != len(shares) or min(config.penalty) < 0):
-        raise MergeError(
-            f"penalty has {len(config.penalty)} numbers for {len(shares)} blocks: give one of 0 or "
-            "more for each, or none."
-        )
+    known, costs = get_args(Parameterisation), config.penalty
+    for wrong, message in (
+        (len(shares) < 2, "With one block there is nothing to search: its ratio is the mean."),
+        (
+            not 0 < config.alpha < 1,
+            f"alpha = {config.alpha}: it must lie strictly between 0 and 1, or there is no choice.",
+        ),
+        (
+            config.parameterisation not in known,
+            f"There is no parameterisation {config.parameterisation!r}. Choose from: "
+            f"{', '.join(known)}.",
+        ),
+        (
+            config.learning_rate <= 0
+            or min(config.epochs, config.batch_size, config.evaluate_every) < 1,
+            "The search needs learning_rate > 0 and epochs, batch_size, evaluate_every >= 1.",
+        ),
+        (
+            costs and (len(costs) != len(shares) or min(costs) < 0),
+            f"penalty has {len(costs)} numbers for {len(shares)} blocks: give one of 0 or more for "
+            "each, or none.",
+        ),
+    ):
+        if wrong:
+            raise MergeError(message)
 
 
 def check_reach(config: HmaConfig, shares: Sequence[float]) -> None:

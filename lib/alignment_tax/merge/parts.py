@@ -1,16 +1,13 @@
 """Average part by part: another alpha for every block of layers (paper, sections 4.2 and 6).
 
 A `Partition` cuts a model into blocks of layers, counted from the input, and what is no layer:
-embeddings, norms, head. With one alpha per part, theta^[k] = theta_0^[k] + alpha_k (theta -
-theta_0)^[k], one can average a single part and keep the others aligned (Figure 4), or search for
-the best ratios (`merge.hma`). `alpha` is the weight of the aligned model, as everywhere.
+embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +25,7 @@ from alignment_tax.merge.average import (
     kind_of,
     mix,
     own_tensors,
+    wide,
 )
 
 Ratios = Mapping[str, float]
@@ -46,11 +44,9 @@ TOLERANCE = 1e-9  # of a mean that is held exactly, up to the rounding of float6
 class Partition:
     """A model's tensors, each in exactly one part.
 
-    Attributes:
-        blocks: Blocks of layers in order from the input: name of the block to names of tensors.
-            They hold the matrices (and biases) of attention and MLP.
-        others: What is in no block: "embeddings", "norms" (those inside layers too), "head" (if it
-            is not tied to the embedding), "rest" (biases outside layers, buffers).
+    `blocks` of layers, in order from the input, hold matrices and biases of attention and MLP;
+    `others` are "embeddings", "norms" (those inside layers too), "head" (if it is not tied to the
+    embedding) and "rest" (biases outside layers, buffers).
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -65,9 +61,8 @@ class Partition:
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     """Cut a model into blocks of layers, embeddings, norms and head (MergeError: it cannot be cut).
 
-    Tensors carry the number of their layer ("model.layers.0.mlp.up.weight"); `blocks` is K, or the
-    sizes of the blocks in layers. K blocks are as equal as whole layers allow, so that 26 layers in
-    three are the paper's 1-8, 9-17, 18-26.
+    `blocks` is K, or the sizes of the blocks in layers. K blocks are as equal as layers allow:
+    26 layers in three are the paper's 1-8, 9-17, 18-26.
     """
     tensors = own_tensors(model)
     place = {number: i for i, number in enumerate(layer_numbers(tensors))}
@@ -107,11 +102,7 @@ def layer_numbers(names: Mapping[str, object]) -> list[int]:
 
 
 def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
-    """Return how many layers each of K blocks has: block k ends at layer floor(k L / K).
-
-    Raises:
-        MergeError: K is below 1 or above the number of layers.
-    """
+    """Return the layers in each of K blocks, k ending at floor(k L / K) (MergeError: a bad K)."""
     if not 1 <= blocks <= layers:
         raise MergeError(
             f"{blocks} blocks cannot be cut from {layers} layers: choose K from 1 to {layers}."
@@ -168,26 +159,18 @@ def ratios_of_blocks(
     ratios = dict(zip(partition.blocks, map(float, values), strict=True))
     ratios |= {**dict.fromkeys(partition.others, float(alpha)), **(fixed or {})}
     check_ratios(partition, ratios)
-    count = len(values)
-    weights = [1 / count] * count if shares is None else shares
+    weights = shares or [1 / len(values)] * len(values)
     mean = math.fsum(w * v for w, v in zip(weights, values, strict=True))
     if abs(mean - alpha) > TOLERANCE:
-        raise MergeError(
-            f"The ratios {', '.join(f'{v:g}' for v in values)} sum to {math.fsum(values):g}, not "
-            f"to K alpha = {count * alpha:g}: their mean must be alpha."
-            if shares is None
-            else f"The ratios have the weighted mean {mean:g}, not alpha = {alpha:g}."
-        )
+        told = ", ".join(f"{v:g}" for v in values)
+        raise MergeError(f"The ratios {told} have the mean {mean:g}: the mean must be {alpha:g}.")
     return ratios
 
 
 def block_shares(
     partition: Partition, tensors: State, mean_over: MeanOver = "blocks"
 ) -> tuple[float, ...]:
-    """Return the weight of every block in the mean ratio; they sum to 1.
-
-    Over "blocks" every block counts alike (the paper), over "parameters" by its size.
-    """
+    """Return the weight of every block in the mean: alike (the paper), or by "parameters"."""
     if mean_over == "blocks":
         return (1 / len(partition.blocks),) * len(partition.blocks)
     if mean_over != "parameters":
@@ -202,15 +185,19 @@ class Mixture(Ends):
     >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
     >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    Both ends are held once; for one step of a search the mixed weights come on top. No gradient
-    or optimiser state has the size of the model. All ratios 0 give theta_0, and all 1 theta, to the
-    last bit. Either end may be `model.state_dict()`.
+    All ratios 0 give theta_0, and all 1 theta, to the last bit.
     """
 
     def __init__(
         self, model: nn.Module, theta_0: State, theta: State, partition: Partition
     ) -> None:
-        check_depth(theta_0, theta)
+        # other depths are told before names are compared one by one
+        before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
+        if before != after:
+            raise MergeError(
+                f"theta_0 has {before} layers and theta {after}: average only a model and what it "
+                "was finetuned into."
+            )
         super().__init__(model, theta_0, theta)
         check_partition(partition, self.targets)
         self.partition = partition
@@ -222,10 +209,9 @@ class Mixture(Ends):
         self.write({name: ratios[part] for part, names in parts.items() for name in names})
 
     def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-        """Return the mixed weights; gradients flow to those ratios that are tensors with gradients.
+        """Return the mixed weights; gradients flow to ratios (one a part) that are tensors.
 
-        Args:
-            ratios: one number per part (float64 scalars), which need not lie in [0, 1].
+        A ratio is a float64 scalar, which need not lie in [0, 1].
         """
         mixed: dict[str, Tensor] = {}
         for part, names in self.partition.parts.items():
@@ -249,11 +235,6 @@ class _Mix(torch.autograd.Function):
         return slope.to(alpha), None, None
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32, or in float64 where it is that already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def check_ratios(partition: Partition, ratios: Ratios) -> None:
     """Refuse ratios that are not one number in [0, 1] for each part (MergeError)."""
     parts = partition.parts
@@ -266,8 +247,7 @@ def check_ratios(partition: Partition, ratios: Ratios) -> None:
         # NaN lies in no interval
         if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
             raise MergeError(
-                f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1], or that "
-                "part is extrapolated beyond one of the two models."
+                f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1]."
             )
 
 
@@ -275,25 +255,15 @@ def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None
     """Refuse parts that overlap, miss a tensor or name one that the model lacks (MergeError)."""
     if twice := [name for name in partition.blocks if name in partition.others]:
         raise MergeError(f"{twice[0]!r} is the name of a block and of another part: rename one.")
-    counts = Counter(name for names in partition.parts.values() for name in names)
-    for name, count in counts.items():
-        owners = [part for part, names in partition.parts.items() if name in names]
-        if name not in tensors:
-            raise MergeError(f"{name!r} of part {owners[0]!r} is no tensor of the model.")
-        if count > 1:
-            raise MergeError(
-                f"Parts overlap: {name!r} is {count} times in {' and '.join(map(repr, owners))}. "
-                "Every tensor belongs to one part."
+    owners: dict[str, list[str]] = {name: [] for name in tensors}
+    for part, names in partition.parts.items():
+        for name in names:
+            if name not in owners:
+                raise MergeError(f"{name!r} of part {part!r} is no tensor of the model.")
+            owners[name].append(part)
+    for name, held in owners.items():
+        if len(held) != 1:
+            where = (
+                f"{len(held)} times in {' and '.join(map(repr, held))}" if held else "in no part"
             )
-    if missing := [name for name in tensors if name not in counts]:
-        raise MergeError(f"{missing[0]!r} is in no part. Every tensor belongs to one part.")
-
-
-def check_depth(theta_0: State, theta: State) -> None:
-    """Refuse models of different depth, before their names are compared one by one."""
-    before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
-    if before != after:
-        raise MergeError(
-            f"theta_0 has {before} layers and theta {after}: average only a model and what it was "
-            "finetuned into."
-        )
+            raise MergeError(f"{name!r} is {where}. Every tensor belongs to one part.")

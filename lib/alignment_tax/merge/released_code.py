@@ -1,27 +1,20 @@
 """A test bench for the paper's released code: HMA with its faults, each behind a switch.
 
-The authors' code differs from the paper's text in ways that change the result. Here every one can
-be switched on by itself, so that a table can say what it does. Nothing in the library uses this
-module: for HMA itself see `merge.hma`.
+They change the result, and every one can be switched on by itself, so that a table can say what it
+does. Nothing in the library uses this module but the search `hma_released`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from alignment_tax.merge import hma
 from alignment_tax.merge.average import kind_of
-from alignment_tax.merge.hma import (
-    HmaConfig,
-    Objective,
-    check_config,
-    epoch_batches,
-    mean_objective,
-    schedule,
-)
+from alignment_tax.merge.hma import HmaConfig, Objective
 from alignment_tax.merge.parts import Mixture, block_shares
 from alignment_tax.train.loop import check_finite
 
@@ -47,13 +40,7 @@ class Faults:
 
 AS_MEANT = Faults()
 AS_PRINTED = Faults(missing_factor_k=True)
-AS_RELEASED = Faults(
-    frozen_numerator=True,
-    multiplied_learning_rate=True,
-    alpha_of_theta_0=True,
-    embeddings_of_theta_0=True,
-    bf16_ratios=True,
-)
+AS_RELEASED = Faults(**{f.name: f.name != "missing_factor_k" for f in fields(Faults)})
 
 
 @dataclass(frozen=True)
@@ -73,34 +60,24 @@ def run(
     """Run HMA by Eq. 11 with some faults switched on; the last scores are kept, not the best.
 
     Args:
-        mixture: the two models and their parts.
-        objective: usually `ReplyLikelihood`.
+        mixture, objective: see `merge.hma.learn_ratios`.
         config: alpha, eps, learning_rate, epochs, batch_size and seed are used.
-        faults: the switches.
-
-    Raises:
-        MergeError: numbers that make no sense.
-        TrainingDiverged: an objective that is no finite number.
     """
     blocks = mixture.partition.blocks
-    check_config(config, block_shares(mixture.partition, mixture.theta_0))
+    hma.check_config(config, block_shares(mixture.partition, mixture.theta_0))
     initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
     scores = [score.clone().requires_grad_() for score in initial.unbind()]
     optimizers = [torch.optim.Adam([score], lr=config.learning_rate) for score in scores]
-    repeats = [1] * len(blocks)
-    if faults.multiplied_learning_rate:
-        repeats = [
-            sum(kind_of(n, mixture.theta[n]) == "linear" for n in names)
-            for names in blocks.values()
-        ]
+    linear = [[kind_of(n, mixture.theta[n]) == "linear" for n in held] for held in blocks.values()]
+    repeats = [sum(each) if faults.multiplied_learning_rate else 1 for each in linear]
     before = merged_objective(mixture, objective, config, faults, initial)
-    batches = list(epoch_batches(len(objective), config))
+    batches = list(hma.epoch_batches(len(objective), config))
     for step, chosen in enumerate(tqdm(batches, desc="test bench", unit="step", leave=False)):
         ratios = training_ratios(torch.stack(scores), initial, config, faults)
         loss = objective(mixed_weights(mixture, ratios, config, faults), chosen)
         check_finite({"objective": loss.item()}, step + 1, config.learning_rate)
         slopes = torch.autograd.grad(loss, scores)
-        rate = config.learning_rate * schedule(step, len(batches))
+        rate = config.learning_rate * hma.schedule(step, len(batches))
         for score, slope, optimizer, count in zip(scores, slopes, optimizers, repeats, strict=True):
             score.grad, optimizer.param_groups[0]["lr"] = slope, rate
             for _ in range(count):
@@ -136,9 +113,8 @@ def mixed_weights(
 ) -> dict[str, Tensor]:
     """Return the weights for ratios of theta; parts that are no blocks get the mean, or 0."""
     mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
-    others = dict.fromkeys(mixture.partition.others, mean)
-    if faults.embeddings_of_theta_0:
-        others |= {name: 0.0 for name in others if name in ("embeddings", "norms")}
+    left = ("embeddings", "norms") if faults.embeddings_of_theta_0 else ()
+    others = {name: 0.0 if name in left else mean for name in mixture.partition.others}
     blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
     return mixture.weights({**others, **blocks})
 
@@ -149,4 +125,4 @@ def merged_objective(
 ) -> float:
     """Return the objective on all examples for the model that these scores merge to."""
     weights = mixed_weights(mixture, merged_ratios(scores, config, faults), config, faults)
-    return mean_objective(objective, weights, config.batch_size)
+    return hma.mean_objective(objective, weights, config.batch_size)

@@ -2,18 +2,6 @@
 
 Each takes two models, data and a mean alpha, and returns K ratios with that mean. `merge.hma` holds
 the search itself; here is what it is given.
-
-=============  =========================================================================
-hma            likelihood of the policy's own best replies, by gradient (Eq. 8-9)
-hma_eq11       the same by the paper's parameterisation, Eq. 11, its factor K put back
-hma_grid       the same on a grid over the simplex (K = 3): the reference for both
-hma_released   the same as the paper's released code does it, all its faults switched on
-hma_reward     the reward of sampled replies itself (Eq. 3), on a grid (K = 3), with common random
-               numbers at every point
-hma_kl         likelihood plus KL(theta_0 || mixture) on pretraining text
-hma_kl_other   the same on text without the formats of the skills that are scored
-adamerging     likelihood of labelled reading items (`merge.adamerging`)
-=============  =========================================================================
 """
 
 from __future__ import annotations
@@ -22,59 +10,37 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge import released_code
+from alignment_tax.merge import hma, released_code
 from alignment_tax.merge.adamerging import adamerging
 from alignment_tax.merge.average import MergeError, State, write_weights
-from alignment_tax.merge.hma import (
-    Example,
-    Found,
-    HmaConfig,
-    KlToStart,
-    ReplyLikelihood,
-    check_config,
-    check_reach,
-    grid_ratios,
-    grid_search,
-    learn_ratios,
-)
+from alignment_tax.merge.hma import Example, Found, HmaConfig, ReplyLikelihood
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.presets import RatioConfig
-
-#: The released code leaves these parts at theta_0, whatever alpha.
-LEFT_AT_START = {"embeddings": 0.0, "norms": 0.0}
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the searches may look at; each needs one of these.
+    """What the searches may look at; each needs one of these."""
 
-    Attributes:
-        replies: The aligned policy's own best replies, encoded.
-        texts: Token ids of the text on which theta_0 is to be kept, by method.
-        labelled: Items of one skill with their answers, encoded.
-        prompts: How many prompts `reward` can sample for.
-        reward: Mean reward of a model's replies to the prompts of these numbers, sampled with the
-            same random numbers for every model.
-    """
-
-    replies: Sequence[Example] = ()
+    replies: Sequence[Example] = ()  # the aligned policy's own best replies, encoded
+    #: Token ids of the text on which theta_0 is to be kept, by method.
     texts: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
-    labelled: Sequence[Example] = ()
-    prompts: int = 0
+    labelled: Sequence[Example] = ()  # items of one skill with their answers, encoded
+    prompts: int = 0  # how many prompts `reward` can sample for
+    #: Mean reward of a model's replies to the prompts of these numbers, sampled with the same
+    #: random numbers for every model.
     reward: Callable[[Any, Sequence[int]], float] | None = None
 
 
 @dataclass
 class SampledReward:
-    """Minus the mean reward of sampled replies (Eq. 3): an objective without a gradient.
-
-    It writes into the model; `count` is the number of prompts, `reward` that of `Data`.
-    """
+    """Minus the mean reward of sampled replies (Eq. 3), without a gradient."""
 
     model: nn.Module
     count: int
@@ -84,17 +50,14 @@ class SampledReward:
         return self.count
 
     def __call__(self, weights: State, chosen: Sequence[int]) -> Tensor:
-        """Return minus the mean reward of replies to the chosen prompts, a scalar."""
+        """Return the value for the chosen prompts; the weights are written into the model."""
         write_weights(self.model, weights)
         return torch.tensor(-self.reward(self.model, chosen), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One search: between which models, on what, by which numbers, at which mean ratio.
-
-    `model` is a network to run the mixture in; a search by reward writes into it.
-    """
+    """One search; a search by reward writes into `model`, a network to run the mixture in."""
 
     mixture: Mixture
     model: nn.Module
@@ -120,13 +83,13 @@ def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     return HmaConfig(alpha=alpha, seed=seed, **{name: getattr(config, name) for name in shared})
 
 
-def _hma(task: Task, **changes: Any) -> Found:
-    numbers = dataclasses.replace(task.numbers, **changes)
-    return learn_ratios(task.mixture, task.likelihood, numbers)
-
-
-def _grid(task: Task) -> Found:
-    return grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step)
+def _hma(task: Task, kept: str | None = None, **changes: Any) -> Found:
+    """By gradient; `kept` is the method whose texts theta_0 is to be kept on."""
+    numbers, extra = dataclasses.replace(task.numbers, **changes), None
+    if kept:
+        texts, weight = task.data.texts[kept], task.config.kept_weight
+        extra = hma.KlToStart(task.model, task.mixture.theta_0, texts, weight)
+    return hma.learn_ratios(task.mixture, task.likelihood, numbers, extra)
 
 
 def _released(task: Task) -> Found:
@@ -139,7 +102,8 @@ def _released(task: Task) -> Found:
         batch_size=task.config.released_batch_size,
     )
     result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
-    return Found(result.ratios, dict(LEFT_AT_START), result.objective, result.before, [])
+    left = {"embeddings": 0.0, "norms": 0.0}  # at theta_0, whatever alpha
+    return Found(result.ratios, left, result.objective, result.before, [])
 
 
 def _reward(task: Task) -> Found:
@@ -148,25 +112,27 @@ def _reward(task: Task) -> Found:
         raise ValueError("A search by reward needs a function that samples and scores replies.")
     objective = SampledReward(task.model, data.prompts, data.reward)
     numbers = dataclasses.replace(task.numbers, batch_size=data.prompts)
-    return grid_search(task.mixture, objective, numbers, task.config.reward_step)
-
-
-def _keeping(task: Task, method: str) -> Found:
-    texts, weight = task.data.texts[method], task.config.kept_weight
-    keep = KlToStart(task.model, task.mixture.theta_0, texts, weight)
-    return learn_ratios(task.mixture, task.likelihood, task.numbers, keep)
+    return hma.grid_search(task.mixture, objective, numbers, task.config.reward_step)
 
 
 #: The methods that keep theta_0 on texts, and whether these have the formats that are scored.
 KEEPING = {"hma_kl": True, "hma_kl_other": False}
 SEARCHES: dict[str, Callable[[Task], Found]] = {
+    # likelihood of the policy's own best replies, by gradient (Eq. 8-9)
     "hma": _hma,
-    "hma_eq11": lambda task: _hma(task, parameterisation="eq11"),
-    "hma_grid": _grid,
+    # the same by the paper's parameterisation, Eq. 11, its factor K put back
+    "hma_eq11": partial(_hma, parameterisation="eq11"),
+    # the same on a grid over the simplex (K = 3): the reference for both
+    "hma_grid": lambda task: hma.grid_search(
+        task.mixture, task.likelihood, task.numbers, task.config.grid_step
+    ),
+    # the same as the paper's released code does it, all its faults switched on
     "hma_released": _released,
+    # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers
     "hma_reward": _reward,
-    "hma_kl": lambda task: _keeping(task, "hma_kl"),
-    "hma_kl_other": lambda task: _keeping(task, "hma_kl_other"),
+    # likelihood plus KL(theta_0 || mixture) on pretraining text, with and without scored formats
+    **{method: partial(_hma, kept=method) for method in KEEPING},
+    # likelihood of labelled reading items
     "adamerging": lambda task: adamerging(
         task.mixture, task.model, task.data.labelled, task.numbers
     ),
@@ -188,8 +154,8 @@ def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) ->
             raise MergeError(f"{field_.name} of the ratios is {value}: it must be {low}, finite.")
     shares = (1 / blocks,) * blocks if blocks > 0 else ()
     numbers = hma_numbers(config, alpha)
-    check_config(numbers, shares)
+    hma.check_config(numbers, shares)
     if method == "hma_eq11":
-        check_reach(dataclasses.replace(numbers, parameterisation="eq11"), shares)
+        hma.check_reach(dataclasses.replace(numbers, parameterisation="eq11"), shares)
     if method in GRID_STEPS:
-        grid_ratios(alpha, getattr(config, GRID_STEPS[method]), shares)
+        hma.grid_ratios(alpha, getattr(config, GRID_STEPS[method]), shares)

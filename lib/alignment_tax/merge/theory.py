@@ -1,15 +1,8 @@
-"""Why averaging works: the feature model of Proposition 5.1, simulated beside its formula.
-
-Two models, one for the skills (theta_0), one for alignment (theta), each use `n` features of the
-world, `n_o` of them the same. A feature shows the true class of an input with probability 1 - p
-and any class at random otherwise. A model adds up what its features show, and answers with the
-class that got most. Averaging helps where the two use different features for the same labels:
-they rarely fail together (paper, section 5 and appendix F; noise sigma = 0 here).
+"""Why averaging works: the feature model of Proposition 5.1 (section 5, appendix F; sigma = 0).
 
 The proposition is printed for averaged weights, yet its formula is that of averaged OUTPUTS. In
 averaged weights (Def. F.2 as printed) a shared feature is counted four times: twice in the head,
-and twice in what the head sees. This module has both, so that a reader can see how far apart they
-are.
+and twice in what the head sees. This module has both.
 """
 
 from __future__ import annotations
@@ -29,7 +22,12 @@ SHARED_IN_WEIGHTS = 4  # (w_a + w_b) holds it twice, (Phi_a + Phi_b) shows it tw
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """The world of Proposition 5.1 (ValueError: a number that makes no sense)."""
+    """The world of Proposition 5.1 (ValueError: a number that makes no sense).
+
+    Two models, theta_0 and theta, each use `features`, `shared` of them the same. A feature shows
+    the true class of an input with probability 1 - p and any class at random otherwise. A model
+    answers with the class that most of its features show.
+    """
 
     features: int = 20  # n, features that each model uses
     shared: int = 5  # n_o, how many of them both use
@@ -44,17 +42,16 @@ class FeatureModel:
             )
         if self.classes < 2 or not 0 < self.p < 1:
             raise ValueError(
-                "There must be two classes or more, and p must lie between 0 and 1 (at 0 nothing "
-                f"ever fails, at 1 nothing is known); got classes={self.classes}, p={self.p}."
+                "There must be two classes or more, and p must lie between 0 and 1; got "
+                f"classes={self.classes}, p={self.p}."
             )
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy (0 to 1) on a task of a single model, of averaged weights, of averaged outputs.
+    """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs.
 
-    The effectiveness xi of section 5 is `weights - single` or `outputs - single`: both tasks are
-    alike here, so the gain on one is the mean gain.
+    Both tasks are alike: the effectiveness xi of section 5 is `weights` or `outputs` - `single`.
     """
 
     single: float
@@ -67,19 +64,11 @@ def simulate(
 ) -> Accuracies:
     """Draw inputs of the skills' task and return how often each way of answering is right.
 
-    With "different" labels the other model was never trained on these classes: its head is zero
-    there, and its own features add nothing. What both share is still shown twice to the averaged
-    head. A failing feature then shows any of the 2 K classes of the world, so that a single model
-    errs less often than with the same labels.
-
     Args:
-        model: the world.
-        labels: whether the two tasks have the same classes (case 1) or none in common (case 2).
+        labels: "same", or "different" (case 2): the other model's head is zero on these classes,
+            and a failing feature shows any of the 2 K classes of the world.
         draws: number of inputs; the standard error is at most 0.5 / sqrt(draws).
-        seed: of the draws.
-
-    Raises:
-        ValueError: unknown `labels`, or no draws.
+        seed: of the draws; one seed draws the same numbers for every world.
     """
     if labels not in ("same", "different") or draws < 1:
         raise ValueError(
@@ -106,10 +95,7 @@ def simulate(
 def repeated(
     model: FeatureModel, labels: Labels = "same", *, repeats: int, draws: int, seed: int = 0
 ) -> list[Accuracies]:
-    """Simulate several times, each on inputs of its own: the spread between repeats is the error.
-
-    Repeat i of one seed draws the same numbers for every world.
-    """
+    """Simulate several times, each on inputs of its own: the spread is the error."""
     seeds = np.random.SeedSequence(seed).generate_state(repeats)
     return [simulate(model, labels, draws=draws, seed=int(each)) for each in seeds]
 
@@ -123,9 +109,8 @@ def accuracy(votes: np.ndarray) -> float:
 def f_p(x: float, p: float, classes: int) -> float:
     """Return F_p(x) = P(eta_1 > 0, ..., eta_{K-1} > 0), eta ~ N(x 1, M) (paper, F.4).
 
-    M_ii = p (K + 2 - p K) / K and M_ij = p (K + 1 - p K) / K. The K - 1 margins (true class against
-    each other one) have the votes of the true class in common, so they are independent once that
-    one number is given: F_p is an integral over one normal variable.
+    M_ii = p (K + 2 - p K) / K and M_ij = p (K + 1 - p K) / K: the K - 1 margins are independent
+    once the votes of the true class, which they share, are given.
     """
     common = math.sqrt(p * (classes + 1 - p * classes) / classes)
     own = math.sqrt(p / classes)
@@ -137,9 +122,8 @@ def f_p(x: float, p: float, classes: int) -> float:
 def margin(model: FeatureModel, shared_counts: int) -> float:
     """Return the x of F_p(x) for two models together: mean over spread of the summed votes.
 
-    Votes of weight v_i give x = (1 - p) sum v_i / sqrt(sum v_i^2): here 2 (n - n_o) features count
-    once and n_o features `shared_counts` times. Counted 2 times this is the formula of the
-    proposition, sqrt(2) (1 - p) n / sqrt(n + n_o).
+    Votes of weight v_i give x = (1 - p) sum v_i / sqrt(sum v_i^2). With shared features counted 2
+    times this is the formula of the proposition, sqrt(2) (1 - p) n / sqrt(n + n_o).
     """
     single, shared = 2 * (model.features - model.shared), model.shared
     total = single + shared_counts * shared
@@ -147,11 +131,7 @@ def margin(model: FeatureModel, shared_counts: int) -> float:
 
 
 def predicted(model: FeatureModel) -> Accuracies:
-    """Return the accuracies for the same labels in the limit of many features (F_p).
-
-    The limit is normal; for few features it promises too much (n = 20, K = 10, p = 0.8: 0.820 for
-    a single model, where simulation gives 0.765).
-    """
+    """Return the accuracies for the same labels in the limit of many features (F_p)."""
     single = (1 - model.p) * math.sqrt(model.features)
     places = (single, margin(model, SHARED_IN_WEIGHTS), margin(model, SHARED_IN_OUTPUTS))
     return Accuracies(*(f_p(x, model.p, model.classes) for x in places))
@@ -160,8 +140,7 @@ def predicted(model: FeatureModel) -> Accuracies:
 def proposition_5_1(model: FeatureModel) -> float:
     """Return xi(1) - xi(2) as printed: how much more averaging gains when the labels are the same.
 
-    F_p(sqrt(2) (1 - p) n / sqrt(n + n_o)) - F_p((1 - p) sqrt(n)): never negative, and zero if and
-    only if n_o = n.
+    F_p(sqrt(2) (1 - p) n / sqrt(n + n_o)) - F_p((1 - p) sqrt(n)): zero if and only if n_o = n.
     """
     limit = predicted(model)
     return limit.outputs - limit.single

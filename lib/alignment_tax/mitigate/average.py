@@ -1,7 +1,6 @@
 """Averaging the outcome of another remedy with theta_0: `merge.average` as the last step of a run.
 
-Paper, section 4.1 (after WiSE-FT, Wortsman et al. 2022). For a whole sweep over alpha of one
-trained policy use `merge.average.Sweep`, which trains nothing again.
+For a whole sweep over alpha of one trained policy use `merge.average.Sweep`, which trains nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +14,12 @@ from alignment_tax.mitigate.base import Setting, Treatment
 class Average(Treatment):
     """Writes (1 - alpha) theta_0 + alpha theta into the outcome (MergeError: a bad alpha)."""
 
-    def __init__(self, theta_0: PreTrainedModel, alpha: float) -> None:
+    def __init__(self, setting: Setting, alpha: float) -> None:
         check_alpha(alpha)
-        self.theta_0, self.alpha = theta_0, alpha
+        self.theta_0, self.alpha = setting.theta_0, alpha
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
         """Average the policy with theta_0, in place."""
         mixed = average(own_tensors(self.theta_0), own_tensors(model), self.alpha)
         write_weights(model, mixed)
         return model
-
-
-def averaged(setting: Setting, alpha: float) -> Average:
-    """Return averaging with theta_0."""
-    return Average(setting.theta_0, alpha)

@@ -29,7 +29,7 @@ Example = tuple[Prompt, AnyReply]
 class Treatment(Extra):
     """One remedy at one strength: an `Extra` that may also act before and after training.
 
-    Override what the remedy needs. `learning_rate_factor` multiplies the learning rate of the run.
+    `learning_rate_factor` multiplies the learning rate of the run.
     """
 
     learning_rate_factor: float = 1.0
@@ -48,15 +48,10 @@ def treat(
     treatments: Sequence[Treatment],
     train: Callable[[PreTrainedModel, Sequence[Extra]], T],
 ) -> tuple[PreTrainedModel, T]:
-    """Train a policy under treatments: begin all, train, end all.
+    """Train a policy under treatments: begin all, train, end all; return it and what `train` did.
 
     They end in the given order and begin in the reverse one: whatever works on the outcome of
-    others comes after them. It serves RSF's rounds as well as one finetuning (there the learning
-    rate is the caller's, `learning_rate_factor` included):
-
-    >>> treat(policy, treatments, lambda model, extras: rsf_round(model, ..., extras=extras))
-
-    Returns the outcome in eval mode, and what `train` returned.
+    others comes after them. `learning_rate_factor` is left to `train`.
     """
     for treatment in reversed(treatments):
         policy = treatment.begin(policy)
@@ -68,27 +63,16 @@ def treat(
 
 @dataclass(frozen=True)
 class Setting:
-    """What every remedy starts from and may use.
+    """What every remedy starts from and may use."""
 
-    Attributes:
-        theta_0: The policy before RLHF; never trained itself.
-        tokenizer: Its tokenizer.
-        pool: What is finetuned on: pairs of prompt and reply.
-        config: Numbers of the finetuning.
-        seed: Order of the examples, and every random draw of a remedy.
-        replay: Pretraining documents, for replay; plain text is `Document(((text, 1.0),))`.
-        replay_other: The same without the formats that are evaluated.
-        reported: Texts that no replayed document may contain (see `replay.find_overlap`).
-    """
-
-    theta_0: PreTrainedModel
+    theta_0: PreTrainedModel  # the policy before RLHF; never trained itself
     tokenizer: PreTrainedTokenizerBase
-    pool: Sequence[Example]
-    config: DistilConfig
-    seed: int
-    replay: Sequence[Document] = ()
-    replay_other: Sequence[Document] = ()
-    reported: Sequence[str] = ()
+    pool: Sequence[Example]  # what is finetuned on: pairs of prompt and reply
+    config: DistilConfig  # numbers of the finetuning
+    seed: int  # order of the examples, and every random draw of a remedy
+    replay: Sequence[Document] = ()  # pretraining documents
+    replay_other: Sequence[Document] = ()  # the same without the formats that are evaluated
+    reported: Sequence[str] = ()  # texts that no replayed document may contain
 
     @property
     def steps(self) -> int:
@@ -110,14 +94,11 @@ class Distilled:
 
 
 def distil(
-    setting: Setting,
-    remedies: Mapping[str, float] | None = None,
-    riders: Sequence[Treatment] = (),
+    setting: Setting, remedies: Mapping[str, float] | None = None, riders: Sequence[Treatment] = ()
 ) -> Distilled:
     """Finetune theta_0 once on the pool, under remedies: the paper's protocol (D.1).
 
-    The pool holds the best-of-n samples of one RSF run. Every remedy gets the same examples in the
-    same order and equally many steps, so that they differ in nothing but the remedy.
+    Every remedy gets the same examples in the same order and equally many steps.
 
     Args:
         setting: theta_0 (a copy of it is trained), the pool and the numbers.
@@ -125,8 +106,7 @@ def distil(
         riders: Treatments that only watch the run; to end them is left to the caller.
 
     Raises:
-        ValueError: an unknown remedy, a strength or setting it cannot use, an empty pool.
-        TrainingDiverged: see `finetune`.
+        ValueError, TrainingDiverged: a senseless remedy, strength or setting; see `finetune`.
     """
     chosen = treatments(setting, remedies or {})
     config = setting.config
@@ -167,8 +147,7 @@ def distil_along(
 def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatment]:
     """Return one treatment per remedy, in the order in which they must end (see `When`).
 
-    A moving average ends before LoRA is merged, graft and averaging after it; several of the last
-    kind act one after the other as listed. ValueError: an unknown remedy, or a bad strength.
+    ValueError: an unknown remedy, or a bad strength.
     """
     if unknown := remedies.keys() - REMEDIES.keys():
         known = ", ".join(REMEDIES)
@@ -178,11 +157,7 @@ def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatmen
 
 
 def best_of_n(rounds: Iterable[pd.DataFrame]) -> list[Example]:
-    """Pool what RSF kept in its rounds: pairs of prompt and reply.
-
-    Args:
-        rounds: The `samples` of each `RoundResult`: prompt, reply, ids, finished, chosen.
-    """
+    """Pool what RSF kept in its rounds (`samples` of each): pairs of prompt and reply."""
     kept = [samples[samples["chosen"]] for samples in rounds]
     return [pair for rows in kept for pair in zip(rows["prompt"], kept_replies(rows), strict=True)]
 
@@ -201,8 +176,7 @@ def check_strength(value: float, remedy: str) -> float:
     """Return a strength that is a finite number of 0 or more (ValueError otherwise)."""
     if isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
         raise ValueError(
-            f"The strength of {remedy} is {value}: it must be a finite number of 0 or more. "
-            "0 leaves the training as it is."
+            f"The strength of {remedy} is {value}: it must be a finite number, 0 (off) or more."
         )
     return float(value)
 

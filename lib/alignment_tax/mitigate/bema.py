@@ -1,10 +1,7 @@
 """BEMA: an EMA of the weights that is corrected for its lag. Block and Zhang 2025; by TRL.
 
-    theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
-    EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
-
-Not in the paper. It shows the opposite wish: the correction takes away the pull to theta_0 that an
-EMA has, which speeds learning up and gives back the tax.
+theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
+EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
 """
 
 from __future__ import annotations
@@ -16,17 +13,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerState
 from trl import BEMACallback
 
-from alignment_tax.merge.average import write_weights
-from alignment_tax.mitigate.base import Setting, Treatment, check_share
+from alignment_tax.mitigate.base import Setting, check_share
+from alignment_tax.mitigate.moving_average import MovingAverage
 
 #: Arguments and control of a Trainer, which the callback takes but does not look at.
 NOT_USED: Any = None
 
 
-class Bema(Treatment):
-    """Feeds every step to TRL's callback, and takes its weights at the end."""
+class Bema(MovingAverage):
+    """Feeds every step to TRL's callback, and takes its weights: no pull to theta_0, as EMA has."""
 
     def __init__(self, power: float) -> None:
+        super().__init__()
         self.power = check_share(power, "power of BEMA")
         self.state = TrainerState()
 
@@ -48,11 +46,6 @@ class Bema(Treatment):
         """Return the callback's weights so far, by name of the parameter."""
         averaged = cast(PreTrainedModel, self.callback.running_model)
         return dict(averaged.named_parameters())
-
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Write the callback's weights into the policy."""
-        write_weights(model, self.weights())
-        return model
 
 
 def bema(setting: Setting, power: float) -> Bema:

@@ -2,10 +2,6 @@
 
     theta = theta_0 + gamma * (theta_aligned - theta_0),    gamma a 0/1 mask
 
-The paper names graft among the known remedies. Panigrahi et al. learn the mask, started from the
-largest changes; `learnt_mask` does so. `largest_mask` stops at that start, which costs no training
-at all and is the default here; `random_mask` is the control that shows what choosing is worth.
-
 The density is the share of the CHANGED weights that keep their change. 1 is the aligned model.
 """
 
@@ -50,32 +46,30 @@ def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str,
 def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
     """Return the mask of the largest changes |theta - theta_0| in all weights together.
 
-    Raises:
-        MergeError: the two do not fit together.
-        ValueError: the density lies outside (0, 1].
+    It costs no training; Panigrahi et al. start from it. ValueError: the density is not in (0, 1].
     """
-    return top_mask(_sizes(theta_0, theta), count_kept(theta_0, theta, density))
+    sizes = _sizes(theta_0, theta)
+    return top_mask(sizes, count_kept(sizes, density))
 
 
 def random_mask(theta_0: State, theta: State, density: float, seed: int) -> Mask:
-    """Return a mask of changed weights drawn at random (raises what `largest_mask` does)."""
-    generator = torch.Generator().manual_seed(seed)
+    """Return a mask of changed weights drawn at random, a control."""
+    generator, sizes = torch.Generator().manual_seed(seed), _sizes(theta_0, theta)
     # a uniform number in (0, 1] for a changed weight, 0 for one that must not be drawn
     scores = {
         name: (1 - torch.rand(size.shape, generator=generator).to(size.device)) * (size > 0)
-        for name, size in _sizes(theta_0, theta).items()
+        for name, size in sizes.items()
     }
-    return top_mask(scores, count_kept(theta_0, theta, density))
+    return top_mask(scores, count_kept(sizes, density))
 
 
 def learnt_mask(
     model: nn.Module, theta_0: State, theta: State, density: float, batches: Iterable[Batch]
 ) -> Mask:
-    """Return a mask learnt on the alignment data, started from the largest changes.
+    """Return a mask learnt on the alignment data, from the largest changes, as Panigrahi et al. do.
 
-    The mask is relaxed to sigmoid(S), S = +-START by size of the change; Adam lowers the loss of
-    theta_0 + sigmoid(S) (theta - theta_0) on the batches; the changes with the highest S are kept.
-    The weights are put into `model`; its own are not touched.
+    S = +-START by size of the change; Adam lowers the loss of theta_0 + sigmoid(S) * change on the
+    batches; the changes with the highest S are kept. `model` only runs the weights.
     """
     start = largest_mask(theta_0, theta, density)
     changes = {name: theta[name] - theta_0[name] for name in start}
@@ -89,14 +83,14 @@ def learnt_mask(
         optimizer.step()
     # sigmoid is above 0: a weight that did not change scores 0, and is never kept for one that did
     ranked = {n: torch.sigmoid(s.detach()) * (changes[n] != 0) for n, s in scores.items()}
-    return top_mask(ranked, count_kept(theta_0, theta, density))
+    return top_mask(ranked, sum(int(kept.sum()) for kept in start.values()))
 
 
-def count_kept(theta_0: State, theta: State, density: float) -> int:
-    """Return how many weights a density keeps: at least one, if any changed."""
-    check_share(density, "density of the graft")
-    changed = sum(int((size > 0).sum()) for size in _sizes(theta_0, theta).values())
-    return min(changed, max(1, round(density * changed)))
+def count_kept(sizes: Mapping[str, Tensor], density: float) -> int:
+    """Return how many weights a density keeps, given |changes|: at least one, if any changed."""
+    share = check_share(density, "density of the graft")
+    changed = sum(int((size > 0).sum()) for size in sizes.values())
+    return min(changed, max(1, round(share * changed)))
 
 
 def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
@@ -111,8 +105,11 @@ def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
 class Graft(Treatment):
     """Grafts the outcome of training onto theta_0; `choose` makes the mask of both weights."""
 
-    def __init__(self, theta_0: nn.Module, choose: Callable[[State, State], Mask]) -> None:
-        self.theta_0, self.choose = theta_0, choose
+    def __init__(
+        self, setting: Setting, density: float, choose: Callable[[State, State], Mask]
+    ) -> None:
+        check_share(density, "density of the graft")
+        self.theta_0, self.choose = setting.theta_0, choose
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
         """Undo all changes that the mask does not keep."""
@@ -123,23 +120,22 @@ class Graft(Treatment):
 
 def largest(setting: Setting, density: float) -> Graft:
     """Return the graft of the largest changes."""
-    check_share(density, "density of the graft")
-    return Graft(setting.theta_0, lambda start, end: largest_mask(start, end, density))
+    return Graft(setting, density, lambda start, end: largest_mask(start, end, density))
 
 
 def at_random(setting: Setting, density: float) -> Graft:
     """Return the graft of changes drawn at random."""
-    check_share(density, "density of the graft")
-    return Graft(setting.theta_0, lambda start, end: random_mask(start, end, density, setting.seed))
+    seed = setting.seed
+    return Graft(setting, density, lambda start, end: random_mask(start, end, density, seed))
 
 
 def learnt(setting: Setting, density: float) -> Graft:
     """Return the graft whose mask is learnt in one pass over the pool."""
-    check_share(density, "density of the graft")
-    return Graft(
-        setting.theta_0,
-        lambda start, end: learnt_mask(setting.theta_0, start, end, density, pool_batches(setting)),
-    )
+
+    def choose(start: State, end: State) -> Mask:
+        return learnt_mask(setting.theta_0, start, end, density, pool_batches(setting))
+
+    return Graft(setting, density, choose)
 
 
 def pool_batches(setting: Setting) -> Iterable[Batch]:

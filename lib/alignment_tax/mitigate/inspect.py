@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from alignment_tax.labels import FAMILIES, METHOD_NAMES
 from alignment_tax.merge.average import State, kind_of
 from alignment_tax.mitigate.base import Setting, Treatment, snapshot, trained
-from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import Mask, pool_batches
 from alignment_tax.mitigate.lora import Lora, Where, target_names
 from alignment_tax.mitigate.moving_average import MovingAverage
@@ -33,11 +32,7 @@ REPLY = "reply"
 
 
 def setting(study: Any) -> Setting:
-    """Return what every remedy of a study starts from, with both kinds of text to replay.
-
-    Raises:
-        ValueError: the preset has no numbers for remedies, or no pretraining text.
-    """
+    """Return what every remedy of a study starts from (ValueError: a preset without its data)."""
     if study.preset.distil is None or not study.preset.replay_documents:
         raise ValueError(
             f"Preset {study.preset.name} has no pretraining text to replay: take smoke or tiny."
@@ -52,8 +47,8 @@ def scored(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
     """Return how models score in each family, and in translation where talk is forgiven.
 
     Returns:
-        One row a model: method, strength, alpha; each family and skill; and capped_translation,
-        capped_skill, with translations cut at the reference's length (`capped_bleu`). In percent.
+        One row a model, in percent: method, strength, alpha; each family and skill; and
+        capped_translation, capped_skill, with translations cut at the reference's length.
     """
     table = study.points(list(specs))[["method", "strength", "alpha", *FAMILIES, "skill"]]
     items = [study.scores(spec).items for spec in specs]
@@ -67,10 +62,9 @@ def effects(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
     """Return what became of each model, all since theta_0.
 
     Returns:
-        The columns of points.csv, and: gain (reward over theta_0), change (points of mean skill),
-        capped_change (the same where talk is forgiven, see `scored`), distance (norm of theta -
-        theta_0, percent of the norm of theta_0), steps (mean absolute change of a weight, in
-        learning rates), seconds of the training (NaN: none).
+        The columns of points.csv, and: gain (reward), change (points of mean skill), capped_change
+        (see `scored`), distance (norm of theta - theta_0, percent of that of theta_0), steps (mean
+        absolute change of a weight, in learning rates), seconds of the training (NaN: none).
     """
     theta_0, _ = study.policy("sft")
     skills = scored(study, [Spec("sft"), *specs])
@@ -103,8 +97,7 @@ def titles(table: pd.DataFrame) -> list[str]:
 def changes(theta_0: PreTrainedModel, theta: PreTrainedModel) -> Tensor:
     """Return theta - theta_0, all parameters in one vector (n,), float64; a tied one counts once.
 
-    Raises:
-        ValueError: the two have other parameters.
+    ValueError: the two have other parameters.
     """
     before, after = dict(theta_0.named_parameters()), dict(theta.named_parameters())
     if before.keys() != after.keys():
@@ -123,8 +116,8 @@ def histogram(moved: Tensor, unit: float, bins: int = 60) -> pd.DataFrame:
     """Return how many weights moved by how many units, on a logarithmic axis; zeros are left out.
 
     Returns:
-        One row a bin from 1e-3 to 1e3 steps (what is beyond counts in the outermost ones): steps
-        (its middle) and share (of the weights that moved, percent).
+        One row a bin from 1e-3 to 1e3 steps, the outermost open: steps (its middle) and share (of
+        the weights that moved, percent).
     """
     edges = np.logspace(-3, 3, bins + 1)
     steps = (moved[moved != 0].abs() / unit).clamp(edges[0], edges[-1]).numpy()
@@ -137,8 +130,8 @@ def unevenness(moved: Tensor, share: float = 0.01) -> tuple[float, float]:
     """Return how uneven a change (see `changes`) is, whatever its size; exact zeros are left out.
 
     Returns:
-        Root mean square over mean absolute change (1: all moved equally far), and the part (0 to 1)
-        of the squared change that the farthest `share` of the weights hold.
+        Root mean square over mean absolute change, and the part (0 to 1) of the squared change that
+        the farthest `share` of the weights hold.
     """
     squares = (moved[moved != 0] ** 2).sort(descending=True).values
     ratio = squares.mean().sqrt() / squares.sqrt().mean()
@@ -158,9 +151,8 @@ def lora_sizes(theta_0: PreTrainedModel, seed: int) -> pd.DataFrame:
     """Return how many numbers LoRA trains, by hand and as peft has it.
 
     Returns:
-        One row per place ("all", "mlp") and rank: by_hand (r times inputs and outputs, summed over
-        the matrices), counted (trainable parameters), of_all (their share of all weights), of_those
-        (their share of the weights of the matrices that are adapted).
+        One row per place ("all", "mlp") and rank: by_hand (r times inputs and outputs of the
+        matrices), counted (trainable), of_all weights, of_those of the adapted matrices.
     """
     everything, rows = sum(p.numel() for p in theta_0.parameters()), {}
     for where in cast("tuple[Where, ...]", ("all", "mlp")):
@@ -173,27 +165,21 @@ def lora_sizes(theta_0: PreTrainedModel, seed: int) -> pd.DataFrame:
             by_hand = sum(rank * sum(shape) for shape in shapes)
             rows[where, rank] = (by_hand, counted, counted / everything, counted / full)
     columns = ["by_hand", "counted", "of_all", "of_those"]
-    return (
-        pd.DataFrame(rows, index=columns)
-        .T.rename_axis(["on", "rank"])
-        .astype({"by_hand": int, "counted": int})
-    )
+    sizes = pd.DataFrame(rows, index=columns).T.rename_axis(["on", "rank"])
+    return sizes.astype({"by_hand": int, "counted": int})
 
 
 class Watch(Treatment):
     """Rides along a run (see `distil`) and notes how far it, and averages of it, are from theta_0.
 
-    Args:
-        averages: Moving averages by name; they are fed, not written into the policy.
-
     Attributes:
+        averages: Moving averages by name; they are fed, not written into the policy.
         rows: One per step: step, "trained" and the name of each average, each the Euclidean
-            distance from theta_0 in all trained weights together; NaN where an average has not
-            begun.
+            distance from theta_0 in all trained weights together; NaN: the average has not begun.
         path: Sum of the absolute steps of every weight, (n,) in the order of `changes`.
     """
 
-    def __init__(self, averages: Mapping[str, MovingAverage | Bema] | None = None) -> None:
+    def __init__(self, averages: Mapping[str, MovingAverage] | None = None) -> None:
         self.averages = averages or {}
         self.rows: list[dict[str, float]] = []
 
@@ -232,18 +218,12 @@ def _flat(model: PreTrainedModel) -> Tensor:
 def replay_use(
     setting: Setting, families: Sequence[str], strengths: Sequence[float], method: str = "replay"
 ) -> pd.DataFrame:
-    """Count what a run reads at several strengths of replay, without training it.
-
-    Args:
-        setting: See `setting`.
-        families: The family of each document of the text (`replay.tiny_families`).
-        strengths: Replayed tokens per reply token.
-        method: replay or replay_other.
+    """Count what a run reads at several strengths of `method` (replay or replay_other), untrained.
 
     Returns:
-        One row per strength and family, "reply" among them: tokens, counted (the sum of their loss
-        weights), documents, and different (documents that are not the same text twice). Prompts,
-        which only condition, are not counted.
+        One row per strength and family of the documents (`replay.tiny_families`), "reply" among
+        them: tokens, counted (the sum of their loss weights), documents, and different (no text
+        twice). Prompts, which only condition, are not counted.
     """
     limit, batches = setting.config.max_length, list(pool_batches(setting))
     texts = setting.replay if method == "replay" else setting.replay_other
@@ -254,9 +234,9 @@ def replay_use(
     for strength in strengths:
         remedy = cast(Replay, REMEDIES[method].make(setting, strength))
         taken = [row for count in replies for row in remedy.take(count)]
-        read = {"strength": strength, "documents": 0, "different": 0}
-        tokens_read = dict.fromkeys(("tokens", "counted"), float(sum(replies)))
-        found.append(pd.DataFrame([read | {"family": REPLY} | tokens_read]))
+        read = {"strength": strength, "documents": 0, "different": 0, "family": REPLY}
+        total = float(sum(replies))
+        found.append(pd.DataFrame([read | {"tokens": total, "counted": total}]))
         rows = pd.DataFrame({"text": [tuple(row.ids) for row in taken]})
         rows = rows.assign(
             family=rows["text"].map(family_of),
@@ -272,10 +252,7 @@ def replay_use(
 
 
 def norm_kept(theta_0: State, theta: State, mask: Mask) -> float:
-    """Return which share of the norm of the change a mask keeps.
-
-    It is also the alpha of the average whose change is as long: |alpha D| = alpha |D|.
-    """
+    """Return the share of the change's norm that a mask keeps: alpha of an average as long."""
     kept = [((theta[n] - theta_0[n])[mask[n]]).double().norm() for n in mask]
     whole = [(theta[n] - theta_0[n]).double().norm() for n in mask]
     return float(torch.stack(kept).norm() / torch.stack(whole).norm())
@@ -286,7 +263,7 @@ def mask_table(theta_0: State, theta: State, masks: Mapping[str, Mask]) -> pd.Da
 
     Returns:
         Columns mask, kind (as `merge.average.kind_of`), changed, kept, density (their ratio), norm
-        (share of the norm of the kind's change that is kept; NaN where nothing changed).
+        (share of the norm of the kind's change that is kept; NaN: nothing changed).
     """
     rows = []
     for name, mask in masks.items():

@@ -29,13 +29,7 @@ Where = Literal["all", "mlp"]
 
 
 class Lora(Treatment):
-    """Trains low-rank factors on the linear layers of the blocks.
-
-    Args:
-        rank: r, a whole number of 1 or more (ValueError otherwise).
-        where: "all" (attention and MLP) or "mlp".
-        seed: Of the random A.
-    """
+    """Trains low-rank factors on the linear layers: "all" (attention and MLP) or "mlp"."""
 
     learning_rate_factor = LEARNING_RATE_FACTOR
 
@@ -80,11 +74,7 @@ def lora_mlp(setting: Setting, rank: float) -> Lora:
 
 
 def target_names(model: PreTrainedModel, where: Where) -> list[str]:
-    """Return the names of the linear layers to adapt; the head is none of them.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return the names of the linear layers to adapt, the head not (ValueError: there are none)."""
     head = model.get_output_embeddings()
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]

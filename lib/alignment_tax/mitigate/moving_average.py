@@ -1,13 +1,7 @@
 """Averages of the weights along the trajectory: SMA and EMA, after Noukhovitch et al. 2023.
 
-    SMA  mean of theta_t over the steps t of the last part of training
-    EMA  theta'_t = d theta'_(t-1) + (1 - d) theta_t,    theta'_0 = theta_0
-
-The paper compares with "stochastic moving averaging" but states neither decay nor period (section
-4.1); both are shown here. They ride along: training itself does not change, so several of them can
-collect from one run. Sums are kept in float64: float32 would lose small steps in long sums.
-
-With LoRA the two factors are averaged, not their product.
+SMA  mean of theta_t over the steps t of the last part of training
+EMA  theta'_t = d theta'_(t-1) + (1 - d) theta_t,    theta'_0 = theta_0
 """
 
 from __future__ import annotations
@@ -17,24 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment_tax.merge.average import write_weights
-from alignment_tax.mitigate.base import (
-    Setting,
-    Treatment,
-    check_share,
-    snapshot,
-    trained,
-)
+from alignment_tax.mitigate.base import Setting, Treatment, check_share, snapshot, trained
 
 
 class MovingAverage(Treatment):
-    """Collects an average of the trained parameters after every step; writes it at the end."""
+    """Collects an average of the trained parameters (LoRA's factors) after every step, in float64.
+
+    Float32 would lose small steps in long sums. Training itself does not change.
+    """
 
     def __init__(self) -> None:
-        self.steps = 0
         self.average: dict[str, Tensor] = {}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the average so far, float64, by name of the parameter."""
+        """Return the average so far, by name of the parameter."""
         return self.average
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -44,31 +34,24 @@ class MovingAverage(Treatment):
 
 
 class Sma(MovingAverage):
-    """Plain mean of the weights after step `start` and every `every` steps from there.
+    """Plain mean of the weights from step `start` on; steps go on counting through RSF's rounds."""
 
-    Steps go on counting through the rounds of RSF.
-    """
-
-    def __init__(self, start: int = 1, every: int = 1) -> None:
+    def __init__(self, start: int = 1) -> None:
         super().__init__()
-        if start < 1 or every < 1:
-            raise ValueError(f"start and every must be 1 or more, not {start} and {every}.")
-        self.start, self.every, self.count = start, every, 0
+        self.start, self.steps = start, 0
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """Add the weights to the sums, if this step counts."""
         self.steps += 1
-        if self.steps < self.start or (self.steps - self.start) % self.every:
-            return
-        self.count += 1
-        for name, value in trained(model).items():
-            before = self.average.get(name, 0)
-            self.average[name] = before + value.double()
+        if self.steps >= self.start:
+            for name, value in trained(model).items():
+                self.average[name] = self.average.get(name, 0) + value.double()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the mean (ValueError: fewer than two checkpoints)."""
-        check_checkpoints(self.count)
-        return {name: total / self.count for name, total in self.average.items()}
+        count = max(0, self.steps - self.start + 1)
+        check_checkpoints(count)
+        return {name: total / count for name, total in self.average.items()}
 
 
 class Ema(MovingAverage):
@@ -78,8 +61,7 @@ class Ema(MovingAverage):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of EMA is {decay}: it must lie in [0, 1).")
-        self.decay = decay
-        self.start = snapshot(theta_0)
+        self.decay, self.start = decay, snapshot(theta_0)
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Also start the average of parameters that theta_0 does not have (LoRA's)."""
@@ -97,8 +79,8 @@ def check_checkpoints(count: int) -> None:
     """Refuse a mean over fewer than two checkpoints (ValueError)."""
     if count < 2:
         raise ValueError(
-            f"SMA averages checkpoints of one trajectory, and this one has {count}: there is "
-            "nothing to average. Train for more steps, start earlier, or collect more often."
+            f"SMA averages checkpoints of one trajectory, and this one has {count}: train for more "
+            "steps, or start earlier."
         )
 
 
@@ -110,11 +92,7 @@ def last_steps(share: float, steps: int) -> Sma:
 
 
 def decay_of(horizon: float, steps: int) -> float:
-    """Return the decay whose horizon 1 / (1 - d) is `horizon` times `steps` steps.
-
-    Raises:
-        ValueError: a horizon that is not positive and finite.
-    """
+    """Return the decay whose horizon 1 / (1 - d) is `horizon` times `steps` (ValueError: none)."""
     if not 0 < horizon < float("inf"):
         raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
     return 1 - 1 / max(1.0, horizon * steps)

@@ -1,16 +1,7 @@
 """Stay close to theta_0 in what is said rather than in the weights: KD and KL.
 
-With p = pi_theta0(. | prompt, reply so far) of the teacher and q = pi_theta(. | ...) of the policy
-in training, both over the whole vocabulary, summed over it and averaged over the reply tokens of
-the batch (as the loss itself is, so that a strength means the same for short and long replies):
-
-    KD          lambda * KL(p || q) = lambda * sum p log(p / q)    the paper's code, T = 1
-    KD squared  lambda * sum (p - q)^2                             the paper's text, section 4.1
-    KL          lambda * KL(q || p) = lambda * sum q log(q / p)    Eq. 10, there for PPO only
-
-KD covers all that the teacher would say; KL forbids what the teacher would not. With KD the best q
-for a token is (data + lambda p) / (1 + lambda): lambda acts as averaging with alpha = 1 / (1 +
-lambda), but of outputs, and on the prompts of the pool alone.
+p = pi_theta0(. | prompt, reply so far) of the teacher, q of the policy in training; summed over the
+vocabulary, averaged over the reply tokens of the batch, as the loss itself is.
 """
 
 from __future__ import annotations
@@ -30,22 +21,24 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def forward_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return KL(teacher || student) of log-probabilities (tokens, vocabulary): (tokens,)."""
+    """Return KL(p || q) of log-probabilities (tokens, vocabulary): KD as in the paper's code."""
     return (teacher.exp() * (teacher - student)).sum(dim=-1)
 
 
 def reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return KL(student || teacher) of log-probabilities (tokens, vocabulary): (tokens,)."""
+    """Return KL(q || p) of log-probabilities (tokens, vocabulary): Eq. 10, there for PPO only."""
     return forward_kl(student, teacher)
 
 
 def squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return ||p - q||^2 of log-probabilities (tokens, vocabulary): (tokens,)."""
+    """Return ||p - q||^2 of log-probabilities (tokens, vocabulary): KD as in section 4.1."""
     return (student.exp() - teacher.exp()).square().sum(dim=-1)
 
 
 class OutputPenalty(Treatment):
     """Adds lambda times a distance between the outputs of teacher and policy on the replies.
+
+    With KD the best q for a token is (data + lambda p) / (1 + lambda): averaging of outputs.
 
     Args:
         teacher: theta_0.

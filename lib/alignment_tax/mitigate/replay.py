@@ -2,9 +2,7 @@
 
     max E[r] + lambda E_pretraining[log pi_theta(x)]
 
-As in the paper lambda is the proportion of the data: 2 replays two tokens of pretraining text for
-every reply token. Replay is added to every step, so all remedies see the same alignment data in
-equally many steps; replay alone sees more text, and costs more time, in all.
+Replay is added to every step, so all remedies see the same alignment data in equally many steps.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
@@ -31,32 +29,21 @@ SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 class Replay(Treatment):
     """Adds lambda times the pretraining loss on documents, `lambda` tokens for one reply token.
 
-    The loss weights of a document's pieces are those of pretraining. Documents are taken whole and
-    in a seeded order, again from the start when all are used; what a step takes too many, later
-    steps take fewer.
-
-    No document may contain a `reported` text, a prompt or passage of the reported items
-    (ValueError); one of more than `max_length` tokens loses its end.
+    Documents are taken whole and in a seeded order, again from the start when all are used; what a
+    step takes too many, later steps take fewer. One of more than the config's `max_length` tokens
+    loses its end, one that contains a `reported` text is refused (ValueError).
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        texts: Sequence[Document],
-        reported: Sequence[str],
-        strength: float,
-        seed: int,
-        max_length: int,
-    ) -> None:
+    def __init__(self, setting: Setting, texts: Sequence[Document], strength: float) -> None:
         self.strength = check_strength(strength, "replay")
         if not texts:
             raise ValueError(
-                "There are no documents to replay: pass pretraining text (tiny_documents() for the "
-                "tiny world)."
+                "There are no documents to replay: pass pretraining text (tiny: tiny_documents())."
             )
-        check_disjoint(texts, reported)
-        rows = [pretrain.encode(document, tokenizer).cut(max_length) for document in texts]
-        self.stream = endless(rows, seed)
+        check_disjoint(texts, setting.reported)
+        tokenizer, limit = setting.tokenizer, setting.config.max_length
+        rows = [pretrain.encode(document, tokenizer).cut(limit) for document in texts]
+        self.stream = endless(rows, setting.seed)
         self.pad_id = tokenizer.pad_token_id
         self.owed = 0.0
 
@@ -86,17 +73,12 @@ class Replay(Treatment):
 
 def replay(setting: Setting, strength: float) -> Replay:
     """Return replay of pretraining text, the evaluated formats among it."""
-    return _of_setting(setting, setting.replay, strength)
+    return Replay(setting, setting.replay, strength)
 
 
 def replay_other(setting: Setting, strength: float) -> Replay:
     """Return replay without the evaluated formats."""
-    return _of_setting(setting, setting.replay_other, strength)
-
-
-def _of_setting(setting: Setting, texts: Sequence[Document], strength: float) -> Replay:
-    limit = setting.config.max_length
-    return Replay(setting.tokenizer, texts, setting.reported, strength, setting.seed, limit)
+    return Replay(setting, setting.replay_other, strength)
 
 
 def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
@@ -110,10 +92,8 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
 def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
-    Splits of the tiny world are a function of the item, so none is a reported item. But a long
-    passage may begin with all of a short, reported one: such a document is drawn anew. Without
-    `evaluated_formats` only statements and how-tos are drawn, in their proportion: text from the
-    pretraining mixture that does not rehearse the very tests.
+    No split holds a reported item, but a long passage may begin with all of a short, reported one:
+    it is drawn anew. Without `evaluated_formats` only statements and how-tos are drawn.
     """
     names, rng = _draw_families(n, seed, evaluated_formats)
     documents = [FAMILIES[name](rng) for name in names]
@@ -184,6 +164,6 @@ def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
         )
     if overlap := find_overlap((document.text for document in texts), reported):
         raise ValueError(
-            f"A document to replay contains the reported text {overlap[1]!r}: {overlap[0]!r}. "
-            "Training on it would fake the skill: draw replay from another split."
+            f"A document to replay contains the reported text {overlap[1]!r}: {overlap[0]!r}. Draw "
+            "replay from another split."
         )

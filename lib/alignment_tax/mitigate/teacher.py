@@ -12,11 +12,10 @@ ROOM = 2**30  # bytes of remembered log-probabilities: a tiny pool fits, that of
 
 
 class Teacher:
-    """A frozen policy that remembers what it said to every example of a pool.
+    """A frozen policy that remembers what it said to every example of a pool, up to `room` bytes.
 
-    Strengths and epochs then share one forward pass per example. Once `room` bytes are full,
-    further examples are computed anew each time: the numbers are the same, only slower. The model
-    is put in eval mode and float32, and never trained.
+    Strengths and epochs share one forward pass per example; further ones are computed anew. The
+    model is put in eval mode and float32, and never trained.
     """
 
     def __init__(self, model: PreTrainedModel, room: int = ROOM) -> None:
@@ -27,7 +26,7 @@ class Teacher:
     @torch.no_grad()
     def log_probs(self, batch: Batch) -> Tensor:
         """Return log-probabilities (reply tokens of the batch, vocabulary), row after row."""
-        keys = [_key(ids, labels) for ids, labels in _rows(batch)]
+        keys = _keys(batch)
         rows = [self.known[key] for key in keys if key in self.known]
         if len(rows) < len(keys):
             logits = self.model(
@@ -50,14 +49,10 @@ def reply_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.log_softmax(logits[:, :-1][labels[:, 1:] != IGNORED].float(), dim=-1)
 
 
-def _rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
-    """Return (ids, labels) of each row without its padding."""
+def _keys(batch: Batch) -> list[tuple[int, ...]]:
+    """Return what each row is known by: how many tokens are the prompt, and all without padding."""
     columns = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
     return [
-        (ids[: sum(mask)], labels[: sum(mask)]) for ids, labels, mask in zip(*columns, strict=True)
+        (labels[: sum(mask)].count(IGNORED), *ids[: sum(mask)])
+        for ids, labels, mask in zip(*columns, strict=True)
     ]
-
-
-def _key(ids: list[int], labels: list[int]) -> tuple[int, ...]:
-    """Return what an example is known by: its tokens, and how many of them are the prompt."""
-    return (labels.count(IGNORED), *ids)

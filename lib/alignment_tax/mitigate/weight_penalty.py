@@ -1,16 +1,9 @@
 """L1 and L2 penalties toward theta_0 in weight space: paper, section 4.1, Eq. 2.
 
-    loss = -log pi_theta(reply | prompt) + lambda ||theta - theta_0||_p^p,  p = 1, 2
+    L1: lambda * mean(|d| / u)    L2: lambda * 0.1 * mean((d / u)^2)    d = theta - theta_0
 
-The paper prints a plus in a maximisation; it must be a minus, as here. Its code scales the norm to
-lambda * mean|d| * 1e5 and lambda * mean(d^2) * 1e9, where d = theta - theta_0 and the mean runs
-over the trained parameters. 1e5 is one over its learning rate: the change is counted in steps of
-Adam, which moves a weight by about the learning rate. Here that unit is explicit,
-
-    L1: lambda * mean(|d| / u)        L2: lambda * 0.1 * mean((d / u)^2)        u = learning rate
-
-which is the paper's scale at u = 1e-5, does not grow with the number of parameters, and carries the
-paper's strengths over to a small model with its larger learning rate.
+The paper prints a plus in a maximisation. Its code has mean|d| * 1e5 and mean(d^2) * 1e9, which is
+the same at u = 1e-5, its learning rate: about the step of Adam. Here u is the learning rate.
 """
 
 from __future__ import annotations
@@ -32,8 +25,7 @@ L2_SCALE = 0.1
 class WeightPenalty(Treatment):
     """Adds lambda times the distance of the weights from theta_0, averaged over the weights.
 
-    With LoRA the trained parameters are its two factors, so the penalty pulls these to where they
-    started, which is no change of the policy at all.
+    LoRA's trained parameters are its two factors: they are pulled to where they started.
 
     Args:
         theta_0: The model to stay close to; its weights are copied.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from alignment_tax.merge.parts import THIRDS
 from alignment_tax.presets import Preset
@@ -14,6 +14,7 @@ from alignment_tax.spec import (
     AVERAGE,
     DISTIL,
     DISTILLED_AVERAGE,
+    INSIDE,
     KL_COEF,
     PART,
     PATTERN,
@@ -21,7 +22,6 @@ from alignment_tax.spec import (
     Spec,
     UnknownStage,
     averaged,
-    in_rounds,
     patterns,
     ratios_text,
 )
@@ -40,7 +40,7 @@ def methods(preset: Preset) -> list[str]:
     averaged.
     """
     own = [grid.method for grid in preset.remedies]
-    inside = [in_rounds(n) for n in own if REMEDIES[n].when in ("training", "model")]
+    inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
     parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
@@ -76,40 +76,27 @@ def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
 
 def _of_word(preset: Preset, word: str) -> list[Spec]:
     """The models of one word that is neither a part nor a search."""
-    last = preset.rsf.rounds
+    if word == "base":
+        return [Spec("base")]
     if word in preset.algorithms:
-        return _of_algorithm(preset, word)
-    known: dict[str, Callable[[], list[Spec]]] = {
-        "base": lambda: [Spec("base")],
-        EARLY_STOPPING: lambda: [Spec("rsf", r) for r in range(1, last + 1)],
-        ALL_REMEDIES: lambda: [
-            spec
-            for each in (DISTIL, DISTILLED_AVERAGE, *(grid.method for grid in preset.remedies))
-            for spec in _of_word(preset, each)
-        ],
-        KL_COEF: lambda: [
-            Spec("ppo", preset.algorithms["ppo"].rounds, KL_COEF, strength=coef)
-            for coef in preset.kl_coefs
-        ],
-    }
-    if word in known:
-        return known[word]()
+        end = preset.algorithms[word].rounds
+        rounds = [Spec(word, r) for r in range(1, end + 1)]
+        averages = [Spec(word, end, AVERAGE, alpha) for alpha in preset.alphas]
+        return rounds[-1:] if word == CONTROL else rounds + averages
+    last = preset.rsf.rounds
+    if word == EARLY_STOPPING:
+        return [Spec("rsf", r) for r in range(1, last + 1)]
+    if word == KL_COEF:
+        end = preset.algorithms["ppo"].rounds
+        return [Spec("ppo", end, KL_COEF, strength=coef) for coef in preset.kl_coefs]
+    grids = {grid.method: grid.strengths for grid in preset.remedies}
+    if word == ALL_REMEDIES:
+        every = [DISTIL, DISTILLED_AVERAGE, *grids]
+        return [spec for each in every for spec in _of_word(preset, each)]
     found = Method.read(word)
-    strengths: Sequence[float | None] = [None]
-    if found.remedy is not None:
-        grids = [grid for grid in preset.remedies if grid.method == found.remedy]
-        strengths = grids[0].strengths
+    strengths: Sequence[float | None] = [None] if found.remedy is None else grids[found.remedy]
     alphas: Sequence[float | None] = preset.alphas if found.mix else [None]
     return [Spec("rsf", last, word, a, s) for s in strengths for a in alphas]
-
-
-def _of_algorithm(preset: Preset, name: str) -> list[Spec]:
-    """Its rounds and averages; of the control only the last round."""
-    end = preset.algorithms[name].rounds
-    if name == CONTROL:
-        return [Spec(name, end)]
-    rounds = [Spec(name, r) for r in range(1, end + 1)]
-    return rounds + [Spec(name, end, AVERAGE, alpha) for alpha in preset.alphas]
 
 
 def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:

@@ -42,26 +42,13 @@ PORTION = 4
 def record(
     preset: str | Preset, seeds: list[int], jobs: int = 1, methods: Sequence[str] | None = None
 ) -> Path:
-    """Run a preset for several seeds and write the tables that the figures are drawn from.
+    """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
-    Resumes: finished stages are loaded. Tables are replaced whole, after every seed, so that an
-    interrupted recording leaves a table of finished seeds.
-
-    Args:
-        preset: Its name, or a `Preset`.
-        seeds: The seeds, in the order of the tables.
-        jobs: Processes that work side by side; more than there are cores are not started.
-        methods: Words that `Study.specs` takes: what is recorded, beside theta_0. Their rows are
-            merged into the tables that exist: rows of the same models are replaced, all others
-            kept. None records the preset's algorithms into new tables.
-
-    Returns:
-        The folder of the tables: see `results.recorded`.
-
-    Raises:
-        UnknownStage: an unknown method, before anything runs.
-        RecordError: stored rows of a seed come from another theta_0, before anything is trained
-            from it.
+    Finished stages are loaded. Tables are replaced whole, after every seed, so that an interrupted
+    recording leaves a table of finished seeds. With `methods` (see `Study.specs`) rows are merged
+    into the tables that exist, without them the preset's algorithms are recorded into new tables.
+    What cannot work (an unknown method, stored rows of another theta_0) is refused before anything
+    is trained.
     """
     started = time.perf_counter()
     first = Study(preset, seeds[0])
@@ -74,8 +61,7 @@ def record(
     else:
         for seed in seeds:
             check_same_start(read_table(folder / "points.csv"), Study(preset, seed))
-    jobs = min(jobs, os.cpu_count() or 1)
-    if jobs > 1:
+    if (jobs := min(jobs, os.cpu_count() or 1)) > 1:
         run_side_by_side(preset, seeds, jobs, methods)
     added = [] if methods is None else ["--methods", *methods]
     words = ["alignment-tax record", first.preset.name, *added, "--seeds", *map(str, seeds)]
@@ -206,22 +192,16 @@ def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
-    """Wall seconds of each stage of a study, from its artifacts, over however many calls."""
-    judge = base.judge(study)
-    named = {"sft": [study.sft], "reward model": [study.reward]}
-    named["rsf rounds"] = [study.rsf(r) for r in range(1, study.preset.rsf.rounds + 1)]
-    named["scores of theta_0"] = [study.evaluate(Spec("sft"))]
-    named["judge"] = [] if judge is None else [judge]
-    others = {name: config.rounds for name, config in study.preset.algorithms.items()}
-    every = [artifact for artifacts in named.values() for artifact in artifacts]
-    every += [study.aligned(name, r) for name, end in others.items() for r in range(1, end + 1)]
+    """Wall seconds of each kind of stage of a study, over however many calls, and of all."""
+    every = [study.sft, study.reward, *filter(None, [base.judge(study)])]
+    for name, config in study.preset.algorithms.items():
+        every += [study.aligned(name, r) for r in range(1, config.rounds + 1)]
     every += [study.evaluate(spec) for spec in study.specs()]
-    named["all stages"] = list({artifact.key: artifact for artifact in every}.values())
-    return {
-        name: round(float(sum(artifact.meta["seconds"] for artifact in artifacts)), 1)
-        for name, artifacts in named.items()
-        if artifacts
-    }
+    seconds: dict[str, float] = {}
+    for meta in {artifact.key: artifact.meta for artifact in every}.values():
+        for name in (meta["stage"], "all stages"):
+            seconds[name] = seconds.get(name, 0.0) + meta["seconds"]
+    return {name: round(taken, 1) for name, taken in seconds.items()}
 
 
 # --- several processes ----------------------------------------------------------------------------
@@ -232,8 +212,7 @@ def run_side_by_side(
 ) -> None:
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
-    Without `methods` a process takes a seed, with them one method of one seed. An error in one is
-    raised when the others have ended; what they made is kept.
+    An error in one is raised when the others have ended; what they made is kept.
     """
     context = multiprocessing.get_context("spawn")
     first = Study(preset, seeds[0])
@@ -300,10 +279,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@lru_cache(maxsize=1)
-def _study(preset: str | Preset, seed: int) -> Study:
-    """Return the study of a process, which keeps its scorer from one portion to the next."""
-    return Study(preset, seed)
+#: The study of a process, which keeps its scorer from one portion to the next.
+_study = lru_cache(maxsize=1)(Study)
 
 
 def _run_some(

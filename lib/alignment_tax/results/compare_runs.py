@@ -45,10 +45,8 @@ def differences(
 ) -> list[Difference]:
     """Return the recorded values that differ, in the order of the chapters.
 
-    A chapter counts if it was executed in either run; one that failed in the other has no values
-    there. Numbers are alike if they differ by no more than `tolerance`, or `tolerance` times the
-    larger one; 0 asks for the same number to the last digit. Runs of another preset or seed, and
-    runs without a value in both, are a CompareError.
+    Numbers are alike if they differ by no more than `tolerance`, or `tolerance` times the larger.
+    Runs of another preset or seed, and runs without a value in both, are a CompareError.
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
@@ -76,12 +74,10 @@ def _values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Take a recorded dict or list apart."""
-    if isinstance(value, dict) and value:
-        for key, each in value.items():
+    if isinstance(value, (dict, list)) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value, start=1)
+        for key, each in parts:
             yield from _leaves(f"{place}: {key}", each)
-    elif isinstance(value, list) and value:
-        for number, each in enumerate(value, start=1):
-            yield from _leaves(f"{place}: {number}", each)
     else:
         yield place, value
 

@@ -2,15 +2,12 @@
 
 A table of items has a row per slot and item: slot, item (its number in the task), fingerprint (of
 its text), value (accuracy, exact match or F1 in 0..1; NaN for translation) and the ten counts of
-BLEU (NaN elsewhere), from which the corpus BLEU of any choice of items can be worked out. A
-translation that is right and then goes on talking scores a low BLEU, as if the French were
-forgotten; the counts tell the two apart.
+BLEU (NaN elsewhere), which also tell a translation that goes on talking from a wrong one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import pandas as pd
 from sacrebleu.metrics import BLEU
 
 from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
+from alignment_tax.store import write_whole
 
 Array = np.ndarray
 ORDERS = range(1, 5)  # BLEU counts phrases of one to four words
@@ -48,30 +46,21 @@ class SkillScores:
         return len(self.items)
 
     def values(self) -> dict[str, Array]:
-        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10).
-
-        This is what `compare.paired_bootstrap` draws from, with `family_percent(...)` as statistic.
-        """
-        groups: dict[str, Array] = {}
-        for slot, rows in self.items.groupby("slot", sort=False):
-            columns = list(BLEU_COLUMNS) if slot == "bleu" else "value"
-            groups[str(slot)] = rows[columns].to_numpy(dtype=float)
-        return groups
+        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10)."""
+        return {
+            str(slot): rows[list(BLEU_COLUMNS) if slot == "bleu" else "value"].to_numpy(dtype=float)
+            for slot, rows in self.items.groupby("slot", sort=False)
+        }
 
     def save(self, folder: Path) -> None:
-        """Write `skills.json` and `items.parquet` into a folder, each whole or not at all."""
+        """Write `skills.json` and `items.parquet` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.metrics, indent=2) + "\n"
-        _write(folder / "items.parquet", lambda part: self.items.to_parquet(part, index=False))
-        _write(folder / "skills.json", lambda part: part.write_text(text, encoding="utf-8"))
+        self.items.to_parquet(folder / "items.parquet", index=False)
+        write_whole(folder / "skills.json", json.dumps(self.metrics, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> SkillScores:
-        """Read what `save` wrote.
-
-        Raises:
-            SkillsError: the folder holds no scores.
-        """
+        """Read what `save` wrote (SkillsError if the folder holds no scores)."""
         for name in ("skills.json", "items.parquet"):
             if not (folder / name).is_file():
                 raise SkillsError(f"{folder} has no {name}: score the model there first.")
@@ -82,19 +71,14 @@ class SkillScores:
 def bleu_statistics(reference: str, prediction: str) -> list[float]:
     """Return the ten counts of one translation, in the order of `BLEU_COLUMNS`.
 
-    Tokenised as lm-eval's metric does it (sacrebleu's default, 13a). Sums of these counts over
-    items are all that corpus BLEU needs (Papineni et al. 2002).
+    Their sums over items are all that corpus BLEU needs (Papineni et al. 2002).
     """
     score = BLEU(effective_order=True).sentence_score(prediction, [reference])
     return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
 def corpus_bleu(statistics: Array) -> float:
-    """Return the corpus BLEU (0 to 100) of items given by their counts (n, 10).
-
-    Summed over items first: corpus BLEU is no mean of sentence scores. Smoothing as in sacrebleu's
-    and lm-eval's default ("exp").
-    """
+    """Return the corpus BLEU (0 to 100) of items given by their counts (n, 10), summed first."""
     sums = [int(n) for n in np.asarray(statistics).sum(axis=0)]
     score = BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score
     # a perfect translation comes out a rounding error above 100
@@ -131,7 +115,9 @@ def pair_scores(
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the items of two models per seed, paired, for `compare.paired_bootstrap`.
 
-    Only the slots that `family` needs are returned.
+    Args:
+        first, second: The scores of each model, the seeds in the same order.
+        family: What is compared; only the slots that it needs are returned.
 
     Raises:
         SkillsError: the two were not scored on the very same items.
@@ -145,18 +131,15 @@ def pair_scores(
             "The two models were scored on different items: use one suite, split and limit, "
             "and score again what was scored before the tasks changed."
         )
-    pair = [
-        [{s: v for s, v in x.values().items() if s in slots} for x in y] for y in (first, second)
-    ]
-    return pair[0], pair[1]
+
+    def own(scores: SkillScores) -> dict[str, Array]:
+        return {slot: each for slot, each in scores.values().items() if slot in slots}
+
+    return list(map(own, first)), list(map(own, second))
 
 
 def right(items: pd.DataFrame) -> Array:
-    """Return whether each item is right (n,): half the credit or more; a translation every word.
-
-    Args:
-        items: as SkillScores.items: slot, value, and for translations the ten counts.
-    """
+    """Return whether each item is right (n,): half the credit or more; a translation every word."""
     whole = (items["length"] == items["reference_length"]).to_numpy()
     for n in ORDERS:
         whole = whole & (items[f"matches_{n}"] == items[f"ngrams_{n}"]).to_numpy()
@@ -167,42 +150,28 @@ def goes_on(items: pd.DataFrame) -> Array:
     """Return whether each item is a translation with all of the reference in it, and more (n,)."""
     longer = ((items["slot"] == "bleu") & (items["length"] > items["reference_length"])).to_numpy()
     for n in ORDERS:
-        phrases = (items["reference_length"] - n + 1).clip(lower=0)
-        longer = longer & (items[f"matches_{n}"] == phrases).to_numpy()
+        longer = longer & (items[f"matches_{n}"] == _possible(items, n)).to_numpy()
     return longer
 
 
+def _possible(items: pd.DataFrame, n: int) -> pd.Series:
+    """Return how many phrases of n words each reference has."""
+    return (items["reference_length"] - n + 1).clip(lower=0)
+
+
 def capped_bleu(items: pd.DataFrame) -> float:
-    """Return the corpus BLEU if nothing said beyond the length of the reference counted.
+    """Return the corpus BLEU of translations if nothing beyond the reference's length counted.
 
-    Surplus words and phrases are taken to be wrong ones as far as there are such, so this is an
-    upper bound of what the translations are worth without what was added to them.
-
-    Args:
-        items: translations, with the ten counts.
+    Surplus phrases are taken to be wrong ones as far as there are such: an upper bound.
     """
     length = np.minimum(items["length"], items["reference_length"])
     matches = [items[f"matches_{n}"] for n in ORDERS]
-    possible = [(items["reference_length"] - n + 1).clip(lower=0) for n in ORDERS]
-    counted = [np.minimum(items[f"ngrams_{n}"], possible[n - 1]) for n in ORDERS]
+    counted = [np.minimum(items[f"ngrams_{n}"], _possible(items, n)) for n in ORDERS]
     return corpus_bleu(np.column_stack([*matches, *counted, length, items["reference_length"]]))
 
 
 def _means(slots: Mapping[str, float]) -> dict[str, float]:
     """Return the mean of each family whose slots were scored, and of all three as `skill`."""
-    means = {
-        family: float(np.mean([slots[s] for s in members if s in slots]))
-        for family, members in FAMILIES.items()
-        if any(s in slots for s in members)
-    }
+    scored = {f: [slots[s] for s in own if s in slots] for f, own in FAMILIES.items()}
+    means = {family: float(np.mean(own)) for family, own in scored.items() if own}
     return means | ({"skill": float(np.mean(list(means.values())))} if len(means) == 3 else {})
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make a file beside `path`, and move it there once it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

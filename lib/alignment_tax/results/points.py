@@ -33,14 +33,12 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
-    remedy = REMEDIES.get(out_of_rounds(method))
-    return remedy is not None and remedy.weak_is_high
+    return bool(getattr(REMEDIES.get(out_of_rounds(method)), "weak_is_high", False))
 
 
 def fades(method: str) -> bool:
     """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
-    remedy = REMEDIES.get(out_of_rounds(method))
-    return remedy is not None and remedy.fades
+    return bool(getattr(REMEDIES.get(out_of_rounds(method)), "fades", False))
 
 
 def curve_rows(
@@ -49,20 +47,9 @@ def curve_rows(
     """Return the rows of a method's curve for one seed, from theta_0 on.
 
     Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
-    weakest, PPO from its heaviest KL penalty (kl_coef) to its lightest. The curve of a remedy ends
-    at the plain distilled run, if that is where ever weaker strengths end. Of methods with a ratio
-    per block (hma, adamerging, ...) it is the curve of the fewest blocks by mean ratio, from
-    theta_0 to the last round.
-
-    Args:
-        points: The columns of points.csv.
-        method: average, early_stopping, distil+average, a remedy, or another word of the column.
-        seed: The seed.
-        algorithm: Whose models.
-
-    Raises:
-        NotRecorded: there is no such row.
-        ValueError: the method is "part": every part is a curve.
+    weakest (and the plain distilled run, if it fades to that), PPO from its heaviest KL penalty to
+    its lightest, methods with a ratio per block by mean ratio, of the fewest blocks. NotRecorded if
+    there is no such row, ValueError for "part".
     """
     if method == PART:
         raise ValueError(
@@ -98,19 +85,15 @@ def curve_rows(
 
 
 SETTING = ["algorithm", "method", "strength", "alpha", "part", "rounds"]
-
-
 #: Whose models as trained the course's main line shows, and what it mixes of the last of these.
 TRAINED = ("base", "sft", "rsf_random", "rsf")
 
 
 def main_line(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the course's main line, whatever else is recorded beside them.
+    """Return the rows of the course's main line, of the seeds that have RSF.
 
-    These are the models as trained (base, theta_0, the rounds of RSF, its random control) and the
-    plain averages of theta_0 and RSF, of the seeds that have RSF (`with_rsf`). Rows of remedies, of
-    parts, of ratios per block and of other algorithms carry the same columns: who tells the main
-    line takes them out first."""
+    These are the models as trained (base, theta_0, RSF, its random control) and plain averages.
+    """
     need(points, ["algorithm", "method"], "main_line")
     method = points["method"].fillna("none")
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
@@ -119,21 +102,15 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Return what a chapter compares: the main line, the plain run, its averages, and remedies.
-
-    Of the seeds with RSF alone; a remedy's averages with theta_0 ("l2+average") are among the rows.
-    """
+    """Return what a chapter compares: the main line, the distilled run, remedies, averages."""
     wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *map(averaged, methods)}
     extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
     return with_rsf(pd.concat([main_line(points), extra]))
 
 
 def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
-    """Return the rows of the seeds of which models of an algorithm are recorded, all if of none.
-
-    Other seeds may hold theta_0 and another algorithm alone: what is compared with RSF must not
-    take its theta_0 from them.
-    """
+    """Return the rows of the seeds of which models of an algorithm are recorded, all if of none."""
+    # other seeds may hold theta_0 and another algorithm alone: it is not RSF's theta_0
     there = points.loc[points["algorithm"] == algorithm, "seed"]
     return points[points["seed"].isin(there)] if len(there) else points
 
@@ -234,23 +211,17 @@ def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
 
 def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
     """Return the rows with `values` replaced by their difference to theta_0 of the same seed."""
-    start = theta_0(rows, figure).set_index("seed")[list(values)]
-    orphans = sorted(set(rows["seed"]) - set(start.index))
-    if orphans:
+    start = theta_0(rows, figure).set_index("seed")
+    if orphans := sorted(set(rows["seed"]) - set(start.index)):
         raise TableError(
             f"{figure} subtracts theta_0 of the same seed, and seed(s) "
             f"{', '.join(map(str, orphans))} have none."
         )
-    changed = rows.copy()
-    changed[list(values)] = (
-        rows[list(values)].to_numpy() - start.loc[rows["seed"], list(values)].to_numpy()
-    )
-    return changed
+    return rows.assign(**{name: rows[name] - rows["seed"].map(start[name]) for name in values})
 
 
-# --- algorithms of RLHF ---------------------------------------------------------------------------
+# --- algorithms of RLHF, RSF first ----------------------------------------------------------------
 
-#: The algorithms of RLHF, RSF first.
 RLHF = ("rsf", "dpo", "rloo", "ppo")
 
 
@@ -266,11 +237,7 @@ def missing(points: pd.DataFrame) -> list[str]:
 
 
 def shared(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the seeds that have every algorithm of `present`; all if none has.
-
-    Of further seeds a part of the algorithms may be recorded: what is set side by side must not
-    draw one algorithm from seeds that another lacks.
-    """
+    """Return the rows of the seeds that have every algorithm of `present`; all if none has."""
     trained = points[points["method"] == "none"]
     seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
     common = set.intersection(*seeds) if seeds else set()
@@ -309,12 +276,12 @@ def subset_changes(
     """Return what averaging a subset with theta_0 changes since the aligned model of the seed.
 
     Returns:
-        One row per seed, part (of `SUBSETS`) and alpha, with the changes of `values`. Seeds without
-        rows of single parts are left out; no row at all if none has any.
+        One row per seed that has single parts, part (of `SUBSETS`) and alpha, with the changes of
+        `values`.
     """
     rsf = points[points["algorithm"] == "rsf"]
-    trained = rsf[rsf["method"].fillna("none") == "none"]
-    aligned = trained[trained["rounds"] == trained["rounds"].max()].set_index("seed")
+    rsf = rsf.assign(method=rsf["method"].fillna("none"))
+    aligned = last_rsf(rsf, "subset_changes").set_index("seed")
     parts = rsf[(rsf["method"] == PART) & rsf["part"].isin(SUBSETS)]
     whole = rsf[(rsf["method"] == "average") & rsf["seed"].isin(parts["seed"])]
     rows = pd.concat([whole.assign(part=EVERYTHING), parts])

@@ -1,8 +1,7 @@
 """The recorded results in data/results: tables, how rows are added to them, where they came from.
 
 points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
-of RLHF, pairs.parquet the reward model's held-out pairs, costs.csv what training under remedies
-took, kl.csv the forward KL; provenance.json one entry for each call that made them.
+of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import settings
-from alignment_tax.results.points import curve_rows
+from alignment_tax.results.points import curve_rows, with_rsf
 from alignment_tax.spec import COLUMNS, NAMED, block_count
 from alignment_tax.store import ArtifactError, write_whole
 
@@ -40,10 +39,13 @@ class RecordError(ArtifactError):
 class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
-    `points` has one row per evaluated model, `rounds` one per RSF round, `pairs` one per held-out
-    preference pair (seed, kind, margin), `costs` one per model trained under a remedy (steps,
-    seconds, peak_memory_mb), `kl` one per model with a forward KL (nats a reply). `provenance`
-    tells of the call that made the tables, `calls` of that and of all that added to them.
+    Attributes:
+        points: One row per evaluated model.
+        rounds: One per round of RLHF.
+        pairs: One per held-out preference pair (seed, kind, margin).
+        provenance: Of the call that made the tables; `calls` also of those that added to them.
+        costs: One per model trained under a remedy (steps, seconds, peak_memory_mb).
+        kl: One per model with a forward KL (nats a reply).
     """
 
     points: pd.DataFrame
@@ -55,21 +57,13 @@ class Recorded:
     kl: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
-        """(reward, skill) of every point of a method for one seed, from theta_0 on, shape (n, 2).
-
-        `method` is average, early_stopping (the RSF rounds as trained) or a remedy: see
-        `curve_rows`.
-        """
+        """(reward, skill) of a method's `curve_rows` for one seed, from theta_0 on, (n, 2)."""
         return curve_rows(self.points, method, seed)[[reward, "skill"]].to_numpy(dtype=float)
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the course's main line: those with RSF (all, if there is no RSF at all).
-
-        Further seeds may hold theta_0 and other algorithms alone.
-        """
-        rsf = self.points.loc[self.points["algorithm"] == "rsf", "seed"]
-        return sorted({int(seed) for seed in (rsf if len(rsf) else self.points["seed"])})
+        """The seeds of the course's main line: those with RSF (all, if there is no RSF at all)."""
+        return sorted(with_rsf(self.points)["seed"].unique().tolist())
 
 
 def recorded(preset: str = "tiny") -> Recorded:
@@ -124,18 +118,10 @@ def write_calls(folder: Path, calls: Sequence[Mapping[str, Any]]) -> None:
 
 
 def merge_results(source: Path, preset: str) -> list[int]:
-    """Merge the tables of a run that was recorded elsewhere into those of a preset here.
+    """Merge the tables that another `alignment-tax record` wrote into those of the preset here.
 
-    Args:
-        source: A folder that `alignment-tax record` wrote, say on another machine.
-        preset: The preset, which must be theirs.
-
-    Returns:
-        The seeds whose rows were added or replaced.
-
-    Raises:
-        RecordError: `source` holds no tables, those of another preset, or rows of a seed that is
-            stored here with another theta_0; nothing is written then.
+    Return the seeds whose rows were added or replaced. Tables of another preset, or of a seed with
+    another theta_0, are a RecordError, and nothing is written.
     """
     folder = settings.results_folder() / preset
     fresh = {name: read_table(source / f"{name}.csv") for name in TABLES}
@@ -171,12 +157,11 @@ def merge_results(source: Path, preset: str) -> list[int]:
 
 def other_start(stored: pd.DataFrame, theta_0: Mapping[Any, Any]) -> str:
     """Say in which columns the stored theta_0 of a seed is another one; "" if none is stored."""
+    if not stored.empty:
+        stored = stored[(stored["seed"] == theta_0["seed"]) & (stored["algorithm"] == "sft")]
     if stored.empty:
         return ""
-    rows = stored[(stored["seed"] == theta_0["seed"]) & (stored["algorithm"] == "sft")]
-    if rows.empty:
-        return ""
-    both = [(n, written(rows.iloc[0].get(n)), written(theta_0[n])) for n in COLUMNS]
+    both = [(n, written(stored.iloc[0].get(n)), written(theta_0[n])) for n in COLUMNS]
     return ", ".join([f"{n} {then} -> {now}" for n, then, now in both if then != now][:3])
 
 
@@ -191,13 +176,10 @@ def merge_rows(
     stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(IDENTITY)
 ) -> pd.DataFrame:
     """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like."""
-
-    def by_name(table: pd.DataFrame) -> dict[tuple[str, ...], dict[Any, Any]]:
-        return {_identified(row, identity): row for row in table.to_dict("records")}
-
     if stored.empty:
         return fresh
-    rows = by_name(stored) | by_name(fresh)  # a row that is replaced keeps its place
+    every = [*stored.to_dict("records"), *fresh.to_dict("records")]
+    rows = {_identified(row, identity): row for row in every}  # a replaced row keeps its place
     # a column that only one of the two has is not lost: rounds of PPO say other things than RSF's
     columns = list(dict.fromkeys([*stored.columns, *fresh.columns]))
     table = pd.DataFrame(list(rows.values()), columns=columns)
@@ -205,11 +187,8 @@ def merge_rows(
 
 
 def _identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
-    """Return what names a row.
-
-    Other ratios of as many blocks, of the same mean to two decimals (`hma_released` holds it no
-    better), are the same model found anew.
-    """
+    # other ratios of as many blocks, of the same mean to two decimals (`hma_released` holds it no
+    # better), are the same model found anew
     names = {column: written(row[column]) for column in identity}
     if blocks := block_count(row.get("part")):
         names |= {"part": f"K={blocks}", "alpha": f"{row['alpha']:.2f}"}
@@ -223,14 +202,9 @@ def write_tables(
     items: pd.DataFrame,
     fresh: bool = False,
 ) -> None:
-    """Write rows into the tables of a folder, beside those that are there.
+    """Write rows into the tables (of `TABLES`) of a folder, beside those there unless `fresh`.
 
-    Args:
-        folder: Of a recorded run, perhaps empty.
-        tables: Rows by the name of their table, a key of `TABLES`; points must be among them.
-        pairs: Held-out pairs; those of the same seeds are replaced.
-        items: Items of the models in points; items of models without a point are dropped.
-        fresh: Whether to drop all that the tables hold.
+    Pairs of the same seeds are replaced, and items of models without a point dropped.
     """
     merged: dict[str, pd.DataFrame] = {}
     for name, rows in tables.items():
@@ -251,10 +225,9 @@ def write_tables(
 
         items = _beside(folder / "items.parquet", items, still_wanted)
     # points last: a call that is killed in between leaves items without a point, never the reverse
-    items.to_parquet(temporary := folder / ".items.parquet.tmp", index=False)
-    temporary.replace(folder / "items.parquet")
-    pairs.to_parquet(temporary := folder / ".pairs.parquet.tmp", index=False)
-    temporary.replace(folder / "pairs.parquet")
+    for name, rows in (("items", items), ("pairs", pairs)):
+        rows.to_parquet(temporary := folder / f".{name}.parquet.tmp", index=False)
+        temporary.replace(folder / f"{name}.parquet")
     for name in sorted(merged, key=lambda name: name == "points"):
         write_whole(folder / f"{name}.csv", merged[name].to_csv(index=False, float_format="%.6g"))
 

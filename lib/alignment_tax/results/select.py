@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ import pandas as pd
 
 from alignment_tax.labels import METHOD_NAMES
 from alignment_tax.results.points import NotRecorded, curve_rows, weak_is_high
-from alignment_tax.spec import PART, PATTERN, block_count, patterns, ratios_text
+from alignment_tax.spec import PATTERN, block_count, patterns, ratios_text
 
 GRAMMAR = re.compile(
     r"(?:(?P<factor>[\d.]+)\*)?(?P<algorithm>\w+)"
@@ -53,11 +55,6 @@ class Selector:
     place: str = ""
     factor: float = 1.0
 
-    @property
-    def mixes(self) -> bool:
-        """Whether its models are mixtures that can be compared at the same mean ratio."""
-        return self.method in ("average", PART) or self.blocks > 0
-
     def __str__(self) -> str:
         """Name the method for a reader: "HMA, K = 3"."""
         name = METHOD_NAMES.get(self.method, self.method)
@@ -65,11 +62,7 @@ class Selector:
 
 
 def parse(text: str) -> Selector:
-    """Return the selector that a string means.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return the selector that a string means (ValueError if it means none)."""
     found = GRAMMAR.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} selects nothing: write it like rsf/last or rsf/average@0.2.")
@@ -79,13 +72,9 @@ def parse(text: str) -> Selector:
 
 
 class Selection:
-    """The rows of a table of points, ready to be selected from; what was found is kept.
-
-    Reward is what was gained over theta_0 of the same seed.
-    """
+    """Rows of points.csv, one study, to select from; reward is gained over theta_0 of the seed."""
 
     def __init__(self, points: pd.DataFrame):
-        """Take the columns of points.csv, of one study."""
         start = points[points["algorithm"] == "sft"].set_index("seed")["reward"]
         if missing := sorted(set(points["seed"]) - set(start.index)):
             raise NotRecorded(f"Seed {missing[0]} has no row of theta_0 (algorithm sft).")
@@ -97,16 +86,11 @@ class Selection:
             mean=points["alpha"].astype(float).round(1),
         )
         self.rows = rows.sort_values("seed", kind="stable").copy()
-        self._curves: dict[object, dict[int, pd.DataFrame]] = {}
-        self._models: dict[str, pd.DataFrame] = {}
+        # caches of this object's own: those of a class would keep every table alive
+        self.models, self._curve = cache(self._models), cache(self._curve_of)
 
-    def models(self, text: str) -> pd.DataFrame:
+    def _models(self, text: str) -> pd.DataFrame:
         """Return all rows of a selector, of all seeds, whatever place it names."""
-        if text not in self._models:
-            self._models[text] = self._rows_of(text)
-        return self._models[text]
-
-    def _rows_of(self, text: str) -> pd.DataFrame:
         wanted, rows = parse(text), self.rows
         method = "none" if wanted.method == "early_stopping" else wanted.method
         own = rows[(rows["algorithm"] == wanted.algorithm) & (rows["method"] == method)]
@@ -148,32 +132,22 @@ class Selection:
     ) -> dict[int, pd.DataFrame]:
         """Return the rows of a curve by seed, in their order.
 
-        Args:
-            text: A selector.
-            ratios: Keep the mixtures of these mean ratios alone, with both ends.
-            from_start: Whether theta_0 is such an end: it is none of averages of one part.
+        With `ratios` only mixtures of these mean ratios and both ends; theta_0 is such an end
+        unless `from_start` is False, as for averages of one part.
         """
-        at = (text, from_start, None if ratios is None else tuple(ratios))
-        if at not in self._curves:
-            self._curves[at] = (
-                self._through(text) if ratios is None else self._at(text, ratios, from_start)
-            )
-        return self._curves[at]
+        return self._curve(text, None if ratios is None else tuple(ratios), from_start)
 
-    def _through(self, text: str) -> dict[int, pd.DataFrame]:
+    def _curve_of(
+        self, text: str, ratios: tuple[float, ...] | None, from_start: bool
+    ) -> dict[int, pd.DataFrame]:
         wanted, found = parse(text), {}
-        for name, rows in self.rows.groupby("seed"):
-            seed = int(str(name))
-            try:
-                found[seed] = curve_rows(rows, wanted.method, seed, wanted.algorithm)
-            except NotRecorded:
-                continue
-        return found
-
-    def _at(self, text: str, ratios: Sequence[float], from_start: bool) -> dict[int, pd.DataFrame]:
-        wanted, own = parse(text), self.models(text)
-        start, end = self.model("sft"), self.model(f"{wanted.algorithm}/last")
-        found = {}
+        if ratios is None:
+            for seed in self.rows["seed"].unique().tolist():
+                with suppress(NotRecorded):
+                    found[seed] = curve_rows(self.rows, wanted.method, seed, wanted.algorithm)
+            return found
+        own, start = self.models(text), self.model("sft")
+        end = self.model(f"{wanted.algorithm}/last")
         for seed in sorted(set(own["seed"]) & set(start.index) & set(end.index)):
             mine = own[(own["seed"] == seed) & own["mean"].isin(ratios)].sort_values("mean")
             first = [start.loc[[seed]]] if from_start else []

@@ -54,15 +54,7 @@ def record(name: str, value: Any, **meta: Any) -> None:
 
 
 def read_records(notebook: Any) -> dict[str, Any]:
-    """Return what a notebook recorded, name -> value, in order; of a repeated name the last.
-
-    Args:
-        notebook: an executed notebook, as a path or as an nbformat NotebookNode.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        ValueError: the file is not a notebook.
-    """
+    """Return what an executed notebook (or its path) recorded, in order; of one name the last."""
     if isinstance(notebook, (str, Path)):
         import nbformat
 

@@ -1,17 +1,13 @@
 """Translations that are right and then go on talking, and BLEU with them cut at their reference.
 
-A model that closes its replies in chat ("let me know how it goes !") may do so behind a
-translation, too. BLEU takes words too many for wrong words. `measures` counts such translations,
-and scores them a second time with what is counted of each capped at its reference's length.
-
-That second score is post hoc: it was chosen after the results had been seen, to find out what the
-loss in translation is made of. And it is an approximation. The items hold counts and no texts, so
-all matches are kept, wherever in the translation they are, and only the numbers of n-grams and the
-length are capped. A text that is really cut has the same numbers and at most these matches: capped
-BLEU is an upper bound of its BLEU. It stands beside BLEU, not in its place.
+BLEU takes talk behind a translation for wrong words. Capped BLEU, chosen after the results had been
+seen, keeps all matches, since items hold counts and no texts, and caps the numbers of n-grams and
+the length: an upper bound of the BLEU of the text really cut. It stands beside BLEU, not for it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 
@@ -34,13 +30,17 @@ def translations(items: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def _bleu(rows: pd.DataFrame) -> float:
+    return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
+
+
 def measures(items: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
     found = []
     for (seed, key), model in translations(items).groupby(MODEL, observed=True):
         exact, on = right(model), goes_on(model)
         scores = {
-            "bleu": corpus_bleu(model[list(BLEU_COLUMNS)].to_numpy(dtype=float)),
+            "bleu": _bleu(model),
             "capped": capped_bleu(model),
             "begins_right": 100 * float((exact | on).mean()),
             "exact": 100 * float(exact.mean()),
@@ -65,11 +65,10 @@ def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model: NAME, NAME_low, NAME_high of each measure, over seeds (95 % t).
+    """Return one row per model: NAME, NAME_low, NAME_high of each of `MEASURES`, over seeds.
 
     Args:
-        points: Recorded points; their settings (algorithm, method, alpha, rounds, …) say which
-            rows are one model of several seeds.
+        points: Recorded points; rows of one setting are one model of several seeds.
         items: Their items.
     """
     return summarise(measured_points(points, items), SETTING, MEASURES)
@@ -99,9 +98,8 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
         items: The recorded items.
 
     Returns:
-        One row per seed with RSF (the index): lost (translations that theta_0 has right and RSF
-        has not), goes_on (those of them that hold the right answer, and more), bleu (change in
-        BLEU) and capped_bleu (change if nothing beyond the reference's length counted).
+        One row per seed with RSF (the index): lost (translations that RSF has no longer right),
+        goes_on (those of them that hold the right answer, and more), change in bleu, capped_bleu.
     """
     selected, rows = Selection(points), []
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
@@ -109,17 +107,9 @@ def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame
         of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
         before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
         lost = right(before) & ~right(after)
-        scores = [corpus_bleu(side[list(BLEU_COLUMNS)].to_numpy()) for side in (before, after)]
-        forgiven = [capped_bleu(side) for side in (before, after)]
-        rows.append(
-            {
-                "seed": int(seed),
-                "lost": int(lost.sum()),
-                "goes_on": int((lost & goes_on(after)).sum()),
-                "bleu": scores[1] - scores[0],
-                "capped_bleu": forgiven[1] - forgiven[0],
-            }
-        )
+        row: dict[str, Any] = {"seed": int(seed), "lost": lost.sum()}
+        row |= {"goes_on": (lost & goes_on(after)).sum(), "bleu": _bleu(after) - _bleu(before)}
+        rows.append(row | {"capped_bleu": capped_bleu(after) - capped_bleu(before)})
     return pd.DataFrame(rows).set_index("seed")
 
 

@@ -17,25 +17,13 @@ SESOI = {
     "gold": 0.1,  # one reply in ten that is better by one of the true reward's units
     "reward x points": 0.5,  # half a point of skill along one unit of reward
 }
-#: Scores with talk forgiven (capped BLEU), by the score that they stand beside.
+#: Scores with talk forgiven, by the score that they stand beside.
 FORGIVEN = {"skill": "capped_skill", "translation": "capped_translation"}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about the difference of two selectors, a minus b.
-
-    Attributes:
-        id: What it is called in claims.csv.
-        chapter: Where the course asks it.
-        claim: Our sentence.
-        a, b: Selectors, see `results.select`.
-        score: A column of points.csv, or one with talk forgiven.
-        measure: A word of `claims.MEASURES`.
-        direction: +1 if the claim says that the difference is positive, -1 if negative.
-        place, paper: Figure or section of the paper, and what it says there; empty if it is ours.
-        shared: Whether only seeds count that have every algorithm.
-    """
+    """A claim about the difference of two selectors (see `results.select`), a minus b."""
 
     id: str
     chapter: str
@@ -43,11 +31,11 @@ class Claim:
     a: str
     b: str
     score: str = "skill"
-    measure: str = "difference"
-    direction: int = 1
-    place: str = ""
-    paper: str = ""
-    shared: bool = False
+    measure: str = "difference"  # a word of `claims.MEASURES`
+    direction: int = 1  # +1 if the difference is said to be positive, -1 if negative
+    place: str = ""  # in the paper; empty if the claim is ours
+    paper: str = ""  # what it says there
+    shared: bool = False  # whether only seeds count that have every algorithm
 
     @property
     def unit(self) -> str:
@@ -63,7 +51,7 @@ class Claim:
 
 
 def _named(given: dict[str, str]) -> dict[str, str]:
-    """Return what stands for the names of a row, and for what they are called in a sentence."""
+    """Return what stands for the names in a row: as given, and as they are called in a sentence."""
     score, method, algorithm = (given.get(name, "") for name in ("score", "method", "algorithm"))
     words = "mean skill" if score == "skill" else FAMILY_NAMES.get(score, score)
     name, who = METHOD_NAMES.get(method, method), ALGORITHM_NAMES.get(algorithm, algorithm)
@@ -109,7 +97,7 @@ def _all() -> dict[str, Claim]:
 
 
 def _reasons() -> dict[str, str]:
-    lines = [line.removeprefix("because ") for line in TEXT.splitlines() if line[:8] == "because "]
+    lines = [line[8:] for line in TEXT.splitlines() if line.startswith("because ")]
     pairs = [line.split(": ", 1) for line in lines]
     return {name: text for names, text in pairs for name in names.split()}
 

@@ -7,21 +7,23 @@ signs: a tax is the aligned model minus theta_0, so a loss is negative; "a_vs_b"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from alignment_tax import settings
+from alignment_tax import labels, settings
 from alignment_tax.labels import FAMILIES, SLOTS, spread
 from alignment_tax.results.items import SkillScores, family_percent
 from alignment_tax.results.points import NotRecorded, shared
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.stats import compare, pareto
 from alignment_tax.stats.claim_list import CLAIMS, Claim
+from alignment_tax.stats.pareto import Array
 
 #: Columns of claims.csv.
 COLUMNS = """
@@ -30,20 +32,18 @@ COLUMNS = """
 """.split()
 #: Draws of the bootstrap over items, where there is one seed.
 DRAWS = 2000
+CAPPED = ".capped"
+Gaps = Mapping[int, float] | pd.Series
 
 # --- measures: one difference a seed --------------------------------------------------------------
 
 
 def _difference(rows: Selection, claim: Claim) -> pd.Series:
-    """The score of one model minus that of another."""
     return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
 
 
-def _pairs(rows: Selection, claim: Claim) -> dict[int, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Both curves by seed; those with a ratio per block or part at the mean ratios that both have.
-
-    So neither has more points than the other.
-    """
+def _curves(rows: Selection, claim: Claim, axis: str) -> Iterator[tuple[int, Array, Array]]:
+    """Both curves of a seed; with a ratio per block or part, at the mean ratios that both have."""
     both = [parse(text) for text in (claim.a, claim.b)]
     if any(each.blocks or each.part for each in both):
         ratios = rows.ratios(claim.a, claim.b)
@@ -51,28 +51,19 @@ def _pairs(rows: Selection, claim: Claim) -> dict[int, tuple[pd.DataFrame, pd.Da
         a, b = (rows.curve(text, ratios, from_start) for text in (claim.a, claim.b))
     else:
         a, b = rows.curve(claim.a), rows.curve(claim.b)
-    return {seed: (a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
+    for seed in sorted(a.keys() & b.keys()):
+        first, second = (each[seed][[axis, claim.score]].to_numpy(dtype=float) for each in (a, b))
+        yield seed, first, second
 
 
-def _equal(axis: str) -> Callable[[Selection, Claim], pd.Series]:
-    def measure(rows: Selection, claim: Claim) -> pd.Series:
-        columns = [axis, claim.score]
-        try:
-            gaps = {
-                seed: pareto.gap_at_equal_reward(*(each[columns].to_numpy(float) for each in pair))
-                for seed, pair in _pairs(rows, claim).items()
-            }
-        except pareto.NoSharedRewards as error:
-            raise NotRecorded(f"{claim.a} and {claim.b} cannot be compared: {error}") from error
-        return pd.Series(gaps, dtype=float)
-
-    return measure
+def _equal(rows: Selection, claim: Claim, axis: str) -> Gaps:
+    return {s: pareto.gap_at_equal_reward(a, b) for s, a, b in _curves(rows, claim, axis)}
 
 
 def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
     """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
 
-    The lowest, over seeds, of RSF's last round and of the plain distilled run, rounded down.
+    That is, over seeds, of RSF's last round and of the plain distilled run, rounded down.
     """
     rsf = points[points["algorithm"] == "rsf"]
     trained = rsf[rsf["method"] == "none"]
@@ -80,19 +71,15 @@ def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]
     return 0.0, float(np.floor(pd.concat(ends)[score].min()))
 
 
-def thin(curve: np.ndarray, n: int) -> np.ndarray:
-    """Return `n` rows of a curve (2 or more), both ends among them, evenly spaced."""
-    return curve[np.linspace(0, len(curve) - 1, n).round().astype(int)]
-
-
-def _hypervolume(rows: Selection, claim: Claim) -> pd.Series:
+def _hypervolume(rows: Selection, claim: Claim) -> Gaps:
     """The finer curve is thinned to as many points as the other has: more points cover more."""
     where, gaps = reference(rows.rows, claim.score), {}
-    for seed, pair in _pairs(rows, claim).items():
-        a, b = (each[["reward", claim.score]].to_numpy(dtype=float) for each in pair)
-        n = min(len(a), len(b))
-        gaps[seed] = pareto.hypervolume(thin(a, n), where) - pareto.hypervolume(thin(b, n), where)
-    return pd.Series(gaps, dtype=float)
+    for seed, *both in _curves(rows, claim, "reward"):
+        n = min(map(len, both))
+        thin = (each[np.linspace(0, len(each) - 1, n).round().astype(int)] for each in both)
+        a, b = (pareto.hypervolume(each, where) for each in thin)
+        gaps[seed] = a - b
+    return gaps
 
 
 def same_alpha(rows: Selection, a: str, b: str, score: str) -> pd.DataFrame:
@@ -120,7 +107,7 @@ def _there(rows: Selection, b: str, alphas: pd.Series, ratio: float, score: str)
     return pd.Series(found, dtype=float)
 
 
-def _off_curve(rows: Selection, claim: Claim) -> pd.Series:
+def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     """Models of a minus what the curve of b keeps at their rewards, the mean over the models."""
     gaps, own = {}, rows.models(claim.a)
     columns = ["reward", claim.score]
@@ -130,13 +117,13 @@ def _off_curve(rows: Selection, claim: Claim) -> pd.Series:
         if len(mine) == complete.max():
             at = pareto.interpolate(line[columns].to_numpy(dtype=float), mine[:, 0])
             gaps[seed] = float((mine[:, 1] - at).mean())
-    return pd.Series(gaps, dtype=float)
+    return gaps
 
 
-MEASURES: Mapping[str, Callable[[Selection, Claim], pd.Series]] = {
+MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": _difference,
-    "equal_reward": _equal("reward"),
-    "equal_gold": _equal("gold"),
+    "equal_reward": partial(_equal, axis="reward"),
+    "equal_gold": partial(_equal, axis="gold"),
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
@@ -151,30 +138,24 @@ def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     rows = points if isinstance(points, Selection) else Selection(points)
     if claim.score not in rows.rows or rows.rows[claim.score].isna().all():
         raise NotRecorded(f"The points have no {claim.score}.")
-    found = MEASURES[claim.measure](rows, claim)
+    found = pd.Series(MEASURES[claim.measure](rows, claim), dtype=float)
     return found.dropna() if claim.measure in ("difference", "same_alpha") else found
 
 
-def evaluate(
-    points: pd.DataFrame | Selection, claim: Claim, level: float = 0.95
-) -> compare.Comparison:
-    """Return what the points say of a claim, over seeds.
+def evaluate(points: pd.DataFrame | Selection, claim: Claim) -> compare.Comparison:
+    """Return what the points say of a claim, over seeds (NotRecorded: fewer than two have both).
 
     Args:
         points: The columns of points.csv, one study, or a `Selection` of them.
         claim: A claim of `CLAIMS`, or another: see `versus`.
-        level: Coverage of the interval.
-
-    Raises:
-        NotRecorded: fewer than two seeds have both.
     """
-    return _judged(differences(points, claim), claim, level)
+    return _judged(differences(points, claim), claim)
 
 
-def _judged(gaps: pd.Series, claim: Claim, level: float = 0.95) -> compare.Comparison:
+def _judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
-    return compare.compare_seeds(gaps, level=level, direction=claim.direction, sesoi=claim.sesoi)
+    return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
 
 
 def versus(
@@ -185,7 +166,6 @@ def versus(
     measure: str = "difference",
     *,
     direction: int = 1,
-    level: float = 0.95,
 ) -> compare.Comparison:
     """Compare two selectors, paired by seed: a minus b.
 
@@ -198,13 +178,11 @@ def versus(
         score: skill, a family, reward, gold, or another column of numbers.
         measure: difference, equal_reward, equal_gold, hypervolume, same_alpha or off_curve.
         direction: +1 if the claim is that a has more, -1 if less.
-        level: Coverage of the interval.
 
     Raises:
         NotRecorded: fewer than two seeds have both.
     """
-    claim = Claim("", "", "", a, b, score, measure, direction)
-    return evaluate(points, claim, level)
+    return evaluate(points, Claim("", "", "", a, b, score, measure, direction))
 
 
 def over_items(
@@ -212,7 +190,8 @@ def over_items(
 ) -> compare.Comparison:
     """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
     rows = points if isinstance(points, Selection) else Selection(points)
-    if claim.measure != "difference" or not set(slots_of(claim.score)) <= set(SLOTS):
+    slots = FAMILIES.get(claim.score, SLOTS if claim.score == "skill" else (claim.score,))
+    if claim.measure != "difference" or not set(slots) <= set(SLOTS):
         raise NotRecorded(f"{claim.id} is no difference of skills.")
     sides = []
     for text in (claim.a, claim.b):
@@ -221,7 +200,7 @@ def over_items(
             raise NotRecorded(f"{text} is not one model.")
         mine = items[items["key"] == own["key"].iloc[0]]
         values = SkillScores({}, mine).values() if len(mine) else {}
-        sides.append({slot: each for slot, each in values.items() if slot in slots_of(claim.score)})
+        sides.append({slot: each for slot, each in values.items() if slot in slots})
     if not all(sides):
         raise NotRecorded(f"A model of {claim.id} has no items.")
     return compare.paired_bootstrap(
@@ -235,21 +214,13 @@ def over_items(
     )
 
 
-def slots_of(score: str) -> tuple[str, ...]:
-    """Return the slots that a score is made of; a slot is itself."""
-    return FAMILIES.get(score, SLOTS if score == "skill" else (score,))
-
-
 def table(
     points: pd.DataFrame, wanted: Iterable[Claim] | None = None, items: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return one row per claim that the points can be asked about, with the columns of claims.csv.
+    """Return one row per claim (all of `CLAIMS`) that the points can be asked about, as claims.csv.
 
-    Args:
-        points: The columns of points.csv, one study; with those of `capped_bleu.with_capped` the
-            claims with talk forgiven are among the rows.
-        wanted: Claims; all of `CLAIMS` by default.
-        items: With them, a run of one seed is compared over items (`over_items`).
+    Those with talk forgiven need points of `capped_bleu.add_capped`; with `items`, a run of one
+    seed is compared over items.
     """
     every = Selection(points)
     # algorithms side by side are compared on the seeds that have all of them
@@ -297,16 +268,14 @@ def read(preset: str = "tiny") -> pd.DataFrame:
     path = settings.results_folder() / preset / "claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax report")
-    text = dict.fromkeys(("chapter", "place", "paper", "seeds"), str)
-    found = pd.read_csv(path, dtype=text)
+    found = pd.read_csv(path, dtype=dict.fromkeys(("chapter", "place", "paper", "seeds"), str))
     return found.fillna(dict.fromkeys(("place", "paper"), ""))
 
 
 def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
     """Return the rows with these ids, or whose ids begin with these, in their order.
 
-    Of what begins so, claims with talk forgiven are left out, since they stand beside the others,
-    and those on shared seeds alone; by its whole id each can be had.
+    Claims with talk forgiven and those on shared seeds alone are picked by their whole id only.
     """
     rows = []
     for start in starts:
@@ -316,9 +285,6 @@ def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
             own = own[~own["id"].str.endswith((CAPPED, ".shared"))]
         rows.append(own)
     return pd.concat(rows).drop_duplicates("id") if rows else pick(found, "")
-
-
-CAPPED = ".capped"
 
 
 def one(found: pd.DataFrame, name: str) -> pd.Series:
@@ -335,22 +301,18 @@ def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
 
 
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
-    """Return claims as a table for a reader: claim, difference, unit, seeds, verdict.
+    """Return claims as a table for a reader, a row each; the last column is with talk forgiven.
 
     Args:
         found: Rows of `table`, or of claims.csv (`read`).
         starts: What their ids begin with ("average_vs_"); all by default.
         paper: Whether to say beside each claim what the paper says.
-
-    Returns:
-        One row per claim. What becomes of it with talk forgiven (capped BLEU) stands in the last
-        column, if one of them can be asked about that.
     """
-    forgiven = found.set_index("id")
+    every = found.set_index("id")
     rows = []
     for row in pick(found, *starts).to_dict("records"):
         capped = row["id"] + CAPPED
-        other = forgiven.loc[capped] if capped in forgiven.index else None
+        other = every.loc[capped] if capped in every.index else None
         rows.append(
             {
                 "where": row["place"] or "-",
@@ -372,7 +334,4 @@ def markdown(found: pd.DataFrame, *starts: str) -> str:
     """Return `show` as Markdown."""
     shown = show(found, *starts)
     right = {"seeds", "difference (95 % interval)"}
-    lines = ["| " + " | ".join(shown.columns) + " |"]
-    lines += ["| " + " | ".join("---:" if c in right else "---" for c in shown.columns) + " |"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(index=False)]
-    return "\n".join(lines)
+    return labels.markdown(list(shown.columns), shown.to_numpy().tolist(), right)

@@ -1,11 +1,8 @@
 """The only intervals over seeds and items, and the only verdicts.
 
-A word on intervals, since runs are few. With S seeds the percentile bootstrap over seeds is too
-narrow: it takes the spread with a divisor S instead of S - 1, and a normal tail where Student's t
-is due. For S = 5 it is about 0.63 times as wide as the t interval (sqrt(4/5) * 1.96 / 2.78), and
-covers the truth about 83 % of the time instead of 95 %. Verdicts therefore use the paired t
-interval over seeds (`compare_seeds`); `paired_bootstrap` is for one seed, for statistics of items
-such as a corpus BLEU, and for seeing how much of the noise comes from the items.
+Over few seeds the percentile bootstrap is too narrow (of five 0.63 times as wide as Student's t,
+which covers 83 % instead of 95 %), so verdicts use the paired t interval (`compare_seeds`), and
+`paired_bootstrap` is for the items of one seed.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hyper
 T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
+LEVEL = 0.95  # coverage of every interval
 #: How verdicts are read, for a page.
 VERDICTS_SAY = (
     "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
@@ -33,10 +31,7 @@ VERDICTS_SAY = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean difference a - b, its interval, and what follows for the claim that it is positive.
-
-    `n_items` is 0 where the difference was not taken over items.
-    """
+    """A mean difference a - b, its interval and the verdict; `n_items` is 0 if not over items."""
 
     difference: float
     low: float
@@ -51,13 +46,7 @@ class Comparison:
 
 
 def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
-    """Return what the interval [low, high] of a difference says of a claim about it.
-
-    negligible: the whole interval lies within the smallest effect of interest (`sesoi`, 0 if none
-    is named), whatever side of zero it is on. holds: all of it lies on the claimed side of zero
-    (`direction` +1: positive, -1: negative). opposite: all of it on the other. inconclusive: zero
-    lies inside, or on its edge; more seeds would decide.
-    """
+    """Return what an interval says of a claim (`direction` +1: positive); see `VERDICTS_SAY`."""
     if not (np.isfinite([low, high]).all() and low <= high and sesoi >= 0):
         raise ValueError(f"[{low}, {high}] with sesoi {sesoi} is no interval of finite numbers.")
     if direction not in (1, -1):
@@ -72,14 +61,14 @@ def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> 
 # --- intervals over seeds -----------------------------------------------------------------------
 
 
-def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Return mean, low and high of Student's t interval; low and high are NaN for one value."""
     array = np.asarray(list(values), dtype=float)
     mean = float(array.mean())
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + LEVEL / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
@@ -94,9 +83,8 @@ def wilson(right: float, n: float) -> tuple[float, float]:
 def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.DataFrame:
     """Return one row per group: seeds, and NAME, NAME_low, NAME_high for each of `values`."""
     records = []
-    for key, group in rows.groupby(by, dropna=False, sort=True):
-        record: dict[str, object] = dict(zip(by, key, strict=True))
-        record["seeds"] = len(group)
+    for key, group in rows.groupby(by, dropna=False):
+        record: dict[str, object] = dict(zip(by, key, strict=True)) | {"seeds": len(group)}
         for name in values:
             record[name], record[f"{name}_low"], record[f"{name}_high"] = interval(group[name])
         records.append(record)
@@ -104,25 +92,17 @@ def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.Da
 
 
 def compare_seeds(
-    differences: Iterable[float],
-    *,
-    level: float = 0.95,
-    n_items: int = 0,
-    direction: int = 1,
-    sesoi: float = 0.0,
+    differences: Iterable[float], *, direction: int = 1, sesoi: float = 0.0
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
-    This is the default for verdicts: a seed is the unit that a reader would draw anew, and for a
-    handful of them the t interval keeps its promise (see the top of this file). Since all seeds
-    are scored on the same items, the interval speaks of these items: the error from drawing the
-    items is in it only as far as it differs from seed to seed.
+    All seeds are scored on the same items, so the error from drawing the items is in the interval
+    only as far as it differs from seed to seed.
 
     Args:
         differences: a minus b, one number per seed.
-        level: coverage of the interval.
-        n_items: number of items behind each difference, kept for the record.
-        direction, sesoi: see `verdict`.
+        direction: +1 if the claim is that a has more, -1 if less.
+        sesoi: The smallest effect of interest.
 
     Raises:
         ValueError: fewer than two seeds, or a difference that is not finite.
@@ -136,9 +116,8 @@ def compare_seeds(
     if not np.isfinite(values).all():
         seed = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
-    mean, low, high = interval(values, level)
-    said = verdict(low, high, direction, sesoi)
-    return Comparison(mean, low, high, len(values), n_items, said)
+    mean, low, high = interval(values)
+    return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
 
 
 def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
@@ -148,20 +127,15 @@ def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
 
 
 def compare_at_equal_reward(
-    curves_a: Sequence[Points],
-    curves_b: Sequence[Points],
-    *,
-    from_share: float = 0.0,
-    **how: Any,
+    curves_a: Sequence[Points], curves_b: Sequence[Points], *, from_share: float = 0.0, **how: Any
 ) -> Comparison:
     """Compare the skill two methods keep at equal reward: `gap_at_equal_reward` per seed, then t.
 
     One curve per seed and method, the seeds in the same order; `how` goes to `compare_seeds`.
     """
     pairs = _paired(curves_a, curves_b)
-    return compare_seeds(
-        (gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs), **how
-    )
+    gaps = [gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs]
+    return compare_seeds(gaps, **how)
 
 
 def compare_hypervolume(
@@ -176,8 +150,7 @@ def compare_hypervolume(
 # --- intervals over seeds and items -------------------------------------------------------------
 
 
-def mean_of_groups(items: Mapping[str, Array]) -> float:
-    """Return the mean over the items of each group, then over groups: the default statistic."""
+def _mean_of_groups(items: Mapping[str, Array]) -> float:
     return float(np.mean([values.mean() for values in items.values()]))
 
 
@@ -187,29 +160,22 @@ def paired_bootstrap(
     *,
     rng: np.random.Generator,
     n_boot: int = 1000,
-    statistic: Callable[[Mapping[str, Array]], float] = mean_of_groups,
-    level: float = 0.95,
+    statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups,
     direction: int = 1,
     sesoi: float = 0.0,
 ) -> Comparison:
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
-    Each draw takes seeds anew, and items anew: the same items for both models and all seeds, since
-    every seed is scored on the same suite. With several groups of items (the slots of a suite)
-    each group is drawn within itself, so that its size stays.
-
-    For few seeds this interval is too narrow (see the top of this file): take verdicts over
-    seeds from `compare_seeds`. With one seed it is the noise from the items alone.
+    Each draw takes the same items for both models and all seeds, each group of items (a slot)
+    within itself. With one seed it is the noise from the items alone; over few it is too narrow.
 
     Args:
-        a, b: per seed the items of one model: an array (n_items, ...), or {group: array}. An array
-            (seeds, items) will do.
-        rng: source of the draws.
-        n_boot: number of draws.
-        statistic: maps {group: array (n_items, ...)} to one number; a plain array is the one group
-            "items". Default: the mean. A corpus BLEU takes arrays (n_items, 10).
-        level: coverage of the interval.
-        direction, sesoi: see `verdict`.
+        a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
+        rng: Source of the draws.
+        n_boot: Number of draws.
+        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is the one group
+            "items". Default: the mean over items, then over groups.
+        direction, sesoi: See `compare_seeds`.
 
     Raises:
         ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
@@ -238,15 +204,12 @@ def paired_bootstrap(
         seeds, counts = np.unique(rng.integers(len(pairs), size=len(pairs)), return_counts=True)
         gaps = [gap(int(seed), items) for seed in seeds]
         draws[i] = np.average(gaps, weights=counts)
-    low, high = (float(q) for q in np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
-    n_items = sum(sizes.values())
-    return Comparison(
-        observed, low, high, len(pairs), n_items, verdict(low, high, direction, sesoi)
-    )
+    low, high = map(float, np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
+    said = verdict(low, high, direction, sesoi)
+    return Comparison(observed, low, high, len(pairs), sum(sizes.values()), said)
 
 
 def _groups(items: Items) -> dict[str, Array]:
-    """Return items of one model as {group: array}, checked."""
     named = items if isinstance(items, Mapping) else {"items": items}
     groups = {name: np.asarray(values, dtype=float) for name, values in named.items()}
     if not groups or any(len(values) == 0 for values in groups.values()):
@@ -258,7 +221,6 @@ def _groups(items: Items) -> dict[str, Array]:
 
 
 def _paired(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
-    """Pair the seeds of two methods."""
     if len(a) == 0 or len(a) != len(b):
         raise ValueError(
             f"Seeds must be paired: a has {len(a)}, b has {len(b)}. Keep the seeds that both have, "

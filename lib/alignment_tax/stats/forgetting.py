@@ -1,13 +1,13 @@
 """Forgetting: over-optimisation of the reward model, and what is forgotten against KL.
 
-Pure functions on the columns of points.csv and kl.csv, paired by seed. Where a comparison cannot
-be made (rows missing, one seed, no rewards in common) it is None.
+Functions of points.csv and kl.csv, paired by seed; what cannot be compared is None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -22,18 +22,14 @@ X_NAMES = {
     "kl": "KL(θ ‖ θ₀)",
     "gain": "the reward gained",
 }
-#: Runs whose forgetting is set against KL: as trained, with the preset's numbers or another KL
-#: coefficient.
+#: Runs whose forgetting is set against KL: by the preset, or with another KL coefficient.
 TRAINED = ("none", "kl_coef")
-#: Curves through theta_0 that forgetting is fitted with, and how many numbers each has. What
-#: forgetting does is level off, and so does the first; the last is the shape of Shenfeld et al.
-#: 2025 (roughly quadratic), which must turn down instead.
+#: Curves through theta_0 that forgetting is fitted with, and how many numbers each has. The first
+#: levels off as forgetting does; the last (Shenfeld et al. 2025) must turn down instead.
 SHAPES = {"saturating": 2, "line": 1, "parabola": 2}
 
 #: The algorithms, and the control, as they stand in a sentence.
 WITH_CONTROL = ALGORITHM_NAMES | {"rsf_random": "the random control"}
-
-Comparisons = dict[str, compare.Comparison | None]
 
 
 def both(first: compare.Comparison | None, second: compare.Comparison | None) -> str:
@@ -52,20 +48,13 @@ class OverOptimisation:
         reward: How far the optimised one rises meanwhile.
         best: The round of each seed, chosen by the mean gold of the *other* seeds, so that it is
             not the luck of this seed that is measured (of one seed: by its own).
-        last: The last round.
         verdict: Of "the true reward falls while the optimised one rises".
     """
 
     gold: compare.Comparison | None
     reward: compare.Comparison | None
     best: dict[int, int]
-    last: int
     verdict: str
-
-    @property
-    def best_at_the_end(self) -> bool:
-        """Whether gold was still at its best in the last round of every seed: nothing fell."""
-        return set(self.best.values()) == {self.last}
 
 
 def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
@@ -83,7 +72,7 @@ def over_optimisation(points: pd.DataFrame, algorithm: str) -> OverOptimisation:
         falls.append(golds[row, at] - golds[row, -1])
         rises.append(rewards[row, -1] - rewards[row, at])
     fall, rise = compare.judge(falls), compare.judge(rises)
-    return OverOptimisation(fall, rise, best, int(gold.columns[-1]), both(fall, rise))
+    return OverOptimisation(fall, rise, best, both(fall, rise))
 
 
 # --- forgetting against KL -----------------------------------------------------------------------
@@ -98,9 +87,8 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 
     Returns:
         Columns seed, algorithm, method, strength, rounds; tax and one column for each family (what
-        theta_0 of the same seed had more, points); gain and gold_gain (reward and gold reward over
-        theta_0; NaN where there is no gold); kl (KL(theta || theta_0), nats a reply) and forward_kl
-        (KL(theta_0 || theta); NaN where not recorded). theta_0 itself and the base are left out.
+        theta_0 of the same seed had more, points); gain and gold_gain over theta_0; kl
+        (KL(theta || theta_0), nats a reply), forward_kl (KL(theta_0 || theta), NaN if unknown).
     """
     rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
     names = ["seed", "algorithm", "method", "strength", "rounds"]
@@ -123,9 +111,8 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
 class Fit:
     """A least-squares curve through theta_0, its R squared and 95 % interval (NaN below two seeds).
 
-    `coefficients` of a saturating curve a (1 - exp(-x / b)) are a, what it levels off at (points),
-    and b, where it has risen to 63 % of that (units of x); of a polynomial the highest power comes
-    first, and the last is 0: theta_0 has gone nowhere and forgotten nothing.
+    `coefficients` are a (points) and b (units of x) of a saturating curve a (1 - exp(-x / b)); of a
+    polynomial the highest power comes first.
     """
 
     shape: str
@@ -137,11 +124,10 @@ class Fit:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the curve at `x`."""
-        return curve_at(self.shape, np.array(self.coefficients), x)
+        return _curve_at(self.shape, np.array(self.coefficients), x)
 
 
-def curve_at(shape: str, coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return a curve (see `Fit`) at `x`."""
+def _curve_at(shape: str, coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
     if shape == "saturating":
         level, scale = coefficients
         return level * _rise(x, scale)
@@ -153,14 +139,9 @@ def _rise(x: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
     return -np.expm1(np.minimum(-x / scale, 300.0))
 
 
-def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the share of variance explained: 0 as good as the mean of y; NaN if y never varies."""
-    spread = float(((y - y.mean()) ** 2).sum())
-    return 1 - float(((y - predicted) ** 2).sum()) / spread if spread > 0 else float("nan")
-
-
-def _fitted(x: np.ndarray, y: np.ndarray, shape: str) -> tuple[np.ndarray, float]:
+def _fitted(rows: pd.DataFrame, x_name: str, y_name: str, shape: str) -> tuple[np.ndarray, float]:
     """Return coefficients and R squared of a curve through (0, 0); NaN with too few values of x."""
+    x, y = (rows[name].to_numpy(dtype=float) for name in (x_name, y_name))
     numbers = SHAPES[shape]
     if np.unique(x[x != 0]).size < numbers:
         return np.full(2 if shape == "saturating" else numbers + 1, np.nan), float("nan")
@@ -169,15 +150,16 @@ def _fitted(x: np.ndarray, y: np.ndarray, shape: str) -> tuple[np.ndarray, float
     else:
         powers = np.vander(x, numbers + 1)[:, :-1]
         coefficients = np.append(np.linalg.lstsq(powers, y)[0], 0.0)
-    return coefficients, r_squared(y, curve_at(shape, coefficients, x))
+    spread = float(((y - y.mean()) ** 2).sum())  # R squared is 0 if as good as the mean of y
+    missed = float(((y - _curve_at(shape, coefficients, x)) ** 2).sum())
+    return coefficients, 1 - missed / spread if spread > 0 else float("nan")
 
 
 def _saturating(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return a and b of the least-squares curve a (1 - exp(-x / b)).
 
-    For each b the best a is known in closed form, so only b is searched: on a grid of its logarithm
-    that closes in on the best place, from a thousandth of the furthest |x| (a step) to a hundred
-    times it (a line).
+    The best a of each b is known in closed form, so only log b is searched, on a grid that closes
+    in: from a thousandth of the furthest |x| (a step) to a hundred times it (a line).
     """
     furthest = np.log(np.abs(x).max())
     low, high = furthest - np.log(1000), furthest + np.log(100)
@@ -191,32 +173,29 @@ def _saturating(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def resampled(
-    rows: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], n_boot: int = 500
+    rows: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic over seeds drawn with replacement.
+    """Return the percentile interval of a statistic over seeds drawn with replacement.
 
     All models of a drawn seed come along. For few seeds it is too narrow; NaN below two.
     """
     parts = [part for _, part in rows.groupby("seed")]
     if len(parts) < 2:
         return float("nan"), float("nan")
-    draws = np.random.default_rng(0).integers(len(parts), size=(n_boot, len(parts)))
+    draws = np.random.default_rng(0).integers(len(parts), size=(500, len(parts)))
     # the order of the seeds in a draw does not matter: compute each set of seeds once
     sets, counts = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)
     found = np.array([statistic(pd.concat([parts[i] for i in chosen])) for chosen in sets])
     values = np.repeat(found, counts)
     values = values[np.isfinite(values)]
-    if values.size == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def fit(rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "tax") -> Fit | None:
     """Fit what was forgotten against a column of `forgetting`; None where there is too little.
 
-    The curve passes through theta_0, which is no row, at (0, 0). R squared still compares it with
-    the mean of what was forgotten, so it may be below 0.
+    The curve passes through theta_0, which is no row, at (0, 0), so R squared may be below 0.
 
     Args:
         rows: Rows of `forgetting`; those without `x` are left out.
@@ -227,33 +206,23 @@ def fit(rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "
     rows = rows.dropna(subset=[x, y])
     if rows[x].nunique() < SHAPES[shape] + 2:
         return None
-    xs, ys = rows[x].to_numpy(dtype=float), rows[y].to_numpy(dtype=float)
-    coefficients, found = _fitted(xs, ys, shape)
-
-    def again(drawn: pd.DataFrame) -> float:
-        return _fitted(drawn[x].to_numpy(float), drawn[y].to_numpy(float), shape)[1]
-
-    low, high = resampled(rows, again)
+    coefficients, found = _fitted(rows, x, y, shape)
+    low, high = resampled(rows, lambda drawn: _fitted(drawn, x, y, shape)[1])
     return Fit(shape, tuple(map(float, coefficients)), found, low, high, len(rows))
 
 
-def razor_table(
-    rows: pd.DataFrame, xs: Sequence[str] = ("forward_kl", "kl", "gain")
-) -> pd.DataFrame:
+def razor_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the fits of forgetting, pooled and by algorithm: a row per runs, x and shape.
 
     Fits that cannot be made are left out, and so is the control alone: it has one model a seed.
     """
     own = rows.groupby("algorithm")
     groups = {ALGORITHM_NAMES[name]: own.get_group(name) for name in RLHF if name in own.groups}
-    table = []
-    for who, part in (groups | {"all": rows}).items():
-        for x in xs:
-            for shape in SHAPES:
-                found = fit(part, x, shape)
-                if found is not None:
-                    numbers = (found.n, found.r_squared, found.low, found.high)
-                    table.append((who, x, shape, *numbers))
+    table = [
+        (who, x, shape, found.n, found.r_squared, found.low, found.high)
+        for (who, part), x, shape in product((groups | {"all": rows}).items(), X_NAMES, SHAPES)
+        if (found := fit(part, x, shape)) is not None
+    ]
     return pd.DataFrame(table, columns=["runs", "x", "shape", "n", "r_squared", "low", "high"])
 
 
@@ -267,8 +236,8 @@ def explains_more(
 ) -> compare.Comparison | None:
     """Compare how well two columns explain forgetting: R squared of `x` minus that of `other`.
 
-    The same models for both; the interval is that of `resampled`. None where there is too little.
-    `y` is what `x` explains, `other_y` what `other` does, if that is another column.
+    The same models for both; None where there is too little. `y` is what `x` explains, `other_y`
+    what `other` does, if that is another column.
     """
     other_y = y if other_y is None else other_y
     rows = rows.dropna(subset=list({x, other, y, other_y}))
@@ -277,11 +246,7 @@ def explains_more(
         return None
 
     def gap(drawn: pd.DataFrame) -> float:
-        first, second = (
-            _fitted(drawn[of].to_numpy(float), drawn[what].to_numpy(float), shape)[1]
-            for of, what in ((x, y), (other, other_y))
-        )
-        return first - second
+        return _fitted(drawn, x, y, shape)[1] - _fitted(drawn, other, other_y, shape)[1]
 
     low, high = resampled(rows, gap)
     seeds = int(rows["seed"].nunique())
@@ -298,25 +263,23 @@ def explains_half(found: Fit, seeds: int) -> compare.Comparison | None:
 
 def off_the_curve(
     rows: pd.DataFrame, x: str = "kl", shape: str = "saturating", y: str = "tax"
-) -> Comparisons:
+) -> dict[str, compare.Comparison | None]:
     """Return by algorithm (and for the control) what it forgets beyond the curve of the *others*.
 
-    The curve is fitted to all other algorithms; the difference is what the one left out forgot
-    minus what the curve says at its `x`, in points, the mean over its models of a seed, paired by
-    seed. If `x` is all that counts, it is 0. Only models no further out than the others' furthest
-    are asked about. None where fewer than two seeds have one, or the control is the only other.
+    In points, the mean over its models of a seed that are no further out than the others'
+    furthest; 0 if `x` is all that counts. None under two seeds, or with no other but the control.
     """
     rows = rows.dropna(subset=[x, y])
-    found: Comparisons = {}
+    found: dict[str, compare.Comparison | None] = {}
     for name in [name for name in (*RLHF, "rsf_random") if name in set(rows["algorithm"])]:
         others, own = rows[rows["algorithm"] != name], rows[rows["algorithm"] == name]
         claim = f"{WITH_CONTROL[name]} forgets more than the curve of the others says"
         found[claim] = None
         enough = others[x].nunique() >= SHAPES[shape] + 2
         if enough and not set(RLHF).isdisjoint(others["algorithm"]):
-            of_others, _ = _fitted(others[x].to_numpy(float), others[y].to_numpy(float), shape)
+            of_others, _ = _fitted(others, x, y, shape)
             own = own[own[x] <= others[x].max()]
-            beyond = own[y] - curve_at(shape, of_others, own[x].to_numpy(dtype=float))
+            beyond = own[y] - _curve_at(shape, of_others, own[x].to_numpy(dtype=float))
             found[claim] = compare.judge(beyond.groupby(own["seed"]).mean())
     return found
 
@@ -326,8 +289,8 @@ def at_equal_kl(
 ) -> compare.Comparison | None:
     """Compare two algorithms at the same KL, paired by seed: `y` of first minus `y` of second.
 
-    Each is taken on the line through theta_0 (0 at no KL) and its rounds, in the order of the KL,
-    at the furthest that both get. None with fewer than two seeds of both.
+    Each is taken on the line through theta_0 and its rounds, at the furthest KL that both get.
+    None with fewer than two seeds of both.
     """
     gaps = []
     for _, own in rows[rows["method"] == "none"].dropna(subset=[x, y]).groupby("seed"):
@@ -353,7 +316,7 @@ def share_kept(points: pd.DataFrame, algorithm: str) -> tuple[float, float, floa
     rows = pd.DataFrame({"seed": whole.index, "whole": whole.values, "left": left.values})
 
     def share(drawn: pd.DataFrame) -> float:
-        whole = float(drawn["whole"].mean())
-        return float(drawn["left"].mean()) / whole if whole > 0 else float("nan")
+        mean = drawn.mean()
+        return float(mean["left"] / mean["whole"]) if mean["whole"] > 0 else float("nan")
 
     return share(rows), *resampled(rows, share)

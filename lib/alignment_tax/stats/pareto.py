@@ -1,8 +1,7 @@
 """Trade-offs between reward and skill: Pareto front, hypervolume, what a curve keeps at a reward.
 
-A point is one evaluated model: (reward, skill), both to be maximised. A curve is the list of points
-that a method reaches when its strength is turned up, in that order: averaging by alpha, early
-stopping by rounds. Nothing here knows what a model is.
+A point is one evaluated model: (reward, skill), both to be maximised. A curve is the points of a
+method in the order of its strength: averaging by alpha, early stopping by rounds.
 """
 
 from __future__ import annotations
@@ -12,25 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from alignment_tax.results.points import NotRecorded
+
 Array = np.ndarray
 Points = Array | pd.DataFrame | Sequence[Sequence[float]]
+STRIPS = 200  # in which two lines are compared, each at its middle
 
 
-class NoSharedRewards(ValueError):
+class NoSharedRewards(NotRecorded):
     """Two curves have no range of rewards that both reach, so they cannot be compared there."""
 
 
-# --- points -------------------------------------------------------------------------------------
-
-
 def as_points(points: Points) -> Array:
-    """Return points as a float array (n, 2): reward, skill.
-
-    A data frame gives its columns `reward` and `skill`.
-
-    Raises:
-        ValueError: no points, not two numbers each, or a number that is not finite.
-    """
+    """Return points, or the columns reward and skill of a table, as a float array (n, 2)."""
     if isinstance(points, pd.DataFrame):
         if missing := {"reward", "skill"} - set(points.columns):
             raise ValueError(f"The table of points has no column {sorted(missing)[0]!r}.")
@@ -52,8 +45,7 @@ def as_points(points: Points) -> Array:
 def pareto_front(points: Points) -> Array:
     """Return the indices of the points that no other point dominates, by rising reward.
 
-    A point dominates another if it has at least as much reward and skill, and more of one.
-    Equal points do not dominate one another: both stay.
+    A point dominates another if it has at least as much of both and more of one.
     """
     array = as_points(points)
     kept = np.flatnonzero(~_dominated(array, array))
@@ -68,9 +60,8 @@ def dominated_share(points: Points, by: Points) -> float:
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """Return the area that the points dominate above `reference`, exactly, in reward x skill units.
 
-    `reference` is a point that is worse than any of interest; state it with the number. A point
-    that is not above it in both contributes nothing. Only what was measured counts: among equally
-    good methods the one with more points gets more. Compare methods with equally many points.
+    A point that is not above `reference` in both contributes nothing. Among equally good methods
+    the one with more points gets more: compare methods with equally many points.
     """
     reference_reward, reference_skill = as_points([reference])[0]
     array = as_points(points)
@@ -87,15 +78,13 @@ def hypervolume(points: Points, reference: Sequence[float]) -> float:
 def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Array:
     """Return the best skill a curve offers at a given reward or more; NaN where it reaches less.
 
-    The curve is read as a line through its points in the given order (by alpha, by rounds), and
-    the highest skill on it at `at_reward` or to the right of it is taken. Lines rather than steps,
-    since the models in between exist and could be had (another alpha, a checkpoint inside a
-    round), and since steps would favour the method with the finer grid. Along the curve rather
-    than from one Pareto point to the next, since only neighbours on a curve are alike.
+    The curve is read as a line through its points in their order: the models in between exist and
+    could be had (another alpha, a checkpoint inside a round), and steps would favour the method
+    with the finer grid.
 
     Args:
         curve: (n, 2) points in the order of the method's strength.
-        at_reward: one or more rewards (m,).
+        at_reward: One or more rewards (m,).
 
     Returns:
         Skills (m,).
@@ -113,18 +102,12 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def gap_at_equal_reward(
-    curve_a: Points, curve_b: Points, *, from_share: float = 0.0, steps: int = 200
-) -> float:
+def gap_at_equal_reward(curve_a: Points, curve_b: Points, *, from_share: float = 0.0) -> float:
     """Return the mean skill of a minus that of b over the rewards that both reach.
 
-    The range goes from the higher of the two lowest rewards to the lower of the two highest;
-    `from_share` leaves out its lower part (0.5: only the upper half, where reward was bought).
-
     Args:
-        curve_a, curve_b: points of the two methods for one seed, both from theta_0 to theta.
-        from_share: share of the range, in [0, 1), that is left out at its lower end.
-        steps: number of equal strips in which the two lines are compared (at their middle).
+        curve_a, curve_b: Points of the two methods for one seed, both from theta_0 to theta.
+        from_share: Share of these rewards, in [0, 1), that is left out at the lower end.
 
     Raises:
         NoSharedRewards: the two share no range of rewards.
@@ -141,12 +124,11 @@ def gap_at_equal_reward(
             "each its start at theta_0, and run the weaker one until it reaches the other's reward."
         )
     low += from_share * (high - low)
-    middles = low + (np.arange(steps) + 0.5) / steps * (high - low)
+    middles = low + (np.arange(STRIPS) + 0.5) / STRIPS * (high - low)
     return float((interpolate(a, middles) - interpolate(b, middles)).mean())
 
 
 def _dominated(points: Array, by: Array) -> Array:
-    """Which rows of `points` (n, 2) some row of `by` (m, 2) dominates: bool (n,)."""
     at_least = np.all(by[None, :, :] >= points[:, None, :], axis=2)
     more = np.any(by[None, :, :] > points[:, None, :], axis=2)
     return np.any(at_least & more, axis=1)

@@ -1,8 +1,7 @@
 """The RLHF algorithms by name, behind one signature: what `Study` runs and keeps by rounds.
 
-All start from theta_0 and pursue the same reward model. A round is the unit of keeping and of
-resuming, and its budget of sampled replies is the same for all. A new algorithm is one file with a
-function from configuration and `Start` to `RoundResult`, and one line here.
+A new algorithm is one file with a function from configuration and `Start` to `RoundResult`, and one
+line here.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from alignment_tax.presets import AlgorithmConfig, DpoConfig, PpoConfig, RlooConfig, RsfConfig
 from alignment_tax.train.dpo import dpo_round
-from alignment_tax.train.ppo_round import ppo_round
+from alignment_tax.train.ppo import ppo_round
 from alignment_tax.train.rloo import rloo_round
 from alignment_tax.train.rounds import RoundResult, Start
 from alignment_tax.train.rsf import rsf

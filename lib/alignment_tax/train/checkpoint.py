@@ -18,11 +18,7 @@ Parts = Mapping[str, nn.Module | Optimizer]
 
 
 def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]) -> None:
-    """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled).
-
-    The tensors appear by rename, then the JSON that names them, then older tensors go: whenever a
-    run is killed, it finds this state or the one before.
-    """
+    """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled)."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{number:06d}.safetensors"
     part = folder / f"{name}.part"
@@ -30,6 +26,7 @@ def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]
     save_file({n: tensor.detach().cpu().clone() for n, tensor in tensors.items()}, part)
     sync(part)
     part.replace(folder / name)
+    # whenever a run is killed, it finds this state or the one before
     write_whole(folder / STATE, json.dumps({**content, "tensors": name}, indent=2) + "\n")
     for old in set(folder.glob("state-*.safetensors*")) - {folder / name}:
         old.unlink()

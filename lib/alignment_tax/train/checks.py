@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import prompt_ids
+from alignment_tax.presets import DpoConfig, RlooConfig
 from alignment_tax.world.base import Prompt
 
 
@@ -36,6 +37,17 @@ def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
         )
 
 
+def prompts_that_fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: DpoConfig | RlooConfig,
+) -> list[Prompt]:
+    """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
+    check_context(model, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
+    return short_prompts(tokenizer, prompts, config.max_prompt_length)
+
+
 def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
     """Refuse prompts that cannot be cut into equal minibatches and shares (ValueError)."""
     if prompts == 0 or prompts % minibatch or minibatch % processes:
@@ -59,20 +71,17 @@ def check_lengths(
         )
 
 
-def no_finished_reply(count: int, max_new_tokens: int) -> str:
-    """Return what to tell a user whose policy never ends its replies."""
-    return (
-        f"None of {count} sampled replies ended within {max_new_tokens} tokens. "
-        "Raise max_new_tokens, or check that the policy was trained to end its replies."
-    )
+def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = "") -> None:
+    """Refuse replies of which none ends (ValueError)."""
+    if not any(finished):
+        raise ValueError(
+            f"None of {len(finished)} sampled replies ended within {max_new_tokens} tokens. Raise "
+            f"max_new_tokens, or check that the policy was trained to end its replies.{more}"
+        )
 
 
 def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
-    """Return rewards as float64 (count,).
-
-    Raises:
-        ValueError: another number of rewards, one that is not finite, or all the same.
-    """
+    """Return rewards as float64 (ValueError: not (count,), one is not finite, or all the same)."""
     values = np.asarray(rewards, dtype=np.float64)
     if values.shape != (count,):
         raise ValueError(

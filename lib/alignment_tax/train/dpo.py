@@ -23,12 +23,7 @@ from trl import DPOTrainer
 
 from alignment_tax.models import Reply, prompt_ids
 from alignment_tax.presets import DpoConfig
-from alignment_tax.train.checks import (
-    check_context,
-    check_rewards,
-    no_finished_reply,
-    short_prompts,
-)
+from alignment_tax.train import checks
 from alignment_tax.train.reward import pair_ids, usable_pairs
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import sample_replies, sampling
@@ -40,21 +35,14 @@ IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
-    """Run one round of DPO: pairs of theta_0's own replies, or the world's; then training.
-
-    `samples` has one row per pair: prompt, reply (the chosen one), rejected, margin; with the
-    tokens of both (ids, rejected_ids) where they were sampled.
-    """
-    seed = start.round_seed
+    """Run one round of DPO on pairs of theta_0's own replies, or on the world's."""
+    seed, tokenizer, work = start.round_seed, start.tokenizer, start.folder / "work"
     if config.source == "on_policy":
-        pairs = on_policy_pairs(
-            start.theta_0, start.tokenizer, start.reward_fn, start.prompts, config, seed
-        )
+        given = (start.theta_0, tokenizer, start.reward_fn, start.prompts)
+        pairs = on_policy_pairs(*given, config, seed)
     else:
         pairs = start.world.preferences(len(start.prompts), seed, "train")
-    trained = train_dpo(
-        start.policy, start.theta_0, start.tokenizer, pairs, config, seed, start.folder / "work"
-    )
+    trained = train_dpo(start.policy, start.theta_0, tokenizer, pairs, config, seed, work)
     table = {
         "prompt": list(pairs["prompt"]),
         "reply": [messages[0]["content"] for messages in pairs["chosen"]],
@@ -80,37 +68,31 @@ def train_dpo(
 ) -> Trained:
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
-    One call is one round. A run of several rounds calls it with the policy that the last round left
-    and the next slice of pairs, while `reference` is theta_0 in every call: with the round's own
-    start in its place, beta would hold each round near the one before and nothing near theta_0.
-    The learning rate is constant, so it knows of no rounds. Pairs that are too long or twice the
-    same are left out.
+    One call is one round. `reference` is theta_0 in every round: with the round's own start in its
+    place, beta would hold each round near the one before and nothing near theta_0. Pairs that are
+    too long or twice the same are left out.
 
     Args:
         policy: The current policy; its weights are changed.
         reference: theta_0 (may be `policy` itself in the first round: a copy is taken).
         tokenizer: The tokenizer of both.
-        pairs: Columns prompt, chosen, rejected, all lists of messages; pairs that were sampled also
-            prompt_ids, chosen_ids, rejected_ids, as `on_policy_pairs` makes them.
-        config: beta, max_length and the numbers of training.
-        seed: Of this round: the order of the pairs.
+        pairs: Columns prompt, chosen, rejected, as the world or `on_policy_pairs` makes them.
+        config, seed: Of this round.
         workdir: Scratch folder for the trainer.
 
     Returns:
-        The policy (`.model`), the log (among others rewards/margins: how much further the chosen
-        reply has moved than the rejected one, in units of beta * nats), and how many pairs were
-        used and dropped.
+        The policy (`.model`), the log, and how many pairs were used and dropped.
 
     Raises:
         ValueError: the dataset lacks its columns, more than half of the pairs cannot be used, or
             `config.max_length` exceeds the context.
         TrainingDiverged: a loss that is no finite number.
     """
-    check_context(policy, config.max_length, "max_length")
+    checks.check_context(policy, config.max_length, "max_length")
     rows = token_rows(tokenizer, pairs)
     heads = [row["prompt_ids"] for row in rows]
     sides = [[h + row[side] for h, row in zip(heads, rows, strict=True)] for side in IDS[1:]]
-    usable, dropped = usable_pairs(sides[0], sides[1], config.max_length)
+    usable, dropped = usable_pairs(*sides, config.max_length)
     arguments = TrlDpoConfig(
         **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
         beta=config.beta,
@@ -120,10 +102,8 @@ def train_dpo(
     # a copy, because the trainer wraps the forward pass of what it is given
     frozen = copy.deepcopy(reference).eval()
     data = Dataset.from_list([rows[i] for i in usable])
-    model, log = run_trainer(
-        TokenDpoTrainer, policy, tokenizer, arguments, data, "DPO", ref_model=frozen
-    )
-    return Trained(model, log, len(usable), dropped)
+    given = (policy, tokenizer, arguments, data, "DPO", dropped)
+    return run_trainer(TokenDpoTrainer, *given, ref_model=frozen)
 
 
 class TokenDpoTrainer(DPOTrainer):
@@ -186,17 +166,15 @@ def on_policy_pairs(
     two replies are finished, or if best and worst are the same text or have the same reward.
 
     Args:
-        policy: theta_0.
-        tokenizer: Its tokenizer.
+        policy, tokenizer: theta_0.
         reward_fn: Takes n prompts and n replies, returns n rewards.
         prompts: Those over `config.max_prompt_length` tokens are left out.
-        config: n and the numbers of sampling.
-        seed: Of the samples.
+        config, seed: Of the samples.
 
     Returns:
         Columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids, rejected_ids
-        (their tokens, as they were drawn) and margin (reward of the chosen reply minus that of the
-        rejected one, > 0); at most one row a prompt. A warning counts the prompts without a pair.
+        (their tokens, as they were drawn) and margin (difference of the rewards, > 0); at most one
+        row a prompt. A warning counts the prompts without a pair.
 
     Raises:
         ValueError: nothing to make a pair of, numbers that do not fit, or unusable rewards.
@@ -205,15 +183,14 @@ def on_policy_pairs(
         raise ValueError(
             f"A pair needs two replies to a prompt, so n must be 2 or more, not {config.n}."
         )
-    check_context(policy, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
-    short = short_prompts(tokenizer, prompts, config.max_prompt_length)
+    short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))
     finished = [[reply for reply in group if reply.finished] for group in groups]
     asked = [prompt for prompt, group in zip(short, finished, strict=True) for _ in group]
     replies = [reply for group in finished for reply in group]
-    if not replies:
-        raise ValueError(no_finished_reply(len(short) * config.n, config.max_new_tokens))
-    rewards = check_rewards(reward_fn(asked, replies), len(replies))
+    ended = [reply.finished for group in groups for reply in group]
+    checks.check_finished(ended, config.max_new_tokens)
+    rewards = checks.check_rewards(reward_fn(asked, replies), len(replies))
     ends = np.cumsum([len(group) for group in finished])
     rows = []
     for prompt, group, values in zip(short, finished, np.split(rewards, ends[:-1]), strict=True):

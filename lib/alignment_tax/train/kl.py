@@ -9,17 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import (
-    AnyReply,
-    as_reply,
-    autocast,
-    length_sorted,
-    pad_batch,
-    prompt_ids,
-)
+from alignment_tax.models import AnyReply, as_reply, autocast, padded_batches, prompt_ids
 from alignment_tax.world.base import Prompt
 
 
@@ -40,39 +32,27 @@ def reply_log_probs(
     tails = [as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id) for reply in replies]
     sequences = [head + tail for head, tail in zip(heads, tails, strict=True)]
     totals = np.zeros(len(sequences))
-    with tqdm(total=len(sequences), desc="log-probabilities", unit="reply", leave=False) as bar:
-        for batch in length_sorted((len(s) for s in sequences), batch_size):
-            ids, mask = pad_batch(
-                [sequences[i] for i in batch], tokenizer.pad_token_id, policy.device
-            )
-            with autocast(policy.device):
-                logits = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            # row by row: a large vocabulary in float32 for all rows at once fills a GPU
-            rows = zip(logits, ids, strict=True)
-            taken = torch.stack([next_log_probs(*row)[0] for row in rows])
-            place = torch.arange(1, ids.shape[1], device=ids.device)
-            starts = torch.tensor([len(heads[i]) for i in batch], device=ids.device).unsqueeze(1)
-            counted = (place >= starts) & mask[:, 1:].bool()
-            totals[batch] = (taken * counted).sum(dim=1).double().cpu().numpy()
-            bar.update(len(batch))
+    padding = (tokenizer.pad_token_id, policy.device, "log-probabilities")
+    for batch, ids, mask in padded_batches(sequences, batch_size, *padding):
+        with autocast(policy.device):
+            logits = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        # row by row: a large vocabulary in float32 for all rows at once fills a GPU
+        taken = torch.stack([next_log_probs(*row)[0] for row in zip(logits, ids, strict=True)])
+        place = torch.arange(1, ids.shape[1], device=ids.device)
+        starts = torch.tensor([len(heads[i]) for i in batch], device=ids.device).unsqueeze(1)
+        counted = (place >= starts) & mask[:, 1:].bool()
+        totals[batch] = (taken * counted).sum(dim=1).double().cpu().numpy()
     return totals
 
 
 def next_log_probs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return log pi of each token after the first, and of all that could have stood there.
-
-    `logits` are (..., length, vocabulary); those at a token predict the next of `ids`
-    (..., length). Shapes of what is returned: (..., length - 1) and (..., length - 1, vocabulary).
-    """
+    """Return log pi of each token after the first, and of all that could have stood there."""
     every = torch.log_softmax(logits[..., :-1, :].float() / temperature, dim=-1)
     return every.gather(-1, ids[..., 1:].unsqueeze(-1)).squeeze(-1), every
 
 
 def kl_estimate(policy_log_probs: np.ndarray, reference_log_probs: np.ndarray) -> float:
-    """Estimate KL(policy || reference) in nats a reply, from replies sampled from the policy.
-
-    The mean of log pi - log pi_0 over samples of pi (Schulman's k1: unbiased, may be negative).
-    """
+    """Estimate KL(policy || reference) in nats a reply from the policy's replies: the mean k1."""
     return float(np.mean(policy_log_probs - reference_log_probs))
 
 
@@ -89,11 +69,7 @@ def kl_estimators(log_probs: Tensor, other_log_probs: Tensor) -> tuple[Tensor, T
 
 @dataclass(frozen=True)
 class AdaptiveKl:
-    """The weight of the KL penalty: fixed without a target, else steered towards it.
-
-    Ziegler et al. 2019, section 2.2: the weight grows while the KL (nats a reply) is above the
-    target, and shrinks while it is below; an error counts as 20 % at most.
-    """
+    """The KL penalty's weight, steered to a target if there is one (Ziegler et al. 2019, 2.2)."""
 
     coef: float
     target: float | None = None

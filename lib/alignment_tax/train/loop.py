@@ -57,7 +57,6 @@ def finetune(
     batch_size: int,
     seed: int,
     max_length: int,
-    schedule: str = "constant",
     extras: Sequence[Extra] = (),
     describe: str = "finetuning",
 ) -> Log:
@@ -68,10 +67,9 @@ def finetune(
     vanish in its rounding); on a GPU with bfloat16 the forward pass uses it.
 
     Args:
-        model: Policy, or a peft model around it; left in eval mode.
-        tokenizer: Its tokenizer.
+        model, tokenizer: Policy, or a peft model around it; left in eval mode.
         examples: Pairs of prompt and reply: one that was sampled, or a written text.
-        learning_rate: AdamW's; its `schedule` is "constant", or "cosine": falling to 0.
+        learning_rate: AdamW's, constant.
         epochs, batch_size: Passes over the examples, and examples per step.
         seed: Order of the examples.
         max_length: Most tokens of an example; a longer prompt loses its beginning.
@@ -83,13 +81,11 @@ def finetune(
         clipping).
 
     Raises:
-        ValueError: nothing to train on, an unknown schedule, or a reply longer than max_length.
+        ValueError: nothing to train on, or a reply longer than max_length.
         TrainingDiverged: a loss or gradient that is no finite number.
     """
     if not examples:
         raise ValueError("There are no examples to train on.")
-    if schedule not in ("constant", "cosine"):
-        raise ValueError(f"schedule must be 'constant' or 'cosine', not {schedule!r}.")
     model.float().eval()  # eval: dropout off, gradients on
     encoded = [encode(tokenizer, prompt, reply, max_length) for prompt, reply in examples]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -99,9 +95,6 @@ def finetune(
     batches = [o[i : i + batch_size] for o in orders for i in range(0, len(o), batch_size)]
     log: Log = []
     for step, indices in enumerate(tqdm(batches, desc=describe, unit="step", leave=False), start=1):
-        if schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * (step - 1) / len(batches)))
-            optimizer.param_groups[0]["lr"] = learning_rate * factor
         batch = collate([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
         with autocast(model.device):
             outputs = model(**batch)
@@ -126,8 +119,7 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
-    Raises:
-        ValueError: the reply alone does not fit into `max_length`.
+    A prompt that does not fit loses its beginning (ValueError: the reply alone does not).
     """
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)

@@ -15,17 +15,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import (
@@ -39,27 +43,43 @@ from alignment_tax.models import (
     prompt_ids,
     silence_dropout,
 )
-from alignment_tax.presets import PpoConfig
-from alignment_tax.train.checks import (
-    check_divisible,
-    check_lengths,
-    check_rewards,
-    no_finished_reply,
-)
+from alignment_tax.presets import PpoConfig, as_dict
+from alignment_tax.train import checks
+from alignment_tax.train.checkpoint import load_run, save_run, saved_run
 from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite
-from alignment_tax.train.masked import explained_variance, masked_mean, whiten
-from alignment_tax.train.rounds import RewardFunction
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import sample_replies, sampling
 from alignment_tax.world.base import Prompt
+
+#: Where PPO leaves its critic and its optimisers for the next round, beside the policy.
+PPO_STATE = "ppo"
+LENGTHS = ("rounds", "iterations")  # how long a run is does not change what it does
+AddUp = Callable[[Tensor], Tensor]
+
+
+def ppo_round(config: PpoConfig, given: Start) -> RoundResult:
+    """Run the iterations of one round of PPO, going on from the critic of the round before."""
+    critic = None if config.shared_trunk else given.reward_model
+    state = start(given.theta_0, given.tokenizer, config, given.seed, critic)
+    if given.before is not None:
+        state = resume(state, given.before / PPO_STATE)
+    size, log = config.prompts_per_iteration, []
+    for i in tqdm(range(config.iterations), desc=f"PPO, round {given.number}", unit="iteration"):
+        prompts = given.prompts[i * size : (i + 1) * size]
+        state, row = step(state, prompts, given.reward_fn, given.gold_fn)
+        log.append(row)
+    save(state, given.folder / PPO_STATE)
+    means = pd.DataFrame(log).mean()
+    stats = {"mean_reward": means["reward"], "finished": means["finished"]}
+    stats |= {"kept": len(log) * size, "dropped": 0}
+    samples = pd.DataFrame(columns=["prompt", "reply", "chosen"])
+    return RoundResult.of(state.policy, log, samples, stats)
 
 
 @dataclass(frozen=True)
 class PpoState:
-    """Where a run is. `step` returns the next state; the networks in it are trained in place.
-
-    `model` is an `ActorCritic`, wrapped by accelerate if there are several processes.
-    """
+    """Where a run is: `step` returns the next state, and trains the networks in it in place."""
 
     model: torch.nn.Module
     policy_optimizer: Optimizer
@@ -124,19 +144,16 @@ def start(
     for module in (whole, reference):
         silence_dropout(module)
         module.to(accelerator.device)
-    groups = (
-        (whole.policy.parameters(), config.learning_rate),
-        (whole.critic_parameters(), config.critic_learning_rate),
-    )
+    groups = (whole.policy.parameters(), whole.critic_parameters())
+    rates = (config.learning_rate, config.critic_learning_rate)
     optimizers = [
         AdamW([p for p in group if p.requires_grad], lr=rate, weight_decay=0.0, fused=True)
-        for group, rate in groups
+        for group, rate in zip(groups, rates, strict=True)
     ]
     model, actors, critics = accelerator.prepare(whole, *optimizers)
     control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
-    return PpoState(
-        model, actors, critics, reference, tokenizer, accelerator, config, seed, control
-    )
+    networks = (model, actors, critics, reference)
+    return PpoState(*networks, tokenizer, accelerator, config, seed, control)
 
 
 def step(
@@ -168,9 +185,9 @@ def step(
         TrainingDiverged: a loss or gradient that is no finite number.
     """
     config, accelerator, tokenizer = state.config, state.accelerator, state.tokenizer
-    check_divisible(len(prompts), config.minibatch, accelerator.num_processes)
+    checks.check_divisible(len(prompts), config.minibatch, accelerator.num_processes)
     lengths = [len(prompt_ids(tokenizer, prompt)) for prompt in prompts]
-    check_lengths(lengths, state.policy, config.max_prompt_length, config.max_new_tokens)
+    checks.check_lengths(lengths, state.policy, config.max_prompt_length, config.max_new_tokens)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -179,7 +196,7 @@ def step(
     clock.append(time.perf_counter())
 
     rewards = np.atleast_1d(reward_fn(mine, replies))
-    everyones = check_rewards(np.asarray(gather_object(list(rewards))), len(prompts))
+    everyones = checks.check_rewards(np.asarray(gather_object(list(rewards))), len(prompts))
     row = {"iteration": state.iteration + 1, "reward": everyones.mean()}
     if gold_fn is not None:
         row["gold"] = np.mean(gather_object(list(gold_fn(mine, replies))))
@@ -196,15 +213,50 @@ def step(
     return state, {name: float(value) for name, value in row.items()}
 
 
+def save(state: PpoState, folder: Path) -> None:
+    """Write all that a run needs to go on into `folder`, whole or not at all."""
+    if state.accelerator.is_main_process:
+        numbers = {"iteration": state.iteration, "kl_coef": state.kl_control.coef}
+        save_run(folder, state.iteration, _parts(state), numbers | _identity(state))
+    state.accelerator.wait_for_everyone()
+
+
+def resume(state: PpoState, folder: Path) -> PpoState:
+    """Return the run that `save` wrote into `folder`; `state` is as that run's was at the start."""
+    saved = saved_run(folder)
+    if saved is None:
+        raise FileNotFoundError(f"There is no saved PPO run in {folder}. Begin one with `start`.")
+    for name, value in _identity(state).items():
+        if saved[name] != value:
+            raise ValueError(
+                f"The run saved in {folder} has another {name}: {saved[name]}, not {value}. Start "
+                "with the same theta_0, seed and configuration, or save into another folder."
+            )
+    load_run(folder, _parts(state))
+    kl_control = dataclasses.replace(state.kl_control, coef=saved["kl_coef"])
+    return dataclasses.replace(state, kl_control=kl_control, iteration=saved["iteration"])
+
+
+def _parts(state: PpoState) -> dict[str, torch.nn.Module | Optimizer]:
+    optimizers = ("policy_optimizer", "critic_optimizer")
+    return {"model": state.actor_critic, **{name: getattr(state, name) for name in optimizers}}
+
+
+def _identity(state: PpoState) -> dict[str, Any]:
+    config = {k: v for k, v in as_dict(state.config).items() if k not in LENGTHS}
+    digest = hashlib.sha256()
+    for name, tensor in state.reference.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return {"seed": state.seed, "config": config, "theta_0": digest.hexdigest()}
+
+
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    groups = sample_replies(
-        state.policy, state.tokenizer, prompts, n=1, seed=seed, **sampling(state.config)
-    )
+    given = (state.policy, state.tokenizer, prompts)
+    groups = sample_replies(*given, n=1, seed=seed, **sampling(state.config))
     replies = [reply for (reply,) in groups]
     finished = gather_object([reply.finished for reply in replies])
-    if not any(finished):
-        raise ValueError(no_finished_reply(len(finished), state.config.max_new_tokens))
+    checks.check_finished(finished, state.config.max_new_tokens)
     return replies
 
 
@@ -305,6 +357,28 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
 # --- the pieces -----------------------------------------------------------------------------------
 
 
+def masked_mean(values: Tensor, mask: Tensor, add_up: AddUp = lambda total: total) -> Tensor:
+    """Return the mean over the tokens of all replies, and of all processes if `add_up` sums."""
+    return add_up(values.masked_fill(mask == 0, 0.0).sum()) / add_up(mask.sum())
+
+
+def masked_variance(values: Tensor, mask: Tensor, *add_up: AddUp) -> Tensor:
+    """Return the mean squared distance from the mean, over the same tokens."""
+    return masked_mean((values - masked_mean(values, mask, *add_up)) ** 2, mask, *add_up)
+
+
+def whiten(values: Tensor, mask: Tensor, *add_up: AddUp) -> Tensor:
+    """Return values with mean 0 and variance 1 over the tokens of replies, 0 behind their end."""
+    deviation = (masked_variance(values, mask, *add_up) + 1e-8).sqrt()
+    return (values - masked_mean(values, mask, *add_up)) / deviation * mask
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, *add_up: AddUp) -> Tensor:
+    """Return 1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a useless one."""
+    residual = masked_variance(returns - values, mask, *add_up)
+    return 1 - residual / masked_variance(returns, mask, *add_up)
+
+
 def scaled(rewards: np.ndarray, finished: np.ndarray, config: PpoConfig) -> np.ndarray:
     """Return what PPO maximises, (n,): penalty for a missing end off, baseline off, times scale."""
     penalised = rewards - config.missing_eos_penalty * ~finished
@@ -314,11 +388,7 @@ def scaled(rewards: np.ndarray, finished: np.ndarray, config: PpoConfig) -> np.n
 def token_rewards(
     scores: Tensor, log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """Return the reward of each token: minus the KL penalty, plus the score (batch,) at the last.
-
-    Ziegler et al. 2019, eq. 2, spread over tokens: summed over a reply it is
-    score - kl_coef * (log pi - log pi_0), pi being the policy that sampled.
-    """
+    """Return each token's reward (Ziegler et al. 2019, eq. 2): its KL penalty, last the score."""
     rewards = -kl_coef * (log_probs - reference_log_probs)
     at_last = torch.arange(1, mask.shape[1] + 1, device=mask.device) == mask.sum(1, keepdim=True)
     return (rewards + scores.unsqueeze(1) * at_last) * mask
@@ -330,8 +400,7 @@ def gae(
     """Return advantages and returns (generalised advantage estimation, Schulman et al. 2016).
 
     delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma lam A_(t+1); what is expected
-    after the last token of a reply is 0, however far the row is padded. Returns are A + V.
-    `values[:, t]` is what the critic expects before token t is chosen.
+    after the last token of a reply is 0. Returns are A + V.
     """
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
@@ -375,10 +444,7 @@ def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) ->
 
 
 class ActorCritic(torch.nn.Module):
-    """The policy and the critic in one module, so that one wrapper serves both on several GPUs.
-
-    The critic is a linear head, 0 at first, on a body of its own (`trunk`) or on the policy's.
-    """
+    """The policy, and the critic: a linear head, 0 at first, on its own `trunk` or the policy's."""
 
     def __init__(self, policy: PreTrainedModel, trunk: PreTrainedModel | None, temperature: float):
         super().__init__()
@@ -396,10 +462,9 @@ class ActorCritic(torch.nn.Module):
     def forward(
         self, ids: Tensor, attention_mask: Tensor, length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-probabilities, values and entropies of the last `length` tokens of each row.
+        """Return log-probabilities, values and entropies (no gradient) of the last `length` tokens.
 
-        `ids` and `attention_mask` as in `Rollout`. `values[:, t]` and the entropy belong to the
-        state before token t, where it was chosen. Entropies carry no gradient.
+        `values[:, t]` and the entropy belong to the state before token t, where it was chosen.
         """
         options = {"logits_to_keep": length + 1, "output_hidden_states": self.trunk is None}
         outputs = run(self.policy, ids, attention_mask, **options)

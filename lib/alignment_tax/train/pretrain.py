@@ -1,7 +1,7 @@
-"""Pretraining of the shipped base model: `make base`.
+"""Pretraining of the shipped base model on the tiny world's text, from scratch: `make base`.
 
-The base is trained from scratch on the tiny world's text. The run resumes after any interruption
-and ends with the same weights as an undisturbed one, since batches depend on seed and chunk alone.
+The run resumes after any interruption and ends with the same weights as an undisturbed one, since
+batches depend on seed and chunk alone.
 """
 
 from __future__ import annotations
@@ -66,10 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A rise and fall of the learning rate over `chunks`, up to `peak`.
-
-    A batch is `sequences` of at most `length` tokens; `forget` starts AdamW's averages anew.
-    """
+    """A rise and fall of the learning rate over `chunks`; `forget` starts AdamW's averages anew."""
 
     chunks: int
     peak: float
@@ -80,11 +77,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Every number of pretraining. A chunk is the unit of resuming and of the learning curve.
-
-    The learning rate rises and falls once in each of `cycles` (warm restarts, Loshchilov & Hutter
-    2017).
-    """
+    """Every number of pretraining; `cycles` are warm restarts (Loshchilov & Hutter 2017)."""
 
     layers: int = 9
     hidden: int = 128
@@ -119,10 +112,9 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and labels, shape (rows, length), with the loss weight of each label.
+    """Token ids and labels (rows, length) with loss weights; which token sees which, and where.
 
-    `mask` (rows, 1, length, length) says which token sees which, `positions` (rows, length) where
-    each stands; both are None where no document has branches.
+    `mask` (rows, 1, length, length) and `positions` are None where no document has branches.
     """
 
     input_ids: Tensor
@@ -135,22 +127,20 @@ class Batch:
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """A Llama with untied embeddings and random weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=256,
-            initializer_range=config.initializer_range,
-            tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=256,
+        initializer_range=config.initializer_range,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
+    return LlamaForCausalLM(shape)
 
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
@@ -161,10 +151,9 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
         piece = tokenizer(text, add_special_tokens=False).input_ids
         ids += piece
         weights += [weight] * len(piece)
-    trunk = len(ids)
     if not document.branches:
-        row = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
-        return Row(*row, positions=list(range(trunk + 1)), branches=[TRUNK] * (trunk + 1))
+        ids, weights = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+    trunk = len(ids)
     positions, branches = list(range(trunk)), [TRUNK] * trunk
     for number, pieces in enumerate(document.branches, start=1):
         branch = encode(Document(pieces), tokenizer)
@@ -197,8 +186,7 @@ def collate(rows: Sequence[Row], pad: int) -> Batch:
 def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
     """Join short documents to sequences of at most `capacity` tokens, the longest first.
 
-    So little is padding, and a passage, being long, mostly comes before what it cannot help. A
-    document that is longer is refused (ValueError).
+    So little is padding, and a passage, being long, mostly comes before what it cannot help.
     """
     sequences: list[Row] = []
     for row in sorted(rows, key=lambda row: -len(row)):
@@ -238,13 +226,13 @@ def batches(
 
 def read(model: LlamaForCausalLM | PreTrainedModel, batch: Batch) -> Tensor:
     """The logits of a batch, (rows, length, vocabulary), where no branch sees another."""
-    mask, places = batch.mask, batch.positions
-    return model(
-        input_ids=batch.input_ids.to(model.device),
-        attention_mask=None if mask is None else mask.to(model.device),
-        position_ids=None if places is None else places.to(model.device),
-        use_cache=False,
-    ).logits
+    given = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.mask,
+        "position_ids": batch.positions,
+    }
+    there = {name: each.to(model.device) for name, each in given.items() if each is not None}
+    return model(**there, use_cache=False).logits
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -290,11 +278,7 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
 def exact_match(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, items: list[tuple[str, str]]
 ) -> float:
-    """Percent of items whose greedy answer (end of sequence included) is the reference.
-
-    Greedy decoding gives the reference if and only if every reference token is the most likely one
-    after the reference so far: one forward pass tells.
-    """
+    """Percent of items whose greedy answer (end of sequence included) is the reference."""
     rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
     batch = collate(rows, tokenizer.pad_token_id)
     guess = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].argmax(-1)
@@ -311,11 +295,7 @@ def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.opt
 def pretrain(
     config: PretrainConfig, work: Path
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, pd.DataFrame]:
-    """Train the base model, going on from the last chunk found in `work`.
-
-    Returns the model in eval mode, its tokenizer and the learning curve (one row a chunk: tokens,
-    seconds, loss, exact match in percent for each slot of the validation items).
-    """
+    """Train the base, going on from the last chunk in `work`: model, tokenizer, learning curve."""
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
     model = new_model(config, tokenizer)
@@ -369,12 +349,8 @@ def _train_chunk(
         optimizer.zero_grad()
         losses.append(loss.item())
         tokens += int((batch.labels != IGNORED).sum())
-    return {
-        "step": len(rows),
-        "tokens": tokens,
-        "seconds": time.monotonic() - start,
-        "loss": sum(losses) / len(losses),
-    }
+    counts = {"step": len(rows), "tokens": tokens, "seconds": time.monotonic() - start}
+    return counts | {"loss": sum(losses) / len(losses)}
 
 
 def ship(
@@ -384,26 +360,20 @@ def ship(
     config: PretrainConfig,
     folder: Path,
 ) -> Path:
-    """Write the base as a standard checkpoint with its learning curve, and seal it with a manifest.
-
-    The folder is filled under a temporary name first; its card (README.md) is kept.
-    """
+    """Write the base as a standard checkpoint with its learning curve, manifest and old card."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     save_policy(model, tokenizer, temporary)
     curve.to_csv(temporary / "learning_curve.csv", index=False, float_format="%.6g")
-    write_manifest(
-        temporary,
-        {
-            "stage": "base",
-            "config": dataclasses.asdict(config),
-            "seed": config.seed,
-            "seconds": float(curve["seconds"].iloc[-1]),
-            "tokens": int(curve["tokens"].iloc[-1]),
-            "parameters": sum(p.numel() for p in model.parameters()),
-        },
-        "the base model",
-    )
+    meta = {
+        "stage": "base",
+        "config": dataclasses.asdict(config),
+        "seed": config.seed,
+        "seconds": float(curve["seconds"].iloc[-1]),
+        "tokens": int(curve["tokens"].iloc[-1]),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    write_manifest(temporary, meta, "the base model")
     if (folder / "README.md").is_file():
         shutil.copy(folder / "README.md", temporary / "README.md")
     shutil.rmtree(folder, ignore_errors=True)

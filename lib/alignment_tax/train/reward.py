@@ -30,27 +30,16 @@ def train_reward_model(
     seed: int,
     workdir: Path,
 ) -> Trained:
-    """Train a reward model that starts from a copy of `policy` (theta_0); `policy` stays as it is.
-
-    `dataset` has columns prompt, chosen, rejected, all lists of messages. Pairs longer than
-    `config.max_length` tokens are left out, as in the paper's own recipe, and pairs whose two
-    conversations are the same tokens: their loss is log 2 whatever the weights.
-    """
+    """Train a reward model that starts from a copy of `policy` (theta_0) on preference pairs."""
     chosen, rejected = pair_ids(tokenizer, dataset)
     usable, dropped = usable_pairs(chosen, rejected, config.max_length)
     rows = [{"chosen_ids": chosen[i], "rejected_ids": rejected[i]} for i in usable]
     arguments = TrlRewardConfig(
         **trainer_arguments(config, seed, workdir), max_length=config.max_length
     )
-    model, log = run_trainer(
-        RewardTrainer,
-        RewardModel.from_policy(policy, tokenizer),
-        tokenizer,
-        arguments,
-        Dataset.from_list(rows),
-        "reward model",
-    )
-    return Trained(model, log, len(usable), dropped)
+    start, data = RewardModel.from_policy(policy, tokenizer), Dataset.from_list(rows)
+    describe = "reward model"
+    return run_trainer(RewardTrainer, start, tokenizer, arguments, data, describe, dropped)
 
 
 def pair_ids(
@@ -68,7 +57,10 @@ def pair_ids(
 def usable_pairs(
     chosen: Sequence[list[int]], rejected: Sequence[list[int]], max_length: int
 ) -> tuple[list[int], dict[str, int]]:
-    """Return the numbers of the pairs that teach something, and how many do not and why."""
+    """Return the numbers of the pairs that teach something, and how many do not and why.
+
+    The loss of a pair of the same tokens is log 2 whatever the weights.
+    """
     pairs = list(zip(chosen, rejected, strict=True))
     short = [i for i, pair in enumerate(pairs) if max(map(len, pair)) <= max_length]
     usable = [i for i in short if chosen[i] != rejected[i]]
@@ -84,16 +76,12 @@ def margins(
     batch_size: int,
     max_length: int,
 ) -> np.ndarray:
-    """Return r(chosen) - r(rejected) of every pair, float32 (pairs,).
-
-    A conversation longer than `max_length` tokens loses its beginning.
-    """
+    """Return r(chosen) - r(rejected) of every pair, float32 (pairs,); overlong ones are cut."""
     chosen, rejected = pair_ids(tokenizer, dataset)
     sequences = [ids[-max_length:] for ids in chosen + rejected]
-    rewards = score_ids(
-        reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size, "scoring pairs"
-    )
-    return rewards[: len(chosen)] - rewards[len(chosen) :]
+    pad, describe = tokenizer.pad_token_id, "scoring pairs"
+    rewards = score_ids(reward_model.eval(), sequences, pad, batch_size, describe)
+    return np.subtract(*np.split(rewards, 2))
 
 
 def accuracy(margin: np.ndarray) -> float:
@@ -105,10 +93,9 @@ def calibration(margin: np.ndarray, bins: int = 5) -> tuple[pd.DataFrame, float]
     """Compare predicted preference probabilities with how often they come true.
 
     Each pair is asked in the direction in which the model is at least 50 % sure: its confidence is
-    sigmoid(|margin|), and it is right if the margin is positive. Confidences are sorted into `bins`
-    equal bins from 0.5 to 1; empty ones are left out. Returns a table (low, high, predicted,
-    observed, count; predicted and observed are means, 0-1) and the expected calibration error: the
-    count-weighted mean of |predicted - observed|.
+    sigmoid(|margin|), and it is right if the margin is positive. Returns a table of the `bins` from
+    0.5 to 1 that are not empty (low, high, predicted, observed, count), and the expected
+    calibration error: the count-weighted mean of |predicted - observed|.
     """
     margin = np.asarray(margin, dtype=np.float64)
     if margin.size == 0 or not np.isfinite(margin).all():
@@ -117,17 +104,10 @@ def calibration(margin: np.ndarray, bins: int = 5) -> tuple[pd.DataFrame, float]
     right = (margin > 0) + 0.5 * (margin == 0)
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
-    rows = [
-        {
-            "low": edges[b],
-            "high": edges[b + 1],
-            "predicted": confidence[place == b].mean(),
-            "observed": right[place == b].mean(),
-            "count": int((place == b).sum()),
-        }
-        for b in range(bins)
-        if (place == b).any()
-    ]
-    table = pd.DataFrame(rows)
+    pairs = pd.DataFrame({"predicted": confidence, "observed": right, "count": place})
+    table = pairs.groupby(place).agg({"predicted": "mean", "observed": "mean", "count": "size"})
+    table.insert(0, "low", edges[table.index])
+    table.insert(1, "high", edges[table.index + 1])
+    table = table.reset_index(drop=True)
     gap = (table["predicted"] - table["observed"]).abs()
     return table, float((gap * table["count"]).sum() / margin.size)

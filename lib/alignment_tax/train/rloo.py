@@ -9,6 +9,7 @@ reply say what was to be expected.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,7 @@ from trl import RLOOTrainer
 
 from alignment_tax.models import Reply, quiet_loading
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train.checks import (
-    check_context,
-    check_rewards,
-    no_finished_reply,
-    short_prompts,
-)
+from alignment_tax.train import checks
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import reply_columns
 from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
@@ -64,40 +60,34 @@ def train_rloo(
 
     One call is one round, see `train_dpo`; `reference` is theta_0 in every call.
 
-    Replies are drawn by the trainer, with `model.generate`, from the distribution that
-    `sample_replies` draws from: same chat template, left padding, temperature, no top-k or top-p,
-    the tokenizer's end token alone ends a reply. It trains on the very tokens that were drawn, and
-    the reward function is given them, too. The trainer counts padding in the positions, which is
-    right for rotary embeddings (Llama) but not for learned ones (GPT-2).
+    The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
+    tokens that it drew. It counts padding in the positions, which is right for rotary embeddings
+    (Llama) but not for learned ones (GPT-2).
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
-    to its prompt. To leave it out of the loss instead (mask_truncated_completions) would keep its
-    reward in its siblings' baseline, and replies could grow beyond the limit at no cost.
+    to its prompt. To leave it out of the loss instead would keep its reward in its siblings'
+    baseline, and replies could grow beyond the limit at no cost.
 
     Args:
         policy: The current policy; its weights are changed.
         reference: theta_0, for the KL penalty.
         tokenizer: The tokenizer of both.
         reward_fn: Takes n prompts and n replies, returns n rewards.
-        prompts: The round's. Those over `config.max_prompt_length` tokens are left out, and so many
-            of the last that all steps are full.
-        config: Numbers of the stage; `rounds` and `prompts_per_round` are not used.
-        seed: Of this round: order of the prompts, and samples.
+        prompts: Those that are too long are left out, and so many that all steps are full.
+        config, seed: Of this round.
         workdir: Scratch folder for the trainer.
 
     Returns:
-        The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token;
-        entropy), how many replies were used and prompts dropped, and `samples`: one row per reply
-        with step (the first is 1), prompt, reply, ids (its tokens), finished, reward (as the reward
-        function gave it), score (what training saw, before the KL penalty), tokens (how many, with
-        the end token). The logged loss is 0 but for rounding: what trains is its gradient.
+        The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token),
+        how many replies were used and prompts dropped, and `samples`: one row per reply with step
+        (the first is 1), prompt, reply, ids, finished, reward, score (what training saw, before the
+        KL penalty), tokens (with the end token). The logged loss is 0: what trains is its gradient.
 
     Raises:
         ValueError: numbers that make no groups or do not fit, or unusable prompts or rewards.
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    check_context(policy, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
-    short = short_prompts(tokenizer, prompts, config.max_prompt_length)
+    short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     kept = short[: count_of_full_steps(len(short), config)]
     dropped = {"too long": len(prompts) - len(short), "left over": len(short) - len(kept)}
     rewards = RecordedRewards(reward_fn, tokenizer.eos_token_id, config)
@@ -113,13 +103,12 @@ def train_rloo(
     )
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
+    given = (policy, tokenizer, arguments, data, "RLOO", dropped)
     with quiet_loading(), loaded_as_reference(policy, reference, workdir):
-        model, log = run_trainer(
-            RLOOTrainer, policy, tokenizer, arguments, data, "RLOO", reward_funcs=rewards
-        )
+        trained = run_trainer(RLOOTrainer, *given, reward_funcs=rewards)
     samples = pd.concat(rewards.steps, ignore_index=True)
-    check_rewards(samples["reward"].to_numpy(), len(samples))
-    return Trained(model, log, len(samples), dropped, samples)
+    checks.check_rewards(samples["reward"].to_numpy(), len(samples))
+    return dataclasses.replace(trained, used=len(samples), samples=samples)
 
 
 def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) -> np.ndarray:
@@ -140,10 +129,9 @@ def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) ->
 def penalise_unfinished(
     rewards: np.ndarray, finished: np.ndarray, n: int, penalty: float
 ) -> np.ndarray:
-    """Return the rewards (prompts * n,) with those of cut-off replies below the finished ones.
+    """Return the rewards (prompts * n,), of cut-off replies `penalty` below the worst finished one.
 
-    They are put `penalty` below the worst finished reply to their prompt. In a group without a
-    finished reply all get the same, so that it teaches nothing.
+    In a group without a finished reply all get the same, so that it teaches nothing.
     """
     grid, done = rewards.reshape(-1, n), finished.reshape(-1, n)
     worst = np.where(done, grid, np.inf).min(axis=1, keepdims=True)
@@ -175,27 +163,18 @@ class RecordedRewards:
             Reply(messages[0]["content"], ids[:-1] if end else ids, end)
             for messages, ids, end in zip(completions, completion_ids, ended, strict=True)
         ]
-        if not any(ended):
-            raise ValueError(
-                f"{no_finished_reply(len(replies), self.config.max_new_tokens)} That was in step "
-                f"{step}: where earlier steps had finished replies, the learning rate is too high."
-            )
+        hint = f" That was in step {step}: after the first, the learning rate is too high."
+        checks.check_finished(ended, self.config.max_new_tokens, hint)
         rewards = np.asarray(self.reward_fn(prompts, replies), dtype=np.float64)
         # one step may have equal rewards by chance; a whole round may not
         equal = rewards.shape == (len(replies),) and (rewards == rewards[0]).all()
         if not equal or not np.isfinite(rewards[0]):
-            check_rewards(rewards, len(replies))
-        scores = penalise_unfinished(
-            rewards, np.array(ended), self.config.n, self.config.unfinished_penalty
-        )
-        table = {
-            "step": step,
-            "prompt": prompts,
-            **reply_columns(replies),
-            "reward": rewards,
-            "score": scores,
-            "tokens": [len(ids) for ids in completion_ids],
-        }
+            checks.check_rewards(rewards, len(replies))
+        group = (self.config.n, self.config.unfinished_penalty)
+        scores = penalise_unfinished(rewards, np.array(ended), *group)
+        tokens = [len(ids) for ids in completion_ids]
+        table = {"step": step, "prompt": prompts, **reply_columns(replies)}
+        table |= {"reward": rewards, "score": scores, "tokens": tokens}
         self.steps.append(pd.DataFrame(table))
         return scores.tolist()
 
@@ -223,11 +202,7 @@ def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
 def loaded_as_reference(
     policy: PreTrainedModel, reference: PreTrainedModel, workdir: Path
 ) -> Iterator[None]:
-    """Let a trainer that is made meanwhile use `reference`.
-
-    It loads its reference from where the policy's configuration says that the policy came from,
-    which in a later round would be the round before.
-    """
+    """Let a trainer made meanwhile use `reference`: it loads whence the policy says it came."""
     origin = policy.config.name_or_path or ""
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workdir) as folder:

@@ -23,11 +23,9 @@ RewardFunction = Callable[[list[Prompt], list[Reply]], np.ndarray]
 class Start:
     """Where a round of RLHF starts from, and what it may use.
 
-    `policy` (of the round before, or theta_0) is trained in place, `theta_0` stays as it is.
-    `gold_fn` gives the reward that is not optimised, for the log; PPO's critic starts from a copy
-    of `reward_model`; offline preference pairs come from `world`. `seed` is of the run, `number` of
-    the round (the first is 1). `before` is the folder of the round before, if any, and `folder` of
-    this one: for scratch in `work`, and for what the next round needs.
+    `policy` (of the round before, or theta_0) is trained in place. `seed` is of the run, `number`
+    of the round (the first is 1). `before` is the folder of the round before, if any; `folder` is
+    for scratch in `work`, and for what the next round needs.
     """
 
     policy: PreTrainedModel
@@ -56,12 +54,7 @@ def round_seed(seed: int, number: int) -> int:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What one round of RLHF made.
-
-    `log` has one row per training step, or per iteration of PPO; `samples` one per reply (of DPO
-    per pair) with at least prompt, reply and chosen, none where single replies are not kept;
-    `stats` has among others kept and dropped (replies or prompts).
-    """
+    """What a round of RLHF made; `samples` has a row per reply (of DPO per pair, of PPO none)."""
 
     policy: PreTrainedModel
     log: Log

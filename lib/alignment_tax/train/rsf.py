@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import Reply
 from alignment_tax.presets import RsfConfig
-from alignment_tax.train.checks import check_rewards, no_finished_reply, short_prompts
+from alignment_tax.train.checks import check_finished, check_rewards, short_prompts
 from alignment_tax.train.loop import Extra, finetune
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import kept_replies, reply_columns, sample_replies, sampling
@@ -68,12 +68,10 @@ def rsf_round(
     how: str = "best",
     extras: Sequence[Extra] = (),
 ) -> RoundResult:
-    """Run one round of RSF on `policy`, in place; stats say what was sampled and kept.
+    """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies.
 
-    Prompts over `config.max_prompt_length` tokens are left out (`too_long`). `seed` is of this
-    round: every round needs another one. `how` is "best", or "random" for the control; `extras` are
-    remedies. best_reward is the mean over prompts of the highest finished one, kept_reward that of
-    what was trained on; a prompt without a finished reply is dropped.
+    Of the stats, best_reward is the mean over prompts of the highest finished one, kept_reward that
+    of what was trained on.
     """
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
@@ -111,19 +109,14 @@ def draw_samples(
     seed: int,
     how: str = "best",
 ) -> pd.DataFrame:
-    """Sample n replies to each prompt, score them and choose one of each group.
-
-    One row a reply: group (number of the prompt), prompt, reply, ids (its tokens), finished,
-    reward, chosen (one finished reply a group, none if all were cut off).
-    """
+    """Sample n replies to each prompt, score them and choose one of each group: a row a reply."""
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
     groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))
     asked = [prompt for prompt in short for _ in range(config.n)]
     replies = [reply for group in groups for reply in group]
+    check_finished([reply.finished for reply in replies], config.max_new_tokens)
     rewards = check_rewards(reward_fn(asked, replies), len(replies))
     chosen = select(groups, rewards.reshape(len(short), -1), how, np.random.default_rng(seed))
-    if all(best is None for best in chosen):
-        raise ValueError(no_finished_reply(len(replies), config.max_new_tokens))
     table = {
         "group": np.repeat(np.arange(len(short)), config.n),
         "prompt": asked,

@@ -1,7 +1,7 @@
-"""Sample replies from a policy: batched, sorted by length, with a key-value cache.
+"""Sample replies from a policy, faster for a small model than `model.generate` does.
 
-A loop of our own in place of `model.generate`, faster for a small model: it runs the prompt once
-for all n replies, throws out rows that have ended, and does not copy the cache at every token.
+The prompt runs once for all n replies, rows that have ended are thrown out, and the cache is not
+copied at every token.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ def sample_replies(
     """Sample `n` replies to every prompt.
 
     Args:
-        policy: Causal language model; put in eval mode.
-        tokenizer: Its tokenizer, with chat template, end and pad token.
+        policy, tokenizer: Causal language model, which is put in eval mode.
         prompts: Conversations that end with the message to reply to.
         n: Replies per prompt.
         temperature: Logits are divided by it; 0 means greedy.
@@ -72,7 +71,10 @@ def sample_replies(
             end = tokenizer.eos_token_id
             tokens = _generate(policy, *padded, n, temperature, max_new_tokens, end, generator, bar)
             for row, generated in enumerate(tokens):
-                replies[batch[row // n]].append(_reply(tokenizer, generated))
+                finished = generated[-1] == end
+                drawn = generated[:-1] if finished else generated
+                text = str(tokenizer.decode(drawn, skip_special_tokens=True))
+                replies[batch[row // n]].append(Reply(text, drawn, finished))
     return replies
 
 
@@ -85,13 +87,6 @@ def sampling(config: RsfConfig | DpoConfig | PpoConfig) -> dict[str, Any]:
     }
 
 
-def _reply(tokenizer: PreTrainedTokenizerBase, drawn: list[int]) -> Reply:
-    """Make a reply of the tokens that were drawn, whose last is the end token if there was one."""
-    finished = drawn[-1] == tokenizer.eos_token_id
-    token_ids = drawn[:-1] if finished else drawn
-    return Reply(str(tokenizer.decode(token_ids, skip_special_tokens=True)), token_ids, finished)
-
-
 def reply_columns(replies: Sequence[Reply]) -> dict[str, list[Any]]:
     """Return the columns in which a table keeps replies: reply (the text), ids, finished."""
     return {
@@ -102,10 +97,7 @@ def reply_columns(replies: Sequence[Reply]) -> dict[str, list[Any]]:
 
 
 def kept_replies(table: pd.DataFrame) -> Sequence[AnyReply]:
-    """Return the replies of a table that `reply_columns` went into.
-
-    Tables that were stored before there were ids give texts.
-    """
+    """Return the replies of a table of `reply_columns` (texts, if it is from before the ids)."""
     if "ids" not in table.columns:
         return list(table["reply"])
     rows = zip(table["reply"], table["ids"], table["finished"], strict=True)
@@ -143,7 +135,11 @@ def _generate(
         if step == 0:  # one pass over the prompt serves all n replies
             cache.batch_repeat_interleave(n)
             logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-        token = _draw(logits.float(), temperature, generator)
+        if temperature == 0:
+            token = logits.float().argmax(dim=-1)
+        else:
+            probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+            token = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
         for row, value in zip(rows[running].tolist(), token[running].tolist(), strict=True):
             generated[row].append(value)
         ended = running & (token == eos_id)
@@ -160,11 +156,3 @@ def _generate(
         position = mask.sum(dim=1, keepdim=True) - 1
     bar.update(int(running.sum()))
     return generated
-
-
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one token per row of float32 logits (batch, vocabulary)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / temperature, dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)

@@ -25,16 +25,12 @@ def train_sft(
 ) -> Trained:
     """Finetune `policy` on demonstrations, in place, with the loss on completions only.
 
-    AdamW, cosine schedule with 3 % warm-up (paper, Table 3), no dropout. Examples longer than
-    `config.max_length` tokens are dropped, not cut: a cut reply would teach replies without an end.
-    Demonstrations are texts that nobody sampled, so the trainer may tokenise them itself.
+    Overlong examples are dropped, not cut: a cut reply would teach replies without an end.
     """
-    require_columns(dataset, ("prompt", "completion"))
-    fits = [
-        index
-        for index, row in enumerate(dataset)
-        if len(conversation_ids(tokenizer, row["prompt"], row["completion"])) <= config.max_length
-    ]
+    columns = ("prompt", "completion")
+    require_columns(dataset, columns)
+    said = [conversation_ids(tokenizer, *(row[column] for column in columns)) for row in dataset]
+    fits = [index for index, ids in enumerate(said) if len(ids) <= config.max_length]
     dropped = {"too long": len(dataset) - len(fits)}
     check_dropped(dropped, len(dataset), config.max_length)
     arguments = TrlSftConfig(
@@ -42,6 +38,6 @@ def train_sft(
         completion_only_loss=True,
         max_length=config.max_length,
     )
-    rows = dataset.select(fits).select_columns(["prompt", "completion"])
-    model, log = run_trainer(SFTTrainer, policy, tokenizer, arguments, rows, "instruction tuning")
-    return Trained(model, log, len(fits), dropped)
+    rows = dataset.select(fits).select_columns(list(columns))
+    describe = "instruction tuning"
+    return run_trainer(SFTTrainer, policy, tokenizer, arguments, rows, describe, dropped)

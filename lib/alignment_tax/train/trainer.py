@@ -29,11 +29,7 @@ CHECKED = ("loss", "grad_norm")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in eval mode; `log` has a row per step: step, loss, what the trainer adds.
-
-    `used` counts the examples trained on, `dropped` those left out, by reason; `samples` are the
-    replies, where they are sampled along the way.
-    """
+    """A trained model in eval mode, a log row per step, counts of examples, and sampled replies."""
 
     model: Any
     log: Log
@@ -76,9 +72,10 @@ def run_trainer(
     arguments: Any,
     rows: Dataset,
     describe: str,
+    dropped: dict[str, int],
     **more: Any,
-) -> tuple[PreTrainedModel, Log]:
-    """Train `model` in place, in float32 and without dropout; return it and one row per step."""
+) -> Trained:
+    """Train `model` on the rows, in place, in float32 and without dropout."""
     model.float()
     silence_dropout(model)
     with quiet_libraries():
@@ -91,7 +88,7 @@ def run_trainer(
         trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     log = [{name: float(value) for name, value in row.items()} for row in history]
-    return released_model(trainer), log
+    return Trained(_released_model(trainer), log, len(rows), dropped)
 
 
 class _Watch(TrainerCallback):
@@ -114,13 +111,9 @@ class _Watch(TrainerCallback):
         check_finite(checked, state.global_step, args.learning_rate)
 
 
-def released_model(trainer: Trainer) -> PreTrainedModel:
-    """Return the trainer's model in eval mode, without what trainers leave on it.
-
-    A wrapped forward stays bound to this very model, so that a deep copy of it would go on using
-    the weights it was copied from. And a model that is marked as prepared would not be wrapped for
-    mixed precision by the trainer of another round.
-    """
+def _released_model(trainer: Trainer) -> PreTrainedModel:
+    # A wrapped forward stays bound to this very model: a deep copy would go on using its weights. A
+    # model marked as prepared would not be wrapped for mixed precision by another round's trainer.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     for name in ("forward", "_is_accelerate_prepared"):
         vars(model).pop(name, None)

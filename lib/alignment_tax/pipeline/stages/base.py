@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,20 +9,16 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import settings
+from alignment_tax import models, settings
 from alignment_tax.models import (
     AnyReply,
     RewardModel,
     load_reward_model,
-    save_policy,
-    save_reward_model,
-    score_replies,
-    texts,
+    load_smollm2,
+    smollm2_source,
 )
-from alignment_tax.pipeline.stages import stage
-from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
+from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import RewardConfig
-from alignment_tax.smollm2 import load_smollm2, smollm2_source
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
 from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
@@ -31,11 +26,11 @@ from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt
 
-START = Spec("sft")
+BASE, START = Spec("base"), Spec("sft")
 
 
 @stage("base")
-def base(run: Run, spec: Spec) -> Artifact:
+def base(run: Run, spec: Spec = BASE) -> Artifact:
     """The pretrained model: shipped for the tiny world, downloaded or unpacked otherwise."""
     model = run.preset.model
     if run.preset.world == "tiny":
@@ -43,35 +38,35 @@ def base(run: Run, spec: Spec) -> Artifact:
         return run.once("base", lambda: verify_folder(shipped, "the base model"))
 
     def make(folder: Path) -> None:
-        save_policy(*load_smollm2("float32"), folder)
+        models.save_policy(*load_smollm2(), folder)
 
-    inputs = {"model": model, "file": dataclasses.asdict(smollm2_source())["gguf_file"]}
+    source = smollm2_source()
+    inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
 
 
 @stage("sft")
-def sft(run: Run, spec: Spec) -> Artifact:
+def sft(run: Run, spec: Spec = START) -> Artifact:
     """theta_0: the base finetuned on demonstrations, where RLHF starts and tax is zero."""
-    config, start = run.preset.sft, base(run, Spec("base"))
+    config, start = run.preset.sft, base(run)
 
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(start)
         data = run.world.sft(config.documents, run.seed)
         trained = train_sft(policy, tokenizer, data, config, run.seed, folder / "work")
         keep_training(folder, trained.log, {"used": trained.used, "dropped": trained.dropped})
-        save_policy(trained.model, tokenizer, folder / "model")
+        models.save_policy(trained.model, tokenizer, folder / "model")
 
-    parents = {"base": start}
-    return run.once("sft", lambda: run.get("sft", {"sft": config}, make, parents, "theta_0"))
+    inputs, parents = {"sft": config}, {"base": start}
+    return run.once("sft", lambda: run.get("sft", inputs, make, parents, "theta_0"))
 
 
 def theta_0(run: Run) -> Loaded:
     """theta_0 in memory, once; nobody may change it."""
-    return run.once("theta_0", lambda: run.load(sft(run, START)))
+    return run.once("theta_0", lambda: run.load(sft(run)))
 
 
-@stage("reward")
-def reward(run: Run, spec: Spec) -> Artifact:
+def reward(run: Run) -> Artifact:
     """The reward model that RLHF optimises."""
     return _reward(run, run.preset.reward, "train", 0, "the reward model")
 
@@ -84,7 +79,7 @@ def judge(run: Run) -> Artifact | None:
 
 
 def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -> Artifact:
-    start, seed = sft(run, START), run.seed + shift
+    start, seed = sft(run), run.seed + shift
 
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(start)
@@ -94,8 +89,8 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
         margin = margins(trained.model, tokenizer, held_out, run.batch, config.max_length)
         table, error = calibration(margin)
         table.to_parquet(folder / "calibration.parquet", index=False)
-        kinds = held_out["kind"] if "kind" in held_out.column_names else ["real"] * len(margin)
-        pairs = pd.DataFrame({"kind": list(kinds), "margin": margin})
+        kinds = list(held_out["kind"]) if "kind" in held_out.column_names else "real"
+        pairs = pd.DataFrame({"kind": kinds, "margin": margin})
         pairs.to_parquet(folder / "held_out.parquet", index=False)
         stats = {
             "used": trained.used,
@@ -105,28 +100,27 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
             "calibration_error": error,
         }
         keep_training(folder, trained.log, stats)
-        save_reward_model(trained.model, tokenizer, folder / "model")
+        models.save_reward_model(trained.model, tokenizer, folder / "model")
 
     inputs = {"reward": config, "split": split, "shift": shift, "batch": run.batch}
-    parents = {"sft": start}
-    return run.once((name,), lambda: run.get("reward", inputs, make, parents, name))
+    return run.once((name,), lambda: run.get("reward", inputs, make, {"sft": start}, name))
 
 
 def reward_model(run: Run) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """Load the reward model and its tokenizer, anew each time."""
-    return load_reward_model(reward(run, START).path / "model")
+    return load_reward_model(reward(run).path / "model")
 
 
 def rewards(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward model's score of each reply, shape (n,)."""
     model, tokenizer = run.once("reward model", lambda: reward_model(run))
     length = run.preset.reward.max_length
-    return score_replies(model, tokenizer, prompts, replies, run.batch, length)
+    return models.score_replies(model, tokenizer, prompts, replies, run.batch, length)
 
 
 def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
-    gold = run.world.gold(prompts, texts(replies))
+    gold = run.world.gold(prompts, models.texts(replies))
     if gold is not None:
         return gold
     artifact, config = judge(run), run.preset.judge
@@ -134,7 +128,7 @@ def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.nd
         raise ValueError(f"Preset {run.preset.name} has neither a gold reward nor a judge.")
     folder = artifact.path / "model"
     model, tokenizer = run.once("judge", lambda: load_reward_model(folder))
-    return score_replies(model, tokenizer, prompts, replies, run.batch, config.max_length)
+    return models.score_replies(model, tokenizer, prompts, replies, run.batch, config.max_length)
 
 
 def draw_replies(

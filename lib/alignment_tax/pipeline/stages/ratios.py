@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets
-from alignment_tax.merge import search
+from alignment_tax.merge import parts, search
 from alignment_tax.merge.average import Sweep, check_alpha
-from alignment_tax.merge.parts import (
-    THIRDS,
-    TOLERANCE,
-    Mixture,
-    Partition,
-    one_part,
-    partition,
-    ratios_of_blocks,
-)
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
 from alignment_tax.models import load_state
-from alignment_tax.pipeline.stages import STAGES, base, stage, trained
+from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.remedies import replay_documents
-from alignment_tax.pipeline.stages.run import Loaded, Run
+from alignment_tax.pipeline.stages.run import STAGES, Loaded, Run, Stage, trained
 from alignment_tax.presets import RatioConfig
 from alignment_tax.skills import FAMILIES
 from alignment_tax.spec import (
     ADAMERGING,
     AVERAGE,
+    HMA,
     Spec,
     UnknownStage,
     blocks_to_find,
@@ -45,8 +37,8 @@ from alignment_tax.store import Artifact, digest
 from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.rsf import draw_samples, short_prompts
 from alignment_tax.train.sample import kept_replies
+from alignment_tax.world import tiny
 from alignment_tax.world.corpus import Document
-from alignment_tax.world.tiny import items
 
 
 def numbers(run: Run) -> RatioConfig:
@@ -59,39 +51,29 @@ def numbers(run: Run) -> RatioConfig:
     return run.preset.ratios
 
 
-def part_ratios(spec: Spec, parts: Partition) -> dict[str, float]:
-    """Return the ratio of every part of a model that a spec with parts names.
-
-    Raises:
-        ValueError: the spec lacks its part or its alpha.
-        MergeError: there is no such part, or the ratios do not fit (see `merge.parts`).
-    """
+def part_ratios(spec: Spec, partition: parts.Partition) -> dict[str, float]:
+    """The ratio of every part of a model that a spec with parts names (see `merge.parts`)."""
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
-        return ratios_of_blocks(parts, blocks, spec.alpha, fixed=fixed)
-    return one_part(parts, spec.part, spec.alpha)
+        return parts.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
+    return parts.one_part(partition, spec.part, spec.alpha)
 
 
-def _cut(run: Run, blocks: int) -> Partition:
+def _cut(run: Run, blocks: int) -> parts.Partition:
     """How a policy is cut into K blocks; the base has the shapes of all, and is there first."""
-    start = base.base(run, Spec("base"))
-    return run.once(("blocks", blocks), lambda: partition(run.load(start)[0], blocks))
+    start = base.base(run)
+    return run.once(("blocks", blocks), lambda: parts.partition(run.load(start)[0], blocks))
 
 
 def _blocks(spec: Spec) -> int:
     """Into how many blocks a mixture cuts the layers."""
-    return len(ratios_in(spec)[0]) if has_ratios(spec) else len(THIRDS)
+    return len(ratios_in(spec)[0]) if has_ratios(spec) else len(parts.THIRDS)
 
 
 def check_mixture(run: Run, spec: Spec) -> None:
-    """Refuse an alpha, a part, ratios or a search that makes no sense.
-
-    Raises:
-        UnknownStage: no such search, or a preset without its numbers or its data.
-        ValueError, MergeError: see `part_ratios` and `merge.search.check_search`.
-    """
+    """Refuse an alpha, a part, ratios or a search that makes no sense."""
     if spec.alpha is None and spec.method != AVERAGE:
         raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
     check_alpha(1.0 if spec.alpha is None else spec.alpha)
@@ -102,10 +84,8 @@ def check_mixture(run: Run, spec: Spec) -> None:
     STAGES[spec.protocol].check(run, spec.end)
 
 
-@stage("mixture", check_mixture)
-def mixture(run: Run, spec: Spec) -> Artifact:
-    """A mixture has no files of its own: its aligned end has."""
-    return trained(run, spec.end)
+# a mixture has no files of its own: its aligned end has
+STAGES["mixture"] = Stage(check_mixture, lambda run, spec: trained(run, spec.end))
 
 
 def check_search(run: Run, spec: Spec) -> None:
@@ -124,28 +104,18 @@ def check_search(run: Run, spec: Spec) -> None:
     STAGES[spec.protocol].check(run, spec.end)
 
 
-def check_numbers(run: Run, spec: Spec) -> None:
-    """Refuse a preset without numbers for ratios, and an aligned end that does not exist."""
-    numbers(run)
-    STAGES[spec.protocol].check(run, spec.end)
+def best_replies(run: Run, end: Spec | None = None) -> Artifact:
+    """An aligned policy's own replies to prompts of RLHF (see `draw_samples`): samples.parquet.
 
-
-@stage("best replies", check_numbers)
-def best_replies(run: Run, spec: Spec) -> Artifact:
-    """The aligned policy's own best replies, on which HMA works: samples.parquet.
-
-    One row a reply: group (number of the prompt), prompt (JSON), reply, ids, finished, reward,
-    chosen (the best finished reply to its prompt). The prompts are of RLHF, none is reported.
+    HMA works on those that are chosen, the best finished one to each prompt.
     """
-    config, rsf, policy = numbers(run), run.preset.rsf, trained(run, spec.end)
+    end = end or run.end()
+    config, rsf, policy = numbers(run), run.preset.rsf, trained(run, end)
 
     def make(folder: Path) -> None:
-        model, tokenizer = run.load(policy)
         prompts = run.world.prompts(config.prompts, run.seed, "rlhf")
-        drawn = dataclasses.replace(rsf, n=config.n)
-        samples = draw_samples(
-            model, tokenizer, lambda p, r: base.rewards(run, p, r), prompts, drawn, run.seed
-        )
+        drawn, scored = dataclasses.replace(rsf, n=config.n), partial(base.rewards, run)
+        samples = draw_samples(*run.load(policy), scored, prompts, drawn, run.seed)
         samples["prompt"] = [json.dumps(prompt) for prompt in samples["prompt"]]
         samples.to_parquet(folder / "samples.parquet", index=False)
 
@@ -155,17 +125,13 @@ def best_replies(run: Run, spec: Spec) -> Artifact:
         "sampling": [rsf.temperature, rsf.max_new_tokens, rsf.max_prompt_length],
         "batch": [run.batch, rsf.sampling_batch],
     }
-    parents = {"policy": policy, "reward": base.reward(run, base.START)}
-    name = f"the best replies of {spec.algorithm}"
+    parents = {"policy": policy, "reward": base.reward(run)}
+    name = f"the best replies of {end.algorithm}"
     return run.get("best_replies", inputs, make, parents, name)
 
 
-def search_data(run: Run, end: Spec, method: str) -> search.Data:
-    """What a search for the ratios of an aligned end looks at: see `merge.search.Data`.
-
-    Raises:
-        UnknownStage: this world has no data of that kind.
-    """
+def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.Data:
+    """What a search for the ratios of an aligned end looks at: see `merge.search.Data`."""
     config, rsf = numbers(run), run.preset.rsf
     _, tokenizer = base.theta_0(run)
     room = rsf.max_prompt_length + rsf.max_new_tokens
@@ -179,10 +145,9 @@ def search_data(run: Run, end: Spec, method: str) -> search.Data:
     if documents := kept_documents(run, method):
         check_disjoint(documents, tiny_reported())
         kept = [kept_text(document) for document in documents]
-        texts[method] = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in kept]
-    labelled = []
-    if method == ADAMERGING:
-        labelled = [encode_text(tokenizer, *item) for item in _labelled_items(config.labelled)]
+        texts[method] = tokenizer(kept, add_special_tokens=False)["input_ids"]
+    items = _labelled_items(config.labelled) if method == ADAMERGING else ()
+    labelled = [encode_text(tokenizer, *item) for item in items]
     rlhf = run.world.prompts(10**6, run.seed, "rlhf")
     prompts = short_prompts(tokenizer, rlhf, rsf.max_prompt_length)[: config.reward_prompts]
 
@@ -210,21 +175,21 @@ def kept_text(document: Document) -> str:
 @cache
 def _labelled_items(count: int) -> tuple[tuple[str, str], ...]:
     """Prompt and answer of the first validation items of each reading skill; none is reported."""
-    found = [row for slot in FAMILIES["reading"] for row in list(items(slot, "validation"))[:count]]
-    return tuple((item["prompt"], item["target"]) for item in found)
+    every = [list(tiny.items(slot, "validation"))[:count] for slot in FAMILIES["reading"]]
+    return tuple((item["prompt"], item["target"]) for found in every for item in found)
 
 
-@stage("ratios", check_search)
-def ratios(run: Run, spec: Spec) -> Artifact:
+def _ratios(run: Run, spec: Spec) -> Artifact:
     """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`)."""
+    check_search(run, spec)
     config, blocks, alpha, method = numbers(run), blocks_to_find(spec), spec.alpha, spec.method
     assert blocks is not None  # check_search has refused it
     assert alpha is not None
     end = spec.end
 
     def make(folder: Path) -> None:
-        model, _, mixture = mixture_of(run, end, blocks)
-        data = search_data(run, end, method)
+        model, _, mixture = mixture_of(run, blocks, end)
+        data = search_data(run, method, end)
         task = search.Task(mixture, model, data, config, alpha, run.seed)
         search.SEARCHES[method](task).save(folder)
 
@@ -235,7 +200,7 @@ def ratios(run: Run, spec: Spec) -> Artifact:
         inputs["texts"] = digest([kept_text(document) for document in documents])
     if method == ADAMERGING:
         inputs["labelled"] = digest([list(item) for item in _labelled_items(config.labelled)])
-    parents = {"theta_0": base.sft(run, base.START), "policy": trained(run, end)}
+    parents = {"theta_0": base.sft(run), "policy": trained(run, end)}
     parents["replies"] = best_replies(run, end)
     name = f"ratios of {blocks} blocks by {method}, mean {alpha:g}"
     return run.get("ratios", inputs, make, parents, name)
@@ -243,7 +208,19 @@ def ratios(run: Run, spec: Spec) -> Artifact:
 
 def found_by(run: Run, spec: Spec) -> search.Found:
     """The ratios that the search of a spec finds."""
-    return search.Found.load(ratios(run, spec).path)
+    return search.Found.load(_ratios(run, spec).path)
+
+
+def found(
+    run: Run, method: str, blocks: int, alpha: float, end: Spec | None = None
+) -> search.Found:
+    """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`).
+
+    Raises:
+        UnknownStage, MergeError: what cannot work, before anything is trained.
+    """
+    wanted: dict[str, Any] = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
+    return found_by(run, dataclasses.replace(end or run.end(), **wanted))
 
 
 def resolved(run: Run, spec: Spec) -> Spec:
@@ -254,31 +231,45 @@ def resolved(run: Run, spec: Spec) -> Spec:
     text = ratios_text(found.blocks, found.fixed)
     assert spec.alpha is not None  # check_search has refused it
     # the mean of the ratios misses alpha by a rounding error, where it does not by more
-    exact = abs(found.alpha - spec.alpha) <= TOLERANCE
+    exact = abs(found.alpha - spec.alpha) <= parts.TOLERANCE
     return dataclasses.replace(spec, alpha=spec.alpha if exact else found.alpha, part=text)
 
 
-def _ends(run: Run, end: Spec) -> tuple[Any, Any]:
-    both = base.sft(run, base.START), trained(run, end)
-    return load_state(both[0].path / "model"), load_state(both[1].path / "model")
+Mixer = TypeVar("Mixer", Sweep, parts.Mixture)
+
+
+def _mixer(
+    run: Run, end: Spec | None, make: Callable[..., Mixer]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixer]:
+    model, tokenizer = run.load(base.sft(run))
+    ends = [base.sft(run), trained(run, end or run.end())]
+    return model, tokenizer, make(model, *(load_state(each.path / "model") for each in ends))
 
 
 def mixture_of(
-    run: Run, end: Spec, blocks: int | Sequence[int]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixture]:
-    """A network, its tokenizer, and the mixture of theta_0 and an aligned end to run in it."""
-    model, tokenizer = run.load(base.sft(run, base.START))
-    return model, tokenizer, Mixture(model, *_ends(run, end), partition(model, blocks))
+    run: Run, blocks: int | Sequence[int] = len(parts.THIRDS), end: Spec | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, parts.Mixture]:
+    """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
+
+    def make(model: PreTrainedModel, start: Any, aligned: Any) -> parts.Mixture:
+        return parts.Mixture(model, start, aligned, parts.partition(model, blocks))
+
+    return _mixer(run, end, make)
 
 
-def sweep_of(run: Run, end: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
+def sweep_of(
+    run: Run, end: Spec | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
     """A model that its sweep sets to any mixture of theta_0 and an aligned end."""
-    model, tokenizer = run.load(base.sft(run, base.START))
-    return model, tokenizer, Sweep(model, *_ends(run, end))
+    return _mixer(run, end, Sweep)
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
-    """The model that a spec names, and its tokenizer; a mixture is valid until the next one."""
+    """The model that a spec names, and its tokenizer; a mixture is valid until the next one.
+
+    Raises:
+        UnknownStage, ValueError, MergeError: see `trained`.
+    """
     spec = resolved(run, spec)
     artifact = trained(run, spec)
     if spec.mix is None:
@@ -291,6 +282,6 @@ def model_of(run: Run, spec: Spec) -> Loaded:
         return model, tokenizer
     blocks = _blocks(spec)
     key = (artifact.key, blocks)
-    model, tokenizer, parts = run.once("sweep", lambda: mixture_of(run, spec.end, blocks), key)
-    parts.set(part_ratios(spec, parts.partition))
+    model, tokenizer, mixture = run.once("sweep", lambda: mixture_of(run, blocks, spec.end), key)
+    mixture.set(part_ratios(spec, mixture.partition))
     return model, tokenizer

@@ -15,20 +15,21 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax.mitigate import (
-    REMEDIES,
-    Setting,
-    best_of_n,
-    distil,
-    distil_along,
-    treat,
-    treatments,
-)
+from alignment_tax.mitigate import Setting, best_of_n, distil, distil_along, treat, treatments
 from alignment_tax.mitigate.base import Example
 from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
 from alignment_tax.models import measured, save_policy
-from alignment_tax.pipeline.stages import STAGES, base, stage, trained
-from alignment_tax.pipeline.stages.run import Run, keep_training, read_json, write_json
+from alignment_tax.pipeline.stages import base
+from alignment_tax.pipeline.stages.run import (
+    STAGES,
+    Run,
+    keep_training,
+    read_json,
+    stage,
+    trained,
+    write_json,
+)
+from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact, digest
 from alignment_tax.world.corpus import Document
@@ -37,13 +38,8 @@ from alignment_tax.world.corpus import Document
 REPLAYED = {"replay": True, "replay_other": False}
 
 
-def wanted(run: Run, spec: Spec) -> dict[str, float]:
-    """The remedy and the strength that a spec names, none for the plain run.
-
-    Raises:
-        UnknownStage: an unknown remedy, or another algorithm than RSF.
-        ValueError: a remedy without a strength, or a strength without a remedy.
-    """
+def wanted(spec: Spec) -> dict[str, float]:
+    """The remedy and the strength that a spec names, none for the plain run."""
     if spec.algorithm != "rsf":
         raise UnknownStage(
             f"{spec.method!r} of {spec.algorithm}: remedies work on the samples of rsf."
@@ -52,15 +48,14 @@ def wanted(run: Run, spec: Spec) -> dict[str, float]:
         if spec.strength is not None:
             raise ValueError(f"{DISTIL} has no remedy: it has no strength={spec.strength}.")
         return {}
-    check_names([spec.remedy])
+    _check_names([spec.remedy])
     if spec.strength is None:
         needed = REMEDIES[spec.remedy].describe
         raise ValueError(f"{spec.remedy!r} needs a strength: {needed}.")
     return {spec.remedy: spec.strength}
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse unknown remedies."""
+def _check_names(names: Iterable[str]) -> None:
     if unknown := [name for name in names if name not in REMEDIES]:
         known = ", ".join([DISTIL, *REMEDIES])
         raise UnknownStage(f"There is no method {unknown[0]!r}. Known remedies: {known}.")
@@ -72,7 +67,7 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
     The base model has the shapes of theta_0, and the pool is at most as long as assumed here:
     whatever is refused here would be refused after hours of RSF.
     """
-    check_names(remedies)
+    _check_names(remedies)
     STAGES[ROUNDS].check(run, Spec("rsf", rounds))
     if run.preset.distil is None:
         raise UnknownStage(
@@ -80,25 +75,26 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
             "set its `distil`."
         )
     if remedies:
-        model, tokenizer = run.load(base.base(run, Spec("base")))
         longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
-        assumed = Setting(model, tokenizer, longest, run.preset.distil, run.seed)
+        assumed = Setting(*run.load(base.base(run)), longest, run.preset.distil, run.seed)
         treatments(with_texts(run, assumed, remedies), remedies)
 
 
-def check_distilled(run: Run, spec: Spec) -> None:
-    """Refuse a remedy, strength or round that cannot be used."""
-    check(run, wanted(run, spec), spec.rounds)
-
-
-@stage(DISTILLED, check_distilled)
+@stage(DISTILLED, lambda run, spec: check(run, wanted(spec), spec.rounds))
 def distilled(run: Run, spec: Spec) -> Artifact:
     """The policy under one remedy, or none."""
-    return combined(run, wanted(run, spec), spec.rounds)
+    return _combined(run, wanted(spec), spec.rounds)
 
 
-def combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
-    """The same under any remedies together; `check` has let them pass.
+def combined(run: Run, remedies: Mapping[str, float], rounds: int | None = None) -> Artifact:
+    """theta_0 finetuned once on RSF's best replies of the first rounds, under remedies together."""
+    last = run.end("rsf", rounds).rounds
+    check(run, remedies, last)
+    return _combined(run, remedies, last)
+
+
+def _combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
+    """The same, once `check` has let it pass.
 
     What acts on the outcome alone (graft, average) is made from the run without it, and what
     collects along a plain run (sma, ema, bema) from one run for all strengths of the preset.
@@ -108,7 +104,7 @@ def combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
     later = {n: s for n, s in remedies.items() if REMEDIES[n].when == "afterwards"}
     label = " + ".join(f"{name} {value:g}" for name, value in remedies.items()) or "plain"
     if later:
-        before = combined(run, {n: s for n, s in chosen.items() if n not in later}, rounds)
+        before = _combined(run, {n: s for n, s in chosen.items() if n not in later}, rounds)
         return _reworked(run, before, later, rounds, label)
     if len(chosen) == 1 and (only := next(iter(chosen.items()))) in riding(run):
         return _ridden(run, only, rounds, label)
@@ -129,31 +125,25 @@ def riding(run: Run) -> list[tuple[str, float]]:
     return [(grid.method, strength) for grid in grids for strength in grid.strengths]
 
 
-def _along(run: Run, rounds: int) -> Artifact:
-    """Every policy that is collected along the plain run, in a folder each."""
+def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Artifact:
+    """One of the policies that are collected along the plain run, which has a folder for each."""
 
-    def make(folder: Path) -> None:
+    def make_all(folder: Path) -> None:
         own = setting(run, {}, rounds)
         (plain, outcomes), seconds, memory = measured(lambda: distil_along(own, riding(run)))
         keep_training(folder, plain.log, cost_of(len(plain.log), seconds, memory))
         for (name, strength), policy in zip(riding(run), outcomes, strict=True):
             save_policy(policy, own.tokenizer, folder / f"{name} {strength:g}")
 
-    inputs = _inputs(run, {}) | {"along": riding(run)}
-    return run.get("along", inputs, make, _parents(run, rounds), "averages along the plain run")
-
-
-def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Artifact:
-    """One of the policies that were collected along the plain run."""
-    whole = _along(run, rounds)
+    inputs, parents = _inputs(run, {}) | {"along": riding(run)}, _parents(run, rounds)
+    whole = run.get("along", inputs, make_all, parents, "averages along the plain run")
 
     def make(folder: Path) -> None:
         shutil.copytree(whole.path / f"{remedy[0]} {remedy[1]:g}", folder / "model")
         for name in ("log.jsonl", "stats.json"):
             shutil.copy(whole.path / name, folder / name)
 
-    parents = {"run": whole}
-    return run.get("ridden", {"remedy": remedy}, make, parents, f"the outcome ({label})")
+    return run.get("ridden", {"remedy": remedy}, make, {"run": whole}, f"the outcome ({label})")
 
 
 def _reworked(
@@ -166,11 +156,9 @@ def _reworked(
         (outcome, _), seconds, memory = measured(
             lambda: treat(policy, treatments(own, later), lambda model, extras: None)
         )
-        cost = read_json(before.path / "stats.json")
-        peaks = [peak for peak in (memory, cost["peak_memory_mb"]) if peak is not None]
-        cost = cost_of(cost["steps"], cost["seconds"] + seconds, max(peaks, default=None))
+        costs = [read_json(before.path / "stats.json"), cost_of(0, seconds, memory)]
         shutil.copy(before.path / "log.jsonl", folder / "log.jsonl")
-        write_json(folder / "stats.json", cost)
+        write_json(folder / "stats.json", _together(costs))
         save_policy(outcome, own.tokenizer, folder / "model")
 
     inputs = _inputs(run, later) | {"later": list(later.items())}
@@ -184,7 +172,7 @@ def _inputs(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
 
 def _parents(run: Run, rounds: int) -> dict[str, Artifact]:
     of_rsf = {f"round {r}": trained(run, Spec("rsf", r)) for r in range(1, rounds + 1)}
-    return {"theta_0": base.sft(run, base.START), "reward": base.reward(run, base.START), **of_rsf}
+    return {"theta_0": base.sft(run), "reward": base.reward(run), **of_rsf}
 
 
 def setting(run: Run, remedies: Mapping[str, float], rounds: int) -> Setting:
@@ -192,16 +180,15 @@ def setting(run: Run, remedies: Mapping[str, float], rounds: int) -> Setting:
 
     def make() -> Setting:
         assert run.preset.distil is not None  # check has refused it
-        theta_0, tokenizer = run.load(base.sft(run, base.START))
-        return Setting(theta_0, tokenizer, pool(run, rounds), run.preset.distil, run.seed)
+        return Setting(*run.load(base.sft(run)), pool(run, rounds), run.preset.distil, run.seed)
 
     return with_texts(run, run.once("setting", make, rounds), remedies)
 
 
-def pool(run: Run, rounds: int) -> list[Example]:
-    """The best-of-n samples of the first rounds of RSF: prompt and reply each."""
-    paths = [trained(run, Spec("rsf", r)).path / "samples.parquet" for r in range(1, rounds + 1)]
-    tables = [pd.read_parquet(path) for path in paths]
+def pool(run: Run, rounds: int | None = None) -> list[Example]:
+    """The best-of-n samples of the first rounds of RSF (default all): prompt and reply each."""
+    ends = [Spec("rsf", r + 1) for r in range(run.end("rsf", rounds).rounds)]
+    tables = [pd.read_parquet(trained(run, end).path / "samples.parquet") for end in ends]
     return best_of_n(table.assign(prompt=table["prompt"].map(json.loads)) for table in tables)
 
 
@@ -221,22 +208,22 @@ def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]
     return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
 
 
+def _texts(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
+    """The pretraining text that these remedies use, if any."""
+    used = {name: formats for name, formats in REPLAYED.items() if name in remedies}
+    return {name: replay_documents(run, formats) for name, formats in used.items()}
+
+
 def with_texts(run: Run, setting: Setting, remedies: Mapping[str, float]) -> Setting:
     """Return a setting with the pretraining text that these remedies use, if any."""
-    used = {name: formats for name, formats in REPLAYED.items() if name in remedies}
-    if not used:
-        return setting
-    texts: dict[str, Any] = {name: replay_documents(run, formats) for name, formats in used.items()}
-    return dataclasses.replace(setting, **texts, reported=tiny_reported())
+    texts = _texts(run, remedies)
+    return dataclasses.replace(setting, **texts, reported=tiny_reported()) if texts else setting
 
 
 def texts_inputs(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
     """What determines the replayed text: other documents are another artifact."""
-    return {
-        name: digest([document.text for document in replay_documents(run, formats)])
-        for name, formats in REPLAYED.items()
-        if name in remedies
-    }
+    texts = _texts(run, remedies)
+    return {name: digest([document.text for document in text]) for name, text in texts.items()}
 
 
 def cost_of(steps: int, seconds: float, memory: float | None) -> dict[str, Any]:
@@ -254,10 +241,10 @@ def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
         return None
     numbers = range(1, spec.rounds + 1) if spec.protocol == INSIDE else [spec.rounds]
     artifacts = [trained(run, dataclasses.replace(spec.end, rounds=number)) for number in numbers]
-    stats = [read_json(each.path / "stats.json") for each in artifacts]
-    peaks = [each["peak_memory_mb"] for each in stats if each["peak_memory_mb"] is not None]
-    return {
-        "steps": sum(each["steps"] for each in stats),
-        "seconds": sum(each["seconds"] for each in stats),
-        "peak_memory_mb": max(peaks, default=None),
-    }
+    return _together([read_json(each.path / "stats.json") for each in artifacts])
+
+
+def _together(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    peaks = [cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"] is not None]
+    steps, seconds = (sum(cost[name] for cost in costs) for name in ("steps", "seconds"))
+    return {"steps": steps, "seconds": seconds, "peak_memory_mb": max(peaks, default=None)}

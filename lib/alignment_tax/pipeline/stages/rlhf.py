@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
-from alignment_tax.models import Reply, measured, save_policy
-from alignment_tax.pipeline.stages import base, remedies, stage
-from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
+from alignment_tax.models import measured, save_policy
+from alignment_tax.pipeline.stages import base, remedies
+from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import AlgorithmConfig, PpoConfig
 from alignment_tax.spec import INSIDE, KL_COEF, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact
 from alignment_tax.train.algorithms import run_round
+from alignment_tax.train.loop import Extra
 from alignment_tax.train.rounds import RoundResult, Start, round_seed
 from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.base import Prompt
@@ -62,13 +66,13 @@ def _round_of(run: Run, spec: Spec, config: AlgorithmConfig) -> Artifact:
     number, algorithm = spec.rounds, spec.algorithm
     before = _round_of(run, _previous(spec), config) if number > 1 else None
 
-    def train(folder: Path, policy: Loaded) -> RoundResult:
+    def train(folder: Path, policy: Loaded, theta_0: PreTrainedModel) -> RoundResult:
         start = Start(
             policy=policy[0],
-            theta_0=run.load(base.sft(run, base.START))[0],
+            theta_0=theta_0,
             tokenizer=policy[1],
-            reward_fn=lambda prompts, replies: base.rewards(run, prompts, replies),
-            gold_fn=lambda prompts, replies: base.golds(run, prompts, replies),
+            reward_fn=partial(base.rewards, run),
+            gold_fn=partial(base.golds, run),
             reward_model=base.reward_model(run),
             world=run.world,
             prompts=round_prompts(run, number, algorithm),
@@ -80,12 +84,13 @@ def _round_of(run: Run, spec: Spec, config: AlgorithmConfig) -> Artifact:
         return run_round(algorithm, config, start)
 
     name = f"{algorithm} round {number} of {config.rounds}"
-    return _kept(run, (algorithm, name), number, config, before, train, {"algorithm": algorithm})
+    inputs = {"algorithm": algorithm, **_numbers(config, number)}
+    return _kept(run, algorithm, name, before, train, inputs)
 
 
 def check_inside(run: Run, spec: Spec) -> None:
     """Refuse a remedy that has no rounds of its own, or that cannot be used."""
-    wanted = remedies.wanted(run, spec)
+    wanted = remedies.wanted(spec)
     inside = [name for name, r in REMEDIES.items() if r.when in ("training", "model")]
     if spec.remedy not in inside:
         raise UnknownStage(
@@ -102,73 +107,64 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
     Every round samples and learns anew, so one strength costs as much as all of RSF. L1, L2, KD and
     KL pull to theta_0 in every round, LoRA is merged at the end of each.
     """
-    number, config, wanted = spec.rounds, run.preset.rsf, remedies.wanted(run, spec)
-    before = inside_rounds.get(run, _previous(spec)) if number > 1 else None
+    number, config, wanted = spec.rounds, run.preset.rsf, remedies.wanted(spec)
+    before = inside_rounds(run, _previous(spec)) if number > 1 else None
 
-    def train(folder: Path, policy: Loaded) -> RoundResult:
+    def train(folder: Path, policy: Loaded, theta_0: PreTrainedModel) -> RoundResult:
         seed, tokenizer = round_seed(run.seed, number), policy[1]
-        theta_0 = run.load(base.sft(run, base.START))[0]
         like_rsf = Setting(theta_0, tokenizer, (), DistilConfig.like(config), seed)
         chosen = treatments(remedies.with_texts(run, like_rsf, wanted), wanted)
         factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
         faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
-        prompts = round_prompts(run, number)
+        rewards, prompts = partial(base.rewards, run), round_prompts(run, number)
 
-        def rewards(asked: list[Prompt], replies: list[Reply]) -> Any:
-            return base.rewards(run, asked, replies)
+        def work(model: PreTrainedModel, extras: Sequence[Extra]) -> RoundResult:
+            return rsf_round(model, tokenizer, rewards, prompts, faster, seed, extras=extras)
 
-        (outcome, result), seconds, memory = measured(
-            lambda: treat(
-                policy[0],
-                chosen,
-                lambda model, extras: rsf_round(
-                    model, tokenizer, rewards, prompts, faster, seed, extras=extras
-                ),
-            )
-        )
+        (outcome, result), seconds, memory = measured(lambda: treat(policy[0], chosen, work))
         stats = result.stats | remedies.cost_of(len(result.log), seconds, memory)
         return dataclasses.replace(result, policy=outcome, stats=stats)
 
     ((remedy, strength),) = wanted.items()
     name = f"rsf round {number} of {config.rounds} with {remedy} {strength:g}"
-    inputs = {"remedy": [remedy, strength]} | remedies.texts_inputs(run, wanted)
-    return _kept(run, ("rsf_remedied", name), number, config, before, train, inputs)
+    inputs = {"remedy": [remedy, strength], **_numbers(config, number)}
+    inputs |= remedies.texts_inputs(run, wanted)
+    return _kept(run, "rsf_remedied", name, before, train, inputs)
 
 
 def _previous(spec: Spec) -> Spec:
     return dataclasses.replace(spec, rounds=spec.rounds - 1)
 
 
+def _numbers(config: AlgorithmConfig, number: int) -> dict[str, Any]:
+    """What determines a round; the number of rounds does not: a run goes on from a shorter one."""
+    return {"config": {**dataclasses.asdict(config), "rounds": None}, "round": number}
+
+
 def _kept(
     run: Run,
-    stored: tuple[str, str],
-    number: int,
-    config: AlgorithmConfig,
+    stage: str,
+    name: str,
     before: Artifact | None,
-    train: Callable[[Path, Loaded], RoundResult],
+    train: Callable[[Path, Loaded, PreTrainedModel], RoundResult],
     inputs: dict[str, Any],
 ) -> Artifact:
     """The artifact of a round: samples with their gold reward, log, stats, policy."""
-    theta_0 = base.sft(run, base.START)
+    theta_0 = base.sft(run)
     parent = before or theta_0
 
     def make(folder: Path) -> None:
         policy = run.load(parent)
-        result = train(folder, policy)
+        result = train(folder, policy, run.load(theta_0)[0])
         prompts, replies = list(result.samples["prompt"]), list(result.samples["reply"])
-        samples = result.samples.assign(
-            prompt=[json.dumps(prompt) for prompt in prompts],
-            gold=base.golds(run, prompts, replies),
-        )
+        golds = base.golds(run, prompts, replies)
+        samples = result.samples.assign(prompt=[json.dumps(p) for p in prompts], gold=golds)
         samples.to_parquet(folder / "samples.parquet", index=False)
         keep_training(folder, result.log, result.stats)
         save_policy(result.policy, policy[1], folder / "model")
 
-    # The number of rounds is left out: a longer run goes on from a shorter one.
-    inputs = inputs | {"config": {**dataclasses.asdict(config), "rounds": None}, "round": number}
-    inputs["batch"] = run.batch
-    parents = {"policy": parent, "reward": base.reward(run, base.START), "theta_0": theta_0}
-    return run.get(stored[0], inputs, make, parents, stored[1])
+    parents = {"policy": parent, "reward": base.reward(run), "theta_0": theta_0}
+    return run.get(stage, inputs | {"batch": run.batch}, make, parents, name)
 
 
 def round_prompts(run: Run, number: int, algorithm: str = "rsf") -> list[Prompt]:

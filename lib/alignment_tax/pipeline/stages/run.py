@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Hashable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment_tax import presets, settings
 from alignment_tax.models import device, load_policy, set_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
-from alignment_tax.spec import UnknownStage
+from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Artifact, Store, digest
 from alignment_tax.world.base import World
 from alignment_tax.world.real import RealWorld
@@ -70,6 +70,11 @@ class Run:
             )
         return self.preset.algorithms[name]
 
+    def end(self, algorithm: str = "rsf", rounds: int | None = None) -> Spec:
+        """An aligned end: by default the last round of RSF, or of the algorithm."""
+        last = self.algorithm(algorithm).rounds
+        return Spec(algorithm, last if rounds is None else rounds)
+
     def once(self, slot: Hashable, make: Callable[[], T], key: Hashable = None) -> T:
         """What a slot of the memory holds; made when it holds nothing, or that of another key."""
         if slot not in self._memory or self._memory[slot][0] != key:
@@ -108,6 +113,44 @@ class Run:
             seed=self.seed,
             config=presets.as_dict(self.preset),
         )
+
+
+Check = Callable[[Run, Spec], None]
+Get = TypeVar("Get", bound=Callable[[Run, Spec], Artifact])
+
+
+class Stage(NamedTuple):
+    """What trains a model: `check` raises what is wrong with a spec, `get` makes or loads."""
+
+    check: Check
+    get: Callable[[Run, Spec], Artifact]
+
+
+#: By the protocol of a spec; "mixture" checks all mixtures.
+STAGES: dict[str, Stage] = {}
+
+
+def stage(name: str, check: Check = lambda run, spec: None) -> Callable[[Get], Get]:
+    """Register the decorated function as the stage of a name."""
+
+    def register(get: Get) -> Get:
+        STAGES[name] = Stage(check, get)
+        return get
+
+    return register
+
+
+def trained(run: Run, spec: Spec) -> Artifact:
+    """The artifact of the model that a spec names; of a mixture it is the aligned end.
+
+    Raises:
+        UnknownStage: a method, or what goes with it, that this run does not have.
+        ValueError, MergeError: a strength, alpha, part or ratios that cannot be used.
+    """
+    found = STAGES[spec.protocol]
+    check = found.check if spec.mix is None else STAGES["mixture"].check
+    check(run, spec)
+    return found.get(run, spec.end)
 
 
 @cache

@@ -10,8 +10,8 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import prompt_ids
-from alignment_tax.pipeline.stages import base, ratios, stage, trained
-from alignment_tax.pipeline.stages.run import Run, write_json
+from alignment_tax.pipeline.stages import base, ratios
+from alignment_tax.pipeline.stages.run import Run, trained, write_json
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
 from alignment_tax.store import Artifact, digest
@@ -38,7 +38,6 @@ def _items_key(suite: str) -> str:
     return digest([list(items(slot)["prompt"]) + list(items(slot)["target"]) for slot in slots])
 
 
-@stage("scores")
 def scores(run: Run, spec: Spec) -> Artifact:
     """Skills, reward, gold and KL of a model: point.json, its items and its replies.
 
@@ -69,18 +68,16 @@ def scores(run: Run, spec: Spec) -> Artifact:
     }
     details = {"strength": spec.strength, "part": spec.part}
     inputs |= {key: value for key, value in details.items() if value is not None}
-    parents = {"policy": trained(run, spec), "reward": base.reward(run, base.START)}
-    parents["reference"] = base.sft(run, base.START)
+    parents = {"policy": trained(run, spec), "reward": base.reward(run)}
+    parents["reference"] = base.sft(run)
     return run.get("scores", inputs, make, parents, f"scores of {spec}", version=3)
 
 
-@stage("forward KL")
 def forward_kl(run: Run, spec: Spec) -> Artifact:
     """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
 
-    Estimated from the replies that theta_0 gave when it was scored: the mean of log pi_0 - log pi
-    over them. This is the direction of Shenfeld et al. 2025 (RL's Razor), on the prompts of the new
-    task; `kl` in the table of points is the other one, on the model's own replies.
+    The mean of log pi_0 - log pi over theta_0's replies: the direction of Shenfeld et al. 2025
+    (RL's Razor). `kl` in the table of points is the other one, on the model's own replies.
     """
     spec = simplest(ratios.resolved(run, spec))
     parent, of_start = trained(run, spec), scores(run, base.START)
