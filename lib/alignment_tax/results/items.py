@@ -22,6 +22,7 @@ from sacrebleu.metrics import BLEU
 from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
 
 Array = np.ndarray
+SENTENCE = BLEU(effective_order=True)
 ORDERS = range(1, 5)  # BLEU counts phrases of one to four words
 
 
@@ -85,7 +86,7 @@ def bleu_statistics(reference: str, prediction: str) -> list[float]:
     Tokenised as lm-eval's metric does it (sacrebleu's default, 13a). Sums of these counts over
     items are all that corpus BLEU needs (Papineni et al. 2002).
     """
-    score = BLEU(effective_order=True).sentence_score(prediction, [reference])
+    score = SENTENCE.sentence_score(prediction, [reference])
     return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
