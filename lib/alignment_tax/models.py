@@ -138,7 +138,9 @@ def load_policy(
         options = {**gguf, "quantization_config": GgufConfig(dequantize=True)}
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **gguf))
     with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), **options
+        )
     if gguf:
         model = _plain(model)
     check_vocabulary(model, tokenizer)

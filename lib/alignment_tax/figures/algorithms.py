@@ -122,12 +122,12 @@ def algorithm_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     for axes, name in zip(grid.flat, names, strict=False):
         if name != "rsf" and len(behind := averages[averages["algorithm"] == "rsf"]):
             look = Look("the averages of RSF", style.GREY)
-            draw.line(axes, behind, *values, look, linestyle=":", linewidth=1.4, zorder=1)
+            draw.line(axes, behind, "reward", "skill", look, linestyle=":", linewidth=1.4, zorder=1)
         _averages(axes, averages[averages["algorithm"] == name])
         own = table[(table["algorithm"] == name) & (table["method"] == "none")]
         own = own.sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
-        draw.curve(axes, ends, *values, ROUNDS, bars="y")
+        draw.curve(axes, ends, "reward", "skill", ROUNDS, bars="y")
         draw.star(axes, *own[values].iloc[0], label="θ₀")
         axes.set_title(ALGORITHM_NAMES[name])
     title = f"{FAMILY_NAMES['skill'].capitalize()} against reward, algorithm by algorithm"

@@ -119,7 +119,7 @@ def part_curves(
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
         look = PARTS[part]
-        draw.curve(axes, own, *values, look, seeds=seeds, order="alpha", markersize=6)
+        draw.curve(axes, own, reward, "skill", look, seeds=seeds, order="alpha", markersize=6)
         draw.star(axes, 0, 0, hollow=False)
         named = f"{ALGORITHMS[name].label}: " if len(algorithms) > 1 else ""
         axes.set_title(named + look.label)
@@ -452,7 +452,7 @@ def recorded_ratios(points: pd.DataFrame, method: str = "hma", recorded: bool = 
     if rows.empty:
         raise TableError(f"recorded_ratios: there are no rows of {method!r} with K = {blocks}.")
     ratios = rows["part"].map(lambda text: [float(r) for r in text.split("|") if "=" not in r])
-    table = rows.assign(ratio=ratios, block=[range(1, blocks + 1)] * len(rows))
+    table = rows.assign(ratio=ratios, block=ratios.map(lambda each: range(1, len(each) + 1)))
     table = table[["seed", "mean", "block", "ratio"]].explode(["block", "ratio"])
     table = table.astype({"seed": int, "block": int, "ratio": float})
     table = table.sort_values(["mean", "seed", "block"], ignore_index=True)
@@ -463,7 +463,7 @@ def recorded_ratios(points: pd.DataFrame, method: str = "hma", recorded: bool = 
     for axes, mean in zip(line, means, strict=True):
         axes.axhline(mean, color=style.GREY, linestyle=":", linewidth=1.8, label="equal ratios")
         # side by side: equal ratios would hide one another
-        shape = {"apart": 0.11, "linewidth": 0.4, "markersize": 6}
+        shape: dict[str, Any] = {"apart": 0.11, "linewidth": 0.4, "markersize": 6}
         draw.curves(axes, _of(table, mean=mean), "seed", "block", "ratio", looks, **shape)
         axes.set_title(f"mean ratio {mean:g}")
         axes.set_xticks(range(1, blocks + 1), THIRDS, rotation=30)

@@ -39,10 +39,10 @@ def redraw_figures(
         every = pd.read_csv(table)
         figure = figures.signature(every, recorded=True)
         print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
-        for name, rows in _recorded(every) if others is not None else ():
-            drawn = getattr(figures, name)(rows, recorded=True)
-            print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
         if others is not None:
+            for name, rows in _recorded(every):
+                drawn = getattr(figures, name)(rows, recorded=True)
+                print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
             gold = figures.front(main_line(every), reward="gold", recorded=True)
             print(figures.save(gold, others / "front_gold.png", dpi=DPI))
     except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -48,9 +48,11 @@ def pair_accuracy_by_kind(
     """
     need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
     _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
-    both = (pairs, pairs.assign(kind="all pairs"))
-    kinds, all_ = (r.groupby("kind")["correct"].agg(pairs="size", accuracy="mean") for r in both)
-    table = pd.concat([kinds.sort_values("accuracy", kind="stable"), all_]).reset_index()
+    both = [
+        rows.groupby("kind")["correct"].agg(["size", "mean"]).sort_values("mean", kind="stable")
+        for rows in (pairs, pairs.assign(kind="all pairs"))
+    ]
+    table = pd.concat(both).reset_index().set_axis(["kind", "pairs", "accuracy"], axis=1)
     ends = [wilson(a * n, n) for a, n in zip(table["accuracy"], table["pairs"], strict=True)]
     table[["low", "high"]] = ends
     table[["accuracy", "low", "high"]] *= 100

@@ -20,6 +20,7 @@ from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
 from alignment_tax.store import write_whole
 
 Array = np.ndarray
+SENTENCE = BLEU(effective_order=True)
 ORDERS = range(1, 5)  # BLEU counts phrases of one to four words
 
 
@@ -73,7 +74,7 @@ def bleu_statistics(reference: str, prediction: str) -> list[float]:
 
     Their sums over items are all that corpus BLEU needs (Papineni et al. 2002).
     """
-    score = BLEU(effective_order=True).sentence_score(prediction, [reference])
+    score = SENTENCE.sentence_score(prediction, [reference])
     return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 

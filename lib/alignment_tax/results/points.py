@@ -190,7 +190,7 @@ def rounds_from_0(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFra
 
 def has_gold(points: pd.DataFrame) -> bool:
     """Whether any row has a gold reward: real data have none."""
-    return isinstance(points, pd.DataFrame) and "gold" in points and points["gold"].notna().any()
+    return "gold" in points and bool(pd.DataFrame(points)["gold"].notna().any())
 
 
 def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The one function that scores a model: lm-eval's tasks, in memory, with every item kept.
 
 lm-eval's task files say what is asked, of which choices or up to which stop, and what is right.
-How a model is asked is in `decode`: lm-eval's own `HFLM` gives the same answers in twice the time.
+How a model is asked is in `decode`: lm-eval's own `HFLM` gives the same answers with more work.
 """
 
 from __future__ import annotations
@@ -119,6 +119,10 @@ class Scorer:
         self._requests = {
             slot: _requests(self.tasks[task.name], limit) for slot, task in self.slots.items()
         }
+        self._fingerprints = {
+            slot: [_fingerprint(asked[0].doc) for _, asked in _by_item(requests)]
+            for slot, requests in self._requests.items()
+        }
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SkillScores:
         """Score one model; it is left in the mode (training or evaluation) it came in.
@@ -134,7 +138,9 @@ class Scorer:
         for slot, task in tqdm(self.slots.items(), desc="scoring skills", leave=False):
             requests = self._requests[slot]
             self._ask(model, tokenizer, task, requests)
-            tables.append(_items(slot, task, self.tasks[task.name], requests))
+            table = _items(slot, task, self.tasks[task.name], requests)
+            table.insert(2, "fingerprint", self._fingerprints[slot])
+            tables.append(table)
         return SkillScores.of(pd.concat(tables, ignore_index=True))
 
     def answers(
@@ -291,7 +297,8 @@ def _replies(
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
     """Return the tokens of each text, as in training: none that the tokenizer adds by itself."""
     different = list(dict.fromkeys(texts))
-    tokens = tokenizer(different, add_special_tokens=False)["input_ids"]
+    alone = {"return_attention_mask": False, "return_token_type_ids": False}
+    tokens = tokenizer(different, add_special_tokens=False, **alone)["input_ids"]
     known = dict(zip(different, tokens, strict=True))
     return [known[text] for text in texts]
 
@@ -328,7 +335,7 @@ def _items(slot: str, task: Task, definition: Any, requests: list[Any]) -> pd.Da
                 f"Task {task.name!r} reports {', '.join(found)}, but the slot {slot!r} needs "
                 f"{task.metric!r}: name it in the task's metric_list."
             )
-        row = {"slot": slot, "item": number, "fingerprint": _fingerprint(asked[0].doc)}
+        row = {"slot": slot, "item": number}
         if slot == "bleu":
             counts = bleu_statistics(*found["bleu"])
             row |= {"value": np.nan, **dict(zip(BLEU_COLUMNS, counts, strict=True))}

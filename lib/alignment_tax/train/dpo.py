@@ -91,8 +91,10 @@ def train_dpo(
     checks.check_context(policy, config.max_length, "max_length")
     rows = token_rows(tokenizer, pairs)
     heads = [row["prompt_ids"] for row in rows]
-    sides = [[h + row[side] for h, row in zip(heads, rows, strict=True)] for side in IDS[1:]]
-    usable, dropped = usable_pairs(*sides, config.max_length)
+    chosen, rejected = (
+        [head + row[side] for head, row in zip(heads, rows, strict=True)] for side in IDS[1:]
+    )
+    usable, dropped = usable_pairs(chosen, rejected, config.max_length)
     arguments = TrlDpoConfig(
         **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
         beta=config.beta,

@@ -102,7 +102,8 @@ class Run:
         kept |= {"world": _world_key(self.preset.world)}
         kept |= {"bf16": True} if self.preset.bf16 else {}
         for key, value in inputs.items():
-            kept[key] = presets.as_dict(value) if dataclasses.is_dataclass(value) else value
+            config = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            kept[key] = presets.as_dict(value) if config else value
         return self.store.get(
             stage,
             kept,
