@@ -142,20 +142,23 @@ def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     return found.dropna() if claim.measure in ("difference", "same_alpha") else found
 
 
-def evaluate(points: pd.DataFrame | Selection, claim: Claim) -> compare.Comparison:
+def evaluate(
+    points: pd.DataFrame | Selection, claim: Claim, level: float = compare.LEVEL
+) -> compare.Comparison:
     """Return what the points say of a claim, over seeds (NotRecorded: fewer than two have both).
 
     Args:
         points: The columns of points.csv, one study, or a `Selection` of them.
         claim: A claim of `CLAIMS`, or another: see `versus`.
+        level: Coverage of the interval.
     """
-    return _judged(differences(points, claim), claim)
+    return _judged(differences(points, claim), claim, level)
 
 
-def _judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
+def _judged(gaps: pd.Series, claim: Claim, level: float = compare.LEVEL) -> compare.Comparison:
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
-    return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
+    return compare.compare_seeds(gaps, level=level, direction=claim.direction, sesoi=claim.sesoi)
 
 
 def versus(

@@ -20,7 +20,7 @@ from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hyper
 T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
-LEVEL = 0.95  # coverage of every interval
+LEVEL = 0.95  # coverage of an interval, unless one is asked to be wider
 #: How verdicts are read, for a page.
 VERDICTS_SAY = (
     "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
@@ -61,14 +61,14 @@ def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> 
 # --- intervals over seeds -----------------------------------------------------------------------
 
 
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
+def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float, float]:
     """Return mean, low and high of Student's t interval; low and high are NaN for one value."""
     array = np.asarray(list(values), dtype=float)
     mean = float(array.mean())
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stdtrit(array.size - 1, 0.5 + LEVEL / 2)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
@@ -92,7 +92,11 @@ def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.Da
 
 
 def compare_seeds(
-    differences: Iterable[float], *, direction: int = 1, sesoi: float = 0.0
+    differences: Iterable[float],
+    *,
+    level: float = LEVEL,
+    direction: int = 1,
+    sesoi: float = 0.0,
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
@@ -101,6 +105,7 @@ def compare_seeds(
 
     Args:
         differences: a minus b, one number per seed.
+        level: Coverage of the interval.
         direction: +1 if the claim is that a has more, -1 if less.
         sesoi: The smallest effect of interest.
 
@@ -116,7 +121,7 @@ def compare_seeds(
     if not np.isfinite(values).all():
         seed = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
-    mean, low, high = interval(values)
+    mean, low, high = interval(values, level)
     return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
 
 
