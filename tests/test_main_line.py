@@ -111,7 +111,7 @@ def test_figures_of_the_main_line_are_the_same(run, more, draw):
 def test_a_front_of_averaging_has_no_other_method(run, more):
     others = more.points[more.points["algorithm"] != "dpo"]
     for draw in (figures.front, figures.fronts):
-        drawn = (draw(others, methods=["average"]), draw(run.points))
+        drawn = (draw(figures.main_line(others)), draw(run.points))
         pd.testing.assert_frame_equal(*map(figures.table, drawn), check_dtype=False)
     figure = figures.front(figures.main_line(more.points))
     assert alt_text(figure) == alt_text(figures.front(run.points))
