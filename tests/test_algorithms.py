@@ -14,7 +14,7 @@ from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
-from alignment_tax.results import recorded as results
+from alignment_tax.results.recorded import IDENTITY
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
@@ -178,7 +178,7 @@ def test_the_forward_kl_of_rlhf_and_its_averages_is_recorded(study):
     table = record.forward_kls(study, specs)
     assert table["algorithm"].tolist() == ["sft", "ppo", "ppo"]
     assert table["alpha"].tolist()[-1] == 0.5
-    assert list(table.columns) == [*results.IDENTITY, "forward_kl"]
+    assert list(table.columns) == [*IDENTITY, "forward_kl"]
 
 
 def test_ppo_under_another_kl_coefficient_is_another_run(study):
