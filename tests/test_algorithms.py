@@ -14,7 +14,7 @@ from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
-from alignment_tax.results.recorded import IDENTITY
+from alignment_tax.results.recorded import IDENTITY, recorded
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
@@ -205,7 +205,7 @@ def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     small = dataclasses.replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
     record.record(dataclasses.replace(small, dpo=None, ppo=None), [0])
     record.record(small, [0], methods=["dpo", "ppo"])
-    every = results.recorded("miniature")
+    every = recorded("miniature")
     assert {"dpo", "ppo", "rsf"} <= set(every.points["algorithm"])
     assert set(every.rounds["algorithm"]) == {"rsf", "rsf_random", "dpo", "ppo"}
     trained = every.kl[every.kl["method"] == "none"]
