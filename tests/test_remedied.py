@@ -273,7 +273,7 @@ def test_models_that_make_no_sense_are_refused_before_any_work(spec, error, mess
 
 
 def test_remedies_together_and_presets_without_numbers_or_text_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="extrapolat"):
+    with pytest.raises(ValueError, match="pass extrapolate=True"):
         bare().distilled({"average": 1.5})
     with pytest.raises(UnknownStage, match="set its `distil`"):
         remedied(bare(distil=None), "l2", 0.1)

@@ -218,7 +218,7 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
     [
         (Spec("rsf", 2, "part", 0.5, part="top"), MergeError, "no part 'top'.*input, middle"),
         (Spec("rsf", 2, "part", 0.5), ValueError, "part needs a part and an alpha"),
-        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be"),
+        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be 0.5"),
         (Spec("rsf", 2, "hma", 0.4, part="input"), ValueError, "ratios of its blocks.*'input'"),
         (Spec("rsf", 2, "hma", 0.4), ValueError, "ratios of its blocks.*None"),
         (Spec("rsf", 2, "avrage", 0.5), UnknownStage, "no method 'avrage'"),
