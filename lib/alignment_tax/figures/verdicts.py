@@ -113,6 +113,7 @@ def rivals(found: pd.DataFrame, *, caption: str) -> Figure:
         axes.set_title(f"{score}, {measure}", fontsize=12.5)
         label = f"← the remedy ahead | averaging ahead →\n{own['unit'].iloc[0]}"
         axes.set_xlabel(label, fontsize=11, linespacing=1.2)
+        axes.locator_params(axis="x", nbins=6)
         axes.tick_params(axis="y", labelsize=11)
     title = "Averaging minus the remedy: is averaging ahead?"
     return style.finish(figure, title, caption, table, legend_columns=4)
