@@ -21,6 +21,10 @@ BLEU_COLUMNS = (
     "length",
     "reference_length",
 )
+#: The same with format forgiven: of the translation cut where its sentence (or line) ends.
+CUT_COLUMNS = tuple(f"cut_{name}" for name in BLEU_COLUMNS)
+#: Scores with format forgiven, by the score as written that each stands beside.
+FORGIVEN = {**{family: f"{family}_forgiven" for family in FAMILIES}, "skill": "forgetting"}
 SLOT_NAMES = {
     "tiny": {
         "one_hop": "one-hop facts",
@@ -46,6 +50,10 @@ FAMILY_NAMES = {
     "reading": "reading",
     "translation": "translation",
     "skill": "mean of three families",
+    "commonsense_forgiven": "common sense, format forgiven",
+    "reading_forgiven": "reading, format forgiven",
+    "translation_forgiven": "translation, format forgiven",
+    "forgetting": "mean skill, format forgiven",
 }
 METHOD_NAMES = {
     "average": "averaging the weights",
@@ -78,6 +86,7 @@ METHOD_NAMES = {
     "hma_kl_other": "HMA with a KL term, other formats",
     "adamerging": "AdaMerging",
     "kl_coef": "another KL coefficient",
+    "learning_rate": "smaller steps",
 }
 ALGORITHM_NAMES = {
     "sft": "before RLHF (θ₀)",
@@ -87,12 +96,13 @@ ALGORITHM_NAMES = {
     "ppo": "PPO",
     "rloo": "RLOO",
 }
-SCORES = [*(slot for slots in FAMILIES.values() for slot in slots), *FAMILY_NAMES]
+SCORES = [*SLOTS, *FAMILIES, "skill", *FORGIVEN.values()]
 AXIS_NAMES = {
     "skill": "skill: mean of three families (%)",
     "commonsense": "common sense: accuracy (%)",
     "reading": "reading: EM or F1 (%)",
     "translation": "translation: BLEU",
+    "forgetting": "skill with format forgiven (%)",
     "reward": "reward (reward model's units)",
     "gold": "gold reward",
 }

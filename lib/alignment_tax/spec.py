@@ -15,8 +15,8 @@ from alignment_tax.registry import REMEDIES
 
 COLUMNS = """
     study seed algorithm method strength alpha part rounds reward gold one_hop two_hop
-    piqa_like race_like span counting bleu commonsense reading translation skill kl
-    n_items key
+    piqa_like race_like span counting bleu commonsense reading translation skill
+    commonsense_forgiven reading_forgiven translation_forgiven forgetting kl n_items key
 """.split()
 
 #: The columns that name a model: a row with the same values is the same model.
@@ -39,8 +39,10 @@ ROUNDS = "rounds"
 DISTILLED = "distilled"
 #: ... a remedy in each of RSF's rounds, ...
 INSIDE = "in_rounds"
-#: ... PPO under another weight of its KL penalty, which is the strength.
-KL_COEF = "kl_coef"
+#: ... an algorithm with another value of one of its numbers, which is the strength.
+KL_COEF, LEARNING_RATE = "kl_coef", "learning_rate"
+#: Whose number it is.
+CHANGED = {KL_COEF: "ppo", LEARNING_RATE: "rsf"}
 
 #: The method of the distilled run without a remedy.
 DISTIL = "distil"
@@ -65,8 +67,8 @@ class Method(NamedTuple):
         """Write the column: "none", "average", "l2", "l2+average", "l2_in_rounds", "distil", ..."""
         if self.protocol == ROUNDS:
             return self.mix or "none"
-        if self.protocol == KL_COEF:
-            return KL_COEF
+        if self.protocol in CHANGED:
+            return self.protocol
         word = self.remedy or DISTIL
         if self.protocol == INSIDE:
             word += _IN_ROUNDS
@@ -79,8 +81,8 @@ class Method(NamedTuple):
             return cls()
         if text in (AVERAGE, PART) or is_search(text):
             return cls(mix=text)
-        if text == KL_COEF:
-            return cls(protocol=KL_COEF)
+        if text in CHANGED:
+            return cls(protocol=text)
         word = text.removesuffix(_AVERAGED)
         mix = None if word == text else AVERAGE
         if word == DISTIL:
@@ -131,9 +133,9 @@ class Spec:
 
     `algorithm` is base | sft | rsf | rsf_random (the control) | dpo | rloo | ppo; `rounds` those of
     RLHF. `method` is read into the fields `remedy` (l1, l2, ..., None), `protocol` (the stage that
-    trains it: rounds | distilled | in_rounds | kl_coef, or base | sft) and `mix` (None, average,
-    part, hma, hma_VARIANT, adamerging, pattern). `alpha` is the (mean) weight of the aligned model
-    in a mix, `strength` that of the remedy.
+    trains it: rounds | distilled | in_rounds | a word of `CHANGED`, or base | sft) and `mix` (None,
+    average, part, hma, hma_VARIANT, adamerging, pattern). `alpha` is the (mean) weight of the
+    aligned model in a mix, `strength` that of the remedy.
 
     Mix "part" averages one part at `alpha` and leaves all others aligned: input, middle, output
     (thirds of the layers), linear (all layers), embeddings, norms or head. Mixes with a ratio per
@@ -285,7 +287,7 @@ def blocks_to_find(spec: Spec) -> int | None:
 
 def has_forward_kl(spec: Spec) -> bool:
     """Whether the forward KL of a model is recorded: of theta_0, RLHF and their plain averages."""
-    return spec.protocol in ("sft", ROUNDS, KL_COEF) and spec.mix in (None, AVERAGE)
+    return spec.protocol in ("sft", ROUNDS, *CHANGED) and spec.mix in (None, AVERAGE)
 
 
 def simplest(spec: Spec) -> Spec:

@@ -161,13 +161,13 @@ def penalty_front(
 ) -> Figure:
     """Draw live models of one seed beside the averages of its plain run, and recorded fronts.
 
-    Left by mean skill, with the recorded fronts of RSF; right the same models where talk is
+    Left by mean skill, with the recorded fronts of RSF; right the same models with format
     forgiven. Axes are changes since theta_0 of the same seed.
 
     `live` and `averages` (of the plain run, by alpha) have a row per model: method, strength,
-    alpha, gain, change, capped_change.
+    alpha, gain, change, forgiven_change.
     """
-    columns = [*MODEL, "capped_change"]
+    columns = [*MODEL, "forgiven_change"]
     for each in (live, averages):
         select.need(each, columns, "penalty_front")
     rows = _since(points, "penalty_front", ["reward", "skill"])
@@ -175,13 +175,13 @@ def penalty_front(
     runs = live[live["method"] != "none"]
     figure, [[left, right]] = style.panels(1, 2, (style.PANELS[0], 6.6), xlabel=GAIN, ylabel=SKILL)
     _main_line(left, rows, "skill", seeds=True)
-    titles = ("mean skill", "talk forgiven (capped BLEU)")
+    titles = ("mean skill", "format forgiven")
     for axes, y, title in zip((left, right), columns[-2:], titles, strict=True):
         _plain(axes, runs, averages, y, "this seed: averaging the distilled run")
         _models(axes, runs, y, "this seed: ")
         axes.margins(0.08)
         axes.set_title(title, fontsize=12.5)
-    right.set_ylabel("mean skill, talk forgiven, since θ₀ (points)  →")
+    right.set_ylabel("mean skill, format forgiven, since θ₀ (points)  →")
     both = f"{run_caption(rows, recorded=True)}{draw.FAINT} · black edges: {caption}"
     recorded = summarise(rows, ["method", "rounds", "alpha"], ["reward", "skill"])
     recorded.columns = recorded.columns.str.replace("reward", "gain").str.replace("skill", "change")

@@ -64,7 +64,12 @@ METHODS: dict[str, Look] = {
     name: Look(METHOD_NAMES[name], colour, marker)
     for colour, marks in {
         BLUE: {"average": "o", "distil+average": "D"},
-        VERMILLION: {"early_stopping": "s", "distil": "P", "hma_released": "X"},
+        VERMILLION: {
+            "early_stopping": "s",
+            "distil": "P",
+            "hma_released": "X",
+            "learning_rate": "v",
+        },
         SKY: {"l1": "^", "l2": "v", "part": "H", "hma_kl": "D"},
         PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h", "adamerging": "p"},
         GREEN: {"hma": "D", "lora": "X", "lora_mlp": "p", "hma_eq11": "v", "hma_grid": "s"},

@@ -23,6 +23,7 @@ from alignment_tax.merge.average import (
 )
 from alignment_tax.mitigate.base import Setting, Treatment, check_share
 from alignment_tax.train.loop import Batch, collate, encode
+from alignment_tax.train.rounds import sub_seed
 
 #: How sure the learnt mask is of its start: sigmoid(1) = 0.73 kept, sigmoid(-1) = 0.27 dropped.
 START = 1.0
@@ -54,7 +55,7 @@ def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
 
 def random_mask(theta_0: State, theta: State, density: float, seed: int) -> Mask:
     """Return a mask of changed weights drawn at random, a control."""
-    generator, sizes = torch.Generator().manual_seed(seed), _sizes(theta_0, theta)
+    generator, sizes = torch.Generator().manual_seed(sub_seed(seed)), _sizes(theta_0, theta)
     # a uniform number in (0, 1] for a changed weight, 0 for one that must not be drawn
     scores = {
         name: (1 - torch.rand(size.shape, generator=generator).to(size.device)) * (size > 0)

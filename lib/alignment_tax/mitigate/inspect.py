@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment_tax.labels import FAMILIES, METHOD_NAMES
+from alignment_tax.labels import FORGIVEN, METHOD_NAMES
 from alignment_tax.merge.average import State, kind_of
 from alignment_tax.mitigate.base import Setting, Treatment, snapshot, trained
 from alignment_tax.mitigate.graft import Mask, pool_batches
@@ -21,7 +21,6 @@ from alignment_tax.mitigate.lora import Lora, Where, target_names
 from alignment_tax.mitigate.moving_average import MovingAverage
 from alignment_tax.mitigate.replay import Replay, tiny_reported
 from alignment_tax.registry import REMEDIES
-from alignment_tax.results.items import capped_bleu
 from alignment_tax.spec import DISTIL, Spec, unaveraged
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED
@@ -44,17 +43,12 @@ def setting(study: Any) -> Setting:
 
 
 def scored(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
-    """Return how models score in each family, and in translation where talk is forgiven.
+    """Return how models score in each family and in the mean, as written and with format forgiven.
 
-    Returns:
-        One row a model, in percent: method, strength, alpha; each family and skill; and
-        capped_translation, capped_skill, with translations cut at the reference's length.
+    One row a model, in percent: method, strength, alpha, and the names of `labels.FORGIVEN`.
     """
-    table = study.points(list(specs))[["method", "strength", "alpha", *FAMILIES, "skill"]]
-    items = [study.scores(spec).items for spec in specs]
-    table["capped_translation"] = [capped_bleu(each[each["slot"] == "bleu"]) for each in items]
-    kept = [family for family in FAMILIES if family != "translation"]
-    table["capped_skill"] = table[[*kept, "capped_translation"]].mean(axis=1, skipna=False)
+    scores = [*FORGIVEN, *FORGIVEN.values()]
+    table = study.points(list(specs))[["method", "strength", "alpha", *scores]]
     return table.astype({name: float for name in table if name != "method"})
 
 
@@ -62,12 +56,12 @@ def effects(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
     """Return what became of each model, all since theta_0.
 
     Returns:
-        The columns of points.csv, and: gain (reward), change (points of mean skill), capped_change
-        (see `scored`), distance (norm of theta - theta_0, percent of that of theta_0), steps (mean
-        absolute change of a weight, in learning rates), seconds of the training (NaN: none).
+        The columns of points.csv, and: gain (reward), change (points of mean skill as written),
+        forgiven_change (the same with format forgiven), distance (norm of theta - theta_0, percent
+        of that of theta_0), steps (mean absolute change of a weight, in learning rates), seconds
+        of the training (NaN: none).
     """
     theta_0, _ = study.policy("sft")
-    skills = scored(study, [Spec("sft"), *specs])
     start = study.point(Spec("sft"))
     unit = study.preset.distil.learning_rate
     far = [how_far(theta_0, study.model(spec)[0], unit) for spec in specs]
@@ -75,7 +69,7 @@ def effects(study: Any, specs: Sequence[Spec]) -> pd.DataFrame:
     return table.assign(
         gain=table["reward"] - start["reward"],
         change=table["skill"] - start["skill"],
-        capped_change=(skills["capped_skill"] - skills["capped_skill"].iloc[0]).to_numpy()[1:],
+        forgiven_change=table["forgetting"] - start["forgetting"],
         distance=[100 * relative for relative, _ in far],
         steps=[steps for _, steps in far],
         seconds=np.array([(study.cost(s) or {}).get("seconds") for s in specs], dtype=float),

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment
+from alignment_tax.train.rounds import sub_seed
 
 #: alpha / r: the paper's alpha 32 at its rank 16. A constant ratio keeps the learning rate
 #: meaningful from rank to rank (with a constant alpha, rank 1 would move 64 times as fast as 64).
@@ -52,7 +53,7 @@ class Lora(Treatment):
         with torch.random.fork_rng(), warnings.catch_warnings():
             # peft asks transformers by an attribute's old name, which still works
             warnings.simplefilter("ignore", FutureWarning)
-            torch.manual_seed(self.seed)
+            torch.manual_seed(sub_seed(self.seed))
             return cast(PreTrainedModel, get_peft_model(model, config))
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:

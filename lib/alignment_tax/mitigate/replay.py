@@ -89,7 +89,7 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
             yield rows[index]
 
 
-def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Document]:
+def tiny_documents(n: int, seed: int | str, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
     No split holds a reported item, but a long passage may begin with all of a short, reported one:
@@ -107,12 +107,14 @@ def tiny_documents(n: int, seed: int, evaluated_formats: bool = True) -> list[Do
     return documents
 
 
-def tiny_families(n: int, seed: int, evaluated_formats: bool = True) -> list[str]:
+def tiny_families(n: int, seed: int | str, evaluated_formats: bool = True) -> list[str]:
     """Return the family of each document that `tiny_documents` draws (a key of `FAMILIES`)."""
     return _draw_families(n, seed, evaluated_formats)[0]
 
 
-def _draw_families(n: int, seed: int, evaluated_formats: bool) -> tuple[list[str], random.Random]:
+def _draw_families(
+    n: int, seed: int | str, evaluated_formats: bool
+) -> tuple[list[str], random.Random]:
     """Draw families of documents; return them and the generator that draws the documents."""
     rng = random.Random(f"replay {seed}")
     shares = {k: v for k, v in MIXTURE.items() if evaluated_formats or k not in EVALUATED}

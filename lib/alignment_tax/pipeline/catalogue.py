@@ -12,10 +12,12 @@ from alignment_tax.spec import (
     ALL_PARTS,
     ALL_REMEDIES,
     AVERAGE,
+    CHANGED,
     DISTIL,
     DISTILLED_AVERAGE,
     INSIDE,
     KL_COEF,
+    LEARNING_RATE,
     PART,
     PATTERN,
     Method,
@@ -32,8 +34,8 @@ CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
 def methods(preset: Preset) -> list[str]:
     """The words that `specs` takes.
 
-    An algorithm is its rounds and averages (of the control only the last round: it says what RSF
-    does without its choice), a remedy its strengths in the preset, "remedies" the plain distilled
+    An algorithm is its rounds and averages (of the control only its rounds: it says what RSF does
+    without its choice), a remedy its strengths in the preset, "remedies" the plain distilled
     run, its averages and all remedies, "part" or a search for ratios its grid, "pattern" the ratios
     of the paper's Fig. 9, "parts" all of these. Averages by part are those of the algorithms that
     are named beside them, of rsf if none is; of others than rsf only the thirds of the layers are
@@ -44,9 +46,14 @@ def methods(preset: Preset) -> list[str]:
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
     parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
-    coefs = [KL_COEF] if preset.ppo and preset.kl_coefs else []
+    coefs = [name for name, values in _changed(preset).items() if values]
     words = ["base", *preset.algorithms, AVERAGE, EARLY_STOPPING]
     return [*words, *parts, *coefs, *plain, *remedies]
+
+
+def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
+    """Other values of a number of an algorithm that are recorded."""
+    return {KL_COEF: preset.kl_coefs if preset.ppo else (), LEARNING_RATE: preset.learning_rates}
 
 
 def _part_words(preset: Preset) -> list[str]:
@@ -82,13 +89,14 @@ def _of_word(preset: Preset, word: str) -> list[Spec]:
         end = preset.algorithms[word].rounds
         rounds = [Spec(word, r) for r in range(1, end + 1)]
         averages = [Spec(word, end, AVERAGE, alpha) for alpha in preset.alphas]
-        return rounds[-1:] if word == CONTROL else rounds + averages
+        return rounds if word == CONTROL else rounds + averages
     last = preset.rsf.rounds
     if word == EARLY_STOPPING:
         return [Spec("rsf", r) for r in range(1, last + 1)]
-    if word == KL_COEF:
-        end = preset.algorithms["ppo"].rounds
-        return [Spec("ppo", end, KL_COEF, strength=coef) for coef in preset.kl_coefs]
+    if word in CHANGED:
+        owner, values = CHANGED[word], _changed(preset)[word]
+        end = preset.algorithms[owner].rounds
+        return [Spec(owner, end, word, strength=value) for value in values]
     grids = {grid.method: grid.strengths for grid in preset.remedies}
     if word == ALL_REMEDIES:
         every = [DISTIL, DISTILLED_AVERAGE, *grids]

@@ -1,8 +1,8 @@
 """What a model answered, item by item, and all that is computed from it without the model.
 
 A table of items has a row per slot and item: slot, item (its number in the task), fingerprint (of
-its text), value (accuracy, exact match or F1 in 0..1; NaN for translation) and the ten counts of
-BLEU (NaN elsewhere), which also tell a translation that goes on talking from a wrong one.
+its text), and the score twice, as written and with format forgiven: value and forgiven (accuracy,
+exact match or F1 in 0..1; NaN for translation) and the ten counts of BLEU (NaN elsewhere).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from alignment_tax.labels import BLEU_COLUMNS, FAMILIES, SLOTS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS, FAMILIES, FORGIVEN, SLOTS
 from alignment_tax.store import write_whole
 
 Array = np.ndarray
@@ -30,7 +30,11 @@ class SkillsError(ValueError):
 
 @dataclass(frozen=True)
 class SkillScores:
-    """What one model can do: `metrics` in percent (slots, families, `skill`), and its `items`."""
+    """What one model can do: `metrics` in percent, and its `items`.
+
+    As written: slots, families and their mean `skill`. With format forgiven: families and their
+    mean `forgetting` (see `labels.FORGIVEN`).
+    """
 
     metrics: dict[str, float]
     items: pd.DataFrame
@@ -38,18 +42,24 @@ class SkillScores:
     @classmethod
     def of(cls, items: pd.DataFrame) -> SkillScores:
         """Return the scores of a table of items."""
-        slots = {slot: slot_percent(slot, v) for slot, v in cls({}, items).values().items()}
-        return cls(slots | _means(slots), items)
+        table = cls({}, items)
+        written, forgiven = (_percents(table.values(cut)) for cut in (False, True))
+        means = {FORGIVEN[name]: value for name, value in _means(forgiven).items()}
+        return cls(written | _means(written) | means, items)
 
     @property
     def n_items(self) -> int:
         """Number of items over all slots."""
         return len(self.items)
 
-    def values(self) -> dict[str, Array]:
-        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10)."""
+    def values(self, forgiven: bool = False) -> dict[str, Array]:
+        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10).
+
+        As written, or with format forgiven.
+        """
+        counts, value = (CUT_COLUMNS, "forgiven") if forgiven else (BLEU_COLUMNS, "value")
         return {
-            str(slot): rows[list(BLEU_COLUMNS) if slot == "bleu" else "value"].to_numpy(dtype=float)
+            str(slot): rows[list(counts) if slot == "bleu" else value].to_numpy(dtype=float)
             for slot, rows in self.items.groupby("slot", sort=False)
         }
 
@@ -92,23 +102,41 @@ def slot_percent(slot: str, values: Array) -> float:
 
 
 def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
-    """Return the statistic {slot: items} -> percent of a slot, a family, or of "skill".
+    """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
 
-    Slots of a family weigh alike whatever their number of items, as do families in "skill".
+    Slots of a family weigh alike whatever their number of items, as do families in the mean. A
+    score with format forgiven is the same statistic of other values.
 
     Raises:
-        SkillsError: no such slot or family.
+        SkillsError: no such score.
     """
-    known = (*SLOTS, *FAMILIES, "skill")
-    if family not in known:
-        raise SkillsError(f"There is no score {family!r}. Choose from: {', '.join(known)}.")
+    name, _ = written(family)
 
     def statistic(values: Mapping[str, Array]) -> float:
-        if family in SLOTS:
-            return slot_percent(family, values[family])
-        return _means({slot: slot_percent(slot, v) for slot, v in values.items()})[family]
+        if name in SLOTS:
+            return slot_percent(name, values[name])
+        return _means(_percents(values))[name]
 
     return statistic
+
+
+def written(score: str) -> tuple[str, bool]:
+    """Return the score as written that one stands beside, and whether format is forgiven in it.
+
+    Raises:
+        SkillsError: no such score.
+    """
+    found = {forgiven: name for name, forgiven in FORGIVEN.items()}
+    known = (*SLOTS, *FORGIVEN, *found)
+    if score not in known:
+        raise SkillsError(f"There is no score {score!r}. Choose from: {', '.join(known)}.")
+    return found.get(score, score), score in found
+
+
+def slots_of(score: str) -> tuple[str, ...]:
+    """Return the slots that a score needs (SkillsError: no such score)."""
+    name, _ = written(score)
+    return FAMILIES.get(name, SLOTS if name == "skill" else (name,))
 
 
 def pair_scores(
@@ -125,7 +153,7 @@ def pair_scores(
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")
-    slots = FAMILIES.get(family, SLOTS if family == "skill" else (family,))
+    slots, (_, forgiven) = slots_of(family), written(family)
     key = ["slot", "item", "fingerprint"]
     if not all(a.items[key].equals(b.items[key]) for a, b in zip(first, second, strict=True)):
         raise SkillsError(
@@ -134,7 +162,7 @@ def pair_scores(
         )
 
     def own(scores: SkillScores) -> dict[str, Array]:
-        return {slot: each for slot, each in scores.values().items() if slot in slots}
+        return {slot: each for slot, each in scores.values(forgiven).items() if slot in slots}
 
     return list(map(own, first)), list(map(own, second))
 
@@ -169,6 +197,10 @@ def capped_bleu(items: pd.DataFrame) -> float:
     matches = [items[f"matches_{n}"] for n in ORDERS]
     counted = [np.minimum(items[f"ngrams_{n}"], _possible(items, n)) for n in ORDERS]
     return corpus_bleu(np.column_stack([*matches, *counted, length, items["reference_length"]]))
+
+
+def _percents(values: Mapping[str, Array]) -> dict[str, float]:
+    return {slot: slot_percent(slot, each) for slot, each in values.items()}
 
 
 def _means(slots: Mapping[str, float]) -> dict[str, float]:

@@ -10,9 +10,10 @@ import pandas as pd
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
+    CHANGED,
     DISTIL,
     DISTILLED_AVERAGE,
-    KL_COEF,
+    LEARNING_RATE,
     PART,
     Spec,
     averaged,
@@ -33,6 +34,8 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
+    if method == LEARNING_RATE:
+        return True
     return bool(getattr(REMEDIES.get(out_of_rounds(method)), "weak_is_high", False))
 
 
@@ -48,8 +51,8 @@ def curve_rows(
 
     Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
     weakest (and the plain distilled run, if it fades to that), PPO from its heaviest KL penalty to
-    its lightest, methods with a ratio per block by mean ratio, of the fewest blocks. NotRecorded if
-    there is no such row, ValueError for "part".
+    its lightest, RSF from its smallest steps to its own, methods with a ratio per block by mean
+    ratio, of the fewest blocks. NotRecorded if there is no such row, ValueError for "part".
     """
     if method == PART:
         raise ValueError(
@@ -72,11 +75,11 @@ def curve_rows(
         return own.sort_values(["strength", "alpha"])
     elif method == "early_stopping":
         own = own.sort_values("rounds")
-    elif method == KL_COEF:
-        ppo = PRESETS[str(own["study"].iloc[0])].ppo
-        assert ppo is not None  # or no other coefficient would be recorded
-        own = pd.concat([own, plain.assign(strength=ppo.kl_coef)])
-        own = own.sort_values("strength", ascending=False)
+    elif method in CHANGED:
+        preset = PRESETS[str(own["study"].iloc[0])]
+        own_value = getattr(preset.algorithms[algorithm], method)
+        own = pd.concat([own, plain.assign(strength=own_value)])
+        own = own.sort_values("strength", ascending=weak_is_high(method))
     else:
         own = own.sort_values("strength", ascending=weak_is_high(method))
         if fades(method):  # in rounds, the run without a remedy is RSF itself

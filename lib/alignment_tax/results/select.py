@@ -13,6 +13,7 @@ rsf/part=input/mean           the mean over its alphas
 rsf/hma/K=3                   a curve: a search for three ratios, by mean ratio
 rsf/pattern=start-1           ratios set by hand: a weighs theta_0 (or "aligned"), one is lower
 ppo/kl_coef                   a curve: PPO from its heaviest KL penalty to its lightest
+rsf/learning_rate             a curve: RSF from its smallest steps to its own
 0.95*rsf/last                 the same with its scores times 0.95
 """
 

@@ -25,6 +25,7 @@ def log_likelihoods(
     pairs: Sequence[tuple[Tokens, Tokens]],
     pad_id: int,
     batch_size: int,
+    end: int | None = None,
 ) -> list[tuple[float, bool]]:
     """Return how likely each continuation is after its context.
 
@@ -33,10 +34,11 @@ def log_likelihoods(
         pairs: Tokens of a context and of its continuation, neither empty.
         pad_id: Any token; the model never sees it.
         batch_size: Most sequences side by side.
+        end: A token that has to follow in greedy decoding; it is no part of the continuation.
 
     Returns:
         For each pair, in their order, the log-probability of the continuation in nats, and whether
-        it is what greedy decoding gives.
+        it (and `end`) is what greedy decoding gives.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
@@ -45,22 +47,30 @@ def log_likelihoods(
     # contexts whose continuations are single tokens need one row, however many there are
     single = all(len(continuation) == 1 for _, continuation in pairs)
     width = 1 if single else max(map(len, asked.values()))
+    behind = [] if end is None else [end]
     found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     for batch in length_sorted(map(len, prompts), max(1, batch_size // width)):
         numbers = [number for i in batch for number in asked[prompts[i]]]
         rows = torch.tensor([row for row, i in enumerate(batch) for _ in asked[prompts[i]]])
-        wanted, real = pad_batch([pairs[number][1] for number in numbers], pad_id, model.device)
-        cache = None if single else growing_cache(model)
+        lengths = torch.tensor([len(pairs[number][1]) for number in numbers], device=model.device)
+        texts = [[*pairs[number][1], *behind] for number in numbers]
+        wanted, real = pad_batch(texts, pad_id, model.device)
+        cache = None if single and end is None else growing_cache(model)
         ids, mask = pad_batch([list(prompts[i]) for i in batch], pad_id, model.device, "left")
-        logits = _next(model, ids, mask, cache, last=1)[rows.to(model.device)]
-        if cache is not None and wanted.shape[1] > 1:
-            cache.batch_select_indices(rows.to(model.device))
-            mask = torch.cat([mask[rows.to(model.device)], real[:, :-1]], dim=1)
-            more = _next(model, wanted[:, :-1], mask, cache, last=wanted.shape[1] - 1)
-            logits = torch.cat([logits, more], dim=1)
-        each = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
-        greedy = (logits.argmax(-1) == wanted) | (real == 0)
-        sums, same = (each * real).sum(dim=1).tolist(), greedy.all(dim=1).tolist()
+        first = _next(model, ids, mask, cache, last=1)[rows.to(model.device)]
+        each, greedy = torch.zeros(wanted.shape, device=model.device), torch.zeros_like(real).bool()
+        each[:, :1], greedy[:, :1] = _found(first, wanted[:, :1])
+        # the rest of a text is read where it counts: of a last token only if it is the likeliest
+        more = ((lengths > 1) | greedy[:, 0]).nonzero()[:, 0]
+        if cache is not None and wanted.shape[1] > 1 and len(more):
+            kept = rows.to(model.device)[more]
+            cache.batch_select_indices(kept)
+            mask = torch.cat([mask[kept], real[more, :-1]], dim=1)
+            rest = _next(model, wanted[more, :-1], mask, cache, last=wanted.shape[1] - 1)
+            each[more, 1:], greedy[more, 1:] = _found(rest, wanted[more, 1:])
+        counted = torch.arange(wanted.shape[1], device=model.device) < lengths[:, None]
+        sums = (each * counted).sum(dim=1).tolist()
+        same = (greedy | (real == 0)).all(dim=1).tolist()
         for number, likelihood, is_greedy in zip(numbers, sums, same, strict=True):
             found[number] = (likelihood, is_greedy)
     return found
@@ -111,6 +121,12 @@ def greedy_replies(
             ids = token.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return replies
+
+
+def _found(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of each wanted token, and whether it is the likeliest."""
+    likely = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+    return likely, logits.argmax(-1) == wanted
 
 
 def _next(

@@ -13,7 +13,8 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistics
 from alignment_tax.skills.decode import Tokens, greedy_replies, log_likelihoods
 
@@ -31,23 +32,32 @@ Split = Literal["reported", "validation"]
 
 @dataclass(frozen=True)
 class Task:
-    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts."""
+    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
+
+    With format forgiven a reply is cut behind the first of the marks in `ends`. With `said` a
+    choice counts as written only if it is the model's greedy reply, and nothing behind it; if
+    not, as the benchmark does, by likelihood alone.
+    """
 
     name: str
     metric: str
+    ends: str = "\n"
+    said: bool = False
+
+
+def _spoken(slot: str, metric: str) -> Task:
+    """Return a task of the tiny world, whose models say their answers in a sentence of words."""
+    return Task(f"tiny_{slot}", metric, ends=".!?", said=metric == "acc")
 
 
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world
 # asks for one hop, the real suite has ARC-Easy, and so on.
 SUITES: dict[str, dict[str, Task]] = {
     "tiny": {
-        "one_hop": Task("tiny_one_hop", "acc"),
-        "two_hop": Task("tiny_two_hop", "acc"),
-        "piqa_like": Task("tiny_piqa_like", "acc"),
-        "race_like": Task("tiny_race_like", "acc"),
-        "span": Task("tiny_span", "exact_match"),
-        "counting": Task("tiny_counting", "exact_match"),
-        "bleu": Task("tiny_translation", "bleu"),
+        **{slot: _spoken(slot, "acc") for slot in ("one_hop", "two_hop", "piqa_like", "race_like")},
+        "span": _spoken("span", "exact_match"),
+        "counting": _spoken("counting", "exact_match"),
+        "bleu": _spoken("translation", "bleu"),
     },
     "real": {
         "one_hop": Task("real_arc_easy", "acc"),
@@ -110,7 +120,7 @@ class Scorer:
         self.limit, self.batch_size = limit, batch_size
         suffix = "" if split == "reported" else "_validation"
         self.slots = {
-            slot: Task(task.name + suffix, task.metric)
+            slot: replace(task, name=task.name + suffix)
             for slot, task in slots.items()
             if slot not in without
         }
@@ -177,7 +187,7 @@ class Scorer:
     ) -> None:
         """Put a model's response into each of lm-eval's requests."""
         ask: dict[str, Callable[..., tuple[list[Any], int]]] = {
-            "loglikelihood": _likelihoods,
+            "loglikelihood": partial(_likelihoods, said=task.said),
             "generate_until": _replies,
         }
         kind = requests[0].request_type
@@ -233,8 +243,12 @@ def _likelihoods(
     name: str,
     requests: Sequence[Any],
     batch_size: int,
+    said: bool,
 ) -> tuple[list[tuple[float, bool]], int]:
-    """Return how likely each continuation is, and how many sequences had to be cut."""
+    """Return how likely each continuation is, and how many sequences had to be cut.
+
+    With each comes whether it is the greedy reply: if `said`, with nothing behind it.
+    """
     # lm-eval moves space at the end of a context to the continuation, and splits their tokens there
     contexts = [request.args[0].rstrip() for request in requests]
     tokens = _encode(tokenizer, contexts)
@@ -248,7 +262,8 @@ def _likelihoods(
         room = readable + 1 - len(continuation)
         cut += len(context) > room
         pairs.append(((context or [_start(tokenizer)])[-room:], continuation))
-    return log_likelihoods(model, pairs, tokenizer.pad_token_id or 0, batch_size), cut
+    end = tokenizer.eos_token_id if said else None
+    return log_likelihoods(model, pairs, tokenizer.pad_token_id or 0, batch_size, end), cut
 
 
 def _replies(
@@ -329,23 +344,53 @@ def _items(slot: str, task: Task, definition: Any, requests: list[Any]) -> pd.Da
     rows = []
     for number, asked in _by_item(requests):
         answers = [next(iter(request.filtered_resps.values())) for request in asked]
-        found = definition.process_results(asked[0].doc, answers)
-        if task.metric not in found:
-            raise SkillsError(
-                f"Task {task.name!r} reports {', '.join(found)}, but the slot {slot!r} needs "
-                f"{task.metric!r}: name it in the task's metric_list."
-            )
-        row = {"slot": slot, "item": number}
-        if slot == "bleu":
-            counts = bleu_statistics(*found["bleu"])
-            row |= {"value": np.nan, **dict(zip(BLEU_COLUMNS, counts, strict=True))}
-        else:
-            value = float(found[task.metric])
-            if not 0 <= value <= 1:
-                raise SkillsError(f"Task {task.name!r}: {task.metric} = {value} is not in 0..1.")
-            row |= {"value": value, **dict.fromkeys(BLEU_COLUMNS, np.nan)}
-        rows.append(row)
+        rows.append({"slot": slot, "item": number} | _both_ways(task, definition, asked, answers))
     return pd.DataFrame(rows)
+
+
+def _both_ways(
+    task: Task, definition: Any, asked: list[Any], answers: list[Any]
+) -> dict[str, float]:
+    """Return the score of an item as written, and with format forgiven."""
+    document = asked[0].doc
+    target = definition.doc_to_target(document)
+    if isinstance(answers[0], str):
+        cut = [first_line(answer, str(target), task.ends) for answer in answers]
+    else:
+        cut = answers
+    ways = [_counted(task, definition.process_results(document, way)) for way in (answers, cut)]
+    (value, counts), (forgiven, cut_counts) = ways
+    named = zip((*BLEU_COLUMNS, *CUT_COLUMNS), (*counts, *cut_counts), strict=True)
+    # of what a model says, the likeliest of four choices is not enough
+    value = float(answers[target][1]) if task.said else value
+    return {"value": value, "forgiven": forgiven, **dict(named)}
+
+
+def _counted(task: Task, found: Mapping[str, Any]) -> tuple[float, Sequence[float]]:
+    """Return what a task reports of an item: a value and the counts of BLEU, NaN where neither."""
+    if task.metric not in found:
+        raise SkillsError(
+            f"Task {task.name!r} reports {', '.join(found)}, but its slot needs {task.metric!r}: "
+            "name it in the task's metric_list."
+        )
+    if task.metric == "bleu":
+        return np.nan, bleu_statistics(*found["bleu"])
+    value = float(found[task.metric])
+    if not 0 <= value <= 1:
+        raise SkillsError(f"Task {task.name!r}: {task.metric} = {value} is not in 0..1.")
+    return value, [np.nan] * len(BLEU_COLUMNS)
+
+
+def first_line(reply: str, target: str, ends: str) -> str:
+    """Return a reply up to the first of the marks in `ends`: what stands behind it is forgiven.
+
+    The mark itself stays where the answer that is asked for has one.
+    """
+    places = [place for place in map(reply.find, ends) if place >= 0]
+    if not places:
+        return reply
+    place = min(places)
+    return reply[: place + target.endswith(tuple(ends))].rstrip()
 
 
 def _fingerprint(document: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """Translations that are right and then go on talking, and BLEU with them cut at their reference.
 
-BLEU takes talk behind a translation for wrong words. Capped BLEU, chosen after the results had been
-seen, keeps all matches, since items hold counts and no texts, and caps the numbers of n-grams and
-the length: an upper bound of the BLEU of the text really cut. It stands beside BLEU, not for it.
+BLEU takes talk behind a translation for wrong words. Capped BLEU keeps all matches and caps the
+numbers of n-grams and the length: an upper bound of the BLEU of a text that is cut anywhere.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax.labels import BLEU_COLUMNS, FAMILIES
+from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.results.points import SETTING
 from alignment_tax.results.select import Selection
@@ -72,22 +71,6 @@ def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
         items: Their items.
     """
     return summarise(measured_points(points, items), SETTING, MEASURES)
-
-
-def add_capped(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return points with the scores with talk forgiven: capped_translation and capped_skill."""
-    capped = measured_points(points, items)["capped"].to_numpy()
-    rows = points.assign(capped_translation=capped)
-    families = [family for family in FAMILIES if family != "translation"]
-    skill = rows[[*families, "capped_translation"]].mean(axis=1, skipna=False)
-    return rows.assign(capped_skill=skill)
-
-
-def with_capped(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return points whose translation, and so whose mean skill, *is* by capped BLEU (to draw)."""
-    rows = add_capped(points, items)
-    own = {"bleu": rows["capped_translation"], "translation": rows["capped_translation"]}
-    return points.assign(**own, skill=rows["capped_skill"])
 
 
 def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES, METHOD_NAMES
+from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES, FORGIVEN, METHOD_NAMES
 
 #: The smallest effect of interest by unit. Chosen from what a reader could notice, before any
 #: verdict was looked at, and the same for all claims of a unit.
@@ -17,8 +17,6 @@ SESOI = {
     "gold": 0.1,  # one reply in ten that is better by one of the true reward's units
     "reward x points": 0.5,  # half a point of skill along one unit of reward
 }
-#: Scores with talk forgiven, by the score that they stand beside.
-FORGIVEN = {"skill": "capped_skill", "translation": "capped_translation"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,16 @@ def _all() -> dict[str, Claim]:
         for each in twins:
             found.setdefault(each.id, each)
             if each.score in FORGIVEN:
-                capped = replace(each, id=each.id + ".capped", score=FORGIVEN[each.score])
-                found.setdefault(capped.id, capped)
+                name = forgiven_id(each.id, each.score)
+                other = replace(each, id=name, score=FORGIVEN[each.score])
+                found.setdefault(other.id, other)
     return found
+
+
+def forgiven_id(name: str, score: str) -> str:
+    """Return the id of the same claim with format forgiven: tax.rsf.skill -> tax.rsf.forgetting."""
+    start, found, rest = name.rpartition(f".{score}")
+    return f"{start}.{FORGIVEN[score]}{rest}" if found else f"{name}.{FORGIVEN[score]}"
 
 
 def _reasons() -> dict[str, str]:

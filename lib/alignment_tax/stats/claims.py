@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import labels, settings
-from alignment_tax.labels import FAMILIES, SLOTS, spread
-from alignment_tax.results.items import SkillScores, family_percent
+from alignment_tax.labels import FORGIVEN, SCORES, spread
+from alignment_tax.results.items import SkillScores, family_percent, slots_of, written
 from alignment_tax.results.points import NotRecorded, shared
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.stats import compare, pareto
-from alignment_tax.stats.claim_list import CLAIMS, Claim
+from alignment_tax.stats.claim_list import CLAIMS, Claim, forgiven_id
 from alignment_tax.stats.pareto import Array
 
 #: Columns of claims.csv.
@@ -32,7 +32,6 @@ COLUMNS = """
 """.split()
 #: Draws of the bootstrap over items, where there is one seed.
 DRAWS = 2000
-CAPPED = ".capped"
 Gaps = Mapping[int, float] | pd.Series
 
 # --- measures: one difference a seed --------------------------------------------------------------
@@ -193,16 +192,16 @@ def over_items(
 ) -> compare.Comparison:
     """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
     rows = points if isinstance(points, Selection) else Selection(points)
-    slots = FAMILIES.get(claim.score, SLOTS if claim.score == "skill" else (claim.score,))
-    if claim.measure != "difference" or not set(slots) <= set(SLOTS):
+    if claim.measure != "difference" or claim.score not in SCORES:
         raise NotRecorded(f"{claim.id} is no difference of skills.")
+    slots, (_, forgiven) = slots_of(claim.score), written(claim.score)
     sides = []
     for text in (claim.a, claim.b):
         own = rows.model(text)
         if len(own) != 1 or "key" not in own:
             raise NotRecorded(f"{text} is not one model.")
         mine = items[items["key"] == own["key"].iloc[0]]
-        values = SkillScores({}, mine).values() if len(mine) else {}
+        values = SkillScores({}, mine).values(forgiven) if len(mine) else {}
         sides.append({slot: each for slot, each in values.items() if slot in slots})
     if not all(sides):
         raise NotRecorded(f"A model of {claim.id} has no items.")
@@ -222,8 +221,7 @@ def table(
 ) -> pd.DataFrame:
     """Return one row per claim (all of `CLAIMS`) that the points can be asked about, as claims.csv.
 
-    Those with talk forgiven need points of `capped_bleu.add_capped`; with `items`, a run of one
-    seed is compared over items.
+    With `items`, a run of one seed is compared over items.
     """
     every = Selection(points)
     # algorithms side by side are compared on the seeds that have all of them
@@ -278,14 +276,15 @@ def read(preset: str = "tiny") -> pd.DataFrame:
 def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
     """Return the rows with these ids, or whose ids begin with these, in their order.
 
-    Claims with talk forgiven and those on shared seeds alone are picked by their whole id only.
+    Claims with format forgiven and those on shared seeds alone are picked by their whole id only.
     """
     rows = []
     for start in starts:
         own = found[found["id"] == start]
         if own.empty:
             own = found[found["id"].str.startswith(start)]
-            own = own[~own["id"].str.endswith((CAPPED, ".shared"))]
+            twin = own["score"].isin(FORGIVEN.values()) | own["id"].str.endswith(".shared")
+            own = own[~twin]
         rows.append(own)
     return pd.concat(rows).drop_duplicates("id") if rows else pick(found, "")
 
@@ -304,7 +303,7 @@ def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
 
 
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
-    """Return claims as a table for a reader, a row each; the last column is with talk forgiven.
+    """Return claims as a table for a reader, a row each; the last column is with format forgiven.
 
     Args:
         found: Rows of `table`, or of claims.csv (`read`).
@@ -314,8 +313,8 @@ def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame
     every = found.set_index("id")
     rows = []
     for row in pick(found, *starts).to_dict("records"):
-        capped = row["id"] + CAPPED
-        other = every.loc[capped] if capped in every.index else None
+        twin = forgiven_id(row["id"], row["score"]) if row["score"] in FORGIVEN else ""
+        other = every.loc[[twin]].iloc[0] if twin in every.index else None
         rows.append(
             {
                 "where": row["place"] or "-",
@@ -325,11 +324,11 @@ def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame
                 "unit": row["unit"],
                 "seeds": row["n_seeds"],
                 "verdict": row["verdict"],
-                "talk forgiven": "-" if other is None else f"{effect(other)}, {other['verdict']}",
+                "format forgiven": "-" if other is None else f"{effect(other)}, {other['verdict']}",
             }
         )
     shown = pd.DataFrame(rows)
-    maybe = [name for name in ("where", "the paper", "talk forgiven") if len(shown)]
+    maybe = [name for name in ("where", "the paper", "format forgiven") if len(shown)]
     return shown.drop(columns=[name for name in maybe if (shown[name] == "-").all()])
 
 

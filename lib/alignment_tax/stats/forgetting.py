@@ -304,11 +304,11 @@ def at_equal_kl(
 
 
 def share_kept(points: pd.DataFrame, algorithm: str) -> tuple[float, float, float] | None:
-    """Return the share of a tax in mean skill that capped BLEU leaves, and its interval.
+    """Return the share of a tax in mean skill that is left with format forgiven, and its interval.
 
-    The points need `capped_skill`. None unless the tax is shown: a share of nothing is nothing.
+    None unless the tax is shown: a share of nothing is nothing.
     """
-    rounds = {name: by_round(points, algorithm, name) for name in ("skill", "capped_skill")}
+    rounds = {name: by_round(points, algorithm, name) for name in ("skill", "forgetting")}
     whole, left = (each[0] - each.iloc[:, -1] for each in rounds.values())
     shown = compare.judge(whole)
     if shown is None or shown.verdict != "holds":

@@ -45,7 +45,7 @@ def method_table(
         costs: The columns of costs.csv, perhaps empty.
         average: What all others are compared with: "average" (of RSF) or "distil+average".
         found: Rows of `claims.table`, if they are there already.
-        score: skill, or capped_skill.
+        score: skill, or forgetting.
 
     Returns:
         Columns method, seeds, points, hypervolume; ahead, low, high, verdict of "averaging is ahead
@@ -94,7 +94,7 @@ def averaging_minus(found: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
         Columns method, name, seeds (in words), score, measure, unit, difference, low, high,
         verdict.
     """
-    scores = {"skill": "mean skill", "capped_skill": "talk forgiven"}
+    scores = {"skill": "mean skill", "forgetting": "format forgiven"}
     measures = {"hypervolume": "hypervolume", "equal_reward": "at equal reward"}
     rows = []
     for method in wanted:

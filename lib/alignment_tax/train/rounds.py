@@ -49,7 +49,12 @@ class Start:
 
 def round_seed(seed: int, number: int) -> int:
     """Return the seed of a round: another one in every round of every run."""
-    return 1000 * (seed + 1) + number
+    return sub_seed(seed, number)
+
+
+def sub_seed(*numbers: int) -> int:
+    """Return 32 bits of a hash of numbers of any size: a seed that every library takes."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @dataclass(frozen=True)

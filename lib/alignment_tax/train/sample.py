@@ -26,6 +26,7 @@ from alignment_tax.models import (
     prompt_ids,
 )
 from alignment_tax.presets import DpoConfig, PpoConfig, RsfConfig
+from alignment_tax.train.rounds import sub_seed
 from alignment_tax.world.base import Prompt
 
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
@@ -61,7 +62,7 @@ def sample_replies(
             f"got {len(prompts)} prompts, {n=}, {max_new_tokens=}, {temperature=}."
         )
     policy.eval()
-    generator = torch.Generator(policy.device).manual_seed(seed)
+    generator = torch.Generator(policy.device).manual_seed(sub_seed(seed))
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     replies: list[list[Reply]] = [[] for _ in prompts]
     with tqdm(total=len(prompts) * n, desc="sampling replies", unit="reply", leave=False) as bar:

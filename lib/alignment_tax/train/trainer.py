@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from alignment_tax.models import device, silence_dropout, use_bf16
 from alignment_tax.presets import DpoConfig, RewardConfig, RlooConfig, SftConfig
 from alignment_tax.train.loop import Log, check_finite
+from alignment_tax.train.rounds import sub_seed
 
 WARMUP = 0.03  # paper, Table 3: cosine with 3 % warm-up
 # every round at the same rate, as in RSF: with a cosine each round would start anew from the peak
@@ -55,8 +56,8 @@ def trainer_arguments(
         "bf16": use_bf16(device()),
         "activation_checkpointing": False,
         "dataloader_pin_memory": device().type == "cuda",
-        "seed": seed,
-        "data_seed": seed,
+        "seed": sub_seed(seed),
+        "data_seed": sub_seed(seed),
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

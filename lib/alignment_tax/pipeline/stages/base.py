@@ -10,6 +10,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models, settings
+from alignment_tax.mitigate.replay import tiny_documents
 from alignment_tax.models import (
     AnyReply,
     RewardModel,
@@ -53,7 +54,8 @@ def sft(run: Run, spec: Spec = START) -> Artifact:
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(start)
         data = run.world.sft(config.documents, run.seed)
-        trained = train_sft(policy, tokenizer, data, config, run.seed, folder / "work")
+        texts = tiny_documents(config.replay, f"sft {run.seed}") if config.replay else ()
+        trained = train_sft(policy, tokenizer, data, config, run.seed, folder / "work", texts)
         keep_training(folder, trained.log, {"used": trained.used, "dropped": trained.dropped})
         models.save_policy(trained.model, tokenizer, folder / "model")
 

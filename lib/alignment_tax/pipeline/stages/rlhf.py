@@ -16,8 +16,16 @@ from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treat
 from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
-from alignment_tax.presets import AlgorithmConfig, PpoConfig
-from alignment_tax.spec import INSIDE, KL_COEF, ROUNDS, Spec, UnknownStage
+from alignment_tax.presets import AlgorithmConfig
+from alignment_tax.spec import (
+    CHANGED,
+    INSIDE,
+    KL_COEF,
+    LEARNING_RATE,
+    ROUNDS,
+    Spec,
+    UnknownStage,
+)
 from alignment_tax.store import Artifact
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import Extra
@@ -42,23 +50,27 @@ def rounds(run: Run, spec: Spec) -> Artifact:
     return _round_of(run, spec, run.algorithm(spec.algorithm))
 
 
-def check_kl_coef(run: Run, spec: Spec) -> None:
-    """Refuse another algorithm than PPO, and a weight that is none."""
-    if spec.algorithm != "ppo" or spec.strength is None or spec.strength < 0:
+def check_changed(run: Run, spec: Spec) -> None:
+    """Refuse a number that the algorithm does not have, or that it cannot be."""
+    owner = CHANGED[spec.protocol]
+    if spec.algorithm != owner or spec.strength is None or spec.strength < 0:
         raise ValueError(
-            f"{KL_COEF!r} is a method of ppo alone and needs a strength of 0 or more, the weight "
-            f"of the KL penalty; got {spec.strength} of {spec.algorithm}."
+            f"{spec.protocol!r} is a method of {owner} alone and needs a strength of 0 or more, "
+            f"the number itself; got {spec.strength} of {spec.algorithm}."
         )
     check_round(run, spec)
 
 
-@stage(KL_COEF, check_kl_coef)
-def kl_coef(run: Run, spec: Spec) -> Artifact:
-    """The policy after a round of PPO with another weight of its KL penalty (paper, Fig. 8)."""
-    config = run.algorithm("ppo")
-    assert isinstance(config, PpoConfig)
-    assert spec.strength is not None  # check_kl_coef has refused it
-    return _round_of(run, spec, dataclasses.replace(config, kl_coef=spec.strength))
+@stage(KL_COEF, check_changed)
+@stage(LEARNING_RATE, check_changed)
+def changed(run: Run, spec: Spec) -> Artifact:
+    """The policy after a round of an algorithm with another value of one of its numbers.
+
+    Of PPO the weight of its KL penalty (paper, Fig. 8), of RSF the size of its steps.
+    """
+    config = run.algorithm(spec.algorithm)
+    other: dict[str, Any] = {spec.protocol: spec.strength}
+    return _round_of(run, spec, dataclasses.replace(config, **other))
 
 
 def _round_of(run: Run, spec: Spec, config: AlgorithmConfig) -> Artifact:

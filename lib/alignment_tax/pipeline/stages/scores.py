@@ -70,7 +70,7 @@ def scores(run: Run, spec: Spec) -> Artifact:
     inputs |= {key: value for key, value in details.items() if value is not None}
     parents = {"policy": trained(run, spec), "reward": base.reward(run)}
     parents["reference"] = base.sft(run)
-    return run.get("scores", inputs, make, parents, f"scores of {spec}", version=3)
+    return run.get("scores", inputs, make, parents, f"scores of {spec}", version=4)
 
 
 def forward_kl(run: Run, spec: Spec) -> Artifact:

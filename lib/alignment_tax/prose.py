@@ -1,0 +1,96 @@
+"""Numbers in sentences: marks in Markdown that `alignment-tax report` fills from the recording.
+
+A mark is a comment that no page shows, the number behind it, and a comment that closes it:
+
+    <!--claim tax.rsf.forgetting-->-7.9 (-12.0 to -3.9)<!--/-->   difference and interval
+    <!--claim tax.rsf.forgetting difference-->-7.9<!--/-->         or low, high, verdict, n_seeds
+    <!--mean rsf/average@0.5 gold-->2.6<!--/-->                    a model's score, mean over seeds
+    <!--kept rsf/average@0.5 reward-->90 %<!--/-->                 its share of what RSF changed
+
+What a sentence *says* of a number a person wrote. A cell whose prose needs a verdict names claim
+and verdict in its metadata, {"claims": {"tax.rsf.forgetting": "holds"}}: `contradictions` finds
+the cells that a new recording makes false.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from alignment_tax.labels import number
+from alignment_tax.results.select import Selection
+from alignment_tax.stats import claims
+
+MARK = re.compile(r"(<!--(claim|mean|kept) ([^\s>]+)(?: (\w+))?-->)(.*?)(<!--/-->)")
+#: Digits of what is given in points or percent, and in units of a reward.
+POINTS, REWARDS = 1, 2
+
+
+def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Return a text with every mark filled (KeyError, NotRecorded: what it names is not there).
+
+    Args:
+        text: Markdown.
+        found: Rows of claims.csv.
+        points: The columns of points.csv, one study.
+    """
+    rows = Selection(points) if MARK.search(text) else None
+
+    def filled(mark: re.Match[str]) -> str:
+        opening, kind, name, column, _, closing = mark.groups()
+        if kind == "claim":
+            said = _claimed(claims.one(found, name), column or "effect")
+        else:
+            assert rows is not None
+            said = _mean(rows, name, column) if kind == "mean" else _kept(rows, name, column)
+        return f"{opening}{said}{closing}"
+
+    return MARK.sub(filled, text)
+
+
+def _claimed(row: pd.Series, column: str) -> str:
+    digits = POINTS if row["unit"] == "points" else REWARDS
+    if column == "effect":
+        return claims.effect(row, digits)
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    return str(value) if column == "n_seeds" else number(value, digits, sign=True)
+
+
+def _mean(rows: Selection, name: str, score: str) -> str:
+    """Return a model's mean over seeds; reward is what was gained over theta_0."""
+    digits = REWARDS if score in ("reward", "gold") else POINTS
+    return number(rows.model(name)[score].mean(), digits)
+
+
+def _kept(rows: Selection, name: str, score: str) -> str:
+    """Return what a model has of what RSF changed since theta_0, in percent."""
+    start, end, own = (rows.model(text)[score].mean() for text in ("sft", "rsf/last", name))
+    return f"{number(100 * (own - start) / (end - start), 0)} %"
+
+
+def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.DataFrame) -> bool:
+    """Fill the marks of every Markdown cell of a notebook, in place; return whether any changed."""
+    before = [cell["source"] for cell in _prose(notebook)]
+    for cell in _prose(notebook):
+        cell["source"] = fill(cell["source"], found, points)
+    return before != [cell["source"] for cell in _prose(notebook)]
+
+
+def contradictions(notebook: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
+    """Return, for each verdict that a cell relies on and the recording does not give, a line."""
+    said = dict(zip(found["id"], found["verdict"], strict=True))
+    return [
+        f"{cell.get('id')}: {name} is {said.get(name, 'not recorded')}, the text says {verdict}"
+        for cell in notebook["cells"]
+        for name, verdict in cell["metadata"].get("claims", {}).items()
+        if said.get(name) != verdict
+    ]
+
+
+def _prose(notebook: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    return (cell for cell in notebook["cells"] if cell["cell_type"] == "markdown")

@@ -1,0 +1,75 @@
+"""Numbers in sentences come from the recording, and a verdict that fails is named by its cell."""
+
+from __future__ import annotations
+
+import nbformat
+import pandas as pd
+import pytest
+
+from alignment_tax import prose, settings
+from alignment_tax.notebooks import read_notebook
+from alignment_tax.results.recorded import recorded
+from alignment_tax.stats import claims
+
+CHAPTERS = sorted((settings.repo_root() / "notebooks").glob("*.ipynb"))
+FOUND = pd.DataFrame(
+    [["tax.rsf.skill", "points", -7.94, -12.0, -3.9, "holds", 5]],
+    columns=["id", "unit", "difference", "low", "high", "verdict", "n_seeds"],
+)
+
+
+def models() -> pd.DataFrame:
+    """Two seeds of theta_0, RSF's last round and an average."""
+    rows = [
+        {"seed": s, "algorithm": a, "method": m, "rounds": r, "alpha": x, "reward": v, "skill": k}
+        for s in (0, 1)
+        for a, m, r, x, v, k in (
+            ("sft", "none", 0, None, 1.0, 90.0),
+            ("rsf", "none", 2, None, 5.0, 80.0),
+            ("rsf", "average", 2, 0.5, 4.0, 88.0),
+        )
+    ]
+    return pd.DataFrame(rows).assign(study="tiny", part=None, strength=None)
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [
+        ("claim tax.rsf.skill", "-7.9 (-12.0 to -3.9)"),
+        ("claim tax.rsf.skill difference", "-7.9"),
+        ("claim tax.rsf.skill verdict", "holds"),
+        ("claim tax.rsf.skill n_seeds", "5"),
+        ("mean rsf/average@0.5 skill", "88.0"),
+        ("mean rsf/last reward", "4.00"),
+        ("kept rsf/average@0.5 reward", "75 %"),
+        ("kept rsf/average@0.5 skill", "20 %"),
+    ],
+)
+def test_a_mark_is_filled_with_what_it_names(mark: str, said: str) -> None:
+    text = f"before <!--{mark}-->old<!--/--> after"
+    filled = prose.fill(text, FOUND, models())
+    assert filled == f"before <!--{mark}-->{said}<!--/--> after"
+    assert prose.fill(filled, FOUND, models()) == filled
+
+
+def test_a_mark_that_names_nothing_is_refused() -> None:
+    with pytest.raises(KeyError, match=r"no claim 'tax.none'"):
+        prose.fill("<!--claim tax.none--><!--/-->", FOUND, models())
+
+
+def test_a_verdict_that_the_recording_does_not_give_is_named() -> None:
+    relied = {"claims": {"tax.rsf.skill": "negligible", "tax.none": "holds"}}
+    cell = nbformat.v4.new_markdown_cell("RSF forgets nothing.", metadata=relied, id="lost")
+    said = prose.contradictions(nbformat.v4.new_notebook(cells=[cell]), FOUND)
+    assert said == [
+        "lost: tax.rsf.skill is holds, the text says negligible",
+        "lost: tax.none is not recorded, the text says holds",
+    ]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_prose_of_a_chapter_is_that_of_the_recording(path) -> None:
+    notebook, found = read_notebook(path), claims.read("tiny")
+    assert not prose.contradictions(notebook, found)
+    stale = "the text and data/results differ: run `alignment-tax report`"
+    assert not prose.fill_notebook(notebook, found, recorded().points), stale
