@@ -17,6 +17,8 @@ from alignment_tax import __version__
 
 #: Where `git archive` writes the commit of what it packs (see .gitattributes).
 ARCHIVED = ".git_archival.txt"
+#: What a recording writes: no part of what made it.
+RESULTS = "data/results"
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "lm_eval")
 
 
@@ -30,7 +32,9 @@ def git_commit(folder: Path) -> str | None:
 
     try:
         commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        root = git("rev-parse", "--show-toplevel")
+        code = [f"{root}/", f":(exclude,top){RESULTS}"]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return _archived_commit(folder)
     return f"{commit}+dirty" if changed else commit
