@@ -54,7 +54,7 @@ def record(
     first = Study(preset, seeds[0])
     first.specs(methods)
     folder = settings.results_folder() / first.preset.name
-    folder.mkdir(parents=True, exist_ok=True)
+    settings.writable(folder, "Results are kept in the checkout: record in one of your own.")
     calls = [] if methods is None else read_calls(folder)
     if methods is None:
         _warn_of_lost_rows(folder, first)
