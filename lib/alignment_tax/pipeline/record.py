@@ -51,6 +51,8 @@ def record(
     is trained.
     """
     started = time.perf_counter()
+    if max(seeds) >= 2**63:
+        raise RecordError(f"Tables hold seeds below 2**63; {max(seeds)} is above.")
     first = Study(preset, seeds[0])
     first.specs(methods)
     folder = settings.results_folder() / first.preset.name
@@ -150,7 +152,7 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         small = table.astype(dict.fromkeys(numbers, "float32"))
         rows.append(small.assign(seed=study.seed, key=artifact.key[:16]))
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
-    return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
+    return merged.astype({"slot": "category", "key": "category", "item": "int32"})
 
 
 def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
