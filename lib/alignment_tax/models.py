@@ -140,7 +140,7 @@ def load_policy(
     if source.suffix == ".gguf":
         name, gguf = str(source.parent), {"gguf_file": source.name}
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
-        options = {**gguf, "quantization_config": GgufConfig(dequantize=True)}
+        options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe))
     if not gguf and hasattr(AutoConfig.from_pretrained(name, **safe), "quantization_config"):
@@ -154,7 +154,7 @@ def load_policy(
         model, found = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, dtype), **safe, **options
         )
-    check_complete(name, found)
+    check_complete(str(path_or_id), found)
     if gguf:
         model = _plain(model)
     check_vocabulary(model, tokenizer)
