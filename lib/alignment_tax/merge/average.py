@@ -248,7 +248,8 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
                 "other. Untie both before training (tie_word_embeddings=False) or neither."
             )
         if name not in other and name not in tied:
-            wrapped = next((word for word in WRAPPERS if word in name.split(".")), None)
+            parts = {part for each in (*state, *other) for part in each.split(".")}
+            wrapped = next((word for word in WRAPPERS if word in parts), None)
             remedy = "merge a LoRA adapter first (merge_and_unload)"
             if wrapped:
                 remedy = f"{wrapped!r} is a wrapper's: save the model inside torch.compile or DDP"
