@@ -143,18 +143,19 @@ def load_policy(
         options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe))
-    if not gguf and hasattr(AutoConfig.from_pretrained(name, **safe), "quantization_config"):
+    config = AutoConfig.from_pretrained(name, **safe)
+    if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(
             f"{name} holds quantised weights, which can neither be trained nor averaged. Take the "
             "checkpoint that they were made from, or save it dequantised."
         )
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
     with quiet_loading():
-        model: PreTrainedModel
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, dtype), **safe, **options
         )
-    check_complete(str(path_or_id), found)
+    model: PreTrainedModel = loaded[0]
+    check_complete(str(path_or_id), loaded[1])
     if gguf:
         model = _plain(model)
     check_vocabulary(model, tokenizer)
@@ -163,7 +164,7 @@ def load_policy(
 
 
 def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a checkpoint by what its loading found: transformers would draw at random (ValueError).
+    """Refuse a checkpoint by what its loading found (ValueError); transformers draws what it lacks.
 
     A head that is neither stored nor tied, a matrix of another shape, weights under other names.
     """
@@ -293,6 +294,8 @@ def weight_files(folder: Path) -> list[Path]:
     ValueError: a shard is missing, or a weight that the index promises.
     """
     folder, lacking = Path(folder), set[str]()
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
     files = sorted(folder.glob("*.safetensors"))
     for index in folder.glob("*.safetensors.index.json"):
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

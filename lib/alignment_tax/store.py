@@ -31,8 +31,8 @@ from alignment_tax.provenance import provenance
 
 META = "meta.json"
 #: What a folder of another account, a read-only disk, a file in its place, one without locks say.
-UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOLCK)
-UNUSABLE += (errno.ENOSYS, errno.EOPNOTSUPP)
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+UNUSABLE |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class ArtifactError(RuntimeError):

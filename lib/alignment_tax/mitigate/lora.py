@@ -91,8 +91,8 @@ def target_names(model: PreTrainedModel, where: Where) -> list[str]:
             p.numel() for p in matrices.values()
         )
         raise ValueError(
-            f"LoRA would leave out {share:.0%} of the layers' weights, which are no nn.Linear, among "
-            f"them {min(left_out)!r}. Take another remedy for this model."
+            f"LoRA would leave out {share:.0%} of the layers' weights, which are no nn.Linear: "
+            f"{min(left_out)!r} and so on. Take another remedy for this model."
         )
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:
