@@ -63,10 +63,7 @@ def share(text: str) -> float:
 def new_file(text: str) -> Path:
     """Return the path of a file from the command line that a long work is to write."""
     file = settings.absolute(text)
-    try:
-        settings.writable(file.parent, "Name another file.")
-    except settings.SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    settings.writable(file.parent, "Name another file.")
     if file.is_dir():
         raise argparse.ArgumentTypeError(f"{file} is a folder: name a file")
     return file
@@ -251,8 +248,8 @@ def program(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
     """Run the command line on the chapters in a folder and return its exit code."""
-    given = make_parser().parse_args(argv)
     try:
+        given = make_parser().parse_args(argv)
         given.notebooks = notebooks or settings.notebooks_folder()
         code: int = given.do(given)
         return code

@@ -11,7 +11,6 @@ import copy
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -164,17 +163,14 @@ def load_policy(
 
 
 def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a checkpoint by what its loading found (ValueError); transformers draws what it lacks.
-
-    A head that is neither stored nor tied, a matrix of another shape, weights under other names.
-    """
+    """Refuse a checkpoint whose loading left weights out or drew some at random (ValueError)."""
     said = {"missing_keys": "lacks", "mismatched_keys": "has another shape of"}
     for kind, verb in (said | {"unexpected_keys": "holds, beside what the model has,"}).items():
         if keys := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
             raise ValueError(
-                f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such weights): it does not "
-                "fit its config.json. Save the whole model again, a LoRA merged, a model inside a "
-                "wrapper (torch.compile, DataParallel) taken out of it."
+                f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such): it does not fit its "
+                "config.json. Save the whole model again, a LoRA merged, a model inside a wrapper "
+                "(torch.compile, DataParallel) taken out of it."
             )
 
 
@@ -289,26 +285,19 @@ def load_state(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, all that its index or their names count.
-
-    ValueError: a shard is missing, or a weight that the index promises.
-    """
-    folder, lacking = Path(folder), set[str]()
+    """Return the safetensors files of a checkpoint, all of them by its own index (ValueError)."""
+    folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    files = sorted(folder.glob("*.safetensors"))
+    files, places = sorted(folder.glob("*.safetensors")), dict[str, str]()
     for index in folder.glob("*.safetensors.index.json"):
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = [folder / name for name in sorted(set(places.values()))]
-        lacking = {file.name for file in files if not file.is_file()}
-        if not lacking:
-            held = {name for file in files for name in safe_open(file, "pt").keys()}  # noqa: SIM118
-            lacking = places.keys() - held
-    for file in files:
-        if shard := re.fullmatch(r"(.+-)\d+-of-(\d+)\.safetensors", file.name):
-            of = f"{shard[1]}{{:0{len(shard[2])}}}-of-{shard[2]}.safetensors"
-            named = {of.format(number) for number in range(1, int(shard[2]) + 1)}
-            lacking |= named - {each.name for each in folder.glob("*.safetensors")}
+    lacking = {file.name for file in files if not file.is_file()}
+    if not places and any("-of-" in file.name for file in files):
+        lacking = {f"{WEIGHTS}.index.json"}
+    if not lacking:
+        lacking = set(places).difference(*(safe_open(file, "pt").keys() for file in files))
     if lacking:
         raise ValueError(
             f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such): it was "

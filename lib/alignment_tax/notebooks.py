@@ -114,12 +114,9 @@ def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
 
 
 def read_chapter(path: Path) -> Chapter:
-    """Return the chapter in a notebook file; the title falls back to the file's name.
-
-    One that cannot be read (a merge conflict) is refused by `check_parameters` if it is to run.
-    """
+    """Return the chapter in a notebook file; the title falls back to the file's name."""
     texts: list[str] = []
-    with contextlib.suppress(CourseError):
+    with contextlib.suppress(CourseError):  # check_parameters refuses it if it is to run
         texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
     title, question, minutes = front_matter(texts[0] if texts else "")
     number, _, name = path.stem.partition("_")
@@ -349,8 +346,7 @@ def run_course(
     check_parameters(chosen)
     # a real model and its data fill the GPU
     jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
-    elsewhere = "Choose another folder with --out, or for all runs with ALIGNMENT_TAX_RUNS."
-    settings.writable(out, elsewhere)
+    settings.writable(out, "Choose another folder with --out, or set ALIGNMENT_TAX_RUNS.")
     if not (settings.runs_folder() / "artifacts").is_dir():  # a finished one may be read-only
         settings.writable(settings.runs_folder(), "Set ALIGNMENT_TAX_RUNS to another folder.")
     try:
@@ -425,22 +421,16 @@ def as_they_end(
 def earlier_runs(
     chapters: Sequence[Chapter], preset: str, seed: int, out: Path
 ) -> dict[Path, ChapterRun]:
-    """Return, for the path of every chapter, its earlier run in this folder, or "not run".
-
-    A folder that holds a run of another preset or seed is a CourseError.
-    """
+    """Return each chapter's earlier run in a folder, or "not run" (CourseError: of another run)."""
     kept, held = {}, (preset, seed)
     # no earlier run, or one that cannot be read: it is only for show
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         summary = loads((out / SUMMARY).read_text("utf-8"))
-        held = summary["preset"], summary["seed"]
-        entries = summary["chapters"]
+        held, entries = (summary["preset"], summary["seed"]), summary["chapters"]
         kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
     if held != (preset, seed):
-        raise CourseError(
-            f"{out} holds a run of preset {held[0]}, seed {held[1]}. Choose another folder with "
-            "--out, so that one folder holds one run."
-        )
+        text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
+        raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
     # of a summary that another version wrote, what this one knows
     known = {each.name for each in fields(ChapterRun)}
     runs = {}

@@ -45,9 +45,8 @@ def absolute(named: str) -> Path:
 
 def environment() -> dict[str, str]:
     """Return both variables for a process with another current folder, paths made absolute."""
-    data = os.environ.get(DATA_VARIABLE)
-    kept = {DATA_VARIABLE: str(absolute(data))} if data else {}
-    return {RUNS_VARIABLE: str(runs_folder()), **kept}
+    named = {name: os.environ.get(name) for name in (RUNS_VARIABLE, DATA_VARIABLE)}
+    return {name: str(absolute(path)) for name, path in named.items() if path}
 
 
 def writable(folder: Path, remedy: str) -> Path:
@@ -57,9 +56,8 @@ def writable(folder: Path, remedy: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise SettingsError(
-            f"Nothing can be written to {folder} ({error.strerror}). {remedy}"
-        ) from error
+        why = error.strerror
+        raise SettingsError(f"Nothing can be written to {folder} ({why}). {remedy}") from error
 
 
 def runs_folder() -> Path:

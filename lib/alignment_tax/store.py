@@ -30,9 +30,6 @@ from filelock import FileLock, Timeout
 from alignment_tax.provenance import provenance
 
 META = "meta.json"
-#: What a folder of another account, a read-only disk, a file in its place, one without locks say.
-UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-UNUSABLE |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class ArtifactError(RuntimeError):
@@ -49,10 +46,6 @@ class MissingArtifact(ArtifactError):
 
 class DiskFull(ArtifactError):
     """An artifact could not be written because the disk is full."""
-
-
-class StoreUnusable(ArtifactError):
-    """This account cannot read or write the folder of artifacts."""
 
 
 @dataclass(frozen=True)
@@ -323,17 +316,17 @@ def _explained(describe: str, root: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
-            named = Path(os.fsdecode(error.filename))
-            if named.is_relative_to(root) or root.is_relative_to(named):
-                raise StoreUnusable(
-                    f"{describe} could not be read from or written to {root}: {error.strerror} "
-                    f"({named}). Set ALIGNMENT_TAX_RUNS to a folder of your own; README.md says "
-                    "how several accounts share one."
-                ) from error
         # libraries written in C++ or Rust raise their own types, with the system's words in them
-        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not numbered and "no space left on device" not in str(error).lower():
+        number, place = getattr(error, "errno", None), str(getattr(error, "filename", "") or "/-")
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        full |= "no space left on device" in str(error).lower()
+        about = root.is_relative_to(place) or Path(place).is_relative_to(root)
+        if not full and about and number != errno.ENOENT:
+            raise ArtifactError(
+                f"{describe} could not be read from or written to {root}: {error}. Set "
+                "ALIGNMENT_TAX_RUNS to a folder of your own; README.md says how accounts share one."
+            ) from error
+        if not full:
             raise
         existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
@@ -352,30 +345,25 @@ def _locked(folder: Path, describe: str) -> AbstractContextManager[object]:
             _share(each, each.parent)
     lock = lock_of(folder)
     try:
-        try:
+        with contextlib.suppress(Timeout):
             return lock.acquire(timeout=0)
-        except Timeout:
-            say(f"Waiting for another run that is making {describe} ...")
-            return lock.acquire()
+        say(f"Waiting for another run that is making {describe} ...")
+        return lock.acquire()
     except OSError as error:  # some file systems have no locks, and then no file is named
         raise OSError(error.errno, error.strerror, lock.lock_file) from error
 
 
 def _share(path: Path, like: Path) -> None:
-    """Let those use a new file or folder who may use the folder `like`; umask hides it from some.
-
-    A folder where everyone may write for a while (/tmp) is no model.
-    """
+    """Let those use a new file or folder who may use the folder `like`, whatever umask says."""
     mode = like.stat().st_mode
-    if not mode & stat.S_ISVTX:
+    if not mode & stat.S_ISVTX:  # a folder like /tmp is no model
         path.chmod(stat.S_IMODE(mode) if path.is_dir() else mode & 0o666)
 
 
 def lock_of(folder: Path) -> FileLock:
     """Return the lock of the artifact in `folder`, for all who may write there."""
-    return FileLock(
-        folder.with_name(f".{folder.name}.lock"), mode=folder.parent.stat().st_mode & 0o666
-    )
+    mode = folder.parent.stat().st_mode & 0o666
+    return FileLock(folder.with_name(f".{folder.name}.lock"), mode=mode)
 
 
 def move_aside(folder: Path) -> Path:
@@ -397,6 +385,5 @@ def remove_stale(root: Path) -> None:
     for temporary in root.glob("*/.*.tmp-*"):
         folder = temporary.with_name(temporary.name[1:].split(".tmp-")[0])
         # a lock that cannot be had means a live run (RuntimeError: this very process, further up)
-        held = (Timeout, RuntimeError, OSError)
-        with contextlib.suppress(*held), lock_of(folder).acquire(timeout=0):
+        with contextlib.suppress(OSError, RuntimeError), lock_of(folder).acquire(timeout=0):
             discard_temporary(folder)

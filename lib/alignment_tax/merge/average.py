@@ -21,7 +21,6 @@ What = Literal["all"] | Kind | Collection[Kind]
 EMBEDDING_WORDS = ("embed_tokens", "embed_in", "wte", "wpe", "embeddings")
 HEAD_WORDS = ("lm_head", "embed_out", "score")
 NORM_WORDS = ("norm", "ln_")
-WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
 
 
 class MergeError(ValueError):
@@ -214,10 +213,9 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
     """Refuse weights that are not those of the model that is to take them (MergeError)."""
     for name, target in targets.items():
         if name not in state:
-            hint = " Load tied weights into a model with tie_word_embeddings=True."
             raise MergeError(
-                f"The model has a weight {name!r} that theta_0 or theta lacks."
-                f"{hint if kind_of(name, target) == 'head' else ''}"
+                f"The model has a weight {name!r} that theta_0 or theta lacks. (Tied weights need "
+                "a model with tie_word_embeddings=True.)"
             )
         if state[name].shape != target.shape:
             raise MergeError(
@@ -248,14 +246,10 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
                 "other. Untie both before training (tie_word_embeddings=False) or neither."
             )
         if name not in other and name not in tied:
-            parts = {part for each in (*state, *other) for part in each.split(".")}
-            wrapped = next((word for word in WRAPPERS if word in parts), None)
-            remedy = "merge a LoRA adapter first (merge_and_unload)"
-            if wrapped:
-                remedy = f"{wrapped!r} is a wrapper's: save the model inside torch.compile or DDP"
             raise MergeError(
                 f"{name!r} is in {who} but not in {other_who}. Average only a model and what it "
-                f"was finetuned into; {remedy}."
+                "was finetuned into; merge a LoRA adapter first (merge_and_unload), and save the "
+                "model inside a wrapper ('_orig_mod' is torch.compile's, 'module' that of DDP)."
             )
 
 
@@ -273,16 +267,12 @@ def _tied_to(state: State) -> dict[str, str]:
 
 def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape:
-        rows = kind_of(name, start) in ("embedding", "head") and start.shape[1:] == end.shape[1:]
-        what = (
-            "the vocabularies differ, or one tokenizer's is padded: model.resize_token_embeddings("
-            f"{min(len(start), len(end))}) cuts padding"
-            if rows
-            else "the architectures differ"
-        )
+        rows = kind_of(name, start) in ("embedding", "head")
+        padding = f"vocabularies (or padding: resize_token_embeddings({min(len(start), len(end))}))"
         raise MergeError(
-            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: {what}. "
-            "Average only a model and what it was finetuned into."
+            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: the "
+            f"{padding if rows else 'architectures'} differ. Average only a model and what it was "
+            "finetuned into."
         )
     if start.dtype != end.dtype:
         raise MergeError(

@@ -77,22 +77,18 @@ def lora_mlp(setting: Setting, rank: float) -> Lora:
 
 
 def target_names(model: PreTrainedModel, where: Where) -> list[str]:
-    """Return the names of the linear layers to adapt, the head not.
+    """Return the names of the linear layers to adapt, the head not (ValueError: there are none).
 
-    ValueError: there are none, or matrices that peft cannot adapt so would be left out in silence
-    (the experts of a mixture, held in one stack).
+    Experts in one stack, which peft would leave out without a word, are a ValueError too.
     """
     head = model.get_output_embeddings()
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    matrices = {n: p for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
-    left_out = matrices.keys() - {f"{name}.weight" for name in linear}
+    matrices = {n for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
+    left_out = matrices - {f"{name}.weight" for name in linear}
     if linear and left_out:
-        share = sum(matrices[n].numel() for n in left_out) / sum(
-            p.numel() for p in matrices.values()
-        )
         raise ValueError(
-            f"LoRA would leave out {share:.0%} of the layers' weights, which are no nn.Linear: "
-            f"{min(left_out)!r} and so on. Take another remedy for this model."
+            f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such): it is no nn.Linear. "
+            "Take another remedy for this model."
         )
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:

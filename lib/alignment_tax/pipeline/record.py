@@ -52,7 +52,7 @@ def record(
     """
     started = time.perf_counter()
     if max(seeds) >= 2**63:
-        raise RecordError(f"Tables hold seeds below 2**63; {max(seeds)} is above.")
+        raise RecordError(f"Tables hold seeds below 2**63, not {max(seeds)}.")
     first = Study(preset, seeds[0])
     first.specs(methods)
     folder = settings.results_folder() / first.preset.name
