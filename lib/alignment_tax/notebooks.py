@@ -463,8 +463,11 @@ def with_outputs(source: Any, executed: Any) -> Any:
             raise CourseError("The run ended in an error: its outputs are not kept.")
         cell.outputs, cell.execution_count = [], number
         for output in done.outputs:
-            widget = any(kind.startswith(WIDGET) for kind in output.get("data", {}))
-            if not widget and output.get("name") != "stderr":
+            live = [kind for kind in output.get("data", {}) if kind.startswith(WIDGET)]
+            for kind in live:  # what shows as it stood (text/html) stays
+                del output.data[kind]
+            dead = live and "text/html" not in output.data
+            if not dead and output.get("name") != "stderr":
                 cell.outputs.append(output)
                 if "execution_count" in output:
                     output.execution_count = number

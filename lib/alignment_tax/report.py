@@ -27,6 +27,7 @@ from alignment_tax.labels import (
     number,
 )
 from alignment_tax.notebooks import read_notebook, write_notebook
+from alignment_tax.results import replies
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.results.select import Selection
@@ -67,23 +68,17 @@ def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 # --- the README -----------------------------------------------------------------------------------
 
 
-def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the answer of the whole course; `lost` is the share lost to talk, in percent."""
-
-    def said(name: str) -> str:
-        return claims.effect(claims.one(found, name))
-
-    averaging = claims.one(found, "average_vs_early.rsf.skill")
-    return (
-        "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
-        f"the reward that it optimised by {said('gain.rsf.reward')}, and the true reward, which it "
-        f"did not see, by {said('gain.rsf.gold')}. It moved mean skill by {said('tax.rsf.skill')} "
-        f"points, translation alone by {said('tax.rsf.translation')}, and {lost[0]:.0f} % "
-        f"({lost[1]:.0f} to {lost[2]:.0f}) of the translations that were lost are right ones with "
-        "talk behind them. Averaging the weights before and after RLHF keeps, against stopping "
-        f"RLHF early at the same reward, {claims.effect(averaging)} points of skill: "
-        f"{averaging['verdict']}."
-    )
+def told(run: Recorded, seed: int = 0) -> str:
+    """Return what one seed's models say at each stage of the course, if that is recorded."""
+    if run.replies.empty:
+        return "(Not recorded yet: `alignment-tax record tiny --methods rsf --seeds 0`.)"
+    table = replies.said(run.replies, seed)
+    lines = [
+        [stage, *row] for stage, row in zip(table.index, table.to_numpy().tolist(), strict=True)
+    ]
+    asked = [f"- {line}" for line in replies.asked(run.replies, seed)]
+    heads = ["model", *map(str, table.columns)]
+    return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
 
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
@@ -369,7 +364,7 @@ class Pages:
     """What a recorded run over seeds says: its claims, and the text of each page."""
 
     found: pd.DataFrame
-    answer: str
+    replies: str
     results: str
     tables: str
     remedies: str
@@ -382,7 +377,7 @@ def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None)
     distilled = (run.points["method"] == DISTIL).any()
     return Pages(
         found,
-        answer(found, lost),
+        told(run),
         results(run, found, lost),
         tables_page(run.points, found),
         remedies_page(run, found) if distilled else "",
@@ -395,7 +390,7 @@ def write_pages() -> None:
     run, folder = recorded(), settings.results_folder() / "tiny"
     said = pages(run, recorded_items())
     claims.write(said.found, folder / "claims.csv")
-    filled = fill(page.read_text(encoding="utf-8"), said.answer, "answer")
+    filled = fill(page.read_text(encoding="utf-8"), said.replies, "replies")
     write_whole(page, prose.fill(fill(filled, said.results), said.found, run.points))
     for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)

@@ -13,7 +13,8 @@ from typing import Any
 _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
     "figures.words": "caption_line groups_caption run_caption",
-    "figures.pareto": "front fronts remedy_fronts signature",
+    "figures.pareto": "front fronts kept remedy_fronts signature",
+    "figures.pipeline": "pipeline",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
     "reward_hacking reward_histogram rsf_rounds",
     "figures.skills": "alpha_curves learning_curves skills_bar tax_bars",

@@ -25,7 +25,10 @@ OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimis
 def redraw_figures(
     points: Path | None = None, out: Path | None = None, others: Path | None = None
 ) -> int:
-    """Redraw the README's figure (`out`), and with `others` the rest; return the exit code."""
+    """Redraw the README's figures (`out` and beside it), and with `others` the rest.
+
+    Return the exit code.
+    """
     table = points or settings.results_folder() / "tiny" / "points.csv"
     target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
@@ -37,14 +40,15 @@ def redraw_figures(
         return 2
     try:
         every = pd.read_csv(table)
-        figure = figures.signature(every, recorded=True)
-        print(f"{figures.save(figure, target)}\n  {figures.alt_text(figure)}")
+        for figure, path in (
+            (figures.signature(every, recorded=True), target),
+            (figures.pipeline(), target.with_name("pipeline.png")),
+        ):
+            print(f"{figures.save(figure, path)}\n  {figures.alt_text(figure)}")
         if others is not None:
             for name, rows in _recorded(every):
                 drawn = getattr(figures, name)(rows, recorded=True)
                 print(figures.save(drawn, others / f"{name}.png", dpi=DPI))
-            gold = figures.front(main_line(every), reward="gold", recorded=True)
-            print(figures.save(gold, others / "front_gold.png", dpi=DPI))
     except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.pipeline.asked import replies_table
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.study import Study
@@ -135,6 +136,9 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "rounds": rounds_table(study, [name for name in study.preset.algorithms if name in used]),
         "costs": pd.DataFrame(costs),
         "kl": forward_kls(study, specs),
+        "replies": replies_table(study)
+        if Spec("sft") in specs and "rsf" in used
+        else pd.DataFrame(),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)

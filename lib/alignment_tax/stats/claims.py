@@ -119,6 +119,16 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
+def _bend(rows: Selection, claim: Claim) -> Gaps:
+    """A curve over alpha minus the straight line between its ends, the mean over what is inside."""
+    gaps = {}
+    for seed, own in rows.curve(claim.a).items():
+        alpha, values = (own[name].to_numpy(dtype=float) for name in ("alpha", claim.score))
+        line = np.interp(alpha, alpha[[0, -1]], values[[0, -1]])
+        gaps[seed] = float((values - line)[1:-1].mean())
+    return gaps
+
+
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": _difference,
     "equal_reward": partial(_equal, axis="reward"),
@@ -126,6 +136,7 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
+    "bend": _bend,
 }
 
 
@@ -178,7 +189,7 @@ def versus(
         points: The columns of points.csv, one study.
         a, b: See `results.select`.
         score: skill, a family, reward, gold, or another column of numbers.
-        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha or off_curve.
+        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha, off_curve or bend.
         direction: +1 if the claim is that a has more, -1 if less.
 
     Raises:
