@@ -216,7 +216,7 @@ def test_the_table_of_remedies_stays(few, later):
 
 
 NAMED = ("rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking", "front", "search_fronts")
-NAMED += ("part_curves", "ablation", "recorded_ratios", "remedy_fronts", "which_weights")
+NAMED += ("part_curves", "ablation", "recorded_ratios", "remedy_fronts")
 NAMED += ("algorithm_tax", "algorithm_rounds", "algorithm_fronts", "over_optimisation")
 
 

@@ -23,7 +23,7 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
     said = report.pages(recorded(), recorded_items(), claims.read("tiny"))
     stale = "the pages and data/results differ: run `alignment-tax report`"
-    assert report.fill(report.fill(page, said.answer, "answer"), said.results) == page, stale
+    assert report.fill(report.fill(page, said.replies, "replies"), said.results) == page, stale
     for name, text in ((report.TABLES_PAGE, said.tables), (report.REMEDIES_PAGE, said.remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
