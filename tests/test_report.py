@@ -9,7 +9,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from alignment_tax import presets, report, settings
+from alignment_tax import presets, prose, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.labels import BLEU_COLUMNS
 from alignment_tax.results.items import bleu_statistics
@@ -23,13 +23,15 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
     said = report.pages(recorded(), recorded_items(), claims.read("tiny"))
     stale = "the pages and data/results differ: run `alignment-tax report`"
-    assert report.fill(report.fill(page, said.replies, "replies"), said.results) == page, stale
+    assert prose.fill(page, said.found, recorded().points) == page, stale
+    for name, text in said.readme.items():
+        assert report.fill(page, text, name) == page, stale
     for name, text in ((report.TABLES_PAGE, said.tables), (report.REMEDIES_PAGE, said.remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
-    assert "does not hold" not in said.results + said.tables + said.remedies
+    assert "does not hold" not in said.readme["results"] + said.tables + said.remedies
 
 
 def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from alignment_tax import prose, settings
 from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
 from alignment_tax.labels import (
+    ALPHA,
     FAMILIES,
     FAMILY_NAMES,
     FORGIVEN,
@@ -26,7 +27,12 @@ from alignment_tax.labels import (
     names_of,
     number,
 )
-from alignment_tax.notebooks import read_notebook, write_notebook
+from alignment_tax.notebooks import (
+    find_chapters,
+    read_notebook,
+    reading_minutes,
+    write_notebook,
+)
 from alignment_tax.results import replies
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
@@ -57,6 +63,8 @@ MAIN = (
     "tax.rsf.skill_beyond_control",
     "average_vs_early.rsf.skill",
     "average_vs_early.rsf.skill_at_equal_gold",
+    "average_vs_learning_rate.skill",
+    "average.rsf@0.4.gold",
 )
 
 
@@ -79,6 +87,17 @@ def told(run: Recorded, seed: int = 0) -> str:
     asked = [f"- {line}" for line in replies.asked(run.replies, seed)]
     heads = ["model", *map(str, table.columns)]
     return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
+
+
+def chapters() -> str:
+    """Return the table of chapters: the question, and how long it takes to read and to run."""
+    lines = []
+    for each in find_chapters(settings.notebooks_folder()):
+        link = f"[{each.name}](notebooks/{each.path.name})"
+        minutes = f"{each.minutes['tiny']:g}"
+        lines.append([link, each.question, f"{reading_minutes(each.path):.0f}", minutes])
+    heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
+    return markdown(heads, lines, heads[2:])
 
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
@@ -116,7 +135,7 @@ def skill_table(points: pd.DataFrame) -> str:
     last = int(rows.model("rsf/last")["rounds"].max())
     models = {"base": "base", "theta_0": "sft", f"RSF, {last} rounds": "rsf/last"}
     models["control: random reply kept"] = "rsf_random/last"
-    models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.3, 0.5, 0.8)}
+    models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.2, ALPHA, 0.8)}
     lines = []
     for name, selector in models.items():
         cells = [name]
@@ -364,8 +383,7 @@ class Pages:
     """What a recorded run over seeds says: its claims, and the text of each page."""
 
     found: pd.DataFrame
-    replies: str
-    results: str
+    readme: dict[str, str]  # what stands between two marks of this name
     tables: str
     remedies: str
 
@@ -377,8 +395,7 @@ def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None)
     distilled = (run.points["method"] == DISTIL).any()
     return Pages(
         found,
-        told(run),
-        results(run, found, lost),
+        {"replies": told(run), "chapters": chapters(), "results": results(run, found, lost)},
         tables_page(run.points, found),
         remedies_page(run, found) if distilled else "",
     )
@@ -388,14 +405,17 @@ def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
     page: Path = settings.repo_root() / "README.md"
     run, folder = recorded(), settings.results_folder() / "tiny"
-    said = pages(run, recorded_items())
-    claims.write(said.found, folder / "claims.csv")
-    filled = fill(page.read_text(encoding="utf-8"), said.replies, "replies")
-    write_whole(page, prose.fill(fill(filled, said.results), said.found, run.points))
+    found = claims.table(run.points)
     for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)
-        if prose.fill_notebook(notebook, said.found, run.points):
+        if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
+    said = pages(run, recorded_items(), found)
+    claims.write(said.found, folder / "claims.csv")
+    text = page.read_text(encoding="utf-8")
+    for name, each in said.readme.items():
+        text = fill(text, each, name)
+    write_whole(page, prose.fill(text, said.found, run.points))
     write_whole(folder / TABLES_PAGE, said.tables)
     if said.remedies:
         write_whole(folder / REMEDIES_PAGE, said.remedies)
