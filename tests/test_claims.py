@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from points import T_1, made_up_points, point, table_of
+from points import T_1, made_up_points, point
 
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import NotRecorded, curve_rows
@@ -135,17 +135,6 @@ def test_order_of_rows_other_seeds_and_other_methods_change_nothing(random, name
 
 
 # --- measures, by hand ----------------------------------------------------------------------------
-
-
-def test_a_bend_is_the_curve_above_its_straight_line() -> None:
-    rows = [point(0, "sft", 0, 80)]
-    for alpha, skill in ((0.0, 80), (0.25, 79.5), (0.5, 79), (1.0, 72)):
-        rows.append(point(0, "rsf", 4 * alpha, skill, "average", alpha=alpha))
-    claim = Claim("", "", "", "rsf/average", "rsf/last", "skill", "bend")
-    # the line has 78 and 76 inside
-    assert claims.differences(table_of(rows), claim)[0] == pytest.approx((1.5 + 3) / 2)
-    straight = Claim("", "", "", "rsf/average", "rsf/last", "reward", "bend")
-    assert claims.differences(table_of(rows), straight)[0] == pytest.approx(0)
 
 
 def test_a_loss_is_negative_and_a_claim_says_so(points: pd.DataFrame) -> None:

@@ -120,13 +120,9 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
 
 
 def _bend(rows: Selection, claim: Claim) -> Gaps:
-    """A curve over alpha minus the straight line between its ends, the mean over what is inside."""
-    gaps = {}
-    for seed, own in rows.curve(claim.a).items():
-        alpha, values = (own[name].to_numpy(dtype=float) for name in ("alpha", claim.score))
-        line = np.interp(alpha, alpha[[0, -1]], values[[0, -1]])
-        gaps[seed] = float((values - line)[1:-1].mean())
-    return gaps
+    """How far averages lie above the straight line from theta_0 to the aligned model."""
+    curves = rows.curve(claim.a, rows.ratios(claim.a)).items()
+    return {s: pareto.bend([0, *c["alpha"].iloc[1:-1], 1], c[claim.score]) for s, c in curves}
 
 
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
@@ -189,7 +185,8 @@ def versus(
         points: The columns of points.csv, one study.
         a, b: See `results.select`.
         score: skill, a family, reward, gold, or another column of numbers.
-        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha, off_curve or bend.
+        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha, off_curve
+            or bend.
         direction: +1 if the claim is that a has more, -1 if less.
 
     Raises:

@@ -106,3 +106,12 @@ def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
         )
     middles = low + (np.arange(STRIPS) + 0.5) / STRIPS * (high - low)
     return float((interpolate(a, middles) - interpolate(b, middles)).mean())
+
+
+def bend(alphas: Sequence[float], values: Sequence[float] | pd.Series) -> float:
+    """Return how far a curve lies above the straight line between its ends, between them.
+
+    The mean over the inner points, of which each counts alike; along alpha from 0 to 1, in order.
+    """
+    at, value = (np.asarray(each, dtype=float) for each in (alphas, values))
+    return float((value - np.interp(at, at[[0, -1]], value[[0, -1]]))[1:-1].mean())
