@@ -136,9 +136,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "rounds": rounds_table(study, [name for name in study.preset.algorithms if name in used]),
         "costs": pd.DataFrame(costs),
         "kl": forward_kls(study, specs),
-        "replies": replies_table(study)
-        if Spec("sft") in specs and "rsf" in used
-        else pd.DataFrame(),
+        "replies": replies_table(study) if study.end() in specs else pd.DataFrame(),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
