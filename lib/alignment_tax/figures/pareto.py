@@ -72,7 +72,9 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str, rewar
     for at, name in ((0, "before RLHF (θ₀)"), (-1, "after RLHF")):
         end = early.iloc[at]
         draw.star(axes, end[reward], end[score], hollow=at == 0, size=19, label=name)
-    axes.margins(x=0.06, y=0.1)
+    for ends, values in ((axes.set_xlim, rows[reward]), (axes.set_ylim, rows[score])):
+        room = 0.08 * (values.max() - values.min()) or 1.0
+        ends(values.min() - room, values.max() + room)  # a bar that is longer is cut
 
 
 def _averaged(table: pd.DataFrame, alpha: float) -> pd.Series:
@@ -119,7 +121,7 @@ def front(
         linestyle="none", markerfacecolor="none", markeredgewidth=2.2,
     )  # fmt: skip
     axes.annotate(
-        f"{said},\n{told}", (here["reward"], here[score]), (0.04, 0.1), textcoords="axes fraction",
+        f"{said},\n{told}", (here["reward"], here[score]), (0.27, 0.12), textcoords="axes fraction",
         fontsize=13, fontweight="bold", color=style.METHODS["average"].colour, bbox=draw.PAPER,
         arrowprops={"arrowstyle": "-", "color": style.INK, "shrinkB": 11, "linewidth": 1.2},
     )  # fmt: skip
