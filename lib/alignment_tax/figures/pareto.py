@@ -115,15 +115,18 @@ def front(
     here = _averaged(table, alpha)
     share = kept(points, score).loc[here["alpha"]]
     said = f"α = {here['alpha']:g} keeps {number(share['kept'], 0)} % of the reward"
-    told = f"gives back {number(share['back'], 0)} % of the tax"
+    lost = "what was forgotten" if score == "forgetting" else "the tax"
+    told = f"gives back {number(share['back'], 0)} % of {lost}"
     axes.plot(
         here["reward"], here[score], marker="o", markersize=21, color=style.BLACK, zorder=7,
         linestyle="none", markerfacecolor="none", markeredgewidth=2.2,
     )  # fmt: skip
+    line = {"arrowstyle": "-", "color": style.INK, "shrinkB": 11, "linewidth": 1.2}
+    line["relpos"] = (0.65, 1.0)
     axes.annotate(
-        f"{said},\n{told}", (here["reward"], here[score]), (0.27, 0.12), textcoords="axes fraction",
+        f"{said},\n{told}", (here["reward"], here[score]), (0.4, 0.12), textcoords="axes fraction",
         fontsize=13, fontweight="bold", color=style.METHODS["average"].colour, bbox=draw.PAPER,
-        arrowprops={"arrowstyle": "-", "color": style.INK, "shrinkB": 11, "linewidth": 1.2},
+        arrowprops=line,
     )  # fmt: skip
     axes.set(xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES.get(score, score)}  →")
     return style.finish(
