@@ -205,8 +205,9 @@ def test_front_by_hand(points: pd.DataFrame) -> None:
     early = table.loc["early_stopping"]
     assert early["reward"].tolist() == [0, 2, 4]  # from theta_0 on
     assert figures.kept(points).loc[0.5, ["kept", "paid", "back"]].tolist() == [75, 25, 75]
-    assert "Marked: α = 0.5 keeps 75 % of the reward and gives back 75 % of what was forgotten." in alt_text(
-        figure
+    assert (
+        "Marked: α = 0.5 keeps 75 % of the reward and gives back 75 % of what was forgotten."
+        in alt_text(figure)
     )
     for piece in ("before RLHF (θ₀)", "averaging", "early", "seeds 0-1, 6000", "keeps 75 %"):
         assert piece in words(figure)

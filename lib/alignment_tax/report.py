@@ -55,6 +55,8 @@ FORGIVING = (
     "so that talk behind a right answer costs nothing. What is lost then is forgotten; the rest of "
     "the loss as written is format: the right answer is there, and not alone."
 )
+#: The chapters of the short course.
+SHORT = {"00", "01", "02", "03", "04", "05", "09"}
 #: The main line of the course, in the README.
 MAIN = (
     "gain.rsf.",
@@ -98,6 +100,21 @@ def chapters() -> str:
         lines.append([link, each.question, f"{reading_minutes(each.path):.0f}", minutes])
     heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
     return markdown(heads, lines, heads[2:])
+
+
+def hours() -> str:
+    """Return how long the short course and the whole take to read."""
+    minutes = {
+        c.number: reading_minutes(c.path) for c in find_chapters(settings.notebooks_folder())
+    }
+    short, every = (
+        number(sum(minutes[each] for each in chosen) / 60)
+        for chosen in (SHORT & minutes.keys(), minutes)
+    )
+    return (
+        f"**Time:** {short} hours to read the short course (chapters 00 to 05 and 09), {every} for "
+        "all; the exercises take about as long again."
+    )
 
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
@@ -395,7 +412,12 @@ def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None)
     distilled = (run.points["method"] == DISTIL).any()
     return Pages(
         found,
-        {"replies": told(run), "chapters": chapters(), "results": results(run, found, lost)},
+        {
+            "hours": hours(),
+            "replies": told(run),
+            "chapters": chapters(),
+            "results": results(run, found, lost),
+        },
         tables_page(run.points, found),
         remedies_page(run, found) if distilled else "",
     )
