@@ -122,9 +122,9 @@ def front(
         linestyle="none", markerfacecolor="none", markeredgewidth=2.2,
     )  # fmt: skip
     line = {"arrowstyle": "-", "color": style.INK, "shrinkB": 11, "linewidth": 1.2}
-    line["relpos"] = (0.65, 1.0)
+    line["relpos"] = (0.93, 1.0)
     axes.annotate(
-        f"{said},\n{told}", (here["reward"], here[score]), (0.4, 0.12), textcoords="axes fraction",
+        f"{said},\n{told}", (here["reward"], here[score]), (0.07, 0.12), textcoords="axes fraction",
         fontsize=13, fontweight="bold", color=style.METHODS["average"].colour, bbox=draw.PAPER,
         arrowprops=line,
     )  # fmt: skip
