@@ -11,7 +11,7 @@ import pytest
 
 from alignment_tax import presets, prose, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.recorded import IDENTITY, Recorded, recorded, recorded_items
 from alignment_tax.spec import COLUMNS
@@ -95,10 +95,11 @@ def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     for model, count in right.items():
         for item in range(n):
             own = {"seed": 0, "key": KEYS[model], "item": item}
-            rows += [own | {"slot": slot, "value": float(item < count)}
-                     for slot in ("one_hop", "span")]  # fmt: skip
-            counts = zip(BLEU_COLUMNS, good if item < count else bad, strict=True)
-            rows.append(own | {"slot": "bleu"} | dict(counts))
+            value = dict.fromkeys(("value", "forgiven"), float(item < count))
+            rows += [own | {"slot": slot} | value for slot in ("one_hop", "span")]
+            counts = good if item < count else bad
+            both = zip(BLEU_COLUMNS + CUT_COLUMNS, counts + counts, strict=True)
+            rows.append(own | {"slot": "bleu"} | dict(both))
     return pd.DataFrame(rows)
 
 

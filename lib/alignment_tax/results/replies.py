@@ -25,8 +25,9 @@ def asked(replies: pd.DataFrame, seed: int) -> list[str]:
         )
     names = {"request": "The request", "bleu": "The French", "span": "The question"}
     lines = []
-    for row in own.drop_duplicates("slot").fillna("").to_dict("records"):
-        right = f" Right: *{row['expected'].strip()}*" if row["expected"] else ""
+    for row in own.drop_duplicates("slot").to_dict("records"):
+        expected = row["expected"]  # nothing, or NaN, of the request
+        right = f" Right: *{expected.strip()}*" if isinstance(expected, str) and expected else ""
         lines.append(f"{names[row['slot']]}: *{row['question'].strip()}*{right}")
     return lines
 
