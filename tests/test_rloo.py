@@ -154,6 +154,7 @@ def test_trl_samples_what_sample_replies_samples(tmp_path: Path):
     policy.generation_config.eos_token_id = [EOS, 6]
     table = run(policy, tmp_path, wordy_policy(0), count_words, temperature=1e-4).samples
     replies = {str(p): reply for p, (reply,) in zip(PROMPTS, expected, strict=True)}
+    assert policy.generation_config.eos_token_id == [EOS, 6], "the policy keeps its own end tokens"
     assert len(table) == 32
     for row in table.itertuples():
         reply = replies[str(row.prompt)]

@@ -74,8 +74,7 @@ def data_folder() -> Path | None:
     folder = absolute(named)
     if not folder.is_dir():
         raise SettingsError(
-            f"{DATA_VARIABLE} is set to {named!r}, which is not a folder. Set it to the folder "
-            "that holds the data sets as NAME.jsonl.gz, or unset it to use the Hub."
+            f"{DATA_VARIABLE} names {folder}, which is not a folder. Unset: the Hub."
         )
     return folder
 

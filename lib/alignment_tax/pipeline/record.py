@@ -17,8 +17,10 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.pipeline.asked import replies_table
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import read_json
+from alignment_tax.pipeline.stages.scores import check_theta_0
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.provenance import provenance
@@ -69,6 +71,7 @@ def record(
     words = ["alignment-tax record", first.preset.name, *added, "--seeds", *map(str, seeds)]
     for number, seed in enumerate(seeds, start=1):
         study = Study(preset, seed)
+        check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
         entry = {
             **provenance(),
@@ -137,6 +140,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "rounds": rounds_table(study, [name for name in study.preset.algorithms if name in used]),
         "costs": pd.DataFrame(costs),
         "kl": forward_kls(study, specs),
+        "replies": replies_table(study) if study.end() in specs else pd.DataFrame(),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
@@ -294,6 +298,9 @@ def _run_some(
     on it, and processes side by side that wait for each other's threads are several times slower.
     """
     study = _study(preset, seed)
+    if Spec("sft") in specs:
+        with one_thread():
+            check_theta_0(study)
     for spec in specs:
         study.artifact(spec)
         with one_thread():

@@ -101,11 +101,13 @@ def train_rloo(
         beta=config.beta,
         disable_dropout=True,
     )
+    own_end = policy.generation_config.eos_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
     given = (policy, tokenizer, arguments, data, "RLOO", dropped)
     with quiet_loading(), loaded_as_reference(policy, reference, workdir):
         trained = run_trainer(RLOOTrainer, *given, reward_funcs=rewards)
+    policy.generation_config.eos_token_id = own_end
     samples = pd.concat(rewards.steps, ignore_index=True)
     checks.check_rewards(samples["reward"].to_numpy(), len(samples))
     return dataclasses.replace(trained, used=len(samples), samples=samples)
