@@ -35,66 +35,36 @@ def _shares(values: object, figure: str, what: str) -> None:
 
 
 @style.in_style()
-def pair_accuracy_by_kind(
-    pairs: pd.DataFrame,
-    *,
-    caption: str,
-    title: str = "Which replies can the reward model tell apart?",
-) -> Figure:
+def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = False) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
     `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
-    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
+    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a
+    worse reply that gets the higher reward.
     """
     need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
     _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
-    both = [
-        rows.groupby("kind")["correct"].agg(["size", "mean"]).sort_values("mean", kind="stable")
-        for rows in (pairs, pairs.assign(kind="all pairs"))
-    ]
-    table = pd.concat(both).reset_index().set_axis(["kind", "pairs", "accuracy"], axis=1)
-    ends = [wilson(a * n, n) for a, n in zip(table["accuracy"], table["pairs"], strict=True)]
+    value, everything = ("fooled", "all replies") if fooled else ("accuracy", "all pairs")
+    by_kind = pairs.groupby("kind")["correct"].agg(["size", "mean"])
+    by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
+    every = pairs.assign(kind=everything).groupby("kind")["correct"].agg(["size", "mean"])
+    table = pd.concat([by_kind, every]).reset_index().set_axis(["kind", "pairs", value], axis=1)
+    ends = [wilson(a * n, n) for a, n in zip(table[value], table["pairs"], strict=True)]
     table[["low", "high"]] = ends
-    table[["accuracy", "low", "high"]] *= 100
+    table[[value, "low", "high"]] *= 100
     figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
     looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", BLACK, "D")]
     named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
-    draw.forest(axes, named, name="line", value="accuracy", looks=looks, zero=None, sign=False)
-    draw.level(axes, 50, upright=True)
+    draw.forest(axes, named, name="line", value=value, looks=looks, zero=None, sign=False)
     axes.set_xlim(min(45.0, table["low"].min() - 3), 101)
+    caption += " · 95 % Wilson interval"
+    if fooled:
+        axes.set_xlabel("worse replies that get at least the reward of the good one (%)")
+        return finish(figure, "What fools the reward model?", caption, table)
+    draw.level(axes, 50, upright=True)
     axes.set_xlabel("pairs in which the preferred reply gets the higher reward (%)")
-    return finish(figure, title, f"{caption} · 95 % Wilson interval · dashed: a coin", table)
-
-
-@style.in_style()
-def reliability(bins: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw observed against predicted preference; on the diagonal the model is calibrated.
-
-    `bins` are those of train.reward.calibration: predicted (mean probability that the preferred
-    reply wins), observed (share in which it does), count (pairs, in the lower panel).
-    """
-    need(bins, ["predicted", "observed", "count"], "reliability")
-    there = bins[bins["count"] > 0].reset_index(drop=True)
-    counts, table = there["count"].astype(int), there[["predicted", "observed"]].copy()
-    _shares(table, "reliability", "predicted and observed")
-    ends = [wilson(o * n, n) for o, n in zip(table["observed"], counts, strict=True)]
-    table[["low", "high"]] = ends
-    table = (100 * table).assign(count=counts)
-    gap = (table["predicted"] - table["observed"]).abs()
-    error = number(float(np.average(gap, weights=counts)))
-    start = 50 if table["predicted"].min() >= 50 else 0
-    figure, [[upper], [lower]] = panels(2, 1, (7.0, 6.4), sharex=True, height_ratios=[4, 1])
-    upper.plot([start, 100], [start, 100], color=GREY, linestyle="--", label="calibrated")
-    draw.curve(upper, table, "predicted", "observed", Look("reward model", BLUE, "o"))
-    upper.set_ylabel("it is the preferred one (%)")
-    width = 0.6 * (100 - start) / max(len(bins), 5)
-    lower.bar(table["predicted"], table["count"], width=width, color=GREY)
-    lower.set(xlabel="the reward model's confidence in a reply (%)", ylabel="pairs")
-    lower.set_xlim(start - 2, 102)
-    lower.grid(visible=False, axis="x")
-    caption += f" · 95 % Wilson interval · expected calibration error {error} %"
-    title = "Does the reward model know how sure to be?"
-    return finish(figure, title, caption, table, legend_columns=2)
+    title = "Which replies can the reward model tell apart?"
+    return finish(figure, title, f"{caption} · dashed: a coin", table)
 
 
 @style.in_style()
