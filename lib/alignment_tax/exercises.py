@@ -46,7 +46,7 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
         except Exception as error:
             print(f"not yet: it stops with {type(error).__name__}: {error}")
             return False
-        if answer is None:
+        if answer is None and right is not None:
             print(f"not solved yet: {hint}")
             return False
         if same(answer, right):

@@ -14,9 +14,9 @@ _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
     "figures.words": "caption_line groups_caption run_caption",
     "figures.pareto": "front fronts remedy_fronts signature",
-    "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
-    "reward_hacking reward_histogram rsf_rounds",
-    "figures.skills": "alpha_curves learning_curves skills_bar tax_bars",
+    "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind "
+    "reward_hacking rsf_rounds",
+    "figures.skills": "alpha_curves skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
     "over_optimisation ppo_runs razor",
     "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -17,7 +16,7 @@ from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import BLACK, BLUE, GREY, VERMILLION, Look, finish, panels
 from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
+from alignment_tax.labels import number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import interval, summarise, wilson
@@ -157,62 +156,27 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
 
 
 @style.in_style()
-def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> Figure:
-    """Draw how the rewards of sampled replies spread before and after RLHF."""
-    both = {
-        name: pd.Series(finite(values, "reward_histogram", f"rewards {name}").ravel())
-        for name, values in (("before RLHF (θ₀)", before), ("after RLHF", after))
-    }
-    table = pd.DataFrame({name: values.describe() for name, values in both.items()}).T
-    table = table.rename_axis("model").reset_index().drop(columns=["min", "50%", "max"])
-    names = {"count": "replies", "std": "sd", "25%": "lower quartile", "75%": "upper quartile"}
-    table = table.rename(columns=names)
-    edges = np.histogram_bin_edges(pd.concat(list(both.values())), bins=40)
-    figure, [[axes]] = panels(size=WIDE)
-    shapes = ((GREY, "--"), (VERMILLION, "-"))
-    for (name, values), (colour, dash) in zip(both.items(), shapes, strict=True):
-        axes.hist(
-            values, edges, weights=np.full(values.size, 100 / values.size), histtype="stepfilled",
-            color=(colour, 0.3), edgecolor=colour, linewidth=1.2,
-            label=f"{name}: mean {number(values.mean(), 2)}",
-        )  # fmt: skip
-        axes.axvline(values.mean(), color=colour, linestyle=dash, linewidth=2.2)
-    axes.set(xlabel="reward of a reply (reward model's units)", ylabel="replies (%)")
-    return finish(figure, "Rewards before and after", caption, table, legend_columns=2)
-
-
-@style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward, gold reward and skills against the rounds of RSF (paper Fig. 12).
+    """Draw the reward gained over theta_0, and gold, against the rounds of RSF (paper Fig. 12).
 
     The control keeps a random reply instead of the best: what it changes, training on the model's
-    own text changes; what only RSF changes, the reward does. Rewards are gains over theta_0.
+    own text changes; what only RSF changes, the choice does.
     """
-    upper, lower = ["reward", "gold", "skill"], [name for name in FAMILY_NAMES if name != "skill"]
-    if not select.has_gold(points):
-        upper.remove("gold")
-    rows = select.prepare(points, [*upper, *lower], "rsf_rounds")
+    values = ["reward", "gold"] if select.has_gold(points) else ["reward"]
+    rows = select.prepare(points, values, "rsf_rounds")
     select.last_rsf(rows, "rsf_rounds")
     rows = select.change(rows, ["reward"], "rsf_rounds")
     curves = [select.rounds_from_0(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")]
-    table = summarise(pd.concat(curves), ["algorithm", "rounds"], [*upper, *lower])
-    control = style.ALGORITHMS["rsf_random"]
-    scored, every = (set(own["rounds"]) for own in curves)
-    if scored < every:
-        few = " and ".join(f"{each:g}" for each in sorted(scored - {0}))
-        control = replace(control, label=f"{control.label} (only round {few} was scored)")
-    looks = {"rsf_random": control, "rsf": Look("RSF: keeps the best reply", VERMILLION, "s")}
-    figure, grid = panels(2, 3, style.PANELS, sharex=True)
-    for axes in grid[0, len(upper) :]:
-        axes.set_visible(False)
-    titles = {"reward": "reward gained over θ₀", "skill": "mean skill (%)"}
-    for axes, name in zip([*grid[0, : len(upper)], *grid[1]], [*upper, *lower], strict=True):
-        axes.set_title(titles.get(name, AXIS_NAMES[name]))
-        for algorithm, dash in (("rsf_random", "--"), ("rsf", "-")):
-            look = {algorithm: looks[algorithm]}
-            draw.curves(axes, table, "algorithm", "rounds", name, look, linestyle=dash, linewidth=2)
-    for axes in grid[1]:
-        axes.set_xlabel("rounds of RSF")
+    table = summarise(pd.concat(curves), ["algorithm", "rounds"], values)
+    looks = {
+        "rsf_random": style.ALGORITHMS["rsf_random"],
+        "rsf": Look("RSF: keeps the best reply", VERMILLION, "s"),
+    }
+    figure, [line] = panels(1, len(values), (style.PANELS[0], 5.0), xlabel="rounds of RSF")
+    titles = {"reward": "reward gained over θ₀", "gold": "gold, the true reward"}
+    for axes, name in zip(line, values, strict=True):
+        axes.set_title(titles[name])
+        draw.curves(axes, table, "algorithm", "rounds", name, looks)
         axes.xaxis.get_major_locator().set_params(integer=True)
     caption = run_caption(select.main_line(points), recorded)
     return finish(figure, "RSF round by round", caption, table, legend_columns=2)
