@@ -353,8 +353,7 @@ def test_rsf_rounds_by_hand(points: pd.DataFrame) -> None:
 def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
     points.loc[points["rounds"] == 2, "gold"] -= 1.5
     figure = figures.reward_hacking(points)
-    assert figures.table(figure)["reward_share"].tolist() == [0, 0.5, 1]
-    assert figures.table(figure)["gold_share"].tolist() == pytest.approx([0, 1, 0.5])
+    assert figures.table(figure)["reward"].tolist() == [0, 2, 4]
     assert "Gold is highest, 1.25, at round 1" in alt_text(figure)
 
 

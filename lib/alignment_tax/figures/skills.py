@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels
 from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of, number
+from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import summarise

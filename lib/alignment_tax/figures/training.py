@@ -184,44 +184,27 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 @style.in_style()
 def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw the optimised reward against the gold reward (after Gao et al. 2023).
-
-    Left: both against the rounds, as shares of their largest mean change, so that the place where
-    they part is seen. Right: the path of the rounds in the units of both.
-    """
+    """Draw the path of the rounds of RSF: gold against optimised reward (after Gao et al. 2023)."""
     values = ["reward", "gold"]
     rows = select.prepare(points, values, "reward_hacking")
     select.last_rsf(rows, "reward_hacking")
-    path = select.rounds_from_0(rows, "rsf", "reward_hacking")
-    gains = select.change(rows, values, "reward_hacking").loc[path.index]
-    for each in values:
-        largest = gains.groupby(path["rounds"])[each].mean().abs().max()
-        if largest == 0:
-            raise TableError(f"reward_hacking: {each} is the same after every round.")
-        path[f"{each}_share"] = gains[each] / largest
-    table = summarise(path, ["rounds"], [*values, "reward_share", "gold_share"])
-    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
-    proxy = Look("reward model (optimised)", BLUE, "o")
-    draw.curve(left, table, "rounds", "reward_share", proxy, bars="y")
-    gold = Look("gold reward (not optimised)", VERMILLION, "s")
-    draw.curve(left, table, "rounds", "gold_share", gold, bars="y")
-    draw.level(left, 0)
-    left.set_title("change since θ₀, share of the largest")
-    left.set_xlabel("rounds of RSF")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    draw.curve(right, table, "reward", "gold", Look("_", GREY, "o"), bars="")
+    gained = select.change(rows, ["reward"], "reward_hacking")
+    path = select.rounds_from_0(gained, "rsf", "reward_hacking")
+    table = summarise(path, ["rounds"], values)
+    figure, [[axes]] = panels(size=(WIDE[0], 5.2))
+    for _, own in path.groupby("seed"):
+        axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
+    draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="")
     best = int(table["gold"].argmax())
     for place in {0, best, len(table) - 1}:
         row = table.iloc[place]
-        # The path comes from the left: above its top and beside its ends there is room.
-        side = (0, 1) if place == best else (-0.9, -1)
         text = f"round {row['rounds']:g}" if place else "θ₀"
-        draw.note(right, text, row["reward"], row["gold"], side, fontsize=12.5, bbox=None)
-    right.margins(x=0.14, y=0.16)
-    right.set_title("gold reward against reward")
-    right.set(xlabel="reward (reward model's units)", ylabel="gold reward")
+        # the path comes from the left: above its top and beside its ends there is room
+        side = (-0.6, 1) if place == best else (-0.9, -1)
+        draw.note(axes, text, row["reward"], row["gold"], side, fontsize=12.5)
+    axes.margins(x=0.12, y=0.12)
+    axes.set(xlabel="reward gained over θ₀ (optimised)", ylabel="gold, the true reward")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    caption = run_caption(select.main_line(points), recorded)
-    title = "Does the true reward follow?"
-    return finish(figure, title, caption, table, head=head, legend_columns=2)
+    caption = run_caption(select.main_line(points), recorded) + " (grey: each seed)"
+    return finish(figure, "Does the true reward follow?", caption, table, head=head)
