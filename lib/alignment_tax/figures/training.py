@@ -196,15 +196,14 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
     draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="")
     best = int(table["gold"].argmax())
-    for place in {0, best, len(table) - 1}:
+    sides = {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}
+    for place, side in sides.items():
         row = table.iloc[place]
         text = f"round {row['rounds']:g}" if place else "θ₀"
-        # the path comes from the left: above its top and beside its ends there is room
-        side = (-0.6, 1) if place == best else (-0.9, -1)
         draw.note(axes, text, row["reward"], row["gold"], side, fontsize=12.5)
     axes.margins(x=0.12, y=0.12)
     axes.set(xlabel="reward gained over θ₀ (optimised)", ylabel="gold, the true reward")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    caption = run_caption(select.main_line(points), recorded) + " (grey: each seed)"
+    caption = run_caption(select.main_line(points), recorded) + " · grey: each seed"
     return finish(figure, "Does the true reward follow?", caption, table, head=head)
