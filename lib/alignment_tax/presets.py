@@ -222,6 +222,8 @@ class Preset:
     remedies: tuple[Grid, ...] = ()
     replay_documents: int = 0  # of pretraining text, to replay
     ratios: RatioConfig | None = None
+    #: Most points of skill, format forgiven, that theta_0 may have lost in a family; None: any.
+    theta_0_may_lose: float | None = None
     kl_coefs: tuple[float, ...] = ()  # other weights of PPO's KL penalty that are recorded
     learning_rates: tuple[float, ...] = ()  # other step sizes of RSF that are recorded
     ppo_live: PpoConfig | None = None  # the short runs of chapter 06
@@ -317,6 +319,7 @@ TINY = Preset(
         max_length=128,
     ),
     judge=None,
+    theta_0_may_lose=2.0,
     rsf=RsfConfig(**BUDGET, learning_rate=7e-4, epochs=2, batch_size=16, sampling_batch=256),
     dpo=TINY_DPO,
     rloo=TINY_RLOO,
@@ -361,6 +364,7 @@ SMOKE = replace(
     dpo=replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
     rloo=replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
     ppo=replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
+    theta_0_may_lose=None,
     kl_coefs=(0.2,),
     learning_rates=(2e-4,),
     ppo_live=replace(TINY_PPO, rounds=1, iterations=2, prompts_per_iteration=32),
