@@ -378,14 +378,10 @@ def test_gains_and_limit_by_hand() -> None:
     assert figures.table(drawn("limit")).loc[0, ["accuracy", "error"]].tolist() == [77, -5]
 
 
-def test_verdicts_as_markdown_and_as_a_forest() -> None:
+def test_verdicts_as_a_table_and_as_a_forest() -> None:
     found = {"a claim": compare.compare_seeds([1.0, 2.0, 3.0])}
     table = figures.table(figures.forest(found, caption=CAPTION))
     assert table.loc[0, ["claim", "difference"]].tolist() == ["a claim", 2]
-    lines = figures.verdict_markdown(CLAIMS).splitlines()
-    assert lines[2:] == ["| a | +2.00 | +1.00 to +3.00 | holds |",
-                         "| b \\| c | -2.00 | -3.00 to -1.00 | opposite |"]  # fmt: skip
-    assert figures.verdict_markdown(CLAIMS.to_dict("records")) == "\n".join(lines)
     assert "+2.00" in figures.verdict_style(CLAIMS).to_html()
 
 

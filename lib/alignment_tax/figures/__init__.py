@@ -26,7 +26,7 @@ _NAMES = {
     "figures.weights": "graft_masks lora_spectra path_lengths penalty_changes penalty_distances "
     "same_norm",
     "figures.theory": "effectiveness limit",
-    "figures.verdicts": "forest rivals verdict_markdown verdict_style",
+    "figures.verdicts": "forest rivals verdict_style",
     "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",

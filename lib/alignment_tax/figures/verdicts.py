@@ -1,4 +1,4 @@
-"""Claims with intervals and verdicts: as a table, as Markdown, and as a forest of intervals.
+"""Claims with intervals and verdicts: as a table, and as a forest of intervals.
 
 `records` are claims to comparisons (`stats.compare`), or rows of the table of claims. What is none
 of it is a TableError.
@@ -18,7 +18,6 @@ from pandas.io.formats.style import Styler
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import VERDICTS
-from alignment_tax.labels import number
 from alignment_tax.results.points import TableError, finite, need
 
 Records = pd.DataFrame | Mapping[str, Any] | Iterable[Any]
@@ -54,16 +53,6 @@ def verdict_style(records: Records, digits: int = 2) -> Styler:
     colours = {word: f"color: {look.colour}; font-weight: bold" for word, look in VERDICTS.items()}
     shown = _rows(records).style.format(signed)
     return shown.map(lambda verdict: colours[verdict], subset=["verdict"]).hide(axis="index")
-
-
-def verdict_markdown(records: Records) -> str:
-    """Return verdicts as a Markdown table."""
-    lines = ["| claim | difference | 95 % interval | verdict |", "| --- | ---: | --- | --- |"]
-    for row in _rows(records).to_dict("records"):
-        claim = str(row["claim"]).replace("|", "\\|")
-        value, low, high = (number(row[name], 2, sign=True) for name in COLUMNS[1:4])
-        lines.append(f"| {claim} | {value} | {low} to {high} | {row['verdict']} |")
-    return "\n".join(lines)
 
 
 @style.in_style()
