@@ -19,13 +19,12 @@ _NAMES = {
     "figures.skills": "alpha_curves learning_curves skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
     "over_optimisation ppo_runs razor",
-    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "
-    "which_weights",
+    "figures.ratios": "part_curves search_fronts simplex which_weights",
     "figures.remedies": "family_changes live_fronts penalty_combined penalty_doses penalty_effects "
     "penalty_front remedy_panels replay_mix",
     "figures.weights": "graft_masks lora_spectra path_lengths penalty_changes penalty_distances "
     "same_norm",
-    "figures.theory": "effectiveness limit",
+    "figures.theory": "effectiveness shares_along ways",
     "figures.verdicts": "forest rivals verdict_markdown verdict_style",
     "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",

@@ -15,9 +15,7 @@ from alignment_tax.results.points import TableError, main_line, present
 #: Drawn of the main line.
 MAIN_LINE = ("front", "fronts", "rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking")
 #: Drawn of all rows: figure -> the method that must be recorded.
-LATER = {"remedy_fronts": "distil", "part_curves": "part"} | dict.fromkeys(
-    ("search_fronts", "ablation", "recorded_ratios"), "hma"
-)
+LATER = {"remedy_fronts": "distil", "part_curves": "part", "search_fronts": "hma"}
 #: Drawn of all rows where more than RSF is recorded.
 OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimisation")
 

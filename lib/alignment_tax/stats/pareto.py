@@ -132,3 +132,12 @@ def _dominated(points: Array, by: Array) -> Array:
     at_least = np.all(by[None, :, :] >= points[:, None, :], axis=2)
     more = np.any(by[None, :, :] > points[:, None, :], axis=2)
     return np.any(at_least & more, axis=1)
+
+
+def bend(alphas: Sequence[float], values: Sequence[float] | pd.Series) -> float:
+    """Return how far a curve lies above the straight line between its ends, between them.
+
+    The mean over the inner points, of which each counts alike; along alpha from 0 to 1, in order.
+    """
+    at, value = (np.asarray(each, dtype=float) for each in (alphas, values))
+    return float((value - np.interp(at, at[[0, -1]], value[[0, -1]]))[1:-1].mean())
