@@ -55,8 +55,7 @@ OF_POINTS: dict[Callable[..., Figure], str] = {
     **dict.fromkeys(
         [figures.algorithm_rounds, figures.algorithm_fronts, figures.algorithm_tax,
          figures.over_optimisation], "algorithms"),
-    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.ablation,
-                     figures.recorded_ratios], "ratios"),
+    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.shares_along], "ratios"),
 }  # fmt: skip
 ALL = [*MAIN_LINE, *OF_POINTS]
 
@@ -85,7 +84,7 @@ def test_a_figure_of_points_says_its_numbers_and_its_run(
     check_whole(figure)
     said = alt_text(figure)
     assert "recorded run tiny, seed" in said
-    averaged = seeds > 1 and draw is not figures.recorded_ratios  # that one is seed by seed
+    averaged = seeds > 1 and draw is not figures.shares_along  # that one is of means
     assert ("95 % t interval" in said) == averaged
 
 
@@ -485,7 +484,7 @@ def test_figures_are_redrawn_from_the_table_alone(
     assert out.read_bytes() == first
     assert sorted(path.name for path in out.parent.iterdir()) == ["signature.png"]
     assert (tmp_path / "all" / "alpha_curves.png").is_file()
-    assert not (tmp_path / "all" / "ablation.png").exists()  # nothing of it is recorded
+    assert not (tmp_path / "all" / "search_fronts.png").exists()  # nothing of it is recorded
     assert redraw_figures(tmp_path / "none.csv") == 2
     assert "there is no table of points" in capsys.readouterr().err
     points.drop(columns="skill").to_csv(table, index=False)

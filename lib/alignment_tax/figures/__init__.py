@@ -12,7 +12,7 @@ from typing import Any
 
 _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
-    "figures.words": "caption_line groups_caption run_caption",
+    "figures.words": "caption_line run_caption",
     "figures.pareto": "front fronts remedy_fronts signature",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
     "reward_hacking reward_histogram rsf_rounds",

@@ -101,7 +101,7 @@ def part_curves(points: pd.DataFrame, score: str = "forgetting", recorded: bool 
         own, seeds = (_of(all_, part=part) for all_ in (table, rows))
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
-        draw.curve(axes, own, *values, look, seeds=seeds, order="alpha", markersize=6)
+        draw.curve(axes, own, "reward", score, look, seeds=seeds, order="alpha", markersize=6)
         draw.star(axes, 0, 0, hollow=False)
         axes.set_title(look.label)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -114,12 +114,12 @@ def part_curves(points: pd.DataFrame, score: str = "forgetting", recorded: bool 
     style.finish(figure, "Which part gains from averaging?", caption, table, head=head)
     for axes, (part, look) in zip(line, PARTS.items(), strict=True):
         own = _of(table[table["alpha"] < 1], part=part)
-        ends = own.iloc[[0, -1]].drop_duplicates()
-        texts = [f"α = {alpha:g}" for alpha in ends["alpha"]]
         bars = [own[[f"{each}{end}" for each in values]].to_numpy() for end in ("_low", "_high")]
         hidden = np.vstack([own[values], _of(rows, part=part)[values], *bars])
         hidden = hidden[np.isfinite(hidden).all(axis=1)]
-        draw.notes(axes, texts, ends[values], hidden, color=look.colour)
+        first = own.iloc[[0]]
+        text = f"α = {first['alpha'].iloc[0]:g}"
+        draw.notes(axes, [text], first[values], hidden, color=look.colour)
     return figure
 
 
@@ -277,8 +277,10 @@ def search_fronts(
     rows = _front_rows(points, score)
     table = summarise(rows, ["blocks", "mean"], ["reward", score])
     figure, [[axes]] = style.panels(1, 1, style.WIDE, xlabel="reward gained over θ₀  →")
-    looks = {k: look for k, look in K_LOOKS.items() if k in set(table["blocks"])}
-    draw.curves(axes, table, "blocks", "reward", score, looks, order="mean", bars="")
+    for k, look in K_LOOKS.items():
+        own = _of(table, blocks=k)
+        if len(own):
+            draw.curve(axes, own, "reward", score, look, bars="")
     ends = table[table["blocks"] == 1].iloc[[0, -1]]
     for alpha, (x, y) in enumerate(ends[["reward", score]].to_numpy()):
         draw.star(axes, x, y, hollow=alpha == 0)
@@ -289,7 +291,7 @@ def search_fronts(
     if rows["seed"].nunique() > 1:
         inner = table[table["mean"].between(0, 1, inclusive="neither")]
         half = float((inner[f"{score}_high"] - inner[f"{score}_low"]).median()) / 2
-        caption = f"{caption.split(' · ')[0]} · means over seeds; 95 % t intervals (median "
-        caption += f"±{number(half)}) not drawn, verdicts pair seeds"
+        caption = f"{caption.split(' · ')[0]} · means over seeds; their 95 % t intervals, "
+        caption += f"±{number(half)} in the median, are not drawn; verdicts pair seeds"
     title = "A ratio of its own for every block, against one for all"
     return style.finish(figure, title, caption, table, legend_columns=4)

@@ -40,7 +40,7 @@ SHARES = {
 WAYS = {
     "weights": Look("averaged weights", style.BLUE, "o"),
     "outputs": Look("averaged outputs", style.GREEN, "^"),
-    "renumbered": Look("averaged weights, units renumbered", style.VERMILLION, "s"),
+    "renumbered": Look("weights, units renumbered", style.VERMILLION, "s"),
 }
 
 
@@ -114,16 +114,18 @@ def shares_along(points: pd.DataFrame, score: str = "forgetting", recorded: bool
 
 
 @style.in_style()
-def ways(rows: pd.DataFrame, shown: Sequence[str], title: str, *, caption: str) -> Figure:
+def ways(
+    rows: pd.DataFrame, value: str, shown: Sequence[str], title: str, *, caption: str
+) -> Figure:
     """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
 
     Args:
-        rows: panel, way (a key of `WAYS`), alpha, value.
+        rows: panel, way (a key of `WAYS`), alpha, and the column `value` that is drawn.
         shown: Which of the ways; dashed is the straight line between the ends of the first.
         title, caption: Of the figure.
     """
-    need(rows, ["panel", "way", "alpha", "value"], "ways")
-    finite(rows["value"], "ways", "values")
+    need(rows, ["panel", "way", "alpha", value], "ways")
+    finite(rows[value], "ways", value)
     table = rows[rows["way"].isin(shown)].sort_values(["panel", "way", "alpha"])
     panels = list(dict.fromkeys(rows["panel"]))
     size = (style.PANELS[0] if len(panels) > 1 else style.WIDE[0], 4.8)
@@ -132,11 +134,11 @@ def ways(rows: pd.DataFrame, shown: Sequence[str], title: str, *, caption: str) 
         own = table[table["panel"] == panel]
         ends = own[own["way"] == shown[0]].iloc[[0, -1]]
         chord = Look("straight line between the ends", style.GREY)
-        draw.line(axes, ends, "alpha", "value", chord, linestyle="--", zorder=1)
-        draw.curves(axes, own, "way", "alpha", "value", {way: WAYS[way] for way in shown})
-        axes.set_title(panel)
+        draw.line(axes, ends, "alpha", value, chord, linestyle="--", zorder=1)
+        draw.curves(axes, own, "way", "alpha", value, {way: WAYS[way] for way in shown})
+        axes.set_title(panel if len(panels) > 1 else "")
         axes.set_xticks(np.linspace(0, 1, 6))
-    table = table[["panel", "way", "alpha", "value"]]
+    table = table[["panel", "way", "alpha", value]]
     return style.finish(figure, title, caption, table, legend_columns=len(shown) + 1)
 
 
