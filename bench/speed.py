@@ -321,8 +321,7 @@ def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int])
     """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
     blocks = mixture.partition.blocks
     scores = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
-    shares = torch.full_like(scores, 1 / len(blocks), requires_grad=False)
-    mixed = softmax_ratios(scores, RATIO_ALPHA, shares).unbind()
+    mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
     others = dict.fromkeys(mixture.partition.others, RATIO_ALPHA)
     weights = mixture.weights({**others, **dict(zip(blocks, mixed, strict=True))})
     return torch.autograd.grad(objective(weights, batch), scores)[0]

@@ -54,8 +54,7 @@ OF_POINTS: dict[Callable[..., Figure], str] = {
     **dict.fromkeys(
         [figures.algorithm_rounds, figures.algorithm_fronts, figures.algorithm_tax,
          figures.over_optimisation], "algorithms"),
-    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.ablation,
-                     figures.recorded_ratios], "ratios"),
+    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.shares_along], "ratios"),
 }  # fmt: skip
 ALL = [*MAIN_LINE, *OF_POINTS]
 
@@ -84,7 +83,7 @@ def test_a_figure_of_points_says_its_numbers_and_its_run(
     check_whole(figure)
     said = alt_text(figure)
     assert "recorded run tiny, seed" in said
-    averaged = seeds > 1 and draw is not figures.recorded_ratios  # that one is seed by seed
+    averaged = seeds > 1 and draw is not figures.shares_along  # that one is of means
     assert ("95 % t interval" in said) == averaged
 
 

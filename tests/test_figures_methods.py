@@ -62,9 +62,9 @@ GAINS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 
                       "average": "weights", "gain": [10.0, 12.0, 0.0, 0.0]})  # fmt: skip
 FORMULAS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 20],
                          "printed": [11.0, 0.0], "weights": np.nan})  # fmt: skip
-LIMIT = pd.DataFrame({"features": [20, 20], "accuracy": [76.0, 78.0], "predicted": [82.0, 82.0]})
-PATH = pd.DataFrame({"step": [0, 1], "ratios": [(0.5, 0.5, 0.5), (0.7, 0.1, 0.7)],
-                     "full": [2.0, 1.5]})  # fmt: skip
+PATH = [(0.5, 0.5, 0.5), (0.7, 0.1, 0.7)]
+WAYS = pd.DataFrame({"panel": ["a", "a", "b", "b"], "way": "weights", "alpha": [0, 1, 0, 1],
+                     "loss": [2.0, 1.0, 1.0, 3.0]})  # fmt: skip
 GRID = pd.DataFrame({"ratios": [(0.9, 0.3, 0.3), (0.3, 0.9, 0.3), (0.3, 0.3, 0.9), (0.5, 0.5, 0.5)],
                      "full": [4.0, 3.0, 1.0, 2.0]})  # fmt: skip
 CLAIMS = pd.DataFrame({"claim": ["a", "b | c"], "difference": [2.0, -2.0], "low": [1.0, -3.0],
@@ -97,10 +97,10 @@ FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
     "razor": (partial(figures.razor, caption=CAPTION), [forgetting(POINTS)], "tax"),
     "ppo_runs": (lambda log: figures.ppo_runs({"a": log, "b": log}, CAPTION), [LOG], "kl"),
     "effectiveness": (partial(figures.effectiveness, caption=CAPTION), [GAINS, FORMULAS], "p"),
-    "limit": (partial(figures.limit, caption=CAPTION), [LIMIT], "predicted"),
-    "ratio_path": (partial(figures.ratio_path, alpha=0.5, caption=CAPTION), [PATH], "full"),
+    "ways": (lambda rows: figures.ways(rows, "loss", ["weights"], "A title", caption=CAPTION),
+             [WAYS], "loss"),
     "simplex": (lambda g: figures.simplex(g, {"best": (0.3, 0.3, 0.9)}, 0.5, caption=CAPTION,
-                                          eps=0.1, path=list(PATH["ratios"])), [GRID], "full"),
+                                          path=PATH), [GRID], "full"),
     "forest": (partial(figures.forest, caption=CAPTION, sides=("worse", "better")), [CLAIMS],
                "low"),
     "rivals": (partial(figures.rivals, caption=CAPTION), [RIVALS], "unit"),
@@ -156,10 +156,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: figures.kl_penalty(POINTS, own=0.1), "none is recorded"),
     (lambda: figures.ppo_runs({}, CAPTION), "1 to 5 runs"),
     (lambda: figures.part_curves(POINTS[POINTS["part"] != "middle"]), "the middle part"),
-    (lambda: figures.part_curves(POINTS, algorithms=("dpo",)), "--methods dpo part"),
-    (lambda: figures.search_fronts(POINTS, [("hma", 4)]), "no rows of 'hma' with K = 4"),
-    (lambda: figures.search_fronts(POINTS, []), "in common"),
-    (lambda: drawn("ratio_path", PATH.assign(ratios=[(0.5, 0.5), (0.5,) * 3])), r"\[2, 3\] ratios"),
+    (lambda: figures.search_fronts(POINTS[POINTS["method"] != "hma"]), "'hma' and 'average'"),
+    (lambda: figures.search_fronts(POINTS[POINTS["method"].ne("hma") | POINTS["seed"].eq(0)]
+                                   .query("method != 'average' or seed == 1")), "in common"),
+    (lambda: figures.shares_along(POINTS[POINTS["method"] != "average"]), "method 'average'"),
     (lambda: triangle({"two": (0.5, 0.5)}), "three ratios"),
     (lambda: triangle({"other": (0.9, 0.9, 0.9)}), "one mean"),
     (lambda: triangle(dict.fromkeys("abcdef", (0.5, 0.5, 0.5))), "5 markers"),
@@ -175,7 +175,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: drawn("effectiveness", GAINS.assign(average="tokens")), "not 'tokens'"),
     (lambda: drawn("effectiveness", pd.concat([GAINS.assign(features=n) for n in range(5)])),
      "up to 4 worlds, not 5"),
-    (lambda: drawn("limit", LIMIT.assign(accuracy=[76.0, np.inf])), "infinite"),
+    (lambda: drawn("ways", WAYS.assign(loss=np.inf)), "infinite"),
     (lambda: figures.verdict_style(CLAIMS.assign(low=2.5)), "'a' misses its value"),
     (lambda: figures.verdict_style(CLAIMS.assign(verdict="perhaps")), "'perhaps' is no verdict"),
     (lambda: figures.verdict_style(CLAIMS.assign(high=np.inf)), "infinite"),
@@ -240,41 +240,19 @@ def test_a_coefficient_is_compared_on_the_seeds_that_have_it() -> None:
 
 def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
     table = figures.table(figures.part_curves(POINTS)).set_index(["part", "alpha"])
-    assert table.loc[("input", 0.5), ["reward", "skill"]].tolist() == [1, 2]
-    assert table.loc[("output", 0.5), ["reward", "skill"]].tolist() == [-1, 4]
-    assert table.loc[("output", 1.0), ["reward", "skill"]].tolist() == [0, 0]
+    assert table.loc[("input", 0.5), ["reward", "forgetting"]].tolist() == [1, 2]
+    assert table.loc[("output", 0.5), ["reward", "forgetting"]].tolist() == [-1, 4]
+    assert table.loc[("output", 1.0), ["reward", "forgetting"]].tolist() == [0, 0]
 
 
 def test_searches_have_the_same_means_seeds_and_ends() -> None:
-    searches = [("hma", 3), ("hma", 6), ("adamerging", 9)]
     extra = row(0, "rsf", 99, 1, method="average", alpha=0.1, rounds=2)
-    points = pd.concat([POINTS, pd.DataFrame([extra])])
-    table = figures.table(figures.search_fronts(points, searches))
+    table = figures.table(figures.search_fronts(pd.concat([POINTS, pd.DataFrame([extra])])))
     assert set(table["mean"]) == {0, 0.5, 1}
     assert set(table["seeds"]) == {2}
-    own = table[table["method"].eq("hma") & table["blocks"].eq(3)]
-    assert own[["reward", "skill"]].to_numpy().tolist() == [[0, 81], [3, 77], [4, 61]]
-    figure = figures.search_fronts(POINTS, [("hma", 3)], ["skill", "reading", "commonsense"])
-    assert sum(axes.get_visible() for axes in figure.axes) == 3
-
-
-def test_more_blocks_are_compared_at_the_same_mean() -> None:
-    table = figures.table(figures.ablation(POINTS)).set_index("blocks")
-    expected = {1: (0, 0), 3: (0, 1), 6: (0.5, 0), 9: (0.5, -1)}
-    for blocks, values in expected.items():
-        assert tuple(table.loc[blocks, ["reward", "skill"]]) == pytest.approx(values)
-
-
-def test_ratios_are_read_seed_by_seed() -> None:
-    table = figures.table(figures.recorded_ratios(POINTS)).set_index(["seed", "block"])["ratio"]
-    assert table[1].tolist() == pytest.approx([0.8, 0.5, 0.2])
-    released = figures.table(figures.recorded_ratios(POINTS, "hma_released"))
-    assert released["ratio"].tolist() == [0.51, 0.5, 0.49] * 2  # what is fixed is no block
-
-
-def test_the_steps_of_a_search_are_a_table() -> None:
-    path = figures.table(figures.ratio_path(PATH, 0.5, caption=CAPTION))
-    assert path.iloc[-1].tolist() == [1, 1.5, 0.7, 0.1, 0.7]
+    assert sorted(set(table["blocks"])) == [1, 3, 6, 9]
+    own = table[table["blocks"].eq(3)]
+    assert own[["reward", "forgetting"]].to_numpy().tolist() == [[0, 81], [3, 77], [4, 61]]
 
 
 # --- remedies and weights ------------------------------------------------------------------------
@@ -352,11 +330,15 @@ def test_the_distances_of_three_tokens_by_hand() -> None:
 # --- theory and verdicts -------------------------------------------------------------------------
 
 
-def test_gains_and_limit_by_hand() -> None:
+def test_gains_and_shares_by_hand() -> None:
     gains = figures.table(drawn("effectiveness")).set_index("shared")
     assert gains.loc[0, ["gain", "repeats"]].tolist() == [11, 2]
     assert gains.loc[0, "gain_low"] == pytest.approx(11 - T_1, abs=1e-3)
-    assert figures.table(drawn("limit")).loc[0, ["accuracy", "error"]].tolist() == [77, -5]
+    # 3 of 4 in reward; 5 of 20 points that were lost
+    shares = figures.table(figures.shares_along(POINTS)).set_index("alpha")
+    assert shares.loc[0.5, ["reward", "tax"]].tolist() == [75, 25]
+    ways = figures.table(drawn("ways"))
+    assert ways["loss"].tolist() == [2, 1, 1, 3]
 
 
 def test_verdicts_as_a_table_and_as_a_forest() -> None:

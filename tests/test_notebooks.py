@@ -20,6 +20,7 @@ from alignment_tax.notebooks import (
     run_course,
 )
 from alignment_tax.results.recorded import recorded
+from alignment_tax.stats import claims
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]
@@ -141,8 +142,6 @@ BY_HAND = (
     # five standard errors of a difference of two shares of 2000 draws or more
     ("10", "hand_accuracy", "library_accuracy", 0.05),
     ("11", "objective_by_hand", "objective_of_library", 1e-4),
-    # points of skill; by hand a curve is cut into steps
-    ("11", "gap_at_equal_reward_by_hand", "gap_at_equal_reward_of_library", 0.05),
 )
 NEXT_TO_NOTHING = (
     ("01", "log_likelihood_gap", 1e-3),
@@ -152,9 +151,10 @@ NEXT_TO_NOTHING = (
     ("06", "kl_estimator_gap", 1e-6),
     ("09", "by_hand_against_library_at_half", 1e-6),
     ("09", "by_hand_minus_library_forgetting", 0.5),
-    # the vectors written out are the votes, counted twice and four times
-    ("10", "outputs_count_shared_twice", 1e-9),
-    ("10", "weights_count_shared_four_times", 1e-9),
+    # the vectors written out are the votes, counted by (1 - alpha)^2, 1 and alpha^2
+    ("10", "counts_against_vectors", 1e-9),
+    # another numbering of the hidden units, the same model
+    ("10", "renumbering_changes_logits_by", 1e-2),
     ("11", "softmax_ratios_against_hand", 1e-9),
 )
 TRUE = (
@@ -304,36 +304,33 @@ def test_09_the_front_and_its_ends(course, records):
 
 
 @pytest.mark.notebooks
-def test_10_averaged_weights_are_not_what_the_printed_formula_describes(records):
+def test_10_averaged_weights_lie_on_the_way_and_can_be_broken(records):
+    # the library's bend of the recorded run, over the seeds that have RSF
+    found = claims.read("tiny").set_index("id")["difference"]
+    for score, value in records["bends"].items():
+        if f"bend.rsf.{score}" in found:
+            assert value == pytest.approx(found[f"bend.rsf.{score}"], abs=1e-9)
+    # a theorem for averaged outputs: a loss is convex in the logits
+    assert all(sag > -1e-6 for way, sag in records["loss_sags"].items() if "outputs" in way)
+    right = records["right_half_way"]
+    assert right["renumbered"] < right["weights"]
+    assert records["counts_half_way"] == pytest.approx([1, 4, 1])
     outputs, weights = records["gain_of_outputs_by_overlap"], records["gain_of_weights_by_overlap"]
     assert outputs["0"] == weights["0"] > 10
     assert outputs["20"] == weights["20"] == 0
     # worked out from 200,000 draws: +7.6 and -0.7 points at half overlap
     assert outputs["10"] == pytest.approx(7.6, abs=2.5)
     assert weights["10"] == pytest.approx(-0.7, abs=2.5)
-    assert records["verdict_same_labels_gain_more_outputs"] == "holds"
-    assert records["verdict_printed_formula_averaged_weights"] == "opposite"
-    assert records["verdict_limit_describes_n_20"] == "opposite"
-    # ten statements, of which that on F_p is asked for few features and for many
-    assert len(records["agreement_with_paper"]) == 11
+    assert records["loss_with_different_labels"] < 0
 
 
 @pytest.mark.notebooks
 def test_11_ratios_by_hand_are_those_of_the_library(records):
-    # sigmoids 0.8, 0.4, 0.4 at alpha 0.2: 0.1, 0.05, 0.05 as printed, 0.3, 0.15, 0.15 as meant
-    assert records["mean_of_eq11_as_printed"] == pytest.approx(0.2 / 3)
-    assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)
     assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
-    before, after = records["objective_before_and_after_one_pass"]
-    assert before == pytest.approx(records["objective_equal"], abs=1e-5)
+    before, after = records["objective_before_and_after"]
+    found = records["objective_by_search"]
+    assert before == pytest.approx(found["equal"], abs=1e-5)
     assert after < before
-    # no search ends above where it began: that point is among those it chooses from
-    assert max(records["objective_by_search"].values()) <= records["objective_equal"] + 1e-6
-    assert records["mean_ratio_as_printed"] == pytest.approx(0.2 / 3)
-    assert records["mean_ratio_with_alpha_turned"] == pytest.approx(0.8)
-    # 21 linear layers in a block of three, and Adam steps about as far each time
-    assert 10 < records["score_moves_times_with_repeated_parameters"] < 40
-    ahead = records["searches_ahead_of_averaging"]
-    surely = records["searches_ahead_allowing_for_many_looks"]
-    assert set(surely) <= set(ahead) <= set(records["verdict_searches_at_equal_reward"])
-    assert set(records["agreement_with_paper"].values()) <= set(VERDICTS)
+    assert found["grid"] <= found["equal"] + 1e-6  # which is a point of the grid
+    assert set(records["parts_minus_aligned"]) == {"input", "middle", "output"}
+    assert len(records["verdict_of_the_table"]) <= 10

@@ -116,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", help=names)
     option("folder", type=path, help="a folder data/results/<preset> from elsewhere")
     command(do_report, "report")
+    option = command(do_figures, "figures --out signature.png").add_argument
     option("--points", type=path, help="default data/results/tiny/points.csv")
     option("--out", type=new_file, help="the README's figure; default data/results/signature.png")
     option = command(do_outputs, "outputs runs/tiny-seed0").add_argument

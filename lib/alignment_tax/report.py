@@ -190,16 +190,18 @@ def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
         ),
         "A ratio per block": (
             "HMA (heterogeneous model averaging) is the paper's search for a ratio for each block "
-            "of layers; Eq. 11 is its way from free numbers to ratios, AdaMerging a search that is "
-            "given labelled reading items (chapter 11). Every search against plain averaging at "
-            "the same mean ratios.",
-            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")],
+            "of layers (chapter 11); Eq. 11 is its way from free numbers to ratios, AdaMerging a "
+            "search that is given labelled reading items. Every search, and ratios set by hand, "
+            "against plain averaging at the same mean ratios.",
+            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")]
+            + ["hma_vs_average.", "hma_k9_vs_k3.", "pattern."],
         ),
         "One third of the layers": (
             "One third of the layers averaged with theta_0 and the others left aligned (chapter "
             "11): does the input part raise both reward and skill above the aligned model's, as "
             "the paper reports?",
-            ["part.input.", "part.dpo.input.", "part.ppo.input."],
+            [f"part.{own}{part}." for own in ("", "dpo.", "ppo.")
+             for part in ("input", "middle", "output")],
         ),
     }  # fmt: skip
     page = [
