@@ -31,7 +31,8 @@ from alignment_tax import settings
 from alignment_tax.merge.hma import ReplyLikelihood, grid_search, learn_ratios, softmax_ratios
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, inspect, treat, treatments
+from alignment_tax.mitigate import REMEDIES, Setting, distil, distil_along, treat, treatments
+from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import RewardModel, closed_ids, measured, save_policy, score_replies
 from alignment_tax.pipeline.stages.ratios import numbers as ratio_numbers
 from alignment_tax.pipeline.study import Study
@@ -270,7 +271,10 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     Every remedy is trained at the middle of its strengths, those that collect along the plain run
     all in one ("along"); those that rework its outcome need no run. RSF is there before.
     """
-    setting = inspect.setting(study)
+    assert study.preset.distil is not None
+    texts = study.replay_documents(), study.replay_documents(evaluated_formats=False)
+    numbers = (study.pool(), study.preset.distil, study.seed)
+    setting = Setting(*study.policy("sft"), *numbers, *texts, tiny_reported())
     strengths = {grid.method: grid.strengths for grid in study.preset.remedies}
     along = [name for name in strengths if REMEDIES[name].when == "along"]
     riding = [(name, strength) for name in along for strength in strengths.pop(name)]
