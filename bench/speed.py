@@ -273,8 +273,9 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     """
     assert study.preset.distil is not None
     texts = study.replay_documents(), study.replay_documents(evaluated_formats=False)
-    numbers = (study.pool(), study.preset.distil, study.seed)
-    setting = Setting(*study.policy("sft"), *numbers, *texts, tiny_reported())
+    theta_0, tokenizer = study.policy("sft")
+    numbers = study.preset.distil, study.seed
+    setting = Setting(theta_0, tokenizer, study.pool(), *numbers, *texts, tiny_reported())
     strengths = {grid.method: grid.strengths for grid in study.preset.remedies}
     along = [name for name in strengths if REMEDIES[name].when == "along"]
     riding = [(name, strength) for name in along for strength in strengths.pop(name)]

@@ -33,7 +33,7 @@ FLOORS = (
     ("mitigate",),
     ("stats",),
     ("pipeline", "figures"),
-    ("notebooks", "report", "widgets"),
+    ("exercises", "notebooks", "report", "widgets"),
     ("cli",),
     ("__main__",),
 )

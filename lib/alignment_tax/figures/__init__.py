@@ -23,7 +23,7 @@ _NAMES = {
     "which_weights",
     "figures.remedies": "live_remedies penalty_distances remedy_fronts",
     "figures.theory": "effectiveness limit",
-    "figures.verdicts": "forest rivals verdict_markdown verdict_style",
+    "figures.verdicts": "forest verdict_markdown verdict_style",
     "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",

@@ -60,9 +60,7 @@ def penalty_distances() -> Figure:
     }
     figure, [line] = style.panels(1, 2, (style.PANELS[0], 4.6), sharey=True, ylabel="price")
     titles, parts = ("θ drops the second token", "θ says the rare third token"), []
-    for axes, (panel, (student, tokens)), title in zip(
-        line, students.items(), titles, strict=True
-    ):
+    for axes, (panel, (student, tokens)), title in zip(line, students.items(), titles, strict=True):
         q = np.stack(tokens, axis=1)
         ratio = np.log(p) - np.log(q)
         prices = {"forward": (p * ratio).sum(axis=1), "reverse": (-q * ratio).sum(axis=1)}
