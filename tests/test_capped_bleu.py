@@ -96,12 +96,6 @@ def test_measures_and_mean_skill_by_hand():
     assert found.loc["b", ["words", "reference_words"]].tolist() == [31 / 4, 8]
     capped = capped_bleu(items[(items["key"] == "b") & (items["slot"] == "bleu")])
     assert found.loc["b", "capped"] == pytest.approx(capped)
-    points = talk.with_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
-    assert points["translation"].tolist() == pytest.approx([100, capped])
-    assert points["skill"].tolist() == pytest.approx([250 / 3, (150 + capped) / 3])
-    beside = talk.add_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
-    assert beside["translation"].tolist() == [50, 50]
-    assert beside["capped_skill"].tolist() == points["skill"].tolist()
 
 
 def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():

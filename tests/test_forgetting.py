@@ -197,7 +197,7 @@ def test_two_algorithms_are_compared_at_the_same_kl(points):
 
 
 def test_the_share_of_a_tax_is_given_only_where_there_is_one(points):
-    halved = points.assign(capped_skill=80 - (80 - points["skill"]) / 2)
+    halved = points.assign(forgetting=80 - (80 - points["skill"]) / 2)
     assert forgetting.share_kept(halved, "ppo") == pytest.approx((0.5, 0.5, 0.5))
     # over two seeds 10 and 12 points are not shown to be more than none
     assert forgetting.share_kept(halved, "rsf") is None
