@@ -40,6 +40,13 @@ def test_an_answer_is_diagnosed_and_used_only_if_it_is_right(capsys, yours, said
     assert lines[1].endswith("yours." if said == "right" else "the function of the library.")
 
 
+def test_nothing_may_be_the_right_answer(capsys):
+    none = [((0,), 0), ((1,), None)]
+    assert exercises.check(lambda n: 0 if n == 0 else None, none, hint="")
+    assert not exercises.check(lambda n: None, none, hint="")
+    assert "not solved yet" in capsys.readouterr().out
+
+
 def test_lists_with_holes_and_words_are_compared():
     assert exercises.same([1, None], [1.0001, None])
     assert not exercises.same([1, None], [None, 1])
