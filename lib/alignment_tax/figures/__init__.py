@@ -13,14 +13,14 @@ from typing import Any
 _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
     "figures.words": "caption_line groups_caption run_caption",
-    "figures.pareto": "front fronts signature",
+    "figures.pareto": "front fronts kept signature",
+    "figures.pipeline": "pipeline",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
     "reward_hacking reward_histogram rsf_rounds",
     "figures.skills": "alpha_curves learning_curves skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
     "over_optimisation ppo_runs razor",
-    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "
-    "which_weights",
+    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex",
     "figures.remedies": "live_remedies penalty_distances remedy_fronts",
     "figures.theory": "effectiveness limit",
     "figures.verdicts": "forest verdict_markdown verdict_style",

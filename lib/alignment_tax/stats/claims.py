@@ -119,6 +119,12 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
+def _bend(rows: Selection, claim: Claim) -> Gaps:
+    """How far averages lie above the straight line from theta_0 to the aligned model."""
+    curves = rows.curve(claim.a, rows.ratios(claim.a)).items()
+    return {s: pareto.bend([0, *c["alpha"].iloc[1:-1], 1], c[claim.score]) for s, c in curves}
+
+
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": _difference,
     "equal_reward": partial(_equal, axis="reward"),
@@ -126,6 +132,7 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
+    "bend": _bend,
 }
 
 
@@ -178,7 +185,8 @@ def versus(
         points: The columns of points.csv, one study.
         a, b: See `results.select`.
         score: skill, a family, reward, gold, or another column of numbers.
-        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha or off_curve.
+        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha, off_curve
+            or bend.
         direction: +1 if the claim is that a has more, -1 if less.
 
     Raises:
