@@ -255,11 +255,16 @@ def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int)
 def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
     points = figure_points(2, "remedies")
     fewer = points[(points["method"] != "bema") | (points["seed"] < 1)]
-    figure = figures.remedy_fronts(fewer, ("translation", "skill"))
+    figure = figures.remedy_fronts(fewer, "translation")
     table = figures.table(figure).set_index(["kind", "method"]).sort_index()
     assert set(table.loc["moving averages", "seeds"]) == {1}
     assert set(table.loc["grafts", "seeds"]) == {2}
-    assert (table.loc[("grafts", "theta_0"), "reward"] == 0).all()
+    assert (table.loc[("grafts", "theta_0"), ["reward", "translation"]] == 0).all().all()
+    # (4, 61) of theta_0's (0, 80)
+    assert table.loc[("grafts", "distil"), "translation"] == -19
+    own = figures.table(figures.remedy_fronts(points, methods=["l2", "lora"]))
+    assert set(own["kind"]) == {"penalties on weights", "low rank"}
+    assert "kd" not in set(own["method"])
     for said in ("moving averages, seed 0", "\ngrafts\n", "fewer where a panel says so"):
         assert said in words(figure)
 

@@ -249,13 +249,13 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
             f"by seed. alpha is the weight of the aligned model. {VERDICTS_SAY}",
             "Remedies are compared in the paper's distillation style: theta_0 is finetuned once on "
             "the best-of-n samples of the same RSF run, in as many steps for all. Their curves run "
-            "from theta_0 over the strengths to the plain run without a remedy (that of LoRA and "
-            "BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and skill "
-            f"{where['skill']:g}; of two curves the finer one is thinned to as many points as the "
-            "other has.",
+            "from theta_0 over the strengths to the distilled run without a remedy (that of LoRA "
+            "and BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and "
+            f"skill {where['skill']:g}; of two curves the finer one is thinned to as many points "
+            "as the other has.",
             "Every remedy beside the averages of the distilled run, a panel for each kind, with "
             "means and intervals over the seeds that all curves of the panel have.",
-            f"![Mean skill against reward, a curve for every remedy]({REMEDIES_FIGURE})",
+            f"![Skill with format forgiven against reward, every remedy]({REMEDIES_FIGURE})",
             "## Methods against the average of the distilled run",
             table(DISTILLED_AVERAGE),
             "## Methods against the average of RSF itself",
