@@ -33,7 +33,7 @@ FLOORS = (
     ("mitigate",),
     ("stats",),
     ("pipeline", "figures"),
-    ("notebooks", "prose", "widgets"),
+    ("exercises", "notebooks", "prose", "widgets"),
     ("report",),
     ("cli",),
     ("__main__",),

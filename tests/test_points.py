@@ -11,7 +11,6 @@ from alignment_tax.results.points import (
     by_round,
     curve_rows,
     missing,
-    own_rows,
     present,
     shared,
     start,
@@ -29,13 +28,6 @@ def test_what_is_recorded_of_the_algorithms() -> None:
         start(points[points["algorithm"] != "sft"], "skill")
     apart = points[(points["seed"] == 0) | (points["algorithm"] != "ppo")]
     assert set(shared(apart)["seed"]) == {0}
-
-
-def test_a_chapter_compares_its_own_rows() -> None:
-    points = made_up_points()
-    own = own_rows(points, ["l2"])
-    assert set(own["method"]) == {"none", "average", "distil", "distil+average", "l2"}
-    assert set(own["algorithm"]) == {"base", "sft", "rsf", "rsf_random"}
 
 
 def test_a_remedy_inside_the_rounds_ends_at_rsf() -> None:
