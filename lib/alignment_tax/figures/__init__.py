@@ -16,9 +16,8 @@ _NAMES = {
     "figures.pareto": "front fronts remedy_fronts signature",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
     "reward_hacking reward_histogram rsf_rounds",
-    "figures.skills": "alpha_curves learning_curves skills_bar tax_bars",
-    "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
-    "over_optimisation ppo_runs razor",
+    "figures.skills": "alpha_curves learning_curves lost_items skills_bar tax_bars",
+    "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
     "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex "
     "which_weights",
     "figures.remedies": "family_changes live_fronts penalty_combined penalty_doses penalty_effects "

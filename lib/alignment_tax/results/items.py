@@ -167,12 +167,16 @@ def pair_scores(
     return list(map(own, first)), list(map(own, second))
 
 
-def right(items: pd.DataFrame) -> Array:
-    """Return whether each item is right (n,): half the credit or more; a translation every word."""
-    whole = (items["length"] == items["reference_length"]).to_numpy()
+def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
+    """Return whether each item is right (n,): half the credit or more; a translation every word.
+
+    As written, or with format forgiven.
+    """
+    of, value = ("cut_", "forgiven") if forgiven else ("", "value")
+    whole = (items[f"{of}length"] == items[f"{of}reference_length"]).to_numpy()
     for n in ORDERS:
-        whole = whole & (items[f"matches_{n}"] == items[f"ngrams_{n}"]).to_numpy()
-    return np.where((items["slot"] == "bleu").to_numpy(), whole, (items["value"] >= 0.5).to_numpy())
+        whole = whole & (items[f"{of}matches_{n}"] == items[f"{of}ngrams_{n}"]).to_numpy()
+    return np.where((items["slot"] == "bleu").to_numpy(), whole, (items[value] >= 0.5).to_numpy())
 
 
 def goes_on(items: pd.DataFrame) -> Array:

@@ -6,19 +6,21 @@ numbers of n-grams and the length: an upper bound of the BLEU of a text that is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.results.points import SETTING
 from alignment_tax.results.select import Selection
 from alignment_tax.stats.compare import summarise
 
 MODEL = ["seed", "key"]
-#: What `measures` says of a model: two scores, three shares in percent and two numbers of words.
-MEASURES = ("bleu", "capped", "begins_right", "exact", "longer", "words", "reference_words")
+#: What `measures` says of a model: BLEU as written, of translations cut where their sentence ends,
+#: and of translations cut anywhere, at best.
+MEASURES = ("bleu", "cut", "capped")
 
 
 def translations(items: pd.DataFrame) -> pd.DataFrame:
@@ -29,25 +31,17 @@ def translations(items: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _bleu(rows: pd.DataFrame) -> float:
-    return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
+def _bleu(rows: pd.DataFrame, counts: Sequence[str] = BLEU_COLUMNS) -> float:
+    return corpus_bleu(rows[list(counts)].to_numpy(dtype=float))
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
     found = []
     for (seed, key), model in translations(items).groupby(MODEL, observed=True):
-        exact, on = right(model), goes_on(model)
-        scores = {
-            "bleu": _bleu(model),
-            "capped": capped_bleu(model),
-            "begins_right": 100 * float((exact | on).mean()),
-            "exact": 100 * float(exact.mean()),
-            "longer": 100 * float((model["length"] > model["reference_length"]).mean()),
-            "words": float(model["length"].mean()),
-            "reference_words": float(model["reference_length"].mean()),
-        }
-        found.append({"seed": int(str(seed)), "key": str(key), **scores})
+        scores = (_bleu(model), _bleu(model, CUT_COLUMNS), capped_bleu(model))
+        named = {"seed": int(str(seed)), "key": str(key)}
+        found.append(named | dict(zip(MEASURES, scores, strict=True)))
     return pd.DataFrame(found)
 
 
