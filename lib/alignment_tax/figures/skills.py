@@ -211,6 +211,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
     }
     figure, [[axes]] = panels(size=(style.WIDE[0], 4.6))
     draw.bars(axes, lost, "name", "kind", "share", looks, across=True, stacked=True)
+    axes.margins(x=0.05)
     axes.set_xlabel("items that were right before RLHF and are not after it, % of all")
     return finish(figure, "What was lost, item by item", caption, lost, legend_columns=2)
 

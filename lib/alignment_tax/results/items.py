@@ -172,11 +172,20 @@ def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
 
     As written, or with format forgiven.
     """
-    of, value = ("cut_", "forgiven") if forgiven else ("", "value")
-    whole = (items[f"{of}length"] == items[f"{of}reference_length"]).to_numpy()
+    cut, value = ("cut_", "forgiven") if forgiven else ("", "value")
+    whole = (items[f"{cut}length"] == items[f"{cut}reference_length"]).to_numpy()
     for n in ORDERS:
-        whole = whole & (items[f"{of}matches_{n}"] == items[f"{of}ngrams_{n}"]).to_numpy()
+        whole = whole & (items[f"{cut}matches_{n}"] == items[f"{cut}ngrams_{n}"]).to_numpy()
     return np.where((items["slot"] == "bleu").to_numpy(), whole, (items[value] >= 0.5).to_numpy())
+
+
+def sort_losses(before: Array, after: Array, after_forgiven: Array) -> tuple[Array, Array]:
+    """Return which items were lost to format, and which were forgotten, from whether each is right.
+
+    `after_forgiven` says whether it is right after training with format forgiven.
+    """
+    lost = before & ~after
+    return lost & after_forgiven, lost & ~after_forgiven
 
 
 def goes_on(items: pd.DataFrame) -> Array:

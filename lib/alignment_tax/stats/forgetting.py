@@ -41,6 +41,11 @@ def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataF
     return keyed[0].merge(found, on=by, how="left", validate="one_to_one")
 
 
+def own_share(rsf: np.ndarray, control: np.ndarray) -> float:
+    """Return the share of RSF's mean change, by seed, that goes beyond its control's."""
+    return float(1 - np.mean(control) / np.mean(rsf))
+
+
 @dataclass(frozen=True)
 class Fit:
     """The least-squares curve level (1 - exp(-x / scale)) through theta_0, and its R squared."""
