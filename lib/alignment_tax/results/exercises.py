@@ -31,9 +31,8 @@ def checked(
 
 def _told(attempt: Callable[[], Any], right: ArrayLike, hints: Mapping[str, ArrayLike]) -> str:
     try:
-        got = attempt()
-        missing = got is None or any(each is None for each in np.ravel(np.array(got, dtype=object)))
-        found = None if missing else np.asarray(got, dtype=float)
+        parts = _parts(attempt())
+        found = None if any(each is None for each in parts) else _numbers(parts)
     except Exception as error:
         return f"not yet: {type(error).__name__}: {error}"
     if found is None:
@@ -41,9 +40,25 @@ def _told(attempt: Callable[[], Any], right: ArrayLike, hints: Mapping[str, Arra
     if _same(found, right):
         return ""
     known = [hint for hint, wrong in hints.items() if _same(found, wrong)]
-    return known[0] if known else f"not yet: {found.tolist()}, and not {np.asarray(right).tolist()}"
+    wanted = _numbers(_parts(right))
+    return known[0] if known else f"not yet: {_said(found)}, and not {_said(wanted)}"
+
+
+def _parts(value: Any) -> list[Any]:
+    """Return what lists and tuples hold, however deep."""
+    if isinstance(value, (list, tuple)):
+        return [part for each in value for part in _parts(each)]
+    return [value]
+
+
+def _numbers(parts: list[Any]) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(each, dtype=float)) for each in parts])
 
 
 def _same(found: np.ndarray, other: ArrayLike) -> bool:
-    wanted = np.asarray(other, dtype=float)
+    wanted = _numbers(_parts(other))
     return found.shape == wanted.shape and np.allclose(found, wanted, rtol=1e-3, atol=2e-3)
+
+
+def _said(numbers: np.ndarray) -> str:
+    return ", ".join(f"{each:.4g}" for each in numbers)
