@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics, capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.stats import capped_bleu as talk
 
@@ -19,6 +19,8 @@ def items_of(said, reference=REFERENCE, seed=0):
     return pd.DataFrame(
         {"seed": seed, "key": key, "slot": "bleu", "item": item, "value": float("nan")}
         | dict(zip(BLEU_COLUMNS, bleu_statistics(reference, text), strict=True))
+        # cut where the reference ends
+        | dict(zip(CUT_COLUMNS, bleu_statistics(reference, text[: len(reference)]), strict=True))
         for key, texts in said.items()
         for item, text in enumerate(texts)
     )
@@ -84,35 +86,17 @@ def points_of(*models):
     )  # fmt: skip
 
 
-def test_measures_and_mean_skill_by_hand():
-    said = {"a": [REFERENCE] * 4, "b": [REFERENCE, *[f"{REFERENCE} let me know"] * 2, "no"]}
-    items = items_of(said)
+def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
+    said = [{"a": [REFERENCE] * 4}, {"a": [f"{REFERENCE} let me know"] * 4}]
+    items = pd.concat([items_of(each, seed=seed) for seed, each in enumerate(said)])
     # another slot is no translation
     items = pd.concat([items, items.iloc[:1].assign(slot="span")], ignore_index=True)
-    found = talk.measures(items).set_index("key")
-    assert found.loc["a", ["begins_right", "exact", "longer", "words"]].tolist() == [100, 100, 0, 8]
-    # 8 + 11 + 11 + 1 words in four translations
-    assert found.loc["b", ["begins_right", "exact", "longer"]].tolist() == [75, 25, 50]
-    assert found.loc["b", ["words", "reference_words"]].tolist() == [31 / 4, 8]
-    capped = capped_bleu(items[(items["key"] == "b") & (items["slot"] == "bleu")])
-    assert found.loc["b", "capped"] == pytest.approx(capped)
-    points = talk.with_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
-    assert points["translation"].tolist() == pytest.approx([100, capped])
-    assert points["skill"].tolist() == pytest.approx([250 / 3, (150 + capped) / 3])
-    beside = talk.add_capped(points_of(("sft", 0, "a"), ("rsf", 1, "b")), items)
-    assert beside["translation"].tolist() == [50, 50]
-    assert beside["capped_skill"].tolist() == points["skill"].tolist()
-
-
-def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
-    said = [{"a": [REFERENCE] * 4}, {"a": [REFERENCE, REFERENCE, "no", "no"]}]
-    items = pd.concat([items_of(each, seed=seed) for seed, each in enumerate(said)])
     one = points_of(("sft", 0, "a"))
     [row] = talk.table(pd.concat([one, one.assign(seed=1)]), items).to_dict("records")
-    # 100 and 50: mean 75, standard error 25, t quantile 12.706
-    assert row["exact"] == 75
-    assert row["exact_low"] == pytest.approx(75 - 12.706 * 25, abs=0.01)
-    assert row["exact_high"] == pytest.approx(75 + 12.706 * 25, abs=0.01)
+    assert row["bleu"] == pytest.approx((100 + 67.87) / 2, abs=0.01)
+    assert row["cut"] == row["capped"] == pytest.approx(100)
+    # the t quantile of two seeds is 12.706, over half of their difference
+    assert row["bleu_low"] == pytest.approx(row["bleu"] - 12.706 * (100 - 67.87) / 2, abs=0.1)
 
 
 def test_a_model_without_translations_is_refused():

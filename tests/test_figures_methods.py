@@ -13,7 +13,6 @@ from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
 from alignment_tax.figures.weights import strokes
 from alignment_tax.stats import compare
-from alignment_tax.stats.forgetting import forgetting
 
 CAPTION = "this run: tiny, seed 0"
 POINTS = figure_points(2, "remedies", "ratios", "algorithms")
@@ -57,8 +56,8 @@ def effects(*methods: str) -> pd.DataFrame:
 
 RUNS, AVERAGES = effects("distil", "l2"), effects("distil+average")
 HALF = effects("l2").assign(method="l2+average", alpha=0.5, gain=1.0, change=-1.0)
-LOG = pd.DataFrame({"iteration": [1, 2], "reward": [1.0, 2.0], "kl": [0.0, 0.5],
-                    "reply_length": [9.0, 8.0], "finished": [1.0, 0.5]})  # fmt: skip
+LOST = pd.DataFrame({"name": ["span", "span"], "kind": ["format", "forgotten"],
+                     "share": [3.0, 1.0]})  # fmt: skip
 USE = pd.DataFrame({"strength": [0.0, 1.0, 1.0, 1.0], "tokens": [50.0, 50.0, 120.0, 30.0],
                     "family": ["reply", "reply", "span", "statement"]})  # fmt: skip
 WALK = pd.DataFrame({"step": [1, 2, 3], "trained": [5.0, 10.0, 15.0], "EMA": [2.5, 6.25, 10.5]})
@@ -84,7 +83,7 @@ SHARES = pd.DataFrame({"steps": [0.5, 2.0], "share": [25.0, 75.0]})
 
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
-    "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "skill"),
+    "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
     "which_weights": (figures.which_weights, [with_subsets()], "reward"),
     "penalty_doses": (lambda p: figures.penalty_doses(p, METHODS), [POINTS], "skill"),
     "remedy_panels": (lambda p, own: figures.remedy_panels(p, METHODS, live=own), [POINTS, live()],
@@ -104,8 +103,8 @@ FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
     "path_lengths": (partial(figures.path_lengths, caption=CAPTION), [WALK], "trained"),
     "graft_masks": (partial(figures.graft_masks, caption=CAPTION), [NORMS, MASKS], "random"),
     "same_norm": (partial(figures.same_norm, caption=CAPTION), [GRAFTS], "norm"),
-    "razor": (partial(figures.razor, caption=CAPTION), [forgetting(POINTS)], "tax"),
-    "ppo_runs": (lambda log: figures.ppo_runs({"a": log, "b": log}, CAPTION), [LOG], "kl"),
+    "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
+    "lost_items": (partial(figures.lost_items, caption=CAPTION), [LOST], "share"),
     "effectiveness": (partial(figures.effectiveness, caption=CAPTION), [GAINS, FORMULAS], "p"),
     "limit": (partial(figures.limit, caption=CAPTION), [LIMIT], "predicted"),
     "ratio_path": (partial(figures.ratio_path, alpha=0.5, caption=CAPTION), [PATH], "full"),
@@ -166,9 +165,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: figures.best_of_n(np.zeros(3), caption=CAPTION), "a matrix"),
     (lambda: figures.reward_histogram(np.array([]), np.ones(1), caption=CAPTION), "nothing to dr"),
     (lambda: style.look_of("rsf", "magic"), "'magic'"),
-    (lambda: figures.algorithm_tax(POINTS[POINTS["algorithm"] == "sft"]), "there are none"),
+    (lambda: figures.taxes(POINTS[POINTS["algorithm"] == "sft"], ["rsf"]), "there are no rounds"),
     (lambda: figures.kl_penalty(POINTS, own=0.1), "none is recorded"),
-    (lambda: figures.ppo_runs({}, CAPTION), "1 to 5 runs"),
     (lambda: figures.part_curves(POINTS[POINTS["part"] != "middle"]), "the middle part"),
     (lambda: figures.part_curves(POINTS, algorithms=("dpo",)), "--methods dpo part"),
     (lambda: figures.search_fronts(POINTS, [("hma", 4)]), "no rows of 'hma' with K = 4"),
@@ -203,8 +201,8 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], object], message: str
 
 
 #: Drawn in the order that is given.
-ORDERED = {"forest", "rivals", "penalty_effects", "penalty_combined", "simplex", "ppo_runs",
-           "penalty_changes"}  # fmt: skip
+ORDERED = {"forest", "rivals", "penalty_effects", "penalty_combined", "simplex",
+           "lost_items", "penalty_changes"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ORDERED])
@@ -224,25 +222,28 @@ def test_the_order_of_rows_and_other_columns_change_nothing(name: str) -> None:
 
 def test_algorithms_by_hand() -> None:
     points = with_penalties()
-    rounds = figures.table(figures.algorithm_rounds(points)).set_index(["algorithm", "rounds"])
-    assert rounds.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4, 2, 61]
-    assert rounds.loc[("ppo", 0), ["reward", "skill"]].tolist() == [0, 81]
-    gao = figures.table(figures.over_optimisation(points)).set_index(["algorithm", "rounds"])
-    assert gao.loc[("dpo", 2), ["kl", "reward", "gold"]].tolist() == [2, 2, 1]
-    figure = figures.algorithm_tax(points)
+    points["reading_forgiven"] += 4 * (points["algorithm"] == "rsf")  # a fifth was format
+    rounds = figures.table(figures.rounds(points, ["rsf", "ppo"])).set_index(
+        ["algorithm", "rounds"]
+    )
+    assert rounds.loc[("rsf", 2), ["skill", "forgetting"]].tolist() == [-20, -20]
+    assert rounds.loc[("ppo", 0), "skill"] == 0
+    figure = figures.taxes(points, ["rsf", "ppo", "not recorded"])
     assert "RSF, family common sense, tax -20" in alt_text(figure)
-    tax = figures.table(figure).set_index(["algorithm", "family"])["tax"]  # a loss is negative
-    assert tax[[("rsf", "skill"), ("ppo", "reading")]].tolist() == [-20, -8]
+    tax = figures.table(figure).set_index(["way", "algorithm", "family"])["tax"]
+    assert tax["as written", "rsf", "reading"] == -20  # a loss is negative
+    assert tax["format forgiven", "rsf", "reading"] == -16
+    assert tax["format forgiven", "ppo", "reading"] == -8
     fronts = figures.table(figures.algorithm_fronts(points))
     half = fronts[(fronts["algorithm"] == "dpo") & (fronts["alpha"] == 0.5)].iloc[0]
-    assert half[["reward", "skill"]].tolist() == [0.8, 79]
+    assert half[["reward", "forgetting"]].tolist() == [0.8, 79]
 
 
 def test_a_coefficient_is_compared_on_the_seeds_that_have_it() -> None:
     points = with_penalties()
     table = figures.table(figures.kl_penalty(points, own=0.1))
     swept = table[table["method"] == "kl_coef"]
-    assert swept[["strength", "reward", "skill"]].to_numpy().tolist() == [
+    assert swept[["strength", "reward", "forgetting"]].to_numpy().tolist() == [
         [0, 6, 71], [0.1, 4, 73], [0.4, 1, 80],
     ]  # fmt: skip
     one = points[~((points["method"] == "kl_coef") & (points["seed"] == 1))]

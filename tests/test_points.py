@@ -10,9 +10,7 @@ from alignment_tax.results.points import (
     EVERYTHING,
     LINEAR,
     NotRecorded,
-    by_round,
     curve_rows,
-    missing,
     own_rows,
     present,
     shared,
@@ -24,10 +22,6 @@ from alignment_tax.results.points import (
 def test_what_is_recorded_of_the_algorithms() -> None:
     points = made_up_points()
     assert present(points) == ["rsf", "ppo"]
-    assert missing(points) == ["dpo", "rloo"]
-    assert by_round(points, "rsf", "skill").to_numpy().tolist() == [[80, 78, 70], [80, 77, 68]]
-    with pytest.raises(ValueError, match="no round of 'dpo'"):
-        by_round(points, "dpo", "skill")
     with pytest.raises(ValueError, match="no theta_0"):
         start(points[points["algorithm"] != "sft"], "skill")
     apart = points[(points["seed"] == 0) | (points["algorithm"] != "ppo")]

@@ -27,6 +27,7 @@ from alignment_tax.stats.compare import summarise
 ROUNDS = Look("as trained, round by round", style.BLACK, "s")
 AVERAGES = Look("average of θ₀ and the last round", style.BLUE, "o")
 LABELLED_ALPHAS = (0.2, 0.5, 0.8)
+CONTROLLED = ("rsf", "rsf_random")
 WAYS = ("as written", "format forgiven")  # the two ways in which a skill is scored
 
 
@@ -45,7 +46,9 @@ def _there(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 
 @style.in_style()
-def taxes(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -> Figure:
+def taxes(
+    points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
+) -> Figure:
     """Draw what algorithms cost in every family: as written left, with format forgiven right.
 
     `names` are words of the column algorithm; the last round of each counts.
@@ -78,7 +81,9 @@ def taxes(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) ->
 
 
 @style.in_style()
-def rounds(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -> Figure:
+def rounds(
+    points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
+) -> Figure:
     """Draw the change in mean skill over the rounds: as written, and with format forgiven."""
     names, values = _there(points, names), ["skill", "forgetting"]
     rows = select.change(_shared(points, values, names), values, "rounds")
@@ -186,6 +191,7 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
     The line is the best curve a (1 - exp(-x / b)) through theta_0 for all models, its R squared in
     the title. `kl` are the columns of kl.csv: without them only the direction of points.csv.
     """
+    select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"], "razor")
     rows = forgetting.forgetting(points, kl)
     xs = [name for name in forgetting.X_NAMES if rows[name].nunique() >= 4]  # what a fit needs
     if not xs:

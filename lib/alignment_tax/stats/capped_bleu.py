@@ -7,7 +7,6 @@ numbers of n-grams and the length: an upper bound of the BLEU of a text that is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -67,32 +66,20 @@ def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     return summarise(measured_points(points, items), SETTING, MEASURES)
 
 
-def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed how much of the lost translation is talk that follows a right answer.
+def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
+    """Return, by seed, which share of the lost translations is right and then goes on talking.
 
     Args:
         points: The columns of points.csv, one study.
         items: The recorded items.
-
-    Returns:
-        One row per seed with RSF (the index): lost (translations that RSF has no longer right),
-        goes_on (those of them that hold the right answer, and more), change in bleu, capped_bleu.
     """
-    selected, rows = Selection(points), []
+    selected, shares = Selection(points), {}
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
     for seed in ends[1].index.intersection(ends[0].index):
         of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
         before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
         lost = right(before) & ~right(after)
-        row: dict[str, Any] = {"seed": int(seed), "lost": lost.sum()}
-        row |= {"goes_on": (lost & goes_on(after)).sum(), "bleu": _bleu(after) - _bleu(before)}
-        rows.append(row | {"capped_bleu": capped_bleu(after) - capped_bleu(before)})
-    return pd.DataFrame(rows).set_index("seed")
-
-
-def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
-    """Return, by seed, which share of the lost translations is right and then goes on talking."""
-    counts = lost_translations(points, items)
-    if (counts["lost"] == 0).any():
-        raise ValueError(f"No translation was lost in seed {counts['lost'].idxmin()}.")
-    return counts["goes_on"] / counts["lost"]
+        if not lost.any():
+            raise ValueError(f"No translation was lost in seed {seed}.")
+        shares[seed] = (lost & goes_on(after)).sum() / lost.sum()
+    return pd.Series(shares, dtype=float)
