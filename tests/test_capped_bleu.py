@@ -86,22 +86,10 @@ def points_of(*models):
     )  # fmt: skip
 
 
-def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
-    said = [{"a": [REFERENCE] * 4}, {"a": [f"{REFERENCE} let me know"] * 4}]
-    items = pd.concat([items_of(each, seed=seed) for seed, each in enumerate(said)])
+def test_measures_of_each_model():
+    items = items_of({"a": [REFERENCE] * 4, "b": [f"{REFERENCE} let me know"] * 4})
     # another slot is no translation
     items = pd.concat([items, items.iloc[:1].assign(slot="span")], ignore_index=True)
-    one = points_of(("sft", 0, "a"))
-    [row] = talk.table(pd.concat([one, one.assign(seed=1)]), items).to_dict("records")
-    assert row["bleu"] == pytest.approx((100 + 67.87) / 2, abs=0.01)
-    assert row["cut"] == row["capped"] == pytest.approx(100)
-    # the t quantile of two seeds is 12.706, over half of their difference
-    assert row["bleu_low"] == pytest.approx(row["bleu"] - 12.706 * (100 - 67.87) / 2, abs=0.1)
-
-
-def test_a_model_without_translations_is_refused():
-    items = items_of({"a": [REFERENCE]})
-    with pytest.raises(ValueError, match="other"):
-        talk.measured_points(points_of(("sft", 0, "other")), items)
-    with pytest.raises(ValueError, match="left out"):
-        talk.measures(items.assign(slot="span"))
+    a, b = talk.measures(items).to_dict("records")
+    assert [a[name] for name in ("bleu", "cut", "capped")] == pytest.approx([100] * 3)
+    assert [b[name] for name in ("bleu", "cut", "capped")] == pytest.approx([67.87, 100, 100], 1e-3)
