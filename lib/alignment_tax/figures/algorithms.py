@@ -63,7 +63,7 @@ def taxes(
     long["way"] = np.where(long["score"].isin(families), WAYS[1], WAYS[0])
     table = summarise(long, ["way", "algorithm", "family"], ["tax"])
     lines = [FAMILY_NAMES[family] for family in ("skill", "commonsense", "reading", "translation")]
-    size = (style.PANELS[0], 2.4 + 1.1 * max(len(names), 2))
+    size = (style.PANELS[0], 2.6 + 0.75 * max(len(names), 2))
     label = "points since θ₀ (left of 0: lost)"
     figure, grid = style.panels(1, 2, size, sharex=True, sharey=True, xlabel=label)
     for axes, way in zip(grid.flat, WAYS, strict=True):
