@@ -19,7 +19,7 @@ LATER = {"remedy_fronts": "distil", "part_curves": "part"} | dict.fromkeys(
     ("search_fronts", "ablation", "recorded_ratios"), "hma"
 )
 #: Drawn of all rows where more than RSF is recorded.
-OF_ALL = ("algorithm_rounds", "algorithm_fronts", "algorithm_tax", "over_optimisation")
+OF_ALL = ("taxes", "rounds", "algorithm_fronts")
 
 
 def redraw_figures(
