@@ -33,7 +33,8 @@ FLOORS = (
     ("mitigate",),
     ("stats",),
     ("pipeline", "figures"),
-    ("notebooks", "report", "widgets"),
+    ("exercises", "notebooks", "prose", "widgets"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import sacrebleu
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS, FORGIVEN
 from alignment_tax.models import load_policy, save_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import (
@@ -36,6 +37,7 @@ from alignment_tax.skills import (
 )
 from alignment_tax.skills import scorer as scorer_module
 from alignment_tax.skills.decode import greedy_replies, log_likelihoods
+from alignment_tax.skills.scorer import first_line
 from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -173,8 +175,7 @@ def test_choices_are_those_of_a_bare_forward_pass(scores, tasks, tokenizer) -> N
         logits = model(prompt).logits[0, -1]
         answers = [tokenizer(choice)["input_ids"][0] for choice in doc["choices"]]
         expected.append(float(logits[answers].argmax() == doc["label"]))
-    assert scores.values()["one_hop"].tolist() == expected
-    assert scores.metrics["one_hop"] == pytest.approx(100 * np.mean(expected))
+    assert scores.values(forgiven=True)["one_hop"].tolist() == expected
     assert 0 < sum(expected) < 20
 
 
@@ -200,7 +201,9 @@ def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path)
     span = Scorer("tiny", None, 8, folder=tmp_path, without=others)
     scores = span.score(tiny_llama(), tokenizer)
     assert scores.values()["span"].tolist() == [0.0] * 5 + [1.0] * 11
-    assert scores.metrics == {"span": 100 * 11 / 16, "reading": 100 * 11 / 16}
+    same = 100 * 11 / 16
+    assert (scores.metrics["span"], scores.metrics["reading"]) == (same, same)
+    assert set(scores.metrics) == {"span", "reading", "reading_forgiven"}
 
 
 def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> None:
@@ -215,7 +218,8 @@ def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> Non
 
 def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
     m = scores.metrics
-    assert set(m) == {*SLOTS, *FAMILIES, "skill"}
+    assert set(m) == {*SLOTS, *FORGIVEN, *FORGIVEN.values()}
+    assert m["forgetting"] == pytest.approx(np.mean([m[FORGIVEN[f]] for f in FAMILIES]))
     four = (m["one_hop"] + m["two_hop"] + m["piqa_like"] + m["race_like"]) / 4
     assert m["commonsense"] == pytest.approx(four)
     assert m["reading"] == pytest.approx((m["span"] + m["counting"]) / 2)
@@ -272,14 +276,34 @@ def by_lm_eval(scorer: Scorer, model, tokenizer) -> pd.DataFrame:
     model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=scorer.batch_size)
     rows = []
     for slot, task in scorer.slots.items():
-        chosen = {"tasks": {task.name: scorer.tasks[task.name]}}
-        found = evaluate(model, chosen, limit=scorer.limit, bootstrap_iters=0)
+        definition = scorer.tasks[task.name]
+        found = evaluate(
+            model, {"tasks": {task.name: definition}}, limit=scorer.limit, bootstrap_iters=0
+        )
         for sample in found["samples"][task.name]:
             row = {"slot": slot, "item": sample["doc_id"], "fingerprint": sample["doc_hash"][:16]}
-            counts = bleu_statistics(*sample["bleu"]) if slot == "bleu" else [np.nan] * 10
-            row["value"] = np.nan if slot == "bleu" else float(sample[task.metric])
-            rows.append(row | dict(zip(BLEU_COLUMNS, counts, strict=True)))
+            nothing = dict.fromkeys((*BLEU_COLUMNS, *CUT_COLUMNS), np.nan)
+            value = forgiven = np.nan if slot == "bleu" else float(sample[task.metric])
+            if slot == "bleu":
+                reference, reply = sample["bleu"]
+                whole = bleu_statistics(reference, reply)
+                cut = bleu_statistics(reference, first_line(reply, reference, task.ends))
+                nothing = dict(zip(nothing, [*whole, *cut], strict=True))
+            elif task.said:
+                value = said(model, definition, sample["doc"])
+            else:
+                target = str(definition.doc_to_target(sample["doc"]))
+                reply = first_line(sample["resps"][0][0], target, task.ends)
+                forgiven = definition.process_results(sample["doc"], [reply])[task.metric]
+            rows.append(row | {"value": value, "forgiven": float(forgiven)} | nothing)
     return pd.DataFrame(rows)
+
+
+def said(model: HFLM, definition, doc) -> float:
+    """Whether lm-eval's own greedy reply to a question is the right choice, and nothing else."""
+    asked = (definition.doc_to_text(doc), {"until": [], "max_gen_toks": 4, "do_sample": False})
+    (reply,) = model.generate_until([Instance("generate_until", doc, asked, 0)], disable_tqdm=True)
+    return float(reply.strip() == definition.doc_to_choice(doc)[definition.doc_to_target(doc)])
 
 
 def damaged_base():
@@ -342,6 +366,60 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
             assert value == pytest.approx(each.sum().item(), abs=1e-4)
             assert greedy == bool((logits.argmax(-1) == wanted).all())
     assert found[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            GENERATION.replace('until: ["<eos>"], ', "until: [], "),
+            "does not say where a reply ends",
+        ),
+        (
+            GENERATION.replace("doc_to_target: answer", 'doc_to_target: "{{{{question[:0]}}}}"'),
+            "a text",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_scored_is_refused_by_name(text, message, tasks, tokenizer, tmp_path):
+    shutil.copy(tasks / "utils.py", tmp_path)
+    task = "tiny_span"
+    filled = text.format(task=task, metric="exact_match", aggregation="mean")
+    (tmp_path / f"{task}.yaml").write_text(filled)
+    others = tuple(slot for slot in SLOTS if slot != "span")
+    with pytest.raises(SkillsError, match=f"{task}.*{message}"):
+        Scorer("tiny", 2, 8, folder=tmp_path, without=others).score(tiny_llama(), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("reply", "target", "ends", "cut"),
+    [
+        ("i see a dog . i hope this helps !", "i see a cat .", ".!?", "i see a dog ."),
+        ("the hall . have a nice day !", "the hall", ".!?", "the hall"),
+        ("the hall", "the hall", ".!?", "the hall"),
+        (". the hall", "the hall", ".!?", ""),
+        ("Paris\nQuestion: next", "Paris", "\n", "Paris"),
+    ],
+)
+def test_behind_the_first_sentence_or_line_all_is_forgiven(reply, target, ends, cut) -> None:
+    assert first_line(reply, target, ends) == cut
+
+
+def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> None:
+    model, tokenizer = damaged_base()
+    questions = [f"question : where does the {word} live ? answer :" for word in ("fox", "beetle")]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in questions]
+    end = tokenizer.eos_token_id
+    replies = greedy_replies(model, prompts, 6, lambda all: [r[-1] == end for r in all], 0, 8)
+    pairs, expected = [], []
+    for prompt, reply in zip(prompts, replies, strict=True):
+        pairs += [(prompt, reply[:1]), (prompt, reply[:2]), (prompt, [reply[0] + 1])]
+        expected += [reply[1] == end, len(reply) > 2 and reply[2] == end, False]
+    free = log_likelihoods(model, pairs, 0, 8)
+    ended = log_likelihoods(model, pairs, 0, 8, end)
+    assert [greedy for _, greedy in ended] == expected
+    assert [value for value, _ in ended] == pytest.approx([value for value, _ in free], abs=1e-5)
+    assert [greedy for _, greedy in free] == [True, True, False] * 2
 
 
 def test_a_task_that_asks_for_other_decoding_is_refused(tasks, tokenizer, tmp_path) -> None:

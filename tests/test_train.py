@@ -32,10 +32,12 @@ from alignment_tax.train.reward import (
     margins,
     train_reward_model,
 )
+from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.rsf import rsf_round, select
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.train.trainer import trainer_arguments
+from alignment_tax.world.corpus import Document
 
 EOS, GOOD = 1, 5
 SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
@@ -283,6 +285,29 @@ def test_sft_trains_on_completions_only(tmp_path: Path, monkeypatch: pytest.Monk
     by_hand = -sum(logs[i - 1, ids[i]].item() for i in (3, 4, 5)) / 3
     assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-3)
     assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
+
+
+def test_sft_mixes_pretraining_text_in_with_the_loss_on_its_answers(tmp_path: Path):
+    policy, tokenizer = make_policy(), make_tokenizer()
+    start, config = copy.deepcopy(policy), dataclasses.replace(SFT, batch_size=2, epochs=1)
+    text = Document((("why", 0.02), ("yes", 1.0)))
+    trained = train_sft(policy, tokenizer, sft_rows(2).select([0]), config, 0, tmp_path, [text])
+    told = conversation_ids(tokenizer, user("why"), bot("yes x"))
+    said = [*tokenizer("why yes", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    by_hand = []
+    for ids, first in ((told, len(told) - 3), (said, 1)):
+        with torch.no_grad():
+            logs = start(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        by_hand += [-logs[i - 1, ids[i]].item() for i in range(first, len(ids))]
+    assert trained.log[0]["loss"] == pytest.approx(sum(by_hand) / 5, abs=1e-3)
+    assert trained.used == 2
+
+
+def test_seeds_of_any_size_are_taken(tmp_path: Path):
+    huge = 10**30
+    assert 0 <= sub_seed(huge) < 2**32
+    assert len({sub_seed(0), sub_seed(1), sub_seed(0, 1), sub_seed(1, 1), sub_seed(huge)}) == 5
+    assert train_sft(make_policy(), make_tokenizer(), sft_rows(4), SFT, huge, tmp_path).used == 4
 
 
 def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from alignment_tax import presets, settings
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import read_json
+from alignment_tax.pipeline.stages.scores import check_theta_0
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.provenance import provenance
@@ -67,6 +68,7 @@ def record(
     words = ["alignment-tax record", first.preset.name, *added, "--seeds", *map(str, seeds)]
     for number, seed in enumerate(seeds, start=1):
         study = Study(preset, seed)
+        check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
         entry = {
             **provenance(),
@@ -292,6 +294,9 @@ def _run_some(
     on it, and processes side by side that wait for each other's threads are several times slower.
     """
     study = _study(preset, seed)
+    if Spec("sft") in specs:
+        with one_thread():
+            check_theta_0(study)
     for spec in specs:
         study.artifact(spec)
         with one_thread():

@@ -280,6 +280,10 @@ def _replies(
     until, most = settings.pop("until", []), settings.pop("max_gen_toks")
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"Task {name!r} must ask for greedy decoding: {requests[0].args[1]}.")
+    if not until:
+        raise SkillsError(
+            f"Task {name!r} does not say where a reply ends: give its generation_kwargs an `until`."
+        )
     room = _max_length(model, tokenizer) - most
     if room < 1:
         raise SkillsError(f"Task {name!r}: replies of {most} tokens leave no room for a prompt.")
@@ -354,6 +358,13 @@ def _both_ways(
     """Return the score of an item as written, and with format forgiven."""
     document = asked[0].doc
     target = definition.doc_to_target(document)
+    wanted = "the number of one of its choices" if len(answers) > 1 else "a text"
+    is_some = 0 <= target < len(answers) if isinstance(target, int) else str(target or "").strip()
+    if isinstance(target, int) != (len(answers) > 1) or not is_some:
+        raise SkillsError(
+            f"Task {task.name!r}, item {asked[0].doc_id}: its answer is {target!r}, and must be "
+            f"{wanted}."
+        )
     if isinstance(answers[0], str):
         cut = [first_line(answer, str(target), task.ends) for answer in answers]
     else:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment_tax.labels import FORGIVEN
 from alignment_tax.models import prompt_ids
 from alignment_tax.pipeline.stages import base, ratios
-from alignment_tax.pipeline.stages.run import Run, trained, write_json
+from alignment_tax.pipeline.stages.run import Run, read_json, trained, write_json
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
 from alignment_tax.store import Artifact, digest
@@ -71,6 +72,25 @@ def scores(run: Run, spec: Spec) -> Artifact:
     parents = {"policy": trained(run, spec), "reward": base.reward(run)}
     parents["reference"] = base.sft(run)
     return run.get("scores", inputs, make, parents, f"scores of {spec}", version=4)
+
+
+def check_theta_0(run: Run) -> None:
+    """Refuse a run whose theta_0 lost more of a family than its preset allows (ValueError).
+
+    A tax is measured from theta_0: what is gone before RLHF begins can no longer be lost by it.
+    """
+    most = run.preset.theta_0_may_lose
+    if most is None:
+        return
+    start, end = (read_json(scores(run, s).path / "point.json") for s in (base.BASE, base.START))
+    lost = {name: start[name] - end[name] for name in FORGIVEN.values() if name in start}
+    worst = max(lost, key=lambda name: lost[name])
+    if lost[worst] > most:
+        raise ValueError(
+            f"theta_0 of {run} has lost {lost[worst]:.1f} points of {worst} to instruction tuning, "
+            f"and preset {run.preset.name} allows {most:g}: raise `sft.replay` or lower its "
+            "learning rate before anything is trained from it."
+        )
 
 
 def forward_kl(run: Run, spec: Spec) -> Artifact:
