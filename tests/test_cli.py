@@ -29,7 +29,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
 
 def test_the_examples_in_the_help_are_right():
     parser = make_parser()
-    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --all drawn", "base")
+    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --out drawn.png", "base")
     for line in (*lines, "bench speed --only score_model --against ../other"):
         assert callable(parser.parse_args(line.split()).do)
 

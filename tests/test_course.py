@@ -360,14 +360,16 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     done = nbformat.read(ran.out / "04_good.ipynb", 4)
     bar = nbformat.v4.new_output("stream", name="stderr", text="50%|")
     dead = nbformat.v4.new_output("display_data", data={notebooks.WIDGET + "-view+json": {}})
-    done.cells[-1].outputs += [bar, dead]
+    still = {notebooks.WIDGET + "-view+json": {}, "text/html": "as it stood"}
+    done.cells[-1].outputs += [bar, dead, nbformat.v4.new_output("display_data", data=still)]
     (tmp_path / "run").mkdir()
     nbformat.write(done, tmp_path / "run" / "04_good.ipynb")
     assert main(["outputs", str(tmp_path / "run")], tmp_path) == 0
     kept = nbformat.read(tmp_path / "04_good.ipynb", 4)
     code = notebooks.code_cells(kept)
     assert [cell.execution_count for cell in code] == [1, 2]
-    assert code[-1].outputs == done.cells[-1].outputs[:-2]
+    assert code[-1].outputs[:-1] == done.cells[-1].outputs[:-3]
+    assert code[-1].outputs[-1].data == {"text/html": "as it stood"}
     assert "papermill" not in kept.metadata
     assert "papermill" not in code[-1].metadata
     assert main(["outputs", "--strip"], tmp_path) == 0

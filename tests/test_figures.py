@@ -11,7 +11,6 @@ import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from points import T_1, figure_points, row
@@ -194,55 +193,46 @@ def test_methods_differ_by_colour_and_marker() -> None:
 
 
 def test_front_by_hand(points: pd.DataFrame) -> None:
-    table = figures.table(figures.front(points))
-    assert set(table["algorithm"]) == {"sft", "rsf"}
-    half = table[table["alpha"] == 0.5].iloc[0]
+    figure = figures.front(points, 0.5)
+    table = figures.table(figure).set_index(["method", "place"])
+    half = table.loc[("average", 1)]
     assert half["reward"] == pytest.approx(3)  # over theta_0 of the same seed, in both seeds
     # two seeds 75 and 77: sd sqrt(2), s.e. 1
-    ends = half[["skill", "skill_low", "skill_high"]].tolist()
+    ends = half[["forgetting", "forgetting_low", "forgetting_high"]].tolist()
     assert ends == pytest.approx([76, 76 - T_1, 76 + T_1], abs=1e-3)
-    assert half[["reward_kept", "tax_recovered"]].tolist() == pytest.approx([3 / 4, 15 / 20])
-    early = table[(table["method"] == "none") & (table["rounds"] == 1)].iloc[0]
-    assert early["dominated"]  # (2, 70) lies under the averaged (3, 75)
-    assert not half["dominated"]
-    gold = figures.table(figures.front(points, "translation", "gold"))
-    at_half = gold.loc[gold["alpha"] == 0.5, ["gold", "translation"]]
-    assert at_half.iloc[0].tolist() == [1.75, 76]  # gold as it is
-    none = figures.front(points.assign(skill=80.0))
-    assert figures.table(none)["tax_recovered"].isna().all()
-    assert "of the tax" not in alt_text(none)
+    early = table.loc["early_stopping"]
+    assert early["reward"].tolist() == [0, 2, 4]  # from theta_0 on
+    assert figures.kept(points).loc[0.5, ["kept", "paid", "back"]].tolist() == [75, 25, 75]
+    assert (
+        "Marked: α = 0.5 keeps 75 % of the reward and gives back 75 % of what was forgotten."
+        in alt_text(figure)
+    )
+    for piece in ("before RLHF (θ₀)", "averaging", "early", "seeds 0-1, 6000", "keeps 75 %"):
+        assert piece in words(figure)
+    # of the alphas that there are, the nearest
+    assert alt_text(figures.front(points, 0.4)) == alt_text(figure)
 
 
-def test_front_shows_ends_methods_and_what_is_dominated(points: pd.DataFrame) -> None:
-    figure = figures.front(points, recorded=True)
-    text = words(figure)
-    for piece in ("α = 0", "α = 1", "(θ₀)", "(RSF)", "averaging", "early", "seeds 0-1, 6000"):
-        assert piece in text
-    lines = figure.axes[0].get_lines()
-    early = [line for line in lines if to_hex(line.get_color()).upper() == "#D55E00"]
-    ways = [line for line in early if line.get_zorder() == 2]
-    assert ways[0].get_xdata().tolist() == [0, 2, 4]  # from theta_0 on
-    faded = {tuple(line.get_xdata()): line.get_alpha() for line in early}
-    assert faded[(2,)] < 0.5
-    assert "keeps 75 % of the gain in reward and recovers 75 % of the tax" in alt_text(figure)
+def test_fronts_show_every_curve_that_is_recorded(points: pd.DataFrame) -> None:
+    smaller = [
+        row(s, "rsf", 75, 1, method="learning_rate", strength=2e-4, rounds=2) for s in (0, 1)
+    ]
+    table = figures.table(figures.fronts(pd.concat([points, pd.DataFrame(smaller)])))
+    steps = table[table["method"] == "learning_rate"]
+    assert steps["reward"].tolist() == [0, 1, 4]  # theta_0, smaller steps, RSF's own
+    assert "learning_rate" not in set(figures.table(figures.fronts(points))["method"])
+    gold = figures.table(figures.fronts(points, ["translation"], "gold")).set_index("alpha")
+    assert gold.loc[0.5, ["gold", "translation"]].tolist() == [1.75, 76]  # gold as it is
 
 
-def test_a_validated_early_stop_is_not_counted_twice(points: pd.DataFrame) -> None:
-    stop = points[(points["algorithm"] == "rsf") & (points["rounds"] == 1)]
-    more = pd.concat([points, stop.assign(method="early_stopping")])
-    tables = [figures.table(figures.front(each)) for each in (more, points)]
-    pd.testing.assert_frame_equal(*tables)
-
-
-def test_a_front_rings_the_average_that_is_asked_for(points: pd.DataFrame) -> None:
-    figure = figures.front(points, at=0.5)
-    assert "Ringed: alpha 0.5, reward 3.00, 76.0." in alt_text(figure)
-    [ring] = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 22]
-    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 76)
+def test_the_pipeline_is_drawn_without_numbers() -> None:
+    figure = figures.pipeline()
+    assert "reward model" in words(figure)
+    assert "then RLHF with the help of a reward model" in alt_text(figure)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("draw", [figures.front, figures.fronts, figures.signature])
+@pytest.mark.parametrize("draw", [figures.front, figures.signature])
 def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
     points = figure_points(seeds)
     # one panel as flat as the others are steep, another upside down
@@ -253,28 +243,12 @@ def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int)
     for axes in axes_of(figure):
         frame = axes.get_window_extent()
         labels = [text for text in axes.texts if "α" in text.get_text()]
-        assert len(labels) >= 2
+        assert len(labels) == 1
         for label in labels:
             patch = label.get_bbox_patch()
             assert patch is not None
             box = patch.get_window_extent()
             assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
-
-
-def test_every_method_is_a_curve() -> None:
-    points = figure_points(2, "remedies", "ratios", "algorithms")
-    text = words(figures.fronts(points))
-    names = [name for name in REMEDIES if name in set(points["method"])]
-    assert len(names) > 10
-    for piece in ("L2, then averaging", "L2, inside the rounds", "DPO: averaging the weights",
-                  "HMA", *(figures.METHODS[name].label for name in names)):  # fmt: skip
-        assert piece in text
-    assert "AdaMerging" not in text  # ratios per block are one curve, parts none
-    # three ratios differ over seeds, and are one model with an interval all the same
-    table = figures.table(figures.front(points))
-    assert table.loc[table["method"] == "hma", ["part", "seeds"]].to_numpy().tolist() == [
-        ["K=3", 2]
-    ]
 
 
 def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
@@ -310,6 +284,9 @@ def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
 def test_alpha_curves_by_hand(points: pd.DataFrame) -> None:
     table = figures.table(figures.alpha_curves(points))
     assert table[["alpha", "skill"]].to_numpy().tolist() == [[0, 0], [0.5, -5], [1, -20]]
+    assert table["forgetting"].tolist() == [0, -5, -20]
+    without = figures.table(figures.alpha_curves(points.assign(gold=np.nan)))
+    assert "gold" not in without
     assert table["reward"].tolist() == [0, 3, 4]  # gained over theta_0 of the same seed
 
 
@@ -474,19 +451,17 @@ def test_figures_are_redrawn_from_the_table_alone(
 ) -> None:
     table, out = tmp_path / "points.csv", tmp_path / "new" / "signature.png"
     points.to_csv(table, index=False)
-    assert redraw_figures(table, out, tmp_path / "all") == 0
+    assert redraw_figures(table, out) == 0
     with Image.open(out) as image:
-        assert "Averaging at alpha 0.5" in image.text["Description"]
+        assert "Marked: α = 0.5 keeps 75 %" in image.text["Description"]
         assert image.width > 1600
     first = out.read_bytes()
     assert redraw_figures(table, out) == 0
     assert out.read_bytes() == first
-    assert sorted(path.name for path in out.parent.iterdir()) == ["signature.png"]
-    assert (tmp_path / "all" / "alpha_curves.png").is_file()
-    assert not (tmp_path / "all" / "ablation.png").exists()  # nothing of it is recorded
+    assert sorted(path.name for path in out.parent.iterdir()) == ["pipeline.png", "signature.png"]
     assert redraw_figures(tmp_path / "none.csv") == 2
     assert "there is no table of points" in capsys.readouterr().err
-    points.drop(columns="skill").to_csv(table, index=False)
+    points.drop(columns="forgetting").to_csv(table, index=False)
     assert redraw_figures(table, tmp_path / "not.png") == 1
-    assert "skill" in capsys.readouterr().err
+    assert "forgetting" in capsys.readouterr().err
     assert not (tmp_path / "not.png").exists()

@@ -30,15 +30,6 @@ def with_penalties() -> pd.DataFrame:
     return pd.concat([POINTS, pd.DataFrame(rows)], ignore_index=True)
 
 
-def with_subsets() -> pd.DataFrame:
-    """The linear layers averaged at 0.5, and the norms at 0; the end has (4, 60)."""
-    norms = {"method": "part", "part": "norms", "alpha": 0.0, "rounds": 2}
-    linear = {**norms, "part": "linear", "alpha": 0.5}
-    rows = [row(s, "rsf", 64, 3.0 + s / 2, **linear) for s in (0, 1)]
-    rows += [row(s, "rsf", 64, 3.9, **norms) for s in (0, 1)]
-    return pd.concat([POINTS, pd.DataFrame(rows)], ignore_index=True)
-
-
 def live() -> pd.DataFrame:
     """Models of seed 0: theta_0, the plain run (4, 70), its average (2, 78), L2 (2, 76)."""
     rows = [row(0, "sft", 80, 0), row(0, "rsf", 70, 4, method="distil", rounds=2)]
@@ -84,7 +75,6 @@ SHARES = pd.DataFrame({"steps": [0.5, 2.0], "share": [25.0, 75.0]})
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
     "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
-    "which_weights": (figures.which_weights, [with_subsets()], "reward"),
     "penalty_doses": (lambda p: figures.penalty_doses(p, METHODS), [POINTS], "skill"),
     "remedy_panels": (lambda p, own: figures.remedy_panels(p, METHODS, live=own), [POINTS, live()],
                       "skill"),
@@ -151,7 +141,7 @@ SKILLS = pd.DataFrame({"model": ["base"], "span": [60.0]})
 BARE = POINTS[~POINTS["method"].str.contains("distil") & (POINTS["method"] != "l2")]
 #: What is wrong with a call -> the call, and what its message says.
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: figures.front(POINTS, at=0.7), "no average at alpha"),
+    (lambda: figures.fronts(POINTS, ["rewrad"]), "rewrad.* is no skill"),
     (lambda: figures.remedy_fronts(figure_points()), "no remedy"),
     (lambda: figures.tax_bars(POINTS, alpha=0.3), r"0\.3; the points have 0, 0\.5, 1"),
     (lambda: figures.skills_bar(SKILLS, {"onehop": 25.0}, caption=CAPTION), "no skill .* onehop"),
@@ -258,15 +248,6 @@ def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
     assert table.loc[("input", 0.5), ["reward", "skill"]].tolist() == [1, 2]
     assert table.loc[("output", 0.5), ["reward", "skill"]].tolist() == [-1, 4]
     assert table.loc[("output", 1.0), ["reward", "skill"]].tolist() == [0, 0]
-
-
-def test_subsets_of_the_weights_by_hand() -> None:
-    table = figures.table(figures.which_weights(with_subsets())).set_index(["part", "alpha"])
-    linear = table.loc[("linear", 0.5)]
-    # -1 and -0.5: mean -0.75, standard error 0.25
-    assert linear[["reward", "skill"]].tolist() == [-0.75, 4]
-    assert linear["reward_low"] == pytest.approx(-0.75 - T_1 * 0.25, abs=1e-3)
-    assert table.loc[("everything", 0.5), ["reward", "skill"]].tolist() == [-1, 15]
 
 
 def test_searches_have_the_same_means_seeds_and_ends() -> None:

@@ -149,6 +149,7 @@ NEXT_TO_NOTHING = (
     ("06", "rloo_advantage_gap", 1e-3),
     ("06", "kl_estimator_gap", 1e-6),
     ("09", "by_hand_against_library_at_half", 1e-6),
+    ("09", "by_hand_minus_library_forgetting", 0.5),
     # the vectors written out are the votes, counted twice and four times
     ("10", "outputs_count_shared_twice", 1e-9),
     ("10", "weights_count_shared_four_times", 1e-9),
@@ -287,15 +288,11 @@ def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(records):
 
 @pytest.mark.notebooks
 def test_09_the_front_and_its_ends(course, records):
-    # three unit slabs of 3, 2 and 1
-    assert records["hypervolume_example"] == 6
     assert records["live_alphas"] == sorted(records["live_alphas"])
     assert len(records["live_alphas"]) == len(records["live_skill"]) == len(records["live_reward"])
-    assert records["best_alpha"] is None or 0 < records["best_alpha"] < 1
-    if len(records["seeds_with_single_parts"]) > 1:
-        gaps = records["linear_minus_all"]
-        each = [gap for name, gap in gaps.items() if re.match(r"linear_vs_all@.*\.reward$", name)]
-        assert gaps["linear_vs_all.reward"] == pytest.approx(sum(each) / len(each))
+    assert 0 < records["step_relative_to_theta_0"] < 1
+    if (bend := records["recorded_verdict"].get("bend.rsf.skill")) is not None:
+        assert bend in VERDICTS
     ends = of(course, "00")["live_skill_by_alpha"]
     # the same study, seen from two chapters
     assert records["live_skill"][0] == pytest.approx(ends["0"])

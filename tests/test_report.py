@@ -9,9 +9,9 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from alignment_tax import presets, report, settings
+from alignment_tax import presets, prose, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.recorded import IDENTITY, Recorded, recorded, recorded_items
 from alignment_tax.spec import COLUMNS
@@ -23,13 +23,15 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
     said = report.pages(recorded(), recorded_items(), claims.read("tiny"))
     stale = "the pages and data/results differ: run `alignment-tax report`"
-    assert report.fill(report.fill(page, said.answer, "answer"), said.results) == page, stale
+    assert prose.fill(page, said.found, recorded().points) == page, stale
+    for name, text in said.readme.items():
+        assert report.fill(page, text, name) == page, stale
     for name, text in ((report.TABLES_PAGE, said.tables), (report.REMEDIES_PAGE, said.remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
-    assert "does not hold" not in said.results + said.tables + said.remedies
+    assert "does not hold" not in said.readme["results"] + said.tables + said.remedies
 
 
 def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
@@ -93,10 +95,11 @@ def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     for model, count in right.items():
         for item in range(n):
             own = {"seed": 0, "key": KEYS[model], "item": item}
-            rows += [own | {"slot": slot, "value": float(item < count)}
-                     for slot in ("one_hop", "span")]  # fmt: skip
-            counts = zip(BLEU_COLUMNS, good if item < count else bad, strict=True)
-            rows.append(own | {"slot": "bleu"} | dict(counts))
+            value = dict.fromkeys(("value", "forgiven"), float(item < count))
+            rows += [own | {"slot": slot} | value for slot in ("one_hop", "span")]
+            counts = good if item < count else bad
+            both = zip(BLEU_COLUMNS + CUT_COLUMNS, counts + counts, strict=True)
+            rows.append(own | {"slot": "bleu"} | dict(both))
     return pd.DataFrame(rows)
 
 

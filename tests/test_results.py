@@ -13,7 +13,8 @@ from conftest import miniature
 from alignment_tax import settings
 from alignment_tax.pipeline.record import PORTION, check_same_start, portions, record
 from alignment_tax.pipeline.study import Study
-from alignment_tax.results.points import curve_rows
+from alignment_tax.results import replies
+from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
     IDENTITY,
     RecordError,
@@ -83,6 +84,21 @@ def test_costs_are_recorded_for_remedies_alone(before, after):
     assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
     assert (costs["seconds"] > 0).all()
     assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
+
+
+def test_every_stage_says_something_to_the_same_three_things(before, after):
+    table = before["replies"]
+    assert table.groupby("slot").size().to_dict() == {"bleu": 4, "request": 4, "span": 4}
+    assert table.loc[table["slot"] == "request", ["reward", "gold"]].notna().all(axis=None)
+    said = replies.said(table, 0)
+    assert list(said.index) == ["base model", "θ₀, after SFT", "θ, after RLHF", "average, α = 0.5"]
+    assert list(said) == ["to the request", "reward", "gold", "to the French", "to the question"]
+    assert [line.split(":")[0] for line in replies.asked(table, 0)] == [
+        "The request", "The French", "The question",
+    ]  # fmt: skip
+    with pytest.raises(NotRecorded, match="seed 1"):
+        replies.asked(table, 1)
+    assert len(after["replies"]) == len(table)  # a remedy says nothing new
 
 
 @pytest.fixture

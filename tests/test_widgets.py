@@ -57,6 +57,8 @@ def test_the_slider_of_alpha_shows_what_was_recorded_and_samples_only_when_asked
 
     box = alpha_slider(look, (0.0, 0.5, 1.0), 0.5, sample)
     slider, said, button, replies = box.children
+    # without a kernel the page shows how it stood
+    assert "<p>0.5 &lt; 2</p>" in box._repr_mimebundle_()["text/html"]
     assert seen == [0.5]
     assert [label for label, _ in slider.options] == ["0", "0.5", "1"]
     slider.value = 0.0

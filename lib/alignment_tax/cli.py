@@ -107,10 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", help=names)
     option("folder", type=Path, help="a folder data/results/<preset> from elsewhere")
     command(do_report, "report")
-    option = command(do_figures, "figures --all drawn").add_argument
+    option = command(do_figures, "figures --out signature.png").add_argument
     option("--points", type=Path, help="default data/results/tiny/points.csv")
     option("--out", type=Path, help="the README's figure; default data/results/signature.png")
-    option("--all", type=Path, metavar="FOLDER", help="draw the others into FOLDER")
     option = command(do_outputs, "outputs runs/tiny-seed0").add_argument
     option("folder", nargs="?", type=Path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
@@ -196,7 +195,7 @@ def do_report(given: Given) -> int:
 def do_figures(given: Given) -> int:
     """Redraw figures from recorded results, without a model."""
     redraw = importlib.import_module("alignment_tax.figures.redraw")
-    return int(redraw.redraw_figures(given.points, given.out, given.all))
+    return int(redraw.redraw_figures(given.points, given.out))
 
 
 def do_outputs(given: Given) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 
 from alignment_tax.presets import PRESETS
 
+#: The average that the course recommends: chosen on the validation items of seed 100, which is not
+#: among the recorded ones, before these were looked at.
+ALPHA = 0.4
 SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "bleu")
 FAMILIES: dict[str, tuple[str, ...]] = {
     "commonsense": ("one_hop", "two_hop", "piqa_like", "race_like"),
@@ -98,11 +101,14 @@ ALGORITHM_NAMES = {
 }
 SCORES = [*SLOTS, *FAMILIES, "skill", *FORGIVEN.values()]
 AXIS_NAMES = {
-    "skill": "skill: mean of three families (%)",
+    "skill": "skill as written (%)",
     "commonsense": "common sense: accuracy (%)",
     "reading": "reading: EM or F1 (%)",
     "translation": "translation: BLEU",
     "forgetting": "skill with format forgiven (%)",
+    "commonsense_forgiven": "common sense, format forgiven (%)",
+    "reading_forgiven": "reading, format forgiven (%)",
+    "translation_forgiven": "translation, format forgiven (%)",
     "reward": "reward (reward model's units)",
     "gold": "gold reward",
 }

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from alignment_tax import prose, settings
 from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
 from alignment_tax.labels import (
+    ALPHA,
     FAMILIES,
     FAMILY_NAMES,
     FORGIVEN,
@@ -26,7 +27,13 @@ from alignment_tax.labels import (
     names_of,
     number,
 )
-from alignment_tax.notebooks import read_notebook, write_notebook
+from alignment_tax.notebooks import (
+    find_chapters,
+    read_notebook,
+    reading_minutes,
+    write_notebook,
+)
+from alignment_tax.results import replies
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.results.select import Selection
@@ -48,6 +55,8 @@ FORGIVING = (
     "so that talk behind a right answer costs nothing. What is lost then is forgotten; the rest of "
     "the loss as written is format: the right answer is there, and not alone."
 )
+#: The chapters of the short course.
+SHORT = {"00", "01", "02", "03", "04", "05", "09"}
 #: The main line of the course, in the README.
 MAIN = (
     "gain.rsf.",
@@ -56,6 +65,8 @@ MAIN = (
     "tax.rsf.skill_beyond_control",
     "average_vs_early.rsf.skill",
     "average_vs_early.rsf.skill_at_equal_gold",
+    "average_vs_learning_rate.skill",
+    "average.rsf@0.4.gold",
 )
 
 
@@ -67,22 +78,42 @@ def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 # --- the README -----------------------------------------------------------------------------------
 
 
-def answer(found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
-    """Return the answer of the whole course; `lost` is the share lost to talk, in percent."""
+def told(run: Recorded, seed: int = 0) -> str:
+    """Return what one seed's models say at each stage of the course, if that is recorded."""
+    if run.replies.empty:
+        return "(Not recorded yet: `alignment-tax record tiny --methods rsf --seeds 0`.)"
+    table = replies.said(run.replies, seed)
+    lines = [
+        [stage, *row] for stage, row in zip(table.index, table.to_numpy().tolist(), strict=True)
+    ]
+    asked = [f"- {line}" for line in replies.asked(run.replies, seed)]
+    heads = ["model", *map(str, table.columns)]
+    return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
 
-    def said(name: str) -> str:
-        return claims.effect(claims.one(found, name))
 
-    averaging = claims.one(found, "average_vs_early.rsf.skill")
+def chapters() -> str:
+    """Return the table of chapters: the question, and how long it takes to read and to run."""
+    lines = []
+    for each in find_chapters(settings.notebooks_folder()):
+        link = f"[{each.name}](notebooks/{each.path.name})"
+        minutes = f"{each.minutes['tiny']:g}"
+        lines.append([link, each.question, f"{reading_minutes(each.path):.0f}", minutes])
+    heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
+    return markdown(heads, lines, heads[2:])
+
+
+def hours() -> str:
+    """Return how long the short course and the whole take to read."""
+    minutes = {
+        c.number: reading_minutes(c.path) for c in find_chapters(settings.notebooks_folder())
+    }
+    short, every = (
+        number(sum(minutes[each] for each in chosen) / 60)
+        for chosen in (SHORT & minutes.keys(), minutes)
+    )
     return (
-        "**What came out here**, with 95 % intervals over seeds. RLHF by rejection sampling moved "
-        f"the reward that it optimised by {said('gain.rsf.reward')}, and the true reward, which it "
-        f"did not see, by {said('gain.rsf.gold')}. It moved mean skill by {said('tax.rsf.skill')} "
-        f"points, translation alone by {said('tax.rsf.translation')}, and {lost[0]:.0f} % "
-        f"({lost[1]:.0f} to {lost[2]:.0f}) of the translations that were lost are right ones with "
-        "talk behind them. Averaging the weights before and after RLHF keeps, against stopping "
-        f"RLHF early at the same reward, {claims.effect(averaging)} points of skill: "
-        f"{averaging['verdict']}."
+        f"**Time:** {short} hours to read the short course (chapters 00 to 05 and 09), {every} for "
+        "all; the exercises take about as long again."
     )
 
 
@@ -121,7 +152,7 @@ def skill_table(points: pd.DataFrame) -> str:
     last = int(rows.model("rsf/last")["rounds"].max())
     models = {"base": "base", "theta_0": "sft", f"RSF, {last} rounds": "rsf/last"}
     models["control: random reply kept"] = "rsf_random/last"
-    models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.3, 0.5, 0.8)}
+    models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.2, ALPHA, 0.8)}
     lines = []
     for name, selector in models.items():
         cells = [name]
@@ -369,8 +400,7 @@ class Pages:
     """What a recorded run over seeds says: its claims, and the text of each page."""
 
     found: pd.DataFrame
-    answer: str
-    results: str
+    readme: dict[str, str]  # what stands between two marks of this name
     tables: str
     remedies: str
 
@@ -382,8 +412,12 @@ def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None)
     distilled = (run.points["method"] == DISTIL).any()
     return Pages(
         found,
-        answer(found, lost),
-        results(run, found, lost),
+        {
+            "hours": hours(),
+            "replies": told(run),
+            "chapters": chapters(),
+            "results": results(run, found, lost),
+        },
         tables_page(run.points, found),
         remedies_page(run, found) if distilled else "",
     )
@@ -393,14 +427,17 @@ def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
     page: Path = settings.repo_root() / "README.md"
     run, folder = recorded(), settings.results_folder() / "tiny"
-    said = pages(run, recorded_items())
-    claims.write(said.found, folder / "claims.csv")
-    filled = fill(page.read_text(encoding="utf-8"), said.answer, "answer")
-    write_whole(page, prose.fill(fill(filled, said.results), said.found, run.points))
+    found = claims.table(run.points)
     for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)
-        if prose.fill_notebook(notebook, said.found, run.points):
+        if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
+    said = pages(run, recorded_items(), found)
+    claims.write(said.found, folder / "claims.csv")
+    text = page.read_text(encoding="utf-8")
+    for name, each in said.readme.items():
+        text = fill(text, each, name)
+    write_whole(page, prose.fill(text, said.found, run.points))
     write_whole(folder / TABLES_PAGE, said.tables)
     if said.remedies:
         write_whole(folder / REMEDIES_PAGE, said.remedies)

@@ -6,6 +6,7 @@ import base64
 import functools
 import html
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -50,12 +51,21 @@ def feature_sliders(
     return ipywidgets.VBox([n, shared, classes, p, said])
 
 
+class Pictured(ipywidgets.VBox):
+    """Widgets that are shown as they stand where no kernel runs: on a page, in a kept output."""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        said = [child.value for child in self.children if isinstance(child, ipywidgets.HTML)]
+        return bundle | {"text/html": "".join(said)}
+
+
 def alpha_slider(
     look: Callable[[float], tuple[str, Figure]],
     alphas: Sequence[float],
     start: float,
     sample: Callable[[float], pd.DataFrame] | None = None,
-) -> ipywidgets.VBox:
+) -> Pictured:
     """Return a slider over the alphas that were recorded, and what `look` says of each, once.
 
     Args:
@@ -84,7 +94,7 @@ def alpha_slider(
     slider.observe(refresh, "value")
     refresh()
     if sample is None:
-        return ipywidgets.VBox([slider, said])
+        return Pictured([slider, said])
     button = ipywidgets.Button(
         description="Sample replies at this α",
         tooltip="Averages the weights and samples from the model",
@@ -104,7 +114,7 @@ def alpha_slider(
             button.disabled = False
 
     button.on_click(press)
-    return ipywidgets.VBox([slider, said, button, replies])
+    return Pictured([slider, said, button, replies])
 
 
 def page(text: str, figure: Figure) -> str:

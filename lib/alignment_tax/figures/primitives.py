@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 from alignment_tax.figures.style import BLACK, GREY, INK, PAPER, VERDICTS, Look
@@ -330,26 +328,6 @@ def notes(
         axes.annotate(
             text, spot, xytext=AROUND[best], textcoords="offset points", **{**settings, **shape}
         )
-
-
-def make_room(figure: Figure) -> Figure:
-    """Widen the y axes of a finished figure until every note (so many pixels off) is inside."""
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        height, clear, reach = axes.get_window_extent().height, 4.0, []
-        for text in axes.texts:
-            if isinstance(text, Annotation):
-                box, y = text.get_window_extent(), float(text.xy[1])
-                here = axes.transData.transform((0.0, y))[1]
-                up, down = box.y1 - here + clear, here - box.y0 + clear
-                reach.append((y, up / height, down / height))
-        low, high = axes.get_ylim()
-        # more room at one end moves the notes at the other: a few times over, and both have it
-        for _ in range(20):
-            high = max(high, *((y - up * low) / (1 - up) for y, up, _ in reach))
-            low = min(low, *((y - down * high) / (1 - down) for y, _, down in reach))
-        axes.set_ylim(low, high)
-    return figure
 
 
 def in_triangle(ratios: ArrayLike) -> np.ndarray:

@@ -23,7 +23,7 @@ from alignment_tax.figures.style import ALGORITHMS, METHODS, Look
 from alignment_tax.figures.words import groups_caption, run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
 from alignment_tax.results import points as select
-from alignment_tax.results.points import EVERYTHING, LINEAR, TableError
+from alignment_tax.results.points import TableError
 from alignment_tax.spec import block_count
 from alignment_tax.stats.compare import summarise
 
@@ -33,14 +33,6 @@ PARTS = {
     "output": Look("output part", style.PURPLE, "s"),
 }
 THIRDS = tuple(PARTS)
-SUBSETS = {
-    EVERYTHING: Look("all weights", style.BLUE, "o"),
-    LINEAR: Look("linear layers", style.SKY, "H"),
-    "embeddings": Look("embeddings", style.GREEN, "^"),
-    "norms": Look("norms", style.PURPLE, "v"),
-    "head": Look("head", style.ORANGE, "D"),
-}
-SHOWN = 0.4  # at which alpha everything is drawn beside the parts
 AVERAGING = ("average", 1)
 K_LOOKS = {
     1: METHODS["average"],
@@ -156,50 +148,6 @@ def _shade(axes: Axes) -> None:
         axes.set(xlim=(left, right), ylim=(None, top))
         words, colour = "better\nin both", style.GREEN
         draw.note(axes, words, right, top, (-1, -1), far=4, color=colour, bbox=None)
-
-
-@style.in_style()
-def which_weights(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw what averaging everything, the linear layers (above, along alpha) or one part changes.
-
-    Below one part has alpha 0.4 (full) or 0 (hollow) while all others stay aligned.
-    """
-    scores = {"reward": "reward", "skill": "mean skill (points)"}
-    changed = select.prepare(points, list(scores), "which_weights")
-    changed = select.subset_changes(changed, list(scores))
-    if changed.empty:
-        raise TableError("which_weights needs rows with algorithm 'rsf' and method 'part'.")
-    table = summarise(changed, ["part", "alpha"], list(scores))
-    end = pd.DataFrame({"alpha": 1.0, "reward": 0.0, "skill": 0.0, "part": [EVERYTHING, LINEAR]})
-    along = pd.concat([table[table["alpha"] < 1], end])  # at 1 nothing changes, by construction
-    single = table[table["alpha"].eq(SHOWN) | (table["alpha"].eq(0) & table["part"].ne(EVERYTHING))]
-    names = [name for name in SUBSETS if name in set(single["part"])]
-    figure, grid = style.panels(2, 2, (style.PANELS[0], 8.2))
-    two = {name: SUBSETS[name] for name in (EVERYTHING, LINEAR)}
-    for (score, words), above, below in zip(scores.items(), *grid, strict=True):
-        draw.curves(above, along, "part", "alpha", score, two, seeds=changed, apart=0.012)
-        draw.level(above, 0)
-        above.set(xlabel="α   (1 = all weights aligned)")
-        above.set_title(words)
-        for alpha, aside in ((SHOWN, -0.1), (0.0, 0.2)):
-            own = _of(single, alpha=alpha)
-            face: dict[str, Any] = {} if alpha else {"markerfacecolor": "white"}
-            for part in own["part"]:
-                seeds = _of(changed, part=part, alpha=alpha)
-                seeds = seeds.assign(line=names.index(part) + aside + 0.11)
-                draw.faint(below, seeds, score, "line", SUBSETS[part])
-            looks = [SUBSETS[part] for part in own["part"]]
-            draw.forest(below, own, name="part", value=score, names=names, aside=aside,
-                        digits=None, looks=looks, zero=None, **face)  # fmt: skip
-        draw.level(below, 0, upright=True)
-        below.set_yticks(range(len(names)), [SUBSETS[name].label for name in names])
-        below.set_xlabel(f"change in {words} since RSF")
-        below.xaxis.get_major_locator().set_params(nbins=6)
-    grid[0, 0].set_ylabel("change since RSF")
-    grid[1, 0].set_title(f"one part at α = {SHOWN:g} (full) or 0 (hollow)")
-    caption = run_caption(points[points["seed"].isin(changed["seed"])], recorded)
-    head, title = "Change since the aligned model.", "Which weights are averaged?"
-    return style.finish(figure, title, caption + draw.FAINT, table, head=head, legend_columns=5)
 
 
 @style.in_style()

@@ -26,6 +26,12 @@ from alignment_tax.stats.compare import summarise
 
 MODEL_COLOURS = (style.GREY, style.SKY, VERMILLION, BLUE, style.ORANGE, style.PURPLE)
 GUESSING = "guessing by answer type"
+ALPHA_LOOKS = {
+    "reward": Look("reward", BLUE, "o"),
+    "gold": Look("gold (the true reward)", style.ORANGE, "s"),
+    "forgetting": Look("skill, format forgiven", style.BLACK, "o"),
+    "skill": Look("skill, as written", style.PURPLE, "D"),
+}
 
 
 def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
@@ -218,22 +224,28 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
 
 @style.in_style()
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward (left) and every family's tax (right) against alpha: changes since theta_0."""
-    values = ["reward", *FAMILY_NAMES]
+    """Draw what averaging changes since theta_0, along alpha: rewards (left) and skill (right).
+
+    Left the reward that was optimised and gold, right mean skill by both scores. The dashed lines
+    are straight: what a fair exchange of one for the other would be.
+    """
+    values = ["reward", *(["gold"] if select.has_gold(points) else []), "forgetting", "skill"]
     rows = select.change(select.prepare(points, values, "alpha_curves"), values, "alpha_curves")
+    select.last_rsf(rows, "alpha_curves")
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
         raise TableError("alpha_curves needs rows with algorithm 'rsf' and method 'average'.")
     table = summarise(rows, ["alpha"], values)
     figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
-    draw.curve(left, table, "alpha", "reward", style.METHODS["average"], label="reward")
-    for family, look in style.FAMILY_LOOKS.items():
-        draw.curve(right, table, "alpha", family, look)
-    draw.level(right, 0)
-    left.set_title("reward gained over θ₀ (reward model's units)")
-    right.set_title("change in skill since θ₀ (points)")
+    for score in values:
+        axes, look = (left if score in ("reward", "gold") else right), ALPHA_LOOKS[score]
+        draw.curve(axes, table, "alpha", score, look)
+        ends = table.iloc[[0, -1]]
+        axes.plot(ends["alpha"], ends[score], color=look.colour, linewidth=1.3, linestyle="--")
+    left.set_title("gained since θ₀ (units of each reward)")
+    right.set_title("skill since θ₀ (points; below 0: lost)")
     for axes in (left, right):
         axes.set_xticks(np.linspace(0, 1, 6))
         axes.set_xlabel("α   (0 = before RLHF, 1 = after)")
     caption = run_caption(select.main_line(points), recorded)
-    return finish(figure, "Averaging along α", caption, table, legend_columns=5)
+    return finish(figure, "Averaging along α", caption, table, legend_columns=4)

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.pipeline.asked import replies_table
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.stages.scores import check_theta_0
@@ -137,6 +138,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "rounds": rounds_table(study, [name for name in study.preset.algorithms if name in used]),
         "costs": pd.DataFrame(costs),
         "kl": forward_kls(study, specs),
+        "replies": replies_table(study) if study.end() in specs else pd.DataFrame(),
     }
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
     write_tables(folder, tables, pairs, _items_table(study, specs), fresh)

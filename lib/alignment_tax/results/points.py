@@ -248,31 +248,3 @@ def start(points: pd.DataFrame, score: str) -> pd.Series:
     if rows.empty:
         raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
     return rows.set_index("seed")[score].astype(float).sort_index()
-
-
-# --- subsets of the weights -----------------------------------------------------------------------
-
-EVERYTHING, LINEAR = "everything", "linear"
-#: What can be averaged, in the order of a figure. Those after the linear layers are what is left.
-SUBSETS = (EVERYTHING, LINEAR, "embeddings", "norms", "head")
-
-
-def subset_changes(
-    points: pd.DataFrame, values: Sequence[str] = ("reward", "skill")
-) -> pd.DataFrame:
-    """Return what averaging a subset with theta_0 changes since the aligned model of the seed.
-
-    Returns:
-        One row per seed that has single parts, part (of `SUBSETS`) and alpha, with the changes of
-        `values`.
-    """
-    rsf = points[points["algorithm"] == "rsf"]
-    rsf = rsf.assign(method=rsf["method"].fillna("none"))
-    aligned = last_rsf(rsf, "subset_changes").set_index("seed")
-    parts = rsf[(rsf["method"] == PART) & rsf["part"].isin(SUBSETS)]
-    whole = rsf[(rsf["method"] == "average") & rsf["seed"].isin(parts["seed"])]
-    rows = pd.concat([whole.assign(part=EVERYTHING), parts])
-    found = rows[["seed", "part"]].assign(alpha=rows["alpha"].astype(float).round(6))
-    for score in values:
-        found[score] = (rows[score] - rows["seed"].map(aligned[score])).astype(float)
-    return found.reset_index(drop=True)

@@ -1,7 +1,8 @@
 """The recorded results in data/results: tables, how rows are added to them, where they came from.
 
 points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
-of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL.
+of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL,
+replies.csv what a few models say.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ TABLES = {
     "rounds": ["seed", "algorithm", "rounds"],
     "costs": IDENTITY,
     "kl": IDENTITY,
+    "replies": ["seed", "algorithm", "method", "alpha", "slot"],
 }
 
 
@@ -46,6 +48,7 @@ class Recorded:
         provenance: Of the call that made the tables; `calls` also of those that added to them.
         costs: One per model trained under a remedy (steps, seconds, peak_memory_mb).
         kl: One per model with a forward KL (nats a reply).
+        replies: What a few models say to one request and two items: see `results.replies`.
     """
 
     points: pd.DataFrame
@@ -55,6 +58,7 @@ class Recorded:
     calls: list[dict[str, Any]] = field(default_factory=list)
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
     kl: pd.DataFrame = field(default_factory=pd.DataFrame)
+    replies: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
         """(reward, skill) of a method's `curve_rows` for one seed, from theta_0 on, (n, 2)."""

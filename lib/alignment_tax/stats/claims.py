@@ -130,6 +130,12 @@ def _equal_kl(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
+def _bend(rows: Selection, claim: Claim) -> Gaps:
+    """How far averages lie above the straight line from theta_0 to the aligned model."""
+    curves = rows.curve(claim.a, rows.ratios(claim.a)).items()
+    return {s: pareto.bend([0, *c["alpha"].iloc[1:-1], 1], c[claim.score]) for s, c in curves}
+
+
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": _difference,
     "equal_reward": partial(_equal, axis="reward"),
@@ -138,6 +144,7 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
+    "bend": _bend,
 }
 
 

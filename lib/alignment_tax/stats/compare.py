@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from alignment_tax.stats.pareto import Array, Points, gap_at_equal_reward, hypervolume
+from alignment_tax.stats.pareto import Array
 
 T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
@@ -129,27 +129,6 @@ def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
     """Return `compare_seeds` of the differences that are numbers; None for fewer than two."""
     values = [float(value) for value in differences if np.isfinite(value)]
     return compare_seeds(values, **how) if len(values) > 1 else None
-
-
-def compare_at_equal_reward(
-    curves_a: Sequence[Points], curves_b: Sequence[Points], *, from_share: float = 0.0, **how: Any
-) -> Comparison:
-    """Compare the skill two methods keep at equal reward: `gap_at_equal_reward` per seed, then t.
-
-    One curve per seed and method, the seeds in the same order; `how` goes to `compare_seeds`.
-    """
-    pairs = _paired(curves_a, curves_b)
-    gaps = [gap_at_equal_reward(a, b, from_share=from_share) for a, b in pairs]
-    return compare_seeds(gaps, **how)
-
-
-def compare_hypervolume(
-    curves_a: Sequence[Points], curves_b: Sequence[Points], reference: Sequence[float], **how: Any
-) -> Comparison:
-    """Compare two methods by hypervolume per seed, above one reference point for all, then t."""
-    pairs = _paired(curves_a, curves_b)
-    gaps = [hypervolume(a, reference) - hypervolume(b, reference) for a, b in pairs]
-    return compare_seeds(gaps, **how)
 
 
 # --- intervals over seeds and items -------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Trade-offs between reward and skill: Pareto front, hypervolume, what a curve keeps at a reward.
+"""Trade-offs between reward and skill: hypervolume, what a curve keeps at a reward.
 
 A point is one evaluated model: (reward, skill), both to be maximised. A curve is the points of a
 method in the order of its strength: averaging by alpha, early stopping by rounds.
@@ -40,21 +40,6 @@ def as_points(points: Points) -> Array:
             "it and say so; it can be neither better nor worse than another."
         )
     return array
-
-
-def pareto_front(points: Points) -> Array:
-    """Return the indices of the points that no other point dominates, by rising reward.
-
-    A point dominates another if it has at least as much of both and more of one.
-    """
-    array = as_points(points)
-    kept = np.flatnonzero(~_dominated(array, array))
-    return kept[np.lexsort((array[kept, 1], array[kept, 0]))]
-
-
-def dominated_share(points: Points, by: Points) -> float:
-    """Return which share (0 to 1) of `points` is dominated by some point of `by`."""
-    return float(_dominated(as_points(points), as_points(by)).mean())
 
 
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
@@ -102,19 +87,15 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def gap_at_equal_reward(curve_a: Points, curve_b: Points, *, from_share: float = 0.0) -> float:
+def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
     """Return the mean skill of a minus that of b over the rewards that both reach.
 
     Args:
         curve_a, curve_b: Points of the two methods for one seed, both from theta_0 to theta.
-        from_share: Share of these rewards, in [0, 1), that is left out at the lower end.
 
     Raises:
         NoSharedRewards: the two share no range of rewards.
-        ValueError: from_share lies outside [0, 1).
     """
-    if not 0 <= from_share < 1:
-        raise ValueError(f"from_share is {from_share}: it must lie in [0, 1).")
     a, b = as_points(curve_a), as_points(curve_b)
     low = max(a[:, 0].min(), b[:, 0].min())
     high = min(a[:, 0].max(), b[:, 0].max())
@@ -123,12 +104,14 @@ def gap_at_equal_reward(curve_a: Points, curve_b: Points, *, from_share: float =
             f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g}). Give "
             "each its start at theta_0, and run the weaker one until it reaches the other's reward."
         )
-    low += from_share * (high - low)
     middles = low + (np.arange(STRIPS) + 0.5) / STRIPS * (high - low)
     return float((interpolate(a, middles) - interpolate(b, middles)).mean())
 
 
-def _dominated(points: Array, by: Array) -> Array:
-    at_least = np.all(by[None, :, :] >= points[:, None, :], axis=2)
-    more = np.any(by[None, :, :] > points[:, None, :], axis=2)
-    return np.any(at_least & more, axis=1)
+def bend(alphas: Sequence[float], values: Sequence[float] | pd.Series) -> float:
+    """Return how far a curve lies above the straight line between its ends, between them.
+
+    The mean over the inner points, of which each counts alike; along alpha from 0 to 1, in order.
+    """
+    at, value = (np.asarray(each, dtype=float) for each in (alphas, values))
+    return float((value - np.interp(at, at[[0, -1]], value[[0, -1]]))[1:-1].mean())
