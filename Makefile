@@ -2,12 +2,13 @@
 # make lab   the notebooks in JupyterLab           make base / record / bench   see README.md
 #
 # PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run, JOBS how many chapters
-# are executed side by side (one a core).
+# are executed side by side (one a core). LAB is passed on to JupyterLab (as root: LAB=--allow-root).
 
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 JOBS ?=
+LAB ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
@@ -16,7 +17,15 @@ TEST_READY := $(VENV)/.ready-to-test
 TRL_WITH_PPO := 1.12.0
 PPO_READY := $(VENV)/trl-$(TRL_WITH_PPO)
 
+# a setting of pip's that would install elsewhere than into the environment
+export PIP_USER := 0
+# a notebook in JupyterLab has another current folder
+$(foreach name,ALIGNMENT_TAX_RUNS ALIGNMENT_TAX_DATA,$(if $(filter-out /% ~%,\
+  $(firstword $($(name)))),$(eval export $(name) := $(CURDIR)/$($(name)))))
+
 .DEFAULT_GOAL := help
+# what a failed recipe left is not made
+.DELETE_ON_ERROR:
 .PHONY: help run test lab base record bench bench-ppo lint clean
 
 help:
@@ -35,9 +44,10 @@ $(VENV)/bin/python:
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is missing or older."; \
 	  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Making the environment in $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(RUN_READY): requirements.txt pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)  # half-made
 	@echo "Installing what requirements.txt lists into $(VENV) (minutes, once) ..."
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -66,7 +76,7 @@ test: lint
 
 lab: $(RUN_READY)
 	@echo "Opening JupyterLab; start with 00 in notebooks/. Ctrl-C ends it."
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter lab $(LAB) notebooks
 
 base: $(RUN_READY)
 	@echo "Training the base model; an interrupted training goes on where it was ..."
@@ -85,8 +95,10 @@ bench: $(RUN_READY)
 
 $(PPO_READY): $(RUN_READY)
 	@echo "Fetching TRL $(TRL_WITH_PPO) ..."
+	@rm -rf $@ $@.part
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  --target $@ trl==$(TRL_WITH_PPO)
+	  --target $@.part trl==$(TRL_WITH_PPO)
+	@mv $@.part $@
 
 bench-ppo: $(PPO_READY)
 	@echo "Training by our PPO and by TRL $(TRL_WITH_PPO), three seeds each ..."

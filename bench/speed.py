@@ -31,9 +31,9 @@ from alignment_tax import settings
 from alignment_tax.merge.hma import ReplyLikelihood, grid_search, learn_ratios, softmax_ratios
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, inspect, treat, treatments
+from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
 from alignment_tax.models import RewardModel, closed_ids, measured, save_policy, score_replies
-from alignment_tax.pipeline.stages.ratios import numbers as ratio_numbers
+from alignment_tax.pipeline import stages
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, AlgorithmConfig, PpoConfig, Preset
 from alignment_tax.provenance import provenance
@@ -239,7 +239,7 @@ def ratios(study: Study, _before: Numbers | None = None, repeats: int = 20) -> N
     """
     model, _, mixture = study.mixture()
     objective = ReplyLikelihood(model, study.search_data().replies)
-    numbers = hma_numbers(ratio_numbers(study), RATIO_ALPHA)
+    numbers = hma_numbers(stages.ratios.numbers(study), RATIO_ALPHA)
     batch = range(numbers.batch_size)  # there are more replies than that
     steps = []
     for _ in range(repeats + 1):  # side by side, so that both meet the same machine
@@ -270,7 +270,7 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     Every remedy is trained at the middle of its strengths, those that collect along the plain run
     all in one ("along"); those that rework its outcome need no run. RSF is there before.
     """
-    setting = inspect.setting(study)
+    setting = stages.remedies.setting(study, REMEDIES, study.preset.rsf.rounds)
     strengths = {grid.method: grid.strengths for grid in study.preset.remedies}
     along = [name for name in strengths if REMEDIES[name].when == "along"]
     riding = [(name, strength) for name in along for strength in strengths.pop(name)]
@@ -301,7 +301,7 @@ def remedies(study: Study, before: Numbers) -> Numbers:
 def _memory_of(name: str, preset: Preset, root: Path) -> float | None:
     """Return the peak MB of a search or a plain step above the libraries; None: not told."""
     study = Study(preset, 0, Store(root))
-    numbers = dataclasses.replace(hma_numbers(ratio_numbers(study), RATIO_ALPHA), epochs=1)
+    numbers = dataclasses.replace(hma_numbers(stages.ratios.numbers(study), RATIO_ALPHA), epochs=1)
     examples = study.search_data().replies
 
     def work() -> None:
@@ -321,8 +321,7 @@ def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int])
     """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
     blocks = mixture.partition.blocks
     scores = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
-    shares = torch.full_like(scores, 1 / len(blocks), requires_grad=False)
-    mixed = softmax_ratios(scores, RATIO_ALPHA, shares).unbind()
+    mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
     others = dict.fromkeys(mixture.partition.others, RATIO_ALPHA)
     weights = mixture.weights({**others, **dict(zip(blocks, mixed, strict=True))})
     return torch.autograd.grad(objective(weights, batch), scores)[0]

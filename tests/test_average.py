@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -149,6 +150,14 @@ def test_tied_against_untied_is_refused() -> None:
             average(first, second, 0.5)
     with pytest.raises(MergeError, match="tie_word_embeddings=False"):
         Sweep(tiny_llama(0, tied=True), weights(0, tied=False), untied)
+    with pytest.raises(MergeError, match="tie_word_embeddings=True"):
+        Sweep(tiny_llama(0, tied=False), without_head, without_head)
+
+
+def test_numpys_alphas_and_parameters_are_taken_and_no_graph_is_kept() -> None:
+    first, second = (dict(tiny_llama(seed).named_parameters()) for seed in (0, 1))
+    mixed = average(first, second, np.float32(0.5))
+    assert not any(tensor.requires_grad for tensor in mixed.values())
 
 
 def dropped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,9 +177,16 @@ def with_query(state: dict[str, Tensor], value: float) -> dict[str, Tensor]:
         (
             dict,
             lambda s: dict(tiny_llama(1, vocabulary=19).state_dict()),
-            r"\(17, 8\) in theta_0 but \(19, 8\).*vocabularies",
+            r"\(17, 8\) in theta_0 but \(19, 8\).*resize_token_embeddings\(17",
         ),
         (dict, lambda s: {n: t.double() for n, t in s.items()}, "load both alike"),
+        (
+            lambda s: {f"_orig_mod.{n}": t for n, t in s.items()},
+            dict,
+            "'_orig_mod' is torch",
+        ),
+        (dict, lambda s: {f"module.{n}": t for n, t in s.items()}, "'module' that of DDP"),
+        (*[lambda s: {"w": torch.ones(2).to(torch.float8_e4m3fn)}] * 2, "quantised"),
         (lambda s: {}, dict, "empty"),
         (lambda s: {"n": torch.tensor([1])}, lambda s: {"n": torch.tensor([2])}, "whole numbers"),
         (dict, lambda s: with_query(s, math.nan), f"'{re.escape(QUERY)}' of theta holds NaN"),

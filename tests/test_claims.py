@@ -14,7 +14,7 @@ from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.spec import patterns, ratios_text
-from alignment_tax.stats import claims, methods
+from alignment_tax.stats import claims, methods, pareto
 from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.claims import CLAIMS, Claim, evaluate, versus
 
@@ -180,6 +180,13 @@ def test_searches_are_compared_at_the_same_mean_ratios(points: pd.DataFrame) -> 
     ahead = versus(rows, "rsf/hma/K=3", "rsf/average", measure="equal_reward")
     assert ahead.n_seeds == 2
     assert ahead.difference > 0
+
+
+def test_a_curve_bends_above_the_line_between_its_ends(points: pd.DataFrame) -> None:
+    # 80 - 4 alpha, RSF's end at 70 - 2 s: (6 + 2 s) alpha above the line; alphas 0.2, 0.4, 0.5
+    found = versus(points, "rsf/average", "rsf/last", measure="bend")
+    assert found.difference == pytest.approx(7 * 11 / 30)
+    assert pareto.bend([0, 0.25, 1], [10, 10, 6]) == 1
 
 
 def test_ratios_set_by_hand_are_compared_at_their_own_reward(points: pd.DataFrame) -> None:

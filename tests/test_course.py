@@ -1,6 +1,7 @@
 """The run of the course: order, parameters, failures, the index page, the command line."""
 
 import contextlib
+import errno
 import html.parser
 import io
 import json
@@ -14,6 +15,7 @@ import types
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -281,6 +283,50 @@ def test_what_cannot_run_is_refused_from_python_too(folder, tmp_path, seed):
     with FileLock(tmp_path / ".run.lock"), refused:
         run_course(only=["04"], out=tmp_path, notebooks=folder)
     assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """A folder of two chapters, of which the second has a merge conflict."""
+    for name in ("01_x.ipynb", "02_y.ipynb"):
+        write_notebook(tmp_path / name, "1")
+    (tmp_path / "02_y.ipynb").write_text("<<<<<<< HEAD\n{}")
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    return tmp_path
+
+
+def test_a_full_disk_loses_pages_alone_and_a_folder_holds_one_run(pair, monkeypatch, capsys):
+    def full(path, text, write=notebooks.write_whole):
+        if path.suffix == ".html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(notebooks, "write_whole", full)
+    out = pair / "out"
+    assert [c.status for c in run_course("smoke", 0, ["1"], out, pair).chapters] == [
+        "ok",
+        "not run",
+    ]
+    assert capsys.readouterr().err.count("No space left") == 2
+    kept = (out / "run.json").read_text()
+    assert json.loads(kept)["chapters"][0]["status"] == "ok"
+    for preset, seed in (("smoke", 1), ("tiny", 0)):
+        with pytest.raises(CourseError, match=r"holds a run of preset smoke, seed 0\..*--out"):
+            run_course(preset, seed, ["1"], out, pair)
+    with pytest.raises(CourseError, match=r"02_y.ipynb is not a readable notebook"):
+        run_course("smoke", 0, ["2"], out, pair)
+    assert (out / "run.json").read_text() == kept
+
+
+def test_a_notebook_that_a_full_disk_cut_off_is_a_failed_chapter(pair, monkeypatch):
+    def cut(path, running, **_):
+        Path(running).write_text('{"cells": [')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(papermill, "execute_notebook", cut)
+    (failed,) = run_course("smoke", 0, ["1"], pair / "out", pair).failed
+    assert "No space left" in failed.error
+    assert not list((pair / "out").glob("*.ipynb"))
 
 
 # --- the parts -----------------------------------------------------------------------------------

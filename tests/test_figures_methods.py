@@ -11,12 +11,10 @@ from points import T_1, figure_points, row
 
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
-from alignment_tax.figures.weights import strokes
 from alignment_tax.stats import compare
 
 CAPTION = "this run: tiny, seed 0"
 POINTS = figure_points(2, "remedies", "ratios", "algorithms")
-METHODS = ["l2", "lora"]
 
 
 def with_penalties() -> pd.DataFrame:
@@ -38,71 +36,33 @@ def live() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def effects(*methods: str) -> pd.DataFrame:
-    """What was measured of live models: their changes since theta_0."""
-    rows = live().set_index("method").loc[list(methods)].reset_index()
-    change = rows["skill"] - 80
-    return rows.assign(gain=rows["reward"], change=change, capped_change=change / 2, distance=1.5)
-
-
-RUNS, AVERAGES = effects("distil", "l2"), effects("distil+average")
-HALF = effects("l2").assign(method="l2+average", alpha=0.5, gain=1.0, change=-1.0)
 LOST = pd.DataFrame({"name": ["span", "span"], "kind": ["format", "forgotten"],
                      "share": [3.0, 1.0]})  # fmt: skip
-USE = pd.DataFrame({"strength": [0.0, 1.0, 1.0, 1.0], "tokens": [50.0, 50.0, 120.0, 30.0],
-                    "family": ["reply", "reply", "span", "statement"]})  # fmt: skip
-WALK = pd.DataFrame({"step": [1, 2, 3], "trained": [5.0, 10.0, 15.0], "EMA": [2.5, 6.25, 10.5]})
-NORMS = pd.DataFrame({"density": [0.2, 1.0], "largest": [0.9, 1.0], "random": [0.45, 1.0]})
-MASKS = pd.DataFrame({"mask": ["largest"] * 2, "kind": ["all", "norm"], "density": [0.2, 0.4],
-                      "norm": [0.9, 0.8]})  # fmt: skip
-GRAFTS = pd.DataFrame({"mask": ["average", "largest"], "norm": [0.5, 0.5], "reward": [1.0, 2.0],
-                       "skill": [-3.0, -1.0]})  # fmt: skip
 GAINS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 0, 20, 20],
                       "average": "weights", "gain": [10.0, 12.0, 0.0, 0.0]})  # fmt: skip
 FORMULAS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 20],
                          "printed": [11.0, 0.0], "weights": np.nan})  # fmt: skip
-LIMIT = pd.DataFrame({"features": [20, 20], "accuracy": [76.0, 78.0], "predicted": [82.0, 82.0]})
-PATH = pd.DataFrame({"step": [0, 1], "ratios": [(0.5, 0.5, 0.5), (0.7, 0.1, 0.7)],
-                     "full": [2.0, 1.5]})  # fmt: skip
+PATH = [(0.5, 0.5, 0.5), (0.7, 0.1, 0.7)]
+WAYS = pd.DataFrame({"panel": ["a", "a", "b", "b"], "way": "weights", "alpha": [0, 1, 0, 1],
+                     "loss": [2.0, 1.0, 1.0, 3.0]})  # fmt: skip
 GRID = pd.DataFrame({"ratios": [(0.9, 0.3, 0.3), (0.3, 0.9, 0.3), (0.3, 0.3, 0.9), (0.5, 0.5, 0.5)],
                      "full": [4.0, 3.0, 1.0, 2.0]})  # fmt: skip
 CLAIMS = pd.DataFrame({"claim": ["a", "b | c"], "difference": [2.0, -2.0], "low": [1.0, -3.0],
                        "high": [3.0, -1.0], "verdict": ["holds", "opposite"]})  # fmt: skip
-RIVALS = CLAIMS.drop(columns="claim").assign(name=["L2", "KD"], seeds="seeds 0-1", unit="points",
-                                             score="mean skill", measure="hypervolume")  # fmt: skip
-SHARES = pd.DataFrame({"steps": [0.5, 2.0], "share": [25.0, 75.0]})
 
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
     "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
-    "penalty_doses": (lambda p: figures.penalty_doses(p, METHODS), [POINTS], "skill"),
-    "remedy_panels": (lambda p, own: figures.remedy_panels(p, METHODS, live=own), [POINTS, live()],
-                      "skill"),
-    "live_fronts": (lambda p, own: figures.live_fronts(p, own, CAPTION), [POINTS, live()],
-                    "translation"),
-    "family_changes": (lambda p: figures.family_changes(p, ["distil", "l2"], CAPTION), [live()],
-                       "reading"),
-    "penalty_front": (partial(figures.penalty_front, caption=CAPTION), [POINTS, RUNS, AVERAGES],
-                      "skill"),
-    "penalty_effects": (partial(figures.penalty_effects, caption=CAPTION), [RUNS], "kl"),
-    "penalty_combined": (partial(figures.penalty_combined, alpha=0.5, caption=CAPTION),
-                         [pd.concat([RUNS, HALF]), AVERAGES], "gain"),
-    "penalty_changes": (lambda own: figures.penalty_changes({"l2": own}, caption=CAPTION), [SHARES],
-                        "share"),
-    "replay_mix": (lambda use: figures.replay_mix({"all": use}, CAPTION), [USE], "tokens"),
-    "path_lengths": (partial(figures.path_lengths, caption=CAPTION), [WALK], "trained"),
-    "graft_masks": (partial(figures.graft_masks, caption=CAPTION), [NORMS, MASKS], "random"),
-    "same_norm": (partial(figures.same_norm, caption=CAPTION), [GRAFTS], "norm"),
+    "live_remedies": (figures.live_remedies, [live()], "forgetting"),
     "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
     "lost_items": (partial(figures.lost_items, caption=CAPTION), [LOST], "share"),
     "effectiveness": (partial(figures.effectiveness, caption=CAPTION), [GAINS, FORMULAS], "p"),
-    "limit": (partial(figures.limit, caption=CAPTION), [LIMIT], "predicted"),
-    "ratio_path": (partial(figures.ratio_path, alpha=0.5, caption=CAPTION), [PATH], "full"),
+    "ways": (lambda rows: figures.ways(rows, "loss", ["weights"], "A title", caption=CAPTION),
+             [WAYS], "loss"),
     "simplex": (lambda g: figures.simplex(g, {"best": (0.3, 0.3, 0.9)}, 0.5, caption=CAPTION,
-                                          eps=0.1, path=list(PATH["ratios"])), [GRID], "full"),
+                                          path=PATH), [GRID], "full"),
     "forest": (partial(figures.forest, caption=CAPTION, sides=("worse", "better")), [CLAIMS],
                "low"),
-    "rivals": (partial(figures.rivals, caption=CAPTION), [RIVALS], "unit"),
 }  # fmt: skip
 
 
@@ -138,46 +98,33 @@ def triangle(marks: dict[str, tuple[float, ...]]) -> Figure:
 
 
 SKILLS = pd.DataFrame({"model": ["base"], "span": [60.0]})
-BARE = POINTS[~POINTS["method"].str.contains("distil") & (POINTS["method"] != "l2")]
 #: What is wrong with a call -> the call, and what its message says.
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: figures.fronts(POINTS, ["rewrad"]), "rewrad.* is no skill"),
     (lambda: figures.remedy_fronts(figure_points()), "no remedy"),
     (lambda: figures.tax_bars(POINTS, alpha=0.3), r"0\.3; the points have 0, 0\.5, 1"),
     (lambda: figures.skills_bar(SKILLS, {"onehop": 25.0}, caption=CAPTION), "no skill .* onehop"),
-    (lambda: figures.learning_curves(pd.DataFrame({"tokens": [1]}), caption=CAPTION), "per skill"),
     (lambda: figures.reward_hacking(POINTS.assign(gold=np.nan)), "gold"),
-    (lambda: figures.reliability(pd.DataFrame({"predicted": [60], "observed": [50], "count": [9]}),
-                                 caption=CAPTION), "between 0 and 1"),
     (lambda: figures.gold_scatter(np.ones(3), np.ones(4), caption=CAPTION), "do not go with"),
     (lambda: figures.losses(pd.DataFrame({"step": [0, 1], "loss": [np.nan, 1]}), caption=CAPTION),
      "1 of 2 losses are NaN"),
     (lambda: figures.best_of_n(np.zeros(3), caption=CAPTION), "a matrix"),
-    (lambda: figures.reward_histogram(np.array([]), np.ones(1), caption=CAPTION), "nothing to dr"),
     (lambda: style.look_of("rsf", "magic"), "'magic'"),
     (lambda: figures.taxes(POINTS[POINTS["algorithm"] == "sft"], ["rsf"]), "there are no rounds"),
     (lambda: figures.kl_penalty(POINTS, own=0.1), "none is recorded"),
     (lambda: figures.part_curves(POINTS[POINTS["part"] != "middle"]), "the middle part"),
-    (lambda: figures.part_curves(POINTS, algorithms=("dpo",)), "--methods dpo part"),
-    (lambda: figures.search_fronts(POINTS, [("hma", 4)]), "no rows of 'hma' with K = 4"),
-    (lambda: figures.search_fronts(POINTS, []), "in common"),
-    (lambda: drawn("ratio_path", PATH.assign(ratios=[(0.5, 0.5), (0.5,) * 3])), r"\[2, 3\] ratios"),
+    (lambda: figures.search_fronts(POINTS[POINTS["method"] != "hma"]), "'hma' and 'average'"),
+    (lambda: figures.search_fronts(POINTS[POINTS["method"].ne("hma") | POINTS["seed"].eq(0)]
+                                   .query("method != 'average' or seed == 1")), "in common"),
+    (lambda: figures.shares_along(POINTS[POINTS["method"] != "average"]), "method 'average'"),
     (lambda: triangle({"two": (0.5, 0.5)}), "three ratios"),
     (lambda: triangle({"other": (0.9, 0.9, 0.9)}), "one mean"),
     (lambda: triangle(dict.fromkeys("abcdef", (0.5, 0.5, 0.5))), "5 markers"),
-    (lambda: figures.remedy_panels(BARE, ["l2"]), "not recorded.*--methods remedies"),
-    (lambda: figures.penalty_doses(BARE, ["l2"]), "not recorded.*--methods remedies"),
-    (lambda: figures.live_fronts(POINTS, live().iloc[1:], CAPTION), "theta_0"),
-    (lambda: figures.family_changes(live(), ["sma"], CAPTION), "one row of 'sma'; there are 0"),
-    (lambda: drawn("penalty_effects", effects("l2")), "plain run"),
-    (lambda: drawn("penalty_front", POINTS, effects("l2")), "plain run"),
-    (lambda: drawn("penalty_combined", RUNS), "its average"),
-    (lambda: drawn("path_lengths", WALK.assign(trained=0.0)), "did not move"),
-    (lambda: figures.lora_spectra({"lora": np.zeros(3)}, caption=CAPTION), "did not move"),
+    (lambda: figures.live_remedies(live()[live()["method"] != "distil"]), "distilled run"),
     (lambda: drawn("effectiveness", GAINS.assign(average="tokens")), "not 'tokens'"),
     (lambda: drawn("effectiveness", pd.concat([GAINS.assign(features=n) for n in range(5)])),
      "up to 4 worlds, not 5"),
-    (lambda: drawn("limit", LIMIT.assign(accuracy=[76.0, np.inf])), "infinite"),
+    (lambda: drawn("ways", WAYS.assign(loss=np.inf)), "infinite"),
     (lambda: figures.verdict_style(CLAIMS.assign(low=2.5)), "'a' misses its value"),
     (lambda: figures.verdict_style(CLAIMS.assign(verdict="perhaps")), "'perhaps' is no verdict"),
     (lambda: figures.verdict_style(CLAIMS.assign(high=np.inf)), "infinite"),
@@ -191,8 +138,7 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], object], message: str
 
 
 #: Drawn in the order that is given.
-ORDERED = {"forest", "rivals", "penalty_effects", "penalty_combined", "simplex",
-           "lost_items", "penalty_changes"}  # fmt: skip
+ORDERED = {"forest", "simplex", "lost_items"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ORDERED])
@@ -245,102 +191,34 @@ def test_a_coefficient_is_compared_on_the_seeds_that_have_it() -> None:
 
 def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
     table = figures.table(figures.part_curves(POINTS)).set_index(["part", "alpha"])
-    assert table.loc[("input", 0.5), ["reward", "skill"]].tolist() == [1, 2]
-    assert table.loc[("output", 0.5), ["reward", "skill"]].tolist() == [-1, 4]
-    assert table.loc[("output", 1.0), ["reward", "skill"]].tolist() == [0, 0]
+    assert table.loc[("input", 0.5), ["reward", "forgetting"]].tolist() == [1, 2]
+    assert table.loc[("output", 0.5), ["reward", "forgetting"]].tolist() == [-1, 4]
+    assert table.loc[("output", 1.0), ["reward", "forgetting"]].tolist() == [0, 0]
 
 
 def test_searches_have_the_same_means_seeds_and_ends() -> None:
-    searches = [("hma", 3), ("hma", 6), ("adamerging", 9)]
     extra = row(0, "rsf", 99, 1, method="average", alpha=0.1, rounds=2)
-    points = pd.concat([POINTS, pd.DataFrame([extra])])
-    table = figures.table(figures.search_fronts(points, searches))
+    table = figures.table(figures.search_fronts(pd.concat([POINTS, pd.DataFrame([extra])])))
     assert set(table["mean"]) == {0, 0.5, 1}
     assert set(table["seeds"]) == {2}
-    own = table[table["method"].eq("hma") & table["blocks"].eq(3)]
-    assert own[["reward", "skill"]].to_numpy().tolist() == [[0, 81], [3, 77], [4, 61]]
-    figure = figures.search_fronts(POINTS, [("hma", 3)], ["skill", "reading", "commonsense"])
-    assert sum(axes.get_visible() for axes in figure.axes) == 3
+    assert sorted(set(table["blocks"])) == [1, 3, 6, 9]
+    own = table[table["blocks"].eq(3)]
+    assert own[["reward", "forgetting"]].to_numpy().tolist() == [[0, 81], [3, 77], [4, 61]]
 
 
-def test_more_blocks_are_compared_at_the_same_mean() -> None:
-    table = figures.table(figures.ablation(POINTS)).set_index("blocks")
-    expected = {1: (0, 0), 3: (0, 1), 6: (0.5, 0), 9: (0.5, -1)}
-    for blocks, values in expected.items():
-        assert tuple(table.loc[blocks, ["reward", "skill"]]) == pytest.approx(values)
+# --- remedies ------------------------------------------------------------------------------------
 
 
-def test_ratios_are_read_seed_by_seed() -> None:
-    table = figures.table(figures.recorded_ratios(POINTS)).set_index(["seed", "block"])["ratio"]
-    assert table[1].tolist() == pytest.approx([0.8, 0.5, 0.2])
-    released = figures.table(figures.recorded_ratios(POINTS, "hma_released"))
-    assert released["ratio"].tolist() == [0.51, 0.5, 0.49] * 2  # what is fixed is no block
+def test_models_of_one_seed_are_changes_since_theta_0() -> None:
+    table = figures.table(drawn("live_remedies")).set_index("method")
+    assert table.loc["l2", ["reward", "forgetting"]].tolist() == [2, -4]
+    # seed 3 has a level of its own
+    other = live().assign(seed=3, reward=live()["reward"] + 7, forgetting=live()["skill"] - 9)
+    again = figures.table(figures.live_remedies(other)).set_index("method")
+    assert again.loc["l2", ["reward", "forgetting"]].tolist() == [2, -4]
 
 
-def test_the_steps_of_a_search_are_a_table() -> None:
-    path = figures.table(figures.ratio_path(PATH, 0.5, caption=CAPTION))
-    assert path.iloc[-1].tolist() == [1, 1.5, 0.7, 0.1, 0.7]
-
-
-# --- remedies and weights ------------------------------------------------------------------------
-
-
-def test_remedies_are_drawn_from_the_seeds_that_all_of_a_panel_have() -> None:
-    doses = figures.table(figures.penalty_doses(POINTS, METHODS))
-    own = POINTS[(POINTS["method"] == "l2") & (POINTS["seed"] == 0)].sort_values("strength")
-    l2 = doses[doses["method"] == "l2"]
-    assert l2["strength"].tolist() == own["strength"].tolist()
-    # changes since theta_0: seed 1 has half a point more or less
-    assert l2["reward"].tolist() == pytest.approx(own["reward"])
-    assert l2["skill"].to_numpy() == pytest.approx(own["skill"].to_numpy() - 80, abs=0.5)
-    some = POINTS[~POINTS["method"].isin(["lora"]) | (POINTS["seed"] == 1)]
-    figure = figures.remedy_panels(some, METHODS)
-    titles = [axes.get_title(loc="left").split("\n")[1] for axes in figure.axes]
-    assert titles == ["(seeds 0-1)", "(seed 1)"]
-    assert set(figures.table(figure).groupby("panel")["seeds"].max()) == {1, 2}
-
-
-@pytest.mark.parametrize(("least", "starts"), [(1.0, 0.0), (3.9, 3.9)])
-def test_no_line_leads_to_a_curve_without_a_strong_setting(least: float, starts: float) -> None:
-    rows = POINTS["method"] == "lora"
-    points = POINTS.assign(reward=POINTS["reward"].mask(rows, least + POINTS["seed"]))
-    axes = figures.remedy_panels(points, ["lora"]).axes[0]
-    marker = style.METHODS["lora"].marker
-    [line] = [line for line in axes.get_lines() if line.get_marker() == marker]
-    assert line.get_xdata()[0] == pytest.approx(starts)
-
-
-def test_models_of_this_seed_are_changes_since_theta_0() -> None:
-    table = figures.table(figures.live_fronts(POINTS, live(), CAPTION))
-    mine = table[table["live"]].set_index("method")
-    assert mine.loc["l2", ["reward", "skill"]].tolist() == [2, -4]
-    recorded = table[~table["live"] & (table["method"] == "none")].set_index("rounds")
-    assert recorded.loc[2, ["reward", "skill"]].tolist() == [4, -20]
-    bars = figures.table(drawn("family_changes")).set_index(["method", "family"])["change"]
-    assert bars[("distil", "reading")] == -10
-
-
-def test_live_models_stand_beside_averages_of_the_plain_run() -> None:
-    table = figures.table(drawn("penalty_front")).set_index(["series", "method"])
-    own = table.loc[("this seed", "l2"), ["gain", "change", "capped_change"]]
-    assert own.squeeze().tolist() == [2, -4, -2]
-    assert "L2 0.06" in alt_text(drawn("penalty_effects"))
-
-
-def test_shares_of_replayed_text_distances_and_masks_by_hand() -> None:
-    mix = figures.table(drawn("replay_mix")).set_index(["strength", "family"])["share"]
-    assert mix[1.0].to_dict() == {"reply": 25, "span": 60, "statement": 15}
-    lengths = figures.table(drawn("path_lengths"))
-    assert lengths.iloc[1].tolist() == pytest.approx([2, 200 / 3, 125 / 3])
-    moved = figures.table(drawn("penalty_changes")).iloc[0]
-    assert moved[["below_one_rate", "half_below"]].tolist() == [25, 2]
-    spectra = {"lora": np.array([2.0, 1.0, 0.0])}
-    lora = figures.table(figures.lora_spectra(spectra, caption=CAPTION)).iloc[0]
-    assert lora[["largest", "above_a_thousandth", "values"]].tolist() == [2, 2, 3]
-    assert strokes(["kd", "kl", "l1"]) == {"kd": "-", "kl": "--", "l1": "-"}
-
-
-def test_the_distances_of_three_tokens_by_hand() -> None:
+def test_the_prices_of_three_tokens_by_hand() -> None:
     table = figures.table(figures.penalty_distances())
     drops, adds = (table[table["panel"] == name].iloc[:, 2:] for name in ("drops", "adds"))
     for own in (drops, adds):  # each starts at theta_0
@@ -357,30 +235,22 @@ def test_the_distances_of_three_tokens_by_hand() -> None:
 # --- theory and verdicts -------------------------------------------------------------------------
 
 
-def test_gains_and_limit_by_hand() -> None:
+def test_gains_and_shares_by_hand() -> None:
     gains = figures.table(drawn("effectiveness")).set_index("shared")
     assert gains.loc[0, ["gain", "repeats"]].tolist() == [11, 2]
     assert gains.loc[0, "gain_low"] == pytest.approx(11 - T_1, abs=1e-3)
-    assert figures.table(drawn("limit")).loc[0, ["accuracy", "error"]].tolist() == [77, -5]
+    # 3 of 4 in reward; 5 of 20 points that were lost
+    shares = figures.table(figures.shares_along(POINTS)).set_index("alpha")
+    assert shares.loc[0.5, ["reward", "tax"]].tolist() == [75, 25]
+    ways = figures.table(drawn("ways"))
+    assert ways["loss"].tolist() == [2, 1, 1, 3]
 
 
-def test_verdicts_as_markdown_and_as_a_forest() -> None:
+def test_verdicts_as_a_table_and_as_a_forest() -> None:
     found = {"a claim": compare.compare_seeds([1.0, 2.0, 3.0])}
     table = figures.table(figures.forest(found, caption=CAPTION))
     assert table.loc[0, ["claim", "difference"]].tolist() == ["a claim", 2]
-    lines = figures.verdict_markdown(CLAIMS).splitlines()
-    assert lines[2:] == ["| a | +2.00 | +1.00 to +3.00 | holds |",
-                         "| b \\| c | -2.00 | -3.00 to -1.00 | opposite |"]  # fmt: skip
-    assert figures.verdict_markdown(CLAIMS.to_dict("records")) == "\n".join(lines)
     assert "+2.00" in figures.verdict_style(CLAIMS).to_html()
-
-
-def test_rivals_have_a_panel_per_score_and_measure() -> None:
-    more = pd.concat([RIVALS.assign(score=s, measure=m) for s in "ab" for m in "cd"])
-    figure = figures.rivals(more, caption=CAPTION)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["a, c", "a, d", "b, c", "b, d"]
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "L2 (seeds 0-1)"
 
 
 def test_notes_hide_neither_points_nor_one_another() -> None:

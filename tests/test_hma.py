@@ -48,7 +48,6 @@ from alignment_tax.merge.released_code import (
 )
 from alignment_tax.train.loop import TrainingDiverged
 
-THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
 EXAMPLES = [
     ([3, 4, 5, 6, 1], [-100, -100, 5, 6, 1]),
     ([7, 8, 1], [-100, 8, 1]),
@@ -121,27 +120,20 @@ def mixed(mixture: Mixture, found: Found) -> dict[str, Tensor]:
 scores_of = st.lists(st.floats(-20, 20), min_size=2, max_size=9).map(lambda v: doubles(*v))
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Tensor, float, Tensor]:
-    scores = draw(scores_of)
-    sizes = doubles(*draw(st.lists(st.floats(0.1, 10), min_size=len(scores), max_size=len(scores))))
-    shares = sizes / sizes.sum() if draw(st.booleans()) else torch.full_like(sizes, 1 / len(sizes))
-    return scores, draw(st.floats(0.01, 0.99)), shares
-
-
-@given(cases(), st.floats(0, 0.9))
+@given(scores_of, st.floats(0.01, 0.99), st.floats(0, 0.9))
 @settings(max_examples=60, deadline=None)
-def test_ratios_hold_the_mean_and_the_softmax_the_box(case: tuple, eps: float) -> None:
-    scores, alpha, shares = case
-    by_paper = eq11_ratios(scores, alpha, shares, eps)
-    assert math.isclose(float(shares @ by_paper), alpha, rel_tol=1e-12)
-    equal = eq11_ratios(torch.zeros_like(scores), alpha, shares, eps)
+def test_ratios_hold_the_mean_and_the_softmax_the_box(
+    scores: Tensor, alpha: float, eps: float
+) -> None:
+    by_paper = eq11_ratios(scores, alpha, eps)
+    assert math.isclose(float(by_paper.mean()), alpha, rel_tol=1e-12)
+    equal = eq11_ratios(torch.zeros_like(scores), alpha, eps)
     assert torch.allclose(equal, torch.full_like(equal, alpha), rtol=1e-12)
-    ratios = softmax_ratios(scores, alpha, shares)
-    assert math.isclose(float(shares @ ratios), alpha, abs_tol=1e-12)
+    ratios = softmax_ratios(scores, alpha)
+    assert math.isclose(float(ratios.mean()), alpha, abs_tol=1e-12)
     assert ratios.min() >= 0
     assert ratios.max() <= 1
-    again = project(ratios, alpha, shares)
+    again = project(ratios, alpha)
     assert torch.allclose(again, ratios, rtol=1e-12, atol=1e-12)
     # a block with a higher score never gets less
     order = scores.argsort()
@@ -150,43 +142,37 @@ def test_ratios_hold_the_mean_and_the_softmax_the_box(case: tuple, eps: float) -
 
 def test_eq11_by_hand() -> None:
     # sigmoid(3), sigmoid(0), sigmoid(-3) plus 0.2 are 1.1526, 0.7, 0.2474, of mean 0.7
-    ratios = eq11_ratios(doubles(3, 0, -3), 0.2, THIRDS, 0.2)
+    ratios = eq11_ratios(doubles(3, 0, -3), 0.2, 0.2)
     assert ratios.tolist() == pytest.approx([0.3293, 0.2, 0.0707], abs=1e-4)
     # the interval for eps = 1 and K = 3 is [0.6 alpha, 1.5 alpha]
-    assert eq11_ratios(doubles(99, -99, -99), 0.2, THIRDS, 1.0)[0] == pytest.approx(0.3)
-    assert eq11_ratios(doubles(-99, 99, 99), 0.2, THIRDS, 1.0)[0] == pytest.approx(0.12)
+    assert eq11_ratios(doubles(99, -99, -99), 0.2, 1.0)[0] == pytest.approx(0.3)
+    assert eq11_ratios(doubles(-99, 99, 99), 0.2, 1.0)[0] == pytest.approx(0.12)
 
 
 def test_what_overflows_goes_to_the_others_in_proportion() -> None:
     # 0.5 x 3 = 1.5 to share: 6/9 of it is 1.0, twice 4/3 of that is too much
-    assert project(doubles(6, 2, 1), 0.5, THIRDS).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
-    assert project(doubles(8, 2, 1), 0.5, THIRDS).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
+    assert project(doubles(6, 2, 1), 0.5).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
+    assert project(doubles(8, 2, 1), 0.5).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
     # the first overflow makes a second: 2.4 to share, 1 + 1 + 0.4
-    assert project(doubles(10, 5, 1), 0.8, THIRDS).tolist() == pytest.approx([1, 1, 0.4])
-    weighted = project(doubles(8, 2, 1), 0.5, doubles(0.2, 0.4, 0.4))
-    assert weighted.tolist() == pytest.approx([1, 0.5, 0.25])
+    assert project(doubles(10, 5, 1), 0.8).tolist() == pytest.approx([1, 1, 0.4])
 
 
 def test_the_gradient_of_the_box_follows_finite_differences() -> None:
     scores = doubles(2.0, 0.3, -0.5).requires_grad_()
     for alpha in (0.2, 0.7):  # at 0.7 the first ratio is 1
-        ratios = softmax_ratios(scores, alpha, THIRDS)
+        ratios = softmax_ratios(scores, alpha)
         assert (ratios[0].item() == 1) == (alpha == 0.7)
-        assert torch.autograd.gradcheck(lambda s, a=alpha: softmax_ratios(s, a, THIRDS), (scores,))
+        assert torch.autograd.gradcheck(lambda s, a=alpha: softmax_ratios(s, a), (scores,))
 
 
 def test_the_grid_by_hand() -> None:
-    points = grid_ratios(0.5, 0.5, [1 / 3] * 3)
+    points = grid_ratios(0.5, 0.5)
     # two of {0, 1/2, 1} free, the third 3/2 minus both, if in the box
     assert sorted(points) == sorted([*permutations((0.0, 0.5, 1.0)), (0.5, 0.5, 0.5)])
-    assert len(grid_ratios(0.5, 0.1, [1 / 3] * 3)) == 121 - 2 * 15
-    assert (0.3, 0.3, 0.3) in grid_ratios(0.3, 0.1, [1 / 3] * 3)
-    for a, b, c in grid_ratios(0.3, 0.1, [0.5, 0.3, 0.2]):
-        assert 0.5 * a + 0.3 * b + 0.2 * c == pytest.approx(0.3)
-    with pytest.raises(MergeError, match="for K = 3 blocks, not 6"):
-        grid_ratios(0.3, 0.1, [1 / 6] * 6)
+    assert len(grid_ratios(0.5, 0.1)) == 121 - 2 * 15
+    assert (0.3, 0.3, 0.3) in grid_ratios(0.3, 0.1)
     with pytest.raises(MergeError, match="step of the grid is 0"):
-        grid_ratios(0.3, 0, [1 / 3] * 3)
+        grid_ratios(0.3, 0)
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
@@ -213,23 +199,18 @@ def test_grid_and_gradient_find_the_optimum_in_a_corner() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "targets", "changes", "optimum"),
+    ("sizes", "targets", "changes"),
     [
-        ((1,) * 3, [0.7, 0.5, 0.3], {}, None),
-        ((1,) * 3, [0.7, 0.5, 0.3], {"parameterisation": "eq11", "eps": 0.5}, None),
-        ((1,) * 6, np.linspace(0.8, 0.2, 6).tolist(), {}, None),
-        ((1,) * 9, np.linspace(0.8, 0.2, 9).tolist(), {}, None),
-        # the mean is (2 a + b + c) / 4: 0.7, 0.3, 0.3 can be had exactly
-        ((2, 1, 1), [0.7, 0.3, 0.3], {"mean_over": "parameters"}, None),
-        ((1,) * 3, [0.4, 0.7, 0.4], {}, None),
-        ((1,) * 3, [0.4, 0.7, 0.4], {"penalty": (0.0, 5.0, 0.0)}, [0.5] * 3),
+        ((1,) * 3, [0.7, 0.5, 0.3], {}),
+        ((1,) * 3, [0.7, 0.5, 0.3], {"parameterisation": "eq11", "eps": 0.5}),
+        ((1,) * 6, np.linspace(0.8, 0.2, 6).tolist(), {}),
+        ((1,) * 9, np.linspace(0.8, 0.2, 9).tolist(), {}),
     ],
 )
-def test_the_gradient_finds_an_optimum_inside(sizes, targets, changes, optimum) -> None:
+def test_the_gradient_finds_an_optimum_inside(sizes, targets, changes) -> None:
     found = learn_ratios(toy(sizes), Distance(targets), dataclasses.replace(TOY, **changes))
-    assert found.blocks == pytest.approx(optimum or targets, abs=0.02)
-    if "mean_over" not in changes:
-        assert math.fsum(found.blocks) == pytest.approx(0.5 * len(sizes), abs=1e-9)
+    assert found.blocks == pytest.approx(targets, abs=0.02)
+    assert math.fsum(found.blocks) == pytest.approx(0.5 * len(sizes), abs=1e-9)
 
 
 def test_the_extra_term_is_part_of_the_objective() -> None:
@@ -264,7 +245,7 @@ def test_every_search_starts_from_plain_averaging_to_the_bit(alpha, parameterisa
     _, mixture = mixture_of_llamas()
     ways = {"softmax": softmax_ratios, "eq11": partial(eq11_ratios, eps=0.2)}
     config = dataclasses.replace(TOY, alpha=alpha, parameterisation=parameterisation)
-    ratios = ways[parameterisation](start_scores(config, 3), alpha, THIRDS)
+    ratios = ways[parameterisation](start_scores(config, 3), alpha)
     blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
     mixed = mixture.weights({**dict.fromkeys(mixture.partition.others, alpha), **blocks})
     plain = average(mixture.theta_0, mixture.theta, alpha)
@@ -281,14 +262,6 @@ def test_learned_ratios_make_the_model_that_was_evaluated_and_are_found_again() 
     assert found.objective < found.equal
     assert found.fixed == {}
     assert found == found_for_llamas(alpha=0.6, seed=1, batch_size=2)[2]
-
-
-def test_what_is_fixed_stays() -> None:
-    mixture, objective, found = found_for_llamas(fixed={"embeddings": 0.0}, epochs=1)
-    assert found.fixed == {"embeddings": 0.0}
-    start = average(mixture.theta_0, mixture.theta, 0.5)
-    start["model.embed_tokens.weight"] = mixture.theta_0["model.embed_tokens.weight"]
-    assert found.equal == pytest.approx(mean_objective(objective, start, 3), rel=1e-6)
 
 
 def test_the_kl_term_pulls_the_ratios_towards_theta_0() -> None:
@@ -375,9 +348,6 @@ def test_the_kl_term_by_hand() -> None:
         ({"learning_rate": 0.0}, "learning_rate > 0"),
         ({"batch_size": 0}, "batch_size, evaluate_every >= 1"),
         ({"evaluate_every": 0}, "batch_size, evaluate_every >= 1"),
-        ({"penalty": (1.0, 2.0)}, "penalty has 2 numbers for 3 blocks"),
-        ({"fixed": {"head": 0.0}}, "'head' has no ratio to fix"),
-        ({"mean_over": "layers"}, "'blocks' or 'parameters'"),
         # (3 x 0.6 - 1) / (3 x 0.4) = 2/3
         (
             {"alpha": 0.6, "parameterisation": "eq11"},

@@ -210,7 +210,7 @@ def test_the_table_of_remedies_stays(few, later):
 
 
 NAMED = ("rsf_rounds", "tax_bars", "alpha_curves", "reward_hacking", "front", "search_fronts")
-NAMED += ("part_curves", "ablation", "recorded_ratios", "remedy_fronts")
+NAMED += ("part_curves", "shares_along", "remedy_fronts")
 NAMED += ("algorithm_fronts", "taxes", "rounds")
 
 
@@ -222,11 +222,3 @@ def test_a_figure_names_the_seeds_it_draws(name, few, later):
     )
     assert after == before  # the caption is in the alt text, with all the numbers
     assert "seeds 0-1" in after
-
-
-def test_of_rows_of_other_seeds_each_is_named(later):
-    drawn = figures.part_curves(later.points, recorded=True, algorithms=("rsf", "dpo", "ppo"))
-    assert "recorded run tiny, RSF seeds 0-1; DPO, PPO seeds 5-6, " in figures.alt_text(drawn)
-    rows = later.points
-    pair = {name: rows[rows["algorithm"] == name] for name in ("rsf", "rloo")}
-    assert figures.groups_caption(pair, recorded=True).startswith("recorded run tiny, seeds 0-1, ")

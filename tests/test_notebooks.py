@@ -20,6 +20,7 @@ from alignment_tax.notebooks import (
     run_course,
 )
 from alignment_tax.results.recorded import recorded
+from alignment_tax.stats import claims
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]
@@ -113,7 +114,7 @@ def records(course, request):
 
 
 VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
-SHARES = ("share", "accuracy", "calibration_error", "agreement_on")
+SHARES = ("share", "accuracy")
 
 
 @pytest.mark.notebooks
@@ -136,23 +137,25 @@ BY_HAND = (
     ("02", "sft_loss_by_hand", "sft_loss_trl", 1e-4),
     ("03", "bt_loss_by_hand", "bt_loss_trl", 1e-4),
     ("06", "dpo_loss_by_hand", "dpo_loss_trl", 1e-4),
+    ("07", "l1_by_hand", "l1_of_library", 1e-5),
+    ("08", "replay_loss_by_hand", "replay_loss_of_library", 1e-5),
     ("06", "ppo_loss_by_hand", "ppo_loss_library", 1e-4),
     # five standard errors of a difference of two shares of 2000 draws or more
     ("10", "hand_accuracy", "library_accuracy", 0.05),
     ("11", "objective_by_hand", "objective_of_library", 1e-4),
-    # points of skill; by hand a curve is cut into steps
-    ("11", "gap_at_equal_reward_by_hand", "gap_at_equal_reward_of_library", 0.05),
 )
 NEXT_TO_NOTHING = (
     ("01", "log_likelihood_gap", 1e-3),
     ("04", "hand_round_difference", 1e-6),
     ("06", "rloo_advantage_gap", 1e-3),
     ("06", "kl_estimator_gap", 1e-6),
+    ("08", "ema_against_library", 1e-6),
     ("09", "by_hand_against_library_at_half", 1e-6),
     ("09", "by_hand_minus_library_forgetting", 0.5),
-    # the vectors written out are the votes, counted twice and four times
-    ("10", "outputs_count_shared_twice", 1e-9),
-    ("10", "weights_count_shared_four_times", 1e-9),
+    # the vectors written out are the votes, counted by (1 - alpha)^2, 1 and alpha^2
+    ("10", "counts_against_vectors", 1e-9),
+    # another numbering of the hidden units, the same model
+    ("10", "renumbering_changes_logits_by", 1e-2),
     ("11", "softmax_ratios_against_hand", 1e-9),
 )
 TRUE = (
@@ -210,7 +213,7 @@ def test_03_and_04_the_reward_model_can_be_trusted_and_fooled(course):
     records = of(course, "04")
     # of more replies the best is no worse
     assert records["best_of_n_gain"] > 0
-    assert {"kl", "reward_gain", "gold_gain", "control_gain"} <= set(records)
+    assert {"reward_gain", "gold_gain", "control_gain"} <= set(records)
 
 
 @pytest.mark.notebooks
@@ -235,27 +238,17 @@ def test_06_budgets_and_estimators(records):
 
 @pytest.mark.notebooks
 def test_07_each_penalty_by_hand_is_that_of_the_library(records):
-    for kind in ("weight", "output"):
-        by_hand = records[f"{kind}_penalties_by_hand"]
-        library = records[f"{kind}_penalties_of_library"]
-        assert library == pytest.approx(by_hand, rel=1e-4, abs=1e-7)
-    assert records["weight_penalties_at_theta_0"] == [0, 0]
-    assert records["output_penalties_at_theta_0"] == pytest.approx(0, abs=1e-9)
-    assert records["pull_grows_by"] == pytest.approx({"sum": 1, "mean": 0.5})
+    by_hand = records["output_penalties_by_hand"]
+    assert records["output_penalties_of_library"] == pytest.approx(by_hand, rel=1e-4)
     assert records["loop_against_library"] < 1e-3
-    assert records["scale_against_the_papers_code"] < 1e-9
-    assert records["slope_at_best_student"] < 1e-9
     # r (128 + 128) for four matrices of attention and r (128 + 256) for three of the MLP, 9 layers
-    assert records["lora_by_hand"][0] == 9 * (4 * 256 + 3 * 384)
-    assert records["lora_by_hand"] == records["lora_counted"]
+    assert records["lora_numbers"] == [4 * 9 * (4 * 256 + 3 * 384)] * 2
     assert records["lora_starts_as_theta_0"] is True
     assert records["lora_forward"]["gap"] < 1e-3 * records["lora_forward"]["effect"]
-    assert records["live_steps"] == [records["steps"]]
-    assert records["ranks"]["LoRA"] <= records["lora_rank"] == 16
-    assert records["way_left_after_averaging"] == pytest.approx([0.5] * 2, rel=1e-3)
-    judged = records["verdict_averaging_is_ahead"]
-    assert len(judged) <= len(records["recorded_remedies"])
-    assert len(records["verdict_by_score_and_measure"]) == 4 * len(judged)
+    # a weak and a strong strength of five remedies
+    assert [len(each) for each in records["live_reward"].values()].count(2) == 5
+    assert records["live_reward"].keys() == records["live_forgetting"].keys()
+    assert len(records["verdict_by_claim"]) <= 10
 
 
 @pytest.mark.notebooks
@@ -264,26 +257,13 @@ def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(records):
     assert records["pool"]["replies"] <= 32
     assert records["pool"]["steps"] <= 4
     assert records["planted_item_refused"] is True
-    assert records["reply_loss_by_hand"] == pytest.approx(records["reply_loss_library"], abs=1e-5)
-    assert records["replay_loss_by_hand"] == pytest.approx(records["replay_loss_library"], abs=1e-5)
-    # lambda / (1 + lambda), up to a document of at most 145 tokens
-    for strength, share in records["replay_share_of_tokens"].items():
-        assert share == pytest.approx(float(strength) / (1 + float(strength)), abs=0.05)
-    assert records["moving_averages_against_hand"] < 1e-6
-    assert records["watched_run_is_the_plain_run"] is True
-    assert records["graft_mask_by_hand_agrees"] is True
-    assert records["graft_density_realised"] == pytest.approx(0.2, abs=1e-5)
-    kept = records["share_of_norm_kept"]
-    assert kept["random"] == pytest.approx(0.2**0.5, abs=0.01)
-    assert kept["largest"] > kept["random"]
-    assert set(records["live_skill"]) >= {"distil", "replay", "replay_other", "sma", "graft"}
-    there = set(records["recorded_methods"])
-    assert there | {"early_stopping"} == set(records["verdict_averaging_is_ahead"])
-    assert len(records["verdict_by_score_and_measure"]) == 4 * (len(there) + 1)
-    # few tokens of text in the formats of tests count, so each that does weighs more
-    weights = records["weight_of_a_token_that_counts"]
-    assert weights["all formats"] > weights["no evaluated formats"] >= 1
-    assert bool(records["verdict_formats"]) == ({"replay", "replay_other"} <= there)
+    assert records["documents_as_the_library"] is True
+    assert records["graft_otherwise_than_library"] == 0
+    assert records["graft_density_realised"] == pytest.approx(0.1, abs=1e-5)
+    # a tenth of the weights at random has the root of a tenth of the length
+    assert records["share_of_norm_kept"] > 0.1**0.5
+    assert [len(each) for each in records["live_reward"].values()].count(2) == 6
+    assert len(records["verdict_by_claim"]) <= 10
 
 
 @pytest.mark.notebooks
@@ -300,36 +280,33 @@ def test_09_the_front_and_its_ends(course, records):
 
 
 @pytest.mark.notebooks
-def test_10_averaged_weights_are_not_what_the_printed_formula_describes(records):
+def test_10_averaged_weights_lie_on_the_way_and_can_be_broken(records):
+    # the library's bend of the recorded run, over the seeds that have RSF
+    found = claims.read("tiny").set_index("id")["difference"]
+    for score, value in records["bends"].items():
+        if f"bend.rsf.{score}" in found:
+            assert value == pytest.approx(found[f"bend.rsf.{score}"], abs=1e-9)
+    # a theorem for averaged outputs: a loss is convex in the logits
+    assert all(sag > -1e-6 for way, sag in records["loss_sags"].items() if "outputs" in way)
+    right = records["right_half_way"]
+    assert right["renumbered"] < right["weights"]
+    assert records["counts_half_way"] == pytest.approx([1, 4, 1])
     outputs, weights = records["gain_of_outputs_by_overlap"], records["gain_of_weights_by_overlap"]
     assert outputs["0"] == weights["0"] > 10
     assert outputs["20"] == weights["20"] == 0
     # worked out from 200,000 draws: +7.6 and -0.7 points at half overlap
     assert outputs["10"] == pytest.approx(7.6, abs=2.5)
     assert weights["10"] == pytest.approx(-0.7, abs=2.5)
-    assert records["verdict_same_labels_gain_more_outputs"] == "holds"
-    assert records["verdict_printed_formula_averaged_weights"] == "opposite"
-    assert records["verdict_limit_describes_n_20"] == "opposite"
-    # ten statements, of which that on F_p is asked for few features and for many
-    assert len(records["agreement_with_paper"]) == 11
+    assert records["loss_with_different_labels"] < 0
 
 
 @pytest.mark.notebooks
 def test_11_ratios_by_hand_are_those_of_the_library(records):
-    # sigmoids 0.8, 0.4, 0.4 at alpha 0.2: 0.1, 0.05, 0.05 as printed, 0.3, 0.15, 0.15 as meant
-    assert records["mean_of_eq11_as_printed"] == pytest.approx(0.2 / 3)
-    assert records["mean_of_eq11_as_meant"] == pytest.approx(0.2)
     assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
-    before, after = records["objective_before_and_after_one_pass"]
-    assert before == pytest.approx(records["objective_equal"], abs=1e-5)
+    before, after = records["objective_before_and_after"]
+    found = records["objective_by_search"]
+    assert before == pytest.approx(found["equal"], abs=1e-5)
     assert after < before
-    # no search ends above where it began: that point is among those it chooses from
-    assert max(records["objective_by_search"].values()) <= records["objective_equal"] + 1e-6
-    assert records["mean_ratio_as_printed"] == pytest.approx(0.2 / 3)
-    assert records["mean_ratio_with_alpha_turned"] == pytest.approx(0.8)
-    # 21 linear layers in a block of three, and Adam steps about as far each time
-    assert 10 < records["score_moves_times_with_repeated_parameters"] < 40
-    ahead = records["searches_ahead_of_averaging"]
-    surely = records["searches_ahead_allowing_for_many_looks"]
-    assert set(surely) <= set(ahead) <= set(records["verdict_searches_at_equal_reward"])
-    assert set(records["agreement_with_paper"].values()) <= set(VERDICTS)
+    assert found["grid"] <= found["equal"] + 1e-6  # which is a point of the grid
+    assert set(records["parts_minus_aligned"]) == {"input", "middle", "output"}
+    assert len(records["verdict_of_the_table"]) <= 10

@@ -14,7 +14,6 @@ from alignment_tax.merge.parts import (
     Mixture,
     Partition,
     block_names,
-    block_shares,
     block_sizes,
     one_part,
     partition,
@@ -169,30 +168,17 @@ def test_the_model_may_hold_one_of_the_ends() -> None:
 # ratios
 
 
-def test_the_mean_is_over_blocks_or_over_parameters() -> None:
-    model = llama(0, layers=4)
-    parts = partition(model, (1, 3))
-    tensors = model.state_dict()
-    assert block_shares(parts, tensors) == (0.5, 0.5)
-    assert block_shares(parts, tensors, "parameters") == (0.25, 0.75)
-    with pytest.raises(MergeError, match="'blocks' or 'parameters', not 'layers'"):
-        block_shares(parts, tensors, "layers")  # type: ignore[arg-type]
-
-
 def test_ratios_of_blocks_give_every_part_one() -> None:
     parts = partition(llama(0, tied=False), 3)
     ratios = ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, fixed={"norms": 0.0})
     assert list(ratios) == ["input", "middle", "output", "embeddings", "head", "norms"]
     assert list(ratios.values()) == [0.9, 0.6, 0.3, 0.6, 0.6, 0.0]
-    weighted = ratios_of_blocks(parts, [1.0, 0.5, 0.5], 0.6, shares=[0.2, 0.4, 0.4])
-    assert weighted["input"] == 1.0
 
 
 @pytest.mark.parametrize(
     ("values", "alpha", "options", "message"),
     [
         ([0.9, 0.5, 0.2], 0.6, {}, r"0.9, 0.5, 0.2 have the mean 0.533.*must be 0.6"),
-        ([0.9, 0.6, 0.3], 0.6, {"shares": [0.5, 0.25, 0.25]}, "mean 0.675"),
         ([0.6, 0.6], 0.6, {}, r"2 ratios for 3 blocks \(input, middle, output\)"),
         ([1.2, 0.4, 0.2], 0.6, {}, r"ratio of part 'input' is 1.2: .* a number in \[0, 1\]"),
         ([0.6] * 3, 0.6, {"fixed": {"middle": 0.0}}, "'middle' has no ratio to fix"),

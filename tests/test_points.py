@@ -9,7 +9,6 @@ from points import made_up_points, point
 from alignment_tax.results.points import (
     NotRecorded,
     curve_rows,
-    own_rows,
     present,
     shared,
     start,
@@ -23,13 +22,6 @@ def test_what_is_recorded_of_the_algorithms() -> None:
         start(points[points["algorithm"] != "sft"], "skill")
     apart = points[(points["seed"] == 0) | (points["algorithm"] != "ppo")]
     assert set(shared(apart)["seed"]) == {0}
-
-
-def test_a_chapter_compares_its_own_rows() -> None:
-    points = made_up_points()
-    own = own_rows(points, ["l2"])
-    assert set(own["method"]) == {"none", "average", "distil", "distil+average", "l2"}
-    assert set(own["algorithm"]) == {"base", "sft", "rsf", "rsf_random"}
 
 
 def test_a_remedy_inside_the_rounds_ends_at_rsf() -> None:

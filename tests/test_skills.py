@@ -291,9 +291,9 @@ def by_lm_eval(scorer: Scorer, model, tokenizer) -> pd.DataFrame:
                 nothing = dict(zip(nothing, [*whole, *cut], strict=True))
             elif task.said:
                 value = said(model, definition, sample["doc"])
-            else:
+            elif isinstance(reply := sample["resps"][0][0], str):
                 target = str(definition.doc_to_target(sample["doc"]))
-                reply = first_line(sample["resps"][0][0], target, task.ends)
+                reply = first_line(reply, target, task.ends)
                 forgiven = definition.process_results(sample["doc"], [reply])[task.metric]
             rows.append(row | {"value": value, "forgiven": float(forgiven)} | nothing)
     return pd.DataFrame(rows)

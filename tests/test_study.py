@@ -61,7 +61,8 @@ def test_points_have_their_columns_and_a_row_for_every_model(points, preset):
     assert list(points.columns) == COLUMNS
     told = points[["study", "seed", "n_items"]].drop_duplicates().values.tolist()
     assert told == [["miniature", 0, 7 * preset.eval.limit]]
-    plain = [Spec("base"), Spec("sft"), Spec("rsf", 1), Spec("rsf", 2), Spec("rsf_random", 2)]
+    plain = [Spec("base"), Spec("sft")]
+    plain += [Spec(name, rounds) for name in ("rsf", "rsf_random") for rounds in (1, 2)]
     averages = [Spec("rsf", 2, "average", alpha) for alpha in preset.alphas]
     found = [Spec.of_row(each) for each in points.to_dict("records")]
     assert len(found) == len(plain + averages)

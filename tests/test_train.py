@@ -28,7 +28,6 @@ from alignment_tax.train.loop import (
 )
 from alignment_tax.train.reward import (
     accuracy,
-    calibration,
     margins,
     train_reward_model,
 )
@@ -409,20 +408,8 @@ def test_margins_are_chosen_minus_rejected():
     assert forth[5] == pytest.approx(good - bad, abs=1e-5)
 
 
-def test_accuracy_and_calibration_by_hand():
+def test_accuracy_by_hand():
     assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625  # a tie counts half
-    # sigmoid(log 3) = 0.75 (bin 0.7-0.8), sigmoid(log 19) = 0.95 (bin 0.9-1.0)
-    margin = np.log([3, 3, 3, 1 / 3, 19, 1 / 19])
-    table, error = calibration(margin, bins=5)
-    assert table["count"].tolist() == [4, 2]
-    np.testing.assert_allclose(table["predicted"], [0.75, 0.95])
-    np.testing.assert_allclose(table["observed"], [0.75, 0.5])
-    np.testing.assert_allclose(table["low"], [0.7, 0.9])
-    assert error == pytest.approx((0 * 4 + 0.45 * 2) / 6)
-    with pytest.raises(ValueError, match="finite"):
-        calibration(np.array([np.nan]))
-    table, error = calibration(np.array([1000.0]), bins=10)  # the last bin
-    assert (table["low"].tolist(), error) == ([0.95], 0.0)
 
 
 # rejection sampling finetuning

@@ -3,6 +3,9 @@
 import os
 import platform
 
+# Nobody is told of what is run here.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 # Processors differ in the instructions that they have, and with them in the last digits of a sum,
 # which training makes grow. All that is recorded is computed with those that each of them has; on
 # matrices this small wider ones are no faster. The libraries read this when they first compute.

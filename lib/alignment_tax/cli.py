@@ -60,6 +60,15 @@ def share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} does not lie in [0, 1)")
 
 
+def new_file(text: str) -> Path:
+    """Return the path of a file from the command line that a long work is to write."""
+    file = settings.absolute(text)
+    settings.writable(file.parent, "Name another file.")
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"{file} is a folder: name a file")
+    return file
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; the help of a command is its function's first line."""
     looks: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -80,19 +89,19 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(do=do)
         return made
 
-    names = f"one of: {', '.join(presets.PRESETS)}"
+    names, path = f"one of: {', '.join(presets.PRESETS)}", settings.absolute
     command(do_list, "list")
     option = command(do_run, "run --preset tiny --seed 1 --only 04 05").add_argument
     option("--preset", default="tiny", help=f"{names}; default tiny")
     option("--seed", type=whole_number, default=0, help="default 0")
     option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
     option("--jobs", type=count, help="chapters side by side; default one a core")
-    option("--out", type=Path, help="folder; default runs/<preset>-seed<seed>")
+    option("--out", type=path, help="folder; default runs/<preset>-seed<seed>")
     option = command(
         do_compare, "compare nightly/first nightly/today --tolerance 0.01"
     ).add_argument
-    option("first", type=Path, help="folder of the run to compare with")
-    option("second", type=Path, help="folder of the new run")
+    option("first", type=path, help="folder of the run to compare with")
+    option("second", type=path, help="folder of the new run")
     text = "numbers are alike if they differ by at most X, or by X times the larger; default 0"
     option("--tolerance", type=share, default=0.0, metavar="X", help=text)
     option = command(
@@ -105,13 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
     option("--methods", nargs="+", metavar="METHOD", help=text + "'remedies', all 'parts'")
     option = command(do_add, "add tiny elsewhere/data/results/tiny").add_argument
     option("preset", help=names)
-    option("folder", type=Path, help="a folder data/results/<preset> from elsewhere")
+    option("folder", type=path, help="a folder data/results/<preset> from elsewhere")
     command(do_report, "report")
     option = command(do_figures, "figures --out signature.png").add_argument
-    option("--points", type=Path, help="default data/results/tiny/points.csv")
-    option("--out", type=Path, help="the README's figure; default data/results/signature.png")
+    option("--points", type=path, help="default data/results/tiny/points.csv")
+    option("--out", type=new_file, help="the README's figure; default data/results/signature.png")
     option = command(do_outputs, "outputs runs/tiny-seed0").add_argument
-    option("folder", nargs="?", type=Path, help="a finished run; default runs/tiny-seed0")
+    option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
     command(do_base, "base")
     text = "measure on this machine, from a checkout: speed, our PPO, learning rates"
@@ -122,12 +131,12 @@ def make_parser() -> argparse.ArgumentParser:
     ).add_argument
     option("--limit", type=count, help="items a task, for a quick trial; default all")
     option("--only", nargs="+", metavar="PART", help="measure these parts alone")
-    option("--against", type=Path, help="time this checkout against another one, in turn")
-    option("--out", type=Path, help="default data/results/bench.json")
+    option("--against", type=path, help="time this checkout against another one, in turn")
+    option("--out", type=new_file, help="default data/results/bench.json")
     option = command(bench_ppo, "bench ppo --trl .venv/trl-1.12.0", among).add_argument
-    option("--trl", type=Path, required=True, help="folder with a TRL that has PPO")
+    option("--trl", type=path, required=True, help="folder with a TRL that has PPO")
     option("--iterations", type=count, help="of each run")
-    option("--out", type=Path, help="default data/results/bench_ppo.json")
+    option("--out", type=new_file, help="default data/results/bench_ppo.json")
     option = command(bench_tune, "bench tune tiny --algorithms dpo", among).add_argument
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
@@ -238,8 +247,8 @@ def program(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
     """Run the command line on the chapters in a folder and return its exit code."""
-    given = make_parser().parse_args(argv)
     try:
+        given = make_parser().parse_args(argv)
         given.notebooks = notebooks or settings.notebooks_folder()
         code: int = given.do(given)
         return code
@@ -248,7 +257,7 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)
         return WRONG_USE
-    except ArtifactError as error:
+    except (ArtifactError, OSError) as error:
         print(f"alignment-tax: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

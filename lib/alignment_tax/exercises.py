@@ -54,7 +54,8 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
         known = [said for wrong, said in mistakes if place == 0 and same(answer, wrong)]
         given = words[0] if words else ", ".join(map(repr, arguments))
         first = "the first case is right, but " if place else ""
-        print(f"not yet: {known[0] if known else f'{first}{given} gives {right}, not {answer}'}")
+        other = f"{first}{given} gives {right}, not {_short(answer)}"
+        print(f"not yet: {known[0] if known else other}")
         return False
     print("right")
     return True
@@ -70,3 +71,9 @@ def same(answer: Any, right: Any) -> bool:
     if found.shape != wanted.shape:
         return False
     return bool(np.allclose(found, wanted, rtol=0, atol=1e-3, equal_nan=True))
+
+
+def _short(answer: Any) -> Any:
+    """Return an answer as it is said: a number with four digits behind the point."""
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer
+    return round(answer, 4) if isinstance(answer, float) else answer

@@ -62,7 +62,7 @@ METHOD_NAMES = {
     "average": "averaging the weights",
     "early_stopping": "stopping RSF early",
     "hma": "HMA",
-    "distil": "distilled, no remedy",
+    "distil": "the distilled run",
     "distil+average": "averaging the distilled run",
     "l1": "L1",
     "l2": "L2",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec as find_package
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -130,22 +132,46 @@ def load_policy(
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
+    if source.is_dir():
+        weight_files(source)
     name, options = str(path_or_id), dict[str, Any](use_safetensors=True)
     gguf: dict[str, Any] = {}
     if source.suffix == ".gguf":
         name, gguf = str(source.parent), {"gguf_file": source.name}
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
-        options = {**gguf, "quantization_config": GgufConfig(dequantize=True)}
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **gguf))
-    with quiet_loading():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, dtype), **options
+        options = {"quantization_config": GgufConfig(dequantize=True)}
+    safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe))
+    config = AutoConfig.from_pretrained(name, **safe)
+    if not gguf and getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{name} holds quantised weights, which can neither be trained nor averaged. Take the "
+            "checkpoint that they were made from, or save it dequantised."
         )
+    options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
+    with quiet_loading():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), **safe, **options
+        )
+    model: PreTrainedModel = loaded[0]
+    check_complete(str(path_or_id), loaded[1])
     if gguf:
         model = _plain(model)
     check_vocabulary(model, tokenizer)
     torch.nn.Module.to(model, device())
     return model.eval(), tokenizer
+
+
+def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
+    """Refuse a checkpoint whose loading left weights out or drew some at random (ValueError)."""
+    said = {"missing_keys": "lacks", "mismatched_keys": "has another shape of"}
+    for kind, verb in (said | {"unexpected_keys": "holds, beside what the model has,"}).items():
+        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
+            raise ValueError(
+                f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such): it does not fit its "
+                "config.json. Save the whole model again, a LoRA merged, a model inside a wrapper "
+                "(torch.compile, DataParallel) taken out of it."
+            )
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -251,11 +277,33 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def load_state(folder: Path) -> dict[str, Tensor]:
-    """Read every safetensors file in `folder` into one state dict on the CPU."""
-    files = sorted(Path(folder).glob("*.safetensors"))
+    """Read the whole checkpoint in `folder` into one state dict on the CPU."""
+    files = weight_files(folder)
     if not files:
         raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, all of them by its own index (ValueError)."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    files, places = sorted(folder.glob("*.safetensors")), dict[str, str]()
+    for index in folder.glob("*.safetensors.index.json"):
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [folder / name for name in sorted(set(places.values()))]
+    lacking = {file.name for file in files if not file.is_file()}
+    if not places and any("-of-" in file.name for file in files):
+        lacking = {f"{WEIGHTS}.index.json"}
+    if not lacking:
+        lacking = set(places).difference(*(safe_open(file, "pt").keys() for file in files))
+    if lacking:
+        raise ValueError(
+            f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such): it was "
+            "copied or downloaded in part. Get the whole."
+        )
+    return files
 
 
 class RewardModel(PreTrainedModel):

@@ -115,7 +115,9 @@ def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
 
 def read_chapter(path: Path) -> Chapter:
     """Return the chapter in a notebook file; the title falls back to the file's name."""
-    texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+    texts: list[str] = []
+    with contextlib.suppress(CourseError):  # check_parameters refuses it if it is to run
+        texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
     title, question, minutes = front_matter(texts[0] if texts else "")
     number, _, name = path.stem.partition("_")
     return Chapter(number, title or name.replace("_", " "), question, path.resolve(), minutes)
@@ -198,8 +200,7 @@ class Kernels:
         python_path = os.pathsep.join(filter(None, paths))
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
-        # a relative folder would mean another one from the notebooks' folder
-        spec.env = {"PYTHONPATH": python_path, settings.RUNS_VARIABLE: str(settings.runs_folder())}
+        spec.env = {"PYTHONPATH": python_path, **settings.environment()}
         if side_by_side:
             # a preset fixes the number of threads; those that wait must not take another's core
             spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -263,13 +264,20 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
             cwd=chapter.path.parent,
             progress_bar=False,
             store_widget_state=False,
+            start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
         )
         # papermill takes a cell that calls exit(0) for a success
         if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
             raise SystemError("exit() ended the notebook; the cells below did not run.")
     except Exception as error:
         status = "failed"
-        cell, text = failure(error, read_notebook(running) if running.exists() else None)
+        notebook = None
+        if running.exists():
+            try:
+                notebook = read_notebook(running)
+            except CourseError:  # cut off by a full disk
+                running.unlink()
+        cell, text = failure(error, notebook)
     if kernels.stopped and status == "failed":
         status, text = "interrupted", "interrupted from the keyboard"
     minutes = (time.perf_counter() - started) / 60
@@ -291,11 +299,11 @@ def export_page(path: Path) -> str:
     try:
         exporter = HTMLExporter(extra_loaders=[loader], template_file="chapter.html.j2")
         page, _ = exporter.from_filename(str(path))
+        write_whole(path.with_suffix(".html"), page)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         print(f"(no HTML page of {path.name}: {reason})", file=sys.stderr)
         return ""
-    write_whole(path.with_suffix(".html"), page)
     return path.with_suffix(".html").name
 
 
@@ -348,12 +356,15 @@ def run_course(
     check_parameters(chosen)
     # a real model and its data fill the GPU
     jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
-    out.mkdir(parents=True, exist_ok=True)
+    settings.writable(out, "Choose another folder with --out, or set ALIGNMENT_TAX_RUNS.")
+    if not (settings.runs_folder() / "artifacts").is_dir():  # a finished one may be read-only
+        settings.writable(settings.runs_folder(), "Set ALIGNMENT_TAX_RUNS to another folder.")
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
         with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(notebooks):
-            return run_chapters(earlier_runs(chapters, out), chosen, preset, seed, out, jobs)
+            runs = earlier_runs(chapters, preset, seed, out)
+            return run_chapters(runs, chosen, preset, seed, out, jobs)
     except Timeout:
         raise CourseError(
             f"Another run is writing to {out}. Wait for it, or choose another folder with --out."
@@ -417,13 +428,19 @@ def as_they_end(
             yield from ended
 
 
-def earlier_runs(chapters: Sequence[Chapter], out: Path) -> dict[Path, ChapterRun]:
-    """Return, for the path of every chapter, its earlier run in this folder, or "not run"."""
-    kept = {}
+def earlier_runs(
+    chapters: Sequence[Chapter], preset: str, seed: int, out: Path
+) -> dict[Path, ChapterRun]:
+    """Return each chapter's earlier run in a folder, or "not run" (CourseError: of another run)."""
+    kept, held = {}, (preset, seed)
     # no earlier run, or one that cannot be read: it is only for show
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        entries = loads((out / SUMMARY).read_text("utf-8"))["chapters"]
+        summary = loads((out / SUMMARY).read_text("utf-8"))
+        held, entries = (summary["preset"], summary["seed"]), summary["chapters"]
         kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
+    if held != (preset, seed):
+        text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
+        raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
     # of a summary that another version wrote, what this one knows
     known = {each.name for each in fields(ChapterRun)}
     runs = {}
@@ -439,7 +456,10 @@ def write_summary(course: CourseRun) -> None:
     chapters = [asdict(chapter) for chapter in course.chapters]
     summary = {"preset": course.preset, "seed": course.seed, "chapters": chapters}
     write_whole(course.out / SUMMARY, dumps(summary, indent=2) + "\n")
-    write_whole(course.out / INDEX, index_page(course))
+    try:
+        write_whole(course.out / INDEX, index_page(course))
+    except OSError as error:  # the values are kept
+        print(f"(no {INDEX}: {error})", file=sys.stderr)
 
 
 def strip_outputs(notebooks: Path) -> list[Path]:

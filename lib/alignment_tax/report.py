@@ -190,16 +190,18 @@ def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
         ),
         "A ratio per block": (
             "HMA (heterogeneous model averaging) is the paper's search for a ratio for each block "
-            "of layers; Eq. 11 is its way from free numbers to ratios, AdaMerging a search that is "
-            "given labelled reading items (chapter 11). Every search against plain averaging at "
-            "the same mean ratios.",
-            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")],
+            "of layers (chapter 11); Eq. 11 is its way from free numbers to ratios, AdaMerging a "
+            "search that is given labelled reading items. Every search, and ratios set by hand, "
+            "against plain averaging at the same mean ratios.",
+            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")]
+            + ["hma_vs_average.", "hma_k9_vs_k3.", "pattern."],
         ),
         "One third of the layers": (
             "One third of the layers averaged with theta_0 and the others left aligned (chapter "
             "11): does the input part raise both reward and skill above the aligned model's, as "
             "the paper reports?",
-            ["part.input.", "part.dpo.input.", "part.ppo.input."],
+            [f"part.{own}{part}." for own in ("", "dpo.", "ppo.")
+             for part in ("input", "middle", "output")],
         ),
     }  # fmt: skip
     page = [
@@ -247,13 +249,13 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
             f"by seed. alpha is the weight of the aligned model. {VERDICTS_SAY}",
             "Remedies are compared in the paper's distillation style: theta_0 is finetuned once on "
             "the best-of-n samples of the same RSF run, in as many steps for all. Their curves run "
-            "from theta_0 over the strengths to the plain run without a remedy (that of LoRA and "
-            "BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and skill "
-            f"{where['skill']:g}; of two curves the finer one is thinned to as many points as the "
-            "other has.",
+            "from theta_0 over the strengths to the distilled run without a remedy (that of LoRA "
+            "and BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and "
+            f"skill {where['skill']:g}; of two curves the finer one is thinned to as many points "
+            "as the other has.",
             "Every remedy beside the averages of the distilled run, a panel for each kind, with "
             "means and intervals over the seeds that all curves of the panel have.",
-            f"![Mean skill against reward, a curve for every remedy]({REMEDIES_FIGURE})",
+            f"![Skill with format forgiven against reward, every remedy]({REMEDIES_FIGURE})",
             "## Methods against the average of the distilled run",
             table(DISTILLED_AVERAGE),
             "## Methods against the average of RSF itself",

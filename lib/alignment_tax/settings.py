@@ -8,6 +8,7 @@ checkout). `ALIGNMENT_TAX_DATA` names a local folder with the real data sets as 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 RUNS_VARIABLE = "ALIGNMENT_TAX_RUNS"
@@ -37,10 +38,32 @@ def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
     )
 
 
+def absolute(named: str) -> Path:
+    """Return the path that a person named, wherever it is used from; "~" is the home folder."""
+    return Path(named).expanduser().resolve()
+
+
+def environment() -> dict[str, str]:
+    """Return both variables for a process with another current folder, paths made absolute."""
+    named = {name: os.environ.get(name) for name in (RUNS_VARIABLE, DATA_VARIABLE)}
+    return {name: str(absolute(path)) for name, path in named.items() if path}
+
+
+def writable(folder: Path, remedy: str) -> Path:
+    """Make a folder if it is not there; return it (SettingsError: nothing can be written there)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        why = error.strerror
+        raise SettingsError(f"Nothing can be written to {folder} ({why}). {remedy}") from error
+
+
 def runs_folder() -> Path:
     """Return the folder of artifacts and executed notebooks (not created here)."""
     named = os.environ.get(RUNS_VARIABLE)
-    return Path(named).expanduser().resolve() if named else repo_root() / "runs"
+    return absolute(named) if named else repo_root() / "runs"
 
 
 def data_folder() -> Path | None:
@@ -48,7 +71,7 @@ def data_folder() -> Path | None:
     named = os.environ.get(DATA_VARIABLE)
     if not named:
         return None
-    folder = Path(named).expanduser().resolve()
+    folder = absolute(named)
     if not folder.is_dir():
         raise SettingsError(
             f"{DATA_VARIABLE} is set to {named!r}, which is not a folder. Set it to the folder "

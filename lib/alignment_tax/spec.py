@@ -107,11 +107,6 @@ def unaveraged(method: str) -> str:
     return method if found.protocol == ROUNDS else str(found._replace(mix=None))
 
 
-def is_averaged(method: str) -> bool:
-    """Whether a method is a distilled or remedied run averaged with theta_0."""
-    return unaveraged(method) != method
-
-
 def is_in_rounds(method: str) -> bool:
     """Whether a method is a remedy inside the rounds of RSF."""
     return Method.read(method).protocol == INSIDE

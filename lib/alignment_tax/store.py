@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -296,6 +297,8 @@ class Store:
                 sync(temporary / name)
             told = {**provenance(), "seconds": round(seconds, 3), "files": files}
             sealed = write_meta(temporary, {**meta, **told})
+            for path in (temporary, *temporary.rglob("*")):
+                _share(path, folder.parent)
             sync(temporary)
             temporary.rename(folder)
             sync(folder.parent)
@@ -309,13 +312,21 @@ class Store:
 
 @contextlib.contextmanager
 def _explained(describe: str, root: Path) -> Iterator[None]:
-    """Say what to do when the disk (or the quota) is full."""
+    """Say what to do when the disk (or the quota) is full, or the folder is of another account."""
     try:
         yield
     except Exception as error:
         # libraries written in C++ or Rust raise their own types, with the system's words in them
-        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not numbered and "no space left on device" not in str(error).lower():
+        number, place = getattr(error, "errno", None), str(getattr(error, "filename", "") or "/-")
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        full |= "no space left on device" in str(error).lower()
+        about = root.is_relative_to(place) or Path(place).is_relative_to(root)
+        if not full and about and number != errno.ENOENT:
+            raise ArtifactError(
+                f"{describe} could not be read from or written to {root}: {error}. Set "
+                "ALIGNMENT_TAX_RUNS to a folder of your own; README.md says how accounts share one."
+            ) from error
+        if not full:
             raise
         existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
@@ -328,18 +339,31 @@ def _explained(describe: str, root: Path) -> Iterator[None]:
 
 def _locked(folder: Path, describe: str) -> AbstractContextManager[object]:
     """The artifact's lock, held until the end of the with block; say it when waiting."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    for each in (folder.parent.parent, folder.parent):
+        if not each.is_dir():
+            each.mkdir(parents=True, exist_ok=True)
+            _share(each, each.parent)
     lock = lock_of(folder)
     try:
-        return lock.acquire(timeout=0)
-    except Timeout:
+        with contextlib.suppress(Timeout):
+            return lock.acquire(timeout=0)
         say(f"Waiting for another run that is making {describe} ...")
         return lock.acquire()
+    except OSError as error:  # some file systems have no locks, and then no file is named
+        raise OSError(error.errno, error.strerror, lock.lock_file) from error
+
+
+def _share(path: Path, like: Path) -> None:
+    """Let those use a new file or folder who may use the folder `like`, whatever umask says."""
+    mode = like.stat().st_mode
+    if not mode & stat.S_ISVTX:  # a folder like /tmp is no model
+        path.chmod(stat.S_IMODE(mode) if path.is_dir() else mode & 0o666)
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Return the lock of the artifact in `folder`."""
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
+    """Return the lock of the artifact in `folder`, for all who may write there."""
+    mode = folder.parent.stat().st_mode & 0o666
+    return FileLock(folder.with_name(f".{folder.name}.lock"), mode=mode)
 
 
 def move_aside(folder: Path) -> Path:
@@ -361,5 +385,5 @@ def remove_stale(root: Path) -> None:
     for temporary in root.glob("*/.*.tmp-*"):
         folder = temporary.with_name(temporary.name[1:].split(".tmp-")[0])
         # a lock that cannot be had means a live run (RuntimeError: this very process, further up)
-        with contextlib.suppress(Timeout, RuntimeError), lock_of(folder).acquire(timeout=0):
+        with contextlib.suppress(OSError, RuntimeError), lock_of(folder).acquire(timeout=0):
             discard_temporary(folder)

@@ -13,42 +13,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alignment_tax.figures.style import alt_text, png
-from alignment_tax.merge.theory import FeatureModel
-
-
-def feature_sliders(
-    look: Callable[[FeatureModel], tuple[str, Figure]],
-    start: FeatureModel,
-    most_features: int = 60,
-) -> ipywidgets.VBox:
-    """Return sliders for n, n_o, K and p of the feature model, and what `look` says of them.
-
-    `look` takes a world and returns a sentence and a figure; called at once and after each change.
-    """
-    room = {"continuous_update": False, "style": {"description_width": "12em"}}
-    room |= {"layout": ipywidgets.Layout(width="32em")}
-    whole = functools.partial(ipywidgets.IntSlider, **room)
-    n = whole(start.features, 1, most_features, description="n: features a model")
-    shared = whole(start.shared, 0, start.features, description="n_o: of them shared")
-    classes = whole(start.classes, 2, 20, description="K: classes")
-    p = ipywidgets.FloatSlider(start.p, min=0.05, max=0.95, description="p: failure", **room)
-    p.step = 0.05
-    # an Output widget would do, but papermill cannot run one without keeping the widgets' state
-    said = ipywidgets.HTML()
-
-    def refresh(_: object = None) -> None:
-        world = FeatureModel(n.value, min(shared.value, n.value), classes.value, p.value)
-        said.value = page(*look(world))
-
-    def bound(change: dict[str, int]) -> None:
-        # two models cannot share more features than each has
-        shared.max = change["new"]
-
-    n.observe(bound, "value")
-    for slider in (n, shared, classes, p):
-        slider.observe(refresh, "value")
-    refresh()
-    return ipywidgets.VBox([n, shared, classes, p, said])
 
 
 class Pictured(ipywidgets.VBox):

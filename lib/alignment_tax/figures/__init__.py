@@ -12,20 +12,17 @@ from typing import Any
 
 _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
-    "figures.words": "caption_line groups_caption run_caption",
-    "figures.pareto": "front fronts kept remedy_fronts signature",
+    "figures.words": "caption_line run_caption",
+    "figures.pareto": "front fronts kept signature",
     "figures.pipeline": "pipeline",
-    "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reliability "
-    "reward_hacking reward_histogram rsf_rounds",
-    "figures.skills": "alpha_curves learning_curves lost_items skills_bar tax_bars",
+    "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reward_hacking "
+    "rsf_rounds",
+    "figures.skills": "alpha_curves lost_items skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
-    "figures.ratios": "ablation part_curves ratio_path recorded_ratios search_fronts simplex",
-    "figures.remedies": "family_changes live_fronts penalty_combined penalty_doses penalty_effects "
-    "penalty_front remedy_panels replay_mix",
-    "figures.weights": "graft_masks lora_spectra path_lengths penalty_changes penalty_distances "
-    "same_norm",
-    "figures.theory": "effectiveness limit",
-    "figures.verdicts": "forest rivals verdict_markdown verdict_style",
+    "figures.ratios": "part_curves search_fronts simplex",
+    "figures.remedies": "live_remedies penalty_distances remedy_fronts",
+    "figures.theory": "effectiveness shares_along ways",
+    "figures.verdicts": "forest verdict_style",
     "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",

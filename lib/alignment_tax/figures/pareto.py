@@ -8,7 +8,6 @@ be drawn is a TableError.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,25 +16,14 @@ from matplotlib.figure import Figure
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import ALPHA, AXIS_NAMES, SCORES, number, seeds_text
-from alignment_tax.registry import REMEDIES
+from alignment_tax.labels import ALPHA, AXIS_NAMES, SCORES, number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import NotRecorded, TableError, curve_rows
-from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats.compare import summarise
 
 REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 #: The curves of the course's picture, from theta_0 to the last round of RSF, averaging on top.
 CURVES = ("learning_rate", "early_stopping", "average")
-# A panel each; what stands together takes hold of the same thing.
-REMEDY_KINDS = {
-    "penalties on weights": ("l1", "l2"),
-    "penalties on outputs": ("kd", "kd_squared", "kl"),
-    "low rank": ("lora", "lora_mlp"),
-    "replay": ("replay", "replay_other"),
-    "moving averages": ("sma", "ema", "bema"),
-    "grafts": ("graft", "graft_random", "graft_learnt"),
-}
 
 
 def _curves(points: pd.DataFrame, scores: Sequence[str], reward: str) -> pd.DataFrame:
@@ -165,80 +153,3 @@ def fronts(
         axes.set_title(AXIS_NAMES.get(score, score))
     title = "Averaging beside stopping early and smaller steps"
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=3)
-
-
-@style.in_style()
-def remedy_fronts(
-    points: pd.DataFrame, scores: Sequence[str] = ("skill",), recorded: bool = False
-) -> Figure:
-    """Draw every remedy beside the averages of the distilled run, a panel for each kind.
-
-    Each curve goes from theta_0 over the strengths of a remedy to the plain distilled run, where
-    that is its end. Of fewer seeds than elsewhere a kind's title says which. With several `scores`
-    (mean skill, families, slots) each kind has a row of panels.
-    """
-    groups = _remedy_rows(points, scores)
-    settings = ["kind", "method", "strength", "alpha"]
-    every = pd.concat([rows.assign(kind=kind) for kind, rows in groups.items()])
-    table = summarise(every, settings, ["reward", *scores])
-    most, caption = every["seed"].nunique(), run_caption(every, recorded)
-    if any(rows["seed"].nunique() < most for rows in groups.values()):
-        seeds = seeds_text(every["seed"])
-        caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
-    several, used = len(scores) > 1, len(groups) * len(scores)
-    columns = len(scores) if several else min(3, used)
-    lines = -(-used // columns)
-    figure, grid = style.panels(
-        lines, columns, (style.PANELS[0], 2.0 + (2.7 if several else 3.1) * lines), used=used,
-        sharex=True, sharey="col" if several else "all", xlabel=REWARD_NAMES["reward"],
-    )  # fmt: skip
-    shown = [(kind, rows, score) for kind, rows in groups.items() for score in scores]
-    for place, (axes, (kind, rows, score)) in enumerate(zip(grid.flat, shown, strict=False)):
-        _remedy_panel(axes, table[table["kind"] == kind], score)
-        fewer = rows["seed"].nunique() < most
-        axes.set_title(f"{kind}, {seeds_text(rows['seed'])}" if fewer else kind, fontsize=13)
-        if several or place % columns == 0:
-            axes.set_ylabel("mean skill (%)" if score == "skill" else AXIS_NAMES.get(score, score))
-    return style.finish(figure, "Every remedy beside averaging", caption, table, legend_columns=4)
-
-
-def _remedy_rows(points: pd.DataFrame, scores: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return, by kind of remedy, the rows of its panel: every curve of the same seeds."""
-    rows = select.prepare(points, ["reward", *scores], "remedy_fronts")
-    rows = select.change(rows, ["reward"], "remedy_fronts")
-    start = select.theta_0(rows, "remedy_fronts").assign(method="theta_0")
-    rows = pd.concat([start, rows[rows["algorithm"] == "rsf"]])
-    found = {}
-    for kind, remedies in REMEDY_KINDS.items():
-        there = [name for name in remedies if name in set(rows["method"])]
-        own = rows[rows["method"].isin(["theta_0", DISTIL, DISTILLED_AVERAGE, *there])]
-        seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("method")))
-        if there and seeds:
-            found[kind] = own[own["seed"].isin(seeds)]
-    if not found:
-        raise TableError(
-            "remedy_fronts: the points have no remedy. Record them with: "
-            "alignment-tax record tiny --methods remedies"
-        )
-    return found
-
-
-def _remedy_panel(axes: Axes, table: pd.DataFrame, score: str) -> None:
-    start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
-    for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
-        look, remedy = style.METHODS[method], REMEDIES.get(method)
-        own = table[table["method"] == method].sort_values(["strength", "alpha"])
-        if remedy is not None and not remedy.weak_is_high:
-            own = own.iloc[::-1]
-        way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
-        line = pd.concat(way)
-        axes.plot(line["reward"], line[score], color=look.colour, linewidth=1.4, zorder=2)
-        capped = own.assign(**{f"{score}_high": own[f"{score}_high"].clip(upper=100)})  # percent
-        shape: dict[str, Any] = {"markersize": 7, "elinewidth": 0.8, "linestyle": "none"}
-        draw.curve(axes, capped, "reward", score, look, **shape)
-    first, last = start.iloc[0], end.iloc[0]
-    draw.star(axes, first["reward"], first[score], size=13, label="before RLHF (θ₀)")
-    axes.plot(
-        last["reward"], last[score], marker="P", markersize=9, color=style.BLACK, linestyle="none",
-        label=style.METHODS[DISTIL].label, zorder=4,
-    )  # fmt: skip

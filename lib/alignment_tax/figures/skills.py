@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels
 from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of, number
+from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import summarise
@@ -101,44 +100,6 @@ def skills_bar(
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("score (%)")
     return finish(figure, "Skills", caption, table, legend_columns=len(models) + 1)
-
-
-@style.in_style()
-def learning_curves(
-    log: pd.DataFrame, baselines: Mapping[str, float] | None = None, *, caption: str
-) -> Figure:
-    """Draw one small panel a skill of the tiny world: its score over pretraining.
-
-    Args:
-        log: one row per evaluation: tokens seen, and one column per skill (percent).
-        baselines: skill -> score of guessing by answer type (percent), a dashed line.
-    """
-    need(log, ["tokens"], "learning_curves")
-    largest = finite(log["tokens"], "learning_curves", "tokens").max()
-    scale, label = (1e6, "tokens (millions)") if largest >= 1e6 else (1, "tokens")
-    guesses, names = _guesses(baselines, "learning_curves"), names_of("tiny")
-    skills, records = _skills_in(log, "learning_curves"), []
-    columns = min(4, len(skills))
-    rows = -(-len(skills) // columns)
-    figure, grid = panels(
-        rows, columns, (11.0, 1.4 + 2.6 * rows), used=len(skills), sharex=True, sharey=True,
-        xlabel=label, ylabel="score (%)",
-    )  # fmt: skip
-    for axes, skill in zip(grid.flat, skills, strict=False):
-        own = log[["tokens", skill]].apply(pd.to_numeric, errors="coerce").dropna()
-        own = own.sort_values("tokens")
-        values, guess = finite(own[skill], "learning_curves", skill), guesses.get(skill, np.nan)
-        records.append((skill, names[skill], values[0], values[-1], values.max(), guess))
-        shape: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
-        own = own.assign(tokens=own["tokens"] / scale)
-        draw.line(axes, own, "tokens", skill, Look("model", BLUE, "o"), **shape)
-        if np.isfinite(guess):
-            axes.axhline(guess, color=VERMILLION, linestyle="--", linewidth=1.8, label=GUESSING)
-        axes.set_title(f"{names[skill]}: {number(values[-1])}", fontsize=13)
-        axes.set_ylim(0, 104)
-        axes.set_yticks(range(0, 101, 25))
-    table = pd.DataFrame(records, columns=["score", "name", "first", "last", "best", "baseline"])
-    return finish(figure, "What pretraining teaches, and when", caption, table, legend_columns=2)
 
 
 @style.in_style()

@@ -1,10 +1,14 @@
-"""Why averaging works: the gain of averaging in the feature model, simulated beside its formula.
+"""Why averaging works: the bend along alpha, the ways from theta_0 to theta, the feature model.
 
-`caption` says which run it is. What cannot be drawn is a TableError.
+`caption` says which run a figure shows; `points` are the columns of points.csv, one study, and
+`recorded` says that they are of data/results. What cannot be drawn is a TableError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import Look
-from alignment_tax.labels import number
+from alignment_tax.figures.words import run_caption
+from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import summarise
 
@@ -24,6 +29,18 @@ AVERAGES = {
 FORMULAS = {
     "printed": (Look("Proposition 5.1 as printed", style.BLACK), "--"),
     "weights": (Look("the same, a shared feature counted 4 times", style.VERMILLION), ":"),
+}
+
+SHARES = {
+    "reward": Look("reward gained", style.BLUE, "o"),
+    "tax": Look("forgetting", style.VERMILLION, "s"),
+}
+#: From theta_0 to the aligned model: by averaging weights, logits, or weights whose hidden units
+#: were numbered anew first.
+WAYS = {
+    "weights": Look("averaged weights", style.BLUE, "o"),
+    "outputs": Look("averaged outputs", style.GREEN, "^"),
+    "renumbered": Look("weights, units renumbered", style.VERMILLION, "s"),
 }
 
 
@@ -66,29 +83,63 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
 
 
 @style.in_style()
-def limit(repeats: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw the accuracy of a single model against its number of features, and the normal limit.
+def shares_along(points: pd.DataFrame, score: str = "forgetting", recorded: bool = False) -> Figure:
+    """Draw how much of RSF's reward, and of its tax, averages along alpha have, in percent of it.
 
-    One row per repeat: features (n), accuracy (percent, simulated), predicted (percent, F_p; the
-    same in all repeats of one n).
+    `score` is the skill that the tax is counted in. Dashed: where straight lines would run.
     """
-    need(repeats, ["features", "accuracy", "predicted"], "limit")
-    finite(repeats[["accuracy", "predicted"]], "limit", "accuracies")
-    table = summarise(repeats, ["features", "predicted"], ["accuracy"])
-    table["error"] = table["accuracy"] - table["predicted"]
-    figure, [[axes]] = style.panels(1, 1, (style.WIDE[0], 4.8))
-    normal = Look("normal limit $F_p$", style.BLACK, "D")
-    draw.curve(axes, table, "features", "predicted", normal, bars="", hollow=True, linestyle="--")
-    simulated = Look("one model, simulated", style.ORANGE, "s")
-    draw.curve(axes, table, "features", "accuracy", simulated)
-    for n, y, error in table[["features", "accuracy", "error"]].to_numpy():
-        draw.note(axes, number(error, sign=True), n, y, (0, -1), bbox=None)
-    axes.set_xscale("log")
-    axes.set_xticks(table["features"], [str(n) for n in table["features"]])
-    axes.minorticks_off()
-    axes.margins(x=0.07, y=0.15)
-    axes.set(xlabel="features n of the model (log scale)", ylabel="accuracy (%)")
-    return _finish(figure, "How many features does the formula need?", caption, table)
+    rows = select.prepare(select.main_line(points), ["reward", score], "shares_along")
+    rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
+    if rows.empty:
+        raise TableError("shares_along needs rows of rsf with method 'average'.")
+    means = summarise(rows, ["alpha"], ["reward", score]).sort_values("alpha", ignore_index=True)
+    ends = means.iloc[[0, -1]]
+    table = means[["alpha", "seeds"]]
+    for name, column in (("reward", "reward"), ("tax", score)):
+        first, last = ends[column]
+        table = table.assign(**{name: 100 * (means[column] - first) / (last - first)})
+    figure, [[axes]] = style.panels(
+        1, 1, style.WIDE, xlabel="α   (0 = before RLHF, 1 = after)",
+        ylabel="share of what RSF changed (%)",
+    )  # fmt: skip
+    for name, look in SHARES.items():
+        draw.curve(axes, table, "alpha", name, look)
+    straight = Look("if both ran in straight lines", style.GREY)
+    draw.line(axes, table.assign(line=100 * table["alpha"]), "alpha", "line", straight,
+              linestyle="--", zorder=1)  # fmt: skip
+    axes.set_xticks(np.linspace(0, 1, 6))
+    caption = run_caption(points[points["seed"].isin(rows["seed"])], recorded).split(" · ")[0]
+    title = "How much of both has come at α?"
+    return style.finish(figure, title, f"{caption} · of means over seeds", table, legend_columns=3)
+
+
+@style.in_style()
+def ways(
+    rows: pd.DataFrame, value: str, shown: Sequence[str], title: str, *, caption: str
+) -> Figure:
+    """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
+
+    Args:
+        rows: panel, way (a key of `WAYS`), alpha, and the column `value` that is drawn.
+        shown: Which of the ways; dashed is the straight line between the ends of the first.
+        title, caption: Of the figure.
+    """
+    need(rows, ["panel", "way", "alpha", value], "ways")
+    finite(rows[value], "ways", value)
+    table = rows[rows["way"].isin(shown)].sort_values(["panel", "way", "alpha"])
+    panels = list(dict.fromkeys(rows["panel"]))
+    size = (style.PANELS[0] if len(panels) > 1 else style.WIDE[0], 4.8)
+    figure, [line] = style.panels(1, len(panels), size, xlabel="α   (0 = before RLHF, 1 = after)")
+    for axes, panel in zip(line, panels, strict=True):
+        own = table[table["panel"] == panel]
+        ends = own[own["way"] == shown[0]].iloc[[0, -1]]
+        chord = Look("straight line between the ends", style.GREY)
+        draw.line(axes, ends, "alpha", value, chord, linestyle="--", zorder=1)
+        draw.curves(axes, own, "way", "alpha", value, {way: WAYS[way] for way in shown})
+        axes.set_title(panel if len(panels) > 1 else "")
+        axes.set_xticks(np.linspace(0, 1, 6))
+    table = table[["panel", "way", "alpha", value]]
+    return style.finish(figure, title, caption, table, legend_columns=len(shown) + 1)
 
 
 def _finish(figure: Figure, title: str, caption: str, table: pd.DataFrame) -> Figure:

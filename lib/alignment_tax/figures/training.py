@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -17,7 +16,7 @@ from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import BLACK, BLUE, GREY, VERMILLION, Look, finish, panels
 from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
+from alignment_tax.labels import number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import interval, summarise, wilson
@@ -35,66 +34,36 @@ def _shares(values: object, figure: str, what: str) -> None:
 
 
 @style.in_style()
-def pair_accuracy_by_kind(
-    pairs: pd.DataFrame,
-    *,
-    caption: str,
-    title: str = "Which replies can the reward model tell apart?",
-) -> Figure:
+def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = False) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
     `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
-    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie).
+    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a
+    worse reply that gets the higher reward.
     """
     need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
     _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
-    both = [
-        rows.groupby("kind")["correct"].agg(["size", "mean"]).sort_values("mean", kind="stable")
-        for rows in (pairs, pairs.assign(kind="all pairs"))
-    ]
-    table = pd.concat(both).reset_index().set_axis(["kind", "pairs", "accuracy"], axis=1)
-    ends = [wilson(a * n, n) for a, n in zip(table["accuracy"], table["pairs"], strict=True)]
+    value, everything = ("fooled", "all replies") if fooled else ("accuracy", "all pairs")
+    by_kind = pairs.groupby("kind")["correct"].agg(["size", "mean"])
+    by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
+    every = pairs.assign(kind=everything).groupby("kind")["correct"].agg(["size", "mean"])
+    table = pd.concat([by_kind, every]).reset_index().set_axis(["kind", "pairs", value], axis=1)
+    ends = [wilson(a * n, n) for a, n in zip(table[value], table["pairs"], strict=True)]
     table[["low", "high"]] = ends
-    table[["accuracy", "low", "high"]] *= 100
+    table[[value, "low", "high"]] *= 100
     figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
     looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", BLACK, "D")]
     named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
-    draw.forest(axes, named, name="line", value="accuracy", looks=looks, zero=None, sign=False)
-    draw.level(axes, 50, upright=True)
+    draw.forest(axes, named, name="line", value=value, looks=looks, zero=None, sign=False)
     axes.set_xlim(min(45.0, table["low"].min() - 3), 101)
+    caption += " · 95 % Wilson interval"
+    if fooled:
+        axes.set_xlabel("worse replies that get at least the reward of the good one (%)")
+        return finish(figure, "What fools the reward model?", caption, table)
+    draw.level(axes, 50, upright=True)
     axes.set_xlabel("pairs in which the preferred reply gets the higher reward (%)")
-    return finish(figure, title, f"{caption} · 95 % Wilson interval · dashed: a coin", table)
-
-
-@style.in_style()
-def reliability(bins: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw observed against predicted preference; on the diagonal the model is calibrated.
-
-    `bins` are those of train.reward.calibration: predicted (mean probability that the preferred
-    reply wins), observed (share in which it does), count (pairs, in the lower panel).
-    """
-    need(bins, ["predicted", "observed", "count"], "reliability")
-    there = bins[bins["count"] > 0].reset_index(drop=True)
-    counts, table = there["count"].astype(int), there[["predicted", "observed"]].copy()
-    _shares(table, "reliability", "predicted and observed")
-    ends = [wilson(o * n, n) for o, n in zip(table["observed"], counts, strict=True)]
-    table[["low", "high"]] = ends
-    table = (100 * table).assign(count=counts)
-    gap = (table["predicted"] - table["observed"]).abs()
-    error = number(float(np.average(gap, weights=counts)))
-    start = 50 if table["predicted"].min() >= 50 else 0
-    figure, [[upper], [lower]] = panels(2, 1, (7.0, 6.4), sharex=True, height_ratios=[4, 1])
-    upper.plot([start, 100], [start, 100], color=GREY, linestyle="--", label="calibrated")
-    draw.curve(upper, table, "predicted", "observed", Look("reward model", BLUE, "o"))
-    upper.set_ylabel("it is the preferred one (%)")
-    width = 0.6 * (100 - start) / max(len(bins), 5)
-    lower.bar(table["predicted"], table["count"], width=width, color=GREY)
-    lower.set(xlabel="the reward model's confidence in a reply (%)", ylabel="pairs")
-    lower.set_xlim(start - 2, 102)
-    lower.grid(visible=False, axis="x")
-    caption += f" · 95 % Wilson interval · expected calibration error {error} %"
-    title = "Does the reward model know how sure to be?"
-    return finish(figure, title, caption, table, legend_columns=2)
+    title = "Which replies can the reward model tell apart?"
+    return finish(figure, title, f"{caption} · dashed: a coin", table)
 
 
 @style.in_style()
@@ -187,62 +156,27 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
 
 
 @style.in_style()
-def reward_histogram(before: np.ndarray, after: np.ndarray, *, caption: str) -> Figure:
-    """Draw how the rewards of sampled replies spread before and after RLHF."""
-    both = {
-        name: pd.Series(finite(values, "reward_histogram", f"rewards {name}").ravel())
-        for name, values in (("before RLHF (θ₀)", before), ("after RLHF", after))
-    }
-    table = pd.DataFrame({name: values.describe() for name, values in both.items()}).T
-    table = table.rename_axis("model").reset_index().drop(columns=["min", "50%", "max"])
-    names = {"count": "replies", "std": "sd", "25%": "lower quartile", "75%": "upper quartile"}
-    table = table.rename(columns=names)
-    edges = np.histogram_bin_edges(pd.concat(list(both.values())), bins=40)
-    figure, [[axes]] = panels(size=WIDE)
-    shapes = ((GREY, "--"), (VERMILLION, "-"))
-    for (name, values), (colour, dash) in zip(both.items(), shapes, strict=True):
-        axes.hist(
-            values, edges, weights=np.full(values.size, 100 / values.size), histtype="stepfilled",
-            color=(colour, 0.3), edgecolor=colour, linewidth=1.2,
-            label=f"{name}: mean {number(values.mean(), 2)}",
-        )  # fmt: skip
-        axes.axvline(values.mean(), color=colour, linestyle=dash, linewidth=2.2)
-    axes.set(xlabel="reward of a reply (reward model's units)", ylabel="replies (%)")
-    return finish(figure, "Rewards before and after", caption, table, legend_columns=2)
-
-
-@style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward, gold reward and skills against the rounds of RSF (paper Fig. 12).
+    """Draw the reward gained over theta_0, and gold, against the rounds of RSF (paper Fig. 12).
 
     The control keeps a random reply instead of the best: what it changes, training on the model's
-    own text changes; what only RSF changes, the reward does. Rewards are gains over theta_0.
+    own text changes; what only RSF changes, the choice does.
     """
-    upper, lower = ["reward", "gold", "skill"], [name for name in FAMILY_NAMES if name != "skill"]
-    if not select.has_gold(points):
-        upper.remove("gold")
-    rows = select.prepare(points, [*upper, *lower], "rsf_rounds")
+    values = ["reward", "gold"] if select.has_gold(points) else ["reward"]
+    rows = select.prepare(points, values, "rsf_rounds")
     select.last_rsf(rows, "rsf_rounds")
     rows = select.change(rows, ["reward"], "rsf_rounds")
     curves = [select.rounds_from_0(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")]
-    table = summarise(pd.concat(curves), ["algorithm", "rounds"], [*upper, *lower])
-    control = style.ALGORITHMS["rsf_random"]
-    scored, every = (set(own["rounds"]) for own in curves)
-    if scored < every:
-        few = " and ".join(f"{each:g}" for each in sorted(scored - {0}))
-        control = replace(control, label=f"{control.label} (only round {few} was scored)")
-    looks = {"rsf_random": control, "rsf": Look("RSF: keeps the best reply", VERMILLION, "s")}
-    figure, grid = panels(2, 3, style.PANELS, sharex=True)
-    for axes in grid[0, len(upper) :]:
-        axes.set_visible(False)
-    titles = {"reward": "reward gained over θ₀", "skill": "mean skill (%)"}
-    for axes, name in zip([*grid[0, : len(upper)], *grid[1]], [*upper, *lower], strict=True):
-        axes.set_title(titles.get(name, AXIS_NAMES[name]))
-        for algorithm, dash in (("rsf_random", "--"), ("rsf", "-")):
-            look = {algorithm: looks[algorithm]}
-            draw.curves(axes, table, "algorithm", "rounds", name, look, linestyle=dash, linewidth=2)
-    for axes in grid[1]:
-        axes.set_xlabel("rounds of RSF")
+    table = summarise(pd.concat(curves), ["algorithm", "rounds"], values)
+    looks = {
+        "rsf_random": style.ALGORITHMS["rsf_random"],
+        "rsf": Look("RSF: keeps the best reply", VERMILLION, "s"),
+    }
+    figure, [line] = panels(1, len(values), (style.PANELS[0], 5.0), xlabel="rounds of RSF")
+    titles = {"reward": "reward gained over θ₀", "gold": "gold, the true reward"}
+    for axes, name in zip(line, values, strict=True):
+        axes.set_title(titles[name])
+        draw.curves(axes, table, "algorithm", "rounds", name, looks)
         axes.xaxis.get_major_locator().set_params(integer=True)
     caption = run_caption(select.main_line(points), recorded)
     return finish(figure, "RSF round by round", caption, table, legend_columns=2)
@@ -250,44 +184,26 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 @style.in_style()
 def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw the optimised reward against the gold reward (after Gao et al. 2023).
-
-    Left: both against the rounds, as shares of their largest mean change, so that the place where
-    they part is seen. Right: the path of the rounds in the units of both.
-    """
+    """Draw the path of the rounds of RSF: gold against optimised reward (after Gao et al. 2023)."""
     values = ["reward", "gold"]
     rows = select.prepare(points, values, "reward_hacking")
     select.last_rsf(rows, "reward_hacking")
-    path = select.rounds_from_0(rows, "rsf", "reward_hacking")
-    gains = select.change(rows, values, "reward_hacking").loc[path.index]
-    for each in values:
-        largest = gains.groupby(path["rounds"])[each].mean().abs().max()
-        if largest == 0:
-            raise TableError(f"reward_hacking: {each} is the same after every round.")
-        path[f"{each}_share"] = gains[each] / largest
-    table = summarise(path, ["rounds"], [*values, "reward_share", "gold_share"])
-    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
-    proxy = Look("reward model (optimised)", BLUE, "o")
-    draw.curve(left, table, "rounds", "reward_share", proxy, bars="y")
-    gold = Look("gold reward (not optimised)", VERMILLION, "s")
-    draw.curve(left, table, "rounds", "gold_share", gold, bars="y")
-    draw.level(left, 0)
-    left.set_title("change since θ₀, share of the largest")
-    left.set_xlabel("rounds of RSF")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    draw.curve(right, table, "reward", "gold", Look("_", GREY, "o"), bars="")
+    gained = select.change(rows, ["reward"], "reward_hacking")
+    path = select.rounds_from_0(gained, "rsf", "reward_hacking")
+    table = summarise(path, ["rounds"], values)
+    figure, [[axes]] = panels(size=(WIDE[0], 5.2))
+    for _, own in path.groupby("seed"):
+        axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
+    draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="")
     best = int(table["gold"].argmax())
-    for place in {0, best, len(table) - 1}:
+    sides = {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}
+    for place, side in sides.items():
         row = table.iloc[place]
-        # The path comes from the left: above its top and beside its ends there is room.
-        side = (0, 1) if place == best else (-0.9, -1)
         text = f"round {row['rounds']:g}" if place else "θ₀"
-        draw.note(right, text, row["reward"], row["gold"], side, fontsize=12.5, bbox=None)
-    right.margins(x=0.14, y=0.16)
-    right.set_title("gold reward against reward")
-    right.set(xlabel="reward (reward model's units)", ylabel="gold reward")
+        draw.note(axes, text, row["reward"], row["gold"], side, fontsize=12.5)
+    axes.margins(x=0.12, y=0.12)
+    axes.set(xlabel="reward gained over θ₀ (optimised)", ylabel="gold, the true reward")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    caption = run_caption(select.main_line(points), recorded)
-    title = "Does the true reward follow?"
-    return finish(figure, title, caption, table, head=head, legend_columns=2)
+    caption = run_caption(select.main_line(points), recorded) + " · grey: each seed"
+    return finish(figure, "Does the true reward follow?", caption, table, head=head)

@@ -1,4 +1,4 @@
-"""Claims with intervals and verdicts: as a table, as Markdown, and as a forest of intervals.
+"""Claims with intervals and verdicts: as a table, and as a forest of intervals.
 
 `records` are claims to comparisons (`stats.compare`), or rows of the table of claims. What is none
 of it is a TableError.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -18,7 +17,6 @@ from pandas.io.formats.style import Styler
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import VERDICTS
-from alignment_tax.labels import number
 from alignment_tax.results.points import TableError, finite, need
 
 Records = pd.DataFrame | Mapping[str, Any] | Iterable[Any]
@@ -56,16 +54,6 @@ def verdict_style(records: Records, digits: int = 2) -> Styler:
     return shown.map(lambda verdict: colours[verdict], subset=["verdict"]).hide(axis="index")
 
 
-def verdict_markdown(records: Records) -> str:
-    """Return verdicts as a Markdown table."""
-    lines = ["| claim | difference | 95 % interval | verdict |", "| --- | ---: | --- | --- |"]
-    for row in _rows(records).to_dict("records"):
-        claim = str(row["claim"]).replace("|", "\\|")
-        value, low, high = (number(row[name], 2, sign=True) for name in COLUMNS[1:4])
-        lines.append(f"| {claim} | {value} | {low} to {high} | {row['verdict']} |")
-    return "\n".join(lines)
-
-
 @style.in_style()
 def forest(
     records: Records,
@@ -92,28 +80,3 @@ def forest(
     axes.set_xlabel(f"difference ({unit}){words}", loc="center" if sides else "right")
     head = f"Differences in {unit} with 95 % intervals."
     return style.finish(figure, title, caption, table, head=head, legend_columns=4)
-
-
-@style.in_style()
-def rivals(found: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw averaging minus each remedy with its 95 % interval, a panel per score and measure.
-
-    `found` has the columns name, seeds (in words), score, measure, unit, difference, low, high and
-    verdict; every method by every score and measure.
-    """
-    need(found, ["name", "seeds", "score", "measure", "unit"], "rivals")
-    table = found.assign(claim=found["name"] + " (" + found["seeds"] + ")")
-    table = table[["score", "measure", "unit"]].reset_index(drop=True).join(_rows(table))
-    scores, measures, names = (list(table[c].unique()) for c in ("score", "measure", "claim"))
-    size = (style.PANELS[0], 1.3 + len(scores) * (1.1 + 0.4 * len(names)))
-    figure, grid = style.panels(len(scores), len(measures), size, sharey=True)
-    for (score, measure), axes in zip(product(scores, measures), grid.flat, strict=True):
-        own = table[(table["score"] == score) & (table["measure"] == measure)]
-        draw.forest(axes, own, names=names, digits=2, markersize=8, elinewidth=2.0)
-        axes.set_title(f"{score}, {measure}", fontsize=12.5)
-        label = f"← the remedy ahead | averaging ahead →\n{own['unit'].iloc[0]}"
-        axes.set_xlabel(label, fontsize=11, linespacing=1.2)
-        axes.locator_params(axis="x", nbins=6)
-        axes.tick_params(axis="y", labelsize=11)
-    title = "Averaging minus the remedy: is averaging ahead?"
-    return style.finish(figure, title, caption, table, legend_columns=4)

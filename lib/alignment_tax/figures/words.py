@@ -33,36 +33,16 @@ def caption_line(
     study: str, seeds: Iterable[int], n_items: int | None = None, recorded: bool = False
 ) -> str:
     """Return which run a figure shows, e.g. "recorded run tiny, seeds 0-4, 6000 items"."""
-    return _line(study, seeds_text(seeds), n_items, recorded)
-
-
-def _line(study: str, which: str, n_items: int | None, recorded: bool) -> str:
-    parts = [f"recorded run {study}" if recorded else f"this run: {study}", which]
+    parts = [f"recorded run {study}" if recorded else f"this run: {study}", seeds_text(seeds)]
     return ", ".join(parts if n_items is None else [*parts, f"{n_items} items"])
 
 
 def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
     """Return the caption line of the rows that are drawn; it names every seed among them."""
-    return groups_caption({"": rows}, recorded)
-
-
-def groups_caption(groups: Mapping[str, pd.DataFrame], recorded: bool = False) -> str:
-    """Return the caption line of rows by name; seeds that differ are named by group.
-
-    For instance "recorded run tiny, RSF seeds 0-4; DPO, PPO seeds 5-9, 6000 items".
-    """
-    names: dict[str, list[str]] = {}
-    for name, rows in groups.items():
-        names.setdefault(seeds_text(rows["seed"]), []).append(name)
-    which, *others = (f"{', '.join(own)} {seeds}" for seeds, own in names.items())
-    which = "; ".join([which, *others]) if others else next(iter(names))
-    every = pd.concat(list(groups.values()))
-    items = pd.to_numeric(every["n_items"], errors="coerce") if "n_items" in every else None
+    items = pd.to_numeric(rows["n_items"], errors="coerce") if "n_items" in rows else None
     count = int(items.max()) if items is not None and items.notna().any() else None
-    line = _line(str(every["study"].iloc[0]), which, count, recorded)
-    if any(rows["seed"].nunique() > 1 for rows in groups.values()):
-        line += " · mean, 95 % t interval over seeds"
-    return line
+    line = caption_line(str(rows["study"].iloc[0]), rows["seed"], count, recorded)
+    return line + " · mean, 95 % t interval over seeds" * (rows["seed"].nunique() > 1)
 
 
 def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> str:

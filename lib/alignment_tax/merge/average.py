@@ -34,13 +34,15 @@ def kind_of(name: str, tensor: Tensor) -> Kind:
     """
     if any(word in name for word in EMBEDDING_WORDS):
         return "embedding"
-    if any(word in name for word in HEAD_WORDS):
+    if set(name.split(".")) & set(HEAD_WORDS):
         return "head"
     if any(word in name for word in NORM_WORDS):
         return "norm"
-    return "linear" if tensor.ndim == 2 else "other"
+    # the experts of a mixture are matrices in one stack
+    return "linear" if tensor.ndim >= 2 else "other"
 
 
+@torch.no_grad()
 def average(
     theta_0: State, theta: State, alpha: float, what: What = "all", *, extrapolate: bool = False
 ) -> dict[str, Tensor]:
@@ -211,7 +213,10 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
     """Refuse weights that are not those of the model that is to take them (MergeError)."""
     for name, target in targets.items():
         if name not in state:
-            raise MergeError(f"The model has a weight {name!r} that theta_0 or theta lacks.")
+            raise MergeError(
+                f"The model has a weight {name!r} that theta_0 or theta lacks. (Tied weights need "
+                "a model with tie_word_embeddings=True.)"
+            )
         if state[name].shape != target.shape:
             raise MergeError(
                 f"{name!r} is {tuple(target.shape)} in the model but {tuple(state[name].shape)} in "
@@ -243,7 +248,8 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
         if name not in other and name not in tied:
             raise MergeError(
                 f"{name!r} is in {who} but not in {other_who}. Average only a model and what it "
-                "was finetuned into; merge a LoRA adapter first (merge_and_unload)."
+                "was finetuned into; merge a LoRA adapter first (merge_and_unload), and save the "
+                "model inside a wrapper ('_orig_mod' is torch.compile's, 'module' that of DDP)."
             )
 
 
@@ -262,14 +268,19 @@ def _tied_to(state: State) -> dict[str, str]:
 def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape:
         rows = kind_of(name, start) in ("embedding", "head")
+        padding = f"vocabularies (or padding: resize_token_embeddings({min(len(start), len(end))}))"
         raise MergeError(
             f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: the "
-            f"{'vocabularies' if rows else 'architectures'} differ. Average only a model and what "
-            "it was finetuned into."
+            f"{padding if rows else 'architectures'} differ. Average only a model and what it was "
+            "finetuned into."
         )
     if start.dtype != end.dtype:
         raise MergeError(
             f"{name!r} is {start.dtype} in theta_0 but {end.dtype} in theta: load both alike."
+        )
+    if start.is_floating_point() and start.itemsize < 2:
+        raise MergeError(
+            f"{name!r} is quantised ({start.dtype}): load both in bfloat16 or wider to average."
         )
     if not start.is_floating_point() and not torch.equal(start, end):
         raise MergeError(f"{name!r} holds whole numbers that differ: they have no average.")

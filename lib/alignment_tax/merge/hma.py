@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -22,13 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from alignment_tax.merge.average import MergeError, State, wide
-from alignment_tax.merge.parts import (
-    TOLERANCE,
-    MeanOver,
-    Mixture,
-    block_shares,
-    ratios_of_blocks,
-)
+from alignment_tax.merge.parts import TOLERANCE, Mixture, ratios_of_blocks
 from alignment_tax.train.loop import IGNORED, check_finite, collate
 
 Parameterisation = Literal["softmax", "eq11"]
@@ -48,9 +42,6 @@ class HmaConfig:
     batch_size: int  # examples per step, and in the evaluation on all of them
     parameterisation: Parameterisation = "softmax"
     eps: float = 0.2  # Eq. 11 only; how much of every ratio is fixed. Paper: 0 to 0.9
-    mean_over: MeanOver = "blocks"  # the paper's mean; "parameters" weighs by the blocks' sizes
-    fixed: Mapping[str, float] | None = None  # ratios of parts that are no blocks, else alpha
-    penalty: tuple[float, ...] = ()  # c_k of sum_k c_k |alpha_k - alpha|; the paper's D.5
     evaluate_every: int = 50  # steps; the best ratios among those evaluated on everything are kept
     seed: int = 0  # order of the examples
 
@@ -163,30 +154,30 @@ class KlToStart:
         return self.weight * total / len(self.start)
 
 
-def softmax_ratios(scores: Tensor, alpha: float, shares: Tensor) -> Tensor:
+def softmax_ratios(scores: Tensor, alpha: float) -> Tensor:
     """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
 
     What a block would have above 1 goes to the others, in proportion (`project`).
     """
-    return project(torch.softmax(scores, dim=0), alpha, shares)
+    return project(torch.softmax(scores, dim=0), alpha)
 
 
-def eq11_ratios(scores: Tensor, alpha: float, shares: Tensor, eps: float) -> Tensor:
+def eq11_ratios(scores: Tensor, alpha: float, eps: float) -> Tensor:
     """Return the ratios of the paper's Eq. 11, with the factor K that its text lacks. Shape (K,).
 
     a_k = sigmoid(s_k) + eps and alpha_k = alpha a_k / mean(a). As printed (sum in place of mean)
     the ratios would have the mean alpha / K.
     """
     raw = torch.sigmoid(scores) + eps
-    return alpha * raw / (shares @ raw)
+    return alpha * raw / (torch.full_like(raw, 1 / len(raw)) @ raw)
 
 
-def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
+def project(raw: Tensor, alpha: float) -> Tensor:
     """Return the ratios of mean alpha in [0, 1] that are nearest to `raw` in relative entropy.
 
     All are scaled alike until a ratio reaches 1; it stays there, and the others share the rest.
     """
-    full = torch.zeros_like(raw, dtype=torch.bool)
+    full, shares = torch.zeros_like(raw, dtype=torch.bool), torch.full_like(raw, 1 / len(raw))
     while True:
         room = alpha - shares[full].sum()
         ratios = torch.where(full, 1.0, raw * (room / (shares * raw)[~full].sum()))
@@ -196,18 +187,17 @@ def project(raw: Tensor, alpha: float, shares: Tensor) -> Tensor:
         full = full | over
 
 
-def grid_ratios(alpha: float, step: float, shares: Sequence[float]) -> list[tuple[float, ...]]:
+def grid_ratios(alpha: float, step: float) -> list[tuple[float, ...]]:
     """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
 
     The first two ratios walk in steps from alpha, the third follows from the mean.
     """
-    if len(shares) != 3:
-        raise MergeError(f"The grid search is for K = 3 blocks, not {len(shares)}.")
     if not 0 < step <= 1:
         raise MergeError(f"The step of the grid is {step}: it must lie in (0, 1].")
     reach = math.ceil(1 / step)
     moves = [i * step for i in range(-reach, reach + 1) if _in_box(alpha + i * step)]
-    triples = [(a, b, -(shares[0] * a + shares[1] * b) / shares[2]) for a in moves for b in moves]
+    share = 1 / 3
+    triples = [(a, b, -(share * a + share * b) / share) for a in moves for b in moves]
     # rounding of the last bit may lead out of the box
     return [
         tuple(min(1.0, max(0.0, alpha + move)) for move in triple)
@@ -225,7 +215,7 @@ def learn_ratios(
     averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
-    check_reach(config, search.shares.tolist())
+    check_reach(config, len(mixture.partition.blocks))
     scores = start_scores(config, len(mixture.partition.blocks)).requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
     batches = list(epoch_batches(len(objective), config))
@@ -248,7 +238,7 @@ def learn_ratios(
 def grid_search(mixture: Mixture, objective: Objective, config: HmaConfig, step: float) -> Found:
     """Evaluate the objective on a grid over the simplex (K = 3), a reference for `learn_ratios`."""
     search = _Search(mixture, objective, config)
-    grid = grid_ratios(config.alpha, step, search.shares.tolist())
+    grid = grid_ratios(config.alpha, step)
     path = [
         _row(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
         for i, point in enumerate(tqdm(grid, desc="searching the grid", unit="point", leave=False))
@@ -269,48 +259,44 @@ class _Search:
     def __init__(
         self, mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None = None
     ) -> None:
-        shares = block_shares(mixture.partition, mixture.theta_0, config.mean_over)
-        check_config(config, shares)
+        check_config(config, len(mixture.partition.blocks))
         self.mixture, self.objective, self.config, self.extra = mixture, objective, config, extra
-        self.shares = torch.tensor(shares, dtype=torch.float64)
-        blocks = [config.alpha] * len(shares)
-        self.equal = ratios_of_blocks(mixture.partition, blocks, config.alpha, fixed=config.fixed)
+        blocks = [config.alpha] * len(mixture.partition.blocks)
+        self.equal = ratios_of_blocks(mixture.partition, blocks, config.alpha)
 
     def ratios(self, scores: Tensor) -> Tensor:
         if self.config.parameterisation == "eq11":
-            return eq11_ratios(scores, self.config.alpha, self.shares, self.config.eps)
-        return softmax_ratios(scores, self.config.alpha, self.shares)
+            return eq11_ratios(scores, self.config.alpha, self.config.eps)
+        return softmax_ratios(scores, self.config.alpha)
 
     def weights(self, ratios: Tensor) -> dict[str, Tensor]:
         blocks = dict(zip(self.mixture.partition.blocks, ratios.unbind(), strict=True))
         return self.mixture.weights({**self.equal, **blocks})
 
-    def added(self, ratios: Tensor, weights: State) -> Tensor:
-        costs = torch.tensor(self.config.penalty or [0.0] * len(ratios), dtype=torch.float64)
-        penalty = (costs * (ratios - self.config.alpha).abs()).sum()
-        return penalty if self.extra is None else penalty + self.extra(weights).to(penalty)
+    def added(self, weights: State) -> Tensor:
+        nothing = torch.zeros((), dtype=torch.float64)
+        return nothing if self.extra is None else nothing + self.extra(weights).to(nothing)
 
     def loss(self, ratios: Tensor, chosen: Sequence[int]) -> Tensor:
         weights = self.weights(ratios)
-        added = self.added(ratios, weights)
+        added = self.added(weights)
         return self.objective(weights, chosen).to(added) + added
 
     @torch.no_grad()
     def full(self, ratios: Tensor) -> float:
         weights = self.weights(ratios)
         value = mean_objective(self.objective, weights, self.config.batch_size)
-        value += self.added(ratios, weights).item()
+        value += self.added(weights).item()
         check_finite({"objective": value}, 1, self.config.learning_rate)
         return value
 
     def best(self, path: list[dict[str, Any]], equal: dict[str, Any]) -> Found:
         """Return the best of the evaluated steps, the first among equals."""
         best = min((row for row in path if row["full"] is not None), key=lambda row: row["full"])
-        fixed, shares = dict(self.config.fixed or {}), self.shares.tolist()
-        blocks, parts = tuple(best["ratios"]), self.mixture.partition
+        blocks = tuple(best["ratios"])
         # refuses a mean that rounding has moved
-        ratios_of_blocks(parts, blocks, self.config.alpha, fixed=fixed, shares=shares)
-        return Found(blocks, fixed, best["full"], equal["full"], path)
+        ratios_of_blocks(self.mixture.partition, blocks, self.config.alpha)
+        return Found(blocks, {}, best["full"], equal["full"], path)
 
 
 @torch.no_grad()
@@ -343,11 +329,11 @@ def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
         yield from (order[i : i + config.batch_size] for i in range(0, count, config.batch_size))
 
 
-def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
-    """Refuse numbers of a search that make no sense for blocks of these shares (MergeError)."""
-    known, costs = get_args(Parameterisation), config.penalty
+def check_config(config: HmaConfig, blocks: int) -> None:
+    """Refuse numbers of a search that make no sense for so many blocks (MergeError)."""
+    known = get_args(Parameterisation)
     for wrong, message in (
-        (len(shares) < 2, "With one block there is nothing to search: its ratio is the mean."),
+        (blocks < 2, "With one block there is nothing to search: its ratio is the mean."),
         (
             not 0 < config.alpha < 1,
             f"alpha = {config.alpha}: it must lie strictly between 0 and 1, or there is no choice.",
@@ -362,19 +348,14 @@ def check_config(config: HmaConfig, shares: Sequence[float]) -> None:
             or min(config.epochs, config.batch_size, config.evaluate_every) < 1,
             "The search needs learning_rate > 0 and epochs, batch_size, evaluate_every >= 1.",
         ),
-        (
-            costs and (len(costs) != len(shares) or min(costs) < 0),
-            f"penalty has {len(costs)} numbers for {len(shares)} blocks: give one of 0 or more for "
-            "each, or none.",
-        ),
     ):
         if wrong:
             raise MergeError(message)
 
 
-def check_reach(config: HmaConfig, shares: Sequence[float]) -> None:
+def check_reach(config: HmaConfig, blocks: int) -> None:
     """Refuse Eq. 11 where scores could give a ratio above 1: alpha too high for this eps."""
-    least = (config.alpha - min(shares)) / (1 - config.alpha)
+    least = (config.alpha - 1 / blocks) / (1 - config.alpha)
     if config.parameterisation == "eq11" and config.eps < max(0.0, least):
         raise MergeError(
             f"With eps = {config.eps} Eq. 11 can give a ratio above 1 at alpha = {config.alpha}: "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ from alignment_tax.merge.average import (
 )
 
 Ratios = Mapping[str, float]
-MeanOver = Literal["blocks", "parameters"]
 
 THIRDS = ("input", "middle", "output")
 #: All blocks of layers together: what the paper says is averaged.
@@ -139,12 +138,10 @@ def ratios_of_blocks(
     alpha: float,
     *,
     fixed: Ratios | None = None,
-    shares: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Return the ratio of every part from K ratios of blocks whose mean is alpha (MergeError).
 
-    Parts that are no blocks have the ratio alpha, or what is `fixed`, as {"norms": 0.0}. `shares`
-    are weights of the mean (see `block_shares`); by default every block counts alike.
+    Parts that are no blocks have the ratio alpha, or what is `fixed`, as {"norms": 0.0}.
     """
     check_alpha(alpha)
     if len(values) != len(partition.blocks):
@@ -159,24 +156,11 @@ def ratios_of_blocks(
     ratios = dict(zip(partition.blocks, map(float, values), strict=True))
     ratios |= {**dict.fromkeys(partition.others, float(alpha)), **(fixed or {})}
     check_ratios(partition, ratios)
-    weights = shares or [1 / len(values)] * len(values)
-    mean = math.fsum(w * v for w, v in zip(weights, values, strict=True))
+    mean = math.fsum(value / len(values) for value in values)
     if abs(mean - alpha) > TOLERANCE:
         told = ", ".join(f"{v:g}" for v in values)
         raise MergeError(f"The ratios {told} have the mean {mean:g}: the mean must be {alpha:g}.")
     return ratios
-
-
-def block_shares(
-    partition: Partition, tensors: State, mean_over: MeanOver = "blocks"
-) -> tuple[float, ...]:
-    """Return the weight of every block in the mean: alike (the paper), or by "parameters"."""
-    if mean_over == "blocks":
-        return (1 / len(partition.blocks),) * len(partition.blocks)
-    if mean_over != "parameters":
-        raise MergeError(f"mean_over must be 'blocks' or 'parameters', not {mean_over!r}.")
-    sizes = [sum(tensors[n].numel() for n in names) for names in partition.blocks.values()]
-    return tuple(size / sum(sizes) for size in sizes)
 
 
 class Mixture(Ends):

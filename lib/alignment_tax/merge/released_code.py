@@ -15,7 +15,7 @@ from tqdm import tqdm
 from alignment_tax.merge import hma
 from alignment_tax.merge.average import kind_of
 from alignment_tax.merge.hma import HmaConfig, Objective
-from alignment_tax.merge.parts import Mixture, block_shares
+from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import check_finite
 
 
@@ -64,7 +64,7 @@ def run(
         config: alpha, eps, learning_rate, epochs, batch_size and seed are used.
     """
     blocks = mixture.partition.blocks
-    hma.check_config(config, block_shares(mixture.partition, mixture.theta_0))
+    hma.check_config(config, len(blocks))
     initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
     scores = [score.clone().requires_grad_() for score in initial.unbind()]
     optimizers = [torch.optim.Adam([score], lr=config.learning_rate) for score in scores]

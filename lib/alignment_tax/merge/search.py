@@ -20,7 +20,7 @@ from alignment_tax.merge import hma, released_code
 from alignment_tax.merge.adamerging import adamerging
 from alignment_tax.merge.average import MergeError, State, write_weights
 from alignment_tax.merge.hma import Example, Found, HmaConfig, ReplyLikelihood
-from alignment_tax.merge.parts import Mixture
+from alignment_tax.merge.parts import THIRDS, Mixture
 from alignment_tax.presets import RatioConfig
 
 
@@ -152,10 +152,11 @@ def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) ->
         low = "0 or more" if field_.name in MAY_BE_ZERO else "above 0"
         if not math.isfinite(value) or value < 0 or (value == 0 and low == "above 0"):
             raise MergeError(f"{field_.name} of the ratios is {value}: it must be {low}, finite.")
-    shares = (1 / blocks,) * blocks if blocks > 0 else ()
     numbers = hma_numbers(config, alpha)
-    hma.check_config(numbers, shares)
+    hma.check_config(numbers, blocks)
     if method == "hma_eq11":
-        hma.check_reach(dataclasses.replace(numbers, parameterisation="eq11"), shares)
+        hma.check_reach(dataclasses.replace(numbers, parameterisation="eq11"), blocks)
     if method in GRID_STEPS:
-        hma.grid_ratios(alpha, getattr(config, GRID_STEPS[method]), shares)
+        if blocks != len(THIRDS):
+            raise MergeError(f"The grid search is for K = 3 blocks, not {blocks}.")
+        hma.grid_ratios(alpha, getattr(config, GRID_STEPS[method]))

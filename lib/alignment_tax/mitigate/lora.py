@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from alignment_tax.merge.average import kind_of
 from alignment_tax.mitigate.base import Setting, Treatment
 from alignment_tax.train.rounds import sub_seed
 
@@ -76,9 +77,19 @@ def lora_mlp(setting: Setting, rank: float) -> Lora:
 
 
 def target_names(model: PreTrainedModel, where: Where) -> list[str]:
-    """Return the names of the linear layers to adapt, the head not (ValueError: there are none)."""
+    """Return the names of the linear layers to adapt, the head not (ValueError: there are none).
+
+    Experts in one stack, which peft would leave out without a word, are a ValueError too.
+    """
     head = model.get_output_embeddings()
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    matrices = {n for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
+    left_out = matrices - {f"{name}.weight" for name in linear}
+    if linear and left_out:
+        raise ValueError(
+            f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such): it is no nn.Linear. "
+            "Take another remedy for this model."
+        )
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:
         raise ValueError(

@@ -53,10 +53,12 @@ def record(
     is trained.
     """
     started = time.perf_counter()
+    if max(seeds) >= 2**63:
+        raise RecordError(f"Tables hold seeds below 2**63, not {max(seeds)}.")
     first = Study(preset, seeds[0])
     first.specs(methods)
     folder = settings.results_folder() / first.preset.name
-    folder.mkdir(parents=True, exist_ok=True)
+    settings.writable(folder, "Results are kept in the checkout: record in one of your own.")
     calls = [] if methods is None else read_calls(folder)
     if methods is None:
         _warn_of_lost_rows(folder, first)
@@ -154,7 +156,7 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         small = table.astype(dict.fromkeys(numbers, "float32"))
         rows.append(small.assign(seed=study.seed, key=artifact.key[:16]))
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
-    return merged.astype({"slot": "category", "key": "category", "item": "int32", "seed": "int16"})
+    return merged.astype({"slot": "category", "key": "category", "item": "int32"})
 
 
 def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:

@@ -12,11 +12,9 @@ from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
     CHANGED,
     DISTIL,
-    DISTILLED_AVERAGE,
     LEARNING_RATE,
     PART,
     Spec,
-    averaged,
     block_count,
     has_ratios,
     is_in_rounds,
@@ -102,13 +100,6 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
     return with_rsf(points[trained | averaged])
-
-
-def own_rows(points: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Return what a chapter compares: the main line, the distilled run, remedies, averages."""
-    wanted = {DISTIL, DISTILLED_AVERAGE, *methods, *map(averaged, methods)}
-    extra = points[(points["algorithm"] == "rsf") & points["method"].isin(wanted)]
-    return with_rsf(pd.concat([main_line(points), extra]))
 
 
 def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:

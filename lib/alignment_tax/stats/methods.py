@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from alignment_tax.labels import METHOD_NAMES, markdown, number, seeds_text, spread
+from alignment_tax.labels import METHOD_NAMES, markdown, number, spread
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE, PART, PATTERN
@@ -79,34 +78,6 @@ def method_table(
             row[name] = float(mine[column].mean()) / unit if len(mine) else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def averaging_minus(found: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
-    """Return averaging minus each method, by two scores and two measures, to draw and to show.
-
-    Averaging is that of the distilled run, where remedies start and end; for early stopping RSF's.
-
-    Args:
-        found: Rows of `claims.table`, or of claims.csv (`claims.read`).
-        wanted: Remedies, and "early_stopping" if it is asked for.
-
-    Returns:
-        Columns method, name, seeds (in words), score, measure, unit, difference, low, high,
-        verdict.
-    """
-    scores = {"skill": "mean skill", "forgetting": "format forgiven"}
-    measures = {"hypervolume": "hypervolume", "equal_reward": "at equal reward"}
-    rows = []
-    for method in wanted:
-        average = "average" if method == "early_stopping" else DISTILLED_AVERAGE
-        about = {"method": method, "name": METHOD_NAMES[method]}
-        by_place = _between(found, f"rsf/{average}", f"rsf/{method}")
-        for score, measure in product(scores, measures):
-            if row := by_place.get((score, measure)):
-                told = {"seeds": seeds_text(map(int, str(row["seeds"]).split()))}
-                told |= {"score": scores[score], "measure": measures[measure]}
-                rows.append(about | told | {name: row[name] for name in VERDICT})
-    return pd.DataFrame(rows, columns=["method", "name", "seeds", "score", "measure", *VERDICT])
 
 
 VERDICT = ["unit", "difference", "low", "high", "verdict"]

@@ -384,8 +384,9 @@ def ship(
 def make_base() -> None:
     """Pretrain the base model and put it in data/base: what `alignment-tax base` does."""
     config = PretrainConfig()
+    settings.writable(settings.base_folder().parent, "The base is put there: use another checkout.")
     work = settings.runs_folder() / "pretraining"
-    work.mkdir(parents=True, exist_ok=True)
+    settings.writable(work, "Set ALIGNMENT_TAX_RUNS to another folder.")
     model, tokenizer, curve = pretrain(config, work)
     folder = ship(model, tokenizer, curve, config, settings.base_folder())
     print(f"The base model is in {folder}.")

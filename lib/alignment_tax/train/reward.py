@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig as TrlRewardConfig
@@ -87,27 +86,3 @@ def margins(
 def accuracy(margin: np.ndarray) -> float:
     """Return the share (0-1) of positive margins; a zero counts half."""
     return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
-
-
-def calibration(margin: np.ndarray, bins: int = 5) -> tuple[pd.DataFrame, float]:
-    """Compare predicted preference probabilities with how often they come true.
-
-    Each pair is asked in the direction in which the model is at least 50 % sure: its confidence is
-    sigmoid(|margin|), and it is right if the margin is positive. Returns a table of the `bins` from
-    0.5 to 1 that are not empty (low, high, predicted, observed, count), and the expected
-    calibration error: the count-weighted mean of |predicted - observed|.
-    """
-    margin = np.asarray(margin, dtype=np.float64)
-    if margin.size == 0 or not np.isfinite(margin).all():
-        raise ValueError("Calibration needs at least one margin, and finite numbers only.")
-    confidence = 1 / (1 + np.exp(-np.abs(margin)))
-    right = (margin > 0) + 0.5 * (margin == 0)
-    edges = np.linspace(0.5, 1.0, bins + 1)
-    place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
-    pairs = pd.DataFrame({"predicted": confidence, "observed": right, "count": place})
-    table = pairs.groupby(place).agg({"predicted": "mean", "observed": "mean", "count": "size"})
-    table.insert(0, "low", edges[table.index])
-    table.insert(1, "high", edges[table.index + 1])
-    table = table.reset_index(drop=True)
-    gap = (table["predicted"] - table["observed"]).abs()
-    return table, float((gap * table["count"]).sum() / margin.size)

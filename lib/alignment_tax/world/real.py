@@ -16,7 +16,6 @@ import gzip
 import itertools
 import json
 import logging
-import os
 import random
 import re
 from collections import Counter
@@ -30,14 +29,13 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
+from alignment_tax.settings import DATA_VARIABLE, data_folder
 from alignment_tax.world.base import Message, Prompt
 from alignment_tax.world.splits import split_of, unit_hash
 
 Row = dict[str, Any]
 Adapter = Callable[[Row], Row | None]
 T = TypeVar("T")
-
-DATA_SETTING = "ALIGNMENT_TAX_DATA"
 
 log = logging.getLogger(__name__)
 
@@ -285,9 +283,9 @@ def load(name: str) -> list[Row]:
     """
     if name not in SOURCES:
         raise KeyError(f"There is no set {name!r}. Choose one of: {', '.join(SOURCES)}.")
-    source, folder = SOURCES[name], os.environ.get(DATA_SETTING)
+    source, folder = SOURCES[name], data_folder()
     if folder:
-        path = Path(folder) / f"{source.local}.jsonl.gz"
+        path = folder / f"{source.local}.jsonl.gz"
         rows, adapter, origin = _read_local(name, path), source.from_local, str(path)
     else:
         rows, adapter, origin = _read_hub(name), source.from_hub, _hub_address(source)
@@ -305,8 +303,8 @@ def _ways(name: str) -> str:
     source = SOURCES[name]
     return (
         f"There are two ways to get {name!r}: with a network connection, from the Hugging Face Hub "
-        f"({_hub_address(source)}; leave {DATA_SETTING} unset); or from a local folder: set "
-        f"{DATA_SETTING} to a folder that holds {source.local}.jsonl.gz."
+        f"({_hub_address(source)}; leave {DATA_VARIABLE} unset); or from a local folder: set "
+        f"{DATA_VARIABLE} to a folder that holds {source.local}.jsonl.gz."
     )
 
 
@@ -316,7 +314,7 @@ def _read_local(name: str, path: Path) -> Iterable[Row]:
     read = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
+            for line in filter(str.strip, lines):
                 yield json.loads(line)
                 read += 1
     except (OSError, EOFError, ValueError) as error:

@@ -22,7 +22,7 @@ from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import RewardConfig
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
-from alignment_tax.train.reward import accuracy, calibration, margins, train_reward_model
+from alignment_tax.train.reward import accuracy, margins, train_reward_model
 from alignment_tax.train.sample import Reply, sample_replies
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt
@@ -89,8 +89,6 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
         trained = train_reward_model(policy, tokenizer, data, config, seed, folder / "work")
         held_out = run.world.preferences(config.validation_pairs, seed, "validation")
         margin = margins(trained.model, tokenizer, held_out, run.batch, config.max_length)
-        table, error = calibration(margin)
-        table.to_parquet(folder / "calibration.parquet", index=False)
         kinds = list(held_out["kind"]) if "kind" in held_out.column_names else "real"
         pairs = pd.DataFrame({"kind": kinds, "margin": margin})
         pairs.to_parquet(folder / "held_out.parquet", index=False)
@@ -99,7 +97,6 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
             "dropped": trained.dropped,
             "held_out_pairs": len(margin),
             "pair_accuracy": accuracy(margin),
-            "calibration_error": error,
         }
         keep_training(folder, trained.log, stats)
         models.save_reward_model(trained.model, tokenizer, folder / "model")

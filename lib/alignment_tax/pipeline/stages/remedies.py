@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def _parents(run: Run, rounds: int) -> dict[str, Artifact]:
     return {"theta_0": base.sft(run), "reward": base.reward(run), **of_rsf}
 
 
-def setting(run: Run, remedies: Mapping[str, float], rounds: int) -> Setting:
+def setting(run: Run, remedies: Collection[str], rounds: int) -> Setting:
     """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
 
     def make() -> Setting:
@@ -208,13 +208,13 @@ def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]
     return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
 
 
-def _texts(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
+def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
     """The pretraining text that these remedies use, if any."""
     used = {name: formats for name, formats in REPLAYED.items() if name in remedies}
     return {name: replay_documents(run, formats) for name, formats in used.items()}
 
 
-def with_texts(run: Run, setting: Setting, remedies: Mapping[str, float]) -> Setting:
+def with_texts(run: Run, setting: Setting, remedies: Collection[str]) -> Setting:
     """Return a setting with the pretraining text that these remedies use, if any."""
     texts = _texts(run, remedies)
     return dataclasses.replace(setting, **texts, reported=tiny_reported()) if texts else setting

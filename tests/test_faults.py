@@ -1,0 +1,300 @@
+"""What goes wrong on other people's machines and with other people's files: it works, or says why.
+
+More have their tests beside what they are about: chapters that end early, full disks, folders of
+another run or version (test_course), what a generation config or a tokenizer's post-processor asks
+for (test_skills), damaged artifacts (test_store), tolerances at zero (test_compare), weights that
+do not fit (test_average).
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import socket
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_course import write_notebook
+from test_models import make_policy, make_tokenizer
+from transformers import GgufConfig, MixtralConfig, MixtralForCausalLM
+
+from alignment_tax import models, notebooks, settings
+from alignment_tax.cli import main
+from alignment_tax.merge.average import average
+from alignment_tax.merge.parts import partition
+from alignment_tax.mitigate.lora import target_names
+from alignment_tax.models import load_policy, load_state, save_policy
+from alignment_tax.notebooks import run_course
+from alignment_tax.pipeline.study import Study
+from alignment_tax.settings import repo_root
+from alignment_tax.skills.scorer import Scorer
+from alignment_tax.store import ArtifactError, Store
+from alignment_tax.train.rounds import sub_seed
+from alignment_tax.train.trainer import trainer_arguments
+from alignment_tax.world import real
+
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+def test_a_clone_with_autocrlf_has_the_very_bytes(tmp_path):
+    source, clone = tmp_path / "source", tmp_path / "clone"
+    kept = [".gitattributes", ".ci/run", "Makefile", "README.md", "tests/golden/keys.json"]
+    kept += [f"data/base/{path.name}" for path in settings.base_folder().iterdir()]
+    kept += ["lib/alignment_tax/cli.py", "lib/alignment_tax/templates/course.html.j2"]
+    kept += ["data/results/signature.png", "data/results/tiny/points.csv"]
+    for name in kept:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((repo_root() / name).read_bytes())
+    line = "init|add .|-c user.name=x -c user.email=x commit -m x"
+    for words in (*line.split("|"), f"clone -c core.autocrlf=true . {clone}"):
+        subprocess.run(["git", "-C", source, *words.split()], check=True, capture_output=True)
+    assert [n for n in kept if (clone / n).read_bytes() != (repo_root() / n).read_bytes()] == []
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run our Makefile with a python3 whose venv makes an interpreter alone, and then fails.
+
+    With a file `fixed` beside it venv succeeds and pip is there, with `fetched` TRL can be had.
+    """
+    python = tmp_path / "python3"
+    python.write_text(
+        f"""#!/bin/sh
+cd {tmp_path}
+case "$*" in
+*"-m venv"*) mkdir -p .venv/bin; cp {python} .venv/bin/python; test -e fixed ;;
+*"--target"*) mkdir -p .venv/trl-1.12.0.part; test -e fetched ;;
+*"-m pip"*) echo "$PIP_USER" >> log; test -e fixed ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+    words = ["make", "-f", repo_root() / "Makefile", "-C", tmp_path, f"PYTHON={python}"]
+    environment = {**os.environ, "PIP_USER": "1"}
+    return lambda target: subprocess.run([*words, target], env=environment).returncode
+
+
+@pytest.mark.parametrize("target", [".venv/bin/python", ".venv/.ready-to-run", ".venv/trl-1.12.0"])
+def test_no_target_counts_as_made_when_its_recipe_failed(make, tmp_path, target):
+    if "trl" in target:
+        (tmp_path / "fixed").touch()
+    for _ in range(2):
+        assert make(target) != 0
+        assert not (tmp_path / target).exists()
+    (tmp_path / "fixed").touch()
+    (tmp_path / "fetched").touch()
+    assert make(target) == 0
+    assert (tmp_path / target).exists()
+
+
+def test_an_environment_that_a_killed_make_left_is_completed(make, tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1")
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "fixed").touch()
+    assert make(".venv/.ready-to-run") == 0
+    assert set((tmp_path / "log").read_text().split()) == {"0"}, "nothing goes to the user's site"
+
+
+@pytest.mark.parametrize("seed", [0, 4294967, 20261129, 2**32, 2**70])
+def test_a_seed_may_be_any_integer_of_0_or_more(seed, tmp_path, preset):
+    assert 0 <= sub_seed(seed, 3) < 2**32
+    arguments = trainer_arguments(preset.sft, seed, tmp_path)
+    assert 0 <= arguments["seed"] == arguments["data_seed"] < 2**32
+    assert Study(preset, seed, Store(tmp_path)).world.prompts(1, seed, "rlhf")
+
+
+def as_nobody(work):
+    """Do something in another account; return whether it went without an error."""
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def write_weights(folder):
+    save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+    (folder / "part").mkdir()
+    (folder / "part" / "log").write_text("x")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2775, 0o777])
+def test_who_may_use_the_folder_of_runs_may_use_what_is_in_it(mode):
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        shared = Path(top, "runs")
+        shared.mkdir()
+        shared.chmod(mode)
+
+        def get(seed, make=write_weights):
+            return Store(shared / "artifacts").get("sft", {"seed": seed}, make)
+
+        def refused():
+            with pytest.raises(ArtifactError, match="ALIGNMENT_TAX_RUNS"):
+                get(1)
+
+        get(0)
+        for path in [shared / "artifacts", *(shared / "artifacts").rglob("*")]:
+            allowed = mode if path.is_dir() else mode & 0o666
+            assert stat.S_IMODE(path.stat().st_mode) == allowed, path
+        if os.geteuid() == 0:
+            assert as_nobody(lambda: get(0, make=None))
+            assert as_nobody((lambda: get(1)) if mode == 0o777 else refused)
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, capsys, monkeypatch):
+    file, course = tmp_path / "file", tmp_path / "course"
+    course.mkdir()
+    write_notebook(course / "01_x.ipynb", "1")
+    file.touch()
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    for out in (file, file / "below"):
+        with pytest.raises(settings.SettingsError, match=rf"{file}.*--out"):
+            run_course("smoke", out=out, notebooks=course)
+        with pytest.raises(ArtifactError, match=rf"theta_0 .*{file}.*ALIGNMENT_TAX_RUNS"):
+            Store(out).get("sft", {}, None, describe="theta_0")
+        monkeypatch.setattr(settings, "results_folder", lambda out=out: out)
+        assert main(["record", "smoke", "--seeds", "0"]) == 2
+        assert str(file) in capsys.readouterr().err
+    for words in ("bench speed", "bench ppo --trl x", "figures"):
+        for out, said in ((file / "x.json", file), (tmp_path, tmp_path)):
+            with contextlib.suppress(SystemExit):
+                assert main([*words.split(), "--out", str(out)]) == 2
+            assert str(said) in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(file))
+    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "o")], course) == 2
+    assert "ALIGNMENT_TAX_RUNS" in capsys.readouterr().err
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    with pytest.raises(ArtifactError, match=r"No locks available.*ALIGNMENT_TAX_RUNS"):
+        Store(tmp_path).get("sft", {}, write_weights)
+
+
+@pytest.mark.parametrize("word", ["data", "~/data"])
+def test_paths_that_a_person_sets_are_absolute_in_every_process(tmp_path, monkeypatch, word):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    both = dict.fromkeys((settings.RUNS_VARIABLE, settings.DATA_VARIABLE), str(tmp_path / "data"))
+    for name in both:
+        monkeypatch.setenv(name, word)
+    kernels = notebooks.Kernels(False).manager_class.kernel_spec.env
+    assert {name: kernels[name] for name in both} == settings.environment() == both
+    with pytest.raises(real.DataUnavailable, match=both[settings.DATA_VARIABLE]):
+        real.load("dolly")
+
+
+def saved(folder, change=dict, **config):
+    """Save a policy into a folder, change its weights and configuration, and return the folder."""
+    save_policy(make_policy(), make_tokenizer(), folder)
+    state = change(load_file(folder / "model.safetensors"))
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    kept = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(kept | config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (dict, {"tie_word_embeddings": False}, "lacks 'lm_head.weight'"),
+        (lambda s: {n: t for n, t in s.items() if n != UP}, {}, f"lacks '{UP}'"),
+        (lambda s: s | {UP: torch.ones(2, 2)}, {}, f"another shape of '{UP}'"),
+        (lambda s: s | {"lora_A": torch.ones(2)}, {}, "holds.*'lora_A'"),
+        (lambda s: {f"_orig_mod.{n}": t for n, t in s.items()}, {}, "lacks .*wrapper"),
+        (dict, {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        (dict, {"model_type": "x", "auto_map": {"AutoConfig": "own.Own"}}, "trust_remote_code"),
+    ],
+)
+def test_what_is_no_whole_plain_policy_is_refused_by_name(tmp_path, change, config, said):
+    with pytest.raises(ValueError, match=said):
+        load_policy(saved(tmp_path / "p", change, **config))
+
+
+def test_no_pickle_is_read(tmp_path):
+    weights = saved(tmp_path / "p") / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_policy(weights.parent)
+
+
+def test_a_checkpoint_is_whole_by_its_own_index(tmp_path):
+    folder = saved(tmp_path / "p")
+    names = load_file(folder / "model.safetensors").keys()
+    (folder / "model.safetensors").unlink()
+    make_policy().save_pretrained(folder, max_shard_size="20KB")
+    save_file({"adapter": torch.ones(1)}, folder / "adapter_model.safetensors")
+    assert load_state(folder).keys() == names
+    _, shard, *more = sorted(folder.glob("model-*.safetensors"))
+    assert more
+    name, *rest = load_file(shard).items()
+    damages = {
+        name[0]: lambda: save_file(dict(rest), shard),
+        shard.name: shard.unlink,
+        "model.safetensors.index.json": (folder / "model.safetensors.index.json").unlink,
+    }
+    for lacking, damage in damages.items():
+        damage()
+        for load in (load_state, load_policy):
+            with pytest.raises(ValueError, match=f"lacks '{lacking}'"):
+                load(folder)
+
+
+def test_what_was_quantised_in_its_file_can_be_saved(tmp_path):
+    """Of a GGUF file: its weights are float32 in memory, but the model is marked as quantised."""
+    read = make_policy()
+    read.config.quantization_config = GgufConfig(dequantize=True)
+    save_policy(models._plain(read), make_tokenizer(), tmp_path / "p")
+    again = load_policy(tmp_path / "p")[0].cpu().state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in read.state_dict().items())
+
+
+def test_experts_are_averaged_with_other_matrices_and_lora_does_not_leave_them_out_silently():
+    sizes = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, **heads, pad_token_id=None))
+    before = mixtral.state_dict()
+    mixed = average(before, {n: t + 1 for n, t in before.items()}, 1.0, what="linear")
+    layers = {n for n in before if ".layers." in n and "norm" not in n}
+    assert {n for n in before if not torch.equal(mixed[n], before[n])} == layers
+    assert {n for names in partition(mixtral, 2).blocks.values() for n in names} == layers
+    with pytest.raises(ValueError, match=r"leave out .*experts"):
+        target_names(mixtral, "all")
+
+
+def test_the_default_path_opens_no_connection(monkeypatch, preset, tmp_path):
+    asked = []
+
+    def refuse(*address, **_):
+        asked.append(address)
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    small = dataclasses.replace(preset.sft, documents=16, epochs=1)
+    study = Study(dataclasses.replace(preset, sft=small), 0, Store(tmp_path))
+    assert study.reward.path.is_dir(), "a base, theta_0, and a reward model"
+    assert Scorer("tiny", limit=1, batch_size=8).score(*study.policy("sft")).metrics
+    assert asked == []
