@@ -58,7 +58,6 @@ def miniature(**changes) -> Preset:
         rloo=None,
         ppo=None,
         kl_coefs=(),
-        ppo_live=None,
         distil=presets.DistilConfig.like(rsf),
         remedies=tuple(Grid(name, strengths) for name, strengths in grids.items()),
         replay_documents=60,

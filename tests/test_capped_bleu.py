@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics, capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.stats import capped_bleu as talk
 
@@ -19,6 +19,8 @@ def items_of(said, reference=REFERENCE, seed=0):
     return pd.DataFrame(
         {"seed": seed, "key": key, "slot": "bleu", "item": item, "value": float("nan")}
         | dict(zip(BLEU_COLUMNS, bleu_statistics(reference, text), strict=True))
+        # cut where the reference ends
+        | dict(zip(CUT_COLUMNS, bleu_statistics(reference, text[: len(reference)]), strict=True))
         for key, texts in said.items()
         for item, text in enumerate(texts)
     )
@@ -84,34 +86,10 @@ def points_of(*models):
     )  # fmt: skip
 
 
-def test_measures_and_mean_skill_by_hand():
-    said = {"a": [REFERENCE] * 4, "b": [REFERENCE, *[f"{REFERENCE} let me know"] * 2, "no"]}
-    items = items_of(said)
+def test_measures_of_each_model():
+    items = items_of({"a": [REFERENCE] * 4, "b": [f"{REFERENCE} let me know"] * 4})
     # another slot is no translation
     items = pd.concat([items, items.iloc[:1].assign(slot="span")], ignore_index=True)
-    found = talk.measures(items).set_index("key")
-    assert found.loc["a", ["begins_right", "exact", "longer", "words"]].tolist() == [100, 100, 0, 8]
-    # 8 + 11 + 11 + 1 words in four translations
-    assert found.loc["b", ["begins_right", "exact", "longer"]].tolist() == [75, 25, 50]
-    assert found.loc["b", ["words", "reference_words"]].tolist() == [31 / 4, 8]
-    capped = capped_bleu(items[(items["key"] == "b") & (items["slot"] == "bleu")])
-    assert found.loc["b", "capped"] == pytest.approx(capped)
-
-
-def test_the_table_has_a_row_per_model_with_the_interval_over_seeds():
-    said = [{"a": [REFERENCE] * 4}, {"a": [REFERENCE, REFERENCE, "no", "no"]}]
-    items = pd.concat([items_of(each, seed=seed) for seed, each in enumerate(said)])
-    one = points_of(("sft", 0, "a"))
-    [row] = talk.table(pd.concat([one, one.assign(seed=1)]), items).to_dict("records")
-    # 100 and 50: mean 75, standard error 25, t quantile 12.706
-    assert row["exact"] == 75
-    assert row["exact_low"] == pytest.approx(75 - 12.706 * 25, abs=0.01)
-    assert row["exact_high"] == pytest.approx(75 + 12.706 * 25, abs=0.01)
-
-
-def test_a_model_without_translations_is_refused():
-    items = items_of({"a": [REFERENCE]})
-    with pytest.raises(ValueError, match="other"):
-        talk.measured_points(points_of(("sft", 0, "other")), items)
-    with pytest.raises(ValueError, match="left out"):
-        talk.measures(items.assign(slot="span"))
+    a, b = talk.measures(items).to_dict("records")
+    assert [a[name] for name in ("bleu", "cut", "capped")] == pytest.approx([100] * 3)
+    assert [b[name] for name in ("bleu", "cut", "capped")] == pytest.approx([67.87, 100, 100], 1e-3)

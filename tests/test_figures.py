@@ -51,9 +51,7 @@ MAIN_LINE: list[Callable[..., Figure]] = [
 #: figure -> rows that it needs beside the main line
 OF_POINTS: dict[Callable[..., Figure], str] = {
     figures.remedy_fronts: "remedies",
-    **dict.fromkeys(
-        [figures.algorithm_rounds, figures.algorithm_fronts, figures.algorithm_tax,
-         figures.over_optimisation], "algorithms"),
+    **dict.fromkeys([figures.algorithm_fronts, figures.taxes, figures.rounds], "algorithms"),
     **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.shares_along], "ratios"),
 }  # fmt: skip
 ALL = [*MAIN_LINE, *OF_POINTS]

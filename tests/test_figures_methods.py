@@ -12,7 +12,6 @@ from points import T_1, figure_points, row
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
 from alignment_tax.stats import compare
-from alignment_tax.stats.forgetting import forgetting
 
 CAPTION = "this run: tiny, seed 0"
 POINTS = figure_points(2, "remedies", "ratios", "algorithms")
@@ -37,8 +36,8 @@ def live() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-LOG = pd.DataFrame({"iteration": [1, 2], "reward": [1.0, 2.0], "kl": [0.0, 0.5],
-                    "reply_length": [9.0, 8.0], "finished": [1.0, 0.5]})  # fmt: skip
+LOST = pd.DataFrame({"name": ["span", "span"], "kind": ["format", "forgotten"],
+                     "share": [3.0, 1.0]})  # fmt: skip
 GAINS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 0, 20, 20],
                       "average": "weights", "gain": [10.0, 12.0, 0.0, 0.0]})  # fmt: skip
 FORMULAS = pd.DataFrame({"features": 20, "p": 0.8, "labels": "same", "shared": [0, 20],
@@ -53,10 +52,10 @@ CLAIMS = pd.DataFrame({"claim": ["a", "b | c"], "difference": [2.0, -2.0], "low"
 
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
-    "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "skill"),
+    "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
     "live_remedies": (figures.live_remedies, [live()], "forgetting"),
-    "razor": (partial(figures.razor, caption=CAPTION), [forgetting(POINTS)], "tax"),
-    "ppo_runs": (lambda log: figures.ppo_runs({"a": log, "b": log}, CAPTION), [LOG], "kl"),
+    "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
+    "lost_items": (partial(figures.lost_items, caption=CAPTION), [LOST], "share"),
     "effectiveness": (partial(figures.effectiveness, caption=CAPTION), [GAINS, FORMULAS], "p"),
     "ways": (lambda rows: figures.ways(rows, "loss", ["weights"], "A title", caption=CAPTION),
              [WAYS], "loss"),
@@ -111,9 +110,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
      "1 of 2 losses are NaN"),
     (lambda: figures.best_of_n(np.zeros(3), caption=CAPTION), "a matrix"),
     (lambda: style.look_of("rsf", "magic"), "'magic'"),
-    (lambda: figures.algorithm_tax(POINTS[POINTS["algorithm"] == "sft"]), "there are none"),
+    (lambda: figures.taxes(POINTS[POINTS["algorithm"] == "sft"], ["rsf"]), "there are no rounds"),
     (lambda: figures.kl_penalty(POINTS, own=0.1), "none is recorded"),
-    (lambda: figures.ppo_runs({}, CAPTION), "1 to 5 runs"),
     (lambda: figures.part_curves(POINTS[POINTS["part"] != "middle"]), "the middle part"),
     (lambda: figures.search_fronts(POINTS[POINTS["method"] != "hma"]), "'hma' and 'average'"),
     (lambda: figures.search_fronts(POINTS[POINTS["method"].ne("hma") | POINTS["seed"].eq(0)]
@@ -140,7 +138,7 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], object], message: str
 
 
 #: Drawn in the order that is given.
-ORDERED = {"forest", "simplex", "ppo_runs"}
+ORDERED = {"forest", "simplex", "lost_items"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ORDERED])
@@ -160,25 +158,28 @@ def test_the_order_of_rows_and_other_columns_change_nothing(name: str) -> None:
 
 def test_algorithms_by_hand() -> None:
     points = with_penalties()
-    rounds = figures.table(figures.algorithm_rounds(points)).set_index(["algorithm", "rounds"])
-    assert rounds.loc[("rsf", 2), ["reward", "gold", "skill"]].tolist() == [4, 2, 61]
-    assert rounds.loc[("ppo", 0), ["reward", "skill"]].tolist() == [0, 81]
-    gao = figures.table(figures.over_optimisation(points)).set_index(["algorithm", "rounds"])
-    assert gao.loc[("dpo", 2), ["kl", "reward", "gold"]].tolist() == [2, 2, 1]
-    figure = figures.algorithm_tax(points)
+    points["reading_forgiven"] += 4 * (points["algorithm"] == "rsf")  # a fifth was format
+    rounds = figures.table(figures.rounds(points, ["rsf", "ppo"])).set_index(
+        ["algorithm", "rounds"]
+    )
+    assert rounds.loc[("rsf", 2), ["skill", "forgetting"]].tolist() == [-20, -20]
+    assert rounds.loc[("ppo", 0), "skill"] == 0
+    figure = figures.taxes(points, ["rsf", "ppo", "not recorded"])
     assert "RSF, family common sense, tax -20" in alt_text(figure)
-    tax = figures.table(figure).set_index(["algorithm", "family"])["tax"]  # a loss is negative
-    assert tax[[("rsf", "skill"), ("ppo", "reading")]].tolist() == [-20, -8]
+    tax = figures.table(figure).set_index(["way", "algorithm", "family"])["tax"]
+    assert tax["as written", "rsf", "reading"] == -20  # a loss is negative
+    assert tax["format forgiven", "rsf", "reading"] == -16
+    assert tax["format forgiven", "ppo", "reading"] == -8
     fronts = figures.table(figures.algorithm_fronts(points))
     half = fronts[(fronts["algorithm"] == "dpo") & (fronts["alpha"] == 0.5)].iloc[0]
-    assert half[["reward", "skill"]].tolist() == [0.8, 79]
+    assert half[["reward", "forgetting"]].tolist() == [0.8, 79]
 
 
 def test_a_coefficient_is_compared_on_the_seeds_that_have_it() -> None:
     points = with_penalties()
     table = figures.table(figures.kl_penalty(points, own=0.1))
     swept = table[table["method"] == "kl_coef"]
-    assert swept[["strength", "reward", "skill"]].to_numpy().tolist() == [
+    assert swept[["strength", "reward", "forgetting"]].to_numpy().tolist() == [
         [0, 6, 71], [0.1, 4, 73], [0.4, 1, 80],
     ]  # fmt: skip
     one = points[~((points["method"] == "kl_coef") & (points["seed"] == 1))]

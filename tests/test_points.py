@@ -8,9 +8,7 @@ from points import made_up_points, point
 
 from alignment_tax.results.points import (
     NotRecorded,
-    by_round,
     curve_rows,
-    missing,
     present,
     shared,
     start,
@@ -20,10 +18,6 @@ from alignment_tax.results.points import (
 def test_what_is_recorded_of_the_algorithms() -> None:
     points = made_up_points()
     assert present(points) == ["rsf", "ppo"]
-    assert missing(points) == ["dpo", "rloo"]
-    assert by_round(points, "rsf", "skill").to_numpy().tolist() == [[80, 78, 70], [80, 77, 68]]
-    with pytest.raises(ValueError, match="no round of 'dpo'"):
-        by_round(points, "dpo", "skill")
     with pytest.raises(ValueError, match="no theta_0"):
         start(points[points["algorithm"] != "sft"], "skill")
     apart = points[(points["seed"] == 0) | (points["algorithm"] != "ppo")]

@@ -43,6 +43,7 @@ def models() -> pd.DataFrame:
         ("mean rsf/last reward", "4.00"),
         ("kept rsf/average@0.5 reward", "75 %"),
         ("kept rsf/average@0.5 skill", "20 %"),
+        ("claim tax.dpo.skill", "(not recorded)"),
     ],
 )
 def test_a_mark_is_filled_with_what_it_names(mark: str, said: str) -> None:

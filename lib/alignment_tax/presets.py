@@ -226,7 +226,6 @@ class Preset:
     theta_0_may_lose: float | None = None
     kl_coefs: tuple[float, ...] = ()  # other weights of PPO's KL penalty that are recorded
     learning_rates: tuple[float, ...] = ()  # other step sizes of RSF that are recorded
-    ppo_live: PpoConfig | None = None  # the short runs of chapter 06
     # on a GPU forward passes run in bfloat16, whose rounding may hide small changes of a tiny model
     bf16: bool = False
     more_algorithms: tuple[tuple[str, AlgorithmConfig], ...] = ()
@@ -327,7 +326,6 @@ TINY = Preset(
     # beside the preset's own 0.05: the paper's other two, and no penalty at all
     kl_coefs=(0.0, 0.1, 0.2),
     learning_rates=(2e-4, 3.5e-4, 5e-4),
-    ppo_live=replace(TINY_PPO, rounds=1, iterations=6, prompts_per_iteration=64),
     # of 1300 items a slot the first 400: the interval over seeds of RSF's tax widens by 4 %
     eval=EvalConfig(suite="tiny", limit=400, batch_size=128, reward_prompts=256, reward_samples=2),
     # 145 is wider than 64 + 40 need be, changes nothing, and is part of the keys
@@ -367,7 +365,6 @@ SMOKE = replace(
     theta_0_may_lose=None,
     kl_coefs=(0.2,),
     learning_rates=(2e-4,),
-    ppo_live=replace(TINY_PPO, rounds=1, iterations=2, prompts_per_iteration=32),
     eval=replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),

@@ -23,6 +23,7 @@ import pandas as pd
 from alignment_tax.labels import number
 from alignment_tax.results.select import Selection
 from alignment_tax.stats import claims
+from alignment_tax.stats.claim_list import CLAIMS
 
 MARK = re.compile(r"(<!--(claim|mean|kept) ([^\s>]+)(?: (\w+))?-->)(.*?)(<!--/-->)")
 #: Digits of what is given in points or percent, and in units of a reward.
@@ -31,6 +32,8 @@ POINTS, REWARDS = 1, 2
 
 def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
     """Return a text with every mark filled (KeyError, NotRecorded: what it names is not there).
+
+    A claim of the course whose models are not recorded yet is said to be so.
 
     Args:
         text: Markdown.
@@ -41,7 +44,9 @@ def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
 
     def filled(mark: re.Match[str]) -> str:
         opening, kind, name, column, _, closing = mark.groups()
-        if kind == "claim":
+        if kind == "claim" and name in CLAIMS and name not in set(found["id"]):
+            said = "(not recorded)"
+        elif kind == "claim":
             said = _claimed(claims.one(found, name), column or "effect")
         else:
             assert rows is not None

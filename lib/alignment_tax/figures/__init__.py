@@ -17,9 +17,8 @@ _NAMES = {
     "figures.pipeline": "pipeline",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reward_hacking "
     "rsf_rounds",
-    "figures.skills": "alpha_curves skills_bar tax_bars",
-    "figures.algorithms": "algorithm_fronts algorithm_rounds algorithm_tax kl_penalty "
-    "over_optimisation ppo_runs razor",
+    "figures.skills": "alpha_curves lost_items skills_bar tax_bars",
+    "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
     "figures.ratios": "part_curves search_fronts simplex",
     "figures.remedies": "live_remedies penalty_distances remedy_fronts",
     "figures.theory": "effectiveness shares_along ways",

@@ -166,6 +166,24 @@ def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
 
 
 @style.in_style()
+def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
+    """Draw, skill by skill, how many items were lost to format, and how many were forgotten.
+
+    `lost` has the columns name (of a skill), kind (format | forgotten) and share (percent).
+    """
+    need(lost, ["name", "kind", "share"], "lost_items")
+    looks = {
+        "forgotten": Look("forgotten: the right answer is not there", VERMILLION),
+        "format": Look("format: it is there, and not alone", style.SKY, hatch="///"),
+    }
+    figure, [[axes]] = panels(size=(style.WIDE[0], 4.6))
+    draw.bars(axes, lost, "name", "kind", "share", looks, across=True, stacked=True)
+    axes.margins(x=0.05)
+    axes.set_xlabel("items that were right before RLHF and are not after it, % of all")
+    return finish(figure, "What was lost, item by item", caption, lost, legend_columns=2)
+
+
+@style.in_style()
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw what averaging changes since theta_0, along alpha: rewards (left) and skill (right).
 

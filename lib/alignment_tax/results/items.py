@@ -179,6 +179,15 @@ def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
     return np.where((items["slot"] == "bleu").to_numpy(), whole, (items[value] >= 0.5).to_numpy())
 
 
+def sort_losses(before: Array, after: Array, after_forgiven: Array) -> tuple[Array, Array]:
+    """Return which items were lost to format, and which were forgotten, from whether each is right.
+
+    `after_forgiven` says whether it is right after training with format forgiven.
+    """
+    lost = before & ~after
+    return lost & after_forgiven, lost & ~after_forgiven
+
+
 def goes_on(items: pd.DataFrame) -> Array:
     """Return whether each item is a translation with all of the reference in it, and more (n,)."""
     longer = ((items["slot"] == "bleu") & (items["length"] > items["reference_length"])).to_numpy()

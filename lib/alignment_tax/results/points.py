@@ -225,11 +225,6 @@ def present(points: pd.DataFrame) -> list[str]:
     return [name for name in RLHF if name in trained]
 
 
-def missing(points: pd.DataFrame) -> list[str]:
-    """Return the algorithms of `RLHF` of which nothing is recorded."""
-    return [name for name in RLHF if name not in present(points)]
-
-
 def shared(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the seeds that have every algorithm of `present`; all if none has."""
     trained = points[points["method"] == "none"]
@@ -244,14 +239,3 @@ def start(points: pd.DataFrame, score: str) -> pd.Series:
     if rows.empty:
         raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
     return rows.set_index("seed")[score].astype(float).sort_index()
-
-
-def by_round(points: pd.DataFrame, algorithm: str, score: str) -> pd.DataFrame:
-    """Return a score by seed (rows) and round (columns); round 0 is theta_0."""
-    rows = points[(points["algorithm"] == algorithm) & (points["method"] == "none")]
-    if rows.empty:
-        raise ValueError(f"The points hold no round of {algorithm!r}.")
-    table = rows.pivot(index="seed", columns="rounds", values=score).astype(float)
-    table.columns = [int(column) for column in table.columns]
-    table.insert(0, 0, start(points, score))
-    return table.sort_index()

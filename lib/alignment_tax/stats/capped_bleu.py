@@ -6,99 +6,46 @@ numbers of n-grams and the length: an upper bound of the BLEU of a text that is 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from alignment_tax.labels import BLEU_COLUMNS
+from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
-from alignment_tax.results.points import SETTING
 from alignment_tax.results.select import Selection
-from alignment_tax.stats.compare import summarise
-
-MODEL = ["seed", "key"]
-#: What `measures` says of a model: two scores, three shares in percent and two numbers of words.
-MEASURES = ("bleu", "capped", "begins_right", "exact", "longer", "words", "reference_words")
 
 
-def translations(items: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the items that are translations (ValueError if none is)."""
-    rows = items[items["slot"] == "bleu"]
-    if rows.empty:
-        raise ValueError("No item is a translation: was the slot bleu left out of this run?")
-    return rows
-
-
-def _bleu(rows: pd.DataFrame) -> float:
-    return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
+def _bleu(rows: pd.DataFrame, counts: Sequence[str] = BLEU_COLUMNS) -> float:
+    return corpus_bleu(rows[list(counts)].to_numpy(dtype=float))
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model (seed, key) of some items, with the columns of `MEASURES`."""
-    found = []
-    for (seed, key), model in translations(items).groupby(MODEL, observed=True):
-        exact, on = right(model), goes_on(model)
-        scores = {
-            "bleu": _bleu(model),
-            "capped": capped_bleu(model),
-            "begins_right": 100 * float((exact | on).mean()),
-            "exact": 100 * float(exact.mean()),
-            "longer": 100 * float((model["length"] > model["reference_length"]).mean()),
-            "words": float(model["length"].mean()),
-            "reference_words": float(model["reference_length"].mean()),
-        }
-        found.append({"seed": int(str(seed)), "key": str(key), **scores})
-    return pd.DataFrame(found)
+    """Return one row per model (seed, key) of some items, with its BLEU in three ways.
 
-
-def measured_points(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return points with the measures of each model beside its scores; each needs items."""
-    rows = translations(items)
-    there = set(zip(rows["seed"], rows["key"], strict=True))
-    for seed, key in zip(points["seed"], points["key"], strict=True):
-        if (seed, key) not in there:
-            raise ValueError(f"The model {key} has no translations among the items.")
-    own = rows[rows["key"].isin(points["key"])]  # items may be of more models
-    scored = points.drop(columns=["bleu"], errors="ignore")  # the same number is in the measures
-    return scored.merge(measures(own), on=MODEL, how="left", validate="many_to_one")
-
-
-def table(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model: NAME, NAME_low, NAME_high of each of `MEASURES`, over seeds.
-
-    Args:
-        points: Recorded points; rows of one setting are one model of several seeds.
-        items: Their items.
+    bleu as written, cut where the sentence ends, and capped: cut anywhere, at best.
     """
-    return summarise(measured_points(points, items), SETTING, MEASURES)
+    rows = items[items["slot"] == "bleu"]
+    found = [
+        (int(str(seed)), str(key), _bleu(own), _bleu(own, CUT_COLUMNS), capped_bleu(own))
+        for (seed, key), own in rows.groupby(["seed", "key"], observed=True)
+    ]
+    return pd.DataFrame(found, columns=["seed", "key", "bleu", "cut", "capped"])
 
 
-def lost_translations(points: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed how much of the lost translation is talk that follows a right answer.
+def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
+    """Return, by seed, which share of the lost translations is right and then goes on talking.
 
     Args:
         points: The columns of points.csv, one study.
         items: The recorded items.
-
-    Returns:
-        One row per seed with RSF (the index): lost (translations that RSF has no longer right),
-        goes_on (those of them that hold the right answer, and more), change in bleu, capped_bleu.
     """
-    selected, rows = Selection(points), []
+    selected, shares = Selection(points), {}
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
     for seed in ends[1].index.intersection(ends[0].index):
         of_seed = items[(items["seed"] == seed) & (items["slot"] == "bleu")]
         before, after = (of_seed[of_seed["key"] == keys[seed]].sort_values("item") for keys in ends)
         lost = right(before) & ~right(after)
-        row: dict[str, Any] = {"seed": int(seed), "lost": lost.sum()}
-        row |= {"goes_on": (lost & goes_on(after)).sum(), "bleu": _bleu(after) - _bleu(before)}
-        rows.append(row | {"capped_bleu": capped_bleu(after) - capped_bleu(before)})
-    return pd.DataFrame(rows).set_index("seed")
-
-
-def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
-    """Return, by seed, which share of the lost translations is right and then goes on talking."""
-    counts = lost_translations(points, items)
-    if (counts["lost"] == 0).any():
-        raise ValueError(f"No translation was lost in seed {counts['lost'].idxmin()}.")
-    return counts["goes_on"] / counts["lost"]
+        if not lost.any():
+            raise ValueError(f"No translation was lost in seed {seed}.")
+        shares[seed] = (lost & goes_on(after)).sum() / lost.sum()
+    return pd.Series(shares, dtype=float)

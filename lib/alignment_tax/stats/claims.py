@@ -119,6 +119,17 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
+def _equal_kl(rows: Selection, claim: Claim) -> Gaps:
+    """At the furthest KL from theta_0 that both reach, on the lines through their rounds."""
+    gaps = {}
+    for seed, *both in _curves(rows, claim, "kl"):
+        lines = [each[each[:, 0].argsort()].T for each in both]
+        reach = min(line[0].max() for line in lines)
+        a, b = (float(np.interp(reach, *line)) for line in lines)
+        gaps[seed] = a - b
+    return gaps
+
+
 def _bend(rows: Selection, claim: Claim) -> Gaps:
     """How far averages lie above the straight line from theta_0 to the aligned model."""
     curves = rows.curve(claim.a, rows.ratios(claim.a)).items()
@@ -129,6 +140,7 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": _difference,
     "equal_reward": partial(_equal, axis="reward"),
     "equal_gold": partial(_equal, axis="gold"),
+    "equal_kl": _equal_kl,
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
@@ -185,8 +197,7 @@ def versus(
         points: The columns of points.csv, one study.
         a, b: See `results.select`.
         score: skill, a family, reward, gold, or another column of numbers.
-        measure: difference, equal_reward, equal_gold, hypervolume, same_alpha, off_curve
-            or bend.
+        measure: A word of `MEASURES`.
         direction: +1 if the claim is that a has more, -1 if less.
 
     Raises:
