@@ -73,9 +73,7 @@ def data_folder() -> Path | None:
         return None
     folder = absolute(named)
     if not folder.is_dir():
-        raise SettingsError(
-            f"{DATA_VARIABLE} names {folder}, which is not a folder. Unset: the Hub."
-        )
+        raise SettingsError(f"{DATA_VARIABLE} is {folder}, which is not a folder. Unset: the Hub.")
     return folder
 
 
