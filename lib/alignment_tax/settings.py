@@ -45,7 +45,7 @@ def absolute(named: str) -> Path:
 
 def environment() -> dict[str, str]:
     """Return both variables for a process with another current folder, paths made absolute."""
-    named = {name: os.environ.get(name) for name in (RUNS_VARIABLE, DATA_VARIABLE)}
+    named = {RUNS_VARIABLE: str(runs_folder()), DATA_VARIABLE: os.environ.get(DATA_VARIABLE)}
     return {name: str(absolute(path)) for name, path in named.items() if path}
 
 
@@ -73,9 +73,7 @@ def data_folder() -> Path | None:
         return None
     folder = absolute(named)
     if not folder.is_dir():
-        raise SettingsError(
-            f"{DATA_VARIABLE} names {folder}, which is not a folder. Unset: the Hub."
-        )
+        raise SettingsError(f"{DATA_VARIABLE} is {folder}, which is not a folder. Unset: the Hub.")
     return folder
 
 
