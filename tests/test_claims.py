@@ -262,9 +262,9 @@ def test_rows_are_picked_by_id_or_by_how_it_begins(found: pd.DataFrame) -> None:
     begun = claims.pick(found, "tax.rsf.")["id"]
     assert "tax.rsf.reading" in set(begun)
     assert not begun.str.contains("forgetting|forgiven|shared").any()
-    shown = claims.show(found, "average_vs_l1.", paper=True)
+    shown = claims.show(found, "average_vs_l2.", paper=True)
     assert {"where", "the paper", "format forgiven"} < set(shown.columns)
-    assert len(claims.markdown(found, "average_vs_l1.").splitlines()) == len(shown) + 2
+    assert len(claims.markdown(found, "average_vs_l2.").splitlines()) == len(shown) + 2
     with pytest.raises(KeyError, match="holds no claim"):
         claims.one(found, "tax.nobody.skill")
 
