@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_tax.models import load_policy
 from alignment_tax.settings import base_folder
-from alignment_tax.skills import Scorer
+from alignment_tax.skills import Scorer, slot_percent
 from alignment_tax.store import verify_folder
 from alignment_tax.train import checkpoint
 from alignment_tax.train import pretrain as module
@@ -338,10 +338,11 @@ def test_the_base_is_small_standard_and_untied(tokenizer):
 def test_the_base_has_its_skills():
     base_scores = Scorer("tiny", limit=None, batch_size=128).score(*load_policy(base_folder()))
     bars = {"one_hop": 92, "two_hop": 65, "span": 85, "counting": 70, "bleu": 90}
+    values = base_scores.values(forgiven=True)  # choices by likelihood
     for slot, bar in bars.items():
-        assert base_scores.metrics[slot] >= bar, slot
+        assert slot_percent(slot, values[slot]) >= bar, slot
     for slot in ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting"):
-        gain = base_scores.values()[slot] - np.array(items(slot)["guess"])
+        gain = values[slot] - np.array(items(slot)["guess"])
         assert gain.mean() > 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)), slot
 
 

@@ -85,10 +85,7 @@ def test_what_the_bench_times_is_a_step_of_the_search(study):
     path = learn_ratios(mixture, objective, config).path
     batch = next(epoch_batches(len(examples), config))
     scores = -bench.hma_step(mixture, objective, batch).sign()  # Adam's first step
-    shares = torch.full_like(scores, 1 / 3)
-    assert softmax_ratios(scores, 0.4, shares).tolist() == pytest.approx(
-        path[1]["ratios"], abs=1e-3
-    )
+    assert softmax_ratios(scores, 0.4).tolist() == pytest.approx(path[1]["ratios"], abs=1e-3)
     whole = bench.plain_step(model, objective, batch)
     assert [gradient.shape for gradient in whole] == [p.shape for p in model.parameters()]
 
