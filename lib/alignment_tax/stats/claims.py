@@ -107,7 +107,10 @@ def _there(rows: Selection, b: str, alphas: pd.Series, ratio: float, score: str)
 
 
 def _off_curve(rows: Selection, claim: Claim) -> Gaps:
-    """Models of a minus what the curve of b keeps at their rewards, the mean over the models."""
+    """Models of a minus what the curve of b keeps at their rewards, the mean over the models.
+
+    A model of more reward than the curve reaches cannot be compared, and is left out.
+    """
     gaps, own = {}, rows.models(claim.a)
     columns = ["reward", claim.score]
     complete = own.groupby("seed").size()
@@ -115,7 +118,9 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
         mine = own[own["seed"] == seed][columns].to_numpy(dtype=float)
         if len(mine) == complete.max():
             at = pareto.interpolate(line[columns].to_numpy(dtype=float), mine[:, 0])
-            gaps[seed] = float((mine[:, 1] - at).mean())
+            reached = np.isfinite(at)
+            if reached.any():
+                gaps[seed] = float((mine[reached, 1] - at[reached]).mean())
     return gaps
 
 
