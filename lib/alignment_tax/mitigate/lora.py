@@ -24,7 +24,7 @@ from alignment_tax.train.rounds import sub_seed
 #: meaningful from rank to rank (with a constant alpha, rank 1 would move 64 times as fast as 64).
 SCALING = 2
 #: The paper's PPO takes ten times the learning rate with LoRA (Table 2: 1e-5 against 1e-6). At ours
-#: (seed 101, validation items) that collapses at rank 16, and three times gains as much reward.
+#: (seed 101, tuning.csv) that collapses at rank 16, and three times gains as much reward.
 LEARNING_RATE_FACTOR = 3.0
 MLP_WORDS = ("mlp", "feed_forward", "ffn")
 
