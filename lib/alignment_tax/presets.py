@@ -484,7 +484,20 @@ def size_text(preset: Preset) -> str:
     )
 
 
+#: `tiny` with one number changed, to see on which of them a verdict hangs: name -> what differs.
+CHANGES: dict[str, dict[str, Any]] = {
+    "small-steps": {"rsf": replace(TINY.rsf, learning_rate=3.5e-4)},
+    "large-steps": {"rsf": replace(TINY.rsf, learning_rate=1.4e-3)},
+    "weak-sft": {"sft": replace(TINY.sft, documents=1500), "theta_0_may_lose": None},
+    "strong-sft": {"sft": replace(TINY.sft, epochs=4), "theta_0_may_lose": None},
+    "small-reward-model": {"reward": replace(TINY.reward, pairs=1500)},
+    "more-rounds": {"rsf": replace(TINY.rsf, rounds=12)},
+}
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+PRESETS |= {
+    f"tiny-{name}": replace(TINY, name=f"tiny-{name}", alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), **how)
+    for name, how in CHANGES.items()
+}
 
 
 def get(name: str) -> Preset:
