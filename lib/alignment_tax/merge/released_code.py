@@ -1,8 +1,4 @@
-"""A test bench for the paper's released code: HMA with its faults, each behind a switch.
-
-They change the result, and every one can be switched on by itself, so that a table can say what it
-does. Nothing in the library uses this module but the search `hma_released`.
-"""
+"""HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
 from __future__ import annotations
 
@@ -57,12 +53,7 @@ class BenchResult:
 def run(
     mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults = AS_MEANT
 ) -> BenchResult:
-    """Run HMA by Eq. 11 with some faults switched on; the last scores are kept, not the best.
-
-    Args:
-        mixture, objective: see `merge.hma.learn_ratios`.
-        config: alpha, eps, learning_rate, epochs, batch_size and seed are used.
-    """
+    """Run `hma.learn_ratios` by Eq. 11 with some faults; the last scores are kept, not the best."""
     blocks = mixture.partition.blocks
     hma.check_config(config, len(blocks))
     initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
@@ -113,10 +104,9 @@ def mixed_weights(
 ) -> dict[str, Tensor]:
     """Return the weights for ratios of theta; parts that are no blocks get the mean, or 0."""
     mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
-    left = ("embeddings", "norms") if faults.embeddings_of_theta_0 else ()
-    others = {name: 0.0 if name in left else mean for name in mixture.partition.others}
-    blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
-    return mixture.weights({**others, **blocks})
+    every = mixture.partition.ratios(ratios.unbind(), mean)
+    left = {"embeddings": 0.0, "norms": 0.0} if faults.embeddings_of_theta_0 else {}
+    return mixture.weights(every | left)
 
 
 @torch.no_grad()
