@@ -231,12 +231,6 @@ def test_models_that_make_no_sense_are_refused(study, spec, error, message):
 # the same numbers, whatever happens
 
 
-def test_nothing_is_made_twice(study, points, capfd):
-    again = Study(miniature(), 0, study.store).points()
-    pd.testing.assert_frame_equal(again, points, check_exact=True)
-    assert "Making" not in capfd.readouterr().err
-
-
 def test_a_longer_run_goes_on_from_a_shorter_one(study):
     longer = dataclasses.replace(study.preset.rsf, rounds=5)
     assert Study(miniature(rsf=longer), 0, study.store).rsf(2).key == study.rsf(2).key

@@ -61,11 +61,21 @@ def run(
     optimizers = [torch.optim.Adam([score], lr=config.learning_rate) for score in scores]
     linear = [[kind_of(n, mixture.theta[n]) == "linear" for n in held] for held in blocks.values()]
     repeats = [sum(each) if faults.multiplied_learning_rate else 1 for each in linear]
-    before = merged_objective(mixture, objective, config, faults, initial)
+    mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
+    left = {"embeddings": 0.0, "norms": 0.0} if faults.embeddings_of_theta_0 else {}
+
+    def weights(ratios: Tensor) -> dict[str, Tensor]:
+        return mixture.weights(mixture.partition.ratios(ratios.unbind(), mean) | left)
+
+    @torch.no_grad()
+    def merged(scores: Tensor) -> float:
+        mixed = weights(merged_ratios(scores, config, faults))
+        return hma.mean_objective(objective, mixed, config.batch_size)
+
     batches = list(hma.epoch_batches(len(objective), config))
     for step, chosen in enumerate(tqdm(batches, desc="test bench", unit="step", leave=False)):
         ratios = training_ratios(torch.stack(scores), initial, config, faults)
-        loss = objective(mixed_weights(mixture, ratios, config, faults), chosen)
+        loss = objective(weights(ratios), chosen)
         check_finite({"objective": loss.item()}, step + 1, config.learning_rate)
         slopes = torch.autograd.grad(loss, scores)
         rate = config.learning_rate * hma.schedule(step, len(batches))
@@ -78,8 +88,8 @@ def run(
         tuple(merged_ratios(final, config, faults).tolist()),
         tuple(training_ratios(final, initial, config, faults).tolist()),
         tuple((final - initial).tolist()),
-        before,
-        merged_objective(mixture, objective, config, faults, final),
+        merged(initial),
+        merged(final),
     )
 
 
@@ -97,22 +107,3 @@ def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: 
 def merged_ratios(scores: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
     """Return the ratios of theta that the merge script uses, shape (K,): its formula is right."""
     return training_ratios(scores, scores, config, replace(faults, frozen_numerator=False))
-
-
-def mixed_weights(
-    mixture: Mixture, ratios: Tensor, config: HmaConfig, faults: Faults
-) -> dict[str, Tensor]:
-    """Return the weights for ratios of theta; parts that are no blocks get the mean, or 0."""
-    mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
-    every = mixture.partition.ratios(ratios.unbind(), mean)
-    left = {"embeddings": 0.0, "norms": 0.0} if faults.embeddings_of_theta_0 else {}
-    return mixture.weights(every | left)
-
-
-@torch.no_grad()
-def merged_objective(
-    mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults, scores: Tensor
-) -> float:
-    """Return the objective on all examples for the model that these scores merge to."""
-    weights = mixed_weights(mixture, merged_ratios(scores, config, faults), config, faults)
-    return hma.mean_objective(objective, weights, config.batch_size)

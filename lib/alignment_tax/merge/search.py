@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,8 +28,7 @@ class Data:
     """What the searches may look at; each needs one of these."""
 
     replies: Sequence[Example]  # the aligned policy's own best replies, encoded
-    #: Token ids of the text on which theta_0 is to be kept, by method.
-    texts: Mapping[str, Sequence[Sequence[int]]]
+    texts: Sequence[Sequence[int]]  # token ids of the text on which theta_0 is to be kept
     labelled: Sequence[Example]  # items of one skill with their answers, encoded
     prompts: int  # how many prompts `reward` can sample for
     reward: Reward
@@ -80,11 +79,11 @@ def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     return HmaConfig(alpha=alpha, seed=seed, **{name: getattr(config, name) for name in shared})
 
 
-def _hma(task: Task, kept: str = "", examples: str = "replies", **changes: Any) -> Found:
-    """By gradient; `kept` is the method whose texts theta_0 is to be kept on."""
+def _hma(task: Task, keep: bool = False, examples: str = "replies", **changes: Any) -> Found:
+    """By gradient; `keep` adds how far the mixture is from theta_0 on the texts."""
     extra = None
-    if kept:
-        texts, weight = task.data.texts[kept], task.config.kept_weight
+    if keep:
+        texts, weight = task.data.texts, task.config.kept_weight
         extra = hma.KlToStart(task.model, task.mixture.theta_0, texts, weight)
     objective = ReplyLikelihood(task.model, getattr(task.data, examples))
     numbers = dataclasses.replace(task.numbers, **changes)
@@ -127,7 +126,7 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers
     "hma_reward": _reward,
     # likelihood plus KL(theta_0 || mixture) on pretraining text, with and without scored formats
-    **{method: partial(_hma, kept=method) for method in KEEPING},
+    **dict.fromkeys(KEEPING, partial(_hma, keep=True)),
     # likelihood of labelled items of the very skills that are to be kept (paper, E.4), in place of
     # the entropy on unlabelled ones of Yang et al. 2023
     "adamerging": partial(_hma, examples="labelled"),

@@ -203,7 +203,7 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     metas = pd.DataFrame({artifact.key: artifact.meta for artifact in every}.values())
     seconds = metas.groupby("stage", sort=False)["seconds"].sum().to_dict()
     seconds["all stages"] = metas["seconds"].sum()
-    return {name: round(float(taken), 1) for name, taken in seconds.items()}
+    return {str(name): round(float(taken), 1) for name, taken in seconds.items()}
 
 
 # --- several processes ----------------------------------------------------------------------------

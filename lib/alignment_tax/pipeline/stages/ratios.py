@@ -85,11 +85,15 @@ def check_mixture(run: Run, spec: Spec) -> None:
 STAGES["mixture"] = Stage(check_mixture, lambda run, spec: trained(run, spec.end))
 
 
-def _check_search(run: Run, method: str, blocks: int, alpha: float) -> None:
-    """Refuse a search that does not exist, or that would fail after its models are trained."""
+def _check_method(method: str) -> None:
     if method not in search.SEARCHES:
         known = ", ".join(search.SEARCHES)
         raise UnknownStage(f"There is no search {method!r} for ratios. Known: {known}.")
+
+
+def _check_search(run: Run, method: str, blocks: int, alpha: float) -> None:
+    """Refuse a search that does not exist, or that would fail after its models are trained."""
+    _check_method(method)
     _cut(run, blocks)
     search.check_search(method, blocks, alpha, numbers(run))
     if method == ADAMERGING and run.preset.world != "tiny":
@@ -133,11 +137,11 @@ def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.
         encode(tokenizer, json.loads(prompt), reply, room)
         for prompt, reply in zip(best["prompt"], kept_replies(best), strict=True)
     ]
-    texts = {}
+    texts: Sequence[Sequence[int]] = ()
     if documents := kept_documents(run, method):
         check_disjoint(documents, tiny_reported())
         kept = [kept_text(document) for document in documents]
-        texts[method] = tokenizer(kept, add_special_tokens=False)["input_ids"]
+        texts = tokenizer(kept, add_special_tokens=False)["input_ids"]
     items = _labelled_items(config.labelled) if method == ADAMERGING else ()
     labelled = [encode_text(tokenizer, *item) for item in items]
     rlhf = run.world.prompts(10**6, run.seed, "rlhf")
@@ -175,7 +179,7 @@ def found_by(run: Run, spec: Spec) -> search.Found:
     """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`)."""
     check_mixture(run, spec)
     config, blocks, alpha, method = numbers(run), blocks_to_find(spec), spec.alpha, spec.method
-    assert blocks is not None
+    assert blocks is not None  # of a search
     assert alpha is not None  # it would be refused
     end = spec.end
 
@@ -202,6 +206,7 @@ def found(
     run: Run, method: str, blocks: int, alpha: float, end: Spec | None = None
 ) -> search.Found:
     """The ratios that a search finds (UnknownStage, MergeError: what cannot work, at once)."""
+    _check_method(method)
     wanted: dict[str, Any] = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
     return found_by(run, dataclasses.replace(end or run.end(), **wanted))
 
@@ -224,8 +229,8 @@ def mixture_of(
     """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
     both = (base.sft(run), trained(run, end or run.end()))
     model, tokenizer = run.load(both[0])
-    ends = (load_state(each.path / "model") for each in both)
-    return model, tokenizer, parts.Mixture(model, *ends, parts.partition(model, blocks))
+    start, aligned = (load_state(each.path / "model") for each in both)
+    return model, tokenizer, parts.Mixture(model, start, aligned, parts.partition(model, blocks))
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:

@@ -101,7 +101,7 @@ class Run:
         for key, value in inputs.items():
             config = dataclasses.is_dataclass(value) and not isinstance(value, type)
             kept[key] = presets.as_dict(value) if config else value
-        told = {"seed": self.seed, "config": presets.as_dict(self.preset)}
+        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(self.preset)}
         describe = f"{name} ({self})"
         return self.store.get(
             stage, kept, make, version=version, parents=parents, describe=describe, **told
