@@ -319,11 +319,9 @@ def _memory_of(name: str, preset: Preset, root: Path) -> float | None:
 
 def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int]) -> torch.Tensor:
     """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
-    blocks = mixture.partition.blocks
-    scores = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
+    scores = torch.zeros(len(mixture.partition.blocks), dtype=torch.float64, requires_grad=True)
     mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
-    others = dict.fromkeys(mixture.partition.others, RATIO_ALPHA)
-    weights = mixture.weights({**others, **dict(zip(blocks, mixed, strict=True))})
+    weights = mixture.weights(mixture.partition.ratios(mixed, RATIO_ALPHA))
     return torch.autograd.grad(objective(weights, batch), scores)[0]
 
 

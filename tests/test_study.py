@@ -16,7 +16,6 @@ import torch
 from conftest import miniature
 
 from alignment_tax import settings
-from alignment_tax.merge.average import MergeError
 from alignment_tax.mitigate import Treatment
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import rounds_table, run_side_by_side
@@ -217,12 +216,8 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        (Spec("rsf", 2, "part", 0.5, part="top"), MergeError, "no part 'top'.*input, middle"),
-        (Spec("rsf", 2, "part", 0.5), ValueError, "part needs a part and an alpha"),
-        (Spec("rsf", 2, "hma", 0.5, part="0.6|0.4|0.2"), MergeError, "mean must be 0.5"),
         (Spec("rsf", 2, "hma", 0.4, part="input"), ValueError, "ratios of its blocks.*'input'"),
         (Spec("rsf", 2, "hma", 0.4), ValueError, "ratios of its blocks.*None"),
-        (Spec("rsf", 2, "avrage", 0.5), UnknownStage, "no method 'avrage'"),
         (Spec("rsf", 3), UnknownStage, "no rsf round 3 in .* 1 to 2"),
         (Spec("rsf", 0), UnknownStage, "no rsf round 0 in .* 1 to 2"),
         (Spec("ppo", 1), UnknownStage, "no algorithm 'ppo' in .* rsf, rsf_random"),
@@ -234,12 +229,6 @@ def test_models_that_make_no_sense_are_refused(study, spec, error, message):
 
 
 # the same numbers, whatever happens
-
-
-def test_nothing_is_made_twice(study, points, capfd):
-    again = Study(miniature(), 0, study.store).points()
-    pd.testing.assert_frame_equal(again, points, check_exact=True)
-    assert "Making" not in capfd.readouterr().err
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(study):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from alignment_tax.merge.average import (
-    Ends,
+    FINETUNED,
     MergeError,
     State,
     check_alpha,
+    check_compatible,
+    check_fits_model,
     kind_of,
     mix,
     own_tensors,
@@ -34,7 +37,6 @@ THIRDS = ("input", "middle", "output")
 #: All blocks of layers together: what the paper says is averaged.
 LINEAR = "linear"
 OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
-REST = "rest"
 LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 TOLERANCE = 1e-9  # of a mean that is held exactly, up to the rounding of float64
 
@@ -44,8 +46,7 @@ class Partition:
     """A model's tensors, each in exactly one part.
 
     `blocks` of layers, in order from the input, hold matrices and biases of attention and MLP;
-    `others` are "embeddings", "norms" (those inside layers too), "head" (if it is not tied to the
-    embedding) and "rest" (biases outside layers, buffers).
+    `others` are embeddings, norms (those inside layers too), head (if it is not tied) and "rest".
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -56,6 +57,10 @@ class Partition:
         """All parts, blocks first."""
         return {**self.blocks, **self.others}
 
+    def ratios(self, blocks: Iterable[Any], others: float) -> dict[str, Any]:
+        """Return a ratio for every part, from one for each block and one for all other parts."""
+        return {**dict(zip(self.blocks, blocks, strict=True)), **dict.fromkeys(self.others, others)}
+
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     """Cut a model into blocks of layers, embeddings, norms and head (MergeError: it cannot be cut).
@@ -64,40 +69,30 @@ def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     26 layers in three are the paper's 1-8, 9-17, 18-26.
     """
     tensors = own_tensors(model)
-    place = {number: i for i, number in enumerate(layer_numbers(tensors))}
-    sizes = block_sizes(len(place), blocks) if isinstance(blocks, int) else tuple(blocks)
-    if min(sizes, default=0) < 1 or sum(sizes) != len(place):
+    layer_of = layers(tensors)
+    numbers = sorted({*layer_of.values()})
+    sizes = block_sizes(len(numbers), blocks) if isinstance(blocks, int) else tuple(blocks)
+    if min(sizes, default=0) < 1 or sum(sizes) != len(numbers):
         raise MergeError(
             f"The blocks have {', '.join(map(str, sizes))} layers, which must be at least 1 each "
-            f"and {len(place)} in all: that is how many layers the model has."
+            f"and {len(numbers)} in all: that is how many layers the model has."
         )
     names = block_names(sizes)
-    block_of = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
-    in_blocks: dict[str, list[str]] = {name: [] for name in names}
-    in_others: dict[str, list[str]] = {}
+    in_order = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+    block_of: dict[int | None, str] = dict(zip(numbers, in_order, strict=True))
+    held: dict[str, tuple[str, ...]] = {}
     for name, tensor in tensors.items():
-        kind, layer = kind_of(name, tensor), layer_number(name)
-        if kind in OTHER_PARTS or layer is None:
-            in_others.setdefault(OTHER_PARTS.get(kind, REST), []).append(name)
-        else:
-            in_blocks[block_of[place[layer]]].append(name)
-    if empty := [name for name in names if not in_blocks[name]]:
+        part = OTHER_PARTS.get(kind_of(name, tensor)) or block_of.get(layer_of.get(name), "rest")
+        held[part] = (*held.get(part, ()), name)
+    if empty := [name for name in names if name not in held]:
         raise MergeError(f"Block {empty[0]!r} has no matrix: take fewer or larger blocks.")
-    return Partition(
-        {name: tuple(held) for name, held in in_blocks.items()},
-        {name: tuple(held) for name, held in sorted(in_others.items())},
-    )
+    others = sorted(held.keys() - set(names))
+    return Partition({name: held[name] for name in names}, {name: held[name] for name in others})
 
 
-def layer_number(name: str) -> int | None:
-    """Return the number in a tensor's name that says its layer, or None outside the layers."""
-    found = LAYER.search(name)
-    return int(found.group(1)) if found else None
-
-
-def layer_numbers(names: Mapping[str, object]) -> list[int]:
-    """Return the numbers of the layers that these tensors belong to, in order."""
-    return sorted({number for name in names if (number := layer_number(name)) is not None})
+def layers(names: Iterable[str]) -> dict[str, int]:
+    """Return the layer of each tensor that is in one: the number in its name."""
+    return {name: int(found.group(1)) for name in names if (found := LAYER.search(name))}
 
 
 def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
@@ -109,18 +104,16 @@ def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
             else "No tensor's name holds the number of a layer (as in 'model.layers.0.mlp.up'), so "
             "there are no blocks to cut."
         )
-    ends = [k * layers // blocks for k in range(blocks + 1)]
-    return tuple(end - start for start, end in pairwise(ends))
+    return tuple(b - a for a, b in pairwise(k * layers // blocks for k in range(blocks + 1)))
 
 
 def block_names(sizes: Sequence[int]) -> tuple[str, ...]:
     """Return the names of blocks of these sizes; layers are counted from 1, as in the paper."""
     if len(sizes) == len(THIRDS):
         return THIRDS
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return tuple(
         f"layer {end}" if size == 1 else f"layers {end - size + 1}-{end}"
-        for size, end in zip(sizes, ends, strict=True)
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
     )
 
 
@@ -133,11 +126,7 @@ def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
 
 
 def ratios_of_blocks(
-    partition: Partition,
-    values: Sequence[float],
-    alpha: float,
-    *,
-    fixed: Ratios | None = None,
+    partition: Partition, values: Sequence[float], alpha: float, *, fixed: Ratios | None = None
 ) -> dict[str, float]:
     """Return the ratio of every part from K ratios of blocks whose mean is alpha (MergeError).
 
@@ -153,8 +142,7 @@ def ratios_of_blocks(
         raise MergeError(
             f"{wrong[0]!r} has no ratio to fix: choose from {', '.join(partition.others)}."
         )
-    ratios = dict(zip(partition.blocks, map(float, values), strict=True))
-    ratios |= {**dict.fromkeys(partition.others, float(alpha)), **(fixed or {})}
+    ratios = {**partition.ratios(map(float, values), float(alpha)), **(fixed or {})}
     check_ratios(partition, ratios)
     mean = math.fsum(value / len(values) for value in values)
     if abs(mean - alpha) > TOLERANCE:
@@ -163,34 +151,53 @@ def ratios_of_blocks(
     return ratios
 
 
-class Mixture(Ends):
+class Mixture:
     """theta(alpha_1, ..., alpha_K) of one network: written into it, or a function with gradients.
 
     >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
     >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    All ratios 0 give theta_0, and all 1 theta, to the last bit.
+    No reload, no disk; the network's own weights may be one of the ends. All ratios 0 give theta_0,
+    and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
     """
 
     def __init__(
         self, model: nn.Module, theta_0: State, theta: State, partition: Partition
     ) -> None:
         # other depths are told before names are compared one by one
-        before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
+        before, after = (len({*layers(state).values()}) for state in (theta_0, theta))
         if before != after:
+            raise MergeError(f"theta_0 has {before} layers and theta {after}. {FINETUNED}")
+        check_compatible(theta_0, theta)
+        self.targets = own_tensors(model)
+        for state in (theta_0, theta):
+            check_fits_model(model, self.targets, state)
+        self.theta_0, self.theta = (
+            {name: _held(state[name], target) for name, target in self.targets.items()}
+            for state in (theta_0, theta)
+        )
+        held = Counter(name for names in partition.parts.values() for name in names)
+        every = {name: held[name] for name in (*held, *self.targets)}
+        if wrong := [n for n, times in every.items() if times != (n in self.targets)]:
             raise MergeError(
-                f"theta_0 has {before} layers and theta {after}: average only a model and what it "
-                "was finetuned into."
+                f"{wrong[0]!r} is in {every[wrong[0]]} parts: every tensor of the model belongs to "
+                "one part, and nothing else does."
             )
-        super().__init__(model, theta_0, theta)
-        check_partition(partition, self.targets)
         self.partition = partition
 
-    def set(self, ratios: Ratios) -> None:
-        """Write the mixture into the model, in place (MergeError: see `check_ratios`)."""
-        check_ratios(self.partition, ratios)
+    @torch.no_grad()
+    def set(self, ratios: Ratios | float) -> None:
+        """Write the mixture into the model in place, by one ratio or one for each part.
+
+        Raises:
+            MergeError: see `check_ratios`.
+        """
         parts = self.partition.parts
-        self.write({name: ratios[part] for part, names in parts.items() for name in names})
+        by_part = ratios if isinstance(ratios, Mapping) else dict.fromkeys(parts, ratios)
+        check_ratios(self.partition, by_part)
+        for part, names in parts.items():
+            for name in names:
+                self.targets[name].copy_(mix(self.theta_0[name], self.theta[name], by_part[part]))
 
     def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
         """Return the mixed weights; gradients flow to ratios (one a part) that are tensors.
@@ -202,6 +209,13 @@ class Mixture(Ends):
             ratio = torch.as_tensor(ratios[part], dtype=torch.float64)
             mixed |= {n: _Mix.apply(ratio, self.theta_0[n], self.theta[n]) for n in names}
         return mixed
+
+
+def _held(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return a tensor on the model's device that later writes into the model cannot change."""
+    moved = tensor.detach().to(target.device)
+    shares = moved.untyped_storage().data_ptr() == target.untyped_storage().data_ptr()
+    return moved.clone() if shares else moved
 
 
 class _Mix(torch.autograd.Function):
@@ -225,29 +239,7 @@ def check_ratios(partition: Partition, ratios: Ratios) -> None:
     if unknown := [name for name in ratios if name not in parts]:
         raise MergeError(f"There is no part {unknown[0]!r}. The parts are {', '.join(parts)}.")
     for name in parts:
-        if name not in ratios:
-            raise MergeError(f"Part {name!r} has no ratio: give one for each of the parts.")
-        ratio = ratios[name]
+        ratio = ratios.get(name)
         # NaN lies in no interval
         if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
-            raise MergeError(
-                f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1]."
-            )
-
-
-def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None:
-    """Refuse parts that overlap, miss a tensor or name one that the model lacks (MergeError)."""
-    if twice := [name for name in partition.blocks if name in partition.others]:
-        raise MergeError(f"{twice[0]!r} is the name of a block and of another part: rename one.")
-    owners: dict[str, list[str]] = {name: [] for name in tensors}
-    for part, names in partition.parts.items():
-        for name in names:
-            if name not in owners:
-                raise MergeError(f"{name!r} of part {part!r} is no tensor of the model.")
-            owners[name].append(part)
-    for name, held in owners.items():
-        if len(held) != 1:
-            where = (
-                f"{len(held)} times in {' and '.join(map(repr, held))}" if held else "in no part"
-            )
-            raise MergeError(f"{name!r} is {where}. Every tensor belongs to one part.")
+            raise MergeError(f"The ratio of part {name!r} is {ratio}: it must be in [0, 1].")

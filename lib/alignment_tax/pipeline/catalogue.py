@@ -34,12 +34,10 @@ CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
 def methods(preset: Preset) -> list[str]:
     """The words that `specs` takes.
 
-    An algorithm is its rounds and averages (of the control only its rounds: it says what RSF does
-    without its choice), a remedy its strengths in the preset, "remedies" the plain distilled
-    run, its averages and all remedies, "part" or a search for ratios its grid, "pattern" the ratios
-    of the paper's Fig. 9, "parts" all of these. Averages by part are those of the algorithms that
-    are named beside them, of rsf if none is; of others than rsf only the thirds of the layers are
-    averaged.
+    An algorithm is its rounds and averages (of the control only its rounds), a remedy its strengths
+    in the preset, "remedies" the plain distilled run, its averages and all remedies, "part" or a
+    search for ratios its grid, "pattern" the ratios of the paper's Fig. 9, "parts" all of these, of
+    the algorithms that are named beside them, of rsf if none is.
     """
     own = [grid.method for grid in preset.remedies]
     inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]

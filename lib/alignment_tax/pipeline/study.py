@@ -34,8 +34,7 @@ class Study(Run):
     artifact = stages.trained
     distilled = stages.remedies.combined
     model = stages.ratios.model_of
-    sweep = stages.ratios.sweep_of
-    mixture = stages.ratios.mixture_of
+    mixture = sweep = stages.ratios.mixture_of
     ratios = stages.ratios.found
     # data
     round_prompts = stages.rlhf.round_prompts
@@ -53,11 +52,7 @@ class Study(Run):
     cost = stages.remedies.cost
 
     def aligned(self, algorithm: str, rounds: int) -> Artifact:
-        """The policy after `rounds` rounds of RLHF; each round is an artifact, so a run resumes.
-
-        Raises:
-            UnknownStage: an algorithm that the preset does not have, or more rounds than it has.
-        """
+        """The policy after `rounds` rounds of RLHF (UnknownStage: the preset has no such round)."""
         return self.artifact(Spec(algorithm, rounds))
 
     def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
@@ -65,11 +60,7 @@ class Study(Run):
         return self.aligned(algorithm, rounds)
 
     def policy(self, algorithm: str = "sft", rounds: int | None = None) -> Loaded:
-        """Load a policy (base | sft | an algorithm; by default its last round) and its tokenizer.
-
-        Raises:
-            UnknownStage: see `aligned`.
-        """
+        """Load a policy and its tokenizer: base | sft | an algorithm, by default its last round."""
         alone = algorithm in ("base", "sft")
         return self.load(self.artifact(Spec(algorithm) if alone else self.end(algorithm, rounds)))
 
@@ -96,9 +87,7 @@ class Study(Run):
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
         """The models that are recorded, theta_0 always among them, each once.
 
-        Args:
-            methods: words of `catalogue.methods`. None: the base and all algorithms, no remedy, no
-                part.
+        `methods` are words of `catalogue.methods`; None: the base and all algorithms.
 
         Raises:
             UnknownStage, ValueError, MergeError: an unknown word; parts that make no sense.
