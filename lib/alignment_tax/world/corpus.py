@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from alignment_tax.world import chat, facts, french, passages
 
@@ -62,47 +63,39 @@ class Document:
         return " ".join(text for text, _ in pieces)
 
 
+Maker = Callable[[random.Random], Document]
+
+
 def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
     return ((context, CONTEXT_WEIGHT), (answer, 1.0))
 
 
-def _asked(
-    make: Callable[[random.Random], tuple[str, str]],
-) -> Callable[[random.Random], Document]:
-    return lambda rng: Document(_answered(*make(rng)))
+def _asked(make: Callable[..., tuple[str, str]], *arguments: str) -> Maker:
+    return lambda rng: Document(_answered(*make(rng, *arguments)))
 
 
 def _statements(rng: random.Random) -> Document:
     return Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),))
 
 
-def _ask_one(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
+def _read(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
     # One question a passage: further answers could be copied from the questions before.
     reading = passages.draw(rng, slot, "pretraining", length=length)
     question, answer = reading.questions[0]
     return passages.ask(reading.passage, question), answer
 
 
-def _reading(slot: str) -> Callable[[random.Random], Document]:
-    return _asked(lambda rng: _ask_one(rng, slot))
-
-
 def _who(rng: random.Random) -> tuple[str, str]:
     while True:
-        prompt, answer = _ask_one(rng, "span", length=4)
+        prompt, answer = _read(rng, "span", length=4)
         if " question : who" in prompt:
             return prompt, answer
 
 
-def _many_questions(slot: str) -> Callable[[random.Random], Document]:
-    def make(rng: random.Random) -> Document:
-        reading = passages.draw(rng, slot, "pretraining", asked=QUESTIONS)
-        return Document(
-            ((passages.told(reading.passage), CONTEXT_WEIGHT),),
-            tuple(_answered(passages.asked(q), answer) for q, answer in reading.questions),
-        )
-
-    return make
+def _many_questions(rng: random.Random, slot: str) -> Document:
+    reading = passages.draw(rng, slot, "pretraining", asked=QUESTIONS)
+    branches = (_answered(facts.ask(question), answer) for question, answer in reading.questions)
+    return Document(((passages.told(reading.passage), CONTEXT_WEIGHT),), tuple(branches))
 
 
 def _translation(rng: random.Random) -> tuple[str, str]:
@@ -115,16 +108,16 @@ def _dialogue(rng: random.Random) -> tuple[str, str]:
     return f"user : {request} assistant :", reply
 
 
-FAMILIES: dict[str, Callable[[random.Random], Document]] = {
+FAMILIES: dict[str, Maker] = {
     "statement": _statements,
     "question": _asked(facts.question),
     "owner": _asked(facts.owner_question),
-    "span": _reading("span"),
+    "span": _asked(_read, "span"),
     "who": _asked(_who),
-    "spans": _many_questions("span"),
-    "counts": _many_questions("counting"),
-    "counting": _reading("counting"),
-    "race_like": _reading("race_like"),
+    "spans": partial(_many_questions, slot="span"),
+    "counts": partial(_many_questions, slot="counting"),
+    "counting": _asked(_read, "counting"),
+    "race_like": _asked(_read, "race_like"),
     "translation": _asked(_translation),
     "how_to": _asked(chat.how_to),
     "dialogue": _asked(_dialogue),
