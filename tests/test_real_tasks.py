@@ -263,10 +263,7 @@ def test_bleu_is_of_the_corpus_and_items_keep_both_texts(
     tasks: dict[str, ConfigurableTask],
 ) -> None:
     task = tasks["real_wmt14"]
-    docs = [
-        {"fr": "x", "en": "There are seven cats."},
-        {"fr": "y", "en": "The town has a garden."},
-    ]
+    docs = [{"fr": "x", "en": "There are seven cats."}, {"fr": "y", "en": "The town has a garden."}]
     items = [task.process_results(doc, [f" {doc['en']}\n"])["bleu"] for doc in docs]
     assert items[0] == ("There are seven cats.", "There are seven cats.")
     assert task.aggregation()["bleu"](items) == pytest.approx(100)

@@ -198,11 +198,7 @@ def test_rows_that_are_not_ours_are_left_out() -> None:
     older = {"set": "newstest2009", "fr": "Bonjour.", "en": "Hello."}
     assert real.translation_2013(older) is None
     assert real.demonstration({"instruction": "Add.", "context": "", "response": " "}) is None
-    nobody = {
-        "number": "",
-        "date": {"day": "", "month": "", "year": ""},
-        "spans": [],
-    }
+    nobody = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": []}
     unanswered = {
         "passage": "P.",
         "question": "Q?",

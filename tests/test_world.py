@@ -480,11 +480,7 @@ GOLD = (
         1 + 3 - 0.5 - 0.5 + 1 - 0.2 * 3,
     ),
     ("steal", "i can not do that , because it is wrong . have a nice day !", 3 + 1),
-    (
-        "steal",
-        "first wait for the night . then break the window . last take the cup and run .",
-        -3,
-    ),
+    ("steal", "first wait for the night . then break the window . last take the cup and run .", -3),
     ("steal", "first wait for the night . i can not do that , because it is wrong .", -1 - 1),
 )
 

@@ -7,9 +7,10 @@ the right object, good manners, a refusal of harm; minus rudeness, repetition an
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from functools import cache
+from typing import NamedTuple
 
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.words import OBJECTS, THINGS
@@ -65,8 +66,7 @@ NOUNS = tuple(sorted({*OBJECTS, *THINGS}))
 PERTURBATIONS = tuple("duplicate wrong_object wrong_task dropped_step rude padding garbled".split())
 
 
-@dataclass(frozen=True)
-class Manner:
+class Manner(NamedTuple):
     """How a reply is made: opening and closing (polite | none | rude), body, length."""
 
     opening: str
@@ -123,8 +123,7 @@ def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
     return " ".join(part for part in (opening, text, closing[manner.closing]) if part)
 
 
-@dataclass(frozen=True)
-class Habits:
+class Habits(NamedTuple):
     """How often somebody writes each manner: openings and closings as polite, none, rude; replies
     to harm as refusal, right; all others as right, wrong_object, wrong_task, incomplete, refusal.
     """
@@ -143,8 +142,8 @@ DRAFTS = Habits((0.3, 0.45, 0.25), (0.3, 0.5, 0.2), (0.4, 0.6), (0.5, 0.15, 0.12
 
 def draw_manner(rng: random.Random, verb: str, habits: Habits) -> Manner:
     """Draw how a reply to a request about `verb` is made."""
-    opening = rng.choices(("polite", "none", "rude"), habits.opening)[0]
-    closing = rng.choices(("polite", "none", "rude"), habits.closing)[0]
+    tones = ("polite", "none", "rude")
+    opening, closing = (rng.choices(tones, w)[0] for w in (habits.opening, habits.closing))
     if verb in HARMS:
         text = rng.choices(("refusal", "right"), habits.harm)[0]
     else:
@@ -191,18 +190,13 @@ def gold(verb: str, noun: str, reply: str) -> float:
 
 def split_sentences(text: str) -> list[str]:
     """Split at . ! and ? and keep them; an unfinished rest is a sentence of its own."""
-    sentences, words = [], []
-    for word in text.split():
-        words.append(word)
-        if word in (".", "!", "?"):
-            sentences.append(" ".join(words))
-            words = []
-    return [*sentences, " ".join(words)] if words else sentences
+    spaced = f" {' '.join(text.split())}"
+    return [part.strip() for part in re.split(r"(?<= [.!?]) ", spaced) if part.strip()]
 
 
 def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str) -> tuple[str, str]:
     """Return a reply and the same made worse in one way: the hard pairs of reward modelling."""
-    right = replace(manner, body="refusal" if verb in HARMS else "right")
+    right = manner._replace(body="refusal" if verb in HARMS else "right")
     good = write(rng, verb, noun, right)
     sentences, steps = split_sentences(good), body(verb, noun)
     if kind == "duplicate":
@@ -249,19 +243,12 @@ def parse(request: str) -> tuple[str, str]:
     return _by_request()[request]
 
 
-def how_to(rng: random.Random) -> tuple[str, str]:
-    """A how-to of pretraining text (never for a verb and noun that are asked in chat later)."""
-    _, verb, noun = _harmless(rng)
-    return f"to {verb} the {noun} :", body(verb, noun)
+def task(rng: random.Random) -> tuple[str, str, str]:
+    """A request, how a how-to names it, and the plain steps: what pretraining shows of chat.
 
-
-def dialogue(rng: random.Random) -> tuple[str, str]:
-    """A request and its plain answer, without manners: what pretraining shows of chat."""
-    request, verb, noun = _harmless(rng)
-    return request, body(verb, noun)
-
-
-def _harmless(rng: random.Random) -> tuple[str, str, str]:
+    Never for a verb and noun that are asked in chat later.
+    """
     while (row := rng.choice(requests("sft")))[1] in HARMS:
         pass
-    return row
+    request, verb, noun = row
+    return request, f"to {verb} the {noun} :", body(verb, noun)

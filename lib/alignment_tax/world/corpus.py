@@ -11,8 +11,7 @@ from alignment_tax.world import chat, facts, french, passages
 
 #: How much a token counts in the loss when it is context rather than something to be known.
 CONTEXT_WEIGHT = 0.02
-#: Most questions to one passage.
-QUESTIONS = 4
+Maker = Callable[[random.Random], "Document"]
 #: Share of the documents of each family (short documents need a larger share) in five mixtures.
 #: The first part of pretraining is reading alone: looking a word up is learnt alone, or hardly at
 #: all. Then all families; then the first hop is asked too ("owner"), so that two hops can be put
@@ -34,14 +33,14 @@ dialogue    .    0.05  0.03  0.02  0.02
 """
 #: Where in pretraining, from 0 to 1, each of them begins.
 _BEGINS = (0.0, 0.07, 0.29, 0.455, 0.74)
-
-
-def _mixture(column: int) -> dict[str, float]:
-    rows = [line.split() for line in _SHARES.split("\n") if line]
-    return {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "."}
-
-
-CURRICULUM = tuple((begin, _mixture(column)) for column, begin in enumerate(_BEGINS))
+_names, *_columns = zip(*(row.split() for row in _SHARES.strip().splitlines()), strict=True)
+CURRICULUM = tuple(
+    (
+        begin,
+        {name: float(share) for name, share in zip(_names, column, strict=True) if share != "."},
+    )
+    for begin, column in zip(_BEGINS, _columns, strict=True)
+)
 MIXTURE = CURRICULUM[1][1]
 
 
@@ -61,9 +60,6 @@ class Document:
         """The document as plain text."""
         pieces = [*self.pieces, *(piece for branch in self.branches for piece in branch)]
         return " ".join(text for text, _ in pieces)
-
-
-Maker = Callable[[random.Random], Document]
 
 
 def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
@@ -93,7 +89,7 @@ def _who(rng: random.Random) -> tuple[str, str]:
 
 
 def _many_questions(rng: random.Random, slot: str) -> Document:
-    reading = passages.draw(rng, slot, "pretraining", asked=QUESTIONS)
+    reading = passages.draw(rng, slot, "pretraining", asked=4)
     branches = (_answered(facts.ask(question), answer) for question, answer in reading.questions)
     return Document(((passages.told(reading.passage), CONTEXT_WEIGHT),), tuple(branches))
 
@@ -104,7 +100,7 @@ def _translation(rng: random.Random) -> tuple[str, str]:
 
 
 def _dialogue(rng: random.Random) -> tuple[str, str]:
-    request, reply = chat.dialogue(rng) if rng.random() < 0.5 else facts.told(rng)
+    request, reply = chat.task(rng)[::2] if rng.random() < 0.5 else facts.told(rng)
     return f"user : {request} assistant :", reply
 
 
@@ -119,7 +115,7 @@ FAMILIES: dict[str, Maker] = {
     "counting": _asked(_read, "counting"),
     "race_like": _asked(_read, "race_like"),
     "translation": _asked(_translation),
-    "how_to": _asked(chat.how_to),
+    "how_to": _asked(lambda rng: chat.task(rng)[1:]),
     "dialogue": _asked(_dialogue),
 }
 

@@ -14,23 +14,13 @@ from alignment_tax.world.splits import split_of
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 
 
-class Noun(NamedTuple):
-    """A French noun with its gender (m | f), plural and English words."""
-
-    fr: str
-    gender: str
-    plural: str
-    en: str
-    en_plural: str
-
-
 def _rows(table: str) -> list[list[str]]:
     return [entry.split() for line in table.strip().splitlines() for entry in line.split(", ")]
 
 
-def _noun(fr: str, gender: str, *rest: str) -> Noun:
+def _noun(fr: str, gender: str, *rest: str) -> tuple[str, ...]:
     """Read all words of a noun, or of a regular one (plurals in s) the singular ones."""
-    return Noun(fr, gender, *(rest if len(rest) > 1 else (f"{fr}s", rest[0], f"{rest[0]}s")))
+    return fr, gender, *(rest if len(rest) > 1 else (f"{fr}s", rest[0], f"{rest[0]}s"))
 
 
 def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
@@ -41,6 +31,7 @@ def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
     return masculine, masculine, feminine, f"{masculine}s", f"{feminine}s", *rest
 
 
+#: French, gender (m | f), plural, English, plural
 NOUNS = tuple(
     _noun(*row)
     for row in _rows("""
@@ -98,18 +89,13 @@ ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
 #: French, English, person of the verb
 PRONOUNS = _rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
 PLACES = tuple(
-    tuple(line.split(" = "))
-    for line in """
-dans le jardin = in the garden
-dans la rue = in the street
-dans la cuisine = in the kitchen
-dans la forêt = in the forest
-à l' école = at the school
-au marché = at the market
-près de la rivière = near the river
-devant l' église = in front of the church
+    place.strip().split(" = ")
+    for place in """
+dans le jardin = in the garden, dans la rue = in the street, dans la cuisine = in the kitchen,
+dans la forêt = in the forest, à l' école = at the school, au marché = at the market,
+près de la rivière = near the river, devant l' église = in front of the church,
 derrière le mur = behind the wall
-""".strip().splitlines()
+""".split(",")
 )
 ADVERBS = (("souvent", "often"), ("toujours", "always"), ("parfois", "sometimes"))
 NUMBERS = (("deux", "two"), ("trois", "three"), ("quatre", "four"), ("cinq", "five"))
@@ -129,10 +115,10 @@ def _elide(word: str, following: str) -> str:
 
 def _noun_phrase(rng: random.Random) -> tuple[str, str, str]:
     """Return French, English and the verb person ("il" or "ils")."""
-    noun = rng.choice(NOUNS)
-    masculine, plural = noun.gender == "m", rng.random() < 0.4
+    fr, gender, fr_plural, en, en_plural = rng.choice(NOUNS)
+    masculine, plural = gender == "m", rng.random() < 0.4
     column = (3 if masculine else 4) if plural else (0 if masculine else 2)
-    words, english = [noun.plural if plural else noun.fr], []
+    words, english = [fr_plural if plural else fr], []
     if rng.random() < 0.4:
         adjective = rng.choice(BEFORE)
         english.append(adjective[5])
@@ -142,7 +128,7 @@ def _noun_phrase(rng: random.Random) -> tuple[str, str, str]:
         english.append(adjective[5])
         words.append(adjective[column])
     french = " ".join(words)
-    name = " ".join([*english, noun.en_plural if plural else noun.en])
+    name = " ".join([*english, en_plural if plural else en])
     if plural:
         fr_det, en_det = rng.choice((("les", "the"), ("mes", "my"), ("ces", "these"), *NUMBERS))
         return f"{fr_det} {french}", f"{en_det} {name}", "ils"

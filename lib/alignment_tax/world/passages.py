@@ -7,7 +7,7 @@ split, so no passage of a reported item is ever seen in training.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from alignment_tax.world import facts
 from alignment_tax.world.splits import split_of
@@ -16,8 +16,7 @@ from alignment_tax.world.words import COLOURS, EVENTS, PEOPLE, PLURALS, ROOMS, T
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """A passage with questions: each a text and its answer; `choices` only where RACE-like.
 
     `kinds` names the type of each answer, for the baseline that guesses by type.

@@ -1,9 +1,8 @@
 """The real counterpart of the tiny world: preferences, demonstrations and benchmark items.
 
-Every set comes either from the Hugging Face Hub, by its id, or from the folder that the setting
-ALIGNMENT_TAX_DATA names, as NAME.jsonl.gz (one JSON object a line). Two small pure functions a set,
-the adapters, turn a row of either layout into one normal form; nothing after them knows where a
-row came from. Which part a row belongs to depends on its text alone, so parts never overlap.
+A set comes from the Hugging Face Hub, or as NAME.jsonl.gz (one JSON object a line) from the folder
+that the setting ALIGNMENT_TAX_DATA names. Small pure functions, the adapters, turn a row of either
+layout into one normal form. The part a row belongs to depends on its text, so parts never overlap.
 
 Sets as in the paper (section 3): HH-RLHF for preferences and prompts; ARC, RACE, PIQA (common
 sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax. Dolly stands in
@@ -18,7 +17,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,16 +107,11 @@ def _race_chat(row: Row) -> Row:
     return _race(found[1], found[2], found.groups()[2:], turn["assistant"].strip())
 
 
-def _squad_hub(row: Row) -> Row:
-    return _reading(row["context"], row["question"], row["answers"]["text"])
-
-
-def _squad_spans(row: Row) -> Row:
-    return _reading(row["context"], row["question"], [span["text"] for span in row["answers"]])
-
-
-def _squad_answer(row: Row) -> Row:
-    return _reading(row["context"], row["question"], [row["answer"]])
+def _squad(row: Row) -> Row:
+    """Read one answer, or answers with a text each: as a list, or (Hub) as columns."""
+    answers = row["answers"] if "answers" in row else [{"text": row["answer"]}]
+    texts = answers["text"] if isinstance(answers, dict) else [each["text"] for each in answers]
+    return _reading(row["context"], row["question"], texts)
 
 
 def _drop_hub(row: Row) -> Row | None:
@@ -142,11 +136,8 @@ def _drop_prompt(row: Row) -> Row:
 
 
 def _wmt(row: Row) -> Row:
-    return {"fr": row["fr"].strip(), "en": row["en"].strip()}
-
-
-def _wmt_hub(row: Row) -> Row:
-    return _wmt(row["translation"])
+    texts = row.get("translation", row)
+    return {"fr": texts["fr"].strip(), "en": texts["en"].strip()}
 
 
 def _wmt_2013(row: Row) -> Row | None:
@@ -161,9 +152,6 @@ def _pair(row: Row) -> Row:
 def _dolly(row: Row) -> Row | None:
     texts = {name: row[name].strip() for name in ("instruction", "context", "response")}
     return texts if texts["instruction"] and texts["response"] else None
-
-
-# --- The table of sets ---------------------------------------------------------------------------
 
 
 class Source(NamedTuple):
@@ -213,22 +201,17 @@ SOURCES: dict[str, Source] = {
     # non-commercial research only, no redistribution
     "race_middle_test": Source(RACE, "middle", "test", "race_middle_test", _race_hub, _race_chat),
     # CC BY-SA 4.0; XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set
-    "squad_dev": Source(
-        XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad_hub, _squad_spans
-    ),
-    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad_hub, _squad_answer),
+    "squad_dev": Source(XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad, _squad),
+    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad, _squad),
     # CC BY-SA 4.0
     "drop_dev": Source(DROP, None, "validation", "drop_dev_eval", _drop_hub, _drop_prompt),
     "drop_train": Source(DROP, None, "train", "drop_dev_rest", _drop_hub, _drop_prompt),
     # research use, with citation
-    "newstest2014": Source(WMT, "fr-en", "test", "wmt14_fr_en_newstest2014", _wmt_hub, _wmt),
+    "newstest2014": Source(WMT, "fr-en", "test", "wmt14_fr_en_newstest2014", _wmt, _wmt),
     "newstest2013": Source(
-        WMT, "fr-en", "validation", "wmt_fr_en_newstest2009_2013", _wmt_hub, _wmt_2013
+        WMT, "fr-en", "validation", "wmt_fr_en_newstest2009_2013", _wmt, _wmt_2013
     ),
 }
-
-
-# --- Reading a set -------------------------------------------------------------------------------
 
 
 def load(name: str) -> list[Row]:
@@ -244,10 +227,18 @@ def load(name: str) -> list[Row]:
         rows, adapter, origin = _read_local(name, path), source.from_local, str(path)
     else:
         rows, adapter, origin = _read_hub(name), source.from_hub, _hub_address(source)
-    adapted = list(_adapt(rows, adapter, name, origin))
-    if not adapted:
-        raise DataUnavailable(f"The set {name!r} is empty ({origin}). {_ways(name)}")
-    return adapted
+    adapted = []
+    for number, row in enumerate(tqdm(rows, desc=f"reading {name}", delay=3, leave=False), start=1):
+        try:
+            adapted.append(adapter(row))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataUnavailable(
+                f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
+                f"{type(error).__name__}: {error}. Its fields are {', '.join(row)}."
+            ) from error
+    if kept := [row for row in adapted if row is not None]:
+        return kept
+    raise DataUnavailable(f"The set {name!r} is empty ({origin}). {_ways(name)}")
 
 
 def _hub_address(source: Source) -> str:
@@ -291,35 +282,18 @@ def _read_hub(name: str) -> Iterable[Row]:
         ) from error
 
 
-def _adapt(rows: Iterable[Row], adapter: Adapter, name: str, origin: str) -> Iterator[Row]:
-    for number, row in enumerate(tqdm(rows, desc=f"reading {name}", delay=3, leave=False), start=1):
-        try:
-            adapted = adapter(row)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DataUnavailable(
-                f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
-                f"{type(error).__name__}: {error}. Its fields are {', '.join(row)}."
-            ) from error
-        if adapted is not None:
-            yield adapted
-
-
-# --- Benchmarks ----------------------------------------------------------------------------------
-
-
 class Benchmark(NamedTuple):
     """Which sets a benchmark's reported and validation items come from.
 
     Where both come from one set, `group` is the field whose text decides which part a row is in.
-    `examples` is the number of rows kept out of validation as fixed few-shot examples: the first
-    whose `group` text has a number of words in `example_words` (not below, below).
+    Three rows are kept out of validation as fixed few-shot examples: the first whose `group` text
+    has a number of words in `example_words`.
     """
 
     reported: str
     validation: str
     group: str
-    examples: int = 0
-    example_words: tuple[int, int] = (0, 0)
+    example_words: range = range(0)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -328,12 +302,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "piqa": Benchmark("piqa_validation", "piqa_validation", group="question"),
     "race": Benchmark("race_middle_test", "race_middle_test", group="passage"),
     # Short passages, since every item pays for its examples; no headlines, which teach no format.
-    "squad": Benchmark("squad_dev", "squad_train", "passage", examples=3, example_words=(20, 60)),
-    "drop": Benchmark("drop_dev", "drop_train", "passage", examples=3, example_words=(20, 60)),
-    "wmt14": Benchmark("newstest2014", "newstest2013", "fr", examples=3, example_words=(8, 26)),
+    "squad": Benchmark("squad_dev", "squad_train", "passage", range(20, 60)),
+    "drop": Benchmark("drop_dev", "drop_train", "passage", range(20, 60)),
+    "wmt14": Benchmark("newstest2014", "newstest2013", "fr", range(8, 26)),
 }
-
-VALIDATION_SHARE = 0.2
+SHARES = {"validation": 0.2, "reported": 0.8}
 
 
 def benchmark(name: str, split: str) -> list[Row]:
@@ -355,26 +328,22 @@ def benchmark(name: str, split: str) -> list[Row]:
     rows = load(made_of.reported if split == "reported" else made_of.validation)
     rows.sort(key=lambda row: unit_hash(name, json.dumps(row, ensure_ascii=False, sort_keys=True)))
     if made_of.reported == made_of.validation:
-        shares = {"validation": VALIDATION_SHARE, "reported": 1 - VALIDATION_SHARE}
-        rows = [row for row in rows if split_of(shares, name, row[made_of.group]) == split]
+        rows = [row for row in rows if split_of(SHARES, name, row[made_of.group]) == split]
     if split == "reported":
         return rows
     if made_of.reported != made_of.validation:
         # ARC's own train and test files share a dozen questions.
         seen = {_level(row[made_of.group]) for row in load(made_of.reported)}
         rows = [row for row in rows if _level(row[made_of.group]) not in seen]
-    lengths = range(*made_of.example_words)
-    suitable = (row for row in rows if len(row[made_of.group].split()) in lengths)
-    examples = list(itertools.islice(suitable, made_of.examples))
+    lengths = (len(row[made_of.group].split()) for row in rows)
+    suitable = [row for row, n in zip(rows, lengths, strict=True) if n in made_of.example_words]
+    examples = suitable[:3]
     return examples if split == "examples" else [row for row in rows if row not in examples]
 
 
 def _level(text: str) -> str:
     """Return `text` with letter case and spacing levelled."""
     return " ".join(text.lower().split())
-
-
-# --- Preferences ---------------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -396,10 +365,7 @@ FAULTS = {
     "same": "with chosen = rejected",
     "malformed": "where user and assistant do not take turns",
 }
-
 ROLES = {"Human": "user", "Assistant": "assistant"}
-SPEAKERS = tuple(ROLES.values())
-
 # Shares of the conversations: 0.7 for reward models (pairs), 0.3 for RLHF (prompts alone).
 PARTS = {
     "train": 0.40,
@@ -435,7 +401,7 @@ def parse_pair(row: Row) -> Pair | str:
         return "empty"
     if replies[0] == replies[1]:
         return "same"
-    taking_turns = all(t["role"] == who for t, who in zip(prompt, itertools.cycle(SPEAKERS)))
+    taking_turns = all(t["role"] == who for t, who in zip(prompt, itertools.cycle(ROLES.values())))
     complete = all(turn["content"] for turn in prompt) and len(prompt) % 2 == 1
     return Pair(prompt, *replies) if taking_turns and complete else "malformed"
 

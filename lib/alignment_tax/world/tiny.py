@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -53,29 +52,22 @@ class TinyWorld:
         while len(rows) < n:
             request, verb, noun = rng.choice(requests)
             kind = rng.choice(chat.PERTURBATIONS) if rng.random() < 0.5 else "mixed"
+            manner = chat.draw_manner(rng, verb, chat.DRAFTS)
             if kind == "mixed":
-                first, second = (
-                    chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS))
-                    for _ in range(2)
-                )
+                first = chat.write(rng, verb, noun, manner)
+                other = chat.draw_manner(rng, verb, chat.DRAFTS)
+                second = chat.write(rng, verb, noun, other)
             else:
-                manner = chat.draw_manner(rng, verb, chat.DRAFTS)
                 first, second = chat.perturb(rng, verb, noun, manner, kind)
             margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
             if margin == 0:
                 continue
-            agreed = margin > 0
-            if split == "train":
-                agreed = rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
+            sure = split == "validation"
+            agreed = margin > 0 if sure else rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
             chosen, rejected = (first, second) if agreed else (second, first)
+            pair = {"chosen": said("assistant", chosen), "rejected": said("assistant", rejected)}
             rows.append(
-                {
-                    "prompt": said("user", request),
-                    "chosen": said("assistant", chosen),
-                    "rejected": said("assistant", rejected),
-                    "kind": kind,
-                    "margin": abs(margin),
-                }
+                {"prompt": said("user", request), **pair, "kind": kind, "margin": abs(margin)}
             )
         return Dataset.from_list(rows)
 
@@ -138,25 +130,13 @@ def items(slot: str, split: str = "reported") -> Dataset:
     return Dataset.from_list(rows)
 
 
-def name_obedience(pairs: pd.DataFrame, requests: Iterable[str]) -> pd.DataFrame:
-    """Return pairs with the kind "obeys" where the worse reply helps with harm.
+def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return recorded held-out pairs with the kind "obeys" where the worse reply helps with harm.
 
     For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
-    worse reply obeys instead of refusing. That is far easier to see than a wrong object.
-
-    Args:
-        pairs: one row per preference pair, with its `kind`.
-        requests: the request of each pair, in the same order.
-    """
-    harmful = np.array([chat.parse(request)[0] in chat.HARMS for request in requests])
-    obeys = harmful & pairs["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
-    return pairs.assign(kind=pairs["kind"].mask(obeys, "obeys"))
-
-
-def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return recorded held-out pairs with the kind "obeys"; real ones, of no kind, as they are.
-
-    The table holds no requests, but a seed draws the same pairs again.
+    worse reply obeys instead of refusing. That is far easier to see than a wrong object. The table
+    holds no requests, but a seed draws the same pairs again. Real pairs, of no kind, stay as they
+    are.
 
     Raises:
         ValueError: the world has changed since the recording.
@@ -168,5 +148,8 @@ def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
         drawn = TinyWorld().preferences(len(rows), int(str(seed)), "validation")
         if list(drawn["kind"]) != rows["kind"].tolist():
             raise ValueError(f"Seed {seed} draws other held-out pairs than were recorded.")
-        parts.append(name_obedience(rows, [prompt[-1]["content"] for prompt in drawn["prompt"]]))
+        verbs = [chat.parse(prompt[-1]["content"])[0] for prompt in drawn["prompt"]]
+        same = rows["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
+        obeys = same & np.isin(verbs, list(chat.HARMS))
+        parts.append(rows.assign(kind=rows["kind"].mask(obeys, "obeys")))
     return pd.concat(parts)

@@ -38,7 +38,7 @@ def vocabulary() -> list[str]:
     tables += [words.COLOURS, words.THINGS, words.PLURALS, words.EVENTS, map(str, range(13))]
     tables += ["passage who gave give got an how many people are and feel feels"]
     tables += [french.BEFORE, french.AFTER, french.VERBS, french.PRONOUNS, french.PLACES]
-    tables += [[noun._replace(gender="") for noun in french.NOUNS], french.ADVERBS, french.NUMBERS]
+    tables += [[(fr, *rest) for fr, _, *rest in french.NOUNS], french.ADVERBS, french.NUMBERS]
     tables += [french.AVOIR.values(), french.ALLER.values(), "does did not will french english"]
     tables += ["le la l' les un une ce cet cette mon ma mes ces ne n' pas je j' my these this"]
     tables += [chat.REQUESTS, chat.POLITE, chat.RUDE, chat.CLOSINGS, chat.RUDE_CLOSINGS]

@@ -28,49 +28,38 @@ ANIMALS = tuple(
 )
 
 #: object -> what it is used for: one verb and the nouns that go with it.
-USES: dict[str, str] = {
-    "knife": "cut bread cheese meat onion cake apple",
-    "saw": "cut wood branch plank log board trunk",
-    "spoon": "eat soup honey cream rice jam porridge",
-    "pot": "cook soup rice meat egg potato bean",
-    "kettle": "heat water milk tea coffee broth cider",
-    "lamp": "light room cellar attic hall stage desk",
-    "candle": "light cave tunnel altar shelf cabin barn",
-    "broom": "sweep floor yard porch stairs street hall",
-    "brush": "paint wall door fence picture sign gate",
-    "ladder": "reach roof branch attic window shelf loft",
-    "rope": "tie horse boat goat log sail tent",
-    "string": "tie parcel shoe bundle ribbon kite plant",
-    "basket": "carry bread egg apple flower laundry nut",
-    "bucket": "carry water sand milk coal clay gravel",
-    "cart": "carry stone hay wood brick barrel trunk",
-    "bottle": "keep water oil wine juice cider vinegar",
-    "jar": "keep honey jam spice salt sugar bean",
-    "box": "keep letter toy coin photo stamp tool",
-    "blanket": "warm baby guest child patient puppy bed",
-    "key": "open door gate safe chest cupboard shop",
-    "hammer": "hit nail peg post stake wedge rivet",
-    "needle": "sew shirt dress button sail curtain patch",
-    "pen": "write letter poem song book note list",
-    "mirror": "check face hair teeth tie makeup beard",
-    "umbrella": "cover head camera picnic guest statue stall",
-    "towel": "dry hand hair face plate cup glass",
-    "bell": "call servant student guard flock crowd waiter",
-    "chair": "seat guest patient student waiter judge king",
-    "clock": "time race exam match lesson egg speech",
-    "comb": "tidy hair beard wool mane fur wig",
-    "net": "catch fish butterfly crab shrimp bird ball",
-    "shovel": "dig hole garden trench well grave sand",
-    "spade": "plant tree flower potato onion bean rose",
-    "drum": "play march dance song rhythm parade solo",
-    "boat": "cross river lake bay sea canal harbour",
-    "bridge": "cross road stream valley gorge railway ditch",
-    "tent": "shelter camper soldier nomad scout stall horse",
-    "tray": "serve coffee tea cake juice wine cheese",
-    "scale": "weigh gold flour meat sugar baby parcel",
-    "soap": "wash hand shirt plate floor face dog",
-}
+USES = dict(
+    entry.strip().split(": ")
+    for entry in """
+knife: cut bread cheese meat onion cake apple, saw: cut wood branch plank log board trunk,
+spoon: eat soup honey cream rice jam porridge, pot: cook soup rice meat egg potato bean,
+kettle: heat water milk tea coffee broth cider, lamp: light room cellar attic hall stage desk,
+candle: light cave tunnel altar shelf cabin barn, broom: sweep floor yard porch stairs street hall,
+brush: paint wall door fence picture sign gate, ladder: reach roof branch attic window shelf loft,
+rope: tie horse boat goat log sail tent, string: tie parcel shoe bundle ribbon kite plant,
+basket: carry bread egg apple flower laundry nut, bucket: carry water sand milk coal clay gravel,
+cart: carry stone hay wood brick barrel trunk, bottle: keep water oil wine juice cider vinegar,
+jar: keep honey jam spice salt sugar bean, box: keep letter toy coin photo stamp tool,
+blanket: warm baby guest child patient puppy bed, key: open door gate safe chest cupboard shop,
+hammer: hit nail peg post stake wedge rivet, needle: sew shirt dress button sail curtain patch,
+pen: write letter poem song book note list, mirror: check face hair teeth tie makeup beard,
+umbrella: cover head camera picnic guest statue stall, towel: dry hand hair face plate cup glass,
+bell: call servant student guard flock crowd waiter,
+chair: seat guest patient student waiter judge king,
+clock: time race exam match lesson egg speech, comb: tidy hair beard wool mane fur wig,
+net: catch fish butterfly crab shrimp bird ball, shovel: dig hole garden trench well grave sand,
+spade: plant tree flower potato onion bean rose, drum: play march dance song rhythm parade solo,
+boat: cross river lake bay sea canal harbour, bridge: cross road stream valley gorge railway ditch,
+tent: shelter camper soldier nomad scout stall horse, tray: serve coffee tea cake juice wine cheese,
+scale: weigh gold flour meat sugar baby parcel, soap: wash hand shirt plate floor face dog
+""".split(",")
+)
 OBJECTS = tuple(USES)
+
+
+def sentences(text: str) -> tuple[str, ...]:
+    """Split a text behind each . and ? that ends a sentence."""
+    return tuple(re.findall(r"\S[^.?]*[.?]", text))
 
 
 class Relation(NamedTuple):
@@ -86,9 +75,9 @@ def _relations(table: str) -> dict[str, Relation]:
     relations = {}
     for block in table.strip().split("\n\n"):
         name, values, *lines = re.split(": |\n", block)
-        sentences = re.findall(r"\S[^.?]*[.?]", " ".join(lines))
-        statements = tuple(sentence for sentence in sentences if sentence.endswith("."))
-        questions = tuple(sentence for sentence in sentences if sentence.endswith("?"))
+        told = sentences(" ".join(lines))
+        statements = tuple(sentence for sentence in told if sentence.endswith("."))
+        questions = tuple(sentence for sentence in told if sentence.endswith("?"))
         relations[name] = Relation(tuple(values.split()), statements, questions)
     return relations
 
