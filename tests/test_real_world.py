@@ -196,8 +196,9 @@ def test_both_layouts_give_the_same_row(name: str) -> None:
 
 def test_rows_that_are_not_ours_are_left_out() -> None:
     older = {"set": "newstest2009", "fr": "Bonjour.", "en": "Hello."}
-    assert real.translation_2013(older) is None
-    assert real.demonstration({"instruction": "Add.", "context": "", "response": " "}) is None
+    assert real.SOURCES["newstest2013"].from_local(older) is None
+    silent = {"instruction": "Add.", "context": "", "response": " "}
+    assert real.SOURCES["dolly"].from_hub(silent) is None
     nobody = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": []}
     unanswered = {
         "passage": "P.",
@@ -205,7 +206,7 @@ def test_rows_that_are_not_ours_are_left_out() -> None:
         "answer": nobody,
         "validated_answers": {"number": [], "date": [], "spans": []},
     }
-    assert real.drop_from_hub(unanswered) is None
+    assert real.SOURCES["drop_dev"].from_hub(unanswered) is None
 
 
 def test_conversations_become_messages() -> None:
