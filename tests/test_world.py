@@ -1,23 +1,19 @@
 """The tiny world: every word known, splits apart, answers right, the gold reward as described."""
 
 import itertools
-import os
 import random
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
 from alignment_tax.results.recorded import recorded
-from alignment_tax.settings import repo_root
 from alignment_tax.store import digest
 from alignment_tax.world import chat, corpus, facts, french, passages, tiny
 from alignment_tax.world.base import said
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.tiny import ITEMS, VALIDATION_ITEMS, TinyWorld, items
-from alignment_tax.world.tokenizer import make_tokenizer
+from alignment_tax.world.tokenizer import make_tokenizer, vocabulary
 from alignment_tax.world.words import EVENTS, RELATIONS
 
 SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
@@ -149,18 +145,12 @@ def test_verb_and_noun_of_a_request_are_in_one_chat_split():
     for split, wanted in (("sft", 0.3), ("preference", 0.25), ("rlhf", 0.27), ("reported", 0.12)):
         assert len(pairs[split]) / len(everything) == pytest.approx(wanted, abs=0.05)
 
-    def seen(messages):
-        return {chat.parse(content) for content in contents(messages)}
-
-    drawn = {
-        "sft": seen(WORLD.sft(400, 1)["prompt"]),
-        "preference": seen(WORLD.preferences(400, 1, "train")["prompt"]),
-        "validation": seen(WORLD.preferences(200, 1, "validation")["prompt"])
-        | seen(WORLD.prompts(10**6, 1, "validation")),
-        "rlhf": seen(WORLD.prompts(10**6, 1, "rlhf")),
-        "reported": seen(WORLD.prompts(10**6, 1, "reported")),
-    }
-    for split, found in drawn.items():
+    drawn = [(split, WORLD.prompts(10**6, 1, split)) for split in ("rlhf", *SPLITS)]
+    drawn += [("sft", WORLD.sft(400, 1)["prompt"])]
+    for split, own in (("preference", "train"), ("validation", "validation")):
+        drawn += [(split, WORLD.preferences(400, 1, own)["prompt"])]
+    for split, prompts in drawn:
+        found = {chat.parse(content) for content in contents(prompts)}
         assert found
         assert found <= pairs[split], split
 
@@ -229,31 +219,12 @@ def test_enough_items_for_one_point():
     assert reported["translation"] >= 1000
 
 
-FINGERPRINT = """
-import random
-from alignment_tax.store import digest
-from alignment_tax.world import corpus, tiny, tokenizer
-rows = [[list(r.values()) for r in tiny.items.__wrapped__(slot)] for slot in SLOTS]
-text = [d.text for d in corpus.documents(200, random.Random(3))]
-world = tiny.TinyWorld()
-chat = [list(world.sft(20, 4)), list(world.preferences(20, 4)), world.prompts(20, 4, "rlhf")]
-result = digest([rows, text, chat, tokenizer.vocabulary()])
-"""
-
-
-def test_the_world_is_the_same_in_every_process():
-    """Another hash seed orders Python's sets otherwise; the world must not notice."""
-    here = {"SLOTS": SLOTS}
-    exec(FINGERPRINT, here)
-    package = str(repo_root() / "lib")
-    there = subprocess.run(
-        [sys.executable, "-c", f"SLOTS = {SLOTS!r}\n{FINGERPRINT}\nprint(result)"],
-        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": package},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert there.stdout.split()[-1] == here["result"]
+def test_the_world_is_the_same_in_every_process_and_for_ever():
+    """No process orders Python's sets as another does, and no simpler code may show in a text."""
+    rows = [[list(row.values()) for row in items(slot)] for slot in SLOTS]
+    text = [document.text for document in corpus.documents(200, random.Random(3))]
+    talks = [list(WORLD.sft(20, 4)), list(WORLD.preferences(20, 4)), WORLD.prompts(20, 4, "rlhf")]
+    assert digest([rows, text, talks, vocabulary()])[:16] == "321ffb2ad5f7bf2d"
 
 
 def test_seeds_change_the_draws_and_nothing_else():
@@ -379,24 +350,16 @@ def test_guessing_by_the_type_of_answer(question, kind, guess):
 # French
 
 
-NOUN_PHRASES = {
-    "un vieil arbre": "an old tree",
-    "un vieux chat": "an old cat",
-    "le bel oiseau": "the beautiful bird",
-    "les beaux oiseaux": "the beautiful birds",
-    "cet homme": "this man",
-    "ce petit homme": "this small man",
-    "un nouvel ami": "a new friend",
-    "l' échelle": "the ladder",
-    "la vieille échelle": "the old ladder",
-    "mon échelle": "my ladder",
-    "ma belle échelle": "my beautiful ladder",
-    "l' œuf blanc": "the white egg",
-    "ces fleurs": "these flowers",
-    "les maisons vertes": "the green houses",
-    "les chevaux heureux": "the happy horses",
-    "une orange": "an orange",
-}
+NOUN_PHRASES = """
+un vieil arbre = an old tree, un vieux chat = an old cat,
+le bel oiseau = the beautiful bird, les beaux oiseaux = the beautiful birds,
+cet homme = this man, ce petit homme = this small man,
+un nouvel ami = a new friend, l' échelle = the ladder,
+la vieille échelle = the old ladder, mon échelle = my ladder,
+ma belle échelle = my beautiful ladder, l' œuf blanc = the white egg,
+ces fleurs = these flowers, les maisons vertes = the green houses,
+les chevaux heureux = the happy horses, une orange = an orange
+"""
 CLAUSES = {
     ("je", "j' aime"): "love",
     ("je", "je n' aime pas"): "do not love",
@@ -414,7 +377,8 @@ CLAUSES = {
 def test_noun_phrases_by_hand():
     rng = random.Random(0)
     drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
-    assert {fr: drawn.get(fr) for fr in NOUN_PHRASES} == NOUN_PHRASES
+    wanted = dict(pair.strip().split(" = ") for pair in NOUN_PHRASES.split(","))
+    assert {fr: drawn.get(fr) for fr in wanted} == wanted
 
 
 def test_verb_groups_by_hand():

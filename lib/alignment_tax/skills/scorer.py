@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -62,11 +62,7 @@ SUITES: dict[str, dict[str, Task]] = {
 
 
 def suite(name: str) -> dict[str, str]:
-    """Return the lm-eval task of every slot of a suite: {slot: task name}.
-
-    Raises:
-        SkillsError: no such suite; the message lists those that exist.
-    """
+    """Return the lm-eval task of every slot: {slot: task name} (SkillsError: no such suite)."""
     return {slot: task.name for slot, task in _suite(name).items()}
 
 
@@ -122,7 +118,11 @@ class Scorer:
             if slot not in without
         }
         folder = folder or Path(__file__).parent / suite
-        with _no_notes():
+        logger = logging.getLogger("lm_eval")
+        with contextlib.ExitStack() as afterwards:
+            # lm-eval's notes are for users of a command line
+            afterwards.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
             # from the YAML files of the folder, without reading lm-eval's own
             manager = TaskManager(include_path=str(folder), include_defaults=False)
             names = [task.name for task in self.slots.values()]
@@ -132,10 +132,10 @@ class Scorer:
                     "slot in `without`."
                 )
             self.tasks: dict[str, Any] = manager.load(names)["tasks"]
-            # lm-eval's progress bar stays out of the notebook
-            with contextlib.redirect_stderr(io.StringIO()):
-                for task in self.tasks.values():
-                    task.build_all_requests(limit=limit)
+            # its progress bar stays out of the notebook
+            afterwards.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            for definition in self.tasks.values():
+                definition.build_all_requests(limit=limit)
         self._requests = {s: list(self.tasks[t.name].instances) for s, t in self.slots.items()}
         each = [(slot, request) for slot, asked in self._requests.items() for request in asked]
         self._fingerprints = {(slot, r.doc_id): _fingerprint(r.doc) for slot, r in each}
@@ -212,10 +212,12 @@ def _likelihoods(
 
     With each comes whether it is the greedy reply: if `task.said`, with nothing behind it.
     """
+    from lm_eval.models.utils import resolve_max_length
+
     # lm-eval moves space at the end of a context to the continuation, and splits their tokens there
     contexts = _encode(tokenizer, [request.args[0].rstrip() for request in asked])
     wholes = _encode(tokenizer, ["".join(request.args) for request in asked])
-    pairs, cut, readable = [], 0, _max_length(model, tokenizer)
+    pairs, cut, readable = [], 0, resolve_max_length(model.config, tokenizer)
     for context, whole in zip(contexts, wholes, strict=True):
         continuation = whole[len(context) :]
         if not continuation:
@@ -232,10 +234,10 @@ def _replies(
     model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
 ) -> tuple[list[Any], int]:
     """Return the greedy reply to each prompt, and how many prompts had to be cut."""
-    from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+    from lm_eval.models import utils
 
     wanted, who = asked[0].args[1], f"Task {task.name!r}"
-    settings = normalize_gen_kwargs(wanted)
+    settings = utils.normalize_gen_kwargs(wanted)
     until, most = settings.pop("until", []), settings.pop("max_gen_toks")
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
@@ -243,7 +245,7 @@ def _replies(
         raise SkillsError(
             f"{who} does not say where a reply ends: give its generation_kwargs an `until`."
         )
-    room = _max_length(model, tokenizer) - most
+    room = utils.resolve_max_length(model.config, tokenizer) - most
     if room < 1:
         raise SkillsError(f"{who}: replies of {most} tokens leave no room for a prompt.")
     prompts = _encode(tokenizer, [request.args[0] for request in asked])
@@ -262,7 +264,7 @@ def _replies(
     read = [_fitted(prompt, tokenizer, room) for prompt in prompts]
     replies = greedy_replies(model, read, most, ended, tokenizer.pad_token_id or 0, batch_size)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-    said = [postprocess_generated_text(text, [*stops, end_text], None) for text in texts]
+    said = [utils.postprocess_generated_text(text, [*stops, end_text], None) for text in texts]
     return said, sum(len(prompt) > room for prompt in prompts)
 
 
@@ -279,13 +281,6 @@ def _fitted(tokens: Tokens, tokenizer: Tokenizer, room: int) -> Tokens:
     """Return the last tokens of a context; an empty one is a single token, as lm-eval has it."""
     start = tokenizer.bos_token_id
     return (tokens or [int(tokenizer.eos_token_id if start is None else start)])[-room:]
-
-
-def _max_length(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
-    """Return how many tokens the model can read, as lm-eval finds it."""
-    from lm_eval.models.utils import resolve_max_length
-
-    return resolve_max_length(model.config, tokenizer)
 
 
 def _by_item(requests: list[Any]) -> list[tuple[int, list[Any]]]:
@@ -349,15 +344,3 @@ def _fingerprint(document: Mapping[str, Any]) -> str:
 
     text = json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return hash_string(text)[:16]
-
-
-@contextlib.contextmanager
-def _no_notes() -> Iterator[None]:
-    """Silence lm-eval for a while: its notes are for users of a command line."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

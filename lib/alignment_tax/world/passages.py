@@ -88,8 +88,8 @@ def counting(rng: random.Random, asked: int, length: int | None) -> Reading:
         numbers = [rng.randint(1, 6) for _ in people]
         sentences = [f"{p} has {k} {thing} ." for p, k in zip(people, numbers, strict=True)]
         i, j = rng.sample(range(n), 2)
-        total = numbers[i] + numbers[j]
-        pool = [(f"how many {thing} do {people[i]} and {people[j]} have ?", str(total))]
+        both, total = f"{people[i]} and {people[j]}", str(numbers[i] + numbers[j])
+        pool = [(f"how many {thing} do {both} have ?", total)]
         pool += [(f"how many {thing} does {people[i]} have ?", str(numbers[i]))]
     chosen = rng.sample(pool, min(asked, len(pool)))
     return Reading(" ".join(sentences), tuple(chosen), ("number",) * len(chosen))
@@ -100,8 +100,7 @@ def race_like(rng: random.Random, asked: int, length: int | None) -> Reading:
     people, moods = rng.sample(PEOPLE, 4), rng.sample(list(EVENTS), 3)
     pairs = list(zip(people[:3], moods, strict=True))
     body = [rng.choice(EVENTS[mood]).format(p=person) for person, mood in pairs]
-    sentences, _ = _sentences(rng, 1 if length is None else length)
-    body += sentences
+    body += _sentences(rng, 1 if length is None else length)[0]
     rng.shuffle(body)
     person, mood = rng.choice(pairs)
     if rng.random() < 0.5:

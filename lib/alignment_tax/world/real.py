@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, load_dataset
@@ -33,7 +33,6 @@ from alignment_tax.world.splits import split_of, unit_hash
 
 Row = dict[str, Any]
 Adapter = Callable[[Row], Row | None]
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -406,7 +405,7 @@ def parse_pair(row: Row) -> Pair | str:
     return Pair(prompt, *replies) if taking_turns and complete else "malformed"
 
 
-def draw(items: list[T], n: int, seed: int, what: str) -> list[T]:
+def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
     """Return `n` of `items` in a seeded order; all of them, with a warning, if there are fewer."""
     if n < 1:
         raise ValueError(f"Asked for {n} {what}: ask for at least 1.")

@@ -28,8 +28,7 @@ class TinyWorld:
         rows = []
         for _ in range(n):
             request, verb, noun = rng.choice(chat.requests("sft"))
-            manner = chat.draw_manner(rng, verb, chat.WRITERS)
-            reply = chat.write(rng, verb, noun, manner)
+            reply = chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.WRITERS))
             rows.append({"prompt": said("user", request), "completion": said("assistant", reply)})
         return Dataset.from_list(rows)
 
@@ -79,11 +78,8 @@ class TinyWorld:
 
     def gold(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
         """The true reward of each reply, shape (n,): see `chat.gold`."""
-        rewards = [
-            chat.gold(*chat.parse(prompt[-1]["content"]), reply)
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
-        return np.array(rewards, dtype=np.float64)
+        pairs = zip(prompts, replies, strict=True)
+        return np.array([chat.gold(*chat.parse(p[-1]["content"]), reply) for p, reply in pairs])
 
 
 def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
@@ -135,8 +131,7 @@ def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
 
     For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
     worse reply obeys instead of refusing. That is far easier to see than a wrong object. The table
-    holds no requests, but a seed draws the same pairs again. Real pairs, of no kind, stay as they
-    are.
+    holds no requests, but a seed draws the same pairs again. Real pairs, of no kind, stay.
 
     Raises:
         ValueError: the world has changed since the recording.
