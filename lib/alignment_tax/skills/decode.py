@@ -32,7 +32,6 @@ def log_likelihoods(
     Args:
         pairs: Tokens of a context and of its continuation, neither empty.
         pad_id: Any token; the model never sees it.
-        batch_size: Most sequences side by side.
         end: A token that has to follow in greedy decoding; it is no part of the continuation.
 
     Returns:
@@ -88,7 +87,6 @@ def greedy_replies(
         max_new_tokens: Most tokens of a reply.
         ended: Says of each of several unfinished replies whether it ends with its last token.
         pad_id: Any token; the model never sees it.
-        batch_size: Most replies side by side.
 
     Returns:
         The tokens of each reply, the one that ended it included.

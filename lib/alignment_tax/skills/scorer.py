@@ -32,9 +32,8 @@ Split = Literal["reported", "validation"]
 class Task(NamedTuple):
     """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
 
-    With format forgiven a reply is cut behind the first of the marks in `ends`. With `said` a
-    choice counts as written only if it is the model's greedy reply, and nothing behind it; if
-    not, as the benchmark does, by likelihood alone.
+    With format forgiven a reply is cut behind the first of the marks in `ends`. With `said` a choice
+    counts as written only if the greedy reply is it and no more; without, if it is the likeliest.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Scorer:
     Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
 
     Args:
-        suite: "tiny" or "real".
         limit: number of items per task, from the first; None for all.
         batch_size: sequences per forward pass. In bfloat16 numbers move a little with it: compare
             only equal ones.
@@ -111,12 +109,9 @@ class Scorer:
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size
-        suffix = "" if split == "reported" else "_validation"
-        self.slots = {
-            slot: task._replace(name=task.name + suffix)
-            for slot, task in slots.items()
-            if slot not in without
-        }
+        end = "" if split == "reported" else "_validation"
+        used = {slot: task for slot, task in slots.items() if slot not in without}
+        self.slots = {s: task._replace(name=task.name + end) for s, task in used.items()}
         folder = folder or Path(__file__).parent / suite
         logger = logging.getLogger("lm_eval")
         with contextlib.ExitStack() as afterwards:
@@ -147,8 +142,7 @@ class Scorer:
         generation_config.json says, and no token that the tokenizer adds by itself, has a part.
 
         Raises:
-            SkillsError: a task does not report what its slot needs, or asks for what is not done
-                here: other decoding than greedy.
+            SkillsError: a task does not report what its slot needs, or is not decoded greedily.
         """
         rows = []
         for slot, task in tqdm(self.slots.items(), desc="scoring skills", leave=False):
@@ -164,10 +158,7 @@ class Scorer:
     def answers(
         self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Mapping[str, Sequence[int]]
     ) -> dict[tuple[str, int], str]:
-        """Return what a model says to some items of each slot: {(slot, item): answer}.
-
-        Of choices, the most likely one is said.
-        """
+        """Return what a model says, of choices the likeliest, to items: {(slot, item): answer}."""
         said: dict[tuple[str, int], str] = {}
         for slot, numbers in chosen.items():
             task, definition = self.slots[slot], self.tasks[self.slots[slot].name]
@@ -196,11 +187,8 @@ class Scorer:
         finally:
             model.train(training)
         if cut:
-            warnings.warn(
-                f"{task.name}: {cut} prompts are longer than the model can read, and lost their "
-                "beginning.",
-                stacklevel=3,
-            )
+            why = "prompts are longer than the model can read, and lost their beginning."
+            warnings.warn(f"{task.name}: {cut} {why}", stacklevel=3)
         for request, response in zip(requests, responses, strict=True):
             request.resps, request.filtered_resps = [response], {}
 
@@ -208,10 +196,7 @@ class Scorer:
 def _likelihoods(
     model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
 ) -> tuple[list[Any], int]:
-    """Return how likely each continuation is, and how many sequences had to be cut.
-
-    With each comes whether it is the greedy reply: if `task.said`, with nothing behind it.
-    """
+    """Return how likely each continuation is and if it is greedy, and how many had to be cut."""
     from lm_eval.models.utils import resolve_max_length
 
     # lm-eval moves space at the end of a context to the continuation, and splits their tokens there
@@ -226,6 +211,7 @@ def _likelihoods(
         room = readable + 1 - len(continuation)
         cut += len(context) > room
         pairs.append((_fitted(context, tokenizer, room), continuation))
+    # behind what is said nothing may follow
     end = tokenizer.eos_token_id if task.said else None
     return log_likelihoods(model, pairs, tokenizer.pad_token_id or 0, batch_size, end), cut
 
@@ -242,9 +228,7 @@ def _replies(
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
-        raise SkillsError(
-            f"{who} does not say where a reply ends: give its generation_kwargs an `until`."
-        )
+        raise SkillsError(f"{who} does not say where a reply ends (generation_kwargs: until).")
     room = utils.resolve_max_length(model.config, tokenizer) - most
     if room < 1:
         raise SkillsError(f"{who}: replies of {most} tokens leave no room for a prompt.")

@@ -114,7 +114,6 @@ def _squad(row: Row) -> Row:
 
 
 def _drop_hub(row: Row) -> Row | None:
-    """Return None where there is no answer."""
     validated = row["validated_answers"]
     columns = (validated[name] for name in ("number", "date", "spans"))
     own = (row["answer"][name] for name in ("number", "date", "spans"))
@@ -341,7 +340,6 @@ def benchmark(name: str, split: str) -> list[Row]:
 
 
 def _level(text: str) -> str:
-    """Return `text` with letter case and spacing levelled."""
     return " ".join(text.lower().split())
 
 
