@@ -32,7 +32,7 @@ Split = Literal["reported", "validation"]
 class Task(NamedTuple):
     """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
 
-    With format forgiven a reply is cut behind the first of the marks in `ends`. With `said` a choice
+    With format forgiven a reply is cut behind the first mark in `ends`. With `said` a choice
     counts as written only if the greedy reply is it and no more; without, if it is the likeliest.
     """
 
