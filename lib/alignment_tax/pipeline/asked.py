@@ -73,4 +73,4 @@ def _first_harmless(study: Study) -> Prompt:
     if study.preset.world != "tiny":
         return prompts[0]
     verbs = [chat.parse(prompt[-1]["content"])[0] for prompt in prompts]
-    return next(p for p, verb in zip(prompts, verbs, strict=True) if not chat.is_harmful(verb))
+    return next(p for p, verb in zip(prompts, verbs, strict=True) if verb not in chat.HARMS)

@@ -262,7 +262,7 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
     for name in ("one_hop", "two_hop", "piqa_like"):
         questions = getattr(facts, name)("validation")
         chosen = random.Random(f"probe {name}").sample(questions, min(n, len(questions)))
-        items[name] = [(q.text, q.choices[q.answer]) for q in chosen]
+        items[name] = [(q["prompt"], q["target"]) for q in chosen]
     for slot in ("race_like", "span", "counting"):
         rng = random.Random(f"probe {slot}")
         drawn = [passages.draw(rng, slot, "validation") for _ in range(n)]
