@@ -23,43 +23,32 @@ from bench import Numbers, python, timed
 #: Scores the shipped base on all skills, in either checkout, and prints the seconds.
 SCORE = """
 import time, torch
-try:
-    from alignment_tax.pipeline.study import Study
-except ImportError:
-    from alignment_tax.study import Study
-from alignment_tax import models, settings
+from alignment_tax.pipeline.study import Study
 study = Study({preset!r})
 torch.set_num_threads(study.preset.threads)
-policy, tokenizer = models.load_policy(settings.base_folder(), study.preset.dtype)
-scorer = study.scorer
+given, scorer = study.policy("base"), study.scorer
 started = time.perf_counter()
-scorer.score(policy, tokenizer)
+scorer.score(*given)
 print(time.perf_counter() - started)
 """
 #: Results that are not copied: those of the machine, not of the code.
 NOT_COPIED = ("runs", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
-def in_copy(copy: Path, *arguments: str) -> str:
-    """Run this interpreter on the library of a copy; return what it prints."""
-    return python(arguments, [copy / "lib"], copy, **{settings.RUNS_VARIABLE: str(copy / "runs")})
-
-
-def course(copy: Path, *arguments: str) -> float:
-    """Run the command line of a copy; return its wall seconds."""
-    there = copy / "lib" / "alignment_tax" / "__main__.py"
-    name = "alignment_tax" if there.is_file() else "alignment_tax.course"
-    return timed(lambda: in_copy(copy, "-m", name, *arguments))[0]
+def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
+    """Run this interpreter on the library of a copy; return the seconds and what it prints."""
+    runs = {settings.RUNS_VARIABLE: str(copy / "runs")}
+    return timed(lambda: python(arguments, [copy / "lib"], copy, **runs))
 
 
 def score_model(copy: Path, preset: str) -> float:
     """One evaluation of all skills of the shipped base model."""
-    return float(in_copy(copy, "-c", SCORE.format(preset=preset)).split()[-1])
+    return float(in_copy(copy, "-c", SCORE.format(preset=preset))[1].split()[-1])
 
 
 def make_run(copy: Path, preset: str) -> float:
     """All chapters, from no stage at all."""
-    return course(copy, "run", "--preset", preset)
+    return in_copy(copy, "-m", "alignment_tax", "run", "--preset", preset)[0]
 
 
 def make_test(copy: Path, preset: str) -> float:
@@ -74,17 +63,15 @@ def make_test(copy: Path, preset: str) -> float:
 def record_remedies(copy: Path, preset: str) -> float:
     """All strengths of all remedies of one seed, once theta_0 and RSF are there."""
     shutil.rmtree(copy / "data" / "results" / preset, ignore_errors=True)
-    options = ("--seeds", "0", "--jobs", str(os.cpu_count() or 1))
-    course(copy, "record", preset, "--methods", "rsf", *options[:2])
-    return course(copy, "record", preset, "--methods", "remedies", *options)
+    record = ("-m", "alignment_tax", "record", preset, "--seeds", "0", "--methods")
+    in_copy(copy, *record, "rsf")
+    return in_copy(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))[0]
 
 
 #: What can be timed, and how often: what takes seconds more often than what takes half an hour.
 MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
     "score_model": (score_model, 5),
-    "make_run": (make_run, 1),
-    "make_test": (make_test, 1),
-    "record_remedies": (record_remedies, 1),
+    **{each.__name__: (each, 1) for each in (make_run, make_test, record_remedies)},
 }
 
 

@@ -23,10 +23,9 @@ NOT_USED: Any = None
 class Bema(MovingAverage):
     """Feeds every step to TRL's callback, and takes its weights: no pull to theta_0, as EMA has."""
 
-    def __init__(self, power: float) -> None:
+    def __init__(self, setting: Setting, power: float) -> None:
         super().__init__()
-        self.power = check_share(power, "power of BEMA")
-        self.state = TrainerState()
+        self.power, self.state = check_share(power, "power of BEMA"), TrainerState()
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Start the callback's copies of the policy (ValueError: the policy is a LoRA one)."""
@@ -44,10 +43,4 @@ class Bema(MovingAverage):
 
     def weights(self) -> dict[str, Tensor]:
         """Return the callback's weights so far, by name of the parameter."""
-        averaged = cast(PreTrainedModel, self.callback.running_model)
-        return dict(averaged.named_parameters())
-
-
-def bema(setting: Setting, power: float) -> Bema:
-    """Return BEMA with the power of its EMA."""
-    return Bema(power)
+        return dict(cast(PreTrainedModel, self.callback.running_model).named_parameters())

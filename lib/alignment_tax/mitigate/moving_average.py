@@ -48,9 +48,8 @@ class Sma(MovingAverage):
                 self.average[name] = self.average.get(name, 0) + value.double()
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the mean (ValueError: fewer than two checkpoints)."""
-        count = max(0, self.steps - self.start + 1)
-        check_checkpoints(count)
+        """Return the mean."""
+        count = self.steps - self.start + 1
         return {name: total / count for name, total in self.average.items()}
 
 
@@ -75,34 +74,19 @@ class Ema(MovingAverage):
             self.average[name] = torch.lerp(value.double(), before, self.decay)
 
 
-def check_checkpoints(count: int) -> None:
-    """Refuse a mean over fewer than two checkpoints (ValueError)."""
-    if count < 2:
-        raise ValueError(
-            f"SMA averages checkpoints of one trajectory, and this one has {count}: train for more "
-            "steps, or start earlier."
-        )
-
-
-def last_steps(share: float, steps: int) -> Sma:
-    """Return the mean over the last `share` of `steps` steps (ValueError: fewer than two)."""
-    counted = round(check_share(share, "share of the trajectory") * steps)
-    check_checkpoints(counted)
-    return Sma(start=steps - counted + 1)
-
-
-def decay_of(horizon: float, steps: int) -> float:
-    """Return the decay whose horizon 1 / (1 - d) is `horizon` times `steps` (ValueError: none)."""
-    if not 0 < horizon < float("inf"):
-        raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
-    return 1 - 1 / max(1.0, horizon * steps)
-
-
 def sma(setting: Setting, share: float) -> Sma:
-    """Return the mean over the last share of the run's steps."""
-    return last_steps(share, setting.steps)
+    """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
+    counted = round(check_share(share, "share of the trajectory") * setting.steps)
+    if counted < 2:
+        raise ValueError(
+            f"SMA averages checkpoints of one trajectory, and this one has {counted}: train for "
+            "more steps, or start earlier."
+        )
+    return Sma(start=setting.steps - counted + 1)
 
 
 def ema(setting: Setting, horizon: float) -> Ema:
-    """Return the EMA with a horizon in shares of the run's steps."""
-    return Ema(setting.theta_0, decay_of(horizon, setting.steps))
+    """Return the EMA whose horizon 1 / (1 - d) is so large a share of the run's steps."""
+    if not 0 < horizon < float("inf"):
+        raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
+    return Ema(setting.theta_0, 1 - 1 / max(1.0, horizon * setting.steps))
