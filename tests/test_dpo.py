@@ -48,13 +48,7 @@ def loss_by_hand(policy: PreTrainedModel, reference: PreTrainedModel, beta: floa
 
 def test_the_dpo_loss_of_two_pairs_by_hand():
     # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
-    loss = dpo_loss(
-        np.array([-3.0, -5.0]),
-        np.array([-4.0, -7.0]),
-        np.array([-5.0, -5.0]),
-        np.array([-5.0, -7.0]),
-        0.5,
-    )
+    loss = dpo_loss(*np.array([[-3.0, -5.0], [-4.0, -7.0], [-5.0, -5.0], [-5.0, -7.0]]), 0.5)
     assert loss == pytest.approx((math.log(1 + math.exp(-0.5)) + math.log(2)) / 2)
     # beta * margin = log 3: probability 3/4 that the chosen reply is the better one
     quarter = dpo_loss(np.array([math.log(9)]), np.zeros(1), np.zeros(1), np.zeros(1), 0.5)
@@ -89,18 +83,16 @@ def test_a_second_round_is_still_measured_against_theta_0(tmp_path: Path):
 def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_path: Path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     same = copy.deepcopy(theta_0)  # the first round may start from the reference itself
-    runs = [
-        train_dpo(policy, reference, tokenizer, pairs(), DPO, 0, tmp_path)
-        for policy, reference in ((copy.deepcopy(theta_0), theta_0), (same, same))
-    ]
+    starts = ((copy.deepcopy(theta_0), theta_0), (same, same))
+    runs = [train_dpo(*both, tokenizer, pairs(), DPO, 0, tmp_path) for both in starts]
     assert torch.equal(weights(runs[0].model), weights(runs[1].model))
     assert {row["learning_rate"] for row in runs[0].log} == {DPO.learning_rate}
     held_out = Dataset.from_list([pair("z", "good y", "bad y"), pair("hello z", "good", "bad")])
-    gained = [
-        log_probs(runs[0].model, held_out, s) - log_probs(theta_0, held_out, s)
-        for s in ("chosen", "rejected")
-    ]
-    assert (gained[0] > gained[1] + 0.5).all()
+    after, before = (
+        log_probs(model, held_out, "chosen") - log_probs(model, held_out, "rejected")
+        for model in (runs[0].model, theta_0)
+    )
+    assert (after > before + 0.5).all()
     assert not runs[0].model.training
 
 
@@ -143,9 +135,7 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
         return count_x(prompts, replies)
 
     with pytest.warns(UserWarning, match="1 of 9 prompts give no pair .1 too long, 0 without"):
-        rows = on_policy_pairs(
-            policy, tokenizer, rewards, [*PROMPTS, user("x " * 9)], config, seed=0
-        )
+        rows = on_policy_pairs(policy, tokenizer, rewards, [*PROMPTS, user("x " * 9)], config, 0)
     assert list(rows["prompt"]) == PROMPTS
     for row in rows:
         counts = [text.split().count("x") for prompt, text in asked if prompt == row["prompt"]]
@@ -164,11 +154,14 @@ def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path: Path):
     rows = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
     train_dpo(policy, theta_0, tokenizer, rows, config, 0, tmp_path)
     after = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed=1)
-    again = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
-    other = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=1)
+    again, other = (
+        on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed) for seed in (0, 1)
+    )
     assert again.to_list() == rows.to_list() != other.to_list()
-    count = lambda table: np.mean([c[0]["content"].split().count("x") for c in table["rejected"]])  # noqa: E731
-    assert count(after) > count(rows) + 0.2
+    means = [
+        np.mean([c[0]["content"].split().count("x") for c in t["rejected"]]) for t in (after, rows)
+    ]
+    assert means[0] > means[1] + 0.2
 
 
 def by_prompt(prompts: list, replies: list) -> np.ndarray:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from test_models import always, make_policy, make_tokenizer, sharp, user
-from test_train import PROMPTS, count_words, count_x, sample, weights
+from test_train import PROMPTS, count_words, count_x, sample, surprisal, weights
 from transformers import LlamaForCausalLM, PreTrainedModel
 from trl import RLOOTrainer
 
@@ -65,14 +65,11 @@ def wordy_policy(seed: int) -> PreTrainedModel:
 
 def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float) -> np.ndarray:
     """log pi of each reply at a temperature, one by one; no end token if it was cut off."""
-    tokenizer, logs = make_tokenizer(), []
+    logs = []
     for row in samples.itertuples():
-        head = prompt_ids(tokenizer, row.prompt)
+        head = prompt_ids(make_tokenizer(), row.prompt)
         ids = head + list(row.ids) + [EOS] * row.finished
-        with torch.no_grad():
-            logits = policy(torch.tensor([ids])).logits[0, len(head) - 1 : -1] / temperature
-        taken = logits.log_softmax(dim=-1)[range(row.tokens), ids[len(head) :]]
-        logs.append(taken.sum().item())
+        logs.append(-sum(surprisal(policy, ids, len(head), temperature)))
     return np.array(logs)
 
 
@@ -167,16 +164,8 @@ def test_trl_samples_follow_the_temperature_softmax_of_the_policy(tmp_path: Path
     with torch.no_grad():
         logits = policy(torch.tensor([prompt_ids(tokenizer, PROMPTS[0])])).logits[0, -1]
     expected = torch.softmax(logits / 2, dim=-1).numpy()
-    table = run(
-        policy,
-        tmp_path,
-        prompts=PROMPTS[:1],
-        n=3000,
-        batch_size=3000,
-        temperature=2.0,
-        max_new_tokens=1,
-        learning_rate=1e-9,
-    ).samples
+    many = {"prompts": PROMPTS[:1], "n": 3000, "batch_size": 3000, "max_new_tokens": 1}
+    table = run(policy, tmp_path, temperature=2.0, learning_rate=1e-9, **many).samples
     for word in ("good", "bad", "x", "yes"):
         share = (table["reply"] == word).mean()
         assert share == pytest.approx(expected[tokenizer.convert_tokens_to_ids(word)], abs=0.04)
@@ -189,17 +178,8 @@ def test_trl_samples_follow_the_temperature_softmax_of_the_policy(tmp_path: Path
 def test_rloo_raises_the_reward_and_leaves_theta_0_alone(tmp_path: Path):
     theta_0 = make_policy()
     before = weights(theta_0)
-    trained = run(
-        copy.deepcopy(theta_0),
-        tmp_path,
-        theta_0,
-        prompts=PROMPTS * 2,
-        n=8,
-        batch_size=128,
-        epochs=10,
-        beta=0.01,
-        learning_rate=1e-2,
-    )
+    numbers = {"n": 8, "batch_size": 128, "epochs": 10, "beta": 0.01, "learning_rate": 1e-2}
+    trained = run(copy.deepcopy(theta_0), tmp_path, theta_0, prompts=PROMPTS * 2, **numbers)
     means = trained.samples.groupby("step")["reward"].mean()
     assert len(means) == len(trained.log) == 10
     assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
@@ -218,15 +198,12 @@ def test_a_second_round_is_still_penalised_for_its_distance_from_theta_0(tmp_pat
     theta_0 = wordy_policy(0)
     first = run(copy.deepcopy(theta_0), tmp_path, theta_0, count_words, learning_rate=2e-3)
     assert first.log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
-    policy = first.model
-    policy.config.name_or_path = "somewhere"
-    start = copy.deepcopy(policy)
-    second = run(policy, tmp_path, theta_0, count_words, seed=1)
+    start = copy.deepcopy(first.model)
+    second = run(first.model, tmp_path, theta_0, count_words, seed=1)
     gap = log_probs(start, second.samples, 1.0) - log_probs(theta_0, second.samples, 1.0)
     per_token = gap.sum() / second.samples["tokens"].sum()
     assert second.log[0]["kl"] == pytest.approx(per_token, abs=1e-4)
     assert per_token > 2e-3
-    assert policy.config.name_or_path == "somewhere"
 
 
 def test_rloo_is_deterministic_and_the_seed_matters(tmp_path: Path):

@@ -75,10 +75,10 @@ def weights(model: PreTrainedModel) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
-def surprisal(policy: PreTrainedModel, ids: list[int], start: int) -> list[float]:
+def surprisal(policy: PreTrainedModel, ids: list[int], start: int, temperature=1.0) -> list[float]:
     """Minus log pi in nats of each token of a sequence from place `start` on."""
     with torch.no_grad():
-        logs = policy(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        logs = (policy(torch.tensor([ids])).logits[0] / temperature).log_softmax(dim=-1)
     return [-logs[i - 1, ids[i]].item() for i in range(start, len(ids))]
 
 

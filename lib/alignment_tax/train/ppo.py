@@ -84,8 +84,7 @@ class PpoState:
     """Where a run is: `step` returns the next state, and trains the networks in it in place."""
 
     model: torch.nn.Module
-    policy_optimizer: Optimizer
-    critic_optimizer: Optimizer
+    optimizers: Sequence[Optimizer]  # of the policy and of the critic
     reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     accelerator: Accelerator
@@ -134,15 +133,13 @@ def start(
     for module in (whole, reference):
         silence_dropout(module)
         module.to(accelerator.device)
-    groups = (whole.policy.parameters(), whole.critic_parameters())
-    rates = (config.learning_rate, config.critic_learning_rate)
-    optimizers = [
-        AdamW([p for p in group if p.requires_grad], lr=rate, weight_decay=0.0, fused=True)
-        for group, rate in zip(groups, rates, strict=True)
-    ]
-    prepared = accelerator.prepare(whole, *optimizers)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    fixed: dict[str, Any] = {"weight_decay": 0.0, "fused": True}
+    actors = AdamW(trained, lr=config.learning_rate, **fixed)
+    critics = AdamW(whole.critic_parameters(), lr=config.critic_learning_rate, **fixed)
+    model, *optimizers = accelerator.prepare(whole, actors, critics)
     control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
-    return PpoState(*prepared, reference, tokenizer, accelerator, config, seed, control)
+    return PpoState(model, optimizers, reference, tokenizer, accelerator, config, seed, control)
 
 
 def step(
@@ -158,19 +155,16 @@ def step(
     Returns:
         The next state, and a row for the log: iteration (the first is 1); reward and gold (means,
         as the functions returned them); finished (share, 0-1); reply_length (tokens, the end token
-        included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef
-        (used in this iteration); entropy (nats a token); explained_variance (of the returns by the
-        critic, before learning); policy_loss, value_loss, clip_fraction (means over minibatches);
-        update_kl (nats a token from the policy that sampled, at the last minibatch); updates
-        (optimiser steps); seconds_sampling, seconds_scoring, seconds_learning.
+        included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef;
+        entropy (nats a token); explained_variance (of the returns by the critic, before learning);
+        policy_loss, value_loss, clip_fraction (means over minibatches); update_kl (nats a token
+        from the policy that sampled, at the last minibatch); updates (optimiser steps); seconds.
 
     Raises:
-        ValueError: prompts that are too long or no multiple of the minibatch, replies that were all
-            cut off, or rewards that teach nothing.
+        ValueError: prompts, replies or rewards that teach nothing (see `train.checks`).
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    config, accelerator = state.config, state.accelerator
-    given = (state.policy, state.tokenizer, prompts, config)
+    accelerator, given = state.accelerator, (state.policy, state.tokenizer, prompts, state.config)
     checks.check_prompts(*given, accelerator.num_processes)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
@@ -220,8 +214,8 @@ def resume(state: PpoState, folder: Path) -> PpoState:
 
 
 def _parts(state: PpoState) -> dict[str, torch.nn.Module | Optimizer]:
-    optimizers = ("policy_optimizer", "critic_optimizer")
-    return {"model": state.actor_critic, **{name: getattr(state, name) for name in optimizers}}
+    policy, critic = state.optimizers
+    return {"model": state.actor_critic, "policy_optimizer": policy, "critic_optimizer": critic}
 
 
 def _identity(state: PpoState) -> dict[str, Any]:
@@ -234,12 +228,11 @@ def _identity(state: PpoState) -> dict[str, Any]:
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    given = (state.policy, state.tokenizer, prompts)
-    groups = sample_replies(*given, n=1, seed=seed, **sampling(state.config))
-    replies = [reply for (reply,) in groups]
-    finished = gather_object([reply.finished for reply in replies])
+    numbers = {"n": 1, "seed": seed, **sampling(state.config)}
+    groups = sample_replies(state.policy, state.tokenizer, prompts, **numbers)
+    finished = gather_object([reply.finished for (reply,) in groups])
     checks.check_finished(finished, state.config.max_new_tokens)
-    return replies
+    return [reply for (reply,) in groups]
 
 
 @dataclass(frozen=True)
@@ -302,33 +295,31 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
     config, accelerator = state.config, state.accelerator
     size = config.minibatch // accelerator.num_processes
     order = minibatches(len(rollout.ids), size, config.epochs, rng)
-    optimizers = (state.policy_optimizer, state.critic_optimizer)
     groups = (list(state.policy.parameters()), state.actor_critic.critic_parameters())
     rows: list[dict[str, float]] = []
     updates = 0
     for index in order:
         part = rollout.rows(torch.from_numpy(index))
-        log_probs, values, _ = state.model(part.ids, part.attention_mask, part.mask.shape[1])
-        loss, clip_fraction = policy_loss(
-            log_probs, part.log_probs, part.advantages, part.mask, config.clip
-        )
-        critic_loss = value_loss(values, part.values, part.returns, part.mask, config.value_clip)
-        update_kl = masked_mean(kl_estimators(part.log_probs, log_probs.detach())[2], part.mask)
+        old, mask = part.log_probs, part.mask
+        log_probs, values, _ = state.model(part.ids, part.attention_mask, mask.shape[1])
+        loss, clip_fraction = policy_loss(log_probs, old, part.advantages, mask, config.clip)
+        critic_loss = value_loss(values, part.values, part.returns, mask, config.value_clip)
+        update_kl = masked_mean(kl_estimators(old, log_probs.detach())[2], mask)
         # gradients are averaged over processes: weigh each by its share of the tokens
-        tokens = part.mask.sum()
+        tokens = mask.sum()
         share = tokens * accelerator.num_processes / accelerator.reduce(tokens)
         losses = torch.stack([loss, critic_loss, clip_fraction, update_kl]).detach() * share
         means = accelerator.reduce(losses, "mean").tolist()
         rows.append(dict(zip(LOSSES, means, strict=True)))
         if config.max_kl is not None and rows[-1]["update_kl"] > config.max_kl:
             break
-        for optimizer in optimizers:
+        for optimizer in state.optimizers:
             optimizer.zero_grad()
         accelerator.backward((loss + config.value_coef * critic_loss) * share)
         norms = [float(accelerator.clip_grad_norm_(group, MAX_GRAD_NORM)) for group in groups]
         found = rows[-1] | {"gradient norm": norms[0], "critic's gradient norm": norms[1]}
         check_finite(found, state.iteration * len(order) + updates + 1, config.learning_rate)
-        for optimizer in optimizers:
+        for optimizer in state.optimizers:
             optimizer.step()
         updates += 1
     return {**pd.DataFrame(rows).mean(), "update_kl": rows[-1]["update_kl"], "updates": updates}
@@ -430,9 +421,9 @@ class ActorCritic(torch.nn.Module):
     def forward(
         self, ids: Tensor, attention_mask: Tensor, length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-probabilities, values and entropies (no gradient) of the last `length` tokens.
+        """Return log-probabilities, values and entropies of the last `length` tokens.
 
-        `values[:, t]` and the entropy belong to the state before token t, where it was chosen.
+        `values[:, t]` and the entropy (no gradient) are of the state where token t was chosen.
         """
         options = {"logits_to_keep": length + 1, "output_hidden_states": self.trunk is None}
         outputs = run(self.policy, ids, attention_mask, **options)
