@@ -1,4 +1,4 @@
-"""The cross-check of PPO: both sides are given the same reward, and are compared pair by pair."""
+"""The cross-check of PPO is fair, pair by pair; what is refused; how numbers are chosen."""
 
 import dataclasses
 import json
@@ -6,13 +6,15 @@ import json
 import pandas as pd
 import pytest
 import torch
+from conftest import miniature
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_tax import settings
+from alignment_tax import presets, settings
 from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
+from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import against, speed
+from bench import against, speed, tune
 from bench import ppo_against_trl as bench_ppo
 
 
@@ -81,11 +83,18 @@ def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     assert found == numbers["comparison"]
 
 
-def test_a_folder_without_ppo_and_a_part_that_is_none_are_refused(tmp_path, capsys):
-    assert main(["bench", "ppo", "--trl", str(tmp_path)]) == 2
-    assert "make bench-ppo" in capsys.readouterr().err
-    assert main(["bench", "speed", "--only", "speed"]) == 2
-    assert "Choose from: rates, evaluation, sweep" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ppo --trl nowhere", "make bench-ppo"),
+        ("speed --only speed", "Choose from: rates, evaluation, sweep"),
+        ("tune small --algorithms ppo", "small has no ppo"),
+        ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words, said, capsys):
+    assert main(["bench", *words.split()]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsys):
@@ -124,3 +133,27 @@ def test_a_run_longer_than_the_worlds_prompts_begins_again():
     assert len(prompts) == 100 * config.prompts_per_iteration
     different = {json.dumps(prompt) for prompt in prompts}
     assert prompts[len(different)] == prompts[0]
+
+
+# numbers of RLHF algorithms are chosen on validation prompts, with RSF's budget
+
+
+def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
+    rows = [("ppo", "a", 1.0, 1.0), ("ppo", "b", 3.0, 0.5), ("ppo", "c", 2.0, 0.96)]
+    columns = ["algorithm", "numbers", "judged_reward", "finished"]
+    table = pd.DataFrame([*rows, ("dpo", "d", 0.5, 1.0)], columns=columns)
+    assert set(tune.chosen(table)["numbers"]) == {"c", "d"}
+
+
+def test_a_candidate_is_trained_judged_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNMENT_TAX_RUNS", str(tmp_path))
+    monkeypatch.setattr(bench_ppo, "JUDGED", 8)
+    small = dict.fromkeys(("rounds", "prompts_per_round", "n"), 2)
+    dpo = dataclasses.replace(presets.get("smoke").dpo, **small, batch_size=2)
+    preset = dataclasses.replace(miniature(), dpo=dpo)
+    row = tune.try_out(preset, "dpo", {"learning_rate": 2e-4}, 0)
+    assert json.loads(row["numbers"]) == {"learning_rate": 2e-4}
+    assert 0 <= row["finished"] <= 1
+    config = dataclasses.replace(dpo, learning_rate=2e-4)
+    study = Study(dataclasses.replace(preset, dpo=config), 0)
+    assert study.aligned("dpo", config.rounds).key.startswith(row["key"])

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import types
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -116,7 +115,7 @@ def test_an_example_is_what_was_drawn_and_ends_only_where_the_reply_did():
         assert ids[-3 if finished else -2 :] == labels[3:] == [4, X, *[EOS] * finished]
 
 
-def test_a_table_keeps_replies_through_a_file(tmp_path: Path):
+def test_a_table_keeps_replies_through_a_file(tmp_path):
     replies = [Reply("x", [4, X], True), Reply("", [], True), Reply("good", [GOOD], False)]
     pd.DataFrame(reply_columns(replies)).to_parquet(tmp_path / "table.parquet")
     table = pd.read_parquet(tmp_path / "table.parquet")
@@ -131,7 +130,7 @@ def test_in_the_tiny_world_a_text_reads_back_as_its_tokens():
     assert tokenizer(tokenizer.decode(ids))["input_ids"] == ids
 
 
-def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch: pytest.MonkeyPatch):
+def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):
     seen = []
     monkeypatch.setattr(loop, "encode", lambda *args: seen.append(args[2]) or encode(*args))
     result = rsf_round(make_policy(), make_tokenizer(), count_x, PROMPTS, RSF, 0)
@@ -140,7 +139,7 @@ def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch: pytest.MonkeyPatc
     assert any(make_tokenizer()(reply.text)["input_ids"] != reply.token_ids for reply in seen)
 
 
-def spy_on_replies(monkeypatch: pytest.MonkeyPatch, trainer: type, kind: str) -> list[list[int]]:
+def spy_on_replies(monkeypatch, trainer: type, kind: str) -> list[list[int]]:
     """Collect the reply tokens that a trainer of TRL computes its loss on."""
     seen: list[list[int]] = []
     original = trainer._compute_loss
@@ -154,7 +153,7 @@ def spy_on_replies(monkeypatch: pytest.MonkeyPatch, trainer: type, kind: str) ->
     return seen
 
 
-def test_dpo_trains_on_the_tokens_that_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_dpo_trains_on_the_tokens_that_were_drawn(tmp_path, monkeypatch):
     policy, tokenizer = make_policy(), make_tokenizer()
     config = dataclasses.replace(DPO, n=16, epochs=1)
     own = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, 0)
@@ -176,9 +175,7 @@ def test_written_pairs_have_the_tokens_of_the_chat_template():
         token_rows(tokenizer, Dataset.from_list([pairs()[0]]))
 
 
-def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(tmp_path, monkeypatch):
     given: list[Reply] = []
 
     def rewards(prompts: list, replies: list[Reply]) -> np.ndarray:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
-from alignment_tax.mitigate.bema import Bema
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
-from alignment_tax.mitigate.moving_average import Ema, Sma, ema, sma
+from alignment_tax.mitigate.moving_average import Bema, Ema, Sma, ema, sma
 from alignment_tax.mitigate.output_penalty import OutputPenalty, forward_kl, reverse_kl
 from alignment_tax.mitigate.output_penalty import squared_distance as squared
 from alignment_tax.mitigate.replay import (
@@ -150,7 +149,7 @@ def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
     assert theta_0.get_input_embeddings().weight.grad is None
 
 
-def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch: pytest.MonkeyPatch):
+def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch):
     setting, calls = make_setting(pool=EXAMPLES[:8]), []
     forward = setting.theta_0.forward
     spy = lambda **batch: calls.append(1) or forward(**batch)  # noqa: E731

@@ -259,7 +259,7 @@ def test_epochs_end_early_once_the_policy_has_moved_far_enough():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_resumed_run_ends_with_the_same_weights(shared: bool, tmp_path: Path):
+def test_a_resumed_run_ends_with_the_same_weights(shared: bool, tmp_path):
     changes = {"shared_trunk": shared, "kl_target": 0.01, "kl_horizon": 50, "max_new_tokens": 12}
     whole = make_state(**changes)
     for number in range(3):
@@ -274,7 +274,7 @@ def test_a_resumed_run_ends_with_the_same_weights(shared: bool, tmp_path: Path):
     assert all(again[name] == row[name] for name in row if "seconds" not in name)
 
 
-def test_a_saved_run_is_two_files_and_only_its_own_run_goes_on_from_it(tmp_path: Path):
+def test_a_saved_run_is_two_files_and_only_its_own_run_goes_on_from_it(tmp_path):
     state = make_state()
     ppo.save(state, tmp_path)
     ppo.save(dataclasses.replace(state, iteration=4), tmp_path)
@@ -413,7 +413,7 @@ def learn_on_a_share(folder: str) -> None:
     save_file(kept, f"{folder}/{accelerator.num_processes}-{accelerator.process_index}.safetensors")
 
 
-def test_two_processes_learn_what_one_learns_from_all_replies(tmp_path: Path):
+def test_two_processes_learn_what_one_learns_from_all_replies(tmp_path):
     learn_on_a_share(str(tmp_path))
     command = f"import test_ppo; test_ppo.launch_two({str(tmp_path)!r})"
     paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

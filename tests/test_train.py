@@ -1,13 +1,11 @@
 import copy
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
@@ -27,7 +25,6 @@ from alignment_tax.train.loop import (
     finetune,
 )
 from alignment_tax.train.reward import accuracy, margins, train_reward_model
-from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.rsf import rsf_round, select
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
@@ -90,17 +87,18 @@ def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: obj
 # sampling
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture: str):
+@pytest.mark.parametrize(("architecture", "batch"), [("llama", 6), ("gpt2", 6), ("llama", 32)])
+def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture, batch):
+    # rows that end early leave the batch: what stays must not be mixed up
     policy, tokenizer = make_policy(3, architecture), make_tokenizer()
-    drawn = sample(policy, PROMPTS, n=1, temperature=0, batch_size=3)
-    for prompt, (reply,) in zip(PROMPTS, drawn, strict=True):
+    drawn = sample(policy, PROMPTS, n=2, temperature=0, batch_size=batch)
+    options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": EOS, "pad_token_id": 0}
+    for prompt, group in zip(PROMPTS, drawn, strict=True):
         ids = torch.tensor([prompt_ids(tokenizer, prompt)])
-        expected = policy.generate(
-            ids, max_new_tokens=10, do_sample=False, eos_token_id=EOS, pad_token_id=0
-        )[0, ids.shape[1] :].tolist()
-        assert reply.token_ids == [token for token in expected if token != EOS]
-        assert reply.finished == (expected[-1] == EOS)
+        expected = policy.generate(ids, **options)[0, ids.shape[1] :].tolist()
+        for reply in group:
+            assert reply.token_ids == [token for token in expected if token != EOS]
+            assert reply.finished == (expected[-1] == EOS)
 
 
 def test_samples_follow_the_temperature_softmax_of_the_policy():
@@ -112,18 +110,6 @@ def test_samples_follow_the_temperature_softmax_of_the_policy():
     first = [reply.token_ids[0] if reply.token_ids else EOS for reply in replies]
     counts = np.bincount(first, minlength=len(expected)) / 4000
     np.testing.assert_allclose(counts, expected, atol=0.04)
-
-
-def test_a_cached_continuation_has_the_probability_the_policy_gives_it():
-    # rows that end early leave the batch: what stays must not be mixed up
-    policy, tokenizer = sharp(make_policy()), make_tokenizer()
-    drawn = sample(policy, PROMPTS, temperature=1e-6, batch_size=32)
-    for prompt, group in zip(PROMPTS, drawn, strict=True):
-        start = prompt_ids(tokenizer, prompt)
-        for reply in group:
-            ids = start + reply.token_ids + [EOS] * reply.finished
-            greedy = policy(torch.tensor([ids])).logits[0, len(start) - 1 : -1].argmax(dim=-1)
-            assert greedy.tolist() == ids[len(start) :]
 
 
 def test_a_reply_is_finished_if_the_end_token_came_in_time_and_the_seed_decides():
@@ -215,16 +201,6 @@ def test_dropout_is_off_and_bfloat16_weights_become_float32():
     assert policy.dtype == torch.float32
 
 
-def test_a_lora_policy_is_trained_in_its_adapter_only():
-    policy = make_policy()
-    before = weights(policy)
-    lora = get_peft_model(policy, LoraConfig(r=2, target_modules=["down_proj"], lora_dropout=0.5))
-    finetune(lora, make_tokenizer(), EXAMPLES, **FINETUNE | {"learning_rate": 5e-2})
-    assert all(p.abs().max() > 0 for name, p in lora.named_parameters() if "lora_B" in name)
-    assert sample(lora, PROMPTS) != sample(make_policy(), PROMPTS)
-    assert torch.equal(weights(lora.unload()), before)
-
-
 def test_a_diverging_run_stops_and_says_where_and_why():
     given = (make_policy(), make_tokenizer())
 
@@ -244,7 +220,7 @@ def test_a_diverging_run_stops_and_says_where_and_why():
 
 
 def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraining_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ):
     policy, tokenizer = make_policy(), make_tokenizer()
     start, config = copy.deepcopy(policy), dataclasses.replace(SFT, batch_size=2, epochs=1)
@@ -267,13 +243,7 @@ def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraini
     assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
 
 
-def test_seeds_of_any_size_are_taken(tmp_path: Path):
-    huge = 10**30
-    assert len({sub_seed(0), sub_seed(1), sub_seed(0, 1), sub_seed(1, 1), sub_seed(huge)}) == 5
-    assert train_sft(make_policy(), make_tokenizer(), sft_rows(4), SFT, huge, tmp_path).used == 4
-
-
-def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):
+def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
     one, other = (
         train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
     )
@@ -304,7 +274,7 @@ BRIEF = dataclasses.replace(REWARD, epochs=1)
     ],
 )
 def test_unusable_examples_are_counted_and_too_many_are_refused(
-    train, config, rows: Dataset, bad: list, warning: str, tmp_path: Path
+    train, config, rows: Dataset, bad: list, warning: str, tmp_path
 ):
     mixed = Dataset.from_list([*rows, *bad])
     with pytest.warns(UserWarning, match=warning):
@@ -322,7 +292,7 @@ def test_unusable_examples_are_counted_and_too_many_are_refused(
 # the reward model
 
 
-def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path: Path):
+def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path):
     model, tokenizer = make_reward_model(), make_tokenizer()
     chosen, rejected = [[4, 5, 6, 1], [9, 1]], [[4, 7, 1], [9, 8, 8, 1]]
     rows = [{"chosen_ids": a, "rejected_ids": b} for a, b in zip(chosen, rejected, strict=True)]
@@ -340,7 +310,7 @@ def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path: Path):
     assert gaps.abs().min() > 1e-3
 
 
-def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
+def test_a_reward_model_learns_a_simple_preference(tmp_path):
     policy, tokenizer = make_policy(), make_tokenizer()
     before = weights(policy)
     trained = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
@@ -356,15 +326,12 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
 
 def test_margins_are_chosen_minus_rejected():
     model, tokenizer = make_reward_model(), make_tokenizer()
-    rows = pairs()
-    swapped = rows.rename_columns({"chosen": "rejected", "rejected": "chosen"})
-    forth = margins(model, tokenizer, rows, 3, 12)
-    np.testing.assert_allclose(forth, -margins(model, tokenizer, swapped, 5, 12), atol=1e-5)
-    good, bad = (
-        model(torch.tensor([conversation_ids(tokenizer, rows[5]["prompt"], side)])).logits.item()
-        for side in (rows[5]["chosen"], rows[5]["rejected"])
-    )
-    assert forth[5] == pytest.approx(good - bad, abs=1e-5)
+    by_hand = []
+    for row in pairs():
+        ids = [conversation_ids(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")]
+        good, bad = (model(torch.tensor([each])).logits.item() for each in ids)
+        by_hand.append(good - bad)
+    np.testing.assert_allclose(margins(model, tokenizer, pairs(), 3, 12), by_hand, atol=1e-5)
 
 
 def test_accuracy_by_hand():

@@ -118,9 +118,7 @@ class Graft(Treatment):
         return model
 
 
-def largest(setting: Setting, density: float) -> Graft:
-    """Return the graft of the largest changes."""
-    return Graft(setting, density, largest_mask)
+largest = partial(Graft, choose=largest_mask)
 
 
 def at_random(setting: Setting, density: float) -> Graft:
@@ -130,8 +128,11 @@ def at_random(setting: Setting, density: float) -> Graft:
 
 def learnt(setting: Setting, density: float) -> Graft:
     """Return the graft whose mask is learnt in one pass over the pool."""
-    data = {"model": setting.theta_0, "batches": pool_batches(setting)}
-    return Graft(setting, density, partial(learnt_mask, **data))
+
+    def choose(start: State, end: State, density: float) -> Mask:
+        return learnt_mask(start, end, density, setting.theta_0, pool_batches(setting))
+
+    return Graft(setting, density, choose)
 
 
 def pool_batches(setting: Setting) -> Iterable[Batch]:
