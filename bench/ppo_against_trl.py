@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alignment_tax.pipeline.study import Study
 
 #: The numbers of the cross-check: those of both, chosen before either was run.
-RATES = {"learning_rate": 1e-4, "critic_learning_rate": 1e-4}  # TRL has one optimiser for both
+RATES: dict[str, Any] = dict.fromkeys(("learning_rate", "critic_learning_rate"), 1e-4)
 CONFIG = dataclasses.replace(TINY_PPO, rounds=1, iterations=12, sampling_batch=128, **RATES)
 SEEDS = (0, 1, 2)
 JUDGED = 256

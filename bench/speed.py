@@ -1,7 +1,8 @@
 """Speed and memory of the course on this machine: `make bench`, to data/results/bench.json.
 
 Measured on theta_0 and RSF of preset `tiny`, seed 0, made first if they do not exist. Never run as
-a test: times are not right or wrong. With `--against` the whole work is timed: bench/against.py.
+a test: times are not right or wrong. With `--against` the whole work is timed, in this checkout and
+in another, in turn: both are copied first, and stages are made anew in empty folders.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import dataclasses
 import functools
 import json
 import multiprocessing
+import os
 import resource
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,21 +39,34 @@ from alignment_tax.models import RewardModel, closed_ids, measured, save_policy,
 from alignment_tax.pipeline import stages
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, AlgorithmConfig, DistilConfig, PpoConfig, Preset
-from alignment_tax.provenance import provenance
+from alignment_tax.provenance import git_commit, provenance
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
-from alignment_tax.store import Store, write_whole
+from alignment_tax.store import Store, say, write_whole
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import finetune
 from alignment_tax.train.rounds import Start
 from alignment_tax.train.sample import sample_replies, sampling
-from bench import Numbers, against, python, timed
+from bench import Numbers, python, timed
 
 #: The alphas at which the slow sweep is really run; its other alphas take as long.
 SLOW_ALPHAS = (0.3, 0.7)
 #: The mean ratio at which searches are measured, and the step of their grid.
 RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
+#: Scores the shipped base on all skills, in either checkout, and prints the seconds.
+SCORE = """
+import time, torch
+from alignment_tax.pipeline.study import Study
+study = Study({preset!r})
+torch.set_num_threads(study.preset.threads)
+given, scorer = study.policy("base"), study.scorer
+started = time.perf_counter()
+scorer.score(*given)
+print(time.perf_counter() - started)
+"""
+#: Results that are not copied: those of the machine, not of the code.
+NOT_COPIED = ("runs", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
 def rates(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
@@ -95,14 +112,14 @@ def one_round(study: Study, name: str, config: AlgorithmConfig) -> Numbers:
     (policy, tokenizer), (theta_0, _) = study.policy("sft"), study.policy("sft")
     prompts, spent = study.round_prompts(1, name), Numbers()
     scorers = [clocked(spent, "scoring", work) for work in (study.rewards, study.golds)]
-    given = (policy, theta_0, tokenizer, *scorers, study.reward_model(), study.world, prompts)
+    given: list[Any] = [policy, theta_0, tokenizer, *scorers, study.reward_model(), study.world]
     samplers = [(rsf, "sample_replies"), (dpo, "sample_replies"), (RLOOTrainer, "_generate")]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         for place, function in (*samplers, (ppo, "step")):
             part = "step" if place is ppo else "sampling"
             timing = clocked(spent, part, getattr(place, function))
             stack.enter_context(mock.patch.object(place, function, timing))
-        start = Start(*given, study.seed, number=1, before=None, folder=Path(folder))
+        start = Start(*given, prompts, study.seed, number=1, before=None, folder=Path(folder))
         seconds, result = timed(lambda: run_round(name, config, start))
     more = Numbers()
     if isinstance(config, PpoConfig):
@@ -285,6 +302,69 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
+    """Run this interpreter on the library of a copy; return the seconds and what it prints."""
+    runs = {settings.RUNS_VARIABLE: str(copy / "runs")}
+    return timed(lambda: python(arguments, [copy / "lib"], copy, **runs))
+
+
+def score_model(copy: Path, preset: str) -> float:
+    """One evaluation of all skills of the shipped base model."""
+    return float(in_copy(copy, "-c", SCORE.format(preset=preset))[1].split()[-1])
+
+
+def make_run(copy: Path, preset: str) -> float:
+    """All chapters, from no stage at all."""
+    return in_copy(copy, "-m", "alignment_tax", "run", "--preset", preset)[0]
+
+
+def make_test(copy: Path, preset: str) -> float:
+    """Style, types and tests as in `make test`, with the environment of this interpreter."""
+    venv = Path(sys.prefix)
+    ready = [flag for name in ("run", "test") for flag in ("-o", str(venv / f".ready-to-{name}"))]
+    environment = {**os.environ, "PYTHONPATH": str(copy / "lib")}
+    command = ["make", "test", f"VENV={venv}", *ready]
+    return timed(lambda: subprocess.run(command, cwd=copy, env=environment, check=True))[0]
+
+
+def record_remedies(copy: Path, preset: str) -> float:
+    """All strengths of all remedies of one seed, once theta_0 and RSF are there."""
+    shutil.rmtree(copy / "data" / "results" / preset, ignore_errors=True)
+    record = ("-m", "alignment_tax", "record", preset, "--seeds", "0", "--methods")
+    in_copy(copy, *record, "rsf")
+    return in_copy(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))[0]
+
+
+#: What can be timed, and how often: what takes seconds more often than what takes half an hour.
+MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
+    "score_model": (score_model, 5),
+    **{each.__name__: (each, 1) for each in (make_run, make_test, record_remedies)},
+}
+
+
+def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> Numbers:
+    """Time some measures here and there, in turn: seconds of each run, and the ratio of medians.
+
+    They stand under "ratios_to_" and the other's commit or name. `quick`: once, on preset smoke.
+    """
+    preset, found = "smoke" if quick else "tiny", Numbers()
+    for name in names:
+        measure, times = MEASURES[name]
+        seconds: dict[str, list[float]] = {"here": [], "there": []}
+        for number in range(1 if quick else times):
+            for side, checkout in (("here", settings.repo_root()), ("there", folder)):
+                say(f"{name}, {side}, run {number + 1} ...")
+                with tempfile.TemporaryDirectory() as scratch:
+                    copy = Path(scratch) / checkout.resolve().name
+                    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+                    seconds[side].append(measure(copy, preset))
+        here, there = (statistics.median(each) for each in seconds.values())
+        found[name] = {"preset": preset, "seconds": seconds, "ratio": here / there}
+        found[name]["provenance"] = provenance()
+        say(json.dumps({name: seconds}))
+    return {f"ratios_to_{(git_commit(folder) or folder.resolve().name)[:7]}": found}
+
+
 #: What can be measured, in order; some take what was measured before.
 PARTS: dict[str, Callable[[Study, Numbers], Numbers]] = {
     work.__name__: work for work in (rates, evaluation, sweep, ratios, remedies, algorithms)
@@ -300,13 +380,13 @@ def run(
     """Measure, write bench.json (parts that are not measured stay), and print the numbers."""
     out = out or settings.results_folder() / "bench.json"
     numbers: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    known = list(against.MEASURES if against_folder else PARTS)
+    known = list(MEASURES if against_folder else PARTS)
     if wrong := [name for name in only or () if name not in known]:
         raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
     chosen = list(only or known)
     out.parent.mkdir(parents=True, exist_ok=True)
     if against_folder is not None:
-        found = against.ratios_to(against_folder, chosen, quick=limit is not None)
+        found = ratios_to(against_folder, chosen, quick=limit is not None)
         numbers |= {name: numbers.get(name, {}) | new for name, new in found.items()}
         write_whole(out, json.dumps(numbers, indent=2) + "\n")
     else:

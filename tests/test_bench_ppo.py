@@ -14,8 +14,8 @@ from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
 from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import against, speed, tune
 from bench import ppo_against_trl as bench_ppo
+from bench import speed, tune
 
 
 class Tokenizer:
@@ -108,7 +108,7 @@ def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsy
         order.append((copy != other, (copy / "README.md").read_text(), preset))
         return float(len(order))
 
-    monkeypatch.setitem(against.MEASURES, "score_model", (measure, 2))
+    monkeypatch.setitem(speed.MEASURES, "score_model", (measure, 2))
     out = tmp_path / "bench.json"
     out.write_text('{"rates": 1, "ratios_to_other": {"make_run": 2}}')
     speed.run(only=["score_model"], against_folder=other, out=out)

@@ -43,9 +43,9 @@ def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
         pairs = on_policy_pairs(*given, config, seed)
     else:
         pairs = start.world.preferences(len(start.prompts), seed, "train")
-    given = (start.policy, start.theta_0, tokenizer, pairs, config, seed, start.folder / "work")
-    trained = train_dpo(*given)
-    table = {"prompt": list(pairs["prompt"]), "chosen": True}
+    both, work = (start.policy, start.theta_0), start.folder / "work"
+    trained = train_dpo(*both, tokenizer, pairs, config, seed, work)
+    table: dict[str, Any] = {"prompt": list(pairs["prompt"]), "chosen": True}
     table["margin"] = list(pairs["margin"]) if own else float("nan")
     for side, name, ids in (("chosen", "reply", "ids"), ("rejected", "rejected", "rejected_ids")):
         table[name] = [messages[0]["content"] for messages in pairs[side]]

@@ -228,7 +228,7 @@ def _identity(state: PpoState) -> dict[str, Any]:
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    numbers = {"n": 1, "seed": seed, **sampling(state.config)}
+    numbers: dict[str, Any] = {"n": 1, "seed": seed, **sampling(state.config)}
     groups = sample_replies(state.policy, state.tokenizer, prompts, **numbers)
     finished = gather_object([reply.finished for (reply,) in groups])
     checks.check_finished(finished, state.config.max_new_tokens)

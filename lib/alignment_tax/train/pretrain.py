@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -225,8 +226,7 @@ def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     both = (batch.labels, batch.weights)
     labels, weights = (each[:, 1:].flatten().to(logits.device) for each in both)
     flat = logits[:, :-1].flatten(0, 1).float()
-    kind = {"ignore_index": IGNORED, "reduction": "none"}
-    losses = torch.nn.functional.cross_entropy(flat, labels, **kind)
+    losses = functional.cross_entropy(flat, labels, ignore_index=IGNORED, reduction="none")
     return (losses * weights).sum() / weights.sum()
 
 
