@@ -119,13 +119,14 @@ def one_round(study: Study, name: str, config: AlgorithmConfig) -> Numbers:
             part = "step" if place is ppo else "sampling"
             timing = clocked(spent, part, getattr(place, function))
             stack.enter_context(mock.patch.object(place, function, timing))
-        start = Start(*given, prompts, study.seed, number=1, before=None, folder=Path(folder))
+        given += [prompts, study.seed, 1, None, Path(folder)]  # of round 1, with none before
+        start = Start(*given)
         seconds, result = timed(lambda: run_round(name, config, start))
     more = Numbers()
     if isinstance(config, PpoConfig):
-        own = pd.DataFrame(result.log).filter(like="seconds_")
-        spent |= {part: float(own[f"seconds_{part}"].sum()) for part in ("sampling", "scoring")}
-        step, parts = spent["step"] / len(own), float(own.sum(axis=1).mean())
+        log = pd.DataFrame(result.log).filter(like="seconds_")
+        spent |= {part: float(log[f"seconds_{part}"].sum()) for part in ("sampling", "scoring")}
+        step, parts = spent["step"] / len(log), float(log.sum(axis=1).mean())
         more = {"step_seconds": step, "parts_seconds": parts, "step_over_parts": step / parts}
     replies = len(prompts) * getattr(config, "n", 1)
     found = {"replies": replies, "seconds": seconds, "replies_per_second": replies / seconds}

@@ -51,7 +51,7 @@ def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
         table[name] = [messages[0]["content"] for messages in pairs[side]]
         if own:  # all are finished: the last token is the end token
             table[ids] = [drawn[:-1] for drawn in pairs[f"{side}_ids"]]
-    stats = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
+    stats: dict[str, float] = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
     return RoundResult(trained.model, trained.log, pd.DataFrame(table), stats)
 
 
