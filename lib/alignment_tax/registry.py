@@ -91,7 +91,7 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     Remedy("ema", "moving_average:ema", "along", (0.1, 0.25, 0.5, 1.0, 2.0),
            "horizon of the average as a share of the steps", "paper, 4.1; Noukhovitch et al. 2023"),
     # TRL's default is 0.5; a higher one averages over more steps
-    Remedy("bema", "bema:bema", "along", (0.3, 0.5, 0.7, 0.9),
+    Remedy("bema", "moving_average:Bema", "along", (0.3, 0.5, 0.7, 0.9),
            "power p in b_t, the weight of the new model", "Block and Zhang 2025", fades=False),
     Remedy("graft", "graft:largest", "afterwards", DENSITIES,
            "share of the changes that is kept, the largest", "paper, 1; Panigrahi et al. 2023",
