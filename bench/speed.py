@@ -57,7 +57,10 @@ RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
 #: Scores the shipped base on all skills, in either checkout, and prints the seconds.
 SCORE = """
 import time, torch
-from alignment_tax.pipeline.study import Study
+try:
+    from alignment_tax.pipeline.study import Study
+except ImportError:  # checkouts before the present house
+    from alignment_tax.study import Study
 study = Study({preset!r})
 torch.set_num_threads(study.preset.threads)
 given, scorer = study.policy("base"), study.scorer
@@ -307,6 +310,14 @@ def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
     return timed(lambda: python(arguments, [copy / "lib"], copy, **runs))
 
 
+def course(copy: Path, *arguments: str) -> float:
+    """Run the command line of a copy; return its wall seconds."""
+    module = "alignment_tax"
+    if not (copy / "lib" / module / "__main__.py").is_file():
+        module += ".course"  # checkouts before the present house
+    return in_copy(copy, "-m", module, *arguments)[0]
+
+
 def score_model(copy: Path, preset: str) -> float:
     """One evaluation of all skills of the shipped base model."""
     return float(in_copy(copy, "-c", SCORE.format(preset=preset))[1].split()[-1])
@@ -314,7 +325,7 @@ def score_model(copy: Path, preset: str) -> float:
 
 def make_run(copy: Path, preset: str) -> float:
     """All chapters, from no stage at all."""
-    return in_copy(copy, "-m", "alignment_tax", "run", "--preset", preset)[0]
+    return course(copy, "run", "--preset", preset)
 
 
 def make_test(copy: Path, preset: str) -> float:
@@ -329,9 +340,9 @@ def make_test(copy: Path, preset: str) -> float:
 def record_remedies(copy: Path, preset: str) -> float:
     """All strengths of all remedies of one seed, once theta_0 and RSF are there."""
     shutil.rmtree(copy / "data" / "results" / preset, ignore_errors=True)
-    record = ("-m", "alignment_tax", "record", preset, "--seeds", "0", "--methods")
-    in_copy(copy, *record, "rsf")
-    return in_copy(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))[0]
+    record = ("record", preset, "--seeds", "0", "--methods")
+    course(copy, *record, "rsf")
+    return course(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))
 
 
 #: What can be timed, and how often: what takes seconds more often than what takes half an hour.
