@@ -9,7 +9,7 @@ import pytest
 
 from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
-from alignment_tax.store import DiskFull
+from alignment_tax.store import ArtifactError
 
 COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
 
@@ -96,7 +96,7 @@ def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, 
 
 def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, capsys):
     record = sys.modules["alignment_tax.pipeline.record"]
-    for error, code in ((KeyboardInterrupt(), 130), (DiskFull("The disk is full"), 1)):
+    for error, code in ((KeyboardInterrupt(), 130), (ArtifactError("The disk is full"), 1)):
         monkeypatch.setattr(record, "record", Mock(side_effect=error))
         assert main(["record", "tiny"]) == code
     assert "What is finished is kept" in capsys.readouterr().err

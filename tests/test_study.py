@@ -24,7 +24,7 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Grid, UnknownPreset
 from alignment_tax.registry import REMEDIES, Remedy
 from alignment_tax.spec import COLUMNS, Spec, UnknownStage, ratios_text
-from alignment_tax.store import MissingArtifact, Store
+from alignment_tax.store import ArtifactError, Store
 from alignment_tax.train.algorithms import ALGORITHMS
 
 SCRIPT = """
@@ -140,7 +140,7 @@ def test_seeds_side_by_side_and_a_kill_in_between_change_no_number(
 
 def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    with pytest.raises(MissingArtifact, match="the base model is not in"):
+    with pytest.raises(ArtifactError, match="the base model is not in"):
         run_side_by_side(miniature(model="data/none"), [0, 1], jobs=2)
 
 
@@ -287,7 +287,7 @@ class Nearer(Treatment):
 
 def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "alignment_tax.mitigate.nearer", sys.modules[__name__])
-    new = Remedy("nearer", "nearer:Nearer", "afterwards", (0.25,), "share of the way back", "test")
+    new = Remedy("nearer", "?", "nearer:Nearer", "afterwards", (0.25,), "share of the way", "test")
     monkeypatch.setitem(REMEDIES, "nearer", new)
     study = Study(miniature(remedies=(Grid("nearer", (0.25,)),)), 0, store)
     specs = study.specs(["nearer", "nearer+average"])

@@ -20,6 +20,7 @@ class Remedy:
     """A remedy of the registry."""
 
     name: str  # the word for it in the table of points
+    title: str  # what a reader calls it
     code: str  # where it is: "module:function" in `mitigate`
     when: When
     strengths: tuple[float, ...]  # the grid that is shown
@@ -64,43 +65,43 @@ LORA: Any = {"fades": False, "weak_is_high": True}
 # fmt: off
 REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     # L1, L2: as in the paper (D.4b); the unit of `weight_penalty` makes a rescaling unnecessary
-    Remedy("l1", "weight_penalty:l1", "training", (0.04, 0.1, 0.4, 0.6, 1.0),
+    Remedy("l1", "L1", "weight_penalty:l1", "training", (0.04, 0.1, 0.4, 0.6, 1.0),
            "lambda of the L1 distance to theta_0", "paper, 4.1 and Eq. 2", **AT_0),
-    Remedy("l2", "weight_penalty:l2", "training", (0.01, 0.04, 0.06, 0.08, 0.1),
+    Remedy("l2", "L2", "weight_penalty:l2", "training", (0.01, 0.04, 0.06, 0.08, 0.1),
            "lambda of the squared L2 distance to theta_0", "paper, 4.1 and Eq. 2", **AT_0),
-    Remedy("kd", "output_penalty:kd", "training", OUTPUTS,
+    Remedy("kd", "KD", "output_penalty:kd", "training", OUTPUTS,
            "lambda of KL(theta_0 || policy)", "paper, 4.1, as in its code", **AT_0),
-    Remedy("kd_squared", "output_penalty:kd_squared", "training", SQUARED,
+    Remedy("kd_squared", "KD, squared", "output_penalty:kd_squared", "training", SQUARED,
            "lambda of the squared distance of the outputs", "paper, 4.1, as in its text", **AT_0),
-    Remedy("kl", "output_penalty:kl", "training", OUTPUTS,
+    Remedy("kl", "KL penalty", "output_penalty:kl", "training", OUTPUTS,
            "lambda of KL(policy || theta_0)", "paper, C.2 and Eq. 10", **AT_0),
-    Remedy("lora", "lora:lora", "model", RANKS,
+    Remedy("lora", "LoRA", "lora:lora", "model", RANKS,
            "rank of LoRA on attention and MLP", "paper, 4.1 and D.4c; Hu et al. 2021", **LORA),
-    Remedy("lora_mlp", "lora:lora_mlp", "model", RANKS,
+    Remedy("lora_mlp", "LoRA on the MLP", "lora:lora_mlp", "model", RANKS,
            "rank of LoRA on the MLP", "paper, 4.1 and D.4c; Hu et al. 2021", **LORA),
-    Remedy("replay", "replay:replay", "training", PROPORTIONS,
+    Remedy("replay", "replay", "replay:replay", "training", PROPORTIONS,
            "pretraining tokens per reply token", "paper, 4.1 and C.1", **AT_0),
-    Remedy("replay_other", "replay:replay_other", "training", PROPORTIONS,
-           "pretraining tokens per reply token, no evaluated formats", "paper, 4.1 and C.1",
-           **AT_0),
+    Remedy("replay_other", "replay without the evaluated formats", "replay:replay_other",
+           "training", PROPORTIONS, "pretraining tokens per reply token, no evaluated formats",
+           "paper, 4.1 and C.1", **AT_0),
     # counted from the end
-    Remedy("sma", "moving_average:sma", "along", (0.25, 0.5, 0.75, 1.0),
+    Remedy("sma", "SMA", "moving_average:sma", "along", (0.25, 0.5, 0.75, 1.0),
            "share of the steps that is averaged", "paper, 4.1; Noukhovitch et al. 2023"),
     # the horizon is 1 / (1 - d). A decay d as such (0.99, say) would mean little averaging in a
     # long run and almost theta_0 in a short one
-    Remedy("ema", "moving_average:ema", "along", (0.1, 0.25, 0.5, 1.0, 2.0),
+    Remedy("ema", "EMA", "moving_average:ema", "along", (0.1, 0.25, 0.5, 1.0, 2.0),
            "horizon of the average as a share of the steps", "paper, 4.1; Noukhovitch et al. 2023"),
     # TRL's default is 0.5; a higher one averages over more steps
-    Remedy("bema", "bema:bema", "along", (0.3, 0.5, 0.7, 0.9),
+    Remedy("bema", "BEMA", "bema:bema", "along", (0.3, 0.5, 0.7, 0.9),
            "power p in b_t, the weight of the new model", "Block and Zhang 2025", fades=False),
-    Remedy("graft", "graft:largest", "afterwards", DENSITIES,
+    Remedy("graft", "graft", "graft:largest", "afterwards", DENSITIES,
            "share of the changes that is kept, the largest", "paper, 1; Panigrahi et al. 2023",
            **AT_1),
-    Remedy("graft_random", "graft:at_random", "afterwards", DENSITIES,
+    Remedy("graft_random", "graft at random", "graft:at_random", "afterwards", DENSITIES,
            "share of the changes that is kept, at random", "control of graft", **AT_1),
-    Remedy("graft_learnt", "graft:learnt", "afterwards", DENSITIES,
+    Remedy("graft_learnt", "learnt graft", "graft:learnt", "afterwards", DENSITIES,
            "share of the changes that is kept, learnt", "Panigrahi et al. 2023", **AT_1),
-    Remedy("average", "average:Average", "afterwards", ALPHAS,
+    Remedy("average", "averaging the weights", "average:Average", "afterwards", ALPHAS,
            "alpha, the weight of the aligned model", "paper, 4.1; Wortsman et al. 2022", **AT_1),
 )}
 # fmt: on
