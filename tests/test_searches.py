@@ -24,7 +24,6 @@ from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import record
 from alignment_tax.pipeline.stages.ratios import resolved
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, ratios_text, simplest
@@ -263,7 +262,7 @@ def test_recorded_specs_are_those_of_the_preset(study):
         without.specs(["parts"])
     for name in ("tiny", "smoke"):
         shipped = Study(name)
-        assert {grid.method for grid in shipped.preset.ratios.grids} == set(SEARCHES)
+        assert {grid[0] for grid in shipped.preset.ratios.grids} == set(SEARCHES)
         parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
         assert parts >= {"linear", "input", "head", "K=3"}
     tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
@@ -296,7 +295,7 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     assert SEARCHES["hma"](task) == found["hma"]
     # what is recorded does not change what is found
     other = dataclasses.replace(
-        study.preset.ratios, parts=(PartGrid("head", (0.1,)),), grids=(RatioGrid("hma", 9, (0.1,)),)
+        study.preset.ratios, parts=(("head", (0.1,)),), grids=(("hma", 9, (0.1,)),)
     )
     preset = dataclasses.replace(study.preset, ratios=other)
     monkeypatch.setattr(Store, "_make", None)
@@ -378,9 +377,9 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
 @pytest.mark.parametrize(
     ("grid", "error"),
     [
-        (RatioGrid("hma", 10, (0.3,)), MergeError),
-        (RatioGrid("hma_grid", 3, (0.3, 1.0)), MergeError),
-        (RatioGrid("hma_nothing", 3, (0.3,)), UnknownStage),
+        (("hma", 10, (0.3,)), MergeError),
+        (("hma_grid", 3, (0.3, 1.0)), MergeError),
+        (("hma_nothing", 3, (0.3,)), UnknownStage),
     ],
 )
 def test_a_preset_with_an_impossible_search_records_nothing(grid, error):

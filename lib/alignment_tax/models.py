@@ -409,7 +409,7 @@ def conversation_ids(
     return _written(tokenizer, [*prompt, *completion])
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, messages: Prompt, **options: bool) -> Any:
+def _written(tokenizer: PreTrainedTokenizerBase, messages: Prompt, **options: Any) -> Any:
     said = cast(list[dict[str, str]], messages)
     return tokenizer.apply_chat_template(said, return_dict=False, **options)
 

@@ -160,7 +160,7 @@ class Spec:
     @classmethod
     def of_row(cls, row: Mapping[Any, Any]) -> Spec:
         """Return the spec that a row of the table of points names; NaN and "" are None."""
-        told = {name: row.get(name) for name in NAMED}
+        told: dict[str, Any] = {name: row.get(name) for name in NAMED}
         given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
         remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
         strength = type(remedy.strengths[0]) if remedy else float  # a rank is whole
