@@ -360,24 +360,6 @@ def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_pa
     assert [chapter.number for chapter in order] == ["03", "04", "02", "01"]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "# 05 · Tax\n\n**Question:** What\nis lost?\n**By the end** x",
-            ("Tax", "What is lost?", {}),
-        ),
-        (
-            "# Chapter 9: Averaging\n\n**Machine minutes per preset**: tiny under 2; small ~ 15",
-            ("Averaging", "", {"tiny": 2.0, "small": 15.0}),
-        ),
-        ("no heading", ("", "", {})),
-    ],
-)
-def test_front_matter(text, expected):
-    assert notebooks.front_matter(text) == expected
-
-
 def test_selection_keeps_the_order_of_the_course():
     chapters = [Chapter(n, n, "", Path(f"{n}_x.ipynb"), {}) for n in ("00", "04", "10")]
 
