@@ -24,20 +24,15 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune"):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])
-        assert f"example:\n  alignment-tax {name}" in capsys.readouterr().out
-
-
-def test_the_examples_in_the_help_are_right():
-    parser = make_parser()
-    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --out drawn.png", "base")
-    for line in (*lines, "bench speed --only score_model --against ../other"):
-        assert callable(parser.parse_args(line.split()).do)
+        _, example = capsys.readouterr().out.split("example:\n  alignment-tax ")
+        assert example.startswith(name)
+        assert callable(make_parser().parse_args(example.split()).do)
 
 
 @pytest.mark.parametrize(
     "line",
-    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs 0|record tiny --jobs two"
-    "|compare a b --tolerance 1|compare a|run --seed 1.5".split("|"),
+    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs two"
+    "|compare a b --tolerance 1|compare a".split("|"),
 )
 def test_a_wrong_command_line_returns_2(line, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -92,12 +92,12 @@ def always(token: int) -> PreTrainedModel:
     return policy
 
 
-def user(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
+def user(text: str, role: str = "user") -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
 
 
 def bot(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+    return user(text, "assistant")
 
 
 def make_reward_model(architecture: str = "llama") -> RewardModel:

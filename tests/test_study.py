@@ -287,7 +287,7 @@ class Nearer(Treatment):
 
 def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "alignment_tax.mitigate.nearer", sys.modules[__name__])
-    new = Remedy("nearer", "?", "nearer:Nearer", "afterwards", (0.25,), "share of the way", "test")
+    new = Remedy("nearer", "?", "nearer:Nearer", "afterwards", "share of the way", "test")
     monkeypatch.setitem(REMEDIES, "nearer", new)
     study = Study(miniature(remedies=(("nearer", (0.25,)),)), 0, store)
     specs = study.specs(["nearer", "nearer+average"])

@@ -280,7 +280,9 @@ TINY = Preset(
     # 145 is wider than 64 + 40 need be, changes nothing, and is part of the keys
     distil=DistilConfig(learning_rate=7e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: from next to theta_0 to next to the plain run; the paper's strengths are among them
-    # where it states any (see the file of each remedy in `mitigate`).
+    # where it states any. Of KD and KL they multiply a sum over an example's tokens, some hundreds;
+    # here the mean is taken. Ranks shrink with the width: relative to it they start where the
+    # paper's do and end at a full half.
     remedies=(
         ("l1", (0.1, 0.4, 1.0, 3.0, 10.0)),
         ("l2", (0.04, 0.1, 1.0, 10.0)),

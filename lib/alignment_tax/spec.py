@@ -163,8 +163,7 @@ class Spec:
         told: dict[str, Any] = {name: row.get(name) for name in NAMED}
         given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
         remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
-        strength = type(remedy.strengths[0]) if remedy else float  # a rank is whole
-        kinds = {"rounds": int, "alpha": float, "strength": strength}
+        kinds = {"rounds": int, "alpha": float, "strength": remedy.kind if remedy else float}
         given.pop("seed", None)
         return cls(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 
