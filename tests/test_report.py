@@ -9,12 +9,12 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from alignment_tax import presets, prose, report, settings
+from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.points import main_line
-from alignment_tax.results.recorded import IDENTITY, Recorded, recorded, recorded_items
+from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 
@@ -43,6 +43,9 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
     page = (settings.results_folder() / report.REAL / "README.md").read_text(encoding="utf-8")
     assert page == report.one_seed_page(run, items, kept)
+    two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
+    with pytest.raises(ValueError, match="2 seeds"):
+        report.one_seed_page(two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
@@ -104,7 +107,8 @@ def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
+def points() -> pd.DataFrame:
+    """Theta_0, RSF's last round and their average, scored on these items."""
     rows = [
         {"algorithm": "sft", "method": "none", "rounds": 0, "key": "k0", "skill": 90.0},
         {"algorithm": "rsf", "method": "none", "rounds": 1, "key": "old", "skill": 50.0},
@@ -113,15 +117,11 @@ def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
     ]
     table = pd.DataFrame(rows, columns=COLUMNS).assign(study="small", seed=0, n_items=120)
     ones, zeros = ("one_hop", "span", "bleu", "skill"), ("reward", "gold", "kl")
-    table = table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
-    preset = presets.as_dict(presets.fit_to_device(presets.SMALL, "cpu"))
-    provenance = {"preset": preset, "device": "cpu", "threads": 2}
-    provenance["seconds_of_stages_last_seed"] = {"all stages": 600.0}
-    return Recorded(table, pd.DataFrame(), pd.DataFrame({"margin": margins}), provenance)
+    return table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
 
 
 def test_costs_of_one_seed_are_paired_by_item() -> None:
-    found = claims.table(run().points, items=items({"sft": 36, "rsf": 20, "average": 30}))
+    found = claims.table(points(), items=items({"sft": 36, "rsf": 20, "average": 30}))
     cost = claims.one(found, "tax.rsf.reading")
     assert cost["difference"] == pytest.approx(-100 * (36 - 20) / 40)
     # 16 of 40 items were lost: the standard error of the paired difference is 7.7 points
@@ -130,23 +130,5 @@ def test_costs_of_one_seed_are_paired_by_item() -> None:
     assert claims.one(found, "average.rsf@0.5.skill")["difference"] > 0
     # what is no skill has no items
     assert not found["id"].str.startswith("gain.").any()
-    alike = claims.table(run().points, items=items({"sft": 20, "rsf": 20, "average": 20}))
+    alike = claims.table(points(), items=items({"sft": 20, "rsf": 20, "average": 20}))
     assert set(alike["verdict"]) == {"negligible"}
-
-
-def test_the_page_says_how_large_the_run_was_and_leaves_missing_slots_out() -> None:
-    table = items({"sft": 36, "rsf": 20, "average": 30})
-    found = claims.table(run().points, items=table)
-    page = report.one_seed_page(run(), table, found)
-    small = presets.fit_to_device(presets.SMALL, "cpu")
-    assert f"{small.rsf.rounds} rounds of RSF" in page
-    assert f"first {small.eval.limit} items" in page
-    assert "orders 75 % ± 42" in page
-    assert "no better than a coin" in page
-    sure = run((1.0,) * 90 + (-1.0,) * 10)
-    assert "coin, so what it chose" in report.one_seed_page(sure, table, found)
-    assert "SQuAD" in page
-    assert "RACE" not in page
-    two = replace(run(), points=pd.concat([run().points, run().points.assign(seed=1)]))
-    with pytest.raises(ValueError, match="2 seeds"):
-        report.one_seed_page(two, table, found)
