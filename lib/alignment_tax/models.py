@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec as find_package
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,6 +24,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -434,13 +436,9 @@ def pad_batch(
     sequences: Sequence[Sequence[float]], fill: float, where: torch.device, side: str = "right"
 ) -> tuple[Tensor, Tensor]:
     """Return padded rows (of ids, labels, weights, ...) and their mask, (batch, longest)."""
-    longest = max(len(sequence) for sequence in sequences)
-    rows = torch.full((len(sequences), longest), fill)
-    mask = torch.zeros_like(rows, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        span = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), None)
-        rows[row, span] = torch.tensor(sequence, dtype=rows.dtype)
-        mask[row, span] = 1
+    pad, kind = partial(pad_sequence, batch_first=True, padding_side=side), torch.tensor(fill).dtype
+    rows = pad([torch.tensor(each, dtype=kind) for each in sequences], padding_value=fill)
+    mask = pad([torch.ones(len(each), dtype=torch.long) for each in sequences])
     return rows.to(where), mask.to(where)
 
 
