@@ -242,7 +242,7 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     all in one ("along"); those that rework its outcome need no run. RSF is there before.
     """
     setting = stages.remedies.setting(study, REMEDIES, study.preset.rsf.rounds)
-    strengths = {grid.method: grid.strengths for grid in study.preset.remedies}
+    strengths = dict(study.preset.remedies)
     along = [name for name in strengths if REMEDIES[name].when == "along"]
     riding = [(name, strength) for name in along for strength in strengths.pop(name)]
     plain_seconds, plain = timed(lambda: distil(setting))

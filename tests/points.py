@@ -116,11 +116,11 @@ def figure_points(seeds: int = 2, *more: str) -> pd.DataFrame:
 
 def _remedies(s: int) -> list[dict[str, Any]]:
     rows = [row(s, "rsf", 61, 4, method="distil", rounds=2, kl=3.0)]
-    for n, grid in enumerate(TINY.remedies):
-        for i, strength in enumerate(grid.strengths, start=1):
-            way = i / (len(grid.strengths) + 1)
+    for n, (name, strengths) in enumerate(TINY.remedies):
+        for i, strength in enumerate(strengths, start=1):
+            way = i / (len(strengths) + 1)
             score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
-            place = {"method": grid.method, "strength": strength, "rounds": 2, "kl": way}
+            place = {"method": name, "strength": strength, "rounds": 2, "kl": way}
             rows.append(row(s, "rsf", score, 4 * way, **place))
     for alpha in (0.25, 0.5, 0.75):
         for name in ("distil+average", "l2+average", "l2_in_rounds"):

@@ -9,7 +9,7 @@ import pytest
 
 from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
-from alignment_tax.store import DiskFull
+from alignment_tax.store import ArtifactError
 
 COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
 
@@ -24,20 +24,15 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune"):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])
-        assert f"example:\n  alignment-tax {name}" in capsys.readouterr().out
-
-
-def test_the_examples_in_the_help_are_right():
-    parser = make_parser()
-    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --out drawn.png", "base")
-    for line in (*lines, "bench speed --only score_model --against ../other"):
-        assert callable(parser.parse_args(line.split()).do)
+        _, example = capsys.readouterr().out.split("example:\n  alignment-tax ")
+        assert example.startswith(name)
+        assert callable(make_parser().parse_args(example.split()).do)
 
 
 @pytest.mark.parametrize(
     "line",
-    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs 0|record tiny --jobs two"
-    "|compare a b --tolerance 1|compare a|run --seed 1.5".split("|"),
+    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs two"
+    "|compare a b --tolerance 1|compare a".split("|"),
 )
 def test_a_wrong_command_line_returns_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -96,7 +91,7 @@ def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, 
 
 def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, capsys):
     record = sys.modules["alignment_tax.pipeline.record"]
-    for error, code in ((KeyboardInterrupt(), 130), (DiskFull("The disk is full"), 1)):
+    for error, code in ((KeyboardInterrupt(), 130), (ArtifactError("The disk is full"), 1)):
         monkeypatch.setattr(record, "record", Mock(side_effect=error))
         assert main(["record", "tiny"]) == code
     assert "What is finished is kept" in capsys.readouterr().err

@@ -188,12 +188,11 @@ def test_presets_record_every_remedy_at_strengths_that_it_knows():
         longest = preset.distil.max_length
         assert preset.distil == dataclasses.replace(like, max_length=longest)
         assert longest >= like.max_length
-        methods = [grid.method for grid in preset.remedies]
-        assert len(methods) == len(set(methods))
-        for grid in preset.remedies:
-            assert len(grid.strengths) == len(set(grid.strengths)) > 0
-            assert REMEDIES[grid.method].off not in grid.strengths
-    assert {grid.method for grid in presets.TINY.remedies} == set(REMEDIES) - {"average"}
+        assert len(preset.remedies) == len(dict(preset.remedies))
+        for name, strengths in preset.remedies:
+            assert len(strengths) == len(set(strengths)) > 0
+            assert REMEDIES[name].off not in strengths
+    assert dict(presets.TINY.remedies).keys() == set(REMEDIES) - {"average"}
 
 
 # inside the rounds of RSF

@@ -22,7 +22,6 @@ from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import record
 from alignment_tax.pipeline.stages.ratios import resolved
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import PartGrid, RatioGrid
 from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, simplest
@@ -249,7 +248,7 @@ def test_recorded_specs_are_those_of_the_preset(study):
         without.specs(["parts"])
     for name in ("tiny", "smoke"):
         shipped = Study(name)
-        assert {grid.method for grid in shipped.preset.ratios.grids} == set(SEARCHES)
+        assert {grid[0] for grid in shipped.preset.ratios.grids} == set(SEARCHES)
         parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
         assert parts >= {"linear", "input", "head", "K=3"}
     tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
@@ -275,7 +274,7 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     assert SEARCHES["hma"](task) == found["hma"]
     # what is recorded does not change what is found
     other = dataclasses.replace(
-        study.preset.ratios, parts=(PartGrid("head", (0.1,)),), grids=(RatioGrid("hma", 9, (0.1,)),)
+        study.preset.ratios, parts=(("head", (0.1,)),), grids=(("hma", 9, (0.1,)),)
     )
     preset = dataclasses.replace(study.preset, ratios=other)
     monkeypatch.setattr(Store, "_make", None)
@@ -349,7 +348,7 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
 
 def test_a_preset_with_an_impossible_search_records_nothing():
     with pytest.raises(MergeError, match="strictly between 0 and 1"):
-        bare(grids=(RatioGrid("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])
+        bare(grids=(("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])
 
 
 # the recorded table

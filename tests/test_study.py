@@ -20,10 +20,10 @@ from alignment_tax.mitigate import Treatment
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import rounds_table, run_side_by_side
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import Grid, UnknownPreset
+from alignment_tax.presets import UnknownPreset
 from alignment_tax.registry import REMEDIES, Remedy
 from alignment_tax.spec import COLUMNS, Spec, UnknownStage, ratios_text
-from alignment_tax.store import MissingArtifact, Store
+from alignment_tax.store import ArtifactError, Store
 from alignment_tax.train.algorithms import ALGORITHMS
 
 SCRIPT = """
@@ -139,7 +139,7 @@ def test_seeds_side_by_side_and_a_kill_in_between_change_no_number(
 
 def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    with pytest.raises(MissingArtifact, match="the base model is not in"):
+    with pytest.raises(ArtifactError, match="the base model is not in"):
         run_side_by_side(miniature(model="data/none"), [0, 1], jobs=2)
 
 
@@ -276,9 +276,9 @@ class Nearer(Treatment):
 
 def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "alignment_tax.mitigate.nearer", sys.modules[__name__])
-    new = Remedy("nearer", "nearer:Nearer", "afterwards", (0.25,), "share of the way back", "test")
+    new = Remedy("nearer", "?", "nearer:Nearer", "afterwards", "share of the way", "test")
     monkeypatch.setitem(REMEDIES, "nearer", new)
-    study = Study(miniature(remedies=(Grid("nearer", (0.25,)),)), 0, store)
+    study = Study(miniature(remedies=(("nearer", (0.25,)),)), 0, store)
     specs = study.specs(["nearer", "nearer+average"])
     assert [str(spec.method) for spec in specs[:3]] == ["none", "nearer", "nearer+average"]
     plain, own = (study.artifact(s) for s in (Spec("rsf", 2, "distil"), specs[1]))

@@ -1,13 +1,8 @@
-"""The pages of recorded results as Markdown, each made of claims.csv and the tables beside it.
-
-`alignment-tax report` writes claims.csv, what stands between marks in the README, and the pages
-beside the tables; a test compares them with the recorded run.
-"""
+"""The pages of recorded results as Markdown, each made of claims.csv and the tables beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +51,7 @@ FORGIVING = (
     "the loss as written is format: the right answer is there, and not alone."
 )
 #: The chapters of the short course.
-SHORT = {"00", "01", "02", "03", "04", "05", "09"}
+SHORT = ("00", "01", "02", "03", "04", "05", "09")
 #: The main line of the course, in the README.
 MAIN = (
     "gain.rsf.",
@@ -70,11 +65,6 @@ MAIN = (
 )
 
 
-def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
-    """Return the claims of a recorded run of one seed, over its items."""
-    return claims.table(main_line(run.points), items=items)
-
-
 # --- the README -----------------------------------------------------------------------------------
 
 
@@ -83,11 +73,8 @@ def told(run: Recorded, seed: int = 0) -> str:
     if run.replies.empty:
         return "(Not recorded yet: `alignment-tax record tiny --methods rsf --seeds 0`.)"
     table = replies.said(run.replies, seed)
-    lines = [
-        [stage, *row] for stage, row in zip(table.index, table.to_numpy().tolist(), strict=True)
-    ]
     asked = [f"- {line}" for line in replies.asked(run.replies, seed)]
-    heads = ["model", *map(str, table.columns)]
+    heads, lines = ["model", *map(str, table.columns)], table.reset_index().to_numpy().tolist()
     return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
 
 
@@ -104,16 +91,12 @@ def chapters() -> str:
 
 def hours() -> str:
     """Return how long the short course and the whole take to read."""
-    minutes = {
-        c.number: reading_minutes(c.path) for c in find_chapters(settings.notebooks_folder())
-    }
-    short, every = (
-        number(sum(minutes[each] for each in chosen) / 60)
-        for chosen in (SHORT & minutes.keys(), minutes)
-    )
+    every = find_chapters(settings.notebooks_folder())
+    minutes = {chapter.number: reading_minutes(chapter.path) for chapter in every}
+    short, whole = sum(minutes.get(name, 0) for name in SHORT), sum(minutes.values())
     return (
-        f"**Time:** {short} hours to read the short course (chapters 00 to 05 and 09), {every} for "
-        "all; the exercises take about as long again."
+        f"**Time:** {number(short / 60)} hours to read the short course (chapters 00 to 05 and "
+        f"09), {number(whole / 60)} for all; the exercises take about as long again."
     )
 
 
@@ -229,15 +212,18 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
         compared = rows["method"].isin(methods.COMPARED)
         return methods.method_markdown(rows if all_methods else rows[compared])
 
-    points = run.points
+    points, rows = run.points, Selection(run.points)
+    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
+    means = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
+    moved = ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in means.items())
     where = {name: claims.reference(points, name)[1] for name in ("skill", "forgetting")}
     told = claims.pick(found[found["place"] != ""], "")
     counts = ", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items())
     chapters = []
-    for chapter, rows in told.groupby("chapter"):
-        named = zip(rows["id"], rows["score"], strict=True)
+    for chapter, own in told.groupby("chapter"):
+        named = zip(own["id"], own["score"], strict=True)
         twins = [forgiven_id(name, score) for name, score in named if score in FORGIVEN]
-        twins_too = pd.concat([rows, found[found["id"].isin(twins)]])
+        twins_too = pd.concat([own, found[found["id"].isin(twins)]])
         chapters += [f"### Chapter {chapter}", claims.markdown(twins_too)]
     return "\n\n".join(
         [
@@ -283,17 +269,10 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
             "## Where the opposite of the paper's claim came out",
             "Numbers are measured; what begins with \"We think\" is our reading of them, and not "
             "tested. The plain distilled run moves the families by "
-            f"{_moved(points)}: where little is lost there is little to keep.",
+            f"{moved}: where little is lost there is little to keep.",
             opposites(found),
         ]
     ) + "\n"  # fmt: skip
-
-
-def _moved(points: pd.DataFrame) -> str:
-    rows = Selection(points)
-    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
-    moved = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
-    return ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in moved.items())
 
 
 def opposites(found: pd.DataFrame) -> str:
@@ -397,32 +376,11 @@ def fill(text: str, generated: str, name: str = "results") -> str:
     return f"{before}{start}\n\n{generated}\n\n{end}{after}"
 
 
-@dataclass(frozen=True)
-class Pages:
-    """What a recorded run over seeds says: its claims, and the text of each page."""
-
-    found: pd.DataFrame
-    readme: dict[str, str]  # what stands between two marks of this name
-    tables: str
-    remedies: str
-
-
-def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None) -> Pages:
-    """Return what a recorded run over seeds says; `found` are its claims, if there already."""
-    found = claims.table(run.points) if found is None else found
+def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
+    """Return what stands in the README between the two marks of each name."""
     lost = interval(100 * lost_to_talk(main_line(run.points), items))
-    distilled = (run.points["method"] == DISTIL).any()
-    return Pages(
-        found,
-        {
-            "hours": hours(),
-            "replies": told(run),
-            "chapters": chapters(),
-            "results": results(run, found, lost),
-        },
-        tables_page(run.points, found),
-        remedies_page(run, found) if distilled else "",
-    )
+    said = {"hours": hours(), "replies": told(run), "chapters": chapters()}
+    return said | {"results": results(run, found, lost)}
 
 
 def write_pages() -> None:
@@ -434,21 +392,20 @@ def write_pages() -> None:
         notebook = read_notebook(path)
         if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
-    said = pages(run, recorded_items(), found)
-    claims.write(said.found, folder / "claims.csv")
+    claims.write(found, folder / "claims.csv")
     text = page.read_text(encoding="utf-8")
-    for name, each in said.readme.items():
+    for name, each in readme(run, recorded_items(), found).items():
         text = fill(text, each, name)
-    write_whole(page, prose.fill(text, said.found, run.points))
-    write_whole(folder / TABLES_PAGE, said.tables)
-    if said.remedies:
-        write_whole(folder / REMEDIES_PAGE, said.remedies)
+    write_whole(page, prose.fill(text, found, run.points))
+    write_whole(folder / TABLES_PAGE, tables_page(run.points, found))
+    if (run.points["method"] == DISTIL).any():
+        write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
         save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, dpi=DPI)
     print(f"The recorded results are in {page} and in {folder}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         real, items = recorded(REAL), recorded_items(REAL)
-        found = over_items(real, items)
+        found = claims.table(main_line(real.points), items=items)
         claims.write(found, folder / "claims.csv")
         write_whole(folder / "README.md", one_seed_page(real, items, found))
         save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, dpi=DPI)

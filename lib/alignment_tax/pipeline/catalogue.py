@@ -39,7 +39,7 @@ def methods(preset: Preset) -> list[str]:
     search for ratios its grid, "pattern" the ratios of the paper's Fig. 9, "parts" all of these, of
     the algorithms that are named beside them, of rsf if none is.
     """
-    own = [grid.method for grid in preset.remedies]
+    own = [name for name, _ in preset.remedies]
     inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
@@ -56,7 +56,7 @@ def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
 
 def _part_words(preset: Preset) -> list[str]:
     grids = preset.ratios.grids if preset.ratios else ()
-    return list(dict.fromkeys([PART, PATTERN, *(grid.method for grid in grids)]))
+    return list(dict.fromkeys([PART, PATTERN, *(name for name, _, _ in grids)]))
 
 
 def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
@@ -95,7 +95,7 @@ def _of_word(preset: Preset, word: str) -> list[Spec]:
         owner, values = CHANGED[word], _changed(preset)[word]
         end = preset.algorithms[owner].rounds
         return [Spec(owner, end, word, strength=value) for value in values]
-    grids = {grid.method: grid.strengths for grid in preset.remedies}
+    grids = dict(preset.remedies)
     if word == ALL_REMEDIES:
         every = [DISTIL, DISTILLED_AVERAGE, *grids]
         return [spec for each in every for spec in _of_word(preset, each)]
@@ -111,13 +111,12 @@ def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
         return []
     if word == PART:
         # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
-        grids = [g for g in preset.ratios.parts if algorithm == "rsf" or g.part in THIRDS]
-        chosen = [(grid.part, grid.alphas) for grid in grids]
+        chosen = [g for g in preset.ratios.parts if algorithm == "rsf" or g[0] in THIRDS]
     elif word == PATTERN:
         every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
         chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
     else:
-        own = [grid for grid in preset.ratios.grids if grid.method == word]
-        chosen = [(f"K={grid.blocks}", grid.alphas) for grid in own]
+        own = [grid for grid in preset.ratios.grids if grid[0] == word]
+        chosen = [(f"K={blocks}", alphas) for _, blocks, alphas in own]
     last = preset.algorithms[algorithm].rounds
     return [Spec(algorithm, last, word, a, part=part) for part, alphas in chosen for a in alphas]

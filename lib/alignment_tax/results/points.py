@@ -12,12 +12,13 @@ from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (
     CHANGED,
     DISTIL,
+    INSIDE,
     LEARNING_RATE,
     PART,
+    Method,
     Spec,
     block_count,
     has_ratios,
-    is_in_rounds,
     out_of_rounds,
 )
 
@@ -81,7 +82,11 @@ def curve_rows(
     else:
         own = own.sort_values("strength", ascending=weak_is_high(method))
         if fades(method):  # in rounds, the run without a remedy is RSF itself
-            end = plain if is_in_rounds(method) else trained[trained["method"] == DISTIL]
+            end = (
+                plain
+                if Method.read(method).protocol == INSIDE
+                else trained[trained["method"] == DISTIL]
+            )
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 

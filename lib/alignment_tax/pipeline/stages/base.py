@@ -93,7 +93,7 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
             "pair_accuracy": accuracy(margin),
         }
         keep_training(folder, trained.log, stats)
-        models.save_reward_model(trained.model, tokenizer, folder / "model")
+        models.save_policy(trained.model, tokenizer, folder / "model")
 
     inputs = {"reward": config, "split": split, "shift": shift, "batch": run.batch}
     return run.once((name,), lambda: run.get("reward", inputs, make, {"sft": start}, name))

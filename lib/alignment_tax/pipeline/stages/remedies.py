@@ -112,8 +112,8 @@ def _combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
 
 def riding(run: Run) -> list[tuple[str, float]]:
     """The remedies and strengths of the preset that one plain run serves together."""
-    grids = [grid for grid in run.preset.remedies if REMEDIES[grid.method].when == "along"]
-    return [(grid.method, strength) for grid in grids for strength in grid.strengths]
+    along = [grid for grid in run.preset.remedies if REMEDIES[grid[0]].when == "along"]
+    return [(name, strength) for name, strengths in along for strength in strengths]
 
 
 def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Artifact:
