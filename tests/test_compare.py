@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alignment_tax.cli import main
-from alignment_tax.results.compare_runs import CompareError, Difference, differences, read_run
+from alignment_tax.results.values import CompareError, Difference, differences, read_run
 
 
 def run_with(records: dict[str, Any], preset: str = "tiny", seed: int = 0) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_no_later_round_of_another_method_becomes_the_last_one(run):
 
 
 DRAWN = [
-    figures.signature,
+    figures.front,
     figures.rsf_rounds,
     figures.tax_bars,
     figures.alpha_curves,

@@ -18,7 +18,7 @@ from alignment_tax.notebooks import (
     run_course,
     strip_outputs,
 )
-from alignment_tax.results.compare_runs import CompareError, differences, read_run
+from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.spec import UnknownStage
 from alignment_tax.store import ArtifactError
 
@@ -203,8 +203,8 @@ def do_report(given: Given) -> int:
 
 def do_figures(given: Given) -> int:
     """Redraw figures from recorded results, without a model."""
-    redraw = importlib.import_module("alignment_tax.figures.redraw")
-    return int(redraw.redraw_figures(given.points, given.out))
+    readme = importlib.import_module("alignment_tax.figures.readme")
+    return int(readme.redraw_figures(given.points, given.out))
 
 
 def do_outputs(given: Given) -> int:

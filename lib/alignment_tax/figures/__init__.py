@@ -11,19 +11,17 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
-    "figures.words": "caption_line run_caption",
-    "figures.pareto": "front fronts kept signature",
-    "figures.pipeline": "pipeline",
+    "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text caption_line in_style panels "
+    "run_caption save show table",
+    "figures.pareto": "front fronts kept live_remedies penalty_distances remedy_fronts",
+    "figures.readme": "pipeline redraw_figures",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reward_hacking "
     "rsf_rounds",
     "figures.skills": "alpha_curves lost_items skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
     "figures.ratios": "part_curves search_fronts simplex",
-    "figures.remedies": "live_remedies penalty_distances remedy_fronts",
     "figures.theory": "effectiveness shares_along ways",
     "figures.verdicts": "forest verdict_style",
-    "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",
 }

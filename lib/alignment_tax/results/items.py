@@ -105,10 +105,7 @@ def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
     """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
 
     Slots of a family weigh alike whatever their number of items, as do families in the mean. A
-    score with format forgiven is the same statistic of other values.
-
-    Raises:
-        SkillsError: no such score.
+    score with format forgiven is the same statistic of other values. SkillsError: no such score.
     """
     name, _ = written(family)
 
@@ -144,12 +141,8 @@ def pair_scores(
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the items of two models per seed, paired, for `compare.paired_bootstrap`.
 
-    Args:
-        first, second: The scores of each model, the seeds in the same order.
-        family: What is compared; only the slots that it needs are returned.
-
-    Raises:
-        SkillsError: the two were not scored on the very same items.
+    Only the slots that the score `family` needs are returned. SkillsError: the two were not scored
+    on the very same items, the seeds in the same order.
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")

@@ -136,10 +136,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
             f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
             "and provenance.json, as alignment-tax record writes them."
         )
-    if (studies := sorted(set(points["study"]))) != [preset]:
-        raise RecordError(
-            f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
-        )
+    if (studies := ", ".join(sorted(set(points["study"])))) != preset:
+        raise RecordError(f"{source} was recorded with preset {studies}, not {preset}: name it.")
     stored = read_table(folder / "points.csv")
     seeds = sorted(int(seed) for seed in set(points["seed"]))
     for seed in seeds:
@@ -220,20 +218,18 @@ def write_tables(
     if not fresh:
         seeds = set(pairs["seed"])
         pairs = _beside(folder / "pairs.parquet", pairs, lambda old: ~old["seed"].isin(seeds))
-        points = merged.get("points", tables["points"])
-        new = set(zip(items["seed"], items["key"], strict=True))
-        kept = set(zip(points["seed"], points["key"], strict=True)) - new
-
-        def still_wanted(old: pd.DataFrame) -> list[bool]:
-            return [pair in kept for pair in zip(old["seed"], old["key"], strict=True)]
-
-        items = _beside(folder / "items.parquet", items, still_wanted)
+        kept = _models(merged.get("points", tables["points"])).difference(_models(items))
+        items = _beside(folder / "items.parquet", items, lambda old: _models(old).isin(kept))
     # points last: a call that is killed in between leaves items without a point, never the reverse
     for name, rows in (("items", items), ("pairs", pairs)):
         rows.to_parquet(temporary := folder / f".{name}.parquet.tmp", index=False)
         temporary.replace(folder / f"{name}.parquet")
     for name in sorted(merged, key=lambda name: name == "points"):
         write_whole(folder / f"{name}.csv", merged[name].to_csv(index=False, float_format="%.6g"))
+
+
+def _models(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(table[["seed", "key"]].astype({"key": str}))
 
 
 def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
