@@ -368,18 +368,17 @@ def test_caption_line() -> None:
     assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
     line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
     assert line == "recorded run tiny, seeds 0-2, 6000 items"
-    assert figures.caption_line("small", [0, 4]).endswith("seeds 0, 4")
 
 
 def test_a_long_caption_stays_inside_the_figure() -> None:
     said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
-    for caption in (said, f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"):
-        figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
-        figure.canvas.draw()
-        label = figure.get_supxlabel()
-        assert label.split() == caption.split()
-        [text] = [each for each in figure.texts if each.get_text() == label]
-        assert text.get_window_extent().x0 >= 0
+    caption = f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"
+    figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
+    figure.canvas.draw()
+    label = figure.get_supxlabel()
+    assert label.split() == caption.split()
+    [text] = [each for each in figure.texts if each.get_text() == label]
+    assert text.get_window_extent().x0 >= 0
 
 
 def test_show_puts_alt_text_into_the_output(
