@@ -1,8 +1,9 @@
 """Every figure of the course, drawn from tables of points or arrays, never from a model.
 
-A figure carries the table of the numbers it shows (`table(figure)`) and its alt text, made from
-that table (`alt_text(figure)`). `show` displays a figure in a notebook, `save` writes it. What
-would be empty or wrong raises a TableError. A name is imported where it is first used.
+`points` are always the columns of points.csv, one study, `recorded` says that they are of
+data/results, and `caption` which run a figure shows. A figure carries the table of the numbers it
+shows (`table(figure)`) and its alt text, made from that table (`alt_text(figure)`). `show` displays
+a figure in a notebook, `save` writes it. What would be empty or wrong raises a TableError.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""RSF, its control, DPO, RLOO and PPO side by side: their tax, rounds and fronts, and KL.
-
-`points` are the columns of points.csv, one study; `recorded` says that they are of data/results.
-What is side by side is of the seeds that all algorithms have. What cannot be drawn is a TableError.
-"""
+"""RSF, its control, DPO, RLOO and PPO side by side, of the seeds that all of them have."""
 
 from __future__ import annotations
 
@@ -85,9 +81,8 @@ def rounds(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -
     rows = pd.concat([select.rounds_from_0(rows, name) for name in names])
     table = summarise(rows, ["algorithm", "rounds"], values)
     label = "change in mean skill since θ₀ (points)"
-    size = (style.PANELS[0], 4.9)
+    size, looks = (style.PANELS[0], 4.9), {name: ALGORITHMS[name] for name in names}
     figure, [line] = style.panels(1, 2, size, sharey=True, xlabel="rounds", ylabel=label)
-    looks = {name: ALGORITHMS[name] for name in names}
     for axes, y, way in zip(line, values, WAYS, strict=True):
         draw.curves(axes, table, "algorithm", "rounds", y, looks, seeds=rows, order="rounds",
                     apart=0.12)  # fmt: skip
@@ -102,10 +97,10 @@ def rounds(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -
 def algorithm_fronts(
     points: pd.DataFrame, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw a skill against reward, a panel for every algorithm, axes shared (paper Fig. 14).
+    """Draw a skill against reward, a panel for every algorithm (paper Fig. 14).
 
-    Each panel holds the rounds and the averages of one algorithm, with the intervals of the last
-    round and of some averages; the averages of RSF stand behind the others as a grey line.
+    Each holds the rounds and the averages of one algorithm, with the intervals of the last round
+    and of some averages; the averages of RSF stand behind the others as a grey line.
     """
     values = ["reward", score]
     mixed, names = _since(points, values, select.RLHF, ["reward"])
@@ -146,8 +141,7 @@ def kl_penalty(
 ) -> Figure:
     """Draw skill against reward for PPO's KL coefficients and for averages of its own end (Fig. 8).
 
-    `own` is the coefficient of the models whose method is "none". All are of the seeds that have
-    another one too.
+    `own` is the coefficient of the models whose method is "none". Seeds have another one too.
     """
     values = ["reward", score]
     rows = select.prepare(points, values, since=["reward"])
@@ -178,8 +172,7 @@ def kl_penalty(
 def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw forgetting against KL of both directions, a marker a model, on a root scale.
 
-    The line is the best curve a (1 - exp(-x / b)) through theta_0 for all models, its R squared in
-    the title. `kl` are the columns of kl.csv: without them only the direction of points.csv.
+    The line is `forgetting.fit` for all models. `kl` are the columns of kl.csv; it may be empty.
     """
     select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"])
     rows = forgetting.forgetting(points, kl)

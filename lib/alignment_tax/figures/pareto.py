@@ -1,8 +1,4 @@
-"""Reward on one axis, skills on the other, one curve a method (Fig. 3): averaging, and remedies.
-
-`points` are the columns of points.csv, one study; `recorded` says that they are of data/results.
-What cannot be drawn is a TableError.
-"""
+"""Reward on one axis, skills on the other, one curve a method (Fig. 3): averaging, and remedies."""
 
 from __future__ import annotations
 
@@ -61,8 +57,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> No
 def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
     """Return, by alpha, which share (in percent) of RSF's gain an average keeps, and pays.
 
-    Columns: reward and `score` (means over seeds), kept (of the gain in reward), paid (of the loss
-    of `score`) and back (what is not paid).
+    Means over seeds of reward and `score`; kept (of the gain), paid (of the loss), back (not paid).
     """
     rows = _curves(points, [score])
     mixed = rows[rows["method"] == "average"].groupby("alpha")[["reward", score]].mean()
@@ -75,8 +70,7 @@ def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
 def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) -> Figure:
     """Draw what is not forgotten against reward: stopping RSF early, and averaging.
 
-    The mark says what the average at `alpha` (or the nearest there is) keeps of RSF's reward, and
-    gives back of its tax. Large markers are means over seeds with 95 % t intervals.
+    The mark says what the average at `alpha` (or the nearest there is) keeps of RSF's reward.
     """
     score = "forgetting"
     rows = _curves(points, [score])
@@ -152,8 +146,7 @@ DISTANCES = {
 def penalty_distances() -> Figure:
     """Draw both prices on outputs where a token is dropped, and where one is added.
 
-    In the table `student` is, in the panel "drops", the probability of the second token, which the
-    first gains; in "adds" that of the third, which the other two lose in proportion.
+    `student` is the probability of the second token, which the first gains, or of the third.
     """
     first, second, third = p = np.array((0.6, 0.399, 0.001))
     dropped = np.logspace(np.log10(second), -6, 400)
@@ -216,8 +209,7 @@ def remedy_fronts(
 ) -> Figure:
     """Draw remedies beside the averages of the distilled run since theta_0, a panel for each kind.
 
-    Each curve goes from theta_0 over the strengths of a remedy to the plain distilled run, where
-    that is its end. Of fewer seeds than elsewhere a kind's title says which.
+    Each curve goes over the strengths of a remedy to the plain distilled run, if it ends there.
     """
     groups = _by_kind(points, methods)
     every = pd.concat([rows.assign(kind=kind) for kind, rows in groups.items()])

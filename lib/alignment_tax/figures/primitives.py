@@ -1,7 +1,5 @@
-"""The few things that every figure is made of: curves, intervals, bars, stars, notes.
-
-Each takes axes and rows of a table. Intervals are found by name: beside NAME the columns NAME_low
-and NAME_high, or low and high where the table has only one value.
+"""What every figure is made of. Each takes axes and rows of a table; intervals are found by name:
+beside NAME the columns NAME_low and NAME_high, or low and high for a table's only value.
 """
 
 from __future__ import annotations
@@ -49,8 +47,8 @@ def curve(
 ) -> None:
     """Draw means through the rows in their order, each with a marker and its error bars.
 
-    `seeds` are drawn faint, as points or with `order` as a line a seed along that column; `bars`
-    says which bars there are ("xy", "x", "y", ""), `pale` how opaque they are.
+    `seeds` are drawn faint, see `faint`; `bars` says which bars there are, `pale` how opaque they
+    are.
     """
     if seeds is not None:
         faint(axes, seeds, x, y, look, order)
@@ -131,8 +129,8 @@ def bars(
 ) -> list[str]:
     """Draw a bar with its error bar for each group and series; return the groups in their order.
 
-    Series stand side by side (or `stacked`) in the order of `looks`. `across` lays the bars, the
-    first group on top; `digits` prints each length beyond its bar; groups in `pale` are paler.
+    `across` lays the bars, the first group on top; `digits` prints each length beyond its bar;
+    groups in `pale` are paler.
     """
     groups = list(dict.fromkeys(table[group]))
     names = [name for name in looks if name in set(table[series])]
@@ -144,10 +142,11 @@ def bars(
         own = table[table[series] == name].set_index(group).reindex(groups)
         aside = 0.0 if stacked else (index - (len(names) - 1) / 2) * width
         look = looks[name]
+        sides: dict[str, Any] = {size: 0.94 * width, error: error_bars(own, value), start: reached}
         drawn = draw(
             np.arange(len(groups)) + aside, own[value], color=look.colour, label=look.label,
             edgecolor="white", hatch=look.hatch, error_kw={"elinewidth": 1.4, "ecolor": INK},
-            **{size: 0.94 * width, error: error_bars(own, value), start: reached},
+            **sides,
         )  # fmt: skip
         for bar, each in zip(drawn.patches, groups, strict=True):
             bar.set_alpha(0.55 if each in pale else 1.0)

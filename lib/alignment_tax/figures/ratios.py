@@ -1,8 +1,4 @@
-"""Averaging part by part, and a ratio of its own for every block (the paper's Figs. 4 and 5).
-
-`points` are the columns of points.csv, one study; `recorded` says that they are of data/results.
-What cannot be drawn is a TableError.
-"""
+"""Averaging part by part, and a ratio of its own for every block (the paper's Figs. 4 and 5)."""
 
 from __future__ import annotations
 
@@ -70,10 +66,9 @@ def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 @style.in_style()
 def part_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw where averaging one part alone leads from the aligned model (paper Fig. 4).
+    """Draw where averaging one part alone leads from the aligned model, the star (paper Fig. 4).
 
-    Both axes are differences to the aligned model of the same seed, which is the star: to the right
-    and above is better on both axes.
+    Both axes are differences to the aligned model of the same seed.
     """
     values = ["reward", "forgetting"]
     rows = _part_rows(points, values)
@@ -124,11 +119,9 @@ def simplex(
 ) -> Figure:
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
-    The triangle holds every triple of ratios whose mean is alpha; a corner gives all to one block.
-
-    Args:
-        grid: One row per point of a grid: ratios (three each, of mean alpha), full (objective).
-        marks, path: Name -> three ratios, up to five; triples of ratios along a search.
+    `grid` has a row per point: ratios (three each, of mean alpha) and full (the objective); `marks`
+    are name -> three ratios, up to five; `path` triples along a search. A corner gives all to one
+    block.
     """
     select.need(grid, ["ratios", "full"])
     if len(marks) > len(MARKS):
@@ -175,8 +168,8 @@ def simplex(
 def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     """Return every seed's points of averaging (K = 1) and HMA, from theta_0 to RSF's end.
 
-    Lines through fewer points lie elsewhere, even of the same method: so all have the mean ratios,
-    and the seeds, that all have.
+    Lines through fewer points lie elsewhere: so all have the mean ratios, and the seeds, that all
+    have.
     """
     rows = select.prepare(points, values, since=["reward"])
     start, end = select.theta_0(rows), select.last_round(rows)
@@ -201,8 +194,8 @@ def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 def search_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw HMA with each recorded number of blocks against plain averaging (paper Fig. 5).
 
-    All curves have the mean ratios that are recorded for every one of them, and both ends, theta_0
-    and the aligned model. They are means over seeds; the caption says how wide intervals are.
+    Curves are means over seeds, at the mean ratios that all have; the caption says how wide
+    intervals are.
     """
     values = ["reward", "forgetting"]
     rows = _front_rows(points, values)

@@ -1,9 +1,4 @@
-"""Scores of models on the skills, and what RLHF takes from them: the alignment tax.
-
-`caption` says which run a figure shows, `study` names the preset whose names the skills have;
-`points` are the columns of points.csv, one study, and `recorded` says that they are of
-data/results. What cannot be drawn is a TableError.
-"""
+"""Scores of models on the skills, and what RLHF takes from them: the alignment tax."""
 
 from __future__ import annotations
 
@@ -60,9 +55,8 @@ def skills_bar(
 ) -> Figure:
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
-    Args:
-        scores: `model` and a column per skill (percent); several rows of one model are its seeds.
-        baselines: skill -> score of guessing by answer type (percent).
+    `scores` has `model` and a column per skill (percent), several rows for seeds of one model;
+    `baselines` are scores of guessing by skill; `study` names the preset whose names skills have.
     """
     need(scores, ["model"])
     table = _by_score(scores, _skills_in(scores), "value", study)
@@ -92,9 +86,7 @@ def tax_bars(
 ) -> Figure:
     """Draw the tax per family and slot (points since theta_0 of the seed), with 95 % intervals.
 
-    Args:
-        intervals: slot or family -> (low, high) for RSF, for instance a paired bootstrap over
-            items, used in place of the t interval over seeds.
+    `intervals` (low, high) by slot or family stand in place of the t interval over seeds.
     """
     # a suite may leave a slot out (its data cannot be had): its column is empty then
     empty = {name for name in SCORES if name in points and points[name].isna().all()}
@@ -112,16 +104,16 @@ def tax_bars(
         caption += " · bars of RSF: given 95 % interval"
         for score, ends in intervals.items():
             table.loc[table["score"] == score, ["tax_low", "tax_high"]] = ends
-    names, family = table["name"], table["family"]
+    names, bold = table["name"], table["family"].astype(bool)
     figure, [[axes]] = panels(size=(style.WIDE[0], 6.2))
     draw.bars(
         axes, table, "name", "model", "tax", {"RSF": Look("RSF", VERMILLION)}, across=True,
-        digits=1, sign=True, pale=list(names[~family]), text_size=12,
+        digits=1, sign=True, pale=list(names[~bold]), text_size=12,
     )  # fmt: skip
     axes.axvline(0, color=style.INK, linewidth=1.4)
-    axes.set_yticks(range(len(table)), names.where(family, names + "  "))  # slots stand in
-    for tick, bold in zip(axes.get_yticklabels(), family, strict=True):
-        tick.set_fontweight("bold" if bold else "normal")
+    axes.set_yticks(range(len(table)), names.where(bold, names + "  "))  # slots stand in
+    for tick, weight in zip(axes.get_yticklabels(), bold, strict=True):
+        tick.set_fontweight("bold" if weight else "normal")
     axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
     title = "The alignment tax, skill by skill"
     return finish(figure, title, caption, table, legend_columns=1)
@@ -149,8 +141,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw what averaging changes since theta_0, along alpha: rewards (left) and skill (right).
 
-    Left the reward that was optimised and gold, right mean skill by both scores. The dashed lines
-    are straight: what a fair exchange of one for the other would be.
+    The dashed lines are straight: what a fair exchange of one for the other would be.
     """
     values = ["reward", *(["gold"] if select.has_gold(points) else []), "forgetting", "skill"]
     rows = select.prepare(points, values, since=values)

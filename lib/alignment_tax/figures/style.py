@@ -221,11 +221,7 @@ def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
 
 
 def show(figure: Figure, alt: str | None = None) -> None:
-    """Display a figure in a notebook as PNG with alt text, then close it.
-
-    The alt text goes into the output's metadata, from where an exported page takes it, and into its
-    plain text, which a terminal falls back to.
-    """
+    """Display a figure in a notebook as PNG, its alt text in metadata and plain text; close it."""
     text = alt if alt is not None else alt_text(figure)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     data = base64.b64encode(png(figure, description=text)).decode("ascii")
@@ -271,8 +267,7 @@ def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
 def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> str:
     """Return the alt text of a figure: what it is, which run, and its rows with intervals in words.
 
-    What is the same in all rows is said once. Of many rows only the first and last of each group of
-    names, and those with the least and the largest values, are said.
+    What is the same in all rows is said once; of many rows only the ends and the extremes are said.
     """
     table = table.reset_index(drop=True)
     ends = ("_low", "_high")

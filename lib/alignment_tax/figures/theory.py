@@ -41,11 +41,9 @@ WAYS = {
 def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str) -> Figure:
     """Draw the gain of averaging against the overlap n_o, a panel for each world, four at most.
 
-    Args:
-        repeats: One row per repeat of a simulation: features (n), p, labels, shared (n_o), average
-            ("outputs" or "weights"), gain (xi in points).
-        formulas: The lines beside them: features, p, labels, shared, and the predicted gains in
-            points, `printed` and `weights` (NaN where there is no formula).
+    `repeats` has a row per simulation: features (n), p, labels, shared (n_o), average ("outputs" or
+    "weights"), gain (xi in points). `formulas` predict gains: `printed` and `weights`, NaN for
+    none.
     """
     need(repeats, [*WORLD, "shared", "average", "gain"])
     need(formulas, [*WORLD, "shared", *FORMULAS])
@@ -112,10 +110,8 @@ def ways(
 ) -> Figure:
     """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
 
-    Args:
-        rows: panel, way (a key of `WAYS`), alpha, and the column `value` that is drawn.
-        shown: Which of the ways; dashed is the straight line between the ends of the first.
-        title, caption: Of the figure.
+    `rows` have panel, way (a key of `WAYS`), alpha, and the column `value`; `shown` are the ways
+    drawn. Dashed is the straight line between the ends of the first.
     """
     need(rows, ["panel", "way", "alpha", value])
     finite(rows[value], value)

@@ -1,8 +1,4 @@
-"""How training went: losses, the reward model, what sampling more buys, RSF round by round.
-
-`caption` says which run a figure shows; `points` are the columns of points.csv, one study, and
-`recorded` says that they are of data/results. What cannot be drawn is a TableError.
-"""
+"""How training went: losses, the reward model, what sampling more buys, RSF round by round."""
 
 from __future__ import annotations
 
@@ -39,9 +35,8 @@ WINDOW = 20  # logged steps in the running mean of a loss
 def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = False) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
-    `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
-    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a
-    worse reply that gets the higher reward.
+    `pairs` has `kind` (what tells two replies apart) and `correct` (1 if the chosen reply has the
+    higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a worse reply with the higher reward.
     """
     need(pairs, ["kind", "correct"])
     finite(pairs["correct"], "values of correct")
@@ -91,12 +86,9 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
 def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None = None) -> Figure:
     """Draw losses against steps: faint as logged, strong as a centred running mean.
 
-    The table says how each curve begins (`first`, as logged: a mean would hide where training
-    began) and ends (`last` and `lowest`, running means over `window` logged steps).
-
-    Args:
-        log: one row per logged step: step, loss, and where there are several curves `series`.
-        level: a loss to compare with, and what it is: a dashed line.
+    `log` has step, loss and, of several curves, `series`; dashed is a `level` and what it is. The
+    table has each curve's first loss, as logged, and last and lowest running mean over `window`
+    steps.
     """
     need(log, ["step", "loss"])
     finite(log["loss"], "losses")
@@ -130,10 +122,10 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
 
 @style.in_style()
 def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
-    """Draw the reward to expect of the best of n replies against n = 1 .. k.
+    """Draw the reward to expect of the best of n replies, n = 1 .. k, from `rewards` (prompts, k).
 
-    The mean over all subsets of n of the k sampled replies, without bias: with a prompt's rewards
-    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). `rewards` (prompts, k).
+    The mean over all subsets of n replies, without bias: with a prompt's rewards sorted upwards,
+    sum_i C(i - 1, n - 1) / C(k, n) r_(i).
     """
     matrix = finite(rewards, "rewards")
     if matrix.ndim != 2:
@@ -157,10 +149,9 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
 
 @style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw the reward gained over theta_0, and gold, against the rounds of RSF (paper Fig. 12).
+    """Draw reward gained over theta_0, and gold, against the rounds of RSF and control (Fig. 12).
 
-    The control keeps a random reply instead of the best: what it changes, training on the model's
-    own text changes; what only RSF changes, the choice does.
+    What the control, which keeps a random reply, changes, training on the model's own text changes.
     """
     values = ["reward", "gold"] if select.has_gold(points) else ["reward"]
     rows = select.prepare(points, values, ["reward"])

@@ -45,11 +45,7 @@ def forest(
 ) -> Figure:
     """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
 
-    Args:
-        claims, unit: Comparisons by claim, and what all their differences are measured in.
-        caption, title: Which run this is, and what is asked.
-        digits: Of the number above each marker.
-        sides: What a difference below zero says, and what one above, as words under the axis.
+    `sides` are words for a difference below zero and for one above.
     """
     table = _rows(claims)
     figure, [[axes]] = style.panels(1, 1, (style.WIDE[0], 2.2 + 0.62 * len(table)))

@@ -1,8 +1,7 @@
 """What a model answered, item by item, and all that is computed from it without the model.
 
-A table of items has a row per slot and item: slot, item (its number in the task), fingerprint (of
-its text), and the score twice, as written and with format forgiven: value and forgiven (accuracy,
-exact match or F1 in 0..1; NaN for translation) and the ten counts of BLEU (NaN elsewhere).
+A table of items has a row per slot and item: slot, item, fingerprint (of its text), value and
+forgiven (accuracy, exact match or F1 in 0..1; NaN for translation), the ten counts of BLEU, twice.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ class SkillsError(ValueError):
 
 @dataclass(frozen=True)
 class SkillScores:
-    """What one model can do: `metrics` in percent, and its `items`.
-
-    As written: slots, families and their mean `skill`. With format forgiven: families and their
-    mean `forgetting` (see `labels.FORGIVEN`).
-    """
+    """What one model can do: `metrics` in percent (as written, and forgiven), and its `items`."""
 
     metrics: dict[str, float]
     items: pd.DataFrame
@@ -104,8 +99,7 @@ def slot_percent(slot: str, values: Array) -> float:
 def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
     """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
 
-    Slots of a family weigh alike whatever their number of items, as do families in the mean. A
-    score with format forgiven is the same statistic of other values. SkillsError: no such score.
+    Slots of a family weigh alike whatever their number of items, as do families in the mean.
     """
     name, _ = written(family)
 
@@ -118,11 +112,7 @@ def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
 
 
 def written(score: str) -> tuple[str, bool]:
-    """Return the score as written that one stands beside, and whether format is forgiven in it.
-
-    Raises:
-        SkillsError: no such score.
-    """
+    """Return the score as written that one stands beside, and whether format is forgiven in it."""
     found = {forgiven: name for name, forgiven in FORGIVEN.items()}
     known = (*SLOTS, *FORGIVEN, *found)
     if score not in known:

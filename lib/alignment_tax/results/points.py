@@ -31,10 +31,9 @@ def curve_rows(
 ) -> pd.DataFrame:
     """Return the rows of a method's curve for one seed, from theta_0 on.
 
-    Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
-    weakest (and the plain distilled run, if it fades to that), PPO from its heaviest KL penalty to
-    its lightest, RSF from its smallest steps to its own, methods with a ratio per block by mean
-    ratio, of the fewest blocks. NotRecorded if there is no such row, ValueError for "part".
+    Averages and ratios (of the fewest blocks) go by alpha, an algorithm by its rounds, a remedy, KL
+    coefficients and learning rates from strongest to weakest, to the plain run if they fade to it.
+    NotRecorded if there is no such row, ValueError for "part".
     """
     if method == spec.PART:
         raise ValueError(

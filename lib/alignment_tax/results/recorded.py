@@ -1,9 +1,4 @@
-"""The recorded results in data/results: tables, how rows are added to them, where they came from.
-
-points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
-of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL,
-replies.csv what a few models say.
-"""
+"""The recorded results in data/results: tables, how rows are added, where they came from."""
 
 from __future__ import annotations
 
@@ -41,14 +36,9 @@ class RecordError(ArtifactError):
 class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
-    Attributes:
-        points: One row per evaluated model.
-        rounds: One per round of RLHF.
-        pairs: One per held-out preference pair (seed, kind, margin).
-        provenance: Of the call that made the tables; `calls` also of those that added to them.
-        costs: One per model trained under a remedy (steps, seconds, peak_memory_mb).
-        kl: One per model with a forward KL (nats a reply).
-        replies: What a few models say to one request and two items: see `results.replies`.
+    One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
+    under a remedy (costs), model with a forward KL (nats a reply), reply of a few models.
+    `provenance` is of the call that made the tables; `calls` are also those that added to them.
     """
 
     points: pd.DataFrame
@@ -71,11 +61,7 @@ class Recorded:
 
 
 def recorded(preset: str = "tiny") -> Recorded:
-    """Read the recorded run of a preset from data/results.
-
-    Raises:
-        FileNotFoundError: there is none; names the command that makes it.
-    """
+    """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
         raise FileNotFoundError(
@@ -88,11 +74,7 @@ def recorded(preset: str = "tiny") -> Recorded:
 
 
 def recorded_items(preset: str = "tiny") -> pd.DataFrame:
-    """Read the items behind the recorded run of a preset: one row per model, slot and item.
-
-    Raises:
-        FileNotFoundError: there are none; names the command that makes them.
-    """
+    """Read the items of a preset's run, a row per model, slot and item (or FileNotFoundError)."""
     path = settings.results_folder() / preset / "items.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")

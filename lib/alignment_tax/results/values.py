@@ -27,16 +27,8 @@ def value_text(value: Any) -> str:
 def record(name: str, value: Any, **meta: Any) -> None:
     """Record a result: shown as "name = value", and kept where a run collects it.
 
-    Outside a notebook it is printed.
-
-    Args:
-        name: what the value is called; recording a name again replaces it.
-        value: plain JSON (numpy scalars are converted); no NaN, no infinity.
-        meta: anything to keep beside it, for instance unit="points".
-
-    Raises:
-        TypeError: the name is no text, or the value is not plain JSON.
-        ValueError: the name is empty, or a number is not finite.
+    `value` and `meta` (anything beside it, for instance unit="points") are plain JSON; a name that
+    is recorded again is replaced. TypeError, ValueError: no name, not plain JSON, or not finite.
     """
     if not isinstance(name, str):
         raise TypeError(f"A record's name is text, not {type(name).__name__}.")

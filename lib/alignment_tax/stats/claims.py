@@ -1,8 +1,6 @@
 """Every claim that a recorded run is asked about, as data; one evaluator, one renderer.
 
-A claim compares two selectors (`results.select`) by a score and a measure, paired by seed. Ids and
-signs: a tax is the aligned model minus theta_0, so a loss is negative; "a_vs_b" is a minus b.
-`alignment-tax report` writes the table of all of them to data/results/<preset>/claims.csv.
+A claim compares two selectors (`results.select`), paired by seed, a minus b: a loss is negative.
 """
 
 from __future__ import annotations
@@ -300,10 +298,8 @@ def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
     """Return claims as a table for a reader, a row each; the last column is with format forgiven.
 
-    Args:
-        found: Rows of `table`, or of claims.csv (`read`).
-        starts: What their ids begin with ("average_vs_"); all by default.
-        paper: Whether to say beside each claim what the paper says.
+    `found` are rows of `table` or `read`, `starts` what their ids begin with, `paper` says what it
+    says.
     """
     every = found.set_index("id")
     rows = []

@@ -141,11 +141,7 @@ def paired_bootstrap(
 
     Args:
         a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
-        rng: Source of the draws.
-        n_boot: Number of draws.
-        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is the one group
-            "items". Default: the mean over items, then over groups.
-        direction, sesoi: See `compare_seeds`.
+        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is group "items".
 
     Raises:
         ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.

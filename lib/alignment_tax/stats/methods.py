@@ -39,19 +39,12 @@ def method_table(
 ) -> pd.DataFrame:
     """Return one row per method: how good its front is, what it keeps, and what it costs.
 
-    Args:
-        points: The columns of points.csv, one study.
-        costs: The columns of costs.csv, perhaps empty.
-        average: What all others are compared with: "average" (of RSF) or "distil+average".
-        found: Rows of `claims.table`, if they are there already.
-        score: skill, or forgetting.
-
-    Returns:
-        Columns method, seeds, points, hypervolume; ahead (_low, _high, _verdict): "averaging is
-        ahead of the method" by hypervolume, equal (the same) by skill at equal reward; kept_90,
-        kept_95 (_low, _high), the gain left where the curve has that share of theta_0's skill,
-        least and reached, the lowest and highest gain on it (percent of RSF's gain); minutes and
-        memory_mb of one training.
+    `average` is what all others are compared with, `found` rows of `claims.table` if they are
+    there, `score` skill or forgetting. Columns: method, seeds, points, hypervolume; ahead (_low,
+    _high, _verdict) by hypervolume and equal (the same) by skill at equal reward, of averaging over
+    the method; kept_90, kept_95 (_low, _high), the gain left where the curve has that share of
+    theta_0's skill, least and reached, the lowest and highest gain on it (percent of RSF's);
+    minutes, memory_mb.
     """
     every = Selection(points)
     if found is None:

@@ -1,8 +1,4 @@
-"""Trade-offs between reward and skill: hypervolume, what a curve keeps at a reward.
-
-A point is one evaluated model: (reward, skill), both to be maximised. A curve is the points of a
-method in the order of its strength: averaging by alpha, early stopping by rounds.
-"""
+"""Trade-offs: points (reward, skill), both to be maximised, in the order of a method's strength."""
 
 from __future__ import annotations
 
@@ -61,18 +57,10 @@ def hypervolume(points: Points, reference: Sequence[float]) -> float:
 
 
 def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Array:
-    """Return the best skill a curve offers at a given reward or more; NaN where it reaches less.
+    """Return the best skill (m,) a curve (n, 2) offers at some rewards (m,), NaN beyond its end.
 
     The curve is read as a line through its points in their order: the models in between exist and
-    could be had (another alpha, a checkpoint inside a round), and steps would favour the method
-    with the finer grid.
-
-    Args:
-        curve: (n, 2) points in the order of the method's strength.
-        at_reward: One or more rewards (m,).
-
-    Returns:
-        Skills (m,).
+    could be had, and steps would favour the method with the finer grid.
     """
     array = as_points(curve)
     wanted = np.atleast_1d(np.asarray(at_reward, dtype=float))
@@ -88,13 +76,9 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
 
 
 def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
-    """Return the mean skill of a minus that of b over the rewards that both reach.
+    """Return the mean skill of a minus that of b over the rewards that both reach, for one seed.
 
-    Args:
-        curve_a, curve_b: Points of the two methods for one seed, both from theta_0 to theta.
-
-    Raises:
-        NoSharedRewards: the two share no range of rewards.
+    NoSharedRewards: there are none; both curves should go from theta_0 to theta.
     """
     a, b = as_points(curve_a), as_points(curve_b)
     low = max(a[:, 0].min(), b[:, 0].min())
