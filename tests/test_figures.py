@@ -1,7 +1,6 @@
-"""Figures: the tables they carry by hand, what is drawn, and what is refused."""
+"""Figures of the main line: the tables they carry, by hand, and what is drawn and refused."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -42,74 +41,9 @@ def axes_of(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_visible()]
 
 
-# --- what holds for every figure -----------------------------------------------------------------
-
-
-def taxes(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    return figures.taxes(points, ["rsf", "rsf_random"], recorded)
-
-
-def rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    return figures.rounds(points, ["rsf", "rsf_random"], recorded)
-
-
-MAIN_LINE: list[Callable[..., Figure]] = [
-    figures.rsf_rounds, figures.tax_bars, figures.alpha_curves, figures.reward_hacking,
-    figures.front, figures.fronts,
-]  # fmt: skip
-#: figure -> rows that it needs beside the main line
-OF_POINTS: dict[Callable[..., Figure], str] = {
-    figures.remedy_fronts: "remedies",
-    **dict.fromkeys([figures.algorithm_fronts, taxes, rounds], "algorithms"),
-    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.shares_along], "ratios"),
-}  # fmt: skip
-ALL = [*MAIN_LINE, *OF_POINTS]
-
-
-def needed(draw: Callable[..., Figure], seeds: int = 2) -> pd.DataFrame:
-    return figure_points(seeds, *([OF_POINTS[draw]] if draw in OF_POINTS else []))
-
-
-def check_whole(figure: Figure) -> None:
-    """A figure has a table, an alt text of its numbers, and nothing that is no number."""
-    table, said = figures.table(figure), alt_text(figure)
-    assert len(table)
-    assert "nan" not in said.lower().split()
-    assert figure.get_supxlabel().split() == said[said.index("(") + 1 :].split(")")[0].split()
-    told = [f"{value:.0f}" for value in table.select_dtypes("number").iloc[0].dropna()]
-    assert any(number.lstrip("-") in said for number in told)
-    assert "nan" not in words(figure).lower().split()
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
-def test_a_figure_of_points_says_its_numbers_and_its_run(
-    draw: Callable[..., Figure], seeds: int
-) -> None:
-    figure = draw(needed(draw, seeds), recorded=True)
-    check_whole(figure)
-    said = alt_text(figure)
-    assert "recorded run tiny, seed" in said
-    averaged = seeds > 1 and draw is not figures.shares_along  # that one is of means
-    assert ("95 % t interval" in said) == averaged
-
-
-@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
-def test_the_order_of_rows_and_other_seeds_change_nothing(draw: Callable[..., Figure]) -> None:
-    points = needed(draw)
-    other = [row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)]
-    more = pd.DataFrame(other if draw in MAIN_LINE else other[:0])
-    mixed = pd.concat([points, more]).sample(frac=1, random_state=0)
-    left, right = (figures.table(draw(each)) for each in (points, mixed))
-    if "algorithm" in right and "ppo" not in set(left["algorithm"]):
-        right = right[right["algorithm"] != "ppo"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(left, right, check_dtype=False)
-
-
-@pytest.mark.parametrize("draw", MAIN_LINE, ids=lambda draw: draw.__name__)
-def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure], points: pd.DataFrame) -> None:
+def test_what_cannot_be_drawn_is_refused(points: pd.DataFrame) -> None:
     nothing = points.assign(**dict.fromkeys([*SCORES, "gold", "reward"], np.nan))
-    broken = [
+    for table, message in (
         (points.drop(columns="rounds"), r"needs the column.*rounds"),
         (points.iloc[:0], "no rows"),
         (nothing, "nothing to draw"),
@@ -117,10 +51,9 @@ def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure], points: pd
         (points[points["algorithm"] != "rsf"], "need RSF"),
         (pd.concat([points, points.assign(study="small")]), "one study at a time"),
         (pd.concat([points, points.iloc[[3]]]), "twice"),
-    ]
-    for table, message in broken:
+    ):
         with pytest.raises(TableError, match=message):
-            draw(table)
+            figures.alpha_curves(table)
 
 
 def test_names_of_the_package_are_there() -> None:
@@ -131,16 +64,6 @@ def test_names_of_the_package_are_there() -> None:
 
 
 # --- primitives ----------------------------------------------------------------------------------
-
-
-def test_error_bars_are_found_by_name() -> None:
-    table = pd.DataFrame({"x": [1.0], "y": [5.0], "y_low": [3.0], "y_high": [6.0]})
-    assert primitives.error_bars(table, "y").tolist() == [[2], [1]]
-    assert primitives.error_bars(table, "x", only=False) is None
-    plain = pd.DataFrame({"tax": [5.0, 2.0], "low": [4.0, np.nan], "high": [7.0, np.nan]})
-    assert primitives.error_bars(plain, "tax").tolist() == [[1, 0], [2, 0]]
-    # an interval of no width may miss its mean by a rounding error
-    assert primitives.error_bars(plain.assign(low=5.1, high=5.1)[:1], "tax")[0, 0] == 0
 
 
 def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
@@ -210,9 +133,7 @@ def test_front_by_hand(points: pd.DataFrame) -> None:
 
 
 def test_fronts_show_every_curve_that_is_recorded(points: pd.DataFrame) -> None:
-    smaller = [
-        row(s, "rsf", 75, 1, method="learning_rate", strength=2e-4, rounds=2) for s in (0, 1)
-    ]
+    smaller = [row(s, "rsf", 75, 1, method="learning_rate", strength=2e-4) for s in (0, 1)]
     table = figures.table(figures.fronts(pd.concat([points, pd.DataFrame(smaller)])))
     steps = table[table["method"] == "learning_rate"]
     assert steps["reward"].tolist() == [0, 1, 4]  # theta_0, smaller steps, RSF's own
@@ -291,7 +212,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     theta = table.loc[("θ₀", "one_hop"), ["value", "value_high", "baseline"]].astype(float)
     assert theta.tolist() == pytest.approx([82, 82 + 2 * T_1, 25], abs=1e-3)
     assert np.isnan(table.loc[("base", "one_hop"), "value_low"])
-    check_whole(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 60, 82, 50]
     assert "guessing by answer type" in words(figure)
     # a slot that is its family is drawn once; what is short of 100 is not printed as 100
@@ -333,7 +253,6 @@ def test_the_reward_model_by_hand() -> None:
     # Wilson's interval for 5 of 10 is 23.66 to 76.34, for 10 of 10 it ends at 100
     ends = [*table.loc[0, ["low", "high"]], table.loc[1, "high"]]
     assert ends == pytest.approx([23.66, 76.34, 100], abs=0.01)
-    check_whole(figure)
     assert "hard  (n = 10)" in words(figure)
     worse = pairs.assign(correct=1 - pairs["correct"])
     fooled = figures.pair_accuracy_by_kind(worse, caption=CAPTION, fooled=True)
@@ -350,12 +269,10 @@ def test_losses_and_best_of_n_by_hand() -> None:
     log = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]}).iloc[::-1]
     figure = figures.losses(log, caption=CAPTION, level=(0.693, "a coin"))
     assert figures.table(figure)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
-    check_whole(figure)
     assert "mean of 2 logged steps" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
     best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)
-    check_whole(best)
     table = figures.table(best)
     assert table["reward"].tolist() == pytest.approx([2, (5 / 3 + 3) / 2, 2.5])
     assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T_1, abs=1e-3)  # 2 and 3: s.e. 0.5

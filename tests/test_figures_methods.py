@@ -1,4 +1,4 @@
-"""Figures of algorithms, ratios, remedies, weights, theory and verdicts: their numbers by hand."""
+"""What holds for every figure; algorithms, ratios, remedies, theory and verdicts by hand."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from points import T_1, figure_points, row
 
 from alignment_tax import figures
@@ -21,18 +22,17 @@ def with_penalties() -> pd.DataFrame:
     """PPO, (4, 72) under its own coefficient 0.1, beside 0 and 0.4; its average at 0.5."""
     rows = []
     for s in (0, 1):
-        for strength, score, reward in ((0.0, 70, 6), (0.4, 79, 1)):
-            place = {"method": "kl_coef", "strength": strength, "rounds": 2}
-            rows.append(row(s, "ppo", score, reward, **place))
-        rows.append(row(s, "ppo", 77, 2, method="average", alpha=0.5, rounds=2))
+        rows.append(row(s, "ppo", 70, 6, method="kl_coef", strength=0.0))
+        rows.append(row(s, "ppo", 79, 1, method="kl_coef", strength=0.4))
+        rows.append(row(s, "ppo", 77, 2, method="average", alpha=0.5))
     return pd.concat([POINTS, pd.DataFrame(rows)], ignore_index=True)
 
 
 def live() -> pd.DataFrame:
     """Models of seed 0: theta_0, the plain run (4, 70), its average (2, 78), L2 (2, 76)."""
-    rows = [row(0, "sft", 80, 0), row(0, "rsf", 70, 4, method="distil", rounds=2)]
-    rows += [row(0, "rsf", 78, 2, method="distil+average", alpha=0.5, rounds=2)]
-    rows += [row(0, "rsf", 76, 2, method="l2", strength=0.06, rounds=2)]
+    rows = [row(0, "sft", 80, 0), row(0, "rsf", 70, 4, method="distil")]
+    rows += [row(0, "rsf", 78, 2, method="distil+average", alpha=0.5)]
+    rows += [row(0, "rsf", 76, 2, method="l2", strength=0.06)]
     return pd.DataFrame(rows)
 
 
@@ -49,8 +49,27 @@ GRID = pd.DataFrame({"ratios": [(0.9, 0.3, 0.3), (0.3, 0.9, 0.3), (0.3, 0.3, 0.9
                      "full": [4.0, 3.0, 1.0, 2.0]})  # fmt: skip
 CLAIMS = {"a": compare.compare_seeds([1.0, 3.0, 2.0]), "b | c": compare.compare_seeds([-2.0, -1.9])}
 
+NAMES = ["rsf", "rsf_random"]
+#: Figures of points: how each is drawn, and which rows it needs beside the main line.
+OF_POINTS: dict[str, tuple[Callable[..., Figure], list[str]]] = {
+    "rsf_rounds": (figures.rsf_rounds, []),
+    "tax_bars": (figures.tax_bars, []),
+    "alpha_curves": (figures.alpha_curves, []),
+    "reward_hacking": (figures.reward_hacking, []),
+    "front": (figures.front, []),
+    "fronts": (figures.fronts, []),
+    "remedy_fronts": (figures.remedy_fronts, ["remedies"]),
+    "algorithm_fronts": (figures.algorithm_fronts, ["algorithms"]),
+    "taxes": (partial(figures.taxes, names=NAMES), ["algorithms"]),
+    "rounds": (partial(figures.rounds, names=NAMES), ["algorithms"]),
+    "part_curves": (figures.part_curves, ["ratios"]),
+    "search_fronts": (figures.search_fronts, ["ratios"]),
+    "shares_along": (figures.shares_along, ["ratios"]),
+}
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
+    **{name: (draw, [figure_points(2, *more)], "rounds")
+       for name, (draw, more) in OF_POINTS.items()},
     "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
     "live_remedies": (figures.live_remedies, [live()], "forgetting"),
     "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
@@ -71,23 +90,34 @@ def drawn(name: str, *tables: pd.DataFrame) -> Figure:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_and_its_alt_text_holds_its_numbers(name: str) -> None:
     figure = drawn(name)
-    figure.canvas.draw()
     table, said = figures.table(figure), alt_text(figure)
     assert len(table)
-    assert "nan" not in said.lower().split()
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.findobj(Text)]  # type: ignore[attr-defined]
+    assert "nan" not in " ".join([said, *texts]).lower().split()
+    assert " ".join(figure.get_supxlabel().split()) in said
     for place in (0, -1):
         own = table.select_dtypes("number").iloc[place].dropna()
         values = [f"{abs(value):{form}}" for value in own for form in (".0f", ".1f", ".2f", "g")]
         assert any(value in said for value in values)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("name", OF_POINTS)
+def test_a_figure_of_points_says_its_run(name: str, seeds: int) -> None:
+    draw, more = OF_POINTS[name]
+    said = alt_text(draw(figure_points(seeds, *more), recorded=True))
+    assert "recorded run tiny, seed" in said
+    averaged = seeds > 1 and name != "shares_along"  # that one is of means
+    assert ("95 % t interval" in said) == averaged
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_what_is_missing_is_refused(name: str) -> None:
     table, column = FIGURES[name][1][0], FIGURES[name][2]
-    with pytest.raises(TableError):
-        drawn(name, table.iloc[:0])
-    with pytest.raises(TableError, match=column):
-        drawn(name, table.drop(columns=column))
+    for broken, message in ((table.iloc[:0], None), (table.drop(columns=column), column)):
+        with pytest.raises(TableError, match=message):
+            drawn(name, broken)
 
 
 def triangle(marks: dict[str, tuple[float, ...]]) -> Figure:
@@ -131,11 +161,12 @@ ORDERED = {"simplex", "lost_items"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ORDERED])
-def test_the_order_of_rows_and_other_columns_change_nothing(name: str) -> None:
+def test_the_order_of_rows_other_columns_and_other_seeds_change_nothing(name: str) -> None:
     table = FIGURES[name][1][0]
-    first, second = (
-        figures.table(drawn(name, each)) for each in (table, table[::-1].assign(other="x"))
-    )
+    other = [row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)]
+    main_line = name in OF_POINTS and not OF_POINTS[name][1]
+    more = pd.concat([table, pd.DataFrame(other if main_line else [])])
+    first, second = (figures.table(drawn(name, each)) for each in (table, more[::-1]))
     by = [column for column in first if first[column].notna().all()]
     pd.testing.assert_frame_equal(
         *(each.sort_values(by, ignore_index=True) for each in (first, second)), check_dtype=False
@@ -186,7 +217,7 @@ def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
 
 
 def test_searches_have_the_same_means_seeds_and_ends() -> None:
-    extra = row(0, "rsf", 99, 1, method="average", alpha=0.1, rounds=2)
+    extra = row(0, "rsf", 99, 1, method="average", alpha=0.1)
     table = figures.table(figures.search_fronts(pd.concat([POINTS, pd.DataFrame([extra])])))
     assert set(table["mean"]) == {0, 0.5, 1}
     assert set(table["seeds"]) == {2}

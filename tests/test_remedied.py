@@ -122,7 +122,7 @@ def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, stre
     assert same(weights(study.distilled({"average": 0.25, **chosen})), expected)
 
 
-def test_terms_combine_in_one_run(study, plain):
+def test_terms_combine_in_one_run(study):
     both = study.distilled({"l2": 0.1, "kd": 1.0})
     assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
     alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy

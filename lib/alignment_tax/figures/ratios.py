@@ -70,7 +70,7 @@ def part_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
     Both axes are differences to the aligned model of the same seed.
     """
-    values = ["reward", "forgetting"]
+    x, y = values = ["reward", "forgetting"]
     rows = _part_rows(points, values)
     table = summarise(rows, ["part", "alpha"], values)
     figure, [line] = style.panels(
@@ -82,7 +82,6 @@ def part_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         own, seeds = (_of(all_, part=part) for all_ in (table, rows))
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
-        x, y = values
         draw.curve(axes, own, x, y, look, seeds=seeds, order="alpha", markersize=6)
         draw.star(axes, 0, 0, hollow=False)
         at, up, alpha = own[[x, y, "alpha"]].iloc[0]

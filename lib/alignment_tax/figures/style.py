@@ -199,10 +199,7 @@ def alt_text(figure: Figure) -> str:
     """Return the words made from the numbers a figure of the course shows (TableError: none)."""
     if text := str(figure.get_label()):
         return text
-    raise TableError(
-        "This figure has no alt text. Figures of alignment_tax.figures carry their own; "
-        "for another one write show(figure, alt='what it shows, with its numbers')."
-    )
+    raise TableError("This figure has no alt text: write show(figure, alt='what it shows').")
 
 
 def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:

@@ -102,13 +102,9 @@ def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
     Slots of a family weigh alike whatever their number of items, as do families in the mean.
     """
     name, _ = written(family)
-
-    def statistic(values: Mapping[str, Array]) -> float:
-        if name in SLOTS:
-            return slot_percent(name, values[name])
-        return _means(_percents(values))[name]
-
-    return statistic
+    if name in SLOTS:
+        return lambda values: slot_percent(name, values[name])
+    return lambda values: _means(_percents(values))[name]
 
 
 def written(score: str) -> tuple[str, bool]:
@@ -143,11 +139,11 @@ def pair_scores(
             "The two models were scored on different items: use one suite, split and limit, "
             "and score again what was scored before the tasks changed."
         )
-
-    def own(scores: SkillScores) -> dict[str, Array]:
-        return {slot: each for slot, each in scores.values(forgiven).items() if slot in slots}
-
-    return list(map(own, first)), list(map(own, second))
+    one, two = (
+        [{slot: x for slot, x in each.values(forgiven).items() if slot in slots} for each in side]
+        for side in (first, second)
+    )
+    return one, two
 
 
 def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
@@ -155,11 +151,11 @@ def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
 
     As written, or with format forgiven.
     """
-    cut, value = ("cut_", "forgiven") if forgiven else ("", "value")
-    whole = (items[f"{cut}length"] == items[f"{cut}reference_length"]).to_numpy()
-    for n in ORDERS:
-        whole = whole & (items[f"{cut}matches_{n}"] == items[f"{cut}ngrams_{n}"]).to_numpy()
-    return np.where((items["slot"] == "bleu").to_numpy(), whole, (items[value] >= 0.5).to_numpy())
+    counts, value = (CUT_COLUMNS, "forgiven") if forgiven else (BLEU_COLUMNS, "value")
+    matches, ngrams = (items[list(counts[i : i + 4])].to_numpy() for i in (0, 4))
+    length, reference = items[list(counts[8:])].to_numpy().T
+    whole = (matches == ngrams).all(axis=1) & (length == reference)
+    return np.where(items["slot"] == "bleu", whole, items[value] >= 0.5)
 
 
 def sort_losses(before: Array, after: Array, after_forgiven: Array) -> tuple[Array, Array]:

@@ -56,13 +56,9 @@ def read_records(notebook: Any) -> dict[str, Any]:
             notebook = nbformat.read(notebook, as_version=4)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
             raise ValueError(f"{notebook} is not a readable notebook: {error}") from error
-    records: dict[str, Any] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            kept = output.get("data", {}).get(MIME)
-            if kept is not None:
-                records[kept["name"]] = kept["value"]
-    return records
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kept = [each.get("data", {}).get(MIME) for each in outputs]
+    return {each["name"]: each["value"] for each in kept if each is not None}
 
 
 # --- two runs side by side: `alignment-tax compare FIRST SECOND` ----------------------------------
@@ -134,8 +130,7 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _alike(left: Any, right: Any, tolerance: float) -> bool:
-    numbers = [isinstance(each, (int, float)) and type(each) is not bool for each in (left, right)]
-    if all(numbers):
+    if {type(left), type(right)} <= {int, float}:
         both_nan = math.isnan(left) and math.isnan(right)
         return both_nan or math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
     return type(left) is type(right) and left == right

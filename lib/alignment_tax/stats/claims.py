@@ -126,10 +126,9 @@ def _equal_kl(rows: Selection, claim: Claim) -> Gaps:
     """At the furthest KL from theta_0 that both reach, on the lines through their rounds."""
     gaps = {}
     for seed, *both in _curves(rows, claim, "kl"):
-        lines = [each[each[:, 0].argsort()].T for each in both]
-        reach = min(line[0].max() for line in lines)
-        a, b = (float(np.interp(reach, *line)) for line in lines)
-        gaps[seed] = a - b
+        a, b = (each[each[:, 0].argsort()].T for each in both)
+        reach = min(a[0, -1], b[0, -1])
+        gaps[seed] = float(np.interp(reach, *a) - np.interp(reach, *b))
     return gaps
 
 
