@@ -49,7 +49,6 @@ GRID = pd.DataFrame({"ratios": [(0.9, 0.3, 0.3), (0.3, 0.9, 0.3), (0.3, 0.3, 0.9
                      "full": [4.0, 3.0, 1.0, 2.0]})  # fmt: skip
 CLAIMS = {"a": compare.compare_seeds([1.0, 3.0, 2.0]), "b | c": compare.compare_seeds([-2.0, -1.9])}
 
-NAMES = ["rsf", "rsf_random"]
 #: Figures of points: how each is drawn, and which rows it needs beside the main line.
 OF_POINTS: dict[str, tuple[Callable[..., Figure], list[str]]] = {
     "rsf_rounds": (figures.rsf_rounds, []),
@@ -60,8 +59,8 @@ OF_POINTS: dict[str, tuple[Callable[..., Figure], list[str]]] = {
     "fronts": (figures.fronts, []),
     "remedy_fronts": (figures.remedy_fronts, ["remedies"]),
     "algorithm_fronts": (figures.algorithm_fronts, ["algorithms"]),
-    "taxes": (partial(figures.taxes, names=NAMES), ["algorithms"]),
-    "rounds": (partial(figures.rounds, names=NAMES), ["algorithms"]),
+    "taxes": (figures.taxes, ["algorithms"]),
+    "rounds": (figures.rounds, ["algorithms"]),
     "part_curves": (figures.part_curves, ["ratios"]),
     "search_fronts": (figures.search_fronts, ["ratios"]),
     "shares_along": (figures.shares_along, ["ratios"]),

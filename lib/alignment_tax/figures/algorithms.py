@@ -21,6 +21,7 @@ from alignment_tax.stats.compare import summarise
 ROUNDS = Look("as trained, round by round", style.BLACK, "s")
 AVERAGES = Look("average of θ₀ and the last round", style.BLUE, "o")
 LABELLED_ALPHAS = (0.2, 0.5, 0.8)
+CONTROLLED = ("rsf", "rsf_random")
 WAYS = ("as written", "format forgiven")  # the two ways in which a skill is scored
 
 
@@ -41,7 +42,9 @@ def _since(
 
 
 @style.in_style()
-def taxes(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -> Figure:
+def taxes(
+    points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
+) -> Figure:
     """Draw what algorithms cost in every family: as written left, with format forgiven right.
 
     `names` are words of the column algorithm; the last round of each counts.
@@ -74,7 +77,9 @@ def taxes(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) ->
 
 
 @style.in_style()
-def rounds(points: pd.DataFrame, names: Sequence[str], recorded: bool = False) -> Figure:
+def rounds(
+    points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
+) -> Figure:
     """Draw the change in mean skill over the rounds: as written, and with format forgiven."""
     values = ["skill", "forgetting"]
     rows, names = _since(points, values, names, values)

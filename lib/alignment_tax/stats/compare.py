@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -109,12 +109,6 @@ def compare_seeds(
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
     mean, low, high = interval(values)
     return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
-
-
-def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
-    """Return `compare_seeds` of the differences that are numbers; None for fewer than two."""
-    values = [float(value) for value in differences if np.isfinite(value)]
-    return compare_seeds(values, **how) if len(values) > 1 else None
 
 
 # --- intervals over seeds and items -------------------------------------------------------------

@@ -10,7 +10,7 @@ import pandas as pd
 from alignment_tax.results.points import NotRecorded
 
 Array = np.ndarray
-Points = Array | pd.DataFrame | Sequence[Sequence[float]]
+Points = Array | Sequence[Sequence[float]]
 STRIPS = 200  # in which two lines are compared, each at its middle
 
 
@@ -19,11 +19,7 @@ class NoSharedRewards(NotRecorded):
 
 
 def as_points(points: Points) -> Array:
-    """Return points, or the columns reward and skill of a table, as a float array (n, 2)."""
-    if isinstance(points, pd.DataFrame):
-        if missing := {"reward", "skill"} - set(points.columns):
-            raise ValueError(f"The table of points has no column {sorted(missing)[0]!r}.")
-        points = points[["reward", "skill"]].to_numpy(dtype=float)
+    """Return points as a float array (n, 2)."""
     array = np.asarray(points, dtype=float)
     if array.size == 0:
         raise ValueError("There are no points: is the table filtered by a name that is not in it?")
