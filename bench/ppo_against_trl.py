@@ -228,7 +228,7 @@ def compared(runs: pd.DataFrame) -> dict[str, Any]:
     mine, theirs = by.loc["ours"], by.loc["trl"]
     gaps = {name: mine[name] - theirs[name] for name in ("judged_reward", "judged_kl")}
     gaps["seconds_saved"] = theirs["seconds_per_step"] - mine["seconds_per_step"]
-    found: dict[str, Any] = {n: compare.compare_seeds(gap).as_dict() for n, gap in gaps.items()}
+    found: dict[str, Any] = {n: as_dict(compare.compare_seeds(gap)) for n, gap in gaps.items()}
     faster = theirs["seconds_per_step"].mean() / mine["seconds_per_step"].mean()
     return {**found, "times_faster": float(faster)}
 

@@ -87,7 +87,7 @@ def test_no_later_round_of_another_method_becomes_the_last_one(run):
     assert set(both.model("rsf/last")["rounds"]) == {last}
 
 
-DRAWN = [figures.signature, figures.rsf_rounds, figures.tax_bars]
+DRAWN = [figures.front, figures.rsf_rounds, figures.tax_bars]
 DRAWN += [figures.alpha_curves, figures.reward_hacking]
 
 

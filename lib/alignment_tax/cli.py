@@ -19,7 +19,7 @@ from alignment_tax.notebooks import (
     run_course,
     strip_outputs,
 )
-from alignment_tax.results.compare_runs import CompareError, differences, read_run
+from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.spec import UnknownStage
 from alignment_tax.store import ArtifactError
 
@@ -188,7 +188,7 @@ def do_report(given: Given) -> None:
 
 def do_figures(given: Given) -> int:
     """Redraw figures from recorded results, without a model."""
-    return int(library("figures.redraw").redraw_figures(given.points, given.out))
+    return int(library("figures.readme").redraw_figures(given.points, given.out))
 
 
 def do_outputs(given: Given) -> None:

@@ -1,9 +1,4 @@
-"""The recorded results in data/results: tables, how rows are added to them, where they came from.
-
-points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
-of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL,
-replies.csv what a few models say.
-"""
+"""The recorded results in data/results: tables, how rows are added, where they came from."""
 
 from __future__ import annotations
 
@@ -41,14 +36,9 @@ class RecordError(ArtifactError):
 class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
-    Attributes:
-        points: One row per evaluated model.
-        rounds: One per round of RLHF.
-        pairs: One per held-out preference pair (seed, kind, margin).
-        provenance: Of the call that made the tables; `calls` also of those that added to them.
-        costs: One per model trained under a remedy (steps, seconds, peak_memory_mb).
-        kl: One per model with a forward KL (nats a reply).
-        replies: What a few models say to one request and two items: see `results.replies`.
+    One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
+    under a remedy (costs), model with a forward KL (nats a reply), reply of a few models.
+    `provenance` is of the call that made the tables; `calls` are also those that added to them.
     """
 
     points: pd.DataFrame
@@ -71,11 +61,7 @@ class Recorded:
 
 
 def recorded(preset: str = "tiny") -> Recorded:
-    """Read the recorded run of a preset from data/results.
-
-    Raises:
-        FileNotFoundError: there is none; names the command that makes it.
-    """
+    """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
         raise FileNotFoundError(
@@ -88,11 +74,7 @@ def recorded(preset: str = "tiny") -> Recorded:
 
 
 def recorded_items(preset: str = "tiny") -> pd.DataFrame:
-    """Read the items behind the recorded run of a preset: one row per model, slot and item.
-
-    Raises:
-        FileNotFoundError: there are none; names the command that makes them.
-    """
+    """Read the items of a preset's run, a row per model, slot and item (or FileNotFoundError)."""
     path = settings.results_folder() / preset / "items.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
@@ -136,10 +118,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
             f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
             "and provenance.json, as alignment-tax record writes them."
         )
-    if (studies := sorted(set(points["study"]))) != [preset]:
-        raise RecordError(
-            f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
-        )
+    if (studies := ", ".join(sorted(set(points["study"])))) != preset:
+        raise RecordError(f"{source} was recorded with preset {studies}, not {preset}: name it.")
     stored = read_table(folder / "points.csv")
     seeds = sorted(int(seed) for seed in set(points["seed"]))
     for seed in seeds:
@@ -220,20 +200,18 @@ def write_tables(
     if not fresh:
         seeds = set(pairs["seed"])
         pairs = _beside(folder / "pairs.parquet", pairs, lambda old: ~old["seed"].isin(seeds))
-        points = merged.get("points", tables["points"])
-        new = set(zip(items["seed"], items["key"], strict=True))
-        kept = set(zip(points["seed"], points["key"], strict=True)) - new
-
-        def still_wanted(old: pd.DataFrame) -> list[bool]:
-            return [pair in kept for pair in zip(old["seed"], old["key"], strict=True)]
-
-        items = _beside(folder / "items.parquet", items, still_wanted)
+        kept = _models(merged.get("points", tables["points"])).difference(_models(items))
+        items = _beside(folder / "items.parquet", items, lambda old: _models(old).isin(kept))
     # points last: a call that is killed in between leaves items without a point, never the reverse
     for name, rows in (("items", items), ("pairs", pairs)):
         rows.to_parquet(temporary := folder / f".{name}.parquet.tmp", index=False)
         temporary.replace(folder / f"{name}.parquet")
     for name in sorted(merged, key=lambda name: name == "points"):
         write_whole(folder / f"{name}.csv", merged[name].to_csv(index=False, float_format="%.6g"))
+
+
+def _models(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(table[["seed", "key"]].astype({"key": str}))
 
 
 def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
