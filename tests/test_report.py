@@ -31,6 +31,7 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     for name, text in ((report.TABLES_PAGE, tables), (report.REMEDIES_PAGE, remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
+    assert (folder / report.ROBUST_PAGE).read_text(encoding="utf-8") == report.robust_page(), stale
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
