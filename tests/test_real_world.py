@@ -326,15 +326,6 @@ def test_nobody_knows_the_true_reward() -> None:
     assert RealWorld().gold([[{"role": "user", "content": "Hi"}]], ["Yo"]) is None
 
 
-def test_a_missing_file_names_the_set_and_both_ways(folder: Path) -> None:
-    with pytest.raises(DataUnavailable) as caught:
-        load("race_middle_test")
-    message = str(caught.value)
-    for part in ("'race_middle_test'", "race_middle_test.jsonl.gz", "ehovy/race", "Hub"):
-        assert part in message
-    assert "ALIGNMENT_TAX_DATA" in message
-
-
 def test_no_network_names_the_set_and_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host")
@@ -357,13 +348,6 @@ def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch)
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
     assert asked == [(("Anthropic/hh-rlhf", None), where)]
-
-
-def test_a_row_in_another_layout_is_named(folder: Path) -> None:
-    good = {"goal": "dry a cup", "sol1": "towel", "sol2": "lamp", "label": 0}
-    write(folder, "piqa_valid", [good, {"goal": "dry a cup", "sol1": "towel", "label": 0}])
-    with pytest.raises(DataUnavailable, match=r"Row 2 of the set 'piqa_validation'.*'sol2'"):
-        load("piqa_validation")
 
 
 def test_a_cut_off_file_is_refused(folder: Path) -> None:

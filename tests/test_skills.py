@@ -372,10 +372,6 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
     ("text", "message"),
     [
         (
-            GENERATION.replace('until: ["<eos>"], ', "until: [], "),
-            "does not say where a reply ends",
-        ),
-        (
             GENERATION.replace("doc_to_target: answer", 'doc_to_target: "{{{{question[:0]}}}}"'),
             "a text",
         ),

@@ -73,7 +73,9 @@ def data_folder() -> Path | None:
         return None
     folder = absolute(named)
     if not folder.is_dir():
-        raise SettingsError(f"{DATA_VARIABLE} is {folder}, which is not a folder. Unset: the Hub.")
+        raise SettingsError(
+            f"{DATA_VARIABLE} is {folder}, no folder. Name one, or unset it to use the Hub."
+        )
     return folder
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from alignment_tax import figures, settings
 from alignment_tax.results.points import TableError
+from alignment_tax.results.recorded import RecordError, read_table
 
 
 def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
@@ -23,10 +22,9 @@ def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
         )
         return 2
     try:
-        figure = figures.signature(pd.read_csv(table), recorded=True)
-    except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
-        return 1
+        figure = figures.signature(read_table(table), recorded=True)
+    except TableError as error:
+        raise RecordError(f"{table}: {error} Name another table with --points.") from error
     for each, path in ((figure, target), (figures.pipeline(), target.with_name("pipeline.png"))):
         print(f"{figures.save(each, path)}\n  {figures.alt_text(each)}")
     return 0

@@ -113,7 +113,7 @@ def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
     """Refuse a table that lacks columns or rows."""
     if not isinstance(frame, pd.DataFrame):
         raise TableError(f"{figure} takes a pandas DataFrame, not {type(frame).__name__}.")
-    missing = [name for name in columns if name not in frame.columns]
+    missing = [name for name in dict.fromkeys(columns) if name not in frame.columns]
     if missing:
         raise TableError(
             f"{figure} needs the column(s) {', '.join(missing)}; the table has "
@@ -161,7 +161,8 @@ def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.Data
     rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)]
     if rows.empty:
         raise TableError(
-            f"{figure} has nothing to draw: no row has a number in all of {', '.join(values)}."
+            f"{figure} has nothing to draw: no row has a number in all of "
+            f"{', '.join(dict.fromkeys(values))}."
         )
     return rows.reset_index(drop=True)
 

@@ -219,15 +219,29 @@ def _suite(name: str) -> dict[str, Task]:
 def _build_tasks(names: Sequence[str], folder: Path) -> dict[str, Any]:
     """Build lm-eval tasks from the YAML files of a folder, without reading lm-eval's own."""
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-    with _log_level("lm_eval", logging.ERROR):
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        if missing := [name for name in names if name not in manager.all_subtasks]:
-            raise SkillsError(
-                f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the slot "
-                "in `without`."
-            )
-        return dict(manager.load(list(names))["tasks"])
+    doing, tasks = str(folder), dict[str, Any]()
+    try:
+        with _log_level("lm_eval", logging.ERROR):
+            manager = TaskManager(include_path=str(folder), include_defaults=False)
+            if missing := [name for name in names if name not in manager.all_subtasks]:
+                for file in sorted(folder.glob("*.yaml")):  # lm-eval leaves out what it cannot read
+                    doing = str(file)
+                    load_yaml(file, resolve_func=False, recursive=False)
+                raise SkillsError(
+                    f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
+                    "slot in `without`."
+                )
+            for name in names:
+                doing = f"{folder}, task {name!r}"
+                tasks |= manager.load([name])["tasks"]
+    except SkillsError:
+        raise
+    except Exception as error:  # whatever the functions raise that a YAML file names
+        said = " ".join(str(error).split()).rstrip(".")
+        raise SkillsError(f"{doing}: {said}. Correct its YAML file.") from error
+    return tasks
 
 
 def _requests(task: Any, limit: int | None) -> list[Any]:

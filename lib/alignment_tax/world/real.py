@@ -29,7 +29,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
-from alignment_tax.settings import DATA_VARIABLE, data_folder
+from alignment_tax.settings import DATA_VARIABLE, SettingsError, data_folder
 from alignment_tax.world.base import Message, Prompt
 from alignment_tax.world.splits import split_of, unit_hash
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class DataUnavailable(RuntimeError):
+class DataUnavailable(SettingsError):
     """A set that cannot be had or read; the message names it and the ways to get it."""
 
 
@@ -50,7 +50,10 @@ class DataUnavailable(RuntimeError):
 
 
 def _choice(question: str, choices: Iterable[str], gold: int, **passage: str) -> Row:
-    return {**passage, "question": question, "choices": list(choices), "gold": int(gold)}
+    choices = list(choices)
+    if not 0 <= int(gold) < len(choices):
+        raise ValueError(f"the right one is number {gold} of {len(choices)} choices")
+    return {**passage, "question": question, "choices": choices, "gold": int(gold)}
 
 
 def _reading(passage: str, question: str, answers: Iterable[str]) -> Row:
@@ -343,7 +346,8 @@ def _adapt(rows: Iterable[Row], adapter: Adapter, name: str, origin: str) -> Ite
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataUnavailable(
                 f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
-                f"{type(error).__name__}: {error}. Its fields are {', '.join(row)}."
+                f"{type(error).__name__}: {error}. Its fields are {', '.join(map(str, row))}; see "
+                f"what is read in {adapter.__name__} of world/real.py, and correct the file."
             ) from error
         if adapted is not None:
             yield adapted
@@ -492,7 +496,10 @@ def draw(items: list[T], n: int, seed: int, what: str) -> list[T]:
     if n < 1:
         raise ValueError(f"Asked for {n} {what}: ask for at least 1.")
     if not items:
-        raise DataUnavailable(f"There are no {what} in the sets that were read.")
+        raise DataUnavailable(
+            f"There are no {what} in the sets that were read. Rows that cannot be used are left "
+            f"out (RealWorld.counts says why): check the files in {DATA_VARIABLE}."
+        )
     if n > len(items):
         log.warning("Asked for %d %s, there are %d: taking all.", n, what, len(items))
     return random.Random(seed).sample(items, min(n, len(items)))
