@@ -27,7 +27,7 @@ from bench import Numbers, timed
 from bench.against import NOT_COPIED
 
 SEED, KILLS = 18, 10
-RECORD = "record smoke --seeds 0 --methods rsf l2"
+RECORD = "record smoke --seeds 0 --methods l2"
 RUN = "run --preset smoke --only 04 09 --jobs 1 --out runs/out"
 #: Of the undisturbed time; as what is finished is kept, ten kills still reach the end.
 LATEST = 1 / 3
