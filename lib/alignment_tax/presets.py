@@ -501,7 +501,7 @@ NUMBERS = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
 #: Numbers that may be 0, which switches something off; all others are above it.
 MAY_BE_0 = set(
     "replay replay_documents kl_coef gamma lam value_coef missing_eos_penalty unfinished_penalty "
-    "reward_baseline beta eps kept_weight theta_0_may_lose".split()
+    "beta eps kept_weight theta_0_may_lose".split()
 )
 
 
@@ -512,7 +512,8 @@ def check(config: Any, name: str = "") -> None:
         if is_dataclass(value):
             check(value, f"{place}.")
         kind, _, none = str(each.type).partition(" | ")
-        if kind not in NUMBERS or (none and value is None):
+        # a baseline may have any sign
+        if kind not in NUMBERS or (none and value is None) or each.name == "reward_baseline":
             continue
         wanted, what = NUMBERS[kind]
         fits = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)

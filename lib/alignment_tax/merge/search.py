@@ -7,7 +7,6 @@ the search itself; here is what it is given.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,19 +138,10 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
 }
 #: The step of the grid, a field of `RatioConfig`, of the searches that walk on one.
 GRID_STEPS = {"hma_grid": "grid_step", "hma_reward": "reward_step"}
-#: Fields of `RatioConfig` that may be 0; all other numbers must be above it.
-MAY_BE_ZERO = ("eps", "kept_weight")
 
 
 def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) -> None:
     """Refuse a search for K blocks that would fail after its models are trained (MergeError)."""
-    for field_ in dataclasses.fields(config):
-        value = getattr(config, field_.name)
-        if isinstance(value, tuple):
-            continue
-        low = "0 or more" if field_.name in MAY_BE_ZERO else "above 0"
-        if not math.isfinite(value) or value < 0 or (value == 0 and low == "above 0"):
-            raise MergeError(f"{field_.name} of the ratios is {value}: it must be {low}, finite.")
     numbers = hma_numbers(config, alpha)
     hma.check_config(numbers, blocks)
     if method == "hma_eq11":
