@@ -45,7 +45,9 @@ def run() -> int:
     root, runs = settings.repo_root(), dict[str, list[Numbers]]()
     for name in [*INSTRUCTIONS] * TIMES:
         say(f"Training with {name} ...")
-        said = python(["-m", "bench.instructions"], [root / "lib", root], **INSTRUCTIONS[name])
+        said = python(
+            ["-m", "bench.instructions"], [root / "lib", root], None, **INSTRUCTIONS[name]
+        )
         runs.setdefault(name, []).append(json.loads(said.splitlines()[-1]))
     found = {"settings": INSTRUCTIONS, "runs": runs, "provenance": provenance()}
     out = settings.results_folder() / "instruction_sets.json"
