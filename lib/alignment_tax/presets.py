@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -427,6 +429,32 @@ def get(name: str) -> Preset:
         known = ", ".join(PRESETS)
         raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {known}.")
     return PRESETS[name]
+
+
+NUMBERS = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
+#: Numbers that may be 0, which switches something off; all others are above it.
+MAY_BE_0 = set(
+    "replay replay_documents kl_coef gamma lam value_coef missing_eos_penalty unfinished_penalty "
+    "beta eps kept_weight theta_0_may_lose".split()
+)
+
+
+def check(config: Any, name: str = "") -> None:
+    """Refuse a number of a preset, or of a part of it, that no run can use (ValueError: which)."""
+    for each in fields(config):
+        value, place = getattr(config, each.name), f"{name}{each.name}"
+        if is_dataclass(value):
+            check(value, f"{place}.")
+        kind, _, none = str(each.type).partition(" | ")
+        # a baseline may have any sign
+        if kind not in NUMBERS or (none and value is None) or each.name == "reward_baseline":
+            continue
+        wanted, what = NUMBERS[kind]
+        fits = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
+        zero = each.name in MAY_BE_0
+        if not fits or value < 0 or (value == 0 and not zero):
+            least = "of 0 or more" if zero else "above 0"
+            raise ValueError(f"The preset's {place} is {value!r}: give it {what} {least}.")
 
 
 #: A (nested) preset dataclass as plain types, for keys and provenance.

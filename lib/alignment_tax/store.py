@@ -112,7 +112,8 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file by rename: after a crash it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # a name of its own for each process would stay for ever when one is killed
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)

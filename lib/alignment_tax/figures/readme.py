@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -13,6 +12,7 @@ from alignment_tax import settings
 from alignment_tax.figures import style
 from alignment_tax.figures.pareto import front
 from alignment_tax.results.points import TableError
+from alignment_tax.results.recorded import RecordError, read_table
 
 #: name, what happens, chapter, place (of the middle of a box) and colour
 STAGES = (
@@ -85,10 +85,9 @@ def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
         )
         return 2
     try:
-        figure = front(pd.read_csv(table), recorded=True)
-    except (TableError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        print(f"alignment-tax figures: {table}: {error}", file=sys.stderr)
-        return 1
+        figure = front(read_table(table), recorded=True)
+    except TableError as error:
+        raise RecordError(f"{table}: {error} Name another table with --points.") from error
     for each, path in ((figure, target), (pipeline(), target.with_name("pipeline.png"))):
         print(f"{style.save(each, path)}\n  {style.alt_text(each)}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,18 +132,10 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
 }
 #: The step of the grid, a field of `RatioConfig`, of the searches that walk on one.
 GRID_STEPS = {"hma_grid": "grid_step", "hma_reward": "reward_step"}
-#: Fields of `RatioConfig` that may be 0; all other numbers must be above it.
-MAY_BE_ZERO = ("eps", "kept_weight")
 
 
 def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) -> None:
     """Refuse a search for K blocks that would fail after its models are trained (MergeError)."""
-    for name, value in vars(config).items():
-        if isinstance(value, tuple):
-            continue
-        low = "0 or more" if name in MAY_BE_ZERO else "above 0"
-        if not math.isfinite(value) or value < 0 or (value == 0 and low == "above 0"):
-            raise MergeError(f"{name} of the ratios is {value}: it must be {low}, finite.")
     numbers = hma_numbers(config, alpha)
     way: Parameterisation = "eq11" if method == "hma_eq11" else "softmax"
     hma.check_config(dataclasses.replace(numbers, parameterisation=way), blocks)

@@ -40,6 +40,11 @@ def methods(preset: Preset) -> list[str]:
     the algorithms that are named beside them, of rsf if none is.
     """
     own = [name for name, _ in preset.remedies]
+    if unknown := [name for name in own if name not in REMEDIES]:
+        raise UnknownStage(
+            f"Preset {preset.name} has strengths of {unknown[0]!r} in `remedies`, and there is no "
+            f"such remedy. Choose from: {', '.join(REMEDIES)}."
+        )
     inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []

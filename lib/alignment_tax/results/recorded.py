@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from alignment_tax.results.points import curve_rows, with_rsf
 from alignment_tax.spec import COLUMNS, NAMED, block_count
 from alignment_tax.store import ArtifactError, write_whole
 
+T = TypeVar("T")
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = NAMED
 #: The tables in CSV, and what names a row of each.
@@ -69,7 +70,7 @@ def recorded(preset: str = "tiny") -> Recorded:
             f"alignment-tax record {preset}"
         )
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
-    pairs, calls = pd.read_parquet(folder / "pairs.parquet"), read_calls(folder)
+    pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
     return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls)
 
 
@@ -78,12 +79,25 @@ def recorded_items(preset: str = "tiny") -> pd.DataFrame:
     path = settings.results_folder() / preset / "items.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
-    return pd.read_parquet(path)
+    return _intact(path, pd.read_parquet)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a stored table, an empty one if there is none."""
-    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
+    """Return a stored table (RecordError: it is damaged), an empty one if there is none."""
+    if not path.is_file():
+        return pd.DataFrame()
+    return _intact(path, lambda path: pd.read_csv(path, dtype={"key": str}))
+
+
+def _intact(path: Path, read: Callable[[Path], T]) -> T:
+    """Return what `read` makes of a file (RecordError: it is damaged)."""
+    try:
+        return read(path)
+    except (ValueError, OSError) as error:  # those of pandas and pyarrow are ValueErrors
+        raise RecordError(
+            f"{path} is damaged ({' '.join(str(error).split())}). Get it back from version control "
+            "(git checkout), or record it again."
+        ) from error
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
@@ -91,7 +105,7 @@ def read_calls(folder: Path) -> list[dict[str, Any]]:
     path = folder / "provenance.json"
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _intact(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     return found if isinstance(found, list) else [found]
 
 
@@ -118,6 +132,11 @@ def merge_results(source: Path, preset: str) -> list[int]:
             f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
             "and provenance.json, as alignment-tax record writes them."
         )
+    if lacking := [name for name in COLUMNS if name not in points]:
+        raise RecordError(
+            f"{source / 'points.csv'} lacks the column {lacking[0]!r} ({len(lacking)} such). "
+            "Record these seeds again with this version."
+        )
     if (studies := ", ".join(sorted(set(points["study"])))) != preset:
         raise RecordError(f"{source} was recorded with preset {studies}, not {preset}: name it.")
     stored = read_table(folder / "points.csv")
@@ -133,7 +152,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
                 "has no rows here."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, fresh, pd.read_parquet(pairs), pd.read_parquet(items))
+    read = [_intact(path, pd.read_parquet) for path in (pairs, items)]
+    write_tables(folder, fresh, read[0], read[1])
     own = read_calls(folder)
     write_calls(folder, own + [call for call in calls if call not in own])
     return seeds
@@ -218,7 +238,7 @@ def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any])
     """Return the rows of a stored parquet table that are kept, and the new ones behind them."""
     if not path.is_file():
         return rows
-    stored = pd.read_parquet(path)
+    stored = _intact(path, pd.read_parquet)
     text = dict.fromkeys(stored.select_dtypes("category").columns, "object")
     both = [stored[keep(stored)].astype(text), rows.astype(text)]
     return pd.concat(both, ignore_index=True).astype(dict.fromkeys(text, "category"))

@@ -116,15 +116,15 @@ def differences(
 def _values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for chapter in run["chapters"]:
         for name, value in chapter["records"].items():
-            yield from _leaves(f"{chapter['number']} {name}", value)
+            yield from leaves(f"{chapter['number']} {name}", value)
 
 
-def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Take a recorded dict or list apart."""
     if isinstance(value, (dict, list)) and value:
         parts = value.items() if isinstance(value, dict) else enumerate(value, start=1)
         for key, each in parts:
-            yield from _leaves(f"{place}: {key}", each)
+            yield from leaves(f"{place}: {key}", each)
     else:
         yield place, value
 

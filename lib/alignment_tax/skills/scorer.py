@@ -71,6 +71,33 @@ def _suite(name: str) -> dict[str, Task]:
     return SUITES[name]
 
 
+def _build_tasks(names: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Build lm-eval tasks from the YAML files of a folder, without reading lm-eval's own."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    doing, tasks = str(folder), dict[str, Any]()
+    try:
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        if missing := [name for name in names if name not in manager.all_subtasks]:
+            for file in sorted(folder.glob("*.yaml")):  # lm-eval leaves out what it cannot read
+                doing = str(file)
+                load_yaml(file, resolve_func=False, recursive=False)
+            raise SkillsError(
+                f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the slot "
+                "in `without`."
+            )
+        for name in names:
+            doing = f"{folder}, task {name!r}"
+            tasks |= manager.load([name])["tasks"]
+    except SkillsError:
+        raise
+    except Exception as error:  # whatever the functions raise that a YAML file names
+        said = " ".join(str(error).split()).rstrip(".")
+        raise SkillsError(f"{doing}: {said}. Correct its YAML file.") from error
+    return tasks
+
+
 class Scorer:
     """Score many models on one suite: tasks are built once, the model is passed as an object.
 
@@ -99,8 +126,6 @@ class Scorer:
         without: Sequence[str] = (),
         folder: Path | None = None,
     ) -> None:
-        from lm_eval.tasks import TaskManager
-
         if split not in ("reported", "validation"):
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
@@ -118,15 +143,7 @@ class Scorer:
             # lm-eval's notes are for users of a command line
             afterwards.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-            # from the YAML files of the folder, without reading lm-eval's own
-            manager = TaskManager(include_path=str(folder), include_defaults=False)
-            names = [task.name for task in self.slots.values()]
-            if missing := [name for name in names if name not in manager.all_subtasks]:
-                raise SkillsError(
-                    f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
-                    "slot in `without`."
-                )
-            self.tasks: dict[str, Any] = manager.load(names)["tasks"]
+            self.tasks = _build_tasks([task.name for task in self.slots.values()], folder)
             # its progress bar stays out of the notebook
             afterwards.enter_context(contextlib.redirect_stderr(io.StringIO()))
             for definition in self.tasks.values():

@@ -27,7 +27,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
-from alignment_tax.settings import DATA_VARIABLE, data_folder
+from alignment_tax.settings import DATA_VARIABLE, SettingsError, data_folder
 from alignment_tax.world.base import Prompt, said
 from alignment_tax.world.splits import split_of, unit_hash
 
@@ -37,7 +37,7 @@ Adapter = Callable[[Row], Row | None]
 log = logging.getLogger(__name__)
 
 
-class DataUnavailable(RuntimeError):
+class DataUnavailable(SettingsError):
     """A set that cannot be had or read; the message names it and the ways to get it."""
 
 
@@ -47,7 +47,10 @@ class DataUnavailable(RuntimeError):
 
 
 def _choice(question: str, choices: Iterable[str], gold: int, **passage: str) -> Row:
-    return {**passage, "question": question, "choices": list(choices), "gold": int(gold)}
+    choices = list(choices)
+    if not 0 <= int(gold) < len(choices):
+        raise ValueError(f"the right one is number {gold} of {len(choices)} choices")
+    return {**passage, "question": question, "choices": choices, "gold": int(gold)}
 
 
 def _reading(passage: str, question: str, answers: Iterable[str]) -> Row:
@@ -232,7 +235,8 @@ def load(name: str) -> list[Row]:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataUnavailable(
                 f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
-                f"{type(error).__name__}: {error}. Its fields are {', '.join(row)}."
+                f"{type(error).__name__}: {error}. Its fields are {', '.join(map(str, row))}; "
+                f"see what is read in {adapter.__name__} of world/real.py, and correct the file."
             ) from error
     if kept := [row for row in adapted if row is not None]:
         return kept
@@ -408,7 +412,10 @@ def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
     if n < 1:
         raise ValueError(f"Asked for {n} {what}: ask for at least 1.")
     if not items:
-        raise DataUnavailable(f"There are no {what} in the sets that were read.")
+        raise DataUnavailable(
+            f"There are no {what} in the sets that were read. Rows that cannot be used are left "
+            f"out (the log says why): check the files in {DATA_VARIABLE}."
+        )
     if n > len(items):
         log.warning("Asked for %d %s, there are %d: taking all.", n, what, len(items))
     return random.Random(seed).sample(items, min(n, len(items)))

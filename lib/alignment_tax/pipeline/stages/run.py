@@ -36,13 +36,15 @@ class Run:
     and samples. Artifacts are kept in the store, by default the folder of runs.
 
     Raises:
-        UnknownPreset, ValueError: no preset of that name; a seed that is no integer of 0 or more.
+        UnknownPreset: there is no preset of that name.
+        ValueError: a seed that is no integer of 0 or more; a number of the preset makes no sense.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
         chosen = presets.get(preset) if isinstance(preset, str) else preset
+        presets.check(chosen)
         self.preset = presets.fit_to_device(chosen, device().type)
         if self.preset != chosen:
             log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
