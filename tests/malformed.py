@@ -225,7 +225,7 @@ CASES: list[tuple[str, str, Callable[[Path], Any], tuple[str, ...]]] = [
     ("parameter", "a learning rate that is text",
      lambda f: study("sft", learning_rate="7e-4"), ("sft.learning_rate", "'7e-4'")),
     ("parameter", "strengths of a remedy that does not exist",
-     lambda f: study(remedies=(presets.Grid("l3", (1.0,)),)).specs(["remedies"]), ("l3", "l1, l2")),
+     lambda f: study(remedies=(("l3", (1.0,)),)).specs(["remedies"]), ("l3", "l1, l2")),
     ("parameter", "a negative strength",
      lambda f: study().artifact(Spec("rsf", 2, "l2", strength=-1.0)), ("L2", "-1")),
     ("parameter", "an alpha above 1",

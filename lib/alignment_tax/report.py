@@ -307,10 +307,8 @@ def robust_page() -> str:
         if not (settings.results_folder() / name / "points.csv").is_file():
             continue
         run = recorded(name)
-        rows = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES)).set_index("id")
-        said = [
-            f"{claims.effect(rows.loc[claim])}, {rows.loc[claim, 'verdict']}" for claim in HEADLINES
-        ]
+        found = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES))
+        said = [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
         lines.append([f"`{name}`", str(len(run.seeds)), *said])
     asked = markdown(["preset", "seeds", *HEADLINES.values()], lines, ("seeds",))
     return "\n\n".join(

@@ -140,7 +140,8 @@ def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = 
         )
     rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)]
     if rows.empty:
-        raise TableError(f"There is nothing to draw: no row has a number in all of {values}.")
+        named = ", ".join(dict.fromkeys(values))
+        raise TableError(f"There is nothing to draw: no row has a number in all of {named}.")
     rows = rows.reset_index(drop=True)
     if not since:
         return rows

@@ -245,7 +245,9 @@ def _replies(
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
-        raise SkillsError(f"{who} does not say where a reply ends (generation_kwargs: until).")
+        raise SkillsError(
+            f"{who} does not say where a reply ends: give its generation_kwargs an until."
+        )
     room = utils.resolve_max_length(model.config, tokenizer) - most
     if room < 1:
         raise SkillsError(f"{who}: replies of {most} tokens leave no room for a prompt.")
