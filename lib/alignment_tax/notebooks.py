@@ -344,7 +344,7 @@ def run_course(
 
     `only` holds numbers or names. What is wrong is raised before anything runs.
     """
-    world = presets.get(preset).world
+    real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
     notebooks = notebooks or settings.notebooks_folder()
@@ -355,7 +355,7 @@ def run_course(
     chosen = select_chapters(chapters, only)
     check_parameters(chosen)
     # a real model and its data fill the GPU
-    jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
+    jobs = min(jobs or (1 if real else os.cpu_count() or 1), len(chosen))
     settings.writable(out, "Choose another folder with --out, or set ALIGNMENT_TAX_RUNS.")
     if not (settings.runs_folder() / "artifacts").is_dir():  # a finished one may be read-only
         settings.writable(settings.runs_folder(), "Set ALIGNMENT_TAX_RUNS to another folder.")

@@ -485,6 +485,8 @@ def size_text(preset: Preset) -> str:
 
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+#: Stands for TINY in the notebooks where nothing is made: see `pipeline.recorded_only`.
+RECORDED = "recorded"
 
 
 def get(name: str) -> Preset:
