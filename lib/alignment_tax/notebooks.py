@@ -505,15 +505,19 @@ def with_outputs(source: Any, executed: Any) -> Any:
 
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
-    """Put the outputs of every notebook executed into a folder into its source."""
-    stored = []
+    """Put the outputs of every notebook executed into a folder into its source: all, or none."""
+    kept = {}
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
             raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
-        write_notebook(target, with_outputs(read_notebook(target), read_notebook(chapter.path)))
-        stored.append(target)
-    return stored
+        try:
+            kept[target] = with_outputs(read_notebook(target), read_notebook(chapter.path))
+        except CourseError as error:
+            raise CourseError(f"{target.name}: {error}") from None
+    for target, notebook in kept.items():
+        write_notebook(target, notebook)
+    return list(kept)
 
 
 def find_figures(notebook: Any) -> list[tuple[str, str]]:

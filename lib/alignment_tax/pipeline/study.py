@@ -103,7 +103,8 @@ class Study(Run):
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""
         wanted = self.specs() if specs is None else specs
-        bar = tqdm(wanted, desc=f"points of {self}", unit="model")
+        read = isinstance(self.store, RecordedStore)
+        bar = tqdm(wanted, desc=f"points of {self}", unit="model", disable=read)
         return pd.DataFrame([self.point(spec) for spec in bar], columns=COLUMNS)
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
