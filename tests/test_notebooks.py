@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from alignment_tax import settings
+from alignment_tax import presets, settings
 from alignment_tax.notebooks import (
     PARAMETERS,
     WIDGET,
@@ -23,6 +23,7 @@ from alignment_tax.notebooks import (
     run_course,
 )
 from alignment_tax.results.recorded import recorded
+from alignment_tax.results.values import read_records
 from alignment_tax.stats import claims
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
@@ -79,6 +80,14 @@ def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
             assert not re.search(r"\r|\d+%\||it/s\]", output.get("text", "")), "progress bar"
             assert "/home/" not in str(output), "a folder of somebody's machine"
     assert all(alt for _, alt in find_figures(notebook)), "a figure without alt text"
+
+
+@each_notebook
+def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
+    verdicts = claims.read("tiny").set_index("id")["verdict"]
+    for name, value in read_records(path).items():
+        if isinstance(value, dict) and set(value) <= set(verdicts.index):
+            assert value == verdicts[list(value)].to_dict(), f"{name}: run it again, keep outputs"
 
 
 @each_notebook
@@ -140,6 +149,20 @@ def of(course, number):
 def records(course, request):
     """What the chapter recorded whose number the name of the test begins with."""
     return of(course, request.function.__name__[5:7])
+
+
+@pytest.mark.notebooks
+def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    ran = run_course(presets.RECORDED, 0, out=tmp_path / "out")
+    assert {run.title: run.error for run in ran.failed} == {}
+    assert not (tmp_path / "artifacts").exists()
+    drawn = {run.number: read_notebook(ran.out / run.notebook) for run in ran.chapters}
+    assert not [name for name, notebook in drawn.items() if not find_figures(notebook)]
+    (tax,) = (run.records["tax_skill"] for run in ran.chapters if run.number == "05")
+    rows = recorded().points.query("seed == 0 and method == 'none'")
+    skill = rows.set_index(["algorithm", "rounds"])["skill"]
+    assert tax == pytest.approx(skill["rsf", 8] - skill["sft", 0], abs=1e-3)
 
 
 VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")

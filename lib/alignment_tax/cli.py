@@ -27,7 +27,8 @@ from alignment_tax.store import ArtifactError
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 ABOUT = """See, measure and mitigate the alignment tax of RLHF: a course in notebooks.
 
-A run is a preset (smoke: a test, tiny: two CPU cores, small: one GPU) and a seed."""
+A run is a seed and a preset: recorded (no training), smoke (a test), tiny (two CPU cores), small
+(one GPU)."""
 EXITS = """exit codes:
   0    all is well
   1    something failed, or two runs differ
@@ -89,7 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
     names, path = f"one of: {', '.join(presets.PRESETS)}", settings.absolute
     command(do_list, "list")
     option = command(do_run, "run --preset tiny --seed 1 --only 04 05")
-    option("--preset", default="tiny", help=f"{names}; default tiny")
+    text = f"{names}; or {presets.RECORDED}, where nothing is trained; default tiny"
+    option("--preset", default="tiny", help=text)
     option("--seed", type=whole_number, default=0, help="default 0")
     option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
     option("--jobs", type=count, help="chapters side by side; default one a core")

@@ -342,7 +342,7 @@ def run_course(
 
     `only` holds numbers or names. What is wrong is raised before anything runs.
     """
-    world = presets.get(preset).world
+    real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
     notebooks = notebooks or settings.notebooks_folder()
@@ -353,7 +353,7 @@ def run_course(
     chosen = select_chapters(chapters, only)
     check_parameters(chosen)
     # a real model and its data fill the GPU
-    jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
+    jobs = min(jobs or (1 if real else os.cpu_count() or 1), len(chosen))
     settings.writable(out, "Choose another folder with --out, or set ALIGNMENT_TAX_RUNS.")
     if not (settings.runs_folder() / "artifacts").is_dir():  # a finished one may be read-only
         settings.writable(settings.runs_folder(), "Set ALIGNMENT_TAX_RUNS to another folder.")
@@ -504,15 +504,19 @@ def with_outputs(source: Any, executed: Any) -> Any:
 
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
-    """Put the outputs of every notebook executed into a folder into its source."""
-    stored = []
+    """Put the outputs of every notebook executed into a folder into its source: all, or none."""
+    kept = {}
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
             raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
-        write_notebook(target, with_outputs(read_notebook(target), read_notebook(chapter.path)))
-        stored.append(target)
-    return stored
+        try:
+            kept[target] = with_outputs(read_notebook(target), read_notebook(chapter.path))
+        except CourseError as error:
+            raise CourseError(f"{target.name}: {error}") from None
+    for target, notebook in kept.items():
+        write_notebook(target, notebook)
+    return list(kept)
 
 
 def find_figures(notebook: Any) -> list[tuple[str, str]]:

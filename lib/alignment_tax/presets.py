@@ -421,6 +421,8 @@ PRESETS |= {
     f"tiny-{name}": replace(TINY, name=f"tiny-{name}", alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), **how)
     for name, how in CHANGES.items()
 }
+#: Stands for TINY in the notebooks where nothing is made: see `pipeline.recorded_only`.
+RECORDED = "recorded"
 
 
 def get(name: str) -> Preset:

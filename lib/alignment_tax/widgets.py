@@ -58,6 +58,6 @@ def page(text: str, figure: Figure) -> str:
     data = base64.b64encode(png(figure)).decode("ascii")
     alt = html.escape(alt_text(figure))
     return (
-        f'<p>{html.escape(text)}</p><img alt="{alt}" style="max-width: 100%" '
+        f'<p>{html.escape(text)}</p><img alt="{alt}" style="max-width: 100%; max-height: 65vh" '
         f'src="data:image/png;base64,{data}">'
     )

@@ -12,19 +12,28 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from alignment_tax import presets
 from alignment_tax.pipeline import catalogue, stages
+from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.pipeline.stages.run import Loaded, Run, read_json
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
-from alignment_tax.store import Artifact
+from alignment_tax.store import Artifact, Store
 
 
 class Study(Run):
-    """All stages of one preset and seed; takes what `Run` takes.
+    """All stages of one preset and seed; takes what `Run` takes, and the preset `recorded`.
 
     Its methods are the stages' functions, which take a run first. Where an aligned `end` is asked
     for (like `Spec("dpo", 6)`), the last round of RSF is meant by default.
     """
+
+    def __init__(
+        self, preset: str | presets.Preset, seed: int = 0, store: Store | None = None
+    ) -> None:
+        if preset == presets.RECORDED:
+            preset, store = presets.TINY, RecordedStore(seed)
+        super().__init__(preset, seed, store)
 
     # models
     base = property(stages.base.base)
@@ -66,10 +75,14 @@ class Study(Run):
 
     def scores(self, spec: Spec) -> SkillScores:
         """The skills of a model with every item, for paired comparisons."""
+        if isinstance(self.store, RecordedStore):
+            return self.store.scores(spec)
         return SkillScores.load(self.evaluate(spec).path)
 
     def point(self, spec: Spec) -> dict[str, Any]:
         """One row of the table of points (see COLUMNS); what does not apply is None."""
+        if isinstance(self.store, RecordedStore):
+            return self.store.row(spec)
         spec = stages.ratios.resolved(self, spec)
         artifact = self.evaluate(spec)
         values = read_json(artifact.path / "point.json")
@@ -81,7 +94,8 @@ class Study(Run):
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""
         wanted = self.specs() if specs is None else specs
-        bar = tqdm(wanted, desc=f"points of {self}", unit="model")
+        read = isinstance(self.store, RecordedStore)
+        bar = tqdm(wanted, desc=f"points of {self}", unit="model", disable=read)
         return pd.DataFrame([self.point(spec) for spec in bar], columns=COLUMNS)
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
