@@ -178,20 +178,21 @@ def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch
 # pure functions
 
 
-def test_portions_begin_with_each_seed_and_then_split_by_method():
+def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method():
     averages = [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
-    specs = [Spec("sft"), Spec("rsf", 2), *averages]
+    rounds = [Spec("dpo", n) for n in range(1, PORTION + 2)]
+    specs = [Spec("sft"), Spec("rsf", 2), *averages, *rounds]
     specs += [Spec("rsf", 2, "l1", strength=s) for s in (1, 2)]
     assert portions(specs, [3, 4], split=False) == [(3, specs), (4, specs)]
     parts = portions(specs, [3, 4], split=True)
-    assert parts[:2] == [(3, specs[:2]), (4, specs[:2])]
-    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[2:]] == [
+    assert parts[:4] == [(3, specs[:2]), (4, specs[:2]), (3, rounds), (4, rounds)]
+    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[4:]] == [
         (seed, size, {method})
         for seed in (3, 4)
         for size, method in ((PORTION, "average"), (PORTION, "average"), (1, "average"), (2, "l1"))
     ]
     for seed in (3, 4):
-        assert [s for n, part in parts if n == seed for s in part] == specs
+        assert {s for n, part in parts if n == seed for s in part} == set(specs)
 
 
 def test_merged_rows_replace_those_of_the_same_name_only():

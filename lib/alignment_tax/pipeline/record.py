@@ -245,16 +245,19 @@ def portions(
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
     With `split` a portion is at most `PORTION` models of one method of one seed, so that processes
-    end together. Every seed's first two models come first: all others would wait for them.
+    end together. Every seed's first two models come first, as all others would wait for them, then
+    the rounds of each algorithm in one portion, since each needs the one before.
     """
     if not split:
         return [(seed, list(specs)) for seed in seeds]
     groups: dict[tuple[str, str], list[Spec]] = {}
     for spec in specs[2:]:
         groups.setdefault((spec.algorithm, spec.method), []).append(spec)
-    start = [(seed, list(specs[:2])) for seed in seeds]
-    cut = [g[i : i + PORTION] for g in groups.values() for i in range(0, len(g), PORTION)]
-    return start + [(seed, group) for seed in seeds for group in cut]
+    chains = [group for (_, method), group in groups.items() if method == "none"]
+    others = [group for (_, method), group in groups.items() if method != "none"]
+    cut = [g[i : i + PORTION] for g in others for i in range(0, len(g), PORTION)]
+    order = [[list(specs[:2])], chains, cut]
+    return [(seed, group) for part in order for seed in seeds for group in part]
 
 
 @contextlib.contextmanager
