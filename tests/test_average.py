@@ -14,7 +14,8 @@ from test_parts import llama, same
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from alignment_tax.merge.average import MergeError, Sweep, average, check_same_vocabulary, kind_of
+from alignment_tax.merge.average import MergeError, Sweep, average
+from alignment_tax.merge.layout import check_same_vocabulary, kind_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
