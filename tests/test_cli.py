@@ -11,7 +11,18 @@ from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
 from alignment_tax.store import DiskFull
 
-COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
+COMMANDS = (
+    "list",
+    "run",
+    "compare",
+    "record",
+    "add",
+    "report",
+    "figures",
+    "outputs",
+    "base",
+    "merge",
+)
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):

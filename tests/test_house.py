@@ -19,7 +19,7 @@ PYTHON = sorted(path for top in ("lib", "bench", "tests") for path in (ROOT / to
 
 # every room, from the ground up: one may import those below it, never those beside or above it
 FLOORS = (
-    ("settings",),
+    ("settings", "checkpoint"),
     ("presets", "provenance"),
     ("store",),
     ("registry",),

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax import presets, settings
+from alignment_tax.checkpoint import CheckpointError, open_checkpoint
+from alignment_tax.labels import ALPHA
+from alignment_tax.merge.layout import MergeError
 from alignment_tax.notebooks import (
     INDEX,
     CourseError,
@@ -20,7 +23,7 @@ from alignment_tax.notebooks import (
 )
 from alignment_tax.results.compare_runs import CompareError, differences, read_run
 from alignment_tax.spec import UnknownStage
-from alignment_tax.store import ArtifactError
+from alignment_tax.store import ArtifactError, write_whole
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
 FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -58,6 +61,17 @@ def share(text: str) -> float:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} does not lie in [0, 1)")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return numbers in [0, 1] from the command line, as in 0.8,0.6,0.4."""
+    try:
+        found = tuple(map(float, text.split(",")))
+    except ValueError:
+        found = ()
+    if found and all(0 <= each <= 1 for each in found):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers in [0, 1], like 0.8,0.6,0.4")
 
 
 def new_file(text: str) -> Path:
@@ -123,6 +137,21 @@ def make_parser() -> argparse.ArgumentParser:
     option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
     command(do_base, "base")
+    ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
+    option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4").add_argument
+    for end, text in ends:
+        option(end, help=text)
+    option("--out", type=path, required=True, help="folder of the average, which must not exist")
+    text = "weight of AFTER; of ratios by --hma the mean; default 0.4"
+    option("--alpha", type=float, default=ALPHA, help=text)
+    text = "a weight of AFTER for each block of layers, from the input on"
+    option("--ratios", type=numbers, metavar="A,B,...", help=text)
+    text = "let HMA find three ratios, on AFTER's own replies to --prompts; loads both models"
+    option("--hma", action="store_true", help=text)
+    option("--prompts", type=path, help="a file with a prompt a line, as text or as JSON")
+    option("--pad", action="store_true", help="take tokens that only one model has as they are")
+    text = "write a configuration of mergekit for the same weights"
+    option("--export", type=new_file, metavar="FILE", help=text)
     text = "measure on this machine, from a checkout: speed, our PPO, learning rates"
     bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
     among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
@@ -224,6 +253,24 @@ def do_base(given: Given) -> int:
     return FINE
 
 
+def do_merge(given: Given) -> int:
+    """Average two checkpoints of your own, file by file."""
+    files = importlib.import_module("alignment_tax.merge.checkpoint")
+    ends = [open_checkpoint(name) for name in (given.before, given.after)]
+    ratios, alpha = given.ratios or (), given.alpha
+    if given.hma:
+        found = importlib.import_module("alignment_tax.audit").find_ratios(*ends, given)
+        ratios, alpha = found.blocks, found.alpha
+    elif ratios:
+        alpha = sum(ratios) / len(ratios)
+    recipe = files.Recipe(alpha, tuple(ratios), given.pad)
+    made = files.merge_checkpoints(*ends, recipe, given.out)
+    if given.export:
+        write_whole(given.export, files.mergekit_config(*ends, recipe))
+    print(f"The average is in {made}.")
+    return FINE
+
+
 def bench_speed(given: Given) -> int:
     """Measure speed and memory, to data/results/bench.json."""
     return program("speed").run(given.limit, given.only, given.against, given.out)
@@ -253,7 +300,8 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         code: int = given.do(given)
         return code
     except (
-        CompareError, CourseError, UnknownStage, presets.UnknownPreset, settings.SettingsError
+        CheckpointError, CompareError, CourseError, MergeError, UnknownStage,
+        presets.UnknownPreset, settings.SettingsError,
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)
         return WRONG_USE

