@@ -22,6 +22,7 @@ COMMANDS = (
     "outputs",
     "base",
     "merge",
+    "audit",
 )
 
 

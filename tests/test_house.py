@@ -33,7 +33,7 @@ FLOORS = (
     ("mitigate",),
     ("stats",),
     ("pipeline", "figures"),
-    ("exercises", "notebooks", "prose", "widgets"),
+    ("audit", "exercises", "notebooks", "prose", "widgets"),
     ("report",),
     ("cli",),
     ("__main__",),

@@ -152,6 +152,20 @@ def make_parser() -> argparse.ArgumentParser:
     option("--pad", action="store_true", help="take tokens that only one model has as they are")
     text = "write a configuration of mergekit for the same weights"
     option("--export", type=new_file, metavar="FILE", help=text)
+    option = command(do_audit, "audit owner/sft owner/rlhf --tasks arc_easy,piqa").add_argument
+    for end, text in ends:
+        option(end, help=text)
+    text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
+    option("--tasks", required=True, metavar="A,B,...", help=text)
+    text = "a sequence classification model with one label: folder or Hub id"
+    option("--reward", metavar="MODEL", help=text)
+    option("--prompts", type=path, help="what the reward is measured on: a prompt a line")
+    text = "weights of AFTER between 0 and 1; default 0.2,0.4,0.6,0.8"
+    option("--alphas", type=numbers, default=(0.2, 0.4, 0.6, 0.8), metavar="A,B,...", help=text)
+    option("--limit", type=count, help="items a task, from the first; default all")
+    option("--out", type=path, default=path("audit"), help="folder of the page; default audit")
+    text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
+    option("--fail-if-tax", type=float, metavar="X", help=text)
     text = "measure on this machine, from a checkout: speed, our PPO, learning rates"
     bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
     among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
@@ -259,7 +273,9 @@ def do_merge(given: Given) -> int:
     ends = [open_checkpoint(name) for name in (given.before, given.after)]
     ratios, alpha = given.ratios or (), given.alpha
     if given.hma:
-        found = importlib.import_module("alignment_tax.audit").find_ratios(*ends, given)
+        found = importlib.import_module("alignment_tax.audit").find_ratios(
+            *ends, alpha, given.prompts
+        )
         ratios, alpha = found.blocks, found.alpha
     elif ratios:
         alpha = sum(ratios) / len(ratios)
@@ -269,6 +285,20 @@ def do_merge(given: Given) -> int:
         write_whole(given.export, files.mergekit_config(*ends, recipe))
     print(f"The average is in {made}.")
     return FINE
+
+
+def do_audit(given: Given) -> int:
+    """Measure what a pair of your own lost, and what averaging gives back."""
+    audit = importlib.import_module("alignment_tax.audit")
+    named = {name: getattr(given, name) for name in ("reward", "prompts", "limit", "alphas")}
+    tasks = tuple(filter(None, given.tasks.split(",")))
+    found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
+    print(f"The page is {audit.write_page(found, given.out)}.")
+    tax = found.change(1.0)
+    if given.fail_if_tax is None or tax.high >= -given.fail_if_tax:
+        return FINE
+    print(f"The tax is {audit.said(tax)} points: beyond {given.fail_if_tax:g}.", file=sys.stderr)
+    return FAILED
 
 
 def bench_speed(given: Given) -> int:

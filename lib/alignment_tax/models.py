@@ -105,9 +105,11 @@ def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def prepare_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, chat: bool = True
+) -> PreTrainedTokenizerBase:
     """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
-    if not tokenizer.chat_template:
+    if chat and not tokenizer.chat_template:
         raise ValueError(
             "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
             "model, or set tokenizer.chat_template."
@@ -124,9 +126,12 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def load_policy(
-    path_or_id: str | Path, dtype: str = "float32"
+    path_or_id: str | Path, dtype: str = "float32", chat: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
+    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file.
+
+    With `chat` it must have a chat template.
+    """
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
@@ -139,7 +144,7 @@ def load_policy(
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe))
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe), chat)
     config = AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(

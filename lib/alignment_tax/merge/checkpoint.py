@@ -310,7 +310,7 @@ class Mixer:
     def mixed(self, piece: Piece) -> np.ndarray:
         """Return the bytes of a chunk, in a buffer that the next chunk overwrites."""
         for (file, start), buffer in zip(piece.sources, self.read, strict=False):
-            if os.preadv(self.files[file], [buffer[: piece.size]], start) != piece.size:
+            if os.preadv(self.files[file], [buffer[: piece.size].data], start) != piece.size:
                 raise MergeError(f"{file} ends before {piece.name!r}: it was changed meanwhile.")
         read = [buffer[: piece.size] for buffer in self.read]
         if len(piece.sources) == 1:
@@ -326,9 +326,9 @@ class Mixer:
             for narrow, room in zip(own, wide, strict=True):
                 widen(narrow, room, dtype)
         # from the nearer end, so that what is equal in both stays so
-        near, far, way = (*wide, alpha) if alpha < 0.5 else (*wide[::-1], 1 - alpha)
+        near, far = wide if alpha < 0.5 else wide[::-1]
         far -= near
-        far *= far.dtype.type(way)
+        far *= far.dtype.type(min(alpha, 1 - alpha))
         near += far
         if not math.isfinite(float(np.dot(near, near))) and not np.isfinite(near).all():
             raise MergeError(
@@ -376,7 +376,7 @@ def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
         def work(first: int) -> None:
             mixer = Mixer(files)
             for chunk in chunks[first::THREADS]:
-                os.pwrite(file.fileno(), mixer.mixed(chunk), chunk.at)
+                os.pwrite(file.fileno(), mixer.mixed(chunk).data, chunk.at)
 
         with ThreadPoolExecutor(THREADS) as threads:
             list(threads.map(work, range(THREADS)))

@@ -7,6 +7,7 @@ How a model is asked is in `decode`: lm-eval's own `HFLM` gives the same answers
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import itertools
 import json
@@ -14,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistic
 from alignment_tax.skills.decode import Tokens, greedy_replies, log_likelihoods
 
 Split = Literal["reported", "validation"]
+#: Metrics of lm-eval's own tasks that score one item in 0..1, and what such a task may ask for.
+COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "generate_until")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Scorer:
     Decoding is greedy and the batch size fixed: the same model gives the same numbers.
 
     Args:
-        suite: "tiny" or "real".
+        suite: "tiny" or "real", or tasks by slot (see `named_tasks`).
         limit: number of items per task, from the first; None for all.
         batch_size: sequences per forward pass. In bfloat16 numbers move a little with it: compare
             only equal ones.
@@ -102,7 +105,7 @@ class Scorer:
 
     def __init__(
         self,
-        suite: str,
+        suite: str | Mapping[str, Task],
         limit: int | None,
         batch_size: int,
         split: Split = "reported",
@@ -114,7 +117,7 @@ class Scorer:
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
             raise SkillsError(f"limit is {limit}: it must be None (all items) or at least 1.")
-        slots = _suite(suite)
+        slots = _suite(suite) if isinstance(suite, str) else suite
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size
@@ -124,8 +127,10 @@ class Scorer:
             for slot, task in slots.items()
             if slot not in without
         }
-        folder = folder or Path(__file__).parent / suite
-        self.tasks = _build_tasks([task.name for task in self.slots.values()], folder)
+        own = [suite] if isinstance(suite, str) else list(SUITES)
+        folders = [folder] if folder else [Path(__file__).parent / each for each in own]
+        names = [task.name for task in self.slots.values()]
+        self.tasks = _build_tasks(names, folders, registered=not isinstance(suite, str))
         self._requests = {
             slot: _requests(self.tasks[task.name], limit) for slot, task in self.slots.items()
         }
@@ -135,7 +140,13 @@ class Scorer:
         }
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SkillScores:
-        """Score one model; it is left in the mode (training or evaluation) it came in.
+        """Score one model on a suite: see `items`."""
+        return SkillScores.of(self.items(model, tokenizer))
+
+    def items(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+        """Return the scored items of one model (see `results.items`).
+
+        The model is left in the mode (training or evaluation) it came in.
 
         A reply ends at the tokenizer's end of sequence or at the task's stop strings. Nothing that
         generation_config.json says, and no token that the tokenizer adds by itself, has a part.
@@ -151,7 +162,7 @@ class Scorer:
             table = _items(slot, task, self.tasks[task.name], requests)
             table.insert(2, "fingerprint", self._fingerprints[slot])
             tables.append(table)
-        return SkillScores.of(pd.concat(tables, ignore_index=True))
+        return pd.concat(tables, ignore_index=True)
 
     def answers(
         self,
@@ -216,16 +227,74 @@ def _suite(name: str) -> dict[str, Task]:
     return SUITES[name]
 
 
-def _build_tasks(names: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Build lm-eval tasks from the YAML files of a folder, without reading lm-eval's own."""
+def named_tasks(names: Sequence[str]) -> dict[str, Task]:
+    """Return tasks by slot, from the names of suites, of their tasks or of lm-eval's own tasks.
+
+    Raises:
+        SkillsError: an unknown name, or a task that reports nothing that counts here.
+    """
+    every = {task.name: (slot, task) for tasks in SUITES.values() for slot, task in tasks.items()}
+    found: dict[str, Task] = {}
+    for name in dict.fromkeys(names):
+        slot, task = every.get(name) or (name, None)
+        own = SUITES.get(name) or {slot: task or _registered(name)}
+        if twice := found.keys() & own.keys():
+            raise SkillsError(f"Two tasks fill {min(twice)!r}: name one suite, or its tasks.")
+        found |= own
+    if not found:
+        raise SkillsError("No task is named: for instance --tasks arc_easy,piqa")
+    return found
+
+
+def _registered(name: str) -> Task:
+    """Return the task of lm-eval's own that has this name, and which of its metrics counts."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    known = _registry()
+    if name not in known.all_subtasks:
+        near = difflib.get_close_matches(name, known.all_subtasks, 3)
+        told = f" Did you mean {' or '.join(near)}?" if near else ""
+        group = " It is a group: name its tasks." if name in known.all_tasks else ""
+        raise SkillsError(
+            f"There is no task {name!r}, neither lm-eval's nor a suite ({', '.join(SUITES)})."
+            f"{group or told}"
+        )
+    told = load_yaml(known.task_index[name].yaml_path)
+    reported = [str(each["metric"]) for each in told.get("metric_list") or [{"metric": "acc"}]]
+    counted = [metric for metric in COUNTED if metric in reported]
+    if told.get("output_type") not in OUTPUTS or not counted:
+        raise SkillsError(
+            f"Task {name!r} cannot be compared item by item: it is {told.get('output_type')} and "
+            f"reports {', '.join(reported)}. Choices and replies can, by {', '.join(COUNTED)}."
+        )
+    return Task(name, counted[0])
+
+
+@cache
+def _registry() -> Any:
+    """Return lm-eval's index of its own tasks, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _build_tasks(
+    names: Sequence[str], folders: Sequence[Path], registered: bool = False
+) -> dict[str, Any]:
+    """Build lm-eval tasks from the YAML files of folders, and if asked lm-eval's own."""
     from lm_eval.tasks import TaskManager
 
     with _log_level("lm_eval", logging.ERROR):
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        manager = TaskManager(include_path=list(folders), include_defaults=False)
+        if registered:
+            own = [name for name in names if name in manager.all_subtasks]
+            others = [name for name in names if name not in own]
+            built = dict(manager.load(own)["tasks"])
+            return built | (dict(_registry().load(others)["tasks"]) if others else {})
         if missing := [name for name in names if name not in manager.all_subtasks]:
             raise SkillsError(
-                f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the slot "
-                "in `without`."
+                f"{folders[0]} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
+                "slot in `without`."
             )
         return dict(manager.load(list(names))["tasks"])
 
