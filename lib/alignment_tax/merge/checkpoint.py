@@ -208,10 +208,10 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
             )
     names = [name for name in after.tensors if name in before.tensors]
     pairs = {name: (before.tensors[name], after.tensors[name]) for name in names}
-    if other := [name for name, (one, two) in pairs.items() if one.dtype != two.dtype]:
-        one, two = pairs[other[0]]
+    if unlike := [name for name, (one, two) in pairs.items() if one.dtype != two.dtype]:
+        one, two = pairs[unlike[0]]
         raise MergeError(
-            f"{offenders(other)} {one.dtype} in BEFORE but {two.dtype} in AFTER: load one of them "
+            f"{offenders(unlike)} {one.dtype} in BEFORE but {two.dtype} in AFTER: load one of them "
             "in the dtype of the other and save it (save_pretrained)."
         )
     for name, (one, two) in pairs.items():
