@@ -33,7 +33,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     said = capsys.readouterr().out
     assert all(f"\n    {name} " in said for name in (*COMMANDS, "bench"))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
-    for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune"):
+    for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune", "bench merge"):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])
         assert f"example:\n  alignment-tax {name}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,6 +56,7 @@ COLUMNS = ["alpha", "score", "format_forgiven", "value", "change", "low", "high"
 VERSION = 1  # of what is kept of a measured model
 
 
+Items = Mapping[str, Array]
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -85,10 +86,23 @@ class Measured:
     scores: SkillScores
     rewards: Array
 
-    def values(self, forgiven: bool, half: int | None = None) -> dict[str, Array]:
-        """Return {task: values of its items}, with `half` 0 or 1 of every second item alone."""
+    def values(self, score: str, forgiven: bool = False, half: int | None = None) -> Items:
+        """Return the values that a score is made of; `half` 0 or 1: every second item alone."""
         every = self.scores.values(forgiven)
-        return every if half is None else {slot: each[half::2] for slot, each in every.items()}
+        chosen = {REWARD: self.rewards} if score == REWARD else every
+        named = chosen if score in (MEAN, REWARD) else {score: every[score]}
+        return {n: each if half is None else each[half::2] for n, each in named.items()}
+
+    def value(self, score: str, forgiven: bool = False, half: int | None = None) -> float:
+        """Return a score: percent of a task or of their mean, or the mean reward."""
+        return total(self.values(score, forgiven, half))
+
+
+def total(values: Items) -> float:
+    """Return the mean over tasks, each in percent, or the mean reward."""
+    if REWARD in values:
+        return float(values[REWARD].mean())
+    return float(np.mean([slot_percent(slot, each) for slot, each in values.items()]))
 
 
 @dataclass(frozen=True)
@@ -97,24 +111,22 @@ class Audit:
 
     asked: Asked
     models: dict[float, Measured]
+    draws: int = 1000  # of the items, for an interval
 
     def change(
         self,
         alpha: float,
         score: str = MEAN,
+        forgiven: bool = False,
         *,
         of: float = 0.0,
-        forgiven: bool = False,
-        half: int | None = None,
+        **half: int,
     ) -> Comparison:
         """Compare the average at alpha with that at `of`, item by item: points, or reward."""
-        pair = (self.models[alpha], self.models[of])
-        rng = np.random.default_rng(0)
-        if score == REWARD:
-            part = slice(half, None, 2) if half is not None else slice(None)
-            return paired_bootstrap(*([each.rewards[part]] for each in pair), rng=rng)
-        one, two = ([each.values(forgiven, half)] for each in pair)
-        return paired_bootstrap(one, two, rng=rng, statistic=percent(score))
+        pair = ([self.models[each].values(score, forgiven, **half)] for each in (alpha, of))
+        return paired_bootstrap(
+            *pair, rng=np.random.default_rng(0), n_boot=self.draws, statistic=total
+        )
 
     @property
     def chosen(self) -> float:
@@ -122,31 +134,15 @@ class Audit:
 
         Without a reward it is the largest that loses less than half of what the later model lost.
         """
-        between = [alpha for alpha in self.models if 0 < alpha < 1]
-        start, end = self.models[0.0], self.models[1.0]
-        skill = {a: percent(MEAN)(m.values(False, 0)) for a, m in self.models.items()}
-        lost = skill[0.0] - skill[1.0]
-        if not start.rewards.size:
-            return max((a for a in between if skill[0.0] - skill[a] <= lost / 2), default=0.0)
-        gained = float((end.rewards - start.rewards)[::2].mean())
-        if gained <= 0 or lost <= 0:  # then there is nothing to trade
-            return 0.0 if gained <= 0 else 1.0
-
-        def both(alpha: float) -> float:
-            reward = float((self.models[alpha].rewards - start.rewards)[::2].mean())
-            return reward / gained - (skill[0.0] - skill[alpha]) / lost
-
-        return max((0.0, *between, 1.0), key=both)
-
-
-def percent(score: str) -> Callable[[Mapping[str, Array]], float]:
-    """Return the statistic of a task in percent, or of the mean in which tasks weigh alike."""
-
-    def statistic(values: Mapping[str, Array]) -> float:
-        named = values if score == MEAN else {score: values[score]}
-        return float(np.mean([slot_percent(slot, each) for slot, each in named.items()]))
-
-    return statistic
+        skill = {alpha: model.value(MEAN, half=0) for alpha, model in self.models.items()}
+        lost = {alpha: skill[0.0] - each for alpha, each in skill.items()}
+        if not self.models[0.0].rewards.size:
+            return max(alpha for alpha in lost if lost[alpha] <= max(lost[1.0], 0.0) / 2)
+        reward = {alpha: model.value(REWARD, half=0) for alpha, model in self.models.items()}
+        gained = {alpha: each - reward[0.0] for alpha, each in reward.items()}
+        if gained[1.0] <= 0 or lost[1.0] <= 0:  # then there is nothing to trade
+            return float(gained[1.0] > 0)
+        return max(lost, key=lambda alpha: gained[alpha] / gained[1.0] - lost[alpha] / lost[1.0])
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -348,7 +344,7 @@ def write_page(audit: Audit, out: Path) -> Path:
 def scores_of(audit: Audit) -> list[str]:
     """Return the tasks, their mean, and the reward if it was measured."""
     first = audit.models[0.0]
-    return [*first.values(False), MEAN, *([REWARD] if first.rewards.size else [])]
+    return [*first.values(MEAN), MEAN, *([REWARD] if first.rewards.size else [])]
 
 
 def table(audit: Audit) -> pd.DataFrame:
@@ -356,13 +352,10 @@ def table(audit: Audit) -> pd.DataFrame:
     rows = []
     for alpha, model in audit.models.items():
         for score in scores_of(audit):
-            for forgiven in (False, True)[: 1 if score == REWARD else 2]:
-                value = float(model.rewards.mean()) if score == REWARD else 0.0
-                if score != REWARD:
-                    value = percent(score)(model.values(forgiven))
-                change = audit.change(alpha, score, forgiven=forgiven)
+            for forgiven in (False,) if score == REWARD else (False, True):
+                change = audit.change(alpha, score, forgiven)
                 ends = (change.difference, change.low, change.high, change.n_items)
-                rows.append((alpha, score, forgiven, value, *ends))
+                rows.append((alpha, score, forgiven, model.value(score, forgiven), *ends))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -370,17 +363,17 @@ def table(audit: Audit) -> pd.DataFrame:
 def front(audit: Audit, found: pd.DataFrame) -> Figure:
     """Draw the mean skill against reward, or against alpha where no reward was measured."""
     written = found[~found["format_forgiven"]].set_index("alpha")
-    rows = written[written["score"] == MEAN].rename(columns={"change": "skill"})[["skill"]]
+    rows = written[written["score"] == MEAN].rename(columns={"change": MEAN})[[MEAN]]
     rows["alpha"] = rows.index
     x, label = "alpha", "α, the weight of the later model"
     if REWARD in set(written["score"]):
         rows["reward"] = written.loc[written["score"] == REWARD, "change"]
         x, label = "reward", "reward gained  →"
     figure, [[axes]] = style.panels(xlabel=label, ylabel="change of mean skill (points)  →")
-    draw.curve(axes, rows, x, "skill", style.METHODS["average"], bars="")
+    draw.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")
     for place, name in ((0, "before"), (-1, "after")):
         end = rows.iloc[place]
-        draw.star(axes, float(end[x]), float(end["skill"]), hollow=not place, label=name)
+        draw.star(axes, float(end[x]), float(end[MEAN]), hollow=not place, label=name)
     shown = rows.assign(method="average").reset_index(drop=True)
     title = "What averaging the two keeps"
     return style.finish(figure, title, "each point an average", shown, legend_columns=3)
@@ -395,10 +388,10 @@ def page(audit: Audit) -> str:
         told = [score, said(whole), "-", "-"]
         if score != REWARD:
             lost = audit.change(1.0, score, forgiven=True)
-            told[2:] = said(lost), number(whole.difference - lost.difference, 1, sign=True)
+            told[2:] = said(lost), number(whole.difference - lost.difference, 2, sign=True)
         lines.append([*told, said(audit.change(alpha, score))])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
-    return f"""# Audit of {Path(asked.after).name} against {Path(asked.before).name}
+    return f"""# What the later model lost, and what averaging gives back
 
 A change is later minus earlier: a loss is negative. In points of 100 (the reward in its own units),
 with 95 % intervals over paired items. *Forgotten* is what is lost even if a reply is cut where its

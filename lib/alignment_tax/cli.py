@@ -180,6 +180,12 @@ def make_parser() -> argparse.ArgumentParser:
     option("--trl", type=path, required=True, help="folder with a TRL that has PPO")
     option("--iterations", type=count, help="of each run")
     option("--out", type=new_file, help="default data/results/bench_ppo.json")
+    line = "bench merge --mergekit .venv/mergekit/bin/mergekit-yaml"
+    option = command(bench_merge, line, among).add_argument
+    text = "the program mergekit-yaml of mergekit 0.1.5, in an environment of its own"
+    option("--mergekit", type=path, required=True, help=text)
+    option("--runs", type=count, default=5, help="of each program; default 5")
+    option("--out", type=new_file, help="default data/results/bench.json")
     option = command(bench_tune, "bench tune tiny --algorithms dpo", among).add_argument
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
@@ -309,6 +315,11 @@ def bench_speed(given: Given) -> int:
 def bench_ppo(given: Given) -> int:
     """Train by our PPO and by TRL's last one (make bench-ppo), to data/results/bench_ppo.json."""
     return program("ppo_against_trl").run(given.trl, given.iterations, given.out)
+
+
+def bench_merge(given: Given) -> int:
+    """Time averaging on disk beside mergekit and cp, to data/results/bench.json."""
+    return program("merge").run(given.mergekit, given.runs, out=given.out)
 
 
 def bench_tune(given: Given) -> int:
