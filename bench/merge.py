@@ -8,10 +8,8 @@ all; seconds of the processor (user and system) stand beside them.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,18 +20,26 @@ from alignment_tax import settings
 from alignment_tax.checkpoint import WEIGHTS, open_checkpoint
 from alignment_tax.merge.checkpoint import Recipe, mergekit_config
 from alignment_tax.provenance import provenance
-from alignment_tax.settings import base_folder
 from alignment_tax.store import write_whole
-from bench import Numbers, timed
+from bench import Numbers, python
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384
 ALPHA = 0.6
+#: A process of its own that starts a command: memory of this one would count as the command's.
+LAUNCH = """import json, os, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, used = os.wait4(child.pid, 0)
+seconds, cpu = time.perf_counter() - start, used.ru_utime + used.ru_stime
+print(json.dumps([seconds, status, cpu, used.ru_maxrss]))"""
 SIZES = {"BF16": 2, "F32": 4}  # bytes a number
 
 
 def make_pair(folder: Path, gigabytes: float, dtype: str, seed: int = 0) -> list[Path]:
     """Write two Llama checkpoints of about this size, of random numbers, with a tokenizer."""
-    layer = {f"self_attn.{each}_proj": (WIDTH, WIDTH) for each in "qkvo"}
+    layer: dict[str, tuple[int, ...]] = {
+        f"self_attn.{each}_proj": (WIDTH, WIDTH) for each in "qkvo"
+    }
     layer |= {f"mlp.{each}_proj": (INNER, WIDTH) for each in ("gate", "up")}
     layer |= {"mlp.down_proj": (WIDTH, INNER), "input_layernorm": (WIDTH,)}
     layer |= {"post_attention_layernorm": (WIDTH,)}
@@ -46,7 +52,9 @@ def make_pair(folder: Path, gigabytes: float, dtype: str, seed: int = 0) -> list
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **sizes}
     rng, ends = np.random.default_rng(seed), [folder / name for name in ("before", "after")]
     for end in ends:
-        shutil.copytree(base_folder(), end, ignore=shutil.ignore_patterns("*.safetensors", "m*"))
+        shutil.copytree(
+            settings.base_folder(), end, ignore=shutil.ignore_patterns("*.safetensors", "m*")
+        )
         (end / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
         header, last = {}, 0
         for name, shape in shapes.items():
@@ -66,17 +74,11 @@ def make_pair(folder: Path, gigabytes: float, dtype: str, seed: int = 0) -> list
 
 def watched(command: list[str]) -> Numbers:
     """Run a command; return its wall seconds, processor seconds and peak memory in MB."""
-
-    def work() -> tuple[int, int, os.rusage]:  # type: ignore[name-defined]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return os.wait4(subprocess.Popen(command, **quiet).pid, 0)  # type: ignore[call-overload]
-
-    seconds, (_, status, used) = timed(work)
+    seconds, status, cpu, peak = json.loads(python(["-S", "-c", LAUNCH, *command], []))
     if status:
         raise RuntimeError(f"{' '.join(command)[:300]} failed ({status}).")
     unit = 1 if sys.platform == "darwin" else 1024
-    cpu = used.ru_utime + used.ru_stime
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": used.ru_maxrss * unit / 1e6}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak * unit / 1e6}
 
 
 def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = None) -> int:
@@ -84,7 +86,7 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
     out = out or settings.results_folder() / "bench.json"
     ours = [sys.executable, "-m", "alignment_tax", "merge"]
     found: Numbers = {"runs": runs, "raw": {}}
-    for name, size, dtype in (("bf16", 0.5, "BF16"), ("f32", 0.5, "F32"), ("large", large, "BF16")):
+    for name, size, dtype in (("large", large, "BF16"), ("bf16", 0.5, "BF16"), ("f32", 0.5, "F32")):
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             ends, made = make_pair(Path(scratch), size, dtype), Path(scratch) / "made"
             config = Path(scratch) / "mergekit.yaml"
@@ -102,21 +104,19 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
                     raw[each].append(watched(command))
                     shutil.rmtree(made, ignore_errors=True)
             found["raw"][name] = raw
-        middle = {
-            e: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for e, rs in raw.items()
-        }
-        ours_, own = middle["ours"], found.setdefault(name, {})
+
+        def middle(program: str, number: str) -> float:
+            return statistics.median(each[number] for each in raw[program])  # noqa: B023
+
+        seconds = middle("ours", "seconds")
+        own = found[name] = {"peak_mb": middle("ours", "peak_mb")}
         if name == "large":
-            own["over_cp"] = (ours_["seconds"] - middle["start"]["seconds"]) / middle["cp"][
-                "seconds"
-            ]
+            own["over_cp"] = (seconds - middle("start", "seconds")) / middle("cp", "seconds")
         else:
-            own["times_mergekit_linear"] = middle["mergekit"]["seconds"] / ours_["seconds"]
-            own["times_mergekit_linear_cpu"] = (
-                middle["mergekit"]["cpu_seconds"] / ours_["cpu_seconds"]
-            )
-            own["peak_over_mergekit"] = ours_["peak_mb"] / middle["mergekit"]["peak_mb"]
-        own["peak_mb"] = ours_["peak_mb"]
+            cpu = middle("mergekit", "cpu_seconds") / middle("ours", "cpu_seconds")
+            own["times_mergekit_linear"] = middle("mergekit", "seconds") / seconds
+            own["times_mergekit_linear_cpu"] = cpu
+            own["peak_over_mergekit"] = own["peak_mb"] / middle("mergekit", "peak_mb")
         print(name, own)
         numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
         found["provenance"] = provenance()

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,12 @@ class Shard:
 
     name: str
     header: bytes
-    tensors: dict[str, int]  # bytes of each
     pieces: tuple[Piece, ...]
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return len(self.header) + sum(self.tensors.values())
+        return len(self.header) + sum(piece.size for piece in self.pieces)
 
 
 def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out: Path) -> Path:
@@ -108,23 +107,20 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
     shards = plan(before, after, recipe)
     part = out.with_name(f".{out.name}.part")
     inputs = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in before.files + after.files]
-    key = digest(
-        [inputs, [shard.header.decode("latin-1") for shard in shards], recipe.alpha, recipe.ratios]
-    )
+    key = digest([inputs, str(before.folder), str(after.folder), astuple(recipe)])
     if not (part / PLAN).is_file() or json.loads((part / PLAN).read_text())["key"] != key:
         shutil.rmtree(part, ignore_errors=True)
         check_room(out.parent, sum(shard.size for shard in shards))
         part.mkdir(parents=True)
         write_whole(part / PLAN, json.dumps({"key": key}))
     with ExitStack() as stack:
-        files = {f: os.open(f, os.O_RDONLY) for f in {*before.files, *after.files}}
-        for handle in files.values():
-            stack.callback(os.close, handle)
+        opened = {f: stack.enter_context(f.open("rb")) for f in {*before.files, *after.files}}
+        files = {file: handle.fileno() for file, handle in opened.items()}
         for number, shard in enumerate(shards, 1):
             if is_whole(part / shard.name, shard, files):
                 say(f"{shard.name} is finished ({number} of {len(shards)}).")
-                continue
-            write_shard(part / shard.name, shard, files)
+            else:
+                write_shard(part / shard.name, shard, files)
     beside(part, tokens, before, after, shards, recipe)
     (part / PLAN).unlink()
     part.rename(out)
@@ -154,39 +150,34 @@ def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
     alphas = recipe.alphas({name: after.tensors[name] for name in names})
     shards = []
     for file in after.files:
-        own = [name for name in names if after.tensors[name].file == file]
-        entries, header, total = dict[str, Any](), b"", 0
-        pieces: list[tuple[int, Piece]] = []
-        sizes = {}
-        for name in own:
-            one, two = before.tensors[name], after.tensors[name]
-            big = one if one.size > two.size else two
-            for piece in pieces_of(name, one, two, alphas[name]):
-                pieces.append((total, piece))
-            entries[name] = {"dtype": big.dtype, "shape": list(big.shape)}
-            entries[name]["data_offsets"] = [total, total + big.size]
-            total, sizes[name] = total + big.size, big.size
-        text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"))
-        header = text.encode().ljust(-(-len(text.encode()) // 8) * 8)
-        header = len(header).to_bytes(8, "little") + header
-        moved = [replace(piece, at=piece.at + at + len(header)) for at, piece in pieces]
-        name = WEIGHTS if len(after.files) == 1 else file.name
-        shards.append(Shard(name, header, sizes, tuple(moved)))
+        entries, pieces, last = dict[str, Any](), list[Piece](), 0
+        for name in (name for name in names if after.tensors[name].file == file):
+            pair = before.tensors[name], after.tensors[name]
+            big = max(pair, key=lambda held: held.size)
+            places = [last, last + big.size]
+            entries[name] = {"dtype": big.dtype, "shape": big.shape, "data_offsets": places}
+            pieces += pieces_of(name, *pair, alphas[name], last)
+            last += big.size
+        text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+        text += b" " * (-len(text) % 8)
+        header = len(text).to_bytes(8, "little") + text
+        moved = tuple(replace(piece, at=piece.at + len(header)) for piece in pieces)
+        shards.append(Shard(WEIGHTS if len(after.files) == 1 else file.name, header, moved))
     return shards
 
 
-def pieces_of(name: str, one: Stored, two: Stored, alpha: float) -> Iterator[Piece]:
+def pieces_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Iterator[Piece]:
     """Yield what a tensor is made of: what both have, mixed, and rows that only one has."""
     both = min(one.size, two.size)
     ends = (one.file, one.start), (two.file, two.start)
     # a copy is exact, whatever the numbers are; buffers of whole numbers are the same in both
     sources = ends if one.dtype in FLOATS else ends[:1]
     sources = {0.0: ends[:1], 1.0: ends[1:]}.get(alpha, sources)
-    yield Piece(name, sources, one.dtype, alpha, 0, both)
+    yield Piece(name, sources, one.dtype, alpha, at, both)
     for longer in (one, two):
         if longer.size > both:
             rest = ((longer.file, longer.start + both),)
-            yield Piece(name, rest, one.dtype, alpha, both, longer.size - both)
+            yield Piece(name, rest, one.dtype, alpha, at + both, longer.size - both)
 
 
 def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[str]:
@@ -221,7 +212,7 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
                 f"{name!r} is {list(one.shape)} in BEFORE but {list(two.shape)} in AFTER: the "
                 "architectures differ. Average only a model and what it was finetuned into."
             )
-        if one.dtype not in FLOATS and contents(one) != contents(two):
+        if one.dtype not in FLOATS and not alike(one, two):
             raise MergeError(
                 f"{name!r} holds whole numbers or quantised ones ({one.dtype}) that differ, and so "
                 "have no average: save both in bfloat16 or wider."
@@ -264,19 +255,20 @@ def is_tied(checkpoint: Checkpoint, name: str) -> bool:
     if layout.kind_of(name, held) != "head":
         return False
     return any(
-        other.shape == held.shape
-        and other.dtype == held.dtype
-        and contents(other) == contents(held)
+        layout.kind_of(word, other) == "embedding" and alike(held, other)
         for word, other in checkpoint.tensors.items()
-        if layout.kind_of(word, other) == "embedding"
     )
 
 
-def contents(tensor: Stored) -> bytes:
-    """Return the bytes of one tensor."""
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.start)
-        return file.read(tensor.size)
+def alike(one: Stored, two: Stored) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    if (one.dtype, one.shape) != (two.dtype, two.shape):
+        return False
+    with one.file.open("rb") as first, two.file.open("rb") as second:
+        first.seek(one.start)
+        second.seek(two.start)
+        sizes = (min(CHUNK, one.size - gone) for gone in range(0, one.size, CHUNK))
+        return all(first.read(size) == second.read(size) for size in sizes)
 
 
 def offenders(names: Sequence[str]) -> str:
@@ -416,16 +408,14 @@ def beside(
     if templates.is_dir():
         shutil.copytree(templates, part / templates.name, dirs_exist_ok=True)
     if len(shards) > 1:
-        places = {name: shard.name for shard in shards for name in shard.tensors}
-        total = sum(sum(shard.tensors.values()) for shard in shards)
+        places = {piece.name: shard.name for shard in shards for piece in shard.pieces}
+        total = sum(piece.size for shard in shards for piece in shard.pieces)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_whole(part / INDEX, json.dumps(index, indent=2) + "\n")
     config = after.config | {
         key: tokens.config[key] for key in ("vocab_size", "pad_token_id") if key in tokens.config
     }
-    if any(name not in before.tensors for name in after.tensors) or any(
-        name not in after.tensors for name in before.tensors
-    ):
+    if before.tensors.keys() != after.tensors.keys():
         config["tie_word_embeddings"] = True  # the head was left out: it is the embedding
     write_whole(part / "config.json", json.dumps(config, indent=2) + "\n")
     write_whole(part / "README.md", card(before, after, recipe))
