@@ -1,8 +1,7 @@
 """`alignment-tax merge` beside mergekit's `linear` and `cp`, on checkpoints made up from a seed.
 
-mergekit lives in an environment of its own: `pip install torch==2.13.0 mergekit==0.1.5`. Whole
-processes are timed, in turn, on files that were just read. Times of a busy machine are long for
-all; seconds of the processor (user and system) stand beside them.
+mergekit has an environment of its own (`pip install torch==2.13.0 mergekit==0.1.5`). Whole processes
+are timed, in turn, on files that were just read; on a busy machine look at processor seconds.
 """
 
 from __future__ import annotations
@@ -90,18 +89,15 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             ends, made = make_pair(Path(scratch), size, dtype), Path(scratch) / "made"
             config = Path(scratch) / "mergekit.yaml"
-            pair = [open_checkpoint(end) for end in ends]
-            config.write_text(mergekit_config(pair[0], pair[1], Recipe(ALPHA)))
-            merge = [*ours, *map(str, ends), "--out", str(made), "--alpha", str(ALPHA)]
+            config.write_text(mergekit_config(*map(open_checkpoint, ends), recipe=Recipe(ALPHA)))
+            merge = [*ours, *map(str, ends), "--alpha", str(ALPHA), "--out"]
             commands = {"ours": merge, "start": [*ours, "--help"]}
-            if name == "large":
-                commands["cp"] = ["cp", "-r", str(ends[1]), str(made)]
-            else:
-                commands["mergekit"] = [str(mergekit), str(config), str(made)]
+            cp, other = ["cp", "-r", str(ends[1])], [str(mergekit), str(config)]
+            commands |= {"cp": cp} if name == "large" else {"mergekit": other}
             raw: dict[str, list[Numbers]] = {each: [] for each in commands}
             for _ in range(runs):
                 for each, command in commands.items():
-                    raw[each].append(watched(command))
+                    raw[each].append(watched(command if each == "start" else [*command, str(made)]))
                     shutil.rmtree(made, ignore_errors=True)
             found["raw"][name] = raw
 
