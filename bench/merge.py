@@ -1,7 +1,7 @@
 """`alignment-tax merge` beside mergekit's `linear` and `cp`, on checkpoints made up from a seed.
 
-mergekit has an environment of its own (`pip install torch==2.13.0 mergekit==0.1.5`). Whole processes
-are timed, in turn, on files that were just read; on a busy machine look at processor seconds.
+mergekit has an environment of its own (`pip install torch==2.13.0 mergekit==0.1.5`). Processes
+are timed whole and in turn, on files just read; on a busy machine look at processor seconds.
 """
 
 from __future__ import annotations
