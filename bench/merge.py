@@ -23,7 +23,7 @@ from alignment_tax.store import write_whole
 from bench import Numbers, python
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384
-ALPHA = 0.6
+ALPHA, CPU = 0.6, "cpu_seconds"
 #: A process of its own that starts a command: memory of this one would count as the command's.
 LAUNCH = """import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -89,7 +89,8 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             ends, made = make_pair(Path(scratch), size, dtype), Path(scratch) / "made"
             config = Path(scratch) / "mergekit.yaml"
-            config.write_text(mergekit_config(*map(open_checkpoint, ends), recipe=Recipe(ALPHA)))
+            one, two = map(open_checkpoint, ends)
+            config.write_text(mergekit_config(one, two, Recipe(ALPHA)))
             merge = [*ours, *map(str, ends), "--alpha", str(ALPHA), "--out"]
             commands = {"ours": merge, "start": [*ours, "--help"]}
             cp, other = ["cp", "-r", str(ends[1])], [str(mergekit), str(config)]
@@ -109,9 +110,8 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
         if name == "large":
             own["over_cp"] = (seconds - middle("start", "seconds")) / middle("cp", "seconds")
         else:
-            cpu = middle("mergekit", "cpu_seconds") / middle("ours", "cpu_seconds")
             own["times_mergekit_linear"] = middle("mergekit", "seconds") / seconds
-            own["times_mergekit_linear_cpu"] = cpu
+            own["times_mergekit_linear_cpu"] = middle("mergekit", CPU) / middle("ours", CPU)
             own["peak_over_mergekit"] = own["peak_mb"] / middle("mergekit", "peak_mb")
         print(name, own)
         numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
