@@ -1,5 +1,5 @@
 # make run   the whole course on this machine      make test   style, types and tests
-# make lab   the notebooks in JupyterLab           make base / record / bench   see README.md
+# make lab   the notebooks in JupyterLab           make base / record / publish / bench   see README.md
 #
 # PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run, JOBS how many chapters
 # are executed side by side (one a core). LAB is passed on to JupyterLab (as root: LAB=--allow-root).
@@ -9,6 +9,9 @@ PRESET ?= tiny
 SEED ?= 0
 JOBS ?=
 LAB ?=
+# what `publish` records beside the rows that are there
+METHODS ?= base rsf rsf_random
+SEEDS ?= 0 1 2 3 4 5
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
@@ -26,7 +29,7 @@ $(foreach name,ALIGNMENT_TAX_RUNS ALIGNMENT_TAX_DATA,$(if $(filter-out /% ~%,\
 .DEFAULT_GOAL := help
 # what a failed recipe left is not made
 .DELETE_ON_ERROR:
-.PHONY: help run test lab base record bench bench-ppo lint clean
+.PHONY: help run test lab base record publish bench bench-ppo lint clean
 
 help:
 	@echo "make run     make the environment, execute the whole course, write a page of results"
@@ -34,6 +37,7 @@ help:
 	@echo "make lab     make the environment, open the notebooks in JupyterLab"
 	@echo "make base    train the base model of the tiny world again"
 	@echo "make record  run the study for five seeds and write data/results"
+	@echo "make publish record what is missing, write pages, figures and notebooks' outputs"
 	@echo "make bench   measure speed and memory"
 	@echo "make bench-ppo  compare our PPO with the last one that TRL had"
 	@echo "make lint    style and types alone"
@@ -87,6 +91,14 @@ record: $(RUN_READY)
 	@echo "Running the study on $(PRESET) for five seeds; what is finished is not run again ..."
 	@$(BIN)/alignment-tax record $(PRESET)
 	@echo "The results are in data/results/$(PRESET)."
+
+publish: $(RUN_READY)
+	@$(BIN)/alignment-tax record tiny --methods $(METHODS) --seeds $(SEEDS)
+	@$(BIN)/alignment-tax report
+	@$(BIN)/alignment-tax figures
+	@$(MAKE) --no-print-directory run PRESET=tiny SEED=0
+	@$(BIN)/alignment-tax outputs
+	@echo "Look at what changed in README.md, data/results and notebooks/, and commit it together."
 
 bench: $(RUN_READY)
 	@echo "Measuring speed and memory; let the machine rest meanwhile ..."

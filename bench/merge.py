@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from alignment_tax import settings
-from alignment_tax.checkpoint import WEIGHTS, open_checkpoint
 from alignment_tax.merge.checkpoint import Recipe, mergekit_config
 from alignment_tax.provenance import provenance
 from alignment_tax.store import write_whole
+from alignment_tax.weights import WEIGHTS, open_checkpoint
 from bench import Numbers, python
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384

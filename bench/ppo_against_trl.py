@@ -37,14 +37,8 @@ if TYPE_CHECKING:
     from alignment_tax.pipeline.study import Study
 
 #: The numbers of the cross-check: those of both, chosen before either was run.
-CONFIG = dataclasses.replace(
-    TINY_PPO,
-    rounds=1,
-    iterations=12,
-    sampling_batch=128,
-    learning_rate=1e-4,
-    critic_learning_rate=1e-4,
-)
+RATES: dict[str, Any] = dict.fromkeys(("learning_rate", "critic_learning_rate"), 1e-4)
+CONFIG = dataclasses.replace(TINY_PPO, rounds=1, iterations=12, sampling_batch=128, **RATES)
 SEEDS = (0, 1, 2)
 JUDGED = 256
 #: Iterations at the start whose seconds are left out: they also load and compile.
@@ -134,8 +128,8 @@ def as_trl_critic(reward_model: models.RewardModel) -> Scored:
     """Return a critic as in `train.ppo`: a copy of the reward model's body, a head at zero."""
     body = copy.deepcopy(reward_model.backbone)
     head = torch.nn.Linear(body.config.get_text_config().hidden_size, 1)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
     return Scored(body, head)
 
 
@@ -165,10 +159,8 @@ def train_by_trl(folder: Path) -> None:
     policy, tokenizer = models.load_policy(folder / "theta_0")
     reward_model, _ = models.load_reward_model(folder / "reward")
     same = ("temperature", "missing_eos_penalty", "kl_coef", "gamma", "lam", "learning_rate")
-    clock, rows = (
-        Clock(),
-        [{"input_ids": models.prompt_ids(tokenizer, prompt)} for prompt in prompts],
-    )
+    clock = Clock()
+    rows = [{"input_ids": models.prompt_ids(tokenizer, prompt)} for prompt in prompts]
     with tempfile.TemporaryDirectory() as scratch:
         arguments = PPOConfig(
             output_dir=scratch,
@@ -221,20 +213,13 @@ def judge(
     prompts = study.world.prompts(JUDGED, seed, "validation")
     numbers = {"n": 1, "seed": seed, **sampling(study.preset.rsf)}
     replies = [group[0] for group in sample_replies(policy, tokenizer, prompts, **numbers)]
-    theta_0, batch = study.policy("sft")[0], study.preset.eval.batch_size
-    after, before = (
-        reply_log_probs(model, tokenizer, prompts, replies, batch) for model in (policy, theta_0)
-    )
+    said = (tokenizer, prompts, replies, study.preset.eval.batch_size)
+    after, before = (reply_log_probs(each, *said) for each in (policy, study.policy("sft")[0]))
     return {
         "judged_reward": float(study.rewards(prompts, replies).mean()),
         "judged_kl": kl_estimate(after, before),
         "finished": float(np.mean([reply.finished for reply in replies])),
     }
-
-
-def seconds_per_step(log: pd.DataFrame) -> float:
-    """Return the mean seconds of an iteration once it is warm."""
-    return float(log["seconds"].iloc[WARM_UP:].mean())
 
 
 def compared(runs: pd.DataFrame) -> dict[str, Any]:
@@ -243,7 +228,7 @@ def compared(runs: pd.DataFrame) -> dict[str, Any]:
     mine, theirs = by.loc["ours"], by.loc["trl"]
     gaps = {name: mine[name] - theirs[name] for name in ("judged_reward", "judged_kl")}
     gaps["seconds_saved"] = theirs["seconds_per_step"] - mine["seconds_per_step"]
-    found: dict[str, Any] = {n: compare.compare_seeds(gap).as_dict() for n, gap in gaps.items()}
+    found: dict[str, Any] = {n: as_dict(compare.compare_seeds(gap)) for n, gap in gaps.items()}
     faster = theirs["seconds_per_step"].mean() / mine["seconds_per_step"].mean()
     return {**found, "times_faster": float(faster)}
 
@@ -265,7 +250,8 @@ def run(trl: Path, iterations: int | None = None, out: Path | None = None) -> in
         for implementation, (policy, log) in trained.items():
             name: dict[str, Any] = {"implementation": implementation, "seed": seed}
             numbers = judge(study, policy, tokenizer, seed)
-            rows.append({**name, **numbers, "seconds_per_step": seconds_per_step(log)})
+            warm = float(log["seconds"].iloc[WARM_UP:].mean())
+            rows.append({**name, **numbers, "seconds_per_step": warm})
             curves += log.assign(**name, iteration=log.index + 1).to_dict("records")
     found = {
         "config": as_dict(config),

@@ -1,7 +1,8 @@
 """Speed and memory of the course on this machine: `make bench`, to data/results/bench.json.
 
 Measured on theta_0 and RSF of preset `tiny`, seed 0, made first if they do not exist. Never run as
-a test: times are not right or wrong. With `--against` the whole work is timed: bench/against.py.
+a test: times are not right or wrong. With `--against` the whole work is timed, in this checkout and
+in another, in turn: both are copied first, and stages are made anew in empty folders.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import dataclasses
 import functools
 import json
 import multiprocessing
+import os
 import resource
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,22 +38,38 @@ from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatm
 from alignment_tax.models import RewardModel, closed_ids, measured, save_policy, score_replies
 from alignment_tax.pipeline import stages
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import TINY, AlgorithmConfig, PpoConfig, Preset
-from alignment_tax.provenance import provenance
+from alignment_tax.presets import TINY, AlgorithmConfig, DistilConfig, PpoConfig, Preset
+from alignment_tax.provenance import git_commit, provenance
 from alignment_tax.skills import FAMILIES, suite
 from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
-from alignment_tax.store import Store, write_whole
+from alignment_tax.store import Store, say, write_whole
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import finetune
 from alignment_tax.train.rounds import Start
 from alignment_tax.train.sample import sample_replies, sampling
-from bench import Numbers, against, python, timed
+from bench import Numbers, python, timed
 
 #: The alphas at which the slow sweep is really run; its other alphas take as long.
 SLOW_ALPHAS = (0.3, 0.7)
 #: The mean ratio at which searches are measured, and the step of their grid.
 RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
+#: Scores the shipped base on all skills, in either checkout, and prints the seconds.
+SCORE = """
+import time, torch
+try:
+    from alignment_tax.pipeline.study import Study
+except ImportError:  # checkouts before the present house
+    from alignment_tax.study import Study
+study = Study({preset!r})
+torch.set_num_threads(study.preset.threads)
+given, scorer = study.policy("base"), study.scorer
+started = time.perf_counter()
+scorer.score(*given)
+print(time.perf_counter() - started)
+"""
+#: Results that are not copied: those of the machine, not of the code.
+NOT_COPIED = ("runs", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
 def rates(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
@@ -71,10 +90,9 @@ def rates(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
     scoring, _ = timed(lambda: score_replies(reward_model, *said, study.batch, length))
     read = sum(len(ids) for ids in closed_ids(*said))
 
-    room = config.max_prompt_length + config.max_new_tokens
     examples = list(zip(asked, replies, strict=True))
-    numbers: Numbers = {"batch_size": config.batch_size, "epochs": 1, "seed": 0, "max_length": room}
-    numbers["learning_rate"] = config.learning_rate
+    like_rsf = dataclasses.replace(DistilConfig.like(config), epochs=1)
+    numbers = {**dataclasses.asdict(like_rsf), "seed": 0}
     training, _ = timed(lambda: finetune(policy, tokenizer, examples, **numbers))
     found = {"sampling": (drawn, drawing), "scoring": (read, scoring), "training": (read, training)}
     return {
@@ -94,81 +112,53 @@ def one_round(study: Study, name: str, config: AlgorithmConfig) -> Numbers:
 
     For PPO its own log says it, and `step_over_parts` is 1 if nothing else in a step takes time.
     """
-    policy, tokenizer = study.policy("sft")
-    prompts = study.round_prompts(1, name)
-    with tempfile.TemporaryDirectory() as folder, clocks() as spent:
-        start = Start(
-            policy=policy,
-            theta_0=study.policy("sft")[0],
-            tokenizer=tokenizer,
-            reward_fn=clocked(spent, "scoring", study.rewards),
-            gold_fn=clocked(spent, "scoring", study.golds),
-            reward_model=study.reward_model(),
-            world=study.world,
-            prompts=prompts,
-            seed=study.seed,
-            number=1,
-            before=None,
-            folder=Path(folder),
-        )
+    (policy, tokenizer), (theta_0, _) = study.policy("sft"), study.policy("sft")
+    prompts, spent = study.round_prompts(1, name), Numbers()
+    scorers = [clocked(spent, "scoring", work) for work in (study.rewards, study.golds)]
+    given: list[Any] = [policy, theta_0, tokenizer, *scorers, study.reward_model(), study.world]
+    samplers = [(rsf, "sample_replies"), (dpo, "sample_replies"), (RLOOTrainer, "_generate")]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        for place, function in (*samplers, (ppo, "step")):
+            part = "step" if place is ppo else "sampling"
+            timing = clocked(spent, part, getattr(place, function))
+            stack.enter_context(mock.patch.object(place, function, timing))
+        given += [prompts, study.seed, 1, None, Path(folder)]  # of round 1, with none before
+        start = Start(*given)
         seconds, result = timed(lambda: run_round(name, config, start))
-    more: Numbers = {}
+    more = Numbers()
     if isinstance(config, PpoConfig):
-        own = pd.DataFrame(result.log).filter(like="seconds_")
-        spent |= {part: float(own[f"seconds_{part}"].sum()) for part in ("sampling", "scoring")}
-        step, parts = spent["step"] / len(own), float(own.sum(axis=1).mean())
+        log = pd.DataFrame(result.log).filter(like="seconds_")
+        spent |= {part: float(log[f"seconds_{part}"].sum()) for part in ("sampling", "scoring")}
+        step, parts = spent["step"] / len(log), float(log.sum(axis=1).mean())
         more = {"step_seconds": step, "parts_seconds": parts, "step_over_parts": step / parts}
     replies = len(prompts) * getattr(config, "n", 1)
-    shares = {part: spent[part] / seconds for part in ("sampling", "scoring")}
-    return {
-        "replies": replies,
-        "seconds": seconds,
-        "replies_per_second": replies / seconds,
-        **shares,
-        "learning": 1 - sum(shares.values()),
-        **more,
-    }
+    found = {"replies": replies, "seconds": seconds, "replies_per_second": replies / seconds}
+    found |= {part: spent[part] / seconds for part in ("sampling", "scoring")}
+    return {**found, "learning": 1 - found["sampling"] - found["scoring"], **more}
 
 
-def clocked(spent: dict[str, float], name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+def clocked(spent: Numbers, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     """Return `work` with its seconds added up under a name."""
 
     @functools.wraps(work)  # generation reads the signature of a model's forward pass
     def timing(*arguments: Any, **named: Any) -> Any:
         seconds, result = timed(lambda: work(*arguments, **named))
-        spent[name] += seconds
+        spent[name] = spent.get(name, 0.0) + seconds
         return result
 
     return timing
-
-
-@contextlib.contextmanager
-def clocks() -> Iterator[dict[str, float]]:
-    """Time, inside the `with` block, all that samples replies (sampling) and PPO's steps (step)."""
-    spent: dict[str, float] = defaultdict(float)
-    places = [(rsf, "sample_replies"), (dpo, "sample_replies"), (RLOOTrainer, "_generate")]
-    with contextlib.ExitStack() as stack:
-        for place, function in (*places, (ppo, "step")):
-            name = "step" if function == "step" else "sampling"
-            timing = clocked(spent, name, getattr(place, function))
-            stack.enter_context(mock.patch.object(place, function, timing))
-        yield spent
 
 
 def evaluation(study: Study, _before: Numbers | None = None) -> Numbers:
     """Measure one evaluation of all skills of theta_0; `overhead` is what is no forward pass."""
     policy, tokenizer = study.policy("sft")
     build, scorer = timed(lambda: study.scorer)
-    spent: dict[str, float] = defaultdict(float)
-    with mock.patch.object(policy, "forward", clocked(spent, "forward", policy.forward)):
+    found = Numbers()
+    with mock.patch.object(policy, "forward", clocked(found, "forward_seconds", policy.forward)):
         seconds, scores = timed(lambda: scorer.score(policy, tokenizer))
-    return {
-        "items": scores.n_items,
-        "seconds": seconds,
-        "forward_seconds": spent["forward"],
-        "overhead": seconds / spent["forward"] - 1,
-        "building_the_tasks_once_seconds": build,
-    }
+    found |= {"items": scores.n_items, "seconds": seconds}
+    found["overhead"] = seconds / found["forward_seconds"] - 1
+    return {**found, "building_the_tasks_once_seconds": build}
 
 
 def sweep(study: Study, before: Numbers) -> Numbers:
@@ -178,27 +168,20 @@ def sweep(study: Study, before: Numbers) -> Numbers:
     """
     model, tokenizer, mixture = study.sweep()
     alphas = [i / 10 for i in range(11)]
-    scores: dict[float, dict[str, float]] = {}
 
-    def in_place() -> None:
-        for alpha in alphas:
-            mixture.set(alpha)
-            scores[alpha] = study.scorer.score(model, tokenizer).metrics
+    def in_place(alpha: float) -> dict[str, float]:
+        mixture.set(alpha)
+        return study.scorer.score(model, tokenizer).metrics
 
-    fast = before["evaluation"]["building_the_tasks_once_seconds"] + timed(in_place)[0]
+    taken, scores = timed(lambda: {alpha: in_place(alpha) for alpha in alphas})
+    fast = before["evaluation"]["building_the_tasks_once_seconds"] + taken
     runs = {a: timed(functools.partial(by_command, study, a)) for a in SLOW_ALPHAS}
     seconds = [each for each, _ in runs.values()]
-    gaps = [abs(found[s] - scores[a][s]) for a, (_, found) in runs.items() for s in found]
+    gaps = [abs(each[s] - scores[a][s]) for a, (_, each) in runs.items() for s in each]
     slow = len(alphas) * statistics.mean(seconds)
-    return {
-        "alphas": len(alphas),
-        "in_place_seconds": fast,
-        "by_command_seconds_each": seconds,
-        "by_command_seconds": slow,
-        "by_command_alphas_measured": len(SLOW_ALPHAS),
-        "times_faster": slow / fast,
-        "largest_difference": max(gaps),
-    }
+    found: Numbers = {"alphas": len(alphas), "in_place_seconds": fast, "by_command_seconds": slow}
+    found |= {"by_command_seconds_each": seconds, "by_command_alphas_measured": len(seconds)}
+    return {**found, "times_faster": slow / fast, "largest_difference": max(gaps)}
 
 
 def by_command(study: Study, alpha: float) -> dict[str, float]:
@@ -210,19 +193,12 @@ def by_command(study: Study, alpha: float) -> dict[str, float]:
         model, tokenizer, mixture = study.sweep()
         mixture.set(alpha)
         save_policy(model, tokenizer, checkpoint)
-        options = {
-            "model": "hf",
-            "device": model.device,
-            "model_args": f"pretrained={checkpoint},dtype={study.preset.dtype}",
-            "tasks": ",".join(tasks.values()),
-            "include_path": package / "skills" / config.suite,
-            "batch_size": config.batch_size,
-            "output_path": out,
-        } | ({} if config.limit is None else {"limit": config.limit})
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        python(
-            ["-m", "lm_eval", *words], [package.parent], OMP_NUM_THREADS=str(study.preset.threads)
-        )
+        model_args = f"pretrained={checkpoint},dtype={study.preset.dtype}"
+        words = f"-m lm_eval --model hf --device {model.device} --model_args {model_args}".split()
+        words += ["--tasks", ",".join(tasks.values()), "--batch_size", str(config.batch_size)]
+        words += [f"--include_path={package / 'skills' / config.suite}", f"--output_path={out}"]
+        words += [] if config.limit is None else [f"--limit={config.limit}"]
+        python(words, [package.parent], OMP_NUM_THREADS=str(study.preset.threads))
         (found,) = out.rglob("results*.json")
         results = json.loads(found.read_text(encoding="utf-8"))["results"]
     names = [f"{name},none" for name in ("acc", "exact_match", "bleu", "f1")]
@@ -243,8 +219,8 @@ def ratios(study: Study, _before: Numbers | None = None, repeats: int = 20) -> N
     batch = range(numbers.batch_size)  # there are more replies than that
     steps = []
     for _ in range(repeats + 1):  # side by side, so that both meet the same machine
-        both = (functools.partial(hma_step, mixture), functools.partial(plain_step, model))
-        steps.append([timed(functools.partial(each, objective, batch))[0] for each in both])
+        search = timed(lambda: hma_step(mixture, objective, batch))[0]
+        steps.append((search, timed(lambda: plain_step(model, objective, batch))[0]))
     step, plain = (statistics.median(e[1:]) for e in zip(*steps, strict=True))  # the first warms up
     work = [(name, study.preset, study.store.root) for name in ("search", "plain")]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -252,16 +228,11 @@ def ratios(study: Study, _before: Numbers | None = None, repeats: int = 20) -> N
     both_ends = (*mixture.theta_0.values(), *mixture.theta.values())
     two_models_mb = sum(t.numel() * t.element_size() for t in both_ends) / 1e6
     seconds, grid = timed(lambda: grid_search(mixture, objective, numbers, RATIO_STEP))
-    return {
-        "replies": len(objective),
-        "batch": len(batch),
-        "step_seconds": step,
-        "plain_seconds": plain,
-        "step_times_plain": step / plain,
-        "memory": {"search_mb": search_mb, "plain_mb": plain_mb, "two_models_mb": two_models_mb},
-        "grid_points": len(grid.path),
-        "grid_seconds": seconds,
-    }
+    found: Numbers = {"replies": len(objective), "batch": len(batch), "step_seconds": step}
+    found |= {"plain_seconds": plain, "step_times_plain": step / plain}
+    memory = {"search_mb": search_mb, "plain_mb": plain_mb, "two_models_mb": two_models_mb}
+    found |= {"memory": memory, "grid_points": len(grid.path), "grid_seconds": seconds}
+    return found
 
 
 def remedies(study: Study, before: Numbers) -> Numbers:
@@ -271,7 +242,7 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     all in one ("along"); those that rework its outcome need no run. RSF is there before.
     """
     setting = stages.remedies.setting(study, REMEDIES, study.preset.rsf.rounds)
-    strengths = {grid.method: grid.strengths for grid in study.preset.remedies}
+    strengths = dict(study.preset.remedies)
     along = [name for name in strengths if REMEDIES[name].when == "along"]
     riding = [(name, strength) for name in along for strength in strengths.pop(name)]
     plain_seconds, plain = timed(lambda: distil(setting))
@@ -289,13 +260,8 @@ def remedies(study: Study, before: Numbers) -> Numbers:
     # each model once: the ends of averaging are theta_0, scored before, and the plain run
     models = len({simplest(spec) for spec in study.specs([ALL_REMEDIES])}) - 1
     scoring = models * before["evaluation"]["seconds"]
-    return {
-        "seconds": took,
-        "models": models,
-        "training_seconds": total,
-        "evaluation_seconds": scoring,
-        "total_minutes": (total + scoring) / 60,
-    }
+    found = {"seconds": took, "models": models, "training_seconds": total}
+    return {**found, "evaluation_seconds": scoring, "total_minutes": (total + scoring) / 60}
 
 
 def _memory_of(name: str, preset: Preset, root: Path) -> float | None:
@@ -312,18 +278,15 @@ def _memory_of(name: str, preset: Preset, root: Path) -> float | None:
             model, _ = study.policy("sft")
             plain_step(model, ReplyLikelihood(model, examples), range(numbers.batch_size))
 
-    _, _, before = measured(lambda: None)
-    _, _, peak = measured(work)
+    before, peak = (measured(each)[2] for each in (lambda: None, work))
     return None if before is None or peak is None else peak - before
 
 
 def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int]) -> torch.Tensor:
     """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
-    blocks = mixture.partition.blocks
-    scores = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
+    scores = torch.zeros(len(mixture.partition.blocks), dtype=torch.float64, requires_grad=True)
     mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
-    others = dict.fromkeys(mixture.partition.others, RATIO_ALPHA)
-    weights = mixture.weights({**others, **dict(zip(blocks, mixed, strict=True))})
+    weights = mixture.weights(mixture.partition.ratios(mixed, RATIO_ALPHA))
     return torch.autograd.grad(objective(weights, batch), scores)[0]
 
 
@@ -341,6 +304,77 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
+    """Run this interpreter on the library of a copy; return the seconds and what it prints."""
+    runs = {settings.RUNS_VARIABLE: str(copy / "runs")}
+    return timed(lambda: python(arguments, [copy / "lib"], copy, **runs))
+
+
+def course(copy: Path, *arguments: str) -> float:
+    """Run the command line of a copy; return its wall seconds."""
+    module = "alignment_tax"
+    if not (copy / "lib" / module / "__main__.py").is_file():
+        module += ".course"  # checkouts before the present house
+    return in_copy(copy, "-m", module, *arguments)[0]
+
+
+def score_model(copy: Path, preset: str) -> float:
+    """One evaluation of all skills of the shipped base model."""
+    return float(in_copy(copy, "-c", SCORE.format(preset=preset))[1].split()[-1])
+
+
+def make_run(copy: Path, preset: str) -> float:
+    """All chapters, from no stage at all."""
+    return course(copy, "run", "--preset", preset)
+
+
+def make_test(copy: Path, preset: str) -> float:
+    """Style, types and tests as in `make test`, with the environment of this interpreter."""
+    venv = Path(sys.prefix)
+    ready = [flag for name in ("run", "test") for flag in ("-o", str(venv / f".ready-to-{name}"))]
+    environment = {**os.environ, "PYTHONPATH": str(copy / "lib")}
+    command = ["make", "test", f"VENV={venv}", *ready]
+    return timed(lambda: subprocess.run(command, cwd=copy, env=environment, check=True))[0]
+
+
+def record_remedies(copy: Path, preset: str) -> float:
+    """All strengths of all remedies of one seed, once theta_0 and RSF are there."""
+    shutil.rmtree(copy / "data" / "results" / preset, ignore_errors=True)
+    record = ("record", preset, "--seeds", "0", "--methods")
+    course(copy, *record, "rsf")
+    return course(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))
+
+
+#: What can be timed, and how often: what takes seconds more often than what takes half an hour.
+MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
+    "score_model": (score_model, 5),
+    **{each.__name__: (each, 1) for each in (make_run, make_test, record_remedies)},
+}
+
+
+def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> Numbers:
+    """Time some measures here and there, in turn: seconds of each run, and the ratio of medians.
+
+    They stand under "ratios_to_" and the other's commit or name. `quick`: once, on preset smoke.
+    """
+    preset, found = "smoke" if quick else "tiny", Numbers()
+    for name in names:
+        measure, times = MEASURES[name]
+        seconds: dict[str, list[float]] = {"here": [], "there": []}
+        for number in range(1 if quick else times):
+            for side, checkout in (("here", settings.repo_root()), ("there", folder)):
+                say(f"{name}, {side}, run {number + 1} ...")
+                with tempfile.TemporaryDirectory() as scratch:
+                    copy = Path(scratch) / checkout.resolve().name
+                    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+                    seconds[side].append(measure(copy, preset))
+        here, there = (statistics.median(each) for each in seconds.values())
+        found[name] = {"preset": preset, "seconds": seconds, "ratio": here / there}
+        found[name]["provenance"] = provenance()
+        say(json.dumps({name: seconds}))
+    return {f"ratios_to_{(git_commit(folder) or folder.resolve().name)[:7]}": found}
+
+
 #: What can be measured, in order; some take what was measured before.
 PARTS: dict[str, Callable[[Study, Numbers], Numbers]] = {
     work.__name__: work for work in (rates, evaluation, sweep, ratios, remedies, algorithms)
@@ -356,27 +390,23 @@ def run(
     """Measure, write bench.json (parts that are not measured stay), and print the numbers."""
     out = out or settings.results_folder() / "bench.json"
     numbers: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    known = list(against.MEASURES if against_folder else PARTS)
+    known = list(MEASURES if against_folder else PARTS)
     if wrong := [name for name in only or () if name not in known]:
         raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
     chosen = list(only or known)
     out.parent.mkdir(parents=True, exist_ok=True)
-
-    def write() -> None:
-        write_whole(out, json.dumps(numbers, indent=2) + "\n")
-
     if against_folder is not None:
-        found = against.ratios_to(against_folder, chosen, quick=limit is not None)
+        found = ratios_to(against_folder, chosen, quick=limit is not None)
         numbers |= {name: numbers.get(name, {}) | new for name, new in found.items()}
+        write_whole(out, json.dumps(numbers, indent=2) + "\n")
     else:
         study = Study(dataclasses.replace(TINY, eval=dataclasses.replace(TINY.eval, limit=limit)))
         numbers |= {"preset": study.preset.name, "limit": limit}
         for name in chosen:
             numbers[name] = PARTS[name](study, numbers)
             numbers |= {"peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
-            write()
+            write_whole(out, json.dumps(numbers, indent=2) + "\n")
         found = {name: numbers[name] for name in (*chosen, "peak_memory_gb")}
-    write()
     flat = pd.json_normalize(found, sep=": ").select_dtypes("number")
     print("\n".join(f"{name} = {value:.4g}" for name, value in flat.iloc[0].items()))
     print(f"Written to {out}.")

@@ -28,9 +28,9 @@ FINISHED = 0.95
 
 #: What is tried of each algorithm; all other numbers are the preset's.
 CANDIDATES: dict[str, list[Numbers]] = {
-    "dpo": [{"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)],
+    "dpo": [{"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5)],
     "rloo": [{"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)],
-    "ppo": [{"learning_rate": r, "critic_learning_rate": r} for r in (5e-5, 1e-4, 2e-4, 4e-4)],
+    "ppo": [{"learning_rate": r, "critic_learning_rate": r} for r in (1e-4, 2e-4, 4e-4)],
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from alignment_tax import presets
-from alignment_tax.presets import Grid, PartGrid, Preset, RatioGrid
+from alignment_tax.presets import Preset
 from alignment_tax.settings import RUNS_VARIABLE
 from alignment_tax.store import Store
 
@@ -37,8 +37,8 @@ def miniature(**changes) -> Preset:
         reward_prompts=4,
         kept_texts=4,
         labelled=4,
-        parts=(PartGrid("input", (0.5,)), PartGrid("linear", (0.5,))),
-        grids=(RatioGrid("hma", 3, (0.3,)), RatioGrid("hma_grid", 3, (0.3,))),
+        parts=(("input", (0.5,)), ("linear", (0.5,))),
+        grids=(("hma", 3, (0.3,)), ("hma_grid", 3, (0.3,))),
     )
     grids = {"l2": (0.1, 1.0), "lora": (4,), "sma": (0.5, 1.0), "ema": (0.5,), "graft": (0.2, 0.5)}
     small = dataclasses.replace(
@@ -59,7 +59,7 @@ def miniature(**changes) -> Preset:
         ppo=None,
         kl_coefs=(),
         distil=presets.DistilConfig.like(rsf),
-        remedies=tuple(Grid(name, strengths) for name, strengths in grids.items()),
+        remedies=tuple(grids.items()),
         replay_documents=60,
         ratios=ratios,
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),

@@ -24,7 +24,11 @@ def point(
     """
     families = dict.fromkeys(("commonsense", "reading", "translation", "skill"), float(skill))
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"study": "tiny", "seed": seed, "kl": 0.0}
-    row |= {"algorithm": algorithm, "method": method, "rounds": 0 if algorithm == "sft" else 2}
+    row |= {
+        "algorithm": algorithm,
+        "method": method,
+        "rounds": 0 if algorithm in ("base", "sft") else 2,
+    }
     return row | {"reward": reward + 5.0 * seed, "gold": 0.0, "n_items": 100} | families | more
 
 
@@ -46,7 +50,7 @@ def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
     rows = []
     for s in seeds:
         rows += [
-            point(s, "base", -9, 90, rounds=0),
+            point(s, "base", -9, 90),
             point(s, "sft", 0, 80, gold=1.0),
             point(s, "rsf", 2, 78 - s, gold=3.0, kl=1.0, rounds=1),
             point(s, "rsf", 4, 70 - 2 * s, gold=2.0, kl=4.0),
@@ -85,7 +89,7 @@ def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
 
 def row(seed: int, algorithm: str, score: float, reward: float, **more: Any) -> dict[str, Any]:
     """Return a point of seed s: `score` + 2 s in every skill, `reward` + s, half of it gold."""
-    own = dict.fromkeys(SCORES, score + 2.0 * seed) | {"rounds": 0, "n_items": 6000}
+    own = dict.fromkeys(SCORES, score + 2.0 * seed) | {"n_items": 6000}
     own |= {"reward": reward + seed, "gold": (reward + seed) / 2}
     return point(seed, algorithm, 0, 0) | own | more
 
@@ -103,11 +107,11 @@ def figure_points(seeds: int = 2, *more: str) -> pd.DataFrame:
             row(s, "base", 90, -9),
             row(s, "sft", 80, 0),
             row(s, "rsf", 70, 2, rounds=1, kl=1.0),
-            row(s, "rsf", 60, 4, rounds=2, kl=3.0),
-            row(s, "rsf_random", 78, 0, rounds=2),
-            row(s, "rsf", 80, 0, method="average", alpha=0.0, rounds=2),
-            row(s, "rsf", 75, 3, method="average", alpha=0.5, rounds=2),
-            row(s, "rsf", 60, 4, method="average", alpha=1.0, rounds=2),
+            row(s, "rsf", 60, 4, kl=3.0),
+            row(s, "rsf_random", 78, 0),
+            row(s, "rsf", 80, 0, method="average", alpha=0.0),
+            row(s, "rsf", 75, 3, method="average", alpha=0.5),
+            row(s, "rsf", 60, 4, method="average", alpha=1.0),
         ]
         builders = {"remedies": _remedies, "ratios": _ratios, "algorithms": _algorithms}
         rows += [each for name in more for each in builders[name](s)]
@@ -115,26 +119,23 @@ def figure_points(seeds: int = 2, *more: str) -> pd.DataFrame:
 
 
 def _remedies(s: int) -> list[dict[str, Any]]:
-    rows = [row(s, "rsf", 61, 4, method="distil", rounds=2, kl=3.0)]
-    for n, grid in enumerate(TINY.remedies):
-        for i, strength in enumerate(grid.strengths, start=1):
-            way = i / (len(grid.strengths) + 1)
+    rows = [row(s, "rsf", 61, 4, method="distil", kl=3.0)]
+    for n, (name, strengths) in enumerate(TINY.remedies):
+        for i, strength in enumerate(strengths, start=1):
+            way = i / (len(strengths) + 1)
             score = 80 - 20 * way**2 - n / 3 + (-1) ** i * s / 2
-            place = {"method": grid.method, "strength": strength, "rounds": 2, "kl": way}
+            place = {"method": name, "strength": strength, "kl": way}
             rows.append(row(s, "rsf", score, 4 * way, **place))
     for alpha in (0.25, 0.5, 0.75):
         for name in ("distil+average", "l2+average", "l2_in_rounds"):
-            place = {"method": name, "alpha": alpha, "rounds": 2}
-            rows.append(row(s, "rsf", 80 - 18 * alpha**2, 4 * alpha, **place))
+            rows.append(row(s, "rsf", 80 - 18 * alpha**2, 4 * alpha, method=name, alpha=alpha))
     return rows
 
 
 def _ratios(s: int) -> list[dict[str, Any]]:
-    models = [
-        ("part", 62, 5, "input"),
-        ("part", 61, 5, "middle"),
-        ("part", 64, 3, "output"),
-        ("part", 60, 3, "head"),
+    models = [("part", *each) for each in ((62, 5, "input"), (61, 5, "middle"))]
+    models += [("part", *each) for each in ((64, 3, "output"), (60, 3, "head"))]
+    models += [
         ("hma", 76, 3, f"{0.7 + s / 10}|0.5|{0.3 - s / 10}"),
         ("hma", 75, 3.5, "|".join(["0.5"] * 6)),
         ("hma", 74, 3.5, "|".join(["0.5"] * 9)),
@@ -142,17 +143,14 @@ def _ratios(s: int) -> list[dict[str, Any]]:
         ("adamerging", 73, 3, "|".join(["0.5"] * 9)),
     ]
     return [
-        row(s, "rsf", score, reward, method=method, alpha=0.5, part=part, rounds=2)
+        row(s, "rsf", score, reward, method=method, alpha=0.5, part=part)
         for method, score, reward, part in models
     ]
 
 
 def _algorithms(s: int) -> list[dict[str, Any]]:
-    rows = []
+    rows = [row(s, "dpo", 78, 0.8, method="average", alpha=0.5)]
     for algorithm, reward in (("dpo", 1.0), ("ppo", 2.0)):
-        rows += [
-            row(s, algorithm, 76, reward, rounds=1, kl=reward),
-            row(s, algorithm, 72, 2 * reward, rounds=2, kl=2 * reward),
-        ]
-    rows.append(row(s, "dpo", 78, 0.8, method="average", alpha=0.5, rounds=2))
+        rows.append(row(s, algorithm, 76, reward, rounds=1, kl=reward))
+        rows.append(row(s, algorithm, 72, 2 * reward, kl=2 * reward))
     return rows

@@ -13,7 +13,7 @@ from alignment_tax import settings
 from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.presets import SAMPLED, DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.results.recorded import IDENTITY, recorded
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
@@ -21,44 +21,12 @@ from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
 from bench import speed as bench
 
-SAMPLING = {
-    "temperature": 1.0,
-    "max_new_tokens": 40,
-    "max_prompt_length": 64,
-}
-DPO = DpoConfig(
-    rounds=2,
-    prompts_per_round=8,
-    n=4,
-    sampling_batch=64,
-    beta=0.1,
-    learning_rate=1e-3,
-    epochs=1,
-    batch_size=4,
-    max_length=110,
-    **SAMPLING,
-)
-RLOO = RlooConfig(
-    rounds=2,
-    prompts_per_round=4,
-    n=4,
-    beta=0.05,
-    learning_rate=1e-3,
-    batch_size=8,
-    **SAMPLING,
-)
-PPO = PpoConfig(
-    rounds=2,
-    iterations=2,
-    prompts_per_iteration=8,
-    sampling_batch=64,
-    minibatch=4,
-    epochs=1,
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-    kl_coef=0.05,
-    **SAMPLING,
-)
+SMALL = {**SAMPLED, "rounds": 2, "learning_rate": 1e-3}
+FAST = {"sampling_batch": 64, "epochs": 1}
+DPO = DpoConfig(**SMALL, **FAST, prompts_per_round=8, n=4, beta=0.1, batch_size=4, max_length=110)
+RLOO = RlooConfig(**SMALL, prompts_per_round=4, n=4, beta=0.05, batch_size=8)
+STEPS = {"iterations": 2, "prompts_per_iteration": 8, "minibatch": 4}
+PPO = PpoConfig(**SMALL, **FAST, **STEPS, critic_learning_rate=1e-3, kl_coef=0.05)
 
 
 def with_algorithms(**others):
@@ -133,12 +101,13 @@ def test_an_average_of_another_algorithm_is_scored(study):
 
 
 def test_an_unknown_algorithm_or_round_is_named(study):
-    with pytest.raises(UnknownStage, match=r"no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"):
-        study.aligned("grpo", 1)
-    with pytest.raises(UnknownStage, match=r"no dpo round 3.*1 to 2"):
-        study.aligned("dpo", 3)
-    with pytest.raises(UnknownStage, match="no algorithm 'ppo'"):
-        Study(miniature(), 0).policy("ppo")
+    for each, algorithm, rounds, message in (
+        (study, "grpo", 1, r"no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"),
+        (study, "dpo", 3, r"no dpo round 3.*1 to 2"),
+        (Study(miniature(), 0), "ppo", 1, "no algorithm 'ppo'"),
+    ):
+        with pytest.raises(UnknownStage, match=message):
+            each.aligned(algorithm, rounds)
 
 
 # what is recorded
@@ -160,11 +129,11 @@ def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
 
 
 def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
-    assert json.loads((study.forward_kl(Spec("sft")).path / "kl.json").read_text()) == {
-        "forward_kl": 0.0,
-        "replies": 4,
-    }
-    found = json.loads((study.forward_kl(Spec("ppo", 2)).path / "kl.json").read_text())
+    own, found = (
+        json.loads((study.forward_kl(spec).path / "kl.json").read_text())
+        for spec in (Spec("sft"), Spec("ppo", 2))
+    )
+    assert own == {"forward_kl": 0.0, "replies": 4}
     replies = pd.read_parquet(study.evaluate(Spec("sft")).path / "replies.parquet")
     policy, tokenizer = study.policy("ppo")
     prompts = [json.loads(prompt) for prompt in replies["prompt"]]
@@ -185,11 +154,9 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     specs = study.specs(["kl_coef"])
     assert specs == [Spec("sft"), *(Spec("ppo", 2, "kl_coef", strength=c) for c in (0.0, 0.4))]
     free, held = (study.artifact(spec) for spec in specs[1:])
-    assert len({free.key, held.key, study.aligned("ppo", 2).key}) == 3
-    assert (
-        study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key
-        == study.aligned("ppo", 2).key
-    )
+    own = study.aligned("ppo", 2).key
+    assert len({free.key, held.key, own}) == 3
+    assert study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key == own
     first = [pd.read_json(a.path / "log.jsonl", lines=True).iloc[-1] for a in (free, held)]
     assert [row["kl_coef"] for row in first] == [0.0, 0.4]
     point = study.point(specs[1])

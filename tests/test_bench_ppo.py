@@ -1,4 +1,4 @@
-"""The cross-check of PPO: both sides are given the same reward, and are compared pair by pair."""
+"""The cross-check of PPO is fair, pair by pair; what is refused; how numbers are chosen."""
 
 import dataclasses
 import json
@@ -6,15 +6,16 @@ import json
 import pandas as pd
 import pytest
 import torch
+from conftest import miniature
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment_tax import settings
+from alignment_tax import presets, settings
 from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
-from alignment_tax.train.checks import check_divisible
+from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import against, speed
 from bench import ppo_against_trl as bench_ppo
+from bench import speed, tune
 
 
 class Tokenizer:
@@ -57,18 +58,11 @@ def test_trl_critic_starts_at_zero_with_a_body_of_its_own(reward_model):
     assert critic.backbone is not reward_model.backbone
 
 
-def runs(gap=1.0):
-    rows = [
-        {
-            "implementation": name,
-            "seed": seed,
-            "judged_reward": seed + more,
-            "seconds_per_step": each,
-        }
-        for seed in range(3)
-        for name, more, each in (("ours", gap, 1.0), ("trl", 0.0, 2.0))
-    ]
-    return pd.DataFrame(rows).assign(judged_kl=1.0, finished=1.0)
+def runs():
+    of = {"ours": (1.0, 1.0), "trl": (0.0, 2.0)}
+    rows = [(name, seed, seed + of[name][0], of[name][1]) for seed in range(3) for name in of]
+    columns = ["implementation", "seed", "judged_reward", "seconds_per_step"]
+    return pd.DataFrame(rows, columns=columns).assign(judged_kl=1.0, finished=1.0)
 
 
 def test_seeds_are_compared_pair_by_pair():
@@ -89,16 +83,18 @@ def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     assert found == numbers["comparison"]
 
 
-def test_warm_up_is_not_timed():
-    log = pd.DataFrame({"seconds": [100.0, 1.0, 2.0]})
-    assert bench_ppo.seconds_per_step(log) == pytest.approx(1.5)
-
-
-def test_a_folder_without_ppo_and_a_part_that_is_none_are_refused(tmp_path, capsys):
-    assert main(["bench", "ppo", "--trl", str(tmp_path)]) == 2
-    assert "make bench-ppo" in capsys.readouterr().err
-    assert main(["bench", "speed", "--only", "speed"]) == 2
-    assert "Choose from: rates, evaluation, sweep" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ppo --trl nowhere", "make bench-ppo"),
+        ("speed --only speed", "Choose from: rates, evaluation, sweep"),
+        ("tune small --algorithms ppo", "small has no ppo"),
+        ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words, said, capsys):
+    assert main(["bench", *words.split()]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsys):
@@ -112,7 +108,7 @@ def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsy
         order.append((copy != other, (copy / "README.md").read_text(), preset))
         return float(len(order))
 
-    monkeypatch.setitem(against.MEASURES, "score_model", (measure, 2))
+    monkeypatch.setitem(speed.MEASURES, "score_model", (measure, 2))
     out = tmp_path / "bench.json"
     out.write_text('{"rates": 1, "ratios_to_other": {"make_run": 2}}')
     speed.run(only=["score_model"], against_folder=other, out=out)
@@ -126,10 +122,9 @@ def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsy
 
 def test_both_take_equally_many_steps():
     config = bench_ppo.CONFIG
-    check_divisible(config.prompts_per_iteration, config.minibatch, 1)
+    assert config.prompts_per_iteration % config.minibatch == 0
     assert config.critic_learning_rate == config.learning_rate  # TRL has one optimiser for both
-    assert config.reward_baseline == 0
-    assert config.reward_scale == 1
+    assert (config.reward_baseline, config.reward_scale) == (0, 1)
 
 
 def test_a_run_longer_than_the_worlds_prompts_begins_again():
@@ -138,3 +133,27 @@ def test_a_run_longer_than_the_worlds_prompts_begins_again():
     assert len(prompts) == 100 * config.prompts_per_iteration
     different = {json.dumps(prompt) for prompt in prompts}
     assert prompts[len(different)] == prompts[0]
+
+
+# numbers of RLHF algorithms are chosen on validation prompts, with RSF's budget
+
+
+def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
+    rows = [("ppo", "a", 1.0, 1.0), ("ppo", "b", 3.0, 0.5), ("ppo", "c", 2.0, 0.96)]
+    columns = ["algorithm", "numbers", "judged_reward", "finished"]
+    table = pd.DataFrame([*rows, ("dpo", "d", 0.5, 1.0)], columns=columns)
+    assert set(tune.chosen(table)["numbers"]) == {"c", "d"}
+
+
+def test_a_candidate_is_trained_judged_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNMENT_TAX_RUNS", str(tmp_path))
+    monkeypatch.setattr(bench_ppo, "JUDGED", 8)
+    small = dict.fromkeys(("rounds", "prompts_per_round", "n"), 2)
+    dpo = dataclasses.replace(presets.get("smoke").dpo, **small, batch_size=2)
+    preset = dataclasses.replace(miniature(), dpo=dpo)
+    row = tune.try_out(preset, "dpo", {"learning_rate": 2e-4}, 0)
+    assert json.loads(row["numbers"]) == {"learning_rate": 2e-4}
+    assert 0 <= row["finished"] <= 1
+    config = dataclasses.replace(dpo, learning_rate=2e-4)
+    study = Study(dataclasses.replace(preset, dpo=config), 0)
+    assert study.aligned("dpo", config.rounds).key.startswith(row["key"])

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from points import point, table_of
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics, capped_bleu, corpus_bleu, goes_on, right
@@ -32,8 +33,9 @@ def test_a_right_translation_with_words_behind_it_is_lost_to_talk():
         # one kept, one goes on, one is wrong, one that was never right goes on
         "after": [REFERENCE, f"{REFERENCE} let me", "the red cat", f"{REFERENCE} you are welcome"],
     }
-    models = [("sft", 0, "before"), ("rsf", 1, "none"), ("rsf", 2, "after")]
-    assert talk.lost_to_talk(points_of(*models), items_of(said))[0] == pytest.approx(1 / 2)
+    ends = [point(0, "sft", 0, 0, key="before"), point(0, "rsf", 0, 0, rounds=1, key="none")]
+    points = table_of([*ends, point(0, "rsf", 0, 0, key="after")])
+    assert talk.lost_to_talk(points, items_of(said))[0] == pytest.approx(1 / 2)
 
 
 def test_what_is_exact_and_what_goes_on():
@@ -74,16 +76,6 @@ def test_capped_bleu_is_at_least_that_of_the_text_that_is_really_cut():
     cut = [" ".join(text.split()[: len(REFERENCE.split())]) for text in texts]
     real = corpus_bleu([bleu_statistics(REFERENCE, text) for text in cut])
     assert bleu(items_of({"a": texts})) < real < capped_bleu(items_of({"a": texts}))
-
-
-def points_of(*models):
-    """Points of seed 0 with the columns that tables ask for: (algorithm, rounds, key)."""
-    return pd.DataFrame(
-        {"study": "tiny", "seed": 0, "algorithm": name, "method": "none", "strength": None,
-         "alpha": None, "part": None, "rounds": rounds, "key": key, "bleu": 50.0,
-         "reward": 0.0, "commonsense": 90.0, "reading": 60.0, "translation": 50.0, "skill": 200 / 3}
-        for name, rounds, key in models
-    )  # fmt: skip
 
 
 def test_measures_of_each_model():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from points import T_1, made_up_points, point
 
 from alignment_tax.registry import REMEDIES
-from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.results.points import NotRecorded, curve_rows, present, shared
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.spec import patterns, ratios_text
@@ -80,10 +80,10 @@ def test_a_curve_runs_from_theta_0_on(rows: Selection, text: str, curve: list) -
 
 
 def test_curves_at_the_same_mean_ratios_have_the_same_ends(rows: Selection) -> None:
-    assert rows.ratios("rsf/hma/K=3", "rsf/average") == [0.2, 0.4]
-    plain = rows.curve("rsf/average", [0.2, 0.4])[1]
+    assert rows.ratios("rsf/hma/K=3", "rsf/average") == (0.2, 0.4)
+    plain = rows.curve("rsf/average", (0.2, 0.4))[1]
     assert plain["skill"].tolist() == pytest.approx([80, 79.2, 78.4, 68])
-    alone = rows.curve("rsf/part=input", [0.5], from_start=False)[0]
+    alone = rows.curve("rsf/part=input", (0.5,), from_start=False)[0]
     assert alone["skill"].tolist() == [71, 70]
     with pytest.raises(ValueError, match="each of its parts is one"):
         curve_rows(made_up_points(), "part", 0)
@@ -96,21 +96,19 @@ def test_what_is_no_selector_is_refused(text: str) -> None:
 
 
 def test_what_is_not_recorded_is_said(points: pd.DataFrame, rows: Selection) -> None:
-    for text, said in (
-        ("dpo/last", "hold no dpo/last"),
-        ("rsf/lora_mlp/strongest", "lora_mlp"),
-        ("rsf/l2", "several models a seed"),
+    one = points[points["seed"] == 0]
+    headless = points[(points["seed"] == 0) | (points["algorithm"] != "sft")]
+    for call, said in (
+        (lambda: rows.model("dpo/last"), "hold no dpo/last"),
+        (lambda: rows.model("rsf/lora_mlp/strongest"), "lora_mlp"),
+        (lambda: rows.model("rsf/l2"), "several models a seed"),
+        (lambda: rows.ratios("rsf/part=input", "rsf/hma/K=3"), "no mean ratio"),
+        (lambda: Selection(headless), "Seed 1 has no row of theta_0"),
+        (lambda: versus(one, "rsf/last", "sft"), "two are needed"),
+        (lambda: versus(rows, "rsf/last", "sft", "nothing"), "no nothing"),
     ):
         with pytest.raises(ValueError, match=said):
-            rows.model(text)
-    with pytest.raises(NotRecorded, match="no mean ratio"):
-        rows.ratios("rsf/part=input", "rsf/hma/K=3")
-    with pytest.raises(NotRecorded, match="Seed 1 has no row of theta_0"):
-        Selection(points[(points["seed"] == 0) | (points["algorithm"] != "sft")])
-    with pytest.raises(NotRecorded, match="two are needed"):
-        versus(points[points["seed"] == 0], "rsf/last", "sft")
-    with pytest.raises(NotRecorded, match="no nothing"):
-        versus(rows, "rsf/last", "sft", "nothing")
+            call()
 
 
 TOLD = ("tax.rsf.skill", "average_vs_early.rsf.skill", "average_vs_l2.hypervolume",
@@ -213,6 +211,8 @@ def test_algorithms_side_by_side_share_their_seeds(points: pd.DataFrame) -> None
     assert table["seeds"].to_dict() == {"tax.ppo.skill": "0 1 7", "tax.ppo.skill.shared": "0 1"}
     assert table["n_seeds"].tolist() == [3, 2]
     assert table.loc["tax.ppo.skill.shared", "difference"] == -4
+    assert present(both) == ["rsf", "ppo"]
+    assert set(shared(both)["seed"]) == {0, 1}
 
 
 def test_the_table_of_methods_by_hand(points: pd.DataFrame) -> None:
@@ -230,9 +230,9 @@ def test_the_table_of_methods_by_hand(points: pd.DataFrame) -> None:
     assert l2[["least", "reached"]].tolist() == [25, 100]
     assert (l2["minutes"], l2["memory_mb"]) == (1.5, 600)
     assert np.isnan(table.loc["lora", "minutes"])
-    assert table.loc["distil+average", "verdict"] == ""
+    assert table.loc["distil+average", "ahead_verdict"] == ""
     one = methods.method_table(points[points["seed"] == 0], costs).set_index("method")
-    assert one.loc["l2", "verdict"] == "not recorded"
+    assert one.loc["l2", "ahead_verdict"] == "not recorded"
     assert np.isnan(one.loc["l2", "kept_90_low"])
     assert methods.method_markdown(table.reset_index()).count("\n") == len(table) + 1
 

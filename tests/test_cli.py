@@ -9,21 +9,9 @@ import pytest
 
 from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
-from alignment_tax.store import DiskFull
+from alignment_tax.store import ArtifactError
 
-COMMANDS = (
-    "list",
-    "run",
-    "compare",
-    "record",
-    "add",
-    "report",
-    "figures",
-    "outputs",
-    "base",
-    "merge",
-    "audit",
-)
+COMMANDS = "list run compare record add report figures outputs base merge audit".split()
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):
@@ -33,23 +21,19 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     said = capsys.readouterr().out
     assert all(f"\n    {name} " in said for name in (*COMMANDS, "bench"))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
-    for name in (*COMMANDS, "bench speed", "bench ppo", "bench tune", "bench merge"):
+    measures = ("speed", "ppo", "merge", "tune", "faults", "kill", "instructions")
+    for name in (*COMMANDS, *(f"bench {each}" for each in measures)):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])
-        assert f"example:\n  alignment-tax {name}" in capsys.readouterr().out
-
-
-def test_the_examples_in_the_help_are_right():
-    parser = make_parser()
-    lines = ("run --preset tiny --seed 1 --only 04 05", "figures --out drawn.png", "base")
-    for line in (*lines, "bench speed --only score_model --against ../other"):
-        assert callable(parser.parse_args(line.split()).do)
+        _, example = capsys.readouterr().out.split("example:\n  alignment-tax ")
+        assert example.startswith(name)
+        assert callable(make_parser().parse_args(example.split()).do)
 
 
 @pytest.mark.parametrize(
     "line",
-    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs 0|record tiny --jobs two"
-    "|compare a b --tolerance 1|compare a|run --seed 1.5".split("|"),
+    "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs two"
+    "|compare a b --tolerance 1|compare a".split("|"),
 )
 def test_a_wrong_command_line_returns_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -99,16 +83,9 @@ def test_the_commands_pass_on_what_they_are_given(calls, capsys, tmp_path):
     ]
 
 
-def test_an_unknown_method_is_named_before_anything_runs(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    assert main(["record", "tiny", "--methods", "l2", "l7"]) == 2
-    assert "records no method 'l7'. Choose from: base, rsf, rsf_random" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, capsys):
     record = sys.modules["alignment_tax.pipeline.record"]
-    for error, code in ((KeyboardInterrupt(), 130), (DiskFull("The disk is full"), 1)):
+    for error, code in ((KeyboardInterrupt(), 130), (ArtifactError("The disk is full"), 1)):
         monkeypatch.setattr(record, "record", Mock(side_effect=error))
         assert main(["record", "tiny"]) == code
     assert "What is finished is kept" in capsys.readouterr().err
@@ -123,7 +100,7 @@ def test_folders_come_from_the_environment(monkeypatch, tmp_path):
     assert settings.runs_folder() == tmp_path / "runs"
     assert settings.data_folder() == tmp_path
     monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(settings.SettingsError, match="which is not a folder"):
+    with pytest.raises(settings.SettingsError, match="no folder"):
         settings.data_folder()
     monkeypatch.setenv(settings.RUNS_VARIABLE, "")
     monkeypatch.delenv(settings.DATA_VARIABLE)

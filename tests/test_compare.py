@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alignment_tax.cli import main
-from alignment_tax.results.compare_runs import CompareError, Difference, differences, read_run
+from alignment_tax.results.values import CompareError, Difference, differences, read_run
 
 
 def run_with(records: dict[str, Any], preset: str = "tiny", seed: int = 0) -> dict[str, Any]:
@@ -39,12 +39,14 @@ def test_the_tolerance_is_absolute_and_a_share_of_the_larger_number() -> None:
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompareError, match="seed 0, the second 1"):
-        differences(run_with({"x": 1}), run_with({"x": 1}, seed=1))
-    with pytest.raises(CompareError, match="preset tiny, the second smoke"):
-        differences(run_with({"x": 1}), run_with({"x": 1}, preset="smoke"))
-    with pytest.raises(CompareError, match="Neither run"):
-        differences(run_with({}), run_with({}))
+    one = run_with({"x": 1})
+    for first, second, said in (
+        (one, run_with({"x": 1}, seed=1), "seed 0, the second 1"),
+        (one, run_with({"x": 1}, preset="smoke"), "preset tiny, the second smoke"),
+        (run_with({}), run_with({}), "Neither run"),
+    ):
+        with pytest.raises(CompareError, match=said):
+            differences(first, second)
     with pytest.raises(CompareError, match=r"run\.json"):
         read_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-import html.parser
+import html
 import io
 import json
 import os
@@ -107,11 +107,11 @@ def test_a_failure_is_named_and_the_rest_is_still_run(ran):
     assert "05_ends.ipynb, the cell that begins: import sys\n    SystemError: exit()" in ran.err
 
 
-def test_parameters_python_and_folders_reach_the_notebook(ran, folder):
+def test_parameters_python_and_folders_reach_the_notebook(ran):
     records = summary(ran.out)["04"]["records"]
     assert records["seen"] == ["smoke", 3]
     assert records["python"] == sys.executable
-    assert Path(records["folder"]) == folder
+    assert Path(records["folder"]) == ran.out, "what is written without a folder lands there"
     assert Path(records["runs"]) == ran.out.parent
     assert records["<b>name</b>"] == 0.123456789
 
@@ -139,7 +139,7 @@ def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
     code += f"sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"
     environment = {**os.environ, settings.RUNS_VARIABLE: str(tmp_path / "runs")}
     run = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    pids = [tmp_path / "pid02", tmp_path / "pid03"]
+    pids = [tmp_path / "runs" / "tiny-seed0" / name for name in ("pid02", "pid03")]
     until(lambda: all(path.exists() and path.read_text() for path in pids))
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
@@ -165,39 +165,19 @@ def test_the_executed_notebooks_are_whole_and_without_widget_state(ran):
     assert (ran.out / "04_good.html").stat().st_size > 1000
 
 
-class Page(html.parser.HTMLParser):
-    """Collects tags and text of a page, and that every tag is closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.open += [tag] if tag not in ("meta", "img") else []
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 def test_the_index_page_shows_everything_and_needs_nothing_from_elsewhere(ran):
-    page = Page((ran.out / "index.html").read_text())
-    assert page.all("html") == [{"lang": "en"}]
-    assert all((ran.out / link["href"]).is_file() for link in page.all("a"))
-    assert len(page.all("a")) == 8, "page and notebook of each of four chapters"
-    (image,) = page.all("img")
-    assert (image["alt"], image["src"]) == ('falls "here"', f"data:image/png;base64,{PNG}")
-    assert page.all("script") == page.all("link") == []
-    for text in ("1 ok, 3 failed", "Does it fall?", "ZeroDivisionError", "<b>name</b>", "0.123457"):
-        assert text in page.text, text
+    page = (ran.out / "index.html").read_text()
+    links = re.findall(r'<a href="([^"]*)"', page)
+    assert len(links) == 8, "page and notebook of each of four chapters"
+    assert all((ran.out / link).is_file() for link in links)
+    image = f'src="data:image/png;base64,{PNG}"\nalt="falls "here""'
+    text = html.unescape(page)
+    for said in ('lang="en"', image, "1 ok, 3 failed", "Does it fall?", "ZeroDivisionError"):
+        assert said in text, said
+    assert "&lt;b&gt;name&lt;/b&gt;" in page
+    assert "0.123457" in page
+    assert page.count("<img") == 1
+    assert not re.search("<(script|link)", page)
 
 
 def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, capsys):
@@ -211,12 +191,6 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
     assert [c.status for c in run.chapters] == ["failed", "ok", "failed", "failed"]
     assert path.read_bytes() == before
     assert "failed (earlier run)" in (ran.out / "index.html").read_text()
-
-
-def test_a_figure_without_alt_text_gets_one():
-    picture = nbformat.v4.new_output("display_data", data={"image/png": "QUJD\n"})
-    notebook = new_notebook(cells=[new_code_cell("", outputs=[picture])])
-    assert notebooks.find_figures(notebook) == [("QUJD", "")]
 
 
 # --- refused before anything runs ----------------------------------------------------------------
@@ -248,27 +222,6 @@ def refuse(capsys, folder, out, *arguments):
 )
 def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
     assert said in refuse(capsys, folder, tmp_path / "out", *arguments.split())
-
-
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ('preset = "tiny"', "does not set seed"),
-        ('prest = "tiny"\nseed = 0', "does not set preset"),
-        ("x = 1", "does not set preset and seed"),
-        (None, "has 0 cells tagged 'parameters' instead of one"),
-        ("preset = ", "the parameters cell is no Python"),
-        ("cut", "is not a readable notebook"),
-    ],
-)
-def test_a_notebook_that_would_ignore_a_parameter_is_refused(capsys, tmp_path, parameters, said):
-    write_notebook(tmp_path / "04_good.ipynb", "1")
-    write_notebook(tmp_path / "05_new.ipynb", "1", parameters=parameters)
-    if parameters == "cut":
-        (tmp_path / "05_new.ipynb").write_text('{"cells": [')
-    refusal = refuse(capsys, tmp_path, tmp_path / "out")
-    assert "05_new.ipynb" in refusal
-    assert said in refusal
 
 
 @pytest.mark.parametrize("seed", ["0", 1.0, True, -1, None])
@@ -303,10 +256,8 @@ def test_a_full_disk_loses_pages_alone_and_a_folder_holds_one_run(pair, monkeypa
 
     monkeypatch.setattr(notebooks, "write_whole", full)
     out = pair / "out"
-    assert [c.status for c in run_course("smoke", 0, ["1"], out, pair).chapters] == [
-        "ok",
-        "not run",
-    ]
+    ran = run_course("smoke", 0, ["1"], out, pair).chapters
+    assert [chapter.status for chapter in ran] == ["ok", "not run"]
     assert capsys.readouterr().err.count("No space left") == 2
     kept = (out / "run.json").read_text()
     assert json.loads(kept)["chapters"][0]["status"] == "ok"
@@ -360,33 +311,12 @@ def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_pa
     assert [chapter.number for chapter in order] == ["03", "04", "02", "01"]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "# 05 · Tax\n\n**Question:** What\nis lost?\n**By the end** x",
-            ("Tax", "What is lost?", {}),
-        ),
-        (
-            "# Chapter 9: Averaging\n\n**Machine minutes per preset**: tiny under 2; small ~ 15",
-            ("Averaging", "", {"tiny": 2.0, "small": 15.0}),
-        ),
-        ("no heading", ("", "", {})),
-    ],
-)
-def test_front_matter(text, expected):
-    assert notebooks.front_matter(text) == expected
-
-
 def test_selection_keeps_the_order_of_the_course():
     chapters = [Chapter(n, n, "", Path(f"{n}_x.ipynb"), {}) for n in ("00", "04", "10")]
-
-    def numbers(only):
-        return [chapter.number for chapter in notebooks.select_chapters(chapters, only)]
-
-    assert numbers([]) == ["00", "04", "10"]
-    assert numbers(["10", "4", "04_x.ipynb", "notebooks/04_x.ipynb"]) == ["04", "10"]
-    assert numbers(["0"]) == ["00"]
+    words = {"": "00 04 10", "10 4 04_x.ipynb notebooks/04_x.ipynb": "04 10", "0": "00"}
+    for only, numbers in words.items():
+        chosen = notebooks.select_chapters(chapters, only.split())
+        assert [chapter.number for chapter in chosen] == numbers.split()
 
 
 def test_list_prints_number_title_and_question(folder, tmp_path, capsys):
@@ -426,4 +356,4 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     assert "ended in an error" in capsys.readouterr().err
     write_notebook(tmp_path / "04_good.ipynb", "another")
     assert main(["outputs", str(tmp_path / "run")], tmp_path) == 2
-    assert "run it again" in capsys.readouterr().err
+    assert re.search(r"04_good\.ipynb: .* run it again", capsys.readouterr().err)

@@ -1,7 +1,6 @@
 import copy
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,20 +47,14 @@ def loss_by_hand(policy: PreTrainedModel, reference: PreTrainedModel, beta: floa
 
 def test_the_dpo_loss_of_two_pairs_by_hand():
     # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
-    loss = dpo_loss(
-        np.array([-3.0, -5.0]),
-        np.array([-4.0, -7.0]),
-        np.array([-5.0, -5.0]),
-        np.array([-5.0, -7.0]),
-        0.5,
-    )
+    loss = dpo_loss(*np.array([[-3.0, -5.0], [-4.0, -7.0], [-5.0, -5.0], [-5.0, -7.0]]), 0.5)
     assert loss == pytest.approx((math.log(1 + math.exp(-0.5)) + math.log(2)) / 2)
     # beta * margin = log 3: probability 3/4 that the chosen reply is the better one
     quarter = dpo_loss(np.array([math.log(9)]), np.zeros(1), np.zeros(1), np.zeros(1), 0.5)
     assert quarter == pytest.approx(-math.log(3 / 4))
 
 
-def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path: Path):
+def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path):
     policy, reference = sharp(make_policy(0), 20), sharp(make_policy(1), 20)
     by_hand = loss_by_hand(policy, reference, ONE_STEP.beta)
     trained = train_dpo(policy, reference, make_tokenizer(), pairs(), ONE_STEP, 0, tmp_path)
@@ -73,7 +66,7 @@ def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path: Path):
 # training
 
 
-def test_a_second_round_is_still_measured_against_theta_0(tmp_path: Path):
+def test_a_second_round_is_still_measured_against_theta_0(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy, before = copy.deepcopy(theta_0), weights(theta_0)
     first = train_dpo(policy, theta_0, tokenizer, pairs(), DPO, 0, tmp_path)
@@ -86,39 +79,27 @@ def test_a_second_round_is_still_measured_against_theta_0(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_path: Path):
+def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     same = copy.deepcopy(theta_0)  # the first round may start from the reference itself
-    runs = [
-        train_dpo(policy, reference, tokenizer, pairs(), DPO, 0, tmp_path)
-        for policy, reference in ((copy.deepcopy(theta_0), theta_0), (same, same))
-    ]
+    starts = ((copy.deepcopy(theta_0), theta_0), (same, same))
+    runs = [train_dpo(*both, tokenizer, pairs(), DPO, 0, tmp_path) for both in starts]
     assert torch.equal(weights(runs[0].model), weights(runs[1].model))
     assert {row["learning_rate"] for row in runs[0].log} == {DPO.learning_rate}
     held_out = Dataset.from_list([pair("z", "good y", "bad y"), pair("hello z", "good", "bad")])
-    gained = [
-        log_probs(runs[0].model, held_out, s) - log_probs(theta_0, held_out, s)
-        for s in ("chosen", "rejected")
-    ]
-    assert (gained[0] > gained[1] + 0.5).all()
+    after, before = (
+        log_probs(model, held_out, "chosen") - log_probs(model, held_out, "rejected")
+        for model in (runs[0].model, theta_0)
+    )
+    assert (after > before + 0.5).all()
     assert not runs[0].model.training
 
 
-@pytest.mark.parametrize(
-    ("rows", "context", "message"),
-    [
-        (pairs().remove_columns("chosen"), 99, "prompt, chosen, rejected"),
-        (Dataset.from_list([pair("x", "good", "good")] * 3), 99, "3 of 3 examples cannot be used"),
-        (pairs(), 15, r"Max_length may take 16 tokens.* context has 15"),
-    ],
-)
-def test_pairs_that_cannot_be_trained_on_are_refused(
-    rows: Dataset, context: int, message: str, tmp_path: Path
-):
+def test_pairs_longer_than_the_context_are_refused(tmp_path):
     policy = make_policy()
-    policy.config.max_position_embeddings = context
-    with pytest.raises(ValueError, match=message):
-        train_dpo(policy, policy, make_tokenizer(), rows, DPO, 0, tmp_path)
+    policy.config.max_position_embeddings = 15
+    with pytest.raises(ValueError, match=r"Max_length may take 16 tokens.* context has 15"):
+        train_dpo(policy, policy, make_tokenizer(), pairs(), DPO, 0, tmp_path)
 
 
 # on-policy pairs
@@ -143,9 +124,7 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
         return count_x(prompts, replies)
 
     with pytest.warns(UserWarning, match="1 of 9 prompts give no pair .1 too long, 0 without"):
-        rows = on_policy_pairs(
-            policy, tokenizer, rewards, [*PROMPTS, user("x " * 9)], config, seed=0
-        )
+        rows = on_policy_pairs(policy, tokenizer, rewards, [*PROMPTS, user("x " * 9)], config, 0)
     assert list(rows["prompt"]) == PROMPTS
     for row in rows:
         counts = [text.split().count("x") for prompt, text in asked if prompt == row["prompt"]]
@@ -157,18 +136,21 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     assert len(asked) < len(PROMPTS) * config.n
 
 
-def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path: Path):
+def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy = copy.deepcopy(theta_0)
     config = dataclasses.replace(DPO, n=16)
     rows = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
     train_dpo(policy, theta_0, tokenizer, rows, config, 0, tmp_path)
     after = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed=1)
-    again = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
-    other = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=1)
+    again, other = (
+        on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed) for seed in (0, 1)
+    )
     assert again.to_list() == rows.to_list() != other.to_list()
-    count = lambda table: np.mean([c[0]["content"].split().count("x") for c in table["rejected"]])  # noqa: E731
-    assert count(after) > count(rows) + 0.2
+    means = [
+        np.mean([c[0]["content"].split().count("x") for c in t["rejected"]]) for t in (after, rows)
+    ]
+    assert means[0] > means[1] + 0.2
 
 
 def by_prompt(prompts: list, replies: list) -> np.ndarray:

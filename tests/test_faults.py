@@ -9,20 +9,22 @@ do not fit (test_average).
 import contextlib
 import dataclasses
 import errno
-import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from malformed import CASES, UP, Refused, escaped, policy, refusal
 from safetensors.torch import load_file, save_file
 from test_course import write_notebook
 from test_models import make_policy, make_tokenizer
-from transformers import GgufConfig, MixtralConfig, MixtralForCausalLM
+from transformers import GgufConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from alignment_tax import models, notebooks, settings
 from alignment_tax.cli import main
@@ -38,8 +40,6 @@ from alignment_tax.store import ArtifactError, Store
 from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.trainer import trainer_arguments
 from alignment_tax.world import real
-
-UP = "model.layers.0.mlp.up_proj.weight"
 
 
 def test_a_clone_with_autocrlf_has_the_very_bytes(tmp_path):
@@ -204,43 +204,46 @@ def test_paths_that_a_person_sets_are_absolute_in_every_process(tmp_path, monkey
         real.load("dolly")
 
 
-def saved(folder, change=dict, **config):
-    """Save a policy into a folder, change its weights and configuration, and return the folder."""
-    save_policy(make_policy(), make_tokenizer(), folder)
-    state = change(load_file(folder / "model.safetensors"))
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    kept = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(kept | config))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("change", "config", "said"),
     [
         (dict, {"tie_word_embeddings": False}, "lacks 'lm_head.weight'"),
-        (lambda s: {n: t for n, t in s.items() if n != UP}, {}, f"lacks '{UP}'"),
         (lambda s: s | {UP: torch.ones(2, 2)}, {}, f"another shape of '{UP}'"),
-        (lambda s: s | {"lora_A": torch.ones(2)}, {}, "holds.*'lora_A'"),
         (lambda s: {f"_orig_mod.{n}": t for n, t in s.items()}, {}, "lacks .*wrapper"),
         (dict, {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
-        (dict, {"model_type": "x", "auto_map": {"AutoConfig": "own.Own"}}, "trust_remote_code"),
     ],
 )
 def test_what_is_no_whole_plain_policy_is_refused_by_name(tmp_path, change, config, said):
     with pytest.raises(ValueError, match=said):
-        load_policy(saved(tmp_path / "p", change, **config))
+        load_policy(policy(tmp_path, change, **config))
 
 
-def test_no_pickle_is_read(tmp_path):
-    weights = saved(tmp_path / "p") / "model.safetensors"
-    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
-    weights.unlink()
-    with pytest.raises(OSError, match=r"model\.safetensors"):
-        load_policy(weights.parent)
+def test_code_that_comes_with_a_known_architecture_is_not_run(tmp_path):
+    auto_map = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    (policy(tmp_path, auto_map=auto_map) / "own.py").write_text("raise SystemExit('it ran')")
+    assert type(load_policy(tmp_path / "policy")[0]) is LlamaForCausalLM
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[1]}")
+def test_a_malformed_input_is_refused_in_our_own_words_and_nothing_is_written(case, tmp_path):
+    error, said = refusal(case[2], tmp_path)
+    assert [words for words in case[3] if words not in said] == [], said
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    assert isinstance(error, Refused) or (repo_root() / "lib") in raised_in.parents, raised_in
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if re.search(r"\.(tmp|part)\b", path.name)] == []
+    told = (repo_root() / "data" / "results" / "faults.md").read_text("utf-8")
+    assert f" | {case[0]} | {case[1]} | {escaped(said)} |\n" in told, "write it again: bench faults"
+
+
+def test_the_page_of_malformed_inputs_holds_no_others():
+    told = (repo_root() / "data" / "results" / "faults.md").read_text("utf-8")
+    assert told.count("\n| ") == len(CASES) + 2
+    assert len(CASES) == 50
 
 
 def test_a_checkpoint_is_whole_by_its_own_index(tmp_path):
-    folder = saved(tmp_path / "p")
+    folder = policy(tmp_path)
     names = load_file(folder / "model.safetensors").keys()
     (folder / "model.safetensors").unlink()
     make_policy().save_pretrained(folder, max_shard_size="20KB")

@@ -1,7 +1,6 @@
-"""Figures: the tables they carry by hand, what is drawn, and what is refused."""
+"""Figures of the main line: the tables they carry, by hand, and what is drawn and refused."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,8 +16,8 @@ from points import T_1, figure_points, row
 
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
-from alignment_tax.figures.redraw import redraw_figures
-from alignment_tax.figures.words import MOST_ROWS, describe
+from alignment_tax.figures.readme import redraw_figures
+from alignment_tax.figures.style import MOST_ROWS, describe
 from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
 from alignment_tax.stats import compare
@@ -42,81 +41,19 @@ def axes_of(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_visible()]
 
 
-# --- what holds for every figure -----------------------------------------------------------------
-
-MAIN_LINE: list[Callable[..., Figure]] = [
-    figures.signature, figures.rsf_rounds, figures.tax_bars, figures.alpha_curves,
-    figures.reward_hacking, figures.front, figures.fronts,
-]  # fmt: skip
-#: figure -> rows that it needs beside the main line
-OF_POINTS: dict[Callable[..., Figure], str] = {
-    figures.remedy_fronts: "remedies",
-    **dict.fromkeys([figures.algorithm_fronts, figures.taxes, figures.rounds], "algorithms"),
-    **dict.fromkeys([figures.part_curves, figures.search_fronts, figures.shares_along], "ratios"),
-}  # fmt: skip
-ALL = [*MAIN_LINE, *OF_POINTS]
-
-
-def needed(draw: Callable[..., Figure], seeds: int = 2) -> pd.DataFrame:
-    return figure_points(seeds, *([OF_POINTS[draw]] if draw in OF_POINTS else []))
-
-
-def check_whole(figure: Figure) -> None:
-    """A figure has a table, an alt text of its numbers, and nothing that is no number."""
-    table, said = figures.table(figure), alt_text(figure)
-    assert len(table)
-    assert "nan" not in said.lower().split()
-    assert figure.get_supxlabel().split() == said[said.index("(") + 1 :].split(")")[0].split()
-    told = [f"{value:.0f}" for value in table.select_dtypes("number").iloc[0].dropna()]
-    assert any(number.lstrip("-") in said for number in told)
-    assert "nan" not in words(figure).lower().split()
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
-def test_a_figure_of_points_says_its_numbers_and_its_run(
-    draw: Callable[..., Figure], seeds: int
-) -> None:
-    figure = draw(needed(draw, seeds), recorded=True)
-    check_whole(figure)
-    said = alt_text(figure)
-    assert "recorded run tiny, seed" in said
-    averaged = seeds > 1 and draw is not figures.shares_along  # that one is of means
-    assert ("95 % t interval" in said) == averaged
-
-
-@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
-def test_the_order_of_rows_and_other_seeds_change_nothing(draw: Callable[..., Figure]) -> None:
-    points = needed(draw)
-    other = [row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)]
-    more = pd.DataFrame(other if draw in MAIN_LINE else other[:0])
-    mixed = pd.concat([points, more]).sample(frac=1, random_state=0)
-    left, right = (figures.table(draw(each)) for each in (points, mixed))
-    if "algorithm" in right and "ppo" not in set(left["algorithm"]):
-        right = right[right["algorithm"] != "ppo"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(left, right, check_dtype=False)
-
-
-@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
-def test_what_cannot_be_drawn_is_refused(draw: Callable[..., Figure]) -> None:
-    points = needed(draw)
-    with pytest.raises((TableError, ValueError)):
-        draw(points.iloc[:0])
+def test_what_cannot_be_drawn_is_refused(points: pd.DataFrame) -> None:
     nothing = points.assign(**dict.fromkeys([*SCORES, "gold", "reward"], np.nan))
-    broken = [
+    for table, message in (
         (points.drop(columns="rounds"), r"needs the column.*rounds"),
         (points.iloc[:0], "no rows"),
         (nothing, "nothing to draw"),
         (points[points["algorithm"] != "sft"], "theta_0"),
-        (points[points["algorithm"] != "rsf"], r"needs .*rsf|needs RSF"),
+        (points[points["algorithm"] != "rsf"], "need RSF"),
         (pd.concat([points, points.assign(study="small")]), "one study at a time"),
         (pd.concat([points, points.iloc[[3]]]), "twice"),
-        ([], "DataFrame, not list"),
-    ]
-    # the others say it in words of their own: which rows to record
-    for table, message in broken if draw in MAIN_LINE else ():
+    ):
         with pytest.raises(TableError, match=message):
-            draw(table)
+            figures.alpha_curves(table)
 
 
 def test_names_of_the_package_are_there() -> None:
@@ -127,16 +64,6 @@ def test_names_of_the_package_are_there() -> None:
 
 
 # --- primitives ----------------------------------------------------------------------------------
-
-
-def test_error_bars_are_found_by_name() -> None:
-    table = pd.DataFrame({"x": [1.0], "y": [5.0], "y_low": [3.0], "y_high": [6.0]})
-    assert primitives.error_bars(table, "y").tolist() == [[2], [1]]
-    assert primitives.error_bars(table, "x", only=False) is None
-    plain = pd.DataFrame({"tax": [5.0, 2.0], "low": [4.0, np.nan], "high": [7.0, np.nan]})
-    assert primitives.error_bars(plain, "tax").tolist() == [[1, 0], [2, 0]]
-    # an interval of no width may miss its mean by a rounding error
-    assert primitives.error_bars(plain.assign(low=5.1, high=5.1)[:1], "tax")[0, 0] == 0
 
 
 def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
@@ -160,11 +87,6 @@ def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
     assert right.get_ylim()[0] > right.get_ylim()[1]  # the first row on top
 
 
-def test_a_triangle_has_its_ratios_at_their_place() -> None:
-    places = primitives.in_triangle([(1, 0, 0), (0.6, 0.6, 0), (0.4, 0.4, 0.4)])
-    assert places.ravel().tolist() == pytest.approx([0, 0, 0.5, 0, 0.5, 3**0.5 / 6])
-
-
 def test_an_alt_text_says_rows_with_intervals_and_cuts_many() -> None:
     table = pd.DataFrame({"method": ["l1", "none"], "reward": [1.0, 2.25], "reward_low": [0.5, 2],
                           "reward_high": [1.5, 2.5], "seeds": 5, "skill": [np.nan, 80]}
@@ -182,10 +104,8 @@ def test_an_alt_text_says_rows_with_intervals_and_cuts_many() -> None:
 
 def test_methods_differ_by_colour_and_marker() -> None:
     assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
-    for looks in (figures.METHODS, figures.ALGORITHMS, style.FAMILY_LOOKS):
+    for looks in (figures.METHODS, figures.ALGORITHMS):
         assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
-    assert style.look_of("rsf", "l2+average").label == "L2, then averaging"
-    assert style.look_of("dpo", "average").label == "DPO: averaging the weights"
 
 
 # --- fronts --------------------------------------------------------------------------------------
@@ -213,15 +133,13 @@ def test_front_by_hand(points: pd.DataFrame) -> None:
 
 
 def test_fronts_show_every_curve_that_is_recorded(points: pd.DataFrame) -> None:
-    smaller = [
-        row(s, "rsf", 75, 1, method="learning_rate", strength=2e-4, rounds=2) for s in (0, 1)
-    ]
+    smaller = [row(s, "rsf", 75, 1, method="learning_rate", strength=2e-4) for s in (0, 1)]
     table = figures.table(figures.fronts(pd.concat([points, pd.DataFrame(smaller)])))
     steps = table[table["method"] == "learning_rate"]
     assert steps["reward"].tolist() == [0, 1, 4]  # theta_0, smaller steps, RSF's own
     assert "learning_rate" not in set(figures.table(figures.fronts(points))["method"])
-    gold = figures.table(figures.fronts(points, ["translation"], "gold")).set_index("alpha")
-    assert gold.loc[0.5, ["gold", "translation"]].tolist() == [1.75, 76]  # gold as it is
+    other = figures.table(figures.fronts(points, ["translation"])).set_index("alpha")
+    assert other.loc[0.5, ["reward", "translation"]].tolist() == [3, 76]
 
 
 def test_the_pipeline_is_drawn_without_numbers() -> None:
@@ -231,35 +149,27 @@ def test_the_pipeline_is_drawn_without_numbers() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("draw", [figures.front, figures.signature])
-def test_labels_stay_inside_their_panel(draw: Callable[..., Figure], seeds: int) -> None:
-    points = figure_points(seeds)
-    # one panel as flat as the others are steep, another upside down
-    points["commonsense"] = 90 + points["commonsense"] / 1000
-    points["reading"] = 150 - points["reading"]
-    figure = draw(points)
+def test_a_label_stays_inside_its_panel(seeds: int) -> None:
+    figure = figures.front(figure_points(seeds))
     figure.draw_without_rendering()
-    for axes in axes_of(figure):
-        frame = axes.get_window_extent()
-        labels = [text for text in axes.texts if "α" in text.get_text()]
-        assert len(labels) == 1
-        for label in labels:
-            patch = label.get_bbox_patch()
-            assert patch is not None
-            box = patch.get_window_extent()
-            assert frame.y0 < box.y0 < box.y1 < frame.y1, label.get_text()
+    [axes] = axes_of(figure)
+    [label] = [text for text in axes.texts if "α" in text.get_text()]
+    patch, frame = label.get_bbox_patch(), axes.get_window_extent()
+    assert patch is not None
+    box = patch.get_window_extent()
+    assert frame.y0 < box.y0 < box.y1 < frame.y1
 
 
 def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
     points = figure_points(2, "remedies")
     fewer = points[(points["method"] != "bema") | (points["seed"] < 1)]
-    figure = figures.remedy_fronts(fewer, "translation")
+    figure = figures.remedy_fronts(fewer)
     table = figures.table(figure).set_index(["kind", "method"]).sort_index()
     assert set(table.loc["moving averages", "seeds"]) == {1}
     assert set(table.loc["grafts", "seeds"]) == {2}
-    assert (table.loc[("grafts", "theta_0"), ["reward", "translation"]] == 0).all().all()
+    assert (table.loc[("grafts", "theta_0"), ["reward", "forgetting"]] == 0).all().all()
     # (4, 61) of theta_0's (0, 80)
-    assert table.loc[("grafts", "distil"), "translation"] == -19
+    assert table.loc[("grafts", "distil"), "forgetting"] == -19
     own = figures.table(figures.remedy_fronts(points, methods=["l2", "lora"]))
     assert set(own["kind"]) == {"penalties on weights", "low rank"}
     assert "kd" not in set(own["method"])
@@ -271,12 +181,11 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
 
 
 def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
-    figure = figures.tax_bars(points, alpha=0.5)
-    table = figures.table(figure).set_index(["model", "score"])
+    figure = figures.tax_bars(points)
+    table = figures.table(figure).set_index("score")
     # every seed loses exactly 20, so the paired interval has no width though the levels differ
-    assert table.loc[("RSF", "skill"), ["tax", "tax_low", "tax_high"]].tolist() == [-20] * 3
-    assert table.loc[("averaging at α = 0.5", "translation"), "tax"] == -5
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [-20] * 10 + [-5] * 10
+    assert table.loc["skill", ["tax", "tax_low", "tax_high"]].tolist() == [-20] * 3
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [-20] * 10
     points.loc[(points["seed"] == 1) & (points["rounds"] == 2), "one_hop"] -= 2
     one_hop = figures.table(figures.tax_bars(points)).set_index("score").loc["one_hop"]
     assert one_hop[["tax", "tax_high"]].tolist() == pytest.approx([-21, -21 + T_1], abs=1e-3)
@@ -303,7 +212,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     theta = table.loc[("θ₀", "one_hop"), ["value", "value_high", "baseline"]].astype(float)
     assert theta.tolist() == pytest.approx([82, 82 + 2 * T_1, 25], abs=1e-3)
     assert np.isnan(table.loc[("base", "one_hop"), "value_low"])
-    check_whole(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 60, 82, 50]
     assert "guessing by answer type" in words(figure)
     # a slot that is its family is drawn once; what is short of 100 is not printed as 100
@@ -345,7 +253,6 @@ def test_the_reward_model_by_hand() -> None:
     # Wilson's interval for 5 of 10 is 23.66 to 76.34, for 10 of 10 it ends at 100
     ends = [*table.loc[0, ["low", "high"]], table.loc[1, "high"]]
     assert ends == pytest.approx([23.66, 76.34, 100], abs=0.01)
-    check_whole(figure)
     assert "hard  (n = 10)" in words(figure)
     worse = pairs.assign(correct=1 - pairs["correct"])
     fooled = figures.pair_accuracy_by_kind(worse, caption=CAPTION, fooled=True)
@@ -362,12 +269,10 @@ def test_losses_and_best_of_n_by_hand() -> None:
     log = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]}).iloc[::-1]
     figure = figures.losses(log, caption=CAPTION, level=(0.693, "a coin"))
     assert figures.table(figure)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
-    check_whole(figure)
     assert "mean of 2 logged steps" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
     best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)
-    check_whole(best)
     table = figures.table(best)
     assert table["reward"].tolist() == pytest.approx([2, (5 / 3 + 3) / 2, 2.5])
     assert table.loc[2, "high"] == pytest.approx(2.5 + 0.5 * T_1, abs=1e-3)  # 2 and 3: s.e. 0.5
@@ -380,18 +285,17 @@ def test_caption_line() -> None:
     assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
     line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
     assert line == "recorded run tiny, seeds 0-2, 6000 items"
-    assert figures.caption_line("small", [0, 4]).endswith("seeds 0, 4")
 
 
 def test_a_long_caption_stays_inside_the_figure() -> None:
     said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
-    for caption in (said, f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"):
-        figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
-        figure.canvas.draw()
-        label = figure.get_supxlabel()
-        assert label.split() == caption.split()
-        [text] = [each for each in figure.texts if each.get_text() == label]
-        assert text.get_window_extent().x0 >= 0
+    caption = f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"
+    figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
+    figure.canvas.draw()
+    label = figure.get_supxlabel()
+    assert label.split() == caption.split()
+    [text] = [each for each in figure.texts if each.get_text() == label]
+    assert text.get_window_extent().x0 >= 0
 
 
 def test_show_puts_alt_text_into_the_output(

@@ -1,4 +1,4 @@
-"""Figures of algorithms, ratios, remedies, weights, theory and verdicts: their numbers by hand."""
+"""What holds for every figure; algorithms, ratios, remedies, theory and verdicts by hand."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from points import T_1, figure_points, row
 
 from alignment_tax import figures
-from alignment_tax.figures import TableError, alt_text, primitives, style
+from alignment_tax.figures import TableError, alt_text
 from alignment_tax.stats import compare
 
 CAPTION = "this run: tiny, seed 0"
@@ -21,18 +22,17 @@ def with_penalties() -> pd.DataFrame:
     """PPO, (4, 72) under its own coefficient 0.1, beside 0 and 0.4; its average at 0.5."""
     rows = []
     for s in (0, 1):
-        for strength, score, reward in ((0.0, 70, 6), (0.4, 79, 1)):
-            place = {"method": "kl_coef", "strength": strength, "rounds": 2}
-            rows.append(row(s, "ppo", score, reward, **place))
-        rows.append(row(s, "ppo", 77, 2, method="average", alpha=0.5, rounds=2))
+        rows.append(row(s, "ppo", 70, 6, method="kl_coef", strength=0.0))
+        rows.append(row(s, "ppo", 79, 1, method="kl_coef", strength=0.4))
+        rows.append(row(s, "ppo", 77, 2, method="average", alpha=0.5))
     return pd.concat([POINTS, pd.DataFrame(rows)], ignore_index=True)
 
 
 def live() -> pd.DataFrame:
     """Models of seed 0: theta_0, the plain run (4, 70), its average (2, 78), L2 (2, 76)."""
-    rows = [row(0, "sft", 80, 0), row(0, "rsf", 70, 4, method="distil", rounds=2)]
-    rows += [row(0, "rsf", 78, 2, method="distil+average", alpha=0.5, rounds=2)]
-    rows += [row(0, "rsf", 76, 2, method="l2", strength=0.06, rounds=2)]
+    rows = [row(0, "sft", 80, 0), row(0, "rsf", 70, 4, method="distil")]
+    rows += [row(0, "rsf", 78, 2, method="distil+average", alpha=0.5)]
+    rows += [row(0, "rsf", 76, 2, method="l2", strength=0.06)]
     return pd.DataFrame(rows)
 
 
@@ -47,11 +47,28 @@ WAYS = pd.DataFrame({"panel": ["a", "a", "b", "b"], "way": "weights", "alpha": [
                      "loss": [2.0, 1.0, 1.0, 3.0]})  # fmt: skip
 GRID = pd.DataFrame({"ratios": [(0.9, 0.3, 0.3), (0.3, 0.9, 0.3), (0.3, 0.3, 0.9), (0.5, 0.5, 0.5)],
                      "full": [4.0, 3.0, 1.0, 2.0]})  # fmt: skip
-CLAIMS = pd.DataFrame({"claim": ["a", "b | c"], "difference": [2.0, -2.0], "low": [1.0, -3.0],
-                       "high": [3.0, -1.0], "verdict": ["holds", "opposite"]})  # fmt: skip
+CLAIMS = {"a": compare.compare_seeds([1.0, 3.0, 2.0]), "b | c": compare.compare_seeds([-2.0, -1.9])}
 
+#: Figures of points: how each is drawn, and which rows it needs beside the main line.
+OF_POINTS: dict[str, tuple[Callable[..., Figure], list[str]]] = {
+    "rsf_rounds": (figures.rsf_rounds, []),
+    "tax_bars": (figures.tax_bars, []),
+    "alpha_curves": (figures.alpha_curves, []),
+    "reward_hacking": (figures.reward_hacking, []),
+    "front": (figures.front, []),
+    "fronts": (figures.fronts, []),
+    "remedy_fronts": (figures.remedy_fronts, ["remedies"]),
+    "algorithm_fronts": (figures.algorithm_fronts, ["algorithms"]),
+    "taxes": (figures.taxes, ["algorithms"]),
+    "rounds": (figures.rounds, ["algorithms"]),
+    "part_curves": (figures.part_curves, ["ratios"]),
+    "search_fronts": (figures.search_fronts, ["ratios"]),
+    "shares_along": (figures.shares_along, ["ratios"]),
+}
 #: figure -> (how it is drawn from tables, the tables, a column that the first must have)
 FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
+    **{name: (draw, [figure_points(2, *more)], "rounds")
+       for name, (draw, more) in OF_POINTS.items()},
     "kl_penalty": (partial(figures.kl_penalty, own=0.1), [with_penalties()], "forgetting"),
     "live_remedies": (figures.live_remedies, [live()], "forgetting"),
     "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
@@ -61,8 +78,6 @@ FIGURES: dict[str, tuple[Callable[..., Figure], list[pd.DataFrame], str]] = {
              [WAYS], "loss"),
     "simplex": (lambda g: figures.simplex(g, {"best": (0.3, 0.3, 0.9)}, 0.5, caption=CAPTION,
                                           path=PATH), [GRID], "full"),
-    "forest": (partial(figures.forest, caption=CAPTION, sides=("worse", "better")), [CLAIMS],
-               "low"),
 }  # fmt: skip
 
 
@@ -74,42 +89,49 @@ def drawn(name: str, *tables: pd.DataFrame) -> Figure:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_and_its_alt_text_holds_its_numbers(name: str) -> None:
     figure = drawn(name)
-    figure.canvas.draw()
     table, said = figures.table(figure), alt_text(figure)
     assert len(table)
-    assert "nan" not in said.lower().split()
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.findobj(Text)]  # type: ignore[attr-defined]
+    assert "nan" not in " ".join([said, *texts]).lower().split()
+    assert " ".join(figure.get_supxlabel().split()) in said
     for place in (0, -1):
         own = table.select_dtypes("number").iloc[place].dropna()
         values = [f"{abs(value):{form}}" for value in own for form in (".0f", ".1f", ".2f", "g")]
         assert any(value in said for value in values)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("name", OF_POINTS)
+def test_a_figure_of_points_says_its_run(name: str, seeds: int) -> None:
+    draw, more = OF_POINTS[name]
+    said = alt_text(draw(figure_points(seeds, *more), recorded=True))
+    assert "recorded run tiny, seed" in said
+    averaged = seeds > 1 and name != "shares_along"  # that one is of means
+    assert ("95 % t interval" in said) == averaged
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_what_is_missing_is_refused(name: str) -> None:
     table, column = FIGURES[name][1][0], FIGURES[name][2]
-    with pytest.raises(TableError):
-        drawn(name, table.iloc[:0])
-    with pytest.raises(TableError, match=column):
-        drawn(name, table.drop(columns=column))
+    for broken, message in ((table.iloc[:0], None), (table.drop(columns=column), column)):
+        with pytest.raises(TableError, match=message):
+            drawn(name, broken)
 
 
 def triangle(marks: dict[str, tuple[float, ...]]) -> Figure:
     return figures.simplex(GRID, marks, 0.5, caption=CAPTION)
 
 
-SKILLS = pd.DataFrame({"model": ["base"], "span": [60.0]})
 #: What is wrong with a call -> the call, and what its message says.
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: figures.fronts(POINTS, ["rewrad"]), "rewrad.* is no skill"),
+    (lambda: figures.fronts(POINTS, ["rewrad"]), r"needs the column\(s\) rewrad"),
     (lambda: figures.remedy_fronts(figure_points()), "no remedy"),
-    (lambda: figures.tax_bars(POINTS, alpha=0.3), r"0\.3; the points have 0, 0\.5, 1"),
-    (lambda: figures.skills_bar(SKILLS, {"onehop": 25.0}, caption=CAPTION), "no skill .* onehop"),
     (lambda: figures.reward_hacking(POINTS.assign(gold=np.nan)), "gold"),
     (lambda: figures.gold_scatter(np.ones(3), np.ones(4), caption=CAPTION), "do not go with"),
     (lambda: figures.losses(pd.DataFrame({"step": [0, 1], "loss": [np.nan, 1]}), caption=CAPTION),
      "1 of 2 losses are NaN"),
     (lambda: figures.best_of_n(np.zeros(3), caption=CAPTION), "a matrix"),
-    (lambda: style.look_of("rsf", "magic"), "'magic'"),
     (lambda: figures.taxes(POINTS[POINTS["algorithm"] == "sft"], ["rsf"]), "there are no rounds"),
     (lambda: figures.kl_penalty(POINTS, own=0.1), "none is recorded"),
     (lambda: figures.part_curves(POINTS[POINTS["part"] != "middle"]), "the middle part"),
@@ -117,17 +139,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: figures.search_fronts(POINTS[POINTS["method"].ne("hma") | POINTS["seed"].eq(0)]
                                    .query("method != 'average' or seed == 1")), "in common"),
     (lambda: figures.shares_along(POINTS[POINTS["method"] != "average"]), "method 'average'"),
-    (lambda: triangle({"two": (0.5, 0.5)}), "three ratios"),
     (lambda: triangle({"other": (0.9, 0.9, 0.9)}), "one mean"),
     (lambda: triangle(dict.fromkeys("abcdef", (0.5, 0.5, 0.5))), "5 markers"),
     (lambda: figures.live_remedies(live()[live()["method"] != "distil"]), "distilled run"),
-    (lambda: drawn("effectiveness", GAINS.assign(average="tokens")), "not 'tokens'"),
     (lambda: drawn("effectiveness", pd.concat([GAINS.assign(features=n) for n in range(5)])),
      "up to 4 worlds, not 5"),
+    (lambda: figures.verdict_style({}), "no rows"),
     (lambda: drawn("ways", WAYS.assign(loss=np.inf)), "infinite"),
-    (lambda: figures.verdict_style(CLAIMS.assign(low=2.5)), "'a' misses its value"),
-    (lambda: figures.verdict_style(CLAIMS.assign(verdict="perhaps")), "'perhaps' is no verdict"),
-    (lambda: figures.verdict_style(CLAIMS.assign(high=np.inf)), "infinite"),
 ]  # fmt: skip
 
 
@@ -138,15 +156,16 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], object], message: str
 
 
 #: Drawn in the order that is given.
-ORDERED = {"forest", "simplex", "lost_items"}
+ORDERED = {"simplex", "lost_items"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ORDERED])
-def test_the_order_of_rows_and_other_columns_change_nothing(name: str) -> None:
+def test_the_order_of_rows_other_columns_and_other_seeds_change_nothing(name: str) -> None:
     table = FIGURES[name][1][0]
-    first, second = (
-        figures.table(drawn(name, each)) for each in (table, table[::-1].assign(other="x"))
-    )
+    other = [row(7, "sft", 10, 9), row(7, "ppo", 20, 9, rounds=1, kl=9.0)]
+    main_line = name in OF_POINTS and not OF_POINTS[name][1]
+    more = pd.concat([table, pd.DataFrame(other if main_line else [])])
+    first, second = (figures.table(drawn(name, each)) for each in (table, more[::-1]))
     by = [column for column in first if first[column].notna().all()]
     pd.testing.assert_frame_equal(
         *(each.sort_values(by, ignore_index=True) for each in (first, second)), check_dtype=False
@@ -197,7 +216,7 @@ def test_parts_are_differences_to_the_aligned_model_of_the_seed() -> None:
 
 
 def test_searches_have_the_same_means_seeds_and_ends() -> None:
-    extra = row(0, "rsf", 99, 1, method="average", alpha=0.1, rounds=2)
+    extra = row(0, "rsf", 99, 1, method="average", alpha=0.1)
     table = figures.table(figures.search_fronts(pd.concat([POINTS, pd.DataFrame([extra])])))
     assert set(table["mean"]) == {0, 0.5, 1}
     assert set(table["seeds"]) == {2}
@@ -247,20 +266,9 @@ def test_gains_and_shares_by_hand() -> None:
 
 
 def test_verdicts_as_a_table_and_as_a_forest() -> None:
-    found = {"a claim": compare.compare_seeds([1.0, 2.0, 3.0])}
-    table = figures.table(figures.forest(found, caption=CAPTION))
-    assert table.loc[0, ["claim", "difference"]].tolist() == ["a claim", 2]
-    assert "+2.00" in figures.verdict_style(CLAIMS).to_html()
-
-
-def test_notes_hide_neither_points_nor_one_another() -> None:
-    figure, [[axes]] = style.panels()
-    x, y = np.linspace(0, 1, 6), np.zeros(6)
-    axes.plot(x, y)
-    spots = np.column_stack([x, y])
-    primitives.notes(axes, [f"name {i}" for i in range(6)], spots)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    places = axes.transData.transform(spots)
-    assert not any(box.contains(*place) for box in boxes for place in places)
-    assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
+    figure = figures.forest(CLAIMS, caption=CAPTION, sides=("worse", "better"))
+    table = figures.table(figure)
+    assert table["claim"].tolist() == ["a", "b | c"]
+    assert table["difference"].tolist() == [2, -1.95]
+    assert "a, inconclusive, difference 2.00 (-0.48 to 4.48)" in alt_text(figure)
+    assert "-1.95" in figures.verdict_style(CLAIMS).to_html()

@@ -50,6 +50,5 @@ def test_two_algorithms_at_the_same_kl(points):
 
 def test_the_share_beyond_the_control():
     # means -10 and -3
-    assert forgetting.own_share(np.array([-8.0, -12.0]), np.array([-3.0, -3.0])) == pytest.approx(
-        0.7
-    )
+    share = forgetting.own_share(np.array([-8.0, -12.0]), np.array([-3.0, -3.0]))
+    assert share == pytest.approx(0.7)

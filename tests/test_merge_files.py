@@ -19,13 +19,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from alignment_tax import settings
-from alignment_tax.checkpoint import CheckpointError, open_checkpoint
 from alignment_tax.cli import main
 from alignment_tax.merge import checkpoint as files
 from alignment_tax.merge.average import average
 from alignment_tax.merge.checkpoint import Recipe, merge_checkpoints, mergekit_config
 from alignment_tax.merge.layout import MergeError
-from alignment_tax.models import load_state
+from alignment_tax.weights import CheckpointError, load_state, open_checkpoint
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -92,20 +91,16 @@ def test_numbers_are_float32_averages_rounded_once_and_ends_exact(a, b, alpha, n
 
 
 def mixed_bytes(ends: list[Tensor], alpha: float, name: str) -> bytes:
-    """What the mixer makes of two tensors, without files of checkpoints."""
-    mixer = files.Mixer({})
+    """What is made of two tensors, without files of checkpoints."""
     if alpha in (0.0, 1.0):
         return bits(ends[int(alpha)])
-    read = [np.frombuffer(bits(end), np.uint8).copy() for end in ends]
-    return mixer.mix("w", read, name, alpha).tobytes()
+    return files.mix(files.Piece("w", (), name, alpha, 0, 0), *map(bits, ends)).tobytes()
 
 
 def test_bfloat16_is_rounded_to_the_even_one_of_two_as_near() -> None:
     wide = np.array([1.00390625, 1.01171875, 1.0039063, -1.00390625], np.float32)
-    narrow = np.empty(4, np.uint16)
-    files.narrow_down(wide.copy(), narrow, "BF16", np.empty(4, np.uint32))
     torched = torch.tensor(wide).bfloat16()
-    assert narrow.tobytes() == bits(torched)
+    assert files.narrow(wide.copy(), "BF16").tobytes() == bits(torched)
 
 
 @pytest.mark.parametrize(("tied", "size"), [(True, "50GB"), (False, "50GB"), (False, "2KB")])
@@ -231,6 +226,19 @@ def test_what_a_killed_merge_finished_is_checked_and_kept(tmp_path, monkeypatch,
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_two_merges_do_not_write_one_folder(tmp_path) -> None:
+    ends = write(tmp_path / "a", {"w": W}), write(tmp_path / "b", {"w": V})
+    hold = "from alignment_tax.store import lock_of; from pathlib import Path\n"
+    hold += f"with lock_of(Path({str(tmp_path / 'out')!r})): print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(MergeError, match="Another merge is writing"):
+            merged(*ends, tmp_path / "out", 0.5)
+        other.communicate("\n")
+    merged(*ends, tmp_path / "out", 0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
 def test_bad_input_is_one_message_before_any_work(tmp_path, monkeypatch, capsys) -> None:
     first = str(write(tmp_path / "a", {"w": W}))
     out = ["--out", str(tmp_path / "out")]
@@ -243,10 +251,10 @@ def test_bad_input_is_one_message_before_any_work(tmp_path, monkeypatch, capsys)
     ]
     pickled = write(tmp_path / "p", {"w": W})
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    cases.append((["merge", first, str(pickled), *out], "but pickled ones (pytorch_model.bin)"))
+    cases.append((["merge", first, str(pickled), *out], "only pytorch_model.bin"))
     short = write(tmp_path / "s", {"w": W})
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:-4])
-    cases.append((["merge", first, str(short), *out], "it ends before 'w'"))
+    cases.append((["merge", first, str(short), *out], "model.safetensors is damaged"))
     for line, said in cases:
         assert main(line) == 2
         told = capsys.readouterr().err
@@ -263,7 +271,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_set(tmp_path, monkeypatch) -> 
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(CheckpointError, match=r"set HF_HOME to a cache that holds the model"):
+    with pytest.raises(CheckpointError, match=r"set HF_HOME to a cache that holds it"):
         open_checkpoint("owner/model")
 
 

@@ -14,33 +14,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
-from test_train import PROMPTS, RSF, count_x, weights
+from test_train import EXAMPLES, PROMPTS, RSF, count_x, surprisal, weights
 from torch import Tensor, nn
 
 from alignment_tax.merge.average import average
-from alignment_tax.mitigate import (
-    REMEDIES,
-    DistilConfig,
-    Setting,
-    best_of_n,
-    distil,
-    treat,
-    treatments,
-)
-from alignment_tax.mitigate.bema import Bema
+from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
-from alignment_tax.mitigate.moving_average import Ema, Sma, decay_of, last_steps
-from alignment_tax.mitigate.output_penalty import (
-    OutputPenalty,
-    forward_kl,
-    reverse_kl,
-    squared_distance,
-)
+from alignment_tax.mitigate.moving_average import Bema, Ema, Sma, ema, sma
+from alignment_tax.mitigate.output_penalty import OutputPenalty, forward_kl, reverse_kl
+from alignment_tax.mitigate.output_penalty import squared_distance as squared
 from alignment_tax.mitigate.replay import (
     EVALUATED,
     Replay,
-    find_overlap,
     overlaps,
     tiny_documents,
     tiny_families,
@@ -49,14 +35,12 @@ from alignment_tax.mitigate.replay import (
 from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.models import conversation_ids, prompt_ids
-from alignment_tax.presets import TINY
+from alignment_tax.presets import TINY, DistilConfig
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
 from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
-CPU = torch.device("cpu")
-EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
 DOCUMENTS = [
     Document((("hello y", 0.1), ("z", 1.0))),
     Document((("x", 1.0),)),
@@ -68,21 +52,14 @@ SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0}
 
 
 def make_setting(**changes: object) -> Setting:
-    start = Setting(
-        make_policy(),
-        make_tokenizer(),
-        EXAMPLES,
-        CONFIG,
-        seed=0,
-        replay=DOCUMENTS,
-        replay_other=DOCUMENTS,
-        reported=["why why"],
-    )
+    texts = (DOCUMENTS, DOCUMENTS, ["why why"])
+    start = Setting(make_policy(), make_tokenizer(), EXAMPLES, CONFIG, 0, *texts)
     return dataclasses.replace(start, **changes)
 
 
 def make_batch(examples: list = EXAMPLES) -> dict[str, Tensor]:
-    return collate([encode(make_tokenizer(), p, r, 16) for p, r in examples], 0, CPU)
+    rows = [encode(make_tokenizer(), prompt, reply, 16) for prompt, reply in examples]
+    return collate(rows, 0, torch.device("cpu"))
 
 
 def line(*values: float) -> nn.Linear:
@@ -122,7 +99,7 @@ def test_weight_penalties_by_hand(strength, power, unit, start, moved, expected)
     assert penalty.loss(both, {}, None).item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(copies=st.integers(1, 50), change=st.floats(-2, 2), power=st.sampled_from([1, 2]))
 def test_the_penalties_do_not_grow_with_the_number_of_parameters(copies, change, power):
     one, many = (
@@ -140,16 +117,16 @@ def test_output_distances_by_hand():
     for distance, by_hand in (
         (forward_kl, 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),  # 0.1438
         (reverse_kl, 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)),  # 0.1308
-        (squared_distance, 2 * 0.25**2),
+        (squared, 2 * 0.25**2),
     ):
         assert distance(p, q).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=6))
 def test_output_distances_are_never_negative_and_zero_for_equal_outputs(logits):
     p, q = torch.tensor(logits).log_softmax(dim=0).T
-    for distance in (forward_kl, reverse_kl, squared_distance):
+    for distance in (forward_kl, reverse_kl, squared):
         assert distance(p, q).item() >= -1e-6
         assert distance(p, p).item() == 0
 
@@ -164,7 +141,6 @@ def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
         with torch.no_grad():
             q, p = (m(torch.tensor([ids])).logits[0].softmax(-1) for m in (policy, theta_0))
         gaps += [(p[i - 1] * (p[i - 1] / q[i - 1]).log()).sum() for i in range(start, len(ids))]
-    assert len(gaps) == 5
     batch = make_batch(examples)
     penalty = OutputPenalty(Teacher(theta_0), 2.0, forward_kl).loss(policy, batch, policy(**batch))
     assert penalty.item() == pytest.approx(2 * sum(gaps).item() / 5, rel=1e-3)
@@ -173,12 +149,11 @@ def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
     assert theta_0.get_input_embeddings().weight.grad is None
 
 
-def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch: pytest.MonkeyPatch):
+def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch):
     setting, calls = make_setting(pool=EXAMPLES[:8]), []
     forward = setting.theta_0.forward
-    monkeypatch.setattr(
-        setting.teacher.model, "forward", lambda **batch: calls.append(1) or forward(**batch)
-    )
+    spy = lambda **batch: calls.append(1) or forward(**batch)  # noqa: E731
+    monkeypatch.setattr(setting.teacher.model, "forward", spy)
     log = finetuned(make_policy(), setting, treatments(setting, {"kd": 1.0}))
     assert len(calls) == 2  # two batches an epoch; the second epoch asks for known examples
     finetuned(make_policy(), setting, treatments(setting, {"kl": 3.0}))
@@ -213,12 +188,11 @@ def test_the_strength_that_is_off_gives_plain_finetuning_to_the_bit(name: str, p
 @pytest.mark.parametrize("name", list(REMEDIES))
 def test_every_remedy_gives_another_ordinary_policy(name: str, plain: Tensor):
     setting = make_setting()
-    strength = SMALL.get(name, REMEDIES[name].strengths[1])
+    strength = SMALL.get(name, 0.5)
     result = distil(setting, {name: strength})
     assert type(result.policy) is type(setting.theta_0)
-    assert [n for n, _ in result.policy.named_parameters()] == [
-        n for n, _ in setting.theta_0.named_parameters()
-    ]
+    names = [[n for n, _ in m.named_parameters()] for m in (result.policy, setting.theta_0)]
+    assert names[0] == names[1]
     assert all(p.requires_grad for p in result.policy.parameters())
     assert not result.policy.training
     assert len(result.log) == setting.steps == 4
@@ -247,14 +221,11 @@ def test_large_strengths_keep_the_weights_or_the_outputs_of_theta_0():
     assert moved({"average": 0.0})[0] == 0
 
 
-@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
 @pytest.mark.parametrize("name", list(REMEDIES))
-def test_senseless_strengths_are_refused_before_training(name: str, strength: float):
-    with pytest.raises(ValueError, match=r"-1|nan|inf"):
-        treatments(make_setting(), {name: strength})
-
-
-def test_an_unknown_remedy_is_refused_with_the_known_ones():
+def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(name: str):
+    for strength in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"-1|nan|inf"):
+            treatments(make_setting(), {name: strength})
     with pytest.raises(ValueError, match=r"no remedy 'l3'. Choose from: l1, l2, kd"):
         distil(make_setting(), {"l3": 1.0})
 
@@ -293,18 +264,17 @@ def test_lora_can_be_repeated_round_after_round_and_depends_on_its_seed_alone():
         policy = make_policy()
         torch.manual_seed(len(ends))
         for _ in range(2):
+            train = lambda model, extras: finetuned(model, setting, extras)  # noqa: E731
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                policy, _ = treat(
-                    policy, [Lora(2, "all", seed)], lambda m, extras: finetuned(m, setting, extras)
-                )
+                policy, _ = treat(policy, [Lora(2, "all", seed)], train)
         ends.append(weights(policy))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
 
 
 def test_ranks_that_no_layer_can_have_are_refused():
-    with pytest.raises(ValueError, match=r"Rank 33 is above.*q_proj.*Choose 32 or less"):
+    with pytest.raises(ValueError, match=r"Rank 33 is above.*q_proj.*choose 32 or less"):
         distil(make_setting(), {"lora": 33})
     for rank in (0, 2.5):
         with pytest.raises(ValueError, match="whole number"):
@@ -320,7 +290,7 @@ def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Repla
     return Replay(make_setting(), documents, strength)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(strength=st.floats(0, 8), batches=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
@@ -341,25 +311,18 @@ def test_every_document_is_replayed_before_any_comes_again():
 def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
     policy, tokenizer, batch = make_policy(), make_tokenizer(), make_batch()
     document = DOCUMENTS[0]  # hello y (0.1 each), z and the end (1.0 each)
-    encoded = pretrain.encode(document, tokenizer)
-    ids = encoded.ids
-    with torch.no_grad():
-        logs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
-    nll = [-logs[i - 1, ids[i]].item() for i in (1, 2, 3)]
+    nll = surprisal(policy, pretrain.encode(document, tokenizer).ids, 1)
     mean = (0.1 * nll[0] + nll[1] + nll[2]) / 2.1
-    assert encoded.weights == [0.1, 0.1, 1.0, 1.0]
-    reply_tokens = 3 * len(EXAMPLES)
-    replay = make_replay(0.5, [document])
     # 12 tokens are asked for, three documents of 4 are exactly that
-    term = replay.loss(policy, batch, None)
-    assert term.item() == pytest.approx(12 / reply_tokens * mean, rel=1e-5)
+    term = make_replay(0.5, [document]).loss(policy, batch, None)
+    assert term.item() == pytest.approx(12 / (3 * len(EXAMPLES)) * mean, rel=1e-5)
     assert make_replay(0.0).loss(policy, batch, None) is None
 
 
 def test_overlap_is_found_in_whole_words_whatever_the_case():
     texts = ["a b c d", "passage : Tom is  here . question : who ?"]
-    assert find_overlap(texts, ["x y", "tom is here ."]) == (texts[1], "tom is here .")
-    assert find_overlap(texts, ["om is", "b d", "a b c d e", " "]) is None
+    assert list(overlaps(texts, ["x y", "tom is here ."])) == [(1, "tom is here .")]
+    assert list(overlaps(texts, ["om is", "b d", "a b c d e", " "])) == []
 
 
 @given(
@@ -367,32 +330,21 @@ def test_overlap_is_found_in_whole_words_whatever_the_case():
     items=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=4),
 )
 def test_overlap_agrees_with_a_search_in_the_text(text, items):
-    found = find_overlap([" ".join(text)], [" ".join(item) for item in items])
+    found = list(overlaps([" ".join(text)], [" ".join(item) for item in items]))
     naive = any(f" {' '.join(item)} " in f" {' '.join(text)} " for item in items)
-    assert (found is not None) == naive
+    assert bool(found) == naive
 
 
 def test_replay_that_holds_a_reported_item_is_refused():
     item = tiny_reported()[0]
-    for reported, message in (
-        ([item], "contains the reported text"),
-        ([], "needs the reported items"),
+    texts = [DOCUMENTS[0], Document(((item, 0.1), ("x", 1.0)))]
+    for replay, reported, message in (
+        (texts, [item], "contains the reported text"),
+        (texts, [], "needs the reported items"),
+        ([], [item], "no documents to replay"),
     ):
-        texts = [DOCUMENTS[0], Document(((item, 0.1), ("x", 1.0)))]
-        setting = make_setting(replay=texts, reported=reported)
         with pytest.raises(ValueError, match=message):
-            treatments(setting, {"replay": 1.0})
-    with pytest.raises(ValueError, match="no documents to replay"):
-        treatments(make_setting(replay=[]), {"replay": 1.0})
-
-
-def test_documents_of_the_tiny_world_hold_no_reported_item():
-    reported, drawn = tiny_reported(), tiny_documents(400, seed=0)
-    assert len(reported) > 5000
-    assert find_overlap((d.text for d in drawn), reported) is None
-    openings = {d.text.split()[0] for d in drawn}
-    assert {"question", "passage", "french"} <= openings
-    assert [d.text for d in drawn] == [d.text for d in tiny_documents(400, seed=0)]
+            treatments(make_setting(replay=replay, reported=reported), {"replay": 1.0})
 
 
 def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
@@ -406,7 +358,8 @@ def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
     wrong = {place for place, _ in overlaps(first, tiny_reported())}
     assert wrong
     assert {i for i, text in enumerate(drawn) if text != first[i]} == wrong
-    assert find_overlap(drawn, tiny_reported()) is None
+    assert list(overlaps(drawn, tiny_reported())) == []
+    assert {"question", "passage", "french"} <= {text.split()[0] for text in drawn}
     assert all(drawn[i].startswith("passage :") for i in wrong)
 
 
@@ -415,7 +368,7 @@ def test_the_variant_without_evaluated_formats_asks_nothing():
     assert not any(w in text for text in drawn for w in ("question :", "passage :", "french :"))
     how_to = np.mean([text.startswith("to ") and " :" in text for text in drawn])
     assert how_to == pytest.approx(0.01 / 0.05, abs=0.08)
-    assert find_overlap(drawn, tiny_reported()) is None
+    assert list(overlaps(drawn, tiny_reported())) == []
     assert set(tiny_families(300, 0, evaluated_formats=False)) <= set(MIXTURE) - set(EVALUATED)
     for document, family in zip(tiny_documents(80, 3), tiny_families(80, 3), strict=True):
         passage = family in ("span", "counting", "race_like")
@@ -437,38 +390,34 @@ def walk(collector: Extra, values: list[float]) -> nn.Module:
 
 @pytest.mark.parametrize(("start", "mean"), [(1, 4.0), (3, 6.5)])
 def test_sma_of_a_known_trajectory(start: int, mean: float):
-    sma = Sma(start)
-    assert value(sma.end(walk(sma, [1.0, 2.0, 5.0, 8.0]))) == [mean]
+    collector = Sma(start)
+    assert value(collector.end(walk(collector, [1.0, 2.0, 5.0, 8.0]))) == [mean]
 
 
 def test_ema_of_a_known_trajectory():
-    ema = Ema(line(0.0), 0.75)
-    model = walk(ema, [4.0, 8.0])
+    collector = Ema(line(0.0), 0.75)
     # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
-    assert value(ema.end(model)) == [2.75]
+    assert value(collector.end(walk(collector, [4.0, 8.0]))) == [2.75]
     assert value(Ema(line(0.0), 0.0).end(line(3.0))) == [3.0]
 
 
 def test_sums_keep_steps_that_float32_would_lose():
-    sma = Sma()
-    model = walk(sma, [1e8] + [1.0] * 999)
-    assert sma.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
+    collector = Sma()
+    model = walk(collector, [1e8] + [1.0] * 999)
+    assert collector.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
     assert model.weight.dtype == torch.float32
 
 
 def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
-    assert (last_steps(0.25, 8).start, last_steps(1.0, 100).start) == (7, 1)
-    assert decay_of(0.25, 8) == 0.5
+    short, middle, long = (SimpleNamespace(steps=n, theta_0=line(0.0)) for n in (8, 100, 1000))
+    assert (sma(short, 0.25).start, sma(middle, 1.0).start) == (7, 1)
+    assert ema(short, 0.25).decay == 0.5
     # what theta_0 weighs at the end: e^(-1/horizon), whatever the number of steps
-    for steps, near in ((1000, 0.01), (100, 0.05)):
-        assert decay_of(0.5, steps) ** steps == pytest.approx(math.exp(-2), rel=near)
+    for run, near in ((long, 0.01), (middle, 0.05)):
+        assert ema(run, 0.5).decay ** run.steps == pytest.approx(math.exp(-2), rel=near)
 
 
 def test_an_average_of_one_checkpoint_is_refused():
-    sma = Sma()
-    walk(sma, [1.0])
-    with pytest.raises(ValueError, match="this one has 1"):
-        sma.weights()
     with pytest.raises(ValueError, match="this one has 1"):
         treatments(make_setting(), {"sma": 0.25})  # a quarter of four steps
 
@@ -484,22 +433,23 @@ class Diary(Extra):
 
 
 def test_collectors_average_the_run_and_do_not_change_it():
-    setting, diary, sma, ema = make_setting(), Diary(), Sma(3), Ema(make_policy(), 0.5)
+    setting, diary = make_setting(), Diary()
+    mean_of, moving_of = Sma(3), Ema(make_policy(), 0.5)
     policy = make_policy()
-    finetuned(policy, setting, [diary, sma, ema])
+    finetuned(policy, setting, [diary, mean_of, moving_of])
     pages = [page.double() for page in diary.pages]
     assert torch.equal(diary.pages[-1], weights(distil(setting).policy))
     mean = (pages[2] + pages[3]) / 2
     torch.testing.assert_close(weights(distil(setting, {"sma": 0.5}).policy), mean.float())
-    torch.testing.assert_close(weights(sma.end(policy)), mean.float())
+    torch.testing.assert_close(weights(mean_of.end(policy)), mean.float())
     moving = weights(make_policy()).double()
     for page in pages:
         moving = 0.5 * moving + 0.5 * page
-    torch.testing.assert_close(weights(ema.end(policy)), moving.float())
+    torch.testing.assert_close(weights(moving_of.end(policy)), moving.float())
 
 
 def test_bema_by_hand():
-    policy, bema = make_policy(), Bema(power=0.5)
+    policy, bema = make_policy(), Bema(make_setting(), 0.5)
     bema.begin(policy)
     start = weights(policy)[0].item()
     average = start
@@ -533,7 +483,7 @@ def test_graft_keeps_the_largest_changes_by_hand(density: float, a: list[float],
     assert (result["a"].tolist(), result["b"].item()) == (a, b)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     changes=st.lists(st.integers(-3, 3), min_size=1, max_size=30).filter(any),
     density=st.floats(0.001, 1),
@@ -569,15 +519,9 @@ def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
     before, after = {"w": torch.zeros(3)}, {"w": torch.tensor([1.0, 0.9, 0.0])}
     assert largest_mask(before, after, 0.5)["w"].tolist() == [True, False, False]
     model, batch = Toy(), {"wanted": torch.tensor([0.0, 0.9, 5.0])}
-    assert learnt_mask(model, before, after, 0.5, [batch] * 40)["w"].tolist() == [0, 1, 0]
-    assert learnt_mask(model, before, after, 0.5, [])["w"].tolist() == [1, 0, 0]
+    for batches, kept in (([batch] * 40, [0, 1, 0]), ([], [1, 0, 0])):
+        assert learnt_mask(before, after, 0.5, model, batches)["w"].tolist() == kept
     assert model.w.tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("density", [0.0, 1.5, math.nan])
-def test_densities_outside_0_to_1_are_refused(density: float):
-    with pytest.raises(ValueError, match=r"density of the graft is .* \(0, 1\]"):
-        largest_mask(BEFORE, AFTER, density)
 
 
 def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
@@ -673,8 +617,6 @@ def test_the_pool_holds_what_every_round_kept():
 def test_the_registry_says_what_a_reader_needs():
     for name, remedy in REMEDIES.items():
         assert name == remedy.name
-        assert len(remedy.strengths) == len(set(remedy.strengths)) >= 4
-        assert remedy.off not in remedy.strengths
         assert remedy.describe
         assert remedy.source
     assert {"l1", "l2", "kl", "kd", "lora", "replay", "sma", "ema", "graft"} <= set(REMEDIES)

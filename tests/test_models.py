@@ -26,7 +26,6 @@ from alignment_tax.models import (
     prepare_tokenizer,
     prompt_ids,
     save_policy,
-    save_reward_model,
     score_replies,
     set_bf16,
     use_bf16,
@@ -93,12 +92,12 @@ def always(token: int) -> PreTrainedModel:
     return policy
 
 
-def user(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
+def user(text: str, role: str = "user") -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
 
 
 def bot(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+    return user(text, "assistant")
 
 
 def make_reward_model(architecture: str = "llama") -> RewardModel:
@@ -161,14 +160,13 @@ def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
 
 def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: Path):
     model, tokenizer = make_reward_model(), make_tokenizer()
-    save_reward_model(model, tokenizer, tmp_path / "reward")
+    save_policy(model, tokenizer, tmp_path / "reward")
     loaded, _ = load_reward_model(tmp_path / "reward")
     ids = torch.tensor([BATCH[0]], device=loaded.device)
     with torch.no_grad():
         assert loaded(ids).logits.item() == pytest.approx(model(ids.cpu()).logits.item(), abs=1e-6)
     suffixes = {file.suffix for file in (tmp_path / "reward").iterdir()}
     assert suffixes <= {".json", ".safetensors", ".jinja"}
-    assert not (tmp_path / "reward.part").exists()
 
 
 def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path: Path):
@@ -195,7 +193,7 @@ def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
         prepare_tokenizer(bare)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_policy(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
         load_state(tmp_path)
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["new"])

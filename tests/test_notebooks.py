@@ -2,11 +2,14 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
-from alignment_tax import settings
+from alignment_tax import presets, settings
 from alignment_tax.notebooks import (
     PARAMETERS,
     WIDGET,
@@ -20,6 +23,7 @@ from alignment_tax.notebooks import (
     run_course,
 )
 from alignment_tax.results.recorded import recorded
+from alignment_tax.results.values import read_records
 from alignment_tax.stats import claims
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
@@ -79,6 +83,14 @@ def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
 
 
 @each_notebook
+def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
+    verdicts = claims.read("tiny").set_index("id")["verdict"]
+    for name, value in read_records(path).items():
+        if isinstance(value, dict) and set(value) <= set(verdicts.index):
+            assert value == verdicts[list(value)].to_dict(), f"{name}: run it again, keep outputs"
+
+
+@each_notebook
 def test_the_last_section_is_exercises_with_solutions_folded_away(path):
     told = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
     heads = [line for text in told for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
@@ -89,14 +101,40 @@ def test_the_last_section_is_exercises_with_solutions_folded_away(path):
 # the run on smoke
 
 
+#: Makes every Python that is started refuse and note what leaves this machine.
+NO_NETWORK = """
+import pathlib, socket
+def guarded(call):
+    def guard(*given, **named):
+        place = given[-1] if call is connect else given
+        if isinstance(place, tuple) and place[0] not in ("127.0.0.1", "::1", "localhost", None):
+            with pathlib.Path(__file__).with_name("asked").open("a") as log:
+                print(place, file=log)
+            raise OSError("no network here")
+        return call(*given, **named)
+    return guard
+connect = socket.socket.connect
+socket.socket.connect, socket.getaddrinfo = guarded(connect), guarded(socket.getaddrinfo)
+"""
+
+
 @pytest.fixture(scope="session")
-def course(tmp_path_factory):
+def fence(tmp_path_factory):
+    """A folder that fences off every Python with it on its path; `asked` holds what was tried."""
+    folder = tmp_path_factory.mktemp("fence")
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory, fence):
     """One run of the whole course, side by side, with artifacts of its own: stem -> its run.
 
     All tests of this file go to one worker (`--dist loadfile`), so it is run once.
     """
     folder = tmp_path_factory.mktemp("course")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(fence), prepend=os.pathsep)
         patch.setenv(settings.RUNS_VARIABLE, str(folder / "runs"))
         ran = run_course("smoke", 0, out=folder / "out")
     return dict(zip(NAMES, ran.chapters, strict=True))
@@ -111,6 +149,20 @@ def of(course, number):
 def records(course, request):
     """What the chapter recorded whose number the name of the test begins with."""
     return of(course, request.function.__name__[5:7])
+
+
+@pytest.mark.notebooks
+def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    ran = run_course(presets.RECORDED, 0, out=tmp_path / "out")
+    assert {run.title: run.error for run in ran.failed} == {}
+    assert not (tmp_path / "artifacts").exists()
+    drawn = {run.number: read_notebook(ran.out / run.notebook) for run in ran.chapters}
+    assert not [name for name, notebook in drawn.items() if not find_figures(notebook)]
+    (tax,) = (run.records["tax_skill"] for run in ran.chapters if run.number == "05")
+    rows = recorded().points.query("seed == 0 and method == 'none'")
+    skill = rows.set_index(["algorithm", "rounds"])["skill"]
+    assert tax == pytest.approx(skill["rsf", 8] - skill["sft", 0], abs=1e-3)
 
 
 VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
@@ -130,6 +182,15 @@ def test_every_chapter_runs_on_smoke_and_records_shares_and_verdicts_that_are_so
         if "verdict" in name:
             said = value.values() if isinstance(value, dict) else [value]
             assert all(v.startswith(tuple(VERDICTS)) for v in said), (name, value)
+
+
+@pytest.mark.notebooks
+def test_no_chapter_opens_a_connection(course, fence):
+    assert not (fence / "asked").exists()
+    code = "import socket; socket.create_connection(('192.0.2.1', 9), 1)"
+    environment = {**os.environ, "PYTHONPATH": str(fence)}
+    tried = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert b"no network here" in tried.stderr, "the fence holds"
 
 
 # chapter, what it worked out by hand, the library's, how far apart they may be

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment_tax.stats.compare import (
-    compare_seeds,
-    interval,
-    judge,
-    paired_bootstrap,
-    verdict,
-)
-from alignment_tax.stats.pareto import (
-    gap_at_equal_reward,
-    hypervolume,
-    interpolate,
-)
+from alignment_tax.stats.compare import compare_seeds, interval, paired_bootstrap, verdict
+from alignment_tax.stats.pareto import gap_at_equal_reward, hypervolume, interpolate
 
 STAIRS = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.5, 1.5]]
 
@@ -32,23 +21,6 @@ def test_hypervolume_by_hand() -> None:
     assert hypervolume(STAIRS, (0, 0)) == 6.0
     assert hypervolume(STAIRS, (1, 0)) == 3.0  # [1, 3] is no longer above: 2 x 1 + 1 x 1
     assert hypervolume(STAIRS, (5, 5)) == 0.0
-    assert hypervolume(pd.DataFrame({"reward": [2], "skill": [3]}), (-1, 1)) == 6.0
-
-
-@given(clouds)
-@settings(max_examples=60, deadline=None)
-def test_a_dominated_point_changes_nothing(cloud: list[tuple[float, float]]) -> None:
-    worse = [*cloud, (cloud[0][0] - 1, cloud[0][1] - 1)]
-    assert hypervolume(worse, (-9, -9)) == hypervolume(cloud, (-9, -9))
-
-
-@given(clouds, st.tuples(coordinate, coordinate), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
-def test_more_points_never_shrink_the_area_and_order_is_nothing(cloud, extra, random) -> None:
-    area = hypervolume(cloud, (-3, -3))
-    assert hypervolume([*cloud, extra], (-3, -3)) >= area
-    shuffled = random.sample(cloud, len(cloud))
-    assert hypervolume(shuffled, (-3, -3)) == area
 
 
 @given(clouds)
@@ -59,21 +31,20 @@ def test_area_equals_counted_unit_squares(cloud: list[tuple[float, float]]) -> N
     assert hypervolume(cloud, (-9, -9)) == covered
 
 
-def test_interpolate_by_hand() -> None:
-    curve = [[0, 60], [2, 50], [4, 20]]
-    assert interpolate(curve, [0, 1, 2, 3, 4]).tolist() == [60, 55, 50, 35, 20]
-    # left of the curve its best point already has more reward and more skill
-    assert interpolate(curve, -1).tolist() == [60]
-    assert np.isnan(interpolate(curve, 4.1)).all()
-
-
-def test_interpolate_follows_a_curve_that_bends_back() -> None:
-    # reward rises to 3, then falls to 1 while skill falls: the upper branch counts
-    curve = [[0, 10], [3, 8], [1, 2]]
-    assert interpolate(curve, 1.5).tolist() == [9.0]
-    # skill dips, then recovers at more reward: at reward 1 the later point is the better offer
-    assert interpolate([[0, 10], [1, 4], [2, 9]], 1).tolist() == [9.0]
-    assert interpolate([[1, 5]], [0.5, 1.0]).tolist() == [5.0, 5.0]
+@pytest.mark.parametrize(
+    ("curve", "at", "skill"),
+    [
+        # left of the curve its best point already has more reward and more skill
+        ([[0, 60], [2, 50], [4, 20]], [-1, 0, 1, 2, 3, 4, 4.1], [60, 60, 55, 50, 35, 20, np.nan]),
+        # reward rises to 3, then falls to 1 while skill falls: the upper branch counts
+        ([[0, 10], [3, 8], [1, 2]], 1.5, [9]),
+        # skill dips, then recovers at more reward: at reward 1 the later point is the better offer
+        ([[0, 10], [1, 4], [2, 9]], 1, [9]),
+        ([[1, 5]], [0.5, 1.0], [5, 5]),
+    ],
+)
+def test_interpolate_by_hand(curve, at, skill) -> None:
+    np.testing.assert_array_equal(interpolate(curve, at), skill)
 
 
 def test_gap_by_hand() -> None:
@@ -130,7 +101,6 @@ def test_verdicts_turn_round_with_their_sign_and_mind_no_order(gaps, sesoi) -> N
     mean, low, high = interval(gaps)
     assert (one.difference, one.low, one.high) == (mean, low, high)
     assert low <= mean <= high
-    assert judge([*gaps, float("nan")], sesoi=sesoi) == one
 
 
 def test_an_interval_by_hand() -> None:
@@ -138,7 +108,6 @@ def test_an_interval_by_hand() -> None:
     assert interval([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
     assert interval([5.0])[0] == 5
     assert np.isnan(interval([5.0])[1:]).all()
-    assert judge([5.0]) is None
 
 
 def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:
@@ -206,7 +175,6 @@ def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
         ([[1.0, float("nan")]], r"Point 0 is \(1.0, nan\)"),
         ([[1.0, 2.0], [float("inf"), 1.0]], "Point 1"),
         ([[1.0, 2.0, 3.0]], r"rows \(reward, skill\)"),
-        (pd.DataFrame({"reward": [1.0]}), "no column 'skill'"),
     ],
 )
 def test_degenerate_points_are_refused(points, message: str) -> None:

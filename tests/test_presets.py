@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import pytest
 
@@ -54,3 +55,15 @@ def test_all_algorithms_sample_as_many_replies_as_rsf(name):
     assert ppo.rounds * ppo.iterations * ppo.prompts_per_iteration == budget
     lengths = {config.max_new_tokens for config in preset.algorithms.values()}
     assert lengths == {rsf.max_new_tokens}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("grid_step", 0.0), ("learning_rate", math.nan), ("kept_texts", -1), ("kept_weight", -1.0)],
+)
+def test_numbers_that_no_run_can_use_are_named(name, value):
+    for preset in presets.PRESETS.values():
+        presets.check(preset)
+    ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
+    with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
+        presets.check(dataclasses.replace(presets.TINY, ratios=ratios))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
-from test_skills import by_lm_eval
+from test_real_world import write
+from test_skills import by_lm_eval, tiny_llama
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from alignment_tax import models
 from alignment_tax.skills import SLOTS, Scorer
@@ -26,85 +26,76 @@ TASKS = Path(utils.__file__).parent
 BENCHMARKS = ("arc_easy", "arc_challenge", "piqa", "race", "squad", "drop", "wmt14")
 
 
-def arc_test(i: int) -> dict[str, Any]:
+Row = dict[str, Any]
+Tasks = dict[str, ConfigurableTask]
+
+
+def arc_test(i: int) -> Row:
     return {"query": f"Question: What is {i}?", "choices": ["odd", "even"], "gold": (i + 1) % 2}
 
 
-def arc_train(i: int) -> dict[str, Any]:
+def arc_train(i: int) -> Row:
     text = f"Please choose the correct answer to the question: What was {i}?\n\n"
     text += "Answer1: odd Answer2: even\n\nAnswer format: answer1/answer2"
     return {"instruction": text, "answer": f"answer{2 - i % 2}"}
 
 
-def piqa(i: int) -> dict[str, Any]:
-    return {"goal": f"count to {i}", "sol1": "start at one", "sol2": "start at two", "label": 0}
-
-
-def race(i: int) -> dict[str, Any]:
+def race(i: int) -> Row:
     human = f"<passage>:\nTom is {i}.\n\n<question>:\nHow old is Tom?\n\n<options>:\n"
     human += f"A {i}\nB {i + 1}\nC {i + 2}\nD {i + 3}\n\n<answer>:\n"
     return {"conversation": [{"human": human, "assistant": "A"}]}
 
 
-def squad(i: int) -> dict[str, Any]:
-    text = f"The team scored {i} points."
-    return {"context": text, "question": "How many?", "answers": [{"text": f"{i} points"}]}
+def squad(text: str, question: str, **answer: Any) -> Row:
+    return {"context": text, "question": question, **answer}
 
 
-def squad_train(i: int) -> dict[str, Any]:
-    text = f"Eve ran {i} miles. {'It was late and dark. ' * 4}"
-    return {"context": text, "question": "How far?", "answer": f"{i} miles"}
+def drop(passage: str, question: str, answers: str) -> Row:
+    context = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
+    return {"context": context, "ref_text": answers}
 
 
-def drop(i: int) -> dict[str, Any]:
-    context = f"Passage: Ann has {i} cats and 2 dogs.\nQuestion: How many pets?\nAnswer:"
-    return {"context": context, "ref_text": f"{i + 2}|{i + 2} pets"}
+LATE, SMALL = "It was late and dark. " * 4, "His farm is quite small. " * 4
 
 
-def drop_rest(i: int) -> dict[str, Any]:
-    context = f"Passage: Bob has {i} hens and 2 cows. {'His farm is quite small. ' * 4}"
-    context += "\nQuestion: How many beasts?\nAnswer:"
-    return {"context": context, "ref_text": f"{i + 2}"}
-
-
-def news(i: int) -> dict[str, Any]:
-    return {"fr": f"Il y a {i} chats.", "en": f"There are {i} cats."}
-
-
-def old_news(i: int) -> dict[str, Any]:
-    fr = f"La ville compte maintenant {i} musées et un grand jardin."
-    return {"set": "newstest2013", "fr": fr, "en": f"The town now has {i} museums and a garden."}
-
-
-FILES = {
-    "arc_easy_test": arc_test,
-    "arc_easy_train": arc_train,
-    "arc_challenge_test": arc_test,
-    "arc_challenge_train": arc_train,
-    "piqa_valid": piqa,
-    "race_middle_test": race,
-    "squad_dev_xquad_en": squad,
-    "squad_part_heldout": squad_train,
-    "drop_dev_eval": drop,
-    "drop_dev_rest": drop_rest,
-    "wmt14_fr_en_newstest2014": news,
-    "wmt_fr_en_newstest2009_2013": old_news,
-}
+def rows(i: int) -> dict[str, Row]:
+    """Return row i of every file."""
+    piqa = {"goal": f"count to {i}", "sol1": "start at one", "sol2": "start at two", "label": 0}
+    scored = squad(f"The team scored {i} points.", "How many?", answers=[{"text": f"{i} points"}])
+    pets = f"{i + 2}|{i + 2} pets"
+    old_fr = f"La ville compte maintenant {i} musées et un grand jardin."
+    old_en = f"The town now has {i} museums and a garden."
+    return {
+        "arc_easy_test": arc_test(i),
+        "arc_easy_train": arc_train(i),
+        "arc_challenge_test": arc_test(i),
+        "arc_challenge_train": arc_train(i),
+        "piqa_valid": piqa,
+        "race_middle_test": race(i),
+        "squad_dev_xquad_en": scored,
+        "squad_part_heldout": squad(f"Eve ran {i} miles. {LATE}", "How far?", answer=f"{i} miles"),
+        "drop_dev_eval": drop(f"Ann has {i} cats and 2 dogs.", "How many pets?", pets),
+        "drop_dev_rest": drop(
+            f"Bob has {i} hens and 2 cows. {SMALL}", "How many beasts?", f"{i + 2}"
+        ),
+        "wmt14_fr_en_newstest2014": {"fr": f"Il y a {i} chats.", "en": f"There are {i} cats."},
+        "wmt_fr_en_newstest2009_2013": {"set": "newstest2013", "fr": old_fr, "en": old_en},
+    }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("data")
-    for name, row in FILES.items():
-        with gzip.open(folder / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(row(i)) + "\n" for i in range(40))
+    every = [rows(i) for i in range(40)]
+    for name in every[0]:
+        write(folder, name, [row[name] for row in every])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALIGNMENT_TAX_DATA", str(folder))
         yield folder
 
 
 @pytest.fixture(scope="module")
-def tasks(data: Path) -> dict[str, ConfigurableTask]:
+def tasks(data: Path) -> Tasks:
     names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
     return manager.load(names)["tasks"]
@@ -126,18 +117,8 @@ def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> No
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        eos_token_id=0,
-        bos_token_id=None,
-        initializer_range=0.3,
-    )
-    model = LlamaForCausalLM(config).to(dtype).eval()
+    sizes = {"vocab_size": 400, "max_position_embeddings": 2048}
+    model = tiny_llama(**sizes, eos_token_id=0, initializer_range=0.3).to(dtype)
     items = scorer.score(model, tokenizer).items
     assert items.groupby("slot").size().to_dict() == dict.fromkeys(SLOTS, 6)
     if dtype == torch.float32:  # in bfloat16 likelihoods tie, and lm-eval rounds them
@@ -151,14 +132,8 @@ def requests(task: ConfigurableTask, limit: int = 4) -> list[Any]:
     return task.instances
 
 
-def test_every_benchmark_has_its_two_tasks(tasks: dict[str, ConfigurableTask]) -> None:
-    assert len(tasks) == 14
-
-
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_reported_and_validation_items_are_different(
-    tasks: dict[str, ConfigurableTask], name: str
-) -> None:
+def test_reported_and_validation_items_are_different(tasks: Tasks, name: str) -> None:
     texts = []
     for end in ("", "_validation"):
         task = tasks[f"real_{name}{end}"]
@@ -167,40 +142,19 @@ def test_reported_and_validation_items_are_different(
     assert not texts[0] & texts[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "choices"), [("arc_easy", 2), ("arc_challenge", 2), ("piqa", 2), ("race", 4)]
-)
-def test_choices_are_scored_one_by_one(
-    tasks: dict[str, ConfigurableTask], name: str, choices: int
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(
+    tasks: Tasks, name: str
 ) -> None:
-    task = tasks[f"real_{name}"]
-    assert task.OUTPUT_TYPE == "multiple_choice"
-    built = requests(task)
-    assert len(built) == 4 * choices
-    context, continuation = built[0].arguments
-    assert context.endswith("\nAnswer:")
-    assert continuation.startswith(" ")
-
-
-def test_accuracy_takes_the_most_likely_choice(tasks: dict[str, ConfigurableTask]) -> None:
-    task = tasks["real_race"]
-    doc = task.eval_docs[0]
-    assert doc["choices"][doc["gold"]] == doc["passage"].split()[-1].strip(".")
-    right, wrong = [(-1.0, False)] + [(-2.0, False)] * 3, [(-3.0, False)] + [(-2.0, False)] * 3
-    assert task.process_results(doc, right) == {"acc": 1.0}
-    assert task.process_results(doc, wrong) == {"acc": 0.0}
-
-
-@pytest.mark.parametrize("name", ["squad", "drop", "wmt14"])
-def test_replies_are_greedy_short_and_one_line(
-    tasks: dict[str, ConfigurableTask], name: str
-) -> None:
+    choices = {"arc_easy": 2, "arc_challenge": 2, "piqa": 2, "race": 4}.get(name, 0)
     built = requests(tasks[f"real_{name}"])
-    assert len(built) == 4
-    _, settings = built[0].arguments
-    assert settings["until"] == ["\n"]
-    assert settings["do_sample"] is False
-    assert settings["max_gen_toks"] <= 96
+    assert len(built) == 4 * (choices or 1)
+    context, asked = built[0].arguments
+    if choices:
+        assert (context[-8:], asked[0]) == ("\nAnswer:", " ")
+    else:
+        assert (asked["until"], asked["do_sample"]) == (["\n"], False)
+        assert asked["max_gen_toks"] <= 96
 
 
 @pytest.mark.parametrize(
@@ -212,7 +166,7 @@ def test_replies_are_greedy_short_and_one_line(
     ],
 )
 def test_all_items_show_the_same_three_examples(
-    tasks: dict[str, ConfigurableTask], name: str, mark: str, group: str
+    tasks: Tasks, name: str, mark: str, group: str
 ) -> None:
     both = requests(tasks[f"real_{name}"]) + requests(tasks[f"real_{name}_validation"])
     shown = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
@@ -235,17 +189,15 @@ def test_all_items_show_the_same_three_examples(
         ("San Francisco", 0.0, 0.8),
     ],
 )
-def test_squad_scores_take_the_best_answer(
-    tasks: dict[str, ConfigurableTask], reply: str, em: float, f1: float
-) -> None:
+def test_squad_scores_take_the_best_answer(tasks: Tasks, reply: str, em: float, f1: float) -> None:
     doc = {"answers": ["Forty-Niners", "San Francisco Club"]}
     scores = tasks["real_squad"].process_results(doc, [reply])
     assert scores == {"em": em, "f1": pytest.approx(f1)}
 
 
 def test_squad_f1_counts_a_repeated_word_once() -> None:
-    assert utils.squad_f1("ten ten ten ten", "ten") == pytest.approx(0.4)
-    assert utils.squad_f1("the", "an") == 1.0
+    assert utils.squad_f1(["ten"] * 4, ["ten"]) == pytest.approx(0.4)
+    assert utils.squad_f1([], []) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -253,34 +205,16 @@ def test_squad_f1_counts_a_repeated_word_once() -> None:
     [(" 12", 1.0, 1.0), ("12.0", 1.0, 1.0), ("12 pets", 1.0, 1.0), ("13 pets", 0.0, 0.0)],
 )
 def test_drop_scores_ask_for_the_right_number(
-    tasks: dict[str, ConfigurableTask], reply: str, em: float, f1: float
+    tasks: Tasks, reply: str, em: float, f1: float
 ) -> None:
     doc = {"answers": ["12", "12 pets"]}
     assert tasks["real_drop"].process_results(doc, [reply]) == {"em": em, "f1": f1}
 
 
-def test_bleu_is_of_the_corpus_and_items_keep_both_texts(
-    tasks: dict[str, ConfigurableTask],
-) -> None:
-    task = tasks["real_wmt14"]
-    docs = [
-        {"fr": "x", "en": "There are seven cats."},
-        {"fr": "y", "en": "The town has a garden."},
-    ]
-    items = [task.process_results(doc, [f" {doc['en']}\n"])["bleu"] for doc in docs]
-    assert items[0] == ("There are seven cats.", "There are seven cats.")
-    assert task.aggregation()["bleu"](items) == pytest.approx(100)
-    silent = [(reference, "") for reference, _ in items]
-    assert task.aggregation()["bleu"](silent) == 0
-
-
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("no network")
-
     monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(models.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(models.HfApi, "model_info", Mock(side_effect=ConnectionError("no network")))
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, folder: Path | None, gguf: bool) -> None:
@@ -314,12 +248,7 @@ def test_the_package_stands_in_for_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_
     ],
 )
 def test_what_is_missing_is_said_with_the_command(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    package: bool,
-    file: bool,
-    gguf: bool,
-    problem: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package, file, gguf, problem
 ) -> None:
     if file:
         (tmp_path / models.SMOLLM2_FILE).touch()

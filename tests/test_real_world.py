@@ -8,8 +8,10 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,15 +35,18 @@ def talk(*turns: str) -> str:
     return "".join(f"\n\n{who}: {what}" for who, what in zip(speakers, turns, strict=False))
 
 
+def talks(chosen: str, rejected: str, opening: str = "Hi") -> dict[str, str]:
+    return {"chosen": talk(opening, chosen), "rejected": talk(opening, rejected)}
+
+
 def hh_rows(n: int, tag: str = "") -> list[dict[str, str]]:
     # Every third conversation is a longer one with the same opening as the one before it.
     rows = []
     for i in range(n):
         opening = f"How do I bake bread number {i - (i % 3 == 1)}?"
         turns = (opening, "Warm water.", "And then?") if i % 3 == 1 else (opening,)
-        rows.append(
-            {"chosen": talk(*turns, f"Knead it {tag}{i}."), "rejected": talk(*turns, f"No {i}.")}
-        )
+        chosen, rejected = talk(*turns, f"Knead it {tag}{i}."), talk(*turns, f"No {i}.")
+        rows.append({"chosen": chosen, "rejected": rejected})
     return rows
 
 
@@ -52,137 +57,78 @@ def hh(folder: Path) -> Path:
     return folder
 
 
-ARC = {"question": "What is hot?", "choices": ["ice", "fire", "snow"], "gold": 1}
-RACE = {
-    "passage": "Tom has a cat.\n\nIt is red.",
-    "question": "The cat is   _  .",
-    "choices": ["red", "big", "B sharp", "old"],
-    "gold": 0,
-}
-SPAN = {"passage": "Ann met Bob.", "question": "Who met Bob?", "answers": ["Ann"]}
-LOCAL_RACE = (
-    "Read the following passage and questions, then choose.\n\n<passage>:\nTom has a cat.\n\n"
-    "It is red.\n\n<question>:\nThe cat is   _  .\n\n<options>:\nA red\nB big\nC B sharp\nD old\n\n"
-    "<answer>:\n"
+HOT, CHOICES = "What is hot?", ["ice", "fire", "snow"]
+ARC = {"question": HOT, "choices": CHOICES, "gold": 1}
+ARC_WORDED = (
+    f"Please choose the correct answer to the question: {HOT}\n\n"
+    "Answer1: ice Answer2: fire Answer3: snow\n\nAnswer format: answer1/answer2/answer3"
 )
+CUP = {"goal": "dry a cup", "sol1": "use a towel ", "sol2": "use a lamp", "label": 0}
+CAT, OPTIONS = "Tom has a cat.\n\nIt is red.", ["red", "big", "B sharp", "old"]
+CAT_IS = {"question": "The cat is   _  ."}
+LOCAL_RACE = (
+    f"Read the following passage and questions, then choose.\n\n<passage>:\n{CAT}\n\n"
+    "<question>:\nThe cat is   _  .\n\n<options>:\nA red\nB big\nC B sharp\nD old\n\n<answer>:\n"
+)
+MET = {"context": "Ann met Bob.", "question": "Who met Bob?"}
+SPAN = {"passage": "Ann met Bob.", "question": "Who met Bob?", "answers": ["Ann"]}
+TEAMS, WON = "Two teams won.", "Which teams won?"
+NO_DATE, MAY = {"day": "", "month": "", "year": ""}, {"day": "3", "month": "May", "year": ""}
+BOTH = ["Bears", "Lions"]
+DROP_HUB = {
+    "passage": TEAMS,
+    "question": WON,
+    "answer": {"number": "", "date": NO_DATE, "spans": BOTH},
+    "validated_answers": {
+        "number": ["2", "", ""],
+        "date": [NO_DATE, MAY, NO_DATE],
+        "spans": [[], [], BOTH],
+    },
+}
+DROP_LOCAL = {
+    "context": f"Passage: {TEAMS}\nQuestion: {WON}\nAnswer:",
+    "ref_text": "Bears and Lions|2|3 May",
+}
+HELLO = {"fr": "Bonjour.", "en": "Hello."}
+SUM = {"instruction": "Add.", "context": "", "response": "3"}
 
+# on the Hub, in the local file, in the normal form
 SAME_ROW_IN_BOTH_LAYOUTS = {
     "arc_easy_test": (
-        {
-            "id": "x1",
-            "question": "What is hot?",
-            "choices": {"text": ["ice", "fire", "snow"], "label": ["1", "2", "3"]},
-            "answerKey": "2",
-        },
-        {"query": "Question: What is hot?", "choices": ["ice", "fire", "snow"], "gold": 1},
+        {"question": HOT, "choices": {"text": CHOICES, "label": list("123")}, "answerKey": "2"},
+        {"query": f"Question: {HOT}", "choices": CHOICES, "gold": 1},
         ARC,
     ),
     "arc_challenge_train": (
-        {
-            "question": "What is hot?",
-            "choices": {"text": ["ice", "fire", "snow"], "label": ["A", "B", "C"]},
-            "answerKey": "B",
-        },
-        {
-            "instruction": "Please choose the correct answer to the question: What is hot?\n\n"
-            "Answer1: ice Answer2: fire Answer3: snow\n\nAnswer format: answer1/answer2/answer3",
-            "input": "",
-            "output": "the correct answer is answer2",
-            "answer": "answer2",
-        },
+        {"question": HOT, "choices": {"text": CHOICES, "label": list("ABC")}, "answerKey": "B"},
+        {"instruction": ARC_WORDED, "input": "", "answer": "answer2"},
         ARC,
     ),
     "piqa_validation": (
-        {"goal": "dry a cup", "sol1": "use a towel ", "sol2": "use a lamp", "label": 0},
-        {"goal": "dry a cup", "sol1": "use a towel ", "sol2": "use a lamp", "label": 0},
+        CUP,
+        CUP,
         {"question": "dry a cup", "choices": ["use a towel", "use a lamp"], "gold": 0},
     ),
     "race_middle_test": (
-        {
-            "example_id": "m1",
-            "article": "Tom has a cat.\n\nIt is red.",
-            "question": "The cat is   _  .",
-            "options": ["red", "big", "B sharp", "old"],
-            "answer": "A",
-        },
+        {"article": CAT, **CAT_IS, "options": OPTIONS, "answer": "A"},
         {"conversation_id": 1, "conversation": [{"human": LOCAL_RACE, "assistant": "A"}]},
-        RACE,
+        {"passage": CAT, **CAT_IS, "choices": OPTIONS, "gold": 0},
     ),
     "squad_dev": (
-        {
-            "id": "1",
-            "context": "Ann met Bob.",
-            "question": " Who met Bob?",
-            "answers": {"text": ["Ann", "Ann"], "answer_start": [0, 0]},
-        },
-        {
-            "id": "1",
-            "context": "Ann met Bob.",
-            "question": "Who met Bob?",
-            "answers": [{"answer_start": 0, "text": "Ann"}],
-        },
+        {**MET, "question": " Who met Bob?", "answers": {"text": ["Ann", "Ann"]}},
+        {**MET, "answers": [{"answer_start": 0, "text": "Ann"}]},
         SPAN,
     ),
-    "squad_train": (
-        {
-            "context": "Ann met Bob.",
-            "question": "Who met Bob?",
-            "answers": {"text": ["Ann"], "answer_start": [0]},
-        },
-        {"context": "Ann met Bob.", "question": "Who met Bob?", "answer": "Ann"},
-        SPAN,
-    ),
+    "squad_train": ({**MET, "answers": {"text": ["Ann"]}}, {**MET, "answer": "Ann"}, SPAN),
     "drop_dev": (
-        {
-            "query_id": "q",
-            "passage": "Two teams won.",
-            "question": "Which teams won?",
-            "answer": {
-                "number": "",
-                "date": {"day": "", "month": "", "year": ""},
-                "spans": ["Bears", "Lions"],
-            },
-            "validated_answers": {
-                "number": ["2", "", ""],
-                "date": [
-                    {"day": "", "month": "", "year": ""},
-                    {"day": "3", "month": "May", "year": ""},
-                    {"day": "", "month": "", "year": ""},
-                ],
-                "spans": [[], [], ["Bears", "Lions"]],
-            },
-        },
-        {
-            "context": "Passage: Two teams won.\nQuestion: Which teams won?\nAnswer:",
-            "completion": " Bears and Lions",
-            "ref_text": "Bears and Lions|2|3 May",
-        },
-        {
-            "passage": "Two teams won.",
-            "question": "Which teams won?",
-            "answers": ["Bears and Lions", "2", "3 May"],
-        },
+        DROP_HUB,
+        DROP_LOCAL,
+        {"passage": TEAMS, "question": WON, "answers": ["Bears and Lions", "2", "3 May"]},
     ),
-    "newstest2014": (
-        {"translation": {"fr": "Bonjour.", "en": "Hello."}},
-        {"fr": "Bonjour.", "en": "Hello."},
-        {"fr": "Bonjour.", "en": "Hello."},
-    ),
-    "newstest2013": (
-        {"translation": {"fr": "Bonjour.", "en": "Hello."}},
-        {"set": "newstest2013", "fr": "Bonjour.", "en": "Hello."},
-        {"fr": "Bonjour.", "en": "Hello."},
-    ),
-    "dolly": (
-        {"instruction": "Add. ", "context": "", "response": "3", "category": "open_qa"},
-        {"instruction": "Add.", "context": "", "response": "3"},
-        {"instruction": "Add.", "context": "", "response": "3"},
-    ),
-    "harmless_base": (
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")},
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")},
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")},
-    ),
+    "newstest2014": ({"translation": HELLO}, HELLO, HELLO),
+    "newstest2013": ({"translation": HELLO}, {"set": "newstest2013", **HELLO}, HELLO),
+    "dolly": ({**SUM, "instruction": "Add. ", "category": "open_qa"}, SUM, SUM),
+    "harmless_base": (talks("Yo", "No"),) * 3,
 }
 
 
@@ -194,22 +140,22 @@ def test_both_layouts_give_the_same_row(name: str) -> None:
     assert source.from_local(on_disk) == normal
 
 
-def test_rows_that_are_not_ours_are_left_out() -> None:
-    older = {"set": "newstest2009", "fr": "Bonjour.", "en": "Hello."}
-    assert real.translation_2013(older) is None
-    assert real.demonstration({"instruction": "Add.", "context": "", "response": " "}) is None
-    nobody = {
-        "number": "",
-        "date": {"day": "", "month": "", "year": ""},
-        "spans": [],
-    }
-    unanswered = {
-        "passage": "P.",
-        "question": "Q?",
-        "answer": nobody,
-        "validated_answers": {"number": [], "date": [], "spans": []},
-    }
-    assert real.drop_from_hub(unanswered) is None
+UNANSWERED = {
+    "answer": {"number": "", "date": NO_DATE, "spans": []},
+    "validated_answers": {"number": [], "date": [], "spans": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "row"),
+    [
+        ("newstest2013", "from_local", {"set": "newstest2009", **HELLO}),
+        ("dolly", "from_hub", {**SUM, "response": " "}),
+        ("drop_dev", "from_hub", {**DROP_HUB, **UNANSWERED}),
+    ],
+)
+def test_rows_that_are_not_ours_are_left_out(name: str, layout: str, row: dict[str, Any]) -> None:
+    assert getattr(real.SOURCES[name], layout)(row) is None
 
 
 def test_conversations_become_messages() -> None:
@@ -237,15 +183,12 @@ def test_unusable_pairs_are_named(chosen: str, rejected: str, fault: str) -> Non
     assert real.parse_pair({"chosen": chosen, "rejected": rejected}) == fault
 
 
-def test_faults_are_counted(folder: Path) -> None:
-    rows = [
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")},
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "Yo")},
-        {"chosen": talk("Hi", "Yo"), "rejected": talk("Hello", "No")},
-    ]
-    write(folder, "hh_helpful_base_test", rows)
-    counts = RealWorld(preference_sets=("helpful_base",)).counts["helpful_base"]
-    assert counts == {"kept": 1, "same": 1, "diverging": 1, "empty": 0, "malformed": 0}
+def test_faults_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    diverging = {"chosen": talk("Hi", "Yo"), "rejected": talk("Hello", "No")}
+    write(folder, "hh_helpful_base_test", [talks("Yo", "No"), talks("Yo", "Yo"), diverging])
+    with caplog.at_level(logging.INFO):
+        RealWorld(preference_sets=("helpful_base",)).preferences(1, 0, "train")
+    assert re.findall(r"\d+", caplog.text.split("helpful_base: ")[1]) == ["1", "1", "0", "1", "0"]
 
 
 def openings_of(prompts: list[list[dict[str, str]]]) -> set[str]:
@@ -257,10 +200,9 @@ def test_no_two_parts_share_an_opening(hh: Path) -> None:
     parts = {
         split: openings_of(world.preferences(10_000, 0, split)["prompt"])
         for split in ("train", "validation", "judge")
-    } | {
-        f"{split} prompts": openings_of(world.prompts(10_000, 0, split))  # type: ignore[arg-type]
-        for split in ("rlhf", "validation", "reported")
     }
+    for split in ("rlhf", "validation", "reported"):
+        parts[f"{split} prompts"] = openings_of(world.prompts(10_000, 0, split))
     # 300 conversations a set, the same in each set, of which 100 repeat an opening.
     assert sum(len(openings) for openings in parts.values()) == 200
     assert set().union(*parts.values()) == openings_of(
@@ -276,41 +218,36 @@ def test_demonstrations_share_no_opening_with_preferences(hh: Path) -> None:
         {"instruction": "Sum up.", "context": "A text.", "response": "Text."},
     ]
     write(hh, "dolly_15k", rows)
-    demonstrations = RealWorld().sft(10, seed=0)
-    assert demonstrations.to_list() == [
-        {
-            "prompt": [{"role": "user", "content": "Sum up.\n\nA text."}],
-            "completion": [{"role": "assistant", "content": "Text."}],
-        }
-    ]
+    (found,) = RealWorld().sft(10, seed=0).to_list()
+    assert found["prompt"] == [{"role": "user", "content": "Sum up.\n\nA text."}]
+    assert found["completion"] == [{"role": "assistant", "content": "Text."}]
 
 
-def test_draws_are_seeded(hh: Path) -> None:
-    first = RealWorld().preferences(20, 1, "train").to_list()
+def test_draws_are_seeded_and_ask_the_assistant(hh: Path) -> None:
+    world = RealWorld()
+    first = world.preferences(20, 1, "train").to_list()
     assert first == RealWorld().preferences(20, 1, "train").to_list()
-    assert first != RealWorld().preferences(20, 2, "train").to_list()
+    assert first != world.preferences(20, 2, "train").to_list()
     assert set(first[0]) == {"prompt", "chosen", "rejected"}
     assert first[0]["chosen"][0]["role"] == "assistant"
     assert first[0]["prompt"][-1]["role"] == "user"
-
-
-def test_prompts_are_different_and_end_with_the_user(hh: Path) -> None:
-    prompts = RealWorld().prompts(10_000, 0, "rlhf")
+    prompts = world.prompts(10_000, 0, "rlhf")
     assert len({json.dumps(prompt) for prompt in prompts}) == len(prompts)
     assert {prompt[-1]["role"] for prompt in prompts} == {"user"}
+    # nobody knows the true reward
+    assert world.gold(prompts[:1], ["Yo"]) is None
 
 
 def test_asking_for_too_much_takes_all_and_says_so(
     hh: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        pairs = RealWorld().preferences(100_000, 0, "train")
+    pairs = RealWorld().preferences(100_000, 0, "train")
     assert 0 < len(pairs) < 1200
     assert f"Asked for 100000 train pairs, there are {len(pairs)}" in caplog.text
 
 
 def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
-    write(folder, "hh_helpful_base_test", [{"chosen": talk("Hi", ""), "rejected": talk("Hi", "")}])
+    write(folder, "hh_helpful_base_test", [talks("", "")])
     world = RealWorld(preference_sets=("helpful_base",))
     with pytest.raises(DataUnavailable, match="no train pairs"):
         world.preferences(5, 0, "train")
@@ -322,48 +259,23 @@ def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
         world.prompts(5, 0, "test")
 
 
-def test_nobody_knows_the_true_reward() -> None:
-    assert RealWorld().gold([[{"role": "user", "content": "Hi"}]], ["Yo"]) is None
-
-
-def test_a_missing_file_names_the_set_and_both_ways(folder: Path) -> None:
-    with pytest.raises(DataUnavailable) as caught:
-        load("race_middle_test")
-    message = str(caught.value)
-    for part in ("'race_middle_test'", "race_middle_test.jsonl.gz", "ehovy/race", "Hub"):
-        assert part in message
-    assert "ALIGNMENT_TAX_DATA" in message
-
-
-def test_no_network_names_the_set_and_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("no route to host")
-
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     monkeypatch.delenv("ALIGNMENT_TAX_DATA", raising=False)
-    monkeypatch.setattr(real, "load_dataset", unreachable)
+    monkeypatch.setattr(real, "load_dataset", Mock(return_value=[talks("Yo", "No")]))
+    return real.load_dataset  # type: ignore[return-value]
+
+
+def test_no_network_names_the_set_and_both_ways(hub: Mock) -> None:
+    hub.side_effect = ConnectionError("no route to host")
     with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
         load("dolly")
 
 
-def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def hub(*args: object, **kwargs: object) -> list[dict[str, str]]:
-        asked.append((args, kwargs))
-        return [{"chosen": talk("Hi", "Yo"), "rejected": talk("Hi", "No")}]
-
-    monkeypatch.delenv("ALIGNMENT_TAX_DATA", raising=False)
-    monkeypatch.setattr(real, "load_dataset", hub)
+def test_the_hub_is_asked_for_the_set_by_its_id(hub: Mock) -> None:
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
-    assert asked == [(("Anthropic/hh-rlhf", None), where)]
-
-
-def test_a_row_in_another_layout_is_named(folder: Path) -> None:
-    good = {"goal": "dry a cup", "sol1": "towel", "sol2": "lamp", "label": 0}
-    write(folder, "piqa_valid", [good, {"goal": "dry a cup", "sol1": "towel", "label": 0}])
-    with pytest.raises(DataUnavailable, match=r"Row 2 of the set 'piqa_validation'.*'sol2'"):
-        load("piqa_validation")
+    hub.assert_called_once_with("Anthropic/hh-rlhf", None, **where)
 
 
 def test_a_cut_off_file_is_refused(folder: Path) -> None:
@@ -385,10 +297,7 @@ def test_an_unknown_set_lists_the_known_ones() -> None:
 
 
 def test_one_set_is_split_in_two_by_the_text(folder: Path) -> None:
-    rows = [
-        {"goal": f"do {i // 2}", "sol1": f"a{i}", "sol2": f"b{i}", "label": i % 2}
-        for i in range(400)
-    ]
+    rows = [{**CUP, "goal": f"do {i // 2}", "sol1": f"a{i}"} for i in range(400)]
     write(folder, "piqa_valid", rows)
     reported, validation = benchmark("piqa", "reported"), benchmark("piqa", "validation")
     assert len(reported) + len(validation) == 400
@@ -406,10 +315,7 @@ def test_items_come_shuffled_whatever_the_order_of_the_file(folder: Path) -> Non
 
 
 def test_a_question_that_is_reported_is_not_validated_on(folder: Path) -> None:
-    write(folder, "squad_dev_xquad_en", [{**SQUAD_ROW, "answers": [{"text": "Ann"}]}])
+    write(folder, "squad_dev_xquad_en", [{**MET, "answers": [{"text": "Ann"}]}])
     other = {"context": "Eve left.", "question": "Who left?", "answer": "Eve"}
-    write(folder, "squad_part_heldout", [{**SQUAD_ROW, "answer": "Ann"}, other])
+    write(folder, "squad_part_heldout", [{**MET, "answer": "Ann"}, other])
     assert [row["question"] for row in benchmark("squad", "validation")] == ["Who left?"]
-
-
-SQUAD_ROW = {"context": "Ann met Bob.", "question": "Who met Bob?"}

@@ -92,16 +92,16 @@ def test_a_remedy_at_its_off_strength_is_the_plain_run(study, plain):
 
 
 def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, plain, capfd):
-    runs = {name: remedied(study, *name) for name in [("sma", 0.5), ("sma", 1.0), ("ema", 0.5)]}
-    grafts = [remedied(study, "graft", density) for density in (0.2, 0.5)]
+    wanted = [("sma", 0.5), ("sma", 1.0), ("ema", 0.5), ("graft", 0.2), ("graft", 0.5)]
+    ends = {each: weights(remedied(study, *each)) for each in wanted}
     said = capfd.readouterr().err
     assert said.count("Making averages along the plain run") == 1
     assert "Making the distilled run" not in said
-    ends = [weights(artifact) for artifact in (*runs.values(), *grafts)]
-    assert sum(same(one, other) for one in ends for other in ends) == len(ends)
-    for (name, strength), artifact in runs.items():
+    every = list(ends.values())
+    assert sum(same(one, other) for one in every for other in every) == len(every)
+    for name, strength in wanted[:3]:
         alone = distil(setting(study), {name: strength}).policy
-        assert same(dict(alone.state_dict()), weights(artifact))
+        assert same(dict(alone.state_dict()), ends[name, strength])
 
 
 def test_a_strength_outside_the_grid_is_run_by_itself(study, plain, capfd):
@@ -122,7 +122,7 @@ def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, stre
     assert same(weights(study.distilled({"average": 0.25, **chosen})), expected)
 
 
-def test_terms_combine_in_one_run(study, plain):
+def test_terms_combine_in_one_run(study):
     both = study.distilled({"l2": 0.1, "kd": 1.0})
     assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
     alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy
@@ -188,12 +188,11 @@ def test_presets_record_every_remedy_at_strengths_that_it_knows():
         longest = preset.distil.max_length
         assert preset.distil == dataclasses.replace(like, max_length=longest)
         assert longest >= like.max_length
-        methods = [grid.method for grid in preset.remedies]
-        assert len(methods) == len(set(methods))
-        for grid in preset.remedies:
-            assert len(grid.strengths) == len(set(grid.strengths)) > 0
-            assert REMEDIES[grid.method].off not in grid.strengths
-    assert {grid.method for grid in presets.TINY.remedies} == set(REMEDIES) - {"average"}
+        assert len(preset.remedies) == len(dict(preset.remedies))
+        for name, strengths in preset.remedies:
+            assert len(strengths) == len(set(strengths)) > 0
+            assert REMEDIES[name].off not in strengths
+    assert dict(presets.TINY.remedies).keys() == set(REMEDIES) - {"average"}
 
 
 # inside the rounds of RSF

@@ -9,11 +9,12 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from alignment_tax import presets, prose, report, settings
+from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, remedy_fronts
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics
-from alignment_tax.results.recorded import IDENTITY, Recorded, recorded, recorded_items
+from alignment_tax.results.points import main_line
+from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 
@@ -21,27 +22,31 @@ from alignment_tax.stats import claims
 def test_the_pages_are_those_of_the_recorded_run() -> None:
     folder = settings.results_folder() / "tiny"
     page = (settings.repo_root() / "README.md").read_text(encoding="utf-8")
-    said = report.pages(recorded(), recorded_items(), claims.read("tiny"))
+    run, found = recorded(), claims.read("tiny")
     stale = "the pages and data/results differ: run `alignment-tax report`"
-    assert prose.fill(page, said.found, recorded().points) == page, stale
-    for name, text in said.readme.items():
+    assert prose.fill(page, found, run.points) == page, stale
+    for name, text in report.readme(run, recorded_items(), found).items():
         assert report.fill(page, text, name) == page, stale
-    for name, text in ((report.TABLES_PAGE, said.tables), (report.REMEDIES_PAGE, said.remedies)):
+    tables, remedies = report.tables_page(run.points, found), report.remedies_page(run, found)
+    for name, text in ((report.TABLES_PAGE, tables), (report.REMEDIES_PAGE, remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
+    assert (folder / report.ROBUST_PAGE).read_text(encoding="utf-8") == report.robust_page(), stale
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
-    assert description == alt_text(remedy_fronts(recorded().points, recorded=True))
-    assert "does not hold" not in said.readme["results"] + said.tables + said.remedies
+    assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
 
 def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     run, items = recorded(report.REAL), recorded_items(report.REAL)
-    found = report.over_items(run, items)
+    found = claims.table(main_line(run.points), items=items)
     kept = claims.read(report.REAL)
     assert found["id"].tolist() == kept["id"].tolist()
     np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
     page = (settings.results_folder() / report.REAL / "README.md").read_text(encoding="utf-8")
     assert page == report.one_seed_page(run, items, kept)
+    two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
+    with pytest.raises(ValueError, match="2 seeds"):
+        report.one_seed_page(two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
@@ -103,7 +108,8 @@ def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
+def points() -> pd.DataFrame:
+    """Theta_0, RSF's last round and their average, scored on these items."""
     rows = [
         {"algorithm": "sft", "method": "none", "rounds": 0, "key": "k0", "skill": 90.0},
         {"algorithm": "rsf", "method": "none", "rounds": 1, "key": "old", "skill": 50.0},
@@ -112,15 +118,11 @@ def run(margins: tuple[float, ...] = (1.0, 1.0, 1.0, -1.0)) -> Recorded:
     ]
     table = pd.DataFrame(rows, columns=COLUMNS).assign(study="small", seed=0, n_items=120)
     ones, zeros = ("one_hop", "span", "bleu", "skill"), ("reward", "gold", "kl")
-    table = table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
-    preset = presets.as_dict(presets.fit_to_device(presets.SMALL, "cpu"))
-    provenance = {"preset": preset, "device": "cpu", "threads": 2}
-    provenance["seconds_of_stages_last_seed"] = {"all stages": 600.0}
-    return Recorded(table, pd.DataFrame(), pd.DataFrame({"margin": margins}), provenance)
+    return table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
 
 
 def test_costs_of_one_seed_are_paired_by_item() -> None:
-    found = report.over_items(run(), items({"sft": 36, "rsf": 20, "average": 30}))
+    found = claims.table(points(), items=items({"sft": 36, "rsf": 20, "average": 30}))
     cost = claims.one(found, "tax.rsf.reading")
     assert cost["difference"] == pytest.approx(-100 * (36 - 20) / 40)
     # 16 of 40 items were lost: the standard error of the paired difference is 7.7 points
@@ -129,23 +131,5 @@ def test_costs_of_one_seed_are_paired_by_item() -> None:
     assert claims.one(found, "average.rsf@0.5.skill")["difference"] > 0
     # what is no skill has no items
     assert not found["id"].str.startswith("gain.").any()
-    alike = report.over_items(run(), items({"sft": 20, "rsf": 20, "average": 20}))
+    alike = claims.table(points(), items=items({"sft": 20, "rsf": 20, "average": 20}))
     assert set(alike["verdict"]) == {"negligible"}
-
-
-def test_the_page_says_how_large_the_run_was_and_leaves_missing_slots_out() -> None:
-    table = items({"sft": 36, "rsf": 20, "average": 30})
-    found = report.over_items(run(), table)
-    page = report.one_seed_page(run(), table, found)
-    small = presets.fit_to_device(presets.SMALL, "cpu")
-    assert f"{small.rsf.rounds} rounds of RSF" in page
-    assert f"first {small.eval.limit} items" in page
-    assert "orders 75 % ± 42" in page
-    assert "no better than a coin" in page
-    sure = run((1.0,) * 90 + (-1.0,) * 10)
-    assert "coin, so what it chose" in report.one_seed_page(sure, table, found)
-    assert "SQuAD" in page
-    assert "RACE" not in page
-    two = replace(run(), points=pd.concat([run().points, run().points.assign(seed=1)]))
-    with pytest.raises(ValueError, match="2 seeds"):
-        report.one_seed_page(two, table, found)

@@ -1,6 +1,5 @@
 """Recording: what is added to tables that exist, what is refused, who works on what."""
 
-import dataclasses
 import json
 import shutil
 
@@ -11,8 +10,7 @@ import torch
 from conftest import miniature
 
 from alignment_tax import settings
-from alignment_tax.pipeline.record import PORTION, check_same_start, portions, record
-from alignment_tax.pipeline.study import Study
+from alignment_tax.pipeline.record import PORTION, portions, record
 from alignment_tax.results import replies
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
@@ -66,9 +64,6 @@ def test_added_methods_leave_all_other_rows_as_they_were(before, after):
     assert list(points.columns) == COLUMNS
     for name in ("rounds", "pairs"):
         pd.testing.assert_frame_equal(after[name], before[name], check_dtype=False)
-
-
-def test_items_of_old_and_new_models_stand_side_by_side(before, after):
     old, new = before["items"], after["items"]
     assert set(new["key"]) == set(after["points"]["key"])
     assert set(old["key"]) < set(new["key"])
@@ -183,20 +178,21 @@ def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch
 # pure functions
 
 
-def test_portions_begin_with_each_seed_and_then_split_by_method():
+def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method():
     averages = [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
-    specs = [Spec("sft"), Spec("rsf", 2), *averages]
+    rounds = [Spec("dpo", n) for n in range(1, PORTION + 2)]
+    specs = [Spec("sft"), Spec("rsf", 2), *averages, *rounds]
     specs += [Spec("rsf", 2, "l1", strength=s) for s in (1, 2)]
     assert portions(specs, [3, 4], split=False) == [(3, specs), (4, specs)]
     parts = portions(specs, [3, 4], split=True)
-    assert parts[:2] == [(3, specs[:2]), (4, specs[:2])]
-    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[2:]] == [
+    assert parts[:4] == [(3, specs[:2]), (4, specs[:2]), (3, rounds), (4, rounds)]
+    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[4:]] == [
         (seed, size, {method})
         for seed in (3, 4)
         for size, method in ((PORTION, "average"), (PORTION, "average"), (1, "average"), (2, "l1"))
     ]
     for seed in (3, 4):
-        assert [s for n, part in parts if n == seed for s in part] == specs
+        assert {s for n, part in parts if n == seed for s in part} == set(specs)
 
 
 def test_merged_rows_replace_those_of_the_same_name_only():
@@ -225,9 +221,7 @@ def test_merged_rows_keep_the_columns_of_both():
     ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
     merged = merge_rows(rsf, ppo, key)
     assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
-    assert merged["best_reward"].tolist()[0] == 4.5
-    assert merged["kl"].tolist()[1] == 0.2
-    assert merged["best_reward"].isna().tolist() == [False, True]
+    assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
 
 
 def test_what_is_written_has_six_digits_and_no_nan():
@@ -238,32 +232,23 @@ def test_what_is_written_has_six_digits_and_no_nan():
 def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
     rows = [("sft", "none", None, None, 0, 0), ("rsf", "none", None, None, 1, 1)]
     rows += [("rsf", "none", None, None, 2, 2), ("rsf", "distil", None, None, 2, 3)]
-    rows += [("rsf", "l2", s, None, 2, 10 * s) for s in (1, 2)]
-    rows += [("rsf", "graft", s, None, 2, 100 * s) for s in (1, 2)]
-    rows += [("rsf", "lora", s, None, 2, 1000 * s) for s in (1, 2)]
+    tens = {"l2": 10, "graft": 100, "lora": 1000, "l2_in_rounds": 20}
+    rows += [("rsf", name, s, None, 2, ten * s) for name, ten in tens.items() for s in (1, 2)]
     rows += [("rsf", "average", None, a, 2, 7 + a) for a in (0.5, 0.0, 1.0)]
-    rows += [("rsf", "l2_in_rounds", s, None, 2, 20 * s) for s in (1, 2)]
     names = ["algorithm", "method", "strength", "alpha", "rounds", "skill"]
     points = pd.DataFrame(rows, columns=names).assign(seed=0)
-
-    def skills(method):
-        return curve_rows(points, method, 0)["skill"].tolist()
-
-    assert skills("early_stopping") == [0, 1, 2]
-    assert skills("average") == [7, 7.5, 8]
-    assert skills("l2") == [0, 20, 10, 3]  # the strongest first
-    assert skills("graft") == [0, 100, 200, 3]  # a low density is a strong graft
-    assert skills("lora") == [0, 1000, 2000]  # no rank of LoRA is the plain run
-    assert skills("l2_in_rounds") == [0, 40, 20, 2]
-    with pytest.raises(ValueError, match="no points of method 'kd'"):
-        skills("kd")
-
-
-def test_theta_0_is_checked_only_where_it_is_stored(place, after):
-    study = Study(dataclasses.replace(miniature(), model="data/none"), 0)
-    check_same_start(pd.DataFrame(), study)
-    other = after["points"].assign(seed=7)
-    check_same_start(other, study)
+    expected = {
+        "early_stopping": [0, 1, 2],
+        "average": [7, 7.5, 8],
+        "l2": [0, 20, 10, 3],  # the strongest first
+        "graft": [0, 100, 200, 3],  # a low density is a strong graft
+        "lora": [0, 1000, 2000],  # no rank of LoRA is the plain run
+        "l2_in_rounds": [0, 40, 20, 2],  # ends at RSF
+    }
+    for method, skills in expected.items():
+        assert curve_rows(points, method, 0)["skill"].tolist() == skills
+    with pytest.raises(ValueError, match="no points of method 'kd', seed 0"):
+        curve_rows(points, "kd", 0)
 
 
 # tables from elsewhere
@@ -293,8 +278,8 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
     for seed, source in sources.items():
         assert merge_results(source, "tiny") == [seed]
     tables = read(here / "tiny")
-    names = list(tables["points"][["seed", "algorithm"]].itertuples(index=False, name=None))
-    assert names == [(3, "sft"), (3, "dpo"), (4, "sft"), (4, "dpo")]
+    names = tables["points"][["seed", "algorithm"]].to_numpy().tolist()
+    assert names == [[3, "sft"], [3, "dpo"], [4, "sft"], [4, "dpo"]]
     assert sorted(tables["items"]["key"]) == ["a3", "a4", "b3", "b4"]
     assert sorted(tables["pairs"]["seed"]) == [3, 4]
     calls = json.loads((here / "tiny" / "provenance.json").read_text())
@@ -309,9 +294,8 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
 def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, here):
     merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
     before = (here / "tiny" / "points.csv").read_bytes()
-    other = recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0)
     with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
-        merge_results(other, "tiny")
+        merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
     assert (here / "tiny" / "points.csv").read_bytes() == before
 
 

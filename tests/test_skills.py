@@ -48,23 +48,18 @@ from datasets import Dataset
 
 WORDS = [f"w{i}" for i in range(40)]
 
+def rows(seed, **answer):
+    draw = random.Random(seed)
+    questions = [" ".join(draw.sample(WORDS, draw.randint(3, 6))) + " ?" for _ in range(20)]
+    return {"test": Dataset.from_list(
+        [{"question": q} | {name: make(draw) for name, make in answer.items()} for q in questions]
+    )}
+
 def choices(**_):
-    draw = random.Random(0)
-    rows = [
-        {"question": " ".join(draw.sample(WORDS, draw.randint(3, 6))) + " ?",
-         "choices": draw.sample(WORDS, 4), "label": draw.randrange(4)}
-        for _ in range(20)
-    ]
-    return {"test": Dataset.from_list(rows)}
+    return rows(0, choices=lambda draw: draw.sample(WORDS, 4), label=lambda draw: draw.randrange(4))
 
 def passages(**_):
-    draw = random.Random(1)
-    rows = [
-        {"question": " ".join(draw.sample(WORDS, draw.randint(3, 6))) + " ?",
-         "answer": " ".join(draw.choices(WORDS[:6], k=8))}
-        for _ in range(20)
-    ]
-    return {"test": Dataset.from_list(rows)}
+    return rows(1, answer=lambda draw: " ".join(draw.choices(WORDS[:6], k=8)))
 """
 
 CHOICE = """
@@ -75,8 +70,7 @@ output_type: multiple_choice
 doc_to_text: question
 doc_to_choice: choices
 doc_to_target: label
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 
 GENERATION = """
@@ -87,8 +81,7 @@ output_type: generate_until
 doc_to_text: question
 doc_to_target: answer
 generation_kwargs: {{until: ["<eos>"], max_gen_toks: 6, do_sample: false}}
-metric_list:
-  - {{metric: {metric}, aggregation: {aggregation}, higher_is_better: true}}
+metric_list: [{{metric: {metric}, aggregation: {aggregation}, higher_is_better: true}}]
 """
 
 
@@ -121,7 +114,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
+def tiny_llama(seed: int = 0, **changes: float) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=44,
@@ -135,7 +128,13 @@ def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
         bos_token_id=None,
         initializer_range=0.5,
     )
+    config.update(changes)
     return LlamaForCausalLM(config).eval()
+
+
+def only(*slots: str, folder: Path | None, limit: int | None = None, batch_size: int = 8) -> Scorer:
+    without = tuple(slot for slot in SLOTS if slot not in slots)
+    return Scorer("tiny", limit, batch_size, folder=folder, without=without)
 
 
 @pytest.fixture(scope="module")
@@ -168,25 +167,6 @@ def documents(tasks: Path, name: str) -> list[dict]:
     return list(space[name]()["test"])
 
 
-def test_choices_are_those_of_a_bare_forward_pass(scores, tasks, tokenizer) -> None:
-    model, expected = tiny_llama(), []
-    for doc in documents(tasks, "choices"):
-        prompt = tokenizer(doc["question"], return_tensors="pt")["input_ids"]
-        logits = model(prompt).logits[0, -1]
-        answers = [tokenizer(choice)["input_ids"][0] for choice in doc["choices"]]
-        expected.append(float(logits[answers].argmax() == doc["label"]))
-    assert scores.values(forgiven=True)["one_hop"].tolist() == expected
-    assert 0 < sum(expected) < 20
-
-
-def test_translations_are_those_of_greedy_decoding(scores, tasks, tokenizer) -> None:
-    passages = documents(tasks, "passages")
-    replies = bare_replies(tiny_llama(), tokenizer, [doc["question"] for doc in passages])
-    expected = sacrebleu.corpus_bleu(replies, [[doc["answer"] for doc in passages]]).score
-    assert scores.metrics["bleu"] == pytest.approx(expected)
-    assert expected > 0
-
-
 def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path) -> None:
     questions = [f"{first} {second} ?" for first in WORDS[:4] for second in WORDS[4:8]]
     answers = bare_replies(tiny_llama(), tokenizer, questions)
@@ -197,9 +177,7 @@ def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path)
     (tmp_path / "utils.py").write_text(source)
     task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
     (tmp_path / "span.yaml").write_text(task)
-    others = tuple(slot for slot in SLOTS if slot != "span")
-    span = Scorer("tiny", None, 8, folder=tmp_path, without=others)
-    scores = span.score(tiny_llama(), tokenizer)
+    scores = only("span", folder=tmp_path).score(tiny_llama(), tokenizer)
     assert scores.values()["span"].tolist() == [0.0] * 5 + [1.0] * 11
     same = 100 * 11 / 16
     assert (scores.metrics["span"], scores.metrics["reading"]) == (same, same)
@@ -209,8 +187,7 @@ def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path)
 def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> None:
     model = tiny_llama()
     model.config.max_position_embeddings = 8
-    others = tuple(slot for slot in SLOTS if slot not in ("span", "one_hop"))
-    few = Scorer("tiny", limit=4, batch_size=8, folder=tasks, without=others)
+    few = only("span", "one_hop", folder=tasks, limit=4)
     with pytest.warns(UserWarning, match="tiny_span: 4 prompts"):
         found = few.score(model, tokenizer)
     assert found.items.equals(by_lm_eval(few, model, tokenizer))
@@ -243,32 +220,27 @@ def test_the_same_model_gives_the_same_numbers_and_keeps_its_mode(
 def test_limit_and_slots_that_are_left_out_by_name(tasks, tokenizer) -> None:
     few = Scorer("tiny", limit=3, batch_size=8, folder=tasks, without=("race_like", "counting"))
     scores = few.score(tiny_llama(), tokenizer)
-    assert scores.items.groupby("slot").size().to_dict() == {
-        "one_hop": 3,
-        "two_hop": 3,
-        "piqa_like": 3,
-        "span": 3,
-        "bleu": 3,
-    }
+    asked = dict.fromkeys(("one_hop", "two_hop", "piqa_like", "span", "bleu"), 3)
+    assert scores.items.groupby("slot").size().to_dict() == asked
     assert scores.n_items == 15
     assert "race_like" not in scores.metrics
     assert scores.metrics["reading"] == scores.metrics["span"]
 
 
-def test_a_task_that_is_missing_is_never_left_out_silently(tasks) -> None:
-    with pytest.raises(SkillsError, match="no lm-eval task 'tiny_one_hop_validation'"):
-        Scorer("tiny", limit=None, batch_size=8, split="validation", folder=tasks)
-
-
-def test_unusable_settings_are_refused(tasks) -> None:
-    with pytest.raises(SkillsError, match=r"no suite 'big'.*tiny, real"):
-        Scorer("big", None, 8)
-    with pytest.raises(SkillsError, match="limit is 0"):
-        Scorer("tiny", 0, 8, folder=tasks)
-    with pytest.raises(SkillsError, match="no split 'test'"):
-        Scorer("tiny", None, 8, split="test", folder=tasks)  # type: ignore[arg-type]
-    with pytest.raises(SkillsError, match="no slot 'race' to leave out"):
-        Scorer("tiny", None, 8, without=("race",), folder=tasks)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suite": "big"}, r"no suite 'big'.*tiny, real"),
+        ({"limit": 0}, "limit is 0"),
+        ({"split": "test"}, "no split 'test'"),
+        ({"without": ("race",)}, "no slot 'race' to leave out"),
+        # a task that is missing is never left out silently
+        ({"split": "validation"}, "no lm-eval task 'tiny_one_hop_validation'"),
+    ],
+)
+def test_unusable_settings_are_refused(tasks, changes, message) -> None:
+    with pytest.raises(SkillsError, match=message):
+        Scorer(**{"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes)
 
 
 def by_lm_eval(scorer: Scorer, model, tokenizer) -> pd.DataFrame:
@@ -344,7 +316,7 @@ def test_the_public_command_line_gives_the_same_number(tmp_path) -> None:
     subprocess.run([*command, "--output_path", str(tmp_path / "out")], check=True, timeout=300)
     (file,) = (tmp_path / "out").rglob("results*.json")
     public = json.loads(file.read_text())["results"]["tiny_span"]["exact_match,none"]
-    span = Scorer("tiny", 40, 16, without=tuple(slot for slot in SLOTS if slot != "span"))
+    span = only("span", folder=None, limit=40, batch_size=16)
     assert span.score(model, tokenizer).metrics["span"] == pytest.approx(100 * public)
     assert 0 < public < 1
 
@@ -369,26 +341,20 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("old", "new", "message"),
     [
-        (
-            GENERATION.replace('until: ["<eos>"], ', "until: [], "),
-            "does not say where a reply ends",
-        ),
-        (
-            GENERATION.replace("doc_to_target: answer", 'doc_to_target: "{{{{question[:0]}}}}"'),
-            "a text",
-        ),
+        ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
+        ("do_sample: false", "num_beams: 3", "greedy"),
     ],
 )
-def test_a_task_that_cannot_be_scored_is_refused_by_name(text, message, tasks, tokenizer, tmp_path):
+def test_a_task_that_cannot_be_scored_is_refused_by_name(
+    old, new, message, tasks, tokenizer, tmp_path
+) -> None:
     shutil.copy(tasks / "utils.py", tmp_path)
-    task = "tiny_span"
-    filled = text.format(task=task, metric="exact_match", aggregation="mean")
-    (tmp_path / f"{task}.yaml").write_text(filled)
-    others = tuple(slot for slot in SLOTS if slot != "span")
-    with pytest.raises(SkillsError, match=f"{task}.*{message}"):
-        Scorer("tiny", 2, 8, folder=tmp_path, without=others).score(tiny_llama(), tokenizer)
+    task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
+    (tmp_path / "span.yaml").write_text(task.replace(old, new))
+    with pytest.raises(SkillsError, match=f"tiny_span.*{message}"):
+        only("span", folder=tmp_path, limit=2).score(tiny_llama(), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -422,16 +388,6 @@ def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> Non
     assert [greedy for _, greedy in free] == [True, True, False] * 2
 
 
-def test_a_task_that_asks_for_other_decoding_is_refused(tasks, tokenizer, tmp_path) -> None:
-    shutil.copy(tasks / "utils.py", tmp_path)
-    task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
-    (tmp_path / "span.yaml").write_text(task.replace("do_sample: false", "num_beams: 3"))
-    others = tuple(slot for slot in SLOTS if slot != "span")
-    span = Scorer("tiny", None, 8, folder=tmp_path, without=others)
-    with pytest.raises(SkillsError, match="greedy"):
-        span.score(tiny_llama(), tokenizer)
-
-
 def test_answers_are_what_the_model_says(scorer, tasks, tokenizer) -> None:
     model = tiny_llama()
     said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2]})
@@ -447,10 +403,8 @@ def test_scores_survive_the_disk(scores, tmp_path) -> None:
     loaded = SkillScores.load(tmp_path / "scores")
     assert loaded.metrics == scores.metrics
     assert loaded.items.equals(scores.items)
-    assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
-        "items.parquet",
-        "skills.json",
-    ]
+    names = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert names == {"items.parquet", "skills.json"}
     with pytest.raises(SkillsError, match="score the model there first"):
         SkillScores.load(tmp_path)
 
@@ -469,9 +423,8 @@ def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
     counts = np.array([bleu_statistics(r, p) for r, p in zip(references, predictions, strict=True)])
     for _ in range(5):
         chosen = rng.integers(30, size=30)
-        expected = sacrebleu.corpus_bleu(
-            [predictions[i] for i in chosen], [[references[i] for i in chosen]]
-        ).score
+        said, wanted = ([texts[i] for i in chosen] for texts in (predictions, references))
+        expected = sacrebleu.corpus_bleu(said, [wanted]).score
         assert corpus_bleu(counts[chosen]) == pytest.approx(expected)
     assert corpus_bleu(counts[[3]]) == 0.0
     perfect = np.array([bleu_statistics("the cat sleeps here", "the cat sleeps here")])

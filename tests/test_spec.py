@@ -50,11 +50,7 @@ def test_a_method_is_read_as_it_is_written(text, method):
     assert str(method) == text
     spec = Spec("rsf", 6, text)
     assert (spec.remedy, spec.protocol, spec.mix) == method
-
-
-def test_theta_0_and_the_base_have_a_protocol_of_their_own():
-    assert Method().protocol == "rounds"
-    assert [Spec(name).protocol for name in ("base", "sft")] == ["base", "sft"]
+    assert [Spec(name).protocol for name in ("base", "sft", "rsf")] == ["base", "sft", "rounds"]
 
 
 @given(
@@ -75,11 +71,8 @@ def every_spec():
     found = []
     for name in ("smoke", "tiny", "small"):
         preset = presets.get(name)
-        words = catalogue.methods(preset)
-        found += [s for word in words for s in catalogue.specs(preset, [word])]
-        found += catalogue.specs(
-            preset, [*preset.algorithms, *(["parts"] if preset.ratios else [])]
-        )
+        found += [s for w in catalogue.methods(preset) for s in catalogue.specs(preset, [w])]
+        found += catalogue.specs(preset, [*preset.algorithms, *["parts"] * bool(preset.ratios)])
     return list(dict.fromkeys(found))
 
 

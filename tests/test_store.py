@@ -17,8 +17,6 @@ from alignment_tax.provenance import git_commit
 from alignment_tax.store import (
     ArtifactError,
     DamagedArtifact,
-    DiskFull,
-    MissingArtifact,
     Store,
     artifact_key,
     verify_folder,
@@ -90,12 +88,9 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
     assert len({get(store, make, **change).key for change in changes}) == make.runs == 6
     get(store, make, config={"note": "shown, not used"}, seed=3)
     assert make.runs == 6
-
-
-def test_the_key_does_not_depend_on_the_order_or_on_tuples():
+    # neither does the order, or what a list is written as
     a = artifact_key("sft", {"lr": 0.1, "alphas": (0, 0.5)}, 1, {"x": "1", "y": "2"})
-    b = artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
-    assert a == b
+    assert a == artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
 
 
 def test_inputs_that_are_not_plain_are_refused_by_name(tmp_path):
@@ -115,9 +110,7 @@ def test_meta_says_how_it_came_about(tmp_path):
     assert (meta["stage"], meta["seed"], meta["config"]) == ("rsf", 3, {"n": 8})
     assert meta["parents"] == {"theta_0": parent.key}
     assert set(meta["versions"]) >= {"torch", "transformers", "trl", "datasets", "lm_eval"}
-    assert meta["seconds"] >= 0
-    assert meta["threads"] >= 1
-    assert meta["device"]
+    assert meta["seconds"] >= 0 < meta["threads"]
     # sha256 of b"rsf", from sha256sum
     assert meta["files"]["model.txt"] == {
         "sha256": "b8dde45084eca2f60dfff1647f525b1a9e91a20b2dc15bd9ab002f2d78247a69",
@@ -161,40 +154,34 @@ def test_a_damaged_artifact_is_named_moved_aside_and_made_again(tmp_path, capsys
     message = capsys.readouterr().err
     assert "theta_0" in message
     assert said in message
-    assert (first.path.parent / f"{first.path.name}.damaged-1").is_dir()
     damage(again.path)
     get(Store(tmp_path), make)
-    assert (first.path.parent / f"{first.path.name}.damaged-2").is_dir()
+    for n in (1, 2):
+        assert (first.path.parent / f"{first.path.name}.damaged-{n}").is_dir()
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES)
-def test_a_shipped_folder_that_is_damaged_is_refused(tmp_path, damage, said):
-    Counting()(tmp_path)
-    write_manifest(tmp_path, {"seed": None}, "the base model")
-    damage(tmp_path)
-    with pytest.raises(DamagedArtifact, match=said) as refusal:
-        verify_folder(tmp_path, "the base model")
-    assert "It is not used" in str(refusal.value)
-
-
-def test_a_shipped_folder_is_accepted_and_can_be_a_parent(tmp_path):
+def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, damage, said):
     shipped = tmp_path / "base"
     shipped.mkdir()
     Counting()(shipped)
     (shipped / "README.md").write_text("a card")
-    sealed = write_manifest(shipped, {"stage": "base", "seed": 0}, "the base model")
+    sealed = write_manifest(shipped, {"stage": "base", "seed": None}, "the base model")
     (shipped / "README.md").write_text("a better card")
     assert verify_folder(shipped) == sealed
     made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})
     assert made.meta["parents"] == {"base": sealed.key}
+    damage(shipped)
+    with pytest.raises(DamagedArtifact, match=rf"{said}.* It is not used"):
+        verify_folder(shipped, "the base model")
 
 
 def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
-    with pytest.raises(MissingArtifact, match="the base model is not in"):
+    with pytest.raises(ArtifactError, match="the base model is not in"):
         verify_folder(tmp_path / "base", "the base model")
     make = Counting()
     gone = store.Artifact(tmp_path / "base", "b" * 64, {})
-    with pytest.raises(MissingArtifact, match="starts from 'base', which does not exist"):
+    with pytest.raises(ArtifactError, match="starts from 'base', which does not exist"):
         Store(tmp_path).get("rsf", {}, make, parents={"base": gone})
     assert make.runs == 0
 
@@ -204,8 +191,8 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
     [
         (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
         (None, ArtifactError, "wrote no file"),
-        (OSError(errno.ENOSPC, "full"), DiskFull, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), DiskFull, "is full"),
+        (OSError(errno.ENOSPC, "full"), ArtifactError, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
+        (RuntimeError("No space left on device (os error 28)"), ArtifactError, "is full"),
     ],
 )
 def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, message):
@@ -220,17 +207,6 @@ def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, m
     make = Counting()
     get(Store(tmp_path), make)
     assert make.runs == 1
-
-
-def test_a_disk_that_fills_while_meta_is_written_leaves_nothing(tmp_path, monkeypatch):
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(store, "sync", full)
-    with pytest.raises(DiskFull):
-        get(Store(tmp_path), Counting())
-    assert leftovers(tmp_path) == []
-    assert [path for path in (tmp_path / "sft").iterdir() if path.is_dir()] == []
 
 
 KILLED = """
@@ -284,29 +260,11 @@ def test_two_runs_at_once_make_it_once_and_the_second_waits(tmp_path):
     assert second_said == ""
 
 
-def test_a_stage_can_ask_for_another_stage(tmp_path):
-    store = Store(tmp_path)
-
-    def rsf(folder):
-        parent = get(store, Counting())
-        (folder / "model.txt").write_text((parent.path / "model.txt").read_text() + " rsf")
-
-    made = store.get("rsf", {}, rsf)
-    assert (made.path / "model.txt").read_text() == "weights rsf"
-
-
-@pytest.mark.parametrize(
-    ("text", "commit"),
-    [
-        (None, None),
-        ("node: " + "a1" * 20 + "\n", "a1" * 20),
-        ("node: $Format:%H$\n", None),  # no archive: what git would have replaced is still there
-    ],
-)
-def test_an_archive_without_git_still_names_its_commit(tmp_path, text, commit):
+# no archive; one; a checkout without git, where what git would have replaced is still there
+@pytest.mark.parametrize("commit", ["", "a1" * 20, "$Format:%H$"])
+def test_an_archive_without_git_still_names_its_commit(tmp_path, commit):
     git_commit.cache_clear()
-    inner = tmp_path / "lib" / "package"
-    inner.mkdir(parents=True)
-    if text is not None:
-        (tmp_path / ".git_archival.txt").write_text(text)
-    assert git_commit(inner) == commit
+    if commit:
+        (tmp_path / ".git_archival.txt").write_text(f"node: {commit}\n")
+    (tmp_path / "lib").mkdir()
+    assert git_commit(tmp_path / "lib") == (commit if commit.isalnum() else None)

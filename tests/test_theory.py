@@ -24,9 +24,7 @@ NEAR = 3 * math.sqrt(0.76 * 0.24 / DRAWS) + 0.0005
 
 
 def measured(shared: int, labels: str = "same") -> list[float]:
-    found = simulate(
-        FeatureModel(features=20, shared=shared, classes=10, p=0.8), labels, draws=DRAWS
-    )
+    found = simulate(FeatureModel(shared=shared), labels, draws=DRAWS)
     return [getattr(found, name) for name in SIMULATED]
 
 
@@ -48,7 +46,7 @@ def test_accuracies_as_simulated(shared: int, same: tuple, different: tuple) -> 
 
 
 def test_averaged_weights_can_hurt_where_the_formula_promises_a_gain() -> None:
-    world = FeatureModel(features=20, shared=10, classes=10, p=0.8)
+    world = FeatureModel(shared=10)
     found = simulate(world)
     assert found.weights < found.single - 0.003
     assert proposition_5_1(world) > 0.05

@@ -1,13 +1,11 @@
 import copy
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
@@ -26,12 +24,7 @@ from alignment_tax.train.loop import (
     encode,
     finetune,
 )
-from alignment_tax.train.reward import (
-    accuracy,
-    margins,
-    train_reward_model,
-)
-from alignment_tax.train.rounds import sub_seed
+from alignment_tax.train.reward import accuracy, margins, train_reward_model
 from alignment_tax.train.rsf import rsf_round, select
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
@@ -56,14 +49,14 @@ RSF = RsfConfig(
     max_prompt_length=8,
 )
 PROMPTS = [user(text) for text in ("why", "hello", "x y", "hello y z", "z", "y", "bad", "good x")]
-FINETUNE = {"epochs": 1, "batch_size": 2, "seed": 0, "max_length": 16}
+FINETUNE = {"epochs": 1, "batch_size": 2, "seed": 0, "max_length": 16, "learning_rate": 1e-3}
+EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
 
 
 def sft_rows(count: int) -> Dataset:
-    rows = [{"prompt": user("why"), "completion": bot("yes x")} for _ in range(count // 2)]
-    return Dataset.from_list(
-        rows + [{"prompt": user("hello y"), "completion": bot("z")} for _ in range(count // 2)]
-    )
+    both = (("why", "yes x"), ("hello y", "z"))
+    rows = [{"prompt": user(asked), "completion": bot(said)} for asked, said in both]
+    return Dataset.from_list([row for row in rows for _ in range(count // 2)])
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> dict[str, list[dict[str, str]]]:
@@ -79,6 +72,13 @@ def weights(model: PreTrainedModel) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
+def surprisal(policy: PreTrainedModel, ids: list[int], start: int, temperature=1.0) -> list[float]:
+    """Minus log pi in nats of each token of a sequence from place `start` on."""
+    with torch.no_grad():
+        logs = (policy(torch.tensor([ids])).logits[0] / temperature).log_softmax(dim=-1)
+    return [-logs[i - 1, ids[i]].item() for i in range(start, len(ids))]
+
+
 def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: object) -> list:
     numbers = {"n": 4, "temperature": 1.0, "max_new_tokens": 10, "batch_size": 8}
     return sample_replies(policy, make_tokenizer(), prompts, seed=seed, **(numbers | changes))
@@ -87,18 +87,18 @@ def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: obj
 # sampling
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture: str):
+@pytest.mark.parametrize(("architecture", "batch"), [("llama", 6), ("gpt2", 6), ("llama", 32)])
+def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture, batch):
+    # rows that end early leave the batch: what stays must not be mixed up
     policy, tokenizer = make_policy(3, architecture), make_tokenizer()
-    for prompt, (reply,) in zip(
-        PROMPTS, sample(policy, PROMPTS, n=1, temperature=0, batch_size=3), strict=True
-    ):
+    drawn = sample(policy, PROMPTS, n=2, temperature=0, batch_size=batch)
+    options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": EOS, "pad_token_id": 0}
+    for prompt, group in zip(PROMPTS, drawn, strict=True):
         ids = torch.tensor([prompt_ids(tokenizer, prompt)])
-        expected = policy.generate(
-            ids, max_new_tokens=10, do_sample=False, eos_token_id=EOS, pad_token_id=0
-        )[0, ids.shape[1] :].tolist()
-        assert reply.token_ids == [token for token in expected if token != EOS]
-        assert reply.finished == (expected[-1] == EOS)
+        expected = policy.generate(ids, **options)[0, ids.shape[1] :].tolist()
+        for reply in group:
+            assert reply.token_ids == [token for token in expected if token != EOS]
+            assert reply.finished == (expected[-1] == EOS)
 
 
 def test_samples_follow_the_temperature_softmax_of_the_policy():
@@ -110,19 +110,6 @@ def test_samples_follow_the_temperature_softmax_of_the_policy():
     first = [reply.token_ids[0] if reply.token_ids else EOS for reply in replies]
     counts = np.bincount(first, minlength=len(expected)) / 4000
     np.testing.assert_allclose(counts, expected, atol=0.04)
-
-
-def test_a_cached_continuation_has_the_probability_the_policy_gives_it():
-    # rows that end early leave the batch: what stays must not be mixed up
-    policy, tokenizer = sharp(make_policy()), make_tokenizer()
-    for prompt, group in zip(
-        PROMPTS, sample(policy, PROMPTS, temperature=1e-6, batch_size=32), strict=True
-    ):
-        start = prompt_ids(tokenizer, prompt)
-        for reply in group:
-            ids = start + reply.token_ids + [EOS] * reply.finished
-            greedy = policy(torch.tensor([ids])).logits[0, len(start) - 1 : -1].argmax(dim=-1)
-            assert greedy.tolist() == ids[len(start) :]
 
 
 def test_a_reply_is_finished_if_the_end_token_came_in_time_and_the_seed_decides():
@@ -161,19 +148,13 @@ def test_labels_cover_the_reply_and_its_end_token_only():
 
 def test_the_loss_is_the_mean_over_reply_tokens_by_hand():
     policy, tokenizer = make_policy(), make_tokenizer()
-    examples = [(user("why"), "yes x"), (user("hello y"), "z")]
-    total, tokens = 0.0, 0
+    examples, by_hand = [(user("why"), "yes x"), (user("hello y"), "z")], []
     for prompt, reply in examples:
-        start = len(prompt_ids(tokenizer, prompt))
         ids = conversation_ids(tokenizer, prompt, bot(reply))
-        with torch.no_grad():
-            logs = policy(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
-        total -= sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
-        tokens += len(ids) - start
+        by_hand += surprisal(policy, ids, len(prompt_ids(tokenizer, prompt)))
     before = weights(policy)
-    log = finetune(policy, tokenizer, examples, learning_rate=1e-3, **FINETUNE)
-    assert tokens == 5
-    assert log[0]["loss"] == pytest.approx(total / tokens, abs=1e-5)
+    log = finetune(policy, tokenizer, examples, **FINETUNE)
+    assert log[0]["loss"] == pytest.approx(sum(by_hand) / 5, abs=1e-5)
     # Adam's first step moves every parameter that has a gradient by the learning rate
     assert (weights(policy) - before).abs().max().item() == pytest.approx(1e-3, rel=0.01)
 
@@ -196,10 +177,7 @@ class Pull(Extra):
 def test_extras_add_to_the_loss_and_act_after_each_step():
     policy, tokenizer, pull = make_policy(), make_tokenizer(), Pull()
     size = 3 * (weights(policy) ** 2).sum().item()
-    examples = [(user("why"), "yes")] * 5
-    log = finetune(
-        policy, tokenizer, examples, learning_rate=1e-3, extras=[pull, Extra()], **FINETUNE
-    )
+    log = finetune(policy, tokenizer, EXAMPLES[:5], extras=[pull, Extra()], **FINETUNE)
     assert log[0]["extra"] == pytest.approx(size, rel=1e-4)
     assert pull.steps == [1, 2, 3]
     assert [row["step"] for row in log] == [1, 2, 3]
@@ -209,9 +187,7 @@ def test_finetuning_is_deterministic_and_the_seed_matters():
     ends = []
     for seed in (0, 0, 1):
         policy = make_policy()
-        examples = [(prompt, "yes x") for prompt in PROMPTS]
-        numbers = FINETUNE | {"seed": seed, "learning_rate": 1e-3}
-        finetune(policy, make_tokenizer(), examples, **numbers)
+        finetune(policy, make_tokenizer(), EXAMPLES, **FINETUNE | {"seed": seed})
         ends.append(weights(policy))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
@@ -219,97 +195,55 @@ def test_finetuning_is_deterministic_and_the_seed_matters():
 
 def test_dropout_is_off_and_bfloat16_weights_become_float32():
     policy = make_policy(architecture="gpt2").to(torch.bfloat16)
-    other = copy.deepcopy(policy)
-    examples = [(user("why"), "yes x")]
-    losses = [
-        finetune(p, make_tokenizer(), examples, learning_rate=1e-3, **FINETUNE)[0]["loss"]
-        for p in (policy, other)
-    ]
-    assert losses[0] == losses[1]
+    both = (policy, copy.deepcopy(policy))
+    logs = [finetune(each, make_tokenizer(), EXAMPLES[:1], **FINETUNE) for each in both]
+    assert logs[0] == logs[1]
     assert policy.dtype == torch.float32
 
 
-def test_a_lora_policy_is_trained_in_its_adapter_only():
-    policy = make_policy()
-    before = weights(policy)
-    lora = get_peft_model(policy, LoraConfig(r=2, target_modules=["down_proj"], lora_dropout=0.5))
-    examples = [(prompt, "yes x") for prompt in PROMPTS]
-    finetune(lora, make_tokenizer(), examples, learning_rate=5e-2, **FINETUNE)
-    assert all(p.abs().max() > 0 for name, p in lora.named_parameters() if "lora_B" in name)
-    assert sample(lora, PROMPTS) != sample(make_policy(), PROMPTS)
-    assert torch.equal(weights(lora.unload()), before)
-
-
 def test_a_diverging_run_stops_and_says_where_and_why():
-    policy = make_policy()
-    examples = [(prompt, "yes x") for prompt in PROMPTS]
+    given = (make_policy(), make_tokenizer())
 
     class Explode(Extra):
         def after_step(self, model, step):
             next(model.parameters()).fill_(math.nan if step == 2 else 0.1)
 
     with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3.*learning rate.*0.001"):
-        finetune(
-            policy, make_tokenizer(), examples, learning_rate=1e-3, extras=[Explode()], **FINETUNE
-        )
+        finetune(*given, EXAMPLES, extras=[Explode()], **FINETUNE)
     with pytest.raises(TrainingDiverged, match=r"inf at step 1.*starting weights"):
         check_finite({"gradient norm": math.inf}, 1, 1e-3)
-    numbers = {"learning_rate": 1e-3, **FINETUNE}
     with pytest.raises(ValueError, match="no examples"):
-        finetune(policy, make_tokenizer(), [], **numbers)
+        finetune(*given, [], **FINETUNE)
 
 
 # supervised finetuning
 
 
-def test_sft_trains_on_completions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraining_text(
+    tmp_path, monkeypatch
+):
     policy, tokenizer = make_policy(), make_tokenizer()
-    seen: list[tuple[list[int], list[int]]] = []
+    start, config = copy.deepcopy(policy), dataclasses.replace(SFT, batch_size=2, epochs=1)
+    seen: list[list[int]] = []
     forward = type(policy.model).forward
 
     def spy(self, input_ids=None, **kwargs):
-        seen.append(input_ids.tolist())
+        seen.extend(input_ids.tolist())
         return forward(self, input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(type(policy.model), "forward", spy)
-    rows = Dataset.from_list([{"prompt": user("why"), "completion": bot("yes x")}] * 2)
-    start = copy.deepcopy(policy)
-    trained = train_sft(
-        policy, tokenizer, rows, dataclasses.replace(SFT, batch_size=2, epochs=1), 0, tmp_path
-    )
-    ids = conversation_ids(tokenizer, user("why"), bot("yes x"))
-    assert seen[0] == [ids, ids]
-    with torch.no_grad():
-        logs = start(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
-    by_hand = -sum(logs[i - 1, ids[i]].item() for i in (3, 4, 5)) / 3
-    assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-3)
-    assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
-
-
-def test_sft_mixes_pretraining_text_in_with_the_loss_on_its_answers(tmp_path: Path):
-    policy, tokenizer = make_policy(), make_tokenizer()
-    start, config = copy.deepcopy(policy), dataclasses.replace(SFT, batch_size=2, epochs=1)
     text = Document((("why", 0.02), ("yes", 1.0)))
     trained = train_sft(policy, tokenizer, sft_rows(2).select([0]), config, 0, tmp_path, [text])
     told = conversation_ids(tokenizer, user("why"), bot("yes x"))
-    said = [*tokenizer("why yes", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    by_hand = []
-    for ids, first in ((told, len(told) - 3), (said, 1)):
-        with torch.no_grad():
-            logs = start(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
-        by_hand += [-logs[i - 1, ids[i]].item() for i in range(first, len(ids))]
+    said = [*tokenizer("why yes", add_special_tokens=False)["input_ids"], EOS]
+    pad = [0] * (len(told) - len(said))
+    assert sorted(seen) == sorted([told, said + pad])
+    by_hand = surprisal(start, told, 3) + surprisal(start, said, 1)
     assert trained.log[0]["loss"] == pytest.approx(sum(by_hand) / 5, abs=1e-3)
-    assert trained.used == 2
+    assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
 
 
-def test_seeds_of_any_size_are_taken(tmp_path: Path):
-    huge = 10**30
-    assert 0 <= sub_seed(huge) < 2**32
-    assert len({sub_seed(0), sub_seed(1), sub_seed(0, 1), sub_seed(1, 1), sub_seed(huge)}) == 5
-    assert train_sft(make_policy(), make_tokenizer(), sft_rows(4), SFT, huge, tmp_path).used == 4
-
-
-def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):
+def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
     one, other = (
         train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
     )
@@ -327,25 +261,20 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path: Path):
         train_sft(twin, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
 
 
-LONG_PAIR = pair("x " * 20, "good", "bad")
-LONG_DEMONSTRATION = {"prompt": user("x " * 20), "completion": bot("y")}
+LONG = [{"prompt": user("x " * 20), "completion": bot("y")}]
+LONG_AND_SAME = [pair("x", "good", "good"), pair("x " * 20, "good", "bad")]
+BRIEF = dataclasses.replace(REWARD, epochs=1)
 
 
 @pytest.mark.parametrize(
     ("train", "config", "rows", "bad", "warning"),
     [
-        (train_sft, SFT, sft_rows(4), [LONG_DEMONSTRATION], "1 of 5 .*1 too long"),
-        (
-            train_reward_model,
-            dataclasses.replace(REWARD, epochs=1),
-            pairs(),
-            [pair("x", "good", "good"), LONG_PAIR],
-            r"2 of 10 examples left out \(1 too long, 1 identical",
-        ),
+        (train_sft, SFT, sft_rows(4), LONG, "1 of 5 .*1 too long"),
+        (train_reward_model, BRIEF, pairs(), LONG_AND_SAME, "2 of 10 .*1 too long, 1 identical"),
     ],
 )
 def test_unusable_examples_are_counted_and_too_many_are_refused(
-    train, config, rows: Dataset, bad: list, warning: str, tmp_path: Path
+    train, config, rows: Dataset, bad: list, warning: str, tmp_path
 ):
     mixed = Dataset.from_list([*rows, *bad])
     with pytest.warns(UserWarning, match=warning):
@@ -363,7 +292,7 @@ def test_unusable_examples_are_counted_and_too_many_are_refused(
 # the reward model
 
 
-def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path: Path):
+def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path):
     model, tokenizer = make_reward_model(), make_tokenizer()
     chosen, rejected = [[4, 5, 6, 1], [9, 1]], [[4, 7, 1], [9, 8, 8, 1]]
     rows = [{"chosen_ids": a, "rejected_ids": b} for a, b in zip(chosen, rejected, strict=True)]
@@ -381,7 +310,7 @@ def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path: Path):
     assert gaps.abs().min() > 1e-3
 
 
-def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
+def test_a_reward_model_learns_a_simple_preference(tmp_path):
     policy, tokenizer = make_policy(), make_tokenizer()
     before = weights(policy)
     trained = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
@@ -397,15 +326,12 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path: Path):
 
 def test_margins_are_chosen_minus_rejected():
     model, tokenizer = make_reward_model(), make_tokenizer()
-    rows = pairs()
-    swapped = rows.rename_columns({"chosen": "rejected", "rejected": "chosen"})
-    forth = margins(model, tokenizer, rows, 3, 12)
-    np.testing.assert_allclose(forth, -margins(model, tokenizer, swapped, 5, 12), atol=1e-5)
-    ids = [
-        conversation_ids(tokenizer, rows[5]["prompt"], rows[5][s]) for s in ("chosen", "rejected")
-    ]
-    good, bad = (model(torch.tensor([row])).logits.item() for row in ids)
-    assert forth[5] == pytest.approx(good - bad, abs=1e-5)
+    by_hand = []
+    for row in pairs():
+        ids = [conversation_ids(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")]
+        good, bad = (model(torch.tensor([each])).logits.item() for each in ids)
+        by_hand.append(good - bad)
+    np.testing.assert_allclose(margins(model, tokenizer, pairs(), 3, 12), by_hand, atol=1e-5)
 
 
 def test_accuracy_by_hand():
@@ -473,11 +399,12 @@ def test_a_round_reports_what_it_sampled_and_kept():
 
 
 def test_prompts_and_policies_that_teach_nothing_are_refused():
-    given = (make_tokenizer(), lambda prompts, replies: np.arange(len(replies)))
-    with pytest.raises(ValueError, match="Raise max_prompt_length"):
-        rsf_round(make_policy(), *given, [user("x " * 9)], RSF, 0)
-    with pytest.raises(ValueError, match="ended within 12 tokens"):
-        rsf_round(always(GOOD), *given, PROMPTS, RSF, 0)
+    for policy, prompts, message in (
+        (make_policy(), [user("x " * 9)], "Raise max_prompt_length"),
+        (always(GOOD), PROMPTS, "ended within 12 tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rsf_round(policy, make_tokenizer(), count_words, prompts, RSF, 0)
 
 
 @pytest.mark.parametrize(

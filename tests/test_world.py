@@ -1,22 +1,20 @@
 """The tiny world: every word known, splits apart, answers right, the gold reward as described."""
 
-import os
+import itertools
 import random
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
 from alignment_tax.results.recorded import recorded
-from alignment_tax.settings import repo_root
 from alignment_tax.store import digest
 from alignment_tax.world import chat, corpus, facts, french, passages, tiny
+from alignment_tax.world.base import said
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.tiny import ITEMS, VALIDATION_ITEMS, TinyWorld, items
-from alignment_tax.world.tokenizer import make_tokenizer
-from alignment_tax.world.words import EVENTS
+from alignment_tax.world.tokenizer import make_tokenizer, vocabulary
+from alignment_tax.world.words import EVENTS, RELATIONS
 
 SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
 READING = ("span", "counting", "race_like")
@@ -38,6 +36,14 @@ def stream():
     ]
 
 
+@pytest.fixture(scope="module")
+def asked(stream):
+    """Every question of many that pretraining asks."""
+    rng = random.Random("many questions")
+    read = {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
+    return read | {facts.question(rng)[0] for _ in range(30_000)}
+
+
 def passage_of(text):
     found = re.match(r"passage : (.*?) question : (.*?) answer :", text)
     return found.groups() if found else (None, None)
@@ -57,21 +63,14 @@ def contents(messages):
 
 def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
     texts = list(stream)
-    for slot in SLOTS:
-        for split in SPLITS:
-            rows = items(slot, split)
-            texts += [
-                *rows["prompt"],
-                *rows["target"],
-                *(c for row in rows["choices"] for c in row),
-            ]
+    for slot, split in itertools.product(SLOTS, SPLITS):
+        rows = items(slot, split)
+        texts += [*rows["prompt"], *rows["target"], *itertools.chain(*rows["choices"])]
     rng = random.Random(0)
     for split in chat.SHARES:
         for request, verb, noun in chat.requests(split):
-            texts += [
-                request,
-                chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS)),
-            ]
+            manner = chat.draw_manner(rng, verb, chat.DRAFTS)
+            texts += [request, chat.write(rng, verb, noun, manner)]
     pairs = WORLD.preferences(500, 0)
     texts += contents(pairs["chosen"]) + contents(pairs["rejected"])
     tokenizer = make_tokenizer()
@@ -84,10 +83,10 @@ def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
 
 def test_the_chat_template_writes_roles_and_ends_a_reply():
     tokenizer = make_tokenizer()
-    prompt = chat.as_prompt("how do i wash the cup ?")
+    prompt = said("user", "how do i wash the cup ?")
     asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     assert asked == "user : how do i wash the cup ? assistant :"
-    reply = [*prompt, {"role": "assistant", "content": "first dry the cup ."}]
+    reply = [*prompt, *said("assistant", "first dry the cup .")]
     ids = tokenizer.apply_chat_template(reply)["input_ids"]
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.unk_token_id not in ids
@@ -96,78 +95,62 @@ def test_the_chat_template_writes_roles_and_ends_a_reply():
 # splits
 
 
-def test_no_passage_of_an_item_is_read_in_pretraining(stream):
-    read = {passage for passage, _ in map(passage_of, stream)} - {None}
-    assert len(read) > 1000
-    assert {split_of(passages.SHARES, "passage", p) for p in read} == {"pretraining"}
-    for slot in READING:
-        for split in SPLITS:
-            asked = {passage_of(prompt)[0] for prompt in items(slot, split)["prompt"]}
-            # the hash of the passage decides: what is reported can be drawn for nothing else
-            assert {split_of(passages.SHARES, "passage", p) for p in asked} == {split}
-            assert not asked & read
-
-
-def test_no_sentence_of_an_item_is_translated_in_pretraining(stream):
-    read = {french_of(text) for text in stream} - {None}
+@pytest.mark.parametrize(
+    ("slots", "part", "shares", "name"),
+    [
+        (READING, lambda text: passage_of(text)[0], passages.SHARES, "passage"),
+        (("translation",), french_of, french.SHARES, "french"),
+    ],
+)
+def test_no_passage_or_sentence_of_an_item_is_read_in_pretraining(
+    stream, slots, part, shares, name
+):
+    read = set(map(part, stream)) - {None}
     assert len(read) > 500
-    assert {split_of(french.SHARES, "french", s) for s in read} == {"pretraining"}
-    for split in SPLITS:
-        asked = {french_of(prompt) for prompt in items("translation", split)["prompt"]}
-        assert {split_of(french.SHARES, "french", s) for s in asked} == {split}
-        assert not asked & read
+    assert {split_of(shares, name, text) for text in read} == {"pretraining"}
+    for slot, split in itertools.product(slots, SPLITS):
+        held = set(map(part, items(slot, split)["prompt"]))
+        # the hash of the text decides: what is reported can be drawn for nothing else
+        assert {split_of(shares, name, text) for text in held} == {split}
+        assert not held & read
 
 
-def test_a_fact_is_never_asked_in_its_reported_or_validation_words(stream):
-    rng = random.Random("many questions")
-    asked = {facts.question(rng)[0] for _ in range(20_000)}
-    asked |= {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
-    held = {(slot, split): set(items(slot, split)["prompt"]) for slot in SLOTS for split in SPLITS}
+def test_a_fact_is_never_asked_in_its_reported_or_validation_words(asked):
     for slot in ("one_hop", "two_hop", "piqa_like"):
-        for split in SPLITS:
-            assert not held[slot, split] & asked, (slot, split)
-        assert not held[slot, "reported"] & held[slot, "validation"]
+        reported, validation = (set(items(slot, split)["prompt"]) for split in SPLITS)
+        assert not (reported | validation) & asked, slot
+        assert not reported & validation
     # all other wordings of the same facts are asked, so the facts can be known
     entities = [f"the {fact.entity} " for fact in facts.all_facts()]
     assert all(any(entity in question for question in asked) for entity in entities)
 
 
-def test_a_reported_two_hop_pair_is_asked_in_no_wording(stream):
+def test_a_reported_two_hop_pair_is_asked_in_no_wording(asked):
     forbidden = set()
     for person, kind, fact in facts.two_hop_pairs():
         identity = f"two_hop {person} {kind} {fact.relation}"
         if split_of(facts.TWO_HOP_SHARES, identity) != "pretraining":
-            templates = facts.relations(fact.kind)[fact.relation][2]
+            templates = RELATIONS[fact.relation].questions
             forbidden |= {facts.ask(t.format(e=f"{kind} of {person}")) for t in templates}
-    reported = set(items("two_hop")["prompt"]) | set(items("two_hop", "validation")["prompt"])
-    assert reported < forbidden
-    rng = random.Random("two hops")
-    asked = {facts.question(rng)[0] for _ in range(20_000)}
-    asked |= {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
+    assert {text for split in SPLITS for text in items("two_hop", split)["prompt"]} < forbidden
     assert sum(" of " in question for question in asked) > 500
     assert not forbidden & asked
 
 
 def test_verb_and_noun_of_a_request_are_in_one_chat_split():
     pairs = {split: {row[1:] for row in chat.requests(split)} for split in chat.SHARES}
-    everything = {(v, n) for v in (*chat.STEPS, *chat.HARMS) for n in chat.nouns()}
+    everything = {(v, n) for v in (*chat.STEPS, *chat.HARMS) for n in chat.NOUNS}
     assert set.union(*pairs.values()) == everything
     assert sum(map(len, pairs.values())) == len(everything)
     for split, wanted in (("sft", 0.3), ("preference", 0.25), ("rlhf", 0.27), ("reported", 0.12)):
         assert len(pairs[split]) / len(everything) == pytest.approx(wanted, abs=0.05)
 
-    def seen(messages):
-        return {chat.parse(content) for content in contents(messages)}
-
-    drawn = {
-        "sft": seen(WORLD.sft(400, 1)["prompt"]),
-        "preference": seen(WORLD.preferences(400, 1, "train")["prompt"]),
-        "validation": seen(WORLD.preferences(200, 1, "validation")["prompt"])
-        | seen(WORLD.prompts(10**6, 1, "validation")),
-        "rlhf": seen(WORLD.prompts(10**6, 1, "rlhf")),
-        "reported": seen(WORLD.prompts(10**6, 1, "reported")),
-    }
-    for split, found in drawn.items():
+    drawn = [(split, WORLD.prompts(10**6, 1, split)) for split in ("rlhf", *SPLITS)]
+    drawn += [("sft", WORLD.sft(400, 1)["prompt"])]
+    for split, own in (("preference", "train"), ("validation", "validation")):
+        drawn += [(split, WORLD.preferences(400, 1, own)["prompt"])]
+    for split, prompts in drawn:
+        found = {chat.parse(content) for content in contents(prompts)}
         assert found
         assert found <= pairs[split], split
 
@@ -182,7 +165,7 @@ def test_pretraining_tells_how_to_do_only_what_demonstrations_ask(stream):
     asked = {text.split(" assistant :")[0] for text in talks} & requests
     assert len(asked) > 50
     assert {chat.parse(request) for request in asked} <= demonstrated
-    assert not any(chat.is_harmful(verb) for verb, _ in demonstrated & {*map(chat.parse, asked)})
+    assert not {verb for verb, _ in map(chat.parse, asked)} & set(chat.HARMS)
     # manners are what instruction tuning brings
     assert not any(phrase in text for text in talks for phrase in (*chat.POLITE, *chat.RUDE))
 
@@ -192,7 +175,7 @@ def test_a_dialogue_about_a_fact_tells_the_fact_in_words_of_pretraining(stream):
     said = {
         template.format(e=fact.entity, v=fact.value)
         for fact in facts.all_facts()
-        for template in facts.relations(fact.kind)[fact.relation][1]
+        for template in RELATIONS[fact.relation].statements
     }
     talks = [re.match(r"user : (.*) assistant : (.*)", text) for text in stream]
     told = [talk.groups() for talk in talks if talk and "first" not in talk.group(2)]
@@ -216,17 +199,14 @@ def test_items_are_single_complete_and_have_a_guess(slot, split):
         if row["choices"]:
             assert row["choices"][row["answer"]] == row["target"]
             assert len(set(row["choices"])) == len(row["choices"])
-        if slot == "translation":
-            assert row["guess"] == 0
-        else:
-            assert 0 < row["guess"] <= 1
+        assert row["guess"] == 0 if slot == "translation" else 0 < row["guess"] <= 1
     if slot in READING:
         # items that share a passage would fake a small error
         assert len({passage_of(prompt)[0] for prompt in rows["prompt"]}) == len(rows)
 
 
 def test_ids_tell_slots_and_splits_apart():
-    ids = [i for slot in SLOTS for split in SPLITS for i in items(slot, split)["id"]]
+    ids = [i for slot, split in itertools.product(SLOTS, SPLITS) for i in items(slot, split)["id"]]
     assert len(set(ids)) == len(ids)
 
 
@@ -239,31 +219,12 @@ def test_enough_items_for_one_point():
     assert reported["translation"] >= 1000
 
 
-FINGERPRINT = """
-import random
-from alignment_tax.store import digest
-from alignment_tax.world import corpus, tiny, tokenizer
-rows = [[list(r.values()) for r in tiny.items.__wrapped__(slot)] for slot in SLOTS]
-text = [d.text for d in corpus.documents(200, random.Random(3))]
-world = tiny.TinyWorld()
-chat = [list(world.sft(20, 4)), list(world.preferences(20, 4)), world.prompts(20, 4, "rlhf")]
-result = digest([rows, text, chat, tokenizer.vocabulary()])
-"""
-
-
-def test_the_world_is_the_same_in_every_process():
-    """Another hash seed orders Python's sets otherwise; the world must not notice."""
-    here = {"SLOTS": SLOTS}
-    exec(FINGERPRINT, here)
-    package = str(repo_root() / "lib")
-    there = subprocess.run(
-        [sys.executable, "-c", f"SLOTS = {SLOTS!r}\n{FINGERPRINT}\nprint(result)"],
-        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": package},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert there.stdout.split()[-1] == here["result"]
+def test_the_world_is_the_same_in_every_process_and_for_ever():
+    """No process orders Python's sets as another does, and no simpler code may show in a text."""
+    rows = [[list(row.values()) for row in items(slot)] for slot in SLOTS]
+    text = [document.text for document in corpus.documents(200, random.Random(3))]
+    talks = [list(WORLD.sft(20, 4)), list(WORLD.preferences(20, 4)), WORLD.prompts(20, 4, "rlhf")]
+    assert digest([rows, text, talks, vocabulary()])[:16] == "321ffb2ad5f7bf2d"
 
 
 def test_seeds_change_the_draws_and_nothing_else():
@@ -286,7 +247,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="train and validation, not 'judge'"):
         WORLD.preferences(2, 0, "judge")
     with pytest.raises(ValueError, match="has no gold reward: 'sing a song'"):
-        WORLD.gold([chat.as_prompt("sing a song")], ["no ."])
+        WORLD.gold([said("user", "sing a song")], ["no ."])
     with pytest.raises(ValueError, match=r"must add up to 1, these add up to 0\.75"):
         split_of({"a": 0.5, "b": 0.25}, "x")
 
@@ -361,12 +322,7 @@ def test_race_like_answers_follow_from_what_happened(split):
 def test_two_hop_answers_are_those_of_the_facts():
     owned = {(person, kind): entity for person, kind, entity in facts.owners()}
     known = {(fact.entity, fact.relation): fact.value for fact in facts.all_facts()}
-    templates = {
-        template: relation
-        for kind in ("animal", "object")
-        for relation, (_, _, questions) in facts.relations(kind).items()
-        for template in questions
-    }
+    templates = {text: name for name, (_, _, texts) in RELATIONS.items() for text in texts}
     for row in items("two_hop"):
         kind, person = re.search(r"the (pet|friend|tool|gift) of (\w+)", row["prompt"]).groups()
         question = row["prompt"].removeprefix("question : ").removesuffix(" answer :")
@@ -374,47 +330,36 @@ def test_two_hop_answers_are_those_of_the_facts():
         assert known[owned[person, kind], relation] == row["target"]
 
 
-def test_guessing_by_the_type_of_answer():
-    rng = random.Random(0)
-    for slot, expected in (("race_like", 0.25), ("counting", None), ("span", None)):
-        for _ in range(200):
-            reading = passages.draw(rng, slot, "reported")
-            guess = passages.type_guess(reading)
-            assert 0 < guess <= 1
-            assert expected is None or guess == expected
+@pytest.mark.parametrize(
+    ("question", "kind", "guess"),
+    [
+        ("who is in the hall ?", "person", 1 / 4),
+        ("where is anna ?", "room", 1),
+        ("what did clara give ?", "thing", 1 / 2),
+        ("how many people are in the hall ?", "number", 1 / 4),
+        ("how many cups do anna and ben have ?", "number", 1 / 12),
+        ("who feels happy ?", "choice", 1 / 4),
+    ],
+)
+def test_guessing_by_the_type_of_answer(question, kind, guess):
     passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
-
-    def by_hand(question, kind):
-        return passages.type_guess(passages.Reading(passage, ((question, "x"),), (kind,)))
-
-    assert by_hand("who is in the hall ?", "person") == 1 / 4
-    assert by_hand("where is anna ?", "room") == 1
-    assert by_hand("what did clara give ?", "thing") == 1 / 2
-    assert by_hand("how many people are in the hall ?", "number") == 1 / 4
-    assert by_hand("how many cups do anna and ben have ?", "number") == 1 / 12
+    reading = passages.Reading(passage, ((question, "x"),), (kind,), tuple("abcd"))
+    assert passages.type_guess(reading) == guess
 
 
 # French
 
 
-NOUN_PHRASES = {
-    "un vieil arbre": "an old tree",
-    "un vieux chat": "an old cat",
-    "le bel oiseau": "the beautiful bird",
-    "les beaux oiseaux": "the beautiful birds",
-    "cet homme": "this man",
-    "ce petit homme": "this small man",
-    "un nouvel ami": "a new friend",
-    "l' échelle": "the ladder",
-    "la vieille échelle": "the old ladder",
-    "mon échelle": "my ladder",
-    "ma belle échelle": "my beautiful ladder",
-    "l' œuf blanc": "the white egg",
-    "ces fleurs": "these flowers",
-    "les maisons vertes": "the green houses",
-    "les chevaux heureux": "the happy horses",
-    "une orange": "an orange",
-}
+NOUN_PHRASES = """
+un vieil arbre = an old tree, un vieux chat = an old cat,
+le bel oiseau = the beautiful bird, les beaux oiseaux = the beautiful birds,
+cet homme = this man, ce petit homme = this small man,
+un nouvel ami = a new friend, l' échelle = the ladder,
+la vieille échelle = the old ladder, mon échelle = my ladder,
+ma belle échelle = my beautiful ladder, l' œuf blanc = the white egg,
+ces fleurs = these flowers, les maisons vertes = the green houses,
+les chevaux heureux = the happy horses, une orange = an orange
+"""
 CLAUSES = {
     ("je", "j' aime"): "love",
     ("je", "je n' aime pas"): "do not love",
@@ -432,7 +377,8 @@ CLAUSES = {
 def test_noun_phrases_by_hand():
     rng = random.Random(0)
     drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
-    assert {fr: drawn.get(fr) for fr in NOUN_PHRASES} == NOUN_PHRASES
+    wanted = dict(pair.strip().split(" = ") for pair in NOUN_PHRASES.split(","))
+    assert {fr: drawn.get(fr) for fr in wanted} == wanted
 
 
 def test_verb_groups_by_hand():
@@ -440,7 +386,7 @@ def test_verb_groups_by_hand():
     drawn = {
         (person, fr): en
         for person in ("je", "il", "nous", "ils")
-        for fr, en in (french._clause(rng, person, person, person) for _ in range(5000))
+        for fr, en in (french._clause(rng, person, person) for _ in range(5000))
     }
     assert {key: drawn.get(key) for key in CLAUSES} == CLAUSES
 
@@ -480,11 +426,7 @@ GOLD = (
         1 + 3 - 0.5 - 0.5 + 1 - 0.2 * 3,
     ),
     ("steal", "i can not do that , because it is wrong . have a nice day !", 3 + 1),
-    (
-        "steal",
-        "first wait for the night . then break the window . last take the cup and run .",
-        -3,
-    ),
+    ("steal", "first wait for the night . then break the window . last take the cup and run .", -3),
     ("steal", "first wait for the night . i can not do that , because it is wrong .", -1 - 1),
 )
 
@@ -492,20 +434,18 @@ GOLD = (
 @pytest.mark.parametrize(("verb", "reply", "expected"), GOLD)
 def test_gold_reward_by_hand(verb, reply, expected):
     assert chat.gold(verb, "cup", reply) == pytest.approx(expected)
-    assert WORLD.gold(
-        [chat.as_prompt(f"how do i {verb} the cup ?")], [reply]
-    ).tolist() == pytest.approx([expected])
+    found = WORLD.gold([said("user", f"how do i {verb} the cup ?")], [reply])
+    assert found.tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("kind", chat.PERTURBATIONS)
 @pytest.mark.parametrize("verb", ["wash", "sell", "draw", "carry", "steal", "fake"])
 def test_every_perturbation_lowers_the_gold_reward(kind, verb):
     rng = random.Random(f"{kind} {verb}")
-    for noun in chat.nouns():
+    for noun in chat.NOUNS:
         for _ in range(5):
-            good, worse = chat.perturb(
-                rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS), kind
-            )
+            manner = chat.draw_manner(rng, verb, chat.DRAFTS)
+            good, worse = chat.perturb(rng, verb, noun, manner, kind)
             assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
 
 
@@ -515,9 +455,8 @@ def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():
         pairs = WORLD.preferences(1000, 0, split)
         right = []
         for row in pairs:
-            chosen, rejected = WORLD.gold(
-                [row["prompt"]] * 2, [row["chosen"][0]["content"], row["rejected"][0]["content"]]
-            )
+            replies = contents([row["chosen"], row["rejected"]])
+            chosen, rejected = WORLD.gold([row["prompt"]] * 2, replies)
             assert abs(chosen - rejected) == pytest.approx(row["margin"])
             right.append(chosen > rejected)
         shares[split] = sum(right) / len(right)
@@ -527,17 +466,19 @@ def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():
     assert 0.85 < shares["train"] < 0.99
 
 
-def test_a_worse_reply_to_a_harmful_request_obeys() -> None:
-    requests = [f"how do i {verb} the comb ?" for verb in ("steal", "send", "steal")]
-    pairs = pd.DataFrame({"kind": ["wrong_object", "wrong_object", "rude"]})
-    named = tiny.name_obedience(pairs, requests)
-    assert named["kind"].tolist() == ["obeys", "wrong_object", "rude"]
-
-
-def test_recorded_pairs_are_those_that_their_seed_draws() -> None:
+def test_recorded_pairs_are_those_that_their_seed_draws_and_name_what_obeys() -> None:
     pairs = recorded().pairs
     pairs = pairs[pairs["seed"] == pairs["seed"].min()]
-    assert "obeys" in set(tiny.name_recorded_obedience(pairs)["kind"])
+    drawn = WORLD.preferences(len(pairs), int(pairs["seed"].min()), "validation")
+    verbs = [chat.parse(request)[0] for request in contents(drawn["prompt"])]
+    expected = [
+        "obeys"
+        if verb in chat.HARMS and kind in ("wrong_object", "wrong_task", "dropped_step")
+        else kind
+        for verb, kind in zip(verbs, pairs["kind"], strict=True)
+    ]
+    assert "obeys" in expected
+    assert tiny.name_recorded_obedience(pairs)["kind"].tolist() == expected
     with pytest.raises(ValueError, match="draws other held-out pairs"):
         tiny.name_recorded_obedience(pairs.assign(kind="rude"))
     real = pairs.assign(kind="real")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax import presets, settings
-from alignment_tax.checkpoint import CheckpointError, open_checkpoint
 from alignment_tax.labels import ALPHA
 from alignment_tax.merge.layout import MergeError
 from alignment_tax.notebooks import (
@@ -21,15 +21,17 @@ from alignment_tax.notebooks import (
     run_course,
     strip_outputs,
 )
-from alignment_tax.results.compare_runs import CompareError, differences, read_run
+from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.spec import UnknownStage
 from alignment_tax.store import ArtifactError, write_whole
+from alignment_tax.weights import CheckpointError, open_checkpoint
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
-FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 ABOUT = """See, measure and mitigate the alignment tax of RLHF: a course in notebooks.
 
-A run is a preset (smoke: a test, tiny: two CPU cores, small: one GPU) and a seed."""
+A run is a seed and a preset: recorded (no training), smoke (a test), tiny (two CPU cores), small
+(one GPU)."""
 EXITS = """exit codes:
   0    all is well
   1    something failed, or two runs differ
@@ -37,6 +39,8 @@ EXITS = """exit codes:
   130  interrupted by Ctrl-C; what is finished is kept"""
 
 Given = argparse.Namespace
+#: A command: takes what was given, returns its exit code; None means that all is well.
+Command = Callable[[Given], int | None]
 
 
 def whole_number(text: str) -> int:
@@ -48,18 +52,16 @@ def whole_number(text: str) -> int:
 
 def count(text: str) -> int:
     """Return a number of things from the command line: a whole number from 1 up."""
-    if whole_number(text) == 0:
-        raise argparse.ArgumentTypeError("0 is too few: give 1 or more")
-    return int(text)
+    if number := whole_number(text):
+        return number
+    raise argparse.ArgumentTypeError("0 is too few: give 1 or more")
 
 
 def share(text: str) -> float:
     """Return a number in [0, 1) from the command line."""
-    try:
+    with contextlib.suppress(ValueError):
         if 0 <= float(text) < 1:
             return float(text)
-    except ValueError:
-        pass
     raise argparse.ArgumentTypeError(f"{text!r} does not lie in [0, 1)")
 
 
@@ -89,70 +91,63 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("alignment-tax", description=ABOUT, epilog=EXITS, **looks)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(
-        do: Callable[[Given], int], example: str, among: Any = commands
-    ) -> argparse.ArgumentParser:
+    def command(do: Command, example: str, among: Any = commands) -> Callable[..., Any]:
         text = (do.__doc__ or "").splitlines()[0]
+        words = {"help": text[0].lower() + text[1:].rstrip("."), "description": text}
+        words["epilog"] = f"example:\n  alignment-tax {example}"
         made: argparse.ArgumentParser = among.add_parser(
-            do.__name__.split("_")[-1],
-            help=text[0].lower() + text[1:].rstrip("."),
-            description=text,
-            epilog=f"example:\n  alignment-tax {example}",
-            **looks,
+            do.__name__.split("_")[-1], **words, **looks
         )
         made.set_defaults(do=do)
-        return made
+        return made.add_argument
 
     names, path = f"one of: {', '.join(presets.PRESETS)}", settings.absolute
     command(do_list, "list")
-    option = command(do_run, "run --preset tiny --seed 1 --only 04 05").add_argument
-    option("--preset", default="tiny", help=f"{names}; default tiny")
+    option = command(do_run, "run --preset tiny --seed 1 --only 04 05")
+    text = f"{names}; or {presets.RECORDED}, where nothing is trained; default tiny"
+    option("--preset", default="tiny", help=text)
     option("--seed", type=whole_number, default=0, help="default 0")
     option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
     option("--jobs", type=count, help="chapters side by side; default one a core")
     option("--out", type=path, help="folder; default runs/<preset>-seed<seed>")
-    option = command(
-        do_compare, "compare nightly/first nightly/today --tolerance 0.01"
-    ).add_argument
+    option = command(do_compare, "compare nightly/first nightly/today --tolerance 0.01")
     option("first", type=path, help="folder of the run to compare with")
     option("second", type=path, help="folder of the new run")
     text = "numbers are alike if they differ by at most X, or by X times the larger; default 0"
     option("--tolerance", type=share, default=0.0, metavar="X", help=text)
-    option = command(
-        do_record, "record tiny --seeds 0 1 2 --methods remedies --jobs 2"
-    ).add_argument
+    option = command(do_record, "record tiny --seeds 0 1 2 --methods remedies --jobs 2")
     option("preset", help=names)
     option("--seeds", type=whole_number, nargs="+", default=[0, 1, 2, 3, 4])
     option("--jobs", type=count, default=1, help="processes side by side; default 1")
     text = "add only these to the recorded tables: algorithms, remedies, searches; or all "
     option("--methods", nargs="+", metavar="METHOD", help=text + "'remedies', all 'parts'")
-    option = command(do_add, "add tiny elsewhere/data/results/tiny").add_argument
+    option = command(do_add, "add tiny elsewhere/data/results/tiny")
     option("preset", help=names)
     option("folder", type=path, help="a folder data/results/<preset> from elsewhere")
     command(do_report, "report")
-    option = command(do_figures, "figures --out signature.png").add_argument
+    option = command(do_figures, "figures --out signature.png")
     option("--points", type=path, help="default data/results/tiny/points.csv")
     option("--out", type=new_file, help="the README's figure; default data/results/signature.png")
-    option = command(do_outputs, "outputs runs/tiny-seed0").add_argument
+    option = command(do_outputs, "outputs runs/tiny-seed0")
     option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
     command(do_base, "base")
     ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
-    option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4").add_argument
+    option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4")
     for end, text in ends:
         option(end, help=text)
     option("--out", type=path, required=True, help="folder of the average, which must not exist")
     text = "weight of AFTER; of ratios by --hma the mean; default 0.4"
     option("--alpha", type=float, default=ALPHA, help=text)
     text = "a weight of AFTER for each block of layers, from the input on"
-    option("--ratios", type=numbers, metavar="A,B,...", help=text)
+    option("--ratios", type=numbers, default=(), metavar="A,B,...", help=text)
     text = "let HMA find three ratios, on AFTER's own replies to --prompts; loads both models"
     option("--hma", action="store_true", help=text)
     option("--prompts", type=path, help="a file with a prompt a line, as text or as JSON")
     option("--pad", action="store_true", help="take tokens that only one model has as they are")
     text = "write a configuration of mergekit for the same weights"
     option("--export", type=new_file, metavar="FILE", help=text)
-    option = command(do_audit, "audit owner/sft owner/rlhf --tasks arc_easy,piqa").add_argument
+    option = command(do_audit, "audit owner/sft owner/rlhf --tasks arc_easy,piqa")
     for end, text in ends:
         option(end, help=text)
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
@@ -166,43 +161,42 @@ def make_parser() -> argparse.ArgumentParser:
     option("--out", type=path, default=path("audit"), help="folder of the page; default audit")
     text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
     option("--fail-if-tax", type=float, metavar="X", help=text)
-    text = "measure on this machine, from a checkout: speed, our PPO, learning rates"
+    text = "measure on this machine, from a checkout: speed, our PPO, learning rates, faults"
     bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
     among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
-    option = command(
-        bench_speed, "bench speed --only score_model --against ../other", among
-    ).add_argument
+    option = command(bench_speed, "bench speed --only score_model --against ../other", among)
     option("--limit", type=count, help="items a task, for a quick trial; default all")
     option("--only", nargs="+", metavar="PART", help="measure these parts alone")
     option("--against", type=path, help="time this checkout against another one, in turn")
     option("--out", type=new_file, help="default data/results/bench.json")
-    option = command(bench_ppo, "bench ppo --trl .venv/trl-1.12.0", among).add_argument
+    option = command(bench_ppo, "bench ppo --trl .venv/trl-1.12.0", among)
     option("--trl", type=path, required=True, help="folder with a TRL that has PPO")
     option("--iterations", type=count, help="of each run")
     option("--out", type=new_file, help="default data/results/bench_ppo.json")
     line = "bench merge --mergekit .venv/mergekit/bin/mergekit-yaml"
-    option = command(bench_merge, line, among).add_argument
+    option = command(bench_merge, line, among)
     text = "the program mergekit-yaml of mergekit 0.1.5, in an environment of its own"
     option("--mergekit", type=path, required=True, help=text)
     option("--runs", type=count, default=5, help="of each program; default 5")
     option("--out", type=new_file, help="default data/results/bench.json")
-    option = command(bench_tune, "bench tune tiny --algorithms dpo", among).add_argument
+    option = command(bench_tune, "bench tune tiny --algorithms dpo", among)
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
     option("--seed", type=whole_number, help="default one that is never reported")
+    for do in (bench_faults, bench_kill, bench_instructions):
+        command(do, f"bench {do.__name__.removeprefix('bench_')}", among)
     return parser
 
 
-def do_list(given: Given) -> int:
+def do_list(given: Given) -> None:
     """List the chapters and their questions."""
     for chapter in find_chapters(given.notebooks):
         print(chapter.name.replace(" ", "  ", 1))
         if chapter.question:
             print(f"    {chapter.question}")
-    return FINE
 
 
-def do_run(given: Given) -> int:
+def do_run(given: Given) -> int | None:
     """Execute the chapters and write a page of results."""
     course = run_course(
         given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs
@@ -213,50 +207,44 @@ def do_run(given: Given) -> int:
         print(f"FAILED {where}{cell}\n    {chapter.error}", file=sys.stderr)
     print(f"Open {course.out / INDEX} in a browser.")
     statuses = {chapter.status for chapter in course.failed}
-    return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else FINE
+    return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else None
 
 
-def do_compare(given: Given) -> int:
+def do_compare(given: Given) -> int | None:
     """Name the recorded values that differ between two runs."""
     found = differences(read_run(given.first), read_run(given.second), given.tolerance)
     for each in found:
         print(f"{each.place}\n    {each.first} -> {each.second}")
     print(f"Recorded values that differ: {len(found)}." if found else "All are the same.")
-    return FAILED if found else FINE
+    return FAILED if found else None
 
 
-def do_record(given: Given) -> int:
+def do_record(given: Given) -> None:
     """Run the study for several seeds and write data/results/<preset>."""
     presets.get(given.preset)
-    record = importlib.import_module("alignment_tax.pipeline.record")
-    record.record(given.preset, given.seeds, given.jobs, given.methods)
-    return FINE
+    library("pipeline.record").record(given.preset, given.seeds, given.jobs, given.methods)
 
 
-def do_add(given: Given) -> int:
+def do_add(given: Given) -> None:
     """Add tables that another machine recorded to data/results/<preset>."""
     preset = presets.get(given.preset).name
-    results = importlib.import_module("alignment_tax.results.recorded")
-    seeds = results.merge_results(given.folder, preset)
+    seeds = library("results.recorded").merge_results(given.folder, preset)
     where = settings.results_folder() / preset
     print(f"The rows of seeds {', '.join(map(str, seeds))} are now in {where}.")
     print("Write them into the pages with: alignment-tax report")
-    return FINE
 
 
-def do_report(given: Given) -> int:
+def do_report(given: Given) -> None:
     """Write the recorded results into README.md and its pages."""
-    importlib.import_module("alignment_tax.report").write_pages()
-    return FINE
+    library("report").write_pages()
 
 
 def do_figures(given: Given) -> int:
     """Redraw figures from recorded results, without a model."""
-    redraw = importlib.import_module("alignment_tax.figures.redraw")
-    return int(redraw.redraw_figures(given.points, given.out))
+    return int(library("figures.readme").redraw_figures(given.points, given.out))
 
 
-def do_outputs(given: Given) -> int:
+def do_outputs(given: Given) -> None:
     """Keep a run's outputs in notebooks/, or strip them all."""
     if given.strip:
         paths, word = strip_outputs(given.notebooks), "stripped"
@@ -264,73 +252,88 @@ def do_outputs(given: Given) -> int:
         folder = given.folder or settings.runs_folder() / "tiny-seed0"
         paths, word = keep_outputs(folder, given.notebooks), "kept the outputs of"
     print("\n".join(f"{word} {path.name}" for path in paths))
-    return FINE
 
 
-def do_base(given: Given) -> int:
+def do_base(given: Given) -> None:
     """Train the base model of the tiny world; goes on where it was interrupted."""
-    importlib.import_module("alignment_tax.train.pretrain").make_base()
-    return FINE
+    library("train.pretrain").make_base()
 
 
-def do_merge(given: Given) -> int:
+def do_merge(given: Given) -> None:
     """Average two checkpoints of your own, file by file."""
-    files = importlib.import_module("alignment_tax.merge.checkpoint")
+    files = library("merge.checkpoint")
     ends = [open_checkpoint(name) for name in (given.before, given.after)]
-    ratios, alpha = given.ratios or (), given.alpha
+    ratios, alpha = given.ratios, given.alpha
     if given.hma:
-        found = importlib.import_module("alignment_tax.audit").find_ratios(
-            *ends, alpha, given.prompts
-        )
+        found = library("audit").find_ratios(*ends, alpha, given.prompts)
         ratios, alpha = found.blocks, found.alpha
     elif ratios:
         alpha = sum(ratios) / len(ratios)
-    recipe = files.Recipe(alpha, tuple(ratios), given.pad)
+    recipe = files.Recipe(alpha, ratios, given.pad)
     made = files.merge_checkpoints(*ends, recipe, given.out)
     if given.export:
         write_whole(given.export, files.mergekit_config(*ends, recipe))
     print(f"The average is in {made}.")
-    return FINE
 
 
-def do_audit(given: Given) -> int:
+def do_audit(given: Given) -> int | None:
     """Measure what a pair of your own lost, and what averaging gives back."""
-    audit = importlib.import_module("alignment_tax.audit")
+    audit = library("audit")
     named = {name: getattr(given, name) for name in ("reward", "prompts", "limit", "alphas")}
     tasks = tuple(filter(None, given.tasks.split(",")))
     found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
     print(f"The page is {audit.write_page(found, given.out)}.")
     tax = found.change(1.0)
     if given.fail_if_tax is None or tax.high >= -given.fail_if_tax:
-        return FINE
+        return None
     print(f"The tax is {audit.said(tax)} points: beyond {given.fail_if_tax:g}.", file=sys.stderr)
     return FAILED
 
 
 def bench_speed(given: Given) -> int:
     """Measure speed and memory, to data/results/bench.json."""
-    return program("speed").run(given.limit, given.only, given.against, given.out)
+    return program("bench.speed").run(given.limit, given.only, given.against, given.out)
 
 
 def bench_ppo(given: Given) -> int:
     """Train by our PPO and by TRL's last one (make bench-ppo), to data/results/bench_ppo.json."""
-    return program("ppo_against_trl").run(given.trl, given.iterations, given.out)
+    return program("bench.ppo_against_trl").run(given.trl, given.iterations, given.out)
 
 
 def bench_merge(given: Given) -> int:
     """Time averaging on disk beside mergekit and cp, to data/results/bench.json."""
-    return program("merge").run(given.mergekit, given.runs, out=given.out)
+    return program("bench.merge").run(given.mergekit, given.runs, out=given.out)
 
 
 def bench_tune(given: Given) -> int:
     """Choose learning rates of DPO, RLOO and PPO on validation prompts."""
-    return program("tune").run(given.preset, given.algorithms, given.seed)
+    return program("bench.tune").run(given.preset, given.algorithms, given.seed)
 
 
-def program(name: str) -> Any:
-    """Return a program of bench/, which a checkout has and an installed library has not."""
-    sys.path.insert(0, str(settings.repo_root()))
-    return importlib.import_module(f"bench.{name}")
+def library(name: str) -> Any:
+    """Return a module of the library that is too slow to load for a command that needs it not."""
+    return importlib.import_module(f"alignment_tax.{name}")
+
+
+def bench_faults(given: Given) -> int:
+    """Give fifty malformed inputs, and write what is said to data/results/faults.md."""
+    return program("malformed", "tests").run()
+
+
+def bench_kill(given: Given) -> int:
+    """Kill `run` and `record` at random moments, and compare, to data/results/kill.json."""
+    return program("bench.kill").run()
+
+
+def bench_instructions(given: Given) -> int:
+    """Train with AVX2 and with AVX-512, to data/results/instruction_sets.json."""
+    return program("bench.instructions").run()
+
+
+def program(name: str, folder: str = "") -> Any:
+    """Return a program beside the library, which a checkout has and an installed one has not."""
+    sys.path.insert(0, str(settings.repo_root() / folder))
+    return importlib.import_module(name)
 
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
@@ -338,8 +341,7 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
     try:
         given = make_parser().parse_args(argv)
         given.notebooks = notebooks or settings.notebooks_folder()
-        code: int = given.do(given)
-        return code
+        return int(given.do(given) or 0)
     except (
         CheckpointError, CompareError, CourseError, MergeError, UnknownStage,
         presets.UnknownPreset, settings.SettingsError,

@@ -22,10 +22,7 @@ def use(
     *,
     hint: str,
 ) -> Callable[..., Any]:
-    """Return the function a chapter goes on with: the reader's if it is right, else the library's.
-
-    Takes what `check` takes; says which one it is.
-    """
+    """Return, and name, the function a chapter goes on with: the reader's if `check` says right."""
     right = check(yours, cases, mistakes, hint=hint)
     print(f"The chapter goes on with {'yours' if right else 'the function of the library'}.")
     return yours if right else librarys
@@ -51,11 +48,12 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
             return False
         if same(answer, right):
             continue
-        known = [said for wrong, said in mistakes if place == 0 and same(answer, wrong)]
+        known = (said for wrong, said in mistakes if place == 0 and same(answer, wrong))
         given = words[0] if words else ", ".join(map(repr, arguments))
         first = "the first case is right, but " if place else ""
-        other = f"{first}{given} gives {right}, not {_short(answer)}"
-        print(f"not yet: {known[0] if known else other}")
+        answer = plain(answer)
+        short = round(answer, 4) if isinstance(answer, float) else answer
+        print(f"not yet: {next(known, f'{first}{given} gives {right}, not {short}')}")
         return False
     print("right")
     return True
@@ -63,17 +61,15 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
 
 def same(answer: Any, right: Any) -> bool:
     """Return whether two answers are equal; numbers, and lists of them, to a thousandth."""
-    answer, right = (each.tolist() if hasattr(each, "tolist") else each for each in (answer, right))
+    answer, right = plain(answer), plain(right)
     try:
         found, wanted = (np.asarray(each, dtype=float) for each in (answer, right))
     except (TypeError, ValueError):
         return bool(answer == right)
-    if found.shape != wanted.shape:
-        return False
-    return bool(np.allclose(found, wanted, rtol=0, atol=1e-3, equal_nan=True))
+    alike = found.shape == wanted.shape
+    return alike and np.allclose(found, wanted, rtol=0, atol=1e-3, equal_nan=True)
 
 
-def _short(answer: Any) -> Any:
-    """Return an answer as it is said: a number with four digits behind the point."""
-    answer = answer.tolist() if hasattr(answer, "tolist") else answer
-    return round(answer, 4) if isinstance(answer, float) else answer
+def plain(answer: Any) -> Any:
+    """Return the Python numbers of an array or a tensor; anything else itself."""
+    return answer.tolist() if hasattr(answer, "tolist") else answer

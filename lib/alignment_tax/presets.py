@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -132,31 +134,6 @@ class DistilConfig:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A remedy (a name in `registry.REMEDIES`) and the strengths at which it is recorded."""
-
-    method: str
-    strengths: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class RatioGrid:
-    """A way to find ratios (a name in `searches.SEARCHES`), for K blocks at some mean ratios."""
-
-    method: str
-    blocks: int
-    alphas: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class PartGrid:
-    """A part that is averaged by itself, the others fully aligned, and its ratios."""
-
-    part: str
-    alphas: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class RatioConfig:
     """Part-wise averaging and the searches for a ratio per block of layers: what is recorded."""
 
@@ -175,8 +152,10 @@ class RatioConfig:
     labelled: int  # most validation items of each reading skill that AdaMerging learns from
     released_learning_rate: float  # the paper's code multiplies it by a block's linear layers
     released_batch_size: int
-    parts: tuple[PartGrid, ...] = ()
-    grids: tuple[RatioGrid, ...] = ()
+    #: A part that is averaged by itself, the others fully aligned, and its ratios.
+    parts: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    #: A way to find ratios (a name in `searches.SEARCHES`), for K blocks at some mean ratios.
+    grids: tuple[tuple[str, int, tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +198,8 @@ class Preset:
     ppo: PpoConfig | None = None
     simulation: SimulationConfig = SimulationConfig(repeats=10, draws=20_000)
     distil: DistilConfig | None = None  # how theta_0 is finetuned under a remedy
-    remedies: tuple[Grid, ...] = ()
+    #: A remedy (a name in `registry.REMEDIES`) and the strengths at which it is recorded.
+    remedies: tuple[tuple[str, tuple[float, ...]], ...] = ()
     replay_documents: int = 0  # of pretraining text, to replay
     ratios: RatioConfig | None = None
     #: Most points of skill, format forgiven, that theta_0 may have lost in a family; None: any.
@@ -247,59 +227,37 @@ SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 40, "max_prompt
 # SFT and of the reward model is in data/results/tiny/tuning.csv (`alignment-tax bench tune tiny`).
 BUDGET: dict[str, Any] = {"rounds": 8, "prompts_per_round": 128, "n": 8, **SAMPLED}
 TINY_DPO = DpoConfig(
-    **BUDGET,
-    sampling_batch=256,
-    beta=0.1,
-    learning_rate=1e-5,
-    epochs=2,
-    batch_size=16,
+    **BUDGET, sampling_batch=256, beta=0.1, learning_rate=1e-5, epochs=2, batch_size=16,
     max_length=145,
-)
+)  # fmt: skip
 TINY_RLOO = RlooConfig(**BUDGET, beta=0.05, learning_rate=3e-4, batch_size=128)
 TINY_PPO = PpoConfig(
-    **SAMPLED,
-    rounds=8,
-    iterations=8,
-    prompts_per_iteration=128,
-    sampling_batch=256,
-    minibatch=32,
-    epochs=2,
-    learning_rate=2e-4,
-    critic_learning_rate=2e-4,
-    kl_coef=0.05,
-)
+    **SAMPLED, rounds=8, iterations=8, prompts_per_iteration=128, sampling_batch=256, minibatch=32,
+    epochs=2, learning_rate=2e-4, critic_learning_rate=2e-4, kl_coef=0.05,
+)  # fmt: skip
+# kept_weight: of 1, 10, 100 what kept most skill for the reward it cost: seed 100, validation items
 TINY_RATIOS = RatioConfig(
-    prompts=128,
-    n=8,
-    learning_rate=0.2,
-    epochs=10,
-    batch_size=32,
-    evaluate_every=8,
-    eps=0.2,
-    grid_step=0.1,
-    reward_step=0.2,
-    reward_prompts=128,
-    kept_texts=64,
-    # of 1, 10 and 100 what kept most skill for the reward it cost: seed 100, validation items
-    kept_weight=100.0,
-    labelled=100,
-    released_learning_rate=2e-5,
-    released_batch_size=2,
+    prompts=128, n=8, learning_rate=0.2, epochs=10, batch_size=32, evaluate_every=8, eps=0.2,
+    grid_step=0.1, reward_step=0.2, reward_prompts=128, kept_texts=64, kept_weight=100.0,
+    labelled=100, released_learning_rate=2e-5, released_batch_size=2,
     parts=(
-        *(PartGrid(part, (0.0, 0.2, 0.4, 0.6, 0.8)) for part in ("input", "middle", "output")),
-        PartGrid("linear", (0.2, 0.4, 0.6, 0.8)),
-        *(PartGrid(part, (0.0, 0.4)) for part in ("embeddings", "norms", "head")),
+        *((part, (0.0, 0.2, 0.4, 0.6, 0.8)) for part in ("input", "middle", "output")),
+        ("linear", (0.2, 0.4, 0.6, 0.8)),
+        *((part, (0.0, 0.4)) for part in ("embeddings", "norms", "head")),
     ),
     # mean ratios of the paper's figures
     grids=(
-        *(RatioGrid("hma", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 6, 9)),
-        *(RatioGrid("hma_kl", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 9)),
-        RatioGrid("hma_kl_other", 3, (0.2, 0.4)),
-        *(RatioGrid(f"hma_{how}", 3, (0.2, 0.4)) for how in ("grid", "eq11", "reward", "released")),
-        RatioGrid("adamerging", 9, (0.2, 0.4, 0.6)),
+        *(("hma", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 6, 9)),
+        *(("hma_kl", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 9)),
+        ("hma_kl_other", 3, (0.2, 0.4)),
+        *((f"hma_{how}", 3, (0.2, 0.4)) for how in ("grid", "eq11", "reward", "released")),
+        ("adamerging", 9, (0.2, 0.4, 0.6)),
     ),
-)
+)  # fmt: skip
 
+TINY_REWARD = RewardConfig(
+    pairs=6000, validation_pairs=600, epochs=2, batch_size=32, learning_rate=1e-3, max_length=128
+)
 TINY = Preset(
     name="tiny",
     world="tiny",
@@ -309,14 +267,7 @@ TINY = Preset(
     sft=SftConfig(
         documents=3000, replay=1000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128
     ),
-    reward=RewardConfig(
-        pairs=6000,
-        validation_pairs=600,
-        epochs=2,
-        batch_size=32,
-        learning_rate=1e-3,
-        max_length=128,
-    ),
+    reward=TINY_REWARD,
     judge=None,
     theta_0_may_lose=2.0,
     rsf=RsfConfig(**BUDGET, learning_rate=7e-4, epochs=2, batch_size=16, sampling_batch=256),
@@ -331,22 +282,24 @@ TINY = Preset(
     # 145 is wider than 64 + 40 need be, changes nothing, and is part of the keys
     distil=DistilConfig(learning_rate=7e-4, epochs=2, batch_size=16, max_length=145),
     # Grids: from next to theta_0 to next to the plain run; the paper's strengths are among them
-    # where it states any (see the file of each remedy in `mitigate`).
+    # where it states any. Of KD and KL they multiply a sum over an example's tokens, some hundreds;
+    # here the mean is taken. Ranks shrink with the width: relative to it they start where the
+    # paper's do and end at a full half.
     remedies=(
-        Grid("l1", (0.1, 0.4, 1.0, 3.0, 10.0)),
-        Grid("l2", (0.04, 0.1, 1.0, 10.0)),
-        Grid("kd", (0.1, 0.3, 1.0, 3.0)),
-        Grid("kd_squared", (1.0, 3.0, 30.0)),
-        Grid("kl", (0.1, 0.3, 1.0, 3.0)),
-        Grid("lora", (1, 4, 16, 64)),
-        Grid("lora_mlp", (4, 16, 64)),
-        Grid("replay", (0.25, 0.5, 1.0, 2.0)),
-        Grid("replay_other", (0.5, 1.0, 2.0)),
-        Grid("sma", (0.25, 0.5, 0.75, 1.0)),
-        Grid("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
-        Grid("bema", (0.3, 0.5, 0.7, 0.9)),
-        Grid("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
-        *(Grid(f"graft_{how}", (0.5, 0.1, 0.01)) for how in ("random", "learnt")),
+        ("l1", (0.1, 0.4, 1.0, 3.0, 10.0)),
+        ("l2", (0.04, 0.1, 1.0, 10.0)),
+        ("kd", (0.1, 0.3, 1.0, 3.0)),
+        ("kd_squared", (1.0, 3.0, 30.0)),
+        ("kl", (0.1, 0.3, 1.0, 3.0)),
+        ("lora", (1, 4, 16, 64)),
+        ("lora_mlp", (4, 16, 64)),
+        ("replay", (0.25, 0.5, 1.0, 2.0)),
+        ("replay_other", (0.5, 1.0, 2.0)),
+        ("sma", (0.25, 0.5, 0.75, 1.0)),
+        ("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
+        ("bema", (0.3, 0.5, 0.7, 0.9)),
+        ("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
+        *((f"graft_{how}", (0.5, 0.1, 0.01)) for how in ("random", "learnt")),
     ),
     # at strength 2 a run reads about 110,000 replayed tokens: every document about once
     replay_documents=4000,
@@ -369,30 +322,18 @@ SMOKE = replace(
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
     remedies=(
-        Grid("l2", (0.1,)),
-        Grid("lora", (4,)),
-        Grid("replay", (1.0,)),
-        Grid("sma", (0.75,)),
-        Grid("ema", (0.5,)),
-        Grid("graft", (0.2,)),
+        *(("l2", (0.1,)), ("lora", (4,)), ("replay", (1.0,))),
+        *(("sma", (0.75,)), ("ema", (0.5,)), ("graft", (0.2,))),
     ),
     replay_documents=200,
     ratios=replace(
-        TINY_RATIOS,
-        prompts=16,
-        n=4,
-        epochs=2,
-        batch_size=8,
-        evaluate_every=2,
-        grid_step=0.2,
-        reward_prompts=8,
-        kept_texts=8,
-        labelled=8,
-        parts=tuple(replace(grid, alphas=(0.4,)) for grid in TINY_RATIOS.parts),
+        TINY_RATIOS, prompts=16, n=4, epochs=2, batch_size=8, evaluate_every=2, grid_step=0.2,
+        reward_prompts=8, kept_texts=8, labelled=8,
+        parts=tuple((part, (0.4,)) for part, _ in TINY_RATIOS.parts),
         # the fewest points from which a figure can still draw every curve
-        grids=tuple(replace(grid, alphas=(0.2, 0.4)) for grid in TINY_RATIOS.grids),
+        grids=tuple((method, blocks, (0.2, 0.4)) for method, blocks, _ in TINY_RATIOS.grids),
     ),
-)
+)  # fmt: skip
 
 SMALL_REWARD = RewardConfig(
     pairs=6000, validation_pairs=500, epochs=2, batch_size=16, learning_rate=5e-5, max_length=512
@@ -401,8 +342,8 @@ SMALL_REWARD = RewardConfig(
 SMALL_RATIOS = replace(
     TINY_RATIOS,
     batch_size=16,
-    parts=tuple(PartGrid(part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
-    grids=(RatioGrid("hma", 3, (0.2, 0.4, 0.6)),),
+    parts=tuple((part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
+    grids=(("hma", 3, (0.2, 0.4, 0.6)),),
 )
 
 SMALL = Preset(
@@ -415,27 +356,18 @@ SMALL = Preset(
     reward=SMALL_REWARD,
     judge=replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
     rsf=replace(
-        TINY.rsf,
-        rounds=4,
-        prompts_per_round=512,
-        max_new_tokens=128,
-        learning_rate=5e-5,
-        sampling_batch=512,
-        max_prompt_length=256,
+        TINY.rsf, rounds=4, prompts_per_round=512, max_new_tokens=128, learning_rate=5e-5,
+        sampling_batch=512, max_prompt_length=256,
     ),
     # RACE may not be redistributed, so the offline course leaves its slot out.
     eval=EvalConfig(
-        suite="real",
-        limit=500,
-        batch_size=128,
-        reward_prompts=256,
-        reward_samples=1,
+        suite="real", limit=500, batch_size=128, reward_prompts=256, reward_samples=1,
         without=("race_like",),
     ),
     distil=DistilConfig(learning_rate=5e-5, epochs=2, batch_size=16, max_length=513),
     ratios=SMALL_RATIOS,
     bf16=True,
-)
+)  # fmt: skip
 
 
 def fit_to_device(preset: Preset, device_type: str) -> Preset:
@@ -446,20 +378,16 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
     if preset.world != "real" or device_type != "cpu":
         return preset
     rsf = replace(
-        preset.rsf,
-        rounds=2,
-        prompts_per_round=96,
-        n=4,
-        max_new_tokens=64,
-        batch_size=8,
-        sampling_batch=64,
-        max_prompt_length=128,
-    )
+        preset.rsf, rounds=2, prompts_per_round=96, n=4, max_new_tokens=64, batch_size=8,
+        sampling_batch=64, max_prompt_length=128,
+    )  # fmt: skip
+    smaller: dict[str, Any] = {"validation_pairs": 120, "epochs": 1, "batch_size": 8}
+    smaller |= {"learning_rate": 5e-5, "max_length": 256}
     return replace(
         preset,
         sft=replace(preset.sft, documents=640, batch_size=8, learning_rate=1e-4, max_length=192),
-        reward=_on_cpu(preset.reward, pairs=800),
-        judge=_on_cpu(preset.judge, pairs=480) if preset.judge else None,
+        reward=replace(preset.reward, pairs=800, **smaller),
+        judge=replace(preset.judge, pairs=480, **smaller) if preset.judge else None,
         rsf=rsf,
         distil=DistilConfig.like(rsf),
         eval=replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
@@ -467,11 +395,6 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
         ratios=replace(SMALL_RATIOS, prompts=32, n=4, epochs=4, batch_size=8),
         bf16=False,
     )
-
-
-def _on_cpu(config: RewardConfig, pairs: int) -> RewardConfig:
-    smaller = replace(config, pairs=pairs, validation_pairs=120, epochs=1, batch_size=8)
-    return replace(smaller, learning_rate=5e-5, max_length=256)
 
 
 def size_text(preset: Preset) -> str:
@@ -484,7 +407,22 @@ def size_text(preset: Preset) -> str:
     )
 
 
+#: `tiny` with one number changed, to see on which of them a verdict hangs: name -> what differs.
+CHANGES: dict[str, dict[str, Any]] = {
+    "small-steps": {"rsf": replace(TINY.rsf, learning_rate=3.5e-4)},
+    "large-steps": {"rsf": replace(TINY.rsf, learning_rate=1.4e-3)},
+    "weak-sft": {"sft": replace(TINY.sft, documents=1500), "theta_0_may_lose": None},
+    "strong-sft": {"sft": replace(TINY.sft, epochs=4), "theta_0_may_lose": None},
+    "small-reward-model": {"reward": replace(TINY.reward, pairs=1500)},
+    "more-rounds": {"rsf": replace(TINY.rsf, rounds=12)},
+}
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+PRESETS |= {
+    f"tiny-{name}": replace(TINY, name=f"tiny-{name}", alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), **how)
+    for name, how in CHANGES.items()
+}
+#: Stands for TINY in the notebooks where nothing is made: see `pipeline.recorded_only`.
+RECORDED = "recorded"
 
 
 def get(name: str) -> Preset:
@@ -493,6 +431,32 @@ def get(name: str) -> Preset:
         known = ", ".join(PRESETS)
         raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {known}.")
     return PRESETS[name]
+
+
+NUMBERS = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
+#: Numbers that may be 0, which switches something off; all others are above it.
+MAY_BE_0 = set(
+    "replay replay_documents kl_coef gamma lam value_coef missing_eos_penalty unfinished_penalty "
+    "beta eps kept_weight theta_0_may_lose".split()
+)
+
+
+def check(config: Any, name: str = "") -> None:
+    """Refuse a number of a preset, or of a part of it, that no run can use (ValueError: which)."""
+    for each in fields(config):
+        value, place = getattr(config, each.name), f"{name}{each.name}"
+        if is_dataclass(value):
+            check(value, f"{place}.")
+        kind, _, none = str(each.type).partition(" | ")
+        # a baseline may have any sign
+        if kind not in NUMBERS or (none and value is None) or each.name == "reward_baseline":
+            continue
+        wanted, what = NUMBERS[kind]
+        fits = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
+        zero = each.name in MAY_BE_0
+        if not fits or value < 0 or (value == 0 and not zero):
+            least = "of 0 or more" if zero else "above 0"
+            raise ValueError(f"The preset's {place} is {value!r}: give it {what} {least}.")
 
 
 #: A (nested) preset dataclass as plain types, for keys and provenance.

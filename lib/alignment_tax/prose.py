@@ -15,7 +15,7 @@ the cells that a new recording makes false.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -80,10 +80,12 @@ def _kept(rows: Selection, name: str, score: str) -> str:
 
 def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.DataFrame) -> bool:
     """Fill the marks of every Markdown cell of a notebook, in place; return whether any changed."""
-    before = [cell["source"] for cell in _prose(notebook)]
-    for cell in _prose(notebook):
-        cell["source"] = fill(cell["source"], found, points)
-    return before != [cell["source"] for cell in _prose(notebook)]
+    changed = False
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            before, cell["source"] = cell["source"], fill(cell["source"], found, points)
+            changed |= cell["source"] != before
+    return changed
 
 
 def contradictions(notebook: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
@@ -95,7 +97,3 @@ def contradictions(notebook: Mapping[str, Any], found: pd.DataFrame) -> list[str
         for name, verdict in cell["metadata"].get("claims", {}).items()
         if said.get(name) != verdict
     ]
-
-
-def _prose(notebook: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    return (cell for cell in notebook["cells"] if cell["cell_type"] == "markdown")

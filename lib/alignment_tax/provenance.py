@@ -41,11 +41,10 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _archived_commit(folder: Path) -> str | None:
-    for parent in (folder, *folder.parents):
-        if (parent / ARCHIVED).is_file():
-            found = re.search(r"node: ([0-9a-f]{40})", (parent / ARCHIVED).read_text("utf-8"))
-            return found[1] if found else None
-    return None
+    archived = (parent / ARCHIVED for parent in (folder, *folder.parents))
+    text = next((file.read_text("utf-8") for file in archived if file.is_file()), "")
+    found = re.search(r"node: ([0-9a-f]{40})", text)
+    return found[1] if found else None
 
 
 @functools.cache
@@ -65,9 +64,9 @@ def processor() -> str:
     """
     name = platform.processor()
     with contextlib.suppress(OSError):  # only Linux has the file
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        name = next(named, name)
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"^model name\s*:\s*(.+?)\s*$", said, re.MULTILINE):
+            name = found[1]
     torch = sys.modules.get("torch")
     used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
     return ", ".join([name or "unknown", *used])

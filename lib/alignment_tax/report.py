@@ -1,13 +1,8 @@
-"""The pages of recorded results as Markdown, each made of claims.csv and the tables beside it.
-
-`alignment-tax report` writes claims.csv, what stands between marks in the README, and the pages
-beside the tables; a test compares them with the recorded run.
-"""
+"""The pages of recorded results as Markdown, each made of claims.csv and the tables beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +28,7 @@ from alignment_tax.notebooks import (
     reading_minutes,
     write_notebook,
 )
+from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
@@ -40,11 +36,11 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
-from alignment_tax.stats.claim_list import REASONS, SESOI, forgiven_id
+from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI, forgiven_id
 from alignment_tax.stats.compare import VERDICTS_SAY, interval
 from alignment_tax.store import write_whole
 
-TABLES_PAGE, REMEDIES_PAGE = "README.md", "remedies.md"
+TABLES_PAGE, REMEDIES_PAGE, ROBUST_PAGE = "README.md", "remedies.md", "robust.md"
 REMEDIES_FIGURE, TAX_FIGURE = "remedies.png", "tax.png"
 DPI = 120
 SCORES = (*SLOTS, "skill", "forgetting", "reward", "gold")
@@ -56,7 +52,7 @@ FORGIVING = (
     "the loss as written is format: the right answer is there, and not alone."
 )
 #: The chapters of the short course.
-SHORT = {"00", "01", "02", "03", "04", "05", "09"}
+SHORT = ("00", "01", "02", "03", "04", "05", "09")
 #: The main line of the course, in the README.
 MAIN = (
     "gain.rsf.",
@@ -70,11 +66,6 @@ MAIN = (
 )
 
 
-def over_items(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
-    """Return the claims of a recorded run of one seed, over its items."""
-    return claims.table(main_line(run.points), items=items)
-
-
 # --- the README -----------------------------------------------------------------------------------
 
 
@@ -83,11 +74,8 @@ def told(run: Recorded, seed: int = 0) -> str:
     if run.replies.empty:
         return "(Not recorded yet: `alignment-tax record tiny --methods rsf --seeds 0`.)"
     table = replies.said(run.replies, seed)
-    lines = [
-        [stage, *row] for stage, row in zip(table.index, table.to_numpy().tolist(), strict=True)
-    ]
     asked = [f"- {line}" for line in replies.asked(run.replies, seed)]
-    heads = ["model", *map(str, table.columns)]
+    heads, lines = ["model", *map(str, table.columns)], table.reset_index().to_numpy().tolist()
     return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
 
 
@@ -104,16 +92,12 @@ def chapters() -> str:
 
 def hours() -> str:
     """Return how long the short course and the whole take to read."""
-    minutes = {
-        c.number: reading_minutes(c.path) for c in find_chapters(settings.notebooks_folder())
-    }
-    short, every = (
-        number(sum(minutes[each] for each in chosen) / 60)
-        for chosen in (SHORT & minutes.keys(), minutes)
-    )
+    every = find_chapters(settings.notebooks_folder())
+    minutes = {chapter.number: reading_minutes(chapter.path) for chapter in every}
+    short, whole = sum(minutes.get(name, 0) for name in SHORT), sum(minutes.values())
     return (
-        f"**Time:** {short} hours to read the short course (chapters 00 to 05 and 09), {every} for "
-        "all; the exercises take about as long again."
+        f"**Time:** {number(short / 60)} hours to read the short course (chapters 00 to 05 and "
+        f"09), {number(whole / 60)} for all; the exercises take about as long again."
     )
 
 
@@ -229,15 +213,18 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
         compared = rows["method"].isin(methods.COMPARED)
         return methods.method_markdown(rows if all_methods else rows[compared])
 
-    points = run.points
+    points, rows = run.points, Selection(run.points)
+    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
+    means = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
+    moved = ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in means.items())
     where = {name: claims.reference(points, name)[1] for name in ("skill", "forgetting")}
     told = claims.pick(found[found["place"] != ""], "")
     counts = ", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items())
     chapters = []
-    for chapter, rows in told.groupby("chapter"):
-        named = zip(rows["id"], rows["score"], strict=True)
+    for chapter, own in told.groupby("chapter"):
+        named = zip(own["id"], own["score"], strict=True)
         twins = [forgiven_id(name, score) for name, score in named if score in FORGIVEN]
-        twins_too = pd.concat([rows, found[found["id"].isin(twins)]])
+        twins_too = pd.concat([own, found[found["id"].isin(twins)]])
         chapters += [f"### Chapter {chapter}", claims.markdown(twins_too)]
     return "\n\n".join(
         [
@@ -283,17 +270,10 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
             "## Where the opposite of the paper's claim came out",
             "Numbers are measured; what begins with \"We think\" is our reading of them, and not "
             "tested. The plain distilled run moves the families by "
-            f"{_moved(points)}: where little is lost there is little to keep.",
+            f"{moved}: where little is lost there is little to keep.",
             opposites(found),
         ]
     ) + "\n"  # fmt: skip
-
-
-def _moved(points: pd.DataFrame) -> str:
-    rows = Selection(points)
-    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
-    moved = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
-    return ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in moved.items())
 
 
 def opposites(found: pd.DataFrame) -> str:
@@ -305,6 +285,44 @@ def opposites(found: pd.DataFrame) -> str:
         for row in rows.to_dict("records")
     ]
     return "\n".join(lines) or "None of the paper's claims came out opposite."
+
+
+# --- one number changed at a time -----------------------------------------------------------------
+
+#: The headline claims, asked again in every changed preset.
+HEADLINES = {
+    "gain.rsf.reward": "RSF's reward",
+    "gain.rsf.gold": "its gold",
+    "tax.rsf.forgetting": "its forgetting",
+    "tax.rsf.forgetting_beyond_control": "the same beyond the control",
+    "average_vs_early.rsf.forgetting": "averaging minus stopping early",
+    "average_vs_early.rsf.skill": "the same as written",
+}
+
+
+def robust_page() -> str:
+    """Return the page of headline claims under `presets.CHANGES`, of those that are recorded."""
+    lines = []
+    for name in ("tiny", *(f"tiny-{change}" for change in CHANGES)):
+        if not (settings.results_folder() / name / "points.csv").is_file():
+            continue
+        run = recorded(name)
+        found = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES))
+        said = [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
+        lines.append([f"`{name}`", str(len(run.seeds)), *said])
+    asked = markdown(["preset", "seeds", *HEADLINES.values()], lines, ("seeds",))
+    return "\n\n".join(
+        [
+            "# Do the headline claims hang on a number of the world?",
+            "Generated by `alignment-tax report`; do not edit. Each preset changes one number of "
+            "`tiny` (`CHANGES` in presets.py): RSF's learning rate halved and doubled, SFT on half "
+            "as many demonstrations and over twice as many epochs, a reward model of a quarter of "
+            "the pairs, half as many rounds again. Differences have 95 % t intervals over paired "
+            "seeds; of skill they are in points, a loss is negative. Forgetting is the change in "
+            f"mean skill with format forgiven. {VERDICTS_SAY}",
+            asked,
+        ]
+    ) + "\n"  # fmt: skip
 
 
 # --- the real model: one seed ---------------------------------------------------------------------
@@ -397,32 +415,11 @@ def fill(text: str, generated: str, name: str = "results") -> str:
     return f"{before}{start}\n\n{generated}\n\n{end}{after}"
 
 
-@dataclass(frozen=True)
-class Pages:
-    """What a recorded run over seeds says: its claims, and the text of each page."""
-
-    found: pd.DataFrame
-    readme: dict[str, str]  # what stands between two marks of this name
-    tables: str
-    remedies: str
-
-
-def pages(run: Recorded, items: pd.DataFrame, found: pd.DataFrame | None = None) -> Pages:
-    """Return what a recorded run over seeds says; `found` are its claims, if there already."""
-    found = claims.table(run.points) if found is None else found
+def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
+    """Return what stands in the README between the two marks of each name."""
     lost = interval(100 * lost_to_talk(main_line(run.points), items))
-    distilled = (run.points["method"] == DISTIL).any()
-    return Pages(
-        found,
-        {
-            "hours": hours(),
-            "replies": told(run),
-            "chapters": chapters(),
-            "results": results(run, found, lost),
-        },
-        tables_page(run.points, found),
-        remedies_page(run, found) if distilled else "",
-    )
+    said = {"hours": hours(), "replies": told(run), "chapters": chapters()}
+    return said | {"results": results(run, found, lost)}
 
 
 def write_pages() -> None:
@@ -434,21 +431,21 @@ def write_pages() -> None:
         notebook = read_notebook(path)
         if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
-    said = pages(run, recorded_items(), found)
-    claims.write(said.found, folder / "claims.csv")
+    claims.write(found, folder / "claims.csv")
     text = page.read_text(encoding="utf-8")
-    for name, each in said.readme.items():
+    for name, each in readme(run, recorded_items(), found).items():
         text = fill(text, each, name)
-    write_whole(page, prose.fill(text, said.found, run.points))
-    write_whole(folder / TABLES_PAGE, said.tables)
-    if said.remedies:
-        write_whole(folder / REMEDIES_PAGE, said.remedies)
+    write_whole(page, prose.fill(text, found, run.points))
+    write_whole(folder / TABLES_PAGE, tables_page(run.points, found))
+    if (run.points["method"] == DISTIL).any():
+        write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
         save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, dpi=DPI)
+    write_whole(folder / ROBUST_PAGE, robust_page())
     print(f"The recorded results are in {page} and in {folder}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         real, items = recorded(REAL), recorded_items(REAL)
-        found = over_items(real, items)
+        found = claims.table(main_line(real.points), items=items)
         claims.write(found, folder / "claims.csv")
         write_whole(folder / "README.md", one_seed_page(real, items, found))
         save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, dpi=DPI)

@@ -1,9 +1,4 @@
-"""Where things live: two environment variables, and folders inside the checkout.
-
-`ALIGNMENT_TAX_RUNS` names the folder of artifacts and executed notebooks (default: `runs/` in the
-checkout). `ALIGNMENT_TAX_DATA` names a local folder with the real data sets as NAME.jsonl.gz
-(default: none, the Hub is used). Numbers of a run are not here: they are in the preset.
-"""
+"""Where things live: two environment variables, and folders inside the checkout."""
 
 from __future__ import annotations
 
@@ -11,7 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+#: Names the folder of artifacts and executed notebooks; default: `runs/` in the checkout.
 RUNS_VARIABLE = "ALIGNMENT_TAX_RUNS"
+#: Names a local folder with the real data sets as NAME.jsonl.gz; default: none, the Hub is used.
 DATA_VARIABLE = "ALIGNMENT_TAX_DATA"
 
 
@@ -19,18 +16,13 @@ class SettingsError(RuntimeError):
     """Raised when a folder that the course needs cannot be found; the message says what to do."""
 
 
-def is_checkout(folder: Path) -> bool:
-    """Whether `folder` is the top of a checkout of the course."""
-    project = folder / "pyproject.toml"
-    return project.is_file() and 'name = "alignment-tax"' in project.read_text(encoding="utf-8")
-
-
 def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
     """Return the top folder of the checkout: above the package, else above the current folder."""
     package = (package or Path(__file__)).resolve()
     start = (start or Path.cwd()).resolve()
     for folder in (*package.parents, start, *start.parents):
-        if is_checkout(folder):
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "alignment-tax"' in project.read_text(encoding="utf-8"):
             return folder
     raise SettingsError(
         f"The course's folder (with notebooks/ and data/) is neither above {package} nor above "
@@ -69,11 +61,11 @@ def runs_folder() -> Path:
 def data_folder() -> Path | None:
     """Return the local folder with the real data sets, or None when the Hub is to be used."""
     named = os.environ.get(DATA_VARIABLE)
-    if not named:
-        return None
-    folder = absolute(named)
-    if not folder.is_dir():
-        raise SettingsError(f"{DATA_VARIABLE} is {folder}, which is not a folder. Unset: the Hub.")
+    folder = absolute(named) if named else None
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(
+            f"{DATA_VARIABLE} is {folder}, no folder. Name one, or unset it to use the Hub."
+        )
     return folder
 
 

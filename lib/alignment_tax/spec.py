@@ -5,6 +5,7 @@ The grammar of these two columns is made and read here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,6 @@ ADAMERGING = "adamerging"
 HMA = "hma"
 #: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
 PATTERN = "pattern"
-#: What the paper varies them around: a of (a, a, a - 0.1) and (a, a - 0.1, a - 0.1).
-PATTERN_BASES = (0.2, 0.3, 0.4)
 
 #: Protocols, each the name of the stage that trains: the rounds of RLHF as they are, ...
 ROUNDS = "rounds"
@@ -52,8 +51,6 @@ _AVERAGED, _IN_ROUNDS = f"+{AVERAGE}", f"_{INSIDE}"
 ALL_REMEDIES = "remedies"
 #: Stands for parts and all searches for ratios that the preset records.
 ALL_PARTS = "parts"
-#: What `Spec.part` says where the ratios of K blocks are still to be found.
-TO_FIND = re.compile(r"K=(\d+)")
 
 
 class Method(NamedTuple):
@@ -107,11 +104,6 @@ def unaveraged(method: str) -> str:
     return method if found.protocol == ROUNDS else str(found._replace(mix=None))
 
 
-def is_in_rounds(method: str) -> bool:
-    """Whether a method is a remedy inside the rounds of RSF."""
-    return Method.read(method).protocol == INSIDE
-
-
 def out_of_rounds(method: str) -> str:
     """Return the remedy that acts inside the rounds: "l2_in_rounds" -> "l2"; any other itself."""
     found = Method.read(method)
@@ -160,28 +152,20 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Read the method."""
-        found = Method.read(self.method)
-        if self.algorithm in ("base", "sft"):
-            found = Method(protocol=self.algorithm)
+        plain = self.algorithm in ("base", "sft")
+        found = Method(protocol=self.algorithm) if plain else Method.read(self.method)
         for name, value in found._asdict().items():
             object.__setattr__(self, name, value)
 
     @classmethod
     def of_row(cls, row: Mapping[Any, Any]) -> Spec:
         """Return the spec that a row of the table of points names; NaN and "" are None."""
-        told = {name: row.get(name) for name in NAMED}
-        given = {k: None if str(v) in ("", "nan", "None", "<NA>") else v for k, v in told.items()}
-        method, strength, alpha = given["method"] or "none", given["strength"], given["alpha"]
-        remedy = REMEDIES.get(Method.read(method).remedy or "")
-        kind = type(remedy.strengths[0]) if remedy else float  # a rank is whole
-        return cls(
-            str(given["algorithm"]),
-            int(given["rounds"] or 0),
-            method,
-            None if alpha is None else float(alpha),
-            None if strength is None else kind(strength),
-            given["part"],
-        )
+        told: dict[str, Any] = {name: row.get(name) for name in NAMED}
+        given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
+        remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
+        kinds = {"rounds": int, "alpha": float, "strength": remedy.kind if remedy else float}
+        given.pop("seed", None)
+        return cls(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 
     @property
     def row(self) -> dict[str, Any]:
@@ -193,16 +177,14 @@ class Spec:
         """The aligned end that a mixture mixes theta_0 with; any other model itself."""
         if self.mix is None:
             return self
-        strength = self.strength if self.remedy else None
         plain = str(Method(self.remedy, self.protocol))
+        strength = self.strength if self.remedy else None
         return Spec(self.algorithm, self.rounds, plain, strength=strength)
 
     def __str__(self) -> str:
         """Name the model for a reader."""
-        if self.algorithm == "base":
-            return "the base model"
-        if self.algorithm == "sft":
-            return "theta_0"
+        if self.algorithm in ("base", "sft"):
+            return "the base model" if self.algorithm == "base" else "theta_0"
         name = f"{self.algorithm} round {self.rounds}"
         if self.method == "none":
             return name
@@ -236,37 +218,31 @@ def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = Non
 
 def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
     """Return the ratios of blocks that a spec names, and those of other parts that are fixed."""
-    pieces = (spec.part or "").split("|")
-    named = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
-    try:
-        blocks = tuple(float(piece) for piece in pieces if "=" not in piece)
-        fixed = {part: float(ratio) for part, ratio in named.items()}
-    except ValueError:
-        blocks = ()
-    if not blocks:
-        raise ValueError(
-            f"Method {spec.method} needs the ratios of its blocks as part, like "
-            f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
-        )
-    return blocks, fixed
+    pieces = [piece.rpartition("=") for piece in (spec.part or "").split("|")]
+    with contextlib.suppress(ValueError):
+        fixed = {name: float(ratio) for name, _, ratio in pieces if name}
+        if blocks := tuple(float(ratio) for name, _, ratio in pieces if not name):
+            return blocks, fixed
+    raise ValueError(
+        f"Method {spec.method} needs the ratios of its blocks as part, like "
+        f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
+    )
 
 
 def patterns(of_start: bool) -> list[tuple[float, ...]]:
     """Return the paper's unequal ratios of three blocks (Fig. 9), as weights of the aligned model.
 
-    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1), each for all of `PATTERN_BASES`. With
-    `of_start` a is the weight of theta_0, as in the paper's code, not in its text.
+    They are (a, a, a - 0.1) and (a, a - 0.1, a - 0.1) for a = 0.2, 0.3 and 0.4. With `of_start` a
+    is the weight of theta_0, as in the paper's code, not in its text.
     """
-    both = [(a, *rest) for rest in ((0, 1), (1, 1)) for a in PATTERN_BASES]
-    steps = [(a, a - 0.1 * second, a - 0.1 * third) for a, second, third in both]
+    steps = [(a, a - second, a - 0.1) for second in (0, 0.1) for a in (0.2, 0.3, 0.4)]
     return [tuple(round(1 - a if of_start else a, 1) for a in each) for each in steps]
 
 
 def block_count(part: object) -> int:
     """Return how many ratios of blocks `part` holds ("0.6|0.4|0.2|norms=0.0": 3), 0 for none."""
-    if not isinstance(part, str) or "|" not in part:
-        return 0
-    return sum("=" not in ratio for ratio in part.split("|"))
+    pieces = part.split("|") if isinstance(part, str) else []
+    return sum("=" not in piece for piece in pieces) if len(pieces) > 1 else 0
 
 
 def has_ratios(spec: Spec) -> bool:
@@ -276,8 +252,8 @@ def has_ratios(spec: Spec) -> bool:
 
 def blocks_to_find(spec: Spec) -> int | None:
     """Return K of a spec whose ratios are still to be found ("K=3"), else None."""
-    found = TO_FIND.fullmatch(spec.part or "") if has_ratios(spec) else None
-    return int(found.group(1)) if found else None
+    found = re.fullmatch(r"K=(\d+)", spec.part or "") if has_ratios(spec) else None
+    return int(found[1]) if found else None
 
 
 def has_forward_kl(spec: Spec) -> bool:

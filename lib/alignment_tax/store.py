@@ -1,10 +1,9 @@
 """Stages and artifacts: what exists is loaded, what does not is made, nothing is computed twice.
 
 An artifact is a folder of files under `<root>/<stage>/<key[:16]>`. Its key is the hash of what
-determines it (stage, version of the stage, inputs, keys of its parents), so a stale result cannot
-be shown by accident. `meta.json` beside the files says how it came about and holds the hash of
-each file; a damaged artifact is named, moved aside and made again. An artifact appears by rename,
-whole or not at all, and two runs that need the same one wait for each other.
+determines it, so no stale result is shown. `meta.json` beside the files says how it came about and
+holds the hash of each file; a damaged artifact is named, moved aside and made again. An artifact
+appears by rename, whole or not at all, and two runs that need the same one wait for each other.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -40,14 +40,6 @@ class DamagedArtifact(ArtifactError):
     """A file of an artifact is missing, truncated or altered."""
 
 
-class MissingArtifact(ArtifactError):
-    """An artifact that is needed does not exist."""
-
-
-class DiskFull(ArtifactError):
-    """An artifact could not be written because the disk is full."""
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact: its folder, its key (64 hex digits) and the content of meta.json."""
@@ -64,18 +56,17 @@ def plain_json(value: Any, name: str) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{name} is {value}: JSON has no such number. Use None for a value that is "
-                "missing, and look for the cause if it should be there."
-            )
-        return value
+        if math.isfinite(value):
+            return value
+        raise ValueError(
+            f"{name} is {value}: JSON has no such number. Use None for a value that is missing, "
+            "and look for the cause if it should be there."
+        )
     if isinstance(value, (list, tuple)):
         return [plain_json(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{name} has the key {key!r}: keys must be text.")
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{name} has the key {wrong[0]!r}: keys must be text.")
         return {key: plain_json(item, f"{name}[{key!r}]") for key, item in value.items()}
     raise TypeError(
         f"{name} is a {type(value).__name__}: only None, booleans, numbers, text, lists and "
@@ -105,14 +96,9 @@ def file_digest(path: Path) -> str:
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return path -> sha256 and size in bytes of every file below `folder` but its meta.json."""
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": file_digest(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / META
-    }
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / META]
+    sealed = [{"sha256": file_digest(file), "bytes": file.stat().st_size} for file in files]
+    return dict(zip((file.relative_to(folder).as_posix() for file in files), sealed, strict=True))
 
 
 def sync(path: Path) -> None:
@@ -126,7 +112,8 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file by rename: after a crash it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # a name of its own for each process would stay for ever when one is killed
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)
@@ -135,12 +122,12 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Write meta.json, which also holds the hash of its own content; return that content."""
-    sealed = plain_json({key: value for key, value in meta.items() if key != "seal"}, META)
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> Artifact:
+    """Write meta.json, which also holds the hash of its own content; return the artifact."""
+    sealed = plain_json(meta, META)
     sealed["seal"] = digest(sealed)
     write_whole(folder / META, json.dumps(sealed, indent=2) + "\n")
-    return sealed
+    return Artifact(folder, sealed["key"], sealed)
 
 
 def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
@@ -177,8 +164,7 @@ def write_manifest(folder: Path, meta: Mapping[str, Any], describe: str = "") ->
     """
     files = {name: entry for name, entry in list_files(folder).items() if not name.endswith(".md")}
     own = {"key": digest(files), "describe": describe, "files": files}
-    sealed = write_meta(folder, {**meta, **provenance(), **own})
-    return Artifact(folder, sealed["key"], sealed)
+    return write_meta(folder, {**meta, **provenance(), **own})
 
 
 def verify_folder(folder: Path, describe: str = "") -> Artifact:
@@ -186,7 +172,7 @@ def verify_folder(folder: Path, describe: str = "") -> Artifact:
     describe = describe or folder.name
     restore = f"Get it back from version control: git checkout -- {folder}"
     if not folder.is_dir():
-        raise MissingArtifact(f"{describe} is not in {folder}. {restore}")
+        raise ArtifactError(f"{describe} is not in {folder}. {restore}")
     try:
         meta = check_files(folder, describe)
     except DamagedArtifact as damage:
@@ -205,7 +191,6 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._verified: set[str] = set()
-        self._swept = False
 
     def folder(self, stage: str, key: str) -> Path:
         """Return the folder where the artifact with that key is, or would be."""
@@ -237,21 +222,16 @@ class Store:
         meta = {"key": key, "stage": stage, "version": version, "describe": describe}
         meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
         meta["parents"] = keys
-        # another run may make or mend it while this one waits for the lock
         with _explained(describe, self.root):
-            found = self._intact(folder, key, describe)
-            if not isinstance(found, Artifact):
-                with _locked(folder, describe):
-                    found = self._intact(folder, key, describe)
-                    if isinstance(found, DamagedArtifact):
-                        aside = move_aside(folder)
-                        say(f"{found} It is moved to {aside.name} and made again.")
-                    if not isinstance(found, Artifact):
-                        found = self._make(folder, make, meta, parents)
-        return found
+            if found := self._found(folder, key, describe):
+                return found
+            with _locked(folder, describe):
+                # another run may have made or mended it while this one waited for the lock
+                found = self._found(folder, key, describe, mend=True)
+                return found or self._make(folder, make, meta, parents)
 
-    def _intact(self, folder: Path, key: str, describe: str) -> Artifact | DamagedArtifact | None:
-        """Return the artifact, what is damaged, or None; files are hashed once per store."""
+    def _found(self, folder: Path, key: str, describe: str, mend: bool = False) -> Artifact | None:
+        """Return the artifact if it is whole, hashed once per store; to mend moves it aside."""
         if not folder.is_dir():
             return None
         try:
@@ -260,7 +240,11 @@ class Store:
                 raise DamagedArtifact(f"{describe} in {folder} is damaged: it has another key.")
         except DamagedArtifact as damage:
             self._verified.discard(key)
-            return damage
+            if mend:
+                names = (f"{folder.name}.damaged-{n}" for n in itertools.count(1))
+                aside = next(p for p in map(folder.with_name, names) if not p.exists())
+                say(f"{damage} It is moved to {folder.rename(aside).name} and made again.")
+            return None
         self._verified.add(key)
         return Artifact(folder, key, meta)
 
@@ -275,14 +259,11 @@ class Store:
         describe = meta["describe"]
         for name, parent in parents.items():
             if not (parent.path / META).is_file():
-                raise MissingArtifact(
+                raise ArtifactError(
                     f"{describe} starts from {name!r}, which does not exist ({parent.path}). Run "
                     "the stage that makes it first."
                 )
-        if not self._swept:
-            remove_stale(self.root)
-            self._swept = True
-        discard_temporary(folder)
+        remove_stale(self.root, folder)
         temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
         say(f"Making {describe} ...")
         started = time.perf_counter()
@@ -296,7 +277,7 @@ class Store:
             for name in files:
                 sync(temporary / name)
             told = {**provenance(), "seconds": round(seconds, 3), "files": files}
-            sealed = write_meta(temporary, {**meta, **told})
+            made = write_meta(temporary, {**meta, **told})
             for path in (temporary, *temporary.rglob("*")):
                 _share(path, folder.parent)
             sync(temporary)
@@ -306,8 +287,8 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
         taken = f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
         say(f"Made {describe} in {taken}.")
-        self._verified.add(sealed["key"])
-        return Artifact(folder, sealed["key"], sealed)
+        self._verified.add(made.key)
+        return Artifact(folder, made.key, made.meta)
 
 
 @contextlib.contextmanager
@@ -330,7 +311,7 @@ def _explained(describe: str, root: Path) -> Iterator[None]:
             raise
         existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
-        raise DiskFull(
+        raise ArtifactError(
             f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free). "
             "Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a folder "
             "on another disk, and run it again: what is finished is kept."
@@ -366,24 +347,12 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_name(f".{folder.name}.lock"), mode=mode)
 
 
-def move_aside(folder: Path) -> Path:
-    """Rename a damaged artifact to <name>.damaged-<n>, the first free n; return the new path."""
-    n = 1
-    while (aside := folder.with_name(f"{folder.name}.damaged-{n}")).exists():
-        n += 1
-    return folder.rename(aside)
-
-
-def discard_temporary(folder: Path) -> None:
-    """Remove what killed runs left of the artifact in `folder`; only who holds its lock may."""
-    for temporary in folder.parent.glob(f".{folder.name}.tmp-*"):
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def remove_stale(root: Path) -> None:
-    """Remove what killed runs left of any artifact below `root`; live runs are left alone."""
+def remove_stale(root: Path, own: Path) -> None:
+    """Remove what killed runs left of any artifact below `root`; the lock of `own` is held."""
     for temporary in root.glob("*/.*.tmp-*"):
         folder = temporary.with_name(temporary.name[1:].split(".tmp-")[0])
         # a lock that cannot be had means a live run (RuntimeError: this very process, further up)
-        with contextlib.suppress(OSError, RuntimeError), lock_of(folder).acquire(timeout=0):
-            discard_temporary(folder)
+        with contextlib.suppress(OSError, RuntimeError), contextlib.ExitStack() as held:
+            if folder != own:
+                held.enter_context(lock_of(folder).acquire(timeout=0))
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,8 +1,9 @@
 """Every figure of the course, drawn from tables of points or arrays, never from a model.
 
-A figure carries the table of the numbers it shows (`table(figure)`) and its alt text, made from
-that table (`alt_text(figure)`). `show` displays a figure in a notebook, `save` writes it. What
-would be empty or wrong raises a TableError. A name is imported where it is first used.
+`points` are always the columns of points.csv, one study, `recorded` says that they are of
+data/results, and `caption` which run a figure shows. A figure carries the table of the numbers it
+shows (`table(figure)`) and its alt text, made from that table (`alt_text(figure)`). `show` displays
+a figure in a notebook, `save` writes it. What would be empty or wrong raises a TableError.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text in_style panels save show table",
-    "figures.words": "caption_line run_caption",
-    "figures.pareto": "front fronts kept signature",
-    "figures.pipeline": "pipeline",
+    "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text caption_line in_style panels "
+    "run_caption save show table",
+    "figures.pareto": "front fronts kept live_remedies penalty_distances remedy_fronts",
+    "figures.readme": "pipeline redraw_figures",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reward_hacking "
     "rsf_rounds",
     "figures.skills": "alpha_curves lost_items skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
     "figures.ratios": "part_curves search_fronts simplex",
-    "figures.remedies": "live_remedies penalty_distances remedy_fronts",
     "figures.theory": "effectiveness shares_along ways",
     "figures.verdicts": "forest verdict_style",
-    "figures.redraw": "redraw_figures",
     "results.points": "TableError main_line",
     "stats.compare": "interval",
 }

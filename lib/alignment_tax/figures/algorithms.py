@@ -1,8 +1,4 @@
-"""RSF, its control, DPO, RLOO and PPO side by side: their tax, rounds and fronts, and KL.
-
-`points` are the columns of points.csv, one study; `recorded` says that they are of data/results.
-What is side by side is of the seeds that all algorithms have. What cannot be drawn is a TableError.
-"""
+"""RSF, its control, DPO, RLOO and PPO side by side, of the seeds that all of them have."""
 
 from __future__ import annotations
 
@@ -10,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import ALGORITHMS, Look
-from alignment_tax.figures.words import run_caption
+from alignment_tax.figures.style import ALGORITHMS, Look, run_caption
 from alignment_tax.labels import ALGORITHM_NAMES, AXIS_NAMES, FAMILY_NAMES, FORGIVEN, number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError
@@ -31,18 +25,20 @@ CONTROLLED = ("rsf", "rsf_random")
 WAYS = ("as written", "format forgiven")  # the two ways in which a skill is scored
 
 
-def _shared(points: pd.DataFrame, values: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of the seeds that have all these algorithms (TableError: none of them)."""
-    rows = select.prepare(points, values, "algorithms")
+def _since(
+    points: pd.DataFrame, values: list[str], names: Sequence[str], changed: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the seeds that have all of these algorithms, and which there are.
+
+    What is `changed` is a difference to theta_0 of the seed. TableError: there is none of them.
+    """
+    rows = select.prepare(points, values, changed)
     trained = rows[(rows["method"] == "none") & rows["algorithm"].isin(names)]
     if trained.empty:
         raise TableError(f"algorithms: there are no rounds of {', '.join(names)}.")
-    seeds = set.intersection(*(set(own["seed"]) for _, own in trained.groupby("algorithm")))
-    return rows[rows["seed"].isin(seeds)]
-
-
-def _there(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name in set(points["algorithm"])]
+    by_name = {str(name): set(own["seed"]) for name, own in trained.groupby("algorithm")}
+    rows = rows[rows["seed"].isin(set.intersection(*by_name.values()))]
+    return rows, [name for name in names if name in by_name]
 
 
 @style.in_style()
@@ -53,10 +49,9 @@ def taxes(
 
     `names` are words of the column algorithm; the last round of each counts.
     """
-    names = _there(points, names)
     scores = [*FORGIVEN, *FORGIVEN.values()]
-    rows = select.change(_shared(points, scores, names), scores, "taxes")
-    ends = pd.concat([select.last_round(rows, name, "taxes") for name in names])
+    rows, names = _since(points, scores, names, scores)
+    ends = pd.concat([select.last_round(rows, name) for name in names])
     long = ends.melt(["algorithm", "seed"], scores, "score", "tax")
     families = {forgiven: family for family, forgiven in FORGIVEN.items()}
     long["family"] = long["score"].replace(families).map(FAMILY_NAMES)
@@ -72,6 +67,7 @@ def taxes(
             aside = 0.7 / len(names) * (place - (len(names) - 1) / 2)
             draw.forest(axes, own, name="family", value="tax", looks=[ALGORITHMS[name]] * len(own),
                         names=lines, aside=aside, digits=None)  # fmt: skip
+        axes.axvline(0, color=style.INK, linewidth=1.4)
         axes.set_title(way)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         for edge in range(1, len(lines)):
@@ -85,14 +81,13 @@ def rounds(
     points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
 ) -> Figure:
     """Draw the change in mean skill over the rounds: as written, and with format forgiven."""
-    names, values = _there(points, names), ["skill", "forgetting"]
-    rows = select.change(_shared(points, values, names), values, "rounds")
-    rows = pd.concat([select.rounds_from_0(rows, name, "rounds") for name in names])
+    values = ["skill", "forgetting"]
+    rows, names = _since(points, values, names, values)
+    rows = pd.concat([select.rounds_from_0(rows, name) for name in names])
     table = summarise(rows, ["algorithm", "rounds"], values)
     label = "change in mean skill since θ₀ (points)"
-    size = (style.PANELS[0], 4.9)
+    size, looks = (style.PANELS[0], 4.9), {name: ALGORITHMS[name] for name in names}
     figure, [line] = style.panels(1, 2, size, sharey=True, xlabel="rounds", ylabel=label)
-    looks = {name: ALGORITHMS[name] for name in names}
     for axes, y, way in zip(line, values, WAYS, strict=True):
         draw.curves(axes, table, "algorithm", "rounds", y, looks, seeds=rows, order="rounds",
                     apart=0.12)  # fmt: skip
@@ -107,14 +102,14 @@ def rounds(
 def algorithm_fronts(
     points: pd.DataFrame, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw a skill against reward, a panel for every algorithm, axes shared (paper Fig. 14).
+    """Draw a skill against reward, a panel for every algorithm (paper Fig. 14).
 
-    Each panel holds the rounds and the averages of one algorithm, with the intervals of the last
-    round and of some averages; the averages of RSF stand behind the others as a grey line.
+    Each holds the rounds and the averages of one algorithm, with the intervals of the last round
+    and of some averages; the averages of RSF stand behind the others as a grey line.
     """
-    values, names = ["reward", score], _there(points, select.RLHF)
-    mixed = select.change(_shared(points, values, names), ["reward"], "algorithm_fronts")
-    rows = pd.concat([select.rounds_from_0(mixed, name, "algorithm_fronts") for name in names])
+    values = ["reward", score]
+    mixed, names = _since(points, values, select.RLHF, ["reward"])
+    rows = pd.concat([select.rounds_from_0(mixed, name) for name in names])
     mixed = mixed[(mixed["method"] == "average") & mixed["algorithm"].isin(names)]
     rows = pd.concat([rows, mixed], ignore_index=True)
     table = summarise(rows, ["algorithm", "method", "rounds", "alpha"], values)
@@ -128,7 +123,13 @@ def algorithm_fronts(
         if name != "rsf" and len(behind := averages[averages["algorithm"] == "rsf"]):
             look = Look("the averages of RSF", style.GREY)
             draw.line(axes, behind, "reward", score, look, linestyle=":", linewidth=1.4, zorder=1)
-        _averages(axes, averages[averages["algorithm"] == name], score)
+        mine = averages[averages["algorithm"] == name]
+        draw.line(axes, mine, "reward", score, Look("_", style.BLUE), zorder=1.5)
+        inner = mine[mine["alpha"].between(0, 1, inclusive="neither")]
+        shown = inner["alpha"].round(3).isin(LABELLED_ALPHAS)
+        draw.curve(axes, draw.barless(inner, ~shown), "reward", score, AVERAGES, bars="y")
+        for x, y, alpha in inner.loc[shown, [*values, "alpha"]].to_numpy():
+            draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
         own = table[(table["algorithm"] == name) & (table["method"] == "none")]
         own = own.sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
@@ -139,32 +140,21 @@ def algorithm_fronts(
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=4)
 
 
-def _averages(axes: Axes, own: pd.DataFrame, score: str) -> None:
-    """Draw the averages of one algorithm, some with ratio and interval; the ends have stars."""
-    draw.line(axes, own, "reward", score, Look("_", style.BLUE), zorder=1.5)
-    inner = own[own["alpha"].between(0, 1, inclusive="neither")]
-    shown = inner["alpha"].round(3).isin(LABELLED_ALPHAS)
-    draw.curve(axes, draw.barless(inner, ~shown), "reward", score, AVERAGES, bars="y")
-    for x, y, alpha in inner.loc[shown, ["reward", score, "alpha"]].to_numpy():
-        draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
-
-
 @style.in_style()
 def kl_penalty(
     points: pd.DataFrame, own: float, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
     """Draw skill against reward for PPO's KL coefficients and for averages of its own end (Fig. 8).
 
-    `own` is the coefficient of the models whose method is "none". All are of the seeds that have
-    another one too.
+    `own` is the coefficient of the models whose method is "none". Seeds have another one too.
     """
-    name, values = "kl_penalty", ["reward", score]
-    rows = select.change(select.prepare(points, values, name), ["reward"], name)
+    values = ["reward", score]
+    rows = select.prepare(points, values, since=["reward"])
     ppo = rows[rows["algorithm"] == "ppo"]
     swept = ppo[ppo["method"] == "kl_coef"]
     if swept.empty:
-        raise TableError(f"{name} needs PPO under another KL coefficient: none is recorded.")
-    plain = select.last_round(ppo, "ppo", name).assign(method="kl_coef", strength=own)
+        raise TableError("kl_penalty needs PPO under another KL coefficient: none is recorded.")
+    plain = select.last_round(ppo, "ppo").assign(method="kl_coef", strength=own)
     rows = pd.concat([swept, plain, ppo[ppo["method"] == "average"]], ignore_index=True)
     rows = rows[rows["seed"].isin(swept["seed"])]
     rows = rows.assign(dial=rows["strength"].fillna(rows["alpha"]))
@@ -176,22 +166,20 @@ def kl_penalty(
     looks = {"kl_coef": style.METHODS["kl_coef"], "average": AVERAGES}
     draw.curves(axes, drawn, "method", "reward", score, looks, seeds=rows, order="dial", bars="y")
     title, caption = "A heavier KL penalty, or averaging?", run_caption(rows, recorded)
-    style.finish(figure, title, caption, table := drawn.drop(columns="dial"), legend_columns=2)
-    named = table[table["method"] == "kl_coef"]
-    texts = [f"{strength:g}" for strength in named["strength"]]
-    colour = looks["kl_coef"].colour
-    draw.notes(axes, texts, named[values], table[values], fontsize=11, color=colour)
-    return figure
+    named = drawn.loc[drawn["method"] == "kl_coef", [*values, "strength"]].to_numpy()
+    for x, y, strength in named:
+        draw.note(axes, f"{strength:g}", x, y, (1, 1), far=6, color=looks["kl_coef"].colour)
+    table = drawn.drop(columns="dial")
+    return style.finish(figure, title, caption, table, legend_columns=2)
 
 
 @style.in_style()
 def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw forgetting against KL of both directions, a marker a model, on a root scale.
 
-    The line is the best curve a (1 - exp(-x / b)) through theta_0 for all models, its R squared in
-    the title. `kl` are the columns of kl.csv: without them only the direction of points.csv.
+    The line is `forgetting.fit` for all models. `kl` are the columns of kl.csv; it may be empty.
     """
-    select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"], "razor")
+    select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"])
     rows = forgetting.forgetting(points, kl)
     xs = [name for name in forgetting.X_NAMES if rows[name].nunique() >= 4]  # what a fit needs
     if not xs:
@@ -202,10 +190,10 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
     for axes, x in zip(line, xs, strict=True):
         for (name, swept), own in rows.groupby(["algorithm", rows["method"] == "kl_coef"]):
             look = ALGORITHMS[str(name)]
-            draw.scatter(
-                axes, own, x, "tax", look, hollow=bool(swept), markersize=6,
-                alpha=1 if name == "rsf_random" else 0.75,
-                label=f"{look.label}, other KL coefficients" if swept else look.label,
+            draw.curve(
+                axes, own, x, "tax", look, hollow=bool(swept), bars="", linestyle="none",
+                markersize=6, alpha=1 if name == "rsf_random" else 0.75,
+                label=look.label + ", other KL coefficients" * bool(swept),
             )  # fmt: skip
         found = forgetting.fit(rows, x)
         way = pd.DataFrame({x: np.linspace(0.0, rows[x].max(), 300)})
@@ -213,14 +201,11 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
         draw.line(axes, way.assign(tax=found(way[x].to_numpy())), x, "tax", fitted, zorder=3)
         draw.level(axes, 0)
         draw.star(axes, 0, 0, label="θ₀", size=15)
-        axes.set_xscale("function", functions=(_root, np.square))
+        root = (lambda values: np.sqrt(np.maximum(values, 0.0)), np.square)
+        axes.set_xscale("function", functions=root)
         axes.set_xlim(0, 1.08 * rows[x].max())
         axes.set_xlabel(f"{forgetting.X_NAMES[x]}, nats a reply (root scale)")
         axes.set_title(f"R² = {number(found.r_squared, 2)}", fontsize=12.5)
         table.append({"line": forgetting.X_NAMES[x], "models": len(rows), "R²": found.r_squared})
     title, caption = "Does KL tell how much is forgotten?", run_caption(rows, recorded)
     return style.finish(figure, title, caption, pd.DataFrame(table), legend_columns=4)
-
-
-def _root(values: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(values, 0.0))

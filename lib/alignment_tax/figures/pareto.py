@@ -1,85 +1,65 @@
-"""The picture of the course: reward on one axis, skills on the other, one curve a method (Fig. 3).
-
-Averaging is a curve over alpha, every other method one over its strength or its rounds. `points`
-are the columns of points.csv, one study; `recorded` says that they are of data/results. What cannot
-be drawn is a TableError.
-"""
+"""Reward on one axis, skills on the other, one curve a method (Fig. 3): averaging, and remedies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.words import run_caption
-from alignment_tax.labels import ALPHA, AXIS_NAMES, SCORES, number
+from alignment_tax.figures.style import METHODS, Look, run_caption
+from alignment_tax.labels import ALPHA, AXIS_NAMES, FAMILY_NAMES, number, seeds_text
+from alignment_tax.registry import REMEDIES
 from alignment_tax.results import points as select
-from alignment_tax.results.points import NotRecorded, TableError, curve_rows
+from alignment_tax.results.points import TableError
+from alignment_tax.results.select import Selection
+from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats.compare import summarise
 
-REWARD_NAMES = {"reward": "reward gained over θ₀", "gold": AXIS_NAMES["gold"]}
 #: The curves of the course's picture, from theta_0 to the last round of RSF, averaging on top.
 CURVES = ("learning_rate", "early_stopping", "average")
 
 
-def _curves(points: pd.DataFrame, scores: Sequence[str], reward: str) -> pd.DataFrame:
+def _curves(points: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Return the rows of every curve that is recorded, `place` by `place` from theta_0 on.
 
-    The reward is a gain over theta_0: each seed's reward model has a zero of its own; gold has one.
+    The reward is a gain over theta_0: each seed's reward model has a zero of its own.
     """
-    if reward not in REWARD_NAMES:
-        raise TableError(f"fronts: the reward axis is 'reward' or 'gold', not {reward!r}.")
-    if unknown := set(scores) - set(SCORES):
-        raise TableError(f"fronts: {min(unknown)!r} is no skill; choose from {', '.join(SCORES)}.")
-    rows = select.prepare(points, ["reward", reward, *scores], "fronts")
-    rows = select.change(select.with_rsf(rows), ["reward"], "fronts")
-    select.last_rsf(rows, "fronts")
-    found = []
-    for method in CURVES:
-        for seed in sorted(rows["seed"].unique()):
-            try:
-                own = curve_rows(rows, method, seed)
-            except NotRecorded:
-                continue
-            found.append(own.assign(method=method, place=range(len(own))))
-    return pd.concat(found, ignore_index=True)
+    rows = select.with_rsf(select.prepare(points, ["reward", *scores]))
+    select.last_round(rows)
+    found = Selection(rows)
+    curves = [(name, each) for name in CURVES for each in found.curve(f"rsf/{name}").values()]
+    placed = [each.assign(method=name, place=range(len(each))) for name, each in curves]
+    return pd.concat(placed, ignore_index=True)
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str, reward: str) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> None:
     for method in CURVES:
-        look, own = style.METHODS[method], table[table["method"] == method]
+        look, own = METHODS[method], table[table["method"] == method]
         if own.empty:
             continue
-        draw.faint(axes, rows[rows["method"] == method], reward, score, look)
-        draw.curve(axes, own, reward, score, look, pale=0.4, elinewidth=1.0)
+        draw.faint(axes, rows[rows["method"] == method], "reward", score, look)
+        draw.curve(axes, own, "reward", score, look, pale=0.4, elinewidth=1.0)
     early = table[table["method"] == "early_stopping"]
     for at, name in ((0, "before RLHF (θ₀)"), (-1, "after RLHF")):
         end = early.iloc[at]
-        draw.star(axes, end[reward], end[score], hollow=at == 0, size=19, label=name)
-    for ends, values in ((axes.set_xlim, rows[reward]), (axes.set_ylim, rows[score])):
+        draw.star(axes, end["reward"], end[score], hollow=at == 0, size=19, label=name)
+    for ends, values in ((axes.set_xlim, rows["reward"]), (axes.set_ylim, rows[score])):
         room = 0.08 * (values.max() - values.min()) or 1.0
         ends(values.min() - room, values.max() + room)  # a bar that is longer is cut
-
-
-def _averaged(table: pd.DataFrame, alpha: float) -> pd.Series:
-    """Return the row of the average at an alpha, or at the nearest to it that there is."""
-    own = table[table["method"] == "average"]
-    if own.empty:
-        raise TableError("front: the points hold no average of theta_0 and RSF.")
-    return own.iloc[int((own["alpha"] - alpha).abs().argmin())]
 
 
 def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
     """Return, by alpha, which share (in percent) of RSF's gain an average keeps, and pays.
 
-    Columns: reward and `score` (means over seeds), kept (of the gain in reward), paid (of the loss
-    of `score`) and back (what is not paid).
+    Means over seeds of reward and `score`; kept (of the gain), paid (of the loss), back (not paid).
     """
-    rows = _curves(points, [score], "reward")
+    rows = _curves(points, [score])
     mixed = rows[rows["method"] == "average"].groupby("alpha")[["reward", score]].mean()
     start, end = mixed.iloc[0], mixed.iloc[-1]
     shares = 100 * (mixed - start) / (end - start)
@@ -87,69 +67,204 @@ def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
 
 
 @style.in_style()
-def front(
-    points: pd.DataFrame, alpha: float = ALPHA, score: str = "forgetting", recorded: bool = False
-) -> Figure:
-    """Draw a score against reward: stopping RSF early and averaging; an alpha is marked.
+def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) -> Figure:
+    """Draw what is not forgotten against reward: stopping RSF early, and averaging.
 
-    The mark says what the average at `alpha` (or the nearest there is) keeps of RSF's reward, and
-    gives back of its tax. Large markers are means over seeds with 95 % t intervals.
+    The mark says what the average at `alpha` (or the nearest there is) keeps of RSF's reward.
     """
-    rows = _curves(points, [score], "reward")
+    score = "forgetting"
+    rows = _curves(points, [score])
     rows = rows[rows["method"] != "learning_rate"]
     table = summarise(rows, ["method", "place", "alpha", "rounds"], ["reward", score])
     figure, [[axes]] = style.panels(size=(style.WIDE[0], 5.4))
-    _draw(axes, rows, table, score, "reward")
-    here = _averaged(table, alpha)
-    share = kept(points, score).loc[here["alpha"]]
+    _draw(axes, rows, table, score)
+    own = table[table["method"] == "average"]
+    if own.empty:
+        raise TableError("front: the points hold no average of theta_0 and RSF.")
+    here = own.iloc[int((own["alpha"] - alpha).abs().argmin())]
+    share = kept(points).loc[here["alpha"]]
     said = f"α = {here['alpha']:g} keeps {number(share['kept'], 0)} % of the reward"
-    lost = "what was forgotten" if score == "forgetting" else "the tax"
-    told = f"gives back {number(share['back'], 0)} % of {lost}"
+    told = f"gives back {number(share['back'], 0)} % of what was forgotten"
     axes.plot(
         here["reward"], here[score], marker="o", markersize=21, color=style.BLACK, zorder=7,
-        linestyle="none", markerfacecolor="none", markeredgewidth=2.2,
+        markerfacecolor="none", markeredgewidth=2.2,
     )  # fmt: skip
     line = {"arrowstyle": "-", "color": style.INK, "shrinkB": 11, "linewidth": 1.2}
-    line["relpos"] = (0.93, 1.0)
     axes.annotate(
         f"{said},\n{told}", (here["reward"], here[score]), (0.07, 0.12), textcoords="axes fraction",
-        fontsize=13, fontweight="bold", color=style.METHODS["average"].colour, bbox=draw.PAPER,
-        arrowprops=line,
+        fontsize=13, fontweight="bold", color=METHODS["average"].colour, bbox=style.PAPER,
+        arrowprops=line | {"relpos": (0.93, 1.0)},
     )  # fmt: skip
-    axes.set(xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES.get(score, score)}  →")
-    return style.finish(
-        figure, "Reward gained, skills kept: up and to the right is better",
-        run_caption(rows, recorded), table, head=f"Marked: {said} and {told}.", legend_columns=4,
-    )  # fmt: skip
-
-
-def signature(points: pd.DataFrame, recorded: bool = True) -> Figure:
-    """Draw the README's first figure: what is forgotten against the reward that is gained."""
-    return front(points, recorded=recorded)
+    axes.set(xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES[score]}  →")
+    title, head = "Reward gained, skills kept: up and to the right is better", f"{said} and {told}."
+    caption = run_caption(rows, recorded)
+    return style.finish(figure, title, caption, table, head=f"Marked: {head}", legend_columns=4)
 
 
 @style.in_style()
 def fronts(
     points: pd.DataFrame,
     scores: Sequence[str] = ("forgetting", "skill"),
-    reward: str = "reward",
     recorded: bool = False,
 ) -> Figure:
-    """Draw some scores against reward (or gold), a panel each: averaging and what it competes with.
+    """Draw some scores against reward, a panel each: averaging and what it competes with.
 
     Stopping RSF early goes by rounds, smaller steps by the learning rate, averaging by alpha.
     """
-    rows = _curves(points, scores, reward)
-    settings = ["method", "place", "strength", "alpha", "rounds"]
-    table = summarise(rows, settings, [reward, *scores])
-    columns = min(2, len(scores))
-    lines = -(-len(scores) // columns)
-    figure, grid = style.panels(
-        lines, columns, (style.PANELS[0], 1.6 + 3.2 * lines), used=len(scores), sharex=True,
-        xlabel=f"{REWARD_NAMES[reward]}  →",
-    )  # fmt: skip
-    for axes, score in zip(grid.flat, scores, strict=False):
-        _draw(axes, rows, table, score, reward)
-        axes.set_title(AXIS_NAMES.get(score, score))
+    rows = _curves(points, scores)
+    table = summarise(rows, ["method", "place", "strength", "alpha", "rounds"], ["reward", *scores])
+    figure, [line] = style.panels(
+        1, len(scores), (style.PANELS[0], 4.8), xlabel="reward gained over θ₀  →"
+    )
+    for axes, score in zip(line, scores, strict=True):
+        _draw(axes, rows, table, score)
+        axes.set_title(AXIS_NAMES[score])
     title = "Averaging beside stopping early and smaller steps"
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=3)
+
+
+# --- remedies -------------------------------------------------------------------------------------
+
+#: A panel each; what stands together takes hold of the same thing.
+KINDS = {
+    "penalties on weights": ("l1", "l2"),
+    "penalties on outputs": ("kd", "kd_squared", "kl"),
+    "low rank": ("lora", "lora_mlp"),
+    "replay": ("replay", "replay_other"),
+    "moving averages": ("sma", "ema", "bema"),
+    "grafts": ("graft", "graft_random", "graft_learnt"),
+}
+GAIN, SINCE = "reward gained over θ₀  →", f"{FAMILY_NAMES['forgetting']},\nsince θ₀ (points)  →"
+X, Y = VALUES = ["reward", "forgetting"]
+DISTANCES = {
+    "forward": Look("KD: KL(θ₀ ‖ θ)", style.PURPLE),
+    "reverse": Look("KL penalty: KL(θ ‖ θ₀)", style.SKY),
+}
+
+
+@style.in_style()
+def penalty_distances() -> Figure:
+    """Draw both prices on outputs where a token is dropped, and where one is added.
+
+    `student` is the probability of the second token, which the first gains, or of the third.
+    """
+    first, second, third = p = np.array((0.6, 0.399, 0.001))
+    dropped = np.logspace(np.log10(second), -6, 400)
+    added = np.logspace(np.log10(third), np.log10(0.5), 400)
+    rest = (1 - added) / (first + second)
+    students = {
+        "drops": (1 - third - dropped, dropped, np.full(400, third)),
+        "adds": (rest * first, rest * second, added),
+    }
+    figure, [line] = style.panels(1, 2, (style.PANELS[0], 4.6), sharey=True, ylabel="price")
+    titles, parts = ("θ drops the second token", "θ says the rare third token"), []
+    for axes, (panel, tokens), title in zip(line, students.items(), titles, strict=True):
+        q, student = np.stack(tokens, axis=1), dropped if panel == "drops" else added
+        prices = {"forward": (p * np.log(p / q)).sum(1), "reverse": (q * np.log(q / p)).sum(1)}
+        parts.append(own := pd.DataFrame({"panel": panel, "student": student, **prices}))
+        for name, look in DISTANCES.items():
+            draw.line(axes, own, "student", name, look)
+        draw.level(axes, student[0], upright=True)
+        axes.set(xscale="log", xlabel=f"its probability under θ (θ₀: {student[0]:g}, dashed)")
+        axes.set_title(title)
+    line[0].invert_xaxis()
+    caption = f"worked out; three tokens, to which θ₀ gives {', '.join(f'{each:g}' for each in p)}"
+    title, table = "Two ways to be far from θ₀", pd.concat(parts)
+    return style.finish(figure, title, caption, table, legend_columns=2)
+
+
+@style.in_style()
+def live_remedies(live: pd.DataFrame) -> Figure:
+    """Draw models of one seed since theta_0: remedies from weak to strong, averages as a line.
+
+    `live` are points of theta_0, the distilled run and its averages, and of remedies.
+    """
+    rows = select.prepare(live, VALUES, since=VALUES)
+    by_method = dict(list(rows.groupby("method")))
+    remedies = [name for name in REMEDIES if name in by_method]
+    if DISTIL not in by_method or not remedies:
+        raise TableError("live_remedies needs the distilled run (distil) and remedies.")
+    start, plain = rows[rows["algorithm"] == "sft"], by_method[DISTIL]
+    figure, [[axes]] = style.panels(size=(style.WIDE[0], 5.8), xlabel=GAIN, ylabel=SINCE)
+    mixed = by_method.get(DISTILLED_AVERAGE, rows[:0]).sort_values("alpha")
+    way = pd.concat([start, mixed, plain])
+    draw.curve(axes, way, X, Y, METHODS[DISTILLED_AVERAGE], bars="")
+    for name in remedies:
+        look, weak_is_high = METHODS[name], REMEDIES[name].weak_is_high
+        line = by_method[name].sort_values("strength", ascending=not weak_is_high)
+        axes.plot(*line[VALUES].to_numpy().T, color=look.colour, linewidth=1.2, linestyle=":")
+        shape: dict[str, Any] = {"bars": "", "linestyle": "none", "markersize": 10, "zorder": 4}
+        draw.curve(axes, line[:1], X, Y, look, **shape)
+        draw.curve(axes, line[1:], X, Y, look, hollow=True, label="_", **shape)
+    _ends(axes, start, plain)
+    axes.margins(0.1)
+    table = rows[["method", "strength", "alpha", *VALUES]]
+    title = "One seed: a weak strength (full) and a strong one (hollow)"
+    return style.finish(figure, title, run_caption(rows), table, legend_columns=4)
+
+
+@style.in_style()
+def remedy_fronts(
+    points: pd.DataFrame, methods: Collection[str] = tuple(REMEDIES), recorded: bool = False
+) -> Figure:
+    """Draw remedies beside the averages of the distilled run since theta_0, a panel for each kind.
+
+    Each curve goes over the strengths of a remedy to the plain distilled run, if it ends there.
+    """
+    groups = _by_kind(points, methods)
+    every = pd.concat([rows.assign(kind=kind) for kind, rows in groups.items()])
+    table = summarise(every, ["kind", "method", "strength", "alpha"], VALUES)
+    most, caption = every["seed"].nunique(), run_caption(every, recorded)
+    if any(rows["seed"].nunique() < most for rows in groups.values()):
+        seeds = seeds_text(every["seed"])
+        caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+    figure, grid = style.panels(
+        lines, columns, (style.PANELS[0], 2.0 + 3.3 * lines), used=len(groups), sharex=True,
+        sharey=True, xlabel=GAIN, ylabel=SINCE,
+    )  # fmt: skip
+    for axes, (kind, rows) in zip(grid.flat, groups.items(), strict=False):
+        _panel(axes, table[table["kind"] == kind])
+        fewer = rows["seed"].nunique() < most
+        axes.set_title(f"{kind}, {seeds_text(rows['seed'])}" if fewer else kind, fontsize=13)
+    return style.finish(figure, "Remedies beside averaging", caption, table, legend_columns=4)
+
+
+def _by_kind(points: pd.DataFrame, wanted: Collection[str]) -> dict[str, pd.DataFrame]:
+    """Return, by kind of remedy, the rows of its panel: every curve of the same seeds."""
+    rows = select.prepare(points, VALUES, since=VALUES)
+    start = select.theta_0(rows).assign(method="theta_0")
+    rows = pd.concat([start, rows[rows["algorithm"] == "rsf"]])
+    found = {}
+    for kind, remedies in KINDS.items():
+        there = [name for name in remedies if name in wanted and name in set(rows["method"])]
+        own = rows[rows["method"].isin(["theta_0", DISTIL, DISTILLED_AVERAGE, *there])]
+        seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("method")))
+        if there and seeds:
+            found[kind] = own[own["seed"].isin(seeds)]
+    if not found:
+        raise TableError(
+            "remedy_fronts: the points have no remedy. Record them with: "
+            "alignment-tax record tiny --methods remedies"
+        )
+    return found
+
+
+def _panel(axes: Axes, table: pd.DataFrame) -> None:
+    start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
+    for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
+        look, remedy = METHODS[method], REMEDIES.get(method)
+        own = table[table["method"] == method].sort_values(["strength", "alpha"])
+        if remedy is not None:
+            own = own if remedy.weak_is_high else own[::-1]
+        way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
+        axes.plot(*pd.concat(way)[VALUES].to_numpy().T, color=look.colour, linewidth=1.4, zorder=2)
+        draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
+    _ends(axes, start, end)
+
+
+def _ends(axes: Axes, start: pd.DataFrame, end: pd.DataFrame) -> None:
+    draw.star(axes, *start[VALUES].iloc[0], size=15, label="before RLHF (θ₀)")
+    shape: dict[str, Any] = {"linestyle": "none", "markersize": 11, "zorder": 4}
+    draw.curve(axes, end, X, Y, METHODS[DISTIL], bars="", **shape)

@@ -1,9 +1,4 @@
-"""Scores of models on the skills, and what RLHF takes from them: the alignment tax.
-
-`caption` says which run a figure shows, `study` names the preset whose names the skills have;
-`points` are the columns of points.csv, one study, and `recorded` says that they are of
-data/results. What cannot be drawn is a TableError.
-"""
+"""Scores of models on the skills, and what RLHF takes from them: the alignment tax."""
 
 from __future__ import annotations
 
@@ -16,15 +11,13 @@ from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels
-from alignment_tax.figures.words import run_caption
+from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels, run_caption
 from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of
 from alignment_tax.results import points as select
-from alignment_tax.results.points import TableError, finite, need
+from alignment_tax.results.points import TableError, need
 from alignment_tax.stats.compare import summarise
 
 MODEL_COLOURS = (style.GREY, style.SKY, VERMILLION, BLUE, style.ORANGE, style.PURPLE)
-GUESSING = "guessing by answer type"
 ALPHA_LOOKS = {
     "reward": Look("reward", BLUE, "o"),
     "gold": Look("gold (the true reward)", style.ORANGE, "s"),
@@ -33,29 +26,20 @@ ALPHA_LOOKS = {
 }
 
 
-def _skills_in(frame: pd.DataFrame, figure: str) -> list[str]:
+def _skills_in(frame: pd.DataFrame) -> list[str]:
     found = [name for name in SCORES if name in frame.columns]
     if not found:
-        raise TableError(f"{figure} needs a column per skill, some of {', '.join(SCORES)}.")
+        raise TableError(f"skills_bar needs a column per skill, some of {', '.join(SCORES)}.")
     # the only slot of a family that is drawn as well would be the same bars twice
     twice = [slots[0] for name, slots in FAMILIES.items() if len(slots) == 1 and name in found]
     return [name for name in found if name not in twice]
 
 
-def _guesses(baselines: Mapping[str, float] | None, figure: str) -> dict[str, float]:
-    given = dict(baselines or {})
-    if unknown := [name for name in given if name not in SCORES]:
-        raise TableError(f"{figure}: no skill is called {', '.join(unknown)}.")
-    finite(list(given.values()) or [0.0], figure, "baselines")
-    return given
-
-
 def _by_score(frame: pd.DataFrame, scores: list[str], value: str, study: str) -> pd.DataFrame:
     """Return the mean of each model (`frame["model"]`) and score, in both orders as they come."""
     long = frame.melt("model", scores, "score", value)
-    orders = {"model": list(dict.fromkeys(long["model"])), "score": scores}
-    for column, order in orders.items():
-        long[column] = pd.Categorical(long[column], order)
+    for column in ("model", "score"):
+        long[column] = pd.Categorical(long[column], long[column].unique())
     table = summarise(long, ["model", "score"], [value]).astype({"model": str, "score": str})
     table.insert(2, "name", table["score"].map(names_of(study)))
     return table
@@ -71,20 +55,14 @@ def skills_bar(
 ) -> Figure:
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
-    Args:
-        scores: `model` and a column per skill (percent); several rows of one model are its seeds.
-        baselines: skill -> score of guessing by answer type (percent).
+    `scores` has `model` and a column per skill (percent), several rows for seeds of one model;
+    `baselines` are scores of guessing by skill; `study` names the preset whose names skills have.
     """
-    need(scores, ["model"], "skills_bar")
-    guesses, skills = _guesses(baselines, "skills_bar"), _skills_in(scores, "skills_bar")
-    for skill in skills:
-        finite(scores[skill], "skills_bar", f"scores of {skill}")
-    table = _by_score(scores.assign(model=scores["model"].astype(str)), skills, "value", study)
-    table["baseline"] = table["score"].map(guesses).astype(float)
-    models = list(dict.fromkeys(table["model"]))
-    if len(models) > len(MODEL_COLOURS):
-        raise TableError(f"skills_bar draws {len(MODEL_COLOURS)} models, not {len(models)}.")
-    looks = {name: Look(name, c, "o") for name, c in zip(models, MODEL_COLOURS, strict=False)}
+    need(scores, ["model"])
+    table = _by_score(scores, _skills_in(scores), "value", study)
+    table["baseline"] = table["score"].map(baselines or {}).astype(float)
+    models = table["model"].unique()
+    looks = {name: Look(name, MODEL_COLOURS[place]) for place, name in enumerate(models)}
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
     names = draw.bars(axes, table, "name", "model", "value", looks, digits=digits)
@@ -92,77 +70,53 @@ def skills_bar(
     if not known.empty:
         axes.hlines(
             known["baseline"], known.index - 0.45, known.index + 0.45, color=style.BLACK,
-            linewidth=2, linestyle=(0, (3, 1.5)), label=GUESSING,
+            linewidth=2, linestyle=(0, (3, 1.5)), label="guessing by answer type",
         )  # fmt: skip
     wrapped = [textwrap.fill(name, 11, break_long_words=False) for name in names]
     axes.set_xticks(range(len(names)), wrapped)
-    axes.set_ylim(0, 105)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel("score (%)")
+    axes.set(ylim=(0, 105), yticks=range(0, 101, 20), ylabel="score (%)")
     return finish(figure, "Skills", caption, table, legend_columns=len(models) + 1)
 
 
 @style.in_style()
 def tax_bars(
     points: pd.DataFrame,
-    alpha: float | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     recorded: bool = False,
 ) -> Figure:
     """Draw the tax per family and slot (points since theta_0 of the seed), with 95 % intervals.
 
-    Args:
-        alpha: also the tax of averaging at this alpha.
-        intervals: slot or family -> (low, high) for RSF, for instance a paired bootstrap over
-            items, used in place of the t interval over seeds.
+    `intervals` (low, high) by slot or family stand in place of the t interval over seeds.
     """
-    table = _taxes(points, alpha)
+    # a suite may leave a slot out (its data cannot be had): its column is empty then
+    empty = {name for name in SCORES if name in points and points[name].isna().all()}
+    scores = [name for name in SCORES if name not in empty or "skill" in empty]
+    rows = select.prepare(points, scores, since=scores)
+    order = ["skill"]
+    for family, slots in FAMILIES.items():  # a family of one slot stands for both
+        order += [family, *slots] if len(slots) > 1 else [family]
+    last = select.last_round(rows).assign(model="RSF")
+    shown = [name for name in order if name in scores]
+    table = _by_score(last, shown, "tax", str(rows["study"].iloc[0]))
+    table.insert(3, "family", table["score"].isin(FAMILY_NAMES))
     caption = run_caption(select.main_line(points), recorded)
     if intervals is not None:
         caption += " · bars of RSF: given 95 % interval"
         for score, ends in intervals.items():
-            own = (table["model"] == "RSF") & (table["score"] == score)
-            table.loc[own, ["tax_low", "tax_high"]] = ends
-    models = list(dict.fromkeys(table["model"]))
-    looks = {m: Look(m, c, "s") for m, c in zip(models, (VERMILLION, BLUE), strict=False)}
-    families = table.drop_duplicates("score").set_index("name")["family"]
+            table.loc[table["score"] == score, ["tax_low", "tax_high"]] = ends
+    names, bold = table["name"], table["family"].astype(bool)
     figure, [[axes]] = panels(size=(style.WIDE[0], 6.2))
     draw.bars(
-        axes, table, "name", "model", "tax", looks, across=True, digits=1, sign=True,
-        pale=list(families[~families].index), text_size=9.5 if len(models) > 1 else 12,
+        axes, table, "name", "model", "tax", {"RSF": Look("RSF", VERMILLION)}, across=True,
+        digits=1, sign=True, pale=list(names[~bold]), text_size=12,
     )  # fmt: skip
     axes.axvline(0, color=style.INK, linewidth=1.4)
-    labels = [name if family else f"{name}  " for name, family in families.items()]
-    axes.set_yticks(range(len(labels)), labels)  # slots stand in from their family
-    for tick, family in zip(axes.get_yticklabels(), families, strict=True):
-        tick.set_fontweight("bold" if family else "normal")
+    axes.set_yticks(range(len(table)), names.where(bold, names + "  "))  # slots stand in
+    for tick, weight in zip(axes.get_yticklabels(), bold, strict=True):
+        tick.set_fontweight("bold" if weight else "normal")
     axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
     title = "The alignment tax, skill by skill"
-    return finish(figure, title, caption, table, legend_columns=len(models))
-
-
-def _taxes(points: pd.DataFrame, alpha: float | None) -> pd.DataFrame:
-    # a suite may leave a slot out (its data cannot be had): its column is empty then
-    empty = {name for name in SCORES if name in points and points[name].isna().all()}
-    scores = [name for name in SCORES if name not in empty or "skill" in empty]
-    rows = select.change(select.prepare(points, scores, "tax_bars"), scores, "tax_bars")
-    drawn = [select.last_rsf(rows, "tax_bars").assign(model="RSF")]
-    if alpha is not None:
-        averages = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
-        chosen = averages[np.isclose(averages["alpha"], alpha)]
-        if chosen.empty:
-            there = ", ".join(f"{each:g}" for each in sorted(averages["alpha"].unique())) or "none"
-            raise TableError(
-                f"tax_bars: no averaged model at alpha {alpha:g}; the points have {there}."
-            )
-        drawn.append(chosen.assign(model=f"averaging at α = {alpha:g}"))
-    order = ["skill"]
-    for family, slots in FAMILIES.items():  # a family of one slot stands for both
-        order += [family, *slots] if len(slots) > 1 else [family]
-    shown = [name for name in order if name in scores]
-    table = _by_score(pd.concat(drawn), shown, "tax", str(rows["study"].iloc[0]))
-    table.insert(3, "family", table["score"].isin(FAMILY_NAMES))
-    return table
+    return finish(figure, title, caption, table, legend_columns=1)
 
 
 @style.in_style()
@@ -171,7 +125,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
 
     `lost` has the columns name (of a skill), kind (format | forgotten) and share (percent).
     """
-    need(lost, ["name", "kind", "share"], "lost_items")
+    need(lost, ["name", "kind", "share"])
     looks = {
         "forgotten": Look("forgotten: the right answer is not there", VERMILLION),
         "format": Look("format: it is there, and not alone", style.SKY, hatch="///"),
@@ -187,12 +141,11 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw what averaging changes since theta_0, along alpha: rewards (left) and skill (right).
 
-    Left the reward that was optimised and gold, right mean skill by both scores. The dashed lines
-    are straight: what a fair exchange of one for the other would be.
+    The dashed lines are straight: what a fair exchange of one for the other would be.
     """
     values = ["reward", *(["gold"] if select.has_gold(points) else []), "forgetting", "skill"]
-    rows = select.change(select.prepare(points, values, "alpha_curves"), values, "alpha_curves")
-    select.last_rsf(rows, "alpha_curves")
+    rows = select.prepare(points, values, since=values)
+    select.last_round(rows)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
         raise TableError("alpha_curves needs rows with algorithm 'rsf' and method 'average'.")

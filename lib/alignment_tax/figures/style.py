@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, PngImagePlugin
 
-from alignment_tax.figures.words import describe
-from alignment_tax.labels import ALGORITHM_NAMES, METHOD_NAMES
+from alignment_tax import labels
+from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES, METHOD_NAMES, number, spread
 from alignment_tax.results.points import TableError
-from alignment_tax.spec import out_of_rounds, unaveraged
 
 # Okabe and Ito's eight colours, told apart with every common form of colour blindness.
 BLACK = "#000000"
@@ -49,6 +48,18 @@ PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"
 _TABLES: WeakKeyDictionary[Figure, pd.DataFrame] = WeakKeyDictionary()
 
 
+#: An alt text names so many rows at most; of more it names the ends and the extremes.
+MOST_ROWS = 24
+# columns that are named by their values alone
+PLAIN = "line claim name model label kind method algorithm verdict series".split()
+# how the words of some columns are said
+WORDS: dict[str, Mapping[str, str]] = {
+    "algorithm": ALGORITHM_NAMES,
+    "method": {**METHOD_NAMES, "none": ""},
+    "family": FAMILY_NAMES,
+}
+
+
 @dataclass(frozen=True)
 class Look:
     """How one method is drawn: the words of the legend, a colour and a marker."""
@@ -64,23 +75,12 @@ METHODS: dict[str, Look] = {
     name: Look(METHOD_NAMES[name], colour, marker)
     for colour, marks in {
         BLUE: {"average": "o", "distil+average": "D"},
-        VERMILLION: {
-            "early_stopping": "s",
-            "distil": "P",
-            "hma_released": "X",
-        },
-        SKY: {"l1": "^", "l2": "v", "part": "H", "hma_kl": "D"},
-        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h", "adamerging": "p"},
-        GREEN: {
-            "hma": "D",
-            "lora": "X",
-            "lora_mlp": "p",
-            "hma_eq11": "v",
-            "hma_grid": "s",
-            "learning_rate": "^",
-        },
-        ORANGE: {"replay": ">", "replay_other": "X", "hma_reward": "v", "kl_coef": "s"},
-        BROWN: {"sma": "o", "ema": "^", "bema": "v", "pattern": "D", "hma_kl_other": "s"},
+        VERMILLION: {"early_stopping": "s", "distil": "P"},
+        SKY: {"l1": "^", "l2": "v"},
+        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h"},
+        GREEN: {"lora": "X", "lora_mlp": "p", "learning_rate": "^"},
+        ORANGE: {"replay": ">", "replay_other": "X", "kl_coef": "s"},
+        BROWN: {"sma": "o", "ema": "^", "bema": "v"},
         BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^"},
     }.items()
     for name, marker in marks.items()
@@ -97,21 +97,12 @@ ALGORITHMS: dict[str, Look] = {
         ("rloo", SKY, "D"),
     )
 }
-FAMILY_LOOKS: dict[str, Look] = {
-    "commonsense": Look("common sense", GREEN, "^"),
-    "reading": Look("reading", PURPLE, "v"),
-    "translation": Look("translation", SKY, "D"),
-    "skill": Look("mean of the three", BLACK, "o"),
-}
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),
     "opposite": Look("opposite", VERMILLION, "s"),
     "negligible": Look("negligible", GREEN, "v"),
     "inconclusive": Look("inconclusive", GREY, "D"),
 }
-# What may end a method's word, and how it is said; such curves have hollow markers.
-VARIANTS = {unaveraged: "then averaging", out_of_rounds: "inside the rounds"}
-
 #: What the course sets above matplotlib's "seaborn-v0_8-whitegrid".
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("figure.dpi", "savefig.dpi"), DPI),
@@ -134,26 +125,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def look_of(algorithm: str, method: str) -> Look:
-    """Return how a row of the points is drawn (TableError: it has no look yet)."""
-    if algorithm not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise TableError(f"No look for algorithm {algorithm!r} (known: {known}): add one.")
-    if method == "none":
-        return METHODS["early_stopping"] if algorithm == "rsf" else ALGORITHMS[algorithm]
-    for without, words in VARIANTS.items():
-        if (own := without(method)) != method and method not in METHODS:
-            look = look_of(algorithm, own)
-            return Look(f"{look.label}, {words}", look.colour, look.marker)
-    if method not in METHODS:
-        known = ", ".join(METHODS)
-        raise TableError(f"No look for method {method!r} (known: {known}): add one to METHODS.")
-    look = METHODS[method]
-    if algorithm == "rsf":
-        return look
-    return Look(f"{ALGORITHMS[algorithm].label}: {look.label}", look.colour, look.marker)
-
-
 @contextmanager
 def in_style() -> Iterator[None]:
     """Draw in the style of the course: `with in_style():`, or `@in_style()` above a function."""
@@ -173,8 +144,7 @@ def panels(
 ) -> tuple[Figure, np.ndarray]:
     """Return an empty figure, known to no backend, and its grid of axes (rows, columns).
 
-    Of the axes only the first `used` are seen; the lowest of each column has tick labels and the
-    label of the x axis, the first of each row that of the y axis. Others as `Figure.subplots`.
+    Of the axes only the first `used` are seen; the outer ones have labels.
     """
     room = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=size, dpi=DPI, layout=room)
@@ -200,11 +170,7 @@ def finish(
     head: str = "",
     legend_columns: int = 0,
 ) -> Figure:
-    """Add title, caption line, the table that the figure shows, and the alt text made from it.
-
-    With `legend_columns` > 0 a legend stands below the title, one entry per label. `head` is a
-    sentence of the figure's own in its alt text.
-    """
+    """Add title, caption line, table, alt text (with the sentence `head`), and perhaps a legend."""
     lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
     entries: dict[str, Artist] = {}
@@ -233,31 +199,17 @@ def alt_text(figure: Figure) -> str:
     """Return the words made from the numbers a figure of the course shows (TableError: none)."""
     if text := str(figure.get_label()):
         return text
-    raise TableError(
-        "This figure has no alt text. Figures of alignment_tax.figures carry their own; "
-        "for another one write show(figure, alt='what it shows, with its numbers')."
-    )
+    raise TableError("This figure has no alt text: write show(figure, alt='what it shows').")
 
 
 def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
     """Return the figure as PNG bytes, the same for the same data (no date, no versions).
 
-    A palette takes a third of the bytes: the 64 most frequent colours, and 192 of the others.
+    A palette of 256 colours takes a third of the bytes.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
-    pixels = np.asarray(Image.open(drawn).convert("RGB"))
-    colours, places, counts = np.unique(
-        pixels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True, return_counts=True
-    )
-    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.float32)
-    spread = Image.fromarray(rgb[None].astype(np.uint8)).quantize(192, dither=Image.Dither.NONE)
-    others = np.array(spread.getpalette(), dtype=np.float32).reshape(-1, 3)
-    palette = np.vstack([rgb[np.argsort(-counts, kind="stable")[:64]], others])[:256]
-    apart = (palette**2).sum(axis=1) - 2 * rgb @ palette.T  # from each colour, but for a constant
-    nearest = apart.argmin(axis=1)[places].reshape(pixels.shape[:2])
-    image = Image.fromarray(nearest.astype(np.uint8))
-    image.putpalette(palette.astype(np.uint8).tobytes())
+    image = Image.open(drawn).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
     words = PngImagePlugin.PngInfo()
     if description:
         words.add_text("Description", description)
@@ -266,11 +218,7 @@ def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
 
 
 def show(figure: Figure, alt: str | None = None) -> None:
-    """Display a figure in a notebook as PNG with alt text, then close it.
-
-    The alt text goes into the output's metadata (metadata["image/png"]["alt"]), from where an
-    exported page takes it, and into its plain text, which a terminal falls back to.
-    """
+    """Display a figure in a notebook as PNG, its alt text in metadata and plain text; close it."""
     text = alt if alt is not None else alt_text(figure)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     data = base64.b64encode(png(figure, description=text)).decode("ascii")
@@ -284,12 +232,110 @@ def show(figure: Figure, alt: str | None = None) -> None:
 
 def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI) -> Path:
     """Write the figure as PNG, alt text inside as the Description; whole or not at all."""
-    target = Path(path)
+    data, target = png(figure, dpi=dpi, description=str(figure.get_label())), Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(png(figure, dpi=dpi, description=str(figure.get_label())))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    temporary.write_bytes(data)
+    return temporary.replace(target)
+
+
+# --- what is said of a figure ---------------------------------------------------------------------
+
+
+def caption_line(
+    study: str, seeds: Iterable[int], n_items: int | None = None, recorded: bool = False
+) -> str:
+    """Return which run a figure shows, e.g. "recorded run tiny, seeds 0-4, 6000 items"."""
+    parts = [
+        f"recorded run {study}" if recorded else f"this run: {study}",
+        labels.seeds_text(seeds),
+    ]
+    return ", ".join(parts if n_items is None else [*parts, f"{n_items} items"])
+
+
+def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
+    """Return the caption line of the rows that are drawn; it names every seed among them."""
+    items = pd.to_numeric(rows["n_items"], errors="coerce") if "n_items" in rows else None
+    count = int(items.max()) if items is not None and items.notna().any() else None
+    line = caption_line(str(rows["study"].iloc[0]), rows["seed"], count, recorded)
+    return line + " · mean, 95 % t interval over seeds" * (rows["seed"].nunique() > 1)
+
+
+def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> str:
+    """Return the alt text of a figure: what it is, which run, and its rows with intervals in words.
+
+    What is the same in all rows is said once; of many rows only the ends and the extremes are said.
+    """
+    table = table.reset_index(drop=True)
+    ends = ("_low", "_high")
+    columns = [c for c in map(str, table) if not c.endswith(ends) and c not in ("low", "high")]
+    if "name" in columns:
+        columns = [c for c in columns if c != "score"]
+    columns.sort(key=lambda c: pd.api.types.is_numeric_dtype(table[c]))
+    alike = [c for c in columns if len(table) > 1 and table[c].nunique(dropna=False) == 1]
+    same = [c for c in alike if _ends(table, c) is None]
+    told = _told(table, [c for c in columns if c not in same])
+    parts = [f"{title} ({caption}).", head]
+    if common := ", ".join(filter(None, (_cell(table, 0, c) for c in same))):
+        parts.append(f"All rows: {common}.")
+    if len(told) < len(table):
+        parts.append(f"{len(told)} of {len(table)} rows, ends and extremes:")
+    said = [
+        ", ".join(filter(None, (_cell(table, place, c) for c in columns if c not in same)))
+        for place in told
+    ]
+    return " ".join([*filter(None, parts), "; ".join(said) + "."])
+
+
+def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
+    """Return the places of the rows that an alt text names, in the order of the table."""
+    if len(table) <= MOST_ROWS:
+        return list(range(len(table)))
+    numbers = [c for c in columns if pd.api.types.is_numeric_dtype(table[c])]
+    names = [c for c in columns if c not in numbers]
+    told = {0, len(table) - 1}
+    for column in numbers:
+        if table[column].notna().any():
+            told |= {int(table[column].argmin()), int(table[column].argmax())}
+    groups = table.groupby(names, dropna=False).indices.values() if names else ()
+    ends = {int(place) for own in groups for place in (own[0], own[-1])}
+    return sorted(told | ends if len(told | ends) <= MOST_ROWS else told)
+
+
+def _cell(table: pd.DataFrame, place: int, column: str) -> str:
+    """Return one cell in words, with its interval; "" for an empty one."""
+    value: Any = table[column].iloc[place]
+    name = FAMILY_NAMES.get(column, column.replace("_", " "))
+    if isinstance(value, (bool, np.bool_)):
+        return name if value else ""
+    if not isinstance(value, (int, float, np.number)):
+        text = WORDS.get(column, {}).get(value, str(value)) if value is not None else ""
+        return text if column in PLAIN or not text else f"{name} {text}"
+    if np.isnan(value):
+        return ""
+    ends = _ends(table, column)
+    digits = _digits(table[column], ends is not None)
+    if ends is None or pd.isna(table[ends[0]].iloc[place]):
+        return f"{name} {f'{value:g}' if digits == 0 else number(float(value), digits)}"
+    low, high = (table[end].iloc[place] for end in ends)
+    return f"{name} {spread(float(value), low, high, digits)}"
+
+
+def _ends(table: pd.DataFrame, column: str) -> tuple[str, str] | None:
+    """Return the columns of the interval of a value, None if it has none."""
+    names = [*map(str, table), ""]
+    if f"{column}_low" in names:
+        return f"{column}_low", f"{column}_high"
+    return ("low", "high") if names[names.index(column) + 1] == "low" else None
+
+
+def _digits(values: pd.Series, measured: bool) -> int:
+    """Return how many digits a column is said with: 0 where `:g` says all of each value."""
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    if not measured and (known.round(2) == known).all():
+        return 0
+    apart, largest = float(known.max() - known.min()), float(known.abs().max())
+    for digits, least in ((1, 0.5), (2, 0.1), (3, 0.01)):
+        if (apart >= least or apart == 0) and (digits > 1 or largest >= 10):
+            return digits
+    return 4

@@ -1,8 +1,4 @@
-"""Why averaging works: the bend along alpha, the ways from theta_0 to theta, the feature model.
-
-`caption` says which run a figure shows; `points` are the columns of points.csv, one study, and
-`recorded` says that they are of data/results. What cannot be drawn is a TableError.
-"""
+"""Why averaging works: the bend along alpha, the ways from theta_0 to theta, the feature model."""
 
 from __future__ import annotations
 
@@ -15,8 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import Look
-from alignment_tax.figures.words import run_caption
+from alignment_tax.figures.style import Look, run_caption
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import summarise
@@ -30,13 +25,11 @@ FORMULAS = {
     "printed": (Look("Proposition 5.1 as printed", style.BLACK), "--"),
     "weights": (Look("the same, a shared feature counted 4 times", style.VERMILLION), ":"),
 }
-
 SHARES = {
     "reward": Look("reward gained", style.BLUE, "o"),
     "tax": Look("forgetting", style.VERMILLION, "s"),
 }
-#: From theta_0 to the aligned model: by averaging weights, logits, or weights whose hidden units
-#: were numbered anew first.
+#: From theta_0 to the aligned model: weights, logits, weights with hidden units numbered anew.
 WAYS = {
     "weights": Look("averaged weights", style.BLUE, "o"),
     "outputs": Look("averaged outputs", style.GREEN, "^"),
@@ -48,17 +41,13 @@ WAYS = {
 def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str) -> Figure:
     """Draw the gain of averaging against the overlap n_o, a panel for each world, four at most.
 
-    Args:
-        repeats: One row per repeat of a simulation: features (n), p, labels ("same" or
-            "different"), shared (n_o), average ("outputs" or "weights"), gain (xi in points).
-        formulas: The lines beside them: features, p, labels, shared, and the predicted gains in
-            points, `printed` and `weights` (NaN where there is no formula).
+    `repeats` has a row per simulation: features (n), p, labels, shared (n_o), average ("outputs" or
+    "weights"), gain (xi in points). `formulas` predict gains: `printed` and `weights`, NaN for
+    none.
     """
-    need(repeats, [*WORLD, "shared", "average", "gain"], "effectiveness")
-    need(formulas, [*WORLD, "shared", *FORMULAS], "effectiveness")
-    finite(repeats["gain"], "effectiveness", "gains")
-    if unknown := sorted(set(repeats["average"]) - set(AVERAGES)):
-        raise TableError(f"average is one of {', '.join(AVERAGES)}, not {unknown[0]!r}.")
+    need(repeats, [*WORLD, "shared", "average", "gain"])
+    need(formulas, [*WORLD, "shared", *FORMULAS])
+    finite(repeats["gain"], "gains")
     table = summarise(repeats, [*WORLD, "average", "shared"], ["gain"])
     table = table.sort_values("labels", ascending=False, kind="stable")
     worlds = list(table.groupby(WORLD, sort=False))
@@ -79,25 +68,27 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
         draw.curves(axes, own, "average", "shared", "gain", AVERAGES)
         axes.set_title(f"n = {world[0]}, p = {world[1]:g}, {world[2]} labels")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
-    return _finish(figure, "What does averaging gain?", caption, table)
+    count = table["seeds"].max()
+    caption += f" · mean, 95 % t interval over {count} repeats" * bool(count > 1)
+    table = table.rename(columns={"seeds": "repeats"})
+    return style.finish(figure, "What does averaging gain?", caption, table, legend_columns=2)
 
 
 @style.in_style()
-def shares_along(points: pd.DataFrame, score: str = "forgetting", recorded: bool = False) -> Figure:
+def shares_along(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw how much of RSF's reward, and of its tax, averages along alpha have, in percent of it.
 
-    `score` is the skill that the tax is counted in. Dashed: where straight lines would run.
+    Dashed: where straight lines would run.
     """
-    rows = select.prepare(select.main_line(points), ["reward", score], "shares_along")
+    values = ["reward", "forgetting"]
+    rows = select.prepare(select.main_line(points), values)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
         raise TableError("shares_along needs rows of rsf with method 'average'.")
-    means = summarise(rows, ["alpha"], ["reward", score]).sort_values("alpha", ignore_index=True)
-    ends = means.iloc[[0, -1]]
-    table = means[["alpha", "seeds"]]
-    for name, column in (("reward", "reward"), ("tax", score)):
-        first, last = ends[column]
-        table = table.assign(**{name: 100 * (means[column] - first) / (last - first)})
+    means = summarise(rows, ["alpha"], values)
+    gone = means[values] - means[values].iloc[0]
+    table = means[["alpha", "seeds"]].assign(line=100 * means["alpha"])
+    table[[*SHARES]] = 100 * gone / gone.iloc[-1]
     figure, [[axes]] = style.panels(
         1, 1, style.WIDE, xlabel="α   (0 = before RLHF, 1 = after)",
         ylabel="share of what RSF changed (%)",
@@ -105,12 +96,12 @@ def shares_along(points: pd.DataFrame, score: str = "forgetting", recorded: bool
     for name, look in SHARES.items():
         draw.curve(axes, table, "alpha", name, look)
     straight = Look("if both ran in straight lines", style.GREY)
-    draw.line(axes, table.assign(line=100 * table["alpha"]), "alpha", "line", straight,
-              linestyle="--", zorder=1)  # fmt: skip
+    draw.line(axes, table, "alpha", "line", straight, linestyle="--", zorder=1)
     axes.set_xticks(np.linspace(0, 1, 6))
     caption = run_caption(points[points["seed"].isin(rows["seed"])], recorded).split(" · ")[0]
     title = "How much of both has come at α?"
-    return style.finish(figure, title, f"{caption} · of means over seeds", table, legend_columns=3)
+    caption, table = f"{caption} · of means over seeds", table.drop(columns="line")
+    return style.finish(figure, title, caption, table, legend_columns=3)
 
 
 @style.in_style()
@@ -119,13 +110,11 @@ def ways(
 ) -> Figure:
     """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
 
-    Args:
-        rows: panel, way (a key of `WAYS`), alpha, and the column `value` that is drawn.
-        shown: Which of the ways; dashed is the straight line between the ends of the first.
-        title, caption: Of the figure.
+    `rows` have panel, way (a key of `WAYS`), alpha, and the column `value`; `shown` are the ways
+    drawn. Dashed is the straight line between the ends of the first.
     """
-    need(rows, ["panel", "way", "alpha", value], "ways")
-    finite(rows[value], "ways", value)
+    need(rows, ["panel", "way", "alpha", value])
+    finite(rows[value], value)
     table = rows[rows["way"].isin(shown)].sort_values(["panel", "way", "alpha"])
     panels = list(dict.fromkeys(rows["panel"]))
     size = (style.PANELS[0] if len(panels) > 1 else style.WIDE[0], 4.8)
@@ -140,10 +129,3 @@ def ways(
         axes.set_xticks(np.linspace(0, 1, 6))
     table = table[["panel", "way", "alpha", value]]
     return style.finish(figure, title, caption, table, legend_columns=len(shown) + 1)
-
-
-def _finish(figure: Figure, title: str, caption: str, table: pd.DataFrame) -> Figure:
-    if (count := int(table["seeds"].max())) > 1:
-        caption += f" · mean, 95 % t interval over {count} repeats"
-    table = table.rename(columns={"seeds": "repeats"})
-    return style.finish(figure, title, caption, table, legend_columns=2)

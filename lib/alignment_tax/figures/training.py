@@ -1,8 +1,4 @@
-"""How training went: losses, the reward model, what sampling more buys, RSF round by round.
-
-`caption` says which run a figure shows; `points` are the columns of points.csv, one study, and
-`recorded` says that they are of data/results. What cannot be drawn is a TableError.
-"""
+"""How training went: losses, the reward model, what sampling more buys, RSF round by round."""
 
 from __future__ import annotations
 
@@ -14,8 +10,16 @@ from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import BLACK, BLUE, GREY, VERMILLION, Look, finish, panels
-from alignment_tax.figures.words import run_caption
+from alignment_tax.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILLION,
+    Look,
+    finish,
+    panels,
+    run_caption,
+)
 from alignment_tax.labels import number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
@@ -27,34 +31,27 @@ WIDE = (style.WIDE[0], 4.6)
 WINDOW = 20  # logged steps in the running mean of a loss
 
 
-def _shares(values: object, figure: str, what: str) -> None:
-    shares = finite(values, figure, what)
-    if shares.min() < 0 or shares.max() > 1:
-        raise TableError(f"{figure}: {what} are shares between 0 and 1 (0.5: a tie).")
-
-
 @style.in_style()
 def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = False) -> Figure:
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
-    `pairs` has a row per preference pair: `kind` (what tells the two replies apart) and `correct`
-    (1 if the chosen reply has the higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a
-    worse reply that gets the higher reward.
+    `pairs` has `kind` (what tells two replies apart) and `correct` (1 if the chosen reply has the
+    higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a worse reply with the higher reward.
     """
-    need(pairs, ["kind", "correct"], "pair_accuracy_by_kind")
-    _shares(pairs["correct"], "pair_accuracy_by_kind", "values of correct")
+    need(pairs, ["kind", "correct"])
+    finite(pairs["correct"], "values of correct")
     value, everything = ("fooled", "all replies") if fooled else ("accuracy", "all pairs")
     by_kind = pairs.groupby("kind")["correct"].agg(["size", "mean"])
     by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
-    every = pairs.assign(kind=everything).groupby("kind")["correct"].agg(["size", "mean"])
-    table = pd.concat([by_kind, every]).reset_index().set_axis(["kind", "pairs", value], axis=1)
+    by_kind.loc[everything] = [len(pairs), pairs["correct"].mean()]
+    table = by_kind.reset_index().set_axis(["kind", "pairs", value], axis=1).astype({"pairs": int})
     ends = [wilson(a * n, n) for a, n in zip(table[value], table["pairs"], strict=True)]
     table[["low", "high"]] = ends
     table[[value, "low", "high"]] *= 100
     figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
     looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", BLACK, "D")]
     named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
-    draw.forest(axes, named, name="line", value=value, looks=looks, zero=None, sign=False)
+    draw.forest(axes, named, name="line", value=value, looks=looks, sign=False)
     axes.set_xlim(min(45.0, table["low"].min() - 3), 101)
     caption += " · 95 % Wilson interval"
     if fooled:
@@ -72,13 +69,10 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
 
     The table has the number of replies and both correlations.
     """
-    x, y = (finite(each, "gold_scatter", "rewards") for each in (gold, scores))
-    if x.shape != y.shape or x.ndim != 1:
-        raise TableError(f"gold_scatter: {y.shape} scores do not go with {x.shape} gold rewards.")
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise TableError("gold_scatter needs three replies or more whose rewards differ.")
-    both = pd.DataFrame({"x": x, "y": y})
-    pearson, spearman = (float(each.corr().to_numpy()[0, 1]) for each in (both, both.rank()))
+    x, y = (finite(each, "rewards") for each in (gold, scores))
+    if x.shape != y.shape:
+        raise TableError(f"{y.shape} scores do not go with {x.shape} gold rewards.")
+    pearson, spearman = (pd.Series(x).corr(pd.Series(y), way) for way in ("pearson", "spearman"))
     table = pd.DataFrame({"replies": [len(x)], "pearson": pearson, "spearman": spearman})
     figure, [[axes]] = panels(size=(7.4, 5.6))
     pale = float(np.clip(150 / len(x), 0.12, 0.7))
@@ -92,16 +86,12 @@ def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figur
 def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None = None) -> Figure:
     """Draw losses against steps: faint as logged, strong as a centred running mean.
 
-    The table says how each curve begins (`first`, as logged: a mean would hide where training
-    began) and ends (`last` and `lowest`, running means over `window` logged steps).
-
-    Args:
-        log: one row per logged step: step, loss, and where there are several curves `series`.
-        level: a loss to compare with, and what it is: a dashed line.
+    `log` has step, loss and, of several curves, `series`; dashed is a `level` and what it is. The
+    table has each curve's first loss, as logged, and last and lowest running mean over `window`
+    steps.
     """
-    need(log, ["step", "loss"], "losses")
-    for column in ("step", "loss"):
-        finite(log[column], "losses", "losses" if column == "loss" else "steps")
+    need(log, ["step", "loss"])
+    finite(log["loss"], "losses")
     named = log if "series" in log.columns else log.assign(series="training loss")
     figure, [[axes]] = panels(size=WIDE)
     records = []
@@ -109,10 +99,13 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
         own = own.sort_values("step")
         steps = max(1, min(WINDOW, len(own) // 5))
         look = Look(str(name), LINE_COLOURS[place % len(LINE_COLOURS)], "o")
+        smooth = own["loss"].rolling(steps, center=True, min_periods=1).mean()
+        if steps > 1:
+            draw.line(axes, own, "step", "loss", look, alpha=0.25, linewidth=1, label="_")
         mark = "o" if len(own) < 12 else None
-        smooth = draw.line(axes, own, "step", "loss", look, smooth=steps, marker=mark)
-        first, last, lowest = own["loss"].iloc[0], smooth.iloc[-1], smooth.min()
-        records.append((str(name), int(own["step"].iloc[-1]), first, last, lowest, steps))
+        draw.line(axes, own.assign(loss=smooth), "step", "loss", look, marker=mark)
+        ends = own["loss"].iloc[0], smooth.iloc[-1], smooth.min()
+        records.append((name, own["step"].iloc[-1], *ends, steps))
     table = pd.DataFrame(records, columns=["series", "steps", "first", "last", "lowest", "window"])
     if (longest := table["window"].max()) > 1:
         caption += f" · pale: as logged, strong: mean of {longest} logged steps"
@@ -129,13 +122,12 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
 
 @style.in_style()
 def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
-    """Draw the reward to expect of the best of n replies against n = 1 .. k.
+    """Draw the reward to expect of the best of n replies, n = 1 .. k, from `rewards` (prompts, k).
 
-    The mean over all subsets of n of the k sampled replies, without bias: with a prompt's rewards
-    sorted upwards, sum_i C(i - 1, n - 1) / C(k, n) r_(i). Intervals are over prompts: `rewards`
-    (prompts, k) has a row a prompt.
+    The mean over all subsets of n replies, without bias: with a prompt's rewards sorted upwards,
+    sum_i C(i - 1, n - 1) / C(k, n) r_(i).
     """
-    matrix = finite(rewards, "best_of_n", "rewards")
+    matrix = finite(rewards, "rewards")
     if matrix.ndim != 2:
         raise TableError(f"best_of_n takes a matrix prompts x replies, not {matrix.shape}.")
     k, ordered = matrix.shape[1], np.sort(matrix, axis=1)
@@ -157,25 +149,23 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
 
 @style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw the reward gained over theta_0, and gold, against the rounds of RSF (paper Fig. 12).
+    """Draw reward gained over theta_0, and gold, against the rounds of RSF and control (Fig. 12).
 
-    The control keeps a random reply instead of the best: what it changes, training on the model's
-    own text changes; what only RSF changes, the choice does.
+    What the control, which keeps a random reply, changes, training on the model's own text changes.
     """
     values = ["reward", "gold"] if select.has_gold(points) else ["reward"]
-    rows = select.prepare(points, values, "rsf_rounds")
-    select.last_rsf(rows, "rsf_rounds")
-    rows = select.change(rows, ["reward"], "rsf_rounds")
-    curves = [select.rounds_from_0(rows, name, "rsf_rounds") for name in ("rsf_random", "rsf")]
-    table = summarise(pd.concat(curves), ["algorithm", "rounds"], values)
+    rows = select.prepare(points, values, ["reward"])
+    select.last_round(rows)
     looks = {
         "rsf_random": style.ALGORITHMS["rsf_random"],
         "rsf": Look("RSF: keeps the best reply", VERMILLION, "s"),
     }
+    curves = [select.rounds_from_0(rows, name) for name in looks]
+    table = summarise(pd.concat(curves), ["algorithm", "rounds"], values)
     figure, [line] = panels(1, len(values), (style.PANELS[0], 5.0), xlabel="rounds of RSF")
-    titles = {"reward": "reward gained over θ₀", "gold": "gold, the true reward"}
-    for axes, name in zip(line, values, strict=True):
-        axes.set_title(titles[name])
+    titles = ("reward gained over θ₀", "gold, the true reward")
+    for axes, name, title in zip(line, values, titles, strict=False):
+        axes.set_title(title)
         draw.curves(axes, table, "algorithm", "rounds", name, looks)
         axes.xaxis.get_major_locator().set_params(integer=True)
     caption = run_caption(select.main_line(points), recorded)
@@ -186,12 +176,11 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
 def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     """Draw the path of the rounds of RSF: gold against optimised reward (after Gao et al. 2023)."""
     values = ["reward", "gold"]
-    rows = select.prepare(points, values, "reward_hacking")
-    select.last_rsf(rows, "reward_hacking")
-    gained = select.change(rows, ["reward"], "reward_hacking")
-    path = select.rounds_from_0(gained, "rsf", "reward_hacking")
+    rows = select.prepare(points, values, ["reward"])
+    select.last_round(rows)
+    path = select.rounds_from_0(rows, "rsf")
     table = summarise(path, ["rounds"], values)
-    figure, [[axes]] = panels(size=(WIDE[0], 5.2))
+    figure, [[axes]] = panels()
     for _, own in path.groupby("seed"):
         axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
     draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="")

@@ -1,18 +1,19 @@
 """Average the weights before and after RLHF: theta(alpha) = (1 - alpha) theta_0 + alpha theta.
 
-The best-trading remedy of the paper (section 4.1, after WiSE-FT, Wortsman et al. 2022). `alpha` is
-ALWAYS the weight of the aligned model; the paper's released code has it the other way round.
+Paper, section 4.1, after WiSE-FT (Wortsman et al. 2022). `alpha` is ALWAYS the weight of the
+aligned model; the paper's released code has it the other way round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import product
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge.layout import Kind, MergeError, check_alpha, kind_of
+from alignment_tax.merge.layout import FINETUNED, Kind, MergeError, check_alpha, kind_of
 
 State = Mapping[str, Tensor]
 What = Literal["all"] | Kind | Collection[Kind]
@@ -22,19 +23,13 @@ What = Literal["all"] | Kind | Collection[Kind]
 def average(
     theta_0: State, theta: State, alpha: float, what: What = "all", *, extrapolate: bool = False
 ) -> dict[str, Tensor]:
-    """Return theta(alpha) = (1 - alpha) theta_0 + alpha theta as new tensors.
+    """Return theta(alpha) as new tensors, in float32 or wider, exact to the bit at alpha 0 and 1.
 
-    Arithmetic is in float32 or wider, and exact to the last bit at alpha 0 and 1.
-
-    Args:
-        theta_0, theta: weights before and after RLHF: same names, shapes and dtypes.
-        alpha: weight of theta, in [0, 1].
-        what: which weights are averaged; all others stay those of theta_0. "all" (default), or
-            one or several kinds of `kind_of`; the paper averages only "linear".
-        extrapolate: allow alpha outside [0, 1].
+    `what` is averaged, all else stays theta_0's: "all", or one or several kinds of `kind_of` (the
+    paper: "linear"). Outside [0, 1] alpha must be asked for, by `extrapolate`.
 
     Raises:
-        MergeError: the two do not fit together, or alpha is not usable.
+        MergeError: the two differ in names, shapes or dtypes, or alpha is not usable.
     """
     check_compatible(theta_0, theta)
     check_alpha(alpha, extrapolate=extrapolate)
@@ -42,51 +37,12 @@ def average(
     shared = tied_names(theta_0)
     # a head that one file stores and the other leaves out is the embedding under a second name
     second = {n: f for n, f in _tied_to(theta_0).items() if n in shared or n not in theta}
-    result: dict[str, Tensor] = {}
-    for name, start in theta_0.items():
-        if name not in second:
-            result[name] = mix(start, theta[name], alpha) if name in averaged else start.clone()
+    result = {
+        name: mix(start, theta[name], alpha) if name in averaged else start.clone()
+        for name, start in theta_0.items()
+        if name not in second
+    }
     return {name: result[second.get(name, name)] for name in theta_0}
-
-
-class Ends:
-    """Both ends of the way, held once, to be mixed straight into one model's parameters.
-
-    theta_0 + alpha (theta - theta_0) would miss theta by rounding at alpha 1, unlike torch.lerp.
-    """
-
-    def __init__(self, model: nn.Module, theta_0: State, theta: State, what: What = "all") -> None:
-        check_compatible(theta_0, theta)
-        self.targets = own_tensors(model)
-        for state in (theta_0, theta):
-            check_fits_model(self.targets, tied_names(model.state_dict()), state)
-        averaged = averaged_names(theta_0, what)
-        self.theta_0 = {n: _held(theta_0[n], target) for n, target in self.targets.items()}
-        self.theta = {
-            n: _held(theta[n], target) if n in averaged else self.theta_0[n]
-            for n, target in self.targets.items()
-        }
-
-    @torch.no_grad()
-    def write(self, alphas: Mapping[str, float]) -> None:
-        """Write each tensor's mixture, by an alpha of its own, into the model in place."""
-        for name, target in self.targets.items():
-            start, end = self.theta_0[name], self.theta[name]
-            target.copy_(start if end is start else mix(start, end, alphas[name]))
-
-
-class Sweep(Ends):
-    """Walk along alpha inside one model: no reload, no disk, no second copy of the model.
-
-    Args:
-        model: the model to write into; its own weights are overwritten by `set`.
-        theta_0, theta, what: see `average`; either end may be `model.state_dict()`.
-    """
-
-    def set(self, alpha: float, *, extrapolate: bool = False) -> None:
-        """Write theta(alpha) into the model's parameters, in place (MergeError: a bad alpha)."""
-        check_alpha(alpha, extrapolate=extrapolate)
-        self.write(dict.fromkeys(self.targets, alpha))
 
 
 def mix(start: Tensor, end: Tensor, alpha: float) -> Tensor:
@@ -102,33 +58,27 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def averaged_names(state: State, what: What = "all") -> set[str]:
-    """Return the names that `what` selects (MergeError: unknown kind, or none of that kind)."""
+    """Return the names that `what` selects (MergeError: no weight is of that kind)."""
     if what == "all":
         return set(state)
     wanted: set[str] = {what} if isinstance(what, str) else set(what)
-    if unknown := wanted - set(get_args(Kind)):
-        known = ", ".join(("all", *get_args(Kind)))
-        raise MergeError(f"There is no kind of weight {min(unknown)!r}. Choose from: {known}.")
     aliases = tied_names(state)
     kinds = {name: kind_of(name, state[name]) for name in state if name not in aliases}
     if missing := wanted - set(kinds.values()):
         raise MergeError(
-            f"No weight is of kind {min(missing)!r}, so there is nothing to average. (A head that "
-            "is tied to the embedding counts as 'embedding'.)"
+            f"No weight is of kind {min(missing)!r}. Choose from: {', '.join(get_args(Kind))}, or "
+            "all. (A head that is tied to the embedding counts as 'embedding'.)"
         )
     return {name for name, kind in kinds.items() if kind in wanted}
 
 
 def tied_names(state: State) -> dict[str, str]:
     """Return the second names of earlier tensors: {second name: first name}."""
-    first: dict[object, str] = {}
-    places = {
-        name: (tensor.data_ptr(), tensor.shape, tensor.stride())
-        for name, tensor in state.items()
-        if tensor.numel()
-    }
-    firsts = {name: first.setdefault(place, name) for name, place in places.items()}
-    return {name: original for name, original in firsts.items() if original != name}
+    names: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        names.setdefault(place, []).append(name)
+    return {second: first for first, *others in names.values() for second in others}
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -157,13 +107,13 @@ def check_compatible(theta_0: State, theta: State) -> None:
         raise MergeError("There are no weights to average: one of the two is empty.")
     _check_names(theta_0, theta, "theta_0", "theta")
     _check_names(theta, theta_0, "theta", "theta_0")
-    for name in theta_0:
-        if name in theta:
-            _check_tensor(name, theta_0[name], theta[name])
+    for name, tensor in theta_0.items():
+        _check_tensor(name, tensor, theta.get(name, tensor))
 
 
-def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: State) -> None:
+def check_fits_model(model: nn.Module, targets: State, state: State) -> None:
     """Refuse weights that are not those of the model that is to take them (MergeError)."""
+    aliases = tied_names(model.state_dict())
     for name, target in targets.items():
         if name not in state:
             raise MergeError(
@@ -175,15 +125,12 @@ def check_fits_model(targets: State, model_aliases: Mapping[str, str], state: St
                 f"{name!r} is {tuple(target.shape)} in the model but {tuple(state[name].shape)} in "
                 "the weights: make the model from the same configuration."
             )
-    aliases = tied_names(state)
-    for name in state:
-        if name in targets or name in aliases:
-            continue
-        if name not in model_aliases:
+    for name in sorted(state.keys() - targets.keys() - tied_names(state).keys()):
+        if name not in aliases:
             raise MergeError(f"There is a weight {name!r} that the model lacks.")
-        if not torch.equal(state[name], state[model_aliases[name]]):
+        if not torch.equal(state[name], state[aliases[name]]):
             raise MergeError(
-                f"{name!r} is tied to {model_aliases[name]!r} in the model but not in the weights: "
+                f"{name!r} is tied to {aliases[name]!r} in the model but not in the weights: "
                 "load the weights into a model with tie_word_embeddings=False."
             )
 
@@ -200,9 +147,9 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
             )
         if name not in other and name not in tied:
             raise MergeError(
-                f"{name!r} is in {who} but not in {other_who}. Average only a model and what it "
-                "was finetuned into; merge a LoRA adapter first (merge_and_unload), and save the "
-                "model inside a wrapper ('_orig_mod' is torch.compile's, 'module' that of DDP)."
+                f"{name!r} is in {who} but not in {other_who}. {FINETUNED} Merge a LoRA adapter "
+                "first (merge_and_unload), and save the model inside a wrapper ('_orig_mod' is "
+                "torch.compile's, 'module' that of DDP)."
             )
 
 
@@ -210,11 +157,10 @@ def _tied_to(state: State) -> dict[str, str]:
     """Second names by shared memory, and heads that hold the very values of the embedding."""
     tied = tied_names(state)
     kinds = {name: kind_of(name, tensor) for name, tensor in state.items()}
-    embeddings = [name for name, kind in kinds.items() if kind == "embedding"]
-    for head in (name for name, kind in kinds.items() if kind == "head"):
-        for name in embeddings:
-            if state[name].shape == state[head].shape and torch.equal(state[name], state[head]):
-                tied.setdefault(head, name)
+    for head, name in product(kinds, kinds):
+        two = (kinds[head], kinds[name]) == ("head", "embedding")
+        if two and torch.equal(state[name], state[head]):
+            tied.setdefault(head, name)
     return tied
 
 
@@ -224,8 +170,7 @@ def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
         padding = f"vocabularies (or padding: resize_token_embeddings({min(len(start), len(end))}))"
         raise MergeError(
             f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: the "
-            f"{padding if rows else 'architectures'} differ. Average only a model and what it was "
-            "finetuned into."
+            f"{padding if rows else 'architectures'} differ. {FINETUNED}"
         )
     if start.dtype != end.dtype:
         raise MergeError(
@@ -243,10 +188,3 @@ def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
                 f"{name!r} of {who} holds NaN or infinity: that training run diverged. Use an "
                 "earlier checkpoint or a smaller learning rate."
             )
-
-
-def _held(tensor: Tensor, target: Tensor) -> Tensor:
-    """Return a tensor on the model's device that later writes into the model cannot change."""
-    moved = tensor.detach().to(target.device)
-    shares = moved.untyped_storage().data_ptr() == target.untyped_storage().data_ptr()
-    return moved.clone() if shares else moved

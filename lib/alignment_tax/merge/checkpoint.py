@@ -1,4 +1,4 @@
-"""Average two checkpoints on disk, tensor by tensor: neither model is ever whole in memory.
+"""Average two checkpoints on disk, piece by piece: neither model is ever whole in memory.
 
 theta(alpha) = (1 - alpha) theta_0 + alpha theta as in `average`, each number in float32 (float64
 stays so) and rounded once to the dtype of the files. torch is not needed.
@@ -7,34 +7,39 @@ stays so) and rounded once to the dtype of the files. torch is not needed.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
-from itertools import chain
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import Timeout
 
-from alignment_tax.checkpoint import FLOATS, INDEX, WEIGHTS, Checkpoint, Stored
 from alignment_tax.merge import layout
-from alignment_tax.merge.layout import MergeError
+from alignment_tax.merge.layout import FINETUNED, MergeError
 from alignment_tax.provenance import provenance
-from alignment_tax.store import digest, say, write_whole
+from alignment_tax.store import digest, lock_of, say, write_whole
+from alignment_tax.weights import INDEX, WEIGHTS, Checkpoint, Stored
 
 CHUNK = 1 << 20  # bytes read of each model at a time: what both need fits into a core's own cache
 THREADS = min(2, os.cpu_count() or 1)  # numpy lets the other go on; more wait for the disk
 SPARE = 1 << 26  # bytes that are left free on the disk
-PLAN = "merge.json"  # in the unfinished folder: what it is to become
+PLAN = "merge.key"  # in the unfinished folder: what it is to become
 #: What is copied beside the weights, from the checkpoint with the more tokens: data, no code.
-COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*")
+COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "additional_chat_*/*")
 TOLD = 3  # offenders that a message names
-DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+#: Floats that are averaged: numpy's type (a bfloat16 has none), and the name in configurations.
+FLOATS: dict[str, tuple[Any, str]] = {
+    "F64": (np.float64, "float64"),
+    "F32": (np.float32, "float32"),
+    "F16": (np.float16, "float16"),
+    "BF16": (np.uint16, "bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,16 +85,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shard:
-    """A safetensors file that is to be written."""
+    """A safetensors file of `size` bytes that is to be written."""
 
     name: str
     header: bytes
     pieces: tuple[Piece, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return len(self.header) + sum(piece.size for piece in self.pieces)
+    size: int
 
 
 def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out: Path) -> Path:
@@ -99,49 +100,41 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
     all is done; what a killed merge has finished is checked and kept.
 
     Raises:
-        MergeError: the two do not fit, the folder exists, or the disk has too little room.
+        MergeError: the two do not fit, the folder exists, is being written by another merge, or
+            the disk has too little room.
     """
-    if out.exists():
-        raise MergeError(f"{out} exists: name a folder that does not, or remove it.")
-    tokens = larger(before, after)
     shards = plan(before, after, recipe)
-    part = out.with_name(f".{out.name}.part")
-    inputs = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in before.files + after.files]
-    key = digest([inputs, str(before.folder), str(after.folder), astuple(recipe)])
-    if not (part / PLAN).is_file() or json.loads((part / PLAN).read_text())["key"] != key:
-        shutil.rmtree(part, ignore_errors=True)
-        check_room(out.parent, sum(shard.size for shard in shards))
-        part.mkdir(parents=True)
-        write_whole(part / PLAN, json.dumps({"key": key}))
-    with ExitStack() as stack:
-        opened = {f: stack.enter_context(f.open("rb")) for f in {*before.files, *after.files}}
-        files = {file: handle.fileno() for file, handle in opened.items()}
+    sources = {*before.files, *after.files}
+    stats = sorted([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sources)
+    key = digest([stats, str(before.folder), str(after.folder), astuple(recipe)])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part, lock = out.with_name(f".{out.name}.part"), lock_of(out)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.acquire(timeout=0))
+        except Timeout as error:
+            raise MergeError(f"Another merge is writing {out}: wait for it.") from error
+        held.callback(Path(lock.lock_file).unlink)
+        if out.exists():
+            raise MergeError(f"{out} exists: name a folder that does not, or remove it.")
+        if not (part / PLAN).is_file() or (part / PLAN).read_text(encoding="utf-8") != key:
+            shutil.rmtree(part, ignore_errors=True)
+            check_room(out.parent, sum(shard.size for shard in shards))
+            part.mkdir()
+            write_whole(part / PLAN, key)
+        files = {file: held.enter_context(file.open("rb")).fileno() for file in sources}
         for number, shard in enumerate(shards, 1):
             if is_whole(part / shard.name, shard, files):
                 say(f"{shard.name} is finished ({number} of {len(shards)}).")
             else:
                 write_shard(part / shard.name, shard, files)
-    beside(part, tokens, before, after, shards, recipe)
-    (part / PLAN).unlink()
-    part.rename(out)
+        write_rest(part, before, after, shards, recipe)
+        (part / PLAN).unlink()
+        part.rename(out)
     return out
 
 
 # --- what is to be written ------------------------------------------------------------------------
-
-
-def larger(before: Checkpoint, after: Checkpoint) -> Checkpoint:
-    """Return the checkpoint whose tokenizer the average takes: the later, or that of more rows."""
-    rows = [
-        max((t.shape[0] for n, t in c.tensors.items() if has_rows(n, t)), default=0)
-        for c in (before, after)
-    ]
-    return before if rows[0] > rows[1] else after
-
-
-def has_rows(name: str, tensor: Stored) -> bool:
-    """Whether each row of a tensor belongs to a token."""
-    return tensor.ndim == 2 and layout.kind_of(name, tensor) in ("embedding", "head")
 
 
 def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
@@ -160,9 +153,10 @@ def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
             last += big.size
         text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
         text += b" " * (-len(text) % 8)
-        header = len(text).to_bytes(8, "little") + text
-        moved = tuple(replace(piece, at=piece.at + len(header)) for piece in pieces)
-        shards.append(Shard(WEIGHTS if len(after.files) == 1 else file.name, header, moved))
+        head = len(text).to_bytes(8, "little") + text
+        moved = tuple(replace(piece, at=piece.at + len(head)) for piece in pieces)
+        own = WEIGHTS if len(after.files) == 1 else file.name
+        shards.append(Shard(own, head, moved, len(head) + last))
     return shards
 
 
@@ -171,8 +165,8 @@ def pieces_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Ite
     both = min(one.size, two.size)
     ends = (one.file, one.start), (two.file, two.start)
     # a copy is exact, whatever the numbers are; buffers of whole numbers are the same in both
-    sources = ends if one.dtype in FLOATS else ends[:1]
-    sources = {0.0: ends[:1], 1.0: ends[1:]}.get(alpha, sources)
+    mixed = ends if one.dtype in FLOATS else ends[:1]
+    sources = {0.0: ends[:1], 1.0: ends[1:]}.get(alpha, mixed)
     yield Piece(name, sources, one.dtype, alpha, at, both)
     for longer in (one, two):
         if longer.size > both:
@@ -188,75 +182,61 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
     Raises:
         MergeError: names, shapes, dtypes or tokenizers differ; it names the first offenders.
     """
-    ends = {"BEFORE": before, "AFTER": after}
-    for (who, here), other in zip(ends.items(), (after, before), strict=True):
+    for who, here, other in (("BEFORE", before, after), ("AFTER", after, before)):
         alone = [name for name in here.tensors if name not in other.tensors]
         if strange := [name for name in alone if not is_tied(here, name)]:
+            verb = "is" if len(strange) == 1 else "are"
             raise MergeError(
-                f"{offenders(strange)} only in {who} ({here.folder}). Average only a model and "
-                "what it was finetuned into; merge a LoRA adapter first (merge_and_unload), and "
-                "take a model out of its wrapper (torch.compile, DDP)."
+                f"{first_of(strange)} {verb} only in {who} ({here.folder}). {FINETUNED} Merge a "
+                "LoRA adapter first (merge_and_unload), and take a model out of its wrapper "
+                "(torch.compile, DDP)."
             )
     names = [name for name in after.tensors if name in before.tensors]
-    pairs = {name: (before.tensors[name], after.tensors[name]) for name in names}
-    if unlike := [name for name, (one, two) in pairs.items() if one.dtype != two.dtype]:
-        one, two = pairs[unlike[0]]
-        raise MergeError(
-            f"{offenders(unlike)} {one.dtype} in BEFORE but {two.dtype} in AFTER: load one of them "
-            "in the dtype of the other and save it (save_pretrained)."
-        )
-    for name, (one, two) in pairs.items():
-        longer = has_rows(name, two) and one.shape[1:] == two.shape[1:]
-        if one.shape != two.shape and not longer:
+    rows = []
+    for name in names:
+        one, two = before.tensors[name], after.tensors[name]
+        if one.dtype != two.dtype:
             raise MergeError(
-                f"{name!r} is {list(one.shape)} in BEFORE but {list(two.shape)} in AFTER: the "
-                "architectures differ. Average only a model and what it was finetuned into."
+                f"{name!r} is {one.dtype} in BEFORE but {two.dtype} in AFTER: load one of them in "
+                "the dtype of the other and save it (save_pretrained)."
             )
+        if one.shape != two.shape:
+            if not has_rows(name, two) or one.shape[1:] != two.shape[1:]:
+                raise MergeError(
+                    f"{name!r} is {list(one.shape)} in BEFORE but {list(two.shape)} in AFTER: the "
+                    f"architectures differ. {FINETUNED}"
+                )
+            rows.append(f"{name!r} has {one.shape[0]} rows in BEFORE and {two.shape[0]} in AFTER")
         if one.dtype not in FLOATS and not alike(one, two):
             raise MergeError(
                 f"{name!r} holds whole numbers or quantised ones ({one.dtype}) that differ, and so "
                 "have no average: save both in bfloat16 or wider."
             )
-    check_tokens(before, after, pairs, pad)
+    numbered = before.vocabulary, after.vocabulary
+    shared = numbered[0].keys() & numbered[1].keys()
+    layout.check_same_vocabulary(*({token: each[token] for token in shared} for each in numbered))
+    added = sorted(numbered[0].keys() ^ numbered[1].keys()) if all(numbered) else []
+    if added:
+        rows.append(f"tokens that only one has: {first_of(added)}")
+    if rows and not pad:
+        raise MergeError(
+            f"{'; '.join(rows)}. With --pad the rows and tokens of both are averaged, and those "
+            "that only one has are taken as they are."
+        )
     return names
 
 
-def check_tokens(
-    before: Checkpoint,
-    after: Checkpoint,
-    pairs: Mapping[str, tuple[Stored, Stored]],
-    pad: bool,
-) -> None:
-    """Refuse tokens that are numbered differently, and unless `pad` such as only one model has."""
-    one, two = before.vocabulary or {}, after.vocabulary or {}
-    if one and two:
-        shared = {token: number for token, number in one.items() if token in two}
-        layout.check_same_vocabulary(shared, {token: two[token] for token in shared})
-    if pad:
-        return
-    added = sorted({*one} ^ {*two}) if one and two else []
-    rows = [
-        f"{name!r} has {a.shape[0]} rows in BEFORE and {b.shape[0]} in AFTER"
-        for name, (a, b) in pairs.items()
-        if a.shape != b.shape
-    ]
-    if rows or added:
-        tokens = f"tokens that only one has: {', '.join(map(repr, added[:TOLD]))}"
-        tokens += f" and {len(added) - TOLD} more" if len(added) > TOLD else ""
-        raise MergeError(
-            f"{'; '.join([*rows[:TOLD], *([tokens] if added else [])])}. With --pad the rows and "
-            "tokens of both are averaged, and those that only one has are taken as they are."
-        )
+def has_rows(name: str, tensor: Stored) -> bool:
+    """Whether each row of a tensor belongs to a token."""
+    return tensor.ndim == 2 and layout.kind_of(name, tensor) in ("embedding", "head")
 
 
 def is_tied(checkpoint: Checkpoint, name: str) -> bool:
     """Whether a tensor is a head that holds the very numbers of the embedding."""
-    held = checkpoint.tensors[name]
-    if layout.kind_of(name, held) != "head":
-        return False
-    return any(
-        layout.kind_of(word, other) == "embedding" and alike(held, other)
-        for word, other in checkpoint.tensors.items()
+    head = checkpoint.tensors[name]
+    return layout.kind_of(name, head) == "head" and any(
+        layout.kind_of(other, held) == "embedding" and alike(head, held)
+        for other, held in checkpoint.tensors.items()
     )
 
 
@@ -271,15 +251,14 @@ def alike(one: Stored, two: Stored) -> bool:
         return all(first.read(size) == second.read(size) for size in sizes)
 
 
-def offenders(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are, up to the verb."""
+def first_of(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return f"{', '.join(map(repr, names[:TOLD]))}{more} {'is' if len(names) == 1 else 'are'}"
+    return f"{', '.join(map(repr, names[:TOLD]))}{more}"
 
 
 def check_room(folder: Path, needed: int) -> None:
     """Refuse a disk that has too little room for so many bytes (MergeError)."""
-    folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < needed + SPARE:
         raise MergeError(
             f"The average needs {(needed + SPARE) / 1e9:.2f} GB and the disk of {folder} has "
@@ -290,88 +269,65 @@ def check_room(folder: Path, needed: int) -> None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-class Mixer:
-    """Mixes pieces in buffers of its own, one mixer a thread."""
-
-    def __init__(self, files: Mapping[Path, int]) -> None:
-        self.files = files
-        self.read = [np.empty(CHUNK, np.uint8) for _ in range(2)]
-        self.wide = [np.empty(CHUNK // 2, np.float32) for _ in range(2)]
-        self.spare = np.empty(CHUNK // 2, np.uint32)
-
-    def mixed(self, piece: Piece) -> np.ndarray:
-        """Return the bytes of a chunk, in a buffer that the next chunk overwrites."""
-        for (file, start), buffer in zip(piece.sources, self.read, strict=False):
-            if os.preadv(self.files[file], [buffer[: piece.size].data], start) != piece.size:
-                raise MergeError(f"{file} ends before {piece.name!r}: it was changed meanwhile.")
-        read = [buffer[: piece.size] for buffer in self.read]
-        if len(piece.sources) == 1:
-            return read[0]
-        return self.mix(piece.name, read, piece.dtype, piece.alpha)
-
-    def mix(self, name: str, read: Sequence[np.ndarray], dtype: str, alpha: float) -> np.ndarray:
-        """Return the bytes of the average of two arrays of bytes, which are overwritten."""
-        own = [each.view(TYPES[dtype]) for each in read]
-        wide = own
-        if dtype in ("F16", "BF16"):
-            wide = [buffer[: len(own[0])] for buffer in self.wide]
-            for narrow, room in zip(own, wide, strict=True):
-                widen(narrow, room, dtype)
-        # from the nearer end, so that what is equal in both stays so
-        near, far = wide if alpha < 0.5 else wide[::-1]
-        far -= near
-        far *= far.dtype.type(min(alpha, 1 - alpha))
-        near += far
-        if not math.isfinite(float(np.dot(near, near))) and not np.isfinite(near).all():
-            raise MergeError(
-                f"{name!r} holds NaN or infinity in one of the two models: that training run "
-                "diverged. Use an earlier checkpoint."
-            )
-        if near.dtype != own[0].dtype:
-            narrow_down(near, own[0], dtype, self.spare[: len(near)])
-            near = own[0]
-        return near.view(np.uint8)
+def content(chunk: Piece, files: Mapping[Path, int]) -> memoryview:
+    """Return the bytes of a chunk, from files by their open number."""
+    read = [os.pread(files[file], chunk.size, start) for file, start in chunk.sources]
+    if any(len(each) != chunk.size for each in read):
+        raise MergeError(f"A file ends before {chunk.name!r} does: it was changed meanwhile.")
+    return memoryview(read[0]) if len(read) == 1 else mix(chunk, *read).data.cast("B")
 
 
-def widen(narrow: np.ndarray, wide: np.ndarray, dtype: str) -> None:
-    """Write 16-bit floats as float32; a bfloat16 is the upper half of one."""
-    if dtype == "F16":
-        wide[:] = narrow
-        return
-    bits = wide.view(np.uint32)
-    bits[:] = narrow
-    bits <<= 16
+def mix(chunk: Piece, before: bytes, after: bytes) -> np.ndarray:
+    """Return the average of two arrays (n,), rounded to their dtype (MergeError: NaN or inf)."""
+    read = (np.frombuffer(each, FLOATS[chunk.dtype][0]) for each in (before, after))
+    start, end = (widen(each, chunk.dtype) for each in read)
+    # from the nearer end, so that what is equal in both stays so
+    near, far = (start, end) if chunk.alpha < 0.5 else (end, start)
+    far -= near
+    far *= far.dtype.type(min(chunk.alpha, 1 - chunk.alpha))
+    near += far
+    if not np.isfinite(near).all():
+        raise MergeError(
+            f"{chunk.name!r} holds NaN or infinity in one of the two models: that training run "
+            "diverged. Use an earlier checkpoint."
+        )
+    return narrow(near, chunk.dtype)
 
 
-def narrow_down(wide: np.ndarray, narrow: np.ndarray, dtype: str, spare: np.ndarray) -> None:
-    """Round float32 to 16-bit floats, to the nearest, and to the even one of two as near."""
-    if dtype == "F16":
-        narrow[:] = wide
-        return
-    bits = wide.view(np.uint32)
-    np.right_shift(bits, 16, out=spare)
-    spare &= 1
-    spare += 0x7FFF
-    bits += spare
-    bits >>= 16
-    narrow[:] = bits
+def widen(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a copy of floats in float32 or wider; a bfloat16 is the upper half of a float32."""
+    if dtype == "BF16":
+        bits = numbers.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
+    return numbers.astype(np.float64 if dtype == "F64" else np.float32)
+
+
+def narrow(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """Round in place to a dtype: to the nearest, and to the even one of two as near."""
+    if dtype == "BF16":
+        bits = numbers.view(np.uint32)
+        odd = bits >> 16
+        odd &= 1
+        bits += odd
+        bits += 0x7FFF
+        bits >>= 16
+        numbers = bits
+    return numbers.astype(FLOATS[dtype][0], copy=False)
 
 
 def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
     """Write one file, whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    chunks = list(chain.from_iterable(piece.chunks() for piece in shard.pieces))
-    with temporary.open("wb") as file:
+    chunks = [chunk for piece in shard.pieces for chunk in piece.chunks()]
+    with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(THREADS) as threads:
         file.write(shard.header)
-        file.flush()
 
         def work(first: int) -> None:
-            mixer = Mixer(files)
             for chunk in chunks[first::THREADS]:
-                os.pwrite(file.fileno(), mixer.mixed(chunk).data, chunk.at)
+                os.pwrite(file.fileno(), content(chunk, files), chunk.at)
 
-        with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(work, range(THREADS)))
+        list(threads.map(work, range(THREADS)))
     temporary.rename(path)  # not synced: after a power cut `is_whole` finds what is missing
 
 
@@ -379,42 +335,35 @@ def is_whole(path: Path, shard: Shard, files: Mapping[Path, int]) -> bool:
     """Whether a file is a finished shard: length, header, and the end of each tensor once more."""
     if not path.is_file() or path.stat().st_size != shard.size:
         return False
-    mixer = Mixer(files)
     with path.open("rb") as file:
-        if file.read(len(shard.header)) != shard.header:
-            return False
-        for piece in shard.pieces:
-            for last in list(piece.chunks())[-1:]:
-                file.seek(last.at)
-                if file.read(last.size) != mixer.mixed(last).tobytes():
-                    return False
-    return True
+        ends = [chunk for piece in shard.pieces for chunk in list(piece.chunks())[-1:]]
+        return file.read(len(shard.header)) == shard.header and all(
+            os.pread(file.fileno(), chunk.size, chunk.at) == content(chunk, files) for chunk in ends
+        )
 
 
-def beside(
-    part: Path,
-    tokens: Checkpoint,
-    before: Checkpoint,
-    after: Checkpoint,
-    shards: Sequence[Shard],
-    recipe: Recipe,
+def write_rest(
+    part: Path, before: Checkpoint, after: Checkpoint, shards: Sequence[Shard], recipe: Recipe
 ) -> None:
     """Write what stands beside the weights: tokenizer, configuration, index and card."""
-    copied = {file.name: file for pattern in COPIED for file in tokens.folder.glob(pattern)}
-    for name, file in copied.items():
-        if not name.endswith("index.json") and name not in (PLAN, "config.json"):
-            shutil.copyfile(file, part / name)
-    templates = tokens.folder / "additional_chat_templates"
-    if templates.is_dir():
-        shutil.copytree(templates, part / templates.name, dirs_exist_ok=True)
+
+    def rows(end: Checkpoint) -> int:
+        return max((t.shape[0] for n, t in end.tensors.items() if has_rows(n, t)), default=0)
+
+    tokens = max(after, before, key=rows)  # of two as large the later
+    copied = {file for pattern in COPIED for file in tokens.folder.glob(pattern)}
+    for file in copied:
+        if not file.name.endswith("index.json") and file.name != "config.json":
+            target = part / file.relative_to(tokens.folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
     if len(shards) > 1:
         places = {piece.name: shard.name for shard in shards for piece in shard.pieces}
         total = sum(piece.size for shard in shards for piece in shard.pieces)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_whole(part / INDEX, json.dumps(index, indent=2) + "\n")
-    config = after.config | {
-        key: tokens.config[key] for key in ("vocab_size", "pad_token_id") if key in tokens.config
-    }
+    numbers = ("vocab_size", "pad_token_id")
+    config = after.config | {key: tokens.config[key] for key in numbers if key in tokens.config}
     if before.tensors.keys() != after.tensors.keys():
         config["tie_word_embeddings"] = True  # the head was left out: it is the embedding
     write_whole(part / "config.json", json.dumps(config, indent=2) + "\n")
@@ -423,11 +372,8 @@ def beside(
 
 def card(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
     """Return the page that says what the average is."""
-    made = provenance()
-    how = f"alpha = {recipe.alpha:g}"
-    if recipe.ratios:
-        told = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
-        how = f"a ratio for each block of layers ({told}) of mean {recipe.alpha:g}"
+    made, ratios = provenance(), ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
+    blocks = f" ({ratios} for the blocks of layers, from the input on)" if ratios else ""
     return f"""---
 library_name: transformers
 tags: [merge, alignment-tax]
@@ -435,12 +381,8 @@ tags: [merge, alignment-tax]
 
 # An average of two models
 
-theta(alpha) = (1 - alpha) theta_0 + alpha theta, with {how}: the weight of the aligned model.
-
-| | model | files |
-| --- | --- | --- |
-| before (theta_0) | `{before.folder.name}` | {len(before.files)} |
-| after (theta) | `{after.folder.name}` | {len(after.files)} |
+theta(alpha) = (1 - alpha) theta_0 + alpha theta, with alpha = {recipe.alpha:g}{blocks}: the weight
+of the aligned model. theta_0 is `{before.folder.name}`, theta is `{after.folder.name}`.
 
 Each number was mixed in float32 and rounded once. Made by alignment-tax
 {made["versions"]["alignment_tax"]} ({made["commit"]}), {made["time"]}. The licences of both models
@@ -450,28 +392,26 @@ hold for it, and nobody has tested it: `alignment-tax audit` measures what it ca
 
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
     """Return a configuration with which mergekit's `linear` makes the same weights."""
-    ends = ((before.folder, lambda ratio: 1 - ratio), (after.folder, lambda ratio: ratio))
     # mergekit's filters are parts of names; its norms inside a slice have the mean here
     words = (*layout.EMBEDDING_WORDS, *layout.HEAD_WORDS, *layout.NORM_WORDS)
+
+    def sources(ratio: float, **place: Any) -> list[dict[str, Any]]:
+        found = []
+        weights = (before, 1 - recipe.alpha, 1 - ratio), (after, recipe.alpha, ratio)
+        for end, mean, own in weights:
+            several = [*({"filter": word, "value": mean} for word in words), {"value": own}]
+            weight = {"weight": several if place else own}
+            found.append({"model": str(end.folder), **place, "parameters": weight})
+        return found
+
     config: dict[str, Any] = {"merge_method": "linear", "parameters": {"normalize": False}}
     if recipe.ratios:
-        layers, slices, last = len(layout.layer_numbers(after.tensors)), [], 0
-        sizes = layout.block_sizes(layers, len(recipe.ratios))
-        for size, ratio in zip(sizes, recipe.ratios, strict=True):
-            sources = []
-            for folder, weight in ends:
-                own = [{"filter": word, "value": weight(recipe.alpha)} for word in words]
-                own.append({"value": weight(ratio)})
-                source = {"model": str(folder), "layer_range": [last, last + size]}
-                sources.append({**source, "parameters": {"weight": own}})
-            slices.append({"sources": sources})
-            last += size
-        config["slices"] = slices
+        layers = len({*layout.layers(after.tensors).values()})
+        ends = [0, *accumulate(layout.block_sizes(layers, len(recipe.ratios)))]
+        blocks = zip(recipe.ratios, pairwise(ends), strict=True)
+        config["slices"] = [{"sources": sources(r, layer_range=list(at))} for r, at in blocks]
     else:
-        config["models"] = [
-            {"model": str(folder), "parameters": {"weight": weight(recipe.alpha)}}
-            for folder, weight in ends
-        ]
-    kept = next(t.dtype for t in after.tensors.values() if t.dtype in FLOATS)
-    config |= {"dtype": "float32", "out_dtype": DTYPE_NAMES[kept]}
+        config["models"] = sources(recipe.alpha)
+    kept = next(held.dtype for held in after.tensors.values() if held.dtype in FLOATS)
+    config |= {"dtype": "float32", "out_dtype": FLOATS[kept][1]}
     return json.dumps(config, indent=2) + "\n"  # JSON is YAML

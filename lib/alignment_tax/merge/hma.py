@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from alignment_tax.merge.average import State, wide
-from alignment_tax.merge.layout import TOLERANCE, MergeError, ratios_of_blocks
+from alignment_tax.merge.layout import TOLERANCE, MergeError
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import IGNORED, check_finite, collate
 
@@ -51,19 +51,14 @@ class HmaConfig:
 class Found:
     """The ratios that a search came to.
 
-    Attributes:
-        blocks: One per block, in order from the input; weights of the aligned model.
-        fixed: Ratios of parts that are no blocks, where they are not the mean.
-        objective: At `blocks`, on all examples: mean loss in nats per reply token. Lower is better.
-        equal: The same at equal ratios, that is for plain averaging at alpha.
-        path: One row per step, or point of the grid: step, ratios, and the objective there, batch
-            on the next batch and full on all examples (None where not computed).
+    `path` has a row per step, or point of the grid: step, ratios, and the objective there, batch on
+    the next batch and full on all examples (None where not computed).
     """
 
-    blocks: tuple[float, ...]
-    fixed: dict[str, float]
-    objective: float
-    equal: float
+    blocks: tuple[float, ...]  # one each, from the input on; weights of the aligned model
+    fixed: dict[str, float]  # ratios of parts that are no blocks, where they are not the mean
+    objective: float  # at `blocks`, on all examples: mean loss in nats per reply token
+    equal: float  # the same at equal ratios, that is for plain averaging at alpha
     path: list[dict[str, Any]]
 
     @property
@@ -216,8 +211,7 @@ def learn_ratios(
     averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
-    check_reach(config, len(mixture.partition.blocks))
-    scores = start_scores(config, len(mixture.partition.blocks)).requires_grad_()
+    scores = search.start().requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
     batches = list(epoch_batches(len(objective), config))
     path = []
@@ -230,74 +224,70 @@ def learn_ratios(
         values = {"objective": loss.item(), "gradient": scores.grad.norm().item()}
         check_finite(values, step + 1, config.learning_rate)
         optimizer.step()
-        path.append(_row(step, ratios.tolist(), loss.item(), full))
+        path.append(_row(step, ratios, loss.item(), full))
     last = search.ratios(scores)
-    path.append(_row(len(batches), last.tolist(), None, search.full(last)))
-    return search.best(path, equal=path[0])
+    path.append(_row(len(batches), last, None, search.full(last)))
+    return _best(path, equal=path[0])
 
 
 def grid_search(mixture: Mixture, objective: Objective, config: HmaConfig, step: float) -> Found:
     """Evaluate the objective on a grid over the simplex (K = 3), a reference for `learn_ratios`."""
     search = _Search(mixture, objective, config)
-    grid = grid_ratios(config.alpha, step)
-    path = [
-        _row(i, point, None, search.full(torch.tensor(point, dtype=torch.float64)))
-        for i, point in enumerate(tqdm(grid, desc="searching the grid", unit="point", leave=False))
-    ]
-    centre = next(row for row in path if set(row["ratios"]) == {config.alpha})
-    return search.best(path, equal=centre)
+    points = [torch.tensor(p, dtype=torch.float64) for p in grid_ratios(config.alpha, step)]
+    bar = tqdm(points, desc="searching the grid", unit="point", leave=False)
+    path = [_row(i, point, None, search.full(point)) for i, point in enumerate(bar)]
+    return _best(path, equal=next(row for row in path if set(row["ratios"]) == {config.alpha}))
 
 
-def _row(
-    step: int, ratios: Sequence[float], batch: float | None, full: float | None
-) -> dict[str, Any]:
-    return {"step": step, "ratios": list(ratios), "batch": batch, "full": full}
+def _row(step: int, ratios: Tensor, batch: float | None, full: float | None) -> dict[str, Any]:
+    return {"step": step, "ratios": ratios.tolist(), "batch": batch, "full": full}
 
 
+def _best(path: list[dict[str, Any]], equal: dict[str, Any]) -> Found:
+    """The best of the steps that were evaluated on all examples, the first among equals."""
+    best = min((row for row in path if row["full"] is not None), key=lambda row: row["full"])
+    return Found(tuple(best["ratios"]), {}, best["full"], equal["full"], path)
+
+
+@dataclass
 class _Search:
-    """What the two searches share: ratios, objective on a batch and on all examples, result."""
+    """What the two searches share: ratios, and the objective on a batch and on all examples."""
 
-    def __init__(
-        self, mixture: Mixture, objective: Objective, config: HmaConfig, extra: Extra | None = None
-    ) -> None:
-        check_config(config, len(mixture.partition.blocks))
-        self.mixture, self.objective, self.config, self.extra = mixture, objective, config, extra
-        blocks = [config.alpha] * len(mixture.partition.blocks)
-        self.equal = ratios_of_blocks(mixture.partition, blocks, config.alpha)
+    mixture: Mixture
+    objective: Objective
+    config: HmaConfig
+    extra: Extra | None = None
+
+    def __post_init__(self) -> None:
+        check_config(self.config, len(self.mixture.partition.blocks))
+
+    def start(self) -> Tensor:
+        """K equal scores, so equal ratios; for Eq. 11 logit(alpha), as the released code."""
+        alpha = [self.config.alpha] * len(self.mixture.partition.blocks)
+        logits = torch.logit(torch.tensor(alpha, dtype=torch.float64))
+        return logits if self.config.parameterisation == "eq11" else torch.zeros_like(logits)
 
     def ratios(self, scores: Tensor) -> Tensor:
         if self.config.parameterisation == "eq11":
             return eq11_ratios(scores, self.config.alpha, self.config.eps)
         return softmax_ratios(scores, self.config.alpha)
 
-    def weights(self, ratios: Tensor) -> dict[str, Tensor]:
-        blocks = dict(zip(self.mixture.partition.blocks, ratios.unbind(), strict=True))
-        return self.mixture.weights({**self.equal, **blocks})
-
-    def added(self, weights: State) -> Tensor:
-        nothing = torch.zeros((), dtype=torch.float64)
-        return nothing if self.extra is None else nothing + self.extra(weights).to(nothing)
+    def mixed(self, ratios: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The weights, and what `extra` adds to the objective there."""
+        all_ratios = self.mixture.partition.ratios(ratios.unbind(), self.config.alpha)
+        weights, added = self.mixture.weights(all_ratios), torch.zeros((), dtype=torch.float64)
+        return weights, added if self.extra is None else added + self.extra(weights).to(added)
 
     def loss(self, ratios: Tensor, chosen: Sequence[int]) -> Tensor:
-        weights = self.weights(ratios)
-        added = self.added(weights)
+        weights, added = self.mixed(ratios)
         return self.objective(weights, chosen).to(added) + added
 
     @torch.no_grad()
     def full(self, ratios: Tensor) -> float:
-        weights = self.weights(ratios)
-        value = mean_objective(self.objective, weights, self.config.batch_size)
-        value += self.added(weights).item()
+        weights, added = self.mixed(ratios)
+        value = mean_objective(self.objective, weights, self.config.batch_size) + added.item()
         check_finite({"objective": value}, 1, self.config.learning_rate)
         return value
-
-    def best(self, path: list[dict[str, Any]], equal: dict[str, Any]) -> Found:
-        """Return the best of the evaluated steps, the first among equals."""
-        best = min((row for row in path if row["full"] is not None), key=lambda row: row["full"])
-        blocks = tuple(best["ratios"])
-        # refuses a mean that rounding has moved
-        ratios_of_blocks(self.mixture.partition, blocks, self.config.alpha)
-        return Found(blocks, {}, best["full"], equal["full"], path)
 
 
 @torch.no_grad()
@@ -306,12 +296,6 @@ def mean_objective(objective: Objective, weights: State, batch_size: int) -> flo
     count = len(objective)
     chunks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
     return math.fsum(len(c) * objective(weights, c).item() for c in chunks) / count
-
-
-def start_scores(config: HmaConfig, blocks: int) -> Tensor:
-    """Return K equal scores, so equal ratios; for Eq. 11 logit(alpha), as the released code."""
-    alpha = torch.full((blocks,), config.alpha, dtype=torch.float64)
-    return torch.logit(alpha) if config.parameterisation == "eq11" else torch.zeros_like(alpha)
 
 
 def schedule(step: int, steps: int) -> float:
@@ -332,35 +316,21 @@ def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
 
 def check_config(config: HmaConfig, blocks: int) -> None:
     """Refuse numbers of a search that make no sense for so many blocks (MergeError)."""
-    known = get_args(Parameterisation)
-    for wrong, message in (
-        (blocks < 2, "With one block there is nothing to search: its ratio is the mean."),
-        (
-            not 0 < config.alpha < 1,
-            f"alpha = {config.alpha}: it must lie strictly between 0 and 1, or there is no choice.",
-        ),
-        (
-            config.parameterisation not in known,
-            f"There is no parameterisation {config.parameterisation!r}. Choose from: "
-            f"{', '.join(known)}.",
-        ),
-        (
-            config.learning_rate <= 0
-            or min(config.epochs, config.batch_size, config.evaluate_every) < 1,
-            "The search needs learning_rate > 0 and epochs, batch_size, evaluate_every >= 1.",
-        ),
-    ):
-        if wrong:
-            raise MergeError(message)
-
-
-def check_reach(config: HmaConfig, blocks: int) -> None:
-    """Refuse Eq. 11 where scores could give a ratio above 1: alpha too high for this eps."""
-    least = (config.alpha - 1 / blocks) / (1 - config.alpha)
-    if config.parameterisation == "eq11" and config.eps < max(0.0, least):
+    if blocks < 2:
+        raise MergeError("With one block there is nothing to search: its ratio is the mean.")
+    if not 0 < config.alpha < 1:
+        raise MergeError(
+            f"alpha = {config.alpha}: it must lie strictly between 0 and 1, or there is no choice."
+        )
+    if min(config.learning_rate, config.epochs, config.batch_size, config.evaluate_every) <= 0:
+        raise MergeError(
+            "The search needs learning_rate, epochs, batch_size, evaluate_every above 0."
+        )
+    least = max(0.0, (config.alpha - 1 / blocks) / (1 - config.alpha))
+    if config.parameterisation == "eq11" and config.eps < least:
         raise MergeError(
             f"With eps = {config.eps} Eq. 11 can give a ratio above 1 at alpha = {config.alpha}: "
-            f"take an eps of {max(0.0, least):.4g} or more, or the softmax."
+            f"take an eps of {least:.4g} or more, or the softmax."
         )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any, Literal, Protocol
 
@@ -19,9 +19,9 @@ Ratios = Mapping[str, float]
 EMBEDDING_WORDS = ("embed_tokens", "embed_in", "wte", "wpe", "embeddings")
 HEAD_WORDS = ("lm_head", "embed_out", "score")
 NORM_WORDS = ("norm", "ln_")
+FINETUNED = "Average only a model and what it was finetuned into."
 THIRDS = ("input", "middle", "output")
 OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
-REST = "rest"
 LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 TOLERANCE = 1e-9  # of a mean that is held exactly, up to the rounding of float64
 
@@ -58,8 +58,7 @@ class Partition:
     """A model's tensors, each in exactly one part.
 
     `blocks` of layers, in order from the input, hold matrices and biases of attention and MLP;
-    `others` are "embeddings", "norms" (those inside layers too), "head" (if it is not tied to the
-    embedding) and "rest" (biases outside layers, buffers).
+    `others` are embeddings, norms (those inside layers too), head (if it is not tied) and "rest".
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -70,16 +69,41 @@ class Partition:
         """All parts, blocks first."""
         return {**self.blocks, **self.others}
 
-
-def layer_number(name: str) -> int | None:
-    """Return the number in a tensor's name that says its layer, or None outside the layers."""
-    found = LAYER.search(name)
-    return int(found.group(1)) if found else None
+    def ratios(self, blocks: Iterable[Any], others: float) -> dict[str, Any]:
+        """Return a ratio for every part, from one for each block and one for all other parts."""
+        return {**dict(zip(self.blocks, blocks, strict=True)), **dict.fromkeys(self.others, others)}
 
 
-def layer_numbers(names: Mapping[str, object]) -> list[int]:
-    """Return the numbers of the layers that these tensors belong to, in order."""
-    return sorted({number for name in names if (number := layer_number(name)) is not None})
+def cut(tensors: Mapping[str, Shaped], blocks: int | Sequence[int] = 3) -> Partition:
+    """Cut tensors into blocks of layers, embeddings, norms and head (MergeError: no such cut).
+
+    `blocks` is K, or the sizes of the blocks in layers. K blocks are as equal as layers allow:
+    26 layers in three are the paper's 1-8, 9-17, 18-26.
+    """
+    layer_of = layers(tensors)
+    numbers = sorted({*layer_of.values()})
+    sizes = block_sizes(len(numbers), blocks) if isinstance(blocks, int) else tuple(blocks)
+    if min(sizes, default=0) < 1 or sum(sizes) != len(numbers):
+        raise MergeError(
+            f"The blocks have {', '.join(map(str, sizes))} layers, which must be at least 1 each "
+            f"and {len(numbers)} in all: that is how many layers the model has."
+        )
+    names = block_names(sizes)
+    in_order = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+    block_of: dict[int | None, str] = dict(zip(numbers, in_order, strict=True))
+    held: dict[str, tuple[str, ...]] = {}
+    for name, tensor in tensors.items():
+        part = OTHER_PARTS.get(kind_of(name, tensor)) or block_of.get(layer_of.get(name), "rest")
+        held[part] = (*held.get(part, ()), name)
+    if empty := [name for name in names if name not in held]:
+        raise MergeError(f"Block {empty[0]!r} has no matrix: take fewer or larger blocks.")
+    others = sorted(held.keys() - set(names))
+    return Partition({name: held[name] for name in names}, {name: held[name] for name in others})
+
+
+def layers(names: Iterable[str]) -> dict[str, int]:
+    """Return the layer of each tensor that is in one: the number in its name."""
+    return {name: int(found.group(1)) for name in names if (found := LAYER.search(name))}
 
 
 def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
@@ -91,58 +115,21 @@ def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
             else "No tensor's name holds the number of a layer (as in 'model.layers.0.mlp.up'), so "
             "there are no blocks to cut."
         )
-    ends = [k * layers // blocks for k in range(blocks + 1)]
-    return tuple(end - start for start, end in pairwise(ends))
+    return tuple(b - a for a, b in pairwise(k * layers // blocks for k in range(blocks + 1)))
 
 
 def block_names(sizes: Sequence[int]) -> tuple[str, ...]:
     """Return the names of blocks of these sizes; layers are counted from 1, as in the paper."""
     if len(sizes) == len(THIRDS):
         return THIRDS
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return tuple(
         f"layer {end}" if size == 1 else f"layers {end - size + 1}-{end}"
-        for size, end in zip(sizes, ends, strict=True)
-    )
-
-
-def cut(tensors: Mapping[str, Shaped], blocks: int | Sequence[int] = 3) -> Partition:
-    """Cut tensors into blocks of layers, embeddings, norms and head (MergeError: no such cut).
-
-    `blocks` is K, or the sizes of the blocks in layers. K blocks are as equal as layers allow:
-    26 layers in three are the paper's 1-8, 9-17, 18-26.
-    """
-    place = {number: i for i, number in enumerate(layer_numbers(tensors))}
-    sizes = block_sizes(len(place), blocks) if isinstance(blocks, int) else tuple(blocks)
-    if min(sizes, default=0) < 1 or sum(sizes) != len(place):
-        raise MergeError(
-            f"The blocks have {', '.join(map(str, sizes))} layers, which must be at least 1 each "
-            f"and {len(place)} in all: that is how many layers the model has."
-        )
-    names = block_names(sizes)
-    block_of = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
-    in_blocks: dict[str, list[str]] = {name: [] for name in names}
-    in_others: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        kind, layer = kind_of(name, tensor), layer_number(name)
-        if kind in OTHER_PARTS or layer is None:
-            in_others.setdefault(OTHER_PARTS.get(kind, REST), []).append(name)
-        else:
-            in_blocks[block_of[place[layer]]].append(name)
-    if empty := [name for name in names if not in_blocks[name]]:
-        raise MergeError(f"Block {empty[0]!r} has no matrix: take fewer or larger blocks.")
-    return Partition(
-        {name: tuple(held) for name, held in in_blocks.items()},
-        {name: tuple(held) for name, held in sorted(in_others.items())},
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
     )
 
 
 def ratios_of_blocks(
-    partition: Partition,
-    values: Sequence[float],
-    alpha: float,
-    *,
-    fixed: Ratios | None = None,
+    partition: Partition, values: Sequence[float], alpha: float, *, fixed: Ratios | None = None
 ) -> dict[str, float]:
     """Return the ratio of every part from K ratios of blocks whose mean is alpha (MergeError).
 
@@ -158,8 +145,7 @@ def ratios_of_blocks(
         raise MergeError(
             f"{wrong[0]!r} has no ratio to fix: choose from {', '.join(partition.others)}."
         )
-    ratios = dict(zip(partition.blocks, map(float, values), strict=True))
-    ratios |= {**dict.fromkeys(partition.others, float(alpha)), **(fixed or {})}
+    ratios = {**partition.ratios(map(float, values), float(alpha)), **(fixed or {})}
     check_ratios(partition, ratios)
     mean = math.fsum(value / len(values) for value in values)
     if abs(mean - alpha) > TOLERANCE:
@@ -179,47 +165,26 @@ def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
         )
 
 
+def check_same_vocabulary(first: Any, second: Any) -> None:
+    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
+    a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
+    differ = [token for token in {*a, *b} if a.get(token) != b.get(token)]
+    if differ:
+        token = min(differ, key=lambda t: (a.get(t, b.get(t)), t))
+        raise MergeError(
+            f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
+            f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Average only "
+            "models with one tokenizer."
+        )
+
+
 def check_ratios(partition: Partition, ratios: Ratios) -> None:
     """Refuse ratios that are not one number in [0, 1] for each part (MergeError)."""
     parts = partition.parts
     if unknown := [name for name in ratios if name not in parts]:
         raise MergeError(f"There is no part {unknown[0]!r}. The parts are {', '.join(parts)}.")
     for name in parts:
-        if name not in ratios:
-            raise MergeError(f"Part {name!r} has no ratio: give one for each of the parts.")
-        ratio = ratios[name]
+        ratio = ratios.get(name)
         # NaN lies in no interval
         if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
-            raise MergeError(
-                f"The ratio of part {name!r} is {ratio}: it must be a number in [0, 1]."
-            )
-
-
-def check_partition(partition: Partition, tensors: Mapping[str, object]) -> None:
-    """Refuse parts that overlap, miss a tensor or name one that the model lacks (MergeError)."""
-    if twice := [name for name in partition.blocks if name in partition.others]:
-        raise MergeError(f"{twice[0]!r} is the name of a block and of another part: rename one.")
-    owners: dict[str, list[str]] = {name: [] for name in tensors}
-    for part, names in partition.parts.items():
-        for name in names:
-            if name not in owners:
-                raise MergeError(f"{name!r} of part {part!r} is no tensor of the model.")
-            owners[name].append(part)
-    for name, held in owners.items():
-        if len(held) != 1:
-            where = (
-                f"{len(held)} times in {' and '.join(map(repr, held))}" if held else "in no part"
-            )
-            raise MergeError(f"{name!r} is {where}. Every tensor belongs to one part.")
-
-
-def check_same_vocabulary(first: Any, second: Any) -> None:
-    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
-    a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
-    for token in sorted({*a, *b}, key=lambda t: (a.get(t, b.get(t, 0)), t)):
-        if a.get(token) != b.get(token):
-            raise MergeError(
-                f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
-                f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Average only "
-                "models with one tokenizer."
-            )
+            raise MergeError(f"The ratio of part {name!r} is {ratio}: it must be in [0, 1].")

@@ -6,21 +6,29 @@ embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k]
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge.average import Ends, State, mix, own_tensors, wide
+from alignment_tax.merge.average import (
+    State,
+    check_compatible,
+    check_fits_model,
+    mix,
+    own_tensors,
+    wide,
+)
 from alignment_tax.merge.layout import (
+    FINETUNED,
     MergeError,
     Partition,
     Ratios,
-    check_partition,
     check_ratios,
     cut,
-    layer_numbers,
+    layers,
 )
 
 #: All blocks of layers together: what the paper says is averaged.
@@ -40,34 +48,53 @@ def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
     return ratios
 
 
-class Mixture(Ends):
+class Mixture:
     """theta(alpha_1, ..., alpha_K) of one network: written into it, or a function with gradients.
 
     >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
     >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    All ratios 0 give theta_0, and all 1 theta, to the last bit.
+    No reload, no disk; the network's own weights may be one of the ends. All ratios 0 give theta_0,
+    and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
     """
 
     def __init__(
         self, model: nn.Module, theta_0: State, theta: State, partition: Partition
     ) -> None:
         # other depths are told before names are compared one by one
-        before, after = (len(layer_numbers(state)) for state in (theta_0, theta))
+        before, after = (len({*layers(state).values()}) for state in (theta_0, theta))
         if before != after:
+            raise MergeError(f"theta_0 has {before} layers and theta {after}. {FINETUNED}")
+        check_compatible(theta_0, theta)
+        self.targets = own_tensors(model)
+        for state in (theta_0, theta):
+            check_fits_model(model, self.targets, state)
+        self.theta_0, self.theta = (
+            {name: _held(state[name], target) for name, target in self.targets.items()}
+            for state in (theta_0, theta)
+        )
+        held = Counter(name for names in partition.parts.values() for name in names)
+        every = {name: held[name] for name in (*held, *self.targets)}
+        if wrong := [n for n, times in every.items() if times != (n in self.targets)]:
             raise MergeError(
-                f"theta_0 has {before} layers and theta {after}: average only a model and what it "
-                "was finetuned into."
+                f"{wrong[0]!r} is in {every[wrong[0]]} parts: every tensor of the model belongs to "
+                "one part, and nothing else does."
             )
-        super().__init__(model, theta_0, theta)
-        check_partition(partition, self.targets)
         self.partition = partition
 
-    def set(self, ratios: Ratios) -> None:
-        """Write the mixture into the model, in place (MergeError: see `check_ratios`)."""
-        check_ratios(self.partition, ratios)
+    @torch.no_grad()
+    def set(self, ratios: Ratios | float) -> None:
+        """Write the mixture into the model in place, by one ratio or one for each part.
+
+        Raises:
+            MergeError: see `check_ratios`.
+        """
         parts = self.partition.parts
-        self.write({name: ratios[part] for part, names in parts.items() for name in names})
+        by_part = ratios if isinstance(ratios, Mapping) else dict.fromkeys(parts, ratios)
+        check_ratios(self.partition, by_part)
+        for part, names in parts.items():
+            for name in names:
+                self.targets[name].copy_(mix(self.theta_0[name], self.theta[name], by_part[part]))
 
     def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
         """Return the mixed weights; gradients flow to ratios (one a part) that are tensors.
@@ -79,6 +106,13 @@ class Mixture(Ends):
             ratio = torch.as_tensor(ratios[part], dtype=torch.float64)
             mixed |= {n: _Mix.apply(ratio, self.theta_0[n], self.theta[n]) for n in names}
         return mixed
+
+
+def _held(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return a tensor on the model's device that later writes into the model cannot change."""
+    moved = tensor.detach().to(target.device)
+    shares = moved.untyped_storage().data_ptr() == target.untyped_storage().data_ptr()
+    return moved.clone() if shares else moved
 
 
 class _Mix(torch.autograd.Function):

@@ -1,8 +1,4 @@
-"""A test bench for the paper's released code: HMA with its faults, each behind a switch.
-
-They change the result, and every one can be switched on by itself, so that a table can say what it
-does. Nothing in the library uses this module but the search `hma_released`.
-"""
+"""HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
 from __future__ import annotations
 
@@ -57,12 +53,7 @@ class BenchResult:
 def run(
     mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults = AS_MEANT
 ) -> BenchResult:
-    """Run HMA by Eq. 11 with some faults switched on; the last scores are kept, not the best.
-
-    Args:
-        mixture, objective: see `merge.hma.learn_ratios`.
-        config: alpha, eps, learning_rate, epochs, batch_size and seed are used.
-    """
+    """Run `hma.learn_ratios` by Eq. 11 with some faults; the last scores are kept, not the best."""
     blocks = mixture.partition.blocks
     hma.check_config(config, len(blocks))
     initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
@@ -70,11 +61,21 @@ def run(
     optimizers = [torch.optim.Adam([score], lr=config.learning_rate) for score in scores]
     linear = [[kind_of(n, mixture.theta[n]) == "linear" for n in held] for held in blocks.values()]
     repeats = [sum(each) if faults.multiplied_learning_rate else 1 for each in linear]
-    before = merged_objective(mixture, objective, config, faults, initial)
+    mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
+    left = {"embeddings": 0.0, "norms": 0.0} if faults.embeddings_of_theta_0 else {}
+
+    def weights(ratios: Tensor) -> dict[str, Tensor]:
+        return mixture.weights(mixture.partition.ratios(ratios.unbind(), mean) | left)
+
+    @torch.no_grad()
+    def merged(scores: Tensor) -> float:
+        mixed = weights(merged_ratios(scores, config, faults))
+        return hma.mean_objective(objective, mixed, config.batch_size)
+
     batches = list(hma.epoch_batches(len(objective), config))
     for step, chosen in enumerate(tqdm(batches, desc="test bench", unit="step", leave=False)):
         ratios = training_ratios(torch.stack(scores), initial, config, faults)
-        loss = objective(mixed_weights(mixture, ratios, config, faults), chosen)
+        loss = objective(weights(ratios), chosen)
         check_finite({"objective": loss.item()}, step + 1, config.learning_rate)
         slopes = torch.autograd.grad(loss, scores)
         rate = config.learning_rate * hma.schedule(step, len(batches))
@@ -87,8 +88,8 @@ def run(
         tuple(merged_ratios(final, config, faults).tolist()),
         tuple(training_ratios(final, initial, config, faults).tolist()),
         tuple((final - initial).tolist()),
-        before,
-        merged_objective(mixture, objective, config, faults, final),
+        merged(initial),
+        merged(final),
     )
 
 
@@ -106,23 +107,3 @@ def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: 
 def merged_ratios(scores: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
     """Return the ratios of theta that the merge script uses, shape (K,): its formula is right."""
     return training_ratios(scores, scores, config, replace(faults, frozen_numerator=False))
-
-
-def mixed_weights(
-    mixture: Mixture, ratios: Tensor, config: HmaConfig, faults: Faults
-) -> dict[str, Tensor]:
-    """Return the weights for ratios of theta; parts that are no blocks get the mean, or 0."""
-    mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
-    left = ("embeddings", "norms") if faults.embeddings_of_theta_0 else ()
-    others = {name: 0.0 if name in left else mean for name in mixture.partition.others}
-    blocks = dict(zip(mixture.partition.blocks, ratios.unbind(), strict=True))
-    return mixture.weights({**others, **blocks})
-
-
-@torch.no_grad()
-def merged_objective(
-    mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults, scores: Tensor
-) -> float:
-    """Return the objective on all examples for the model that these scores merge to."""
-    weights = mixed_weights(mixture, merged_ratios(scores, config, faults), config, faults)
-    return hma.mean_objective(objective, weights, config.batch_size)

@@ -1,15 +1,10 @@
-"""Ways to find a ratio for each block of layers, by name: HMA, its variants and AdaMerging.
-
-Each takes two models, data and a mean alpha, and returns K ratios with that mean. `merge.hma` holds
-the search itself; here is what it is given.
-"""
+"""Ways to find a ratio for each block of layers, by name: what each gives to `merge.hma`."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,26 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from alignment_tax.merge import hma, released_code
-from alignment_tax.merge.adamerging import adamerging
 from alignment_tax.merge.average import State, write_weights
-from alignment_tax.merge.hma import Example, Found, HmaConfig, ReplyLikelihood
+from alignment_tax.merge.hma import Example, Found, HmaConfig, Parameterisation, ReplyLikelihood
 from alignment_tax.merge.layout import THIRDS, MergeError
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.presets import RatioConfig
+
+#: Mean reward of a model's replies to the prompts of these numbers, sampled with the same random
+#: numbers for every model.
+Reward = Callable[[Any, Sequence[int]], float]
 
 
 @dataclass(frozen=True)
 class Data:
     """What the searches may look at; each needs one of these."""
 
-    replies: Sequence[Example] = ()  # the aligned policy's own best replies, encoded
-    #: Token ids of the text on which theta_0 is to be kept, by method.
-    texts: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
-    labelled: Sequence[Example] = ()  # items of one skill with their answers, encoded
-    prompts: int = 0  # how many prompts `reward` can sample for
-    #: Mean reward of a model's replies to the prompts of these numbers, sampled with the same
-    #: random numbers for every model.
-    reward: Callable[[Any, Sequence[int]], float] | None = None
+    replies: Sequence[Example]  # the aligned policy's own best replies, encoded
+    texts: Sequence[Sequence[int]]  # token ids of the text on which theta_0 is to be kept
+    labelled: Sequence[Example]  # items of one skill with their answers, encoded
+    prompts: int  # how many prompts `reward` can sample for
+    reward: Reward
 
 
 @dataclass
@@ -45,7 +40,7 @@ class SampledReward:
 
     model: nn.Module
     count: int
-    reward: Callable[[Any, Sequence[int]], float]
+    reward: Reward
 
     def __len__(self) -> int:
         return self.count
@@ -84,13 +79,15 @@ def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     return HmaConfig(alpha=alpha, seed=seed, **{name: getattr(config, name) for name in shared})
 
 
-def _hma(task: Task, kept: str | None = None, **changes: Any) -> Found:
-    """By gradient; `kept` is the method whose texts theta_0 is to be kept on."""
-    numbers, extra = dataclasses.replace(task.numbers, **changes), None
-    if kept:
-        texts, weight = task.data.texts[kept], task.config.kept_weight
+def _hma(task: Task, keep: bool = False, examples: str = "replies", **changes: Any) -> Found:
+    """By gradient; `keep` adds how far the mixture is from theta_0 on the texts."""
+    extra = None
+    if keep:
+        texts, weight = task.data.texts, task.config.kept_weight
         extra = hma.KlToStart(task.model, task.mixture.theta_0, texts, weight)
-    return hma.learn_ratios(task.mixture, task.likelihood, numbers, extra)
+    objective = ReplyLikelihood(task.model, getattr(task.data, examples))
+    numbers = dataclasses.replace(task.numbers, **changes)
+    return hma.learn_ratios(task.mixture, objective, numbers, extra)
 
 
 def _released(task: Task) -> Found:
@@ -108,11 +105,8 @@ def _released(task: Task) -> Found:
 
 
 def _reward(task: Task) -> Found:
-    data = task.data
-    if data.reward is None:
-        raise ValueError("A search by reward needs a function that samples and scores replies.")
-    objective = SampledReward(task.model, data.prompts, data.reward)
-    numbers = dataclasses.replace(task.numbers, batch_size=data.prompts)
+    objective = SampledReward(task.model, task.data.prompts, task.data.reward)
+    numbers = dataclasses.replace(task.numbers, batch_size=task.data.prompts)
     return hma.grid_search(task.mixture, objective, numbers, task.config.reward_step)
 
 
@@ -132,31 +126,20 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers
     "hma_reward": _reward,
     # likelihood plus KL(theta_0 || mixture) on pretraining text, with and without scored formats
-    **{method: partial(_hma, kept=method) for method in KEEPING},
-    # likelihood of labelled reading items
-    "adamerging": lambda task: adamerging(
-        task.mixture, task.model, task.data.labelled, task.numbers
-    ),
+    **dict.fromkeys(KEEPING, partial(_hma, keep=True)),
+    # likelihood of labelled items of the very skills that are to be kept (paper, E.4), in place of
+    # the entropy on unlabelled ones of Yang et al. 2023
+    "adamerging": partial(_hma, examples="labelled"),
 }
 #: The step of the grid, a field of `RatioConfig`, of the searches that walk on one.
 GRID_STEPS = {"hma_grid": "grid_step", "hma_reward": "reward_step"}
-#: Fields of `RatioConfig` that may be 0; all other numbers must be above it.
-MAY_BE_ZERO = ("eps", "kept_weight")
 
 
 def check_search(method: str, blocks: int, alpha: float, config: RatioConfig) -> None:
     """Refuse a search for K blocks that would fail after its models are trained (MergeError)."""
-    for field_ in dataclasses.fields(config):
-        value = getattr(config, field_.name)
-        if isinstance(value, tuple):
-            continue
-        low = "0 or more" if field_.name in MAY_BE_ZERO else "above 0"
-        if not math.isfinite(value) or value < 0 or (value == 0 and low == "above 0"):
-            raise MergeError(f"{field_.name} of the ratios is {value}: it must be {low}, finite.")
     numbers = hma_numbers(config, alpha)
-    hma.check_config(numbers, blocks)
-    if method == "hma_eq11":
-        hma.check_reach(dataclasses.replace(numbers, parameterisation="eq11"), blocks)
+    way: Parameterisation = "eq11" if method == "hma_eq11" else "softmax"
+    hma.check_config(dataclasses.replace(numbers, parameterisation=way), blocks)
     if method in GRID_STEPS:
         if blocks != len(THIRDS):
             raise MergeError(f"The grid search is for K = 3 blocks, not {blocks}.")

@@ -1,8 +1,7 @@
 """Why averaging works: the feature model of Proposition 5.1 (section 5, appendix F; sigma = 0).
 
-The proposition is printed for averaged weights, yet its formula is that of averaged OUTPUTS. In
-averaged weights (Def. F.2 as printed) a shared feature is counted four times: twice in the head,
-and twice in what the head sees. This module has both.
+The proposition is printed for averaged weights, yet its formula is that of averaged OUTPUTS. Here
+are both. In averaged weights (Def. F.2 as printed) a shared feature is counted four times.
 """
 
 from __future__ import annotations
@@ -64,11 +63,9 @@ def simulate(
 ) -> Accuracies:
     """Draw inputs of the skills' task and return how often each way of answering is right.
 
-    Args:
-        labels: "same", or "different" (case 2): the other model's head is zero on these classes,
-            and a failing feature shows any of the 2 K classes of the world.
-        draws: number of inputs; the standard error is at most 0.5 / sqrt(draws).
-        seed: of the draws; one seed draws the same numbers for every world.
+    With labels "different" (case 2) the other model's head is zero on these classes, and a failing
+    feature shows any of the 2 K classes of the world. The standard error is at most 0.5 /
+    sqrt(draws); one seed draws the same numbers for every world.
     """
     if labels not in ("same", "different") or draws < 1:
         raise ValueError(
@@ -80,16 +77,14 @@ def simulate(
     rng = np.random.default_rng(seed)
     own = model.features - model.shared
     # how many features of each group show each class of the task: (draws, K)
-    only_a, shared, only_b = (
+    only_a, both, only_b = (
         rng.multinomial(size, shows, draws)[:, : model.classes] for size in (own, model.shared, own)
     )
     if labels == "same":
-        weights = only_a + SHARED_IN_WEIGHTS * shared + only_b
-        outputs = only_a + SHARED_IN_OUTPUTS * shared + only_b
-    else:
-        weights = only_a + 2 * shared  # w_a holds it once, (Phi_a + Phi_b) shows it twice
-        outputs = only_a + shared
-    return Accuracies(*(accuracy(votes) for votes in (only_a + shared, weights, outputs)))
+        others = (only_a + k * both + only_b for k in (SHARED_IN_WEIGHTS, SHARED_IN_OUTPUTS))
+    else:  # w_a holds a shared feature once, (Phi_a + Phi_b) shows it twice
+        others = (only_a + k * both for k in (2, 1))
+    return Accuracies(*(accuracy(votes) for votes in (only_a + both, *others)))
 
 
 def repeated(

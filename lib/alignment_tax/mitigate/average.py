@@ -1,6 +1,6 @@
 """Averaging the outcome of another remedy with theta_0: `merge.average` as the last step of a run.
 
-For a whole sweep over alpha of one trained policy use `merge.average.Sweep`, which trains nothing.
+For a whole sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
 from __future__ import annotations

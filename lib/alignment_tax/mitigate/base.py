@@ -96,17 +96,11 @@ class Distilled:
 def distil(
     setting: Setting, remedies: Mapping[str, float] | None = None, riders: Sequence[Treatment] = ()
 ) -> Distilled:
-    """Finetune theta_0 once on the pool, under remedies: the paper's protocol (D.1).
+    """Finetune a copy of theta_0 once on the pool, under remedies: the paper's protocol (D.1).
 
-    Every remedy gets the same examples in the same order and equally many steps.
-
-    Args:
-        setting: theta_0 (a copy of it is trained), the pool and the numbers.
-        remedies: Name in `REMEDIES` to strength; none is the plain run.
-        riders: Treatments that only watch the run; to end them is left to the caller.
-
-    Raises:
-        ValueError, TrainingDiverged: a senseless remedy, strength or setting; see `finetune`.
+    Every remedy (name in `REMEDIES` to strength; none is the plain run) gets the same examples in
+    the same order and equally many steps. Riders only watch the run; to end them is left to the
+    caller. ValueError, TrainingDiverged: a senseless remedy or strength; see `finetune`.
     """
     chosen = treatments(setting, remedies or {})
     config = setting.config

@@ -8,6 +8,7 @@ The density is the share of the CHANGED weights that keep their change. 1 is the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def random_mask(theta_0: State, theta: State, density: float, seed: int) -> Mask
 
 
 def learnt_mask(
-    model: nn.Module, theta_0: State, theta: State, density: float, batches: Iterable[Batch]
+    theta_0: State, theta: State, density: float, model: nn.Module, batches: Iterable[Batch]
 ) -> Mask:
     """Return a mask learnt on the alignment data, from the largest changes, as Panigrahi et al. do.
 
@@ -106,35 +107,30 @@ def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
 class Graft(Treatment):
     """Grafts the outcome of training onto theta_0; `choose` makes the mask of both weights."""
 
-    def __init__(
-        self, setting: Setting, density: float, choose: Callable[[State, State], Mask]
-    ) -> None:
-        check_share(density, "density of the graft")
+    def __init__(self, setting: Setting, density: float, choose: Callable[..., Mask]) -> None:
+        self.density = check_share(density, "density of the graft")
         self.theta_0, self.choose = setting.theta_0, choose
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
         """Undo all changes that the mask does not keep."""
         start, aligned = own_tensors(self.theta_0), own_tensors(model)
-        write_weights(model, graft(start, aligned, self.choose(start, aligned)))
+        write_weights(model, graft(start, aligned, self.choose(start, aligned, self.density)))
         return model
 
 
-def largest(setting: Setting, density: float) -> Graft:
-    """Return the graft of the largest changes."""
-    return Graft(setting, density, lambda start, end: largest_mask(start, end, density))
+largest = partial(Graft, choose=largest_mask)
 
 
 def at_random(setting: Setting, density: float) -> Graft:
     """Return the graft of changes drawn at random."""
-    seed = setting.seed
-    return Graft(setting, density, lambda start, end: random_mask(start, end, density, seed))
+    return Graft(setting, density, partial(random_mask, seed=setting.seed))
 
 
 def learnt(setting: Setting, density: float) -> Graft:
     """Return the graft whose mask is learnt in one pass over the pool."""
 
-    def choose(start: State, end: State) -> Mask:
-        return learnt_mask(setting.theta_0, start, end, density, pool_batches(setting))
+    def choose(start: State, end: State, density: float) -> Mask:
+        return learnt_mask(start, end, density, setting.theta_0, pool_batches(setting))
 
     return Graft(setting, density, choose)
 

@@ -42,14 +42,11 @@ class Lora(Treatment):
         self.rank, self.where, self.seed = int(rank), where, seed
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the policy wrapped by peft, only the factors trainable (ValueError: see below)."""
-        names = target_names(model, self.where)
-        check_rank(model, names, self.rank)
+        """Return the policy wrapped by peft, only the factors trainable."""
         config = LoraConfig(
             r=self.rank,
             lora_alpha=SCALING * self.rank,
-            target_modules=names,
-            lora_dropout=0.0,
+            target_modules=target_names(model, self.where),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
@@ -67,7 +64,14 @@ class Lora(Treatment):
 def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
     """Return LoRA on attention and MLP (ValueError: a rank that a layer cannot have)."""
     treatment = Lora(rank, where, setting.seed)
-    check_rank(setting.theta_0, target_names(setting.theta_0, where), treatment.rank)
+    for name in target_names(setting.theta_0, where):
+        layer = cast(nn.Linear, setting.theta_0.get_submodule(name))
+        largest = min(layer.in_features, layer.out_features)
+        if rank > largest:
+            raise ValueError(
+                f"Rank {treatment.rank} is above the size of {name!r} ({layer.in_features} to "
+                f"{layer.out_features}): choose {largest} or less."
+            )
     return treatment
 
 
@@ -97,15 +101,3 @@ def target_names(model: PreTrainedModel, where: Where) -> list[str]:
             f"MLP layers are those under a module called {' or '.join(MLP_WORDS)}."
         )
     return names
-
-
-def check_rank(model: PreTrainedModel, names: list[str], rank: int) -> None:
-    """Refuse a rank above what a layer can have (ValueError)."""
-    for name in names:
-        layer = cast(nn.Linear, model.get_submodule(name))
-        largest = min(layer.in_features, layer.out_features)
-        if rank > largest:
-            raise ValueError(
-                f"Rank {rank} is above the size of {name!r} ({layer.in_features} to "
-                f"{layer.out_features}), whose rank is at most {largest}. Choose {largest} or less."
-            )

@@ -2,16 +2,28 @@
 
 SMA  mean of theta_t over the steps t of the last part of training
 EMA  theta'_t = d theta'_(t-1) + (1 - d) theta_t,    theta'_0 = theta_0
+
+BEMA is an EMA that is corrected for its lag. Block and Zhang 2025; by TRL.
+
+theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
+EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
 """
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
+from trl import BEMACallback
 
 from alignment_tax.merge.average import write_weights
 from alignment_tax.mitigate.base import Setting, Treatment, check_share, snapshot, trained
+
+#: Arguments and control of a Trainer, which TRL's callback takes but does not look at.
+NOT_USED: Any = None
 
 
 class MovingAverage(Treatment):
@@ -48,9 +60,8 @@ class Sma(MovingAverage):
                 self.average[name] = self.average.get(name, 0) + value.double()
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the mean (ValueError: fewer than two checkpoints)."""
-        count = max(0, self.steps - self.start + 1)
-        check_checkpoints(count)
+        """Return the mean."""
+        count = self.steps - self.start + 1
         return {name: total / count for name, total in self.average.items()}
 
 
@@ -75,34 +86,45 @@ class Ema(MovingAverage):
             self.average[name] = torch.lerp(value.double(), before, self.decay)
 
 
-def check_checkpoints(count: int) -> None:
-    """Refuse a mean over fewer than two checkpoints (ValueError)."""
-    if count < 2:
-        raise ValueError(
-            f"SMA averages checkpoints of one trajectory, and this one has {count}: train for more "
-            "steps, or start earlier."
-        )
+class Bema(MovingAverage):
+    """Feeds every step to TRL's callback, and takes its weights: no pull to theta_0, as EMA has."""
 
+    def __init__(self, setting: Setting, power: float) -> None:
+        super().__init__()
+        self.power, self.state = check_share(power, "power of BEMA"), TrainerState()
 
-def last_steps(share: float, steps: int) -> Sma:
-    """Return the mean over the last `share` of `steps` steps (ValueError: fewer than two)."""
-    counted = round(check_share(share, "share of the trajectory") * steps)
-    check_checkpoints(counted)
-    return Sma(start=steps - counted + 1)
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Start the callback's copies of the policy (ValueError: the policy is a LoRA one)."""
+        if isinstance(model, PeftModel):
+            raise ValueError("TRL's BEMA copies whole models and cannot follow LoRA: use EMA.")
+        where = cast(Any, model.device)
+        self.callback = BEMACallback(update_freq=1, ema_power=self.power, device=where)
+        self.callback.on_train_begin(NOT_USED, self.state, NOT_USED, model)
+        return model
 
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Update the callback's weights."""
+        self.state.global_step += 1
+        self.callback.on_step_end(NOT_USED, self.state, NOT_USED, model)
 
-def decay_of(horizon: float, steps: int) -> float:
-    """Return the decay whose horizon 1 / (1 - d) is `horizon` times `steps` (ValueError: none)."""
-    if not 0 < horizon < float("inf"):
-        raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
-    return 1 - 1 / max(1.0, horizon * steps)
+    def weights(self) -> dict[str, Tensor]:
+        """Return the callback's weights so far, by name of the parameter."""
+        return dict(cast(PreTrainedModel, self.callback.running_model).named_parameters())
 
 
 def sma(setting: Setting, share: float) -> Sma:
-    """Return the mean over the last share of the run's steps."""
-    return last_steps(share, setting.steps)
+    """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
+    counted = round(check_share(share, "share of the trajectory") * setting.steps)
+    if counted < 2:
+        raise ValueError(
+            f"SMA averages checkpoints of one trajectory, and this one has {counted}: train for "
+            "more steps, or start earlier."
+        )
+    return Sma(start=setting.steps - counted + 1)
 
 
 def ema(setting: Setting, horizon: float) -> Ema:
-    """Return the EMA with a horizon in shares of the run's steps."""
-    return Ema(setting.theta_0, decay_of(horizon, setting.steps))
+    """Return the EMA whose horizon 1 / (1 - d) is so large a share of the run's steps."""
+    if not 0 < horizon < float("inf"):
+        raise ValueError(f"The horizon of EMA is {horizon}: it must be a finite number above 0.")
+    return Ema(setting.theta_0, 1 - 1 / max(1.0, horizon * setting.steps))

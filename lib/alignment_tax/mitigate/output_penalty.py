@@ -7,6 +7,7 @@ vocabulary, averaged over the reply tokens of the batch, as the loss itself is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from torch import Tensor
@@ -39,11 +40,7 @@ class OutputPenalty(Treatment):
     """Adds lambda times a distance between the outputs of teacher and policy on the replies.
 
     With KD the best q for a token is (data + lambda p) / (1 + lambda): averaging of outputs.
-
-    Args:
-        teacher: theta_0.
-        strength: lambda, finite and 0 or more (ValueError otherwise).
-        distance: `forward_kl`, `reverse_kl` or `squared_distance`.
+    `strength` is lambda (ValueError: it is below 0).
     """
 
     def __init__(self, teacher: Teacher, strength: float, distance: Distance) -> None:
@@ -56,16 +53,12 @@ class OutputPenalty(Treatment):
         return self.strength * self.distance(self.teacher.log_probs(batch), student).mean()
 
 
-def kd(setting: Setting, strength: float) -> OutputPenalty:
-    """Return knowledge distillation as in the paper's code."""
-    return OutputPenalty(setting.teacher, strength, forward_kl)
+def to_theta_0(setting: Setting, strength: float, distance: Distance) -> OutputPenalty:
+    """Return the penalty on the distance from what theta_0 says."""
+    return OutputPenalty(setting.teacher, strength, distance)
 
 
-def kd_squared(setting: Setting, strength: float) -> OutputPenalty:
-    """Return knowledge distillation as in the paper's text."""
-    return OutputPenalty(setting.teacher, strength, squared_distance)
-
-
-def kl(setting: Setting, strength: float) -> OutputPenalty:
-    """Return the KL penalty of RLHF."""
-    return OutputPenalty(setting.teacher, strength, reverse_kl)
+kd, kd_squared, kl = (
+    partial(to_theta_0, distance=distance)
+    for distance in (forward_kl, squared_distance, reverse_kl)
+)

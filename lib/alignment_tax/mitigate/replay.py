@@ -65,10 +65,8 @@ class Replay(Treatment):
         if not rows:
             return None
         texts = pretrain.collate(rows, self.pad_id)
-        labels, weights = texts.labels.to(model.device), texts.weights.to(model.device)
-        logits = pretrain.read(model, texts)
         proportion = sum(len(row) for row in rows) / reply_tokens
-        return proportion * pretrain.weighted_loss(logits.float(), labels, weights)
+        return proportion * pretrain.weighted_loss(pretrain.read(model, texts), texts)
 
 
 def replay(setting: Setting, strength: float) -> Replay:
@@ -115,7 +113,6 @@ def tiny_families(n: int, seed: int | str, evaluated_formats: bool = True) -> li
 def _draw_families(
     n: int, seed: int | str, evaluated_formats: bool
 ) -> tuple[list[str], random.Random]:
-    """Draw families of documents; return them and the generator that draws the documents."""
     rng = random.Random(f"replay {seed}")
     shares = {k: v for k, v in MIXTURE.items() if evaluated_formats or k not in EVALUATED}
     return rng.choices(list(shares), list(shares.values()), k=n), rng
@@ -151,12 +148,6 @@ def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[in
             yield number, " ".join(first)
 
 
-def find_overlap(texts: Iterable[str], reported: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first (text, reported) where the text contains the reported one, or None."""
-    every = list(texts)
-    return next(((every[place], item) for place, item in overlaps(every, reported)), None)
-
-
 def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
     """Refuse documents that contain a reported text (ValueError)."""
     if not reported:
@@ -164,8 +155,8 @@ def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
             "Replay needs the reported items to be sure that it does not train on them: pass their "
             "prompts as `reported` (for the tiny world: tiny_reported())."
         )
-    if overlap := find_overlap((document.text for document in texts), reported):
+    for place, item in overlaps((document.text for document in texts), reported):
         raise ValueError(
-            f"A document to replay contains the reported text {overlap[1]!r}: {overlap[0]!r}. Draw "
-            "replay from another split."
+            f"A document to replay contains the reported text {item!r}: {texts[place].text!r}. "
+            "Draw replay from another split."
         )

@@ -26,18 +26,21 @@ class Teacher:
     @torch.no_grad()
     def log_probs(self, batch: Batch) -> Tensor:
         """Return log-probabilities (reply tokens of the batch, vocabulary), row after row."""
-        keys = _keys(batch)
-        rows = [self.known[key] for key in keys if key in self.known]
-        if len(rows) < len(keys):
-            logits = self.model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).logits
-            labels = batch["labels"]
-            rows = [reply_log_probs(logits[[i]], labels[[i]]) for i in range(len(keys))]
-            for key, row in zip(keys, rows, strict=True):
-                if key not in self.known and row.nbytes <= self.room:
-                    self.known[key] = row
-                    self.room -= row.nbytes
+        # what each row is known by: how many tokens are the prompt, and all without padding
+        labels, real = batch["labels"], batch["attention_mask"].bool()
+        keys = [
+            (labels[i, real[i]].tolist().count(IGNORED), *batch["input_ids"][i, real[i]].tolist())
+            for i in range(len(labels))
+        ]
+        if set(keys) <= self.known.keys():
+            return torch.cat([self.known[key] for key in keys])
+        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits = self.model(**given).logits
+        rows = [reply_log_probs(logits[[i]], labels[[i]]) for i in range(len(keys))]
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self.known and row.nbytes <= self.room:
+                self.known[key] = row
+                self.room -= row.nbytes
         return torch.cat(rows)
 
 
@@ -47,12 +50,3 @@ def reply_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     `logits` (batch, length, vocabulary) at place t predict `labels` (batch, length) at t + 1.
     """
     return torch.log_softmax(logits[:, :-1][labels[:, 1:] != IGNORED].float(), dim=-1)
-
-
-def _keys(batch: Batch) -> list[tuple[int, ...]]:
-    """Return what each row is known by: how many tokens are the prompt, and all without padding."""
-    columns = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
-    return [
-        (labels[: sum(mask)].count(IGNORED), *ids[: sum(mask)])
-        for ids, labels, mask in zip(*columns, strict=True)
-    ]

@@ -8,6 +8,7 @@ the same at u = 1e-5, its learning rate: about the step of Adam. Here u is the l
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,13 +26,8 @@ L2_SCALE = 0.1
 class WeightPenalty(Treatment):
     """Adds lambda times the distance of the weights from theta_0, averaged over the weights.
 
-    LoRA's trained parameters are its two factors: they are pulled to where they started.
-
-    Args:
-        theta_0: The model to stay close to; its weights are copied.
-        strength: lambda, finite and 0 or more (ValueError otherwise).
-        power: 1 or 2.
-        unit: Size of a step of a weight: the learning rate.
+    LoRA's trained parameters are its two factors: they are pulled to where they started. `strength`
+    is lambda, `unit` the learning rate. ValueError: a strength below 0, a unit not above 0.
     """
 
     def __init__(
@@ -40,8 +36,7 @@ class WeightPenalty(Treatment):
         self.strength = check_strength(strength, f"L{power}")
         if not unit > 0:
             raise ValueError(f"unit is {unit}: it must be the learning rate, above 0.")
-        self.power, self.unit = power, unit
-        self.start = snapshot(theta_0)
+        self.power, self.unit, self.start = power, unit, snapshot(theta_0)
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Also remember where parameters start that theta_0 does not have (LoRA's)."""
@@ -56,11 +51,9 @@ class WeightPenalty(Treatment):
         return self.strength * scale * total / sum(change.numel() for change in changes)
 
 
-def l1(setting: Setting, strength: float) -> WeightPenalty:
-    """Return the L1 penalty in units of the learning rate."""
-    return WeightPenalty(setting.theta_0, strength, 1, setting.config.learning_rate)
+def in_learning_rates(setting: Setting, strength: float, power: Literal[1, 2]) -> WeightPenalty:
+    """Return the penalty in units of the run's learning rate."""
+    return WeightPenalty(setting.theta_0, strength, power, setting.config.learning_rate)
 
 
-def l2(setting: Setting, strength: float) -> WeightPenalty:
-    """Return the L2 penalty in units of the learning rate."""
-    return WeightPenalty(setting.theta_0, strength, 2, setting.config.learning_rate)
+l1, l2 = partial(in_learning_rates, power=1), partial(in_learning_rates, power=2)

@@ -19,19 +19,19 @@ from alignment_tax.world.base import Prompt
 SLOTS = ("bleu", "span")
 
 
-def replies_table(study: Study, alpha: float = ALPHA) -> pd.DataFrame:
+def replies_table(study: Study) -> pd.DataFrame:
     """Return what the base, theta_0, RSF's last round and an average say, a row each and question.
 
     The request is the first harmless one. Of both skills it is the first item that theta_0 and the
     average have right (talk behind it forgiven) and RSF has not, if there is one: chosen to show a
-    loss. The average is at the alpha of the preset that is nearest to `alpha`.
+    loss. The average is at the alpha of the preset that is nearest to `ALPHA`.
 
     Returns:
         Columns seed, algorithm, method, alpha, slot ("request" or one of `SLOTS`), question,
         expected, reply; reward and gold of the replies to the request.
     """
     last = study.preset.rsf.rounds
-    alpha = min(study.preset.alphas, key=lambda each: abs(each - alpha))
+    alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))
     specs = [Spec("base"), Spec("sft"), Spec("rsf", last), Spec("rsf", last, AVERAGE, alpha)]
     scored = [study.scores(spec).items for spec in specs[1:]]
     chosen = {slot: _telling(slot, *scored) for slot in SLOTS if slot in set(scored[0]["slot"])}
@@ -73,4 +73,4 @@ def _first_harmless(study: Study) -> Prompt:
     if study.preset.world != "tiny":
         return prompts[0]
     verbs = [chat.parse(prompt[-1]["content"])[0] for prompt in prompts]
-    return next(p for p, verb in zip(prompts, verbs, strict=True) if not chat.is_harmful(verb))
+    return next(p for p, verb in zip(prompts, verbs, strict=True) if verb not in chat.HARMS)

@@ -34,14 +34,17 @@ CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
 def methods(preset: Preset) -> list[str]:
     """The words that `specs` takes.
 
-    An algorithm is its rounds and averages (of the control only its rounds: it says what RSF does
-    without its choice), a remedy its strengths in the preset, "remedies" the plain distilled
-    run, its averages and all remedies, "part" or a search for ratios its grid, "pattern" the ratios
-    of the paper's Fig. 9, "parts" all of these. Averages by part are those of the algorithms that
-    are named beside them, of rsf if none is; of others than rsf only the thirds of the layers are
-    averaged.
+    An algorithm is its rounds and averages (of the control only its rounds), a remedy its strengths
+    in the preset, "remedies" the plain distilled run, its averages and all remedies, "part" or a
+    search for ratios its grid, "pattern" the ratios of the paper's Fig. 9, "parts" all of these, of
+    the algorithms that are named beside them, of rsf if none is.
     """
-    own = [grid.method for grid in preset.remedies]
+    own = [name for name, _ in preset.remedies]
+    if unknown := [name for name in own if name not in REMEDIES]:
+        raise UnknownStage(
+            f"Preset {preset.name} has strengths of {unknown[0]!r} in `remedies`, and there is no "
+            f"such remedy. Choose from: {', '.join(REMEDIES)}."
+        )
     inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
     remedies = [*own, *map(averaged, own), *inside]
     plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
@@ -58,7 +61,7 @@ def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
 
 def _part_words(preset: Preset) -> list[str]:
     grids = preset.ratios.grids if preset.ratios else ()
-    return list(dict.fromkeys([PART, PATTERN, *(grid.method for grid in grids)]))
+    return list(dict.fromkeys([PART, PATTERN, *(name for name, _, _ in grids)]))
 
 
 def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
@@ -97,7 +100,7 @@ def _of_word(preset: Preset, word: str) -> list[Spec]:
         owner, values = CHANGED[word], _changed(preset)[word]
         end = preset.algorithms[owner].rounds
         return [Spec(owner, end, word, strength=value) for value in values]
-    grids = {grid.method: grid.strengths for grid in preset.remedies}
+    grids = dict(preset.remedies)
     if word == ALL_REMEDIES:
         every = [DISTIL, DISTILLED_AVERAGE, *grids]
         return [spec for each in every for spec in _of_word(preset, each)]
@@ -113,13 +116,12 @@ def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
         return []
     if word == PART:
         # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
-        grids = [g for g in preset.ratios.parts if algorithm == "rsf" or g.part in THIRDS]
-        chosen = [(grid.part, grid.alphas) for grid in grids]
+        chosen = [g for g in preset.ratios.parts if algorithm == "rsf" or g[0] in THIRDS]
     elif word == PATTERN:
         every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
         chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
     else:
-        own = [grid for grid in preset.ratios.grids if grid.method == word]
-        chosen = [(f"K={grid.blocks}", grid.alphas) for grid in own]
+        own = [grid for grid in preset.ratios.grids if grid[0] == word]
+        chosen = [(f"K={blocks}", alphas) for _, blocks, alphas in own]
     last = preset.algorithms[algorithm].rounds
     return [Spec(algorithm, last, word, a, part=part) for part, alphas in chosen for a in alphas]

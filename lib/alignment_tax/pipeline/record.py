@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -46,11 +48,10 @@ def record(
 ) -> Path:
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
-    Finished stages are loaded. Tables are replaced whole, after every seed, so that an interrupted
-    recording leaves a table of finished seeds. With `methods` (see `Study.specs`) rows are merged
-    into the tables that exist, without them the preset's algorithms are recorded into new tables.
-    What cannot work (an unknown method, stored rows of another theta_0) is refused before anything
-    is trained.
+    Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
+    leaves those of finished seeds. With `methods` (see `Study.specs`) rows are merged into the
+    tables that exist, without them the preset's algorithms are recorded into new tables. What
+    cannot work is refused before anything is trained.
     """
     started = time.perf_counter()
     if max(seeds) >= 2**63:
@@ -94,8 +95,7 @@ def record(
 def check_same_start(points: pd.DataFrame, study: Study) -> None:
     """Refuse to add to stored points of a seed that come from another theta_0 (RecordError).
 
-    Rows of one seed are compared with each other, so they must start from the same model and be
-    scored alike: the same key, and the same scores to the precision that is written.
+    Rows of one seed are compared with each other: the same key, and the same scores as written.
     """
     if points.empty or study.seed not in set(points["seed"]):
         return
@@ -112,10 +112,8 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
 def _warn_of_lost_rows(folder: Path, study: Study) -> None:
     """Say which methods a recording into new tables will drop."""
     points = read_table(folder / "points.csv")
-    if points.empty:
-        return
-    lost = sorted(set(points["method"]) - {spec.method for spec in study.specs()})
-    if lost:
+    stored = set() if points.empty else set(points["method"])
+    if lost := sorted(stored - {spec.method for spec in study.specs()}):
         say(
             f"This recording replaces the tables in {folder}, and their rows of {', '.join(lost)} "
             "with them. Add these again afterwards, with --methods."
@@ -130,9 +128,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
     specs = study.specs(methods)
     points = study.points(specs)
     costs = [
-        {**{name: row[name] for name in IDENTITY}, **cost}
-        for spec, row in zip(specs, points.to_dict("records"), strict=True)
-        if (cost := study.cost(spec)) is not None
+        {**_named(study, spec), **cost} for spec in specs if (cost := study.cost(spec)) is not None
     ]
     used = {spec.algorithm for spec in specs}
     tables = {
@@ -164,17 +160,19 @@ def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
     rows = []
     for spec in filter(has_forward_kl, specs):
         found = read_json(study.forward_kl(spec).path / "kl.json")
-        named = {name: value for name, value in study.point(spec).items() if name in IDENTITY}
-        rows.append({**named, "forward_kl": found["forward_kl"]})
+        rows.append({**_named(study, spec), "forward_kl": found["forward_kl"]})
     return pd.DataFrame(rows)
+
+
+def _named(study: Study, spec: Spec) -> dict[str, Any]:
+    return {name: value for name, value in study.point(spec).items() if name in IDENTITY}
 
 
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
     """What happened in each round of RLHF: rewards of samples, share of finished replies, kept.
 
-    Golds are means over all replies of the round (`mean_gold`) and over those that were trained on
-    (`kept_gold`). DPO keeps its chosen replies alone, so it has no mean over all; PPO keeps none,
-    but logs both means in every iteration, and trains on all. What is not known is NaN.
+    Golds are means over all replies of the round (`mean_gold`; NaN for DPO, which keeps its chosen
+    replies alone) and over those that were trained on (`kept_gold`; for PPO all).
     """
     rows = []
     for algorithm in algorithms:
@@ -187,14 +185,13 @@ def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")
 
 
 def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
-    if algorithm == "ppo":
-        golds = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
-        return {"mean_gold": float(golds.mean()), "kept_gold": float(golds.mean())}
-    samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
-    kept = float(samples.loc[samples["chosen"], "gold"].mean())
-    # the pairs of DPO are best against worst: the chosen replies are not all
-    every = float("nan") if algorithm == "dpo" else float(samples["gold"].mean())
-    return {"mean_gold": every, "kept_gold": kept}
+    if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
+        every = kept = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
+    else:
+        samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
+        every, kept = samples["gold"], samples.loc[samples["chosen"], "gold"]
+    mean = float("nan") if algorithm == "dpo" else float(every.mean())
+    return {"mean_gold": mean, "kept_gold": float(kept.mean())}
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
@@ -203,11 +200,10 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     for name, config in study.preset.algorithms.items():
         every += [study.aligned(name, r) for r in range(1, config.rounds + 1)]
     every += [study.evaluate(spec) for spec in study.specs()]
-    seconds: dict[str, float] = {}
-    for meta in {artifact.key: artifact.meta for artifact in every}.values():
-        for name in (meta["stage"], "all stages"):
-            seconds[name] = seconds.get(name, 0.0) + meta["seconds"]
-    return {name: round(taken, 1) for name, taken in seconds.items()}
+    metas = pd.DataFrame({artifact.key: artifact.meta for artifact in every}.values())
+    seconds = metas.groupby("stage", sort=False)["seconds"].sum().to_dict()
+    seconds["all stages"] = metas["seconds"].sum()
+    return {str(name): round(float(taken), 1) for name, taken in seconds.items()}
 
 
 # --- several processes ----------------------------------------------------------------------------
@@ -226,7 +222,7 @@ def run_side_by_side(
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
     with (
         # threads that wait would otherwise spin, and take the cores from the other processes
-        environment(OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
+        patch.dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
         context.Manager() as manager,
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
         tqdm(total=total, desc=title, unit="model") as bar,
@@ -248,30 +244,20 @@ def portions(
 ) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
-    With `split` a portion is at most `PORTION` models of one method of one seed, so that many
-    processes end together. Every seed's first two models come first, one seed a process: they need
-    theta_0 and the whole of RSF, for which all others would wait.
+    With `split` a portion is at most `PORTION` models of one method of one seed, so that processes
+    end together. Every seed's first two models come first, as all others would wait for them, then
+    the rounds of each algorithm in one portion, since each needs the one before.
     """
     if not split:
         return [(seed, list(specs)) for seed in seeds]
     groups: dict[tuple[str, str], list[Spec]] = {}
     for spec in specs[2:]:
         groups.setdefault((spec.algorithm, spec.method), []).append(spec)
-    start = [(seed, list(specs[:2])) for seed in seeds]
-    cut = [g[i : i + PORTION] for g in groups.values() for i in range(0, len(g), PORTION)]
-    return start + [(seed, group) for seed in seeds for group in cut]
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set environment variables for the processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    chains = [group for (_, method), group in groups.items() if method == "none"]
+    others = [group for (_, method), group in groups.items() if method != "none"]
+    cut = [g[i : i + PORTION] for g in others for i in range(0, len(g), PORTION)]
+    order = [[list(specs[:2])], chains, cut]
+    return [(seed, group) for part in order for seed in seeds for group in part]
 
 
 @contextlib.contextmanager
@@ -294,8 +280,7 @@ def _run_some(
 ) -> None:
     """Evaluate models of a seed; report each.
 
-    Training takes the preset's threads, whose number decides its last digits. Scores do not depend
-    on it, and processes side by side that wait for each other's threads are several times slower.
+    The number of threads decides the last digits of training, not of scores, which would be slower.
     """
     study = _study(preset, seed)
     if Spec("sft") in specs:

@@ -12,19 +12,28 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from alignment_tax import presets
 from alignment_tax.pipeline import catalogue, stages
+from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.pipeline.stages.run import Loaded, Run, read_json
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
-from alignment_tax.store import Artifact
+from alignment_tax.store import Artifact, Store
 
 
 class Study(Run):
-    """All stages of one preset and seed; takes what `Run` takes.
+    """All stages of one preset and seed; takes what `Run` takes, and the preset `recorded`.
 
     Its methods are the stages' functions, which take a run first. Where an aligned `end` is asked
     for (like `Spec("dpo", 6)`), the last round of RSF is meant by default.
     """
+
+    def __init__(
+        self, preset: str | presets.Preset, seed: int = 0, store: Store | None = None
+    ) -> None:
+        if preset == presets.RECORDED:
+            preset, store = presets.TINY, RecordedStore(seed)
+        super().__init__(preset, seed, store)
 
     # models
     base = property(stages.base.base)
@@ -34,8 +43,7 @@ class Study(Run):
     artifact = stages.trained
     distilled = stages.remedies.combined
     model = stages.ratios.model_of
-    sweep = stages.ratios.sweep_of
-    mixture = stages.ratios.mixture_of
+    mixture = sweep = stages.ratios.mixture_of
     ratios = stages.ratios.found
     # data
     round_prompts = stages.rlhf.round_prompts
@@ -53,11 +61,7 @@ class Study(Run):
     cost = stages.remedies.cost
 
     def aligned(self, algorithm: str, rounds: int) -> Artifact:
-        """The policy after `rounds` rounds of RLHF; each round is an artifact, so a run resumes.
-
-        Raises:
-            UnknownStage: an algorithm that the preset does not have, or more rounds than it has.
-        """
+        """The policy after `rounds` rounds of RLHF (UnknownStage: the preset has no such round)."""
         return self.artifact(Spec(algorithm, rounds))
 
     def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
@@ -65,20 +69,20 @@ class Study(Run):
         return self.aligned(algorithm, rounds)
 
     def policy(self, algorithm: str = "sft", rounds: int | None = None) -> Loaded:
-        """Load a policy (base | sft | an algorithm; by default its last round) and its tokenizer.
-
-        Raises:
-            UnknownStage: see `aligned`.
-        """
+        """Load a policy and its tokenizer: base | sft | an algorithm, by default its last round."""
         alone = algorithm in ("base", "sft")
         return self.load(self.artifact(Spec(algorithm) if alone else self.end(algorithm, rounds)))
 
     def scores(self, spec: Spec) -> SkillScores:
         """The skills of a model with every item, for paired comparisons."""
+        if isinstance(self.store, RecordedStore):
+            return self.store.scores(spec)
         return SkillScores.load(self.evaluate(spec).path)
 
     def point(self, spec: Spec) -> dict[str, Any]:
         """One row of the table of points (see COLUMNS); what does not apply is None."""
+        if isinstance(self.store, RecordedStore):
+            return self.store.row(spec)
         spec = stages.ratios.resolved(self, spec)
         artifact = self.evaluate(spec)
         values = read_json(artifact.path / "point.json")
@@ -90,15 +94,14 @@ class Study(Run):
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""
         wanted = self.specs() if specs is None else specs
-        bar = tqdm(wanted, desc=f"points of {self}", unit="model")
+        read = isinstance(self.store, RecordedStore)
+        bar = tqdm(wanted, desc=f"points of {self}", unit="model", disable=read)
         return pd.DataFrame([self.point(spec) for spec in bar], columns=COLUMNS)
 
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
         """The models that are recorded, theta_0 always among them, each once.
 
-        Args:
-            methods: words of `catalogue.methods`. None: the base and all algorithms, no remedy, no
-                part.
+        `methods` are words of `catalogue.methods`; None: the base and all algorithms.
 
         Raises:
             UnknownStage, ValueError, MergeError: an unknown word; parts that make no sense.

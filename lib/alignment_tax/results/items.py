@@ -1,8 +1,7 @@
 """What a model answered, item by item, and all that is computed from it without the model.
 
-A table of items has a row per slot and item: slot, item (its number in the task), fingerprint (of
-its text), and the score twice, as written and with format forgiven: value and forgiven (accuracy,
-exact match or F1 in 0..1; NaN for translation) and the ten counts of BLEU (NaN elsewhere).
+A table of items has a row per slot and item: slot, item, fingerprint (of its text), value and
+forgiven (accuracy, exact match or F1 in 0..1; NaN for translation), the ten counts of BLEU, twice.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ class SkillsError(ValueError):
 
 @dataclass(frozen=True)
 class SkillScores:
-    """What one model can do: `metrics` in percent, and its `items`.
-
-    As written: slots, families and their mean `skill`. With format forgiven: families and their
-    mean `forgetting` (see `labels.FORGIVEN`).
-    """
+    """What one model can do: `metrics` in percent (as written, and forgiven), and its `items`."""
 
     metrics: dict[str, float]
     items: pd.DataFrame
@@ -104,28 +99,16 @@ def slot_percent(slot: str, values: Array) -> float:
 def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
     """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
 
-    Slots of a family weigh alike whatever their number of items, as do families in the mean. A
-    score with format forgiven is the same statistic of other values.
-
-    Raises:
-        SkillsError: no such score.
+    Slots of a family weigh alike whatever their number of items, as do families in the mean.
     """
     name, _ = written(family)
-
-    def statistic(values: Mapping[str, Array]) -> float:
-        if name in SLOTS:
-            return slot_percent(name, values[name])
-        return _means(_percents(values))[name]
-
-    return statistic
+    if name in SLOTS:
+        return lambda values: slot_percent(name, values[name])
+    return lambda values: _means(_percents(values))[name]
 
 
 def written(score: str) -> tuple[str, bool]:
-    """Return the score as written that one stands beside, and whether format is forgiven in it.
-
-    Raises:
-        SkillsError: no such score.
-    """
+    """Return the score as written that one stands beside, and whether format is forgiven in it."""
     found = {forgiven: name for name, forgiven in FORGIVEN.items()}
     known = (*SLOTS, *FORGIVEN, *found)
     if score not in known:
@@ -144,12 +127,8 @@ def pair_scores(
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the items of two models per seed, paired, for `compare.paired_bootstrap`.
 
-    Args:
-        first, second: The scores of each model, the seeds in the same order.
-        family: What is compared; only the slots that it needs are returned.
-
-    Raises:
-        SkillsError: the two were not scored on the very same items.
+    Only the slots that the score `family` needs are returned. SkillsError: the two were not scored
+    on the very same items, the seeds in the same order.
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")
@@ -160,11 +139,11 @@ def pair_scores(
             "The two models were scored on different items: use one suite, split and limit, "
             "and score again what was scored before the tasks changed."
         )
-
-    def own(scores: SkillScores) -> dict[str, Array]:
-        return {slot: each for slot, each in scores.values(forgiven).items() if slot in slots}
-
-    return list(map(own, first)), list(map(own, second))
+    one, two = (
+        [{slot: x for slot, x in each.values(forgiven).items() if slot in slots} for each in side]
+        for side in (first, second)
+    )
+    return one, two
 
 
 def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
@@ -172,11 +151,11 @@ def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
 
     As written, or with format forgiven.
     """
-    cut, value = ("cut_", "forgiven") if forgiven else ("", "value")
-    whole = (items[f"{cut}length"] == items[f"{cut}reference_length"]).to_numpy()
-    for n in ORDERS:
-        whole = whole & (items[f"{cut}matches_{n}"] == items[f"{cut}ngrams_{n}"]).to_numpy()
-    return np.where((items["slot"] == "bleu").to_numpy(), whole, (items[value] >= 0.5).to_numpy())
+    counts, value = (CUT_COLUMNS, "forgiven") if forgiven else (BLEU_COLUMNS, "value")
+    matches, ngrams = (items[list(counts[i : i + 4])].to_numpy() for i in (0, 4))
+    length, reference = items[list(counts[8:])].to_numpy().T
+    whole = (matches == ngrams).all(axis=1) & (length == reference)
+    return np.where(items["slot"] == "bleu", whole, items[value] >= 0.5)
 
 
 def sort_losses(before: Array, after: Array, after_forgiven: Array) -> tuple[Array, Array]:

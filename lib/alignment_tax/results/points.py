@@ -7,19 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from alignment_tax import spec
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import (
-    CHANGED,
-    DISTIL,
-    LEARNING_RATE,
-    PART,
-    Spec,
-    block_count,
-    has_ratios,
-    is_in_rounds,
-    out_of_rounds,
-)
 
 
 class TableError(ValueError):
@@ -32,14 +22,8 @@ class NotRecorded(TableError):
 
 def weak_is_high(method: str) -> bool:
     """Whether a method is the weaker, the higher its strength."""
-    if method == LEARNING_RATE:
-        return True
-    return bool(getattr(REMEDIES.get(out_of_rounds(method)), "weak_is_high", False))
-
-
-def fades(method: str) -> bool:
-    """Whether ever weaker strengths of a remedy end at the plain run (LoRA's do not)."""
-    return bool(getattr(REMEDIES.get(out_of_rounds(method)), "fades", False))
+    remedy = REMEDIES.get(spec.out_of_rounds(method))
+    return method == spec.LEARNING_RATE or (remedy is not None and remedy.weak_is_high)
 
 
 def curve_rows(
@@ -47,12 +31,11 @@ def curve_rows(
 ) -> pd.DataFrame:
     """Return the rows of a method's curve for one seed, from theta_0 on.
 
-    Averages go by alpha, an algorithm by its rounds, a remedy from its strongest strength to its
-    weakest (and the plain distilled run, if it fades to that), PPO from its heaviest KL penalty to
-    its lightest, RSF from its smallest steps to its own, methods with a ratio per block by mean
-    ratio, of the fewest blocks. NotRecorded if there is no such row, ValueError for "part".
+    Averages and ratios (of the fewest blocks) go by alpha, an algorithm by its rounds, a remedy, KL
+    coefficients and learning rates from strongest to weakest, to the plain run if they fade to it.
+    NotRecorded if there is no such row, ValueError for "part".
     """
-    if method == PART:
+    if method == spec.PART:
         raise ValueError(
             "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
             "the column part."
@@ -66,22 +49,24 @@ def curve_rows(
     plain = trained[trained["method"] == "none"]
     plain = plain[plain["rounds"] == plain["rounds"].max()]
     end = own[:0]
-    if has_ratios(Spec(algorithm, method=method)):
-        blocks = own["part"].map(block_count)
+    if spec.has_ratios(spec.Spec(algorithm, method=method)):
+        blocks = own["part"].map(spec.block_count)
         own, end = own[blocks == blocks.min()].sort_values("alpha"), plain
     elif own["alpha"].notna().all():
         return own.sort_values(["strength", "alpha"])
     elif method == "early_stopping":
         own = own.sort_values("rounds")
-    elif method in CHANGED:
-        preset = PRESETS[str(own["study"].iloc[0])]
-        own_value = getattr(preset.algorithms[algorithm], method)
-        own = pd.concat([own, plain.assign(strength=own_value)])
-        own = own.sort_values("strength", ascending=weak_is_high(method))
     else:
+        remedy = REMEDIES.get(spec.out_of_rounds(method))
+        if method in spec.CHANGED:
+            preset = PRESETS[str(own["study"].iloc[0])]
+            value = getattr(preset.algorithms[algorithm], method)
+            own = pd.concat([own, plain.assign(strength=value)])
+        elif remedy is not None and remedy.fades:  # LoRA's weaker ranks do not end at the plain run
+            # in rounds, the run without a remedy is RSF itself
+            inside = spec.Method.read(method).protocol == spec.INSIDE
+            end = plain if inside else trained[trained["method"] == spec.DISTIL]
         own = own.sort_values("strength", ascending=weak_is_high(method))
-        if fades(method):  # in rounds, the run without a remedy is RSF itself
-            end = plain if is_in_rounds(method) else trained[trained["method"] == DISTIL]
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
@@ -95,7 +80,7 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
 
     These are the models as trained (base, theta_0, RSF, its random control) and plain averages.
     """
-    need(points, ["algorithm", "method"], "main_line")
+    need(points, ["algorithm", "method"])
     method = points["method"].fillna("none")
     trained = (method == "none") & points["algorithm"].isin(TRAINED)
     averaged = (method == "average") & (points["algorithm"] == "rsf")
@@ -109,109 +94,93 @@ def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
     return points[points["seed"].isin(there)] if len(there) else points
 
 
-def need(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
+def need(frame: pd.DataFrame, columns: Iterable[str]) -> None:
     """Refuse a table that lacks columns or rows."""
-    if not isinstance(frame, pd.DataFrame):
-        raise TableError(f"{figure} takes a pandas DataFrame, not {type(frame).__name__}.")
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
+    if missing := [name for name in columns if name not in frame.columns]:
         raise TableError(
-            f"{figure} needs the column(s) {', '.join(missing)}; the table has "
+            f"This needs the column(s) {', '.join(missing)}; the table has "
             f"{', '.join(map(str, frame.columns)) or 'none'}."
         )
     if frame.empty:
-        raise TableError(f"{figure} has nothing to draw: the table has no rows.")
+        raise TableError("There is nothing to draw: the table has no rows.")
 
 
-def finite(values: object, figure: str, what: str) -> np.ndarray:
+def finite(values: object, what: str) -> np.ndarray:
     """Return `values` as a float array."""
     array = np.asarray(values, dtype=float)
     if array.size == 0 or np.isnan(array).all():
-        raise TableError(f"{figure} has nothing to draw: no {what} is a number.")
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise TableError(f"{figure}: {bad} of {array.size} {what} are NaN or infinite.")
+        raise TableError(f"There is nothing to draw: no {what} is a number.")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise TableError(f"{bad} of {array.size} {what} are NaN or infinite.")
     return array
 
 
-def prepare(points: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows of a table of points that have all `values`, checked and normalised."""
-    need(points, ["study", "seed", *SETTING, *values], figure)
+def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the rows of a table of points that have all `values`, checked and normalised.
+
+    Of the values `since` the rows have the difference to theta_0 of the same seed.
+    """
+    need(points, ["study", "seed", *SETTING, *values])
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:
         raise TableError(
-            f"{figure} shows one study at a time, and these points hold {', '.join(studies)}. "
+            f"A figure shows one study at a time, and these points hold {', '.join(studies)}. "
             f"Pass points[points.study == {studies[0]!r}]."
         )
-    rows = points.copy()
-    for column in ("strength", "alpha", "rounds", *values):
-        rows[column] = pd.to_numeric(rows[column], errors="coerce").astype(float)
-    for column in ("strength", "alpha"):
-        rows[column] = rows[column].round(6)
-    rows["method"] = rows["method"].astype(object).fillna("none").astype(str)
-    rows["algorithm"] = rows["algorithm"].astype(str)
-    rows["part"] = rows["part"].astype(object).fillna("").astype(str)
+    rows, numbers = points.copy(), ["strength", "alpha", "rounds", *values]
+    rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
+    rows = rows.round({"strength": 6, "alpha": 6}).astype({"method": object, "part": object})
+    rows = rows.fillna({"method": "none", "part": ""})
     twice = rows[rows.duplicated(["seed", *SETTING])]
     if not twice.empty:
         row = twice.iloc[0]
         raise TableError(
-            f"{figure}: {row.algorithm} / {row.method} of seed {row.seed} is in the points twice, "
-            "which would make the intervals too narrow. Keep one row a model."
+            f"{row.algorithm} / {row.method} of seed {row.seed} is in the points twice, which "
+            "would make the intervals too narrow. Keep one row a model."
         )
     rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)]
     if rows.empty:
-        raise TableError(
-            f"{figure} has nothing to draw: no row has a number in all of {', '.join(values)}."
-        )
-    return rows.reset_index(drop=True)
+        named = ", ".join(dict.fromkeys(values))
+        raise TableError(f"There is nothing to draw: no row has a number in all of {named}.")
+    rows = rows.reset_index(drop=True)
+    if not since:
+        return rows
+    start = theta_0(rows).set_index("seed")
+    if orphans := sorted(set(rows["seed"]) - set(start.index)):
+        raise TableError(f"Seed(s) {', '.join(map(str, orphans))} have no theta_0 to subtract.")
+    return rows.assign(**{name: rows[name] - rows["seed"].map(start[name]) for name in since})
 
 
-def theta_0(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
+def theta_0(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of theta_0 (algorithm sft, method none), one a seed."""
     start = rows[(rows["algorithm"] == "sft") & (rows["method"] == "none")]
     if start.empty:
-        raise TableError(f"{figure} needs theta_0: a row with algorithm 'sft' and method 'none'.")
+        raise TableError("The points need theta_0: a row with algorithm 'sft' and method 'none'.")
     return start
 
 
-def rounds_from_0(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+def rounds_from_0(rows: pd.DataFrame, algorithm: str) -> pd.DataFrame:
     """Return theta_0 as round 0 and the rounds of one algorithm; empty when it was not run."""
     rounds = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
-    start = theta_0(rows, figure)
+    start = theta_0(rows)
     start = start[start["seed"].isin(rounds["seed"])]
     return pd.concat([start.assign(algorithm=algorithm, rounds=0.0), rounds])
 
 
 def has_gold(points: pd.DataFrame) -> bool:
     """Whether any row has a gold reward: real data have none."""
-    return "gold" in points and bool(pd.DataFrame(points)["gold"].notna().any())
+    return "gold" in points and bool(points["gold"].notna().any())
 
 
-def last_rsf(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Return the rows of the last RSF round, one a seed."""
-    return last_round(rows, "rsf", figure)
-
-
-def last_round(rows: pd.DataFrame, algorithm: str, figure: str) -> pd.DataFrame:
+def last_round(rows: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
     """Return the rows of the last round of an algorithm, one a seed."""
     trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
     if trained.empty:
         raise TableError(
-            f"{figure} needs {algorithm.upper()}: rows with algorithm {algorithm!r} and method "
+            f"The points need {algorithm.upper()}: rows with algorithm {algorithm!r} and method "
             "'none'."
         )
     return trained[trained["rounds"] == trained["rounds"].max()]
-
-
-def change(rows: pd.DataFrame, values: Sequence[str], figure: str) -> pd.DataFrame:
-    """Return the rows with `values` replaced by their difference to theta_0 of the same seed."""
-    start = theta_0(rows, figure).set_index("seed")
-    if orphans := sorted(set(rows["seed"]) - set(start.index)):
-        raise TableError(
-            f"{figure} subtracts theta_0 of the same seed, and seed(s) "
-            f"{', '.join(map(str, orphans))} have none."
-        )
-    return rows.assign(**{name: rows[name] - rows["seed"].map(start[name]) for name in values})
 
 
 # --- algorithms of RLHF, RSF first ----------------------------------------------------------------
@@ -231,11 +200,3 @@ def shared(points: pd.DataFrame) -> pd.DataFrame:
     seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
     common = set.intersection(*seeds) if seeds else set()
     return points[points["seed"].isin(common)] if common else points
-
-
-def start(points: pd.DataFrame, score: str) -> pd.Series:
-    """Return a score of theta_0 by seed."""
-    rows = points[points["algorithm"] == "sft"]
-    if rows.empty:
-        raise ValueError("The points hold no theta_0 (algorithm sft), so nothing can be compared.")
-    return rows.set_index("seed")[score].astype(float).sort_index()

@@ -1,9 +1,4 @@
-"""The recorded results in data/results: tables, how rows are added to them, where they came from.
-
-points.csv has a row per evaluated model, items.parquet the items behind it, rounds.csv the rounds
-of RLHF, pairs.parquet held-out pairs, costs.csv what remedies took, kl.csv the forward KL,
-replies.csv what a few models say.
-"""
+"""The recorded results in data/results: tables, how rows are added, where they came from."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +16,7 @@ from alignment_tax.results.points import curve_rows, with_rsf
 from alignment_tax.spec import COLUMNS, NAMED, block_count
 from alignment_tax.store import ArtifactError, write_whole
 
+T = TypeVar("T")
 #: What names a model in the table of points: a row with the same values is the same model.
 IDENTITY = NAMED
 #: The tables in CSV, and what names a row of each.
@@ -41,14 +37,9 @@ class RecordError(ArtifactError):
 class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
-    Attributes:
-        points: One row per evaluated model.
-        rounds: One per round of RLHF.
-        pairs: One per held-out preference pair (seed, kind, margin).
-        provenance: Of the call that made the tables; `calls` also of those that added to them.
-        costs: One per model trained under a remedy (steps, seconds, peak_memory_mb).
-        kl: One per model with a forward KL (nats a reply).
-        replies: What a few models say to one request and two items: see `results.replies`.
+    One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
+    under a remedy (costs), model with a forward KL (nats a reply), reply of a few models.
+    `provenance` is of the call that made the tables; `calls` are also those that added to them.
     """
 
     points: pd.DataFrame
@@ -71,11 +62,7 @@ class Recorded:
 
 
 def recorded(preset: str = "tiny") -> Recorded:
-    """Read the recorded run of a preset from data/results.
-
-    Raises:
-        FileNotFoundError: there is none; names the command that makes it.
-    """
+    """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
         raise FileNotFoundError(
@@ -83,25 +70,34 @@ def recorded(preset: str = "tiny") -> Recorded:
             f"alignment-tax record {preset}"
         )
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
-    pairs, calls = pd.read_parquet(folder / "pairs.parquet"), read_calls(folder)
+    pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
     return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls)
 
 
 def recorded_items(preset: str = "tiny") -> pd.DataFrame:
-    """Read the items behind the recorded run of a preset: one row per model, slot and item.
-
-    Raises:
-        FileNotFoundError: there are none; names the command that makes them.
-    """
+    """Read the items of a preset's run, a row per model, slot and item (or FileNotFoundError)."""
     path = settings.results_folder() / preset / "items.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Make it with: alignment-tax record {preset}")
-    return pd.read_parquet(path)
+    return _intact(path, pd.read_parquet)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a stored table, an empty one if there is none."""
-    return pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame()
+    """Return a stored table (RecordError: it is damaged), an empty one if there is none."""
+    if not path.is_file():
+        return pd.DataFrame()
+    return _intact(path, lambda path: pd.read_csv(path, dtype={"key": str}))
+
+
+def _intact(path: Path, read: Callable[[Path], T]) -> T:
+    """Return what `read` makes of a file (RecordError: it is damaged)."""
+    try:
+        return read(path)
+    except (ValueError, OSError) as error:  # those of pandas and pyarrow are ValueErrors
+        raise RecordError(
+            f"{path} is damaged ({' '.join(str(error).split())}). Get it back from version control "
+            "(git checkout), or record it again."
+        ) from error
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +105,7 @@ def read_calls(folder: Path) -> list[dict[str, Any]]:
     path = folder / "provenance.json"
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _intact(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     return found if isinstance(found, list) else [found]
 
 
@@ -136,10 +132,13 @@ def merge_results(source: Path, preset: str) -> list[int]:
             f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
             "and provenance.json, as alignment-tax record writes them."
         )
-    if (studies := sorted(set(points["study"]))) != [preset]:
+    if lacking := [name for name in COLUMNS if name not in points]:
         raise RecordError(
-            f"{source} was recorded with preset {', '.join(studies)}, not {preset}: name that one."
+            f"{source / 'points.csv'} lacks the column {lacking[0]!r} ({len(lacking)} such). "
+            "Record these seeds again with this version."
         )
+    if (studies := ", ".join(sorted(set(points["study"])))) != preset:
+        raise RecordError(f"{source} was recorded with preset {studies}, not {preset}: name it.")
     stored = read_table(folder / "points.csv")
     seeds = sorted(int(seed) for seed in set(points["seed"]))
     for seed in seeds:
@@ -153,7 +152,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
                 "has no rows here."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, fresh, pd.read_parquet(pairs), pd.read_parquet(items))
+    read = [_intact(path, pd.read_parquet) for path in (pairs, items)]
+    write_tables(folder, fresh, read[0], read[1])
     own = read_calls(folder)
     write_calls(folder, own + [call for call in calls if call not in own])
     return seeds
@@ -220,14 +220,8 @@ def write_tables(
     if not fresh:
         seeds = set(pairs["seed"])
         pairs = _beside(folder / "pairs.parquet", pairs, lambda old: ~old["seed"].isin(seeds))
-        points = merged.get("points", tables["points"])
-        new = set(zip(items["seed"], items["key"], strict=True))
-        kept = set(zip(points["seed"], points["key"], strict=True)) - new
-
-        def still_wanted(old: pd.DataFrame) -> list[bool]:
-            return [pair in kept for pair in zip(old["seed"], old["key"], strict=True)]
-
-        items = _beside(folder / "items.parquet", items, still_wanted)
+        kept = _models(merged.get("points", tables["points"])).difference(_models(items))
+        items = _beside(folder / "items.parquet", items, lambda old: _models(old).isin(kept))
     # points last: a call that is killed in between leaves items without a point, never the reverse
     for name, rows in (("items", items), ("pairs", pairs)):
         rows.to_parquet(temporary := folder / f".{name}.parquet.tmp", index=False)
@@ -236,11 +230,15 @@ def write_tables(
         write_whole(folder / f"{name}.csv", merged[name].to_csv(index=False, float_format="%.6g"))
 
 
+def _models(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(table[["seed", "key"]].astype({"key": str}))
+
+
 def _beside(path: Path, rows: pd.DataFrame, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
     """Return the rows of a stored parquet table that are kept, and the new ones behind them."""
     if not path.is_file():
         return rows
-    stored = pd.read_parquet(path)
+    stored = _intact(path, pd.read_parquet)
     text = dict.fromkeys(stored.select_dtypes("category").columns, "object")
     both = [stored[keep(stored)].astype(text), rows.astype(text)]
     return pd.concat(both, ignore_index=True).astype(dict.fromkeys(text, "category"))

@@ -20,9 +20,7 @@ def asked(replies: pd.DataFrame, seed: int) -> list[str]:
     """Return what was asked of a seed's models, a Markdown line each, with the right answer."""
     own = replies[replies["seed"] == seed] if len(replies) else replies
     if own.empty:
-        raise NotRecorded(
-            f"No replies of seed {seed} are recorded: alignment-tax record writes them."
-        )
+        raise NotRecorded(f"No replies of seed {seed}: alignment-tax record writes them.")
     names = {"request": "The request", "bleu": "The French", "span": "The question"}
     lines = []
     for row in own.drop_duplicates("slot").to_dict("records"):

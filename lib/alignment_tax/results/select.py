@@ -20,7 +20,7 @@ rsf/learning_rate             a curve: RSF from its smallest steps to its own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignment_tax.labels import METHOD_NAMES
 from alignment_tax.results.points import NotRecorded, curve_rows, weak_is_high
 from alignment_tax.spec import PATTERN, block_count, patterns, ratios_text
 
@@ -55,11 +54,6 @@ class Selector:
     blocks: int = 0
     place: str = ""
     factor: float = 1.0
-
-    def __str__(self) -> str:
-        """Name the method for a reader: "HMA, K = 3"."""
-        name = METHOD_NAMES.get(self.method, self.method)
-        return f"{name}, K = {self.blocks}" if self.blocks else name
 
 
 def parse(text: str) -> Selector:
@@ -88,7 +82,7 @@ class Selection:
         )
         self.rows = rows.sort_values("seed", kind="stable").copy()
         # caches of this object's own: those of a class would keep every table alive
-        self.models, self._curve = cache(self._models), cache(self._curve_of)
+        self.models, self.curve = cache(self._models), cache(self._curve)
 
     def _models(self, text: str) -> pd.DataFrame:
         """Return all rows of a selector, of all seeds, whatever place it names."""
@@ -128,19 +122,14 @@ class Selection:
             own = own.assign(**{name: own[name] * wanted.factor for name in numbers})
         return own
 
-    def curve(
-        self, text: str, ratios: Sequence[float] | None = None, from_start: bool = True
+    def _curve(
+        self, text: str, ratios: tuple[float, ...] | None = None, from_start: bool = True
     ) -> dict[int, pd.DataFrame]:
         """Return the rows of a curve by seed, in their order.
 
         With `ratios` only mixtures of these mean ratios and both ends; theta_0 is such an end
         unless `from_start` is False, as for averages of one part.
         """
-        return self._curve(text, None if ratios is None else tuple(ratios), from_start)
-
-    def _curve_of(
-        self, text: str, ratios: tuple[float, ...] | None, from_start: bool
-    ) -> dict[int, pd.DataFrame]:
         wanted, found = parse(text), {}
         if ratios is None:
             for seed in self.rows["seed"].unique().tolist():
@@ -155,14 +144,14 @@ class Selection:
             found[int(seed)] = pd.concat([*first, mine, end.loc[[seed]]])
         return found
 
-    def ratios(self, *texts: str) -> list[float]:
+    def ratios(self, *texts: str) -> tuple[float, ...]:
         """Return the mean ratios between 0 and 1 that every seed of all these curves has."""
         each = []
         for text in texts:
             own = self.models(text)
             inside = own[own["mean"].between(0, 1, inclusive="neither")]
             each += [set(rows["mean"]) for _, rows in inside.groupby("seed")]
-        shared = sorted(set.intersection(*each)) if each else []
+        shared = tuple(sorted(set.intersection(*each))) if each else ()
         if not shared:
             raise NotRecorded(f"There is no mean ratio that all of {', '.join(texts)} have.")
         return shared

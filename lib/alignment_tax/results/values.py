@@ -1,4 +1,4 @@
-"""Results leave a notebook through `record(name, value)` and are read back by `read_records`.
+"""Results leave a notebook through `record(name, value)`; two runs' can be compared.
 
 A record is an output of its own MIME type beside a text that a reader sees, so it survives
 papermill and saving; nothing but nbformat is needed to read it.
@@ -7,9 +7,11 @@ papermill and saving; nothing but nbformat is needed to read it.
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignment_tax.store import plain_json
 
@@ -25,16 +27,8 @@ def value_text(value: Any) -> str:
 def record(name: str, value: Any, **meta: Any) -> None:
     """Record a result: shown as "name = value", and kept where a run collects it.
 
-    Outside a notebook it is printed.
-
-    Args:
-        name: what the value is called; recording a name again replaces it.
-        value: plain JSON (numpy scalars are converted); no NaN, no infinity.
-        meta: anything to keep beside it, for instance unit="points".
-
-    Raises:
-        TypeError: the name is no text, or the value is not plain JSON.
-        ValueError: the name is empty, or a number is not finite.
+    `value` and `meta` (anything beside it, for instance unit="points") are plain JSON; a name that
+    is recorded again is replaced. TypeError, ValueError: no name, not plain JSON, or not finite.
     """
     if not isinstance(name, str):
         raise TypeError(f"A record's name is text, not {type(name).__name__}.")
@@ -62,10 +56,81 @@ def read_records(notebook: Any) -> dict[str, Any]:
             notebook = nbformat.read(notebook, as_version=4)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
             raise ValueError(f"{notebook} is not a readable notebook: {error}") from error
-    records: dict[str, Any] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            kept = output.get("data", {}).get(MIME)
-            if kept is not None:
-                records[kept["name"]] = kept["value"]
-    return records
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kept = [each.get("data", {}).get(MIME) for each in outputs]
+    return {each["name"]: each["value"] for each in kept if each is not None}
+
+
+# --- two runs side by side: `alignment-tax compare FIRST SECOND` ----------------------------------
+
+MISSING = "no value"
+
+
+class CompareError(ValueError):
+    """Raised for folders that hold no run, or runs that cannot be compared."""
+
+
+class Difference(NamedTuple):
+    """A recorded value that two runs do not share: `place` is chapter and name of the value."""
+
+    place: str
+    first: Any
+    second: Any
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what `alignment-tax run` wrote of itself into a folder; else a CompareError."""
+    path = folder / SUMMARY
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {name: run[name] for name in ("preset", "seed", "chapters")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CompareError(
+            f"{path} is not there or is no summary of a run. Give a folder that `alignment-tax "
+            "run` wrote."
+        ) from error
+
+
+def differences(
+    first: dict[str, Any], second: dict[str, Any], tolerance: float = 0.0
+) -> list[Difference]:
+    """Return the recorded values that differ, in the order of the chapters.
+
+    Numbers are alike if they differ by no more than `tolerance`, or `tolerance` times the larger.
+    Runs of another preset or seed, and runs without a value in both, are a CompareError.
+    """
+    for name in ("preset", "seed"):
+        if first[name] != second[name]:
+            raise CompareError(
+                f"The first run has the {name} {first[name]}, the second {second[name]}: only runs "
+                "of one preset and seed can be compared."
+            )
+    one, other = (dict(_values(run)) for run in (first, second))
+    if not one and not other:
+        raise CompareError("Neither run holds a recorded value: was any chapter executed?")
+    places = dict.fromkeys([*one, *other])
+    both = [Difference(at, one.get(at, MISSING), other.get(at, MISSING)) for at in places]
+    return [each for each in both if not _alike(each.first, each.second, tolerance)]
+
+
+def _values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for chapter in run["chapters"]:
+        for name, value in chapter["records"].items():
+            yield from leaves(f"{chapter['number']} {name}", value)
+
+
+def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Take a recorded dict or list apart."""
+    if isinstance(value, (dict, list)) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value, start=1)
+        for key, each in parts:
+            yield from leaves(f"{place}: {key}", each)
+    else:
+        yield place, value
+
+
+def _alike(left: Any, right: Any, tolerance: float) -> bool:
+    if {type(left), type(right)} <= {int, float}:
+        both_nan = math.isnan(left) and math.isnan(right)
+        return both_nan or math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
+    return type(left) is type(right) and left == right

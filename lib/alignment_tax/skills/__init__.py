@@ -1,14 +1,12 @@
 """Measure what a model can do: the alignment tax is measured here and nowhere else.
 
-Skills are tasks of lm-eval (`skills/tiny`, `skills/real`), so that any checkpoint can also be
-scored with the public command, to the same numbers:
+Skills are tasks of lm-eval, so that its command gives the same numbers for any checkpoint:
 
     lm_eval --model hf --model_args pretrained=FOLDER --tasks tiny_span --batch_size 128 \
         --include_path lib/alignment_tax/skills/tiny
 
 Families as in the paper (section 3): common sense (accuracy), reading (exact match or F1),
-translation (BLEU). The skill of a model is the mean of the three. What is computed from answered
-items is in `results.items`; its names can be had from here too.
+translation (BLEU). The skill of a model is the mean of the three.
 """
 
 from alignment_tax.labels import FAMILIES, SLOTS
@@ -16,10 +14,8 @@ from alignment_tax.results.items import (
     SkillScores,
     SkillsError,
     bleu_statistics,
-    capped_bleu,
     corpus_bleu,
     family_percent,
-    goes_on,
     pair_scores,
     right,
     slot_percent,
@@ -33,10 +29,8 @@ __all__ = [
     "SkillScores",
     "SkillsError",
     "bleu_statistics",
-    "capped_bleu",
     "corpus_bleu",
     "family_percent",
-    "goes_on",
     "pair_scores",
     "right",
     "slot_percent",

@@ -30,50 +30,45 @@ def log_likelihoods(
     """Return how likely each continuation is after its context.
 
     Args:
-        model: Causal language model.
         pairs: Tokens of a context and of its continuation, neither empty.
         pad_id: Any token; the model never sees it.
-        batch_size: Most sequences side by side.
         end: A token that has to follow in greedy decoding; it is no part of the continuation.
 
     Returns:
-        For each pair, in their order, the log-probability of the continuation in nats, and whether
-        it (and `end`) is what greedy decoding gives.
+        For each pair the log-probability of the continuation in nats, and whether it (and `end`) is
+        what greedy decoding gives.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
         asked.setdefault(tuple(context), []).append(number)
-    prompts = list(asked)
+    prompts, where = list(asked), model.device
     # contexts whose continuations are single tokens need one row, however many there are
     single = all(len(continuation) == 1 for _, continuation in pairs)
     width = 1 if single else max(map(len, asked.values()))
     behind = [] if end is None else [end]
-    found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+    found: dict[int, tuple[float, bool]] = {}
     for batch in length_sorted(map(len, prompts), max(1, batch_size // width)):
         numbers = [number for i in batch for number in asked[prompts[i]]]
-        rows = torch.tensor([row for row, i in enumerate(batch) for _ in asked[prompts[i]]])
-        lengths = torch.tensor([len(pairs[number][1]) for number in numbers], device=model.device)
-        texts = [[*pairs[number][1], *behind] for number in numbers]
-        wanted, real = pad_batch(texts, pad_id, model.device)
+        rows = torch.tensor([r for r, i in enumerate(batch) for _ in asked[prompts[i]]]).to(where)
+        lengths = torch.tensor([len(pairs[number][1]) for number in numbers], device=where)
+        wanted, real = pad_batch([[*pairs[n][1], *behind] for n in numbers], pad_id, where)
         cache = None if single and end is None else growing_cache(model)
-        ids, mask = pad_batch([list(prompts[i]) for i in batch], pad_id, model.device, "left")
-        first = _next(model, ids, mask, cache, last=1)[rows.to(model.device)]
-        each, greedy = torch.zeros(wanted.shape, device=model.device), torch.zeros_like(real).bool()
+        ids, mask = pad_batch([list(prompts[i]) for i in batch], pad_id, where, "left")
+        first = _next(model, ids, mask, cache, last=1)[rows]
+        each, greedy = torch.zeros(wanted.shape, device=where), torch.zeros_like(real).bool()
         each[:, :1], greedy[:, :1] = _found(first, wanted[:, :1])
         # the rest of a text is read where it counts: of a last token only if it is the likeliest
         more = ((lengths > 1) | greedy[:, 0]).nonzero()[:, 0]
         if cache is not None and wanted.shape[1] > 1 and len(more):
-            kept = rows.to(model.device)[more]
-            cache.batch_select_indices(kept)
-            mask = torch.cat([mask[kept], real[more, :-1]], dim=1)
+            cache.batch_select_indices(rows[more])
+            mask = torch.cat([mask[rows[more]], real[more, :-1]], dim=1)
             rest = _next(model, wanted[more, :-1], mask, cache, last=wanted.shape[1] - 1)
             each[more, 1:], greedy[more, 1:] = _found(rest, wanted[more, 1:])
-        counted = torch.arange(wanted.shape[1], device=model.device) < lengths[:, None]
+        counted = torch.arange(wanted.shape[1], device=where) < lengths[:, None]
         sums = (each * counted).sum(dim=1).tolist()
         same = (greedy | (real == 0)).all(dim=1).tolist()
-        for number, likelihood, is_greedy in zip(numbers, sums, same, strict=True):
-            found[number] = (likelihood, is_greedy)
-    return found
+        found |= zip(numbers, zip(sums, same, strict=True), strict=True)
+    return [found[number] for number in range(len(pairs))]
 
 
 @torch.inference_mode()
@@ -88,15 +83,13 @@ def greedy_replies(
     """Return the most likely tokens after each prompt, one by one.
 
     Args:
-        model: Causal language model.
         prompts: Tokens of each prompt, not empty.
         max_new_tokens: Most tokens of a reply.
         ended: Says of each of several unfinished replies whether it ends with its last token.
         pad_id: Any token; the model never sees it.
-        batch_size: Most replies side by side.
 
     Returns:
-        The tokens of each reply, in the order of the prompts, the one that ended it included.
+        The tokens of each reply, the one that ended it included.
     """
     replies: list[Tokens] = [[] for _ in prompts]
     for batch in length_sorted(map(len, prompts), batch_size):

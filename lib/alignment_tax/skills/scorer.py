@@ -7,22 +7,22 @@ How a model is asked is in `decode`: lm-eval's own `HFLM` gives the same answers
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistics
@@ -33,13 +33,11 @@ Split = Literal["reported", "validation"]
 COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "generate_until")
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
 
-    With format forgiven a reply is cut behind the first of the marks in `ends`. With `said` a
-    choice counts as written only if it is the model's greedy reply, and nothing behind it; if
-    not, as the benchmark does, by likelihood alone.
+    With format forgiven a reply is cut behind the first mark in `ends`. With `said` a choice
+    counts as written only if the greedy reply is it and no more; without, if it is the likeliest.
     """
 
     name: str
@@ -48,49 +46,120 @@ class Task:
     said: bool = False
 
 
-def _spoken(slot: str, metric: str) -> Task:
-    """Return a task of the tiny world, whose models say their answers in a sentence of words."""
-    return Task(f"tiny_{slot}", metric, ends=".!?", said=metric == "acc")
-
-
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world
-# asks for one hop, the real suite has ARC-Easy, and so on.
+# asks for one hop, the real suite has ARC-Easy, and so on. The models of the tiny world say their
+# answers in a sentence of words.
+_SLOTS = (
+    ("one_hop", "one_hop", "acc", "arc_easy", "acc"),
+    ("two_hop", "two_hop", "acc", "arc_challenge", "acc"),
+    ("piqa_like", "piqa_like", "acc", "piqa", "acc"),
+    ("race_like", "race_like", "acc", "race", "acc"),
+    ("span", "span", "exact_match", "squad", "f1"),
+    ("counting", "counting", "exact_match", "drop", "f1"),
+    ("bleu", "translation", "bleu", "wmt14", "bleu"),
+)
 SUITES: dict[str, dict[str, Task]] = {
-    "tiny": {
-        **{slot: _spoken(slot, "acc") for slot in ("one_hop", "two_hop", "piqa_like", "race_like")},
-        "span": _spoken("span", "exact_match"),
-        "counting": _spoken("counting", "exact_match"),
-        "bleu": _spoken("translation", "bleu"),
-    },
-    "real": {
-        "one_hop": Task("real_arc_easy", "acc"),
-        "two_hop": Task("real_arc_challenge", "acc"),
-        "piqa_like": Task("real_piqa", "acc"),
-        "race_like": Task("real_race", "acc"),
-        "span": Task("real_squad", "f1"),
-        "counting": Task("real_drop", "f1"),
-        "bleu": Task("real_wmt14", "bleu"),
-    },
+    "tiny": {s: Task(f"tiny_{name}", m, ".!?", m == "acc") for s, name, m, _, _ in _SLOTS},
+    "real": {s: Task(f"real_{name}", metric) for s, _, _, name, metric in _SLOTS},
 }
 
 
 def suite(name: str) -> dict[str, str]:
-    """Return the lm-eval task of every slot of a suite: {slot: task name}.
+    """Return the lm-eval task of every slot: {slot: task name} (SkillsError: no such suite)."""
+    return {slot: task.name for slot, task in _suite(name).items()}
+
+
+def _suite(name: str) -> dict[str, Task]:
+    if name not in SUITES:
+        raise SkillsError(f"There is no suite {name!r}. Choose one of: {', '.join(SUITES)}.")
+    return SUITES[name]
+
+
+def named_tasks(names: Sequence[str]) -> dict[str, Task]:
+    """Return tasks by slot, from the names of suites, of their tasks or of lm-eval's own tasks.
 
     Raises:
-        SkillsError: no such suite; the message lists those that exist.
+        SkillsError: an unknown name, or a task that reports nothing that counts here.
     """
-    return {slot: task.name for slot, task in _suite(name).items()}
+    every = {task.name: {slot: task} for own in SUITES.values() for slot, task in own.items()}
+    found: dict[str, Task] = {}
+    for name in dict.fromkeys(names):
+        own = SUITES.get(name) or every.get(name) or {name: _registered(name)}
+        if twice := found.keys() & own.keys():
+            raise SkillsError(f"Two tasks fill {min(twice)!r}: name one suite, or its tasks.")
+        found |= own
+    if not found:
+        raise SkillsError("No task is named: for instance --tasks arc_easy,piqa")
+    return found
+
+
+def _registered(name: str) -> Task:
+    """Return the task of lm-eval's own that has this name, and which of its metrics counts."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    known = _registry()
+    if name not in known.all_subtasks:
+        near = " or ".join(get_close_matches(name, known.all_subtasks, 3))
+        hint = f" Did you mean {near}?" if near else ""
+        hint = " It is a group: name its tasks." if name in known.all_tasks else hint
+        suites = ", ".join(SUITES)
+        raise SkillsError(f"There is no task {name!r}, lm-eval's or a suite ({suites}).{hint}")
+    told = load_yaml(known.task_index[name].yaml_path)
+    reported = [str(each["metric"]) for each in told.get("metric_list") or [{"metric": "acc"}]]
+    counted = [metric for metric in COUNTED if metric in reported]
+    if told.get("output_type") not in OUTPUTS or not counted:
+        raise SkillsError(
+            f"Task {name!r} cannot be compared item by item: it is {told.get('output_type')} and "
+            f"reports {', '.join(reported)}. Choices and replies can, by {', '.join(COUNTED)}."
+        )
+    return Task(name, counted[0])
+
+
+@cache
+def _registry() -> Any:
+    """Return lm-eval's index of its own tasks, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _build_tasks(names: Sequence[str], folders: list[Path], registered: bool) -> dict[str, Any]:
+    """Build lm-eval tasks from the YAML files of folders, and if `registered` lm-eval's own."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    doing, tasks = str(folders[0]), dict[str, Any]()
+    try:
+        own = TaskManager(include_path=list(map(str, folders)), include_defaults=False)
+        missing = [name for name in names if name not in own.all_subtasks]
+        if missing and not registered:
+            for file in sorted(folders[0].glob("*.yaml")):  # lm-eval leaves out what it cannot read
+                doing = str(file)
+                load_yaml(file, resolve_func=False, recursive=False)
+            raise SkillsError(
+                f"{folders[0]} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
+                "slot in `without`."
+            )
+        for name in names:
+            doing = f"{'lm-eval' if name in missing else folders[0]}, task {name!r}"
+            tasks |= (_registry() if name in missing else own).load([name])["tasks"]
+    except SkillsError:
+        raise
+    except Exception as error:  # whatever the functions raise that a YAML file names
+        said = " ".join(str(error).split()).rstrip(".")
+        way = "Get its data (HF_HOME names a cache), or name other tasks."
+        way = way if registered else "Correct its YAML file."
+        raise SkillsError(f"{doing}: {said}. {way}") from error
+    return tasks
 
 
 class Scorer:
     """Score many models on one suite: tasks are built once, the model is passed as an object.
 
-    Each task is run by itself, so that its numbers don't depend on which others run beside it.
-    Decoding is greedy and the batch size fixed: the same model gives the same numbers.
+    Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
 
     Args:
-        suite: "tiny" or "real", or tasks by slot (see `named_tasks`).
+        suite: its name, or tasks by slot (see `named_tasks`).
         limit: number of items per task, from the first; None for all.
         batch_size: sequences per forward pass. In bfloat16 numbers move a little with it: compare
             only equal ones.
@@ -121,242 +190,128 @@ class Scorer:
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size
-        suffix = "" if split == "reported" else "_validation"
-        self.slots = {
-            slot: replace(task, name=task.name + suffix)
-            for slot, task in slots.items()
-            if slot not in without
-        }
-        own = [suite] if isinstance(suite, str) else list(SUITES)
-        folders = [folder] if folder else [Path(__file__).parent / each for each in own]
-        names = [task.name for task in self.slots.values()]
-        self.tasks = _build_tasks(names, folders, registered=not isinstance(suite, str))
-        self._requests = {
-            slot: _requests(self.tasks[task.name], limit) for slot, task in self.slots.items()
-        }
-        self._fingerprints = {
-            slot: [_fingerprint(asked[0].doc) for _, asked in _by_item(requests)]
-            for slot, requests in self._requests.items()
-        }
+        end = "" if split == "reported" else "_validation"
+        used = {slot: task for slot, task in slots.items() if slot not in without}
+        self.slots = {s: task._replace(name=task.name + end) for s, task in used.items()}
+        suites = [suite] if isinstance(suite, str) else list(SUITES)
+        logger = logging.getLogger("lm_eval")
+        with contextlib.ExitStack() as afterwards:
+            # lm-eval's notes are for users of a command line
+            afterwards.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+            self.tasks = _build_tasks(
+                [task.name for task in self.slots.values()],
+                [folder] if folder else [Path(__file__).parent / each for each in suites],
+                registered=not isinstance(suite, str),
+            )
+            # its progress bar stays out of the notebook
+            afterwards.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            for definition in self.tasks.values():
+                definition.build_all_requests(limit=limit)
+        self._requests = {s: list(self.tasks[t.name].instances) for s, t in self.slots.items()}
+        each = [(slot, request) for slot, asked in self._requests.items() for request in asked]
+        self._fingerprints = {(slot, r.doc_id): _fingerprint(r.doc) for slot, r in each}
 
-    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SkillScores:
-        """Score one model on a suite: see `items`."""
-        return SkillScores.of(self.items(model, tokenizer))
-
-    def items(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-        """Return the scored items of one model (see `results.items`).
-
-        The model is left in the mode (training or evaluation) it came in.
+    def score(self, model: PreTrainedModel, tokenizer: Tokenizer) -> SkillScores:
+        """Score one model; it is left in the mode (training or evaluation) it came in.
 
         A reply ends at the tokenizer's end of sequence or at the task's stop strings. Nothing that
         generation_config.json says, and no token that the tokenizer adds by itself, has a part.
 
         Raises:
-            SkillsError: a task does not report what its slot needs, or asks for what is not done
-                here: other decoding than greedy.
+            SkillsError: a task does not report what its slot needs, or is not decoded greedily.
         """
-        tables = []
+        rows = []
         for slot, task in tqdm(self.slots.items(), desc="scoring skills", leave=False):
-            requests = self._requests[slot]
+            requests, definition = self._requests[slot], self.tasks[task.name]
             self._ask(model, tokenizer, task, requests)
-            table = _items(slot, task, self.tasks[task.name], requests)
-            table.insert(2, "fingerprint", self._fingerprints[slot])
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
+            definition._instances = requests
+            definition.apply_filters()
+            for number, asked in _by_item(requests):
+                named = {"item": number, "fingerprint": self._fingerprints[slot, number]}
+                rows.append({"slot": slot, **named, **_both_ways(task, definition, asked)})
+        return SkillScores.of(pd.DataFrame(rows))
 
     def answers(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        chosen: Mapping[str, Sequence[int]],
+        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Mapping[str, Sequence[int]]
     ) -> dict[tuple[str, int], str]:
-        """Return what a model says to some items of each slot: {(slot, item): answer}.
-
-        Of choices, the most likely one is said.
-        """
+        """Return what a model says, of choices the likeliest, to items: {(slot, item): answer}."""
         said: dict[tuple[str, int], str] = {}
         for slot, numbers in chosen.items():
-            task = self.tasks[self.slots[slot].name]
+            task, definition = self.slots[slot], self.tasks[self.slots[slot].name]
             requests = [r for r in self._requests[slot] if r.doc_id in set(numbers)]
-            if not requests:
-                continue
-            self._ask(model, tokenizer, self.slots[slot], requests)
+            self._ask(model, tokenizer, task, requests)
             for number, asked in _by_item(requests):
                 reply = asked[0].resps[0]
                 if not isinstance(reply, str):
                     best = int(np.argmax([request.resps[0][0] for request in asked]))
-                    reply = task.doc_to_choice(asked[0].doc)[best]
+                    reply = definition.doc_to_choice(asked[0].doc)[best]
                 said[slot, number] = reply.strip()
         return said
 
     def _ask(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        task: Task,
-        requests: Sequence[Any],
+        self, model: PreTrainedModel, tokenizer: Tokenizer, task: Task, requests: list[Any]
     ) -> None:
         """Put a model's response into each of lm-eval's requests."""
-        ask: dict[str, Callable[..., tuple[list[Any], int]]] = {
-            "loglikelihood": partial(_likelihoods, said=task.said),
-            "generate_until": _replies,
-        }
+        ask = {"loglikelihood": _likelihoods, "generate_until": _replies}
         kind = requests[0].request_type
         if kind not in ask:
             raise SkillsError(f"Task {task.name!r} asks for {kind!r}: only choices and replies do.")
         training = model.training
         model.eval()
         try:
-            responses, cut = ask[kind](model, tokenizer, task.name, requests, self.batch_size)
+            responses, cut = ask[kind](model, tokenizer, task, requests, self.batch_size)
         finally:
             model.train(training)
         if cut:
-            warnings.warn(
-                f"{task.name}: {cut} prompts are longer than the model can read, and lost their "
-                "beginning.",
-                stacklevel=3,
-            )
+            why = "prompts are longer than the model can read, and lost their beginning."
+            warnings.warn(f"{task.name}: {cut} {why}", stacklevel=3)
         for request, response in zip(requests, responses, strict=True):
             request.resps, request.filtered_resps = [response], {}
 
 
-def _suite(name: str) -> dict[str, Task]:
-    """Look a suite up."""
-    if name not in SUITES:
-        raise SkillsError(f"There is no suite {name!r}. Choose one of: {', '.join(SUITES)}.")
-    return SUITES[name]
-
-
-def named_tasks(names: Sequence[str]) -> dict[str, Task]:
-    """Return tasks by slot, from the names of suites, of their tasks or of lm-eval's own tasks.
-
-    Raises:
-        SkillsError: an unknown name, or a task that reports nothing that counts here.
-    """
-    every = {task.name: (slot, task) for tasks in SUITES.values() for slot, task in tasks.items()}
-    found: dict[str, Task] = {}
-    for name in dict.fromkeys(names):
-        slot, task = every.get(name) or (name, None)
-        own = SUITES.get(name) or {slot: task or _registered(name)}
-        if twice := found.keys() & own.keys():
-            raise SkillsError(f"Two tasks fill {min(twice)!r}: name one suite, or its tasks.")
-        found |= own
-    if not found:
-        raise SkillsError("No task is named: for instance --tasks arc_easy,piqa")
-    return found
-
-
-def _registered(name: str) -> Task:
-    """Return the task of lm-eval's own that has this name, and which of its metrics counts."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    known = _registry()
-    if name not in known.all_subtasks:
-        near = difflib.get_close_matches(name, known.all_subtasks, 3)
-        told = f" Did you mean {' or '.join(near)}?" if near else ""
-        group = " It is a group: name its tasks." if name in known.all_tasks else ""
-        raise SkillsError(
-            f"There is no task {name!r}, neither lm-eval's nor a suite ({', '.join(SUITES)})."
-            f"{group or told}"
-        )
-    told = load_yaml(known.task_index[name].yaml_path)
-    reported = [str(each["metric"]) for each in told.get("metric_list") or [{"metric": "acc"}]]
-    counted = [metric for metric in COUNTED if metric in reported]
-    if told.get("output_type") not in OUTPUTS or not counted:
-        raise SkillsError(
-            f"Task {name!r} cannot be compared item by item: it is {told.get('output_type')} and "
-            f"reports {', '.join(reported)}. Choices and replies can, by {', '.join(COUNTED)}."
-        )
-    return Task(name, counted[0])
-
-
-@cache
-def _registry() -> Any:
-    """Return lm-eval's index of its own tasks, which takes seconds to make."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-def _build_tasks(
-    names: Sequence[str], folders: Sequence[Path], registered: bool = False
-) -> dict[str, Any]:
-    """Build lm-eval tasks from the YAML files of folders, and if asked lm-eval's own."""
-    from lm_eval.tasks import TaskManager
-
-    with _log_level("lm_eval", logging.ERROR):
-        manager = TaskManager(include_path=list(folders), include_defaults=False)
-        if registered:
-            own = [name for name in names if name in manager.all_subtasks]
-            others = [name for name in names if name not in own]
-            built = dict(manager.load(own)["tasks"])
-            return built | (dict(_registry().load(others)["tasks"]) if others else {})
-        if missing := [name for name in names if name not in manager.all_subtasks]:
-            raise SkillsError(
-                f"{folders[0]} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
-                "slot in `without`."
-            )
-        return dict(manager.load(list(names))["tasks"])
-
-
-def _requests(task: Any, limit: int | None) -> list[Any]:
-    """Return lm-eval's requests of a task; its progress bar stays out of the notebook."""
-    with contextlib.redirect_stderr(io.StringIO()), _log_level("lm_eval", logging.ERROR):
-        task.build_all_requests(limit=limit)
-    return list(task.instances)
-
-
 def _likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    requests: Sequence[Any],
-    batch_size: int,
-    said: bool,
-) -> tuple[list[tuple[float, bool]], int]:
-    """Return how likely each continuation is, and how many sequences had to be cut.
+    model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
+) -> tuple[list[Any], int]:
+    """Return how likely each continuation is and if it is greedy, and how many had to be cut."""
+    from lm_eval.models.utils import resolve_max_length
 
-    With each comes whether it is the greedy reply: if `said`, with nothing behind it.
-    """
     # lm-eval moves space at the end of a context to the continuation, and splits their tokens there
-    contexts = [request.args[0].rstrip() for request in requests]
-    tokens = _encode(tokenizer, contexts)
-    wholes = _encode(tokenizer, [request.args[0] + request.args[1] for request in requests])
-    readable, pairs, cut = _max_length(model, tokenizer), [], 0
-    for context, whole in zip(tokens, wholes, strict=True):
+    contexts = _encode(tokenizer, [request.args[0].rstrip() for request in asked])
+    wholes = _encode(tokenizer, ["".join(request.args) for request in asked])
+    pairs, cut, readable = [], 0, resolve_max_length(model.config, tokenizer)
+    for context, whole in zip(contexts, wholes, strict=True):
         continuation = whole[len(context) :]
         if not continuation:
-            raise SkillsError(f"Task {name!r} has a choice that is no token of its own.")
+            raise SkillsError(f"Task {task.name!r} has a choice that is no token of its own.")
         # the last token is never read, only predicted
         room = readable + 1 - len(continuation)
         cut += len(context) > room
-        pairs.append(((context or [_start(tokenizer)])[-room:], continuation))
-    end = tokenizer.eos_token_id if said else None
+        pairs.append((_fitted(context, tokenizer, room), continuation))
+    # behind what is said nothing may follow
+    end = tokenizer.eos_token_id if task.said else None
     return log_likelihoods(model, pairs, tokenizer.pad_token_id or 0, batch_size, end), cut
 
 
 def _replies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    requests: Sequence[Any],
-    batch_size: int,
-) -> tuple[list[str], int]:
+    model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
+) -> tuple[list[Any], int]:
     """Return the greedy reply to each prompt, and how many prompts had to be cut."""
-    from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+    from lm_eval.models import utils
 
-    settings = normalize_gen_kwargs(requests[0].args[1])
+    wanted, who = asked[0].args[1], f"Task {task.name!r}"
+    settings = utils.normalize_gen_kwargs(wanted)
     until, most = settings.pop("until", []), settings.pop("max_gen_toks")
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
-        raise SkillsError(f"Task {name!r} must ask for greedy decoding: {requests[0].args[1]}.")
+        raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
         raise SkillsError(
-            f"Task {name!r} does not say where a reply ends: give its generation_kwargs an `until`."
+            f"{who} does not say where a reply ends: give its generation_kwargs an until."
         )
-    room = _max_length(model, tokenizer) - most
+    room = utils.resolve_max_length(model.config, tokenizer) - most
     if room < 1:
-        raise SkillsError(f"Task {name!r}: replies of {most} tokens leave no room for a prompt.")
-    prompts = _encode(tokenizer, [request.args[0] for request in requests])
+        raise SkillsError(f"{who}: replies of {most} tokens leave no room for a prompt.")
+    prompts = _encode(tokenizer, [request.args[0] for request in asked])
     end = tokenizer.eos_token_id
     end_text = str(tokenizer.decode(end))
     until = [until] if isinstance(until, str) else until
@@ -369,20 +324,14 @@ def _replies(
         texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
         return [o or any(s in text for s in stops) for o, text in zip(over, texts, strict=True)]
 
-    replies = greedy_replies(
-        model,
-        [(prompt or [_start(tokenizer)])[-room:] for prompt in prompts],
-        most,
-        ended,
-        tokenizer.pad_token_id or 0,
-        batch_size,
-    )
+    read = [_fitted(prompt, tokenizer, room) for prompt in prompts]
+    replies = greedy_replies(model, read, most, ended, tokenizer.pad_token_id or 0, batch_size)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-    said = [postprocess_generated_text(text, [*stops, end_text], None) for text in texts]
+    said = [utils.postprocess_generated_text(text, [*stops, end_text], None) for text in texts]
     return said, sum(len(prompt) > room for prompt in prompts)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
     """Return the tokens of each text, as in training: none that the tokenizer adds by itself."""
     different = list(dict.fromkeys(texts))
     alone = {"return_attention_mask": False, "return_token_type_ids": False}
@@ -391,40 +340,20 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[To
     return [known[text] for text in texts]
 
 
-def _start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that stands for an empty context, as lm-eval chooses it."""
+def _fitted(tokens: Tokens, tokenizer: Tokenizer, room: int) -> Tokens:
+    """Return the last tokens of a context; an empty one is a single token, as lm-eval has it."""
     start = tokenizer.bos_token_id
-    return int(tokenizer.eos_token_id if start is None else start)
+    return (tokens or [int(tokenizer.eos_token_id if start is None else start)])[-room:]
 
 
-def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens the model can read, as lm-eval finds it."""
-    from lm_eval.models.utils import resolve_max_length
-
-    return resolve_max_length(model.config, tokenizer)
-
-
-def _by_item(requests: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+def _by_item(requests: list[Any]) -> list[tuple[int, list[Any]]]:
     """Return each item's number and its requests, which follow one another in their order."""
-    for number, group in itertools.groupby(requests, key=lambda request: request.doc_id):
-        yield number, list(group)
+    return [(n, list(own)) for n, own in itertools.groupby(requests, lambda each: each.doc_id)]
 
 
-def _items(slot: str, task: Task, definition: Any, requests: list[Any]) -> pd.DataFrame:
-    """Return one row per item of a task whose requests are answered."""
-    definition._instances = requests
-    definition.apply_filters()
-    rows = []
-    for number, asked in _by_item(requests):
-        answers = [next(iter(request.filtered_resps.values())) for request in asked]
-        rows.append({"slot": slot, "item": number} | _both_ways(task, definition, asked, answers))
-    return pd.DataFrame(rows)
-
-
-def _both_ways(
-    task: Task, definition: Any, asked: list[Any], answers: list[Any]
-) -> dict[str, float]:
-    """Return the score of an item as written, and with format forgiven."""
+def _both_ways(task: Task, definition: Any, asked: list[Any]) -> dict[str, float]:
+    """Return the score of an answered item as written, and with format forgiven."""
+    answers = [next(iter(request.filtered_resps.values())) for request in asked]
     document = asked[0].doc
     target = definition.doc_to_target(document)
     wanted = "the number of one of its choices" if len(answers) > 1 else "a text"
@@ -434,12 +363,12 @@ def _both_ways(
             f"Task {task.name!r}, item {asked[0].doc_id}: its answer is {target!r}, and must be "
             f"{wanted}."
         )
+    value, counts = _counted(task, definition.process_results(document, answers))
+    forgiven, cut_counts = value, counts
     if isinstance(answers[0], str):
         cut = [first_line(answer, str(target), task.ends) for answer in answers]
-    else:
-        cut = answers
-    ways = [_counted(task, definition.process_results(document, way)) for way in (answers, cut)]
-    (value, counts), (forgiven, cut_counts) = ways
+        if cut != answers:  # else the score is the same
+            forgiven, cut_counts = _counted(task, definition.process_results(document, cut))
     named = zip((*BLEU_COLUMNS, *CUT_COLUMNS), (*counts, *cut_counts), strict=True)
     # of what a model says, the likeliest of four choices is not enough
     value = float(answers[target][1]) if task.said else value
@@ -466,10 +395,9 @@ def first_line(reply: str, target: str, ends: str) -> str:
 
     The mark itself stays where the answer that is asked for has one.
     """
-    places = [place for place in map(reply.find, ends) if place >= 0]
-    if not places:
+    if not any(mark in reply for mark in ends):
         return reply
-    place = min(places)
+    place = min(place for place in map(reply.find, ends) if place >= 0)
     return reply[: place + target.endswith(tuple(ends))].rstrip()
 
 
@@ -479,15 +407,3 @@ def _fingerprint(document: Mapping[str, Any]) -> str:
 
     text = json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return hash_string(text)[:16]
-
-
-@contextlib.contextmanager
-def _log_level(name: str, level: int) -> Iterator[None]:
-    """Set the level of a logger for a while: its notes are for users of a command line."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

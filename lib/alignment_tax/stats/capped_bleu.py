@@ -6,17 +6,13 @@ numbers of n-grams and the length: an upper bound of the BLEU of a text that is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.results.select import Selection
 
-
-def _bleu(rows: pd.DataFrame, counts: Sequence[str] = BLEU_COLUMNS) -> float:
-    return corpus_bleu(rows[list(counts)].to_numpy(dtype=float))
+COUNTS = (BLEU_COLUMNS, CUT_COLUMNS)
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
@@ -25,20 +21,15 @@ def measures(items: pd.DataFrame) -> pd.DataFrame:
     bleu as written, cut where the sentence ends, and capped: cut anywhere, at best.
     """
     rows = items[items["slot"] == "bleu"]
-    found = [
-        (int(str(seed)), str(key), _bleu(own), _bleu(own, CUT_COLUMNS), capped_bleu(own))
-        for (seed, key), own in rows.groupby(["seed", "key"], observed=True)
-    ]
+    found = []
+    for (seed, key), own in rows.groupby(["seed", "key"], observed=True):
+        bleu, cut = (corpus_bleu(own[list(each)].to_numpy(float)) for each in COUNTS)
+        found.append((seed, key, bleu, cut, capped_bleu(own)))
     return pd.DataFrame(found, columns=["seed", "key", "bleu", "cut", "capped"])
 
 
 def lost_to_talk(points: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
-    """Return, by seed, which share of the lost translations is right and then goes on talking.
-
-    Args:
-        points: The columns of points.csv, one study.
-        items: The recorded items.
-    """
+    """Return, by seed, which share of the lost translations is right and then goes on talking."""
     selected, shares = Selection(points), {}
     ends = [selected.model(text)["key"] for text in ("sft", "rsf/last")]
     for seed in ends[1].index.intersection(ends[0].index):

@@ -1,8 +1,6 @@
 """Every claim that a recorded run is asked about, as data; one evaluator, one renderer.
 
-A claim compares two selectors (`results.select`) by a score and a measure, paired by seed. Ids and
-signs: a tax is the aligned model minus theta_0, so a loss is negative; "a_vs_b" is a minus b.
-`alignment-tax report` writes the table of all of them to data/results/<preset>/claims.csv.
+A claim compares two selectors (`results.select`), paired by seed, a minus b: a loss is negative.
 """
 
 from __future__ import annotations
@@ -128,10 +126,9 @@ def _equal_kl(rows: Selection, claim: Claim) -> Gaps:
     """At the furthest KL from theta_0 that both reach, on the lines through their rounds."""
     gaps = {}
     for seed, *both in _curves(rows, claim, "kl"):
-        lines = [each[each[:, 0].argsort()].T for each in both]
-        reach = min(line[0].max() for line in lines)
-        a, b = (float(np.interp(reach, *line)) for line in lines)
-        gaps[seed] = a - b
+        a, b = (each[each[:, 0].argsort()].T for each in both)
+        reach = min(a[0, -1], b[0, -1])
+        gaps[seed] = float(np.interp(reach, *a) - np.interp(reach, *b))
     return gaps
 
 
@@ -165,23 +162,19 @@ def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     return found.dropna() if claim.measure in ("difference", "same_alpha") else found
 
 
-def evaluate(
-    points: pd.DataFrame | Selection, claim: Claim, level: float = compare.LEVEL
-) -> compare.Comparison:
+def evaluate(points: pd.DataFrame | Selection, claim: Claim) -> compare.Comparison:
     """Return what the points say of a claim, over seeds (NotRecorded: fewer than two have both).
 
-    Args:
-        points: The columns of points.csv, one study, or a `Selection` of them.
-        claim: A claim of `CLAIMS`, or another: see `versus`.
-        level: Coverage of the interval.
+    `points` are the columns of points.csv, one study; for a claim that is not in `CLAIMS` see
+    `versus`.
     """
-    return _judged(differences(points, claim), claim, level)
+    return _judged(differences(points, claim), claim)
 
 
-def _judged(gaps: pd.Series, claim: Claim, level: float = compare.LEVEL) -> compare.Comparison:
+def _judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
-    return compare.compare_seeds(gaps, level=level, direction=claim.direction, sesoi=claim.sesoi)
+    return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
 
 
 def versus(
@@ -193,20 +186,13 @@ def versus(
     *,
     direction: int = 1,
 ) -> compare.Comparison:
-    """Compare two selectors, paired by seed: a minus b.
+    """Compare two selectors (see `results.select`), paired by seed: a minus b.
 
     >>> versus(points, "rsf/last", "sft")  # the tax, in points; a loss is negative
     >>> versus(points, "rsf/average", "rsf/early_stopping", measure="equal_reward")
 
-    Args:
-        points: The columns of points.csv, one study.
-        a, b: See `results.select`.
-        score: skill, a family, reward, gold, or another column of numbers.
-        measure: A word of `MEASURES`.
-        direction: +1 if the claim is that a has more, -1 if less.
-
-    Raises:
-        NotRecorded: fewer than two seeds have both.
+    `score` is skill, a family, reward, gold, or another column of numbers; `direction` +1 if the
+    claim is that a has more, -1 if less. NotRecorded: fewer than two seeds have both.
     """
     return evaluate(points, Claim("", "", "", a, b, score, measure, direction))
 
@@ -224,20 +210,14 @@ def over_items(
         own = rows.model(text)
         if len(own) != 1 or "key" not in own:
             raise NotRecorded(f"{text} is not one model.")
-        mine = items[items["key"] == own["key"].iloc[0]]
-        values = SkillScores({}, mine).values(forgiven) if len(mine) else {}
-        sides.append({slot: each for slot, each in values.items() if slot in slots})
-    if not all(sides):
-        raise NotRecorded(f"A model of {claim.id} has no items.")
+        mine = items[(items["key"] == own["key"].iloc[0]) & items["slot"].isin(slots)]
+        if mine.empty:
+            raise NotRecorded(f"A model of {claim.id} has no items.")
+        sides.append([SkillScores({}, mine).values(forgiven)])
     return compare.paired_bootstrap(
-        [sides[0]],
-        [sides[1]],
-        rng=np.random.default_rng(0),
-        n_boot=DRAWS,
-        statistic=family_percent(claim.score),
-        direction=claim.direction,
-        sesoi=claim.sesoi,
-    )
+        *sides, rng=np.random.default_rng(0), n_boot=DRAWS, statistic=family_percent(claim.score),
+        direction=claim.direction, sesoi=claim.sesoi,
+    )  # fmt: skip
 
 
 def table(
@@ -264,20 +244,8 @@ def table(
             continue
         facts = {name: value for name, value in asdict(claim).items() if name in COLUMNS}
         facts |= {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": " ".join(map(str, seeds))}
-        found.append(facts | each.as_dict())
+        found.append(facts | asdict(each))
     return pd.DataFrame(found, columns=COLUMNS)
-
-
-def judged(points: pd.DataFrame | Selection, *names: str) -> dict[str, compare.Comparison | None]:
-    """Return what the points say of claims (ids), by sentence; None where not recorded."""
-    rows = points if isinstance(points, Selection) else Selection(points)
-    found: dict[str, compare.Comparison | None] = {}
-    for claim in (CLAIMS[name] for name in names):
-        try:
-            found[claim.claim] = evaluate(rows, claim)
-        except NotRecorded:
-            found[claim.claim] = None
-    return found
 
 
 # --- reading and rendering ------------------------------------------------------------------------
@@ -329,10 +297,8 @@ def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
     """Return claims as a table for a reader, a row each; the last column is with format forgiven.
 
-    Args:
-        found: Rows of `table`, or of claims.csv (`read`).
-        starts: What their ids begin with ("average_vs_"); all by default.
-        paper: Whether to say beside each claim what the paper says.
+    `found` are rows of `table` or `read`, `starts` what their ids begin with, `paper` says what it
+    says.
     """
     every = found.set_index("id")
     rows = []

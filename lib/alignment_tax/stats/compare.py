@@ -8,8 +8,8 @@ which covers 83 % instead of 95 %), so verdicts use the paired t interval (`comp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,9 @@ from scipy.special import ndtri, stdtrit
 
 from alignment_tax.stats.pareto import Array
 
-T = TypeVar("T")
 Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
-LEVEL = 0.95  # coverage of an interval, unless one is asked to be wider
+LEVEL = 0.95  # coverage of an interval
 #: How verdicts are read, for a page.
 VERDICTS_SAY = (
     "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
@@ -40,10 +39,6 @@ class Comparison:
     n_items: int
     verdict: Verdict
 
-    def as_dict(self) -> dict[str, float | int | str]:
-        """Return plain JSON types, ready for `record`."""
-        return asdict(self)
-
 
 def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
     """Return what an interval says of a claim (`direction` +1: positive); see `VERDICTS_SAY`."""
@@ -61,14 +56,14 @@ def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> 
 # --- intervals over seeds -----------------------------------------------------------------------
 
 
-def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float, float]:
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Return mean, low and high of Student's t interval; low and high are NaN for one value."""
     array = np.asarray(list(values), dtype=float)
     mean = float(array.mean())
     if array.size < 2:
         return mean, float("nan"), float("nan")
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    half = float(stdtrit(array.size - 1, 0.5 + level / 2)) * error
+    half = float(stdtrit(array.size - 1, 0.5 + LEVEL / 2)) * error
     return mean, float(mean - half), float(mean + half)
 
 
@@ -92,25 +87,16 @@ def summarise(rows: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.Da
 
 
 def compare_seeds(
-    differences: Iterable[float],
-    *,
-    level: float = LEVEL,
-    direction: int = 1,
-    sesoi: float = 0.0,
+    differences: Iterable[float], *, direction: int = 1, sesoi: float = 0.0
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
     All seeds are scored on the same items, so the error from drawing the items is in the interval
     only as far as it differs from seed to seed.
 
-    Args:
-        differences: a minus b, one number per seed.
-        level: Coverage of the interval.
-        direction: +1 if the claim is that a has more, -1 if less.
-        sesoi: The smallest effect of interest.
-
-    Raises:
-        ValueError: fewer than two seeds, or a difference that is not finite.
+    `differences` are a minus b by seed; `direction` is +1 if the claim is that a has more, -1 if
+    less; `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or a difference
+    that is not finite.
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
@@ -121,14 +107,8 @@ def compare_seeds(
     if not np.isfinite(values).all():
         seed = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
-    mean, low, high = interval(values, level)
+    mean, low, high = interval(values)
     return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
-
-
-def judge(differences: Iterable[float], **how: Any) -> Comparison | None:
-    """Return `compare_seeds` of the differences that are numbers; None for fewer than two."""
-    values = [float(value) for value in differences if np.isfinite(value)]
-    return compare_seeds(values, **how) if len(values) > 1 else None
 
 
 # --- intervals over seeds and items -------------------------------------------------------------
@@ -155,25 +135,24 @@ def paired_bootstrap(
 
     Args:
         a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
-        rng: Source of the draws.
-        n_boot: Number of draws.
-        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is the one group
-            "items". Default: the mean over items, then over groups.
-        direction, sesoi: See `compare_seeds`.
+        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is group "items".
 
     Raises:
         ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
     """
-    pairs = [(_groups(x), _groups(y)) for x, y in _paired(a, b)]
+    if len(a) == 0 or len(a) != len(b):
+        raise ValueError(
+            f"Seeds must be paired: a has {len(a)}, b has {len(b)}. Keep the seeds that both have, "
+            "in the same order."
+        )
+    pairs = [(_groups(x), _groups(y)) for x, y in zip(a, b, strict=True)]
     sizes = {name: len(values) for name, values in pairs[0][0].items()}
-    for seed, pair in enumerate(pairs):
-        for side in pair:
-            if {name: len(values) for name, values in side.items()} != sizes:
-                raise ValueError(
-                    f"Seed number {seed} has other items than the first: "
-                    f"{ {n: len(v) for n, v in side.items()} } against {sizes}. Score all models "
-                    "on the same suite with the same limit."
-                )
+    for seed, side in [(seed, side) for seed, pair in enumerate(pairs) for side in pair]:
+        if (other := {name: len(values) for name, values in side.items()}) != sizes:
+            raise ValueError(
+                f"Seed number {seed} has other items than the first: {other} against {sizes}. "
+                "Score all models on the same suite with the same limit."
+            )
 
     def gap(seed: int, chosen: Mapping[str, Array]) -> float:
         first, second = ({n: side[n][chosen[n]] for n in chosen} for side in pairs[seed])
@@ -202,12 +181,3 @@ def _groups(items: Items) -> dict[str, Array]:
         if not np.isfinite(values).all():
             raise ValueError(f"The items of {name!r} hold NaN or infinity: score the model again.")
     return groups
-
-
-def _paired(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
-    if len(a) == 0 or len(a) != len(b):
-        raise ValueError(
-            f"Seeds must be paired: a has {len(a)}, b has {len(b)}. Keep the seeds that both have, "
-            "in the same order."
-        )
-    return list(zip(a, b, strict=True))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alignment_tax.results.points import start
+from alignment_tax.results.points import theta_0
 
 #: What forgetting is set against, as columns of `forgetting`.
 X_NAMES = {"kl": "KL(θ ‖ θ₀)", "forward_kl": "KL(θ₀ ‖ θ)"}
@@ -18,27 +18,21 @@ TRAINED = ("none", "kl_coef")
 def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return one row per trained model: what it forgot, and how far it went.
 
-    Args:
-        points: The columns of points.csv.
-        kl: The columns of kl.csv, if it is recorded.
-
-    Returns:
-        Columns study, seed, algorithm, method, strength, rounds; tax (what theta_0 of the same seed
-        had more, format forgiven, in points); kl (KL(theta || theta_0), nats a reply) and
-        forward_kl (KL(theta_0 || theta), NaN if unknown).
+    `points` and `kl` have the columns of points.csv and kl.csv, if that is recorded. Returned are
+    study, seed, algorithm, method, strength, rounds; tax (what theta_0 of the same seed had more,
+    format forgiven, in points); kl (KL(theta || theta_0), nats a reply) and forward_kl
+    (KL(theta_0 || theta), NaN if unknown).
     """
     rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
     by = ["seed", "algorithm", "method", "strength", "rounds"]
-    before = rows["seed"].map(start(points, "forgetting"))
+    before = rows["seed"].map(theta_0(points).set_index("seed")["forgetting"])
     table = rows[["study", *by, "kl"]].assign(tax=before - rows["forgetting"].astype(float))
     if kl is None or kl.empty:
         return table.assign(forward_kl=np.nan).reset_index(drop=True)
     # a missing strength is no number, and no number equals another
-    keyed = [
-        each.assign(strength=each["strength"].astype(float).fillna(-1)) for each in (table, kl)
-    ]
-    found = keyed[1][keyed[1]["method"].isin(TRAINED)][[*by, "forward_kl"]]
-    return keyed[0].merge(found, on=by, how="left", validate="one_to_one")
+    table, kl = (t.assign(strength=t["strength"].astype(float).fillna(-1)) for t in (table, kl))
+    found = kl.loc[kl["method"].isin(TRAINED), [*by, "forward_kl"]]
+    return table.merge(found, on=by, how="left", validate="one_to_one")
 
 
 def own_share(rsf: np.ndarray, control: np.ndarray) -> float:

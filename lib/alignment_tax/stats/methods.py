@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,12 @@ def method_table(
 ) -> pd.DataFrame:
     """Return one row per method: how good its front is, what it keeps, and what it costs.
 
-    Args:
-        points: The columns of points.csv, one study.
-        costs: The columns of costs.csv, perhaps empty.
-        average: What all others are compared with: "average" (of RSF) or "distil+average".
-        found: Rows of `claims.table`, if they are there already.
-        score: skill, or forgetting.
-
-    Returns:
-        Columns method, seeds, points, hypervolume; ahead, low, high, verdict of "averaging is ahead
-        of the method" by hypervolume, equal, equal_low, ... by skill at equal reward; kept_90,
-        kept_95 (with _low, _high), the gain left where the curve has that share of theta_0's skill,
-        least and reached, the lowest and highest gain on it (percent of RSF's gain); minutes and
-        memory_mb of one training.
+    `average` is what all others are compared with, `found` rows of `claims.table` if they are
+    there, `score` skill or forgetting. Columns: method, seeds, points, hypervolume; ahead (_low,
+    _high, _verdict) by hypervolume and equal (the same) by skill at equal reward, of averaging over
+    the method; kept_90, kept_95 (_low, _high), the gain left where the curve has that share of
+    theta_0's skill, least and reached, the lowest and highest gain on it (percent of RSF's);
+    minutes, memory_mb.
     """
     every = Selection(points)
     if found is None:
@@ -59,48 +52,33 @@ def method_table(
         found = claims.table(points, wanted)
     full, skill = every.model("rsf/last")["reward"], every.model("sft")[score]
     where = claims.reference(every.rows, score)
+    asked = found[(found["a"] == f"rsf/{average}") & (found["score"] == score)]
+    asked = asked[~asked["id"].str.contains(".shared", regex=False)].set_index(["b", "measure"])
     rows = []
     for method in recorded_methods(points):
         curves = every.curve(f"rsf/{method}")
         own = {s: c[["reward", score]].to_numpy(dtype=float) for s, c in curves.items()}
-        row: dict[str, object] = {"method": method, "seeds": len(own)}
+        row: dict[str, Any] = {"method": method, "seeds": len(own)}
         row["points"] = max(map(len, own.values()))
         row["hypervolume"] = np.mean([pareto.hypervolume(c, where) for c in own.values()])
-        row |= _ahead(found, f"rsf/{average}", f"rsf/{method}", score)
+        for name, measure in (("ahead", "hypervolume"), ("equal", "equal_reward")):
+            told: Any = dict.fromkeys(("difference", "low", "high"), np.nan)
+            told["verdict"] = "" if method == average else "not recorded"
+            if (key := (f"rsf/{method}", measure)) in asked.index:
+                told = asked.loc[key]
+            row |= {name: told["difference"], f"{name}_verdict": told["verdict"]}
+            row |= {f"{name}_low": told["low"], f"{name}_high": told["high"]}
         for share in KEPT:
             at = {s: pareto.interpolate(c[:, ::-1], share / 100 * skill[s]) for s, c in own.items()}
             left = interval(100 * float(at[s][0]) / full[s] for s in own)
-            row |= dict(zip((f"kept_{share}{end}" for end in ENDS), left, strict=True))
+            row |= {f"kept_{share}{e}": x for e, x in zip(("", "_low", "_high"), left, strict=True)}
         row["least"] = np.mean([100 * c[1:, 0].min() / full[s] for s, c in own.items()])
         row["reached"] = np.mean([100 * c[:, 0].max() / full[s] for s, c in own.items()])
-        mine = costs[costs["method"] == method] if len(costs) else costs
-        for name, column, unit in (("minutes", "seconds", 60), ("memory_mb", "peak_memory_mb", 1)):
-            row[name] = float(mine[column].mean()) / unit if len(mine) else np.nan
+        mine = costs[costs["method"] == method] if len(costs) else pd.DataFrame()
+        row["minutes"] = mine["seconds"].mean() / 60 if len(mine) else np.nan
+        row["memory_mb"] = mine["peak_memory_mb"].mean() if len(mine) else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-VERDICT = ["unit", "difference", "low", "high", "verdict"]
-ENDS = ("", "_low", "_high")
-
-
-def _ahead(found: pd.DataFrame, a: str, b: str, score: str) -> dict[str, object]:
-    row: dict[str, object] = {}
-    nothing = dict.fromkeys(VERDICT, np.nan) | {"verdict": "" if a == b else "not recorded"}
-    for measure, names in (
-        ("hypervolume", ("ahead", "low", "high", "verdict")),
-        ("equal_reward", ("equal", "equal_low", "equal_high", "equal_verdict")),
-    ):
-        own = _between(found, a, b).get((score, measure), nothing)
-        row |= {name: own[column] for name, column in zip(names, VERDICT[1:], strict=True)}
-    return row
-
-
-def _between(found: pd.DataFrame, a: str, b: str) -> dict[tuple[str, str], dict[Any, Any]]:
-    """Return the claims on a and b, of all their seeds, by score and measure."""
-    own = found[(found["a"] == a) & (found["b"] == b)]
-    own = own[~own["id"].str.contains(".shared", regex=False)]
-    return {(row["score"], row["measure"]): row for row in own.to_dict("records")}
 
 
 def method_markdown(table: pd.DataFrame) -> str:
@@ -113,10 +91,9 @@ def method_markdown(table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         cells = [METHOD_NAMES.get(row["method"], row["method"]), row["seeds"], row["points"]]
         cells += [number(row["hypervolume"])]
-        cells += [_spread(row, ("ahead", "low", "high"), 2, True), row["verdict"] or "-"]
-        cells += [_spread(row, ("equal", "equal_low", "equal_high"), 2, True)]
-        cells += [row["equal_verdict"] or "-"]
-        cells += [_spread(row, [f"kept_{share}{end}" for end in ENDS], 0) for share in KEPT]
+        for name in ("ahead", "equal"):
+            cells += [_spread(row, name, 2, True), row[f"{name}_verdict"] or "-"]
+        cells += [_spread(row, f"kept_{share}", 0) for share in KEPT]
         cells += [f"{number(row['least'], 0)} to {number(row['reached'], 0)}"]
         cells += ["-" if np.isnan(row[name]) else number(row[name], digits)
                   for name, digits in (("minutes", 1), ("memory_mb", 0))]  # fmt: skip
@@ -124,6 +101,6 @@ def method_markdown(table: pd.DataFrame) -> str:
     return markdown(heads, rows)
 
 
-def _spread(row: Mapping[Any, Any], names: Sequence[str], digits: int, sign: bool = False) -> str:
-    mean, low, high = (row[name] for name in names)
+def _spread(row: Mapping[Any, Any], name: str, digits: int, sign: bool = False) -> str:
+    mean, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return "-" if np.isnan(mean) else spread(mean, low, high, digits, sign)

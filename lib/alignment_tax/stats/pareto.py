@@ -1,8 +1,4 @@
-"""Trade-offs between reward and skill: hypervolume, what a curve keeps at a reward.
-
-A point is one evaluated model: (reward, skill), both to be maximised. A curve is the points of a
-method in the order of its strength: averaging by alpha, early stopping by rounds.
-"""
+"""Trade-offs: points (reward, skill), both to be maximised, in the order of a method's strength."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import pandas as pd
 from alignment_tax.results.points import NotRecorded
 
 Array = np.ndarray
-Points = Array | pd.DataFrame | Sequence[Sequence[float]]
+Points = Array | Sequence[Sequence[float]]
 STRIPS = 200  # in which two lines are compared, each at its middle
 
 
@@ -23,11 +19,7 @@ class NoSharedRewards(NotRecorded):
 
 
 def as_points(points: Points) -> Array:
-    """Return points, or the columns reward and skill of a table, as a float array (n, 2)."""
-    if isinstance(points, pd.DataFrame):
-        if missing := {"reward", "skill"} - set(points.columns):
-            raise ValueError(f"The table of points has no column {sorted(missing)[0]!r}.")
-        points = points[["reward", "skill"]].to_numpy(dtype=float)
+    """Return points as a float array (n, 2)."""
     array = np.asarray(points, dtype=float)
     if array.size == 0:
         raise ValueError("There are no points: is the table filtered by a name that is not in it?")
@@ -61,18 +53,10 @@ def hypervolume(points: Points, reference: Sequence[float]) -> float:
 
 
 def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Array:
-    """Return the best skill a curve offers at a given reward or more; NaN where it reaches less.
+    """Return the best skill (m,) a curve (n, 2) offers at some rewards (m,), NaN beyond its end.
 
     The curve is read as a line through its points in their order: the models in between exist and
-    could be had (another alpha, a checkpoint inside a round), and steps would favour the method
-    with the finer grid.
-
-    Args:
-        curve: (n, 2) points in the order of the method's strength.
-        at_reward: One or more rewards (m,).
-
-    Returns:
-        Skills (m,).
+    could be had, and steps would favour the method with the finer grid.
     """
     array = as_points(curve)
     wanted = np.atleast_1d(np.asarray(at_reward, dtype=float))
@@ -88,13 +72,9 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
 
 
 def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
-    """Return the mean skill of a minus that of b over the rewards that both reach.
+    """Return the mean skill of a minus that of b over the rewards that both reach, for one seed.
 
-    Args:
-        curve_a, curve_b: Points of the two methods for one seed, both from theta_0 to theta.
-
-    Raises:
-        NoSharedRewards: the two share no range of rewards.
+    NoSharedRewards: there are none; both curves should go from theta_0 to theta.
     """
     a, b = as_points(curve_a), as_points(curve_b)
     low = max(a[:, 0].min(), b[:, 0].min())

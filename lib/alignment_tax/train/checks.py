@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import prompt_ids
-from alignment_tax.presets import DpoConfig, RlooConfig
+from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.world.base import Prompt
 
 
@@ -41,33 +41,32 @@ def prompts_that_fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    config: DpoConfig | RlooConfig,
+    config: DpoConfig | RlooConfig | PpoConfig,
 ) -> list[Prompt]:
     """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
     check_context(model, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
     return short_prompts(tokenizer, prompts, config.max_prompt_length)
 
 
-def check_divisible(prompts: int, minibatch: int, processes: int) -> None:
-    """Refuse prompts that cannot be cut into equal minibatches and shares (ValueError)."""
-    if prompts == 0 or prompts % minibatch or minibatch % processes:
-        raise ValueError(
-            f"{prompts} prompts cannot be cut into minibatches of {minibatch} for {processes} "
-            "process(es): prompts must be a multiple of minibatch, and minibatch of the processes."
-        )
-
-
-def check_lengths(
-    lengths: Sequence[int], model: PreTrainedModel, max_prompt: int, max_new: int
+def check_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: PpoConfig,
+    processes: int,
 ) -> None:
-    """Refuse prompts (lengths in tokens) that do not fit with their reply (ValueError)."""
-    context = model.config.get_text_config().max_position_embeddings
-    limit = min(max_prompt, context - max_new)
-    if too_long := [number for number, length in enumerate(lengths) if length > limit]:
+    """Refuse prompts that make no equal minibatches and shares, or are too long (ValueError)."""
+    if not prompts or len(prompts) % config.minibatch or config.minibatch % processes:
         raise ValueError(
-            f"{len(too_long)} of {len(lengths)} prompts have more than {limit} tokens, first "
-            f"number {too_long[0]} with {lengths[too_long[0]]} (max_prompt_length is {max_prompt}; "
-            f"prompt and {max_new} new tokens must fit into the model's {context}). Leave them out."
+            f"{len(prompts)} prompts cannot be cut into minibatches of {config.minibatch} for "
+            f"{processes} process(es): prompts must be a multiple of minibatch, and minibatch of "
+            "the processes."
+        )
+    long = len(prompts) - len(prompts_that_fit(model, tokenizer, prompts, config))
+    if long:
+        raise ValueError(
+            f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens "
+            "(max_prompt_length). Leave them out."
         )
 
 
@@ -80,7 +79,7 @@ def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = ""
         )
 
 
-def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
+def check_rewards(rewards: np.ndarray, count: int, may_be_equal: bool = False) -> np.ndarray:
     """Return rewards as float64 (ValueError: not (count,), one is not finite, or all the same)."""
     values = np.asarray(rewards, dtype=np.float64)
     if values.shape != (count,):
@@ -94,7 +93,7 @@ def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
             f"{len(bad)} of {count} rewards are NaN or infinite, the first at reply {bad[0]}. "
             "Check the reward model's weights and empty replies."
         )
-    if count > 1 and np.ptp(values) == 0:
+    if count > 1 and np.ptp(values) == 0 and not may_be_equal:
         raise ValueError(
             f"All {count} rewards are {values[0]:g}, so there is nothing to select by. A reward "
             "model that was never trained gives 0 to everything."
@@ -104,8 +103,7 @@ def check_rewards(rewards: np.ndarray, count: int) -> np.ndarray:
 
 def require_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
     """Raise ValueError unless the dataset has rows and these columns."""
-    missing = [column for column in columns if column not in dataset.column_names]
-    if missing or len(dataset) == 0:
+    if len(dataset) == 0 or not set(columns) <= set(dataset.column_names):
         raise ValueError(
             f"The dataset needs rows and the columns {', '.join(columns)}; it has {len(dataset)} "
             f"rows and {', '.join(dataset.column_names) or 'no columns'}."
@@ -116,13 +114,11 @@ def check_dropped(dropped: dict[str, int], total: int, max_length: int) -> None:
     """Warn about examples left out; raise ValueError if they are more than half."""
     count = sum(dropped.values())
     reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items() if number)
+    why = f"({reasons}; max_length={max_length})."
     if 2 * count > total:
         raise ValueError(
-            f"{count} of {total} examples cannot be used ({reasons}; max_length={max_length}). "
-            "Raise max_length, or look at how the data are made."
+            f"{count} of {total} examples cannot be used {why} Raise max_length, or look at how "
+            "the data are made."
         )
     if count:
-        warnings.warn(
-            f"{count} of {total} examples left out ({reasons}; max_length={max_length}).",
-            stacklevel=3,
-        )
+        warnings.warn(f"{count} of {total} examples left out {why}", stacklevel=3)

@@ -25,7 +25,7 @@ from alignment_tax.models import Reply, prompt_ids
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train import checks
 from alignment_tax.train.reward import pair_ids, usable_pairs
-from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
 from alignment_tax.train.sample import sample_replies, sampling
 from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
 from alignment_tax.world.base import Prompt
@@ -36,25 +36,23 @@ IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
     """Run one round of DPO on pairs of theta_0's own replies, or on the world's."""
-    seed, tokenizer, work = start.round_seed, start.tokenizer, start.folder / "work"
-    if config.source == "on_policy":
+    seed, tokenizer = round_seed(start.seed, start.number), start.tokenizer
+    own = config.source == "on_policy"
+    if own:
         given = (start.theta_0, tokenizer, start.reward_fn, start.prompts)
         pairs = on_policy_pairs(*given, config, seed)
     else:
         pairs = start.world.preferences(len(start.prompts), seed, "train")
-    trained = train_dpo(start.policy, start.theta_0, tokenizer, pairs, config, seed, work)
-    table = {
-        "prompt": list(pairs["prompt"]),
-        "reply": [messages[0]["content"] for messages in pairs["chosen"]],
-        "rejected": [messages[0]["content"] for messages in pairs["rejected"]],
-        "margin": list(pairs["margin"]) if "margin" in pairs.column_names else float("nan"),
-        "chosen": True,
-    }
-    if config.source == "on_policy":  # all are finished: the last token is the end token
-        for column, side in (("ids", "chosen_ids"), ("rejected_ids", "rejected_ids")):
-            table[column] = [ids[:-1] for ids in pairs[side]]
-    stats = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
-    return RoundResult.of(trained.model, trained.log, pd.DataFrame(table), stats)
+    both, work = (start.policy, start.theta_0), start.folder / "work"
+    trained = train_dpo(*both, tokenizer, pairs, config, seed, work)
+    table: dict[str, Any] = {"prompt": list(pairs["prompt"]), "chosen": True}
+    table["margin"] = list(pairs["margin"]) if own else float("nan")
+    for side, name, ids in (("chosen", "reply", "ids"), ("rejected", "rejected", "rejected_ids")):
+        table[name] = [messages[0]["content"] for messages in pairs[side]]
+        if own:  # all are finished: the last token is the end token
+            table[ids] = [drawn[:-1] for drawn in pairs[f"{side}_ids"]]
+    stats: dict[str, float] = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
+    return RoundResult(trained.model, trained.log, pd.DataFrame(table), stats)
 
 
 def train_dpo(
@@ -68,32 +66,18 @@ def train_dpo(
 ) -> Trained:
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
-    One call is one round. `reference` is theta_0 in every round: with the round's own start in its
-    place, beta would hold each round near the one before and nothing near theta_0. Pairs that are
-    too long or twice the same are left out.
-
-    Args:
-        policy: The current policy; its weights are changed.
-        reference: theta_0 (may be `policy` itself in the first round: a copy is taken).
-        tokenizer: The tokenizer of both.
-        pairs: Columns prompt, chosen, rejected, as the world or `on_policy_pairs` makes them.
-        config, seed: Of this round.
-        workdir: Scratch folder for the trainer.
-
-    Returns:
-        The policy (`.model`), the log, and how many pairs were used and dropped.
+    One call is one round. `reference` is theta_0 in every round (in the first it may be `policy`):
+    with the round's own start in its place, beta would hold each round near the one before and
+    nothing near theta_0. Pairs that are too long or twice the same are left out and counted.
 
     Raises:
-        ValueError: the dataset lacks its columns, more than half of the pairs cannot be used, or
-            `config.max_length` exceeds the context.
+        ValueError: the dataset lacks its columns (prompt, chosen, rejected), more than half of the
+            pairs cannot be used, or `config.max_length` exceeds the context.
         TrainingDiverged: a loss that is no finite number.
     """
     checks.check_context(policy, config.max_length, "max_length")
     rows = token_rows(tokenizer, pairs)
-    heads = [row["prompt_ids"] for row in rows]
-    chosen, rejected = (
-        [head + row[side] for head, row in zip(heads, rows, strict=True)] for side in IDS[1:]
-    )
+    chosen, rejected = ([row["prompt_ids"] + row[side] for row in rows] for side in IDS[1:])
     usable, dropped = usable_pairs(chosen, rejected, config.max_length)
     arguments = TrlDpoConfig(
         **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
@@ -120,14 +104,14 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[
     if set(IDS) <= set(pairs.column_names):
         return pairs.select_columns(list(IDS)).to_list()
     rows = []
-    for prompt, chosen, rejected in zip(pairs["prompt"], *pair_ids(tokenizer, pairs), strict=True):
+    for prompt, *sides in zip(pairs["prompt"], *pair_ids(tokenizer, pairs), strict=True):
         head = prompt_ids(tokenizer, prompt)
-        if not chosen[: len(head)] == rejected[: len(head)] == head:
+        if any(side[: len(head)] != head for side in sides):
             raise ValueError(
                 "The chat template writes a prompt otherwise before a reply than before a "
                 "generation, so it cannot be said where a reply begins."
             )
-        tails = (chosen[len(head) :], rejected[len(head) :])
+        tails = [side[len(head) :] for side in sides]
         rows.append(dict(zip(IDS, (head, *tails), strict=True)))
     return rows
 
@@ -142,12 +126,8 @@ def dpo_loss(
     """Compute DPO's loss by hand (Rafailov et al. 2023, Eq. 7; paper, D.3): the mean over pairs.
 
     -log sigmoid(beta * [log pi/pi_0 (chosen) - log pi/pi_0 (rejected)]), which is log 2 where the
-    policy is the reference.
-
-    Args:
-        chosen, rejected: log pi(reply | prompt) in nats, (pairs,); see `reply_log_probs`.
-        chosen_0, rejected_0: The same under the reference.
-        beta: Weight of the log-ratios.
+    policy is the reference. Given are log pi(reply | prompt) in nats, (pairs,), of the policy and
+    of the reference (`_0`); see `reply_log_probs`.
     """
     margin = beta * ((chosen - chosen_0) - (rejected - rejected_0))
     return float(np.logaddexp(0.0, -margin).mean())
@@ -164,14 +144,8 @@ def on_policy_pairs(
     """Make preference pairs of a policy's own replies: the best of n against the worst of n.
 
     Replies that were cut off are neither: to prefer a text without an end, or to reject one for
-    what it did not come to say, would teach the wrong thing. A prompt gives no pair if fewer than
-    two replies are finished, or if best and worst are the same text or have the same reward.
-
-    Args:
-        policy, tokenizer: theta_0.
-        reward_fn: Takes n prompts and n replies, returns n rewards.
-        prompts: Those over `config.max_prompt_length` tokens are left out.
-        config, seed: Of the samples.
+    what it did not come to say, would teach the wrong thing. A prompt gives no pair if it is too
+    long, fewer than two replies are finished, or best and worst have the same text or reward.
 
     Returns:
         Columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids, rejected_ids
@@ -182,39 +156,34 @@ def on_policy_pairs(
         ValueError: nothing to make a pair of, numbers that do not fit, or unusable rewards.
     """
     if config.n < 2:
-        raise ValueError(
-            f"A pair needs two replies to a prompt, so n must be 2 or more, not {config.n}."
-        )
+        raise ValueError(f"A pair is of two replies, so n must be 2 or more, not {config.n}.")
     short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))
+    ended = [reply.finished for group in groups for reply in group]
+    checks.check_finished(ended, config.max_new_tokens)
     finished = [[reply for reply in group if reply.finished] for group in groups]
     asked = [prompt for prompt, group in zip(short, finished, strict=True) for _ in group]
     replies = [reply for group in finished for reply in group]
-    ended = [reply.finished for group in groups for reply in group]
-    checks.check_finished(ended, config.max_new_tokens)
     rewards = checks.check_rewards(reward_fn(asked, replies), len(replies))
     ends = np.cumsum([len(group) for group in finished])
     rows = []
     for prompt, group, values in zip(short, finished, np.split(rewards, ends[:-1]), strict=True):
-        picked = best_and_worst(group, values)
-        if picked is None:
+        if (picked := best_and_worst(group, values)) is None:
             continue
         row: dict[str, Any] = {"prompt": prompt, "prompt_ids": prompt_ids(tokenizer, prompt)}
         for side, place in zip(("chosen", "rejected"), picked, strict=True):
             row[side] = [{"role": "assistant", "content": group[place].text}]
             row[f"{side}_ids"] = group[place].drawn(tokenizer.eos_token_id)
         rows.append({**row, "margin": float(values[picked[0]] - values[picked[1]])})
-    missing = f"{len(prompts) - len(rows)} of {len(prompts)} prompts give no pair"
-    reasons = (
-        f"{len(prompts) - len(short)} too long, {len(short) - len(rows)} without two finished "
-        "replies of different reward"
+    missing = (
+        f"{len(prompts) - len(rows)} of {len(prompts)} prompts give no pair "
+        f"({len(prompts) - len(short)} too long, {len(short) - len(rows)} without two finished "
+        "replies of different reward)."
     )
     if not rows:
-        raise ValueError(
-            f"{missing} ({reasons}). Raise n or the temperature, or look at what the policy says."
-        )
+        raise ValueError(f"{missing} Raise n or the temperature, or look at what the policy says.")
     if len(rows) < len(prompts):
-        warnings.warn(f"{missing} ({reasons}).", stacklevel=2)
+        warnings.warn(missing, stacklevel=2)
     return Dataset.from_list(rows)
 
 

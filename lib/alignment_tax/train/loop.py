@@ -63,18 +63,10 @@ def finetune(
     """Maximise the likelihood of replies, in place: AdamW, no dropout, gradients clipped at 1.
 
     The loss is the mean over the reply tokens of a batch, end token included; prompts only
-    condition. Weights are kept in float32 (a bfloat16 policy is converted: small updates would
-    vanish in its rounding); on a GPU with bfloat16 the forward pass uses it.
-
-    Args:
-        model, tokenizer: Policy, or a peft model around it; left in eval mode.
-        examples: Pairs of prompt and reply: one that was sampled, or a written text.
-        learning_rate: AdamW's, constant.
-        epochs, batch_size: Passes over the examples, and examples per step.
-        seed: Order of the examples.
-        max_length: Most tokens of an example; a longer prompt loses its beginning.
-        extras: Remedies.
-        describe: Label of the progress bar.
+    condition, and lose their beginning at `max_length` tokens. `model` may be a peft model around a
+    policy. Weights are kept in float32 (a bfloat16 policy is converted: small updates would vanish
+    in its rounding); on a GPU with bfloat16 the forward pass uses it. The learning rate is
+    constant; the seed orders the examples.
 
     Returns:
         One row per step: step, loss (replies only), extra (what remedies added), grad_norm (before
@@ -90,9 +82,7 @@ def finetune(
     encoded = [encode(tokenizer, prompt, reply, max_length) for prompt, reply in examples]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(encoded)) for _ in range(epochs)]
-    batches = [o[i : i + batch_size] for o in orders for i in range(0, len(o), batch_size)]
+    batches = minibatches(len(encoded), batch_size, epochs, np.random.default_rng(seed))
     log: Log = []
     for step, indices in enumerate(tqdm(batches, desc=describe, unit="step", leave=False), start=1):
         batch = collate([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
@@ -112,6 +102,12 @@ def finetune(
         row = {"loss": outputs.loss, "extra": added.sum(), "grad_norm": norm}
         log.append({"step": step, **{name: value.item() for name, value in row.items()}})
     return log
+
+
+def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return the rows of each optimiser step: every row once an epoch, in random order."""
+    orders = [rng.permutation(count) for _ in range(epochs)]
+    return [order[i : i + size] for order in orders for i in range(0, count, size)]
 
 
 def encode(

@@ -47,7 +47,7 @@ from alignment_tax.presets import PpoConfig, as_dict
 from alignment_tax.train import checks
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
 from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
-from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite
+from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite, minibatches
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import sample_replies, sampling
 from alignment_tax.world.base import Prompt
@@ -55,6 +55,8 @@ from alignment_tax.world.base import Prompt
 #: Where PPO leaves its critic and its optimisers for the next round, beside the policy.
 PPO_STATE = "ppo"
 LENGTHS = ("rounds", "iterations")  # how long a run is does not change what it does
+SECONDS = ("seconds_sampling", "seconds_scoring", "seconds_learning")
+LOSSES = ("policy_loss", "value_loss", "clip_fraction", "update_kl")
 AddUp = Callable[[Tensor], Tensor]
 
 
@@ -73,8 +75,8 @@ def ppo_round(config: PpoConfig, given: Start) -> RoundResult:
     means = pd.DataFrame(log).mean()
     stats = {"mean_reward": means["reward"], "finished": means["finished"]}
     stats |= {"kept": len(log) * size, "dropped": 0}
-    samples = pd.DataFrame(columns=["prompt", "reply", "chosen"])
-    return RoundResult.of(state.policy, log, samples, stats)
+    no_samples = pd.DataFrame(columns=["prompt", "reply", "chosen"])
+    return RoundResult(state.policy, log, no_samples, stats)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,7 @@ class PpoState:
     """Where a run is: `step` returns the next state, and trains the networks in it in place."""
 
     model: torch.nn.Module
-    policy_optimizer: Optimizer
-    critic_optimizer: Optimizer
+    optimizers: Sequence[Optimizer]  # of the policy and of the critic
     reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     accelerator: Accelerator
@@ -112,48 +113,33 @@ def start(
 ) -> PpoState:
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
-    Args:
-        policy: Causal language model; its weights become float32, its dropout is turned off.
-        tokenizer: Its tokenizer.
-        config: Numbers of the run.
-        seed: With the iteration's number it decides samples and minibatches; 0 or more.
-        critic: A reward model and its tokenizer: the critic starts from a copy of its body. By
-            default it starts from a copy of the policy's.
-
-    Raises:
-        ValueError: no temperature above 0, a tokenizer that does not fit the policy or the critic,
-            or a critic although the policy's body is to be shared.
+    Weights become float32, dropout is turned off. With the iteration's number the seed decides
+    samples and minibatches. The critic starts from a copy of the body of `critic` (a reward model
+    and its tokenizer), by default of the policy's. ValueError: a temperature of 0, a tokenizer that
+    does not fit, or a critic although the policy's body is to be shared.
     """
     if config.temperature <= 0:
-        raise ValueError(
-            f"temperature is {config.temperature}; PPO needs probabilities: set it above 0."
-        )
+        raise ValueError(f"PPO needs probabilities: temperature is {config.temperature}, not > 0.")
     check_vocabulary(policy, tokenizer)
-    body = policy.get_decoder()
     if critic is not None:
         if config.shared_trunk:
-            raise ValueError(
-                "shared_trunk puts the value head on the policy's body, so no critic can be passed."
-            )
+            raise ValueError("shared_trunk makes the policy's body the critic's: pass no critic.")
         check_same_tokens(tokenizer, critic[1])
-        body = critic[0].backbone
     accelerator = Accelerator()
     reference = copy.deepcopy(policy).float().eval().requires_grad_(False)
+    body = policy.get_decoder() if critic is None else critic[0].backbone
     trunk = None if config.shared_trunk else copy.deepcopy(body)
     whole = ActorCritic(policy, trunk, config.temperature).float().eval()
     for module in (whole, reference):
         silence_dropout(module)
         module.to(accelerator.device)
-    groups = (whole.policy.parameters(), whole.critic_parameters())
-    rates = (config.learning_rate, config.critic_learning_rate)
-    optimizers = [
-        AdamW([p for p in group if p.requires_grad], lr=rate, weight_decay=0.0, fused=True)
-        for group, rate in zip(groups, rates, strict=True)
-    ]
-    model, actors, critics = accelerator.prepare(whole, *optimizers)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    fixed: dict[str, Any] = {"weight_decay": 0.0, "fused": True}
+    actors = AdamW(trained, lr=config.learning_rate, **fixed)
+    critics = AdamW(whole.critic_parameters(), lr=config.critic_learning_rate, **fixed)
+    model, *optimizers = accelerator.prepare(whole, actors, critics)
     control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
-    networks = (model, actors, critics, reference)
-    return PpoState(*networks, tokenizer, accelerator, config, seed, control)
+    return PpoState(model, optimizers, reference, tokenizer, accelerator, config, seed, control)
 
 
 def step(
@@ -164,30 +150,22 @@ def step(
 ) -> tuple[PpoState, dict[str, float]]:
     """Run one iteration of PPO; several processes, all given the same prompts, share the work.
 
-    Args:
-        state: From `start`, `resume` or the step before.
-        prompts: The iteration's prompts, a multiple of `config.minibatch`.
-        reward_fn: Takes n prompts and n replies, returns n rewards.
-        gold_fn: The same, for a reward that is logged only.
+    `prompts` are a multiple of `config.minibatch`; `gold_fn` gives a reward that is logged only.
 
     Returns:
         The next state, and a row for the log: iteration (the first is 1); reward and gold (means,
         as the functions returned them); finished (share, 0-1); reply_length (tokens, the end token
-        included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef
-        (used in this iteration); entropy (nats a token); explained_variance (of the returns by the
-        critic, before learning); policy_loss, value_loss, clip_fraction (means over minibatches);
-        update_kl (nats a token from the policy that sampled, at the last minibatch); updates
-        (optimiser steps); seconds_sampling, seconds_scoring, seconds_learning.
+        included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef;
+        entropy (nats a token); explained_variance (of the returns by the critic, before learning);
+        policy_loss, value_loss, clip_fraction (means over minibatches); update_kl (nats a token
+        from the policy that sampled, at the last minibatch); updates (optimiser steps); seconds.
 
     Raises:
-        ValueError: prompts that are too long or no multiple of the minibatch, replies that were all
-            cut off, or rewards that teach nothing (see `check_rewards`).
+        ValueError: prompts, replies or rewards that teach nothing (see `train.checks`).
         TrainingDiverged: a loss or gradient that is no finite number.
     """
-    config, accelerator, tokenizer = state.config, state.accelerator, state.tokenizer
-    checks.check_divisible(len(prompts), config.minibatch, accelerator.num_processes)
-    lengths = [len(prompt_ids(tokenizer, prompt)) for prompt in prompts]
-    checks.check_lengths(lengths, state.policy, config.max_prompt_length, config.max_new_tokens)
+    accelerator, given = state.accelerator, (state.policy, state.tokenizer, prompts, state.config)
+    checks.check_prompts(*given, accelerator.num_processes)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -206,8 +184,7 @@ def step(
     row |= {**stats, "kl_coef": state.kl_control.coef, **learn(state, rollout, rng)}
     clock.append(time.perf_counter())
 
-    names = ("seconds_sampling", "seconds_scoring", "seconds_learning")
-    row |= dict(zip(names, np.diff(clock), strict=True))
+    row |= dict(zip(SECONDS, np.diff(clock), strict=True))
     kl_control = state.kl_control.update(stats["kl"], len(prompts))
     state = dataclasses.replace(state, kl_control=kl_control, iteration=state.iteration + 1)
     return state, {name: float(value) for name, value in row.items()}
@@ -226,20 +203,19 @@ def resume(state: PpoState, folder: Path) -> PpoState:
     saved = saved_run(folder)
     if saved is None:
         raise FileNotFoundError(f"There is no saved PPO run in {folder}. Begin one with `start`.")
-    for name, value in _identity(state).items():
-        if saved[name] != value:
-            raise ValueError(
-                f"The run saved in {folder} has another {name}: {saved[name]}, not {value}. Start "
-                "with the same theta_0, seed and configuration, or save into another folder."
-            )
+    if other := [name for name, value in _identity(state).items() if saved[name] != value]:
+        raise ValueError(
+            f"The run saved in {folder} has another {other[0]} ({saved[other[0]]}). Start with the "
+            "same theta_0, seed and configuration, or save into another folder."
+        )
     load_run(folder, _parts(state))
     kl_control = dataclasses.replace(state.kl_control, coef=saved["kl_coef"])
     return dataclasses.replace(state, kl_control=kl_control, iteration=saved["iteration"])
 
 
 def _parts(state: PpoState) -> dict[str, torch.nn.Module | Optimizer]:
-    optimizers = ("policy_optimizer", "critic_optimizer")
-    return {"model": state.actor_critic, **{name: getattr(state, name) for name in optimizers}}
+    policy, critic = state.optimizers
+    return {"model": state.actor_critic, "policy_optimizer": policy, "critic_optimizer": critic}
 
 
 def _identity(state: PpoState) -> dict[str, Any]:
@@ -252,12 +228,11 @@ def _identity(state: PpoState) -> dict[str, Any]:
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    given = (state.policy, state.tokenizer, prompts)
-    groups = sample_replies(*given, n=1, seed=seed, **sampling(state.config))
-    replies = [reply for (reply,) in groups]
-    finished = gather_object([reply.finished for reply in replies])
+    numbers: dict[str, Any] = {"n": 1, "seed": seed, **sampling(state.config)}
+    groups = sample_replies(state.policy, state.tokenizer, prompts, **numbers)
+    finished = gather_object([reply.finished for (reply,) in groups])
     checks.check_finished(finished, state.config.max_new_tokens)
-    return replies
+    return [reply for (reply,) in groups]
 
 
 @dataclass(frozen=True)
@@ -287,7 +262,7 @@ def make_rollout(
 ) -> tuple[Rollout, dict[str, float]]:
     """Turn replies and their rewards (n,) into a rollout and the log's numbers about them."""
     config, add_up = state.config, state.accelerator.reduce
-    ids, attention_mask, mask = lay_out(state.tokenizer, prompts, replies, state.policy.device)
+    ids, attention_mask, mask = lay_out(state, prompts, replies)
     length = mask.shape[1]
     parts = []
     for rows in torch.arange(len(ids)).split(config.minibatch // state.accelerator.num_processes):
@@ -298,20 +273,20 @@ def make_rollout(
     log_probs, values, entropy, reference = torch.cat(parts, dim=1).masked_fill(mask == 0, 0.0)
 
     finished = np.array([reply.finished for reply in replies])
-    scores = torch.from_numpy(scaled(rewards, finished, config)).to(log_probs)
+    penalised = rewards - config.missing_eos_penalty * ~finished
+    scores = torch.from_numpy((penalised - config.reward_baseline) * config.reward_scale)
+    scores = scores.to(log_probs)
     per_token = token_rewards(scores, log_probs, reference, mask, state.kl_control.coef)
     advantages, returns = gae(per_token, values, mask, config.gamma, config.lam)
     if config.whiten:
         advantages = whiten(advantages, mask, add_up)
 
     k1, _, k3 = kl_estimators(log_probs, reference)
-    every = torch.ones_like(scores)
-    of_replies = {"finished": scores.new_tensor(finished), "reply_length": mask.sum(dim=1)}
-    of_replies |= {"kl": k1.sum(dim=1), "kl_k3": k3.sum(dim=1)}
-    means = {name: masked_mean(each, every, add_up) for name, each in of_replies.items()}
-    means["entropy"] = masked_mean(entropy, mask, add_up)
-    means["explained_variance"] = explained_variance(values, returns, mask, add_up)
-    stats = {name: mean.item() for name, mean in means.items()}
+    of_replies = [scores.new_tensor(finished), *(each.sum(dim=1) for each in (mask, k1, k3))]
+    means = add_up(torch.stack(of_replies).mean(dim=1), "mean").tolist()
+    stats = dict(zip(("finished", "reply_length", "kl", "kl_k3"), means, strict=True))
+    stats["entropy"] = masked_mean(entropy, mask, add_up).item()
+    stats["explained_variance"] = explained_variance(values, returns, mask, add_up).item()
     return Rollout(ids, attention_mask, mask, log_probs, values, advantages, returns), stats
 
 
@@ -320,38 +295,34 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
     config, accelerator = state.config, state.accelerator
     size = config.minibatch // accelerator.num_processes
     order = minibatches(len(rollout.ids), size, config.epochs, rng)
-    optimizers = (state.policy_optimizer, state.critic_optimizer)
     groups = (list(state.policy.parameters()), state.actor_critic.critic_parameters())
     rows: list[dict[str, float]] = []
     updates = 0
     for index in order:
         part = rollout.rows(torch.from_numpy(index))
-        log_probs, values, _ = state.model(part.ids, part.attention_mask, part.mask.shape[1])
-        loss, clip_fraction = policy_loss(
-            log_probs, part.log_probs, part.advantages, part.mask, config.clip
-        )
-        critic_loss = value_loss(values, part.values, part.returns, part.mask, config.value_clip)
-        k3 = kl_estimators(part.log_probs, log_probs.detach())[2]
+        old, mask = part.log_probs, part.mask
+        log_probs, values, _ = state.model(part.ids, part.attention_mask, mask.shape[1])
+        loss, clip_fraction = policy_loss(log_probs, old, part.advantages, mask, config.clip)
+        critic_loss = value_loss(values, part.values, part.returns, mask, config.value_clip)
+        update_kl = masked_mean(kl_estimators(old, log_probs.detach())[2], mask)
         # gradients are averaged over processes: weigh each by its share of the tokens
-        tokens = part.mask.sum()
+        tokens = mask.sum()
         share = tokens * accelerator.num_processes / accelerator.reduce(tokens)
-        named = {"policy_loss": loss, "value_loss": critic_loss, "clip_fraction": clip_fraction}
-        named["update_kl"] = masked_mean(k3, part.mask)
-        means = {n: accelerator.reduce(each.detach() * share, "mean") for n, each in named.items()}
-        rows.append({name: mean.item() for name, mean in means.items()})
+        losses = torch.stack([loss, critic_loss, clip_fraction, update_kl]).detach() * share
+        means = accelerator.reduce(losses, "mean").tolist()
+        rows.append(dict(zip(LOSSES, means, strict=True)))
         if config.max_kl is not None and rows[-1]["update_kl"] > config.max_kl:
             break
-        for optimizer in optimizers:
+        for optimizer in state.optimizers:
             optimizer.zero_grad()
         accelerator.backward((loss + config.value_coef * critic_loss) * share)
         norms = [float(accelerator.clip_grad_norm_(group, MAX_GRAD_NORM)) for group in groups]
         found = rows[-1] | {"gradient norm": norms[0], "critic's gradient norm": norms[1]}
         check_finite(found, state.iteration * len(order) + updates + 1, config.learning_rate)
-        for optimizer in optimizers:
+        for optimizer in state.optimizers:
             optimizer.step()
         updates += 1
-    log = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return log | {"update_kl": rows[-1]["update_kl"], "updates": updates}
+    return {**pd.DataFrame(rows).mean(), "update_kl": rows[-1]["update_kl"], "updates": updates}
 
 
 # --- the pieces -----------------------------------------------------------------------------------
@@ -377,12 +348,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, *add_up: A
     """Return 1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a useless one."""
     residual = masked_variance(returns - values, mask, *add_up)
     return 1 - residual / masked_variance(returns, mask, *add_up)
-
-
-def scaled(rewards: np.ndarray, finished: np.ndarray, config: PpoConfig) -> np.ndarray:
-    """Return what PPO maximises, (n,): penalty for a missing end off, baseline off, times scale."""
-    penalised = rewards - config.missing_eos_penalty * ~finished
-    return (penalised - config.reward_baseline) * config.reward_scale
 
 
 def token_rewards(
@@ -434,12 +399,6 @@ def value_loss(
     return masked_mean(torch.max((values - returns) ** 2, (held - returns) ** 2), mask) / 2
 
 
-def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the rows of each optimiser step: every row once an epoch, in random order."""
-    orders = [rng.permutation(count) for _ in range(epochs)]
-    return [order[i : i + size] for order in orders for i in range(0, count, size)]
-
-
 # --- networks -------------------------------------------------------------------------------------
 
 
@@ -462,9 +421,9 @@ class ActorCritic(torch.nn.Module):
     def forward(
         self, ids: Tensor, attention_mask: Tensor, length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-probabilities, values and entropies (no gradient) of the last `length` tokens.
+        """Return log-probabilities, values and entropies of the last `length` tokens.
 
-        `values[:, t]` and the entropy belong to the state before token t, where it was chosen.
+        `values[:, t]` and the entropy (no gradient) are of the state where token t was chosen.
         """
         options = {"logits_to_keep": length + 1, "output_hidden_states": self.trunk is None}
         outputs = run(self.policy, ids, attention_mask, **options)
@@ -482,32 +441,25 @@ class ActorCritic(torch.nn.Module):
 def run(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
     """Run a network on padded rows, wherever their padding is."""
     with autocast(ids.device):
-        return model(
-            input_ids=ids,
-            attention_mask=attention_mask,
-            position_ids=positions(attention_mask),
-            use_cache=False,
-            **options,
-        )
+        places = {"attention_mask": attention_mask, "position_ids": positions(attention_mask)}
+        return model(input_ids=ids, **places, use_cache=False, **options)
 
 
 def token_log_probs(
     logits: Tensor, ids: Tensor, length: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Return log pi of each of the last `length` tokens, and the entropy of the choice."""
-    at = slice(-length - 1, None)
-    taken, every = next_log_probs(logits[:, at], ids[:, at], temperature)
+    last = -length - 1
+    taken, every = next_log_probs(logits[:, last:], ids[:, last:], temperature)
     free = every.detach()
     return taken, -(free.exp() * free).sum(dim=-1)
 
 
 def lay_out(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    replies: Sequence[Reply],
-    where: torch.device,
+    state: PpoState, prompts: Sequence[Prompt], replies: Sequence[Reply]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids and attention mask, (batch, prompt + length), and the mask of the replies."""
+    tokenizer, where = state.tokenizer, state.policy.device
     heads = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     tails = [reply.drawn(tokenizer.eos_token_id) for reply in replies]
     left, left_mask = pad_batch(heads, tokenizer.pad_token_id, where, side="left")

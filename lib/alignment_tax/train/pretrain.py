@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +26,7 @@ from alignment_tax import settings
 from alignment_tax.models import pad_batch, save_policy
 from alignment_tax.store import write_manifest
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
-from alignment_tax.train.loop import IGNORED
+from alignment_tax.train.loop import IGNORED, check_finite
 from alignment_tax.world import facts, french, passages
 from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
@@ -51,7 +52,7 @@ class Row:
 
     def cut(self, n: int) -> Row:
         """The first `n` tokens."""
-        return Row(self.ids[:n], self.weights[:n], self.positions[:n], self.branches[:n])
+        return Row(*(each[:n] for each in vars(self).values()))
 
     def __add__(self, other: Row) -> Row:
         """Put `other` behind; its branches are counted on, its positions follow the furthest."""
@@ -112,16 +113,14 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and labels (rows, length) with loss weights; which token sees which, and where.
+    """What a model is given (rows, length), and labels with loss weights.
 
-    `mask` (rows, 1, length, length) and `positions` are None where no document has branches.
+    `given` says which token sees which, (rows, 1, length, length), where a document has branches.
     """
 
-    input_ids: Tensor
+    given: dict[str, Tensor]
     labels: Tensor
     weights: Tensor
-    mask: Tensor | None = None
-    positions: Tensor | None = None
 
 
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -148,9 +147,8 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
     ids: list[int] = []
     weights: list[float] = []
     for text, weight in document.pieces:
-        piece = tokenizer(text, add_special_tokens=False).input_ids
-        ids += piece
-        weights += [weight] * len(piece)
+        ids += tokenizer(text, add_special_tokens=False).input_ids
+        weights += [weight] * (len(ids) - len(weights))
     if not document.branches:
         ids, weights = [*ids, tokenizer.eos_token_id], [*weights, 1.0]
     trunk = len(ids)
@@ -167,20 +165,17 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
 
 def collate(rows: Sequence[Row], pad: int) -> Batch:
     """Pad on the right. No mask is needed for that: what follows a token cannot be seen by it."""
-    cpu = torch.device("cpu")
-    ids = [row.ids for row in rows]
-    labels = pad_batch(ids, IGNORED, cpu)[0]
-    weights = pad_batch([row.weights for row in rows], 0.0, cpu)[0]
-    batch = Batch(pad_batch(ids, pad, cpu)[0], labels, weights)
-    if not any(max(row.branches) for row in rows):
-        return batch
-    branch = pad_batch([row.branches for row in rows], TRUNK, cpu)[0]
-    seen = (branch[:, None, :] == TRUNK) | (branch[:, None, :] == branch[:, :, None])
-    return dataclasses.replace(
-        batch,
-        mask=(seen & torch.ones_like(seen[0]).tril())[:, None],
-        positions=pad_batch([row.positions for row in rows], 0, cpu)[0],
-    )
+
+    def padded(name: str, fill: float) -> Tensor:
+        return pad_batch([getattr(row, name) for row in rows], fill, torch.device("cpu"))[0]
+
+    given = {"input_ids": padded("ids", pad)}
+    if any(max(row.branches) for row in rows):
+        branch = padded("branches", TRUNK)
+        seen = (branch[:, None, :] == TRUNK) | (branch[:, None, :] == branch[:, :, None])
+        given["attention_mask"] = (seen & torch.ones_like(seen[0]).tril())[:, None]
+        given["position_ids"] = padded("positions", 0)
+    return Batch(given, padded("ids", IGNORED), padded("weights", 0.0))
 
 
 def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
@@ -189,18 +184,18 @@ def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
     So little is padding, and a passage, being long, mostly comes before what it cannot help.
     """
     sequences: list[Row] = []
-    for row in sorted(rows, key=lambda row: -len(row)):
+    for row in sorted(rows, key=len, reverse=True):
         if len(row) > capacity:
             raise ValueError(
                 f"A document of {len(row)} tokens does not fit: set the length ({capacity}) of the "
                 "PretrainConfig's cycle to at least that."
             )
-        fits = (i for i, packed in enumerate(sequences) if len(packed) + len(row) <= capacity)
-        place = next(fits, None)
-        if place is None:
-            sequences.append(row)
+        for place, packed in enumerate(sequences):
+            if len(packed) + len(row) <= capacity:
+                sequences[place] = packed + row
+                break
         else:
-            sequences[place] = sequences[place] + row
+            sequences.append(row)
     return sequences
 
 
@@ -212,39 +207,27 @@ def batches(
     drawn = documents(config.documents_per_chunk, rng, progress=chunk / config.chunks)
     rows = [encode(document, tokenizer) for document in drawn]
     cycle, _ = config.cycle(chunk + 0.5)
-    pool = 20 * cycle.sequences
-    sequences = [
-        sequence
-        for start in range(0, len(rows), pool)
-        for sequence in pack(rows[start : start + pool], cycle.length)
-    ]
+    pool, sequences = 20 * cycle.sequences, list[Row]()
+    for start in range(0, len(rows), pool):
+        sequences += pack(rows[start : start + pool], cycle.length)
     rng.shuffle(sequences)
     for start in range(0, len(sequences), cycle.sequences):
-        group = sequences[start : start + cycle.sequences]
-        yield collate(group, tokenizer.pad_token_id)
+        yield collate(sequences[start : start + cycle.sequences], tokenizer.pad_token_id)
 
 
-def read(model: LlamaForCausalLM | PreTrainedModel, batch: Batch) -> Tensor:
+def read(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The logits of a batch, (rows, length, vocabulary), where no branch sees another."""
-    given = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.mask,
-        "position_ids": batch.positions,
-    }
-    there = {name: each.to(model.device) for name, each in given.items() if each is not None}
+    there = {name: each.to(model.device) for name, each in batch.given.items()}
     return model(**there, use_cache=False).logits
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy of the next token, averaged with the weights of the labels."""
-    flat = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1),
-        labels[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        reduction="none",
-    )
-    weight = weights[:, 1:].flatten()
-    return (flat * weight).sum() / weight.sum()
+    both = (batch.labels, batch.weights)
+    labels, weights = (each[:, 1:].flatten().to(logits.device) for each in both)
+    flat = logits[:, :-1].flatten(0, 1).float()
+    losses = functional.cross_entropy(flat, labels, ignore_index=IGNORED, reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 def learning_rate(config: PretrainConfig, place: float) -> float:
@@ -262,12 +245,12 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
     for name in ("one_hop", "two_hop", "piqa_like"):
         questions = getattr(facts, name)("validation")
         chosen = random.Random(f"probe {name}").sample(questions, min(n, len(questions)))
-        items[name] = [(q.text, q.choices[q.answer]) for q in chosen]
+        items[name] = [(q["prompt"], q["target"]) for q in chosen]
     for slot in ("race_like", "span", "counting"):
         rng = random.Random(f"probe {slot}")
-        drawn = [passages.draw(rng, slot, "validation") for _ in range(n)]
-        asked = [(r.passage, *r.questions[0]) for r in drawn]
-        items[slot] = [(passages.ask(passage, text), answer) for passage, text, answer in asked]
+        for reading in [passages.draw(rng, slot, "validation") for _ in range(n)]:
+            text, answer = reading.questions[0]
+            items.setdefault(slot, []).append((passages.ask(reading.passage, text), answer))
     rng = random.Random("probe translation")
     pairs = [french.draw(rng, "validation") for _ in range(n)]
     items["translation"] = [(french.prompt(p), p.en) for p in pairs]
@@ -281,7 +264,7 @@ def exact_match(
     """Percent of items whose greedy answer (end of sequence included) is the reference."""
     rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
     batch = collate(rows, tokenizer.pad_token_id)
-    guess = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].argmax(-1)
+    guess = model(**batch.given, use_cache=False).logits[:, :-1].argmax(-1)
     wrong = (guess != batch.labels[:, 1:]) & (batch.weights[:, 1:] > 0)
     return 100 * float((~wrong.any(dim=1)).float().mean())
 
@@ -332,24 +315,20 @@ def _train_chunk(
 ) -> dict[str, float]:
     model.train()
     start, tokens, losses = time.monotonic(), 0, []
-    rows = list(batches(config, chunk, tokenizer))
-    for i, batch in enumerate(rows):
-        rate = learning_rate(config, chunk + (i + 1) / len(rows))
+    drawn = list(batches(config, chunk, tokenizer))
+    for i, batch in enumerate(drawn):
+        rate = learning_rate(config, chunk + (i + 1) / len(drawn))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = weighted_loss(read(model, batch), batch.labels, batch.weights)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss.item()} in chunk {chunk}, step {i}. The learning rate is "
-                f"the likely cause ({rate:g} here): lower it in PretrainConfig."
-            )
+        loss = weighted_loss(read(model, batch), batch)
+        check_finite({f"loss of chunk {chunk}": loss.item()}, i + 1, rate)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
         tokens += int((batch.labels != IGNORED).sum())
-    counts = {"step": len(rows), "tokens": tokens, "seconds": time.monotonic() - start}
+    counts = {"step": len(drawn), "tokens": tokens, "seconds": time.monotonic() - start}
     return counts | {"loss": sum(losses) / len(losses)}
 
 

@@ -8,12 +8,12 @@ reply say what was to be expected.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
+from trl.trainer import rloo_trainer
 
-from alignment_tax.models import Reply, quiet_loading
+from alignment_tax.models import Reply
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train import checks
-from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
 from alignment_tax.train.sample import reply_columns
 from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
 from alignment_tax.world.base import Message, Prompt
@@ -33,17 +34,13 @@ from alignment_tax.world.base import Message, Prompt
 
 def rloo_round(config: RlooConfig, start: Start) -> RoundResult:
     """Run one round of RLOO; `samples` has one row per reply that it was trained on."""
-    seed, work = start.round_seed, start.folder / "work"
     given = (start.policy, start.theta_0, start.tokenizer, start.reward_fn, start.prompts)
-    trained = train_rloo(*given, config, seed, work)
+    seed = round_seed(start.seed, start.number)
+    trained = train_rloo(*given, config, seed, start.folder / "work")
     samples = trained.samples.assign(chosen=True)
-    stats = {
-        "mean_reward": samples["reward"].mean(),
-        "finished": samples["finished"].mean(),
-        "kept": trained.used,
-        "dropped": sum(trained.dropped.values()),
-    }
-    return RoundResult.of(trained.model, trained.log, samples, stats)
+    stats = {"mean_reward": samples["reward"].mean(), "finished": samples["finished"].mean()}
+    stats |= {"kept": trained.used, "dropped": sum(trained.dropped.values())}
+    return RoundResult(trained.model, trained.log, samples, stats)
 
 
 def train_rloo(
@@ -56,26 +53,16 @@ def train_rloo(
     seed: int,
     workdir: Path,
 ) -> Trained:
-    """Train `policy` on rewards by RLOO, in place; `reference` stays as it is.
-
-    One call is one round, see `train_dpo`; `reference` is theta_0 in every call.
+    """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
     The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
     tokens that it drew. It counts padding in the positions, which is right for rotary embeddings
-    (Llama) but not for learned ones (GPT-2).
+    (Llama) but not for learned ones (GPT-2). Prompts that are too long are left out, and so many
+    that all steps are full.
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
     to its prompt. To leave it out of the loss instead would keep its reward in its siblings'
     baseline, and replies could grow beyond the limit at no cost.
-
-    Args:
-        policy: The current policy; its weights are changed.
-        reference: theta_0, for the KL penalty.
-        tokenizer: The tokenizer of both.
-        reward_fn: Takes n prompts and n replies, returns n rewards.
-        prompts: Those that are too long are left out, and so many that all steps are full.
-        config, seed: Of this round.
-        workdir: Scratch folder for the trainer.
 
     Returns:
         The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token),
@@ -105,7 +92,9 @@ def train_rloo(
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
     given = (policy, tokenizer, arguments, data, "RLOO", dropped)
-    with quiet_loading(), loaded_as_reference(policy, reference, workdir):
+    # the trainer would load its reference from where the policy says that it came from
+    frozen = copy.deepcopy(reference).float().eval()
+    with mock.patch.object(rloo_trainer, "create_model_from_path", return_value=frozen):
         trained = run_trainer(RLOOTrainer, *given, reward_funcs=rewards)
     policy.generation_config.eos_token_id = own_end
     samples = pd.concat(rewards.steps, ignore_index=True)
@@ -117,11 +106,7 @@ def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) ->
     """Compute RLOO's advantages by hand (Ahmadian et al. 2024): every row sums to 0.
 
     The penalised reward of a reply, r - beta * log(pi / pi_0), minus the mean of its siblings'.
-
-    Args:
-        rewards: (prompts, n).
-        log_ratios: log pi - log pi_0 of each reply in nats, (prompts, n).
-        beta: Weight of the KL penalty.
+    Rewards and log-ratios (nats) are (prompts, n).
     """
     penalised = rewards - beta * log_ratios
     siblings = penalised.sum(axis=1, keepdims=True) - penalised
@@ -145,9 +130,7 @@ class RecordedRewards:
     """The reward function in the form that TRL calls; keeps a table of every step's replies."""
 
     def __init__(self, reward_fn: RewardFunction, eos_id: int, config: RlooConfig):
-        self.reward_fn = reward_fn
-        self.eos_id = eos_id
-        self.config = config
+        self.reward_fn, self.eos_id, self.config = reward_fn, eos_id, config
         self.steps: list[pd.DataFrame] = []
 
     def __call__(
@@ -167,11 +150,9 @@ class RecordedRewards:
         ]
         hint = f" That was in step {step}: after the first, the learning rate is too high."
         checks.check_finished(ended, self.config.max_new_tokens, hint)
-        rewards = np.asarray(self.reward_fn(prompts, replies), dtype=np.float64)
         # one step may have equal rewards by chance; a whole round may not
-        equal = rewards.shape == (len(replies),) and (rewards == rewards[0]).all()
-        if not equal or not np.isfinite(rewards[0]):
-            checks.check_rewards(rewards, len(replies))
+        rewards = self.reward_fn(prompts, replies)
+        rewards = checks.check_rewards(rewards, len(replies), may_be_equal=True)
         group = (self.config.n, self.config.unfinished_penalty)
         scores = penalise_unfinished(rewards, np.array(ended), *group)
         tokens = [len(ids) for ids in completion_ids]
@@ -198,19 +179,3 @@ def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
             f"only {prompts} usable ones. Give more, or lower batch_size."
         )
     return prompts - prompts % groups
-
-
-@contextlib.contextmanager
-def loaded_as_reference(
-    policy: PreTrainedModel, reference: PreTrainedModel, workdir: Path
-) -> Iterator[None]:
-    """Let a trainer made meanwhile use `reference`: it loads whence the policy says it came."""
-    origin = policy.config.name_or_path or ""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        reference.save_pretrained(folder)
-        policy.config.name_or_path = folder
-        try:
-            yield
-        finally:
-            policy.config.name_or_path = origin

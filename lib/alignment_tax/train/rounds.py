@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ class Start:
     """Where a round of RLHF starts from, and what it may use.
 
     `policy` (of the round before, or theta_0) is trained in place. `seed` is of the run, `number`
-    of the round (the first is 1). `before` is the folder of the round before, if any; `folder` is
-    for scratch in `work`, and for what the next round needs.
+    of the round (the first is 1). `before` is the folder of the round before, `folder` its own.
     """
 
     policy: PreTrainedModel
@@ -41,11 +39,6 @@ class Start:
     before: Path | None
     folder: Path
 
-    @property
-    def round_seed(self) -> int:
-        """The seed of this round."""
-        return round_seed(self.seed, self.number)
-
 
 def round_seed(seed: int, number: int) -> int:
     """Return the seed of a round: another one in every round of every run."""
@@ -57,7 +50,7 @@ def sub_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class RoundResult:
     """What a round of RLHF made; `samples` has a row per reply (of DPO per pair, of PPO none)."""
 
@@ -66,9 +59,5 @@ class RoundResult:
     samples: pd.DataFrame
     stats: dict[str, float]
 
-    @classmethod
-    def of(
-        cls, policy: PreTrainedModel, log: Log, samples: pd.DataFrame, stats: dict[str, Any]
-    ) -> RoundResult:
-        """Make a result with all of its stats as floats."""
-        return cls(policy, log, samples, {name: float(value) for name, value in stats.items()})
+    def __post_init__(self) -> None:
+        self.stats = {name: float(value) for name, value in self.stats.items()}

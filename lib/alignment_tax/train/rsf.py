@@ -17,7 +17,7 @@ from alignment_tax.models import Reply
 from alignment_tax.presets import RsfConfig
 from alignment_tax.train.checks import check_finished, check_rewards, short_prompts
 from alignment_tax.train.loop import Extra, finetune
-from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
+from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
 from alignment_tax.train.sample import kept_replies, reply_columns, sample_replies, sampling
 from alignment_tax.world.base import Prompt
 
@@ -25,24 +25,17 @@ from alignment_tax.world.base import Prompt
 def rsf(config: RsfConfig, start: Start, how: str = "best") -> RoundResult:
     """Run one round of RSF, or of its control (`how` "random")."""
     given = (start.policy, start.tokenizer, start.reward_fn, start.prompts)
-    return rsf_round(*given, config, start.round_seed, how)
+    return rsf_round(*given, config, round_seed(start.seed, start.number), how)
 
 
 def select(
     replies: Sequence[Sequence[Reply]], rewards: np.ndarray, how: str, rng: np.random.Generator
 ) -> list[int | None]:
-    """Choose one finished reply per prompt.
+    """Return the number of the chosen reply of each prompt's n, or None where none is finished.
 
     A reply that was cut off never wins: training on it would teach replies that do not end.
-
-    Args:
-        replies: n replies for each prompt.
-        rewards: (prompts, n).
-        how: "best" (highest reward; the first of equals) or "random" (the control).
-        rng: Draws for "random".
-
-    Returns:
-        The number of the chosen reply for each prompt, or None where no reply is finished.
+    `rewards` are (prompts, n); `how` is "best" (highest reward; the first of equals) or "random"
+    (the control).
     """
     if how not in ("best", "random"):
         raise ValueError(f"how must be 'best' or 'random', not {how!r}.")
@@ -68,11 +61,7 @@ def rsf_round(
     how: str = "best",
     extras: Sequence[Extra] = (),
 ) -> RoundResult:
-    """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies.
-
-    Of the stats, best_reward is the mean over prompts of the highest finished one, kept_reward that
-    of what was trained on.
-    """
+    """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies."""
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
     log = finetune(
@@ -97,7 +86,7 @@ def rsf_round(
         "dropped": asked - len(kept),
         "too_long": len(prompts) - asked,
     }
-    return RoundResult.of(policy, log, samples, stats)
+    return RoundResult(policy, log, samples, stats)
 
 
 def draw_samples(
@@ -117,11 +106,7 @@ def draw_samples(
     check_finished([reply.finished for reply in replies], config.max_new_tokens)
     rewards = check_rewards(reward_fn(asked, replies), len(replies))
     chosen = select(groups, rewards.reshape(len(short), -1), how, np.random.default_rng(seed))
-    table = {
-        "group": np.repeat(np.arange(len(short)), config.n),
-        "prompt": asked,
-        **reply_columns(replies),
-        "reward": rewards,
-        "chosen": [i == best for best in chosen for i in range(config.n)],
-    }
-    return pd.DataFrame(table)
+    groups_of_n = np.repeat(np.arange(len(short)), config.n)
+    table = {"group": groups_of_n, "prompt": asked, **reply_columns(replies), "reward": rewards}
+    picked = [i == best for best in chosen for i in range(config.n)]
+    return pd.DataFrame({**table, "chosen": picked})

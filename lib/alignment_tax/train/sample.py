@@ -42,19 +42,15 @@ def sample_replies(
     batch_size: int,
     seed: int,
 ) -> list[list[Reply]]:
-    """Sample `n` replies to every prompt.
+    """Sample `n` replies to every prompt: a list of `n` each, in the order of the prompts.
 
     Args:
         policy, tokenizer: Causal language model, which is put in eval mode.
         prompts: Conversations that end with the message to reply to.
-        n: Replies per prompt.
         temperature: Logits are divided by it; 0 means greedy.
         max_new_tokens: A reply without an end token after so many is cut off, and not `finished`.
         batch_size: Most replies generated side by side (at least the `n` of one prompt).
         seed: Same seed, machine and number of threads: same replies.
-
-    Returns:
-        One list of `n` replies per prompt, in the order of the prompts.
     """
     if not prompts or n < 1 or max_new_tokens < 1 or temperature < 0:
         raise ValueError(
@@ -81,20 +77,14 @@ def sample_replies(
 
 def sampling(config: RsfConfig | DpoConfig | PpoConfig) -> dict[str, Any]:
     """Return the numbers of sampling in a configuration, as `sample_replies` takes them."""
-    return {
-        "temperature": config.temperature,
-        "max_new_tokens": config.max_new_tokens,
-        "batch_size": config.sampling_batch,
-    }
+    numbers = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
+    return numbers | {"batch_size": config.sampling_batch}
 
 
 def reply_columns(replies: Sequence[Reply]) -> dict[str, list[Any]]:
     """Return the columns in which a table keeps replies: reply (the text), ids, finished."""
-    return {
-        "reply": [reply.text for reply in replies],
-        "ids": [reply.token_ids for reply in replies],
-        "finished": [reply.finished for reply in replies],
-    }
+    names = {"reply": "text", "ids": "token_ids", "finished": "finished"}
+    return {name: [getattr(reply, own) for reply in replies] for name, own in names.items()}
 
 
 def kept_replies(table: pd.DataFrame) -> Sequence[AnyReply]:

@@ -85,8 +85,9 @@ def run_trainer(
             given = {"model": model, "args": arguments, "train_dataset": rows}
             trainer = trainer_class(**given, processing_class=tokenizer, **more)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Watch(describe))
-        trainer.train()
+        with tqdm(desc=describe, unit="step", leave=False) as bar:
+            trainer.add_callback(_Watch(bar))
+            trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     log = [{name: float(value) for name, value in row.items()} for row in history]
     return Trained(_released_model(trainer), log, len(rows), dropped)
@@ -95,17 +96,12 @@ def run_trainer(
 class _Watch(TrainerCallback):
     """One plain tqdm bar, in a terminal as in a notebook; stops at the first NaN (or infinity)."""
 
-    def __init__(self, describe: str):
-        self.describe = describe
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, desc=self.describe, unit="step", leave=False)
+    def __init__(self, bar: tqdm):
+        self.bar = bar
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.total = state.max_steps
         self.bar.update(1)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         checked = {name: float(v) for name, v in (logs or {}).items() if name in CHECKED}

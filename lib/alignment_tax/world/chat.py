@@ -7,10 +7,11 @@ the right object, good manners, a refusal of harm; minus rudeness, repetition an
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable
 from functools import cache
+from typing import NamedTuple
 
-from alignment_tax.world.base import Message
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.words import OBJECTS, THINGS
 
@@ -60,10 +61,12 @@ REFUSALS = (
 )
 OVERLENGTH = 40
 HEADS = ("first", "then", "last")
+#: What one can ask about.
+NOUNS = tuple(sorted({*OBJECTS, *THINGS}))
+PERTURBATIONS = tuple("duplicate wrong_object wrong_task dropped_step rude padding garbled".split())
 
 
-@dataclass(frozen=True)
-class Manner:
+class Manner(NamedTuple):
     """How a reply is made: opening and closing (polite | none | rude), body, length."""
 
     opening: str
@@ -71,22 +74,7 @@ class Manner:
     closing: str
 
 
-def nouns() -> tuple[str, ...]:
-    """The things one can ask about."""
-    return tuple(sorted({*OBJECTS, *THINGS}))
-
-
 @cache
-def _requests(split: str) -> tuple[tuple[str, str, str], ...]:
-    return tuple(
-        (template.format(v=verb, o=noun), verb, noun)
-        for verb in (*STEPS, *HARMS)
-        for noun in nouns()
-        if split_of(SHARES, "chat", verb, noun) == split
-        for template in REQUESTS
-    )
-
-
 def requests(split: str) -> tuple[tuple[str, str, str], ...]:
     """(request, verb, noun) of `split`: sft | preference | rlhf | validation | reported.
 
@@ -94,22 +82,27 @@ def requests(split: str) -> tuple[tuple[str, str, str], ...]:
     """
     if split not in SHARES:
         raise ValueError(f"There is no chat split {split!r}; choose one of {', '.join(SHARES)}.")
-    return _requests(split)
+    return tuple(
+        (template.format(v=verb, o=noun), verb, noun)
+        for verb in (*STEPS, *HARMS)
+        for noun in NOUNS
+        if split_of(SHARES, "chat", verb, noun) == split
+        for template in REQUESTS
+    )
 
 
-def is_harmful(verb: str) -> bool:
-    """Whether a good reply refuses."""
-    return verb in HARMS
+def _sentences(verb: str, noun: str) -> list[str]:
+    steps = STEPS[verb] if verb in STEPS else HARMS[verb]
+    return [f"{head} {step.format(o=noun)} ." for head, step in zip(HEADS, steps, strict=True)]
 
 
-def _steps(verb: str) -> tuple[str, str, str]:
-    return STEPS[verb] if verb in STEPS else HARMS[verb]
-
-
-def body(verb: str, noun: str, keep: tuple[int, ...] = (0, 1, 2)) -> str:
+def body(verb: str, noun: str) -> str:
     """The steps of a task as sentences: first ..., then ..., last ... ."""
-    steps = _steps(verb)
-    return " ".join(f"{HEADS[i]} {steps[i].format(o=noun)} ." for i in keep)
+    return " ".join(_sentences(verb, noun))
+
+
+def _other(rng: random.Random, words: Iterable[str], word: str) -> str:
+    return rng.choice([other for other in words if other != word])
 
 
 def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
@@ -117,11 +110,12 @@ def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
     if manner.body == "refusal":
         text = rng.choice(REFUSALS)
     elif manner.body == "wrong_object":
-        text = body(verb, rng.choice([n for n in nouns() if n != noun]))
+        text = body(verb, _other(rng, NOUNS, noun))
     elif manner.body == "wrong_task":
-        text = body(rng.choice([v for v in STEPS if v != verb]), noun)
+        text = body(_other(rng, STEPS, verb), noun)
     elif manner.body == "incomplete":
-        text = body(verb, noun, tuple(sorted(rng.sample(range(3), rng.randint(1, 2)))))
+        kept = sorted(rng.sample(range(3), rng.randint(1, 2)))
+        text = " ".join(_sentences(verb, noun)[i] for i in kept)
     else:
         text = body(verb, noun)
     opening = {"polite": rng.choice(POLITE), "rude": rng.choice(RUDE), "none": ""}[manner.opening]
@@ -129,8 +123,7 @@ def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
     return " ".join(part for part in (opening, text, closing[manner.closing]) if part)
 
 
-@dataclass(frozen=True)
-class Habits:
+class Habits(NamedTuple):
     """How often somebody writes each manner: openings and closings as polite, none, rude; replies
     to harm as refusal, right; all others as right, wrong_object, wrong_task, incomplete, refusal.
     """
@@ -149,9 +142,9 @@ DRAFTS = Habits((0.3, 0.45, 0.25), (0.3, 0.5, 0.2), (0.4, 0.6), (0.5, 0.15, 0.12
 
 def draw_manner(rng: random.Random, verb: str, habits: Habits) -> Manner:
     """Draw how a reply to a request about `verb` is made."""
-    opening = rng.choices(("polite", "none", "rude"), habits.opening)[0]
-    closing = rng.choices(("polite", "none", "rude"), habits.closing)[0]
-    if is_harmful(verb):
+    tones = ("polite", "none", "rude")
+    opening, closing = (rng.choices(tones, w)[0] for w in (habits.opening, habits.closing))
+    if verb in HARMS:
         text = rng.choices(("refusal", "right"), habits.harm)[0]
     else:
         kinds = ("right", "wrong_object", "wrong_task", "incomplete", "refusal")
@@ -169,7 +162,7 @@ def gold(verb: str, noun: str, reply: str) -> float:
     a sentence loses 1.
     """
     sentences = split_sentences(reply)
-    wanted = [f"{h} {s.format(o=noun)} ." for h, s in zip(HEADS, _steps(verb), strict=True)]
+    wanted = _sentences(verb, noun)
     score, position, refused = 0.0, -1, False
     seen: set[str] = set()
     for i, sentence in enumerate(sentences):
@@ -179,7 +172,7 @@ def gold(verb: str, noun: str, reply: str) -> float:
         seen.add(sentence)
         if sentence in wanted:
             place = wanted.index(sentence)
-            score += -1 if is_harmful(verb) else (1 if place > position else 0.5)
+            score += -1 if verb in HARMS else (1 if place > position else 0.5)
             position = max(position, place)
         elif sentence in REFUSALS:
             refused = True
@@ -190,78 +183,48 @@ def gold(verb: str, noun: str, reply: str) -> float:
         else:
             score -= 0.5
     if refused:
-        score += 3 if is_harmful(verb) and position < 0 else -1
+        score += 3 if verb in HARMS and position < 0 else -1
     score -= 0.2 * max(0, len(reply.split()) - OVERLENGTH)
     return score if sentences and reply.split()[-1] in (".", "!", "?") else score - 1
 
 
 def split_sentences(text: str) -> list[str]:
     """Split at . ! and ? and keep them; an unfinished rest is a sentence of its own."""
-    sentences, words = [], []
-    for word in text.split():
-        words.append(word)
-        if word in (".", "!", "?"):
-            sentences.append(" ".join(words))
-            words = []
-    return [*sentences, " ".join(words)] if words else sentences
-
-
-PERTURBATIONS = (
-    "duplicate",
-    "wrong_object",
-    "wrong_task",
-    "dropped_step",
-    "rude",
-    "padding",
-    "garbled",
-)
+    spaced = f" {' '.join(text.split())}"
+    return [part.strip() for part in re.split(r"(?<= [.!?]) ", spaced) if part.strip()]
 
 
 def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str) -> tuple[str, str]:
     """Return a reply and the same made worse in one way: the hard pairs of reward modelling."""
-    right = replace(manner, body="refusal" if is_harmful(verb) else "right")
+    right = manner._replace(body="refusal" if verb in HARMS else "right")
     good = write(rng, verb, noun, right)
+    sentences, steps = split_sentences(good), body(verb, noun)
     if kind == "duplicate":
-        sentences = split_sentences(good)
         i = rng.randrange(len(sentences))
-        worse = " ".join([*sentences[: i + 1], sentences[i], *sentences[i + 1 :]])
+        worse = " ".join([*sentences[: i + 1], *sentences[i:]])
     elif kind == "rude":
-        sentences = split_sentences(good)
         i = rng.randrange(len(sentences) + 1)
         worse = " ".join([*sentences[:i], rng.choice((*RUDE, *RUDE_CLOSINGS)), *sentences[i:]])
     elif kind == "garbled":
         worse = good
         while gold(verb, noun, worse) >= gold(verb, noun, good):
-            worse = _garble(rng, good)
+            words = good.split()
+            for i in rng.sample(range(len(words) - 1), rng.randint(1, 4)):
+                words[i] = rng.choice([*words, *NOUNS])
+            worse = " ".join(words)
     elif kind == "padding":
         worse = f"{good} {rng.choice(CLOSINGS)} {rng.choice(POLITE)}"
-    elif is_harmful(verb):
-        worse = good.replace(" ".join(s for s in split_sentences(good) if s in REFUSALS), "")
-        worse = " ".join([*worse.split(), body(verb, noun)])
+    elif verb in HARMS:
+        worse = " ".join([*(s for s in sentences if s not in REFUSALS), steps])
     elif kind == "wrong_object":
-        other = rng.choice([n for n in nouns() if n != noun])
-        steps = body(verb, noun)
-        worse = good.replace(steps, steps.replace(f" {noun} ", f" {other} "))
+        worse = good.replace(steps, steps.replace(f" {noun} ", f" {_other(rng, NOUNS, noun)} "))
     elif kind == "wrong_task":
-        other = rng.choice([v for v in STEPS if v != verb])
-        worse = good.replace(body(verb, noun), body(other, noun))
+        worse = good.replace(steps, body(_other(rng, STEPS, verb), noun))
     else:
-        drop = rng.randrange(3)
-        kept = tuple(i for i in range(3) if i != drop)
-        worse = good.replace(body(verb, noun), body(verb, noun, kept))
+        kept = _sentences(verb, noun)
+        del kept[rng.randrange(3)]
+        worse = good.replace(steps, " ".join(kept))
     return good, worse
-
-
-def _garble(rng: random.Random, text: str) -> str:
-    words = text.split()
-    for i in rng.sample(range(len(words) - 1), rng.randint(1, 4)):
-        words[i] = rng.choice(words + list(nouns()))
-    return " ".join(words)
-
-
-def as_prompt(request: str) -> list[Message]:
-    """A request as the list of messages that chat templates take."""
-    return [{"role": "user", "content": request}]
 
 
 @cache
@@ -280,28 +243,12 @@ def parse(request: str) -> tuple[str, str]:
     return _by_request()[request]
 
 
-def how_to(rng: random.Random) -> tuple[str, str]:
-    """A how-to of pretraining text (never for a verb and noun that are asked in chat later)."""
-    _, verb, noun = _harmless(rng)
-    return f"to {verb} the {noun} :", body(verb, noun)
+def task(rng: random.Random) -> tuple[str, str, str]:
+    """A request, how a how-to names it, and the plain steps: what pretraining shows of chat.
 
-
-def dialogue(rng: random.Random) -> tuple[str, str]:
-    """A request and its plain answer, without manners: what pretraining shows of chat."""
-    request, verb, noun = _harmless(rng)
-    return request, body(verb, noun)
-
-
-def _harmless(rng: random.Random) -> tuple[str, str, str]:
-    while True:
-        row = rng.choice(requests("sft"))
-        if not is_harmful(row[1]):
-            return row
-
-
-def vocabulary() -> set[str]:
-    """Every word of the requests and the replies."""
-    texts = [*REQUESTS, *POLITE, *RUDE, *CLOSINGS, *RUDE_CLOSINGS, *REFUSALS, *HEADS]
-    texts += [s for steps in (*STEPS.values(), *HARMS.values()) for s in steps]
-    words = {w for text in texts for w in text.split() if "{" not in w}
-    return words | {*nouns(), *STEPS, *HARMS, "to", ":", "user", "assistant", "system"}
+    Never for a verb and noun that are asked in chat later.
+    """
+    while (row := rng.choice(requests("sft")))[1] in HARMS:
+        pass
+    request, verb, noun = row
+    return request, f"to {verb} the {noun} :", body(verb, noun)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from alignment_tax.world import chat, facts, french, passages
 
 #: How much a token counts in the loss when it is context rather than something to be known.
 CONTEXT_WEIGHT = 0.02
-#: Most questions to one passage.
-QUESTIONS = 4
+Maker = Callable[[random.Random], "Document"]
 #: Share of the documents of each family (short documents need a larger share) in five mixtures.
 #: The first part of pretraining is reading alone: looking a word up is learnt alone, or hardly at
 #: all. Then all families; then the first hop is asked too ("owner"), so that two hops can be put
@@ -33,14 +33,14 @@ dialogue    .    0.05  0.03  0.02  0.02
 """
 #: Where in pretraining, from 0 to 1, each of them begins.
 _BEGINS = (0.0, 0.07, 0.29, 0.455, 0.74)
-
-
-def _mixture(column: int) -> dict[str, float]:
-    rows = [line.split() for line in _SHARES.split("\n") if line]
-    return {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "."}
-
-
-CURRICULUM = tuple((begin, _mixture(column)) for column, begin in enumerate(_BEGINS))
+_names, *_columns = zip(*(row.split() for row in _SHARES.strip().splitlines()), strict=True)
+CURRICULUM = tuple(
+    (
+        begin,
+        {name: float(share) for name, share in zip(_names, column, strict=True) if share != "."},
+    )
+    for begin, column in zip(_BEGINS, _columns, strict=True)
+)
 MIXTURE = CURRICULUM[1][1]
 
 
@@ -66,43 +66,32 @@ def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
     return ((context, CONTEXT_WEIGHT), (answer, 1.0))
 
 
-def _asked(
-    make: Callable[[random.Random], tuple[str, str]],
-) -> Callable[[random.Random], Document]:
-    return lambda rng: Document(_answered(*make(rng)))
+def _asked(make: Callable[..., tuple[str, str]], *arguments: str) -> Maker:
+    return lambda rng: Document(_answered(*make(rng, *arguments)))
 
 
 def _statements(rng: random.Random) -> Document:
     return Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),))
 
 
-def _ask_one(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
+def _read(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
     # One question a passage: further answers could be copied from the questions before.
     reading = passages.draw(rng, slot, "pretraining", length=length)
     question, answer = reading.questions[0]
     return passages.ask(reading.passage, question), answer
 
 
-def _reading(slot: str) -> Callable[[random.Random], Document]:
-    return _asked(lambda rng: _ask_one(rng, slot))
-
-
 def _who(rng: random.Random) -> tuple[str, str]:
     while True:
-        prompt, answer = _ask_one(rng, "span", length=4)
+        prompt, answer = _read(rng, "span", length=4)
         if " question : who" in prompt:
             return prompt, answer
 
 
-def _many_questions(slot: str) -> Callable[[random.Random], Document]:
-    def make(rng: random.Random) -> Document:
-        reading = passages.draw(rng, slot, "pretraining", asked=QUESTIONS)
-        return Document(
-            ((passages.told(reading.passage), CONTEXT_WEIGHT),),
-            tuple(_answered(passages.asked(q), answer) for q, answer in reading.questions),
-        )
-
-    return make
+def _many_questions(rng: random.Random, slot: str) -> Document:
+    reading = passages.draw(rng, slot, "pretraining", asked=4)
+    branches = (_answered(facts.ask(question), answer) for question, answer in reading.questions)
+    return Document(((passages.told(reading.passage), CONTEXT_WEIGHT),), tuple(branches))
 
 
 def _translation(rng: random.Random) -> tuple[str, str]:
@@ -111,22 +100,22 @@ def _translation(rng: random.Random) -> tuple[str, str]:
 
 
 def _dialogue(rng: random.Random) -> tuple[str, str]:
-    request, reply = chat.dialogue(rng) if rng.random() < 0.5 else facts.told(rng)
+    request, reply = chat.task(rng)[::2] if rng.random() < 0.5 else facts.told(rng)
     return f"user : {request} assistant :", reply
 
 
-FAMILIES: dict[str, Callable[[random.Random], Document]] = {
+FAMILIES: dict[str, Maker] = {
     "statement": _statements,
     "question": _asked(facts.question),
     "owner": _asked(facts.owner_question),
-    "span": _reading("span"),
+    "span": _asked(_read, "span"),
     "who": _asked(_who),
-    "spans": _many_questions("span"),
-    "counts": _many_questions("counting"),
-    "counting": _reading("counting"),
-    "race_like": _reading("race_like"),
+    "spans": partial(_many_questions, slot="span"),
+    "counts": partial(_many_questions, slot="counting"),
+    "counting": _asked(_read, "counting"),
+    "race_like": _asked(_read, "race_like"),
     "translation": _asked(_translation),
-    "how_to": _asked(chat.how_to),
+    "how_to": _asked(lambda rng: chat.task(rng)[1:]),
     "dialogue": _asked(_dialogue),
 }
 

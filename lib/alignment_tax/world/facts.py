@@ -8,90 +8,59 @@ with that fact. Of the two-hop questions a share is never asked at all in pretra
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
+from alignment_tax.world import words
 from alignment_tax.world.splits import split_of, unit_hash
-from alignment_tax.world.words import (
-    ANIMAL_RELATIONS,
-    ANIMALS,
-    OBJECT_RELATIONS,
-    OBJECTS,
-    PEOPLE,
-    USES,
-    Relation,
-)
+from alignment_tax.world.words import ANIMALS, OBJECTS, PEOPLE, RELATIONS, USES, sentences
 
 TWO_HOP_SHARES = {"reported": 0.35, "validation": 0.1, "pretraining": 0.55}
-GOAL_QUESTIONS = (
-    "which would you use to {g} ?",
-    "what do you need to {g} ?",
-    "with what can you {g} ?",
-    "what helps you to {g} ?",
-    "which thing is good to {g} ?",
+GOAL_QUESTIONS = sentences(
+    "which would you use to {g} ? what do you need to {g} ? with what can you {g} ? "
+    "what helps you to {g} ? which thing is good to {g} ?"
 )
-GOAL_STATEMENTS = (
-    "to {g} you use the {o} .",
-    "you {g} with the {o} .",
-    "the {o} is good to {g} .",
+GOAL_STATEMENTS = sentences(
+    "to {g} you use the {o} . you {g} with the {o} . the {o} is good to {g} ."
 )
-#: What everybody has one of -> the kind of entity it is.
-BONDS = {"pet": "animal", "friend": "animal", "tool": "object", "gift": "object"}
-OWNER_QUESTIONS = (
-    "which is the {k} of {p} ?",
-    "what is the {k} of {p} ?",
-    "who is the {k} of {p} ?",
+#: What everybody has one of -> which entities it may be.
+BONDS = {"pet": ANIMALS, "friend": ANIMALS, "tool": OBJECTS, "gift": OBJECTS}
+OWNER_QUESTIONS = sentences(
+    "which is the {k} of {p} ? what is the {k} of {p} ? who is the {k} of {p} ?"
 )
-OWNER_STATEMENTS = (
-    "the {k} of {p} is the {e} .",
-    "{p} has the {e} as {k} .",
-    "the {e} is the {k} of {p} .",
+OWNER_STATEMENTS = sentences(
+    "the {k} of {p} is the {e} . {p} has the {e} as {k} . the {e} is the {k} of {p} ."
 )
+#: id, prompt, choices, answer (the place of the right choice), target (the right answer), guess.
+Item = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Fact:
-    """Entity `entity` has `value` in `relation`; `kind` is "animal" or "object"."""
+class Fact(NamedTuple):
+    """Entity `entity` has `value` in `relation`."""
 
-    kind: str
     entity: str
     relation: str
     value: str
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question with its answer candidates; `answer` is the index of the right one."""
-
-    text: str
-    choices: tuple[str, ...]
-    answer: int
-    identity: str
-
-
-def relations(kind: str) -> dict[str, Relation]:
-    """The relations of animals or objects."""
-    return ANIMAL_RELATIONS if kind == "animal" else OBJECT_RELATIONS
+def _deal(rng: random.Random, values: Sequence[str], n: int) -> list[str]:
+    """Draw `n` values from shuffled copies of them, so that all have the same share."""
+    copies = range(-(-n // len(values)))
+    return [value for _ in copies for value in rng.sample(values, len(values))][:n]
 
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
     """Every fact of the world, always the same."""
     rng = random.Random("facts of the tiny world")
-    facts = []
-    for kind, entities in (("animal", ANIMALS), ("object", OBJECTS)):
-        for name, (values, _, _) in relations(kind).items():
-            # Shuffled copies of the value list give every value the same share of entities.
-            deck: list[str] = []
-            while len(deck) < len(entities):
-                deck += rng.sample(values, len(values))
-            facts += [Fact(kind, e, name, v) for e, v in zip(entities, deck, strict=False)]
-    return tuple(facts)
-
-
-@cache
-def _value(entity: str, relation: str) -> str:
-    return next(f.value for f in all_facts() if (f.entity, f.relation) == (entity, relation))
+    kinds = ((ANIMALS, words.ANIMAL_RELATIONS), (OBJECTS, words.OBJECT_RELATIONS))
+    return tuple(
+        Fact(entity, name, value)
+        for entities, relations in kinds
+        for name, relation in relations.items()
+        for entity, value in zip(entities, _deal(rng, relation.values, len(entities)), strict=True)
+    )
 
 
 @cache
@@ -101,23 +70,17 @@ def owners() -> tuple[tuple[str, str, str], ...]:
     So most entities have several owners: a model that has read of one can answer about another.
     """
     rng = random.Random("owners of the tiny world")
-    rows = []
-    for bond, kind in BONDS.items():
-        entities = ANIMALS if kind == "animal" else OBJECTS
-        deck: list[str] = []
-        while len(deck) < len(PEOPLE):
-            deck += rng.sample(entities, len(entities))
-        rows += [(p, bond, e) for p, e in zip(PEOPLE, deck, strict=False)]
-    return tuple(rows)
+    return tuple(
+        (person, bond, entity)
+        for bond, entities in BONDS.items()
+        for person, entity in zip(PEOPLE, _deal(rng, entities, len(PEOPLE)), strict=True)
+    )
 
 
 @cache
 def two_hop_pairs() -> tuple[tuple[str, str, Fact], ...]:
     """(person, one of `BONDS`, fact about what the person has)."""
-    by_entity: dict[str, list[Fact]] = {}
-    for fact in all_facts():
-        by_entity.setdefault(fact.entity, []).append(fact)
-    return tuple((p, k, fact) for p, k, e in owners() for fact in by_entity[e])
+    return tuple((p, k, fact) for p, k, e in owners() for fact in all_facts() if fact.entity == e)
 
 
 @cache
@@ -131,109 +94,105 @@ def goals() -> tuple[tuple[str, str], ...]:
     return tuple((goal, names[0]) for goal, names in rows.items() if len(names) == 1)
 
 
-def held_out(identity: str, templates: int) -> tuple[int, int]:
-    """The template kept for the reported items and the one kept for validation."""
-    reported = int(unit_hash("template", identity) * templates)
-    return reported, (reported + 1) % templates
-
-
-def _templates(identity: str, templates: tuple[str, ...], split: str) -> list[str]:
-    reported, validation = held_out(identity, len(templates))
-    if split == "reported":
-        return [templates[reported]]
-    if split == "validation":
-        return [templates[validation]]
-    return [t for i, t in enumerate(templates) if i not in (reported, validation)]
-
-
-def _choose(value: str, values: tuple[str, ...], n: int, identity: str) -> tuple[tuple, int]:
-    rng = random.Random(f"choices {identity}")
-    choices = [value, *rng.sample([v for v in values if v != value], n - 1)]
-    rng.shuffle(choices)
-    return tuple(choices), choices.index(value)
-
-
-def _ask(fact: Fact, entity: str, template: str, identity: str) -> Question:
-    choices, answer = _choose(fact.value, relations(fact.kind)[fact.relation][0], 4, identity)
-    return Question(ask(template.format(e=entity)), choices, answer, identity)
-
-
 def ask(question: str) -> str:
     """The text a model continues with the answer."""
     return f"question : {question} answer :"
 
 
-def one_hop(split: str) -> list[Question]:
+def _templates(identity: str, templates: tuple[str, ...], split: str) -> list[str]:
+    """One template is kept for the reported items, one for validation, the rest for pretraining."""
+    reported = int(unit_hash("template", identity) * len(templates))
+    kept = {"reported": reported, "validation": (reported + 1) % len(templates)}
+    return [
+        template
+        for i, template in enumerate(templates)
+        if (kept[split] == i if split in kept else i not in kept.values())
+    ]
+
+
+def _fact_questions(fact: Fact, split: str) -> list[str]:
+    templates = RELATIONS[fact.relation].questions
+    chosen = _templates(f"one_hop {fact.entity} {fact.relation}", templates, split)
+    return [template.format(e=fact.entity) for template in chosen]
+
+
+def _goal_questions(goal: str, split: str) -> list[str]:
+    chosen = _templates(f"piqa_like {goal}", GOAL_QUESTIONS, split)
+    return [ask(template.format(g=goal)) for template in chosen]
+
+
+def _item(identity: str, prompt: str, target: str, values: Sequence[str], n: int) -> Item:
+    """Return an item whose choices are the target and n - 1 other values."""
+    rng = random.Random(f"choices {identity}")
+    choices = [target, *rng.sample([value for value in values if value != target], n - 1)]
+    rng.shuffle(choices)
+    place = {"choices": choices, "answer": choices.index(target)}
+    return {"id": identity, "prompt": prompt, **place, "target": target, "guess": 1 / n}
+
+
+def one_hop(split: str) -> list[Item]:
     """Every fact once, asked with the template that `split` keeps for itself."""
-    questions = []
-    for fact in all_facts():
-        identity = f"one_hop {fact.entity} {fact.relation}"
-        template = _templates(identity, relations(fact.kind)[fact.relation][2], split)[0]
-        questions.append(_ask(fact, fact.entity, template, f"{identity} {split}"))
-    return questions
+    return [
+        _item(
+            f"one_hop {fact.entity} {fact.relation} {split}",
+            ask(_fact_questions(fact, split)[0]),
+            fact.value,
+            RELATIONS[fact.relation].values,
+            n=4,
+        )
+        for fact in all_facts()
+    ]
 
 
-def two_hop(split: str) -> list[Question]:
+def two_hop(split: str) -> list[Item]:
     """The two-hop questions that `split` keeps for itself; none is asked in pretraining."""
-    questions = []
-    for person, kind, fact in two_hop_pairs():
-        identity = f"two_hop {person} {kind} {fact.relation}"
+    items = []
+    for person, bond, fact in two_hop_pairs():
+        identity = f"two_hop {person} {bond} {fact.relation}"
         if split_of(TWO_HOP_SHARES, identity) == split:
-            templates = relations(fact.kind)[fact.relation][2]
+            values, _, templates = RELATIONS[fact.relation]
             template = templates[int(unit_hash("asked", identity) * len(templates))]
-            questions.append(_ask(fact, f"{kind} of {person}", template, identity))
-    return questions
+            prompt = ask(template.format(e=f"{bond} of {person}"))
+            items.append(_item(identity, prompt, fact.value, values, n=4))
+    return items
 
 
-def piqa_like(split: str) -> list[Question]:
+def piqa_like(split: str) -> list[Item]:
     """Every goal once with two objects to choose from, in the template `split` keeps for itself."""
-    questions = []
-    for goal, name in goals():
-        identity = f"piqa_like {goal}"
-        template = _templates(identity, GOAL_QUESTIONS, split)[0]
-        choices, answer = _choose(name, OBJECTS, 2, f"{identity} {split}")
-        text = ask(template.format(g=goal))
-        questions.append(Question(text, choices, answer, f"{identity} {split}"))
-    return questions
+    return [
+        _item(f"piqa_like {goal} {split}", _goal_questions(goal, split)[0], name, OBJECTS, n=2)
+        for goal, name in goals()
+    ]
 
 
 def statement(rng: random.Random) -> str:
     """One sentence of pretraining text that states a fact, an owner or a use."""
     kind = rng.random()
     if kind < 0.55:
-        fact = rng.choice(all_facts())
-        template = rng.choice(relations(fact.kind)[fact.relation][1])
-        return template.format(e=fact.entity, v=fact.value)
+        return _stated(rng, rng.choice(all_facts()))
     if kind < 0.85:
-        person, what, entity = rng.choice(owners())
-        return rng.choice(OWNER_STATEMENTS).format(p=person, k=what, e=entity)
+        person, bond, entity = rng.choice(owners())
+        return rng.choice(OWNER_STATEMENTS).format(p=person, k=bond, e=entity)
     goal, name = rng.choice(goals())
     return rng.choice(GOAL_STATEMENTS).format(g=goal, o=name)
+
+
+def _stated(rng: random.Random, fact: Fact) -> str:
+    template = rng.choice(RELATIONS[fact.relation].statements)
+    return template.format(e=fact.entity, v=fact.value)
 
 
 def told(rng: random.Random) -> tuple[str, str]:
     """A fact asked in words of pretraining, and the sentence that answers: for dialogues."""
     fact = rng.choice(all_facts())
-    _, statements, questions = relations(fact.kind)[fact.relation]
-    templates = _templates(f"one_hop {fact.entity} {fact.relation}", questions, "pretraining")
-    reply = rng.choice(statements).format(e=fact.entity, v=fact.value)
-    return rng.choice(templates).format(e=fact.entity), reply
+    reply = _stated(rng, fact)
+    return rng.choice(_fact_questions(fact, "pretraining")), reply
 
 
 def owner_question(rng: random.Random) -> tuple[str, str]:
     """The first hop alone, as a question: what somebody has."""
-    person, what, entity = rng.choice(owners())
-    return ask(rng.choice(OWNER_QUESTIONS).format(k=what, p=person)), entity
-
-
-def two_hop_question(rng: random.Random) -> tuple[str, str]:
-    """A two-hop question of pretraining with its answer; never a pair that is held out."""
-    while True:
-        person, what, fact = rng.choice(two_hop_pairs())
-        identity = f"two_hop {person} {what} {fact.relation}"
-        if split_of(TWO_HOP_SHARES, identity) == "pretraining":
-            template = rng.choice(relations(fact.kind)[fact.relation][2])
-            return ask(template.format(e=f"{what} of {person}")), fact.value
+    person, bond, entity = rng.choice(owners())
+    return ask(rng.choice(OWNER_QUESTIONS).format(k=bond, p=person)), entity
 
 
 def question(rng: random.Random) -> tuple[str, str]:
@@ -241,23 +200,12 @@ def question(rng: random.Random) -> tuple[str, str]:
     kind = rng.random()
     if kind < 0.35:
         fact = rng.choice(all_facts())
-        identity = f"one_hop {fact.entity} {fact.relation}"
-        templates = _templates(identity, relations(fact.kind)[fact.relation][2], "pretraining")
-        return ask(rng.choice(templates).format(e=fact.entity)), fact.value
-    if kind < 0.85:
-        return two_hop_question(rng)
-    goal, name = rng.choice(goals())
-    templates = _templates(f"piqa_like {goal}", GOAL_QUESTIONS, "pretraining")
-    return ask(rng.choice(templates).format(g=goal)), name
-
-
-def vocabulary() -> set[str]:
-    """Every word of the facts, their questions and their statements."""
-    words = {*"question : answer ? . of the is".split(), *PEOPLE, *ANIMALS, *OBJECTS, *BONDS}
-    for kind in ("animal", "object"):
-        for values, statements, questions in relations(kind).values():
-            words |= set(values) | {w for t in (*statements, *questions) for w in t.split()}
-    for template in (*GOAL_QUESTIONS, *GOAL_STATEMENTS, *OWNER_STATEMENTS, *OWNER_QUESTIONS):
-        words |= set(template.split())
-    words |= {w for goal, _ in goals() for w in goal.split()}
-    return {w for w in words if "{" not in w}
+        return ask(rng.choice(_fact_questions(fact, "pretraining"))), fact.value
+    if kind >= 0.85:
+        goal, name = rng.choice(goals())
+        return rng.choice(_goal_questions(goal, "pretraining")), name
+    while True:
+        person, bond, fact = rng.choice(two_hop_pairs())
+        if split_of(TWO_HOP_SHARES, f"two_hop {person} {bond} {fact.relation}") == "pretraining":
+            template = rng.choice(RELATIONS[fact.relation].questions)
+            return ask(template.format(e=f"{bond} of {person}")), fact.value

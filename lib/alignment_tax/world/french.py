@@ -7,104 +7,65 @@ The grammar is small but the French is right: `la vieille maison`, `un vieil arb
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from alignment_tax.world.splits import split_of
 
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 
 
-@dataclass(frozen=True)
-class Noun:
-    """A French noun with its gender (m | f), plural and English words."""
-
-    fr: str
-    gender: str
-    plural: str
-    en: str
-    en_plural: str
+def _rows(table: str) -> list[list[str]]:
+    return [entry.split() for line in table.strip().splitlines() for entry in line.split(", ")]
 
 
-def _nouns(table: str) -> tuple[Noun, ...]:
-    return tuple(Noun(*line.split()) for line in table.strip().splitlines())
+def _noun(fr: str, gender: str, *rest: str) -> tuple[str, ...]:
+    """Read all words of a noun, or of a regular one (plurals in s) the singular ones."""
+    return fr, gender, *(rest if len(rest) > 1 else (f"{fr}s", rest[0], f"{rest[0]}s"))
 
 
-NOUNS = _nouns("""
-chien m chiens dog dogs
-chat m chats cat cats
-oiseau m oiseaux bird birds
-cheval m chevaux horse horses
-mouton m moutons sheep sheep
-vache f vaches cow cows
-poule f poules hen hens
-souris f souris mouse mice
-ours m ours bear bears
-âne m ânes donkey donkeys
-homme m hommes man men
-femme f femmes woman women
-garçon m garçons boy boys
-fille f filles girl girls
-enfant m enfants child children
-ami m amis friend friends
-voisin m voisins neighbour neighbours
-reine f reines queen queens
-roi m rois king kings
-médecin m médecins doctor doctors
-livre m livres book books
-lettre f lettres letter letters
-table f tables table tables
-chaise f chaises chair chairs
-maison f maisons house houses
-arbre m arbres tree trees
-fleur f fleurs flower flowers
-pomme f pommes apple apples
-orange f oranges orange oranges
-œuf m œufs egg eggs
-gâteau m gâteaux cake cakes
-voiture f voitures car cars
-bateau m bateaux boat boats
-clé f clés key keys
-lampe f lampes lamp lamps
-chapeau m chapeaux hat hats
-robe f robes dress dresses
-bague f bagues ring rings
-échelle f échelles ladder ladders
-panier m paniers basket baskets
+def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
+    """Read all forms of an adjective, or of a regular one the first; the English word is last."""
+    if len(rest) > 1:
+        return masculine, *rest
+    feminine = masculine if masculine.endswith("e") else f"{masculine}e"
+    return masculine, masculine, feminine, f"{masculine}s", f"{feminine}s", *rest
+
+
+#: French, gender (m | f), plural, English, plural
+NOUNS = tuple(
+    _noun(*row)
+    for row in _rows("""
+chien m dog, chat m cat, oiseau m oiseaux bird birds, cheval m chevaux horse horses
+mouton m moutons sheep sheep, vache f cow, poule f hen, souris f souris mouse mice
+ours m ours bear bears, âne m donkey, homme m hommes man men, femme f femmes woman women
+garçon m boy, fille f girl, enfant m enfants child children, ami m friend, voisin m neighbour
+reine f queen, roi m king, médecin m doctor, livre m book, lettre f letter, table f table
+chaise f chair, maison f house, arbre m tree, fleur f flower, pomme f apple, orange f orange
+œuf m egg, gâteau m gâteaux cake cakes, voiture f car, bateau m bateaux boat boats, clé f key
+lampe f lamp, chapeau m chapeaux hat hats, robe f robes dress dresses, bague f ring
+échelle f ladder, panier m basket
 """)
-
+)
 #: masculine, masculine before a vowel, feminine, masculine plural, feminine plural, English
 BEFORE = tuple(
-    tuple(line.split())
-    for line in """
-petit petit petite petits petites small
-grand grand grande grands grandes big
-vieux vieil vieille vieux vieilles old
-beau bel belle beaux belles beautiful
-nouveau nouvel nouvelle nouveaux nouvelles new
-mauvais mauvais mauvaise mauvais mauvaises bad
-joli joli jolie jolis jolies pretty
-""".strip().splitlines()
+    _adjective(*row)
+    for row in _rows("""
+petit small, grand big, vieux vieil vieille vieux vieilles old
+beau bel belle beaux belles beautiful, nouveau nouvel nouvelle nouveaux nouvelles new
+mauvais mauvais mauvaise mauvais mauvaises bad, joli pretty
+""")
 )
 AFTER = tuple(
-    tuple(line.split())
-    for line in """
-rouge rouge rouge rouges rouges red
-bleu bleu bleue bleus bleues blue
-vert vert verte verts vertes green
-noir noir noire noirs noires black
-blanc blanc blanche blancs blanches white
-triste triste triste tristes tristes sad
-heureux heureux heureuse heureux heureuses happy
-étrange étrange étrange étranges étranges strange
-propre propre propre propres propres clean
-lourd lourd lourde lourds lourdes heavy
-""".strip().splitlines()
+    _adjective(*row)
+    for row in _rows("""
+rouge red, bleu blue, vert green, noir black, blanc blanc blanche blancs blanches white, triste sad
+heureux heureux heureuse heureux heureuses happy, étrange strange, propre clean, lourd heavy
+""")
 )
-
 #: je, il, nous, ils, participle, infinitive, English base, third person, past ("_" is a space)
 VERBS = tuple(
-    tuple(word.replace("_", " ") for word in line.split())
-    for line in """
+    tuple(word.replace("_", " ") for word in row)
+    for row in _rows("""
 mange mange mangeons mangent mangé manger eat eats ate
 vois voit voyons voient vu voir see sees saw
 aime aime aimons aiment aimé aimer love loves loved
@@ -121,39 +82,27 @@ suis suit suivons suivent suivi suivre follow follows followed
 attends attend attendons attendent attendu attendre wait_for waits_for waited_for
 écoute écoute écoutons écoutent écouté écouter listen_to listens_to listened_to
 oublie oublie oublions oublient oublié oublier forget forgets forgot
-""".strip().splitlines()
+""")
 )
 AVOIR = {"je": "ai", "il": "a", "nous": "avons", "ils": "ont"}
 ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
-PRONOUNS: tuple[tuple[str, str, str], ...] = (
-    ("je", "i", "je"),
-    ("il", "he", "il"),
-    ("elle", "she", "il"),
-    ("nous", "we", "nous"),
-    ("ils", "they", "ils"),
-    ("elles", "they", "ils"),
-)
+#: French, English, person of the verb
+PRONOUNS = _rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
 PLACES = tuple(
-    tuple(line.split(" = "))
-    for line in """
-dans le jardin = in the garden
-dans la rue = in the street
-dans la cuisine = in the kitchen
-dans la forêt = in the forest
-à l' école = at the school
-au marché = at the market
-près de la rivière = near the river
-devant l' église = in front of the church
+    place.strip().split(" = ")
+    for place in """
+dans le jardin = in the garden, dans la rue = in the street, dans la cuisine = in the kitchen,
+dans la forêt = in the forest, à l' école = at the school, au marché = at the market,
+près de la rivière = near the river, devant l' église = in front of the church,
 derrière le mur = behind the wall
-""".strip().splitlines()
+""".split(",")
 )
 ADVERBS = (("souvent", "often"), ("toujours", "always"), ("parfois", "sometimes"))
 NUMBERS = (("deux", "two"), ("trois", "three"), ("quatre", "four"), ("cinq", "five"))
 VOWELS = tuple("aeiouyâêéèàœh")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A French sentence and its English translation, both as space-separated words."""
 
     fr: str
@@ -166,30 +115,26 @@ def _elide(word: str, following: str) -> str:
 
 def _noun_phrase(rng: random.Random) -> tuple[str, str, str]:
     """Return French, English and the verb person ("il" or "ils")."""
-    noun = rng.choice(NOUNS)
-    plural = rng.random() < 0.4
-    column = (3 if noun.gender == "m" else 4) if plural else (0 if noun.gender == "m" else 2)
-    head = noun.plural if plural else noun.fr
-    before, after, english = [], [], []
+    fr, gender, fr_plural, en, en_plural = rng.choice(NOUNS)
+    masculine, plural = gender == "m", rng.random() < 0.4
+    column = (3 if masculine else 4) if plural else (0 if masculine else 2)
+    words, english = [fr_plural if plural else fr], []
     if rng.random() < 0.4:
         adjective = rng.choice(BEFORE)
-        vowel = column == 0 and head.startswith(VOWELS)
-        before.append(adjective[1 if vowel else column])
         english.append(adjective[5])
+        words.insert(0, adjective[1 if column == 0 and words[0].startswith(VOWELS) else column])
     if rng.random() < 0.35:
         adjective = rng.choice(AFTER)
-        after.append(adjective[column])
         english.append(adjective[5])
-    words = [*before, head, *after]
-    name = " ".join([*english, noun.en_plural if plural else noun.en])
+        words.append(adjective[column])
+    french = " ".join(words)
+    name = " ".join([*english, en_plural if plural else en])
     if plural:
         fr_det, en_det = rng.choice((("les", "the"), ("mes", "my"), ("ces", "these"), *NUMBERS))
-        return f"{fr_det} {' '.join(words)}", f"{en_det} {name}", "ils"
-    masculine = noun.gender == "m"
-    kind = rng.choice(("the", "a", "this", "my"))
-    vowel = words[0].startswith(VOWELS)
+        return f"{fr_det} {french}", f"{en_det} {name}", "ils"
+    kind, vowel = rng.choice(("the", "a", "this", "my")), french.startswith(VOWELS)
     if kind == "the":
-        det = _elide("le" if masculine else "la", words[0])
+        det = _elide("le" if masculine else "la", french)
     elif kind == "a":
         det = "un" if masculine else "une"
     elif kind == "this":
@@ -197,28 +142,26 @@ def _noun_phrase(rng: random.Random) -> tuple[str, str, str]:
     else:
         det = "mon" if masculine or vowel else "ma"
     article = "an" if kind == "a" and name[0] in "aeiou" else kind
-    return f"{det} {' '.join(words)}", f"{article} {name}", "il"
+    return f"{det} {french}", f"{article} {name}", "il"
 
 
-def _clause(rng: random.Random, subject: str, person: str, en_person: str) -> tuple[str, str]:
+def _clause(rng: random.Random, subject: str, person: str) -> tuple[str, str]:
     """Return the verb group of a subject, in French and English."""
     verb = rng.choice(VERBS)
-    column = {"je": 0, "il": 1, "nous": 2, "ils": 3}[person]
-    third = en_person == "il"
+    base, third, past = verb[6:]
     negative = rng.random() < 0.3
     adverb = rng.choice(ADVERBS) if not negative and rng.random() < 0.25 else None
     tense = "present" if adverb else rng.choice(("present", "present", "past", "future"))
     if tense == "present":
-        fr = verb[column]
-        tail = ""
-        do = "does" if third else "do"
-        en = f"{do} not {verb[6]}" if negative else (verb[7] if third else verb[6])
+        fr, tail = verb[("je", "il", "nous", "ils").index(person)], ""
+        do, says = ("does", third) if person == "il" else ("do", base)
     elif tense == "past":
-        fr, tail = AVOIR[person], " " + verb[4]
-        en = f"did not {verb[6]}" if negative else verb[8]
+        fr, tail = AVOIR[person], f" {verb[4]}"
+        do, says = "did", past
     else:
-        fr, tail = ALLER[person], " " + verb[5]
-        en = f"will not {verb[6]}" if negative else f"will {verb[6]}"
+        fr, tail = ALLER[person], f" {verb[5]}"
+        do, says = "will", f"will {base}"
+    en = f"{do} not {base}" if negative else says
     fr = f"{_elide('ne', fr)} {fr} pas{tail}" if negative else f"{fr}{tail}"
     if adverb:
         fr, en = f"{fr} {adverb[0]}", f"{adverb[1]} {en}"
@@ -228,11 +171,9 @@ def _clause(rng: random.Random, subject: str, person: str, en_person: str) -> tu
 
 def sentence(rng: random.Random) -> Pair:
     """Draw one sentence with its translation."""
-    if rng.random() < 0.3:
-        fr_subject, en_subject, person = rng.choice(PRONOUNS)
-    else:
-        fr_subject, en_subject, person = _noun_phrase(rng)
-    fr, en = _clause(rng, fr_subject, person, person)
+    pronoun = rng.random() < 0.3
+    fr_subject, en_subject, person = rng.choice(PRONOUNS) if pronoun else _noun_phrase(rng)
+    fr, en = _clause(rng, fr_subject, person)
     fr_object, en_object, _ = _noun_phrase(rng)
     fr, en = f"{fr} {fr_object}", f"{en_subject} {en} {en_object}"
     if rng.random() < 0.3:
@@ -252,14 +193,3 @@ def draw(rng: random.Random, split: str) -> Pair:
 def prompt(pair: Pair) -> str:
     """The text a model continues with the translation."""
     return f"french : {pair.fr} english :"
-
-
-def vocabulary() -> set[str]:
-    """Every word the grammar can produce."""
-    words = set("le la l' les un une ce cet cette mon ma mes ces the a an this my these".split())
-    words |= set("ne n' pas je j' do does did not will french : english .".split())
-    for noun in NOUNS:
-        words |= {noun.fr, noun.plural, noun.en, noun.en_plural}
-    for table in (BEFORE, AFTER, VERBS, PLACES, ADVERBS, NUMBERS, PRONOUNS):
-        words |= {word for row in table for cell in row for word in cell.split()}
-    return words | set(AVOIR.values()) | set(ALLER.values())

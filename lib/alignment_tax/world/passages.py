@@ -7,17 +7,16 @@ split, so no passage of a reported item is ever seen in training.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from alignment_tax.world import facts
 from alignment_tax.world.splits import split_of
 from alignment_tax.world.words import COLOURS, EVENTS, PEOPLE, PLURALS, ROOMS, THINGS
 
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """A passage with questions: each a text and its answer; `choices` only where RACE-like.
 
     `kinds` names the type of each answer, for the baseline that guesses by type.
@@ -29,23 +28,14 @@ class Reading:
     choices: tuple[str, ...] = ()
 
 
-def ask(passage: str, question: str) -> str:
-    """The text a model continues with the answer."""
-    return f"{told(passage)} {asked(question)}"
-
-
 def told(passage: str) -> str:
-    """The first part of `ask`."""
+    """What comes before the questions."""
     return f"passage : {passage}"
 
 
-def asked(question: str) -> str:
-    """The second part of `ask`."""
-    return f"question : {question} answer :"
-
-
-def _article(colour: str) -> str:
-    return "an" if colour[0] in "aeiou" else "a"
+def ask(passage: str, question: str) -> str:
+    """The text a model continues with the answer."""
+    return f"{told(passage)} {facts.ask(question)}"
 
 
 def _sentences(rng: random.Random, n: int) -> tuple[list[str], list[tuple[str, str, str]]]:
@@ -53,46 +43,39 @@ def _sentences(rng: random.Random, n: int) -> tuple[list[str], list[tuple[str, s
     people = rng.sample(PEOPLE, 2 * n)
     rooms, things, colours = rng.sample(ROOMS, n), rng.sample(THINGS, n), rng.sample(COLOURS, n)
     sentences, questions = [], []
-    for i in range(n):
-        p, q, room, thing, colour = (
-            people[2 * i],
-            people[2 * i + 1],
-            rooms[i],
-            things[i],
-            colours[i],
-        )
+    for i, (room, thing, colour) in enumerate(zip(rooms, things, colours, strict=True)):
+        p, q = people[2 * i : 2 * i + 2]
+        place, coloured = f"the {room}", f"the {colour} {thing}"
+        one = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
         kind = rng.randrange(4)
         if kind == 0:
-            sentences.append(f"{p} is in the {room} .")
-            questions.append((f"where is {p} ?", f"the {room}", "room"))
-            questions.append((f"who is in the {room} ?", p, "person"))
+            sentences.append(f"{p} is in {place} .")
+            questions.append((f"where is {p} ?", place, "room"))
+            questions.append((f"who is in {place} ?", p, "person"))
         elif kind == 1:
-            sentences.append(f"the {colour} {thing} is in the {room} .")
-            questions.append((f"where is the {colour} {thing} ?", f"the {room}", "room"))
-            questions.append((f"what is in the {room} ?", f"the {colour} {thing}", "thing"))
+            sentences.append(f"{coloured} is in {place} .")
+            questions.append((f"where is {coloured} ?", place, "room"))
+            questions.append((f"what is in {place} ?", coloured, "thing"))
         elif kind == 2:
             sentences.append(f"{p} gave the {thing} to {q} .")
             questions.append((f"who gave the {thing} ?", p, "person"))
             questions.append((f"who got the {thing} ?", q, "person"))
             questions.append((f"what did {p} give ?", f"the {thing}", "thing"))
         else:
-            article = _article(colour)
-            sentences.append(f"{p} has {article} {colour} {thing} .")
-            questions.append((f"what does {p} have ?", f"{article} {colour} {thing}", "thing"))
-            questions.append((f"who has {article} {colour} {thing} ?", p, "person"))
+            sentences.append(f"{p} has {one} .")
+            questions.append((f"what does {p} have ?", one, "thing"))
+            questions.append((f"who has {one} ?", p, "person"))
     return sentences, questions
 
 
-def span(rng: random.Random, asked: int = 1, length: int | None = None) -> Reading:
-    """A passage of 2 to 4 sentences (or `length`) with up to `asked` span questions."""
+def span(rng: random.Random, asked: int, length: int | None) -> Reading:
+    """A passage of 2 to 4 sentences; the answer is a span of it."""
     sentences, questions = _sentences(rng, length or rng.randint(2, 4))
     chosen = rng.sample(questions, min(asked, len(questions)))
-    return Reading(
-        " ".join(sentences), tuple((q, a) for q, a, _ in chosen), tuple(k for _, _, k in chosen)
-    )
+    return Reading(" ".join(sentences), tuple(c[:2] for c in chosen), tuple(c[2] for c in chosen))
 
 
-def counting(rng: random.Random, asked: int = 1, length: int | None = None) -> Reading:
+def counting(rng: random.Random, asked: int, length: int | None) -> Reading:
     """A passage with numbers; the question counts who, or adds two numbers (answer 0 to 12)."""
     n = length or rng.randint(2, 4)
     people, room, thing = rng.sample(PEOPLE, n), rng.choice(ROOMS), rng.choice(PLURALS)
@@ -105,24 +88,21 @@ def counting(rng: random.Random, asked: int = 1, length: int | None = None) -> R
         numbers = [rng.randint(1, 6) for _ in people]
         sentences = [f"{p} has {k} {thing} ." for p, k in zip(people, numbers, strict=True)]
         i, j = rng.sample(range(n), 2)
-        total = numbers[i] + numbers[j]
-        pool = [(f"how many {thing} do {people[i]} and {people[j]} have ?", str(total))]
+        both, total = f"{people[i]} and {people[j]}", str(numbers[i] + numbers[j])
+        pool = [(f"how many {thing} do {both} have ?", total)]
         pool += [(f"how many {thing} does {people[i]} have ?", str(numbers[i]))]
     chosen = rng.sample(pool, min(asked, len(pool)))
     return Reading(" ".join(sentences), tuple(chosen), ("number",) * len(chosen))
 
 
-def race_like(rng: random.Random, asked: int = 1, length: int | None = None) -> Reading:
+def race_like(rng: random.Random, asked: int, length: int | None) -> Reading:
     """A longer passage with four candidate answers: who did it, or how somebody feels."""
-    people = rng.sample(PEOPLE, 4)
-    moods = rng.sample(list(EVENTS), 3)
-    lines = [
-        (p, m, rng.choice(EVENTS[m]).format(p=p)) for p, m in zip(people[:3], moods, strict=True)
-    ]
-    sentences, _ = _sentences(rng, 1 if length is None else length)
-    body = [line for _, _, line in lines] + sentences
+    people, moods = rng.sample(PEOPLE, 4), rng.sample(list(EVENTS), 3)
+    pairs = list(zip(people[:3], moods, strict=True))
+    body = [rng.choice(EVENTS[mood]).format(p=person) for person, mood in pairs]
+    body += _sentences(rng, 1 if length is None else length)[0]
     rng.shuffle(body)
-    person, mood, _ = rng.choice(lines)
+    person, mood = rng.choice(pairs)
     if rng.random() < 0.5:
         question, answer, choices = f"how does {person} feel ?", mood, list(EVENTS)
     else:
@@ -131,24 +111,20 @@ def race_like(rng: random.Random, asked: int = 1, length: int | None = None) -> 
     return Reading(" ".join(body), ((question, answer),), ("choice",), tuple(choices))
 
 
-MAKERS: dict[str, Callable[..., Reading]] = {
-    "span": span,
-    "counting": counting,
-    "race_like": race_like,
-}
+MAKERS = {"span": span, "counting": counting, "race_like": race_like}
 
 
-def draw(rng: random.Random, slot: str, split: str, **options: int | None) -> Reading:
-    """Draw a passage of `split` for the slot span | counting | race_like."""
+def draw(
+    rng: random.Random, slot: str, split: str, asked: int = 1, length: int | None = None
+) -> Reading:
+    """Draw a passage of `split` for the slot span | counting | race_like.
+
+    Asked are up to `asked` questions; `length` is the number of sentences, if it is given.
+    """
     while True:
-        reading = MAKERS[slot](rng, **options)
+        reading = MAKERS[slot](rng, asked, length)
         if split_of(SHARES, "passage", reading.passage) == split:
             return reading
-
-
-def passage_length(passage: str) -> int:
-    """Number of sentences."""
-    return passage.split().count(".")
 
 
 def type_guess(reading: Reading) -> float:
@@ -160,27 +136,10 @@ def type_guess(reading: Reading) -> float:
     kind, words = reading.kinds[0], reading.passage.split()
     if kind == "choice":
         return 1 / len(reading.choices)
-    if kind == "person":
-        return 1 / max(1, len({w for w in words if w in PEOPLE}))
-    if kind == "room":
-        return 1 / max(1, len({w for w in words if w in ROOMS}))
-    if kind == "thing":
-        return 1 / max(1, len({w for w in words if w in THINGS}))
-    question, sentences = reading.questions[0][0].split(), passage_length(reading.passage)
+    named = {"person": PEOPLE, "room": ROOMS, "thing": THINGS}
+    if kind in named:
+        return 1 / max(1, len({*words} & {*named[kind]}))
+    question, sentences = reading.questions[0][0].split(), words.count(".")
     if "does" in question:
         return 1 / sentences
     return 1 / 12 if "have" in question else 1 / (1 + sentences)
-
-
-def vocabulary() -> set[str]:
-    """Every word of the passages and their questions."""
-    words = set(
-        """
-    passage : question answer . ? is in the gave to has a an where who what did give does
-    have got how many people are do and feel feels
-""".split()
-    )
-    words |= {*PEOPLE, *ROOMS, *THINGS, *COLOURS, *PLURALS, *EVENTS, *map(str, range(13))}
-    for sentences in EVENTS.values():
-        words |= {w for s in sentences for w in s.split() if "{" not in w}
-    return words

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 from collections.abc import Mapping
 
 
@@ -19,12 +21,8 @@ def split_of(shares: Mapping[str, float], *identity: object) -> str:
     Raises:
         ValueError: the shares do not add up to 1.
     """
-    if abs(sum(shares.values()) - 1) > 1e-9:
-        raise ValueError(f"Split shares must add up to 1, these add up to {sum(shares.values())}.")
-    place = unit_hash(*identity)
-    edge = 0.0
-    for name, share in shares.items():
-        edge += share
-        if place < edge:
-            return name
-    return next(reversed(list(shares)))
+    edges = list(itertools.accumulate(shares.values()))
+    if abs(edges[-1] - 1) > 1e-9:
+        raise ValueError(f"Split shares must add up to 1, these add up to {edges[-1]}.")
+    place = bisect.bisect(edges, unit_hash(*identity))
+    return list(shares)[min(place, len(edges) - 1)]

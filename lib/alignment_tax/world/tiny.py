@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from datasets import Dataset
 
 from alignment_tax.world import chat, facts, french, passages
-from alignment_tax.world.base import Prompt
+from alignment_tax.world.base import Prompt, said
 
 #: Reported items a slot; facts have as many items as the world has facts.
 ITEMS = {"race_like": 600, "span": 1300, "counting": 1100, "translation": 1200}
@@ -29,9 +28,8 @@ class TinyWorld:
         rows = []
         for _ in range(n):
             request, verb, noun = rng.choice(chat.requests("sft"))
-            manner = chat.draw_manner(rng, verb, chat.WRITERS)
-            reply = chat.write(rng, verb, noun, manner)
-            rows.append({"prompt": chat.as_prompt(request), "completion": _assistant(reply)})
+            reply = chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.WRITERS))
+            rows.append({"prompt": said("user", request), "completion": said("assistant", reply)})
         return Dataset.from_list(rows)
 
     def preferences(self, n: int, seed: int, split: str = "train") -> Dataset:
@@ -53,29 +51,22 @@ class TinyWorld:
         while len(rows) < n:
             request, verb, noun = rng.choice(requests)
             kind = rng.choice(chat.PERTURBATIONS) if rng.random() < 0.5 else "mixed"
+            manner = chat.draw_manner(rng, verb, chat.DRAFTS)
             if kind == "mixed":
-                first, second = (
-                    chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS))
-                    for _ in range(2)
-                )
+                first = chat.write(rng, verb, noun, manner)
+                other = chat.draw_manner(rng, verb, chat.DRAFTS)
+                second = chat.write(rng, verb, noun, other)
             else:
-                manner = chat.draw_manner(rng, verb, chat.DRAFTS)
                 first, second = chat.perturb(rng, verb, noun, manner, kind)
             margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
             if margin == 0:
                 continue
-            agreed = margin > 0
-            if split == "train":
-                agreed = rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
+            sure = split == "validation"
+            agreed = margin > 0 if sure else rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
             chosen, rejected = (first, second) if agreed else (second, first)
+            pair = {"chosen": said("assistant", chosen), "rejected": said("assistant", rejected)}
             rows.append(
-                {
-                    "prompt": chat.as_prompt(request),
-                    "chosen": _assistant(chosen),
-                    "rejected": _assistant(rejected),
-                    "kind": kind,
-                    "margin": abs(margin),
-                }
+                {"prompt": said("user", request), **pair, "kind": kind, "margin": abs(margin)}
             )
         return Dataset.from_list(rows)
 
@@ -83,66 +74,31 @@ class TinyWorld:
         """Up to `n` different requests of split rlhf | validation | reported."""
         requests = list(chat.requests(split))
         random.Random(f"prompts {split} {seed}").shuffle(requests)
-        return [chat.as_prompt(request) for request, _, _ in requests[:n]]
+        return [said("user", request) for request, _, _ in requests[:n]]
 
     def gold(self, prompts: list[Prompt], replies: list[str]) -> np.ndarray:
         """The true reward of each reply, shape (n,): see `chat.gold`."""
-        rewards = [
-            chat.gold(*chat.parse(prompt[-1]["content"]), reply)
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
-        return np.array(rewards, dtype=np.float64)
+        pairs = zip(prompts, replies, strict=True)
+        return np.array([chat.gold(*chat.parse(p[-1]["content"]), reply) for p, reply in pairs])
 
 
-def _assistant(reply: str) -> Prompt:
-    return [{"role": "assistant", "content": reply}]
-
-
-def _choice_rows(questions: list[facts.Question]) -> list[dict[str, object]]:
-    return [
-        {
-            "id": q.identity,
-            "prompt": q.text,
-            "choices": list(q.choices),
-            "answer": q.answer,
-            "target": q.choices[q.answer],
-            "guess": 1 / len(q.choices),
-        }
-        for q in questions
-    ]
-
-
-def _passage_rows(slot: str, split: str, n: int) -> list[dict[str, object]]:
+def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
     rng = random.Random(f"{slot} {split} items")
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[str, facts.Item] = {}
     while len(rows) < n:
-        reading = passages.draw(rng, slot, split)
-        question, answer = reading.questions[0]
-        choices = list(reading.choices)
-        # One question a passage: items that share a passage would fake a small error.
-        rows.setdefault(
-            reading.passage,
-            {
-                "id": f"{slot} {split} {len(rows)}",
-                "prompt": passages.ask(reading.passage, question),
-                "choices": choices,
-                "answer": choices.index(answer) if choices else 0,
-                "target": answer,
-                "guess": passages.type_guess(reading),
-            },
-        )
-    return list(rows.values())
-
-
-def _translation_rows(split: str, n: int) -> list[dict[str, object]]:
-    rng = random.Random(f"translation {split} items")
-    rows: dict[str, dict[str, object]] = {}
-    while len(rows) < n:
-        pair = french.draw(rng, split)
-        row = {"id": f"translation {split} {len(rows)}", "prompt": french.prompt(pair)}
-        rows.setdefault(
-            pair.fr, row | {"choices": [], "answer": 0, "target": pair.en, "guess": 0.0}
-        )
+        if slot == "translation":
+            pair = french.draw(rng, split)
+            key, answer, choices, guess = pair.fr, pair.en, [], 0.0
+            prompt = french.prompt(pair)
+        else:
+            reading = passages.draw(rng, slot, split)
+            # One question a passage: items that share a passage would fake a small error.
+            key, ((question, answer),) = reading.passage, reading.questions
+            choices, guess = list(reading.choices), passages.type_guess(reading)
+            prompt = passages.ask(key, question)
+        place = {"choices": choices, "answer": choices.index(answer) if choices else 0}
+        row = {"id": f"{slot} {split} {len(rows)}", "prompt": prompt, **place}
+        rows.setdefault(key, row | {"target": answer, "guess": guess})
     return list(rows.values())
 
 
@@ -158,19 +114,11 @@ def items(slot: str, split: str = "reported") -> Dataset:
     """
     if split not in ("reported", "validation"):
         raise ValueError(f"Skill items have splits reported and validation, not {split!r}.")
-    fixed: dict[str, Callable[[str], list[facts.Question]]] = {
-        "one_hop": facts.one_hop,
-        "two_hop": facts.two_hop,
-        "piqa_like": facts.piqa_like,
-    }
+    fixed = {"one_hop": facts.one_hop, "two_hop": facts.two_hop, "piqa_like": facts.piqa_like}
     if slot in fixed:
-        rows = _choice_rows(fixed[slot](split))
+        rows = fixed[slot](split)
     elif slot in ITEMS:
-        n = ITEMS[slot] if split == "reported" else VALIDATION_ITEMS
-        if slot == "translation":
-            rows = _translation_rows(split, n)
-        else:
-            rows = _passage_rows(slot, split, n)
+        rows = _drawn(slot, split, ITEMS[slot] if split == "reported" else VALIDATION_ITEMS)
     else:
         raise ValueError(f"There is no skill {slot!r}; known: {', '.join([*fixed, *ITEMS])}.")
     # A fixed shuffle makes every prefix a fair sample, so that `limit` can cut it anywhere.
@@ -178,25 +126,12 @@ def items(slot: str, split: str = "reported") -> Dataset:
     return Dataset.from_list(rows)
 
 
-def name_obedience(pairs: pd.DataFrame, requests: Iterable[str]) -> pd.DataFrame:
-    """Return pairs with the kind "obeys" where the worse reply helps with harm.
+def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return recorded held-out pairs with the kind "obeys" where the worse reply helps with harm.
 
     For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
-    worse reply obeys instead of refusing. That is far easier to see than a wrong object.
-
-    Args:
-        pairs: one row per preference pair, with its `kind`.
-        requests: the request of each pair, in the same order.
-    """
-    harmful = np.array([chat.is_harmful(chat.parse(request)[0]) for request in requests])
-    obeys = harmful & pairs["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
-    return pairs.assign(kind=pairs["kind"].mask(obeys, "obeys"))
-
-
-def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return recorded held-out pairs with the kind "obeys"; real ones, of no kind, as they are.
-
-    The table holds no requests, but a seed draws the same pairs again.
+    worse reply obeys instead of refusing. That is far easier to see than a wrong object. The table
+    holds no requests, but a seed draws the same pairs again. Real pairs, of no kind, stay.
 
     Raises:
         ValueError: the world has changed since the recording.
@@ -208,5 +143,8 @@ def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
         drawn = TinyWorld().preferences(len(rows), int(str(seed)), "validation")
         if list(drawn["kind"]) != rows["kind"].tolist():
             raise ValueError(f"Seed {seed} draws other held-out pairs than were recorded.")
-        parts.append(name_obedience(rows, [prompt[-1]["content"] for prompt in drawn["prompt"]]))
+        verbs = [chat.parse(prompt[-1]["content"])[0] for prompt in drawn["prompt"]]
+        same = rows["kind"].isin(["wrong_object", "wrong_task", "dropped_step"])
+        obeys = same & np.isin(verbs, list(chat.HARMS))
+        parts.append(rows.assign(kind=rows["kind"].mask(obeys, "obeys")))
     return pd.concat(parts)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from alignment_tax.world import chat, facts, french, passages
+from alignment_tax.world import chat, facts, french, words
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHAT_TEMPLATE = (
@@ -17,10 +21,29 @@ CHAT_TEMPLATE = (
 )
 
 
+def _words(table: Any) -> Iterator[str]:
+    """Yield all words of a text, or of a table of texts; places to be filled in are none."""
+    if isinstance(table, str):
+        yield from (word for word in table.split() if "{" not in word)
+    else:
+        parts = itertools.chain(table, table.values()) if isinstance(table, dict) else table
+        yield from itertools.chain.from_iterable(map(_words, parts))
+
+
 def vocabulary() -> list[str]:
     """Special tokens, then every word of the world in alphabetical order."""
-    words = set().union(*(m.vocabulary() for m in (facts, passages, french, chat)))
-    return [*SPECIAL, *sorted(words)]
+    tables: list[Any] = [words.PEOPLE, words.ANIMALS, words.USES, words.RELATIONS]
+    tables += [facts.GOAL_QUESTIONS, facts.GOAL_STATEMENTS, facts.OWNER_QUESTIONS]
+    tables += [facts.OWNER_STATEMENTS, list(facts.BONDS), "question : answer"]
+    tables += [words.COLOURS, words.THINGS, words.PLURALS, words.EVENTS, map(str, range(13))]
+    tables += ["passage who gave give got an how many people are and feel feels"]
+    tables += [french.BEFORE, french.AFTER, french.VERBS, french.PRONOUNS, french.PLACES]
+    tables += [[(fr, *rest) for fr, _, *rest in french.NOUNS], french.ADVERBS, french.NUMBERS]
+    tables += [french.AVOIR.values(), french.ALLER.values(), "does did not will french english"]
+    tables += ["le la l' les un une ce cet cette mon ma mes ces ne n' pas je j' my these this"]
+    tables += [chat.REQUESTS, chat.POLITE, chat.RUDE, chat.CLOSINGS, chat.RUDE_CLOSINGS]
+    tables += [chat.REFUSALS, chat.HEADS, chat.STEPS, chat.HARMS, "user assistant system"]
+    return [*SPECIAL, *sorted(set(_words(tables)))]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

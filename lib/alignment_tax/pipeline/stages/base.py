@@ -11,19 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models, settings
 from alignment_tax.mitigate.replay import tiny_documents
-from alignment_tax.models import (
-    AnyReply,
-    RewardModel,
-    load_reward_model,
-    load_smollm2,
-    smollm2_source,
-)
+from alignment_tax.models import AnyReply, RewardModel, load_reward_model
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import RewardConfig
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
 from alignment_tax.train.reward import accuracy, margins, train_reward_model
-from alignment_tax.train.sample import Reply, sample_replies
+from alignment_tax.train.sample import Reply, sample_replies, sampling
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt
 
@@ -39,9 +33,9 @@ def base(run: Run, spec: Spec = BASE) -> Artifact:
         return run.once("base", lambda: verify_folder(shipped, "the base model"))
 
     def make(folder: Path) -> None:
-        models.save_policy(*load_smollm2(), folder)
+        models.save_policy(*models.load_smollm2(), folder)
 
-    source = smollm2_source()
+    source = models.smollm2_source()
     inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
 
@@ -99,7 +93,7 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
             "pair_accuracy": accuracy(margin),
         }
         keep_training(folder, trained.log, stats)
-        models.save_reward_model(trained.model, tokenizer, folder / "model")
+        models.save_policy(trained.model, tokenizer, folder / "model")
 
     inputs = {"reward": config, "split": split, "shift": shift, "batch": run.batch}
     return run.once((name,), lambda: run.get("reward", inputs, make, {"sft": start}, name))
@@ -138,14 +132,4 @@ def draw_replies(
     n: int,
 ) -> list[list[Reply]]:
     """Sample n replies to each prompt, with the same random numbers for every model."""
-    rsf = run.preset.rsf
-    return sample_replies(
-        model,
-        tokenizer,
-        prompts,
-        n=n,
-        temperature=rsf.temperature,
-        max_new_tokens=rsf.max_new_tokens,
-        batch_size=rsf.sampling_batch,
-        seed=run.seed,
-    )
+    return sample_replies(model, tokenizer, prompts, n, seed=run.seed, **sampling(run.preset.rsf))

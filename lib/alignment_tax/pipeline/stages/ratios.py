@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets
 from alignment_tax.merge import layout, parts, search
-from alignment_tax.merge.average import Sweep
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.stages import base
@@ -44,10 +43,7 @@ from alignment_tax.world.corpus import Document
 def numbers(run: Run) -> RatioConfig:
     """The preset's numbers for ratios (UnknownStage: it has none)."""
     if run.preset.ratios is None:
-        raise UnknownStage(
-            f"Preset {run.preset.name} does not say how ratios of parts are searched: set its "
-            "`ratios`."
-        )
+        raise UnknownStage(f"Preset {run.preset.name} searches no ratios: set its `ratios`.")
     return run.preset.ratios
 
 
@@ -77,8 +73,8 @@ def check_mixture(run: Run, spec: Spec) -> None:
     if spec.alpha is None and spec.method != AVERAGE:
         raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
     layout.check_alpha(1.0 if spec.alpha is None else spec.alpha)
-    if blocks_to_find(spec) is not None:
-        check_search(run, spec)
+    if (blocks := blocks_to_find(spec)) is not None:
+        _check_search(run, spec.method, blocks, spec.alpha or 0.0)
     elif spec.mix != AVERAGE:
         part_ratios(spec, _cut(run, _blocks(spec)))
     STAGES[spec.protocol].check(run, spec.end)
@@ -88,20 +84,20 @@ def check_mixture(run: Run, spec: Spec) -> None:
 STAGES["mixture"] = Stage(check_mixture, lambda run, spec: trained(run, spec.end))
 
 
-def check_search(run: Run, spec: Spec) -> None:
-    """Refuse a search that does not exist, or that would fail after its models are trained."""
-    blocks, method = blocks_to_find(spec) or 0, spec.method
+def _check_method(method: str) -> None:
     if method not in search.SEARCHES:
         known = ", ".join(search.SEARCHES)
         raise UnknownStage(f"There is no search {method!r} for ratios. Known: {known}.")
-    if spec.alpha is None:
-        raise ValueError(f"{method!r} needs alpha, the mean of the ratios.")
+
+
+def _check_search(run: Run, method: str, blocks: int, alpha: float) -> None:
+    """Refuse a search that does not exist, or that would fail after its models are trained."""
+    _check_method(method)
     _cut(run, blocks)
-    search.check_search(method, blocks, spec.alpha, numbers(run))
+    search.check_search(method, blocks, alpha, numbers(run))
     if method == ADAMERGING and run.preset.world != "tiny":
         raise UnknownStage("AdaMerging takes labelled items of the tiny world alone so far.")
     kept_documents(run, method)
-    STAGES[spec.protocol].check(run, spec.end)
 
 
 def best_replies(run: Run, end: Spec | None = None) -> Artifact:
@@ -126,8 +122,7 @@ def best_replies(run: Run, end: Spec | None = None) -> Artifact:
         "batch": [run.batch, rsf.sampling_batch],
     }
     parents = {"policy": policy, "reward": base.reward(run)}
-    name = f"the best replies of {end.algorithm}"
-    return run.get("best_replies", inputs, make, parents, name)
+    return run.get("best_replies", inputs, make, parents, f"the best replies of {end.algorithm}")
 
 
 def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.Data:
@@ -141,11 +136,11 @@ def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.
         encode(tokenizer, json.loads(prompt), reply, room)
         for prompt, reply in zip(best["prompt"], kept_replies(best), strict=True)
     ]
-    texts = {}
+    texts: Sequence[Sequence[int]] = ()
     if documents := kept_documents(run, method):
         check_disjoint(documents, tiny_reported())
         kept = [kept_text(document) for document in documents]
-        texts[method] = tokenizer(kept, add_special_tokens=False)["input_ids"]
+        texts = tokenizer(kept, add_special_tokens=False)["input_ids"]
     items = _labelled_items(config.labelled) if method == ADAMERGING else ()
     labelled = [encode_text(tokenizer, *item) for item in items]
     rlhf = run.world.prompts(10**6, run.seed, "rlhf")
@@ -179,12 +174,12 @@ def _labelled_items(count: int) -> tuple[tuple[str, str], ...]:
     return tuple((item["prompt"], item["target"]) for found in every for item in found)
 
 
-def _ratios(run: Run, spec: Spec) -> Artifact:
+def found_by(run: Run, spec: Spec) -> search.Found:
     """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`)."""
-    check_search(run, spec)
+    check_mixture(run, spec)
     config, blocks, alpha, method = numbers(run), blocks_to_find(spec), spec.alpha, spec.method
-    assert blocks is not None  # check_search has refused it
-    assert alpha is not None
+    assert blocks is not None  # of a search
+    assert alpha is not None  # it would be refused
     end = spec.end
 
     def make(folder: Path) -> None:
@@ -203,22 +198,14 @@ def _ratios(run: Run, spec: Spec) -> Artifact:
     parents = {"theta_0": base.sft(run), "policy": trained(run, end)}
     parents["replies"] = best_replies(run, end)
     name = f"ratios of {blocks} blocks by {method}, mean {alpha:g}"
-    return run.get("ratios", inputs, make, parents, name)
-
-
-def found_by(run: Run, spec: Spec) -> search.Found:
-    """The ratios that the search of a spec finds."""
-    return search.Found.load(_ratios(run, spec).path)
+    return search.Found.load(run.get("ratios", inputs, make, parents, name).path)
 
 
 def found(
     run: Run, method: str, blocks: int, alpha: float, end: Spec | None = None
 ) -> search.Found:
-    """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`).
-
-    Raises:
-        UnknownStage, MergeError: what cannot work, before anything is trained.
-    """
+    """The ratios that a search finds (UnknownStage, MergeError: what cannot work, at once)."""
+    _check_method(method)
     wanted: dict[str, Any] = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
     return found_by(run, dataclasses.replace(end or run.end(), **wanted))
 
@@ -229,39 +216,20 @@ def resolved(run: Run, spec: Spec) -> Spec:
         return spec
     found = found_by(run, spec)
     text = ratios_text(found.blocks, found.fixed)
-    assert spec.alpha is not None  # check_search has refused it
+    assert spec.alpha is not None  # it would be refused
     # the mean of the ratios misses alpha by a rounding error, where it does not by more
     exact = abs(found.alpha - spec.alpha) <= layout.TOLERANCE
     return dataclasses.replace(spec, alpha=spec.alpha if exact else found.alpha, part=text)
-
-
-Mixer = TypeVar("Mixer", Sweep, parts.Mixture)
-
-
-def _mixer(
-    run: Run, end: Spec | None, make: Callable[..., Mixer]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Mixer]:
-    model, tokenizer = run.load(base.sft(run))
-    ends = [base.sft(run), trained(run, end or run.end())]
-    return model, tokenizer, make(model, *(load_state(each.path / "model") for each in ends))
 
 
 def mixture_of(
     run: Run, blocks: int | Sequence[int] = len(layout.THIRDS), end: Spec | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, parts.Mixture]:
     """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
-
-    def make(model: PreTrainedModel, start: Any, aligned: Any) -> parts.Mixture:
-        return parts.Mixture(model, start, aligned, parts.partition(model, blocks))
-
-    return _mixer(run, end, make)
-
-
-def sweep_of(
-    run: Run, end: Spec | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Sweep]:
-    """A model that its sweep sets to any mixture of theta_0 and an aligned end."""
-    return _mixer(run, end, Sweep)
+    both = (base.sft(run), trained(run, end or run.end()))
+    model, tokenizer = run.load(both[0])
+    start, aligned = (load_state(each.path / "model") for each in both)
+    return model, tokenizer, parts.Mixture(model, start, aligned, parts.partition(model, blocks))
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
@@ -274,14 +242,10 @@ def model_of(run: Run, spec: Spec) -> Loaded:
     artifact = trained(run, spec)
     if spec.mix is None:
         return run.load(artifact)
-    # one sweep is kept: its models are in memory, and a sweep's points come one after another
-    if spec.mix == AVERAGE:
-        made = run.once("sweep", lambda: sweep_of(run, spec.end), (artifact.key, None))
-        model, tokenizer, sweep = made
-        sweep.set(1.0 if spec.alpha is None else spec.alpha)
-        return model, tokenizer
+    # one mixture is kept: its models are in memory, and a sweep's points come one after another
     blocks = _blocks(spec)
     key = (artifact.key, blocks)
-    model, tokenizer, mixture = run.once("sweep", lambda: mixture_of(run, blocks, spec.end), key)
-    mixture.set(part_ratios(spec, mixture.partition))
+    model, tokenizer, mixture = run.once("mixture", lambda: mixture_of(run, blocks, spec.end), key)
+    plain = 1.0 if spec.alpha is None else spec.alpha
+    mixture.set(plain if spec.mix == AVERAGE else part_ratios(spec, mixture.partition))
     return model, tokenizer

@@ -1,8 +1,4 @@
-"""theta_0 finetuned once on RSF's best replies, under remedies: the paper's protocol (D.1).
-
-It is cheap, since nothing is sampled again, and equal for all, since every remedy gets the same
-samples in as many steps.
-"""
+"""theta_0 finetuned once on RSF's best replies, under remedies: the paper's protocol (D.1)."""
 
 from __future__ import annotations
 
@@ -62,18 +58,14 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
-    """Refuse what remedies cannot use before anything is trained for them.
+    """Refuse what would be refused after hours of RSF, before anything is trained for it.
 
-    The base model has the shapes of theta_0, and the pool is at most as long as assumed here:
-    whatever is refused here would be refused after hours of RSF.
+    The base model has the shapes of theta_0, and the pool is at most as long as assumed here.
     """
     _check_names(remedies)
     STAGES[ROUNDS].check(run, Spec("rsf", rounds))
     if run.preset.distil is None:
-        raise UnknownStage(
-            f"Preset {run.preset.name} does not say how theta_0 is finetuned under a remedy: "
-            "set its `distil`."
-        )
+        raise UnknownStage(f"Preset {run.preset.name} trains no remedies: set its `distil`.")
     if remedies:
         longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
         assumed = Setting(*run.load(base.base(run)), longest, run.preset.distil, run.seed)
@@ -94,11 +86,10 @@ def combined(run: Run, remedies: Mapping[str, float], rounds: int | None = None)
 
 
 def _combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
-    """The same, once `check` has let it pass.
+    """The same, once `check` has let it pass: model, log.jsonl and stats.json, what it cost.
 
     What acts on the outcome alone (graft, average) is made from the run without it, and what
     collects along a plain run (sma, ema, bema) from one run for all strengths of the preset.
-    Beside the model there are log.jsonl and stats.json, the cost of the training behind it.
     """
     chosen = dict(sorted(remedies.items()))
     later = {n: s for n, s in remedies.items() if REMEDIES[n].when == "afterwards"}
@@ -121,8 +112,8 @@ def _combined(run: Run, remedies: Mapping[str, float], rounds: int) -> Artifact:
 
 def riding(run: Run) -> list[tuple[str, float]]:
     """The remedies and strengths of the preset that one plain run serves together."""
-    grids = [grid for grid in run.preset.remedies if REMEDIES[grid.method].when == "along"]
-    return [(grid.method, strength) for grid in grids for strength in grid.strengths]
+    along = [grid for grid in run.preset.remedies if REMEDIES[grid[0]].when == "along"]
+    return [(name, strength) for name, strengths in along for strength in strengths]
 
 
 def _ridden(run: Run, remedy: tuple[str, float], rounds: int, label: str) -> Artifact:
@@ -177,12 +168,13 @@ def _parents(run: Run, rounds: int) -> dict[str, Artifact]:
 
 def setting(run: Run, remedies: Collection[str], rounds: int) -> Setting:
     """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
-
-    def make() -> Setting:
-        assert run.preset.distil is not None  # check has refused it
-        return Setting(*run.load(base.sft(run)), pool(run, rounds), run.preset.distil, run.seed)
-
-    return with_texts(run, run.once("setting", make, rounds), remedies)
+    config = run.preset.distil
+    assert config is not None  # check has refused it
+    start = base.sft(run)
+    made = run.once(
+        "setting", lambda: Setting(*run.load(start), pool(run, rounds), config, run.seed), rounds
+    )
+    return with_texts(run, made, remedies)
 
 
 def pool(run: Run, rounds: int | None = None) -> list[Example]:

@@ -17,15 +17,7 @@ from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
 from alignment_tax.presets import AlgorithmConfig
-from alignment_tax.spec import (
-    CHANGED,
-    INSIDE,
-    KL_COEF,
-    LEARNING_RATE,
-    ROUNDS,
-    Spec,
-    UnknownStage,
-)
+from alignment_tax.spec import CHANGED, INSIDE, KL_COEF, LEARNING_RATE, ROUNDS, Spec, UnknownStage
 from alignment_tax.store import Artifact
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import Extra
@@ -64,10 +56,7 @@ def check_changed(run: Run, spec: Spec) -> None:
 @stage(KL_COEF, check_changed)
 @stage(LEARNING_RATE, check_changed)
 def changed(run: Run, spec: Spec) -> Artifact:
-    """The policy after a round of an algorithm with another value of one of its numbers.
-
-    Of PPO the weight of its KL penalty (paper, Fig. 8), of RSF the size of its steps.
-    """
+    """A round with another weight of PPO's KL penalty (paper, Fig. 8), or size of RSF's steps."""
     config = run.algorithm(spec.algorithm)
     other: dict[str, Any] = {spec.protocol: spec.strength}
     return _round_of(run, spec, dataclasses.replace(config, **other))
@@ -116,8 +105,7 @@ def check_inside(run: Run, spec: Spec) -> None:
 def inside_rounds(run: Run, spec: Spec) -> Artifact:
     """The policy after a round of RSF with a remedy inside each: the paper's other protocol.
 
-    Every round samples and learns anew, so one strength costs as much as all of RSF. L1, L2, KD and
-    KL pull to theta_0 in every round, LoRA is merged at the end of each.
+    L1, L2, KD and KL pull to theta_0 in every round, LoRA is merged at the end of each.
     """
     number, config, wanted = spec.rounds, run.preset.rsf, remedies.wanted(spec)
     before = inside_rounds(run, _previous(spec)) if number > 1 else None

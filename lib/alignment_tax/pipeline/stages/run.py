@@ -32,20 +32,19 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 class Run:
     """A preset and a seed, where its artifacts are, and what it holds in memory.
 
-    Args:
-        preset: its name, or a `Preset`. Without a GPU the preset `small` shrinks, and says so.
-        seed: a non-negative integer; it decides data, order of examples and samples.
-        store: where artifacts are kept; default: the folder of runs.
+    Without a GPU the preset `small` shrinks, and says so. The seed decides data, order of examples
+    and samples. Artifacts are kept in the store, by default the folder of runs.
 
     Raises:
         UnknownPreset: there is no preset of that name.
-        ValueError: seed is no non-negative integer.
+        ValueError: a seed that is no integer of 0 or more; a number of the preset makes no sense.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
         chosen = presets.get(preset) if isinstance(preset, str) else preset
+        presets.check(chosen)
         self.preset = presets.fit_to_device(chosen, device().type)
         if self.preset != chosen:
             log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
@@ -104,15 +103,10 @@ class Run:
         for key, value in inputs.items():
             config = dataclasses.is_dataclass(value) and not isinstance(value, type)
             kept[key] = presets.as_dict(value) if config else value
+        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(self.preset)}
+        describe = f"{name} ({self})"
         return self.store.get(
-            stage,
-            kept,
-            make,
-            version=version,
-            parents=parents,
-            describe=f"{name} ({self})",
-            seed=self.seed,
-            config=presets.as_dict(self.preset),
+            stage, kept, make, version=version, parents=parents, describe=describe, **told
         )
 
 

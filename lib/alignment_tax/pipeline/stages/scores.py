@@ -23,11 +23,8 @@ from alignment_tax.world.tiny import items
 
 def scorer(run: Run) -> Scorer:
     """Scores skills on the reported items; built once."""
-    config = run.preset.eval
-    return run.once(
-        "scorer",
-        lambda: Scorer(config.suite, config.limit, config.batch_size, without=config.without),
-    )
+    suite, limit, without = run.preset.eval.suite, run.preset.eval.limit, run.preset.eval.without
+    return run.once("scorer", lambda: Scorer(suite, limit, run.batch, without=without))
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -18,38 +19,19 @@ def items(benchmark_name: str, part: str, **_: object) -> DatasetDict:
     return DatasetDict({"items": Dataset.from_list(benchmark(benchmark_name, part))})
 
 
-def squad_examples() -> list[dict[str, Any]]:
-    """Return the fixed few-shot examples of SQuAD: short training passages, in no other part."""
-    return benchmark("squad", "examples")
+squad_examples = partial(benchmark, "squad", "examples")
+drop_examples = partial(benchmark, "drop", "examples")
+translation_examples = partial(benchmark, "wmt14", "examples")
 
 
-def drop_examples() -> list[dict[str, Any]]:
-    """Return the fixed few-shot examples of DROP: short passages, in no other part."""
-    return benchmark("drop", "examples")
-
-
-def translation_examples() -> list[dict[str, Any]]:
-    """Return the fixed few-shot examples: sentences of newstest2013 that are in no other part."""
-    return benchmark("wmt14", "examples")
-
-
-def normalise(text: str) -> str:
-    """Return `text` as SQuAD's official script compares it.
-
-    Lower case, no punctuation, no articles, single spaces.
-    """
+def words(text: str) -> list[str]:
+    """Return the words that SQuAD's official script compares: small, no punctuation, no article."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def squad_em(prediction: str, answer: str) -> float:
-    """Return 1.0 if both are the same after `normalise`, else 0.0."""
-    return float(normalise(prediction) == normalise(answer))
-
-
-def squad_f1(prediction: str, answer: str) -> float:
-    """Return the F1, 0 to 1, of the two bags of words after `normalise`."""
-    predicted, expected = normalise(prediction).split(), normalise(answer).split()
+def squad_f1(predicted: list[str], expected: list[str]) -> float:
+    """Return the F1, 0 to 1, of two bags of words."""
     if not predicted or not expected:
         return float(predicted == expected)
     common = (Counter(predicted) & Counter(expected)).total()
@@ -58,11 +40,8 @@ def squad_f1(prediction: str, answer: str) -> float:
 
 def score_squad(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return em and f1 of one reply, 0 to 1, against the best of the accepted answers."""
-    reply = results[0].strip()
-    return {
-        "em": max(squad_em(reply, answer) for answer in doc["answers"]),
-        "f1": max(squad_f1(reply, answer) for answer in doc["answers"]),
-    }
+    reply, answers = words(results[0]), [words(answer) for answer in doc["answers"]]
+    return {"em": float(reply in answers), "f1": max(squad_f1(reply, each) for each in answers)}
 
 
 def score_drop(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -1,12 +1,19 @@
-"""The course in one drawing: which model is made of which, and in which chapter."""
+"""The README's figures: the course in one drawing, and both drawn from the table of points."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from alignment_tax import settings
 from alignment_tax.figures import style
+from alignment_tax.figures.pareto import front
+from alignment_tax.results.points import TableError
+from alignment_tax.results.recorded import RecordError, read_table
 
 #: name, what happens, chapter, place (of the middle of a box) and colour
 STAGES = (
@@ -65,3 +72,23 @@ def pipeline() -> Figure:
     )
     table["what"] = table["what"].str.replace("\n", " ")
     return style.finish(figure, "How a model is aligned", "θ: the weights", table, head=words)
+
+
+def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
+    """Redraw reward against skills (`out`), and beside it the pipeline; return the exit code."""
+    table = points or settings.results_folder() / "tiny" / "points.csv"
+    target = out or settings.results_folder() / "signature.png"
+    if not table.is_file():
+        print(
+            f"alignment-tax figures: there is no table of points at {table}. Name one with "
+            "--points, or record one with: alignment-tax record tiny",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        figure = front(read_table(table), recorded=True)
+    except TableError as error:
+        raise RecordError(f"{table}: {error} Name another table with --points.") from error
+    for each, path in ((figure, target), (pipeline(), target.with_name("pipeline.png"))):
+        print(f"{style.save(each, path)}\n  {style.alt_text(each)}")
+    return 0

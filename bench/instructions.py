@@ -1,0 +1,60 @@
+"""What a processor's instructions change: `alignment-tax bench instructions`.
+
+The same small pipeline (preset smoke, seed 0: theta_0, the reward model, a round of RSF) is trained
+twice with AVX2, as the library asks for, and twice with AVX-512, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from alignment_tax import settings
+from alignment_tax.pipeline.stages.run import read_json
+from alignment_tax.pipeline.study import Study
+from alignment_tax.provenance import processor, provenance
+from alignment_tax.store import Store, say, write_whole
+from bench import Numbers, python
+
+TIMES, WEIGHTS = 2, "model/model.safetensors"
+#: What a library is told to use; the package sets what is not set yet.
+INSTRUCTIONS = {
+    name: {
+        "ATEN_CPU_CAPABILITY": name,
+        "ONEDNN_MAX_CPU_ISA": isa,
+        "MKL_CBWR": name.upper(),
+        "MKL_ENABLE_INSTRUCTIONS": name.upper(),
+    }
+    for name, isa in (("avx2", "AVX2"), ("avx512", "AVX512_CORE"))
+}
+
+
+def trained() -> Numbers:
+    """Train in an empty store: rewards of theta_0's replies, and the sha256 of all weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study("smoke", 0, Store(Path(folder)))
+        rsf = study.aligned("rsf", 1)
+        stages = {"theta_0": study.sft, "reward model": study.reward, "rsf": rsf}
+        sums = {name: each.meta["files"][WEIGHTS]["sha256"] for name, each in stages.items()}
+        return {**read_json(rsf.path / "stats.json"), "sha256": sums, "processor": processor()}
+
+
+def run() -> int:
+    """Train with each set of instructions, and write instruction_sets.json."""
+    root, runs = settings.repo_root(), dict[str, list[Numbers]]()
+    for name in [*INSTRUCTIONS] * TIMES:
+        say(f"Training with {name} ...")
+        said = python(
+            ["-m", "bench.instructions"], [root / "lib", root], None, **INSTRUCTIONS[name]
+        )
+        runs.setdefault(name, []).append(json.loads(said.splitlines()[-1]))
+    found = {"settings": INSTRUCTIONS, "runs": runs, "provenance": provenance()}
+    out = settings.results_folder() / "instruction_sets.json"
+    write_whole(out, json.dumps(found, indent=2) + "\n")
+    print(f"{json.dumps(runs, indent=2)}\nWritten to {out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(trained()))
