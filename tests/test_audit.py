@@ -18,7 +18,7 @@ from alignment_tax import settings
 from alignment_tax.audit import Asked, Audit, AuditError, Measured, measure, page, read_prompts
 from alignment_tax.cli import main
 from alignment_tax.merge.average import average, own_tensors
-from alignment_tax.models import RewardModel, load_policy, save_policy, save_reward_model
+from alignment_tax.models import RewardModel, load_policy, save_policy
 from alignment_tax.results.items import SkillScores, SkillsError
 from alignment_tax.skills.scorer import SUITES, named_tasks
 from alignment_tax.store import Store
@@ -91,7 +91,7 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     critic = RewardModel.from_policy(model, tokenizer)
     with torch.no_grad():
         critic.head.weight.normal_()
-    save_reward_model(critic, tokenizer, tmp_path / "reward")
+    save_policy(critic, tokenizer, tmp_path / "reward")
     asked = Asked(
         *map(str, pair), ("tiny_span", "tiny_one_hop"), (0.5,), str(tmp_path / "reward"), prompts,
         limit=6, max_new_tokens=4,
@@ -147,7 +147,7 @@ def test_bad_input_is_one_message_before_anything_is_measured(
     (tmp_path / "empty").write_text("\n")
     asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
     cases = [
-        ((pair[0], tmp_path / "other"), {}, "only in BEFORE"),
+        ((pair[0], tmp_path / "other"), {}, "Only in BEFORE"),
         (pair, {"--prompts": str(prompts)}, "A reward needs both --reward"),
         (pair, asks, "it has 2 labels, and a reward is one number"),
         (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),

@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ from alignment_tax.world.base import Prompt
 
 PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
 MEAN, REWARD = "mean", "reward"
-COLUMNS = ["alpha", "score", "format_forgiven", "value", "change", "low", "high", "n"]
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -256,7 +256,8 @@ def read_prompts(path: Path) -> list[Prompt]:
                 said = json.loads(line)
         said = said.get("prompt") if isinstance(said, dict) else said
         turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
-        if not turns or not all({"role", "content"} <= set(turn) for turn in turns):
+        fine = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
+        if not fine or not turns or not all({"role", "content"} <= turn.keys() for turn in turns):
             raise AuditError(f"{path}, line {place} is no prompt: text, or messages as JSON.")
         prompts.append(turns)
     if len(prompts) < 2:
@@ -290,7 +291,7 @@ def write_page(audit: Audit, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     found = table(audit)
     write_whole(out / TABLE, found.to_csv(index=False))
-    style.save(front(audit, found), out / FRONT)
+    style.save(front(found), out / FRONT)
     write_whole(out / PAGE, page(audit))
     return out / PAGE
 
@@ -298,22 +299,23 @@ def write_page(audit: Audit, out: Path) -> Path:
 def table(audit: Audit) -> pd.DataFrame:
     """Return a row an alpha and score: value, and its change from alpha 0 with its interval."""
     rows = []
-    for alpha, model in audit.models.items():
-        for score in audit.scores:
-            for forgiven in (False,) if score == REWARD else (False, True):
-                change = audit.change(alpha, score, forgiven=forgiven)
-                ends = (change.difference, change.low, change.high, change.n_items)
-                rows.append((alpha, score, forgiven, total(model.values(score, forgiven)), *ends))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    for alpha, score, forgiven in product(audit.models, audit.scores, (False, True)):
+        if score != REWARD or not forgiven:
+            change = audit.change(alpha, score, forgiven=forgiven)
+            row = {"alpha": alpha, "score": score, "format_forgiven": forgiven}
+            row["value"] = total(audit.models[alpha].values(score, forgiven))
+            row |= {"change": change.difference, "low": change.low, "high": change.high}
+            rows.append({**row, "n": change.n_items})
+    return pd.DataFrame(rows)
 
 
 @style.in_style()
-def front(audit: Audit, found: pd.DataFrame) -> Figure:
-    """Draw the mean skill against reward, or against alpha where no reward was measured."""
+def front(found: pd.DataFrame) -> Figure:
+    """Draw the mean skill of a `table` against reward, or against alpha without a reward."""
     written = found[~found["format_forgiven"]]
     rows = written.pivot(index="alpha", columns="score", values="change").reset_index()
     x, label = "alpha", "α, the weight of the later model"
-    if REWARD in audit.scores:
+    if REWARD in rows:
         x, label = REWARD, "reward gained  →"
     figure, [[axes]] = style.panels(xlabel=label, ylabel="change of mean skill (points)  →")
     draw.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")

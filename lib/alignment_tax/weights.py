@@ -204,9 +204,8 @@ def read_header(file: Path) -> dict[str, Stored]:
         length = int.from_bytes(handle.read(8), "little")
         told = json.loads(handle.read(length))
     told.pop("__metadata__", None)
-    found = {}
-    for name, entry in sorted(told.items(), key=lambda item: item[1]["data_offsets"]):
-        start, end = entry["data_offsets"]
-        place = 8 + length + start
-        found[name] = Stored(file, entry["dtype"], tuple(entry["shape"]), place, end - start)
-    return found
+    entries = sorted((*entry["data_offsets"], name, entry) for name, entry in told.items())
+    return {
+        name: Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
+        for start, end, name, entry in entries
+    }

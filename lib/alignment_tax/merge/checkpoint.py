@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,8 @@ PLAN = "merge.key"  # in the unfinished folder: what it is to become
 #: What is copied beside the weights, from the checkpoint with the more tokens: data, no code.
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "additional_chat_*/*")
 TOLD = 3  # offenders that a message names
-#: Floats that are averaged: numpy's type (a bfloat16 has none), and the name in configurations.
-FLOATS: dict[str, tuple[Any, str]] = {
-    "F64": (np.float64, "float64"),
-    "F32": (np.float32, "float32"),
-    "F16": (np.float16, "float16"),
-    "BF16": (np.uint16, "bfloat16"),
-}
+#: Floats that are averaged, as numpy holds them: it has no bfloat16.
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -65,31 +60,27 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """`size` bytes at `at` of a new file: of two files mixed by alpha, or of one as they are."""
+class Chunk:
+    """`size` bytes at `at` of a file's numbers: of two files mixed by alpha, or of one as they are.
+
+    It is what is worked on at a time. `sources` are file and place: before, after; or one of them.
+    """
 
     name: str
-    sources: tuple[tuple[Path, int], ...]  # file and place: before, after; or one of them
+    sources: tuple[tuple[Path, int], ...]
     dtype: str
     alpha: float
     at: int
     size: int
 
-    def chunks(self) -> Iterator[Piece]:
-        """Yield the piece in parts that are worked on at a time."""
-        for gone in range(0, self.size, CHUNK):
-            moved = tuple((file, start + gone) for file, start in self.sources)
-            length = min(CHUNK, self.size - gone)
-            yield replace(self, sources=moved, at=self.at + gone, size=length)
-
 
 @dataclass(frozen=True)
 class Shard:
-    """A safetensors file of `size` bytes that is to be written."""
+    """A safetensors file that is to be written: its header, then `size` bytes of numbers."""
 
     name: str
     header: bytes
-    pieces: tuple[Piece, ...]
+    chunks: tuple[Chunk, ...]
     size: int
 
 
@@ -143,35 +134,31 @@ def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
     alphas = recipe.alphas({name: after.tensors[name] for name in names})
     shards = []
     for file in after.files:
-        entries, pieces, last = dict[str, Any](), list[Piece](), 0
+        entries, chunks, last = dict[str, Any](), list[Chunk](), 0
         for name in (name for name in names if after.tensors[name].file == file):
             pair = before.tensors[name], after.tensors[name]
             big = max(pair, key=lambda held: held.size)
-            places = [last, last + big.size]
+            chunks += chunks_of(name, *pair, alphas[name], last)
+            places = [last, last := last + big.size]
             entries[name] = {"dtype": big.dtype, "shape": big.shape, "data_offsets": places}
-            pieces += pieces_of(name, *pair, alphas[name], last)
-            last += big.size
         text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
         text += b" " * (-len(text) % 8)
-        head = len(text).to_bytes(8, "little") + text
-        moved = tuple(replace(piece, at=piece.at + len(head)) for piece in pieces)
         own = WEIGHTS if len(after.files) == 1 else file.name
-        shards.append(Shard(own, head, moved, len(head) + last))
+        shards.append(Shard(own, len(text).to_bytes(8, "little") + text, tuple(chunks), last))
     return shards
 
 
-def pieces_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Iterator[Piece]:
-    """Yield what a tensor is made of: what both have, mixed, and rows that only one has."""
-    both = min(one.size, two.size)
-    ends = (one.file, one.start), (two.file, two.start)
+def chunks_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Iterator[Chunk]:
+    """Yield what a tensor is made of: what both have, mixed, then rows that only one has."""
+    both, ends = min(one.size, two.size), ((one.file, one.start), (two.file, two.start))
     # a copy is exact, whatever the numbers are; buffers of whole numbers are the same in both
     mixed = ends if one.dtype in FLOATS else ends[:1]
-    sources = {0.0: ends[:1], 1.0: ends[1:]}.get(alpha, mixed)
-    yield Piece(name, sources, one.dtype, alpha, at, both)
-    for longer in (one, two):
-        if longer.size > both:
-            rest = ((longer.file, longer.start + both),)
-            yield Piece(name, rest, one.dtype, alpha, at + both, longer.size - both)
+    parts = [(0, both, {0.0: ends[:1], 1.0: ends[1:]}.get(alpha, mixed))]
+    parts += [(both, held.size, (end,)) for held, end in zip((one, two), ends, strict=True)]
+    for first, last, sources in parts:
+        for gone in range(first, last, CHUNK):
+            moved = tuple((file, start + gone) for file, start in sources)
+            yield Chunk(name, moved, one.dtype, alpha, at + gone, min(CHUNK, last - gone))
 
 
 def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[str]:
@@ -185,10 +172,9 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
     for who, here, other in (("BEFORE", before, after), ("AFTER", after, before)):
         alone = [name for name in here.tensors if name not in other.tensors]
         if strange := [name for name in alone if not is_tied(here, name)]:
-            verb = "is" if len(strange) == 1 else "are"
             raise MergeError(
-                f"{first_of(strange)} {verb} only in {who} ({here.folder}). {FINETUNED} Merge a "
-                "LoRA adapter first (merge_and_unload), and take a model out of its wrapper "
+                f"Only in {who} ({here.folder}): {first_of(strange)}. {FINETUNED} Merge a LoRA "
+                "adapter first (merge_and_unload), and take a model out of its wrapper "
                 "(torch.compile, DDP)."
             )
     names = [name for name in after.tensors if name in before.tensors]
@@ -269,7 +255,7 @@ def check_room(folder: Path, needed: int) -> None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def content(chunk: Piece, files: Mapping[Path, int]) -> memoryview:
+def content(chunk: Chunk, files: Mapping[Path, int]) -> memoryview:
     """Return the bytes of a chunk, from files by their open number."""
     read = [os.pread(files[file], chunk.size, start) for file, start in chunk.sources]
     if any(len(each) != chunk.size for each in read):
@@ -277,10 +263,9 @@ def content(chunk: Piece, files: Mapping[Path, int]) -> memoryview:
     return memoryview(read[0]) if len(read) == 1 else mix(chunk, *read).data.cast("B")
 
 
-def mix(chunk: Piece, before: bytes, after: bytes) -> np.ndarray:
+def mix(chunk: Chunk, before: bytes, after: bytes) -> np.ndarray:
     """Return the average of two arrays (n,), rounded to their dtype (MergeError: NaN or inf)."""
-    read = (np.frombuffer(each, FLOATS[chunk.dtype][0]) for each in (before, after))
-    start, end = (widen(each, chunk.dtype) for each in read)
+    start, end = (widen(each, chunk.dtype) for each in (before, after))
     # from the nearer end, so that what is equal in both stays so
     near, far = (start, end) if chunk.alpha < 0.5 else (end, start)
     far -= near
@@ -294,17 +279,18 @@ def mix(chunk: Piece, before: bytes, after: bytes) -> np.ndarray:
     return narrow(near, chunk.dtype)
 
 
-def widen(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    """Return a copy of floats in float32 or wider; a bfloat16 is the upper half of a float32."""
+def widen(read: bytes, dtype: str) -> np.ndarray:
+    """Return floats (n,) in float32 or wider; a bfloat16 is the upper half of a float32."""
+    numbers = np.frombuffer(read, FLOATS[dtype])
     if dtype == "BF16":
         bits = numbers.astype(np.uint32)
-        bits <<= 16
+        bits <<= 16  # in place, here and below: fresh memory costs more than the sum
         return bits.view(np.float32)
-    return numbers.astype(np.float64 if dtype == "F64" else np.float32)
+    return numbers.astype(np.promote_types(FLOATS[dtype], np.float32))
 
 
 def narrow(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    """Round in place to a dtype: to the nearest, and to the even one of two as near."""
+    """Round floats (n,), in place, to the nearest of a dtype, of two as near to the even one."""
     if dtype == "BF16":
         bits = numbers.view(np.uint32)
         odd = bits >> 16
@@ -313,19 +299,18 @@ def narrow(numbers: np.ndarray, dtype: str) -> np.ndarray:
         bits += 0x7FFF
         bits >>= 16
         numbers = bits
-    return numbers.astype(FLOATS[dtype][0], copy=False)
+    return numbers.astype(FLOATS[dtype], copy=False)
 
 
 def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
     """Write one file, whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    chunks = [chunk for piece in shard.pieces for chunk in piece.chunks()]
     with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(THREADS) as threads:
         file.write(shard.header)
 
         def work(first: int) -> None:
-            for chunk in chunks[first::THREADS]:
-                os.pwrite(file.fileno(), content(chunk, files), chunk.at)
+            for chunk in shard.chunks[first::THREADS]:
+                os.pwrite(file.fileno(), content(chunk, files), len(shard.header) + chunk.at)
 
         list(threads.map(work, range(THREADS)))
     temporary.rename(path)  # not synced: after a power cut `is_whole` finds what is missing
@@ -333,12 +318,12 @@ def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
 
 def is_whole(path: Path, shard: Shard, files: Mapping[Path, int]) -> bool:
     """Whether a file is a finished shard: length, header, and the end of each tensor once more."""
-    if not path.is_file() or path.stat().st_size != shard.size:
+    start, ends = len(shard.header), {chunk.name: chunk for chunk in shard.chunks}.values()
+    if not path.is_file() or path.stat().st_size != start + shard.size:
         return False
     with path.open("rb") as file:
-        ends = [chunk for piece in shard.pieces for chunk in list(piece.chunks())[-1:]]
-        return file.read(len(shard.header)) == shard.header and all(
-            os.pread(file.fileno(), chunk.size, chunk.at) == content(chunk, files) for chunk in ends
+        return file.read(start) == shard.header and all(
+            os.pread(file.fileno(), end.size, start + end.at) == content(end, files) for end in ends
         )
 
 
@@ -358,8 +343,8 @@ def write_rest(
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
     if len(shards) > 1:
-        places = {piece.name: shard.name for shard in shards for piece in shard.pieces}
-        total = sum(piece.size for shard in shards for piece in shard.pieces)
+        places = {chunk.name: shard.name for shard in shards for chunk in shard.chunks}
+        total = sum(shard.size for shard in shards)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_whole(part / INDEX, json.dumps(index, indent=2) + "\n")
     numbers = ("vocab_size", "pad_token_id")
@@ -373,7 +358,7 @@ def write_rest(
 def card(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
     """Return the page that says what the average is."""
     made, ratios = provenance(), ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
-    blocks = f" ({ratios} for the blocks of layers, from the input on)" if ratios else ""
+    blocks = f" ({ratios} for the blocks of layers)" if ratios else ""
     return f"""---
 library_name: transformers
 tags: [merge, alignment-tax]
@@ -413,5 +398,6 @@ def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> st
     else:
         config["models"] = sources(recipe.alpha)
     kept = next(held.dtype for held in after.tensors.values() if held.dtype in FLOATS)
-    config |= {"dtype": "float32", "out_dtype": FLOATS[kept][1]}
+    own = kept.replace("F", "float").replace("B", "b")
+    config |= {"dtype": "float32", "out_dtype": own}
     return json.dumps(config, indent=2) + "\n"  # JSON is YAML
