@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,7 @@ class AuditError(settings.SettingsError):
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """Say that what was named cannot be audited (AuditError), whichever part of the library does.
-
-    A ValueError is what they raise for weights, tokenizers and tasks that cannot be used.
-    """
+    """Make an AuditError of what is raised for unusable weights, tokenizers and tasks."""
     try:
         yield
     except ValueError as error:
@@ -195,7 +193,7 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
     store, found = store or Store(settings.runs_folder()), {}
     for alpha in sorted({0.0, *map(float, asked.alphas), 1.0}):
         own, what = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}"
-        kept = store.get("audit", own, lambda folder, a=alpha: make(folder, a), describe=what).path
+        kept = store.get("audit", own, partial(make, alpha=alpha), describe=what).path
         rewards = np.array(json.loads((kept / REWARDS).read_text(encoding="utf-8")))
         found[alpha] = Measured(SkillScores.load(kept), rewards)
     return Audit(asked, found)
@@ -216,7 +214,7 @@ def write_average(
                 )
             with safe_open(end.tensors[name].file, "pt") as opened:
                 pair.append(opened.get_tensor(name))
-        target.copy_(mix(*pair, alpha))
+        target.copy_(mix(pair[0], pair[1], alpha))
 
 
 def load_critic(name: str) -> Loaded:
@@ -255,7 +253,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             with contextlib.suppress(ValueError):  # text may begin with a bracket
                 said = json.loads(line)
         said = said.get("prompt") if isinstance(said, dict) else said
-        turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        turns: Any = [{"role": "user", "content": said}] if isinstance(said, str) else said
         fine = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
         if not fine or not turns or not all({"role", "content"} <= turn.keys() for turn in turns):
             raise AuditError(f"{path}, line {place} is no prompt: text, or messages as JSON.")
@@ -278,8 +276,8 @@ def find_ratios(before: Checkpoint, after: Checkpoint, alpha: float, path: Path 
         examples = [encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
         if not examples:
             raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
-        states = (models.load_state(each.folder) for each in (before, after))
-        mixture = Mixture(model, *states, partition(model, 3))
+        start, end = (models.load_state(each.folder) for each in (before, after))
+        mixture = Mixture(model, start, end, partition(model, 3))
     return learn_ratios(mixture, ReplyLikelihood(model, examples), hma_numbers(TINY_RATIOS, alpha))
 
 
