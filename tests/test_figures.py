@@ -20,6 +20,7 @@ from alignment_tax.figures.readme import redraw_figures
 from alignment_tax.figures.style import MOST_ROWS, describe
 from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
+from alignment_tax.results.recorded import RecordError
 from alignment_tax.stats import compare
 
 CAPTION = "this run: tiny, seed 0"
@@ -346,6 +347,6 @@ def test_figures_are_redrawn_from_the_table_alone(
     assert redraw_figures(tmp_path / "none.csv") == 2
     assert "there is no table of points" in capsys.readouterr().err
     points.drop(columns="forgetting").to_csv(table, index=False)
-    assert redraw_figures(table, tmp_path / "not.png") == 1
-    assert "forgetting" in capsys.readouterr().err
+    with pytest.raises(RecordError, match=r"forgetting.*--points"):
+        redraw_figures(table, tmp_path / "not.png")
     assert not (tmp_path / "not.png").exists()

@@ -390,7 +390,7 @@ def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> Non
 
 def test_answers_are_what_the_model_says(scorer, tasks, tokenizer) -> None:
     model = tiny_llama()
-    said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2]})
+    said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2], "bleu": []})
     questions = [doc["question"] for doc in documents(tasks, "passages")]
     replies = bare_replies(model, tokenizer, [questions[1], questions[3]])
     assert [said["span", 1], said["span", 3]] == replies

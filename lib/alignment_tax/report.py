@@ -147,7 +147,8 @@ def skill_table(points: pd.DataFrame) -> str:
             wide = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
             cells.append(f"{mean:.{digits}f}{wide}")
         lines.append(cells)
-    return markdown(["Model", *SCORES], lines)
+    heads = ["skill, format forgiven" if score == "forgetting" else score for score in SCORES]
+    return markdown(["Model", *heads], lines)
 
 
 # --- the pages beside the tables ------------------------------------------------------------------

@@ -238,6 +238,8 @@ class Scorer:
         """Return what a model says, of choices the likeliest, to items: {(slot, item): answer}."""
         said: dict[tuple[str, int], str] = {}
         for slot, numbers in chosen.items():
+            if not numbers:
+                continue
             task, definition = self.slots[slot], self.tasks[self.slots[slot].name]
             requests = [r for r in self._requests[slot] if r.doc_id in set(numbers)]
             self._ask(model, tokenizer, task, requests)

@@ -22,9 +22,10 @@ Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
 LEVEL = 0.95  # coverage of an interval
 #: How verdicts are read, for a page.
 VERDICTS_SAY = (
-    "A claim holds where the whole interval lies on the side of zero that it says, and is opposite "
-    "where all of it lies on the other. It is negligible where the whole interval is within the "
-    "smallest effect of interest, on either side, and inconclusive otherwise."
+    "A claim is negligible where the whole interval is within the smallest effect of interest (0.5 "
+    "points of skill, 0.1 of reward or gold). Otherwise it holds where all of the interval lies on "
+    "the side of zero that it says, is opposite where all of it lies on the other, and is "
+    "inconclusive where zero is in it."
 )
 
 
