@@ -14,7 +14,8 @@ from test_parts import llama, same, state
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from alignment_tax.merge.average import MergeError, average, check_same_vocabulary, kind_of
+from alignment_tax.merge.average import average
+from alignment_tax.merge.layout import MergeError, check_same_vocabulary, kind_of
 from alignment_tax.merge.parts import Mixture, partition
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -11,7 +11,7 @@ from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
 from alignment_tax.store import ArtifactError
 
-COMMANDS = ("list", "run", "compare", "record", "add", "report", "figures", "outputs", "base")
+COMMANDS = "list run compare record add report figures outputs base merge audit".split()
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):
@@ -21,7 +21,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     said = capsys.readouterr().out
     assert all(f"\n    {name} " in said for name in (*COMMANDS, "bench"))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
-    measures = ("speed", "ppo", "tune", "faults", "kill", "instructions")
+    measures = ("speed", "ppo", "merge", "tune", "faults", "kill", "instructions")
     for name in (*COMMANDS, *(f"bench {each}" for each in measures)):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])

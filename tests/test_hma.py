@@ -34,7 +34,8 @@ from alignment_tax.merge.hma import (
     schedule,
     softmax_ratios,
 )
-from alignment_tax.merge.parts import Mixture, partition, ratios_of_blocks
+from alignment_tax.merge.layout import ratios_of_blocks
+from alignment_tax.merge.parts import Mixture, partition
 from alignment_tax.merge.released_code import (
     AS_MEANT,
     AS_PRINTED,

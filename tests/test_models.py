@@ -193,7 +193,7 @@ def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
         prepare_tokenizer(bare)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_policy(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
         load_state(tmp_path)
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["new"])

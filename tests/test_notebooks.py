@@ -218,6 +218,7 @@ NEXT_TO_NOTHING = (
     # another numbering of the hidden units, the same model
     ("10", "renumbering_changes_logits_by", 1e-2),
     ("11", "softmax_ratios_against_hand", 1e-9),
+    ("14", "gap_by_hand", 1e-6),
 )
 TRUE = (
     ("00", "alpha_0_equals_theta_0"),
@@ -226,6 +227,9 @@ TRUE = (
     ("09", "by_hand_equals_theta_0_at_0"),
     ("09", "by_hand_equals_theta_at_1"),
     ("09", "extrapolation_refused"),
+    ("14", "unfit_pair_refused"),
+    ("14", "alpha_0_is_before"),
+    ("14", "alpha_1_is_after"),
 )
 
 

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from alignment_tax.merge.average import MergeError, average
-from alignment_tax.merge.parts import (
-    Mixture,
-    Partition,
-    block_names,
-    block_sizes,
-    one_part,
-    partition,
-    ratios_of_blocks,
-)
+from alignment_tax.merge.layout import Partition, block_names, block_sizes, ratios_of_blocks
+from alignment_tax.merge.parts import Mixture, one_part, partition
 
 PLAIN = Partition({"one": ("0.weight",), "two": ("1.weight",)}, {"rest": ("1.bias",)})
 

@@ -15,7 +15,7 @@ from alignment_tax import presets
 from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
-from alignment_tax.merge.parts import ratios_of_blocks
+from alignment_tax.merge.layout import ratios_of_blocks
 from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state

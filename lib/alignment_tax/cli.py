@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax import presets, settings
+from alignment_tax.labels import ALPHA
+from alignment_tax.merge.layout import MergeError
 from alignment_tax.notebooks import (
     INDEX,
     CourseError,
@@ -21,7 +23,8 @@ from alignment_tax.notebooks import (
 )
 from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.spec import UnknownStage
-from alignment_tax.store import ArtifactError
+from alignment_tax.store import ArtifactError, write_whole
+from alignment_tax.weights import CheckpointError, open_checkpoint
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -60,6 +63,17 @@ def share(text: str) -> float:
         if 0 <= float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} does not lie in [0, 1)")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return numbers in [0, 1] from the command line, as in 0.8,0.6,0.4."""
+    try:
+        found = tuple(map(float, text.split(",")))
+    except ValueError:
+        found = ()
+    if found and all(0 <= each <= 1 for each in found):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers in [0, 1], like 0.8,0.6,0.4")
 
 
 def new_file(text: str) -> Path:
@@ -118,6 +132,35 @@ def make_parser() -> argparse.ArgumentParser:
     option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
     command(do_base, "base")
+    ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
+    option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4")
+    for end, text in ends:
+        option(end, help=text)
+    option("--out", type=path, required=True, help="folder of the average, which must not exist")
+    text = "weight of AFTER; of ratios by --hma the mean; default 0.4"
+    option("--alpha", type=float, default=ALPHA, help=text)
+    text = "a weight of AFTER for each block of layers, from the input on"
+    option("--ratios", type=numbers, default=(), metavar="A,B,...", help=text)
+    text = "let HMA find three ratios, on AFTER's own replies to --prompts; loads both models"
+    option("--hma", action="store_true", help=text)
+    option("--prompts", type=path, help="a file with a prompt a line, as text or as JSON")
+    option("--pad", action="store_true", help="take tokens that only one model has as they are")
+    text = "write a configuration of mergekit for the same weights"
+    option("--export", type=new_file, metavar="FILE", help=text)
+    option = command(do_audit, "audit owner/sft owner/rlhf --tasks arc_easy,piqa")
+    for end, text in ends:
+        option(end, help=text)
+    text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
+    option("--tasks", required=True, metavar="A,B,...", help=text)
+    text = "a sequence classification model with one label: folder or Hub id"
+    option("--reward", metavar="MODEL", help=text)
+    option("--prompts", type=path, help="what the reward is measured on: a prompt a line")
+    text = "weights of AFTER between 0 and 1; default 0.2,0.4,0.6,0.8"
+    option("--alphas", type=numbers, default=(0.2, 0.4, 0.6, 0.8), metavar="A,B,...", help=text)
+    option("--limit", type=count, help="items a task, from the first; default all")
+    option("--out", type=path, default=path("audit"), help="folder of the page; default audit")
+    text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
+    option("--fail-if-tax", type=float, metavar="X", help=text)
     text = "measure on this machine, from a checkout: speed, our PPO, learning rates, faults"
     bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
     among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
@@ -130,6 +173,12 @@ def make_parser() -> argparse.ArgumentParser:
     option("--trl", type=path, required=True, help="folder with a TRL that has PPO")
     option("--iterations", type=count, help="of each run")
     option("--out", type=new_file, help="default data/results/bench_ppo.json")
+    line = "bench merge --mergekit .venv/mergekit/bin/mergekit-yaml"
+    option = command(bench_merge, line, among)
+    text = "the program mergekit-yaml of mergekit 0.1.5, in an environment of its own"
+    option("--mergekit", type=path, required=True, help=text)
+    option("--runs", type=count, default=5, help="of each program; default 5")
+    option("--out", type=new_file, help="default data/results/bench.json")
     option = command(bench_tune, "bench tune tiny --algorithms dpo", among)
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
@@ -210,6 +259,37 @@ def do_base(given: Given) -> None:
     library("train.pretrain").make_base()
 
 
+def do_merge(given: Given) -> None:
+    """Average two checkpoints of your own, file by file."""
+    files = library("merge.checkpoint")
+    ends = [open_checkpoint(name) for name in (given.before, given.after)]
+    ratios, alpha = given.ratios, given.alpha
+    if given.hma:
+        found = library("audit").find_ratios(*ends, alpha, given.prompts)
+        ratios, alpha = found.blocks, found.alpha
+    elif ratios:
+        alpha = sum(ratios) / len(ratios)
+    recipe = files.Recipe(alpha, ratios, given.pad)
+    made = files.merge_checkpoints(*ends, recipe, given.out)
+    if given.export:
+        write_whole(given.export, files.mergekit_config(*ends, recipe))
+    print(f"The average is in {made}.")
+
+
+def do_audit(given: Given) -> int | None:
+    """Measure what a pair of your own lost, and what averaging gives back."""
+    audit = library("audit")
+    named = {name: getattr(given, name) for name in ("reward", "prompts", "limit", "alphas")}
+    tasks = tuple(filter(None, given.tasks.split(",")))
+    found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
+    print(f"The page is {audit.write_page(found, given.out)}.")
+    tax = found.change(1.0)
+    if given.fail_if_tax is None or tax.high >= -given.fail_if_tax:
+        return None
+    print(f"The tax is {audit.said(tax)} points: beyond {given.fail_if_tax:g}.", file=sys.stderr)
+    return FAILED
+
+
 def bench_speed(given: Given) -> int:
     """Measure speed and memory, to data/results/bench.json."""
     return program("bench.speed").run(given.limit, given.only, given.against, given.out)
@@ -218,6 +298,11 @@ def bench_speed(given: Given) -> int:
 def bench_ppo(given: Given) -> int:
     """Train by our PPO and by TRL's last one (make bench-ppo), to data/results/bench_ppo.json."""
     return program("bench.ppo_against_trl").run(given.trl, given.iterations, given.out)
+
+
+def bench_merge(given: Given) -> int:
+    """Time averaging on disk beside mergekit and cp, to data/results/bench.json."""
+    return program("bench.merge").run(given.mergekit, given.runs, out=given.out)
 
 
 def bench_tune(given: Given) -> int:
@@ -258,7 +343,8 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         given.notebooks = notebooks or settings.notebooks_folder()
         return int(given.do(given) or 0)
     except (
-        CompareError, CourseError, UnknownStage, presets.UnknownPreset, settings.SettingsError
+        CheckpointError, CompareError, CourseError, MergeError, UnknownStage,
+        presets.UnknownPreset, settings.SettingsError,
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)
         return WRONG_USE

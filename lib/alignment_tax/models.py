@@ -99,9 +99,11 @@ def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def prepare_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, chat: bool = True
+) -> PreTrainedTokenizerBase:
     """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
-    if not tokenizer.chat_template:
+    if chat and not tokenizer.chat_template:
         raise ValueError(
             "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
             "model, or set tokenizer.chat_template."
@@ -118,9 +120,12 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def load_policy(
-    path_or_id: str | Path, dtype: str = "float32"
+    path_or_id: str | Path, dtype: str = "float32", chat: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
+    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file.
+
+    With `chat` it must have a chat template.
+    """
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
@@ -133,7 +138,7 @@ def load_policy(
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": GgufConfig(dequantize=True)}
     safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
-    tokenizer = load_tokenizer(name, **safe)
+    tokenizer = load_tokenizer(name, chat, **safe)
     config = AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -154,10 +159,10 @@ def load_policy(
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, chat: bool = True, **options: Any) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer, prepared (ValueError: it cannot be read or used)."""
     try:
-        return prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options))
+        return prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), chat)
     except Exception as error:  # each library has errors of its own
         said = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".")
         raise ValueError(

@@ -6,42 +6,17 @@ aligned model; the paper's released code has it the other way round.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from itertools import product
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from alignment_tax.merge.layout import FINETUNED, Kind, MergeError, check_alpha, kind_of
+
 State = Mapping[str, Tensor]
-Kind = Literal["linear", "embedding", "head", "norm", "other"]
 What = Literal["all"] | Kind | Collection[Kind]
-
-EMBEDDING_WORDS = ("embed_tokens", "embed_in", "wte", "wpe", "embeddings")
-HEAD_WORDS = ("lm_head", "embed_out", "score")
-NORM_WORDS = ("norm", "ln_")
-FINETUNED = "Average only a model and what it was finetuned into."
-
-
-class MergeError(ValueError):
-    """Two sets of weights cannot be averaged; the message names the first offender."""
-
-
-def kind_of(name: str, tensor: Tensor) -> Kind:
-    """Return what a weight is, from its name and number of axes; `linear`: what the paper averages.
-
-    A head that is tied to the embedding is the same tensor, and counts as `embedding`.
-    """
-    if any(word in name for word in EMBEDDING_WORDS):
-        return "embedding"
-    if set(name.split(".")) & set(HEAD_WORDS):
-        return "head"
-    if any(word in name for word in NORM_WORDS):
-        return "norm"
-    # the experts of a mixture are matrices in one stack
-    return "linear" if tensor.ndim >= 2 else "other"
 
 
 @torch.no_grad()
@@ -126,17 +101,6 @@ def write_weights(model: nn.Module, weights: State) -> None:
         targets[name].copy_(tensor)
 
 
-def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
-    """Refuse an alpha that is not a finite number, or that extrapolates unasked (MergeError)."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
-        raise MergeError(f"alpha is {alpha!r}: it must be a finite number (use float(alpha)).")
-    if not extrapolate and not 0 <= alpha <= 1:
-        raise MergeError(
-            f"alpha = {alpha} lies outside [0, 1], beyond one of the two models. If you mean to "
-            "extrapolate, pass extrapolate=True."
-        )
-
-
 def check_compatible(theta_0: State, theta: State) -> None:
     """Refuse weights that cannot be averaged name by name, or hold NaN (MergeError)."""
     if not theta_0 or not theta:
@@ -145,19 +109,6 @@ def check_compatible(theta_0: State, theta: State) -> None:
     _check_names(theta, theta_0, "theta", "theta_0")
     for name, tensor in theta_0.items():
         _check_tensor(name, tensor, theta.get(name, tensor))
-
-
-def check_same_vocabulary(first: Any, second: Any) -> None:
-    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
-    a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
-    differ = [token for token in {*a, *b} if a.get(token) != b.get(token)]
-    if differ:
-        token = min(differ, key=lambda t: (a.get(t, b.get(t)), t))
-        raise MergeError(
-            f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
-            f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Average only "
-            "models with one tokenizer."
-        )
 
 
 def check_fits_model(model: nn.Module, targets: State, state: State) -> None:

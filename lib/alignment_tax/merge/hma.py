@@ -21,8 +21,9 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from alignment_tax.merge.average import MergeError, State, wide
-from alignment_tax.merge.parts import TOLERANCE, Mixture
+from alignment_tax.merge.average import State, wide
+from alignment_tax.merge.layout import TOLERANCE, MergeError
+from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import IGNORED, check_finite, collate
 
 Parameterisation = Literal["softmax", "eq11"]

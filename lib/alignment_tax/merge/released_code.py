@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alignment_tax.merge import hma
-from alignment_tax.merge.average import kind_of
 from alignment_tax.merge.hma import HmaConfig, Objective
+from alignment_tax.merge.layout import kind_of
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import check_finite
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from alignment_tax.merge import hma, released_code
-from alignment_tax.merge.average import MergeError, State, write_weights
+from alignment_tax.merge.average import State, write_weights
 from alignment_tax.merge.hma import Example, Found, HmaConfig, Parameterisation, ReplyLikelihood
-from alignment_tax.merge.parts import THIRDS, Mixture
+from alignment_tax.merge.layout import THIRDS, MergeError
+from alignment_tax.merge.parts import Mixture
 from alignment_tax.presets import RatioConfig
 
 #: Mean reward of a model's replies to the prompts of these numbers, sampled with the same random

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import average, check_alpha, own_tensors, write_weights
+from alignment_tax.merge.average import average, own_tensors, write_weights
+from alignment_tax.merge.layout import check_alpha
 from alignment_tax.mitigate.base import Setting, Treatment
 
 

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import kind_of
+from alignment_tax.merge.layout import kind_of
 from alignment_tax.mitigate.base import Setting, Treatment
 from alignment_tax.train.rounds import sub_seed
 

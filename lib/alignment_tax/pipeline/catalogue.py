@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from alignment_tax.merge.parts import THIRDS
+from alignment_tax.merge.layout import THIRDS
 from alignment_tax.presets import Preset
 from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import (

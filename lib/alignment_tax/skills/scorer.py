@@ -13,6 +13,8 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +29,8 @@ from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistic
 from alignment_tax.skills.decode import Tokens, greedy_replies, log_likelihoods
 
 Split = Literal["reported", "validation"]
+#: Metrics of lm-eval's own tasks that score one item in 0..1, and what such a task may ask for.
+COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "generate_until")
 
 
 class Task(NamedTuple):
@@ -71,30 +75,81 @@ def _suite(name: str) -> dict[str, Task]:
     return SUITES[name]
 
 
-def _build_tasks(names: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Build lm-eval tasks from the YAML files of a folder, without reading lm-eval's own."""
+def named_tasks(names: Sequence[str]) -> dict[str, Task]:
+    """Return tasks by slot, from the names of suites, of their tasks or of lm-eval's own tasks.
+
+    Raises:
+        SkillsError: an unknown name, or a task that reports nothing that counts here.
+    """
+    every = {task.name: {slot: task} for own in SUITES.values() for slot, task in own.items()}
+    found: dict[str, Task] = {}
+    for name in dict.fromkeys(names):
+        own = SUITES.get(name) or every.get(name) or {name: _registered(name)}
+        if twice := found.keys() & own.keys():
+            raise SkillsError(f"Two tasks fill {min(twice)!r}: name one suite, or its tasks.")
+        found |= own
+    if not found:
+        raise SkillsError("No task is named: for instance --tasks arc_easy,piqa")
+    return found
+
+
+def _registered(name: str) -> Task:
+    """Return the task of lm-eval's own that has this name, and which of its metrics counts."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    known = _registry()
+    if name not in known.all_subtasks:
+        near = " or ".join(get_close_matches(name, known.all_subtasks, 3))
+        hint = f" Did you mean {near}?" if near else ""
+        hint = " It is a group: name its tasks." if name in known.all_tasks else hint
+        suites = ", ".join(SUITES)
+        raise SkillsError(f"There is no task {name!r}, lm-eval's or a suite ({suites}).{hint}")
+    told = load_yaml(known.task_index[name].yaml_path)
+    reported = [str(each["metric"]) for each in told.get("metric_list") or [{"metric": "acc"}]]
+    counted = [metric for metric in COUNTED if metric in reported]
+    if told.get("output_type") not in OUTPUTS or not counted:
+        raise SkillsError(
+            f"Task {name!r} cannot be compared item by item: it is {told.get('output_type')} and "
+            f"reports {', '.join(reported)}. Choices and replies can, by {', '.join(COUNTED)}."
+        )
+    return Task(name, counted[0])
+
+
+@cache
+def _registry() -> Any:
+    """Return lm-eval's index of its own tasks, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _build_tasks(names: Sequence[str], folders: list[Path], registered: bool) -> dict[str, Any]:
+    """Build lm-eval tasks from the YAML files of folders, and if `registered` lm-eval's own."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    doing, tasks = str(folder), dict[str, Any]()
+    doing, tasks = str(folders[0]), dict[str, Any]()
     try:
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        if missing := [name for name in names if name not in manager.all_subtasks]:
-            for file in sorted(folder.glob("*.yaml")):  # lm-eval leaves out what it cannot read
+        own = TaskManager(include_path=list(map(str, folders)), include_defaults=False)
+        missing = [name for name in names if name not in own.all_subtasks]
+        if missing and not registered:
+            for file in sorted(folders[0].glob("*.yaml")):  # lm-eval leaves out what it cannot read
                 doing = str(file)
                 load_yaml(file, resolve_func=False, recursive=False)
             raise SkillsError(
-                f"{folder} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the slot "
-                "in `without`."
+                f"{folders[0]} has no lm-eval task {missing[0]!r}. Add its YAML file, or name the "
+                "slot in `without`."
             )
         for name in names:
-            doing = f"{folder}, task {name!r}"
-            tasks |= manager.load([name])["tasks"]
+            doing = f"{'lm-eval' if name in missing else folders[0]}, task {name!r}"
+            tasks |= (_registry() if name in missing else own).load([name])["tasks"]
     except SkillsError:
         raise
     except Exception as error:  # whatever the functions raise that a YAML file names
         said = " ".join(str(error).split()).rstrip(".")
-        raise SkillsError(f"{doing}: {said}. Correct its YAML file.") from error
+        way = "Get its data (HF_HOME names a cache), or name other tasks."
+        way = way if registered else "Correct its YAML file."
+        raise SkillsError(f"{doing}: {said}. {way}") from error
     return tasks
 
 
@@ -104,6 +159,7 @@ class Scorer:
     Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
 
     Args:
+        suite: its name, or tasks by slot (see `named_tasks`).
         limit: number of items per task, from the first; None for all.
         batch_size: sequences per forward pass. In bfloat16 numbers move a little with it: compare
             only equal ones.
@@ -118,7 +174,7 @@ class Scorer:
 
     def __init__(
         self,
-        suite: str,
+        suite: str | Mapping[str, Task],
         limit: int | None,
         batch_size: int,
         split: Split = "reported",
@@ -130,20 +186,24 @@ class Scorer:
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
             raise SkillsError(f"limit is {limit}: it must be None (all items) or at least 1.")
-        slots = _suite(suite)
+        slots = _suite(suite) if isinstance(suite, str) else suite
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size
         end = "" if split == "reported" else "_validation"
         used = {slot: task for slot, task in slots.items() if slot not in without}
         self.slots = {s: task._replace(name=task.name + end) for s, task in used.items()}
-        folder = folder or Path(__file__).parent / suite
+        suites = [suite] if isinstance(suite, str) else list(SUITES)
         logger = logging.getLogger("lm_eval")
         with contextlib.ExitStack() as afterwards:
             # lm-eval's notes are for users of a command line
             afterwards.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-            self.tasks = _build_tasks([task.name for task in self.slots.values()], folder)
+            self.tasks = _build_tasks(
+                [task.name for task in self.slots.values()],
+                [folder] if folder else [Path(__file__).parent / each for each in suites],
+                registered=not isinstance(suite, str),
+            )
             # its progress bar stays out of the notebook
             afterwards.enter_context(contextlib.redirect_stderr(io.StringIO()))
             for definition in self.tasks.values():

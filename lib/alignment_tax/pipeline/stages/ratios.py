@@ -13,8 +13,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets
-from alignment_tax.merge import parts, search
-from alignment_tax.merge.average import check_alpha
+from alignment_tax.merge import layout, parts, search
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.stages import base
@@ -48,17 +47,17 @@ def numbers(run: Run) -> RatioConfig:
     return run.preset.ratios
 
 
-def part_ratios(spec: Spec, partition: parts.Partition) -> dict[str, float]:
+def part_ratios(spec: Spec, partition: layout.Partition) -> dict[str, float]:
     """The ratio of every part of a model that a spec with parts names (see `merge.parts`)."""
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
-        return parts.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
+        return layout.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
     return parts.one_part(partition, spec.part, spec.alpha)
 
 
-def _cut(run: Run, blocks: int) -> parts.Partition:
+def _cut(run: Run, blocks: int) -> layout.Partition:
     """How a policy is cut into K blocks; the base has the shapes of all, and is there first."""
     start = base.base(run)
     return run.once(("blocks", blocks), lambda: parts.partition(run.load(start)[0], blocks))
@@ -66,14 +65,14 @@ def _cut(run: Run, blocks: int) -> parts.Partition:
 
 def _blocks(spec: Spec) -> int:
     """Into how many blocks a mixture cuts the layers."""
-    return len(ratios_in(spec)[0]) if has_ratios(spec) else len(parts.THIRDS)
+    return len(ratios_in(spec)[0]) if has_ratios(spec) else len(layout.THIRDS)
 
 
 def check_mixture(run: Run, spec: Spec) -> None:
     """Refuse an alpha, a part, ratios or a search that makes no sense."""
     if spec.alpha is None and spec.method != AVERAGE:
         raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
-    check_alpha(1.0 if spec.alpha is None else spec.alpha)
+    layout.check_alpha(1.0 if spec.alpha is None else spec.alpha)
     if (blocks := blocks_to_find(spec)) is not None:
         _check_search(run, spec.method, blocks, spec.alpha or 0.0)
     elif spec.mix != AVERAGE:
@@ -219,12 +218,12 @@ def resolved(run: Run, spec: Spec) -> Spec:
     text = ratios_text(found.blocks, found.fixed)
     assert spec.alpha is not None  # it would be refused
     # the mean of the ratios misses alpha by a rounding error, where it does not by more
-    exact = abs(found.alpha - spec.alpha) <= parts.TOLERANCE
+    exact = abs(found.alpha - spec.alpha) <= layout.TOLERANCE
     return dataclasses.replace(spec, alpha=spec.alpha if exact else found.alpha, part=text)
 
 
 def mixture_of(
-    run: Run, blocks: int | Sequence[int] = len(parts.THIRDS), end: Spec | None = None
+    run: Run, blocks: int | Sequence[int] = len(layout.THIRDS), end: Spec | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, parts.Mixture]:
     """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
     both = (base.sft(run), trained(run, end or run.end()))

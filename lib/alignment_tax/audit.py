@@ -1,0 +1,377 @@
+"""Audit a pair of your own: what the later model lost, what averaging the two gives back.
+
+Both ends and the averages between them are measured in one model in memory, whose weights are
+mixed in place from the files. The page says of each task what the tax is and what it is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from safetensors import safe_open
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from alignment_tax import models, settings
+from alignment_tax.figures import primitives as draw
+from alignment_tax.figures import style
+from alignment_tax.labels import markdown, number, spread
+from alignment_tax.merge.average import mix, own_tensors
+from alignment_tax.merge.checkpoint import check_fit
+from alignment_tax.merge.hma import Found, ReplyLikelihood, learn_ratios
+from alignment_tax.merge.layout import check_alpha
+from alignment_tax.merge.parts import Mixture, partition
+from alignment_tax.merge.search import hma_numbers
+from alignment_tax.presets import TINY_RATIOS
+from alignment_tax.provenance import provenance
+from alignment_tax.results.items import Array, SkillScores, slot_percent
+from alignment_tax.skills.scorer import Scorer, named_tasks
+from alignment_tax.stats.compare import Comparison, paired_bootstrap
+from alignment_tax.store import Store, digest, list_files, write_whole
+from alignment_tax.train.loop import encode
+from alignment_tax.train.sample import sample_replies
+from alignment_tax.weights import Checkpoint, check_complete, open_checkpoint
+from alignment_tax.world.base import Prompt
+
+PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
+MEAN, REWARD = "mean", "reward"
+MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+class AuditError(settings.SettingsError):
+    """An audit cannot be made of what was named; the message says what to do."""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Make an AuditError of what is raised for unusable weights, tokenizers and tasks."""
+    try:
+        yield
+    except ValueError as error:
+        raise AuditError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an audit is to measure; `limit` items a task (None: all), replies are greedy."""
+
+    before: str
+    after: str
+    tasks: tuple[str, ...]
+    alphas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    reward: str | None = None
+    prompts: Path | None = None
+    limit: int | None = None
+    batch_size: int = 16
+    max_new_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: its scored items, and the reward of its reply to each prompt (n,), if asked."""
+
+    scores: SkillScores
+    rewards: Array
+
+    def values(
+        self, score: str, forgiven: bool = False, half: int | None = None
+    ) -> dict[str, Array]:
+        """Return the values that a score is made of; `half` 0 or 1: every second item alone."""
+        every = {REWARD: self.rewards} if score == REWARD else self.scores.values(forgiven)
+        named = every if score in (MEAN, REWARD) else {score: every[score]}
+        return {n: each if half is None else each[half::2] for n, each in named.items()}
+
+
+def total(values: Mapping[str, Array]) -> float:
+    """Return the mean over tasks, each in percent, or the mean reward."""
+    if REWARD in values:
+        return float(values[REWARD].mean())
+    return float(np.mean([slot_percent(slot, each) for slot, each in values.items()]))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was measured: `models` by alpha, from 0 to 1."""
+
+    asked: Asked
+    models: dict[float, Measured]
+    draws: int = 1000  # of the items, for an interval
+
+    def change(
+        self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
+    ) -> Comparison:
+        """Compare the average at alpha with that at `of`, item by item: points, or reward.
+
+        `which` are `forgiven` and `half`, see `Measured.values`.
+        """
+        pair = ([self.models[each].values(score, **which)] for each in (alpha, of))
+        rng = np.random.default_rng(0)
+        return paired_bootstrap(*pair, rng=rng, n_boot=self.draws, statistic=total)
+
+    @property
+    def scores(self) -> list[str]:
+        """The tasks, their mean, and the reward if it was measured."""
+        first = self.models[0.0]
+        return [*first.values(MEAN), MEAN, *([REWARD] if first.rewards.size else [])]
+
+    @property
+    def chosen(self) -> float:
+        """The alpha with the most of both on every second item: shares of reward and skill.
+
+        Without a reward it is the largest that loses less than half of what the later model lost.
+        """
+
+        def gained(score: str) -> dict[float, float]:
+            found = {alpha: total(own.values(score, half=0)) for alpha, own in self.models.items()}
+            return {alpha: each - found[0.0] for alpha, each in found.items()}
+
+        skill = gained(MEAN)
+        if REWARD not in self.scores:
+            return max(alpha for alpha in skill if skill[alpha] >= min(skill[1.0], 0.0) / 2)
+        reward = gained(REWARD)
+        if reward[1.0] <= 0 or skill[1.0] >= 0:  # then there is nothing to trade
+            return float(reward[1.0] > 0)
+        return max(skill, key=lambda alpha: reward[alpha] / reward[1.0] - skill[alpha] / skill[1.0])
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure(asked: Asked, store: Store | None = None) -> Audit:
+    """Measure both ends and the averages between them; what is measured is kept in the store.
+
+    Raises:
+        AuditError: what is named cannot be audited; nothing was run.
+    """
+    if (asked.reward is None) != (asked.prompts is None):
+        raise AuditError("A reward needs both --reward (a model) and --prompts (a file), or none.")
+    prompts = read_prompts(asked.prompts) if asked.prompts else []
+    with refusing():
+        for alpha in asked.alphas:
+            check_alpha(alpha)
+        ends = open_checkpoint(asked.before), open_checkpoint(asked.after)
+        check_fit(*ends)
+        tasks = named_tasks(asked.tasks)
+        scorer = Scorer(tasks, asked.limit, asked.batch_size)
+        model, tokenizer = models.load_policy(ends[1].folder, chat=bool(prompts))
+        critic = load_critic(asked.reward) if asked.reward else None
+        critics = [open_checkpoint(asked.reward)] if asked.reward else []
+    inputs = {
+        "files": [list_files(each.folder) for each in (*ends, *critics)],
+        "tasks": {slot: list(task) for slot, task in tasks.items()},
+        "prompts": digest(prompts),
+        "numbers": [asked.limit, asked.batch_size, asked.max_new_tokens],
+    }
+
+    def make(folder: Path, alpha: float) -> None:
+        write_average(model, ends, alpha)
+        scorer.score(model, tokenizer).save(folder)
+        rewards: list[float] = []
+        if critic:
+            room, size = asked.max_new_tokens, asked.batch_size
+            groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
+            said = models.texts(group[0] for group in groups)
+            rewards = models.score_replies(*critic, prompts, said, size, MAX_LENGTH).tolist()
+        write_whole(folder / REWARDS, json.dumps(rewards))
+
+    store, found = store or Store(settings.runs_folder()), {}
+    for alpha in sorted({0.0, *map(float, asked.alphas), 1.0}):
+        own, what = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}"
+        kept = store.get("audit", own, partial(make, alpha=alpha), describe=what).path
+        rewards = np.array(json.loads((kept / REWARDS).read_text(encoding="utf-8")))
+        found[alpha] = Measured(SkillScores.load(kept), rewards)
+    return Audit(asked, found)
+
+
+@torch.no_grad()
+def write_average(
+    model: PreTrainedModel, ends: tuple[Checkpoint, Checkpoint], alpha: float
+) -> None:
+    """Write theta(alpha) into a model in place, two tensors of the files at a time."""
+    for name, target in own_tensors(model).items():
+        pair = []
+        for end in ends:
+            if name not in end.tensors:
+                raise AuditError(
+                    f"The model has a weight {name!r} that {end.folder} does not name: save it "
+                    "anew with this version of transformers (save_pretrained)."
+                )
+            with safe_open(end.tensors[name].file, "pt") as opened:
+                pair.append(opened.get_tensor(name))
+        target.copy_(mix(pair[0], pair[1], alpha))
+
+
+def load_critic(name: str) -> Loaded:
+    """Load a reward model: a sequence classifier with one label, or one of this course."""
+    found, safe = open_checkpoint(name), {"trust_remote_code": False}
+    if "head.weight" in found.tensors and any(n.startswith("backbone.") for n in found.tensors):
+        return models.load_reward_model(found.folder)
+    tokenizer = models.load_tokenizer(str(found.folder), **safe)
+    with models.quiet_loading():
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            found.folder, dtype=torch.float32, output_loading_info=True, **safe
+        )
+    if model.config.num_labels != 1:
+        raise AuditError(
+            f"{name} is no reward model: it has {model.config.num_labels} labels, and a reward is "
+            "one number. Take a sequence classification model with num_labels=1."
+        )
+    check_complete(name, {**told, "unexpected_keys": ()})  # left-overs of other heads do no harm
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(models.device()).eval(), tokenizer
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Return the prompts of a file: a line of text, or of JSON (text, messages, or {"prompt": }).
+
+    Raises:
+        AuditError: the file is not there or too short, or a line is no prompt.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    prompts: list[Prompt] = []
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        said: Any = line
+        if line.lstrip()[0] in '[{"':
+            with contextlib.suppress(ValueError):  # text may begin with a bracket
+                said = json.loads(line)
+        said = said.get("prompt") if isinstance(said, dict) else said
+        turns: Any = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        fine = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
+        if not fine or not turns or not all({"role", "content"} <= turn.keys() for turn in turns):
+            raise AuditError(f"{path}, line {place} is no prompt: text, or messages as JSON.")
+        prompts.append(turns)
+    if len(prompts) < 2:
+        raise AuditError(f"{path} has {len(prompts)} prompts: give at least two, better hundreds.")
+    return prompts
+
+
+def find_ratios(before: Checkpoint, after: Checkpoint, alpha: float, path: Path | None) -> Found:
+    """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts."""
+    if path is None:
+        raise AuditError("--hma needs --prompts: it learns from AFTER's own replies to them.")
+    prompts, room = read_prompts(path), 128
+    with refusing():
+        check_fit(before, after)
+        model, tokenizer = models.load_policy(after.folder)
+        groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
+        pairs = zip(prompts, groups, strict=True)
+        examples = [encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
+        if not examples:
+            raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
+        start, end = (models.load_state(each.folder) for each in (before, after))
+        mixture = Mixture(model, start, end, partition(model, 3))
+    return learn_ratios(mixture, ReplyLikelihood(model, examples), hma_numbers(TINY_RATIOS, alpha))
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def write_page(audit: Audit, out: Path) -> Path:
+    """Write audit.md, audit.csv and the figure into a folder; return the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = table(audit)
+    write_whole(out / TABLE, found.to_csv(index=False))
+    style.save(front(found), out / FRONT)
+    write_whole(out / PAGE, page(audit))
+    return out / PAGE
+
+
+def table(audit: Audit) -> pd.DataFrame:
+    """Return a row an alpha and score: value, and its change from alpha 0 with its interval."""
+    rows = []
+    for alpha, score, forgiven in product(audit.models, audit.scores, (False, True)):
+        if score != REWARD or not forgiven:
+            change = audit.change(alpha, score, forgiven=forgiven)
+            row = {"alpha": alpha, "score": score, "format_forgiven": forgiven}
+            row["value"] = total(audit.models[alpha].values(score, forgiven))
+            row |= {"change": change.difference, "low": change.low, "high": change.high}
+            rows.append({**row, "n": change.n_items})
+    return pd.DataFrame(rows)
+
+
+@style.in_style()
+def front(found: pd.DataFrame) -> Figure:
+    """Draw the mean skill of a `table` against reward, or against alpha without a reward."""
+    written = found[~found["format_forgiven"]]
+    rows = written.pivot(index="alpha", columns="score", values="change").reset_index()
+    x, label = "alpha", "α, the weight of the later model"
+    if REWARD in rows:
+        x, label = REWARD, "reward gained  →"
+    figure, [[axes]] = style.panels(xlabel=label, ylabel="change of mean skill (points)  →")
+    draw.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")
+    for place, name in ((0, "before"), (-1, "after")):
+        end = rows.iloc[place]
+        draw.star(axes, float(end[x]), float(end[MEAN]), hollow=not place, label=name)
+    shown = rows[list(dict.fromkeys(["alpha", x, MEAN]))].assign(method="average")
+    title = "What averaging the two keeps"
+    return style.finish(figure, title, "each point an average", shown, legend_columns=3)
+
+
+def page(audit: Audit) -> str:
+    """Return the page of an audit as Markdown."""
+    asked, made, alpha = audit.asked, provenance(), audit.chosen
+    rows = []
+    for score in audit.scores:
+        whole, parts = audit.change(1.0, score), ["-", "-"]
+        if score != REWARD:
+            lost = audit.change(1.0, score, forgiven=True)
+            parts = [said(lost), number(whole.difference - lost.difference, 2, sign=True)]
+        rows.append([score, said(whole), *parts, said(audit.change(alpha, score))])
+    heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
+    return f"""# What the later model lost, and what averaging gives back
+
+A change is later minus earlier: a loss is negative. In points of 100 (the reward in its own units),
+with 95 % intervals over paired items. *Forgotten* is what is lost even if a reply is cut where its
+answer ends; the rest of the change is *format*.
+
+{markdown(heads, rows)}
+
+![Mean skill along the averages of the two models]({FRONT})
+
+{advice(audit)}
+
+Before: `{asked.before}`. After: `{asked.after}`. Tasks: {", ".join(asked.tasks)}, at most
+{asked.limit or "all"} items each. Numbers of every alpha: [{TABLE}]({TABLE}).
+Made by alignment-tax {made["versions"]["alignment_tax"]} ({made["commit"]}) on {made["processor"]},
+{made["device"]}, {made["time"]}.
+"""
+
+
+def said(change: Comparison) -> str:
+    """Return a change and its interval, as they are written."""
+    return spread(change.difference, change.low, change.high, 2, sign=True)
+
+
+def advice(audit: Audit) -> str:
+    """Return which alpha to take and its trade, measured on the items it was not chosen on."""
+    alpha = audit.chosen
+    if alpha in (0.0, 1.0):
+        why = "nothing is lost that averaging could give back" if alpha else "nothing is gained"
+        return f"**Take alpha = {alpha:g}**: on every second item {why}."
+    back, paid = audit.change(alpha, of=1.0, half=1), ""
+    if REWARD in audit.scores:
+        paid = f", for {said(audit.change(alpha, REWARD, of=1.0, half=1))} of reward"
+    sure = {"holds": "surely gives skill back", "opposite": "surely costs skill"}
+    tells = sure.get(back.verdict, "may or may not give skill back: take more items")
+    return (
+        f"**Take alpha = {alpha:g}**, chosen on every second item. On the others it has "
+        f"{said(back)} points of mean skill against the later model{paid}: it {tells}."
+    )

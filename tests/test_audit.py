@@ -1,0 +1,211 @@
+"""An audit of a pair: numbers by hand, the page, what it refuses, what it keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_parts import llama
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from alignment_tax import audit as audits
+from alignment_tax import settings
+from alignment_tax.audit import Asked, Audit, AuditError, Measured, measure, page, read_prompts
+from alignment_tax.cli import main
+from alignment_tax.merge.average import average, own_tensors
+from alignment_tax.models import RewardModel, load_policy, save_policy
+from alignment_tax.results.items import SkillScores, SkillsError
+from alignment_tax.skills.scorer import SUITES, named_tasks
+from alignment_tax.store import Store
+
+
+def measured(right: list[int], forgiven: list[int], rewards: list[float] = ()) -> Measured:
+    """A model that was asked one task, with what is right of its items."""
+    items = {"slot": "span", "item": range(len(right)), "value": right, "forgiven": forgiven}
+    return Measured(SkillScores({}, pd.DataFrame(items)), np.array(rewards))
+
+
+def made_up(rewards: bool = True) -> Audit:
+    """100 of 100 before, 60 after with format forgiven and 40 as written; half-way 90."""
+    several = [0.0] * 100, [0.8] * 100, [1.0] * 100
+    chosen = several if rewards else [[]] * 3
+    models = {
+        0.0: measured([1] * 100, [1] * 100, chosen[0]),
+        0.5: measured([1] * 90 + [0] * 10, [1] * 95 + [0] * 5, chosen[1]),
+        1.0: measured([1] * 40 + [0] * 60, [1] * 60 + [0] * 40, chosen[2]),
+    }
+    return Audit(Asked("before", "after", ("tiny_span",), (0.5,)), models, draws=200)
+
+
+def test_the_tax_by_hand_and_what_it_is_made_of() -> None:
+    found = made_up()
+    tax, forgotten = found.change(1.0), found.change(1.0, forgiven=True)
+    assert (tax.difference, forgotten.difference) == (-60.0, -40.0)
+    assert tax.low < -60 < tax.high < -45
+    assert found.change(1.0, audits.REWARD).difference == pytest.approx(1.0)
+    # shares: 0.8 of the reward, 10 of 60 points lost
+    assert found.chosen == 0.5
+    table = audits.table(found).set_index(["alpha", "score", "format_forgiven"])
+    assert table.loc[(0.5, "mean", False), ["value", "change"]].tolist() == [90.0, -10.0]
+    text = page(found)
+    assert "| mean | -60.00 (" in text
+    assert "| -20.00 |" in text  # format
+    assert "Take alpha = 0.5" in text
+    assert "surely gives skill back" in text
+
+
+def test_without_a_reward_half_of_the_loss_is_what_may_be_paid() -> None:
+    assert made_up(rewards=False).chosen == 0.5
+    assert "of reward" not in page(made_up(rewards=False))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    """The shipped base, and the same with noise in its weights."""
+    folder = tmp_path_factory.mktemp("pair")
+    model, tokenizer = load_policy(settings.base_folder())
+    save_policy(model, tokenizer, folder / "before")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in own_tensors(model).values():
+            tensor += 0.1 * tensor.std() * torch.randn_like(tensor)
+    save_policy(model, tokenizer, folder / "after")
+    return folder / "before", folder / "after"
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    turns = [{"role": "user", "content": "where is the cat ?"}]
+    file.write_text("how do i hide the cart ?\n" + json.dumps({"prompt": turns}) + "\n")
+    return file
+
+
+def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, capsys) -> None:
+    model, tokenizer = load_policy(pair[0])
+    critic = RewardModel.from_policy(model, tokenizer)
+    with torch.no_grad():
+        critic.head.weight.normal_()
+    save_policy(critic, tokenizer, tmp_path / "reward")
+    asked = Asked(
+        *map(str, pair), ("tiny_span", "tiny_one_hop"), (0.5,), str(tmp_path / "reward"), prompts,
+        limit=6, max_new_tokens=4,
+    )  # fmt: skip
+    store = Store(tmp_path / "runs")
+    found = replace(measure(asked, store), draws=20)
+    assert list(found.models) == [0.0, 0.5, 1.0]
+    assert all(len(each.rewards) == 2 for each in found.models.values())
+    written = audits.write_page(found, tmp_path / "out")
+    assert {file.name for file in written.parent.iterdir()} == {
+        "audit.md",
+        "audit.csv",
+        "front.png",
+    }
+    assert "| one_hop |" in written.read_text()
+    assert "| reward |" in written.read_text()
+    capsys.readouterr()
+    again = replace(measure(asked, store), draws=20)
+    assert "Making" not in capsys.readouterr().err
+    assert audits.table(again).equals(audits.table(found))
+
+
+def test_the_weights_of_the_average_are_those_of_the_library(pair) -> None:
+    models = [load_policy(each)[0] for each in pair]
+    expected = average(*(own_tensors(each) for each in models), 0.3)
+    ends = tuple(audits.open_checkpoint(each) for each in pair)
+    audits.write_average(models[0], ends, 0.3)
+    assert all(torch.equal(expected[n], t) for n, t in own_tensors(models[0]).items())
+
+
+def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setattr(audits, "measure", lambda asked: made_up())
+    line = ["audit", *map(str, pair), "--tasks", "tiny_span", "--out", str(tmp_path / "out")]
+    assert main(line) == main([*line, "--fail-if-tax", "70"]) == 0
+    assert main([*line, "--fail-if-tax", "20"]) == 1
+    assert "points: beyond 20" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_message_before_anything_is_measured(
+    pair, prompts, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    sizes = {"vocab_size": 512, "hidden_size": 8, "intermediate_size": 12}
+    config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
+    _, tokenizer = load_policy(pair[0])
+    save_policy(LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
+    save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
+    silent = tmp_path / "silent"
+    model, quiet = load_policy(pair[0])
+    quiet.chat_template = None
+    save_policy(model, quiet, silent)
+    (tmp_path / "empty").write_text("\n")
+    asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
+    cases = [
+        ((pair[0], tmp_path / "other"), {}, "Only in BEFORE"),
+        (pair, {"--prompts": str(prompts)}, "A reward needs both --reward"),
+        (pair, asks, "it has 2 labels, and a reward is one number"),
+        (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),
+        ((silent, silent), asks, "no chat template"),
+    ]
+    for ends, more, told in cases:
+        options = [word for each in more.items() for word in each]
+        line = ["audit", *map(str, ends), "--tasks", "tiny_span", "--limit", "2", *options]
+        assert main(line) == 2, told
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+class Registry:
+    """A stand-in for lm-eval's index, which takes long to read."""
+
+    all_subtasks = ("arc_easy", "perplexity")
+    all_tasks = ("arc_easy", "perplexity", "mmlu")
+
+    def __init__(self, folder: Path) -> None:
+        told = {
+            "arc_easy": "output_type: multiple_choice\nmetric_list: [{metric: acc}]",
+            "perplexity": "output_type: loglikelihood_rolling\nmetric_list: [{metric: byte}]",
+        }
+        self.task_index = {}
+        for name, text in told.items():
+            (folder / f"{name}.yaml").write_text(f"task: {name}\n{text}\n")
+            self.task_index[name] = type("Entry", (), {"yaml_path": folder / f"{name}.yaml"})
+
+
+def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: Registry(tmp_path))
+    assert named_tasks(["tiny"]) == SUITES["tiny"]
+    found = named_tasks(["tiny_translation", "arc_easy"])
+    assert {slot: task.metric for slot, task in found.items()} == {
+        "bleu": "bleu",
+        "arc_easy": "acc",
+    }
+    for name, said in (
+        ("arc_esy", "Did you mean arc_easy"),
+        ("mmlu", "It is a group"),
+        ("perplexity", "cannot be compared item by item"),
+    ):
+        with pytest.raises(SkillsError, match=said):
+            named_tasks([name])
+    with pytest.raises(SkillsError, match="Two tasks fill 'one_hop'"):
+        named_tasks(["tiny", "real_arc_easy"])
+
+
+def test_a_line_that_is_no_prompt_is_named(tmp_path) -> None:
+    (tmp_path / "p").write_text('one\n{"text": "two"}\n')
+    with pytest.raises(AuditError, match="line 2 is no prompt"):
+        read_prompts(tmp_path / "p")
+
+
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, monkeypatch) -> None:
+    ends = [audits.open_checkpoint(each) for each in pair]
+    found = audits.find_ratios(*ends, 0.4, prompts)
+    assert sum(found.blocks) == pytest.approx(1.2)
+    with pytest.raises(AuditError, match="--hma needs --prompts"):
+        audits.find_ratios(*ends, 0.4, None)
