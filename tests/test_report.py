@@ -17,6 +17,7 @@ from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
+from alignment_tax.stats.claim_list import CLAIMS
 
 
 def test_the_pages_are_those_of_the_recorded_run() -> None:
@@ -32,6 +33,13 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
     assert (folder / report.ROBUST_PAGE).read_text(encoding="utf-8") == report.robust_page(), stale
+    # what the README says of it
+    beyond = CLAIMS["tax.rsf.forgetting_beyond_control"]
+    verdicts = [
+        claims.evaluate(recorded(name).points, beyond).verdict
+        for name in ("tiny", "tiny-more-rounds")
+    ]
+    assert verdicts == ["inconclusive", "holds"]
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
