@@ -158,7 +158,8 @@ def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, mon
     assert {run.title: run.error for run in ran.failed} == {}
     assert not (tmp_path / "artifacts").exists()
     drawn = {run.number: read_notebook(ran.out / run.notebook) for run in ran.chapters}
-    assert not [name for name, notebook in drawn.items() if not find_figures(notebook)]
+    # chapter 14 is about files of models, of which there are none here
+    assert [name for name, notebook in drawn.items() if not find_figures(notebook)] == ["14"]
     (tax,) = (run.records["tax_skill"] for run in ran.chapters if run.number == "05")
     rows = recorded().points.query("seed == 0 and method == 'none'")
     skill = rows.set_index(["algorithm", "rounds"])["skill"]
