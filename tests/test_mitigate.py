@@ -48,7 +48,7 @@ DOCUMENTS = [
 ]
 CONFIG = DistilConfig(learning_rate=5e-3, epochs=2, batch_size=4, max_length=16)
 # strengths that fit the toy model, where those of the grid do not
-SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0}
+SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0, "expo": 1.5, "relearn": 8, "ogpsa": 1, "oplora": 2}
 
 
 def make_setting(**changes: object) -> Setting:
@@ -187,7 +187,7 @@ def test_the_strength_that_is_off_gives_plain_finetuning_to_the_bit(name: str, p
 
 @pytest.mark.parametrize("name", list(REMEDIES))
 def test_every_remedy_gives_another_ordinary_policy(name: str, plain: Tensor):
-    setting = make_setting()
+    setting = make_setting(replay=DOCUMENTS * 6)
     strength = SMALL.get(name, 0.5)
     result = distil(setting, {name: strength})
     assert type(result.policy) is type(setting.theta_0)

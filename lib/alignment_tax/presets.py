@@ -300,6 +300,15 @@ TINY = Preset(
         ("bema", (0.3, 0.5, 0.7, 0.9)),
         ("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
         *((f"graft_{how}", (0.5, 0.1, 0.01)) for how in ("random", "learnt")),
+        # what came after the paper
+        ("expo", (1.1, 1.25, 1.5)),
+        *((merge, (0.2, 0.4, 0.6, 0.8)) for merge in ("slerp", "dare", "ties", "fisher", "warp")),
+        ("relearn", (16, 64, 256)),
+        ("ewc", (0.04, 0.1, 1.0, 10.0)),
+        ("replay_self", (0.5, 1.0, 2.0)),
+        ("ogpsa", (4, 16, 64)),
+        ("null_space", (0.5, 0.9, 0.99)),
+        ("oplora", (16, 48, 96)),
     ),
     # at strength 2 a run reads about 110,000 replayed tokens: every document about once
     replay_documents=4000,

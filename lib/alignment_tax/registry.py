@@ -30,6 +30,8 @@ class Remedy:
     fades: bool = True
     weak_is_high: bool = False  # whether the remedy is the weaker, the higher its strength
     kind: type = float  # of a strength: a rank is an int
+    #: The pretraining text of the `Setting` that it uses: with the formats that are scored, or not.
+    texts: Literal["replay", "replay_other"] | None = None
 
     def make(self, setting: Any, strength: float) -> Any:
         """Return the treatment of a `mitigate.Setting` (ValueError: a senseless strength)."""
@@ -40,6 +42,8 @@ class Remedy:
 AT_0: Any = {"off": 0.0}
 AT_1: Any = {"off": 1.0, "weak_is_high": True}
 LORA: Any = {"fades": False, "weak_is_high": True, "kind": int}
+TEXT: Any = {"texts": "replay"}
+ALPHA = "alpha, the weight of the aligned model"
 # fmt: off
 REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     Remedy("l1", "L1", "weight_penalty:l1", "training",
@@ -57,10 +61,10 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     Remedy("lora_mlp", "LoRA on the MLP", "lora:lora_mlp", "model",
            "rank of LoRA on the MLP", "paper, 4.1 and D.4c; Hu et al. 2021", **LORA),
     Remedy("replay", "replay", "replay:replay", "training",
-           "pretraining tokens per reply token", "paper, 4.1 and C.1", **AT_0),
+           "pretraining tokens per reply token", "paper, 4.1 and C.1", texts="replay", **AT_0),
     Remedy("replay_other", "replay without the evaluated formats", "replay:replay_other",
            "training", "pretraining tokens per reply token, no evaluated formats",
-           "paper, 4.1 and C.1", **AT_0),
+           "paper, 4.1 and C.1", texts="replay_other", **AT_0),
     # counted from the end
     Remedy("sma", "SMA", "moving_average:sma", "along",
            "share of the steps that is averaged", "paper, 4.1; Noukhovitch et al. 2023"),
@@ -79,6 +83,30 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     Remedy("graft_learnt", "learnt graft", "graft:learnt", "afterwards",
            "share of the changes that is kept, learnt", "Panigrahi et al. 2023", **AT_1),
     Remedy("average", "averaging the weights", "average:Average", "afterwards",
-           "alpha, the weight of the aligned model", "paper, 4.1; Wortsman et al. 2022", **AT_1),
+           ALPHA, "paper, 4.1; Wortsman et al. 2022", **AT_1),
+    # what came after the paper
+    Remedy("expo", "ExPO", "expo:expo", "afterwards",
+           "alpha, above 1", "Zheng et al. 2024", off=1.0),
+    Remedy("slerp", "SLERP", "slerp:along_sphere", "afterwards", ALPHA, "Shoemake 1985", **AT_1),
+    Remedy("dare", "DARE", "sparse:at_random", "afterwards",
+           ALPHA, "Yu et al. 2024", fades=False, weak_is_high=True),
+    Remedy("ties", "TIES", "sparse:largest", "afterwards",
+           ALPHA, "Yadav et al. 2023", fades=False, weak_is_high=True),
+    Remedy("fisher", "Fisher averaging", "fisher:FisherAverage", "afterwards",
+           ALPHA, "Matena and Raffel 2022", **TEXT, **AT_1),
+    Remedy("warp", "WARP", "warp:Warp", "afterwards",
+           ALPHA, "Ramé et al. 2024", fades=False, weak_is_high=True),
+    Remedy("relearn", "relearning", "relearn:Relearn", "afterwards",
+           "documents read after RLHF", "Zheng et al. 2025", kind=int, **TEXT, **AT_0),
+    Remedy("ewc", "EWC", "fisher:Ewc", "training",
+           "lambda of the weighted L2 distance", "Kirkpatrick et al. 2017", **TEXT, **AT_0),
+    Remedy("replay_self", "replay of own answers", "replay:SelfReplay", "training",
+           "replayed tokens per reply token", "Shin et al. 2017", **TEXT, **AT_0),
+    Remedy("ogpsa", "OGPSA", "projection:Orthogonal", "training",
+           "gradients that are projected off", "2602.07892", kind=int, **TEXT, **AT_0),
+    Remedy("null_space", "null space", "projection:NullSpace", "training",
+           "share of the inputs' power that is protected", "2512.11391", fades=False, **TEXT),
+    Remedy("oplora", "OPLoRA", "oplora:OpLora", "model",
+           "singular directions that are protected", "2510.13003", fades=False, kind=int),
 )}
 # fmt: on

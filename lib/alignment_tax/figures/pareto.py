@@ -134,6 +134,16 @@ KINDS = {
     "moving averages": ("sma", "ema", "bema"),
     "grafts": ("graft", "graft_random", "graft_learnt"),
 }
+# the same of what came after the paper
+LATER = {
+    "beyond the aligned model": ("expo",),
+    "other merges": ("slerp", "dare", "ties", "fisher", "warp"),
+    "relearning": ("relearn",),
+    "penalty and replay": ("ewc", "replay_self"),
+    "projections": ("ogpsa", "null_space"),
+    "projected LoRA": ("oplora",),
+}
+PAPERS = tuple(name for names in KINDS.values() for name in names)
 GAIN, SINCE = "reward gained over θ₀  →", f"{FAMILY_NAMES['forgetting']},\nsince θ₀ (points)  →"
 X, Y = VALUES = ["reward", "forgetting"]
 DISTANCES = {
@@ -205,7 +215,7 @@ def live_remedies(live: pd.DataFrame) -> Figure:
 
 @style.in_style()
 def remedy_fronts(
-    points: pd.DataFrame, methods: Collection[str] = tuple(REMEDIES), recorded: bool = False
+    points: pd.DataFrame, methods: Collection[str] = PAPERS, recorded: bool = False
 ) -> Figure:
     """Draw remedies beside the averages of the distilled run since theta_0, a panel for each kind.
 
@@ -237,7 +247,7 @@ def _by_kind(points: pd.DataFrame, wanted: Collection[str]) -> dict[str, pd.Data
     start = select.theta_0(rows).assign(method="theta_0")
     rows = pd.concat([start, rows[rows["algorithm"] == "rsf"]])
     found = {}
-    for kind, remedies in KINDS.items():
+    for kind, remedies in {**KINDS, **LATER}.items():
         there = [name for name in remedies if name in wanted and name in set(rows["method"])]
         own = rows[rows["method"].isin(["theta_0", DISTIL, DISTILLED_AVERAGE, *there])]
         seeds = set.intersection(*(set(each["seed"]) for _, each in own.groupby("method")))

@@ -81,7 +81,10 @@ METHODS: dict[str, Look] = {
         GREEN: {"lora": "X", "lora_mlp": "p", "learning_rate": "^"},
         ORANGE: {"replay": ">", "replay_other": "X", "kl_coef": "s"},
         BROWN: {"sma": "o", "ema": "^", "bema": "v"},
-        BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^"},
+        BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^", "expo": "X"},
+        YELLOW: {"slerp": "o", "dare": "v", "ties": "^", "fisher": "d", "warp": "P"},
+        GREY: {"ewc": "v", "replay_self": ">", "ogpsa": "s", "null_space": "h", "relearn": "p"},
+        INK: {"oplora": "D"},
     }.items()
     for name, marker in marks.items()
 }

@@ -1,26 +1,32 @@
-"""Averaging the outcome of another remedy with theta_0: `merge.average` as the last step of a run.
+"""Merging the outcome of a run with theta_0 as its last step: `merge.average`, or another merge.
 
 For a whole sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import average, own_tensors, write_weights
+from alignment_tax.merge.average import State, average, own_tensors, write_weights
 from alignment_tax.merge.layout import check_alpha
 from alignment_tax.mitigate.base import Setting, Treatment
 
+#: Takes the weights of theta_0, of the aligned model, and alpha.
+Merge = Callable[[State, State, float], State]
+
 
 class Average(Treatment):
-    """Writes (1 - alpha) theta_0 + alpha theta into the outcome (MergeError: a bad alpha)."""
+    """Writes `merge(theta_0, theta, alpha)` into the outcome (MergeError: a bad alpha)."""
 
-    def __init__(self, setting: Setting, alpha: float) -> None:
-        check_alpha(alpha)
-        self.theta_0, self.alpha = setting.theta_0, alpha
+    def __init__(
+        self, setting: Setting, alpha: float, merge: Merge = average, extrapolate: bool = False
+    ) -> None:
+        check_alpha(alpha, extrapolate=extrapolate)
+        self.theta_0, self.alpha, self.merge = setting.theta_0, alpha, merge
 
     def end(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Average the policy with theta_0, in place."""
-        mixed = average(own_tensors(self.theta_0), own_tensors(model), self.alpha)
-        write_weights(model, mixed)
+        """Merge the policy with theta_0, in place."""
+        write_weights(model, self.merge(own_tensors(self.theta_0), own_tensors(model), self.alpha))
         return model

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
+from alignment_tax.skills.decode import greedy_replies
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED, Batch
 from alignment_tax.world import tiny
@@ -23,6 +24,8 @@ from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 #: Families of pretraining text in the very format of a skill that is scored.
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
+#: Of an answer that theta_0 gives to a question that is replayed.
+ANSWER_TOKENS, ANSWER_BATCH = 40, 128
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
 
@@ -77,6 +80,37 @@ def replay(setting: Setting, strength: float) -> Replay:
 def replay_other(setting: Setting, strength: float) -> Replay:
     """Return replay without the evaluated formats."""
     return Replay(setting, setting.replay_other, strength)
+
+
+class SelfReplay(Replay):
+    """Replays theta_0's own answers to the questions of pretraining text: its answers are not used.
+
+    Self-distilled replay: what theta_0 could do is kept without the text that taught it.
+    """
+
+    def __init__(self, setting: Setting, strength: float) -> None:
+        self.setting, self.strength = setting, check_strength(strength, "replay")
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Let theta_0 answer, once."""
+        super().__init__(self.setting, own_answers(self.setting), self.strength)
+        return model
+
+
+def own_answers(setting: Setting) -> list[Document]:
+    """Return the questions among the replayed documents with theta_0's most likely answers."""
+    asked = [d for d in setting.replay if len(d.pieces) == 2 and not d.branches]
+    tokenizer, end = setting.tokenizer, setting.tokenizer.eos_token_id
+    prompts = [tokenizer(d.pieces[0][0], add_special_tokens=False)["input_ids"] for d in asked]
+
+    def ended(replies: list[list[int]]) -> list[bool]:
+        return [reply[-1] == end for reply in replies]
+
+    sizes = (ANSWER_TOKENS, ended, tokenizer.pad_token_id, ANSWER_BATCH)
+    answers = greedy_replies(setting.theta_0, prompts, *sizes)
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    pairs = [(d.pieces[0], (text, 1.0)) for d, text in zip(asked, texts, strict=True) if text]
+    return [Document(pair) for pair in pairs]
 
 
 def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:

@@ -30,9 +30,6 @@ from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownS
 from alignment_tax.store import Artifact, digest
 from alignment_tax.world.corpus import Document
 
-#: The replays, and whether their text has the formats of the skills that are scored.
-REPLAYED = {"replay": True, "replay_other": False}
-
 
 def wanted(spec: Spec) -> dict[str, float]:
     """The remedy and the strength that a spec names, none for the plain run."""
@@ -202,8 +199,8 @@ def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]
 
 def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
     """The pretraining text that these remedies use, if any."""
-    used = {name: formats for name, formats in REPLAYED.items() if name in remedies}
-    return {name: replay_documents(run, formats) for name, formats in used.items()}
+    used = sorted({text for name in remedies if (text := REMEDIES[name].texts)})
+    return {text: replay_documents(run, text == "replay") for text in used}
 
 
 def with_texts(run: Run, setting: Setting, remedies: Collection[str]) -> Setting:

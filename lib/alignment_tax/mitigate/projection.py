@@ -1,0 +1,118 @@
+"""Change the weights only where pretraining text does not feel it: two projections of the change.
+
+    OGPSA       theta - theta_0 is orthogonal to k gradients of the loss on pretraining text
+    null space  x (W - W_0)^T = 0 for the leading directions of the inputs x that the text gives W
+
+After OGPSA (2602.07892) and null-space policy optimisation (2512.11391). Both project the gradient;
+AdamW then scales each weight by itself and leaves the subspace again, so here it is the change that
+is projected, after every step. Gradients and inputs are those of theta_0, and are not renewed.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
+from alignment_tax.mitigate.fisher import check_texts, text_losses
+
+#: Documents behind one gradient, and behind the inputs of a layer.
+DOCUMENTS, INPUT_BATCHES = 16, 64
+
+
+class Orthogonal(Treatment):
+    """Keeps the change orthogonal to the gradients of k batches of pretraining text."""
+
+    def __init__(self, setting: Setting, k: int) -> None:
+        self.setting, self.k = setting, int(check_strength(k, "OGPSA"))
+        check_texts(setting, self.k * DOCUMENTS)
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Take the gradients at theta_0, and an orthonormal basis of them."""
+        start = copy.deepcopy(self.setting.theta_0).requires_grad_(True)
+        self.start = snapshot(start)
+        if self.k == 0:
+            return model
+        losses = text_losses(self.setting, start, self.k, DOCUMENTS)
+        gradients = [torch.autograd.grad(loss, list(trained(start).values())) for loss in losses]
+        rows = torch.stack([torch.cat([each.flatten() for each in row]) for row in gradients])
+        self.basis = torch.linalg.qr(rows.T).Q  # (parameters, k)
+        return model
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Take the part along the gradients out of the change."""
+        if self.k == 0:
+            return
+        weights = trained(model)
+        change = torch.cat([(p - self.start[n]).flatten() for n, p in weights.items()])
+        along = self.basis @ (self.basis.T @ change)
+        sizes = [p.numel() for p in weights.values()]
+        for p, part in zip(weights.values(), along.split(sizes), strict=True):
+            p.sub_(part.view_as(p))
+
+
+class NullSpace(Treatment):
+    """Keeps what linear layers make of pretraining text; embeddings and norms are not trained.
+
+    `share` is how much of the inputs' power (their uncentred variance) is protected in each layer.
+    """
+
+    def __init__(self, setting: Setting, share: float) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"The protected share of the inputs is {share}: it must be in (0, 1).")
+        check_texts(setting, DOCUMENTS)
+        self.setting, self.share = setting, share
+
+    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Find the protected directions of each layer, and freeze all but these layers."""
+        found = protected(self.setting, self.share)
+        self.start = {n: p for n, p in snapshot(model).items() if n in found}
+        self.found = found
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in found)
+        return model
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Take the protected directions out of the change."""
+        for name, p in trained(model).items():
+            basis = self.found[name]
+            p.sub_((p - self.start[name]) @ basis @ basis.T)
+
+    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Unfreeze the rest."""
+        return model.requires_grad_(True)
+
+
+def protected(setting: Setting, share: float) -> dict[str, Tensor]:
+    """Return, for each linear layer's weight, the fewest leading directions of that share of power.
+
+    Each is (in, directions), orthonormal: eigenvectors of the sum of x^T x over the text.
+    """
+    model = copy.deepcopy(setting.theta_0)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    powers: dict[str, Tensor] = {}
+
+    def watch(name: str) -> None:
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].flatten(0, -2).double()
+            powers[name] = powers.get(name, 0) + x.T @ x
+
+        layers[name].register_forward_pre_hook(add)
+
+    for name in layers:
+        watch(name)
+    with torch.no_grad():
+        for _ in text_losses(setting, model, INPUT_BATCHES, DOCUMENTS):
+            pass
+    return {f"{name}.weight": _leading(power, share) for name, power in powers.items()}
+
+
+def _leading(power: Tensor, share: float) -> Tensor:
+    """The fewest eigenvectors of a (n, n) matrix whose eigenvalues hold a share of its trace."""
+    values, vectors = torch.linalg.eigh(power)  # ascending
+    held = values.flip(0).cumsum(0) / values.sum()
+    count = int((held < share).sum()) + 1
+    return vectors[:, -count:].float()

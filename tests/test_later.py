@@ -1,0 +1,232 @@
+"""What came after the paper: each merge, projection and penalty by hand, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_mitigate import DOCUMENTS, make_setting
+from test_models import make_policy
+from torch import nn
+
+from alignment_tax.merge.average import own_tensors
+from alignment_tax.mitigate import distil, treatments
+from alignment_tax.mitigate.expo import expo
+from alignment_tax.mitigate.fisher import information, text_losses, weighted
+from alignment_tax.mitigate.projection import protected
+from alignment_tax.mitigate.replay import own_answers
+from alignment_tax.mitigate.slerp import slerp
+from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
+from alignment_tax.registry import REMEDIES
+
+MERGES = ("slerp", "dare", "ties", "fisher", "warp")
+MANY = DOCUMENTS * 400
+
+
+def state(*values):
+    return {"w": torch.tensor(values)}
+
+
+def weights(model):
+    return torch.cat([each.flatten() for each in own_tensors(model).values()])
+
+
+def close(found, *values):
+    torch.testing.assert_close(found["w"], torch.tensor(values), atol=1e-6, rtol=1e-6)
+
+
+def test_slerp_by_hand():
+    close(slerp(state(1.0, 0.0), state(0.0, 1.0), 0.5), math.sqrt(0.5), math.sqrt(0.5))
+    close(slerp(state(1.0, 0.0), state(0.0, 1.0), 1 / 3), math.sqrt(3) / 2, 0.5)
+    # parallel, opposite, zero: the chord
+    close(slerp(state(1.0, 0.0), state(3.0, 0.0), 0.5), 2.0, 0.0)
+    close(slerp(state(1.0, 0.0), state(-1.0, 0.0), 0.25), 0.5, 0.0)
+    close(slerp(state(0.0, 0.0), state(0.0, 2.0), 0.5), 0.0, 1.0)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.floats(0, 1))
+def test_slerp_of_vectors_of_one_length_keeps_the_length(values, alpha):
+    a, b = (torch.tensor(v).double() for v in (values[:2], values[2:]))
+    if min(a.norm(), b.norm()) < 0.1 or torch.dot(a, b) < -0.99 * a.norm() * b.norm():
+        return
+    found = slerp({"w": a / a.norm()}, {"w": b / b.norm()}, alpha)["w"]
+    assert found.norm().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_ties_keeps_the_largest_changes_and_scales_them():
+    theta_0, theta = state(0.0, 1.0, 2.0, 3.0, 4.0), state(0.1, 1.2, 2.0, -3.0, 4.5)
+    assert TIES_KEEPS == 0.2  # one of the four that changed
+    close(ties(theta_0, theta, 0.5), 0.0, 1.0, 2.0, 0.0, 4.0)
+
+
+def test_dare_keeps_a_share_at_random_and_the_sum_of_the_changes_on_average():
+    theta_0, theta = {"w": torch.zeros(20_000)}, {"w": torch.ones(20_000)}
+    found = dare(theta_0, theta, 0.6, seed=1)["w"]
+    assert found.unique().tolist() == pytest.approx([0, 0.6 / DARE_KEEPS])
+    assert found.mean().item() == pytest.approx(0.6, abs=0.01)
+    assert not torch.equal(found, dare(theta_0, theta, 0.6, seed=2)["w"])
+    assert torch.equal(dare(theta_0, theta, 0.0, seed=1)["w"], theta_0["w"])
+
+
+def test_fisher_information_is_the_mean_squared_gradient_over_its_mean():
+    model = nn.Linear(2, 1, bias=False)
+    inputs = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    found = information(model, (model(x).sum() for x in inputs))
+    # squares (1, 0) and (9, 16), their sum (10, 16) over its mean 13
+    torch.testing.assert_close(found["weight"], torch.tensor([[10 / 13, 16 / 13]]))
+
+
+def test_fisher_averaging_by_hand(monkeypatch):
+    monkeypatch.setattr("alignment_tax.mitigate.fisher.FLOOR", 0.0)
+    both = state(0.0, 0.0, 0.0), state(1.0, 1.0, 1.0)
+    start, end = state(1.0, 3.0, 0.0), state(1.0, 1.0, 2.0)
+    found = weighted(*both, 0.5, start, end)
+    close(found, 0.5, 0.25, 1.0)
+    close(weighted(*both, 0.75, start, end), 0.75, 0.75 / (0.75 + 0.25 * 3), 1.0)
+    for alpha in (0.0, 1.0):
+        assert torch.equal(weighted(*both, alpha, start, end)["w"], both[int(alpha)]["w"])
+
+
+@pytest.fixture(autouse=True)
+def few_examples(monkeypatch):
+    monkeypatch.setattr("alignment_tax.mitigate.fisher.EXAMPLES", 8)
+    monkeypatch.setattr("alignment_tax.mitigate.projection.INPUT_BATCHES", 4)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return make_setting(replay=MANY)
+
+
+@pytest.fixture(scope="module")
+def plain(setting):
+    return distil(setting).policy
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_every_merge_begins_at_theta_0_and_moves_away_from_it(setting, name):
+    start = weights(setting.theta_0)
+    ends = [distil(setting, {name: alpha}).policy for alpha in (0.0, 0.25, 0.5)]
+    gaps = [(weights(end) - start).norm().item() for end in ends]
+    assert gaps[0] == 0
+    assert gaps[0] < gaps[1] < gaps[2]
+
+
+@pytest.mark.parametrize("name", ["slerp", "fisher", "expo"])
+def test_merges_that_end_at_the_aligned_model_do_so_to_the_bit(setting, plain, name):
+    assert torch.equal(weights(distil(setting, {name: 1.0}).policy), weights(plain))
+
+
+def test_expo_goes_as_much_further_as_alpha_says(setting, plain):
+    start, end = weights(setting.theta_0), weights(plain)
+    found = weights(distil(setting, {"expo": 1.5}).policy)
+    torch.testing.assert_close(found, start + 1.5 * (end - start), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        expo(setting, 0.9)
+
+
+def test_warp_joins_two_runs_that_learn_in_another_order(setting, plain):
+    found = weights(distil(setting, {"warp": 1.0}).policy)
+    assert (found - weights(plain)).norm() > 0
+    # two runs share most of what they learn, so their mean is nearer to each than theta_0 is
+    start = weights(setting.theta_0)
+    assert (found - weights(plain)).norm() < (start - weights(plain)).norm()
+
+
+def test_the_change_under_ogpsa_is_orthogonal_to_the_gradients(setting):
+    (treatment,) = treatments(setting, {"ogpsa": 3})
+    start = make_policy().requires_grad_(True)
+    start.load_state_dict(setting.theta_0.state_dict())
+    model = make_policy(5)
+    treatment.begin(model)
+    with torch.no_grad():
+        treatment.after_step(model, 1)
+    change = {n: p - dict(start.named_parameters())[n] for n, p in model.named_parameters()}
+    for loss in text_losses(setting, start, 3, 16):
+        gradients = torch.autograd.grad(loss, list(start.parameters()))
+        pairs = zip(gradients, change.values(), strict=True)
+        product = sum(float((g * c).sum().detach()) for g, c in pairs)
+        size = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+        assert size > 0.01
+        assert abs(product) < 1e-4 * size
+
+
+def test_the_null_space_holds_what_layers_make_of_the_text(setting):
+    found = protected(setting, 0.99)
+    outcome = distil(setting, {"null_space": 0.99}).policy
+    start, moved = dict(setting.theta_0.named_parameters()), 0.0
+    for name, p in outcome.named_parameters():
+        change = p - start[name]
+        if name in found:
+            assert (change @ found[name]).abs().max() < 1e-5
+            moved += float(change.norm())
+        else:
+            assert not change.any()
+    assert moved > 0
+    counts = [protected(setting, share)[min(found)].shape[1] for share in (0.5, 0.9, 0.99)]
+    assert counts == sorted(counts)
+
+
+def test_oplora_leaves_the_largest_singular_directions_alone(setting):
+    outcome = distil(setting, {"oplora": 2}).policy
+    for name, layer in setting.theta_0.named_modules():
+        if isinstance(layer, nn.Linear) and "layers" in name:
+            u, _, v = torch.linalg.svd(layer.weight, full_matrices=False)
+            change = outcome.get_submodule(name).weight - layer.weight
+            assert change.norm() > 0
+            assert (u[:, :2].T @ change).abs().max() < 1e-5
+            assert (change @ v[:2].T).abs().max() < 1e-5
+
+
+def test_ewc_with_equal_information_is_l2(setting):
+    ewc, l2 = (treatments(setting, {name: 0.5})[0] for name in ("ewc", "l2"))
+    moved = make_policy(3)
+    ewc.begin(moved), l2.begin(moved)
+    ewc.start = l2.start = own_tensors(setting.theta_0)
+    ewc.information = {n: torch.ones_like(p) for n, p in moved.named_parameters()}
+    assert ewc.loss(moved, {}, None).item() == pytest.approx(l2.loss(moved, {}, None).item())
+    name = min(ewc.information)
+    ewc.information[name] = ewc.information[name] * 2
+    assert ewc.loss(moved, {}, None) > l2.loss(moved, {}, None)
+
+
+def test_own_answers_keep_the_questions_and_are_theta_0s(setting):
+    answers = own_answers(make_setting(replay=DOCUMENTS))
+    assert all(a.pieces[0] in [d.pieces[0] for d in DOCUMENTS] for a in answers)
+    assert len(answers) <= 2  # the document without a question is not among them
+
+
+def test_relearning_lowers_the_loss_on_the_documents_it_reads(setting, plain):
+    @torch.no_grad()
+    def loss(model):
+        return sum(float(each) for each in text_losses(setting, model, 2, 8))
+
+    assert loss(distil(setting, {"relearn": 16}).policy) < loss(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "complaint"),
+    [
+        ("ogpsa", -1, "off. or more"),
+        ("null_space", 1.0, r"in \(0, 1\)"),
+        ("oplora", 10_000, "fewer than the smallest layer"),
+        ("slerp", 1.2, "alpha"),
+        ("ewc", -1.0, "0 \\(off\\) or more"),
+    ],
+)
+def test_a_senseless_strength_is_refused_before_anything_is_trained(name, strength, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        treatments(make_setting(replay=MANY), {name: strength})
+
+
+def test_too_little_text_is_said():
+    for name, strength in (("ogpsa", 3), ("relearn", 64)):
+        with pytest.raises(ValueError, match="raise `replay_documents`"):
+            treatments(make_setting(replay=DOCUMENTS), {name: strength})
+
+
+def test_every_remedy_of_this_page_says_where_it_comes_from():
+    later = [*MERGES, "expo", "relearn", "ewc", "replay_self", "ogpsa", "null_space", "oplora"]
+    assert all(REMEDIES[name].source for name in later)
