@@ -14,8 +14,10 @@ from trl import RLOOTrainer
 
 from alignment_tax.models import prompt_ids
 from alignment_tax.presets import RlooConfig
+from alignment_tax.train.grpo import GRPO, grpo_advantages
 from alignment_tax.train.ppo import policy_loss
-from alignment_tax.train.rloo import penalise_unfinished, rloo_advantages, train_rloo
+from alignment_tax.train.rloo import RLOO as BY_RLOO
+from alignment_tax.train.rloo import ByTrl, penalise_unfinished, rloo_advantages, train_rloo
 from alignment_tax.train.trainer import Trained
 
 EOS = 1
@@ -39,12 +41,13 @@ def run(
     reward_fn=count_x,
     prompts: list = PROMPTS,
     seed: int = 0,
+    by: ByTrl = BY_RLOO,
     **changes: object,
 ) -> Trained:
     config = dataclasses.replace(RLOO, **changes)
     reference = make_policy() if reference is None else reference
     given = (policy, reference, make_tokenizer(), reward_fn, prompts)
-    return train_rloo(*given, config, seed, workdir)
+    return train_rloo(*given, config, seed, workdir, by)
 
 
 def wordy_policy(seed: int) -> PreTrainedModel:
@@ -123,10 +126,27 @@ def test_trl_computes_the_loss_we_compute_by_hand(tmp_path, monkeypatch):
     assert min(abs(by_hand), abs(by_hand - unclipped)) > 0.01
 
 
-def spy_on_trl(monkeypatch, stretch: float = 1.0) -> dict[str, Any]:
+def test_grpo_divides_each_advantage_by_the_deviation_of_its_group(tmp_path, monkeypatch):
+    # 1, 2, 3 and 6 are -2, -1, 0 and 3 from their mean; squares 4 + 1 + 0 + 9 over n - 1
+    by_hand = np.array([-2, -1, 0, 3]) / (np.sqrt(14 / 3) + 1e-4)
+    assert grpo_advantages(np.array([[1.0, 2.0, 3.0, 6.0]]))[0] == pytest.approx(by_hand)
+    seen = spy_on_trl(monkeypatch, trainer=GRPO.trainer)
+    samples = run(wordy_policy(0), tmp_path, reward_fn=count_words, by=GRPO, beta=0.0).samples
+    by_hand = grpo_advantages(samples["score"].to_numpy().reshape(8, 4)).ravel()
+    np.testing.assert_allclose(np.sort(seen["advantages"]), np.sort(by_hand), atol=1e-3)
+
+
+def test_grpo_raises_the_reward(tmp_path):
+    numbers = {"n": 8, "batch_size": 128, "epochs": 10, "beta": 0.0, "learning_rate": 1e-2}
+    trained = run(make_policy(), tmp_path, prompts=PROMPTS * 2, by=GRPO, **numbers)
+    means = trained.samples.groupby("step")["reward"].mean()
+    assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
+
+
+def spy_on_trl(monkeypatch, stretch: float = 1.0, trainer=RLOOTrainer) -> dict[str, Any]:
     """Note TRL's advantages and loss; multiply the head by `stretch` before the loss."""
     seen: dict[str, Any] = {}
-    original = RLOOTrainer._compute_loss
+    original = trainer._compute_loss
 
     def spy(self, model, inputs):
         with torch.no_grad():
@@ -135,7 +155,7 @@ def spy_on_trl(monkeypatch, stretch: float = 1.0) -> dict[str, Any]:
         seen.update(loss=loss.item(), advantages=inputs["advantages"].numpy())
         return loss
 
-    monkeypatch.setattr(RLOOTrainer, "_compute_loss", spy)
+    monkeypatch.setattr(trainer, "_compute_loss", spy)
     return seen
 
 

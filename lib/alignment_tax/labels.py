@@ -67,6 +67,7 @@ ALGORITHM_NAMES = {
     "dpo": "DPO",
     "ppo": "PPO",
     "rloo": "RLOO",
+    "grpo": "GRPO",
 }
 SCORES = [*SLOTS, *FAMILIES, "skill", *FORGIVEN.values()]
 AXIS_NAMES = {

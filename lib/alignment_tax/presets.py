@@ -113,6 +113,11 @@ class RlooConfig(_Groups):
     unfinished_penalty: float = 1.0  # below the worst finished reply, in units of the reward
 
 
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(RlooConfig):
+    """Group relative policy optimisation (TRL's GRPOTrainer); beta is 0 as in TRL."""
+
+
 #: What an RLHF algorithm is configured by.
 AlgorithmConfig = RsfConfig | DpoConfig | RlooConfig | PpoConfig
 
@@ -231,6 +236,8 @@ TINY_DPO = DpoConfig(
     max_length=145,
 )  # fmt: skip
 TINY_RLOO = RlooConfig(**BUDGET, beta=0.05, learning_rate=3e-4, batch_size=128)
+# RLOO's numbers, so that what differs is the scaling of the advantages and the missing KL
+TINY_GRPO = GrpoConfig(**BUDGET, beta=0.0, learning_rate=3e-4, batch_size=128)
 TINY_PPO = PpoConfig(
     **SAMPLED, rounds=8, iterations=8, prompts_per_iteration=128, sampling_batch=256, minibatch=32,
     epochs=2, learning_rate=2e-4, critic_learning_rate=2e-4, kl_coef=0.05,
@@ -274,6 +281,7 @@ TINY = Preset(
     dpo=TINY_DPO,
     rloo=TINY_RLOO,
     ppo=TINY_PPO,
+    more_algorithms=(("grpo", TINY_GRPO),),
     # beside the preset's own 0.05: the paper's other two, and no penalty at all
     kl_coefs=(0.0, 0.1, 0.2),
     learning_rates=(2e-4, 3.5e-4, 5e-4),
@@ -304,11 +312,11 @@ TINY = Preset(
         ("expo", (1.1, 1.25, 1.5)),
         *((merge, (0.2, 0.4, 0.6, 0.8)) for merge in ("slerp", "dare", "ties", "fisher", "warp")),
         ("relearn", (16, 64, 256)),
-        ("ewc", (0.04, 0.1, 1.0, 10.0)),
-        ("replay_self", (0.5, 1.0, 2.0)),
-        ("ogpsa", (4, 16, 64)),
-        ("null_space", (0.5, 0.9, 0.99)),
-        ("oplora", (16, 48, 96)),
+        ("ewc", (0.1, 1.0, 10.0)),
+        ("replay_self", (0.5, 2.0)),
+        ("ogpsa", (4, 64)),
+        ("null_space", (0.5, 0.9)),
+        ("oplora", (16, 64)),
     ),
     # at strength 2 a run reads about 110,000 replayed tokens: every document about once
     replay_documents=4000,
@@ -324,6 +332,7 @@ SMOKE = replace(
     dpo=replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
     rloo=replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
     ppo=replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
+    more_algorithms=(),
     theta_0_may_lose=None,
     kl_coefs=(0.2,),
     learning_rates=(2e-4,),

@@ -98,6 +98,7 @@ ALGORITHMS: dict[str, Look] = {
         ("dpo", PURPLE, "v"),
         ("ppo", ORANGE, "^"),
         ("rloo", SKY, "D"),
+        ("grpo", GREEN, "o"),
     )
 }
 VERDICTS: dict[str, Look] = {

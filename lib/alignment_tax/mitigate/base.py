@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar, get_args
 
@@ -18,6 +18,7 @@ from alignment_tax.models import AnyReply
 from alignment_tax.presets import DistilConfig
 from alignment_tax.registry import REMEDIES, When
 from alignment_tax.train.loop import Extra, Log, finetune
+from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.sample import kept_replies
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
@@ -83,6 +84,11 @@ class Setting:
     def teacher(self) -> Teacher:
         """theta_0 as a teacher, one for all remedies, so that it reads each example once."""
         return Teacher(self.theta_0)
+
+    @cached_property
+    def sibling(self) -> PreTrainedModel:
+        """A plain run on the pool in another order, one for all strengths."""
+        return distil(replace(self, seed=sub_seed(self.seed, 2))).policy
 
 
 @dataclass(frozen=True)

@@ -9,32 +9,22 @@ on-policy RL, and here every remedy learns from one pool of replies.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from transformers import PreTrainedModel
-
 from alignment_tax.merge.average import State, own_tensors
 from alignment_tax.mitigate.average import Average
-from alignment_tax.mitigate.base import Setting, distil
+from alignment_tax.mitigate.base import Setting
 from alignment_tax.mitigate.slerp import slerp
-from alignment_tax.train.rounds import sub_seed
 
 
 class Warp(Average):
-    """Trains a second policy once the first has ended, joins both and averages with theta_0."""
+    """Joins the outcome with a second policy, and averages both with theta_0."""
 
     def __init__(self, setting: Setting, alpha: float) -> None:
         super().__init__(setting, alpha, self.joined)
-        self.setting = replace(setting, seed=sub_seed(setting.seed, 2))
+        self.setting = setting
 
     def joined(self, theta_0: State, theta: State, alpha: float) -> State:
         """Return theta(alpha) of both policies."""
-        second = own_tensors(self.second)
-        changes = [{n: each[n] - start for n, start in theta_0.items()} for each in (theta, second)]
+        ends = (theta, own_tensors(self.setting.sibling))
+        changes = [{n: end[n] - start for n, start in theta_0.items()} for end in ends]
         both = slerp(*changes, 0.5)
         return {name: start + alpha * both[name] for name, start in theta_0.items()}
-
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Train the second policy, and merge."""
-        self.second = distil(self.setting).policy
-        return super().end(model)

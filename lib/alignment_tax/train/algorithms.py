@@ -10,8 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from alignment_tax.presets import AlgorithmConfig, DpoConfig, PpoConfig, RlooConfig, RsfConfig
+from alignment_tax.presets import (
+    AlgorithmConfig,
+    DpoConfig,
+    GrpoConfig,
+    PpoConfig,
+    RlooConfig,
+    RsfConfig,
+)
 from alignment_tax.train.dpo import dpo_round
+from alignment_tax.train.grpo import grpo_round
 from alignment_tax.train.ppo import ppo_round
 from alignment_tax.train.rloo import rloo_round
 from alignment_tax.train.rounds import RoundResult, Start
@@ -26,6 +34,7 @@ ALGORITHMS: dict[str, tuple[type[AlgorithmConfig], Round]] = {
     "dpo": (DpoConfig, dpo_round),
     "rloo": (RlooConfig, rloo_round),
     "ppo": (PpoConfig, ppo_round),
+    "grpo": (GrpoConfig, grpo_round),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,10 +19,15 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
-from trl.trainer import rloo_trainer
 
 from alignment_tax.models import Reply
 from alignment_tax.presets import RlooConfig
@@ -32,11 +38,24 @@ from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, tra
 from alignment_tax.world.base import Message, Prompt
 
 
-def rloo_round(config: RlooConfig, start: Start) -> RoundResult:
+@dataclass(frozen=True)
+class ByTrl:
+    """A trainer of TRL's that samples groups of replies, and what its arguments have besides."""
+
+    name: str
+    trainer: type[Trainer]
+    arguments: type[TrainingArguments]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+RLOO = ByTrl("RLOO", RLOOTrainer, TrlRlooConfig)
+
+
+def rloo_round(config: RlooConfig, start: Start, by: ByTrl = RLOO) -> RoundResult:
     """Run one round of RLOO; `samples` has one row per reply that it was trained on."""
     given = (start.policy, start.theta_0, start.tokenizer, start.reward_fn, start.prompts)
     seed = round_seed(start.seed, start.number)
-    trained = train_rloo(*given, config, seed, start.folder / "work")
+    trained = train_rloo(*given, config, seed, start.folder / "work", by)
     samples = trained.samples.assign(chosen=True)
     stats = {"mean_reward": samples["reward"].mean(), "finished": samples["finished"].mean()}
     stats |= {"kept": trained.used, "dropped": sum(trained.dropped.values())}
@@ -52,6 +71,7 @@ def train_rloo(
     config: RlooConfig,
     seed: int,
     workdir: Path,
+    by: ByTrl = RLOO,
 ) -> Trained:
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
@@ -78,8 +98,8 @@ def train_rloo(
     kept = short[: count_of_full_steps(len(short), config)]
     dropped = {"too long": len(prompts) - len(short), "left over": len(short) - len(kept)}
     rewards = RecordedRewards(reward_fn, tokenizer.eos_token_id, config)
-    arguments = TrlRlooConfig(
-        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
+    arguments = by.arguments(
+        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE | by.more,
         num_generations=config.n,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,
@@ -91,11 +111,12 @@ def train_rloo(
     own_end = policy.generation_config.eos_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
-    given = (policy, tokenizer, arguments, data, "RLOO", dropped)
+    given = (policy, tokenizer, arguments, data, by.name, dropped)
     # the trainer would load its reference from where the policy says that it came from
     frozen = copy.deepcopy(reference).float().eval()
-    with mock.patch.object(rloo_trainer, "create_model_from_path", return_value=frozen):
-        trained = run_trainer(RLOOTrainer, *given, reward_funcs=rewards)
+    loader = f"{by.trainer.__module__}.create_model_from_path"
+    with mock.patch(loader, return_value=frozen):
+        trained = run_trainer(by.trainer, *given, reward_funcs=rewards)
     policy.generation_config.eos_token_id = own_end
     samples = pd.concat(rewards.steps, ignore_index=True)
     checks.check_rewards(samples["reward"].to_numpy(), len(samples))
