@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment_tax import models, settings
+from alignment_tax import labels, models, settings
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.labels import markdown, number, spread
@@ -36,7 +36,7 @@ from alignment_tax.merge.hma import Found, ReplyLikelihood, learn_ratios
 from alignment_tax.merge.layout import check_alpha
 from alignment_tax.merge.parts import Mixture, partition
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.presets import TINY_RATIOS
+from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
 from alignment_tax.results.items import Array, SkillScores, slot_percent
 from alignment_tax.skills.scorer import Scorer, named_tasks
@@ -278,7 +278,9 @@ def find_ratios(before: Checkpoint, after: Checkpoint, alpha: float, path: Path 
             raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
         start, end = (models.load_state(each.folder) for each in (before, after))
         mixture = Mixture(model, start, end, partition(model, 3))
-    return learn_ratios(mixture, ReplyLikelihood(model, examples), hma_numbers(TINY_RATIOS, alpha))
+    assert TINY.ratios is not None
+    numbers = hma_numbers(TINY.ratios, alpha)
+    return learn_ratios(mixture, ReplyLikelihood(model, examples), numbers)
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -336,23 +338,8 @@ def page(audit: Audit) -> str:
             parts = [said(lost), number(whole.difference - lost.difference, 2, sign=True)]
         rows.append([score, said(whole), *parts, said(audit.change(alpha, score))])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
-    return f"""# What the later model lost, and what averaging gives back
-
-A change is later minus earlier: a loss is negative. In points of 100 (the reward in its own units),
-with 95 % intervals over paired items. *Forgotten* is what is lost even if a reply is cut where its
-answer ends; the rest of the change is *format*.
-
-{markdown(heads, rows)}
-
-![Mean skill along the averages of the two models]({FRONT})
-
-{advice(audit)}
-
-Before: `{asked.before}`. After: `{asked.after}`. Tasks: {", ".join(asked.tasks)}, at most
-{asked.limit or "all"} items each. Numbers of every alpha: [{TABLE}]({TABLE}).
-Made by alignment-tax {made["versions"]["alignment_tax"]} ({made["commit"]}) on {made["processor"]},
-{made["device"]}, {made["time"]}.
-"""
+    changes = markdown(heads, rows)
+    return labels.page("audit", changes=changes, advice=advice(audit), asked=asked, made=made)
 
 
 def said(change: Comparison) -> str:

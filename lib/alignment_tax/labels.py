@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
@@ -121,3 +124,11 @@ def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = F
         return number(mean, digits, sign)
     low_text, high_text = number(low, digits, sign), number(high, digits, sign)
     return f"{number(mean, digits, sign)} ({low_text} to {high_text})"
+
+
+def page(template: str, **values: Any) -> str:
+    """Return a page of `templates` (NAME.md.j2) with these values in it."""
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    pages = Environment(loader=folder, undefined=StrictUndefined, keep_trailing_newline=True)
+    pages.filters["number"] = number
+    return pages.get_template(f"{template}.md.j2").render(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,9 @@ from alignment_tax.labels import (
     markdown,
     names_of,
     number,
+    page,
 )
+from alignment_tax.merge.layout import THIRDS
 from alignment_tax.notebooks import (
     find_chapters,
     read_notebook,
@@ -37,7 +38,7 @@ from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
 from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI, forgiven_id
-from alignment_tax.stats.compare import VERDICTS_SAY, interval
+from alignment_tax.stats.compare import interval
 from alignment_tax.store import write_whole
 
 TABLES_PAGE, REMEDIES_PAGE, ROBUST_PAGE = "README.md", "remedies.md", "robust.md"
@@ -46,11 +47,6 @@ DPI = 120
 SCORES = (*SLOTS, "skill", "forgetting", "reward", "gold")
 #: The preset of the real model: recorded for one seed, on a page of its own.
 REAL = "small"
-FORGIVING = (
-    "Format forgiven: a reply is cut where its sentence ends, and of choices the likeliest counts, "
-    "so that talk behind a right answer costs nothing. What is lost then is forgotten; the rest of "
-    "the loss as written is format: the right answer is there, and not alone."
-)
 #: The chapters of the short course.
 SHORT = ("00", "01", "02", "03", "04", "05", "09")
 #: The main line of the course, in the README.
@@ -103,31 +99,17 @@ def hours() -> str:
 
 def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
     """Return the README's section: what was run, the table of skills, the main line's claims."""
-    points, name = main_line(run.points), run.provenance["preset"]["name"]
+    points = main_line(run.points)
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
-    return "\n\n".join(
-        [
-            f"Preset `{name}`, {len(run.seeds)} seeds ({', '.join(map(str, run.seeds))}), "
-            f"{int(points['n_items'].max())} reported items a model. Mean and 95 % t interval over "
-            "seeds. Skills are in percent (the base is one model, so its skills have no interval), "
-            f"and `skill` is the mean of three families ({families}). Reward is what was gained "
-            "over theta_0 of the same seed, since each seed has a reward model of its own; gold is "
-            "the true reward, which nothing was optimised for. theta_0 is the model before RLHF, "
-            "RSF its rejection sampling finetuning, alpha the weight of RSF's last round in an "
-            "average with theta_0.",
-            skill_table(points),
-            f"Each difference is a later model minus an earlier one: a loss is negative. "
-            f"{VERDICTS_SAY}",
-            claims.markdown(found, *MAIN),
-            f"{FORGIVING} What the loss in translation is made of: of the translations that were "
-            f"right word for word before RSF and are not after it, {lost[0]:.0f} % ({lost[1]:.0f} "
-            f"to {lost[2]:.0f}) still hold the whole right translation and go on talking, as one "
-            "does in chat. That part is a habit in the wrong place, not French that was forgotten; "
-            "BLEU counts both alike.",
-            "Other algorithms, remedies, a ratio per block and one third of the layers, with every "
-            f"interval, are on [a page of their own](data/results/{name}/{TABLES_PAGE}).",
-        ]
-    )
+    own = {"families": families, "skills": skill_table(points), "lost": lost}
+    text = page("results", **_named(run, points), **own, claims=claims.markdown(found, *MAIN))
+    return text.rstrip()
+
+
+def _named(run: Recorded, points: pd.DataFrame) -> dict[str, Any]:
+    """Return what every page says of a run: its preset, its seeds, how many items a model has."""
+    n_items = int(points["n_items"].max())
+    return {"name": run.provenance["preset"]["name"], "seeds": run.seeds, "n_items": n_items}
 
 
 def skill_table(points: pd.DataFrame) -> str:
@@ -156,54 +138,31 @@ def skill_table(points: pd.DataFrame) -> str:
 
 def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page with a table for everything that was compared beside the main line."""
-    sections = {
-        "Other algorithms": (
-            "With the same reward model and as many sampled replies (chapter 06), on the seeds "
-            "that have all of them. Fronts are the averages of theta_0 with the last round, and "
-            "what is kept is compared at equal reward.",
-            [row for name in ("gain.", "tax.", "average_vs_early.") for row in found["id"]
-             if row.startswith(name) and row.endswith(".shared")]
-            + ["front.", "kl_coef.", "average_vs_kl_coef."],
-        ),
-        "Remedies": (
-            "Remedies that act while the model learns, or along its path (chapters 07 and 08), in "
-            "the paper's distillation style: theta_0 learns once from RSF's best replies under the "
-            "remedy. Averaging is that of the run without a remedy.",
-            [row for row in found["id"]
-             if row.startswith("average_vs_") and row.endswith(".skill") and "rsf" not in row
-             and not row.startswith(("average_vs_early", "average_vs_kl_coef"))],
-        ),
-        "A ratio per block": (
-            "HMA (heterogeneous model averaging) is the paper's search for a ratio for each block "
-            "of layers (chapter 11); Eq. 11 is its way from free numbers to ratios, AdaMerging a "
-            "search that is given labelled reading items. Every search, and ratios set by hand, "
-            "against plain averaging at the same mean ratios.",
-            [row for row in found["id"] if "_vs_average." in row and row.endswith(".skill")]
-            + ["hma_vs_average.", "hma_k9_vs_k3.", "pattern."],
-        ),
-        "One third of the layers": (
-            "One third of the layers averaged with theta_0 and the others left aligned (chapter "
-            "11): does the input part raise both reward and skill above the aligned model's, as "
-            "the paper reports?",
-            [f"part.{own}{part}." for own in ("", "dpo.", "ppo.")
-             for part in ("input", "middle", "output")],
-        ),
+    every = list(found["id"])
+    shared = [
+        row for start in ("gain.", "tax.", "average_vs_early.") for row in every
+        if row.startswith(start) and row.endswith(".shared")
+    ]  # fmt: skip
+    of_rsf = ("average_vs_early", "average_vs_kl_coef")
+    chosen = {
+        "algorithms": [*shared, "front.", "kl_coef.", "average_vs_kl_coef."],
+        "remedies": [
+            row for row in every
+            if row.startswith("average_vs_") and row.endswith(".skill") and "rsf" not in row
+            and not row.startswith(of_rsf)
+        ],
+        "ratios": [
+            *(row for row in every if "_vs_average." in row and row.endswith(".skill")),
+            *("hma_vs_average.", "hma_k9_vs_k3.", "pattern."),
+        ],
+        "thirds": [f"part.{own}{part}." for own in ("", "dpo.", "ppo.") for part in THIRDS],
     }  # fmt: skip
-    page = [
-        "# What was compared beside the main line",
-        "Generated by `alignment-tax report` from claims.csv in this folder, which has every "
-        f"comparison at full precision; do not edit. {VERDICTS_SAY} {FORGIVING} The main line, RSF "
-        "and plain averaging, is in the README of the project.",
-    ]
-    for title, (text, starts) in sections.items():
-        if len(claims.pick(found, *starts)):
-            page += [f"## {title}", text, claims.markdown(found, *starts)]
-            if title == "Remedies":
-                alt = alt_text(remedy_fronts(points, recorded=True))
-                page += [f"![{alt}]({REMEDIES_FIGURE})"]
-                page += ["What each of them keeps, spans and costs, and the paper's claims on "
-                         f"mitigation, are on [a page of their own]({REMEDIES_PAGE})."]  # fmt: skip
-    return "\n\n".join(page) + "\n"
+    tables = {
+        name: claims.markdown(found, *starts) if len(claims.pick(found, *starts)) else ""
+        for name, starts in chosen.items()
+    }
+    fronts = alt_text(remedy_fronts(points, recorded=True)) if tables["remedies"] else ""
+    return page("tables", **tables, fronts=fronts)
 
 
 def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
@@ -218,63 +177,28 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
     start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
     means = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
     moved = ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in means.items())
-    where = {name: claims.reference(points, name)[1] for name in ("skill", "forgetting")}
+    where = {s: f"{claims.reference(points, s)[1]:g}" for s in ("skill", "forgetting")}
     told = claims.pick(found[found["place"] != ""], "")
     counts = ", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items())
-    chapters = []
+    chapters = {}
     for chapter, own in told.groupby("chapter"):
         named = zip(own["id"], own["score"], strict=True)
         twins = [forgiven_id(name, score) for name, score in named if score in FORGIVEN]
-        twins_too = pd.concat([own, found[found["id"].isin(twins)]])
-        chapters += [f"### Chapter {chapter}", claims.markdown(twins_too)]
-    return "\n\n".join(
-        [
-            "# The paper's claims on mitigation, on the recorded run",
-            "Generated by `alignment-tax report` from the tables in this folder; do not edit. "
-            f"Preset `{run.provenance['preset']['name']}`, seeds {', '.join(map(str, run.seeds))}, "
-            f"{int(points['n_items'].max())} reported items a model. Reward is what was gained "
-            "over theta_0 of the same seed; intervals are 95 % t intervals of differences paired "
-            f"by seed. alpha is the weight of the aligned model. {VERDICTS_SAY}",
-            "Remedies are compared in the paper's distillation style: theta_0 is finetuned once on "
-            "the best-of-n samples of the same RSF run, in as many steps for all. Their curves run "
-            "from theta_0 over the strengths to the distilled run without a remedy (that of LoRA "
-            "and BEMA ends at the weakest strength). Hypervolume is the area above reward 0 and "
-            f"skill {where['skill']:g}; of two curves the finer one is thinned to as many points "
-            "as the other has.",
-            "Every remedy beside the averages of the distilled run, a panel for each kind, with "
-            "means and intervals over the seeds that all curves of the panel have.",
-            f"![Skill with format forgiven against reward, every remedy]({REMEDIES_FIGURE})",
-            "## Methods against the average of the distilled run",
-            table(DISTILLED_AVERAGE),
-            "## Methods against the average of RSF itself",
-            table("average", all_methods=True),
-            "\"Averaging ahead by\" is averaging's hypervolume minus the method's, and the verdict "
-            'that of the claim that averaging is ahead. "At equal reward" is the same by a second '
-            "measure: averaging's skill minus the method's, mean over the rewards that both reach, "
-            'with straight lines between the models of a curve. "Reward kept" is the gain that is '
-            'left where the curve still has that share of theta_0\'s skill, "rewards spanned" goes '
-            "from the lowest on the curve beyond theta_0 to the highest, all in percent of the "
-            "gain of RSF's last round: a remedy whose range begins high or ends low never comes "
-            "near theta_0, or never reaches RSF's reward. By hypervolume, rewards that a remedy "
-            "cannot be dialled to count as lost; at equal reward they do not count. Minutes and "
-            "memory are of one training, all libraries included; a dash means no training beyond "
-            "RSF.",
-            "## Methods against the average of the distilled run, format forgiven",
-            f"{FORGIVING} Hypervolume is above skill {where['forgetting']:g} here.",
-            table(DISTILLED_AVERAGE, "forgetting"),
-            "## Claim by claim",
-            f"{len(told)} claims: {counts}. Each is tested by itself: of many that are tried, one "
-            "in twenty intervals misses its value by chance. Smallest effects of interest: "
-            + ", ".join(f"{size:g} {unit}" for unit, size in SESOI.items())
-            + ".",
-            *chapters,
-            "## Where the opposite of the paper's claim came out",
-            "Numbers are measured; what begins with \"We think\" is our reading of them, and not "
-            "tested. The plain distilled run moves the families by "
-            f"{moved}: where little is lost there is little to keep.",
-            opposites(found),
-        ]
-    ) + "\n"  # fmt: skip
+        chapters[chapter] = claims.markdown(pd.concat([own, found[found["id"].isin(twins)]]))
+    return page(
+        "remedies",
+        **_named(run, points),
+        where=where,
+        distilled=table(DISTILLED_AVERAGE),
+        plain=table("average", all_methods=True),
+        forgiven=table(DISTILLED_AVERAGE, "forgetting"),
+        told=len(told),
+        counts=counts,
+        smallest=", ".join(f"{size:g} {unit}" for unit, size in SESOI.items()),
+        chapters=chapters,
+        moved=moved,
+        opposites=opposites(found),
+    )
 
 
 def opposites(found: pd.DataFrame) -> str:
@@ -304,27 +228,15 @@ HEADLINES = {
 def robust_page() -> str:
     """Return the page of headline claims under `presets.CHANGES`, of those that are recorded."""
     lines = []
-    for name in ("tiny", *(f"tiny-{change}" for change in CHANGES)):
+    for name in ("tiny", *CHANGES):
         if not (settings.results_folder() / name / "points.csv").is_file():
             continue
         run = recorded(name)
         found = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES))
         said = [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
         lines.append([f"`{name}`", str(len(run.seeds)), *said])
-    asked = markdown(["preset", "seeds", *HEADLINES.values()], lines, ("seeds",))
-    return "\n\n".join(
-        [
-            "# Do the headline claims hang on a number of the world?",
-            "Generated by `alignment-tax report`; do not edit. Each preset changes one number of "
-            "`tiny` (`CHANGES` in presets.py): RSF's learning rate halved and doubled, SFT on half "
-            "as many demonstrations and over twice as many epochs, a reward model of a quarter of "
-            "the pairs, half as many rounds again; what the table lacks is not recorded yet. "
-            "Differences have 95 % t intervals over paired seeds; of skill they are in points, a "
-            "loss is negative. Forgetting is the change in mean skill with format forgiven. "
-            f"{VERDICTS_SAY}",
-            asked,
-        ]
-    ) + "\n"  # fmt: skip
+    heads = ["preset", "seeds", *HEADLINES.values()]
+    return page("robust", claims=markdown(heads, lines, ("seeds",)))
 
 
 # --- the real model: one seed ---------------------------------------------------------------------
@@ -371,38 +283,22 @@ def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> st
     """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
     if len(run.seeds) != 1:
         raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
-    points, source, preset = main_line(run.points), run.provenance, run.provenance["preset"]
-    rsf, rewards = preset["rsf"], preset["reward"]
+    points, source = main_line(run.points), run.provenance
     right = float(np.mean(run.pairs["margin"] > 0))
     half = 1.96 * float(np.sqrt(right * (1 - right) / len(run.pairs)))
-    trust = (
-        "That interval holds 50 %: at this size the reward model may be no better than a coin, so "
-        "this run shows that the pipeline works on real input, and not what RLHF does to it."
-        if right - half <= 0.5
-        else "It is better than a coin, so what it chose was chosen by something people share."
+    return page(
+        "one_seed",
+        preset=source["preset"],
+        source=source,
+        seed=run.seeds[0],
+        minutes=float(source["seconds_of_stages_last_seed"]["all stages"]) / 60,
+        pairs=len(run.pairs),
+        right=100 * right,
+        half=100 * half,
+        models=models_table(points),
+        claims=claims.markdown(found.drop(columns="place").assign(place="")),
+        tax=alt_text(tax_figure(points, items)),
     )
-    minutes = float(source["seconds_of_stages_last_seed"]["all stages"]) / 60
-    return "\n\n".join(
-        [
-            f"# Recorded run of `{preset['name']}`",
-            f"Preset `{preset['name']}`, seed {run.seeds[0]}, on {source['device']} with "
-            f"{source['threads']} threads, {minutes:.0f} minutes: {preset['sft']['documents']} "
-            f"demonstrations drawn, {rewards['pairs']} preference pairs drawn for the reward model "
-            f"and {preset['judge']['pairs']} others for the judge, {rsf['rounds']} rounds of RSF "
-            f"with {rsf['prompts_per_round']} prompts and n = {rsf['n']}, replies of at most "
-            f"{rsf['max_new_tokens']} tokens, the first {preset['eval']['limit']} items of each "
-            "benchmark. What is too long for that size is left out.",
-            f"Of {len(run.pairs)} held-out pairs of HH-RLHF the reward model orders "
-            f"{100 * right:.0f} % ± {100 * half:.0f} as people did. {trust} Skills are in percent: "
-            "accuracy, F1 and BLEU; the intervals below are a bootstrap over items, paired, and "
-            "say nothing about another seed. The judge is a reward model trained on other pairs, "
-            "which nothing was optimised for. KL is in nats a reply, from theta_0. "
-            f"{VERDICTS_SAY}",
-            models_table(points),
-            claims.markdown(found.drop(columns="place").assign(place="")),
-            f"![{alt_text(tax_figure(points, items))}]({TAX_FIGURE})",
-        ]
-    ) + "\n"  # fmt: skip
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -426,7 +322,7 @@ def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str,
 
 def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
-    page: Path = settings.repo_root() / "README.md"
+    home = settings.repo_root() / "README.md"
     run, folder = recorded(), settings.results_folder() / "tiny"
     found = claims.table(run.points)
     for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
@@ -434,16 +330,16 @@ def write_pages() -> None:
         if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
     claims.write(found, folder / "claims.csv")
-    text = page.read_text(encoding="utf-8")
+    text = home.read_text(encoding="utf-8")
     for name, each in readme(run, recorded_items(), found).items():
         text = fill(text, each, name)
-    write_whole(page, prose.fill(text, found, run.points))
+    write_whole(home, prose.fill(text, found, run.points))
     write_whole(folder / TABLES_PAGE, tables_page(run.points, found))
     if (run.points["method"] == DISTIL).any():
         write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
         save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, dpi=DPI)
     write_whole(folder / ROBUST_PAGE, robust_page())
-    print(f"The recorded results are in {page} and in {folder}.")
+    print(f"The recorded results are in {home} and in {folder}.")
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         real, items = recorded(REAL), recorded_items(REAL)

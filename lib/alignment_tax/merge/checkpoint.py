@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
+from alignment_tax.labels import page
 from alignment_tax.merge import layout
 from alignment_tax.merge.layout import FINETUNED, MergeError
 from alignment_tax.provenance import provenance
@@ -357,22 +358,10 @@ def write_rest(
 
 def card(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
     """Return the page that says what the average is."""
-    made, ratios = provenance(), ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
+    ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
     blocks = f" ({ratios} for the blocks of layers)" if ratios else ""
-    return f"""---
-library_name: transformers
-tags: [merge, alignment-tax]
----
-
-# An average of two models
-
-theta(alpha) = (1 - alpha) theta_0 + alpha theta, with alpha = {recipe.alpha:g}{blocks}: the weight
-of the aligned model. theta_0 is `{before.folder.name}`, theta is `{after.folder.name}`.
-
-Each number was mixed in float32 and rounded once. Made by alignment-tax
-{made["versions"]["alignment_tax"]} ({made["commit"]}), {made["time"]}. The licences of both models
-hold for it, and nobody has tested it: `alignment-tax audit` measures what it can do.
-"""
+    ends = {"before": before.folder.name, "after": after.folder.name}
+    return page("average", alpha=f"{recipe.alpha:g}", blocks=blocks, **ends, made=provenance())
 
 
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:

@@ -20,13 +20,6 @@ from alignment_tax.stats.pareto import Array
 Items = Array | Sequence[float] | Mapping[str, Array]
 Verdict = Literal["holds", "opposite", "negligible", "inconclusive"]
 LEVEL = 0.95  # coverage of an interval
-#: How verdicts are read, for a page.
-VERDICTS_SAY = (
-    "A claim is negligible where the whole interval is within the smallest effect of interest (0.5 "
-    "points of skill, 0.1 of reward or gold). Otherwise it holds where all of the interval lies on "
-    "the side of zero that it says, is opposite where all of it lies on the other, and is "
-    "inconclusive where zero is in it."
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,10 @@ class Comparison:
 
 
 def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
-    """Return what an interval says of a claim (`direction` +1: positive); see `VERDICTS_SAY`."""
+    """Return what an interval says of a claim (`direction` +1: positive).
+
+    How it is read is in `templates/verdicts.md`.
+    """
     if not (np.isfinite([low, high]).all() and low <= high and sesoi >= 0):
         raise ValueError(f"[{low}, {high}] with sesoi {sesoi} is no interval of finite numbers.")
     if direction not in (1, -1):

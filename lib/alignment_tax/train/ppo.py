@@ -32,17 +32,8 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import (
-    Reply,
-    RewardModel,
-    autocast,
-    check_same_tokens,
-    check_vocabulary,
-    pad_batch,
-    positions,
-    prompt_ids,
-    silence_dropout,
-)
+from alignment_tax import models
+from alignment_tax.models import Reply, RewardModel, prompt_ids
 from alignment_tax.presets import PpoConfig, as_dict
 from alignment_tax.train import checks
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
@@ -120,18 +111,18 @@ def start(
     """
     if config.temperature <= 0:
         raise ValueError(f"PPO needs probabilities: temperature is {config.temperature}, not > 0.")
-    check_vocabulary(policy, tokenizer)
+    models.check_vocabulary(policy, tokenizer)
     if critic is not None:
         if config.shared_trunk:
             raise ValueError("shared_trunk makes the policy's body the critic's: pass no critic.")
-        check_same_tokens(tokenizer, critic[1])
+        models.check_same_tokens(tokenizer, critic[1])
     accelerator = Accelerator()
     reference = copy.deepcopy(policy).float().eval().requires_grad_(False)
     body = policy.get_decoder() if critic is None else critic[0].backbone
     trunk = None if config.shared_trunk else copy.deepcopy(body)
     whole = ActorCritic(policy, trunk, config.temperature).float().eval()
     for module in (whole, reference):
-        silence_dropout(module)
+        models.silence_dropout(module)
         module.to(accelerator.device)
     trained = [p for p in policy.parameters() if p.requires_grad]
     fixed: dict[str, Any] = {"weight_decay": 0.0, "fused": True}
@@ -440,8 +431,11 @@ class ActorCritic(torch.nn.Module):
 
 def run(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
     """Run a network on padded rows, wherever their padding is."""
-    with autocast(ids.device):
-        places = {"attention_mask": attention_mask, "position_ids": positions(attention_mask)}
+    with models.autocast(ids.device):
+        places = {
+            "attention_mask": attention_mask,
+            "position_ids": models.positions(attention_mask),
+        }
         return model(input_ids=ids, **places, use_cache=False, **options)
 
 
@@ -462,6 +456,6 @@ def lay_out(
     tokenizer, where = state.tokenizer, state.policy.device
     heads = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     tails = [reply.drawn(tokenizer.eos_token_id) for reply in replies]
-    left, left_mask = pad_batch(heads, tokenizer.pad_token_id, where, side="left")
-    right, mask = pad_batch(tails, tokenizer.pad_token_id, where)
+    left, left_mask = models.pad_batch(heads, tokenizer.pad_token_id, where, side="left")
+    right, mask = models.pad_batch(tails, tokenizer.pad_token_id, where)
     return torch.cat([left, right], dim=1), torch.cat([left_mask, mask], dim=1), mask

@@ -15,16 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import (
-    AnyReply,
-    Reply,
-    autocast,
-    growing_cache,
-    length_sorted,
-    pad_batch,
-    positions,
-    prompt_ids,
-)
+from alignment_tax import models
+from alignment_tax.models import AnyReply, Reply, prompt_ids
 from alignment_tax.presets import DpoConfig, PpoConfig, RsfConfig
 from alignment_tax.train.rounds import sub_seed
 from alignment_tax.world.base import Prompt
@@ -62,9 +54,9 @@ def sample_replies(
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     replies: list[list[Reply]] = [[] for _ in prompts]
     with tqdm(total=len(prompts) * n, desc="sampling replies", unit="reply", leave=False) as bar:
-        for batch in length_sorted(map(len, ids), max(1, batch_size // n)):
+        for batch in models.length_sorted(map(len, ids), max(1, batch_size // n)):
             rows = [ids[i] for i in batch]
-            padded = pad_batch(rows, tokenizer.pad_token_id, policy.device, side="left")
+            padded = models.pad_batch(rows, tokenizer.pad_token_id, policy.device, side="left")
             end = tokenizer.eos_token_id
             tokens = _generate(policy, *padded, n, temperature, max_new_tokens, end, generator, bar)
             for row, generated in enumerate(tokens):
@@ -111,10 +103,10 @@ def _generate(
     generated: list[list[int]] = [[] for _ in range(len(ids) * n)]
     rows = torch.arange(len(generated), device=ids.device)
     running = torch.ones_like(rows, dtype=torch.bool)
-    cache = growing_cache(policy)
-    position = positions(mask)
+    cache = models.growing_cache(policy)
+    position = models.positions(mask)
     for step in range(max_new_tokens):
-        with autocast(ids.device):
+        with models.autocast(ids.device):
             logits = policy(
                 input_ids=ids,
                 attention_mask=mask,
