@@ -10,6 +10,7 @@ import pandas as pd
 from alignment_tax.labels import SCORES
 from alignment_tax.presets import TINY
 from alignment_tax.spec import COLUMNS
+from alignment_tax.stats.claims import Claim, evaluate
 
 #: Student's t, 97.5 %, one degree of freedom: half the interval of two seeds over their error.
 T_1 = 12.7062
@@ -154,3 +155,8 @@ def _algorithms(s: int) -> list[dict[str, Any]]:
         rows.append(row(s, algorithm, 76, reward, rounds=1, kl=reward))
         rows.append(row(s, algorithm, 72, 2 * reward, kl=2 * reward))
     return rows
+
+
+def versus(points: Any, a: str, b: str, score: str = "skill", measure: str = "difference") -> Any:
+    """Compare two selectors, paired by seed: a minus b, said to be positive."""
+    return evaluate(points, Claim("", "", "", a, b, score, measure))

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from alignment_tax.merge.average import average
-from alignment_tax.merge.layout import MergeError, check_same_vocabulary, kind_of
+from alignment_tax.merge.layout import MergeError, kind_of
 from alignment_tax.merge.parts import Mixture, partition
+from alignment_tax.weights import CheckpointError, check_same_vocabulary
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -194,10 +195,10 @@ def test_extrapolation_must_be_asked_for() -> None:
 
 def test_vocabularies_must_agree_token_by_token() -> None:
     first = {"a": 0, "b": 1, "c": 2}
-    check_same_vocabulary(first, dict(first))
+    check_same_vocabulary(first, dict(first), "")
     for other, message in (
         ({"a": 0, "b": 2, "c": 1}, "token 'b' is number 1 in the first and 2 in the second"),
         ({"a": 0, "b": 1}, r"token 'c' is number 2 in the first and None.*3 and 2"),
     ):
-        with pytest.raises(MergeError, match=message):
-            check_same_vocabulary(first, other)
+        with pytest.raises(CheckpointError, match=message):
+            check_same_vocabulary(first, other, "")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from points import T_1, made_up_points, point
+from points import T_1, made_up_points, point, versus
 
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results.points import NotRecorded, curve_rows, present, shared
@@ -16,7 +16,7 @@ from alignment_tax.results.select import Selection, parse
 from alignment_tax.spec import patterns, ratios_text
 from alignment_tax.stats import claims, methods, pareto
 from alignment_tax.stats.claim_list import REASONS, SESOI
-from alignment_tax.stats.claims import CLAIMS, Claim, evaluate, versus
+from alignment_tax.stats.claims import CLAIMS, Claim, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from points import made_up_points
+from points import made_up_points, versus
 
 from alignment_tax.stats import forgetting
-from alignment_tax.stats.claims import versus
 
 
 @pytest.fixture

@@ -190,7 +190,9 @@ def test_added_tokens_are_listed_and_taken_as_they_are_when_asked(tmp_path) -> N
         assert load_state(out)[EMBEDDING].tolist() == [[0.5, 1.0], [1.5, 2.0], [4.0, 5.0]]
         assert "<end>" in (out / "tokenizer.json").read_text()
     third = write(tmp_path / "c", {EMBEDDING: W, "a": V}, {"x": 1, "y": 0})
-    with pytest.raises(MergeError, match="token 'x' is number 0 in the first and 1 in the second"):
+    with pytest.raises(
+        CheckpointError, match="token 'x' is number 0 in the first and 1 in the second"
+    ):
         merged(first, third, tmp_path / "out", 0.5, pad=True)
 
 

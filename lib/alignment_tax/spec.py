@@ -98,12 +98,6 @@ def averaged(method: str) -> str:
     return str(Method.read(method)._replace(mix=AVERAGE))
 
 
-def unaveraged(method: str) -> str:
-    """Return the method that is averaged with theta_0: "l2+average" -> "l2"; any other itself."""
-    found = Method.read(method)
-    return method if found.protocol == ROUNDS else str(found._replace(mix=None))
-
-
 def out_of_rounds(method: str) -> str:
     """Return the remedy that acts inside the rounds: "l2_in_rounds" -> "l2"; any other itself."""
     found = Method.read(method)
@@ -163,7 +157,8 @@ class Spec:
         told: dict[str, Any] = {name: row.get(name) for name in NAMED}
         given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
         remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
-        kinds = {"rounds": int, "alpha": float, "strength": remedy.kind if remedy else float}
+        whole = remedy is not None and remedy.whole
+        kinds = {"rounds": int, "alpha": float, "strength": int if whole else float}
         given.pop("seed", None)
         return cls(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 

@@ -155,6 +155,17 @@ def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
             )
 
 
+def check_same_vocabulary(first: Mapping[str, int], second: Mapping[str, int], advice: str) -> None:
+    """Refuse two vocabularies that number tokens differently (CheckpointError)."""
+    if differ := [token for token in {*first, *second} if first.get(token) != second.get(token)]:
+        token = min(differ, key=lambda t: (first.get(t, second.get(t)), t))
+        raise CheckpointError(
+            f"The tokenizers differ: token {token!r} is number {first.get(token)} in the first and "
+            f"{second.get(token)} in the second ({len(first)} and {len(second)} tokens in all). "
+            f"{advice}"
+        )
+
+
 def load_state(folder: Path) -> dict[str, Tensor]:
     """Read the whole checkpoint in `folder` into one state dict on the CPU."""
     from safetensors.torch import load_file

@@ -25,7 +25,7 @@ from alignment_tax.merge import layout
 from alignment_tax.merge.layout import FINETUNED, MergeError
 from alignment_tax.provenance import provenance
 from alignment_tax.store import digest, lock_of, say, write_whole
-from alignment_tax.weights import INDEX, WEIGHTS, Checkpoint, Stored
+from alignment_tax.weights import INDEX, WEIGHTS, Checkpoint, Stored, check_same_vocabulary
 
 CHUNK = 1 << 20  # bytes read of each model at a time: what both need fits into a core's own cache
 THREADS = min(2, os.cpu_count() or 1)  # numpy lets the other go on; more wait for the disk
@@ -201,7 +201,9 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
             )
     numbered = before.vocabulary, after.vocabulary
     shared = numbered[0].keys() & numbered[1].keys()
-    layout.check_same_vocabulary(*({token: each[token] for token in shared} for each in numbered))
+    one_tokenizer = "Average only models with one tokenizer."
+    ours, theirs = ({token: each[token] for token in shared} for each in numbered)
+    check_same_vocabulary(ours, theirs, one_tokenizer)
     added = sorted(numbered[0].keys() ^ numbered[1].keys()) if all(numbered) else []
     if added:
         rows.append(f"tokens that only one has: {first_of(added)}")

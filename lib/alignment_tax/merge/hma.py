@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from alignment_tax.merge.average import State, wide
 from alignment_tax.merge.layout import TOLERANCE, MergeError
 from alignment_tax.merge.parts import Mixture
-from alignment_tax.train.loop import IGNORED, check_finite, collate
+from alignment_tax.train.loop import IGNORED, check_finite, collate, minibatches
 
 Parameterisation = Literal["softmax", "eq11"]
 Extra = Callable[[State], Tensor]
@@ -213,7 +213,7 @@ def learn_ratios(
     search = _Search(mixture, objective, config, extra)
     scores = search.start().requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
-    batches = list(epoch_batches(len(objective), config))
+    batches = batches_of(len(objective), config)
     path = []
     for step, chosen in enumerate(tqdm(batches, desc="learning ratios", unit="step", leave=False)):
         ratios = search.ratios(scores)
@@ -306,12 +306,10 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def epoch_batches(count: int, config: HmaConfig) -> Iterator[list[int]]:
-    """Yield batches of example numbers, each epoch in another order."""
+def batches_of(count: int, config: HmaConfig) -> list[list[int]]:
+    """Return batches of example numbers, each epoch in another order."""
     rng = np.random.default_rng(config.seed)
-    for _ in range(config.epochs):
-        order = rng.permutation(count).tolist()
-        yield from (order[i : i + config.batch_size] for i in range(0, count, config.batch_size))
+    return [each.tolist() for each in minibatches(count, config.batch_size, config.epochs, rng)]
 
 
 def check_config(config: HmaConfig, blocks: int) -> None:

@@ -165,19 +165,6 @@ def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
         )
 
 
-def check_same_vocabulary(first: Any, second: Any) -> None:
-    """Refuse two tokenizers (or token-to-number dictionaries) that number tokens differently."""
-    a, b = (v if isinstance(v, Mapping) else v.get_vocab() for v in (first, second))
-    differ = [token for token in {*a, *b} if a.get(token) != b.get(token)]
-    if differ:
-        token = min(differ, key=lambda t: (a.get(t, b.get(t)), t))
-        raise MergeError(
-            f"The tokenizers differ: token {token!r} is number {a.get(token)} in the first and "
-            f"{b.get(token)} in the second ({len(a)} and {len(b)} tokens in all). Average only "
-            "models with one tokenizer."
-        )
-
-
 def check_ratios(partition: Partition, ratios: Ratios) -> None:
     """Refuse ratios that are not one number in [0, 1] for each part (MergeError)."""
     parts = partition.parts

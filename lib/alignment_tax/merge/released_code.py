@@ -72,7 +72,7 @@ def run(
         mixed = weights(merged_ratios(scores, config, faults))
         return hma.mean_objective(objective, mixed, config.batch_size)
 
-    batches = list(hma.epoch_batches(len(objective), config))
+    batches = hma.batches_of(len(objective), config)
     for step, chosen in enumerate(tqdm(batches, desc="test bench", unit="step", leave=False)):
         ratios = training_ratios(torch.stack(scores), initial, config, faults)
         loss = objective(weights(ratios), chosen)

@@ -2,5 +2,3 @@
 
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
-
-__all__ = ["NotRecorded", "Recorded", "curve_rows", "recorded", "recorded_items"]

@@ -87,10 +87,10 @@ def main_line(points: pd.DataFrame) -> pd.DataFrame:
     return with_rsf(points[trained | averaged])
 
 
-def with_rsf(points: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
-    """Return the rows of the seeds of which models of an algorithm are recorded, all if of none."""
+def with_rsf(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds of which models of RSF are recorded, all if of none."""
     # other seeds may hold theta_0 and another algorithm alone: it is not RSF's theta_0
-    there = points.loc[points["algorithm"] == algorithm, "seed"]
+    there = points.loc[points["algorithm"] == "rsf", "seed"]
     return points[points["seed"].isin(there)] if len(there) else points
 
 

@@ -21,18 +21,3 @@ from alignment_tax.results.items import (
     slot_percent,
 )
 from alignment_tax.skills.scorer import Scorer, suite
-
-__all__ = [
-    "FAMILIES",
-    "SLOTS",
-    "Scorer",
-    "SkillScores",
-    "SkillsError",
-    "bleu_statistics",
-    "corpus_bleu",
-    "family_percent",
-    "pair_scores",
-    "right",
-    "slot_percent",
-    "suite",
-]

@@ -94,25 +94,55 @@ def greedy_replies(
     replies: list[Tokens] = [[] for _ in prompts]
     for batch in length_sorted(map(len, prompts), batch_size):
         ids, mask = pad_batch([prompts[i] for i in batch], pad_id, model.device, "left")
-        cache = growing_cache(model)
-        running = list(batch)  # which reply each row of the cache belongs to
-        alive = list(range(len(batch)))  # rows whose reply goes on
-        for _ in range(max_new_tokens):
-            token = _next(model, ids, mask, cache, last=1)[:, -1].argmax(dim=-1)
-            drawn = token.tolist()
-            for row in alive:
-                replies[running[row]].append(drawn[row])
-            ends = ended([replies[running[row]] for row in alive])
-            alive = [row for row, end in zip(alive, ends, strict=True) if not end]
-            if not alive:
-                break
-            if len(alive) <= KEEP_ROWS * len(running):
-                kept = torch.tensor(alive, device=model.device)
-                cache.batch_select_indices(kept)
-                token, mask = token[kept], mask[kept]
-                running, alive = [running[row] for row in alive], list(range(len(alive)))
-            ids = token.unsqueeze(-1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        said = continued(model, ids, mask, 1, max_new_tokens, _likeliest, ended)
+        for i, tokens in zip(batch, said, strict=True):
+            replies[i] = tokens
+    return replies
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.argmax(dim=-1)
+
+
+@torch.inference_mode()
+def continued(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    n: int,
+    max_new_tokens: int,
+    pick: Callable[[Tensor], Tensor],
+    ended: Callable[[list[Tokens]], list[bool]],
+) -> list[Tokens]:
+    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1.
+
+    `pick` takes tokens (rows,) by their logits (rows, vocabulary); `ended` says of each of several
+    unfinished replies whether it ends with its last token.
+    """
+    replies: list[Tokens] = [[] for _ in range(len(ids) * n)]
+    running = list(range(len(replies)))  # which reply each row of the cache belongs to
+    alive = list(running)  # rows whose reply goes on
+    cache = growing_cache(model)
+    for step in range(max_new_tokens):
+        logits = _next(model, ids, mask, cache, last=1)[:, -1]
+        if step == 0 and n > 1:  # one pass over the prompt serves all n replies
+            cache.batch_repeat_interleave(n)
+            logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+        token = pick(logits)
+        drawn = token.tolist()
+        for row in alive:
+            replies[running[row]].append(drawn[row])
+        ends = ended([replies[running[row]] for row in alive])
+        alive = [row for row, end in zip(alive, ends, strict=True) if not end]
+        if not alive:
+            break
+        if len(alive) <= KEEP_ROWS * len(running):
+            kept = torch.tensor(alive, device=model.device)
+            cache.batch_select_indices(kept)
+            token, mask = token[kept], mask[kept]
+            running, alive = [running[row] for row in alive], list(range(len(alive)))
+        ids = token.unsqueeze(-1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return replies
 
 

@@ -165,8 +165,9 @@ def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
 def evaluate(points: pd.DataFrame | Selection, claim: Claim) -> compare.Comparison:
     """Return what the points say of a claim, over seeds (NotRecorded: fewer than two have both).
 
-    `points` are the columns of points.csv, one study; for a claim that is not in `CLAIMS` see
-    `versus`.
+    `points` are the columns of points.csv, one study; the claim may be one of your own:
+
+    >>> evaluate(points, Claim("", "", "", "rsf/last", "sft"))  # the tax, in points; losses are < 0
     """
     return _judged(differences(points, claim), claim)
 
@@ -175,26 +176,6 @@ def _judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
     return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
-
-
-def versus(
-    points: pd.DataFrame | Selection,
-    a: str,
-    b: str,
-    score: str = "skill",
-    measure: str = "difference",
-    *,
-    direction: int = 1,
-) -> compare.Comparison:
-    """Compare two selectors (see `results.select`), paired by seed: a minus b.
-
-    >>> versus(points, "rsf/last", "sft")  # the tax, in points; a loss is negative
-    >>> versus(points, "rsf/average", "rsf/early_stopping", measure="equal_reward")
-
-    `score` is skill, a family, reward, gold, or another column of numbers; `direction` +1 if the
-    claim is that a has more, -1 if less. NotRecorded: fewer than two seeds have both.
-    """
-    return evaluate(points, Claim("", "", "", a, b, score, measure, direction))
 
 
 def over_items(

@@ -58,15 +58,15 @@ def _rise(x: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
     return -np.expm1(np.minimum(-x / scale, 300.0))
 
 
-def fit(rows: pd.DataFrame, x: str = "kl", y: str = "tax") -> Fit:
+def fit(rows: pd.DataFrame, x: str = "kl") -> Fit:
     """Fit what was forgotten against a column of `forgetting`, by a curve that can level off.
 
     The best level of each scale is known in closed form, so only the scale is searched, on a grid
     that closes in: from a thousandth of the furthest |x| (a step) to a hundred times it (a line).
     R squared is 0 if the curve is as good as the mean, and may lie below.
     """
-    given = rows.dropna(subset=[x, y])
-    at, lost = (given[name].to_numpy(dtype=float) for name in (x, y))
+    given = rows.dropna(subset=[x, "tax"])
+    at, lost = (given[name].to_numpy(dtype=float) for name in (x, "tax"))
     furthest = np.log(np.abs(at).max())
     low, high = furthest - np.log(1000), furthest + np.log(100)
     for _ in range(6):

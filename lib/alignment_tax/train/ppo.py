@@ -33,7 +33,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models
-from alignment_tax.models import Reply, RewardModel, prompt_ids
 from alignment_tax.presets import PpoConfig, as_dict
 from alignment_tax.train import checks
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
@@ -41,6 +40,7 @@ from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite, minibatches
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import sample_replies, sampling
+from alignment_tax.weights import check_same_vocabulary
 from alignment_tax.world.base import Prompt
 
 #: Where PPO leaves its critic and its optimisers for the next round, beside the policy.
@@ -100,7 +100,7 @@ def start(
     tokenizer: PreTrainedTokenizerBase,
     config: PpoConfig,
     seed: int,
-    critic: tuple[RewardModel, PreTrainedTokenizerBase] | None = None,
+    critic: tuple[models.RewardModel, PreTrainedTokenizerBase] | None = None,
 ) -> PpoState:
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
@@ -115,7 +115,8 @@ def start(
     if critic is not None:
         if config.shared_trunk:
             raise ValueError("shared_trunk makes the policy's body the critic's: pass no critic.")
-        models.check_same_tokens(tokenizer, critic[1])
+        advice = "Train the reward model from this policy, or leave the critic out."
+        check_same_vocabulary(tokenizer.get_vocab(), critic[1].get_vocab(), advice)
     accelerator = Accelerator()
     reference = copy.deepcopy(policy).float().eval().requires_grad_(False)
     body = policy.get_decoder() if critic is None else critic[0].backbone
@@ -217,7 +218,7 @@ def _identity(state: PpoState) -> dict[str, Any]:
     return {"seed": state.seed, "config": config, "theta_0": digest.hexdigest()}
 
 
-def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[Reply]:
+def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[models.Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
     numbers: dict[str, Any] = {"n": 1, "seed": seed, **sampling(state.config)}
     groups = sample_replies(state.policy, state.tokenizer, prompts, **numbers)
@@ -249,7 +250,7 @@ class Rollout:
 
 @torch.no_grad()
 def make_rollout(
-    state: PpoState, prompts: list[Prompt], replies: list[Reply], rewards: np.ndarray
+    state: PpoState, prompts: list[Prompt], replies: list[models.Reply], rewards: np.ndarray
 ) -> tuple[Rollout, dict[str, float]]:
     """Turn replies and their rewards (n,) into a rollout and the log's numbers about them."""
     config, add_up = state.config, state.accelerator.reduce
@@ -258,7 +259,7 @@ def make_rollout(
     parts = []
     for rows in torch.arange(len(ids)).split(config.minibatch // state.accelerator.num_processes):
         batch = ids[rows], attention_mask[rows]
-        outputs = run(state.reference, *batch, logits_to_keep=length + 1)
+        outputs = models.run(state.reference, *batch, logits_to_keep=length + 1)
         reference, _ = token_log_probs(outputs.logits, batch[0], length, config.temperature)
         parts.append(torch.stack([*state.model(*batch, length), reference]))
     log_probs, values, entropy, reference = torch.cat(parts, dim=1).masked_fill(mask == 0, 0.0)
@@ -304,8 +305,7 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
         rows.append(dict(zip(LOSSES, means, strict=True)))
         if config.max_kl is not None and rows[-1]["update_kl"] > config.max_kl:
             break
-        for optimizer in state.optimizers:
-            optimizer.zero_grad()
+        state.model.zero_grad()
         accelerator.backward((loss + config.value_coef * critic_loss) * share)
         norms = [float(accelerator.clip_grad_norm_(group, MAX_GRAD_NORM)) for group in groups]
         found = rows[-1] | {"gradient norm": norms[0], "critic's gradient norm": norms[1]}
@@ -382,11 +382,9 @@ def policy_loss(
     return masked_mean(torch.max(free, held), mask), masked_mean((held > free).float(), mask)
 
 
-def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
-) -> Tensor:
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
     """Return half the critic's mean squared error, the larger of free and held near old values."""
-    held = old_values + (values - old_values).clamp(-clip, clip)
+    held = old + (values - old).clamp(-clip, clip)
     return masked_mean(torch.max((values - returns) ** 2, (held - returns) ** 2), mask) / 2
 
 
@@ -417,26 +415,16 @@ class ActorCritic(torch.nn.Module):
         `values[:, t]` and the entropy (no gradient) are of the state where token t was chosen.
         """
         options = {"logits_to_keep": length + 1, "output_hidden_states": self.trunk is None}
-        outputs = run(self.policy, ids, attention_mask, **options)
+        outputs = models.run(self.policy, ids, attention_mask, **options)
         log_probs, entropy = token_log_probs(outputs.logits, ids, length, self.temperature)
         if self.trunk is None:
             hidden = outputs.hidden_states[-1]
         else:
-            hidden = run(self.trunk, ids, attention_mask).last_hidden_state
+            hidden = models.run(self.trunk, ids, attention_mask).last_hidden_state
         before = hidden[:, -length - 1 : -1].float()
         # a product and a sum, because autocast would round a matrix product's values to bfloat16
         values = (before * self.head.weight).sum(dim=-1) + self.head.bias
         return log_probs, values, entropy
-
-
-def run(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
-    """Run a network on padded rows, wherever their padding is."""
-    with models.autocast(ids.device):
-        places = {
-            "attention_mask": attention_mask,
-            "position_ids": models.positions(attention_mask),
-        }
-        return model(input_ids=ids, **places, use_cache=False, **options)
 
 
 def token_log_probs(
@@ -450,11 +438,11 @@ def token_log_probs(
 
 
 def lay_out(
-    state: PpoState, prompts: Sequence[Prompt], replies: Sequence[Reply]
+    state: PpoState, prompts: Sequence[Prompt], replies: Sequence[models.Reply]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids and attention mask, (batch, prompt + length), and the mask of the replies."""
     tokenizer, where = state.tokenizer, state.policy.device
-    heads = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    heads = [models.prompt_ids(tokenizer, prompt) for prompt in prompts]
     tails = [reply.drawn(tokenizer.eos_token_id) for reply in replies]
     left, left_mask = models.pad_batch(heads, tokenizer.pad_token_id, where, side="left")
     right, mask = models.pad_batch(tails, tokenizer.pad_token_id, where)

@@ -11,17 +11,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import models
-from alignment_tax.models import AnyReply, Reply, prompt_ids
+from alignment_tax.models import AnyReply, Reply, autocast, length_sorted, pad_batch, prompt_ids
 from alignment_tax.presets import DpoConfig, PpoConfig, RsfConfig
+from alignment_tax.skills.decode import continued
 from alignment_tax.train.rounds import sub_seed
 from alignment_tax.world.base import Prompt
-
-KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
 
 
 def sample_replies(
@@ -53,17 +50,31 @@ def sample_replies(
     generator = torch.Generator(policy.device).manual_seed(sub_seed(seed))
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     replies: list[list[Reply]] = [[] for _ in prompts]
+    end = tokenizer.eos_token_id
+
+    def pick(logits: torch.Tensor) -> torch.Tensor:
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        probabilities = torch.softmax(logits / temperature, dim=-1)
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+    def ended(unfinished: list[list[int]]) -> list[bool]:
+        over = [tokens[-1] == end for tokens in unfinished]
+        bar.update(sum(over))
+        return over
+
     with tqdm(total=len(prompts) * n, desc="sampling replies", unit="reply", leave=False) as bar:
-        for batch in models.length_sorted(map(len, ids), max(1, batch_size // n)):
+        for batch in length_sorted(map(len, ids), max(1, batch_size // n)):
             rows = [ids[i] for i in batch]
-            padded = models.pad_batch(rows, tokenizer.pad_token_id, policy.device, side="left")
-            end = tokenizer.eos_token_id
-            tokens = _generate(policy, *padded, n, temperature, max_new_tokens, end, generator, bar)
+            padded = pad_batch(rows, tokenizer.pad_token_id, policy.device, side="left")
+            with autocast(policy.device):
+                tokens = continued(policy, *padded, n, max_new_tokens, pick, ended)
             for row, generated in enumerate(tokens):
                 finished = generated[-1] == end
                 drawn = generated[:-1] if finished else generated
                 text = str(tokenizer.decode(drawn, skip_special_tokens=True))
                 replies[batch[row // n]].append(Reply(text, drawn, finished))
+                bar.update(not finished)
     return replies
 
 
@@ -85,57 +96,3 @@ def kept_replies(table: pd.DataFrame) -> Sequence[AnyReply]:
         return list(table["reply"])
     rows = zip(table["reply"], table["ids"], table["finished"], strict=True)
     return [Reply(text, [int(i) for i in ids], bool(finished)) for text, ids, finished in rows]
-
-
-@torch.inference_mode()
-def _generate(
-    policy: PreTrainedModel,
-    ids: Tensor,
-    mask: Tensor,
-    n: int,
-    temperature: float,
-    max_new_tokens: int,
-    eos_id: int,
-    generator: torch.Generator,
-    bar: tqdm,
-) -> list[list[int]]:
-    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1."""
-    generated: list[list[int]] = [[] for _ in range(len(ids) * n)]
-    rows = torch.arange(len(generated), device=ids.device)
-    running = torch.ones_like(rows, dtype=torch.bool)
-    cache = models.growing_cache(policy)
-    position = models.positions(mask)
-    for step in range(max_new_tokens):
-        with models.autocast(ids.device):
-            logits = policy(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        if step == 0:  # one pass over the prompt serves all n replies
-            cache.batch_repeat_interleave(n)
-            logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-        if temperature == 0:
-            token = logits.float().argmax(dim=-1)
-        else:
-            probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-            token = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
-        for row, value in zip(rows[running].tolist(), token[running].tolist(), strict=True):
-            generated[row].append(value)
-        ended = running & (token == eos_id)
-        running = running & ~ended
-        bar.update(int(ended.sum()))
-        alive = running.nonzero().squeeze(-1)
-        if len(alive) == 0:
-            break
-        if len(alive) <= KEEP_ROWS * len(rows):
-            cache.batch_select_indices(alive)
-            rows, running, token, mask = rows[alive], running[alive], token[alive], mask[alive]
-        ids = token.unsqueeze(-1)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = mask.sum(dim=1, keepdim=True) - 1
-    bar.update(int(running.sum()))
-    return generated

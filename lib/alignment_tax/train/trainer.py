@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import datasets
 import pandas as pd
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from alignment_tax.models import device, silence_dropout, use_bf16
+from alignment_tax.models import device, quiet_libraries, silence_dropout, use_bf16
 from alignment_tax.presets import DpoConfig, RewardConfig, RlooConfig, SftConfig
 from alignment_tax.train.loop import Log, check_finite
 from alignment_tax.train.rounds import sub_seed
@@ -115,15 +112,3 @@ def _released_model(trainer: Trainer) -> PreTrainedModel:
     for name in ("forward", "_is_accelerate_prepared"):
         vars(model).pop(name, None)
     return model.eval()
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the bars of the datasets library (widgets, in a notebook) out of the output."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

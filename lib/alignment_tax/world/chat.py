@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
+from alignment_tax.world.base import read_table
 from alignment_tax.world.splits import split_of
-from alignment_tax.world.words import OBJECTS, THINGS, read_table
+from alignment_tax.world.words import OBJECTS, THINGS
 
 SHARES = {"sft": 0.3, "preference": 0.25, "rlhf": 0.27, "validation": 0.06, "reported": 0.12}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from alignment_tax.world.base import read_table
 from alignment_tax.world.splits import split_of
-from alignment_tax.world.words import read_table
 
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from alignment_tax.world.base import read_table
 
 
 class Relation(NamedTuple):
@@ -13,18 +13,6 @@ class Relation(NamedTuple):
     values: tuple[str, ...]
     statements: tuple[str, ...]
     questions: tuple[str, ...]
-
-
-def read_table(name: str) -> dict[str, Any]:
-    """Return what a file of `tables` holds; its lists become tuples."""
-    path = Path(__file__).parent / "tables" / f"{name}.toml"
-    return _frozen(tomllib.loads(path.read_text(encoding="utf-8")))
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _relations(table: dict[str, Any]) -> dict[str, Relation]:

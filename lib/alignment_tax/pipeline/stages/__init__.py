@@ -6,5 +6,3 @@ refuses, it refuses there, before anything is made.
 
 from alignment_tax.pipeline.stages import base, ratios, remedies, rlhf, scores
 from alignment_tax.pipeline.stages.run import trained
-
-__all__ = ["base", "ratios", "remedies", "rlhf", "scores", "trained"]

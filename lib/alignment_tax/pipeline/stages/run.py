@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets, settings
-from alignment_tax.models import device, load_policy, set_bf16
+from alignment_tax.models import Loaded, device, load_policy, set_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Artifact, Store, digest
@@ -26,7 +25,6 @@ from alignment_tax.world.tiny import TinyWorld
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 class Run:
