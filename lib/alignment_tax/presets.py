@@ -249,7 +249,7 @@ def _filled(value: Any, kind: Any, before: Any = None) -> Any:
     return kind(**told) if before is None else replace(before, **told)
 
 
-def _dataclasses(hint: Any) -> list[type]:
+def _dataclasses(hint: Any) -> list[Any]:
     """Return the dataclasses that a type hint names."""
     return [hint] if is_dataclass(hint) else [k for a in get_args(hint) for k in _dataclasses(a)]
 

@@ -158,7 +158,8 @@ class Spec:
         given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
         remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
         whole = remedy is not None and remedy.whole
-        kinds = {"rounds": int, "alpha": float, "strength": int if whole else float}
+        kinds: dict[str, type] = {"rounds": int, "alpha": float}
+        kinds["strength"] = int if whole else float
         given.pop("seed", None)
         return cls(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 
