@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from alignment_tax import models, settings
-from alignment_tax.presets import TINY, PpoConfig, as_dict
+from alignment_tax.presets import TINY_PPO, PpoConfig, as_dict
 from alignment_tax.provenance import provenance
 from alignment_tax.stats import compare
 from alignment_tax.store import write_whole
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 #: The numbers of the cross-check: those of both, chosen before either was run.
 RATES: dict[str, Any] = dict.fromkeys(("learning_rate", "critic_learning_rate"), 1e-4)
-assert TINY.ppo is not None
-CONFIG = dataclasses.replace(TINY.ppo, rounds=1, iterations=12, sampling_batch=128, **RATES)
+CONFIG = dataclasses.replace(TINY_PPO, rounds=1, iterations=12, sampling_batch=128, **RATES)
 SEEDS = (0, 1, 2)
 JUDGED = 256
 #: Iterations at the start whose seconds are left out: they also load and compile.

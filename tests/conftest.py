@@ -26,7 +26,7 @@ def miniature(**changes) -> Preset:
         smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
     )
     ratios = dataclasses.replace(
-        presets.TINY.ratios,
+        presets.TINY_RATIOS,
         prompts=8,
         n=4,
         epochs=6,

@@ -13,7 +13,7 @@ from alignment_tax import settings
 from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.presets import SAMPLED, DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.results.recorded import IDENTITY, recorded
 from alignment_tax.spec import Spec, UnknownStage
 from alignment_tax.store import Store
@@ -21,7 +21,6 @@ from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
 from bench import speed as bench
 
-SAMPLED = {"temperature": 1.0, "max_new_tokens": 40, "max_prompt_length": 64}
 SMALL = {**SAMPLED, "rounds": 2, "learning_rate": 1e-3}
 FAST = {"sampling_batch": 64, "epochs": 1}
 DPO = DpoConfig(**SMALL, **FAST, prompts_per_round=8, n=4, beta=0.1, batch_size=4, max_length=110)

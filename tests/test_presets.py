@@ -64,19 +64,6 @@ def test_all_algorithms_sample_as_many_replies_as_rsf(name):
 def test_numbers_that_no_run_can_use_are_named(name, value):
     for preset in presets.PRESETS.values():
         presets.check(preset)
-    ratios = dataclasses.replace(presets.TINY.ratios, **{name: value})
+    ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
     with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
         presets.check(dataclasses.replace(presets.TINY, ratios=ratios))
-
-
-def test_a_preset_of_the_file_is_another_one_with_changes():
-    rloo = {"kind": "RlooConfig", **dataclasses.asdict(presets.TINY.rloo)}
-    mine = {"rsf": {"n": 3}, "more_algorithms": {"mine": rloo}}
-    tiny = dataclasses.replace(presets.TINY, more_algorithms=())
-    found = presets._read({"one": dataclasses.asdict(tiny), "two": {"like": "one", **mine}})
-    assert found["one"] == dataclasses.replace(tiny, name="one")
-    rsf = dataclasses.replace(presets.TINY.rsf, n=3)
-    assert (found["two"].rsf, found["two"].algorithms["mine"]) == (rsf, presets.TINY.rloo)
-    assert found["two"].kl_coefs == presets.TINY.kl_coefs
-    tables = {"one": dataclasses.asdict(tiny), "two": {"like": "one", "without": ["dpo"]}}
-    assert presets._read(tables)["two"].dpo is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,18 +32,63 @@ BLEU_COLUMNS = (
 CUT_COLUMNS = tuple(f"cut_{name}" for name in BLEU_COLUMNS)
 #: Scores with format forgiven, by the score as written that each stands beside.
 FORGIVEN = {**{family: f"{family}_forgiven" for family in FAMILIES}, "skill": "forgetting"}
-_NAMES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-FAMILY_NAMES: dict[str, str] = _NAMES["families"]
-ALGORITHM_NAMES: dict[str, str] = _NAMES["algorithms"]
-METHOD_NAMES = {name: remedy.title for name, remedy in REMEDIES.items()} | _NAMES["methods"]
-AXIS_NAMES: dict[str, str] = _NAMES["axes"]
+#: By world, in the order of `SLOTS`.
+SLOT_NAMES = {
+    "tiny": "one-hop facts|two-hop facts|which to use|passage, 4 choices|span answers|counting|"
+    "French to English",
+    "real": "ARC-Easy|ARC-Challenge|PIQA|RACE|SQuAD|DROP|WMT14 fr-en",
+}
+THREE = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
+FAMILY_NAMES = {
+    **THREE,
+    "skill": "mean of three families",
+    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in THREE.items()},
+    "forgetting": "mean skill, format forgiven",
+}
+METHOD_NAMES = {
+    **{name: remedy.title for name, remedy in REMEDIES.items()},
+    "early_stopping": "stopping RSF early",
+    "hma": "HMA",
+    "distil": "the distilled run",
+    "distil+average": "averaging the distilled run",
+    "part": "averaging one part",
+    "pattern": "ratios set by hand",
+    "hma_eq11": "HMA by Eq. 11",
+    "hma_grid": "best point of a grid",
+    "hma_released": "HMA as released",
+    "hma_reward": "the reward itself (Eq. 3)",
+    "hma_kl": "HMA with a KL term",
+    "hma_kl_other": "HMA with a KL term, other formats",
+    "adamerging": "AdaMerging",
+    "kl_coef": "another KL coefficient",
+    "learning_rate": "smaller steps",
+}
+ALGORITHM_NAMES = {
+    "sft": "before RLHF (θ₀)",
+    "rsf": "RSF",
+    "rsf_random": "control: a random reply",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "rloo": "RLOO",
+    "grpo": "GRPO",
+}
 SCORES = [*SLOTS, *FAMILIES, "skill", *FORGIVEN.values()]
+AXIS_NAMES = {
+    "skill": "skill as written (%)",
+    "commonsense": "common sense: accuracy (%)",
+    "reading": "reading: EM or F1 (%)",
+    "translation": "translation: BLEU",
+    **{name: f"{text} (%)" for name, text in FAMILY_NAMES.items() if name.endswith("_forgiven")},
+    "forgetting": "skill with format forgiven (%)",
+    "reward": "reward (reward model's units)",
+    "gold": "gold reward",
+}
 
 
 def names_of(study: str) -> dict[str, str]:
     """Return the names of slots and families as this study's readers know them."""
     world = PRESETS[study].world if study in PRESETS else "tiny"
-    return {**_NAMES["slots"][world], **FAMILY_NAMES}
+    return {**dict(zip(SLOTS, SLOT_NAMES[world].split("|"), strict=True)), **FAMILY_NAMES}
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

@@ -1,16 +1,11 @@
-"""The one dial of the course: a run is a preset, which holds every number, and a seed.
-
-Here is what the numbers are; presets.toml has their values.
-"""
+"""The one dial of the course: a run is a preset, which holds every number, and a seed."""
 
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +119,7 @@ class GrpoConfig(RlooConfig):
 
 
 #: What an RLHF algorithm is configured by.
-AlgorithmConfig = RsfConfig | DpoConfig | RlooConfig | GrpoConfig | PpoConfig
+AlgorithmConfig = RsfConfig | DpoConfig | RlooConfig | PpoConfig
 
 
 @dataclass(frozen=True)
@@ -199,10 +194,10 @@ class Preset:
     dtype: str  # of the weights and, without bf16, of all that is computed
     sft: SftConfig
     reward: RewardConfig
+    judge: RewardConfig | None
     rsf: RsfConfig
     eval: EvalConfig
     alphas: tuple[float, ...] = field(default=tuple(i / 10 for i in range(11)))  # of the sweep
-    judge: RewardConfig | None = None  # stands in for gold where there is none
     dpo: DpoConfig | None = None
     rloo: RlooConfig | None = None
     ppo: PpoConfig | None = None
@@ -232,58 +227,192 @@ class UnknownPreset(ValueError):
     """Raised for a preset name that does not exist; the message lists those that do."""
 
 
-def _filled(value: Any, kind: Any, before: Any = None) -> Any:
-    """Return a value as a preset holds it: a list as a tuple, a table as a dataclass of its kind.
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 40, "max_prompt_length": 64}
+# DPO, RLOO and PPO draw as many replies as RSF: 8 x 128 x 8. What was tried of each algorithm, of
+# SFT and of the reward model is in data/results/tiny/tuning.csv (`alignment-tax bench tune tiny`).
+BUDGET: dict[str, Any] = {"rounds": 8, "prompts_per_round": 128, "n": 8, **SAMPLED}
+TINY_DPO = DpoConfig(
+    **BUDGET, sampling_batch=256, beta=0.1, learning_rate=1e-5, epochs=2, batch_size=16,
+    max_length=145,
+)  # fmt: skip
+TINY_RLOO = RlooConfig(**BUDGET, beta=0.05, learning_rate=3e-4, batch_size=128)
+# RLOO's numbers, so that what differs is the scaling of the advantages and the missing KL
+TINY_GRPO = GrpoConfig(**BUDGET, beta=0.0, learning_rate=3e-4, batch_size=128)
+TINY_PPO = PpoConfig(
+    **SAMPLED, rounds=8, iterations=8, prompts_per_iteration=128, sampling_batch=256, minibatch=32,
+    epochs=2, learning_rate=2e-4, critic_learning_rate=2e-4, kl_coef=0.05,
+)  # fmt: skip
+# kept_weight: of 1, 10, 100 what kept most skill for the reward it cost: seed 100, validation items
+TINY_RATIOS = RatioConfig(
+    prompts=128, n=8, learning_rate=0.2, epochs=10, batch_size=32, evaluate_every=8, eps=0.2,
+    grid_step=0.1, reward_step=0.2, reward_prompts=128, kept_texts=64, kept_weight=100.0,
+    labelled=100, released_learning_rate=2e-5, released_batch_size=2,
+    parts=(
+        *((part, (0.0, 0.2, 0.4, 0.6, 0.8)) for part in ("input", "middle", "output")),
+        ("linear", (0.2, 0.4, 0.6, 0.8)),
+        *((part, (0.0, 0.4)) for part in ("embeddings", "norms", "head")),
+    ),
+    # mean ratios of the paper's figures
+    grids=(
+        *(("hma", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 6, 9)),
+        *(("hma_kl", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 9)),
+        ("hma_kl_other", 3, (0.2, 0.4)),
+        *((f"hma_{how}", 3, (0.2, 0.4)) for how in ("grid", "eq11", "reward", "released")),
+        ("adamerging", 9, (0.2, 0.4, 0.6)),
+    ),
+)  # fmt: skip
 
-    A table changes `before`, if that is given, and leaves its other numbers as they are. Where
-    there are several kinds (in `more_algorithms`) it says by its `kind` which one it is.
-    """
-    if isinstance(value, list):
-        return tuple(_filled(each, kind) for each in value)
-    if not isinstance(value, dict):
-        return value
-    named = value.get("kind")
-    kind = next(each for each in _dataclasses(kind) if named in (None, each.__name__))
-    hints, given = get_type_hints(kind), {n: each for n, each in value.items() if n != "kind"}
-    told = {n: _filled(each, hints[n], getattr(before, n, None)) for n, each in given.items()}
-    return kind(**told) if before is None else replace(before, **told)
+TINY_REWARD = RewardConfig(
+    pairs=6000, validation_pairs=600, epochs=2, batch_size=32, learning_rate=1e-3, max_length=128
+)
+TINY = Preset(
+    name="tiny",
+    world="tiny",
+    model="data/base",
+    threads=1,  # matrices this small are no faster with two, and processes side by side are
+    dtype="float32",
+    sft=SftConfig(
+        documents=3000, replay=1000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128
+    ),
+    reward=TINY_REWARD,
+    judge=None,
+    theta_0_may_lose=2.0,
+    rsf=RsfConfig(**BUDGET, learning_rate=7e-4, epochs=2, batch_size=16, sampling_batch=256),
+    dpo=TINY_DPO,
+    rloo=TINY_RLOO,
+    ppo=TINY_PPO,
+    more_algorithms=(("grpo", TINY_GRPO),),
+    # beside the preset's own 0.05: the paper's other two, and no penalty at all
+    kl_coefs=(0.0, 0.1, 0.2),
+    learning_rates=(2e-4, 3.5e-4, 5e-4),
+    # of 1300 items a slot the first 400: the interval over seeds of RSF's tax widens by 4 %
+    eval=EvalConfig(suite="tiny", limit=400, batch_size=128, reward_prompts=256, reward_samples=2),
+    # 145 is wider than 64 + 40 need be, changes nothing, and is part of the keys
+    distil=DistilConfig(learning_rate=7e-4, epochs=2, batch_size=16, max_length=145),
+    # Grids: from next to theta_0 to next to the plain run; the paper's strengths are among them
+    # where it states any. Of KD and KL they multiply a sum over an example's tokens, some hundreds;
+    # here the mean is taken. Ranks shrink with the width: relative to it they start where the
+    # paper's do and end at a full half.
+    remedies=(
+        ("l1", (0.1, 0.4, 1.0, 3.0, 10.0)),
+        ("l2", (0.04, 0.1, 1.0, 10.0)),
+        ("kd", (0.1, 0.3, 1.0, 3.0)),
+        ("kd_squared", (1.0, 3.0, 30.0)),
+        ("kl", (0.1, 0.3, 1.0, 3.0)),
+        ("lora", (1, 4, 16, 64)),
+        ("lora_mlp", (4, 16, 64)),
+        ("replay", (0.25, 0.5, 1.0, 2.0)),
+        ("replay_other", (0.5, 1.0, 2.0)),
+        ("sma", (0.25, 0.5, 0.75, 1.0)),
+        ("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
+        ("bema", (0.3, 0.5, 0.7, 0.9)),
+        ("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
+        *((f"graft_{how}", (0.5, 0.1, 0.01)) for how in ("random", "learnt")),
+        # what came after the paper
+        ("expo", (1.1, 1.25, 1.5)),
+        *((merge, (0.2, 0.4, 0.6, 0.8)) for merge in ("slerp", "dare", "ties", "fisher", "warp")),
+        ("relearn", (16, 64, 256)),
+        ("ewc", (0.1, 1.0, 10.0)),
+        ("replay_self", (0.5, 2.0)),
+        ("ogpsa", (4, 64)),
+        ("null_space", (0.5, 0.9)),
+        ("oplora", (16, 64)),
+    ),
+    # at strength 2 a run reads about 110,000 replayed tokens: every document about once
+    replay_documents=4000,
+    ratios=TINY_RATIOS,
+)
 
+SMOKE = replace(
+    TINY,
+    name="smoke",
+    sft=replace(TINY.sft, documents=96, replay=32, epochs=1),
+    reward=replace(TINY.reward, pairs=128, validation_pairs=64, epochs=1),
+    rsf=replace(TINY.rsf, rounds=2, prompts_per_round=16, n=4),
+    dpo=replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
+    rloo=replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
+    ppo=replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
+    more_algorithms=(),
+    theta_0_may_lose=None,
+    kl_coefs=(0.2,),
+    learning_rates=(2e-4,),
+    eval=replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
+    alphas=(0.0, 0.5, 1.0),
+    simulation=SimulationConfig(repeats=4, draws=2000),
+    remedies=(
+        *(("l2", (0.1,)), ("lora", (4,)), ("replay", (1.0,))),
+        *(("sma", (0.75,)), ("ema", (0.5,)), ("graft", (0.2,))),
+    ),
+    replay_documents=200,
+    ratios=replace(
+        TINY_RATIOS, prompts=16, n=4, epochs=2, batch_size=8, evaluate_every=2, grid_step=0.2,
+        reward_prompts=8, kept_texts=8, labelled=8,
+        parts=tuple((part, (0.4,)) for part, _ in TINY_RATIOS.parts),
+        # the fewest points from which a figure can still draw every curve
+        grids=tuple((method, blocks, (0.2, 0.4)) for method, blocks, _ in TINY_RATIOS.grids),
+    ),
+)  # fmt: skip
 
-def _dataclasses(hint: Any) -> list[Any]:
-    """Return the dataclasses that a type hint names."""
-    return [hint] if is_dataclass(hint) else [k for a in get_args(hint) for k in _dataclasses(a)]
+SMALL_REWARD = RewardConfig(
+    pairs=6000, validation_pairs=500, epochs=2, batch_size=16, learning_rate=5e-5, max_length=512
+)
 
+SMALL_RATIOS = replace(
+    TINY_RATIOS,
+    batch_size=16,
+    parts=tuple((part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
+    grids=(("hma", 3, (0.2, 0.4, 0.6)),),
+)
 
-def _read(tables: dict[str, Any]) -> dict[str, Preset]:
-    """Return the presets of presets.toml, whose first lines say how it is written."""
-    defaults = {each.name: each.default for each in fields(Preset)}
-    found: dict[str, Preset] = {}
-    for name, table in tables.items():
-        before, without = table.pop("like", None), table.pop("without", ())
-        if more := table.get("more_algorithms"):
-            table["more_algorithms"] = [list(named) for named in more.items()]
-        table |= {"name": name, **{each: defaults[each] for each in without}}
-        found[name] = _filled(table, Preset, found.get(before))
-    return found
-
-
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-_ON_A_CPU = _TABLES.pop("cpu")
-PRESETS = _read(_TABLES)
-SMOKE, TINY, SMALL = PRESETS["smoke"], PRESETS["tiny"], PRESETS["small"]
-#: `tiny` with one number changed, to see on which of them a verdict hangs.
-CHANGES = tuple(name for name in PRESETS if name.startswith("tiny-"))
-#: Stands for TINY in the notebooks where nothing is made: see `pipeline.recorded_only`.
-RECORDED = "recorded"
+SMALL = Preset(
+    name="small",
+    world="real",
+    model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    threads=2,
+    dtype="float32",
+    sft=SftConfig(documents=4000, epochs=1, batch_size=16, learning_rate=5e-5, max_length=512),
+    reward=SMALL_REWARD,
+    judge=replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
+    rsf=replace(
+        TINY.rsf, rounds=4, prompts_per_round=512, max_new_tokens=128, learning_rate=5e-5,
+        sampling_batch=512, max_prompt_length=256,
+    ),
+    # RACE may not be redistributed, so the offline course leaves its slot out.
+    eval=EvalConfig(
+        suite="real", limit=500, batch_size=128, reward_prompts=256, reward_samples=1,
+        without=("race_like",),
+    ),
+    distil=DistilConfig(learning_rate=5e-5, epochs=2, batch_size=16, max_length=513),
+    ratios=SMALL_RATIOS,
+    bf16=True,
+)  # fmt: skip
 
 
 def fit_to_device(preset: Preset, device_type: str) -> Preset:
-    """Return the preset at the size that a device can carry: `small` shrinks on a CPU."""
+    """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
+
+    An hour and a half a seed. Fewer steps need larger ones, so theta_0's learning rate rises.
+    """
     if preset.world != "real" or device_type != "cpu":
         return preset
-    there = {name: each for name, each in _ON_A_CPU.items() if getattr(preset, name) is not None}
-    smaller: Preset = _filled(there, Preset, preset)
-    return smaller
+    rsf = replace(
+        preset.rsf, rounds=2, prompts_per_round=96, n=4, max_new_tokens=64, batch_size=8,
+        sampling_batch=64, max_prompt_length=128,
+    )  # fmt: skip
+    smaller: dict[str, Any] = {"validation_pairs": 120, "epochs": 1, "batch_size": 8}
+    smaller |= {"learning_rate": 5e-5, "max_length": 256}
+    return replace(
+        preset,
+        sft=replace(preset.sft, documents=640, batch_size=8, learning_rate=1e-4, max_length=192),
+        reward=replace(preset.reward, pairs=800, **smaller),
+        judge=replace(preset.judge, pairs=480, **smaller) if preset.judge else None,
+        rsf=rsf,
+        distil=DistilConfig.like(rsf),
+        eval=replace(preset.eval, limit=40, batch_size=8, reward_prompts=48),
+        alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
+        ratios=replace(SMALL_RATIOS, prompts=32, n=4, epochs=4, batch_size=8),
+        bf16=False,
+    )
 
 
 def size_text(preset: Preset) -> str:
@@ -294,6 +423,24 @@ def size_text(preset: Preset) -> str:
         f"{preset.name}: {preset.sft.documents} demonstrations, {preset.reward.pairs} pairs, "
         f"{rsf.rounds} rounds of {rsf.prompts_per_round} prompts with n = {rsf.n}, {items}"
     )
+
+
+#: `tiny` with one number changed, to see on which of them a verdict hangs: name -> what differs.
+CHANGES: dict[str, dict[str, Any]] = {
+    "small-steps": {"rsf": replace(TINY.rsf, learning_rate=3.5e-4)},
+    "large-steps": {"rsf": replace(TINY.rsf, learning_rate=1.4e-3)},
+    "weak-sft": {"sft": replace(TINY.sft, documents=1500), "theta_0_may_lose": None},
+    "strong-sft": {"sft": replace(TINY.sft, epochs=4), "theta_0_may_lose": None},
+    "small-reward-model": {"reward": replace(TINY.reward, pairs=1500)},
+    "more-rounds": {"rsf": replace(TINY.rsf, rounds=12)},
+}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+PRESETS |= {
+    f"tiny-{name}": replace(TINY, name=f"tiny-{name}", alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), **how)
+    for name, how in CHANGES.items()
+}
+#: Stands for TINY in the notebooks where nothing is made: see `pipeline.recorded_only`.
+RECORDED = "recorded"
 
 
 def get(name: str) -> Preset:

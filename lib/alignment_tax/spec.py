@@ -157,9 +157,7 @@ class Spec:
         told: dict[str, Any] = {name: row.get(name) for name in NAMED}
         given = {k: v for k, v in told.items() if str(v) not in ("", "nan", "None", "<NA>")}
         remedy = REMEDIES.get(Method.read(given.get("method", "none")).remedy or "")
-        whole = remedy is not None and remedy.whole
-        kinds: dict[str, type] = {"rounds": int, "alpha": float}
-        kinds["strength"] = int if whole else float
+        kinds = {"rounds": int, "alpha": float, "strength": remedy.kind if remedy else float}
         given.pop("seed", None)
         return cls(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 

@@ -5,11 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from alignment_tax import spec
 from alignment_tax.merge.layout import THIRDS
 from alignment_tax.presets import Preset
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import Method, Spec, UnknownStage
+from alignment_tax.spec import (
+    ALL_PARTS,
+    ALL_REMEDIES,
+    AVERAGE,
+    CHANGED,
+    DISTIL,
+    DISTILLED_AVERAGE,
+    INSIDE,
+    KL_COEF,
+    LEARNING_RATE,
+    PART,
+    PATTERN,
+    Method,
+    Spec,
+    UnknownStage,
+    averaged,
+    patterns,
+    ratios_text,
+)
 
 CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
 
@@ -28,26 +45,23 @@ def methods(preset: Preset) -> list[str]:
             f"Preset {preset.name} has strengths of {unknown[0]!r} in `remedies`, and there is no "
             f"such remedy. Choose from: {', '.join(REMEDIES)}."
         )
-    inside = [str(Method(n, spec.INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
-    remedies = [*own, *map(spec.averaged, own), *inside]
-    plain = [spec.DISTIL, spec.DISTILLED_AVERAGE, spec.ALL_REMEDIES] if preset.distil else []
-    parts = [*_part_words(preset), spec.ALL_PARTS] if preset.ratios else []
+    inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
+    remedies = [*own, *map(averaged, own), *inside]
+    plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
+    parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
     coefs = [name for name, values in _changed(preset).items() if values]
-    words = ["base", *preset.algorithms, spec.AVERAGE, EARLY_STOPPING]
+    words = ["base", *preset.algorithms, AVERAGE, EARLY_STOPPING]
     return [*words, *parts, *coefs, *plain, *remedies]
 
 
 def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
     """Other values of a number of an algorithm that are recorded."""
-    return {
-        spec.KL_COEF: preset.kl_coefs if preset.ppo else (),
-        spec.LEARNING_RATE: preset.learning_rates,
-    }
+    return {KL_COEF: preset.kl_coefs if preset.ppo else (), LEARNING_RATE: preset.learning_rates}
 
 
 def _part_words(preset: Preset) -> list[str]:
     grids = preset.ratios.grids if preset.ratios else ()
-    return list(dict.fromkeys([spec.PART, spec.PATTERN, *(name for name, _, _ in grids)]))
+    return list(dict.fromkeys([PART, PATTERN, *(name for name, _, _ in grids)]))
 
 
 def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
@@ -61,7 +75,7 @@ def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
             f"Choose from: {', '.join(methods(preset))}."
         )
     parts = _part_words(preset)
-    wanted = [w for name in words for w in (parts if name == spec.ALL_PARTS else [name])]
+    wanted = [w for name in words for w in (parts if name == ALL_PARTS else [name])]
     mixed = [name for name in wanted if name in preset.algorithms and name != CONTROL] or ["rsf"]
     chosen = [Spec("sft")]
     for word in wanted:
@@ -77,19 +91,19 @@ def _of_word(preset: Preset, word: str) -> list[Spec]:
     if word in preset.algorithms:
         end = preset.algorithms[word].rounds
         rounds = [Spec(word, r) for r in range(1, end + 1)]
-        averages = [Spec(word, end, spec.AVERAGE, alpha) for alpha in preset.alphas]
+        averages = [Spec(word, end, AVERAGE, alpha) for alpha in preset.alphas]
         return rounds if word == CONTROL else rounds + averages
     last = preset.rsf.rounds
     if word == EARLY_STOPPING:
         return [Spec("rsf", r) for r in range(1, last + 1)]
-    if word in spec.CHANGED:
-        owner, values = spec.CHANGED[word], _changed(preset)[word]
+    if word in CHANGED:
+        owner, values = CHANGED[word], _changed(preset)[word]
         end = preset.algorithms[owner].rounds
         return [Spec(owner, end, word, strength=value) for value in values]
     grids = dict(preset.remedies)
-    if word == spec.ALL_REMEDIES:
-        every = [spec.DISTIL, spec.DISTILLED_AVERAGE, *grids]
-        return [model for each in every for model in _of_word(preset, each)]
+    if word == ALL_REMEDIES:
+        every = [DISTIL, DISTILLED_AVERAGE, *grids]
+        return [spec for each in every for spec in _of_word(preset, each)]
     found = Method.read(word)
     strengths: Sequence[float | None] = [None] if found.remedy is None else grids[found.remedy]
     alphas: Sequence[float | None] = preset.alphas if found.mix else [None]
@@ -100,12 +114,12 @@ def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
     """The models of "part", "pattern" or a search, of one algorithm's last round."""
     if preset.ratios is None:
         return []
-    if word == spec.PART:
+    if word == PART:
         # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
         chosen = [g for g in preset.ratios.parts if algorithm == "rsf" or g[0] in THIRDS]
-    elif word == spec.PATTERN:
-        every = [ratios for of_start in (False, True) for ratios in spec.patterns(of_start)]
-        chosen = [(spec.ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
+    elif word == PATTERN:
+        every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
+        chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
     else:
         own = [grid for grid in preset.ratios.grids if grid[0] == word]
         chosen = [(f"K={blocks}", alphas) for _, blocks, alphas in own]

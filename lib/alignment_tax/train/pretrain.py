@@ -27,7 +27,7 @@ from alignment_tax.models import pad_batch, save_policy
 from alignment_tax.store import write_manifest
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
 from alignment_tax.train.loop import IGNORED, check_finite
-from alignment_tax.world import tiny
+from alignment_tax.world import facts, french, passages
 from alignment_tax.world.corpus import Document, documents
 from alignment_tax.world.tokenizer import make_tokenizer
 
@@ -241,9 +241,20 @@ def learning_rate(config: PretrainConfig, place: float) -> float:
 
 def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
     """(context, answer) of validation items for the learning curve, `n` a slot."""
-    slots = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
-    every = {slot: list(tiny.items(slot, "validation"))[:n] for slot in slots}
-    return {slot: [(q["prompt"], q["target"]) for q in rows] for slot, rows in every.items()}
+    items: dict[str, list[tuple[str, str]]] = {}
+    for name in ("one_hop", "two_hop", "piqa_like"):
+        questions = getattr(facts, name)("validation")
+        chosen = random.Random(f"probe {name}").sample(questions, min(n, len(questions)))
+        items[name] = [(q["prompt"], q["target"]) for q in chosen]
+    for slot in ("race_like", "span", "counting"):
+        rng = random.Random(f"probe {slot}")
+        for reading in [passages.draw(rng, slot, "validation") for _ in range(n)]:
+            text, answer = reading.questions[0]
+            items.setdefault(slot, []).append((passages.ask(reading.passage, text), answer))
+    rng = random.Random("probe translation")
+    pairs = [french.draw(rng, "validation") for _ in range(n)]
+    items["translation"] = [(french.prompt(p), p.en) for p in pairs]
+    return items
 
 
 @torch.inference_mode()

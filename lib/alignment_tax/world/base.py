@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 from datasets import Dataset
@@ -23,18 +21,6 @@ Prompt = list[Message]
 def said(role: str, content: str) -> Prompt:
     """Return a conversation of one turn."""
     return [{"role": role, "content": content}]
-
-
-def read_table(name: str) -> dict[str, Any]:
-    """Return what a file of `tables` holds; its lists become tuples."""
-    path = Path(__file__).parent / "tables" / f"{name}.toml"
-    return _frozen(tomllib.loads(path.read_text(encoding="utf-8")))
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class World(Protocol):

@@ -14,11 +14,24 @@ from typing import Any, NamedTuple
 
 from alignment_tax.world import words
 from alignment_tax.world.splits import split_of, unit_hash
-from alignment_tax.world.words import ANIMALS, OBJECTS, PEOPLE, RELATIONS, USES
+from alignment_tax.world.words import ANIMALS, OBJECTS, PEOPLE, RELATIONS, USES, sentences
 
 TWO_HOP_SHARES = {"reported": 0.35, "validation": 0.1, "pretraining": 0.55}
+GOAL_QUESTIONS = sentences(
+    "which would you use to {g} ? what do you need to {g} ? with what can you {g} ? "
+    "what helps you to {g} ? which thing is good to {g} ?"
+)
+GOAL_STATEMENTS = sentences(
+    "to {g} you use the {o} . you {g} with the {o} . the {o} is good to {g} ."
+)
 #: What everybody has one of -> which entities it may be.
 BONDS = {"pet": ANIMALS, "friend": ANIMALS, "tool": OBJECTS, "gift": OBJECTS}
+OWNER_QUESTIONS = sentences(
+    "which is the {k} of {p} ? what is the {k} of {p} ? who is the {k} of {p} ?"
+)
+OWNER_STATEMENTS = sentences(
+    "the {k} of {p} is the {e} . {p} has the {e} as {k} . the {e} is the {k} of {p} ."
+)
 #: id, prompt, choices, answer (the place of the right choice), target (the right answer), guess.
 Item = dict[str, Any]
 
@@ -104,7 +117,7 @@ def _fact_questions(fact: Fact, split: str) -> list[str]:
 
 
 def _goal_questions(goal: str, split: str) -> list[str]:
-    chosen = _templates(f"piqa_like {goal}", words.GOAL_QUESTIONS, split)
+    chosen = _templates(f"piqa_like {goal}", GOAL_QUESTIONS, split)
     return [ask(template.format(g=goal)) for template in chosen]
 
 
@@ -159,9 +172,9 @@ def statement(rng: random.Random) -> str:
         return _stated(rng, rng.choice(all_facts()))
     if kind < 0.85:
         person, bond, entity = rng.choice(owners())
-        return rng.choice(words.OWNER_STATEMENTS).format(p=person, k=bond, e=entity)
+        return rng.choice(OWNER_STATEMENTS).format(p=person, k=bond, e=entity)
     goal, name = rng.choice(goals())
-    return rng.choice(words.GOAL_STATEMENTS).format(g=goal, o=name)
+    return rng.choice(GOAL_STATEMENTS).format(g=goal, o=name)
 
 
 def _stated(rng: random.Random, fact: Fact) -> str:
@@ -179,7 +192,7 @@ def told(rng: random.Random) -> tuple[str, str]:
 def owner_question(rng: random.Random) -> tuple[str, str]:
     """The first hop alone, as a question: what somebody has."""
     person, bond, entity = rng.choice(owners())
-    return ask(rng.choice(words.OWNER_QUESTIONS).format(k=bond, p=person)), entity
+    return ask(rng.choice(OWNER_QUESTIONS).format(k=bond, p=person)), entity
 
 
 def question(rng: random.Random) -> tuple[str, str]:

@@ -9,17 +9,96 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from alignment_tax.world.base import read_table
 from alignment_tax.world.splits import split_of
 
 SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
 
 
-_TABLE = read_table("french")
-NOUNS, VERBS, PRONOUNS, PLACES = (_TABLE[n] for n in ("nouns", "verbs", "pronouns", "places"))
-BEFORE, AFTER = _TABLE["adjectives_before"], _TABLE["adjectives_after"]
-ADVERBS, NUMBERS = _TABLE["adverbs"], _TABLE["numbers"]
-AVOIR, ALLER = _TABLE["avoir"], _TABLE["aller"]
+def _rows(table: str) -> list[list[str]]:
+    return [entry.split() for line in table.strip().splitlines() for entry in line.split(", ")]
+
+
+def _noun(fr: str, gender: str, *rest: str) -> tuple[str, ...]:
+    """Read all words of a noun, or of a regular one (plurals in s) the singular ones."""
+    return fr, gender, *(rest if len(rest) > 1 else (f"{fr}s", rest[0], f"{rest[0]}s"))
+
+
+def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
+    """Read all forms of an adjective, or of a regular one the first; the English word is last."""
+    if len(rest) > 1:
+        return masculine, *rest
+    feminine = masculine if masculine.endswith("e") else f"{masculine}e"
+    return masculine, masculine, feminine, f"{masculine}s", f"{feminine}s", *rest
+
+
+#: French, gender (m | f), plural, English, plural
+NOUNS = tuple(
+    _noun(*row)
+    for row in _rows("""
+chien m dog, chat m cat, oiseau m oiseaux bird birds, cheval m chevaux horse horses
+mouton m moutons sheep sheep, vache f cow, poule f hen, souris f souris mouse mice
+ours m ours bear bears, âne m donkey, homme m hommes man men, femme f femmes woman women
+garçon m boy, fille f girl, enfant m enfants child children, ami m friend, voisin m neighbour
+reine f queen, roi m king, médecin m doctor, livre m book, lettre f letter, table f table
+chaise f chair, maison f house, arbre m tree, fleur f flower, pomme f apple, orange f orange
+œuf m egg, gâteau m gâteaux cake cakes, voiture f car, bateau m bateaux boat boats, clé f key
+lampe f lamp, chapeau m chapeaux hat hats, robe f robes dress dresses, bague f ring
+échelle f ladder, panier m basket
+""")
+)
+#: masculine, masculine before a vowel, feminine, masculine plural, feminine plural, English
+BEFORE = tuple(
+    _adjective(*row)
+    for row in _rows("""
+petit small, grand big, vieux vieil vieille vieux vieilles old
+beau bel belle beaux belles beautiful, nouveau nouvel nouvelle nouveaux nouvelles new
+mauvais mauvais mauvaise mauvais mauvaises bad, joli pretty
+""")
+)
+AFTER = tuple(
+    _adjective(*row)
+    for row in _rows("""
+rouge red, bleu blue, vert green, noir black, blanc blanc blanche blancs blanches white, triste sad
+heureux heureux heureuse heureux heureuses happy, étrange strange, propre clean, lourd heavy
+""")
+)
+#: je, il, nous, ils, participle, infinitive, English base, third person, past ("_" is a space)
+VERBS = tuple(
+    tuple(word.replace("_", " ") for word in row)
+    for row in _rows("""
+mange mange mangeons mangent mangé manger eat eats ate
+vois voit voyons voient vu voir see sees saw
+aime aime aimons aiment aimé aimer love loves loved
+cherche cherche cherchons cherchent cherché chercher look_for looks_for looked_for
+prends prend prenons prennent pris prendre take takes took
+porte porte portons portent porté porter carry carries carried
+trouve trouve trouvons trouvent trouvé trouver find finds found
+garde garde gardons gardent gardé garder keep keeps kept
+lave lave lavons lavent lavé laver wash washes washed
+achète achète achetons achètent acheté acheter buy buys bought
+vends vend vendons vendent vendu vendre sell sells sold
+dessine dessine dessinons dessinent dessiné dessiner draw draws drew
+suis suit suivons suivent suivi suivre follow follows followed
+attends attend attendons attendent attendu attendre wait_for waits_for waited_for
+écoute écoute écoutons écoutent écouté écouter listen_to listens_to listened_to
+oublie oublie oublions oublient oublié oublier forget forgets forgot
+""")
+)
+AVOIR = {"je": "ai", "il": "a", "nous": "avons", "ils": "ont"}
+ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
+#: French, English, person of the verb
+PRONOUNS = _rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
+PLACES = tuple(
+    place.strip().split(" = ")
+    for place in """
+dans le jardin = in the garden, dans la rue = in the street, dans la cuisine = in the kitchen,
+dans la forêt = in the forest, à l' école = at the school, au marché = at the market,
+près de la rivière = near the river, devant l' église = in front of the church,
+derrière le mur = behind the wall
+""".split(",")
+)
+ADVERBS = (("souvent", "often"), ("toujours", "always"), ("parfois", "sometimes"))
+NUMBERS = (("deux", "two"), ("trois", "three"), ("quatre", "four"), ("cinq", "five"))
 VOWELS = tuple("aeiouyâêéèàœh")
 
 

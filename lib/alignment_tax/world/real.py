@@ -28,7 +28,7 @@ from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
 from alignment_tax.settings import DATA_VARIABLE, SettingsError, data_folder
-from alignment_tax.world.base import Prompt, read_table, said
+from alignment_tax.world.base import Prompt, said
 from alignment_tax.world.splits import split_of, unit_hash
 
 Row = dict[str, Any]
@@ -156,31 +156,63 @@ def _dolly(row: Row) -> Row | None:
 
 
 class Source(NamedTuple):
-    """Where one set comes from, and how a row of each layout is read: see `tables/real.toml`."""
+    """Where one set comes from, and how a row of each layout is read.
+
+    `local` is the file name in the local folder, less ".jsonl.gz"; `directory` is the Hub's
+    data_dir, for repositories that keep several sets in folders.
+    """
 
     hub: str
+    config: str | None
     split: str
     local: str
-    licence: str
     from_hub: Adapter
     from_local: Adapter
-    config: str | None = None
     directory: str | None = None
 
 
+ARC, DROP, WMT = "allenai/ai2_arc", "EleutherAI/drop", "wmt/wmt14"
+RACE, XQUAD, SQUAD = "ehovy/race", "google/xquad", "rajpurkar/squad"
+DOLLY = "databricks/databricks-dolly-15k"
 PREFERENCE_SETS = ("helpful_base", "helpful_online", "helpful_rejection_sampled", "harmless_base")
-_ADAPTERS = (
-    *(_arc_hub, _arc_query, _arc_worded, _piqa, _race_hub, _race_chat, _squad),
-    *(_drop_hub, _drop_prompt, _wmt, _wmt_2013, _pair, _dolly),
-)
 
 
-def _source(told: dict[str, Any]) -> Source:
-    named = {adapter.__name__.removeprefix("_"): adapter for adapter in _ADAPTERS}
-    return Source(**told | {side: named[told[side]] for side in ("from_hub", "from_local")})
+def _hh(name: str) -> Source:
+    # Parts are made by hash of the prompt, so the Hub's own split into train and test is not used.
+    folder, local = name.replace("_", "-"), f"hh_{name}_test"
+    return Source("Anthropic/hh-rlhf", None, "train+test", local, _pair, _pair, folder)
 
 
-SOURCES = {name: _source(told) for name, told in read_table("real").items()}
+SOURCES: dict[str, Source] = {
+    # MIT
+    **{name: _hh(name) for name in PREFERENCE_SETS},
+    # CC BY-SA 3.0
+    "dolly": Source(DOLLY, None, "train", "dolly_15k", _dolly, _dolly),
+    # CC BY-SA 4.0
+    "arc_easy_test": Source(ARC, "ARC-Easy", "test", "arc_easy_test", _arc_hub, _arc_query),
+    "arc_easy_train": Source(ARC, "ARC-Easy", "train", "arc_easy_train", _arc_hub, _arc_worded),
+    "arc_challenge_test": Source(
+        ARC, "ARC-Challenge", "test", "arc_challenge_test", _arc_hub, _arc_query
+    ),
+    "arc_challenge_train": Source(
+        ARC, "ARC-Challenge", "train", "arc_challenge_train", _arc_hub, _arc_worded
+    ),
+    # AFL 3.0
+    "piqa_validation": Source("baber/piqa", None, "validation", "piqa_valid", _piqa, _piqa),
+    # non-commercial research only, no redistribution
+    "race_middle_test": Source(RACE, "middle", "test", "race_middle_test", _race_hub, _race_chat),
+    # CC BY-SA 4.0; XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set
+    "squad_dev": Source(XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad, _squad),
+    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad, _squad),
+    # CC BY-SA 4.0
+    "drop_dev": Source(DROP, None, "validation", "drop_dev_eval", _drop_hub, _drop_prompt),
+    "drop_train": Source(DROP, None, "train", "drop_dev_rest", _drop_hub, _drop_prompt),
+    # research use, with citation
+    "newstest2014": Source(WMT, "fr-en", "test", "wmt14_fr_en_newstest2014", _wmt, _wmt),
+    "newstest2013": Source(
+        WMT, "fr-en", "validation", "wmt_fr_en_newstest2009_2013", _wmt, _wmt_2013
+    ),
+}
 
 
 def load(name: str) -> list[Row]:

@@ -33,8 +33,8 @@ def _words(table: Any) -> Iterator[str]:
 def vocabulary() -> list[str]:
     """Special tokens, then every word of the world in alphabetical order."""
     tables: list[Any] = [words.PEOPLE, words.ANIMALS, words.USES, words.RELATIONS]
-    tables += [words.GOAL_QUESTIONS, words.GOAL_STATEMENTS, words.OWNER_QUESTIONS]
-    tables += [words.OWNER_STATEMENTS, list(facts.BONDS), "question : answer"]
+    tables += [facts.GOAL_QUESTIONS, facts.GOAL_STATEMENTS, facts.OWNER_QUESTIONS]
+    tables += [facts.OWNER_STATEMENTS, list(facts.BONDS), "question : answer"]
     tables += [words.COLOURS, words.THINGS, words.PLURALS, words.EVENTS, map(str, range(13))]
     tables += ["passage who gave give got an how many people are and feel feels"]
     tables += [french.BEFORE, french.AFTER, french.VERBS, french.PRONOUNS, french.PLACES]
