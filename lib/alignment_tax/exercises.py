@@ -1,17 +1,56 @@
 """Exercises inside a chapter: a reader's function, tried on cases that were worked out by hand.
 
 A case is (arguments, right answer) or (arguments, right answer, what the arguments are in words).
+A chapter tags the cells of an exercise: `stub`, the next one `check`, and `solution` its text. The
+check's metadata may have `hidden` cases. From these come a student's and a teacher's notebook.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignment_tax import settings
+from alignment_tax.notebooks import (
+    CourseError,
+    code_cells,
+    find_chapters,
+    read_notebook,
+    write_notebook,
+)
+
 Cases = Sequence[tuple[Any, ...]]
 Mistakes = Sequence[tuple[Any, str]]
+FOLDED = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
+IN_PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+WITH_THE_TEACHER = "\n\n*Your teacher has the solutions.*"
+#: What stands in a student's notebook in the place of a check.
+BY_NAME = """from alignment_tax.exercises import check_here
+
+check_here("{chapter}", "{cell}", globals())"""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise: what its reader defines, and the code of its cells."""
+
+    chapter: str  # the notebook's file, without .ipynb
+    names: tuple[str, ...]
+    stub: str
+    check: str
+    solution: str  # the stub's cell, filled in
+    hidden: str  # a list of cases of its function, as code; "" if there are none
+
+    @property
+    def column(self) -> str:
+        """Number of the chapter and first name: no other exercise has both."""
+        return f"{self.chapter[:2]} {self.names[0]}"
 
 
 def use(
@@ -62,6 +101,8 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
 def same(answer: Any, right: Any) -> bool:
     """Return whether two answers are equal; numbers, and lists of them, to a thousandth."""
     answer, right = plain(answer), plain(right)
+    if isinstance(answer, dict) and isinstance(right, dict):
+        return answer.keys() == right.keys() and all(same(answer[n], right[n]) for n in right)
     try:
         found, wanted = (np.asarray(each, dtype=float) for each in (answer, right))
     except (TypeError, ValueError):
@@ -73,3 +114,124 @@ def same(answer: Any, right: Any) -> bool:
 def plain(answer: Any) -> Any:
     """Return the Python numbers of an array or a tensor; anything else itself."""
     return answer.tolist() if hasattr(answer, "tolist") else answer
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """Return a cell's statements without magics and shell lines (SyntaxError: it has faults)."""
+    return ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)).body
+
+
+def bound(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement gives to a function, a class or a value."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    single = isinstance(statement, ast.AnnAssign)
+    targets = [statement.target] if single else getattr(statement, "targets", [])
+    nodes = (node for target in targets for node in ast.walk(target))
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def definitions(source: str) -> dict[str, ast.stmt]:
+    """Return what each name that a cell binds at its top level is bound by."""
+    return {name: each for each in statements(source) for name in bound(each)}
+
+
+def filled_in(stub: str, solution: str, names: Sequence[str]) -> str:
+    """Return a stub's cell with the solution of each name in its place."""
+    lines, written = stub.splitlines(), solution.splitlines()
+    theirs, ours = definitions(stub), definitions(solution)
+    for number, name in reversed(list(enumerate(names))):
+        old, new = theirs[name], ours[name]
+        start, end = old.lineno - 1, new.end_lineno
+        if isinstance(old, ast.FunctionDef) and isinstance(new, ast.FunctionDef):
+            told = old.body[0].end_lineno if ast.get_docstring(old) else None
+            start = told or old.body[0].lineno - 1
+            text = written[new.body[0].lineno - 1 : end]
+        else:  # one line may set several numbers
+            text = [] if number and ours[names[number - 1]] is new else written[new.lineno - 1 : end]
+        lines[start : old.end_lineno] = text
+    needed = [each for each in statements(solution) if isinstance(each, ast.Import | ast.ImportFrom)]
+    return "\n".join([*map(ast.unparse, needed), *([""] * 2 if needed else []), *lines])
+
+
+def find_exercises(path: Path) -> list[Exercise]:
+    """Return the exercises of a chapter; one without a check or a solution is a CourseError."""
+    notebook, found = read_notebook(path), []
+    folded = [text for cell in tagged(notebook, "solution") for text in FOLDED.findall(cell.source)]
+    answers = [code for text in folded for code in IN_PYTHON.findall(text)]
+    code = code_cells(notebook)
+    for stub, check in zip(code, [*code[1:], None], strict=True):
+        if stub not in tagged(notebook, "stub"):
+            continue
+        known = [(a, [n for n in definitions(stub.source) if n in definitions(a)]) for a in answers]
+        answer, names = max(known, key=lambda each: len(each[1]), default=("", []))
+        if not names or check not in tagged(notebook, "check"):
+            wants = "a solution in Python below it" if check else "a cell tagged 'check' behind it"
+            raise CourseError(f"{path.name}: the stub in cell {stub.id} needs {wants}.")
+        solved = filled_in(stub.source, answer, names)
+        hidden = check.metadata.get("hidden", "")
+        found.append(
+            Exercise(path.stem, tuple(names), stub.source, check.source, solved, hidden)
+        )
+    return found
+
+
+def tagged(notebook: Any, tag: str) -> list[Any]:
+    """Return the cells of a notebook that have a tag."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def without_outputs(path: Path) -> Any:
+    """Return a notebook as before its first run."""
+    notebook = read_notebook(path)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def student_notebook(path: Path) -> Any:
+    """Return a chapter without solutions, and with its checks by name alone."""
+    notebook = without_outputs(path)
+    for cell in tagged(notebook, "solution"):
+        cell.source = FOLDED.sub("", FOLDED.sub(WITH_THE_TEACHER, cell.source, count=1)).strip()
+    for cell in tagged(notebook, "check"):
+        cell.source = BY_NAME.format(chapter=path.stem, cell=cell.id)
+        cell.metadata.pop("hidden", None)
+    return notebook
+
+
+def teacher_notebook(path: Path) -> Any:
+    """Return a chapter whose stubs are solved, with a cell of hidden cases behind each check."""
+    from nbformat.v4 import new_code_cell
+
+    notebook, exercises = without_outputs(path), {each.stub: each for each in find_exercises(path)}
+    for stub, check in zip(tagged(notebook, "stub"), tagged(notebook, "check"), strict=True):
+        exercise = exercises[stub.source]
+        stub.source = exercise.solution
+        if check.metadata.pop("hidden", None):
+            call = f"exercises.check({exercise.names[0]}, {exercise.hidden}, hint='')"
+            text = f"from alignment_tax import exercises\n\n{call};"
+            place = notebook.cells.index(check) + 1
+            notebook.cells.insert(place, new_code_cell(text, id=f"{check.id}-hidden"))
+    return notebook
+
+
+def write_handouts(notebooks: Path, out: Path) -> list[Path]:
+    """Write every chapter into the folders student/ and teacher/; return the files."""
+    paths = [chapter.path for chapter in find_chapters(notebooks)]
+    made = [(out / "student" / path.name, student_notebook(path)) for path in paths]
+    made += [(out / "teacher" / path.name, teacher_notebook(path)) for path in paths]
+    for path, notebook in made:
+        settings.writable(path.parent, "Choose another folder with --out.")
+        write_notebook(path, notebook)
+    return [path for path, _ in made]
+
+
+def check_here(chapter: str, cell: str, names: dict[str, Any]) -> None:
+    """Run a check of the course on what a student's notebook has defined; the notebook goes on."""
+    path = settings.notebooks_folder() / f"{chapter}.ipynb"
+    checks = tagged(read_notebook(path), "check") if path.is_file() else []
+    for check in (each for each in checks if each.id == cell):
+        exec(compile(check.source, f"<check {cell}>", "exec"), names)
+        return
+    raise CourseError(f"{path} has no check {cell}: it has to be the course's own notebook.")

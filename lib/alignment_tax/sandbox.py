@@ -1,0 +1,293 @@
+"""A process for functions that nobody vouches for: Linux, no network, limits, killed with its brood.
+
+It is forked from this process, whose modules it shares, and answers calls over a socket in plain
+JSON, so that nothing it writes is run here. It is no jail: it can read what this account can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
+DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # options of prctl
+#: Audited events that start a process, and that look for another machine.
+STARTS = ("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen", "pty.")
+REACHES = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethost")
+LONGEST_ANSWER = 5 * 2**20  # bytes of JSON
+TICK = 0.05  # seconds between two looks at what a process does
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one process may take; megabytes of memory beyond what it shares with its parent."""
+
+    seconds: float = 10.0
+    memory: int = 1024
+    output: int = 10  # megabytes printed, and of each file
+    processes: int = 32
+
+
+class Ended(Exception):
+    """Raised when the process is gone; the message says how."""
+
+
+def encode(value: Any, arguments: Sequence[Any] = ()) -> Any:
+    """Return JSON that stands for an answer (TypeError: there is none); arguments go by place."""
+    for place, given in enumerate(arguments):
+        alike = isinstance(value, torch.Tensor) and isinstance(given, torch.Tensor)
+        if alike and value.shape == given.shape and value.data_ptr() == given.data_ptr():
+            return {"argument": place}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list):
+        return [encode(each) for each in value]
+    if isinstance(value, tuple):
+        return {"tuple": [encode(each) for each in value]}
+    if isinstance(value, dict):
+        return {"dict": [[encode(name), encode(each)] for name, each in value.items()]}
+    if isinstance(value, torch.Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return {"tensor": value.tolist(), "kind": kind, "grad": value.requires_grad}
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return {"array": value.tolist(), "kind": str(value.dtype)}
+    raise TypeError(f"it cannot be compared: {type(value).__name__}")
+
+
+def decode(said: Any, arguments: Sequence[Any] = ()) -> Any:
+    """Return the value that JSON of `encode` stands for."""
+    if isinstance(said, list):
+        return [decode(each) for each in said]
+    if not isinstance(said, dict):
+        return said
+    if "argument" in said:
+        return arguments[said["argument"]]
+    if "tuple" in said:
+        return tuple(decode(each) for each in said["tuple"])
+    if "dict" in said:
+        return {decode(name): decode(each) for name, each in said["dict"]}
+    if "array" in said:
+        return np.array(said["array"], dtype=said["kind"])
+    made = torch.tensor(said["tensor"], dtype=getattr(torch, said["kind"]))
+    return made.requires_grad_() if said["grad"] else made
+
+
+def write_back(given: Any, after: Any) -> None:
+    """Do to an argument here what the call did to its copy."""
+    if isinstance(given, dict) and isinstance(after, dict):
+        for name in given.keys() & after.keys():
+            write_back(given[name], after[name])
+    elif isinstance(given, torch.Tensor) and given.shape == after.shape:
+        given.data.copy_(after)
+    elif isinstance(given, np.ndarray) and given.shape == after.shape:
+        given[...] = after
+
+
+class Sandbox:
+    """The process: runs code, then answers calls of what that code has defined."""
+
+    def __init__(
+        self, code: Sequence[str], wanted: Sequence[str], names: dict[str, Any], folder: Path,
+        limits: Limits,
+    ) -> None:  # fmt: skip
+        """Start it; `folder` (absolute, its to write to) becomes its current and home folder."""
+        self.limits, self.ended, self.buffer = limits, "", b""
+        self.deadline = time.monotonic() + limits.seconds
+        self.printed = folder.with_name(f"{folder.name}.printed")
+        LIBC.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(TICK)
+        self.base = psutil.Process().memory_info()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                enter(theirs, folder, self.printed, limits, self.base.vms)
+                serve(theirs, code, wanted, names)
+            finally:
+                os._exit(0)
+        theirs.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        self.socket.close()
+
+    def start(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether it has a network of its own, with nothing in it, and what it defined."""
+        apart, ready = self.read(), self.read()
+        if "error" in ready:
+            self.end(ready["error"])
+        return apart is True, ready["names"]
+
+    def call(self, name: str, arguments: Sequence[Any]) -> Any:
+        """Return what a function answers; what it raises is raised under the same name."""
+        if not self.ended:
+            sent = json.dumps({"call": name, "arguments": [encode(each) for each in arguments]})
+            with contextlib.suppress(OSError):  # it is gone: reading says how
+                self.socket.sendall(sent.encode() + b"\n")
+        said = self.read()
+        try:
+            if "error" in said:
+                kind, text = (str(part)[:300] for part in said["error"])
+                raise type(kind, (Exception,), {})(text)
+            for given, after in zip(arguments, said["arguments"], strict=True):
+                write_back(given, decode(after))
+            return decode(said["answer"], arguments)
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError, RuntimeError):
+            return self.end("it sends what is no answer")
+
+    def read(self) -> Any:
+        """Return the next line from it (Ended: it is gone, or takes too much)."""
+        while not self.ended:
+            line, whole, rest = self.buffer.partition(b"\n")
+            if whole:
+                self.buffer = rest
+                with contextlib.suppress(ValueError, RecursionError):
+                    return json.loads(line)
+                self.end("it sends what is no answer")
+            with contextlib.suppress(TimeoutError):
+                if not (more := self.socket.recv(2**16)):
+                    self.end(self.status())
+                self.buffer += more
+            self.watch()
+        raise Ended(self.ended)
+
+    def watch(self) -> None:
+        """End it if it is over a limit."""
+        brood = psutil.Process(self.pid).children(recursive=True)
+        extra = 0
+        for process in brood:
+            with contextlib.suppress(psutil.Error):
+                extra += max(process.memory_info().rss - self.base.rss, 0)
+        if time.monotonic() > self.deadline:
+            self.end(f"it does not end within {self.limits.seconds:g} seconds")
+        if len(brood) > self.limits.processes:
+            self.end(f"it starts more than {self.limits.processes} processes")
+        if extra > 2**20 * self.limits.memory:
+            self.end(f"it takes more than {self.limits.memory} MB of memory")
+        if len(self.buffer) > LONGEST_ANSWER:
+            self.end("its answer is too long")
+
+    def status(self) -> str:
+        """Return how the process ended by itself."""
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(self.pid).wait(1)
+        _, status = os.waitpid(self.pid, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status)
+        by = f"signal {code - 128}" if code > 128 else f"exit status {code}"
+        return f"it ends its own process ({by})"
+
+    def end(self, why: str) -> Any:
+        """Kill it, and raise why; so does every later call."""
+        self.kill()
+        self.ended = why
+        raise Ended(why)
+
+    def kill(self) -> None:
+        """Kill it and all that it has started, also what has left its group."""
+        while brood := psutil.Process().children(recursive=True):
+            for process in brood:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(brood, timeout=1)
+
+
+def enter(
+    theirs: socket.socket, folder: Path, printed: Path, limits: Limits, shared: int
+) -> None:
+    """Make the forked process one that is fenced in; only the innermost process returns."""
+    os.setsid()
+    user, group = os.getuid(), os.getgid()
+    apart = LIBC.unshare(NEW_USER | NEW_PROCESSES | NEW_NETWORK) == 0
+    if apart:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    if inner := os.fork():  # with the first process of a namespace all others in it die
+        theirs.close()
+        code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+        os._exit(code if code >= 0 else 128 - code)
+    LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
+        os.dup2(file, number)
+    os.dup2(theirs.fileno(), 3)
+    theirs.detach()
+    socket.socket.__init__(theirs, fileno=3)
+    os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    most = {"AS": shared + 2**20 * limits.memory, "FSIZE": 2**20 * limits.output, "CORE": 0}
+    for name, size in most.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (size, size))
+    os.chdir(folder)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept, HOME=str(folder), TMPDIR=str(folder), ALIGNMENT_TAX_RUNS=str(folder))
+    theirs.sendall(json.dumps(apart).encode() + b"\n")
+    sys.addaudithook(refuse)  # cannot be taken back
+
+
+def refuse(event: str, _: object) -> None:
+    """Let nothing in Python start a process or reach for another machine."""
+    if event.startswith(STARTS):
+        raise PermissionError(f"no process may be started here ({event})")
+    if event.startswith(REACHES):
+        raise PermissionError(f"there is no network here ({event})")
+
+
+def lines(theirs: socket.socket) -> Iterator[Any]:
+    """Yield what is asked of the fenced process."""
+    with theirs.makefile("r", encoding="utf-8") as asked:
+        yield from map(json.loads, asked)
+
+
+def serve(
+    theirs: socket.socket, code: Sequence[str], wanted: Sequence[str], names: dict[str, Any]
+) -> None:
+    """Run code, whose faults count only if what is wanted of it is missing; then answer calls."""
+
+    def say(what: dict[str, Any]) -> None:
+        theirs.sendall(json.dumps(what).encode() + b"\n")
+
+    fault = ""
+    for part in code:
+        try:
+            exec(part, names)
+        except BaseException as error:
+            fault = fault or f"it stops with {type(error).__name__}: {error}"[:300]
+    if missing := [name for name in wanted if name not in names]:
+        say({"error": fault or f"nothing is called {missing[0]}"})
+        return
+    try:
+        values = {n: {"function": 1} if callable(names[n]) else encode(names[n]) for n in wanted}
+        say({"names": values})
+    except TypeError as error:
+        say({"error": str(error)})
+    for asked in lines(theirs):
+        arguments = [decode(each) for each in asked["arguments"]]
+        try:
+            answer = encode(names[asked["call"]](*arguments), arguments)
+            say({"answer": answer, "arguments": [encode(each) for each in arguments]})
+        except BaseException as error:
+            say({"error": [type(error).__name__, str(error)]})
