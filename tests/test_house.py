@@ -33,8 +33,9 @@ FLOORS = (
     ("mitigate",),
     ("stats",),
     ("pipeline", "figures"),
-    ("audit", "exercises", "notebooks", "prose", "widgets"),
-    ("report",),
+    ("audit", "notebooks", "prose", "sandbox", "widgets"),
+    ("exercises", "report"),
+    ("grading",),
     ("cli",),
     ("__main__",),
 )

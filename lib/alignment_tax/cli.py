@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,16 @@ def make_parser() -> argparse.ArgumentParser:
     option = command(do_outputs, "outputs runs/tiny-seed0")
     option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
     option("--strip", action="store_true", help="take all outputs out instead")
+    option = command(do_exercises, "exercises --out class")
+    option("--out", type=path, required=True, help="folder for student/ and teacher/")
+    option = command(do_grade, "grade handed-in --out grades")
+    option("folder", type=path, help="a sub-folder with notebooks, or one notebook, a student")
+    option("--out", type=path, default=path("grades"), help="folder of the table; default grades")
+    text = "of one exercise, before it is ended; default 10"
+    option("--seconds", type=count, default=10, metavar="N", help=text)
+    text = "of one exercise, beyond what the libraries take; default 1024"
+    option("--memory", type=count, default=1024, metavar="MB", help=text)
+    option("--jobs", type=count, help="students side by side; default one a core")
     command(do_base, "base")
     ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
     option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4")
@@ -252,6 +263,23 @@ def do_outputs(given: Given) -> None:
         folder = given.folder or settings.runs_folder() / "tiny-seed0"
         paths, word = keep_outputs(folder, given.notebooks), "kept the outputs of"
     print("\n".join(f"{word} {path.name}" for path in paths))
+
+
+def do_exercises(given: Given) -> None:
+    """Make a student's and a teacher's notebook of every chapter."""
+    paths = library("exercises").write_handouts(given.notebooks, given.out)
+    print(f"{len(paths)} notebooks are in {given.out}, under student/ and teacher/.")
+
+
+def do_grade(given: Given) -> None:
+    """Grade a class: a row a student, a column an exercise, as CSV and as a page."""
+    grading = library("grading")
+    limits = grading.Limits(given.seconds, given.memory)
+    jobs = given.jobs or os.cpu_count() or 1
+    rows = grading.grade(given.folder, given.out, given.notebooks, limits, jobs)
+    for row in rows:
+        print("; ".join([f"{row.student}: {row.right} of {len(row.verdicts)} right", *row.notes]))
+    print(f"Open {given.out / 'grades.html'} in a browser; grades.csv lies beside it.")
 
 
 def do_base(given: Given) -> None:

@@ -148,9 +148,13 @@ def filled_in(stub: str, solution: str, names: Sequence[str]) -> str:
             start = told or old.body[0].lineno - 1
             text = written[new.body[0].lineno - 1 : end]
         else:  # one line may set several numbers
-            text = [] if number and ours[names[number - 1]] is new else written[new.lineno - 1 : end]
+            text = (
+                [] if number and ours[names[number - 1]] is new else written[new.lineno - 1 : end]
+            )
         lines[start : old.end_lineno] = text
-    needed = [each for each in statements(solution) if isinstance(each, ast.Import | ast.ImportFrom)]
+    needed = [
+        each for each in statements(solution) if isinstance(each, ast.Import | ast.ImportFrom)
+    ]
     return "\n".join([*map(ast.unparse, needed), *([""] * 2 if needed else []), *lines])
 
 
@@ -170,9 +174,7 @@ def find_exercises(path: Path) -> list[Exercise]:
             raise CourseError(f"{path.name}: the stub in cell {stub.id} needs {wants}.")
         solved = filled_in(stub.source, answer, names)
         hidden = check.metadata.get("hidden", "")
-        found.append(
-            Exercise(path.stem, tuple(names), stub.source, check.source, solved, hidden)
-        )
+        found.append(Exercise(path.stem, tuple(names), stub.source, check.source, solved, hidden))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A process for functions that nobody vouches for: Linux, no network, limits, killed with its brood.
+"""A process for functions that nobody vouches for, on Linux: no network, limits, one end for all.
 
 It is forked from this process, whose modules it shares, and answers calls over a socket in plain
 JSON, so that nothing it writes is run here. It is no jail: it can read what this account can read.
@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ import torch
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # options of prctl
-#: Audited events that start a process, and that look for another machine.
-STARTS = ("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen", "pty.")
+#: Audited events that start or signal a process, reach for another machine, and change files.
+STARTS = ("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.", "os.kill")
 REACHES = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethost")
+CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.mkdir", "os.chmod", "shutil.rm")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 LONGEST_ANSWER = 5 * 2**20  # bytes of JSON
 TICK = 0.05  # seconds between two looks at what a process does
 
@@ -113,14 +116,16 @@ class Sandbox:
         self.deadline = time.monotonic() + limits.seconds
         self.printed = folder.with_name(f"{folder.name}.printed")
         LIBC.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
+        self.others = psutil.Process().children()
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(TICK)
         self.base = psutil.Process().memory_info()
         self.pid = os.fork()
         if not self.pid:
             try:
-                enter(theirs, folder, self.printed, limits, self.base.vms)
-                serve(theirs, code, wanted, names)
+                serve(
+                    enter(theirs, folder, self.printed, limits, self.base.vms), code, wanted, names
+                )
             finally:
                 os._exit(0)
         theirs.close()
@@ -137,7 +142,12 @@ class Sandbox:
         apart, ready = self.read(), self.read()
         if "error" in ready:
             self.end(ready["error"])
-        return apart is True, ready["names"]
+        values = ready["names"].items()
+        return apart is True, {n: v if v == {"function": 1} else decode(v) for n, v in values}
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return a function here that calls the one there."""
+        return lambda *arguments: self.call(name, arguments)
 
     def call(self, name: str, arguments: Sequence[Any]) -> Any:
         """Return what a function answers; what it raises is raised under the same name."""
@@ -165,35 +175,34 @@ class Sandbox:
                 with contextlib.suppress(ValueError, RecursionError):
                     return json.loads(line)
                 self.end("it sends what is no answer")
-            with contextlib.suppress(TimeoutError):
+            if time.monotonic() > self.deadline:
+                self.end(f"it does not end within {self.limits.seconds:g} seconds")
+            if len(self.buffer) > LONGEST_ANSWER:
+                self.end("its answer is too long")
+            try:
                 if not (more := self.socket.recv(2**16)):
                     self.end(self.status())
                 self.buffer += more
-            self.watch()
+            except TimeoutError:
+                self.watch()
         raise Ended(self.ended)
 
     def watch(self) -> None:
-        """End it if it is over a limit."""
-        brood = psutil.Process(self.pid).children(recursive=True)
-        extra = 0
+        """End it if it or its brood is over a limit."""
+        if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
+            self.end(self.status())
+        brood, extra = psutil.Process(self.pid).children(recursive=True), 0
         for process in brood:
             with contextlib.suppress(psutil.Error):
                 extra += max(process.memory_info().rss - self.base.rss, 0)
-        if time.monotonic() > self.deadline:
-            self.end(f"it does not end within {self.limits.seconds:g} seconds")
         if len(brood) > self.limits.processes:
             self.end(f"it starts more than {self.limits.processes} processes")
         if extra > 2**20 * self.limits.memory:
             self.end(f"it takes more than {self.limits.memory} MB of memory")
-        if len(self.buffer) > LONGEST_ANSWER:
-            self.end("its answer is too long")
 
     def status(self) -> str:
         """Return how the process ended by itself."""
-        with contextlib.suppress(psutil.Error):
-            psutil.Process(self.pid).wait(1)
-        _, status = os.waitpid(self.pid, os.WNOHANG)
-        code = os.waitstatus_to_exitcode(status)
+        code = psutil.Process(self.pid).wait(5) or 0
         by = f"signal {code - 128}" if code > 128 else f"exit status {code}"
         return f"it ends its own process ({by})"
 
@@ -205,17 +214,18 @@ class Sandbox:
 
     def kill(self) -> None:
         """Kill it and all that it has started, also what has left its group."""
-        while brood := psutil.Process().children(recursive=True):
-            for process in brood:
+        while own := [p for p in psutil.Process().children() if p not in self.others]:
+            for process in own:
                 with contextlib.suppress(psutil.Error):
+                    own += process.children(recursive=True)
                     process.kill()
-            psutil.wait_procs(brood, timeout=1)
+            psutil.wait_procs(own, timeout=1)
 
 
 def enter(
     theirs: socket.socket, folder: Path, printed: Path, limits: Limits, shared: int
-) -> None:
-    """Make the forked process one that is fenced in; only the innermost process returns."""
+) -> socket.socket:
+    """Fence in the forked process; only the innermost one returns, with its end of the socket."""
     os.setsid()
     user, group = os.getuid(), os.getgid()
     apart = LIBC.unshare(NEW_USER | NEW_PROCESSES | NEW_NETWORK) == 0
@@ -233,8 +243,6 @@ def enter(
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
         os.dup2(file, number)
     os.dup2(theirs.fileno(), 3)
-    theirs.detach()
-    socket.socket.__init__(theirs, fileno=3)
     os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     most = {"AS": shared + 2**20 * limits.memory, "FSIZE": 2**20 * limits.output, "CORE": 0}
@@ -244,16 +252,25 @@ def enter(
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     os.environ.clear()
     os.environ.update(kept, HOME=str(folder), TMPDIR=str(folder), ALIGNMENT_TAX_RUNS=str(folder))
-    theirs.sendall(json.dumps(apart).encode() + b"\n")
-    sys.addaudithook(refuse)  # cannot be taken back
+    theirs.detach()
+    own = socket.socket(fileno=3)
+    own.sendall(json.dumps(apart).encode() + b"\n")
+    sys.dont_write_bytecode = True
+    sys.addaudithook(partial(refuse, os.path.realpath(folder)))  # cannot be taken back
+    return own
 
 
-def refuse(event: str, _: object) -> None:
-    """Let nothing in Python start a process or reach for another machine."""
+def refuse(folder: str, event: str, given: tuple[Any, ...]) -> None:
+    """Let Python start no process, reach no other machine and change no file outside a folder."""
     if event.startswith(STARTS):
-        raise PermissionError(f"no process may be started here ({event})")
+        raise PermissionError(f"no process may be started or ended here ({event})")
     if event.startswith(REACHES):
         raise PermissionError(f"there is no network here ({event})")
+    changes = event.startswith(CHANGES) or (event == "open" and given[2] & WRITES)
+    if changes and not isinstance(given[0], int) and given[0] != os.devnull:
+        place = os.path.realpath(os.fsdecode(given[0]))
+        if not f"{place}/".startswith(f"{folder}/"):
+            raise PermissionError(f"nothing may be changed outside its folder ({place})")
 
 
 def lines(theirs: socket.socket) -> Iterator[Any]:

@@ -1,0 +1,264 @@
+"""A class's notebooks, graded: a row a student, a column an exercise.
+
+Of a notebook only its stubs are run, with the imports and definitions around them. Each function
+stands in a process of its own (sandbox.py); the course's check, hidden cases too, calls it from
+here, so nothing that a notebook prints, or does to the library, counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import multiprocessing
+import queue
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from alignment_tax import exercises, settings
+from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements
+from alignment_tax.notebooks import TEMPLATES, CourseError, code_cells, find_chapters, read_notebook
+from alignment_tax.sandbox import Ended, Limits, Sandbox
+from alignment_tax.store import write_whole
+
+Chapters = dict[str, list[Exercise]]
+#: Statements outside the stubs that are run too: they cost next to nothing.
+CHEAP = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+LARGEST = 50  # megabytes of a notebook's file
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one student: column -> "right" or what is wrong, and what else happened."""
+
+    student: str
+    verdicts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def right(self) -> int:
+        """How many exercises are right."""
+        return list(self.verdicts.values()).count("right")
+
+
+def find_students(folder: Path) -> dict[str, list[Path]]:
+    """Return each student's notebooks: a sub-folder with any, or a file of their own, a student."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        inner = sorted(path.rglob("*.ipynb")) if path.is_dir() else [path]
+        own = [p for p in inner if p.suffix == ".ipynb" and ".ipynb_checkpoints" not in p.parts]
+        if own or path.is_dir():
+            found.setdefault(path.stem if path.is_file() else path.name, []).extend(own)
+    if not any(found.values()):
+        raise CourseError(f"There is no notebook in {folder}: give it a folder or file a student.")
+    return found
+
+
+def code_of(notebook: Any, exercise: Exercise) -> list[str]:
+    """Return the statements of a student's notebook that an exercise needs, in their order.
+
+    That is each cell that defines it, wherever it stands, unless it is an untouched stub beside
+    one that is not; of all others what is CHEAP. (CourseError: nothing defines it.)
+    """
+    kept, faults = [], []
+    empty = {name: ast.dump(node) for name, node in definitions(exercise.stub).items()}
+    for cell in code_cells(notebook):
+        try:
+            body = statements(cell.source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            if any(name in cell.source for name in exercise.names):
+                faults.append(f"its cell stops with {type(error).__name__}: {error}")
+            continue
+        own = [each for each in body if bound(each) & {*exercise.names}]
+        touched = any(ast.dump(each) not in empty.values() for each in own)
+        kept.append((body, bool(own), touched))
+    solved = any(touched for _, _, touched in kept)
+    if not any(own for _, own, _ in kept):
+        raise CourseError(faults[0] if faults else "its cell is gone")
+    chosen = []
+    for body, own, touched in kept:
+        whole = own and (touched or not solved)
+        chosen += [n for n in body if whole or (isinstance(n, CHEAP) and not own)]
+    return [ast.unparse(each) for each in chosen]
+
+
+def course(notebooks: Path) -> Chapters:
+    """Return the exercises of every chapter that has any: the chapter's file, without .ipynb."""
+    paths = [chapter.path for chapter in find_chapters(notebooks)]
+    return {path.stem: found for path in paths if (found := find_exercises(path))}
+
+
+@cache
+def around(path: Path) -> dict[str, Any]:
+    """Return what a chapter imports, defines and takes as parameters, but for its exercises."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in code_cells(read_notebook(path)):
+        tags = cell.metadata.get("tags", [])
+        if "stub" not in tags and "check" not in tags:
+            for each in statements(cell.source):
+                if isinstance(each, CHEAP) or "parameters" in tags:
+                    with suppress(NameError):  # a default value that the chapter works out
+                        exec(ast.unparse(each), names)
+    return names
+
+
+def verdict(
+    exercise: Exercise, notebook: Any, around: dict[str, Any], folder: Path, limits: Limits
+) -> tuple[str, list[str]]:
+    """Return "right" or what is wrong with one answer, and what else is to be known."""
+    notes: list[str] = []
+    base = {name: value for name, value in around.items() if name not in exercise.names}
+    try:
+        code = code_of(notebook, exercise)
+        with Sandbox(code, exercise.names, dict(base), folder, limits) as box:
+            try:
+                apart, values = box.start()
+                if not apart:
+                    notes.append("no namespace to be had: network refused in Python alone")
+                for name, value in values.items():
+                    base[name] = box.function(name) if value == {"function": 1} else value
+                said = first_line(exercise.check, base)
+                if said.lower().startswith("right") and exercise.hidden and not box.ended:
+                    call = f"exercises.check({exercise.names[0]}, {exercise.hidden}, hint='')"
+                    said = first_line(call, base | {"exercises": exercises})
+                    if said != "right":
+                        said = f"right where the notebook shows it, elsewhere {said}"
+            finally:
+                if box.printed.exists() and box.printed.stat().st_size >= 2**20 * limits.output:
+                    notes.append(f"printed {limits.output} MB or more")
+        said = f"not yet: {box.ended}" if box.ended else said
+    except (Ended, CourseError) as error:
+        said = f"not yet: {error}"
+    except Exception as error:  # what the student's function raised, or the check over its answer
+        said = f"not yet: it stops with {type(error).__name__}: {error}"
+    is_right = said.lower().startswith("right") and "elsewhere" not in said
+    return "right" if is_right else said[:400], notes
+
+
+def first_line(code: str, names: dict[str, Any]) -> str:
+    """Return what a check says first."""
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(io.StringIO()):
+        exec(code, names)
+    return said.getvalue().partition("\n")[0]
+
+
+def chapter_of(notebook: Any, chapters: Chapters) -> str:
+    """Return the chapter most of whose exercises a notebook defines (CourseError: none)."""
+    names: set[str] = set()
+    for cell in code_cells(notebook):
+        try:
+            names |= definitions(cell.source).keys()
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            names |= {
+                e.names[0] for own in chapters.values() for e in own if e.names[0] in cell.source
+            }
+    count = {name: sum(e.names[0] in names for e in own) for name, own in chapters.items()}
+    best = max(count, key=lambda name: count[name])
+    if not count[best]:
+        raise CourseError("no exercise of the course in it")
+    return best
+
+
+def grade_student(
+    student: str, paths: Sequence[Path], chapters: Chapters, notebooks: Path, limits: Limits
+) -> Row:
+    """Grade what one student has handed in; of two files of one chapter the newer one."""
+    started = time.perf_counter()
+    read: dict[str, tuple[Path, Any]] = {}
+    verdicts, notes = {}, [] if paths else ["no notebook handed in"]
+    for path in sorted(paths, key=lambda each: each.stat().st_mtime):
+        try:
+            if path.stat().st_size > 2**20 * LARGEST:
+                raise CourseError(f"larger than {LARGEST} MB: clear its outputs")
+            notebook = read_notebook(path)
+            chapter = chapter_of(notebook, chapters)
+        except CourseError as error:
+            notes.append(f"{path.name}: {error}")
+            continue
+        if chapter in read:
+            notes.append(f"{read[chapter][0].name}: left out, {path.name} is newer")
+        read[chapter] = path, notebook
+    for chapter, (path, notebook) in read.items():
+        names = around(notebooks / f"{chapter}.ipynb")
+        for exercise in chapters[chapter]:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copy:
+                folder = Path(copy).resolve() / "folder"
+                if path.parent.name == student:
+                    shutil.copytree(path.parent, folder, symlinks=True)
+                else:
+                    folder.mkdir()
+                    shutil.copy(path, folder)
+                before = set(folder.rglob("*"))
+                said, more = verdict(exercise, notebook, names, folder, limits)
+                if gone := sum(not each.exists() for each in before):
+                    more.append(f"deleted files in its folder ({gone})")
+            verdicts[exercise.column] = said
+            notes += more
+    told = tuple(dict.fromkeys(notes))
+    return Row(student, verdicts, told, time.perf_counter() - started)
+
+
+def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -> list[Row]:
+    """Grade a class, `jobs` students side by side; write grades.csv and grades.html."""
+    from tqdm import tqdm
+
+    students, chapters = find_students(folder), course(notebooks)
+    settings.writable(out, "Choose another folder with --out.")
+    start = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
+    pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
+    for _ in range(jobs := min(jobs, len(students))):
+        pools.put(start())
+
+    def one(student: str) -> Row:
+        pool = pools.get()
+        try:
+            done = pool.submit(
+                grade_student, student, students[student], chapters, notebooks, limits
+            )
+            return done.result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            pool = start()
+            return Row(
+                student, notes=("the grader's own process was ended: look at this notebook",)
+            )
+        except Exception as error:  # a fault of one row costs no other
+            return Row(student, notes=(f"not graded: {type(error).__name__}: {error}",))
+        finally:
+            pools.put(pool)
+
+    with ThreadPoolExecutor(jobs) as threads:
+        work = [threads.submit(one, student) for student in students]
+        for _ in tqdm(as_completed(work), "students", len(work), disable=None):
+            pass
+    for _ in range(jobs):
+        pools.get().shutdown()
+    rows = [each.result() for each in work]
+    write_grades(rows, out, [e.column for own in chapters.values() for e in own])
+    return rows
+
+
+def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None:
+    """Write the table as CSV and as a page; columns that no student has are left out."""
+    from jinja2 import Environment, FileSystemLoader
+
+    shown = [name for name in columns if any(name in row.verdicts for row in rows)]
+    table, text = [["student", "right", "of", *shown, "notes"]], io.StringIO()
+    for row in rows:
+        answers = [row.verdicts.get(name, "") for name in shown]
+        table.append([row.student, str(row.right), str(len(shown)), *answers, "; ".join(row.notes)])
+    csv.writer(text).writerows(table)
+    write_whole(out / "grades.csv", text.getvalue())
+    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
+    page = environment.get_template("grades.html.j2").render(head=table[0], rows=table[1:])
+    write_whole(out / "grades.html", page)
