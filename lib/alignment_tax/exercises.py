@@ -122,9 +122,11 @@ def statements(source: str) -> list[ast.stmt]:
 
 
 def bound(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement gives to a function, a class or a value."""
+    """Return the names that a statement gives to a function, a class, a module or a value."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {each.asname or each.name.partition(".")[0] for each in statement.names}
     single = isinstance(statement, ast.AnnAssign)
     targets = [statement.target] if single else getattr(statement, "targets", [])
     nodes = (node for target in targets for node in ast.walk(target))
@@ -169,8 +171,11 @@ def find_exercises(path: Path) -> list[Exercise]:
             continue
         known = [(a, [n for n in definitions(stub.source) if n in definitions(a)]) for a in answers]
         answer, names = max(known, key=lambda each: len(each[1]), default=("", []))
-        if not names or check not in tagged(notebook, "check"):
-            wants = "a solution in Python below it" if check else "a cell tagged 'check' behind it"
+        checked = check in tagged(notebook, "check")
+        if not names or not checked:
+            wants = (
+                "a solution in Python below it" if checked else "a cell tagged 'check' behind it"
+            )
             raise CourseError(f"{path.name}: the stub in cell {stub.id} needs {wants}.")
         solved = filled_in(stub.source, answer, names)
         hidden = check.metadata.get("hidden", "")

@@ -18,14 +18,21 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from alignment_tax import exercises, settings
-from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements
+from alignment_tax.exercises import (
+    Exercise,
+    bound,
+    definitions,
+    find_exercises,
+    statements,
+    tagged,
+)
 from alignment_tax.notebooks import TEMPLATES, CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
 from alignment_tax.store import write_whole
@@ -33,6 +40,7 @@ from alignment_tax.store import write_whole
 Chapters = dict[str, list[Exercise]]
 #: Statements outside the stubs that are run too: they cost next to nothing.
 CHEAP = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 LARGEST = 50  # megabytes of a notebook's file
 
 
@@ -70,26 +78,32 @@ def code_of(notebook: Any, exercise: Exercise) -> list[str]:
     That is each cell that defines it, wherever it stands, unless it is an untouched stub beside
     one that is not; of all others what is CHEAP. (CourseError: nothing defines it.)
     """
-    kept, faults = [], []
-    empty = {name: ast.dump(node) for name, node in definitions(exercise.stub).items()}
+    cells, faults = [], []
+    empty = {ast.dump(node) for node in definitions(exercise.stub).values()}
     for cell in code_cells(notebook):
         try:
-            body = statements(cell.source)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            cells.append(statements(cell.source))
+        except UNREADABLE as error:
             if any(name in cell.source for name in exercise.names):
                 faults.append(f"its cell stops with {type(error).__name__}: {error}")
-            continue
-        own = [each for each in body if bound(each) & {*exercise.names}]
-        touched = any(ast.dump(each) not in empty.values() for each in own)
-        kept.append((body, bool(own), touched))
-    solved = any(touched for _, _, touched in kept)
-    if not any(own for _, own, _ in kept):
+    own = [body for body in cells if any(bound(each) & {*exercise.names} for each in body)]
+    if not own:
         raise CourseError(faults[0] if faults else "its cell is gone")
-    chosen = []
-    for body, own, touched in kept:
-        whole = own and (touched or not solved)
-        chosen += [n for n in body if whole or (isinstance(n, CHEAP) and not own)]
-    return [ast.unparse(each) for each in chosen]
+    solved = [body for body in own if {ast.dump(n) for n in body if bound(n)} - empty]
+    code = [each for body in solved or own for each in body]
+    others = [each for body in cells if body not in own for each in body]
+    return [ast.unparse(each) for each in [*needed(code, others), *code]]
+
+
+def needed(code: Sequence[ast.stmt], others: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Return what code uses of other statements that are CHEAP, also by way of each other."""
+    cheap = [each for each in others if isinstance(each, CHEAP)]
+    kept, more = [], [*code]
+    while more:
+        used = {n.id for each in more for n in ast.walk(each) if isinstance(n, ast.Name)}
+        more = [each for each in cheap if each not in kept and bound(each) & used]
+        kept += more
+    return [each for each in cheap if each in kept]
 
 
 def course(notebooks: Path) -> Chapters:
@@ -100,15 +114,16 @@ def course(notebooks: Path) -> Chapters:
 
 @cache
 def around(path: Path) -> dict[str, Any]:
-    """Return what a chapter imports, defines and takes as parameters, but for its exercises."""
+    """Return what a chapter's exercises use of its parameters, imports and definitions."""
+    notebook, exercises = read_notebook(path), find_exercises(path)
+    texts = [text for e in exercises for text in (e.stub, e.solution, e.check, e.hidden)]
+    own = [cell for tag in ("stub", "check") for cell in tagged(notebook, tag)]
+    cells = [cell for cell in code_cells(notebook) if cell not in own]
+    others = [each for cell in cells for each in statements(cell.source)]
+    code = [each for text in texts for each in statements(text)]
     names: dict[str, Any] = {"__name__": "__main__"}
-    for cell in code_cells(read_notebook(path)):
-        tags = cell.metadata.get("tags", [])
-        if "stub" not in tags and "check" not in tags:
-            for each in statements(cell.source):
-                if isinstance(each, CHEAP) or "parameters" in tags:
-                    with suppress(NameError):  # a default value that the chapter works out
-                        exec(ast.unparse(each), names)
+    for each in (*needed(code, others), *statements(code_cells(notebook, "parameters")[0].source)):
+        exec(ast.unparse(each), names)
     return names
 
 
@@ -158,7 +173,7 @@ def chapter_of(notebook: Any, chapters: Chapters) -> str:
     for cell in code_cells(notebook):
         try:
             names |= definitions(cell.source).keys()
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except UNREADABLE:
             names |= {
                 e.names[0] for own in chapters.values() for e in own if e.names[0] in cell.source
             }
