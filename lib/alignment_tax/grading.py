@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import queue
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -227,6 +228,8 @@ def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -
     """Grade a class, `jobs` students side by side; write grades.csv and grades.html."""
     from tqdm import tqdm
 
+    if sys.platform != "linux":
+        raise CourseError("Only Linux can fence in what students wrote: grade in a container.")
     students, chapters = find_students(folder), course(notebooks)
     settings.writable(out, "Choose another folder with --out.")
     start = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))

@@ -1,0 +1,240 @@
+"""Grading: what a student's notebook does costs that student alone, and the row says what it was."""
+
+import csv
+import os
+import socket
+import textwrap
+
+import psutil
+import pytest
+
+from alignment_tax import cli, grading, sandbox, settings
+from alignment_tax.exercises import student_notebook, tagged
+from alignment_tax.grading import Limits, grade_student
+from alignment_tax.notebooks import CourseError, write_notebook
+
+NOTEBOOKS = settings.notebooks_folder()
+PATH = NOTEBOOKS / "02_instruction_tuning.ipynb"
+COLUMN, OTHER = "02 mask_prompt", "02 replayed_share"
+RIGHT = "[-100] * n + ids[n:]"
+LIMITS = Limits(seconds=20, memory=400, output=1, processes=6)
+EXERCISES = {PATH.stem: grading.find_exercises(PATH)}
+
+
+def notebook(cell=None, **more):
+    """A student's chapter 02 with another cell for `mask_prompt`, and one right answer."""
+    made = student_notebook(PATH)
+    stubs = tagged(made, "stub")
+    if cell is not None:
+        stubs[0].source = textwrap.dedent(cell)
+    stubs[2].source = "def replayed_share(c, d): return sum(d) / (sum(c) + sum(d))"
+    return made
+
+
+def graded(folder, cell=None, limits=LIMITS):
+    """The row of a student who hands in a notebook with this cell."""
+    path = folder / "anna" / PATH.name
+    path.parent.mkdir(exist_ok=True)
+    write_notebook(path, notebook(cell))
+    return grade_student("anna", [path], EXERCISES, NOTEBOOKS, limits)
+
+
+def function(*lines, answer=RIGHT):
+    """A `mask_prompt` that does something, and then gives an answer."""
+    body = "".join(f"    {line}\n" for line in (*lines, f"return {answer}"))
+    return f"import ctypes, os, socket, sys\nfrom pathlib import Path\ndef mask_prompt(ids, n):\n{body}"
+
+
+@pytest.fixture
+def nobody_is_left():
+    before = psutil.Process().children(recursive=True)
+    yield
+    assert psutil.Process().children(recursive=True) == before
+
+
+@pytest.fixture(params=[True, False], ids=["namespace", "without"])
+def apart(request, monkeypatch):
+    """Whether the kernel gives a namespace: some do not."""
+    if not request.param:
+        monkeypatch.setattr(sandbox, "NEW_USER", -1)
+    return request.param
+
+
+FORKS = "while True: ctypes.CDLL(None).fork()"
+LEAVES = "ctypes.CDLL(None).fork() or (os.setsid(), __import__('time').sleep(600))"
+FLOOD = "for _ in range(1000): os.write(1, b'x' * 2**20)"
+CRIMES = {
+    "hangs": (function("while True: pass"), "does not end within 2 seconds"),
+    "hangs outside": ("while True: pass", "does not end within 2 seconds"),
+    "forks": (function("os.fork()"), "no process may be started"),
+    "shell": (function("os.system('true')"), "no process may be started"),
+    "forks for ever": (function(FORKS), "starts more than 6 processes"),
+    "prints": (function("for _ in range(1000): print('x' * 2**20)"), "File too large"),
+    "floods": (function(FLOOD), "File too large"),
+    "sys.exit": (function("sys.exit(0)"), "SystemExit"),
+    "sys.exit outside": ("import sys\nsys.exit(0)", "its cell is gone"),
+    "exit before": (f"import os\nos._exit(0)\n{function()}", "ends its own process .exit status 0"),
+    "os._exit": (function("os._exit(3)"), "ends its own process .exit status 3"),
+    "segfault": (function("ctypes.string_at(0)"), "ends its own process .signal 11"),
+    "kills": (function("os.kill(os.getppid(), 9)"), "no process may be started or ended"),
+    "memory": (function("bytearray(10**9)"), "MemoryError"),
+    "huge answer": (function(answer="'x' * 10**7"), "answer is too long"),
+    "no answer": (function(answer="(each for each in ids)"), "cannot be compared: generator"),
+    "talks": (function("os.write(3, b'right\\n')"), "sends what is no answer"),
+    "pretends": (function("os.write(3, b'{}\\n')"), "sends what is no answer"),
+    "network": (function("socket.create_connection(('127.0.0.1', 9))"), "no network here"),
+    "raises": (function("1 / 0"), "stops with ZeroDivisionError"),
+    "does not parse": ("def mask_prompt(ids, n):\nreturn 1", "stops with IndentationError"),
+    "constants": (
+        function(answer="[-100] * n + [[9] * (3 - n), []][n > 2] + [4, 5, 2]"),
+        "right where the notebook shows it, elsewhere not yet",
+    ),
+    "forges": (function("print('right')", answer="ids"), "the first|gives"),
+}
+
+
+@pytest.mark.parametrize("name", CRIMES)
+def test_what_happened_is_said_and_costs_that_exercise_alone(tmp_path, nobody_is_left, name):
+    cell, said = CRIMES[name]
+    seconds = 2 if "hangs" in name else LIMITS.seconds
+    row = graded(tmp_path, cell, Limits(seconds, LIMITS.memory, LIMITS.output, LIMITS.processes))
+    assert said.split("|")[-1].split(".")[0] in row.verdicts[COLUMN]
+    assert row.verdicts[COLUMN].startswith(("not yet", "right where"))
+    assert row.verdicts[OTHER] == "right"
+    assert (row.right, len(row.verdicts)) == (1, 3)
+
+
+def test_the_checks_of_the_course_cannot_be_replaced(tmp_path):
+    row = graded(tmp_path, f"""
+        import numpy, builtins, alignment_tax.exercises as e
+        e.check = e.use = lambda *a, **k: print("right") or True
+        e.same = numpy.allclose = lambda *a, **k: True
+        {function(answer="ids").replace(chr(10), chr(10) + " " * 8)}""")  # fmt: skip
+    assert row.verdicts[COLUMN].startswith("not yet")
+
+
+def test_loss_of_own_files_and_long_prints_are_noted(tmp_path, apart):
+    lines = ["for each in Path.cwd().iterdir(): each.unlink()", "try: print('x' * 2**22)"]
+    row = graded(tmp_path, function(*lines, "except OSError: pass"))
+    assert row.verdicts[COLUMN] == "right"
+    assert any("deleted files in its folder (1)" in note for note in row.notes)
+    assert any("printed 1 MB or more" in note for note in row.notes)
+    assert any("refused in Python alone" in note for note in row.notes) != apart
+    assert (tmp_path / "anna" / PATH.name).exists()
+
+
+@pytest.mark.parametrize("does", ["unlink()", "write_text('x')", "rename('here')"])
+def test_files_elsewhere_and_the_environment_are_out_of_reach(tmp_path, monkeypatch, does):
+    monkeypatch.setenv("SECRET", "s")
+    precious = tmp_path / "precious"
+    precious.write_text("work of others")
+    row = graded(tmp_path, function(f"Path({str(precious)!r}).{does}"))
+    assert "nothing may be changed outside its folder" in row.verdicts[COLUMN]
+    assert precious.read_text() == "work of others"
+    home = "[os.environ.get('SECRET'), os.environ['HOME'] == os.getcwd()]"
+    assert "[None, True]" in graded(tmp_path, function(answer=home)).verdicts[COLUMN]
+
+
+def test_who_leaves_the_group_is_ended_too(tmp_path, apart, nobody_is_left):
+    assert graded(tmp_path, function(LEAVES)).verdicts[COLUMN] == "right"
+
+
+def test_a_process_that_hangs_forks_and_dies_is_ended_without_a_namespace(
+    tmp_path, apart, nobody_is_left
+):
+    leaves = "ctypes.CDLL(None).fork() or __import__('time').sleep(600)"
+    said = graded(tmp_path, function(leaves, "os._exit(0)")).verdicts[COLUMN]
+    assert "ends its own process" in said
+
+
+def test_the_network_is_that_of_nobody(tmp_path):
+    """Even past Python: connect by the C library, to a server that listens."""
+    if os.system("unshare --user --net true 2>/dev/null"):
+        pytest.skip("no namespaces on this machine")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        place = f"(ctypes.c_ubyte * 16)(2, 0, *{(server.getsockname()[1]).to_bytes(2, 'big')!r}, 127, 0, 0, 1)"
+        call = f"ctypes.CDLL(None).connect(socket.socket().fileno(), {place}, 16)"
+        assert "-1" in graded(tmp_path, function(answer=call)).verdicts[COLUMN]
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def verdict_of(made, tmp_path):
+    path = tmp_path / "anna.ipynb"
+    write_notebook(path, made)
+    return grade_student("anna", [path], EXERCISES, NOTEBOOKS, LIMITS).verdicts[COLUMN]
+
+
+def test_cells_may_be_reordered_doubled_and_surrounded(tmp_path):
+    made = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
+    made.cells.reverse()
+    assert verdict_of(made, tmp_path) == "right"
+    # an untouched stub behind the answer does not undo it; another answer does
+    solved = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
+    solved.cells += tagged(student_notebook(PATH), "stub")[:1]
+    assert verdict_of(solved, tmp_path) == "right"
+    solved.cells += tagged(notebook("def mask_prompt(ids, n): return ids"), "stub")[:1]
+    assert verdict_of(solved, tmp_path).startswith("not yet")
+    # helpers and imports of other cells are had, what these cells do is not done
+    helped = notebook("mask_prompt = lambda ids, n: masked(n) + ids[n:]")
+    other, another = tagged(notebook(), "stub")[1:]
+    other.source = (
+        "import itertools as it\nimport os\ndef masked(n): return list(it.repeat(-100, n))"
+    )
+    another.source = "while True: os.remove('x')"
+    helped.cells = [other, another, *helped.cells]
+    assert verdict_of(helped, tmp_path) == "right"
+    gone = notebook()
+    gone.cells.remove(tagged(gone, "stub")[0])
+    assert verdict_of(gone, tmp_path) == "not yet: its cell is gone"
+
+
+def test_layouts_of_a_class(tmp_path):
+    write_notebook(tmp_path / "carl.ipynb", notebook())
+    for place in ("anna/02.ipynb", "anna/.ipynb_checkpoints/02.ipynb", "berta/deep/x.ipynb"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write_notebook(tmp_path / place, notebook())
+    (tmp_path / "dora").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    found = grading.find_students(tmp_path)
+    assert {name: len(paths) for name, paths in found.items()} == {
+        "anna": 1, "berta": 1, "carl": 1, "dora": 0,
+    }  # fmt: skip
+    with pytest.raises(CourseError, match="no notebook"):
+        grading.find_students(tmp_path / "dora")
+
+
+def test_files_that_cannot_be_graded_are_named(tmp_path):
+    broken, empty, old, new = (tmp_path / f"{name}.ipynb" for name in ("b", "e", "o", "n"))
+    broken.write_text("{")
+    write_notebook(empty, notebook() | {"cells": []})
+    write_notebook(old, notebook("def mask_prompt(ids, n): return ids"))
+    write_notebook(new, notebook(f"def mask_prompt(ids, n): return {RIGHT}"))
+    os.utime(old, (1, 1))
+    row = grade_student("anna", [broken, empty, new, old], EXERCISES, NOTEBOOKS, LIMITS)
+    assert row.verdicts[COLUMN] == "right"
+    text = " ".join(row.notes)
+    for said in ("not a readable notebook", "no exercise of the course", "o.ipynb: left out"):
+        assert said in text
+    assert grade_student("b", [], EXERCISES, NOTEBOOKS, LIMITS).notes == ("no notebook handed in",)
+
+
+def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
+    for name, cell in {"a<b": function(), "bad": function("os._exit(1)"), "none": None}.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        write_notebook(tmp_path / "in" / name / "x.ipynb", notebook(cell))
+    line = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    assert cli.main([*line, "--seconds", "60"]) == 0
+    head, *rows = csv.reader((tmp_path / "out" / "grades.csv").open(encoding="utf-8"))
+    assert head == ["student", "right", "of", COLUMN, "02 batch_loss", OTHER, "notes"]
+    assert [row[:3] for row in rows] == [["a<b", "2", "3"], ["bad", "1", "3"], ["none", "1", "3"]]
+    assert [row[3].split(":")[0] for row in rows] == ["right", "not yet", "not solved yet"]
+    page = (tmp_path / "out" / "grades.html").read_text("utf-8")
+    assert "a&lt;b" in page
+    assert "http" not in page
+    assert cli.main(["grade", str(tmp_path / "nowhere")]) == cli.WRONG_USE
+    assert cli.main(["exercises", "--out", str(tmp_path / "class")]) == 0
+    assert len(list((tmp_path / "class").glob("*/*.ipynb"))) == 2 * len(
+        list(NOTEBOOKS.glob("*.ipynb"))
+    )
