@@ -1,10 +1,12 @@
-"""Grading: what a student's notebook does costs that student alone, and the row says what it was."""
+"""Grading: what a notebook does costs its student alone, and the row says what it was."""
 
 import csv
 import os
+import re
 import socket
 import textwrap
 
+import nbformat
 import psutil
 import pytest
 
@@ -21,7 +23,7 @@ LIMITS = Limits(seconds=20, memory=400, output=1, processes=6)
 EXERCISES = {PATH.stem: grading.find_exercises(PATH)}
 
 
-def notebook(cell=None, **more):
+def notebook(cell=None):
     """A student's chapter 02 with another cell for `mask_prompt`, and one right answer."""
     made = student_notebook(PATH)
     stubs = tagged(made, "stub")
@@ -42,7 +44,8 @@ def graded(folder, cell=None, limits=LIMITS):
 def function(*lines, answer=RIGHT):
     """A `mask_prompt` that does something, and then gives an answer."""
     body = "".join(f"    {line}\n" for line in (*lines, f"return {answer}"))
-    return f"import ctypes, os, socket, sys\nfrom pathlib import Path\ndef mask_prompt(ids, n):\n{body}"
+    imports = "import ctypes, os, socket, sys\nfrom pathlib import Path"
+    return f"{imports}\ndef mask_prompt(ids, n):\n{body}"
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ LEAVES = "ctypes.CDLL(None).fork() or (os.setsid(), __import__('time').sleep(600
 FLOOD = "for _ in range(1000): os.write(1, b'x' * 2**20)"
 CRIMES = {
     "hangs": (function("while True: pass"), "does not end within 2 seconds"),
-    "hangs outside": ("while True: pass", "does not end within 2 seconds"),
+    "hangs outside": (f"{function()}\nwhile True: pass", "does not end within 2 seconds"),
     "forks": (function("os.fork()"), "no process may be started"),
     "shell": (function("os.system('true')"), "no process may be started"),
     "forks for ever": (function(FORKS), "starts more than 6 processes"),
@@ -89,7 +92,10 @@ CRIMES = {
         function(answer="[-100] * n + [[9] * (3 - n), []][n > 2] + [4, 5, 2]"),
         "right where the notebook shows it, elsewhere not yet",
     ),
-    "forges": (function("print('right')", answer="ids"), "the first|gives"),
+    "forges": (
+        function("print('right')", answer="ids"),
+        r"gives \[-100, -100, -100, 4, 5, 2\], not \[7",
+    ),
 }
 
 
@@ -98,8 +104,8 @@ def test_what_happened_is_said_and_costs_that_exercise_alone(tmp_path, nobody_is
     cell, said = CRIMES[name]
     seconds = 2 if "hangs" in name else LIMITS.seconds
     row = graded(tmp_path, cell, Limits(seconds, LIMITS.memory, LIMITS.output, LIMITS.processes))
-    assert said.split("|")[-1].split(".")[0] in row.verdicts[COLUMN]
-    assert row.verdicts[COLUMN].startswith(("not yet", "right where"))
+    assert re.search(said, row.verdicts[COLUMN])
+    assert row.verdicts[COLUMN].startswith("not yet")
     assert row.verdicts[OTHER] == "right"
     assert (row.right, len(row.verdicts)) == (1, 3)
 
@@ -153,7 +159,8 @@ def test_the_network_is_that_of_nobody(tmp_path):
         pytest.skip("no namespaces on this machine")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
-        place = f"(ctypes.c_ubyte * 16)(2, 0, *{(server.getsockname()[1]).to_bytes(2, 'big')!r}, 127, 0, 0, 1)"
+        port = server.getsockname()[1].to_bytes(2, "big")
+        place = f"(ctypes.c_ubyte * 16)(2, 0, *{port!r}, 127, 0, 0, 1)"
         call = f"ctypes.CDLL(None).connect(socket.socket().fileno(), {place}, 16)"
         assert "-1" in graded(tmp_path, function(answer=call)).verdicts[COLUMN]
         with pytest.raises(TimeoutError):
@@ -166,24 +173,26 @@ def verdict_of(made, tmp_path):
     return grade_student("anna", [path], EXERCISES, NOTEBOOKS, LIMITS).verdicts[COLUMN]
 
 
+def copies(made):
+    """The first stub of a notebook as a new cell."""
+    return [nbformat.v4.new_code_cell(tagged(made, "stub")[0].source)]
+
+
 def test_cells_may_be_reordered_doubled_and_surrounded(tmp_path):
     made = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
     made.cells.reverse()
     assert verdict_of(made, tmp_path) == "right"
     # an untouched stub behind the answer does not undo it; another answer does
     solved = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
-    solved.cells += tagged(student_notebook(PATH), "stub")[:1]
+    solved.cells += copies(student_notebook(PATH))
     assert verdict_of(solved, tmp_path) == "right"
-    solved.cells += tagged(notebook("def mask_prompt(ids, n): return ids"), "stub")[:1]
+    solved.cells += copies(notebook("def mask_prompt(ids, n): return ids"))
     assert verdict_of(solved, tmp_path).startswith("not yet")
     # helpers and imports of other cells are had, what these cells do is not done
     helped = notebook("mask_prompt = lambda ids, n: masked(n) + ids[n:]")
-    other, another = tagged(notebook(), "stub")[1:]
-    other.source = (
-        "import itertools as it\nimport os\ndef masked(n): return list(it.repeat(-100, n))"
-    )
-    another.source = "while True: os.remove('x')"
-    helped.cells = [other, another, *helped.cells]
+    other = "import itertools as it\nimport os\ndef masked(n): return list(it.repeat(-100, n))"
+    added = [nbformat.v4.new_code_cell(text) for text in (other, "while True: os.remove('x')")]
+    helped.cells = [*added, *helped.cells]
     assert verdict_of(helped, tmp_path) == "right"
     gone = notebook()
     gone.cells.remove(tagged(gone, "stub")[0])
@@ -208,7 +217,7 @@ def test_layouts_of_a_class(tmp_path):
 def test_files_that_cannot_be_graded_are_named(tmp_path):
     broken, empty, old, new = (tmp_path / f"{name}.ipynb" for name in ("b", "e", "o", "n"))
     broken.write_text("{")
-    write_notebook(empty, notebook() | {"cells": []})
+    write_notebook(empty, nbformat.v4.new_notebook())
     write_notebook(old, notebook("def mask_prompt(ids, n): return ids"))
     write_notebook(new, notebook(f"def mask_prompt(ids, n): return {RIGHT}"))
     os.utime(old, (1, 1))
@@ -224,7 +233,7 @@ def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
     for name, cell in {"a<b": function(), "bad": function("os._exit(1)"), "none": None}.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         write_notebook(tmp_path / "in" / name / "x.ipynb", notebook(cell))
-    line = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    line = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]
     assert cli.main([*line, "--seconds", "60"]) == 0
     head, *rows = csv.reader((tmp_path / "out" / "grades.csv").open(encoding="utf-8"))
     assert head == ["student", "right", "of", COLUMN, "02 batch_loss", OTHER, "notes"]
