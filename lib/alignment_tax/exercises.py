@@ -127,9 +127,8 @@ def bound(statement: ast.stmt) -> set[str]:
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return {each.asname or each.name.partition(".")[0] for each in statement.names}
-    single = isinstance(statement, ast.AnnAssign)
-    targets = [statement.target] if single else getattr(statement, "targets", [])
-    nodes = (node for target in targets for node in ast.walk(target))
+    single = [statement.target] if isinstance(statement, ast.AnnAssign) else []
+    nodes = (node for each in getattr(statement, "targets", single) for node in ast.walk(each))
     return {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
