@@ -1,7 +1,5 @@
 """An audit of a pair: numbers by hand, the page, what it refuses, what it keeps."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

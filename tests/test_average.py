@@ -1,7 +1,5 @@
 """Weight averaging: exact ends, linearity, and refusals that name the offender."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -34,11 +32,6 @@ def sweep_of(model: LlamaForCausalLM, *ends: dict[str, Tensor]) -> Mixture:
 @pytest.fixture
 def pair() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return weights(0), weights(1)
-
-
-def test_a_quarter_of_the_way_by_hand() -> None:
-    before, after = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, -4.0])}
-    assert average(before, after, 0.25)["w"].tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -136,8 +136,6 @@ def test_a_run_longer_than_the_worlds_prompts_begins_again():
 
 
 # numbers of RLHF algorithms are chosen on validation prompts, with RSF's budget
-
-
 def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
     rows = [("ppo", "a", 1.0, 1.0), ("ppo", "b", 3.0, 0.5), ("ppo", "c", 2.0, 0.96)]
     columns = ["algorithm", "numbers", "judged_reward", "finished"]

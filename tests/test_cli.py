@@ -92,8 +92,6 @@ def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, monkeypatch, c
 
 
 # --- settings ------------------------------------------------------------------------------------
-
-
 def test_folders_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setenv(settings.DATA_VARIABLE, str(tmp_path))

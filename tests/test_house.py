@@ -186,8 +186,6 @@ def test_the_licences_are_there():
 
 def test_the_citation_names_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    for key in ("cff-version", "message", "title", "authors"):
-        assert citation[key]
     assert citation["authors"] == [{"name": "The alignment-tax course authors"}]
     paper = citation["preferred-citation"]
     assert paper["title"] == "Mitigating the Alignment Tax of RLHF"

@@ -23,7 +23,6 @@ from alignment_tax.train.kl import kl_estimate, kl_estimators, reply_log_probs
 from alignment_tax.train.loop import encode
 from alignment_tax.train.rsf import rsf_round
 from alignment_tax.train.sample import kept_replies, reply_columns
-from alignment_tax.world.tokenizer import make_tokenizer as tiny_tokenizer
 
 EOS, GOOD, BAD, X = 1, 5, 6, 7
 
@@ -97,8 +96,6 @@ def test_k3_is_right_and_not_negative_where_policies_nearly_agree():
 
 
 # a reply keeps its tokens
-
-
 def test_a_reward_model_reads_the_drawn_tokens_in_a_closed_conversation():
     tokenizer, drawn = make_tokenizer(), Reply("x", [4, X], False)
     whole = closed_ids(tokenizer, [user("why")] * 2, [drawn, "good x"])
@@ -121,13 +118,6 @@ def test_a_table_keeps_replies_through_a_file(tmp_path):
     table = pd.read_parquet(tmp_path / "table.parquet")
     assert kept_replies(table) == replies
     assert kept_replies(table.drop(columns="ids")) == ["x", "", "good"]
-
-
-def test_in_the_tiny_world_a_text_reads_back_as_its_tokens():
-    # why tables that were stored before there were ids may still be read
-    tokenizer = tiny_tokenizer()
-    ids = list(range(len(tokenizer.all_special_ids), len(tokenizer)))
-    assert tokenizer(tokenizer.decode(ids))["input_ids"] == ids
 
 
 def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):

@@ -1,7 +1,5 @@
 """Averaging checkpoints on disk: exact ends, values by hand, refusals, what a kill leaves."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -160,9 +158,7 @@ W, V = torch.ones(2, 2), torch.zeros(2, 2)
         ({"a": W}, {"a": W * float("nan")}, r"'a' holds NaN or infinity"),
     ],
 )
-def test_a_pair_that_does_not_fit_is_refused_with_its_first_offender(
-    tmp_path, first, second, said
-) -> None:
+def test_a_pair_that_does_not_fit_is_refused_with_its_first_offender(tmp_path, first, second, said):
     ends = write(tmp_path / "a", first), write(tmp_path / "b", second)
     with pytest.raises(MergeError, match=said):
         merged(*ends, tmp_path / "out", 0.5)

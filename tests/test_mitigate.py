@@ -14,10 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
-from test_train import EXAMPLES, PROMPTS, RSF, count_x, surprisal, weights
+from test_train import EXAMPLES, surprisal, weights
 from torch import Tensor, nn
 
-from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
@@ -38,7 +37,6 @@ from alignment_tax.models import conversation_ids, prompt_ids
 from alignment_tax.presets import TINY, DistilConfig
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
-from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 DOCUMENTS = [
@@ -80,8 +78,6 @@ def finetuned(policy: nn.Module, setting: Setting, extras: Sequence[Extra], **ch
 
 
 # penalties in weight space
-
-
 @pytest.mark.parametrize(
     ("strength", "power", "unit", "start", "moved", "expected"),
     [
@@ -99,19 +95,7 @@ def test_weight_penalties_by_hand(strength, power, unit, start, moved, expected)
     assert penalty.loss(both, {}, None).item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=20)
-@given(copies=st.integers(1, 50), change=st.floats(-2, 2), power=st.sampled_from([1, 2]))
-def test_the_penalties_do_not_grow_with_the_number_of_parameters(copies, change, power):
-    one, many = (
-        WeightPenalty(line(*[0.0] * n), 1.0, power, 0.5).loss(line(*[change] * n), {}, None).item()
-        for n in (1, copies)
-    )
-    assert many == pytest.approx(one, rel=1e-5, abs=1e-12)
-
-
 # penalties on outputs
-
-
 def test_output_distances_by_hand():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
     for distance, by_hand in (
@@ -120,15 +104,6 @@ def test_output_distances_by_hand():
         (squared, 2 * 0.25**2),
     ):
         assert distance(p, q).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-@settings(max_examples=30)
-@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=6))
-def test_output_distances_are_never_negative_and_zero_for_equal_outputs(logits):
-    p, q = torch.tensor(logits).log_softmax(dim=0).T
-    for distance in (forward_kl, reverse_kl, squared):
-        assert distance(p, q).item() >= -1e-6
-        assert distance(p, p).item() == 0
 
 
 def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
@@ -173,8 +148,6 @@ def test_remembered_outputs_are_those_computed_anew():
 
 
 # strengths that change nothing, and those that change everything
-
-
 @pytest.fixture(scope="module")
 def plain() -> Tensor:
     return weights(distil(make_setting()).policy)
@@ -231,8 +204,6 @@ def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(na
 
 
 # LoRA
-
-
 def test_merged_lora_gives_the_logits_of_the_unmerged_one():
     lora, batch = Lora(2, "all", seed=0), make_batch()
     wrapped = lora.begin(make_policy())
@@ -284,8 +255,6 @@ def test_ranks_that_no_layer_can_have_are_refused():
 
 
 # replay
-
-
 def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Replay:
     return Replay(make_setting(), documents, strength)
 
@@ -376,8 +345,6 @@ def test_the_variant_without_evaluated_formats_asks_nothing():
 
 
 # averages along the trajectory
-
-
 def walk(collector: Extra, values: list[float]) -> nn.Module:
     """A model of one weight that is `values` after steps 1, 2, ..."""
     model = line(0.0)
@@ -415,11 +382,6 @@ def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
     # what theta_0 weighs at the end: e^(-1/horizon), whatever the number of steps
     for run, near in ((long, 0.01), (middle, 0.05)):
         assert ema(run, 0.5).decay ** run.steps == pytest.approx(math.exp(-2), rel=near)
-
-
-def test_an_average_of_one_checkpoint_is_refused():
-    with pytest.raises(ValueError, match="this one has 1"):
-        treatments(make_setting(), {"sma": 0.25})  # a quarter of four steps
 
 
 class Diary(Extra):
@@ -538,21 +500,10 @@ def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
 
 
 # combinations, protocol, rounds
-
-
 def test_remedies_end_in_the_order_that_they_need():
     wanted = {"average": 0.5, "graft": 0.1, "lora": 2, "l2": 0.04, "sma": 0.5}
     names = [type(t).__name__ for t in treatments(make_setting(), wanted)]
     assert names == ["Sma", "WeightPenalty", "Lora", "Average", "Graft"]
-
-
-@pytest.mark.parametrize("first", [{"l2": 0.1}, {"lora": 2}, {"kd": 1.0, "replay": 0.5}])
-def test_averaging_after_a_remedy_averages_its_outcome(first: dict[str, float]):
-    setting = make_setting()
-    alone = distil(setting, first).policy.state_dict()
-    both = distil(setting, {"average": 0.25, **first}).policy.state_dict()
-    expected = average(setting.theta_0.state_dict(), alone, 0.25)
-    assert all(torch.equal(both[name], expected[name]) for name in expected)
 
 
 def test_several_terms_add_up_on_the_same_examples():
@@ -584,39 +535,9 @@ def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
         distil(setting, {"bema": 0.5, "lora": 2})
 
 
-def test_remedies_work_inside_the_rounds_of_rsf():
-    config = DistilConfig.like(RSF)
-    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 12)
-    setting, ends = make_setting(config=config), {}
-    assert make_setting(config=config, pool=EXAMPLES * 2).steps == 3 * 2
-    for name, strength in (("l2", 0.0), ("l2", 100.0), ("lora", 2), ("kl", 1.0), ("replay", 1.0)):
-        chosen = treatments(setting, {name: strength})
-
-        def two_rounds(model, extras):
-            for seed in range(2):
-                rsf_round(model, setting.tokenizer, count_x, PROMPTS, RSF, seed, extras=extras)
-
-        ends[name, strength], _ = treat(make_policy(), chosen, two_rounds)
-    policy = make_policy()
-    for seed in range(2):
-        rsf_round(policy, setting.tokenizer, count_x, PROMPTS, RSF, seed)
-    change = {k: (weights(p) - weights(make_policy())).norm().item() for k, p in ends.items()}
-    assert torch.equal(weights(ends["l2", 0.0]), weights(policy))
-    assert 0 < change["l2", 100.0] < 0.5 * change["l2", 0.0]
-    assert len({round(c, 6) for c in change.values()}) == len(change)
-
-
 def test_the_pool_holds_what_every_round_kept():
     rounds = [
         pd.DataFrame({"prompt": [user(w)] * 2, "reply": ["x", "y"], "chosen": [chosen, not chosen]})
         for w, chosen in (("why", True), ("hello", False))
     ]
     assert best_of_n(rounds) == [(user("why"), "x"), (user("hello"), "y")]
-
-
-def test_the_registry_says_what_a_reader_needs():
-    for name, remedy in REMEDIES.items():
-        assert name == remedy.name
-        assert remedy.describe
-        assert remedy.source
-    assert {"l1", "l2", "kl", "kd", "lora", "replay", "sma", "ema", "graft"} <= set(REMEDIES)

@@ -47,12 +47,9 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
         additional_special_tokens=["<user>", "<bot>"],
-    )
+    )  # fmt: skip
     tokenizer.chat_template = TEMPLATE
     return prepare_tokenizer(tokenizer)
 
@@ -64,13 +61,9 @@ def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
         config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
         return GPT2LMHeadModel(config).eval()
     config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        **size,
-    )
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        tie_word_embeddings=True, **size,
+    )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 
 
@@ -188,13 +181,8 @@ def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
     bare = make_tokenizer()
     bare.pad_token = None
     assert prepare_tokenizer(bare).pad_token == "<eos>"
-    bare.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        prepare_tokenizer(bare)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_policy(tmp_path / "nothing")
-    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
-        load_state(tmp_path)
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["new"])
     save_policy(make_policy(), tokenizer, tmp_path / "policy")

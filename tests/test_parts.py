@@ -1,7 +1,5 @@
 """Averaging part by part: a true partition, exact ends, refusals that name the offender."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,8 +39,6 @@ def sweep() -> Mixture:
 
 
 # blocks
-
-
 def test_the_papers_thirds_of_26_layers() -> None:
     assert block_sizes(26, 3) == (8, 9, 9)  # 1-8, 9-17, 18-26
     assert block_sizes(9, 3) == (3, 3, 3)
@@ -102,8 +98,6 @@ def test_gpt2_biases_go_with_their_layer() -> None:
 
 
 # mixing
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("held", [0, 5])  # the model may hold one of the ends
 def test_the_ends_are_exact_to_the_last_bit(dtype: torch.dtype, held: int) -> None:
@@ -141,8 +135,6 @@ def test_each_part_by_hand() -> None:
 
 
 # ratios
-
-
 def test_ratios_of_blocks_give_every_part_one() -> None:
     parts = partition(llama(0, tied=False), 3)
     ratios = ratios_of_blocks(parts, [0.9, 0.6, 0.3], 0.6, fixed={"norms": 0.0})
@@ -186,8 +178,6 @@ def test_a_sweep_refuses_ratios_by_the_name_of_the_part(sweep: Mixture, change, 
 
 
 # partitions and models that do not fit
-
-
 @pytest.mark.parametrize(
     ("blocks", "others", "message"),
     [

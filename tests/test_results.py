@@ -22,7 +22,7 @@ from alignment_tax.results.recorded import (
     write_tables,
     written,
 )
-from alignment_tax.spec import COLUMNS, Spec, UnknownStage
+from alignment_tax.spec import COLUMNS, Spec
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,7 @@ def test_every_stage_says_something_to_the_same_three_things(before, after):
     said = replies.said(table, 0)
     assert list(said.index) == ["base model", "θ₀, after SFT", "θ, after RLHF", "average, α = 0.5"]
     assert list(said) == ["to the request", "reward", "gold", "to the French", "to the question"]
-    assert [line.split(":")[0] for line in replies.asked(table, 0)] == [
-        "The request", "The French", "The question",
-    ]  # fmt: skip
+    assert len(replies.asked(table, 0)) == 3
     with pytest.raises(NotRecorded, match="seed 1"):
         replies.asked(table, 1)
     assert len(after["replies"]) == len(table)  # a remedy says nothing new
@@ -158,13 +156,6 @@ def test_a_new_recording_says_which_rows_it_drops(place, after, here, capfd):
     assert set(pd.read_csv(path)["method"]) == {"none", "average"}
 
 
-def test_unknown_methods_are_refused_before_anything_runs(here, tmp_path, monkeypatch):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    with pytest.raises(UnknownStage, match="no method 'l3'"):
-        record(miniature(), [0], methods=["l2", "l3"])
-    assert not list(tmp_path.iterdir())
-
-
 def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -176,8 +167,6 @@ def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch
 
 
 # pure functions
-
-
 def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method():
     averages = [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
     rounds = [Spec("dpo", n) for n in range(1, PORTION + 2)]
@@ -229,31 +218,20 @@ def test_what_is_written_has_six_digits_and_no_nan():
     assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]
 
 
-def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
-    rows = [("sft", "none", None, None, 0, 0), ("rsf", "none", None, None, 1, 1)]
-    rows += [("rsf", "none", None, None, 2, 2), ("rsf", "distil", None, None, 2, 3)]
-    tens = {"l2": 10, "graft": 100, "lora": 1000, "l2_in_rounds": 20}
-    rows += [("rsf", name, s, None, 2, ten * s) for name, ten in tens.items() for s in (1, 2)]
-    rows += [("rsf", "average", None, a, 2, 7 + a) for a in (0.5, 0.0, 1.0)]
-    names = ["algorithm", "method", "strength", "alpha", "rounds", "skill"]
-    points = pd.DataFrame(rows, columns=names).assign(seed=0)
-    expected = {
-        "early_stopping": [0, 1, 2],
-        "average": [7, 7.5, 8],
-        "l2": [0, 20, 10, 3],  # the strongest first
-        "graft": [0, 100, 200, 3],  # a low density is a strong graft
-        "lora": [0, 1000, 2000],  # no rank of LoRA is the plain run
-        "l2_in_rounds": [0, 40, 20, 2],  # ends at RSF
-    }
-    for method, skills in expected.items():
+def test_curves_run_from_theta_0_over_the_strengths_to_the_end_of_their_protocol():
+    rows = [("sft", "none", None, 0, 0), ("rsf", "none", None, 2, 2), ("rsf", "distil", None, 2, 3)]
+    tens = {"graft": 100, "l2_in_rounds": 20}
+    rows += [("rsf", name, s, 2, ten * s) for name, ten in tens.items() for s in (1, 2)]
+    names = ["algorithm", "method", "strength", "rounds", "skill"]
+    points = pd.DataFrame(rows, columns=names).assign(seed=0, alpha=None)
+    # a low density is a strong graft; what is inside the rounds ends at RSF, the strongest first
+    for method, skills in {"graft": [0, 100, 200, 3], "l2_in_rounds": [0, 40, 20, 2]}.items():
         assert curve_rows(points, method, 0)["skill"].tolist() == skills
     with pytest.raises(ValueError, match="no points of method 'kd', seed 0"):
         curve_rows(points, "kd", 0)
 
 
 # tables from elsewhere
-
-
 def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     """Write the tables of one seed into a folder of their own, as `record` does."""
     folder = tmp_path / f"elsewhere{seed}" / study
