@@ -41,8 +41,7 @@ def run() -> int:
     root, runs = settings.repo_root(), dict[str, list[Numbers]]()
     for name in [*INSTRUCTIONS] * TIMES:
         say(f"Training with {name} ...")
-        program, paths = ["-m", "bench.instructions"], [root / "lib", root]
-        said = python(program, paths, None, **INSTRUCTIONS[name])
+        said = python(["-m", "bench.instructions"], [root / "lib", root], **INSTRUCTIONS[name])
         runs.setdefault(name, []).append(json.loads(said.splitlines()[-1]))
     return keep({"settings": INSTRUCTIONS, "runs": runs}, "instruction_sets.json")
 

@@ -37,7 +37,7 @@ def make_pair(folder: Path, gigabytes: float, dtype: str) -> list[Path]:
     """Write two Llama checkpoints of about this size, of random numbers, with a tokenizer."""
     layer, kind = WIDTH * (4 * WIDTH + 3 * INNER + 2), {"BF16": torch.bfloat16, "F32": None}[dtype]
     count = gigabytes * 1e9 / (4 if kind is None else 2) - TOKENS * WIDTH
-    sizes = {"hidden_size": WIDTH, "intermediate_size": INNER, "vocab_size": TOKENS}
+    sizes: Numbers = {"hidden_size": WIDTH, "intermediate_size": INNER, "vocab_size": TOKENS}
     sizes |= {"num_attention_heads": 16, "num_hidden_layers": max(1, round(count / layer))}
     config = LlamaConfig(**sizes, tie_word_embeddings=True)
     ends = [folder / name for name in ("before", "after")]

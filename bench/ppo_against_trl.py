@@ -227,8 +227,8 @@ def run(trl: Path, iterations: int | None = None, out: Path | None = None) -> in
             rows.append({**name, **numbers, "seconds_per_step": warm})
             curves += log.assign(**name, iteration=log.index + 1).to_dict("records")
     start = judge(study, theta_0, tokenizer, SEEDS[0])
-    found = {"config": as_dict(config), "trl": "1.12.0", "theta_0": start, "runs": rows}
-    found |= {"comparison": compared(pd.DataFrame(rows)), "curves": curves}
+    found: dict[str, Any] = {"config": as_dict(config), "trl": "1.12.0", "theta_0": start}
+    found |= {"runs": rows, "comparison": compared(pd.DataFrame(rows)), "curves": curves}
     print(pd.DataFrame(rows).to_string(index=False))
     print(json.dumps(found["comparison"], indent=2))
     return keep(found, "bench_ppo.json", out)

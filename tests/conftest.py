@@ -13,7 +13,7 @@ from alignment_tax.settings import RUNS_VARIABLE
 from alignment_tax.store import Store
 
 # a busy machine is no failure
-settings.register_profile("course", deadline=None)
+settings.register_profile("course", deadline=None, max_examples=60)
 settings.load_profile("course")
 
 
@@ -23,9 +23,8 @@ def miniature(**changes) -> Preset:
     Whoever takes its theta_0, reward model or RSF as they are shares them with all test files.
     """
     smoke = presets.get("smoke")
-    rsf = dataclasses.replace(
-        smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
-    )
+    numbers = {"rounds": 2, "prompts_per_round": 4, "n": 2, "batch_size": 2}
+    rsf = dataclasses.replace(smoke.rsf, **numbers, learning_rate=2e-3)
     ratios = dataclasses.replace(
         presets.TINY_RATIOS, prompts=8, n=4, epochs=6, batch_size=4, evaluate_every=2,
         grid_step=0.2, reward_step=0.3, reward_prompts=4, kept_texts=4, labelled=4,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from points import T_1, made_up_points, point, versus
 
 from alignment_tax.registry import REMEDIES
@@ -18,6 +19,7 @@ from alignment_tax.stats.claims import CLAIMS, Claim, evaluate
 
 #: What is found of the made-up points, but of PPO's own seeds, of which there may be more.
 GOLDEN = Path(__file__).parent / "golden" / "claims.csv"
+SELECTORS = yaml.safe_load(GOLDEN.with_name("selectors.yaml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +38,7 @@ def found() -> pd.DataFrame:
 
 
 # --- selectors ------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "skills"),
-    [
-        ("sft", [80, 80]),
-        ("rsf/last", [70, 68]),
-        ("rsf/1", [78, 77]),
-        ("rsf/average@0.2", [79.2, 79.2]),
-        ("0.5*rsf/last", [35, 34]),
-        ("rsf/l2/strongest", [78, 78]),
-        ("rsf/l2/weakest", [75, 75]),
-        ("rsf/lora/strongest", [79, 79]),  # the lowest rank
-        ("rsf/lora/mean", [78.5, 78.5]),
-        ("rsf/part=input@0", [72, 70]),
-        ("rsf/part=input/mean", [71.5, 69.5]),
-        ("rsf/distil", [70, 70]),
-        ("ppo/kl_coef/strongest", [79, 79]),
-    ],
-)
+@pytest.mark.parametrize(("text", "skills"), SELECTORS["models"].items())
 def test_a_selector_means_one_model_a_seed(rows: Selection, text: str, skills: list) -> None:
     assert rows.model(text)["skill"].tolist() == pytest.approx(skills)
 
@@ -63,16 +48,7 @@ def test_rewards_are_gained_over_theta_0_of_the_seed(rows: Selection) -> None:
     assert rows.model("0.5*rsf/last")["reward"].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("text", "curve"),
-    [
-        ("ppo/early_stopping", [[0, 80], [1, 78], [2, 76]]),
-        ("rsf/l2", [[0, 80], [1, 78], [2, 75], [4, 70]]),  # ends at the plain run
-        ("rsf/lora", [[0, 80], [1, 79], [2, 78]]),  # which low rank does not
-        ("ppo/kl_coef", [[0, 80], [1, 79], [2, 76], [3, 74]]),
-        ("rsf/hma", [[0, 80], [0.8, 82.2], [1.6, 81.4], [4, 68]]),  # the fewest blocks
-    ],
-)
+@pytest.mark.parametrize(("text", "curve"), SELECTORS["curves"].items())
 def test_a_curve_runs_from_theta_0_on(rows: Selection, text: str, curve: list) -> None:
     found = rows.curve(text)[1][["reward", "skill"]].to_numpy(dtype=float)
     np.testing.assert_allclose(found, curve)
@@ -124,10 +100,6 @@ def test_claims_stay_whatever_order_other_seeds_and_other_methods_there_are() ->
 
 # --- measures, by hand ----------------------------------------------------------------------------
 def test_a_loss_is_negative_and_a_claim_says_so(points: pd.DataFrame) -> None:
-    tax = evaluate(points, CLAIMS["tax.rsf.skill"])
-    # -10 and -12: standard error 1
-    assert (tax.difference, tax.high) == (-11, pytest.approx(-11 + T_1, abs=1e-3))
-    assert tax.verdict == "inconclusive"
     ppo = evaluate(points, CLAIMS["tax.ppo.skill"])
     assert (ppo.difference, ppo.verdict) == (-4, "holds")
     assert versus(points, "ppo/last", "sft").verdict == "opposite"  # of "PPO raises skill"

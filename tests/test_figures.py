@@ -55,13 +55,6 @@ def test_what_cannot_be_drawn_is_refused(points: pd.DataFrame) -> None:
             figures.alpha_curves(table)
 
 
-def test_names_of_the_package_are_there() -> None:
-    for name in figures.__all__:
-        assert getattr(figures, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'fornt'"):
-        _ = figures.fornt
-
-
 # --- primitives ----------------------------------------------------------------------------------
 def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
     _, [[left, middle, right]] = style.panels(1, 3)
@@ -103,6 +96,10 @@ def test_methods_differ_by_colour_and_marker() -> None:
     assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
     for looks in (figures.METHODS, figures.ALGORITHMS):
         assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
+    for name in figures.__all__:
+        assert getattr(figures, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'fornt'"):
+        _ = figures.fornt
 
 
 # --- fronts --------------------------------------------------------------------------------------
@@ -246,13 +243,9 @@ def test_losses_and_best_of_n_by_hand() -> None:
 
 
 # --- captions, showing, saving -------------------------------------------------------------------
-def test_caption_line() -> None:
-    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
-    line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
-    assert line == "recorded run tiny, seeds 0-2, 6000 items"
 
 
-def test_a_long_caption_stays_inside_the_figure() -> None:
+def test_captions_say_the_run_and_stay_inside_the_figure() -> None:
     said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
     caption = f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"
     figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
@@ -261,6 +254,9 @@ def test_a_long_caption_stays_inside_the_figure() -> None:
     assert label.split() == caption.split()
     [text] = [each for each in figure.texts if each.get_text() == label]
     assert text.get_window_extent().x0 >= 0
+    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
+    line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
+    assert line == "recorded run tiny, seeds 0-2, 6000 items"
 
 
 def test_show_puts_alt_text_into_the_output(points, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_parts import llama as small_llama
 from torch import Tensor, nn
@@ -87,7 +87,6 @@ scores_of = st.lists(st.floats(-20, 20), min_size=2, max_size=9).map(lambda v: d
 
 
 @given(scores_of, st.floats(0.01, 0.99), st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
 def test_ratios_hold_the_mean_and_the_softmax_the_box(scores, alpha, eps):
     by_paper = hma.eq11_ratios(scores, alpha, eps)
     assert math.isclose(float(by_paper.mean()), alpha, rel_tol=1e-12)
@@ -104,16 +103,13 @@ def test_ratios_hold_the_mean_and_the_softmax_the_box(scores, alpha, eps):
     assert (ratios[order].diff() >= -1e-12).all()
 
 
-def test_eq11_by_hand() -> None:
+def test_eq11_and_what_overflows_the_box_by_hand() -> None:
     # sigmoid(3), sigmoid(0), sigmoid(-3) plus 0.2 are 1.1526, 0.7, 0.2474, of mean 0.7
     ratios = hma.eq11_ratios(doubles(3, 0, -3), 0.2, 0.2)
     assert ratios.tolist() == pytest.approx([0.3293, 0.2, 0.0707], abs=1e-4)
     # the interval for eps = 1 and K = 3 is [0.6 alpha, 1.5 alpha]
     assert hma.eq11_ratios(doubles(99, -99, -99), 0.2, 1.0)[0] == pytest.approx(0.3)
     assert hma.eq11_ratios(doubles(-99, 99, 99), 0.2, 1.0)[0] == pytest.approx(0.12)
-
-
-def test_what_overflows_goes_to_the_others_in_proportion() -> None:
     # 0.5 x 3 = 1.5 to share: 6/9 of it is 1.0, twice 4/3 of that is too much
     assert hma.project(doubles(6, 2, 1), 0.5).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
     assert hma.project(doubles(8, 2, 1), 0.5).tolist() == pytest.approx([1, 1 / 3, 1 / 6])
@@ -290,7 +286,6 @@ def test_the_kl_term_by_hand() -> None:
     ("change", "message"),
     [
         ({"alpha": 1.0}, "alpha = 1.0: it must lie strictly between 0 and 1"),
-        ({"alpha": -0.2}, "strictly between"),
         ({"alpha": float("nan")}, "strictly between"),
         ({"learning_rate": 0.0}, "needs learning_rate"),
         ({"batch_size": 0}, "batch_size, evaluate_every above 0"),
@@ -307,7 +302,7 @@ def test_numbers_that_make_no_sense_are_refused(change: dict, message: str) -> N
         released_code.run(toy(), Distance([0.5] * 3), dataclasses.replace(TOY, alpha=1.0))
 
 
-def test_examples_without_a_reply_are_refused() -> None:
+def test_examples_without_a_reply_and_objectives_that_are_no_number_are_refused() -> None:
     for examples, message in (
         ([EXAMPLES[0], ([1], [-100])], "1 has none"),
         ([], "are no examples"),
@@ -316,9 +311,6 @@ def test_examples_without_a_reply_are_refused() -> None:
             hma.ReplyLikelihood(llama(0), examples)
     with pytest.raises(ValueError, match="at least one token each"):
         hma.KlToStart(llama(0), {}, [[1], []], 1.0)
-
-
-def test_an_objective_that_is_no_number_stops_the_search() -> None:
     with pytest.raises(TrainingDiverged, match="objective is nan at step 1"):
         hma.learn_ratios(toy(), Distance([float("nan"), 0.5, 0.5]), TOY)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
 from test_train import EXAMPLES, surprisal, weights
@@ -259,7 +259,6 @@ def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Repla
     return Replay(make_setting(), documents, strength)
 
 
-@settings(max_examples=40)
 @given(strength=st.floats(0, 8), batches=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
@@ -366,9 +365,6 @@ def test_ema_of_a_known_trajectory():
     # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
     assert value(collector.end(walk(collector, [4.0, 8.0]))) == [2.75]
     assert value(Ema(line(0.0), 0.0).end(line(3.0))) == [3.0]
-
-
-def test_sums_keep_steps_that_float32_would_lose():
     collector = Sma()
     model = walk(collector, [1e8] + [1.0] * 999)
     assert collector.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
@@ -427,44 +423,29 @@ def test_bema_by_hand():
 
 # graft and averaging afterwards
 
-BEFORE = {"a": torch.zeros(4), "b": torch.zeros(1, 1)}
-AFTER = {"a": torch.tensor([1.0, -3.0, 0.0, 0.5]), "b": torch.tensor([[2.0]])}
 
-
-@pytest.mark.parametrize(
-    ("density", "a", "b"),
-    [
-        (0.01, [0, -3, 0, 0], 0),  # at least one
-        (0.5, [0, -3, 0, 0], 2),  # two of the four that changed
-        (0.75, [1, -3, 0, 0], 2),
-        (1.0, [1, -3, 0, 0.5], 2),
-    ],
-)
-def test_graft_keeps_the_largest_changes_by_hand(density: float, a: list[float], b: float):
-    result = graft(BEFORE, AFTER, largest_mask(BEFORE, AFTER, density))
-    assert (result["a"].tolist(), result["b"].item()) == (a, b)
-
-
-@settings(max_examples=40)
 @given(
-    changes=st.lists(st.integers(-3, 3), min_size=1, max_size=30).filter(any),
+    changes=st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(any),
     density=st.floats(0.001, 1),
     seed=st.integers(0, 99),
 )
-def test_graft_keeps_exactly_as_many_weights_as_its_density_says(changes, density, seed):
-    before = {"w": torch.ones(len(changes))}
-    after = {"w": torch.ones(len(changes)) + torch.tensor(changes)}
-    changed = sum(c != 0 for c in changes)
-    asked = max(1, round(density * changed))
+def test_graft_keeps_the_largest_of_all_tensors_and_as_many_as_its_density_says(
+    changes, density, seed
+):
+    parts = {"a": torch.tensor(changes[:1]), "b": torch.tensor([changes[1:]])}
+    before = {name: torch.ones_like(part, dtype=torch.float32) for name, part in parts.items()}
+    after = {name: before[name] + part for name, part in parts.items()}
+    asked = max(1, round(density * sum(c != 0 for c in changes)))
     masks = largest_mask(before, after, density), random_mask(before, after, density, seed)
     again = random_mask(before, after, density, seed)
-    assert torch.equal(again["w"], masks[1]["w"])
-    for mask in masks:
-        kept = graft(before, after, mask)["w"] - before["w"]
-        assert int((kept != 0).sum()) == int(mask["w"].sum()) == asked
+    assert all(torch.equal(again[name], masks[1][name]) for name in parts)
     sizes = sorted((abs(c) for c in changes), reverse=True)
-    kept = (graft(before, after, masks[0])["w"] - 1).abs()
-    assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
+    for mask in masks:
+        grafted = graft(before, after, mask)
+        kept = torch.cat([(grafted[name] - before[name]).abs().flatten() for name in parts])
+        assert int((kept != 0).sum()) == sum(int(m.sum()) for m in mask.values()) == asked
+        if mask is masks[0]:
+            assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
 
 
 def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
@@ -509,9 +490,8 @@ def test_remedies_end_in_the_order_that_they_need():
 def test_several_terms_add_up_on_the_same_examples():
     setting, zero, replayed = make_setting(), {"kd": 1.0, "l2": 0.1}, {"replay": 1.0}
     # at theta_0 two terms are zero: only replay adds something to the first step
-    plain, both, replay, three = (
-        distil(setting, r).log[0] for r in ({}, zero, replayed, zero | replayed)
-    )
+    every = ({}, zero, replayed, zero | replayed)
+    plain, both, replay, three = (distil(setting, each).log[0] for each in every)
     assert both["extra"] == pytest.approx(0, abs=1e-6)
     assert three["extra"] == pytest.approx(replay["extra"], rel=1e-5)
     assert replay["extra"] > 1
@@ -525,12 +505,9 @@ def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
     distances = [(weights(p) - weights(setting.theta_0)).norm() for p in (result, last)]
     assert 0 < distances[0] < distances[1]
     distil(setting, {"ema": 0.5, "lora": 2, "l1": 0.1})
+    two_steps = lambda model, extras: [e.after_step(model, 1) for e in extras * 2]  # noqa: E731
     with pytest.raises(ValueError, match="list it before LoRA"):
-        treat(
-            make_policy(),
-            [Lora(2, "all", 0), Sma()],
-            lambda m, extras: [e.after_step(m, 1) for e in extras * 2],
-        )
+        treat(make_policy(), [Lora(2, "all", 0), Sma()], two_steps)
     with pytest.raises(ValueError, match="cannot follow LoRA"):
         distil(setting, {"bema": 0.5, "lora": 2})
 

@@ -80,9 +80,8 @@ def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
 
 @each_notebook
 def test_the_last_section_is_exercises_with_solutions_folded_away(path):
-    told = [
-        cell.source for cell in notebooks.read_notebook(path).cells if cell.cell_type == "markdown"
-    ]
+    cells = notebooks.read_notebook(path).cells
+    told = [cell.source for cell in cells if cell.cell_type == "markdown"]
     heads = [line for text in told for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
     assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
     assert any("<details" in text for text in told)

@@ -54,24 +54,18 @@ def test_advantages_by_hand_with_an_end_in_the_middle_and_an_empty_row():
     # row 1: deltas 1 + 0.9*1 - 1 = 0.9, 2 - 1 = 1: what stands behind the end plays no part
     assert_close(advantages, tensor([[-0.077, 0.14, 0.8], [1.35, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert_close(returns, tensor([[0.423, 0.54, 1.0], [2.35, 2.0, 0.0], [0.0, 0.0, 0.0]]))
-
-
-def test_lambda_one_returns_the_rewards_to_go_whatever_the_critic_says_and_zero_one_step():
     rewards, values, mask = tensor([[1.0, -2.0, 5.0]]), tensor([[3.0, -4.0, 0.5]]), torch.ones(1, 3)
     for critic in (torch.zeros(1, 3), values):
         assert_close(gae(rewards, critic, mask, 1.0, 1.0)[1], tensor([[4.0, 3.0, 5.0]]))
     assert_close(gae(rewards, values, mask, 1.0, 0.0)[0], tensor([[-6.0, 2.5, 4.5]]))
 
 
-def test_whitening_counts_the_tokens_of_replies_only():
+def test_whitening_counts_tokens_of_replies_and_can_be_switched_off():
     values, mask = tensor([[1.0, 3.0], [5.0, math.nan]]), tensor([[1, 1], [1, 0]])
     third = math.sqrt(8 / 3)  # mean 3, variance 8/3
     white = whiten(values.nan_to_num(100.0), mask)
     assert_close(white, tensor([[-2 / third, 0.0], [2 / third, 0.0]]))
     assert ppo.masked_mean(values, mask).item() == 3.0
-
-
-def test_advantages_are_whitened_unless_that_is_switched_off():
     replies = [Reply("x", [X], finished=True), Reply("good x x", [GOOD, X, X], finished=True)]
     given = (PROMPTS[:2], replies, np.array([1.0, 3.0]))
     on, off = (make_rollout(make_state(whiten=switch), *given)[0] for switch in (True, False))
@@ -82,7 +76,7 @@ def test_advantages_are_whitened_unless_that_is_switched_off():
     assert_close(on.returns, off.returns)
 
 
-def test_the_clip_stops_the_gradient_on_the_right_side_only():
+def test_clips_stop_the_gradients_on_the_right_side_only():
     ratio = tensor([[1.5, 0.5, 1.5, 0.5, 1.0, 9.0]])
     log_probs = ratio.log().requires_grad_()
     advantages, mask = tensor([[1.0, 1.0, -1.0, -1.0, 2.0, 9.0]]), tensor([[1, 1, 1, 1, 1, 0]])
@@ -93,9 +87,6 @@ def test_the_clip_stops_the_gradient_on_the_right_side_only():
     loss.backward()
     # d(-A ratio)/d log pi = -A ratio, and 0 where it is held
     assert_close(log_probs.grad, tensor([[0.0, -0.5, 1.5, 0.0, -2.0, 0.0]]) / 5)
-
-
-def test_the_value_loss_takes_the_larger_error_and_stops_where_it_is_clipped():
     values = tensor([[1.0, 0.3, 50.0]], requires_grad=True)
     old, returns, mask = tensor([[0.0, 0.5, 0.0]]), tensor([[1.0, 1.0, 0.0]]), tensor([[1, 1, 0]])
     loss = ppo.value_loss(values, old, returns, mask, clip=0.2)

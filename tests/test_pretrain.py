@@ -54,13 +54,18 @@ def assert_same(result, other):
 
 
 # the loss
-def test_weighted_loss_by_hand():
+def test_weighted_loss_by_hand_and_padding_is_no_label(tokenizer):
     # the first prediction gives its label 1/2, the second 3/4; the third label is padding
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
     labels, weights = torch.tensor([[0, 1, 0, IGNORED]]), torch.tensor([[1.0, 0.1, 1.0, 0.0]])
     expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
     loss = module.weighted_loss(logits, module.Batch({}, labels, weights))
     assert loss.item() == pytest.approx(expected)
+    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
+    pad = tokenizer.pad_token_id
+    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
 
 
 def plain(ids, weights):
@@ -110,14 +115,6 @@ def test_what_is_packed_behind_branches_does_not_see_them(tokenizer):
     hidden = [(second_trunk, first_branch), (second_branch, first_branch), (second_branch, 14)]
     assert all(mask[place] for place in visible)
     assert not any(mask[place] for place in hidden)
-
-
-def test_padding_is_no_label(tokenizer):
-    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
-    pad = tokenizer.pad_token_id
-    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
-    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
-    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_batches_hold_every_document_once(tokenizer):
@@ -211,9 +208,7 @@ def test_training_learns_and_the_curve_counts(undisturbed):
     assert curve["loss"].iloc[1] < curve["loss"].iloc[0] < math.log(1100)
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
-    undisturbed, tmp_path, monkeypatch
-):
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         steps, whole = iter(range(10**6)), module.weighted_loss
         first_chunk = len(list(module.batches(MINI, 0, make_tokenizer())))

@@ -173,34 +173,23 @@ def test_all_items_show_the_same_three_examples(tasks, name, mark, group):
 
 
 @pytest.mark.parametrize(
-    ("reply", "em", "f1"),
+    ("name", "answers", "replies"),
     [
-        (" The Forty-Niners.", 1.0, 1.0),
-        ("forty-niners team", 0.0, 2 / 3),
-        ("Bears", 0.0, 0.0),
-        ("", 0.0, 0.0),
-        # The second accepted answer has three words, of which the reply has two: P 2/2, R 2/3.
-        ("San Francisco", 0.0, 0.8),
+        # the second answer has three words, of which the last reply has two: P 2/2, R 2/3
+        ("squad", ["Forty-Niners", "San Francisco Club"],
+         [(" The Forty-Niners.", 1, 1), ("forty-niners team", 0, 2 / 3), ("Bears", 0, 0),
+          ("", 0, 0), ("San Francisco", 0, 0.8)]),
+        # a word that is repeated counts once
+        ("squad", ["ten"], [("ten ten ten ten", 0, 0.4)]),
+        ("squad", [""], [("", 1, 1)]),
+        ("drop", ["12", "12 pets"],
+         [(" 12", 1, 1), ("12.0", 1, 1), ("12 pets", 1, 1), ("13 pets", 0, 0)]),
     ],
-)
-def test_squad_scores_take_the_best_answer(tasks: Tasks, reply: str, em: float, f1: float) -> None:
-    doc = {"answers": ["Forty-Niners", "San Francisco Club"]}
-    scores = tasks["real_squad"].process_results(doc, [reply])
-    assert scores == {"em": em, "f1": pytest.approx(f1)}
-
-
-def test_squad_f1_counts_a_repeated_word_once() -> None:
-    assert utils.squad_f1(["ten"] * 4, ["ten"]) == pytest.approx(0.4)
-    assert utils.squad_f1([], []) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("reply", "em", "f1"),
-    [(" 12", 1.0, 1.0), ("12.0", 1.0, 1.0), ("12 pets", 1.0, 1.0), ("13 pets", 0.0, 0.0)],
-)
-def test_drop_scores_ask_for_the_right_number(tasks, reply, em, f1):
-    doc = {"answers": ["12", "12 pets"]}
-    assert tasks["real_drop"].process_results(doc, [reply]) == {"em": em, "f1": f1}
+)  # fmt: skip
+def test_scores_take_the_best_answer_and_ask_for_the_right_number(tasks, name, answers, replies):
+    for reply, em, f1 in replies:
+        scores = tasks[f"real_{name}"].process_results({"answers": answers}, [reply])
+        assert scores == {"em": em, "f1": pytest.approx(f1)}, reply
 
 
 @pytest.mark.parametrize(

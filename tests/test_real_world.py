@@ -170,7 +170,7 @@ def test_asking_for_too_much_takes_all_and_says_so(hh, caplog):
     assert f"Asked for 100000 train pairs, there are {len(pairs)}" in caplog.text
 
 
-def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
+def test_nothing_to_draw_from_and_unknown_names_are_refused(folder: Path) -> None:
     write(folder, "hh_helpful_base_test", [talks("", "")])
     world = RealWorld(preference_sets=("helpful_base",))
     with pytest.raises(DataUnavailable, match="no train pairs"):
@@ -181,6 +181,12 @@ def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
         world.preferences(5, 0, "test")
     with pytest.raises(ValueError, match="no split 'test'"):
         world.prompts(5, 0, "test")
+    with pytest.raises(KeyError, match="dolly"):
+        load("doly")
+    with pytest.raises(ValueError, match="arc_easy"):
+        benchmark("arc", "reported")
+    with pytest.raises(ValueError, match="validation"):
+        benchmark("arc_easy", "test")
 
 
 @pytest.fixture
@@ -190,16 +196,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return real.load_dataset  # type: ignore[return-value]
 
 
-def test_no_network_names_the_set_and_both_ways(hub: Mock) -> None:
-    hub.side_effect = ConnectionError("no route to host")
-    with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
-        load("dolly")
-
-
 def test_the_hub_is_asked_for_the_set_by_its_id(hub: Mock) -> None:
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
     hub.assert_called_once_with("Anthropic/hh-rlhf", None, **where)
+    hub.side_effect = ConnectionError("no route to host")
+    with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
+        load("dolly")
 
 
 def test_a_cut_off_file_is_refused(folder: Path) -> None:
@@ -209,15 +212,6 @@ def test_a_cut_off_file_is_refused(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataUnavailable, match="damaged after line"):
         load("piqa_validation")
-
-
-def test_an_unknown_set_lists_the_known_ones() -> None:
-    with pytest.raises(KeyError, match="dolly"):
-        load("doly")
-    with pytest.raises(ValueError, match="arc_easy"):
-        benchmark("arc", "reported")
-    with pytest.raises(ValueError, match="validation"):
-        benchmark("arc_easy", "test")
 
 
 def test_one_set_is_split_in_two_by_the_text(folder: Path) -> None:

@@ -89,9 +89,6 @@ def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, pl
     for name, strength in wanted[:3]:
         alone = distil(setting(study), {name: strength}).policy
         assert same(dict(alone.state_dict()), ends[name, strength])
-
-
-def test_a_strength_outside_the_grid_is_run_by_itself(study, plain, capfd):
     alone = distil(setting(study), {"sma": 0.75}).policy
     assert same(dict(alone.state_dict()), weights(remedied(study, "sma", 0.75)))
     assert "Making the distilled run (sma 0.75)" in capfd.readouterr().err
@@ -109,18 +106,15 @@ def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, stre
     assert same(weights(study.distilled({"average": 0.25, **chosen})), expected)
 
 
-def test_terms_combine_in_one_run(study):
-    both = study.distilled({"l2": 0.1, "kd": 1.0})
-    assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
-    alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy
-    assert same(dict(alone.state_dict()), weights(both))
-
-
-def test_replay_uses_text_of_the_world_and_its_own_key(study, plain):
+def test_terms_combine_in_one_run_and_replay_has_its_own_key(study, plain):
     one, other = remedied(study, "replay", 0.5), remedied(study, "replay_other", 0.5)
     assert not same(weights(one), weights(other))
     assert one.meta["inputs"].keys() - plain.meta["inputs"].keys() == {"replay"}
     assert len(study.replay_documents()) == 60
+    both = study.distilled({"l2": 0.1, "kd": 1.0})
+    assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
+    alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy
+    assert same(dict(alone.state_dict()), weights(both))
 
 
 # points
@@ -154,9 +148,8 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
     assert specs[0] == Spec("sft")
     assert len(specs) == len(set(specs)) == 1 + 2 + 1 + 2 + len(study.preset.alphas)
     every = study.specs(["remedies"])
-    assert {spec.method for spec in every} == {
-        *("none", "distil", "distil+average", "l2", "lora", "sma", "ema", "graft")
-    }
+    methods = "none distil distil+average l2 lora sma ema graft".split()
+    assert {spec.method for spec in every} == set(methods)
     both = study.specs(["l2+average"])
     assert len(both) == 1 + 2 * len(study.preset.alphas)
     assert study.specs(["l2_in_rounds"])[1:] == [

@@ -73,14 +73,6 @@ def test_added_methods_leave_all_other_rows_as_they_were(before, after):
     assert [t.name for t in old.dtypes] == [t.name for t in new.dtypes]
 
 
-def test_costs_are_recorded_for_remedies_alone(before, after):
-    assert "costs" not in before
-    costs = after["costs"]
-    assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
-    assert (costs["seconds"] > 0).all()
-    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
-
-
 def test_every_stage_says_something_to_the_same_three_things(before, after):
     table = before["replies"]
     assert table.groupby("slot").size().to_dict() == {"bleu": 4, "request": 4, "span": 4}
@@ -112,7 +104,7 @@ def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, 
     assert len(again["items"]) == len(after["items"])
 
 
-def test_provenance_has_one_entry_for_each_call(place, after):
+def test_provenance_has_one_entry_for_each_call(place, after, before):
     run = recorded("miniature")
     assert run.provenance == run.calls[0]
     assert run.calls[0]["methods"] is None
@@ -122,6 +114,11 @@ def test_provenance_has_one_entry_for_each_call(place, after):
     # where training took place decides the last digits of a model
     assert torch.backends.cpu.get_cpu_capability() in run.calls[0]["processor"]
     assert len(run.costs) == 4
+    assert "costs" not in before
+    costs = after["costs"]
+    assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
+    assert (costs["seconds"] > 0).all()
+    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
 
 
 def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
@@ -184,7 +181,7 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
         assert {s for n, part in parts if n == seed for s in part} == set(specs)
 
 
-def test_merged_rows_replace_those_of_the_same_name_only():
+def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     def table(*rows):
         return pd.DataFrame(rows, columns=[*IDENTITY, "skill"])
 
@@ -202,9 +199,6 @@ def test_merged_rows_replace_those_of_the_same_name_only():
     assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
     assert merged["seed"].tolist() == [1, 1, 1, 2]
     assert merge_rows(pd.DataFrame(), fresh) is fresh
-
-
-def test_merged_rows_keep_the_columns_of_both():
     key = ["seed", "algorithm", "rounds"]
     rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
     ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
@@ -269,17 +263,14 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
     assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 2
 
 
-def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, here):
-    merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
-    before = (here / "tiny" / "points.csv").read_bytes()
-    with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
-        merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
-    assert (here / "tiny" / "points.csv").read_bytes() == before
-
-
-def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, here):
+def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp_path, here):
     with pytest.raises(RecordError, match=r"needs points\.csv"):
         merge_results(tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
     assert not here.exists()
+    merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
+    before = (here / "tiny" / "points.csv").read_bytes()
+    with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
+        merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
+    assert (here / "tiny" / "points.csv").read_bytes() == before

@@ -70,15 +70,12 @@ def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float
 
 
 # by hand
-def test_advantages_of_three_replies_by_hand():
+def test_advantages_by_hand_and_cut_off_replies_below_the_finished_ones():
     # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
     rewards, ratios = np.array([[1.0, 2.0, 6.0]]), np.array([[0.0, 0.0, 4.0]])
     assert rloo_advantages(rewards, 0 * ratios, 0.5).tolist() == [[-3.0, -1.5, 4.5]]
     # a penalty of 0.5 * 4 on the last reply: rewards 1, 2, 4
     assert rloo_advantages(rewards, ratios, 0.5).tolist() == [[-2.0, -0.5, 2.5]]
-
-
-def test_a_reply_that_was_cut_off_is_put_below_the_finished_ones_of_its_group():
     rewards = np.array([3.0, 9.0, 1.0, 5.0, 7.0, 8.0])
     finished = np.array([True, False, True, False, False, False])
     scores = penalise_unfinished(rewards, finished, n=3, penalty=2.0)

