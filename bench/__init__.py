@@ -47,7 +47,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def python(
-    arguments: Sequence[str], paths: Sequence[Path], shown: Path | None = None, **more: str
+    arguments: Sequence[str], paths: Sequence[Path], shown: Path | None = None, /, **more: str
 ) -> str:
     """Run this interpreter with folders on its path; return what it prints. `shown`: work there."""
     found = filter(None, (*map(str, paths), os.environ.get("PYTHONPATH")))

@@ -47,7 +47,7 @@ def test_each_token_pays_for_its_kl_and_the_last_one_gets_the_score():
 
 def test_advantages_by_hand_with_an_end_in_the_middle_and_an_empty_row():
     rewards = tensor([[0.0, 0.0, 1.0], [1.0, 2.0, 99.0], [9.0, 9.0, 9.0]])
-    values = tensor([[0.5, 0.4, 0.2], [1.0, 1.0, 99.0], [9.0, 9.0, 9.0]])
+    values = tensor([[0.5, 0.4, 0.2], [1.0, 1.0, 50.0], [9.0, 3.0, 9.0]])
     mask = tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.5)
     # row 0: deltas 0.9*0.4 - 0.5 = -0.14, 0.9*0.2 - 0.4 = -0.22, 1 - 0.2 = 0.8; factor 0.45

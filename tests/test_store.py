@@ -184,7 +184,7 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
     ("error", "told", "message"),
     [
         (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
         (None, ArtifactError, "wrote no file"),
         (OSError(errno.ENOSPC, "full"), ArtifactError, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
         (RuntimeError("No space left on device (os error 28)"), ArtifactError, "is full"),
