@@ -70,10 +70,13 @@ def test_linear_symmetric_and_mean_preserving(a: Tensor, b: Tensor, alpha: float
     assert torch.equal(average({"w": a}, {"w": a.clone()}, alpha)["w"], a)
 
 
-def test_average_neither_changes_nor_shares_its_inputs(pair) -> None:
+def test_inputs_are_neither_changed_nor_shared_and_no_graph_is_kept(pair) -> None:
     average(*pair, 0.0)[QUERY].zero_()
     average(*pair, 0.3)
     assert same(pair[0], weights(0))
+    first, second = (dict(llama(seed, 2).named_parameters()) for seed in (0, 1))
+    mixed = average(first, second, np.float32(0.5))
+    assert not any(tensor.requires_grad for tensor in mixed.values())
 
 
 def test_kinds_of_weights_and_linear_ones_alone(pair) -> None:
@@ -127,12 +130,6 @@ def test_tied_against_untied_is_refused() -> None:
         sweep_of(llama(0, 2), weights(0, tied=False), untied)
     with pytest.raises(MergeError, match="tie_word_embeddings=True"):
         sweep_of(llama(0, 2, tied=False), without_head, without_head)
-
-
-def test_numpys_alphas_and_parameters_are_taken_and_no_graph_is_kept() -> None:
-    first, second = (dict(llama(seed, 2).named_parameters()) for seed in (0, 1))
-    mixed = average(first, second, np.float32(0.5))
-    assert not any(tensor.requires_grad for tensor in mixed.values())
 
 
 def dropped(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def test_the_formula_is_the_limit_of_many_features(shared: int) -> None:
     assert theory.predicted(FeatureModel(shared=0)).single == pytest.approx(0.820, abs=0.0006)
 
 
-def test_f_p_and_margins_by_hand() -> None:
+def test_f_p_margins_and_equal_votes_by_hand() -> None:
     # two classes: one margin, N(x, M_11) with M_11 = p (4 - 2 p) / 2 = 0.75 at p = 1/2
     assert theory.f_p(0.6, 0.5, 2) == pytest.approx(norm.cdf(0.6 / math.sqrt(0.75)), abs=1e-9)
     # p = 1: three classes of equal votes, each wins a third of the time
@@ -61,6 +61,8 @@ def test_f_p_and_margins_by_hand() -> None:
     assert margin(world, 2) == pytest.approx(math.sqrt(2) * 0.5 * 4 / math.sqrt(4 + 2))
     assert margin(world, 4) == pytest.approx(0.5 * 12 / math.sqrt(36))
     assert margin(world, 4) == pytest.approx(math.sqrt(2) * 0.5 * (4 + 2) / math.sqrt(4 + 7 * 2))
+    votes = np.array([[3, 1, 0], [2, 2, 1], [1, 1, 1], [0, 4, 1]])
+    assert theory.accuracy(votes) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
 
 
 def test_the_proposition_vanishes_only_at_full_overlap() -> None:
@@ -68,11 +70,6 @@ def test_the_proposition_vanishes_only_at_full_overlap() -> None:
     assert gains == sorted(gains, reverse=True)
     assert gains[3] > 0.005
     assert gains[4] == pytest.approx(0, abs=1e-9)
-
-
-def test_equal_votes_share_a_draw() -> None:
-    votes = np.array([[3, 1, 0], [2, 2, 1], [1, 1, 1], [0, 4, 1]])
-    assert theory.accuracy(votes) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
 
 
 def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
