@@ -283,6 +283,13 @@ def test_behind_the_first_sentence_or_line_all_is_forgiven(reply, target, ends, 
     assert first_line(reply, target, ends) == cut
 
 
+def test_what_is_forgiven_is_scored_as_it_is_cut(scorer, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(scorer_module, "first_line", lambda *_: "")
+    items = scorer.score(tiny_llama(), tokenizer).items.query("slot == 'bleu'")
+    assert items["length"].max() > 0
+    assert items[CUT_COLUMNS[BLEU_COLUMNS.index("length")]].eq(0).all()
+
+
 def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> None:
     model, tokenizer = damaged_base()
     questions = [f"question : where does the {word} live ? answer :" for word in ("fox", "beetle")]
