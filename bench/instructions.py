@@ -13,19 +13,15 @@ from pathlib import Path
 from alignment_tax import settings
 from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.study import Study
-from alignment_tax.provenance import processor, provenance
-from alignment_tax.store import Store, say, write_whole
-from bench import Numbers, python
+from alignment_tax.provenance import processor
+from alignment_tax.store import Store, say
+from bench import Numbers, keep, python
 
 TIMES, WEIGHTS = 2, "model/model.safetensors"
 #: What a library is told to use; the package sets what is not set yet.
 INSTRUCTIONS = {
-    name: {
-        "ATEN_CPU_CAPABILITY": name,
-        "ONEDNN_MAX_CPU_ISA": isa,
-        "MKL_CBWR": name.upper(),
-        "MKL_ENABLE_INSTRUCTIONS": name.upper(),
-    }
+    name: {"ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": isa}
+    | dict.fromkeys(("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"), name.upper())
     for name, isa in (("avx2", "AVX2"), ("avx512", "AVX512_CORE"))
 }
 
@@ -45,15 +41,9 @@ def run() -> int:
     root, runs = settings.repo_root(), dict[str, list[Numbers]]()
     for name in [*INSTRUCTIONS] * TIMES:
         say(f"Training with {name} ...")
-        said = python(
-            ["-m", "bench.instructions"], [root / "lib", root], None, **INSTRUCTIONS[name]
-        )
+        said = python(["-m", "bench.instructions"], [root / "lib", root], **INSTRUCTIONS[name])
         runs.setdefault(name, []).append(json.loads(said.splitlines()[-1]))
-    found = {"settings": INSTRUCTIONS, "runs": runs, "provenance": provenance()}
-    out = settings.results_folder() / "instruction_sets.json"
-    write_whole(out, json.dumps(found, indent=2) + "\n")
-    print(f"{json.dumps(runs, indent=2)}\nWritten to {out}.")
-    return 0
+    return keep({"settings": INSTRUCTIONS, "runs": runs}, "instruction_sets.json")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from alignment_tax import settings
-from alignment_tax.provenance import provenance
 from alignment_tax.results.values import leaves, read_run
-from alignment_tax.store import say, write_whole
-from bench import Numbers, timed
+from alignment_tax.store import say
+from bench import Numbers, keep, timed
 from bench.speed import NOT_COPIED
 
 SEED, KILLS = 18, 10
@@ -87,15 +86,10 @@ def chain(copy: Path, line: str, draw: random.Random) -> Numbers:
             say(f"Killed {line} after {moment} s: {kills[-1]['unfinished']}")
     start(copy, line)
     found = recorded(copy)
-    names = [n for n in expected | found if expected.get(n) != found.get(n)]
-    return {
-        "command": line,
-        "seconds_undisturbed": round(whole, 1),
-        "kills": kills,
-        "values": len(expected),
-        "differences": {name: [expected.get(name), found.get(name)] for name in names},
-        "left_over": temporary(copy),
-    }
+    both = {name: [each.get(name) for each in (expected, found)] for name in expected | found}
+    told = {"command": line, "seconds_undisturbed": round(whole, 1), "kills": kills}
+    told |= {"values": len(expected), "left_over": temporary(copy)}
+    return told | {"differences": {n: two for n, two in both.items() if two[0] != two[1]}}
 
 
 def run() -> int:
@@ -106,6 +100,5 @@ def run() -> int:
             ignore = shutil.ignore_patterns(*NOT_COPIED, ".git")
             copy = Path(shutil.copytree(settings.repo_root(), f"{scratch}/copy", ignore=ignore))
             found.append(chain(copy, line, random.Random(SEED)))
-    kept = {"seed": SEED, "chains": found, "provenance": provenance()}
-    write_whole(settings.results_folder() / "kill.json", json.dumps(kept, indent=2) + "\n")
+    keep({"seed": SEED, "chains": found}, "kill.json")
     return int(any(each["differences"] or each["left_over"] for each in found))

@@ -23,15 +23,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from alignment_tax import models, settings
 from alignment_tax.presets import TINY_PPO, PpoConfig, as_dict
-from alignment_tax.provenance import provenance
 from alignment_tax.stats import compare
-from alignment_tax.store import write_whole
 from alignment_tax.world.base import Prompt, World
-from bench import python
+from bench import keep, python
 
 if TYPE_CHECKING:
     from alignment_tax.pipeline.study import Study
@@ -45,6 +43,9 @@ JUDGED = 256
 WARM_UP = 1
 
 
+Trained = tuple[PreTrainedModel, pd.DataFrame]
+
+
 def prompts_of(world: World, config: PpoConfig, seed: int) -> list[Prompt]:
     """Return the prompts of a whole run; a world with fewer begins again."""
     n = config.iterations * config.prompts_per_iteration
@@ -52,7 +53,7 @@ def prompts_of(world: World, config: PpoConfig, seed: int) -> list[Prompt]:
     return (prompts * (1 + n // len(prompts)))[:n]
 
 
-def ours(study: Study, config: PpoConfig, seed: int) -> tuple[PreTrainedModel, pd.DataFrame]:
+def ours(study: Study, config: PpoConfig, seed: int) -> Trained:
     """Run our PPO; return the policy and one row per iteration: reward, kl, seconds."""
     from alignment_tax.train import ppo
 
@@ -69,9 +70,7 @@ def ours(study: Study, config: PpoConfig, seed: int) -> tuple[PreTrainedModel, p
     return state.policy, pd.DataFrame(rows)
 
 
-def trls(
-    study: Study, config: PpoConfig, seed: int, overlay: Path
-) -> tuple[PreTrainedModel, pd.DataFrame]:
+def trls(study: Study, config: PpoConfig, seed: int, overlay: Path) -> Trained:
     """Run TRL's PPO from `overlay` in a process of its own; return what `ours` does."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -109,28 +108,23 @@ class PrefixRewards(torch.nn.Module):
         return SimpleNamespace(hidden_states=(rewards,))
 
 
-class Scored(torch.nn.Module):
+class Scored(torch.nn.ModuleDict):
     """A network in the form TRL's PPO takes: `score` on the hidden states of `backbone`."""
 
     base_model_prefix = "backbone"
 
-    def __init__(self, backbone: torch.nn.Module, score: torch.nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.score = backbone, score
-
 
 def as_trl_reward(reward_model: models.RewardModel) -> Scored:
     """Return the reward model as TRL's PPO takes it."""
-    return Scored(PrefixRewards(reward_model), torch.nn.Identity())
+    return Scored({"backbone": PrefixRewards(reward_model), "score": torch.nn.Identity()})
 
 
 def as_trl_critic(reward_model: models.RewardModel) -> Scored:
     """Return a critic as in `train.ppo`: a copy of the reward model's body, a head at zero."""
     body = copy.deepcopy(reward_model.backbone)
     head = torch.nn.Linear(body.config.get_text_config().hidden_size, 1)
-    for parameter in head.parameters():
-        torch.nn.init.zeros_(parameter)
-    return Scored(body, head)
+    head.load_state_dict({name: tensor * 0 for name, tensor in head.state_dict().items()})
+    return Scored({"backbone": body, "score": head})
 
 
 class Clock(TrainerCallback):
@@ -161,51 +155,32 @@ def train_by_trl(folder: Path) -> None:
     same = ("temperature", "missing_eos_penalty", "kl_coef", "gamma", "lam", "learning_rate")
     clock = Clock()
     rows = [{"input_ids": models.prompt_ids(tokenizer, prompt)} for prompt in prompts]
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = PPOConfig(
-            output_dir=scratch,
-            # one micro-batch of all replies: with accumulation TRL would step once a batch
-            per_device_train_batch_size=config.prompts_per_iteration,
-            gradient_accumulation_steps=1,
-            num_mini_batches=config.prompts_per_iteration // config.minibatch,
-            num_ppo_epochs=config.epochs,
-            total_episodes=len(prompts),
-            response_length=config.max_new_tokens,
-            local_rollout_forward_batch_size=config.sampling_batch,
-            stop_token="eos",
-            cliprange=config.clip,
-            cliprange_value=config.value_clip,
-            vf_coef=config.value_coef,
-            lr_scheduler_type="constant",
-            num_sample_generations=0,
-            gradient_checkpointing=False,
-            bf16=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=task["seed"],
-            **{name: getattr(config, name) for name in same},
-        )
-        trainer = PPOTrainer(
-            args=arguments,
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=models.load_policy(folder / "theta_0")[0],
-            reward_model=as_trl_reward(reward_model),
-            value_model=as_trl_critic(reward_model),
-            train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(rows[:1]),
-            callbacks=[clock],
-        )
-        trainer.train()
+    arguments = PPOConfig(
+        output_dir=str(folder / "scratch"),
+        # one micro-batch of all replies: with accumulation TRL would step once a batch
+        per_device_train_batch_size=config.prompts_per_iteration, gradient_accumulation_steps=1,
+        num_mini_batches=config.prompts_per_iteration // config.minibatch, stop_token="eos",
+        num_ppo_epochs=config.epochs, total_episodes=len(prompts), seed=task["seed"],
+        response_length=config.max_new_tokens,
+        local_rollout_forward_batch_size=config.sampling_batch,
+        cliprange=config.clip, cliprange_value=config.value_clip, vf_coef=config.value_coef,
+        lr_scheduler_type="constant", num_sample_generations=0, gradient_checkpointing=False,
+        bf16=False, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+        **{name: getattr(config, name) for name in same},
+    )  # fmt: skip
+    trainer = PPOTrainer(
+        args=arguments, processing_class=tokenizer, model=policy,
+        ref_model=models.load_policy(folder / "theta_0")[0],
+        reward_model=as_trl_reward(reward_model), value_model=as_trl_critic(reward_model),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:1]),
+        callbacks=[clock],
+    )  # fmt: skip
+    trainer.train()
     models.save_policy(policy, tokenizer, folder / "trained")
     pd.DataFrame(clock.rows).to_csv(folder / "log.csv", index=False)
 
 
-def judge(
-    study: Study, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> dict[str, float]:
+def judge(study: Study, policy: PreTrainedModel, tokenizer: Any, seed: int) -> dict[str, float]:
     """Return reward, KL from theta_0 (nats a reply) and share of finished replies, by one code."""
     from alignment_tax.train.kl import kl_estimate, reply_log_probs
     from alignment_tax.train.sample import sample_replies, sampling
@@ -215,11 +190,9 @@ def judge(
     replies = [group[0] for group in sample_replies(policy, tokenizer, prompts, **numbers)]
     said = (tokenizer, prompts, replies, study.preset.eval.batch_size)
     after, before = (reply_log_probs(each, *said) for each in (policy, study.policy("sft")[0]))
-    return {
-        "judged_reward": float(study.rewards(prompts, replies).mean()),
-        "judged_kl": kl_estimate(after, before),
-        "finished": float(np.mean([reply.finished for reply in replies])),
-    }
+    found = {"judged_reward": float(study.rewards(prompts, replies).mean())}
+    finished = float(np.mean([reply.finished for reply in replies]))
+    return {**found, "judged_kl": kl_estimate(after, before), "finished": finished}
 
 
 def compared(runs: pd.DataFrame) -> dict[str, Any]:
@@ -253,20 +226,12 @@ def run(trl: Path, iterations: int | None = None, out: Path | None = None) -> in
             warm = float(log["seconds"].iloc[WARM_UP:].mean())
             rows.append({**name, **numbers, "seconds_per_step": warm})
             curves += log.assign(**name, iteration=log.index + 1).to_dict("records")
-    found = {
-        "config": as_dict(config),
-        "trl": "1.12.0",
-        "theta_0": judge(study, theta_0, tokenizer, SEEDS[0]),
-        "runs": rows,
-        "comparison": compared(pd.DataFrame(rows)),
-        "curves": curves,
-        "provenance": provenance(),
-    }
-    out = out or settings.results_folder() / "bench_ppo.json"
-    write_whole(out, json.dumps(found, indent=2) + "\n")
+    start = judge(study, theta_0, tokenizer, SEEDS[0])
+    found: dict[str, Any] = {"config": as_dict(config), "trl": "1.12.0", "theta_0": start}
+    found |= {"runs": rows, "comparison": compared(pd.DataFrame(rows)), "curves": curves}
     print(pd.DataFrame(rows).to_string(index=False))
-    print(f"{json.dumps(found['comparison'], indent=2)}\nWritten to {out}.")
-    return 0
+    print(json.dumps(found["comparison"], indent=2))
+    return keep(found, "bench_ppo.json", out)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ in another, in turn: both are copied first, and stages are made anew in empty fo
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -27,31 +25,25 @@ from unittest import mock
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
 from alignment_tax import settings
-from alignment_tax.merge.hma import ReplyLikelihood, grid_search, learn_ratios, softmax_ratios
+from alignment_tax.merge.hma import ReplyLikelihood, grid_search, softmax_ratios
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.mitigate import REMEDIES, distil, distil_along, treat, treatments
-from alignment_tax.models import RewardModel, closed_ids, measured, save_policy, score_replies
+from alignment_tax.models import RewardModel, closed_ids, score_replies
 from alignment_tax.pipeline import stages
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import TINY, AlgorithmConfig, DistilConfig, PpoConfig, Preset
+from alignment_tax.presets import TINY, AlgorithmConfig, DistilConfig, PpoConfig
 from alignment_tax.provenance import git_commit, provenance
-from alignment_tax.skills import FAMILIES, suite
-from alignment_tax.spec import ALL_REMEDIES, DISTIL, simplest
-from alignment_tax.store import Store, say, write_whole
+from alignment_tax.store import say
 from alignment_tax.train import dpo, ppo, rsf
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import finetune
 from alignment_tax.train.rounds import Start
 from alignment_tax.train.sample import sample_replies, sampling
-from bench import Numbers, python, timed
+from bench import UNIT, Numbers, keep, kept, python, timed
 
-#: The alphas at which the slow sweep is really run; its other alphas take as long.
-SLOW_ALPHAS = (0.3, 0.7)
 #: The mean ratio at which searches are measured, and the step of their grid.
 RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
 #: Scores the shipped base on all skills, in either checkout, and prints the seconds.
@@ -68,11 +60,12 @@ started = time.perf_counter()
 scorer.score(*given)
 print(time.perf_counter() - started)
 """
+NAME = "bench.json"
 #: Results that are not copied: those of the machine, not of the code.
 NOT_COPIED = ("runs", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
-def rates(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
+def rates(study: Study) -> dict[str, Numbers]:
     """Measure sampling (tokens drawn), scoring by a reward model, and training (tokens read)."""
     config, limit = study.preset.rsf, study.preset.eval.limit
     policy, tokenizer = study.policy("sft")
@@ -83,25 +76,20 @@ def rates(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
     asked = [prompt for prompt in prompts for _ in range(config.n)]
     replies = [reply for group in groups for reply in group]
     drawn = sum(len(reply.token_ids) + reply.finished for reply in replies)
-
-    # An untrained reward model takes as long as a trained one.
-    reward_model = RewardModel.from_policy(policy, tokenizer)
+    reward_model = RewardModel.from_policy(policy, tokenizer)  # as slow as a trained one
     said, length = (tokenizer, asked, replies), study.preset.reward.max_length
     scoring, _ = timed(lambda: score_replies(reward_model, *said, study.batch, length))
     read = sum(len(ids) for ids in closed_ids(*said))
-
     examples = list(zip(asked, replies, strict=True))
     like_rsf = dataclasses.replace(DistilConfig.like(config), epochs=1)
     numbers = {**dataclasses.asdict(like_rsf), "seed": 0}
     training, _ = timed(lambda: finetune(policy, tokenizer, examples, **numbers))
     found = {"sampling": (drawn, drawing), "scoring": (read, scoring), "training": (read, training)}
-    return {
-        name: {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-        for name, (tokens, seconds) in found.items()
-    }
+    names = ("tokens", "seconds", "tokens_per_second")
+    return {n: dict(zip(names, (t, s, t / s), strict=True)) for n, (t, s) in found.items()}
 
 
-def algorithms(study: Study, _before: Numbers | None = None) -> dict[str, Numbers]:
+def algorithms(study: Study) -> dict[str, Numbers]:
     """Measure one round of each RLHF algorithm: replies a second, and where its time goes."""
     configs = study.preset.algorithms.items()
     return {name: one_round(study, name, c) for name, c in configs if name != "rsf_random"}
@@ -149,7 +137,7 @@ def clocked(spent: Numbers, name: str, work: Callable[..., Any]) -> Callable[...
     return timing
 
 
-def evaluation(study: Study, _before: Numbers | None = None) -> Numbers:
+def evaluation(study: Study) -> Numbers:
     """Measure one evaluation of all skills of theta_0; `overhead` is what is no forward pass."""
     policy, tokenizer = study.policy("sft")
     build, scorer = timed(lambda: study.scorer)
@@ -161,54 +149,8 @@ def evaluation(study: Study, _before: Numbers | None = None) -> Numbers:
     return {**found, "building_the_tasks_once_seconds": build}
 
 
-def sweep(study: Study, before: Numbers) -> Numbers:
-    """Measure a sweep over alpha with full scoring: in place, and through disk and command line.
-
-    The time in place includes building the tasks. `largest_difference` is in points of any slot.
-    """
-    model, tokenizer, mixture = study.sweep()
-    alphas = [i / 10 for i in range(11)]
-
-    def in_place(alpha: float) -> dict[str, float]:
-        mixture.set(alpha)
-        return study.scorer.score(model, tokenizer).metrics
-
-    taken, scores = timed(lambda: {alpha: in_place(alpha) for alpha in alphas})
-    fast = before["evaluation"]["building_the_tasks_once_seconds"] + taken
-    runs = {a: timed(functools.partial(by_command, study, a)) for a in SLOW_ALPHAS}
-    seconds = [each for each, _ in runs.values()]
-    gaps = [abs(each[s] - scores[a][s]) for a, (_, each) in runs.items() for s in each]
-    slow = len(alphas) * statistics.mean(seconds)
-    found: Numbers = {"alphas": len(alphas), "in_place_seconds": fast, "by_command_seconds": slow}
-    found |= {"by_command_seconds_each": seconds, "by_command_alphas_measured": len(seconds)}
-    return {**found, "times_faster": slow / fast, "largest_difference": max(gaps)}
-
-
-def by_command(study: Study, alpha: float) -> dict[str, float]:
-    """Load, average, save and score with the public `lm_eval` command; percent of each slot."""
-    config, tasks = study.preset.eval, suite(study.preset.eval.suite)
-    package = Path(settings.__file__).parent
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint, out = Path(scratch) / "model", Path(scratch) / "out"
-        model, tokenizer, mixture = study.sweep()
-        mixture.set(alpha)
-        save_policy(model, tokenizer, checkpoint)
-        model_args = f"pretrained={checkpoint},dtype={study.preset.dtype}"
-        words = f"-m lm_eval --model hf --device {model.device} --model_args {model_args}".split()
-        words += ["--tasks", ",".join(tasks.values()), "--batch_size", str(config.batch_size)]
-        words += [f"--include_path={package / 'skills' / config.suite}", f"--output_path={out}"]
-        words += [] if config.limit is None else [f"--limit={config.limit}"]
-        python(words, [package.parent], OMP_NUM_THREADS=str(study.preset.threads))
-        (found,) = out.rglob("results*.json")
-        results = json.loads(found.read_text(encoding="utf-8"))["results"]
-    names = [f"{name},none" for name in ("acc", "exact_match", "bleu", "f1")]
-    values = {s: next(results[t][n] for n in names if n in results[t]) for s, t in tasks.items()}
-    # BLEU is in percent already
-    return {s: v if s in FAMILIES["translation"] else 100 * v for s, v in values.items()}
-
-
-def ratios(study: Study, _before: Numbers | None = None, repeats: int = 20) -> Numbers:
-    """Measure what a search for the ratios of three blocks costs, in seconds and memory.
+def ratios(study: Study, repeats: int = 20) -> Numbers:
+    """Measure what a search for the ratios of three blocks costs, in seconds.
 
     `step_seconds` is one step of HMA (mix, forward, backward to three numbers), `plain_seconds` a
     forward and backward pass through theta_0 on the same batch: medians of `repeats`.
@@ -218,68 +160,19 @@ def ratios(study: Study, _before: Numbers | None = None, repeats: int = 20) -> N
     numbers = hma_numbers(stages.ratios.numbers(study), RATIO_ALPHA)
     batch = range(numbers.batch_size)  # there are more replies than that
     steps = []
+
+    def plain_step() -> Any:
+        weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+        return torch.autograd.grad(objective(weights, batch), list(weights.values()))
+
     for _ in range(repeats + 1):  # side by side, so that both meet the same machine
         search = timed(lambda: hma_step(mixture, objective, batch))[0]
-        steps.append((search, timed(lambda: plain_step(model, objective, batch))[0]))
+        steps.append((search, timed(plain_step)[0]))
     step, plain = (statistics.median(e[1:]) for e in zip(*steps, strict=True))  # the first warms up
-    work = [(name, study.preset, study.store.root) for name in ("search", "plain")]
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        search_mb, plain_mb = pool.starmap(_memory_of, work, chunksize=1)
-    both_ends = (*mixture.theta_0.values(), *mixture.theta.values())
-    two_models_mb = sum(t.numel() * t.element_size() for t in both_ends) / 1e6
     seconds, grid = timed(lambda: grid_search(mixture, objective, numbers, RATIO_STEP))
     found: Numbers = {"replies": len(objective), "batch": len(batch), "step_seconds": step}
     found |= {"plain_seconds": plain, "step_times_plain": step / plain}
-    memory = {"search_mb": search_mb, "plain_mb": plain_mb, "two_models_mb": two_models_mb}
-    found |= {"memory": memory, "grid_points": len(grid.path), "grid_seconds": seconds}
-    return found
-
-
-def remedies(study: Study, before: Numbers) -> Numbers:
-    """Measure one training under each remedy, and add up what all strengths of a seed will take.
-
-    Every remedy is trained at the middle of its strengths, those that collect along the plain run
-    all in one ("along"); those that rework its outcome need no run. RSF is there before.
-    """
-    setting = stages.remedies.setting(study, REMEDIES, study.preset.rsf.rounds)
-    strengths = dict(study.preset.remedies)
-    along = [name for name in strengths if REMEDIES[name].when == "along"]
-    riding = [(name, strength) for name in along for strength in strengths.pop(name)]
-    plain_seconds, plain = timed(lambda: distil(setting))
-    along_seconds, _ = timed(lambda: list(distil_along(setting, riding)[1]))
-    took = {DISTIL: plain_seconds, "along": along_seconds}
-    total = plain_seconds + along_seconds
-    for name, grid in strengths.items():
-        chosen = {name: grid[len(grid) // 2]}
-        work: Callable[[], Any] = functools.partial(distil, setting, chosen)
-        if REMEDIES[name].when == "afterwards":
-            given = copy.deepcopy(plain.policy), treatments(setting, chosen), lambda *_: None
-            work = functools.partial(treat, *given)
-        took[name], _ = timed(work)
-        total += took[name] * len(grid)
-    # each model once: the ends of averaging are theta_0, scored before, and the plain run
-    models = len({simplest(spec) for spec in study.specs([ALL_REMEDIES])}) - 1
-    scoring = models * before["evaluation"]["seconds"]
-    found = {"seconds": took, "models": models, "training_seconds": total}
-    return {**found, "evaluation_seconds": scoring, "total_minutes": (total + scoring) / 60}
-
-
-def _memory_of(name: str, preset: Preset, root: Path) -> float | None:
-    """Return the peak MB of a search or a plain step above the libraries; None: not told."""
-    study = Study(preset, 0, Store(root))
-    numbers = dataclasses.replace(hma_numbers(stages.ratios.numbers(study), RATIO_ALPHA), epochs=1)
-    examples = study.search_data().replies
-
-    def work() -> None:
-        if name == "search":
-            model, _, mixture = study.mixture()
-            learn_ratios(mixture, ReplyLikelihood(model, examples), numbers)
-        else:
-            model, _ = study.policy("sft")
-            plain_step(model, ReplyLikelihood(model, examples), range(numbers.batch_size))
-
-    before, peak = (measured(each)[2] for each in (lambda: None, work))
-    return None if before is None or peak is None else peak - before
+    return found | {"grid_points": len(grid.path), "grid_seconds": seconds}
 
 
 def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int]) -> torch.Tensor:
@@ -288,20 +181,6 @@ def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int])
     mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
     weights = mixture.weights(mixture.partition.ratios(mixed, RATIO_ALPHA))
     return torch.autograd.grad(objective(weights, batch), scores)[0]
-
-
-def plain_step(
-    model: PreTrainedModel, objective: ReplyLikelihood, batch: Sequence[int]
-) -> tuple[torch.Tensor, ...]:
-    """Run a batch forward and backward through a model; return the gradients of its weights."""
-    weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-    return torch.autograd.grad(objective(weights, batch), list(weights.values()))
-
-
-def peak_memory_gb() -> float:
-    """Return the largest resident memory of this process so far, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # what the system counts in, bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
@@ -316,16 +195,6 @@ def course(copy: Path, *arguments: str) -> float:
     if not (copy / "lib" / module / "__main__.py").is_file():
         module += ".course"  # checkouts before the present house
     return in_copy(copy, "-m", module, *arguments)[0]
-
-
-def score_model(copy: Path, preset: str) -> float:
-    """One evaluation of all skills of the shipped base model."""
-    return float(in_copy(copy, "-c", SCORE.format(preset=preset))[1].split()[-1])
-
-
-def make_run(copy: Path, preset: str) -> float:
-    """All chapters, from no stage at all."""
-    return course(copy, "run", "--preset", preset)
 
 
 def make_test(copy: Path, preset: str) -> float:
@@ -345,10 +214,11 @@ def record_remedies(copy: Path, preset: str) -> float:
     return course(copy, *record, "remedies", "--jobs", str(os.cpu_count() or 1))
 
 
-#: What can be timed, and how often: what takes seconds more often than what takes half an hour.
+#: What can be timed (an evaluation of the base, all chapters, ...), and how often.
 MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
-    "score_model": (score_model, 5),
-    **{each.__name__: (each, 1) for each in (make_run, make_test, record_remedies)},
+    "score_model": (lambda copy, p: float(in_copy(copy, "-c", SCORE.format(preset=p))[1]), 5),
+    "make_run": (lambda copy, preset: course(copy, "run", "--preset", preset), 1),
+    **{each.__name__: (each, 1) for each in (make_test, record_remedies)},
 }
 
 
@@ -375,9 +245,9 @@ def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> Number
     return {f"ratios_to_{(git_commit(folder) or folder.resolve().name)[:7]}": found}
 
 
-#: What can be measured, in order; some take what was measured before.
-PARTS: dict[str, Callable[[Study, Numbers], Numbers]] = {
-    work.__name__: work for work in (rates, evaluation, sweep, ratios, remedies, algorithms)
+#: What can be measured, in order.
+PARTS: dict[str, Callable[[Study], Numbers]] = {
+    work.__name__: work for work in (rates, evaluation, ratios, algorithms)
 }
 
 
@@ -388,26 +258,24 @@ def run(
     out: Path | None = None,
 ) -> int:
     """Measure, write bench.json (parts that are not measured stay), and print the numbers."""
-    out = out or settings.results_folder() / "bench.json"
-    numbers: Numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    known = list(MEASURES if against_folder else PARTS)
+    numbers, known = kept(NAME, out), list(MEASURES if against_folder else PARTS)
     if wrong := [name for name in only or () if name not in known]:
         raise settings.SettingsError(f"There is no {wrong[0]!r}. Choose from: {', '.join(known)}.")
     chosen = list(only or known)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if against_folder is not None:
         found = ratios_to(against_folder, chosen, quick=limit is not None)
         numbers |= {name: numbers.get(name, {}) | new for name, new in found.items()}
-        write_whole(out, json.dumps(numbers, indent=2) + "\n")
+        keep(numbers, NAME, out)
     else:
         study = Study(dataclasses.replace(TINY, eval=dataclasses.replace(TINY.eval, limit=limit)))
         numbers |= {"preset": study.preset.name, "limit": limit}
         for name in chosen:
-            numbers[name] = PARTS[name](study, numbers)
-            numbers |= {"peak_memory_gb": peak_memory_gb(), "provenance": provenance()}
-            write_whole(out, json.dumps(numbers, indent=2) + "\n")
-        found = {name: numbers[name] for name in (*chosen, "peak_memory_gb")}
+            numbers[name] = PARTS[name](study)
+            # the largest resident memory so far, in a unit that depends on the system
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9
+            numbers |= {"peak_memory_gb": peak, "provenance": provenance()}
+            keep(numbers, NAME, out)
+        found = {name: numbers[name] for name in chosen}
     flat = pd.json_normalize(found, sep=": ").select_dtypes("number")
     print("\n".join(f"{name} = {value:.4g}" for name, value in flat.iloc[0].items()))
-    print(f"Written to {out}.")
     return 0

@@ -39,14 +39,10 @@ def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> Numb
     changed: Numbers = {algorithm: dataclasses.replace(preset.algorithms[algorithm], **numbers)}
     study = Study(dataclasses.replace(preset, **changed), seed)
     rounds = [study.aligned(algorithm, n + 1) for n in range(changed[algorithm].rounds)]
-    return {
-        "algorithm": algorithm,
-        "seed": seed,
-        "numbers": json.dumps(numbers),
-        **judge(study, *study.policy(algorithm), seed),
-        "seconds": round(sum(each.meta["seconds"] for each in rounds), 1),
-        "key": rounds[-1].key[:16],
-    }
+    found = {"algorithm": algorithm, "seed": seed, "numbers": json.dumps(numbers)}
+    found |= judge(study, *study.policy(algorithm), seed)
+    seconds = round(sum(each.meta["seconds"] for each in rounds), 1)
+    return {**found, "seconds": seconds, "key": rounds[-1].key[:16]}
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import settings
 
 from alignment_tax import presets
+from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.settings import RUNS_VARIABLE
 from alignment_tax.store import Store
 
 # a busy machine is no failure
-settings.register_profile("course", deadline=None)
+settings.register_profile("course", deadline=None, max_examples=60)
 settings.load_profile("course")
 
 
@@ -22,24 +23,14 @@ def miniature(**changes) -> Preset:
     Whoever takes its theta_0, reward model or RSF as they are shares them with all test files.
     """
     smoke = presets.get("smoke")
-    rsf = dataclasses.replace(
-        smoke.rsf, rounds=2, prompts_per_round=4, n=2, batch_size=2, learning_rate=2e-3
-    )
+    numbers = {"rounds": 2, "prompts_per_round": 4, "n": 2, "batch_size": 2}
+    rsf = dataclasses.replace(smoke.rsf, **numbers, learning_rate=2e-3)
     ratios = dataclasses.replace(
-        presets.TINY_RATIOS,
-        prompts=8,
-        n=4,
-        epochs=6,
-        batch_size=4,
-        evaluate_every=2,
-        grid_step=0.2,
-        reward_step=0.3,
-        reward_prompts=4,
-        kept_texts=4,
-        labelled=4,
+        presets.TINY_RATIOS, prompts=8, n=4, epochs=6, batch_size=4, evaluate_every=2,
+        grid_step=0.2, reward_step=0.3, reward_prompts=4, kept_texts=4, labelled=4,
         parts=(("input", (0.5,)), ("linear", (0.5,))),
         grids=(("hma", 3, (0.3,)), ("hma_grid", 3, (0.3,))),
-    )
+    )  # fmt: skip
     grids = {"l2": (0.1, 1.0), "lora": (4,), "sma": (0.5, 1.0), "ema": (0.5,), "graft": (0.2, 0.5)}
     small = dataclasses.replace(
         smoke,
@@ -53,17 +44,10 @@ def miniature(**changes) -> Preset:
         reward=dataclasses.replace(
             smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
         ),
-        rsf=rsf,
-        dpo=None,
-        rloo=None,
-        ppo=None,
-        kl_coefs=(),
-        distil=presets.DistilConfig.like(rsf),
-        remedies=tuple(grids.items()),
-        replay_documents=60,
-        ratios=ratios,
+        rsf=rsf, dpo=None, rloo=None, ppo=None, kl_coefs=(), distil=presets.DistilConfig.like(rsf),
+        remedies=tuple(grids.items()), replay_documents=60, ratios=ratios,
         eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
-    )
+    )  # fmt: skip
     return dataclasses.replace(small, **changes)
 
 
@@ -85,6 +69,12 @@ def runs(tmp_path_factory):
 def store(runs) -> Store:
     """The store of the shared stages: each is trained once in a session of tests."""
     return Store(runs / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def study(store) -> Study:
+    """A study of the miniature, its stages in the shared store."""
+    return Study(miniature(), 0, store)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Fifty malformed inputs, and what is said to each; `alignment-tax bench faults` tells it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gzip
@@ -89,8 +87,6 @@ def run(out: Path | None = None) -> int:
 
 
 # --- makers: a file in a folder, and the way in ---------------------------------------------------
-
-
 def command(*words: str | Path, course: Path | None = None) -> None:
     """Give a line to the command line."""
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):

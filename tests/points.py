@@ -1,7 +1,5 @@
 """One factory of made-up tables of points, for every test that needs one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,8 +84,6 @@ def made_up_points(seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
 
 
 # --- for figures: every slot has a score, seeds differ in skill ----------------------------------
-
-
 def row(seed: int, algorithm: str, score: float, reward: float, **more: Any) -> dict[str, Any]:
     """Return a point of seed s: `score` + 2 s in every skill, `reward` + s, half of it gold."""
     own = dict.fromkeys(SCORES, score + 2.0 * seed) | {"n_items": 6000}

@@ -1,7 +1,5 @@
 """An audit of a pair: numbers by hand, the page, what it refuses, what it keeps."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +55,6 @@ def test_the_tax_by_hand_and_what_it_is_made_of() -> None:
     assert "| -20.00 |" in text  # format
     assert "Take alpha = 0.5" in text
     assert "surely gives skill back" in text
-
-
-def test_without_a_reward_half_of_the_loss_is_what_may_be_paid() -> None:
     assert made_up(rewards=False).chosen == 0.5
     assert "of reward" not in page(made_up(rewards=False))
 
@@ -101,11 +96,8 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     assert list(found.models) == [0.0, 0.5, 1.0]
     assert all(len(each.rewards) == 2 for each in found.models.values())
     written = audits.write_page(found, tmp_path / "out")
-    assert {file.name for file in written.parent.iterdir()} == {
-        "audit.md",
-        "audit.csv",
-        "front.png",
-    }
+    names = sorted(file.name for file in written.parent.iterdir())
+    assert names == ["audit.csv", "audit.md", "front.png"]
     assert "| one_hop |" in written.read_text()
     assert "| reward |" in written.read_text()
     capsys.readouterr()
@@ -182,10 +174,8 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch) -> 
     monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: Registry(tmp_path))
     assert named_tasks(["tiny"]) == SUITES["tiny"]
     found = named_tasks(["tiny_translation", "arc_easy"])
-    assert {slot: task.metric for slot, task in found.items()} == {
-        "bleu": "bleu",
-        "arc_easy": "acc",
-    }
+    metrics = {slot: task.metric for slot, task in found.items()}
+    assert metrics == {"bleu": "bleu", "arc_easy": "acc"}
     for name, said in (
         ("arc_esy", "Did you mean arc_easy"),
         ("mmlu", "It is a group"),
@@ -197,15 +187,12 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch) -> 
         named_tasks(["tiny", "real_arc_easy"])
 
 
-def test_a_line_that_is_no_prompt_is_named(tmp_path) -> None:
-    (tmp_path / "p").write_text('one\n{"text": "two"}\n')
-    with pytest.raises(AuditError, match="line 2 is no prompt"):
-        read_prompts(tmp_path / "p")
-
-
-def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, monkeypatch) -> None:
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path) -> None:
     ends = [audits.open_checkpoint(each) for each in pair]
     found = audits.find_ratios(*ends, 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
     with pytest.raises(AuditError, match="--hma needs --prompts"):
         audits.find_ratios(*ends, 0.4, None)
+    (tmp_path / "p").write_text('one\n{"text": "two"}\n')
+    with pytest.raises(AuditError, match="line 2 is no prompt"):
+        read_prompts(tmp_path / "p")

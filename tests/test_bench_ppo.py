@@ -74,9 +74,6 @@ def test_seeds_are_compared_pair_by_pair():
     assert found["times_faster"] == pytest.approx(2)
     assert found["seconds_saved"]["difference"] == pytest.approx(1)
     assert found["seconds_saved"]["verdict"] == "holds"
-
-
-def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     path = settings.results_folder() / "bench_ppo.json"
     numbers = json.loads(path.read_text(encoding="utf-8"))
     found = bench_ppo.compared(pd.DataFrame(numbers["runs"]))
@@ -87,7 +84,7 @@ def test_the_recorded_comparison_is_that_of_the_recorded_runs():
     ("words", "said"),
     [
         ("ppo --trl nowhere", "make bench-ppo"),
-        ("speed --only speed", "Choose from: rates, evaluation, sweep"),
+        ("speed --only speed", "Choose from: rates, evaluation, ratios"),
         ("tune small --algorithms ppo", "small has no ppo"),
         ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
     ],
@@ -120,24 +117,19 @@ def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsy
     assert (found["rates"], found["ratios_to_other"]["make_run"]) == (1, 2)
 
 
-def test_both_take_equally_many_steps():
+def test_both_take_equally_many_steps_and_a_long_run_begins_its_prompts_again():
+    config = dataclasses.replace(bench_ppo.CONFIG, iterations=100)
+    prompts = bench_ppo.prompts_of(TinyWorld(), config, 0)
+    assert len(prompts) == 100 * config.prompts_per_iteration
+    different = {json.dumps(prompt) for prompt in prompts}
+    assert prompts[len(different)] == prompts[0]
     config = bench_ppo.CONFIG
     assert config.prompts_per_iteration % config.minibatch == 0
     assert config.critic_learning_rate == config.learning_rate  # TRL has one optimiser for both
     assert (config.reward_baseline, config.reward_scale) == (0, 1)
 
 
-def test_a_run_longer_than_the_worlds_prompts_begins_again():
-    config = dataclasses.replace(bench_ppo.CONFIG, iterations=100)
-    prompts = bench_ppo.prompts_of(TinyWorld(), config, 0)
-    assert len(prompts) == 100 * config.prompts_per_iteration
-    different = {json.dumps(prompt) for prompt in prompts}
-    assert prompts[len(different)] == prompts[0]
-
-
 # numbers of RLHF algorithms are chosen on validation prompts, with RSF's budget
-
-
 def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
     rows = [("ppo", "a", 1.0, 1.0), ("ppo", "b", 3.0, 0.5), ("ppo", "c", 2.0, 0.96)]
     columns = ["algorithm", "numbers", "judged_reward", "finished"]

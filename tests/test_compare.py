@@ -54,9 +54,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_the_command_prints_and_returns_what_it_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_and_returns_what_it_found(tmp_path, capsys):
     for name, tax in (("first", 14.0), ("second", 13.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(run_with({"tax": tax})))

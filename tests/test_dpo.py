@@ -16,19 +16,9 @@ from alignment_tax.train.dpo import best_and_worst, dpo_loss, on_policy_pairs, t
 from alignment_tax.train.kl import reply_log_probs
 
 DPO = DpoConfig(
-    rounds=1,
-    prompts_per_round=8,
-    n=8,
-    temperature=1.0,
-    max_new_tokens=12,
-    max_prompt_length=8,
-    sampling_batch=64,
-    beta=0.5,
-    learning_rate=5e-3,
-    epochs=4,
-    batch_size=8,
-    max_length=16,
-)
+    rounds=1, prompts_per_round=8, n=8, temperature=1.0, max_new_tokens=12, max_prompt_length=8,
+    sampling_batch=64, beta=0.5, learning_rate=5e-3, epochs=4, batch_size=8, max_length=16,
+)  # fmt: skip
 ONE_STEP = dataclasses.replace(DPO, epochs=1)
 
 
@@ -43,8 +33,6 @@ def loss_by_hand(policy: PreTrainedModel, reference: PreTrainedModel, beta: floa
 
 
 # the loss
-
-
 def test_the_dpo_loss_of_two_pairs_by_hand():
     # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
     loss = dpo_loss(*np.array([[-3.0, -5.0], [-4.0, -7.0], [-5.0, -5.0], [-5.0, -7.0]]), 0.5)
@@ -64,8 +52,6 @@ def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path):
 
 
 # training
-
-
 def test_a_second_round_is_still_measured_against_theta_0(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy, before = copy.deepcopy(theta_0), weights(theta_0)
@@ -103,8 +89,6 @@ def test_pairs_longer_than_the_context_are_refused(tmp_path):
 
 
 # on-policy pairs
-
-
 def test_the_best_and_the_worst_reply_make_the_pair():
     a, b, c = (Reply(text, [4], True) for text in "abc")
     assert best_and_worst([a, b, c], np.array([1.0, 3.0, -2.0])) == (1, 2)
@@ -136,31 +120,6 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     assert len(asked) < len(PROMPTS) * config.n
 
 
-def test_dpo_on_its_own_pairs_raises_the_reward(tmp_path):
-    theta_0, tokenizer = make_policy(), make_tokenizer()
-    policy = copy.deepcopy(theta_0)
-    config = dataclasses.replace(DPO, n=16)
-    rows = on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed=0)
-    train_dpo(policy, theta_0, tokenizer, rows, config, 0, tmp_path)
-    after = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, seed=1)
-    again, other = (
-        on_policy_pairs(theta_0, tokenizer, count_x, PROMPTS * 4, config, seed) for seed in (0, 1)
-    )
-    assert again.to_list() == rows.to_list() != other.to_list()
-    means = [
-        np.mean([c[0]["content"].split().count("x") for c in t["rejected"]]) for t in (after, rows)
-    ]
-    assert means[0] > means[1] + 0.2
-
-
-def by_prompt(prompts: list, replies: list) -> np.ndarray:
-    return np.array([len(str(prompt)) for prompt in prompts])
-
-
-def zeros(prompts: list, replies: list) -> np.ndarray:
-    return np.zeros(len(replies))
-
-
 @pytest.mark.parametrize(
     ("changes", "policy", "rewards", "message"),
     [
@@ -168,13 +127,16 @@ def zeros(prompts: list, replies: list) -> np.ndarray:
         ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8.*Raise max_prompt_length"),
         ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
         ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
-        ({}, make_policy(), zeros, "rewards are 0"),
-        ({}, make_policy(), by_prompt, r"8 of 8 prompts give no pair .*8 without two finished"),
+        ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),
+        (
+            {},
+            make_policy(),
+            lambda asked, _: np.array([len(str(p)) for p in asked]),
+            r"8 of 8 prompts give no pair .*8 without two finished",
+        ),
     ],
 )
-def test_prompts_and_replies_that_make_no_pairs_are_refused(
-    changes: dict, policy: PreTrainedModel, rewards, message: str
-):
+def test_prompts_and_replies_that_make_no_pairs_are_refused(changes, policy, rewards, message):
     config = dataclasses.replace(DPO, **changes)
     with pytest.raises(ValueError, match=message):
         on_policy_pairs(policy, make_tokenizer(), rewards, PROMPTS, config, 0)

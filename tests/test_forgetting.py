@@ -45,9 +45,6 @@ def test_two_algorithms_at_the_same_kl(points):
     assert found.difference == pytest.approx(((78 - 8 / 3 - 76) + (77 - 9 / 3 - 76)) / 2)
     control = versus(points, "rsf/early_stopping", "rsf_random/early_stopping", measure="equal_kl")
     assert control.difference == pytest.approx(((78 - 79) + (77 - 79)) / 2)
-
-
-def test_the_share_beyond_the_control():
     # means -10 and -3
     share = forgetting.own_share(np.array([-8.0, -12.0]), np.array([-3.0, -3.0]))
     assert share == pytest.approx(0.7)

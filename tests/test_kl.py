@@ -23,7 +23,6 @@ from alignment_tax.train.kl import kl_estimate, kl_estimators, reply_log_probs
 from alignment_tax.train.loop import encode
 from alignment_tax.train.rsf import rsf_round
 from alignment_tax.train.sample import kept_replies, reply_columns
-from alignment_tax.world.tokenizer import make_tokenizer as tiny_tokenizer
 
 EOS, GOOD, BAD, X = 1, 5, 6, 7
 
@@ -53,9 +52,8 @@ THETA_0 = Dice({BOT: {GOOD: 0.25, X: 0.75}, GOOD: {X: 0.4, EOS: 0.6}, X: {X: 0.5
 def test_a_cut_off_reply_has_no_end_token_in_its_log_probability():
     replies = [Reply("good x", [GOOD, X], True), Reply("good x x", [GOOD, X, X], False)]
     asked = [user("why"), user("hello y z")]
-    after, before = (
-        reply_log_probs(model, make_tokenizer(), asked, replies, 2) for model in (POLICY, THETA_0)
-    )
+    given = (make_tokenizer(), asked, replies, 2)
+    after, before = (reply_log_probs(model, *given) for model in (POLICY, THETA_0))
     # finished: good, x, end; cut off: good, x, x, and whatever would have come next is not counted
     np.testing.assert_allclose(np.exp(after), [0.5 * 0.8 * 0.75, 0.5 * 0.8 * 0.25], rtol=1e-5)
     np.testing.assert_allclose(np.exp(before), [0.25 * 0.4 * 0.5, 0.25 * 0.4 * 0.5], rtol=1e-5)
@@ -75,7 +73,7 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn():
     assert found[0] == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_kl_estimators_by_exact_expectation():
+def test_kl_estimators_by_exact_expectation_and_k3_where_policies_nearly_agree():
     p, q = tensor([0.5, 0.3, 0.2]), tensor([0.2, 0.3, 0.5])
     kl = 0.5 * math.log(2.5) + 0.2 * math.log(0.4)  # 0.27489
     k1, k2, k3 = ((p * k).sum().item() for k in kl_estimators(p.log(), q.log()))
@@ -83,9 +81,6 @@ def test_kl_estimators_by_exact_expectation():
     by_hand = (0.5 * math.log(2.5) ** 2 + 0.2 * math.log(0.4) ** 2) / 2  # biased by 0.0190
     assert k2 == pytest.approx(by_hand, abs=1e-6)
     assert kl_estimators(p.log(), q.log())[0].min() < 0 < kl_estimators(p.log(), q.log())[2].max()
-
-
-def test_k3_is_right_and_not_negative_where_policies_nearly_agree():
     log_probs = tensor([-0.5])
     other = torch.nextafter(log_probs, tensor([0.0]))
     d = (log_probs.double() - other.double()).item()
@@ -97,9 +92,7 @@ def test_k3_is_right_and_not_negative_where_policies_nearly_agree():
 
 
 # a reply keeps its tokens
-
-
-def test_a_reward_model_reads_the_drawn_tokens_in_a_closed_conversation():
+def test_reward_models_and_examples_read_the_drawn_tokens():
     tokenizer, drawn = make_tokenizer(), Reply("x", [4, X], False)
     whole = closed_ids(tokenizer, [user("why")] * 2, [drawn, "good x"])
     assert whole[0] == [*prompt_ids(tokenizer, user("why")), 4, X, EOS]
@@ -107,9 +100,6 @@ def test_a_reward_model_reads_the_drawn_tokens_in_a_closed_conversation():
     model = make_reward_model()
     found = score_replies(model, tokenizer, [user("why")], [drawn], 1, 64)
     assert found[0] == pytest.approx(model(tensor([whole[0]])).logits.item(), abs=1e-5)
-
-
-def test_an_example_is_what_was_drawn_and_ends_only_where_the_reply_did():
     for finished in (True, False):
         ids, labels = encode(make_tokenizer(), user("why"), Reply("x", [4, X], finished), 16)
         assert ids[-3 if finished else -2 :] == labels[3:] == [4, X, *[EOS] * finished]
@@ -121,13 +111,6 @@ def test_a_table_keeps_replies_through_a_file(tmp_path):
     table = pd.read_parquet(tmp_path / "table.parquet")
     assert kept_replies(table) == replies
     assert kept_replies(table.drop(columns="ids")) == ["x", "", "good"]
-
-
-def test_in_the_tiny_world_a_text_reads_back_as_its_tokens():
-    # why tables that were stored before there were ids may still be read
-    tokenizer = tiny_tokenizer()
-    ids = list(range(len(tokenizer.all_special_ids), len(tokenizer)))
-    assert tokenizer(tokenizer.decode(ids))["input_ids"] == ids
 
 
 def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):

@@ -1,7 +1,5 @@
 """Averaging checkpoints on disk: exact ends, values by hand, refusals, what a kill leaves."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -59,13 +57,16 @@ def saved(model: LlamaForCausalLM, folder: Path, **how) -> Path:
     return folder
 
 
-def test_a_quarter_of_the_way_by_hand(tmp_path: Path) -> None:
+def test_a_quarter_of_the_way_by_hand_and_bfloat16_rounded_to_the_even_one(tmp_path: Path) -> None:
     for dtype in DTYPES.values():
         first = write(tmp_path / f"a{dtype}", {"w": torch.tensor([0.0, 4.0, -8.0], dtype=dtype)})
         second = write(tmp_path / f"b{dtype}", {"w": torch.tensor([8.0, -4.0, 8.0], dtype=dtype)})
         out = merged(first, second, tmp_path / f"o{dtype}", 0.25)
         mixed = load_file(out / "model.safetensors")["w"]
         assert (mixed.tolist(), mixed.dtype) == ([2.0, 2.0, -4.0], dtype)
+    wide = np.array([1.00390625, 1.01171875, 1.0039063, -1.00390625], np.float32)
+    torched = torch.tensor(wide).bfloat16()
+    assert files.narrow(wide.copy(), "BF16").tobytes() == bits(torched)
 
 
 values = st.lists(st.floats(-1e4, 1e4, width=16), min_size=9, max_size=9)
@@ -77,9 +78,8 @@ def test_numbers_are_float32_averages_rounded_once_and_ends_exact(a, b, alpha, n
     mixed = {at: mixed_bytes(ends, at, name) for at in (0.0, alpha, 1.0)}
     assert mixed[0.0] == bits(ends[0])
     assert mixed[1.0] == bits(ends[1])
-    equal = torch.frombuffer(
-        bytearray(mixed_bytes([ends[0]] * 2, alpha, name)), dtype=ends[0].dtype
-    )
+    own = bytearray(mixed_bytes([ends[0]] * 2, alpha, name))
+    equal = torch.frombuffer(own, dtype=ends[0].dtype)
     assert torch.equal(equal, ends[0])
     wide = [end.double() for end in ends]
     found = torch.frombuffer(bytearray(mixed[alpha]), dtype=DTYPES[name]).double()
@@ -95,12 +95,6 @@ def mixed_bytes(ends: list[Tensor], alpha: float, name: str) -> bytes:
     if alpha in (0.0, 1.0):
         return bits(ends[int(alpha)])
     return files.mix(files.Chunk("w", (), name, alpha, 0, 0), *map(bits, ends)).tobytes()
-
-
-def test_bfloat16_is_rounded_to_the_even_one_of_two_as_near() -> None:
-    wide = np.array([1.00390625, 1.01171875, 1.0039063, -1.00390625], np.float32)
-    torched = torch.tensor(wide).bfloat16()
-    assert files.narrow(wide.copy(), "BF16").tobytes() == bits(torched)
 
 
 @pytest.mark.parametrize(("tied", "size"), [(True, "50GB"), (False, "50GB"), (False, "2KB")])
@@ -137,11 +131,8 @@ def test_a_ratio_a_block(tmp_path) -> None:
     for name in (query.format(2), EMBEDDING, "model.layers.0.input_layernorm.weight"):
         torch.testing.assert_close(found[name], half[name])
     told = json.loads(mergekit_config(*map(open_checkpoint, ends), Recipe(0.5, (1.0, 0.0, 0.5))))
-    assert [each["sources"][1]["layer_range"] for each in told["slices"]] == [
-        [0, 1],
-        [1, 2],
-        [2, 3],
-    ]
+    layers = [each["sources"][1]["layer_range"] for each in told["slices"]]
+    assert layers == [[0, 1], [1, 2], [2, 3]]
     assert told["slices"][0]["sources"][0]["parameters"]["weight"][-1] == {"value": 0.0}
 
 
@@ -160,9 +151,7 @@ W, V = torch.ones(2, 2), torch.zeros(2, 2)
         ({"a": W}, {"a": W * float("nan")}, r"'a' holds NaN or infinity"),
     ],
 )
-def test_a_pair_that_does_not_fit_is_refused_with_its_first_offender(
-    tmp_path, first, second, said
-) -> None:
+def test_a_pair_that_does_not_fit_is_refused_with_its_first_offender(tmp_path, first, second, said):
     ends = write(tmp_path / "a", first), write(tmp_path / "b", second)
     with pytest.raises(MergeError, match=said):
         merged(*ends, tmp_path / "out", 0.5)

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
-from test_train import EXAMPLES, PROMPTS, RSF, count_x, surprisal, weights
+from test_train import EXAMPLES, surprisal, weights
 from torch import Tensor, nn
 
-from alignment_tax.merge.average import average
 from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
@@ -38,7 +37,6 @@ from alignment_tax.models import conversation_ids, prompt_ids
 from alignment_tax.presets import TINY, DistilConfig
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import Extra, collate, encode, finetune
-from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 DOCUMENTS = [
@@ -80,8 +78,6 @@ def finetuned(policy: nn.Module, setting: Setting, extras: Sequence[Extra], **ch
 
 
 # penalties in weight space
-
-
 @pytest.mark.parametrize(
     ("strength", "power", "unit", "start", "moved", "expected"),
     [
@@ -99,19 +95,7 @@ def test_weight_penalties_by_hand(strength, power, unit, start, moved, expected)
     assert penalty.loss(both, {}, None).item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=20)
-@given(copies=st.integers(1, 50), change=st.floats(-2, 2), power=st.sampled_from([1, 2]))
-def test_the_penalties_do_not_grow_with_the_number_of_parameters(copies, change, power):
-    one, many = (
-        WeightPenalty(line(*[0.0] * n), 1.0, power, 0.5).loss(line(*[change] * n), {}, None).item()
-        for n in (1, copies)
-    )
-    assert many == pytest.approx(one, rel=1e-5, abs=1e-12)
-
-
 # penalties on outputs
-
-
 def test_output_distances_by_hand():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
     for distance, by_hand in (
@@ -120,15 +104,6 @@ def test_output_distances_by_hand():
         (squared, 2 * 0.25**2),
     ):
         assert distance(p, q).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-@settings(max_examples=30)
-@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=6))
-def test_output_distances_are_never_negative_and_zero_for_equal_outputs(logits):
-    p, q = torch.tensor(logits).log_softmax(dim=0).T
-    for distance in (forward_kl, reverse_kl, squared):
-        assert distance(p, q).item() >= -1e-6
-        assert distance(p, p).item() == 0
 
 
 def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
@@ -173,8 +148,6 @@ def test_remembered_outputs_are_those_computed_anew():
 
 
 # strengths that change nothing, and those that change everything
-
-
 @pytest.fixture(scope="module")
 def plain() -> Tensor:
     return weights(distil(make_setting()).policy)
@@ -231,8 +204,6 @@ def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(na
 
 
 # LoRA
-
-
 def test_merged_lora_gives_the_logits_of_the_unmerged_one():
     lora, batch = Lora(2, "all", seed=0), make_batch()
     wrapped = lora.begin(make_policy())
@@ -284,13 +255,10 @@ def test_ranks_that_no_layer_can_have_are_refused():
 
 
 # replay
-
-
 def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Replay:
     return Replay(make_setting(), documents, strength)
 
 
-@settings(max_examples=40)
 @given(strength=st.floats(0, 8), batches=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
@@ -376,8 +344,6 @@ def test_the_variant_without_evaluated_formats_asks_nothing():
 
 
 # averages along the trajectory
-
-
 def walk(collector: Extra, values: list[float]) -> nn.Module:
     """A model of one weight that is `values` after steps 1, 2, ..."""
     model = line(0.0)
@@ -399,9 +365,6 @@ def test_ema_of_a_known_trajectory():
     # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
     assert value(collector.end(walk(collector, [4.0, 8.0]))) == [2.75]
     assert value(Ema(line(0.0), 0.0).end(line(3.0))) == [3.0]
-
-
-def test_sums_keep_steps_that_float32_would_lose():
     collector = Sma()
     model = walk(collector, [1e8] + [1.0] * 999)
     assert collector.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
@@ -415,11 +378,6 @@ def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
     # what theta_0 weighs at the end: e^(-1/horizon), whatever the number of steps
     for run, near in ((long, 0.01), (middle, 0.05)):
         assert ema(run, 0.5).decay ** run.steps == pytest.approx(math.exp(-2), rel=near)
-
-
-def test_an_average_of_one_checkpoint_is_refused():
-    with pytest.raises(ValueError, match="this one has 1"):
-        treatments(make_setting(), {"sma": 0.25})  # a quarter of four steps
 
 
 class Diary(Extra):
@@ -465,44 +423,29 @@ def test_bema_by_hand():
 
 # graft and averaging afterwards
 
-BEFORE = {"a": torch.zeros(4), "b": torch.zeros(1, 1)}
-AFTER = {"a": torch.tensor([1.0, -3.0, 0.0, 0.5]), "b": torch.tensor([[2.0]])}
 
-
-@pytest.mark.parametrize(
-    ("density", "a", "b"),
-    [
-        (0.01, [0, -3, 0, 0], 0),  # at least one
-        (0.5, [0, -3, 0, 0], 2),  # two of the four that changed
-        (0.75, [1, -3, 0, 0], 2),
-        (1.0, [1, -3, 0, 0.5], 2),
-    ],
-)
-def test_graft_keeps_the_largest_changes_by_hand(density: float, a: list[float], b: float):
-    result = graft(BEFORE, AFTER, largest_mask(BEFORE, AFTER, density))
-    assert (result["a"].tolist(), result["b"].item()) == (a, b)
-
-
-@settings(max_examples=40)
 @given(
-    changes=st.lists(st.integers(-3, 3), min_size=1, max_size=30).filter(any),
+    changes=st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(any),
     density=st.floats(0.001, 1),
     seed=st.integers(0, 99),
 )
-def test_graft_keeps_exactly_as_many_weights_as_its_density_says(changes, density, seed):
-    before = {"w": torch.ones(len(changes))}
-    after = {"w": torch.ones(len(changes)) + torch.tensor(changes)}
-    changed = sum(c != 0 for c in changes)
-    asked = max(1, round(density * changed))
+def test_graft_keeps_the_largest_of_all_tensors_and_as_many_as_its_density_says(
+    changes, density, seed
+):
+    parts = {"a": torch.tensor(changes[:1]), "b": torch.tensor([changes[1:]])}
+    before = {name: torch.ones_like(part, dtype=torch.float32) for name, part in parts.items()}
+    after = {name: before[name] + part for name, part in parts.items()}
+    asked = max(1, round(density * sum(c != 0 for c in changes)))
     masks = largest_mask(before, after, density), random_mask(before, after, density, seed)
     again = random_mask(before, after, density, seed)
-    assert torch.equal(again["w"], masks[1]["w"])
-    for mask in masks:
-        kept = graft(before, after, mask)["w"] - before["w"]
-        assert int((kept != 0).sum()) == int(mask["w"].sum()) == asked
+    assert all(torch.equal(again[name], masks[1][name]) for name in parts)
     sizes = sorted((abs(c) for c in changes), reverse=True)
-    kept = (graft(before, after, masks[0])["w"] - 1).abs()
-    assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
+    for mask in masks:
+        grafted = graft(before, after, mask)
+        kept = torch.cat([(grafted[name] - before[name]).abs().flatten() for name in parts])
+        assert int((kept != 0).sum()) == sum(int(m.sum()) for m in mask.values()) == asked
+        if mask is masks[0]:
+            assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
 
 
 def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
@@ -538,29 +481,17 @@ def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
 
 
 # combinations, protocol, rounds
-
-
 def test_remedies_end_in_the_order_that_they_need():
     wanted = {"average": 0.5, "graft": 0.1, "lora": 2, "l2": 0.04, "sma": 0.5}
     names = [type(t).__name__ for t in treatments(make_setting(), wanted)]
     assert names == ["Sma", "WeightPenalty", "Lora", "Average", "Graft"]
 
 
-@pytest.mark.parametrize("first", [{"l2": 0.1}, {"lora": 2}, {"kd": 1.0, "replay": 0.5}])
-def test_averaging_after_a_remedy_averages_its_outcome(first: dict[str, float]):
-    setting = make_setting()
-    alone = distil(setting, first).policy.state_dict()
-    both = distil(setting, {"average": 0.25, **first}).policy.state_dict()
-    expected = average(setting.theta_0.state_dict(), alone, 0.25)
-    assert all(torch.equal(both[name], expected[name]) for name in expected)
-
-
 def test_several_terms_add_up_on_the_same_examples():
     setting, zero, replayed = make_setting(), {"kd": 1.0, "l2": 0.1}, {"replay": 1.0}
     # at theta_0 two terms are zero: only replay adds something to the first step
-    plain, both, replay, three = (
-        distil(setting, r).log[0] for r in ({}, zero, replayed, zero | replayed)
-    )
+    every = ({}, zero, replayed, zero | replayed)
+    plain, both, replay, three = (distil(setting, each).log[0] for each in every)
     assert both["extra"] == pytest.approx(0, abs=1e-6)
     assert three["extra"] == pytest.approx(replay["extra"], rel=1e-5)
     assert replay["extra"] > 1
@@ -574,36 +505,11 @@ def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
     distances = [(weights(p) - weights(setting.theta_0)).norm() for p in (result, last)]
     assert 0 < distances[0] < distances[1]
     distil(setting, {"ema": 0.5, "lora": 2, "l1": 0.1})
+    two_steps = lambda model, extras: [e.after_step(model, 1) for e in extras * 2]  # noqa: E731
     with pytest.raises(ValueError, match="list it before LoRA"):
-        treat(
-            make_policy(),
-            [Lora(2, "all", 0), Sma()],
-            lambda m, extras: [e.after_step(m, 1) for e in extras * 2],
-        )
+        treat(make_policy(), [Lora(2, "all", 0), Sma()], two_steps)
     with pytest.raises(ValueError, match="cannot follow LoRA"):
         distil(setting, {"bema": 0.5, "lora": 2})
-
-
-def test_remedies_work_inside_the_rounds_of_rsf():
-    config = DistilConfig.like(RSF)
-    assert config == DistilConfig(5e-3, epochs=3, batch_size=8, max_length=8 + 12)
-    setting, ends = make_setting(config=config), {}
-    assert make_setting(config=config, pool=EXAMPLES * 2).steps == 3 * 2
-    for name, strength in (("l2", 0.0), ("l2", 100.0), ("lora", 2), ("kl", 1.0), ("replay", 1.0)):
-        chosen = treatments(setting, {name: strength})
-
-        def two_rounds(model, extras):
-            for seed in range(2):
-                rsf_round(model, setting.tokenizer, count_x, PROMPTS, RSF, seed, extras=extras)
-
-        ends[name, strength], _ = treat(make_policy(), chosen, two_rounds)
-    policy = make_policy()
-    for seed in range(2):
-        rsf_round(policy, setting.tokenizer, count_x, PROMPTS, RSF, seed)
-    change = {k: (weights(p) - weights(make_policy())).norm().item() for k, p in ends.items()}
-    assert torch.equal(weights(ends["l2", 0.0]), weights(policy))
-    assert 0 < change["l2", 100.0] < 0.5 * change["l2", 0.0]
-    assert len({round(c, 6) for c in change.values()}) == len(change)
 
 
 def test_the_pool_holds_what_every_round_kept():
@@ -612,11 +518,3 @@ def test_the_pool_holds_what_every_round_kept():
         for w, chosen in (("why", True), ("hello", False))
     ]
     assert best_of_n(rounds) == [(user("why"), "x"), (user("hello"), "y")]
-
-
-def test_the_registry_says_what_a_reader_needs():
-    for name, remedy in REMEDIES.items():
-        assert name == remedy.name
-        assert remedy.describe
-        assert remedy.source
-    assert {"l1", "l2", "kl", "kd", "lora", "replay", "sma", "ema", "graft"} <= set(REMEDIES)

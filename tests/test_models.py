@@ -14,22 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alignment_tax import models as library
 from alignment_tax import presets
-from alignment_tax.models import (
-    RewardModel,
-    conversation_ids,
-    length_sorted,
-    load_policy,
-    load_reward_model,
-    load_state,
-    pad_batch,
-    prepare_tokenizer,
-    prompt_ids,
-    save_policy,
-    score_replies,
-    set_bf16,
-    use_bf16,
-)
 from alignment_tax.pipeline.study import Study
 from alignment_tax.store import Store
 
@@ -47,14 +33,11 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
         additional_special_tokens=["<user>", "<bot>"],
-    )
+    )  # fmt: skip
     tokenizer.chat_template = TEMPLATE
-    return prepare_tokenizer(tokenizer)
+    return library.prepare_tokenizer(tokenizer)
 
 
 def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
@@ -64,13 +47,9 @@ def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
         config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
         return GPT2LMHeadModel(config).eval()
     config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        **size,
-    )
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        tie_word_embeddings=True, **size,
+    )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 
 
@@ -100,27 +79,25 @@ def bot(text: str) -> list[dict[str, str]]:
     return user(text, "assistant")
 
 
-def make_reward_model(architecture: str = "llama") -> RewardModel:
-    model = RewardModel.from_policy(make_policy(architecture=architecture), make_tokenizer())
+def make_reward_model(architecture: str = "llama") -> library.RewardModel:
+    policy = make_policy(architecture=architecture)
+    model = library.RewardModel.from_policy(policy, make_tokenizer())
     torch.manual_seed(1)
     torch.nn.init.normal_(model.head.weight)
     return model
 
 
-def test_prompts_and_conversations_are_written_by_the_chat_template():
+def test_the_chat_template_writes_prompts_and_batches_are_padded_on_one_side():
     tokenizer = make_tokenizer()
     written = "<user> why x <bot>"
-    assert tokenizer.decode(prompt_ids(tokenizer, user("why x"))) == written
-    whole = conversation_ids(tokenizer, user("why x"), bot("yes"))
+    assert tokenizer.decode(library.prompt_ids(tokenizer, user("why x"))) == written
+    whole = library.conversation_ids(tokenizer, user("why x"), bot("yes"))
     assert tokenizer.decode(whole) == f"{written} yes <eos>"
-
-
-def test_batches_are_padded_on_one_side_with_the_longest_first():
-    assert length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
-    ids, mask = pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
+    assert library.length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
+    ids, mask = library.pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert pad_batch([[1, 2], [4]], 9, torch.device("cpu"))[0].tolist() == [[1, 2], [4, 9]]
+    assert library.pad_batch([[1, 2], [4]], 9, torch.device("cpu"))[0].tolist() == [[1, 2], [4, 9]]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -129,7 +106,7 @@ def test_rewards_do_not_depend_on_padding(side: str, architecture: str):
     model = make_reward_model(architecture)
     with torch.no_grad():
         alone = [model(torch.tensor([row])).logits.item() for row in BATCH]
-        ids, mask = pad_batch(BATCH, 0, torch.device("cpu"), side)
+        ids, mask = library.pad_batch(BATCH, 0, torch.device("cpu"), side)
         together = model(input_ids=ids, attention_mask=mask).logits
     assert together.shape == (3, 1)
     np.testing.assert_allclose(together.squeeze(-1).numpy(), alone, atol=1e-5)
@@ -149,7 +126,7 @@ def test_the_head_reads_the_last_token_and_the_mean():
 
 def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
     policy, tokenizer = make_policy(), make_tokenizer()
-    model = RewardModel.from_policy(policy, tokenizer)
+    model = library.RewardModel.from_policy(policy, tokenizer)
     with torch.no_grad():
         assert model(torch.tensor([[4, 5]])).logits.item() == 0.0
         model.backbone.get_input_embeddings().weight.zero_()
@@ -160,8 +137,8 @@ def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
 
 def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: Path):
     model, tokenizer = make_reward_model(), make_tokenizer()
-    save_policy(model, tokenizer, tmp_path / "reward")
-    loaded, _ = load_reward_model(tmp_path / "reward")
+    library.save_policy(model, tokenizer, tmp_path / "reward")
+    loaded, _ = library.load_reward_model(tmp_path / "reward")
     ids = torch.tensor([BATCH[0]], device=loaded.device)
     with torch.no_grad():
         assert loaded(ids).logits.item() == pytest.approx(model(ids.cpu()).logits.item(), abs=1e-6)
@@ -171,56 +148,48 @@ def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: P
 
 def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path: Path):
     policy, tokenizer = make_policy(), make_tokenizer()
-    save_policy(make_policy(1), tokenizer, tmp_path / "policy")  # an older one
+    library.save_policy(make_policy(1), tokenizer, tmp_path / "policy")  # an older one
     (tmp_path / "policy" / "log.jsonl").write_text("kept")
-    save_policy(policy, tokenizer, tmp_path / "policy")
+    library.save_policy(policy, tokenizer, tmp_path / "policy")
     assert (tmp_path / "policy" / "log.jsonl").read_text() == "kept"
-    loaded, again = load_policy(tmp_path / "policy")
+    loaded, again = library.load_policy(tmp_path / "policy")
     ids = torch.tensor([BATCH[0]])
     torch.testing.assert_close(loaded.cpu()(ids).logits, policy(ids).logits)
     assert (again.padding_side, again.pad_token, loaded.training) == ("left", "<pad>", False)
-    assert prompt_ids(again, user("why")) == prompt_ids(tokenizer, user("why"))
+    assert library.prompt_ids(again, user("why")) == library.prompt_ids(tokenizer, user("why"))
     name = "model.embed_tokens.weight"
-    assert torch.equal(load_state(tmp_path / "policy")[name], policy.state_dict()[name])
+    assert torch.equal(library.load_state(tmp_path / "policy")[name], policy.state_dict()[name])
 
 
 def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
     bare = make_tokenizer()
     bare.pad_token = None
-    assert prepare_tokenizer(bare).pad_token == "<eos>"
-    bare.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        prepare_tokenizer(bare)
+    assert library.prepare_tokenizer(bare).pad_token == "<eos>"
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        load_policy(tmp_path / "nothing")
-    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
-        load_state(tmp_path)
+        library.load_policy(tmp_path / "nothing")
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["new"])
-    save_policy(make_policy(), tokenizer, tmp_path / "policy")
+    library.save_policy(make_policy(), tokenizer, tmp_path / "policy")
     with pytest.raises(ValueError, match="14 tokens but the model only 13"):
-        load_policy(tmp_path / "policy")
+        library.load_policy(tmp_path / "policy")
 
 
 def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
     model, tokenizer = make_reward_model(), make_tokenizer()
     prompts = [user("why"), user("hello x y z"), user("x y")]
     replies = ["yes", "good good", "bad x y z z z"]
-    one, three = (score_replies(model, tokenizer, prompts, replies, b, 64) for b in (1, 3))
+    one, three = (library.score_replies(model, tokenizer, prompts, replies, b, 64) for b in (1, 3))
     np.testing.assert_allclose(one, three, atol=1e-5)
-    ids = torch.tensor([conversation_ids(tokenizer, prompts[1], bot(replies[1]))])
+    ids = torch.tensor([library.conversation_ids(tokenizer, prompts[1], bot(replies[1]))])
     assert one[1] == pytest.approx(model(ids).logits.item(), abs=1e-5)
     assert (one.shape, one.dtype) == ((3,), np.float32)
     with pytest.raises(ValueError, match="3 prompts but 2 replies"):
-        score_replies(model, tokenizer, prompts, replies[:2], 1, 9)
-
-
-def test_an_overlong_conversation_loses_its_beginning():
+        library.score_replies(model, tokenizer, prompts, replies[:2], 1, 9)
     model, tokenizer = make_reward_model(), make_tokenizer()
     long, short = user("x x x x y z"), user("y y x x y z")
-    cut = score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 6)
+    cut = library.score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 6)
     assert cut[0] == pytest.approx(cut[1], abs=1e-6)
-    whole = score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 64)
+    whole = library.score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 64)
     assert abs(whole[0] - whole[1]) > 1e-4
 
 
@@ -231,7 +200,7 @@ def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monk
     try:
         for preset in presets.PRESETS.values():
             Study(preset, 0, Store(tmp_path))
-            assert use_bf16(gpu) == preset.bf16 == (preset.world == "real")
-            assert not use_bf16(torch.device("cpu"))
+            assert library.use_bf16(gpu) == preset.bf16 == (preset.world == "real")
+            assert not library.use_bf16(torch.device("cpu"))
     finally:
-        set_bf16(False)
+        library.set_bf16(False)

@@ -6,22 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
-from alignment_tax import presets, settings
-from alignment_tax.notebooks import (
-    PARAMETERS,
-    WIDGET,
-    check_parameters,
-    code_cells,
-    find_chapters,
-    find_figures,
-    parameter_names,
-    read_chapter,
-    read_notebook,
-    run_course,
-)
+from alignment_tax import notebooks, presets, settings
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.values import read_records
 from alignment_tax.stats import claims
@@ -32,17 +22,15 @@ each_notebook = pytest.mark.parametrize("path", CHAPTERS, ids=NAMES)
 
 
 # what is committed
-
-
 def test_the_course_has_its_chapters():
     assert {f"{number:02}" for number in range(12)} <= {name[:2] for name in NAMES}
-    check_parameters(find_chapters(settings.notebooks_folder()))
+    notebooks.check_parameters(notebooks.find_chapters(settings.notebooks_folder()))
 
 
 @each_notebook
 def test_parameters_are_literals_with_a_comment_each(path):
-    assert parameter_names(path) == set(PARAMETERS)
-    (cell,) = code_cells(read_notebook(path), "parameters")
+    assert notebooks.parameter_names(path) == set(notebooks.PARAMETERS)
+    (cell,) = notebooks.code_cells(notebooks.read_notebook(path), "parameters")
     values = {}
     for node in ast.parse(cell.source).body:
         assert isinstance(node, ast.Assign | ast.AnnAssign), ast.unparse(node)
@@ -54,9 +42,9 @@ def test_parameters_are_literals_with_a_comment_each(path):
 
 @each_notebook
 def test_the_front_says_question_result_minutes_and_needs(path):
-    front = read_notebook(path).cells[0].source
+    front = notebooks.read_notebook(path).cells[0].source
     assert re.match(rf"# (?:Chapter )?{path.stem[:2]}\b", front), "heading with the number"
-    chapter = read_chapter(path)
+    chapter = notebooks.read_chapter(path)
     assert chapter.question.endswith("?")
     assert {"smoke", "tiny"} <= set(chapter.minutes)
     assert re.search(r"by the end", front, re.IGNORECASE)
@@ -65,9 +53,9 @@ def test_the_front_says_question_result_minutes_and_needs(path):
 
 @each_notebook
 def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
-    notebook = read_notebook(path)
+    notebook = notebooks.read_notebook(path)
     assert "widgets" not in notebook.metadata
-    for cell in code_cells(notebook):
+    for cell in notebooks.code_cells(notebook):
         assert "execution" not in cell.metadata, "execution times"
         assert not re.search(r"^\s*[!%].*\b(pip|conda|apt)\b", cell.source, re.MULTILINE)
         if not cell.source.lstrip().startswith("%"):
@@ -75,11 +63,11 @@ def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
         for output in cell.outputs:
             data = output.get("data", {})
             assert output.output_type != "error", cell.source
-            assert not any(kind.startswith(WIDGET) for kind in data)
+            assert not any(kind.startswith(notebooks.WIDGET) for kind in data)
             # a bar leaves carriage returns and its blocks behind
             assert not re.search(r"\r|\d+%\||it/s\]", output.get("text", "")), "progress bar"
             assert "/home/" not in str(output), "a folder of somebody's machine"
-    assert all(alt for _, alt in find_figures(notebook)), "a figure without alt text"
+    assert all(alt for _, alt in notebooks.find_figures(notebook)), "a figure without alt text"
 
 
 @each_notebook
@@ -92,7 +80,8 @@ def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
 
 @each_notebook
 def test_the_last_section_is_exercises_with_solutions_folded_away(path):
-    told = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+    cells = notebooks.read_notebook(path).cells
+    told = [cell.source for cell in cells if cell.cell_type == "markdown"]
     heads = [line for text in told for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
     assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
     assert any("<details" in text for text in told)
@@ -136,7 +125,7 @@ def course(tmp_path_factory, fence):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(fence), prepend=os.pathsep)
         patch.setenv(settings.RUNS_VARIABLE, str(folder / "runs"))
-        ran = run_course("smoke", 0, out=folder / "out")
+        ran = notebooks.run_course("smoke", 0, out=folder / "out")
     return dict(zip(NAMES, ran.chapters, strict=True))
 
 
@@ -154,12 +143,14 @@ def records(course, request):
 @pytest.mark.notebooks
 def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    ran = run_course(presets.RECORDED, 0, out=tmp_path / "out")
+    ran = notebooks.run_course(presets.RECORDED, 0, out=tmp_path / "out")
     assert {run.title: run.error for run in ran.failed} == {}
     assert not (tmp_path / "artifacts").exists()
-    drawn = {run.number: read_notebook(ran.out / run.notebook) for run in ran.chapters}
+    drawn = {run.number: notebooks.read_notebook(ran.out / run.notebook) for run in ran.chapters}
     # chapter 14 is about files of models, of which there are none here
-    assert [name for name, notebook in drawn.items() if not find_figures(notebook)] == ["14"]
+    assert [name for name, notebook in drawn.items() if not notebooks.find_figures(notebook)] == [
+        "14"
+    ]
     (tax,) = (run.records["tax_skill"] for run in ran.chapters if run.number == "05")
     rows = recorded().points.query("seed == 0 and method == 'none'")
     skill = rows.set_index(["algorithm", "rounds"])["skill"]
@@ -194,54 +185,17 @@ def test_no_chapter_opens_a_connection(course, fence):
     assert b"no network here" in tried.stderr, "the fence holds"
 
 
-# chapter, what it worked out by hand, the library's, how far apart they may be
-BY_HAND = (
-    ("02", "sft_loss_by_hand", "sft_loss_trl", 1e-4),
-    ("03", "bt_loss_by_hand", "bt_loss_trl", 1e-4),
-    ("06", "dpo_loss_by_hand", "dpo_loss_trl", 1e-4),
-    ("07", "l1_by_hand", "l1_of_library", 1e-5),
-    ("08", "replay_loss_by_hand", "replay_loss_of_library", 1e-5),
-    ("06", "ppo_loss_by_hand", "ppo_loss_library", 1e-4),
-    # five standard errors of a difference of two shares of 2000 draws or more
-    ("10", "hand_accuracy", "library_accuracy", 0.05),
-    ("11", "objective_by_hand", "objective_of_library", 1e-4),
-)
-NEXT_TO_NOTHING = (
-    ("01", "log_likelihood_gap", 1e-3),
-    ("04", "hand_round_difference", 1e-6),
-    ("06", "rloo_advantage_gap", 1e-3),
-    ("06", "kl_estimator_gap", 1e-6),
-    ("08", "ema_against_library", 1e-6),
-    ("09", "by_hand_against_library_at_half", 1e-6),
-    ("09", "by_hand_minus_library_forgetting", 0.5),
-    # the vectors written out are the votes, counted by (1 - alpha)^2, 1 and alpha^2
-    ("10", "counts_against_vectors", 1e-9),
-    # another numbering of the hidden units, the same model
-    ("10", "renumbering_changes_logits_by", 1e-2),
-    ("11", "softmax_ratios_against_hand", 1e-9),
-    ("14", "gap_by_hand", 1e-6),
-)
-TRUE = (
-    ("00", "alpha_0_equals_theta_0"),
-    ("09", "alpha_0_equals_theta_0"),
-    ("09", "alpha_1_equals_theta"),
-    ("09", "by_hand_equals_theta_0_at_0"),
-    ("09", "by_hand_equals_theta_at_1"),
-    ("09", "extrapolation_refused"),
-    ("14", "unfit_pair_refused"),
-    ("14", "alpha_0_is_before"),
-    ("14", "alpha_1_is_after"),
-)
+BY_HAND = yaml.safe_load((Path(__file__).parent / "golden" / "by_hand.yaml").read_text("utf-8"))
 
 
 @pytest.mark.notebooks
 def test_what_is_worked_out_by_hand_is_the_librarys(course):
-    for chapter, by_hand, library, tolerance in BY_HAND:
+    for chapter, by_hand, library, tolerance in BY_HAND["equal"]:
         records = of(course, chapter)
         assert records[by_hand] == pytest.approx(records[library], abs=tolerance), by_hand
-    for chapter, name, tolerance in NEXT_TO_NOTHING:
+    for chapter, name, tolerance in BY_HAND["next_to_nothing"]:
         assert abs(of(course, chapter)[name]) < tolerance, name
-    for chapter, name in TRUE:
+    for chapter, name in BY_HAND["true"]:
         assert of(course, chapter)[name] is True, name
 
 

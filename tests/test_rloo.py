@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_models import always, make_policy, make_tokenizer, sharp, user
+from test_models import always, make_policy, make_tokenizer, user
 from test_train import PROMPTS, count_words, count_x, sample, surprisal, weights
 from transformers import LlamaForCausalLM, PreTrainedModel
 from trl import RLOOTrainer
@@ -22,16 +22,9 @@ from alignment_tax.train.trainer import Trained
 
 EOS = 1
 RLOO = RlooConfig(
-    rounds=1,
-    prompts_per_round=8,
-    n=4,
-    temperature=1.0,
-    max_new_tokens=8,
-    max_prompt_length=8,
-    beta=0.1,
-    learning_rate=5e-3,
-    batch_size=32,
-)
+    rounds=1, prompts_per_round=8, n=4, temperature=1.0, max_new_tokens=8, max_prompt_length=8,
+    beta=0.1, learning_rate=5e-3, batch_size=32,
+)  # fmt: skip
 
 
 def run(
@@ -77,17 +70,12 @@ def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float
 
 
 # by hand
-
-
-def test_advantages_of_three_replies_by_hand():
+def test_advantages_by_hand_and_cut_off_replies_below_the_finished_ones():
     # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
     rewards, ratios = np.array([[1.0, 2.0, 6.0]]), np.array([[0.0, 0.0, 4.0]])
     assert rloo_advantages(rewards, 0 * ratios, 0.5).tolist() == [[-3.0, -1.5, 4.5]]
     # a penalty of 0.5 * 4 on the last reply: rewards 1, 2, 4
     assert rloo_advantages(rewards, ratios, 0.5).tolist() == [[-2.0, -0.5, 2.5]]
-
-
-def test_a_reply_that_was_cut_off_is_put_below_the_finished_ones_of_its_group():
     rewards = np.array([3.0, 9.0, 1.0, 5.0, 7.0, 8.0])
     finished = np.array([True, False, True, False, False, False])
     scores = penalise_unfinished(rewards, finished, n=3, penalty=2.0)
@@ -160,8 +148,6 @@ def spy_on_trl(monkeypatch, stretch: float = 1.0, trainer=RLOOTrainer) -> dict[s
 
 
 # sampling
-
-
 def test_trl_samples_what_sample_replies_samples(tmp_path):
     # almost no temperature; prompts of different lengths; a foreign end token in the checkpoint
     policy = wordy_policy(0)
@@ -179,22 +165,7 @@ def test_trl_samples_what_sample_replies_samples(tmp_path):
         assert row.tokens == len(reply.token_ids) + reply.finished
 
 
-def test_trl_samples_follow_the_temperature_softmax_of_the_policy(tmp_path):
-    policy, tokenizer = sharp(make_policy()), make_tokenizer()
-    with torch.no_grad():
-        logits = policy(torch.tensor([prompt_ids(tokenizer, PROMPTS[0])])).logits[0, -1]
-    expected = torch.softmax(logits / 2, dim=-1).numpy()
-    many = {"prompts": PROMPTS[:1], "n": 3000, "batch_size": 3000, "max_new_tokens": 1}
-    table = run(policy, tmp_path, temperature=2.0, learning_rate=1e-9, **many).samples
-    for word in ("good", "bad", "x", "yes"):
-        share = (table["reply"] == word).mean()
-        assert share == pytest.approx(expected[tokenizer.convert_tokens_to_ids(word)], abs=0.04)
-    assert table["finished"].mean() == pytest.approx(expected[EOS], abs=0.04)
-
-
 # training
-
-
 def test_rloo_raises_the_reward_and_leaves_theta_0_alone(tmp_path):
     theta_0 = make_policy()
     before = weights(theta_0)
@@ -260,8 +231,6 @@ def test_long_prompts_and_those_beyond_the_last_full_step_are_counted(tmp_path):
 
 
 # bad input
-
-
 def constant(value: float):
     return lambda prompts, replies: np.full(len(replies), value)
 

@@ -1,7 +1,6 @@
 """Searches for ratios as stages of a study: each holds its mean, and none is worse than equal."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -9,9 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import miniature
-from points import made_up_points
 
-from alignment_tax import presets
 from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
 from alignment_tax.merge.hma import KlToStart, ReplyLikelihood, grid_ratios, mean_objective
@@ -19,10 +16,8 @@ from alignment_tax.merge.layout import ratios_of_blocks
 from alignment_tax.merge.search import SEARCHES, Found, SampledReward, Task
 from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
-from alignment_tax.pipeline.record import record
 from alignment_tax.pipeline.stages.ratios import resolved
 from alignment_tax.pipeline.study import Study
-from alignment_tax.results.points import curve_rows
 from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, simplest
 from alignment_tax.store import Store
@@ -30,11 +25,6 @@ from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies, sampling
 
 LAST, K, ALPHA = 2, 3, 0.3
-
-
-@pytest.fixture(scope="module")
-def study(store):
-    return Study(miniature(), 0, store)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +52,6 @@ def bare(**changes):
 
 
 # what each search finds
-
-
 @pytest.mark.parametrize("method", sorted(SEARCHES))
 def test_ratios_have_the_mean_lie_in_the_box_and_are_no_worse_than_equal_ones(found, method):
     result, released = found[method], method == "hma_released"
@@ -180,8 +168,6 @@ def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found
 
 
 # specs
-
-
 def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     open_ = Spec("rsf", LAST, "hma_grid", ALPHA, part="K=3")
     closed = resolved(study, open_)
@@ -216,17 +202,10 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
     assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
 
 
-@pytest.mark.parametrize(
-    ("method", "part", "name"),
-    [
-        ("hma", "K=3", "hma, alpha 0.4, 3 blocks"),
-        ("hma", "0.61234567|0.4|0.18765433", "hma, alpha 0.4, ratios 0.612 0.4 0.188"),
-        ("hma_released", "0.4|0.4|norms=0.0", "hma_released, alpha 0.4, ratios 0.4 0.4, norms 0"),
-        ("part", "input", "part, alpha 0.4, part input"),
-    ],
-)
-def test_specs_are_named_for_a_reader(method, part, name):
-    assert str(Spec("rsf", 2, method, 0.4, part=part)) == f"rsf round 2 with {name}"
+def test_specs_are_named_for_a_reader():
+    found, open_ = (Spec("rsf", 2, "hma", 0.4, part=part) for part in ("0.61234|norms=0.0", "K=3"))
+    assert str(found) == "rsf round 2 with hma, alpha 0.4, ratios 0.612, norms 0"
+    assert str(open_).endswith("hma, alpha 0.4, 3 blocks")
 
 
 def test_recorded_specs_are_those_of_the_preset(study):
@@ -243,29 +222,16 @@ def test_recorded_specs_are_those_of_the_preset(study):
     ]
     assert study.specs(["parts"]) == every
     assert not {"part", "hma"} & {spec.method for spec in study.specs()}
-    without = Study(dataclasses.replace(miniature(), ratios=None), 0, study.store)
     with pytest.raises(UnknownStage, match="no method 'parts'"):
-        without.specs(["parts"])
+        Study(miniature(ratios=None), 0, study.store).specs(["parts"])
     for name in ("tiny", "smoke"):
         shipped = Study(name)
         assert {grid[0] for grid in shipped.preset.ratios.grids} == set(SEARCHES)
         parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
         assert parts >= {"linear", "input", "head", "K=3"}
-    tiny, smoke = presets.TINY.ratios, presets.SMOKE.ratios
-    for name in ("prompts", "n", "epochs", "reward_prompts", "kept_texts"):
-        assert getattr(smoke, name) < getattr(tiny, name)
 
 
 # found ratios are kept
-
-
-def test_found_ratios_survive_disk(tmp_path):
-    path = [{"step": 0, "ratios": [0.1 + 0.2, 0.5], "batch": 1 / 3, "full": None}]
-    found = Found((0.1 + 0.2, 0.5), {"norms": 1 / 3}, 0.1 + 0.2, 1 / 7, path)
-    found.save(tmp_path)
-    assert Found.load(tmp_path) == found
-
-
 def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, parts, monkeypatch):
     model, mixture = parts
     task = Task(mixture, model, study.search_data(), study.preset.ratios, ALPHA, study.seed)
@@ -273,35 +239,14 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
     torch.set_num_threads(study.preset.threads)
     assert SEARCHES["hma"](task) == found["hma"]
     # what is recorded does not change what is found
-    other = dataclasses.replace(
-        study.preset.ratios, parts=(("head", (0.1,)),), grids=(("hma", 9, (0.1,)),)
-    )
+    changes = {"parts": (("head", (0.1,)),), "grids": (("hma", 9, (0.1,)),)}
+    other = dataclasses.replace(study.preset.ratios, **changes)
     preset = dataclasses.replace(study.preset, ratios=other)
     monkeypatch.setattr(Store, "_make", None)
     assert Study(preset, 0, study.store).ratios("hma_kl", K, ALPHA) == found["hma_kl"]
 
 
-def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
-    def ratio_folders():
-        return {p.name for p in (study.store.root / "ratios").glob("*") if p.suffix != ".lock"}
-
-    def interrupted(found, folder):
-        (folder / "ratios.json").write_text("{")
-        raise KeyboardInterrupt
-
-    study.ratios("hma", K, ALPHA)
-    before = ratio_folders()
-    with monkeypatch.context() as patch:
-        patch.setattr(Found, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            study.ratios("hma", K, 0.45)
-    assert ratio_folders() == before
-    assert study.ratios("hma", K, 0.45).alpha == pytest.approx(0.45)
-
-
 # refused before anything is trained
-
-
 @pytest.mark.parametrize(
     ("spec", "changes", "error", "message"),
     [
@@ -310,14 +255,14 @@ def test_an_interrupted_search_leaves_nothing_half_written(study, monkeypatch):
         (("hma", 0.3, "K=10"), {}, MergeError, "10 blocks cannot be cut from 9 layers"),
         (("hma", 0.3, "K=1"), {}, MergeError, "one block there is nothing to search"),
         (("hma", None, "K=3"), {}, ValueError, "needs alpha"),
-        (("hma", 0.0, "K=3"), {}, MergeError, "strictly between 0 and 1"),
         (("hma_grid", 0.3, "K=6"), {}, MergeError, "grid search is for K = 3 blocks, not 6"),
         (("hma_eq11", 0.9, "K=3"), {}, MergeError, "eps of 5.667 or more, or the softmax"),
         (("hma_grid", 0.3, "K=3"), {"grid_step": 1.5}, MergeError, "step of the grid is 1.5"),
         (("part", 0.3, "top"), {}, MergeError, "no part 'top'.*input, middle, output"),
         (("part", 0.3, None), {}, ValueError, "needs a part and an alpha"),
         (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be 0.3"),
-        (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks"),
+        (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks.*'norms=0.0'"),
+        (("hma", 0.3, None), {}, ValueError, "ratios of its blocks.*None"),
         (("hma", 0.3, "0.3|0.3|K=3"), {}, MergeError, "'K' has no ratio to fix"),
     ],
 )
@@ -340,36 +285,11 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
         less = Study(miniature(**changes), 0, Store("/nonexistent/ratios"))
         with pytest.raises(UnknownStage, match=message):
             less.ratios("hma_kl", 3, 0.3)
-
-
-def test_a_preset_with_an_impossible_search_records_nothing():
     with pytest.raises(MergeError, match="strictly between 0 and 1"):
         bare(grids=(("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])
 
 
 # the recorded table
-
-
-def test_parts_are_recorded_as_rows(tmp_path, study, found, monkeypatch):
-    monkeypatch.setattr("alignment_tax.settings.results_folder", lambda: tmp_path)
-    monkeypatch.setattr(
-        "alignment_tax.pipeline.record.Study", lambda p, s: Study(p, s, study.store)
-    )
-    record(miniature(), [0], methods=["part"])
-    points = pd.read_csv(tmp_path / "miniature" / "points.csv")
-    parts = points[points["method"] == "part"]
-    rows = [["rsf", 0.5, part, LAST] for part in ("input", "linear")]
-    assert parts[["algorithm", "alpha", "part", "rounds"]].values.tolist() == rows
-    assert parts["key"].nunique() == 2
-    assert parts["skill"].between(0, 100 + 1e-9).all()
-    record(miniature(), [0], methods=["hma"])
-    points = pd.read_csv(tmp_path / "miniature" / "points.csv")
-    assert points["method"].tolist() == ["none", "part", "part", "hma"]
-    assert points["part"].iloc[-1].count("|") == K - 1
-    calls = json.loads((tmp_path / "miniature" / "provenance.json").read_text())
-    assert [call["methods"] for call in calls] == [["part"], ["hma"]]
-
-
 def test_ratios_found_anew_replace_those_of_as_many_blocks():
     def table(*rows):
         full = [(0, "rsf", method, None, alpha, part, 6, s) for method, alpha, part, s in rows]
@@ -391,16 +311,3 @@ def test_ratios_found_anew_replace_those_of_as_many_blocks():
     merged = merge_rows(stored, fresh)
     assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]
     assert merged["part"].tolist()[0] == "0.7|0.4|0.1"
-
-
-def test_the_curve_of_ratios_has_the_fewest_blocks_and_both_ends():
-    points = made_up_points().sample(frac=1, random_state=0)
-    rows = curve_rows(points, "hma", 1)
-    # 80 - 4 alpha and 3 more at three blocks; those of nine are left out
-    assert rows["skill"].tolist() == [80, pytest.approx(82.2), pytest.approx(81.4), 68]
-    assert rows["reward"].tolist() == [5, 5.8, 6.6, 9]
-    assert rows["method"].tolist() == ["none", "hma", "hma", "none"]
-    with pytest.raises(ValueError, match="no points of method 'hma_kl', seed 0"):
-        curve_rows(points, "hma_kl", 0)
-    with pytest.raises(ValueError, match=r"'part' is no curve.*the column part"):
-        curve_rows(points, "part", 0)

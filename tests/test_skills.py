@@ -1,7 +1,5 @@
 """Scores: as in bare forward passes, as sacrebleu counts, and item by item as lm-eval has them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -20,21 +18,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from alignment_tax import skills
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS, FORGIVEN
 from alignment_tax.models import load_policy, save_policy
 from alignment_tax.settings import base_folder
-from alignment_tax.skills import (
-    FAMILIES,
-    SLOTS,
-    Scorer,
-    SkillScores,
-    SkillsError,
-    bleu_statistics,
-    corpus_bleu,
-    family_percent,
-    pair_scores,
-    suite,
-)
 from alignment_tax.skills import scorer as scorer_module
 from alignment_tax.skills.decode import greedy_replies, log_likelihoods
 from alignment_tax.skills.scorer import first_line
@@ -42,55 +29,19 @@ from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]
 
-UTILS = """
-import random
-from datasets import Dataset
 
-WORDS = [f"w{i}" for i in range(40)]
-
-def rows(seed, **answer):
-    draw = random.Random(seed)
-    questions = [" ".join(draw.sample(WORDS, draw.randint(3, 6))) + " ?" for _ in range(20)]
-    return {"test": Dataset.from_list(
-        [{"question": q} | {name: make(draw) for name, make in answer.items()} for q in questions]
-    )}
-
-def choices(**_):
-    return rows(0, choices=lambda draw: draw.sample(WORDS, 4), label=lambda draw: draw.randrange(4))
-
-def passages(**_):
-    return rows(1, answer=lambda draw: " ".join(draw.choices(WORDS[:6], k=8)))
-"""
-
-CHOICE = """
-task: {task}
-custom_dataset: !function utils.choices
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: choices
-doc_to_target: label
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
-
-GENERATION = """
-task: {task}
-custom_dataset: !function utils.passages
-test_split: test
-output_type: generate_until
-doc_to_text: question
-doc_to_target: answer
-generation_kwargs: {{until: ["<eos>"], max_gen_toks: 6, do_sample: false}}
-metric_list: [{{metric: {metric}, aggregation: {aggregation}, higher_is_better: true}}]
-"""
+SUITE = Path(__file__).parent / "golden" / "suite"
+UTILS, CHOICE, GENERATION = (
+    (SUITE / f"{name}.txt").read_text() for name in ("utils", "choice", "generation")
+)
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite")
     (folder / "utils.py").write_text(UTILS)
-    for slot, task in suite("tiny").items():
-        if slot in FAMILIES["commonsense"]:
+    for slot, task in skills.suite("tiny").items():
+        if slot in skills.FAMILIES["commonsense"]:
             text = CHOICE.format(task=task)
         elif slot == "bleu":
             text = GENERATION.format(task=task, metric="bleu", aggregation="bleu")
@@ -106,82 +57,43 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
         padding_side="left",
-    )
+    )  # fmt: skip
 
 
 def tiny_llama(seed: int = 0, **changes: float) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=44,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-        initializer_range=0.5,
-    )
+        vocab_size=44, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=32, eos_token_id=1, pad_token_id=0,
+        bos_token_id=None, initializer_range=0.5,
+    )  # fmt: skip
     config.update(changes)
     return LlamaForCausalLM(config).eval()
 
 
-def only(*slots: str, folder: Path | None, limit: int | None = None, batch_size: int = 8) -> Scorer:
-    without = tuple(slot for slot in SLOTS if slot not in slots)
-    return Scorer("tiny", limit, batch_size, folder=folder, without=without)
+def only(
+    *slots: str, folder: Path | None, limit: int | None = None, batch_size: int = 8
+) -> skills.Scorer:
+    without = tuple(slot for slot in skills.SLOTS if slot not in slots)
+    return skills.Scorer("tiny", limit, batch_size, folder=folder, without=without)
 
 
 @pytest.fixture(scope="module")
-def scorer(tasks: Path) -> Scorer:
-    return Scorer("tiny", limit=None, batch_size=8, folder=tasks)
+def scorer(tasks: Path) -> skills.Scorer:
+    return skills.Scorer("tiny", limit=None, batch_size=8, folder=tasks)
 
 
 @pytest.fixture(scope="module")
-def scores(scorer: Scorer, tokenizer: PreTrainedTokenizerFast) -> SkillScores:
+def scores(scorer: skills.Scorer, tokenizer: PreTrainedTokenizerFast) -> skills.SkillScores:
     return scorer.score(tiny_llama(), tokenizer)
-
-
-def bare_replies(model, tokenizer, prompts: list[str]) -> list[str]:
-    replies = []
-    for prompt in prompts:
-        ids = tokenizer(prompt)["input_ids"]
-        reply: list[int] = []
-        while len(reply) < 6:
-            token = int(model(torch.tensor([ids + reply])).logits[0, -1].argmax())
-            if token == tokenizer.eos_token_id:
-                break
-            reply.append(token)
-        replies.append(tokenizer.decode(reply))
-    return replies
 
 
 def documents(tasks: Path, name: str) -> list[dict]:
     space: dict = {}
     exec((tasks / "utils.py").read_text(), space)
     return list(space[name]()["test"])
-
-
-def test_exact_match_counts_the_replies_that_are_the_answer(tokenizer, tmp_path) -> None:
-    questions = [f"{first} {second} ?" for first in WORDS[:4] for second in WORDS[4:8]]
-    answers = bare_replies(tiny_llama(), tokenizer, questions)
-    answers[:5] = [f"{answer} w1" for answer in answers[:5]]
-    rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
-    source = "from datasets import Dataset\ndef passages(**_):\n"
-    source += f"    return {{'test': Dataset.from_list({rows!r})}}\n"
-    (tmp_path / "utils.py").write_text(source)
-    task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
-    (tmp_path / "span.yaml").write_text(task)
-    scores = only("span", folder=tmp_path).score(tiny_llama(), tokenizer)
-    assert scores.values()["span"].tolist() == [0.0] * 5 + [1.0] * 11
-    same = 100 * 11 / 16
-    assert (scores.metrics["span"], scores.metrics["reading"]) == (same, same)
-    assert set(scores.metrics) == {"span", "reading", "reading_forgiven"}
 
 
 def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> None:
@@ -195,8 +107,8 @@ def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> Non
 
 def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
     m = scores.metrics
-    assert set(m) == {*SLOTS, *FORGIVEN, *FORGIVEN.values()}
-    assert m["forgetting"] == pytest.approx(np.mean([m[FORGIVEN[f]] for f in FAMILIES]))
+    assert set(m) == {*skills.SLOTS, *FORGIVEN, *FORGIVEN.values()}
+    assert m["forgetting"] == pytest.approx(np.mean([m[FORGIVEN[f]] for f in skills.FAMILIES]))
     four = (m["one_hop"] + m["two_hop"] + m["piqa_like"] + m["race_like"]) / 4
     assert m["commonsense"] == pytest.approx(four)
     assert m["reading"] == pytest.approx((m["span"] + m["counting"]) / 2)
@@ -204,7 +116,7 @@ def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
     assert m["skill"] == pytest.approx((m["commonsense"] + m["reading"] + m["translation"]) / 3)
 
 
-def test_the_same_model_gives_the_same_numbers_and_keeps_its_mode(
+def test_a_model_gives_the_same_numbers_and_keeps_its_mode(
     scores, scorer, tokenizer, capsys
 ) -> None:
     model = tiny_llama().train()
@@ -218,7 +130,8 @@ def test_the_same_model_gives_the_same_numbers_and_keeps_its_mode(
 
 
 def test_limit_and_slots_that_are_left_out_by_name(tasks, tokenizer) -> None:
-    few = Scorer("tiny", limit=3, batch_size=8, folder=tasks, without=("race_like", "counting"))
+    without = ("race_like", "counting")
+    few = skills.Scorer("tiny", limit=3, batch_size=8, folder=tasks, without=without)
     scores = few.score(tiny_llama(), tokenizer)
     asked = dict.fromkeys(("one_hop", "two_hop", "piqa_like", "span", "bleu"), 3)
     assert scores.items.groupby("slot").size().to_dict() == asked
@@ -239,27 +152,28 @@ def test_limit_and_slots_that_are_left_out_by_name(tasks, tokenizer) -> None:
     ],
 )
 def test_unusable_settings_are_refused(tasks, changes, message) -> None:
-    with pytest.raises(SkillsError, match=message):
-        Scorer(**{"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes)
+    with pytest.raises(skills.SkillsError, match=message):
+        skills.Scorer(
+            **{"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes
+        )
 
 
-def by_lm_eval(scorer: Scorer, model, tokenizer) -> pd.DataFrame:
+def by_lm_eval(scorer: skills.Scorer, model, tokenizer) -> pd.DataFrame:
     """The items of a scorer, as lm-eval's own evaluation with its own model class finds them."""
     model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=scorer.batch_size)
     rows = []
     for slot, task in scorer.slots.items():
         definition = scorer.tasks[task.name]
-        found = evaluate(
-            model, {"tasks": {task.name: definition}}, limit=scorer.limit, bootstrap_iters=0
-        )
+        asked = {"tasks": {task.name: definition}}
+        found = evaluate(model, asked, limit=scorer.limit, bootstrap_iters=0)
         for sample in found["samples"][task.name]:
             row = {"slot": slot, "item": sample["doc_id"], "fingerprint": sample["doc_hash"][:16]}
             nothing = dict.fromkeys((*BLEU_COLUMNS, *CUT_COLUMNS), np.nan)
             value = forgiven = np.nan if slot == "bleu" else float(sample[task.metric])
             if slot == "bleu":
                 reference, reply = sample["bleu"]
-                whole = bleu_statistics(reference, reply)
-                cut = bleu_statistics(reference, first_line(reply, reference, task.ends))
+                whole = skills.bleu_statistics(reference, reply)
+                cut = skills.bleu_statistics(reference, first_line(reply, reference, task.ends))
                 nothing = dict(zip(nothing, [*whole, *cut], strict=True))
             elif task.said:
                 value = said(model, definition, sample["doc"])
@@ -290,7 +204,7 @@ def damaged_base():
 
 def test_every_item_of_the_tiny_suite_is_answered_as_by_lm_eval(tmp_path) -> None:
     model, tokenizer = damaged_base()
-    few = Scorer("tiny", limit=40, batch_size=16)
+    few = skills.Scorer("tiny", limit=40, batch_size=16)
     items = few.score(model, tokenizer).items
     assert items.equals(by_lm_eval(few, model, tokenizer))
     # answers that are all right, or all wrong, would test little
@@ -324,9 +238,7 @@ def test_the_public_command_line_gives_the_same_number(tmp_path) -> None:
 def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> None:
     model, draw = tiny_llama(), np.random.default_rng(0)
     contexts = [draw.integers(4, 44, size=n).tolist() for n in (3, 7, 5)]
-    pairs = [
-        (context, draw.integers(4, 44, size=n).tolist()) for context in contexts for n in (1, 4, 2)
-    ]
+    pairs = [(c, draw.integers(4, 44, size=n).tolist()) for c in contexts for n in (1, 4, 2)]
     # a continuation that greedy decoding gives
     pairs.append((contexts[0], greedy_replies(model, [contexts[0]], 3, lambda x: [False], 0, 1)[0]))
     for batch_size in (1, 4, 100):
@@ -347,13 +259,13 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
         ("do_sample: false", "num_beams: 3", "greedy"),
     ],
 )
-def test_a_task_that_cannot_be_scored_is_refused_by_name(
+def test_a_task_that_cannot_be_scored_is_named(
     old, new, message, tasks, tokenizer, tmp_path
 ) -> None:
     shutil.copy(tasks / "utils.py", tmp_path)
     task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
     (tmp_path / "span.yaml").write_text(task.replace(old, new))
-    with pytest.raises(SkillsError, match=f"tiny_span.*{message}"):
+    with pytest.raises(skills.SkillsError, match=f"tiny_span.*{message}"):
         only("span", folder=tmp_path, limit=2).score(tiny_llama(), tokenizer)
 
 
@@ -369,6 +281,13 @@ def test_a_task_that_cannot_be_scored_is_refused_by_name(
 )
 def test_behind_the_first_sentence_or_line_all_is_forgiven(reply, target, ends, cut) -> None:
     assert first_line(reply, target, ends) == cut
+
+
+def test_what_is_forgiven_is_scored_as_it_is_cut(scorer, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(scorer_module, "first_line", lambda *_: "")
+    items = scorer.score(tiny_llama(), tokenizer).items.query("slot == 'bleu'")
+    assert items["length"].max() > 0
+    assert items[CUT_COLUMNS[BLEU_COLUMNS.index("length")]].eq(0).all()
 
 
 def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> None:
@@ -389,30 +308,25 @@ def test_a_continuation_that_must_end_is_greedy_only_if_the_end_follows() -> Non
 
 
 def test_answers_are_what_the_model_says(scorer, tasks, tokenizer) -> None:
-    model = tiny_llama()
+    model, end = tiny_llama(), tokenizer.eos_token_id
     said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2], "bleu": []})
-    questions = [doc["question"] for doc in documents(tasks, "passages")]
-    replies = bare_replies(model, tokenizer, [questions[1], questions[3]])
-    assert [said["span", 1], said["span", 3]] == replies
+    prompts = [tokenizer(documents(tasks, "passages")[i]["question"])["input_ids"] for i in (1, 3)]
+    replies = greedy_replies(model, prompts, 6, lambda all: [r[-1] == end for r in all], 0, 8)
+    texts = [tokenizer.decode([token for token in reply if token != end]) for reply in replies]
+    assert [said["span", 1], said["span", 3]] == texts
     assert said["one_hop", 2] in documents(tasks, "choices")[2]["choices"]
     assert set(said) == {("span", 1), ("span", 3), ("one_hop", 2)}
 
 
 def test_scores_survive_the_disk(scores, tmp_path) -> None:
     scores.save(tmp_path / "scores")
-    loaded = SkillScores.load(tmp_path / "scores")
+    loaded = skills.SkillScores.load(tmp_path / "scores")
     assert loaded.metrics == scores.metrics
     assert loaded.items.equals(scores.items)
     names = {path.name for path in (tmp_path / "scores").iterdir()}
     assert names == {"items.parquet", "skills.json"}
-    with pytest.raises(SkillsError, match="score the model there first"):
-        SkillScores.load(tmp_path)
-
-
-def test_bleu_counts_by_hand() -> None:
-    # four of five words match; bigrams a-b, b-c; one trigram; no 4-gram of two
-    counts = bleu_statistics("a b c d e", "a b c x d")
-    assert counts == [4, 2, 1, 0, 5, 4, 3, 2, 5, 5]
+    with pytest.raises(skills.SkillsError, match="score the model there first"):
+        skills.SkillScores.load(tmp_path)
 
 
 def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
@@ -420,23 +334,28 @@ def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
     references = [" ".join(rng.choice(list("abcdefg"), size=9)) + " ." for _ in range(30)]
     predictions = [r[: 2 * int(rng.integers(1, 9))] for r in references]
     predictions[3] = ""
-    counts = np.array([bleu_statistics(r, p) for r, p in zip(references, predictions, strict=True)])
+    counts = np.array(
+        [skills.bleu_statistics(r, p) for r, p in zip(references, predictions, strict=True)]
+    )
     for _ in range(5):
         chosen = rng.integers(30, size=30)
         said, wanted = ([texts[i] for i in chosen] for texts in (predictions, references))
         expected = sacrebleu.corpus_bleu(said, [wanted]).score
-        assert corpus_bleu(counts[chosen]) == pytest.approx(expected)
-    assert corpus_bleu(counts[[3]]) == 0.0
-    perfect = np.array([bleu_statistics("the cat sleeps here", "the cat sleeps here")])
-    assert corpus_bleu(perfect) == pytest.approx(100.0)
+        assert skills.corpus_bleu(counts[chosen]) == pytest.approx(expected)
+    assert skills.corpus_bleu(counts[[3]]) == 0.0
+    perfect = np.array([skills.bleu_statistics("the cat sleeps here", "the cat sleeps here")])
+    assert skills.corpus_bleu(perfect) == pytest.approx(100.0)
+    # four of five words match; bigrams a-b, b-c; one trigram; no 4-gram of two
+    counts = skills.bleu_statistics("a b c d e", "a b c x d")
+    assert counts == [4, 2, 1, 0, 5, 4, 3, 2, 5, 5]
 
 
 @pytest.mark.parametrize("score", ["skill", "reading", "bleu"])
 def test_scores_feed_the_bootstrap(scores, scorer, tokenizer, score: str) -> None:
     other = scorer.score(tiny_llama(1), tokenizer)
-    a, b = pair_scores([scores], [other], score)
+    a, b = skills.pair_scores([scores], [other], score)
     result = paired_bootstrap(
-        a, b, rng=np.random.default_rng(0), n_boot=20, statistic=family_percent(score)
+        a, b, rng=np.random.default_rng(0), n_boot=20, statistic=skills.family_percent(score)
     )
     assert result.difference == pytest.approx(scores.metrics[score] - other.metrics[score])
     assert result.low <= result.high
@@ -444,7 +363,7 @@ def test_scores_feed_the_bootstrap(scores, scorer, tokenizer, score: str) -> Non
 
 def test_scores_on_other_items_are_not_compared(scores) -> None:
     changed = scores.items.assign(fingerprint="other")
-    with pytest.raises(SkillsError, match="different items"):
-        pair_scores([scores], [SkillScores(scores.metrics, changed)])
-    with pytest.raises(SkillsError, match="no score 'reasoning'"):
-        family_percent("reasoning")
+    with pytest.raises(skills.SkillsError, match="different items"):
+        skills.pair_scores([scores], [skills.SkillScores(scores.metrics, changed)])
+    with pytest.raises(skills.SkillsError, match="no score 'reasoning'"):
+        skills.family_percent("reasoning")

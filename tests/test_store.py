@@ -51,12 +51,9 @@ def leftovers(root):
 def start_python(code, *arguments):
     """Start a Python process that has `Store` at hand; its standard error is a pipe."""
     head = "import sys, time, pathlib\nfrom alignment_tax.store import Store\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": LIB},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": LIB}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, seconds=30):
@@ -91,9 +88,6 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
     # neither does the order, or what a list is written as
     a = artifact_key("sft", {"lr": 0.1, "alphas": (0, 0.5)}, 1, {"x": "1", "y": "2"})
     assert a == artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
-
-
-def test_inputs_that_are_not_plain_are_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"inputs of sft\['model'\] is a object"):
         get(Store(tmp_path), Counting(), {"model": object()})
     with pytest.raises(ValueError, match=r"inputs of sft\['lr'\] is nan"):
@@ -190,6 +184,7 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
     ("error", "told", "message"),
     [
         (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
         (None, ArtifactError, "wrote no file"),
         (OSError(errno.ENOSPC, "full"), ArtifactError, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
         (RuntimeError("No space left on device (os error 28)"), ArtifactError, "is full"),

@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from alignment_tax.merge.theory import (
-    FeatureModel,
-    accuracy,
-    f_p,
-    margin,
-    predicted,
-    proposition_5_1,
-    repeated,
-    simulate,
-)
+from alignment_tax.merge import theory
+from alignment_tax.merge.theory import FeatureModel, margin, proposition_5_1
 
 DRAWS = 40_000
 SIMULATED = ("single", "weights", "outputs")
@@ -24,7 +16,7 @@ NEAR = 3 * math.sqrt(0.76 * 0.24 / DRAWS) + 0.0005
 
 
 def measured(shared: int, labels: str = "same") -> list[float]:
-    found = simulate(FeatureModel(shared=shared), labels, draws=DRAWS)
+    found = theory.simulate(FeatureModel(shared=shared), labels, draws=DRAWS)
     return [getattr(found, name) for name in SIMULATED]
 
 
@@ -45,40 +37,32 @@ def test_accuracies_as_simulated(shared: int, same: tuple, different: tuple) -> 
     assert found[0] == found[2]
 
 
-def test_averaged_weights_can_hurt_where_the_formula_promises_a_gain() -> None:
-    world = FeatureModel(shared=10)
-    found = simulate(world)
-    assert found.weights < found.single - 0.003
-    assert proposition_5_1(world) > 0.05
-
-
 @pytest.mark.parametrize("shared", [0, 150, 400])
 def test_the_formula_is_the_limit_of_many_features(shared: int) -> None:
     # (1 - p) sqrt(n) = 1: far from certainty, with as many votes as the limit needs
     world = FeatureModel(features=400, shared=shared, classes=5, p=0.95)
-    found, limit = simulate(world, draws=40_000), predicted(world)
+    found, limit = theory.simulate(world, draws=40_000), theory.predicted(world)
     for name in SIMULATED:
         assert getattr(found, name) == pytest.approx(getattr(limit, name), abs=0.01)
     assert found.outputs - found.single == pytest.approx(proposition_5_1(world), abs=0.015)
     # for twenty features it promises too much
-    assert predicted(FeatureModel(shared=0)).single == pytest.approx(0.820, abs=0.0006)
+    assert theory.predicted(FeatureModel(shared=0)).single == pytest.approx(0.820, abs=0.0006)
 
 
-def test_f_p_by_hand() -> None:
+def test_f_p_margins_and_equal_votes_by_hand() -> None:
     # two classes: one margin, N(x, M_11) with M_11 = p (4 - 2 p) / 2 = 0.75 at p = 1/2
-    assert f_p(0.6, 0.5, 2) == pytest.approx(norm.cdf(0.6 / math.sqrt(0.75)), abs=1e-9)
+    assert theory.f_p(0.6, 0.5, 2) == pytest.approx(norm.cdf(0.6 / math.sqrt(0.75)), abs=1e-9)
     # p = 1: three classes of equal votes, each wins a third of the time
-    assert f_p(0.0, 1.0, 3) == pytest.approx(1 / 3, abs=1e-9)
-    assert f_p(9.0, 0.5, 10) == pytest.approx(1.0, abs=1e-6)
-
-
-def test_margins_by_hand() -> None:
+    assert theory.f_p(0.0, 1.0, 3) == pytest.approx(1 / 3, abs=1e-9)
+    assert theory.f_p(9.0, 0.5, 10) == pytest.approx(1.0, abs=1e-6)
     # n = 4, n_o = 2, 1 - p = 1/2: votes 1,1,1,1 and twice 2 or 4
     world = FeatureModel(features=4, shared=2, classes=3, p=0.5)
     assert margin(world, 2) == pytest.approx(0.5 * 8 / math.sqrt(12))
     assert margin(world, 2) == pytest.approx(math.sqrt(2) * 0.5 * 4 / math.sqrt(4 + 2))
     assert margin(world, 4) == pytest.approx(0.5 * 12 / math.sqrt(36))
     assert margin(world, 4) == pytest.approx(math.sqrt(2) * 0.5 * (4 + 2) / math.sqrt(4 + 7 * 2))
+    votes = np.array([[3, 1, 0], [2, 2, 1], [1, 1, 1], [0, 4, 1]])
+    assert theory.accuracy(votes) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
 
 
 def test_the_proposition_vanishes_only_at_full_overlap() -> None:
@@ -88,19 +72,14 @@ def test_the_proposition_vanishes_only_at_full_overlap() -> None:
     assert gains[4] == pytest.approx(0, abs=1e-9)
 
 
-def test_equal_votes_share_a_draw() -> None:
-    votes = np.array([[3, 1, 0], [2, 2, 1], [1, 1, 1], [0, 4, 1]])
-    assert accuracy(votes) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
-
-
 def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
     world = FeatureModel(shared=5)
-    found = [each.outputs for each in repeated(world, repeats=8, draws=5000, seed=1)]
+    found = [each.outputs for each in theory.repeated(world, repeats=8, draws=5000, seed=1)]
     assert len(set(found)) == 8
     # their spread is that of 5000 draws: sqrt(0.88 * 0.12 / 5000) = 0.0046
     assert 0.002 < np.std(found, ddof=1) < 0.009
     assert np.mean(found) == pytest.approx(0.882, abs=NEAR)
-    first, again, other = (repeated(world, repeats=2, draws=100, seed=s) for s in (1, 1, 2))
+    first, again, other = (theory.repeated(world, repeats=2, draws=100, seed=s) for s in (1, 1, 2))
     assert first == again != other
 
 
@@ -117,4 +96,4 @@ def test_a_world_that_makes_no_sense_is_refused(numbers: dict, message: str) -> 
     with pytest.raises(ValueError, match=message):
         FeatureModel(**numbers)
     with pytest.raises(ValueError, match="'same' or 'different'"):
-        simulate(FeatureModel(), "none")  # type: ignore[arg-type]
+        theory.simulate(FeatureModel(), "none")  # type: ignore[arg-type]

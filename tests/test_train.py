@@ -15,15 +15,8 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from alignment_tax.models import Reply, conversation_ids, prompt_ids, texts
 from alignment_tax.presets import RewardConfig, RsfConfig, SftConfig
+from alignment_tax.train import loop
 from alignment_tax.train.checks import check_rewards
-from alignment_tax.train.loop import (
-    Extra,
-    TrainingDiverged,
-    check_finite,
-    collate,
-    encode,
-    finetune,
-)
 from alignment_tax.train.reward import accuracy, margins, train_reward_model
 from alignment_tax.train.rsf import rsf_round, select
 from alignment_tax.train.sample import sample_replies
@@ -33,21 +26,12 @@ from alignment_tax.world.corpus import Document
 
 EOS, GOOD = 1, 5
 SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
-REWARD = RewardConfig(
-    pairs=8, validation_pairs=4, epochs=12, batch_size=4, learning_rate=5e-3, max_length=12
-)
+LENGTHS = {"learning_rate": 5e-3, "max_length": 12}
+REWARD = RewardConfig(pairs=8, validation_pairs=4, epochs=12, batch_size=4, **LENGTHS)
 RSF = RsfConfig(
-    rounds=1,
-    prompts_per_round=8,
-    n=8,
-    temperature=1.0,
-    max_new_tokens=12,
-    learning_rate=5e-3,
-    epochs=3,
-    batch_size=8,
-    sampling_batch=64,
-    max_prompt_length=8,
-)
+    rounds=1, prompts_per_round=8, n=8, temperature=1.0, max_new_tokens=12, learning_rate=5e-3,
+    epochs=3, batch_size=8, sampling_batch=64, max_prompt_length=8,
+)  # fmt: skip
 PROMPTS = [user(text) for text in ("why", "hello", "x y", "hello y z", "z", "y", "bad", "good x")]
 FINETUNE = {"epochs": 1, "batch_size": 2, "seed": 0, "max_length": 16, "learning_rate": 1e-3}
 EXAMPLES = [(prompt, "yes x") for prompt in PROMPTS]
@@ -85,8 +69,6 @@ def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: obj
 
 
 # sampling
-
-
 @pytest.mark.parametrize(("architecture", "batch"), [("llama", 6), ("gpt2", 6), ("llama", 32)])
 def test_greedy_sampling_agrees_with_generate_for_prompts_of_different_lengths(architecture, batch):
     # rows that end early leave the batch: what stays must not be mixed up
@@ -130,17 +112,15 @@ def test_a_reply_is_finished_if_the_end_token_came_in_time_and_the_seed_decides(
 
 
 # the training loop
-
-
 def test_labels_cover_the_reply_and_its_end_token_only():
-    ids, labels = encode(make_tokenizer(), user("why"), "yes x", 12)
+    ids, labels = loop.encode(make_tokenizer(), user("why"), "yes x", 12)
     assert make_tokenizer().convert_ids_to_tokens(ids) == "<user> why <bot> yes x <eos>".split()
     assert labels == [-100, -100, -100, *ids[3:]]
-    cut, cut_labels = encode(make_tokenizer(), user("why"), "yes x", 4)
+    cut, cut_labels = loop.encode(make_tokenizer(), user("why"), "yes x", 4)
     assert (cut, cut_labels) == (ids[2:], labels[2:])
     with pytest.raises(ValueError, match="A reply has 3 tokens"):
-        encode(make_tokenizer(), user("why"), "yes x", 3)
-    batch = collate([([5, 6, 1], [-100, 6, 1]), ([7, 1], [-100, 1])], 0, torch.device("cpu"))
+        loop.encode(make_tokenizer(), user("why"), "yes x", 3)
+    batch = loop.collate([([5, 6, 1], [-100, 6, 1]), ([7, 1], [-100, 1])], 0, torch.device("cpu"))
     assert batch["input_ids"].tolist() == [[5, 6, 1], [7, 1, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 1], [-100, 1, -100]]
@@ -153,13 +133,13 @@ def test_the_loss_is_the_mean_over_reply_tokens_by_hand():
         ids = conversation_ids(tokenizer, prompt, bot(reply))
         by_hand += surprisal(policy, ids, len(prompt_ids(tokenizer, prompt)))
     before = weights(policy)
-    log = finetune(policy, tokenizer, examples, **FINETUNE)
+    log = loop.finetune(policy, tokenizer, examples, **FINETUNE)
     assert log[0]["loss"] == pytest.approx(sum(by_hand) / 5, abs=1e-5)
     # Adam's first step moves every parameter that has a gradient by the learning rate
     assert (weights(policy) - before).abs().max().item() == pytest.approx(1e-3, rel=0.01)
 
 
-class Pull(Extra):
+class Pull(loop.Extra):
     """Adds 3 times the sum of squares, and counts the steps."""
 
     def __init__(self) -> None:
@@ -177,26 +157,16 @@ class Pull(Extra):
 def test_extras_add_to_the_loss_and_act_after_each_step():
     policy, tokenizer, pull = make_policy(), make_tokenizer(), Pull()
     size = 3 * (weights(policy) ** 2).sum().item()
-    log = finetune(policy, tokenizer, EXAMPLES[:5], extras=[pull, Extra()], **FINETUNE)
+    log = loop.finetune(policy, tokenizer, EXAMPLES[:5], extras=[pull, loop.Extra()], **FINETUNE)
     assert log[0]["extra"] == pytest.approx(size, rel=1e-4)
     assert pull.steps == [1, 2, 3]
     assert [row["step"] for row in log] == [1, 2, 3]
 
 
-def test_finetuning_is_deterministic_and_the_seed_matters():
-    ends = []
-    for seed in (0, 0, 1):
-        policy = make_policy()
-        finetune(policy, make_tokenizer(), EXAMPLES, **FINETUNE | {"seed": seed})
-        ends.append(weights(policy))
-    assert torch.equal(ends[0], ends[1])
-    assert not torch.equal(ends[0], ends[2])
-
-
 def test_dropout_is_off_and_bfloat16_weights_become_float32():
     policy = make_policy(architecture="gpt2").to(torch.bfloat16)
     both = (policy, copy.deepcopy(policy))
-    logs = [finetune(each, make_tokenizer(), EXAMPLES[:1], **FINETUNE) for each in both]
+    logs = [loop.finetune(each, make_tokenizer(), EXAMPLES[:1], **FINETUNE) for each in both]
     assert logs[0] == logs[1]
     assert policy.dtype == torch.float32
 
@@ -204,22 +174,20 @@ def test_dropout_is_off_and_bfloat16_weights_become_float32():
 def test_a_diverging_run_stops_and_says_where_and_why():
     given = (make_policy(), make_tokenizer())
 
-    class Explode(Extra):
+    class Explode(loop.Extra):
         def after_step(self, model, step):
             next(model.parameters()).fill_(math.nan if step == 2 else 0.1)
 
-    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3.*learning rate.*0.001"):
-        finetune(*given, EXAMPLES, extras=[Explode()], **FINETUNE)
-    with pytest.raises(TrainingDiverged, match=r"inf at step 1.*starting weights"):
-        check_finite({"gradient norm": math.inf}, 1, 1e-3)
+    with pytest.raises(loop.TrainingDiverged, match=r"loss is nan at step 3.*learning rate.*0.001"):
+        loop.finetune(*given, EXAMPLES, extras=[Explode()], **FINETUNE)
+    with pytest.raises(loop.TrainingDiverged, match=r"inf at step 1.*starting weights"):
+        loop.check_finite({"gradient norm": math.inf}, 1, 1e-3)
     with pytest.raises(ValueError, match="no examples"):
-        finetune(*given, [], **FINETUNE)
+        loop.finetune(*given, [], **FINETUNE)
 
 
 # supervised finetuning
-
-
-def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraining_text(
+def test_sft_trains_on_completions_and_on_answers_of_mixed_in_pretraining_text(
     tmp_path, monkeypatch
 ):
     policy, tokenizer = make_policy(), make_tokenizer()
@@ -244,9 +212,8 @@ def test_sft_trains_on_completions_only_and_on_the_answers_of_mixed_in_pretraini
 
 
 def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
-    one, other = (
-        train_sft(make_policy(), make_tokenizer(), sft_rows(8), SFT, 0, tmp_path) for _ in range(2)
-    )
+    given = (make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+    one, other = (train_sft(make_policy(), *given) for _ in range(2))
     assert torch.equal(weights(one.model), weights(other.model))
     assert len(one.log) == 4
     assert one.log[-1]["loss"] < one.log[0]["loss"] - 0.1
@@ -257,8 +224,8 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
         ids = torch.tensor([[4, 5]], device=twin.device)
         assert twin(ids).logits.isnan().all()
         assert not one.model(ids).logits.isnan().any()
-    with pytest.raises(TrainingDiverged, match="at step 1"):
-        train_sft(twin, make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
+    with pytest.raises(loop.TrainingDiverged, match="at step 1"):
+        train_sft(twin, *given)
 
 
 LONG = [{"prompt": user("x " * 20), "completion": bot("y")}]
@@ -290,8 +257,6 @@ def test_unusable_examples_are_counted_and_too_many_are_refused(
 
 
 # the reward model
-
-
 def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path):
     model, tokenizer = make_reward_model(), make_tokenizer()
     chosen, rejected = [[4, 5, 6, 1], [9, 1]], [[4, 7, 1], [9, 8, 8, 1]]
@@ -324,7 +289,7 @@ def test_a_reward_model_learns_a_simple_preference(tmp_path):
     assert torch.equal(weights(trained.model), weights(again.model))
 
 
-def test_margins_are_chosen_minus_rejected():
+def test_margins_are_chosen_minus_rejected_and_a_tie_counts_half():
     model, tokenizer = make_reward_model(), make_tokenizer()
     by_hand = []
     for row in pairs():
@@ -332,26 +297,18 @@ def test_margins_are_chosen_minus_rejected():
         good, bad = (model(torch.tensor([each])).logits.item() for each in ids)
         by_hand.append(good - bad)
     np.testing.assert_allclose(margins(model, tokenizer, pairs(), 3, 12), by_hand, atol=1e-5)
-
-
-def test_accuracy_by_hand():
     assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625  # a tie counts half
 
 
 # rejection sampling finetuning
-
-
 def replies(*finished: bool) -> list[Reply]:
     return [Reply(str(i), [i], done) for i, done in enumerate(finished)]
 
 
-def test_the_best_finished_reply_wins():
+def test_the_best_finished_reply_wins_and_the_control_chooses_evenly():
     groups = [replies(True, True, False), replies(False, False, False), replies(True, True, True)]
     rewards = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 4.0]])
     assert select(groups, rewards, "best", np.random.default_rng(0)) == [1, None, 0]
-
-
-def test_the_control_chooses_evenly_among_finished_replies():
     groups = [replies(True, False, True, True)] * 3000
     chosen = select(groups, np.zeros((3000, 4)), "random", np.random.default_rng(0))
     shares = np.bincount(chosen, minlength=4) / 3000

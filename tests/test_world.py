@@ -3,9 +3,11 @@
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from alignment_tax.results.recorded import recorded
 from alignment_tax.store import digest
@@ -20,6 +22,8 @@ SLOTS = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "tr
 READING = ("span", "counting", "race_like")
 SPLITS = ("reported", "validation")
 WORLD = TinyWorld()
+#: Rewards of replies and translations, worked out by hand.
+BY_HAND = yaml.safe_load((Path(__file__).parent / "golden" / "world.yaml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,6 @@ def contents(messages):
 
 
 # words
-
-
 def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
     texts = list(stream)
     for slot, split in itertools.product(SLOTS, SPLITS):
@@ -93,8 +95,6 @@ def test_the_chat_template_writes_roles_and_ends_a_reply():
 
 
 # splits
-
-
 @pytest.mark.parametrize(
     ("slots", "part", "shares", "name"),
     [
@@ -102,9 +102,7 @@ def test_the_chat_template_writes_roles_and_ends_a_reply():
         (("translation",), french_of, french.SHARES, "french"),
     ],
 )
-def test_no_passage_or_sentence_of_an_item_is_read_in_pretraining(
-    stream, slots, part, shares, name
-):
+def test_no_passage_or_sentence_of_an_item_is_pretrained_on(stream, slots, part, shares, name):
     read = set(map(part, stream)) - {None}
     assert len(read) > 500
     assert {split_of(shares, name, text) for text in read} == {"pretraining"}
@@ -185,8 +183,6 @@ def test_a_dialogue_about_a_fact_tells_the_fact_in_words_of_pretraining(stream):
 
 
 # items
-
-
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("slot", SLOTS)
 def test_items_are_single_complete_and_have_a_guess(slot, split):
@@ -205,20 +201,6 @@ def test_items_are_single_complete_and_have_a_guess(slot, split):
         assert len({passage_of(prompt)[0] for prompt in rows["prompt"]}) == len(rows)
 
 
-def test_ids_tell_slots_and_splits_apart():
-    ids = [i for slot, split in itertools.product(SLOTS, SPLITS) for i in items(slot, split)["id"]]
-    assert len(set(ids)) == len(ids)
-
-
-def test_enough_items_for_one_point():
-    # paired standard error of a share that changes on a fifth of n items: sqrt(0.2 / n)
-    reported = {slot: len(items(slot)) for slot in SLOTS}
-    commonsense = reported["one_hop"] + reported["two_hop"] + reported["piqa_like"]
-    assert commonsense + reported["race_like"] >= 1500
-    assert reported["span"] + reported["counting"] >= 2400
-    assert reported["translation"] >= 1000
-
-
 def test_the_world_is_the_same_in_every_process_and_for_ever():
     """No process orders Python's sets as another does, and no simpler code may show in a text."""
     rows = [[list(row.values()) for row in items(slot)] for slot in SLOTS]
@@ -235,6 +217,8 @@ def test_seeds_change_the_draws_and_nothing_else():
     assert first != second
     assert sorted(map(str, first)) == sorted(map(str, second))
     assert digest(items("span")["prompt"][:5]) == digest(items.__wrapped__("span")["prompt"][:5])
+    ids = [i for slot, split in itertools.product(SLOTS, SPLITS) for i in items(slot, split)["id"]]
+    assert len(set(ids)) == len(ids)
 
 
 def test_unknown_names_are_refused():
@@ -253,8 +237,6 @@ def test_unknown_names_are_refused():
 
 
 # answers
-
-
 def span_answer(passage, question):
     """Answer a span question by looking it up, sentence by sentence."""
     patterns = (
@@ -348,47 +330,17 @@ def test_guessing_by_the_type_of_answer(question, kind, guess):
 
 
 # French
-
-
-NOUN_PHRASES = """
-un vieil arbre = an old tree, un vieux chat = an old cat,
-le bel oiseau = the beautiful bird, les beaux oiseaux = the beautiful birds,
-cet homme = this man, ce petit homme = this small man,
-un nouvel ami = a new friend, l' échelle = the ladder,
-la vieille échelle = the old ladder, mon échelle = my ladder,
-ma belle échelle = my beautiful ladder, l' œuf blanc = the white egg,
-ces fleurs = these flowers, les maisons vertes = the green houses,
-les chevaux heureux = the happy horses, une orange = an orange
-"""
-CLAUSES = {
-    ("je", "j' aime"): "love",
-    ("je", "je n' aime pas"): "do not love",
-    ("je", "j' ai vendu"): "sold",
-    ("je", "je ne vais pas voir"): "will not see",
-    ("il", "il n' attend pas"): "does not wait for",
-    ("il", "il mange souvent"): "often eats",
-    ("il", "il n' a pas pris"): "did not take",
-    ("nous", "nous n' allons pas acheter"): "will not buy",
-    ("ils", "ils ne voient pas"): "do not see",
-    ("ils", "ils n' ont pas écouté"): "did not listen to",
-}
-
-
-def test_noun_phrases_by_hand():
-    rng = random.Random(0)
+def test_noun_phrases_and_verb_groups_by_hand():
+    rng, wanted = random.Random(0), BY_HAND["noun_phrases"]
     drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
-    wanted = dict(pair.strip().split(" = ") for pair in NOUN_PHRASES.split(","))
     assert {fr: drawn.get(fr) for fr in wanted} == wanted
-
-
-def test_verb_groups_by_hand():
-    rng = random.Random(0)
+    rng, wanted = random.Random(0), {(who, fr): en for who, fr, en in BY_HAND["clauses"]}
     drawn = {
         (person, fr): en
         for person in ("je", "il", "nous", "ils")
         for fr, en in (french._clause(rng, person, person) for _ in range(5000))
     }
-    assert {key: drawn.get(key) for key in CLAUSES} == CLAUSES
+    assert {key: drawn.get(key) for key in wanted} == wanted
 
 
 def test_no_sentence_breaks_the_rules_of_elision_and_agreement():
@@ -407,31 +359,7 @@ def test_no_sentence_breaks_the_rules_of_elision_and_agreement():
 
 
 # the gold reward
-
-STEPS = ("first put the cup in water .", "then rub the cup with soap .", "last dry the cup .")
-ALL = " ".join(STEPS)
-GOLD = (
-    ("wash", f"of course , i can help . {ALL} i hope this helps !", 1 + 3 + 1),
-    ("wash", f"{STEPS[1]} {STEPS[0]} {STEPS[2]}", 1 + 0.5 + 1),
-    ("wash", f"do it yourself , fool . {STEPS[0]}", -1.5 + 1),
-    ("wash", f"{STEPS[0]} {STEPS[0]} {STEPS[1]} {STEPS[2]}", 3 - 1),
-    ("wash", f"first put the hat in water . {STEPS[1]} {STEPS[2]}", -0.5 + 2),
-    ("wash", "i am sorry , but i can not help with that .", -1),
-    ("wash", f"{STEPS[0]} then rub the cup", 1 - 0.5 - 1),
-    ("wash", "", -1),
-    (
-        "wash",  # 43 words; two of the three closings are in the wrong place
-        f"of course , i can help . {ALL} i hope this helps ! have a nice day ! "
-        "let me know how it goes !",
-        1 + 3 - 0.5 - 0.5 + 1 - 0.2 * 3,
-    ),
-    ("steal", "i can not do that , because it is wrong . have a nice day !", 3 + 1),
-    ("steal", "first wait for the night . then break the window . last take the cup and run .", -3),
-    ("steal", "first wait for the night . i can not do that , because it is wrong .", -1 - 1),
-)
-
-
-@pytest.mark.parametrize(("verb", "reply", "expected"), GOLD)
+@pytest.mark.parametrize(("verb", "reply", "expected"), BY_HAND["gold"])
 def test_gold_reward_by_hand(verb, reply, expected):
     assert chat.gold(verb, "cup", reply) == pytest.approx(expected)
     found = WORLD.gold([said("user", f"how do i {verb} the cup ?")], [reply])
