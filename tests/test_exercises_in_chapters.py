@@ -33,6 +33,8 @@ FUNCTIONS = {
     "my_counts": ("10", "cell-24", "alpha"),
     "my_ratios": ("11", "cell-12", "scores, alpha"),
     "project_by_hand": ("11", "cell-29", "raw, alpha"),
+    "my_alpha": ("14", "check-alpha", "alphas, reward, skill"),
+    "items_needed": ("14", "check-items", "half, items, wanted"),
 }
 #: The cells that check numbers.
 NUMBERS = {"08": ["cell-31"], "10": ["cell-32"], "11": ["cell-20"]}
@@ -101,6 +103,12 @@ ANSWERS = [
     ("average_into", "s.add_(x * (e - s))", "Not exact at alpha 1"),
     ("average_into", "None", "Not solved yet"),
     ("repaired_average", "None", "Not solved yet"),
+    ("my_alpha", "alphas[np.argmax(reward)]", "that has the most reward"),
+    ("my_alpha", "alphas[np.argmax(reward + skill - skill[0])]", "compare shares"),
+    ("my_alpha", "0.4", "the first case is right, but"),
+    ("my_alpha", "alphas[np.argmax(reward / 4 - (90 - skill) / 20)]", "the first case is right"),
+    ("items_needed", "items * half / wanted", "with the root"),
+    ("items_needed", "items / (half / wanted) ** 2", "fewer items"),
     ("l2_penalty", "0.1 * sum(((c / unit) ** 2).sum() for c in changes)", "a sum"),
     ("l2_penalty", "0.1 * sum(((c / unit) ** 2).mean() for c in changes) / 2", "of two means"),
     ("l2_penalty", f"0.1 * {ALL}.square().mean()", "in units before"),
