@@ -11,7 +11,8 @@ from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
 from alignment_tax.store import ArtifactError
 
-COMMANDS = "list run compare record add report figures outputs base merge audit".split()
+COMMANDS = "list run compare record add report figures outputs base merge audit pool".split()
+COMMANDS += ["pack-runs", "fetch-runs"]
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):

@@ -22,7 +22,7 @@ FLOORS = (
     ("settings",),
     ("presets", "provenance"),
     ("store",),
-    ("registry",),
+    ("registry", "shipping"),
     ("spec",),
     ("labels",),
     ("results", "weights", "world"),
@@ -34,7 +34,7 @@ FLOORS = (
     ("stats",),
     ("pipeline", "figures"),
     ("audit", "exercises", "notebooks", "prose", "widgets"),
-    ("report",),
+    ("pool", "report"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,183 @@
+"""A class's runs, each student another seed, as one table, one figure and one page.
+
+Chapter 09 records what is handed in: its points, and the key of the aligned model. That key is the
+hash of all that determines the model, so the teacher's machine can work out what it has to be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from alignment_tax import presets
+from alignment_tax.figures import alt_text, class_fronts, save
+from alignment_tax.labels import markdown, seeds_text
+from alignment_tax.pipeline.study import Study
+from alignment_tax.results.points import main_line
+from alignment_tax.results.recorded import recorded
+from alignment_tax.results.values import SUMMARY, read_records
+from alignment_tax.spec import COLUMNS
+from alignment_tax.stats import claims
+from alignment_tax.stats.claim_list import CLAIMS
+from alignment_tax.stats.compare import VERDICTS_SAY
+from alignment_tax.store import Artifact, Store, artifact_key, write_whole
+
+#: What chapter 09 records, and the claims that a class is asked about.
+RECORD = "handed_in"
+ASKED = """
+    gain.rsf.reward gain.rsf.gold tax.rsf.skill tax.rsf.forgetting average_vs_early.rsf.skill
+    average_vs_early.rsf.forgetting average.rsf@0.4.gold
+""".split()
+
+
+class PoolError(ValueError):
+    """What is handed in cannot be pooled; the message names each student and what to do."""
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """One run: whose, of which preset and seed, the key of its aligned model, and its points."""
+
+    student: str
+    preset: str
+    seed: int
+    key: str
+    points: pd.DataFrame
+
+
+class Keys(Store):
+    """Knows what the key of every stage is, and makes none."""
+
+    def get(self, stage: str, inputs: Any, make: Any, **told: Any) -> Artifact:
+        """Return an artifact without files."""
+        parents = {name: parent.key for name, parent in (told.get("parents") or {}).items()}
+        key = artifact_key(stage, inputs, told.get("version", 1), parents)
+        return Artifact(self.folder(stage, key), key, {})
+
+
+def hand_in(points: pd.DataFrame, aligned: Artifact) -> dict[str, Any]:
+    """Return what a chapter records of a study's points (columns COLUMNS) for `pool`."""
+    rows = points[COLUMNS].astype(object)
+    return {"key": aligned.key, "points": rows.where(rows.notna(), None).to_dict("list")}
+
+
+def read(folder: Path) -> list[HandedIn]:
+    """Return what lies in a folder, each student's in a folder (or notebook) of its own.
+
+    Raises:
+        PoolError: there is nothing, or something that is no run of chapter 09.
+    """
+    found, wrong = [], []
+    mine = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix == ".ipynb"]
+    for path in (path for path in mine if not path.name.startswith(".")):
+        own = {(each.seed, each.key): each for each in _handed_in(path)}
+        if not own:
+            wrong.append(f"{path.name}: no run.json or notebook with the points of chapter 09")
+        found += own.values()
+    if wrong or not found:
+        raise PoolError("\n".join(wrong) or f"{folder} holds no folder or notebook of a student.")
+    return found
+
+
+def _handed_in(path: Path) -> Iterator[HandedIn]:
+    files = [path] if path.is_file() else [*path.rglob(SUMMARY), *path.rglob("*.ipynb")]
+    for file in sorted(files):
+        try:
+            if file.name == SUMMARY:
+                said = json.loads(file.read_text(encoding="utf-8"))["chapters"]
+                chapters = [chapter["records"] for chapter in said]
+            else:
+                chapters = [read_records(file)]
+            for given in (records[RECORD] for records in chapters if RECORD in records):
+                table = pd.DataFrame(given["points"], columns=COLUMNS)
+                whose = {(str(p), int(s)) for p, s in zip(table.study, table.seed, strict=True)}
+                for preset, seed in whose:
+                    yield HandedIn(path.name, preset, seed, str(given["key"]), table)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PoolError(f"{path.name}: {file.name} cannot be read ({error}).") from error
+
+
+def faults(
+    handed: Sequence[HandedIn], preset: presets.Preset, seeds: Sequence[int] = ()
+) -> list[str]:
+    """Return what is wrong with runs, a line each: doubled or foreign seeds, other stages."""
+    wrong, owners = [], dict[int, str]()
+    for each in tqdm(handed, desc="checking", unit="run", leave=False):
+        who = f"{each.student}: seed {each.seed}"
+        if each.preset != preset.name:
+            wrong.append(f"{who} is of preset {each.preset}, not {preset.name}")
+        elif each.seed in owners:
+            wrong.append(f"{who} is that of {owners[each.seed]} as well")
+        elif seeds and each.seed not in seeds:
+            wrong.append(f"{who} was given to nobody")
+        elif each.points["seed"].nunique() > 1:
+            wrong.append(f"{who} stands beside another seed in one table")
+        elif each.key != Study(preset, each.seed, Keys(Path())).rsf(preset.rsf.rounds).key:
+            wrong.append(
+                f"{who} is of a model that these stages do not make: of another seed, of another "
+                "version of the course, or with changed settings"
+            )
+        owners.setdefault(each.seed, each.student)
+    return wrong
+
+
+def pool(folder: Path, out: Path, preset: str = "tiny", seeds: Sequence[int] = ()) -> Path:
+    """Write the class's table, figure and page into `out`, and return the page.
+
+    Args:
+        folder: Holds a folder (or notebook) for each student.
+        out: Is made; points.csv, front.png and README.md in it are replaced.
+        preset: What all must have run; its recorded run is drawn beside the class's.
+        seeds: Those that were given out; none: any.
+
+    Raises:
+        PoolError: what cannot be pooled, every student named. Nothing is written.
+    """
+    if not folder.is_dir():
+        raise PoolError(f"{folder} is no folder. Name the one that holds the students' runs.")
+    handed = read(folder)
+    if wrong := faults(handed, presets.get(preset), seeds):
+        raise PoolError("\n".join([*wrong, "Take these out of the folder. Nothing was written."]))
+    if len(handed) < 2:
+        raise PoolError("One run is no class: an interval needs two seeds.")
+    handed = sorted(handed, key=lambda each: each.seed)
+    points = pd.concat([each.points.dropna(axis=1, how="all") for each in handed])
+    points = points.reindex(columns=COLUMNS).reset_index(drop=True)
+    theirs, figure = page(points, handed), class_fronts(points, main_line(recorded(preset).points))
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "points.csv", points.to_csv(index=False, float_format="%.6g"))
+    save(figure, out / "front.png")
+    text = f"{theirs}\n\n![{alt_text(figure)}](front.png)\n"
+    write_whole(out / "README.md", text)
+    return out / "README.md"
+
+
+def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
+    """Return the class's claims beside the recorded ones, and whose seeds they come from."""
+    preset, asked = handed[0].preset, [CLAIMS[name] for name in ASKED]
+    run = recorded(preset)
+    both: list[Mapping[str, pd.Series]] = []
+    for table in (points, run.points):
+        found = claims.table(table, asked)
+        both.append({str(row["id"]): row for _, row in found.iterrows()})
+    lines = [
+        [both[0][name]["claim"], *(f"{claims.effect(b[name])}, {b[name]['verdict']}" for b in both)]
+        for name in ASKED
+        if all(name in each for each in both)
+    ]
+    owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
+    return "\n\n".join(
+        [
+            f"# What this class ran: {len(handed)} seeds of `{preset}`",
+            f"Means over seeds and 95 % t intervals, beside recording `{run.key}` "
+            f"({seeds_text(run.seeds)}). Skill is in points; a loss is negative. {VERDICTS_SAY}",
+            markdown(["claim", "this class", "recorded"], lines),
+            f"Seeds: {owners}.",
+        ]
+    )
