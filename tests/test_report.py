@@ -27,6 +27,9 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     run, found = recorded(), claims.read("tiny")
     stale = "the pages and data/results differ: run `alignment-tax report`"
     assert prose.fill(page, found, run.points) == page, stale
+    for path in (settings.repo_root() / "docs").glob("*.md"):
+        told = path.read_text(encoding="utf-8")
+        assert prose.fill(told, found, run.points) == told, stale
     for name, text in report.readme(run, recorded_items(), found).items():
         assert report.fill(page, text, name) == page, stale
     tables, remedies = report.tables_page(run, found), report.remedies_page(run, found)

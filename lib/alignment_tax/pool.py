@@ -7,7 +7,7 @@ hash of all that determines the model, so the teacher's machine can work out wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,7 @@ def hand_in(points: pd.DataFrame, aligned: Artifact) -> dict[str, Any]:
 
 
 def read(folder: Path) -> list[HandedIn]:
-    """Return what lies in a folder, each student's in a folder (or notebook) of its own.
-
-    Raises:
-        PoolError: there is nothing, or something that is no run of chapter 09.
-    """
+    """Return what lies in a folder, each student's in a folder (or notebook) of its own."""
     found, wrong = [], []
     mine = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix == ".ipynb"]
     for path in (path for path in mine if not path.name.startswith(".")):
@@ -130,14 +126,8 @@ def faults(
 def pool(folder: Path, out: Path, preset: str = "tiny", seeds: Sequence[int] = ()) -> Path:
     """Write the class's table, figure and page into `out`, and return the page.
 
-    Args:
-        folder: Holds a folder (or notebook) for each student.
-        out: Is made; points.csv, front.png and README.md in it are replaced.
-        preset: What all must have run; its recorded run is drawn beside the class's.
-        seeds: Those that were given out; none: any.
-
-    Raises:
-        PoolError: what cannot be pooled, every student named. Nothing is written.
+    `folder` holds a folder (or notebook) for each student; all must have run `preset`, and of
+    `seeds`, if there are any, each one. PoolError names who does not belong; nothing is written.
     """
     if not folder.is_dir():
         raise PoolError(f"{folder} is no folder. Name the one that holds the students' runs.")
@@ -162,14 +152,11 @@ def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
     """Return the class's claims beside the recorded ones, and whose seeds they come from."""
     preset, asked = handed[0].preset, [CLAIMS[name] for name in ASKED]
     run = recorded(preset)
-    both: list[Mapping[str, pd.Series]] = []
-    for table in (points, run.points):
-        found = claims.table(table, asked)
-        both.append({str(row["id"]): row for _, row in found.iterrows()})
+    both = [claims.table(table, asked).set_index("id") for table in (points, run.points)]
     lines = [
-        [both[0][name]["claim"], *(f"{claims.effect(b[name])}, {b[name]['verdict']}" for b in both)]
-        for name in ASKED
-        if all(name in each for each in both)
+        [row["claim"], *(f"{claims.effect(b.loc[n])}, {b.loc[n]['verdict']}" for b in both)]
+        for n, row in both[0].iterrows()
+        if n in both[1].index
     ]
     owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
     return "\n\n".join(

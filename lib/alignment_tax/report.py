@@ -336,6 +336,8 @@ def write_pages() -> None:
     for name, each in readme(run, recorded_items(), found).items():
         text = fill(text, each, name)
     write_whole(home, prose.fill(text, found, run.points))
+    for path in (settings.repo_root() / "docs").glob("*.md"):
+        write_whole(path, prose.fill(path.read_text(encoding="utf-8"), found, run.points))
     write_whole(folder / TABLES_PAGE, tables_page(run, found))
     if (run.points["method"] == DISTIL).any():
         write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))

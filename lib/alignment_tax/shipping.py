@@ -36,11 +36,7 @@ def finished(root: Path, preset: str, seed: int) -> list[Path]:
 
 
 def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
-    """Write the stages of a run into one file, whole or not at all; return its sha256.
-
-    Raises:
-        ArtifactError: there is none, or one is damaged.
-    """
+    """Write the stages of a run into one file, whole or not at all; return its sha256."""
     folders = finished(root, preset, seed)
     if not folders:
         raise ArtifactError(
@@ -60,19 +56,10 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
 
 
 def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
-    """Put packed stages in place; return those that were not there.
+    """Put packed stages of a file (or an https:// address) in place; return those that are new.
 
-    Each is compared with the hashes in its own meta.json first, and appears whole or not at all.
-    What is there already stays.
-
-    Args:
-        source: A file, or an address that begins with https://.
-        root: The folder of artifacts.
-        sha256: What the file must have; "": anything.
-
-    Raises:
-        ArtifactError: the file is another one, damaged, or no file of packed stages.
-        OSError: it cannot be had.
+    Each is compared with the hashes in its own meta.json first, and appears whole or not at all;
+    what is there stays. ArtifactError: another sha256 than the one given, or a damaged file.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as work:
