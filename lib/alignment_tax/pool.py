@@ -7,10 +7,9 @@ hash of all that determines the model, so the teacher's machine can work out wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from alignment_tax import presets
 from alignment_tax.figures import alt_text, class_fronts, save
 from alignment_tax.labels import markdown, seeds_text
+from alignment_tax.notebooks import CourseError
 from alignment_tax.pipeline.study import Study
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import recorded
@@ -36,12 +36,7 @@ ASKED = """
 """.split()
 
 
-class PoolError(ValueError):
-    """What is handed in cannot be pooled; the message names each student and what to do."""
-
-
-@dataclass(frozen=True)
-class HandedIn:
+class HandedIn(NamedTuple):
     """One run: whose, of which preset and seed, the key of its aligned model, and its points."""
 
     student: str
@@ -67,36 +62,30 @@ def hand_in(points: pd.DataFrame, aligned: Artifact) -> dict[str, Any]:
     return {"key": aligned.key, "points": rows.where(rows.notna(), None).to_dict("list")}
 
 
-def read(folder: Path) -> list[HandedIn]:
-    """Return what lies in a folder, each student's in a folder (or notebook) of its own."""
-    found, wrong = [], []
-    mine = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix == ".ipynb"]
-    for path in (path for path in mine if not path.name.startswith(".")):
-        own = {(each.seed, each.key): each for each in _handed_in(path)}
-        if not own:
-            wrong.append(f"{path.name}: no run.json or notebook with the points of chapter 09")
-        found += own.values()
-    if wrong or not found:
-        raise PoolError("\n".join(wrong) or f"{folder} holds no folder or notebook of a student.")
-    return found
-
-
-def _handed_in(path: Path) -> Iterator[HandedIn]:
+def read(path: Path) -> list[HandedIn]:
+    """Return the runs in a student's folder, or in one notebook (CourseError: there is none)."""
     files = [path] if path.is_file() else [*path.rglob(SUMMARY), *path.rglob("*.ipynb")]
+    found = {}
     for file in sorted(files):
         try:
-            if file.name == SUMMARY:
-                said = json.loads(file.read_text(encoding="utf-8"))["chapters"]
-                chapters = [chapter["records"] for chapter in said]
-            else:
-                chapters = [read_records(file)]
+            chapters = (
+                [read_records(file)]
+                if file.name != SUMMARY
+                else [
+                    chapter["records"]
+                    for chapter in json.loads(file.read_text("utf-8"))["chapters"]
+                ]
+            )
             for given in (records[RECORD] for records in chapters if RECORD in records):
                 table = pd.DataFrame(given["points"], columns=COLUMNS)
-                whose = {(str(p), int(s)) for p, s in zip(table.study, table.seed, strict=True)}
-                for preset, seed in whose:
-                    yield HandedIn(path.name, preset, seed, str(given["key"]), table)
+                for (preset, seed), own in table.groupby(["study", "seed"]):
+                    key = str(given["key"])
+                    found[seed, key] = HandedIn(path.name, str(preset), int(seed), key, own)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PoolError(f"{path.name}: {file.name} cannot be read ({error}).") from error
+            raise CourseError(f"{path.name}: {file.name} cannot be read ({error}).") from error
+    if not found:
+        raise CourseError(f"{path.name}: no run.json or notebook with the points of chapter 09")
+    return list(found.values())
 
 
 def faults(
@@ -112,8 +101,6 @@ def faults(
             wrong.append(f"{who} is that of {owners[each.seed]} as well")
         elif seeds and each.seed not in seeds:
             wrong.append(f"{who} was given to nobody")
-        elif each.points["seed"].nunique() > 1:
-            wrong.append(f"{who} stands beside another seed in one table")
         elif each.key != Study(preset, each.seed, Keys(Path())).rsf(preset.rsf.rounds).key:
             wrong.append(
                 f"{who} is of a model that these stages do not make: of another seed, of another "
@@ -127,15 +114,16 @@ def pool(folder: Path, out: Path, preset: str = "tiny", seeds: Sequence[int] = (
     """Write the class's table, figure and page into `out`, and return the page.
 
     `folder` holds a folder (or notebook) for each student; all must have run `preset`, and of
-    `seeds`, if there are any, each one. PoolError names who does not belong; nothing is written.
+    `seeds`, if there are any, each one. CourseError names who does not belong; nothing is written.
     """
-    if not folder.is_dir():
-        raise PoolError(f"{folder} is no folder. Name the one that holds the students' runs.")
-    handed = read(folder)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    mine = [p for p in found if p.name[0] != "." and (p.is_dir() or p.suffix == ".ipynb")]
+    handed = [run for path in mine for run in read(path)]
     if wrong := faults(handed, presets.get(preset), seeds):
-        raise PoolError("\n".join([*wrong, "Take these out of the folder. Nothing was written."]))
+        text = "\n".join(["These cannot be pooled, so nothing was written:", *wrong])
+        raise CourseError(f"{text}\nTake them out of {folder}.")
     if len(handed) < 2:
-        raise PoolError("One run is no class: an interval needs two seeds.")
+        raise CourseError(f"{folder} needs the folders (or notebooks) of two students at least.")
     handed = sorted(handed, key=lambda each: each.seed)
     points = pd.concat([each.points.dropna(axis=1, how="all") for each in handed])
     points = points.reindex(columns=COLUMNS).reset_index(drop=True)

@@ -23,21 +23,12 @@ from alignment_tax.store import (
 )
 
 
-def finished(root: Path, preset: str, seed: int) -> list[Path]:
-    """Return the folders of all whole artifacts of a preset and seed below `root`, in order."""
-    found = []
-    for meta in sorted(root.glob(f"*/*/{META}")):
-        said = json.loads(meta.read_text(encoding="utf-8"))
-        mine = (said.get("seed"), (said.get("config") or {}).get("name")) == (seed, preset)
-        if mine and not meta.parent.name.startswith(".") and "damaged" not in meta.parent.name:
-            check_files(meta.parent, said["describe"])
-            found.append(meta.parent)
-    return found
-
-
 def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
     """Write the stages of a run into one file, whole or not at all; return its sha256."""
-    folders = finished(root, preset, seed)
+    metas = [meta for meta in sorted(root.glob(f"*/*/{META}")) if "." not in meta.parent.name]
+    told = {meta.parent: json.loads(meta.read_text(encoding="utf-8")) for meta in metas}
+    wanted = (seed, preset)
+    folders = [f for f, m in told.items() if (m["seed"], m["config"].get("name")) == wanted]
     if not folders:
         raise ArtifactError(
             f"{root} holds no stage of preset {preset}, seed {seed}. Make them first: "
@@ -47,6 +38,7 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
             for folder in tqdm(folders, desc="packing", unit="stage"):
+                check_files(folder, told[folder]["describe"])
                 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
                     packed.write(path, path.relative_to(root).as_posix())
         temporary.replace(file)
