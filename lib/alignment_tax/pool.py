@@ -65,7 +65,7 @@ def hand_in(points: pd.DataFrame, aligned: Artifact) -> dict[str, Any]:
 def read(path: Path) -> list[HandedIn]:
     """Return the runs in a student's folder, or in one notebook (CourseError: there is none)."""
     files = [path] if path.is_file() else [*path.rglob(SUMMARY), *path.rglob("*.ipynb")]
-    found = {}
+    found: dict[tuple[int, str], HandedIn] = {}
     for file in sorted(files):
         try:
             chapters = (
@@ -78,9 +78,11 @@ def read(path: Path) -> list[HandedIn]:
             )
             for given in (records[RECORD] for records in chapters if RECORD in records):
                 table = pd.DataFrame(given["points"], columns=COLUMNS)
-                for (preset, seed), own in table.groupby(["study", "seed"]):
-                    key = str(given["key"])
-                    found[seed, key] = HandedIn(path.name, str(preset), int(seed), key, own)
+                for seed in set(map(int, table["seed"])):
+                    own, key = table[table["seed"] == seed], str(given["key"])
+                    found[seed, key] = HandedIn(
+                        path.name, str(own["study"].iloc[0]), seed, key, own
+                    )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{path.name}: {file.name} cannot be read ({error}).") from error
     if not found:
@@ -140,12 +142,12 @@ def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
     """Return the class's claims beside the recorded ones, and whose seeds they come from."""
     preset, asked = handed[0].preset, [CLAIMS[name] for name in ASKED]
     run = recorded(preset)
-    both = [claims.table(table, asked).set_index("id") for table in (points, run.points)]
-    lines = [
-        [row["claim"], *(f"{claims.effect(b.loc[n])}, {b.loc[n]['verdict']}" for b in both)]
-        for n, row in both[0].iterrows()
-        if n in both[1].index
-    ]
+    both = [claims.table(table, asked) for table in (points, run.points)]
+    lines = []
+    for name in (each for each in ASKED if all(each in set(found["id"]) for found in both)):
+        rows = [claims.one(found, name) for found in both]
+        said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
+        lines.append([str(rows[0]["claim"]), *said])
     owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
     return "\n\n".join(
         [

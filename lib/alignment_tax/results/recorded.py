@@ -73,8 +73,8 @@ def recorded(preset: str = "tiny") -> Recorded:
         )
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
-    named = {"provenance": calls[0], "calls": calls, "key": recording_key(preset)}
-    return Recorded(**tables, pairs=pairs, **named)
+    key = recording_key(preset)
+    return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls, key=key)
 
 
 def recording_key(preset: str = "tiny") -> str:
