@@ -229,7 +229,7 @@ HEADLINES = {
 def robust_page() -> str:
     """Return the page of headline claims under `presets.CHANGES`, of those that are recorded."""
     lines = []
-    for name in ("tiny", *CHANGES):
+    for name in ("tiny", *(f"tiny-{change}" for change in CHANGES)):
         if not (settings.results_folder() / name / "points.csv").is_file():
             continue
         run = recorded(name)
