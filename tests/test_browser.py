@@ -74,5 +74,7 @@ def test_the_arrow_keys_move_the_slider_its_sentence_and_its_figure(lab):
             page.wait_for_selector(f"text=/^here is {alpha}$/")
             before, figure = figure, page.get_attribute(".widget-vbox img", "src")
             assert figure != before
+            spoken = page.get_attribute("[role=slider]", "aria-valuetext")
+            assert float(spoken) == float(alpha), "a screen reader is told alpha, not its place"
         browser.close()
     assert errors == []

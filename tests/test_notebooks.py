@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from alignment_tax import notebooks, presets, settings
-from alignment_tax.results.recorded import recorded
+from alignment_tax.report import SHORT
+from alignment_tax.results.recorded import recorded, recording_key
 from alignment_tax.results.values import read_records
 from alignment_tax.stats import claims
 
@@ -76,6 +77,34 @@ def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
     for name, value in read_records(path).items():
         if isinstance(value, dict) and set(value) <= set(verdicts.index):
             assert value == verdicts[list(value)].to_dict(), f"{name}: run it again, keep outputs"
+
+
+@each_notebook
+def test_what_is_kept_of_its_outputs_is_of_the_recording_that_the_readme_tells_of(path):
+    stale = "run it again and keep its outputs: make publish"
+    assert notebooks.read_notebook(path).metadata.get(notebooks.STAMP) == recording_key(), stale
+
+
+@each_notebook
+def test_a_chapter_is_short_enough_to_be_finished(path):
+    core = path.stem[:2] in SHORT
+    notebook = notebooks.read_notebook(path)
+    code = [cell.source.splitlines() for cell in notebooks.code_cells(notebook)]
+    assert max(map(len, code)) <= 25
+    assert sum(map(len, code)) <= 250
+    assert len(notebooks.find_figures(notebook)) <= 6
+    assert notebooks.reading_minutes(path) <= (30 if core else 40)
+    assert notebooks.words_to_read(path) <= (1800 if core else 2200)
+    assert path.stat().st_size < 1_000_000
+
+
+@each_notebook
+def test_a_chapter_has_three_to_five_exercises(path):
+    told = "\n".join(
+        c.source for c in notebooks.read_notebook(path).cells if c.cell_type == "markdown"
+    )
+    tasks = {a or b for a, b in re.findall(r"Exercise (\d)\b|\*\*(\d)\. ", told)}
+    assert 3 <= len(tasks) <= 5, sorted(tasks)
 
 
 @each_notebook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,11 @@ import PIL.Image
 import pytest
 
 from alignment_tax import prose, report, settings
-from alignment_tax.figures import alt_text, remedy_fronts
-from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
+from alignment_tax.figures import alt_text, kept, remedy_fronts
+from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.points import main_line
-from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items
+from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 from alignment_tax.stats.claim_list import CLAIMS
@@ -26,9 +27,12 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     run, found = recorded(), claims.read("tiny")
     stale = "the pages and data/results differ: run `alignment-tax report`"
     assert prose.fill(page, found, run.points) == page, stale
+    for path in (settings.repo_root() / "docs").glob("*.md"):
+        told = path.read_text(encoding="utf-8")
+        assert prose.fill(told, found, run.points) == told, stale
     for name, text in report.readme(run, recorded_items(), found).items():
         assert report.fill(page, text, name) == page, stale
-    tables, remedies = report.tables_page(run.points, found), report.remedies_page(run, found)
+    tables, remedies = report.tables_page(run, found), report.remedies_page(run, found)
     for name, text in ((report.TABLES_PAGE, tables), (report.REMEDIES_PAGE, remedies)):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert report.REMEDIES_FIGURE in text
@@ -42,6 +46,60 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     assert verdicts == ["inconclusive", "holds"]
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
+
+
+def test_pages_and_figures_bear_the_key_of_their_recording() -> None:
+    folder = settings.results_folder()
+    keys = {name: recorded(name).key for name in ("tiny", report.REAL)}
+    pages = [settings.repo_root() / "README.md", folder / report.REAL / "README.md"]
+    names = (report.TABLES_PAGE, report.REMEDIES_PAGE, report.ROBUST_PAGE)
+    pages += [folder / "tiny" / name for name in names]
+    for page in pages:
+        key = keys[report.REAL if report.REAL in page.parts else "tiny"]
+        assert f"`{key}`" in page.read_text(encoding="utf-8"), f"{page}: alignment-tax report"
+    drawn = {"signature.png": "tiny", f"tiny/{report.REMEDIES_FIGURE}": "tiny"}
+    for name, preset in (drawn | {f"{report.REAL}/{report.TAX_FIGURE}": report.REAL}).items():
+        stamp = PIL.Image.open(folder / name).info.get("Recording")
+        assert stamp == keys[preset], f"{name}: alignment-tax report, alignment-tax figures"
+
+
+#: What the README's three sentences, and those below their numbers, rely on.
+RELIED = {
+    **dict.fromkeys(
+        "gain.rsf.reward gain.rsf.to_round_2.gold gain.rsf.from_round_2.gold tax.rsf.skill "
+        "tax.rsf.forgetting rsf_costs_more_than.small_steps.forgetting tax.rsf_random.forgetting "
+        "average_vs_early.rsf.forgetting average_vs_learning_rate.skill".split(),
+        "holds",
+    ),
+    "average_vs_learning_rate.forgetting": "negligible",
+    "average_vs_l2.forgetting": "opposite",
+}
+
+
+def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
+    found = claims.read("tiny").set_index("id")
+    assert found.loc[list(RELIED), "verdict"].to_dict() == RELIED
+    written, forgotten = found.loc[["tax.rsf.skill", "tax.rsf.forgetting"], "difference"]
+    assert forgotten / written < 0.5, "more than half is talk"
+    at = kept(recorded().points).loc[ALPHA]
+    assert at["kept"] > 60, "most of the reward stays"
+    assert at["back"] > 85, "nearly all that was forgotten returns"
+
+
+def test_the_key_of_a_recording_is_that_of_its_points_and_their_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    (tmp_path / "tiny").mkdir()
+    keys = set()
+    for points, origin in (("a", "b"), ("a", "c"), ("d", "b"), ("b", "a")):
+        (tmp_path / "tiny" / "points.csv").write_text(points)
+        (tmp_path / "tiny" / "provenance.json").write_text(origin)
+        keys.add(recording_key())
+        (tmp_path / "tiny" / "other.csv").write_text(origin)
+        keys.add(recording_key())
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {8}
 
 
 def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:

@@ -23,6 +23,7 @@ from alignment_tax.notebooks import (
     strip_outputs,
 )
 from alignment_tax.results.values import CompareError, differences, read_run
+from alignment_tax.shipping import fetch_runs, pack_runs
 from alignment_tax.spec import UnknownStage
 from alignment_tax.store import ArtifactError, write_whole
 from alignment_tax.weights import CheckpointError, open_checkpoint
@@ -97,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         words = {"help": text[0].lower() + text[1:].rstrip("."), "description": text}
         words["epilog"] = f"example:\n  alignment-tax {example}"
         made: argparse.ArgumentParser = among.add_parser(
-            do.__name__.split("_")[-1], **words, **looks
+            do.__name__.partition("_")[2].replace("_", "-"), **words, **looks
         )
         made.set_defaults(do=do)
         return made.add_argument
@@ -142,6 +143,19 @@ def make_parser() -> argparse.ArgumentParser:
     text = "of one exercise, beyond what the libraries take; default 1024"
     option("--memory", type=count, default=1024, metavar="MB", help=text)
     option("--jobs", type=count, help="students side by side; default one a core")
+    option = command(do_pool, "pool handed-in --seeds 10 11 12")
+    option("folder", type=path, help="holds a folder (or notebook) of each student")
+    option("--out", type=path, help="folder of the page; default FOLDER with -pooled behind")
+    option("--preset", default="tiny", help="what all have run; default tiny")
+    text = "the seeds that were given out; default any"
+    option("--seeds", type=whole_number, nargs="+", default=[], help=text)
+    option = command(do_pack_runs, "pack-runs tiny-seed0.zip")
+    option("file", type=new_file, help="is written; its sha256 is printed")
+    option("--preset", default="tiny", help=names)
+    option("--seed", type=whole_number, default=0, help="default 0")
+    option = command(do_fetch_runs, "fetch-runs tiny-seed0.zip")
+    option("source", help="a file of pack-runs, or an address that begins with https://")
+    option("--sha256", default="", help="what the file must have")
     command(do_base, "base")
     ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
     option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4")
@@ -280,6 +294,25 @@ def do_grade(given: Given) -> None:
     for row in rows:
         print("; ".join([f"{row.student}: {row.right} of {len(row.verdicts)} right", *row.notes]))
     print(f"Open {given.out / 'grades.html'} in a browser; grades.csv lies beside it.")
+
+
+def do_pool(given: Given) -> None:
+    """Join what a class ran, each student another seed, beside the recorded run."""
+    out = given.out or given.folder.with_name(f"{given.folder.name}-pooled")
+    print(f"The page is {library('pool').pool(given.folder, out, given.preset, given.seeds)}.")
+
+
+def do_pack_runs(given: Given) -> None:
+    """Pack the finished stages of a run into one file, for those who shall not wait."""
+    root = settings.runs_folder() / "artifacts"
+    sha256 = pack_runs(root, presets.get(given.preset).name, given.seed, given.file)
+    print(f"{given.file}: {given.file.stat().st_size / 1e6:.0f} MB, sha256 {sha256}")
+
+
+def do_fetch_runs(given: Given) -> None:
+    """Put packed stages in place, so that no chapter has to make them."""
+    made = fetch_runs(given.source, settings.runs_folder() / "artifacts", given.sha256)
+    print(f"{len(made)} stages are new in {settings.runs_folder()}; what was there is kept.")
 
 
 def do_base(given: Given) -> None:

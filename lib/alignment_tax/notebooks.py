@@ -22,13 +22,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignment_tax import presets, settings
-from alignment_tax.results.values import SUMMARY, read_records, value_text
+from alignment_tax.results.recorded import recording_key
+from alignment_tax.results.values import SUMMARY, read_records, read_run, value_text
 from alignment_tax.store import write_whole
 
 PARAMETERS = ("preset", "seed")
 # JupyterLab's 01_x-Copy1.ipynb is no chapter
 CHAPTER_FILE = re.compile(r"\d\d_\w+\.ipynb")
 INDEX = "index.html"
+#: In the metadata of a notebook: the key of the recording that its kept outputs show.
+STAMP = "recording"
 WIDGET = "application/vnd.jupyter.widget"
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -68,6 +71,7 @@ class ChapterRun:
     notebook: str = ""  # its file in the folder of the run, "" if there is none
     page: str = ""  # the same as HTML
     earlier: bool = False  # of an earlier run in the same folder
+    recording: str = ""  # the key of the recorded results that it showed
 
 
 @dataclass(frozen=True)
@@ -122,14 +126,19 @@ def read_chapter(path: Path) -> Chapter:
     return Chapter(number, title, said(r"\*\*Question\.\*\*"), path.resolve(), usual)
 
 
-def reading_minutes(path: Path) -> float:
-    """Return how long a notebook takes: 180 words or 40 lines of code a minute, 1.5 a figure."""
+def words_to_read(path: Path) -> int:
+    """Return how many words of prose a notebook has, without folded solutions."""
     cells = read_notebook(path).cells
     prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
     words = re.sub(r"<!--.*?-->|<details>.*?</details>|<[^>]+>", " ", prose, flags=re.DOTALL)
-    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return len(words.split())
+
+
+def reading_minutes(path: Path) -> float:
+    """Return how long a notebook takes: 180 words or 40 lines of code a minute, 1.5 a figure."""
+    code = "\n".join(cell.source for cell in code_cells(read_notebook(path)))
     figures = len(re.findall(r"figures\.show\(|_sliders?\(", code))
-    return len(words.split()) / 180 + len(code.splitlines()) / 40 + 1.5 * figures
+    return words_to_read(path) / 180 + len(code.splitlines()) / 40 + 1.5 * figures
 
 
 def find_chapters(notebooks: Path) -> list[Chapter]:
@@ -251,7 +260,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
     import papermill
 
     running = out / f".{chapter.path.stem}.running.ipynb"
-    run = ChapterRun(chapter.number, chapter.title, chapter.question)
+    run = ChapterRun(chapter.number, chapter.title, chapter.question, recording=recording_key())
     if kernels.stopped:
         return run
     print(f"{chapter.name}: started", flush=True)
@@ -505,7 +514,8 @@ def with_outputs(source: Any, executed: Any) -> Any:
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
     """Put the outputs of every notebook executed into a folder into its source: all, or none."""
-    kept = {}
+    kept, ran = {}, read_run(executed)["chapters"]
+    stamps = {each["notebook"]: each.get(STAMP, "") for each in ran}
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
@@ -515,6 +525,7 @@ def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
         except CourseError as error:
             raise CourseError(f"{target.name}: {error}") from None
     for target, notebook in kept.items():
+        notebook.metadata[STAMP] = stamps.get(target.name, "")
         write_notebook(target, notebook)
     return list(kept)
 

@@ -109,7 +109,8 @@ def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]
 def _named(run: Recorded, points: pd.DataFrame) -> dict[str, Any]:
     """Return what every page says of a run: its preset, its seeds, how many items a model has."""
     n_items = int(points["n_items"].max())
-    return {"name": run.provenance["preset"]["name"], "seeds": run.seeds, "n_items": n_items}
+    told = {"name": run.provenance["preset"]["name"], "seeds": run.seeds, "n_items": n_items}
+    return told | {"key": run.key}
 
 
 def skill_table(points: pd.DataFrame) -> str:
@@ -136,7 +137,7 @@ def skill_table(points: pd.DataFrame) -> str:
 # --- the pages beside the tables ------------------------------------------------------------------
 
 
-def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
+def tables_page(run: Recorded, found: pd.DataFrame) -> str:
     """Return the page with a table for everything that was compared beside the main line."""
     every = list(found["id"])
     shared = [
@@ -161,8 +162,8 @@ def tables_page(points: pd.DataFrame, found: pd.DataFrame) -> str:
         name: claims.markdown(found, *starts) if len(claims.pick(found, *starts)) else ""
         for name, starts in chosen.items()
     }
-    fronts = alt_text(remedy_fronts(points, recorded=True)) if tables["remedies"] else ""
-    return page("tables", **tables, fronts=fronts)
+    fronts = alt_text(remedy_fronts(run.points, recorded=True)) if tables["remedies"] else ""
+    return page("tables", **tables, fronts=fronts, key=run.key)
 
 
 def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
@@ -228,14 +229,14 @@ HEADLINES = {
 def robust_page() -> str:
     """Return the page of headline claims under `presets.CHANGES`, of those that are recorded."""
     lines = []
-    for name in ("tiny", *CHANGES):
+    for name in ("tiny", *(f"tiny-{change}" for change in CHANGES)):
         if not (settings.results_folder() / name / "points.csv").is_file():
             continue
         run = recorded(name)
         found = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES))
         said = [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
-        lines.append([f"`{name}`", str(len(run.seeds)), *said])
-    heads = ["preset", "seeds", *HEADLINES.values()]
+        lines.append([f"`{name}`", f"`{run.key}`", str(len(run.seeds)), *said])
+    heads = ["preset", "recording", "seeds", *HEADLINES.values()]
     return page("robust", claims=markdown(heads, lines, ("seeds",)))
 
 
@@ -288,6 +289,7 @@ def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> st
     half = 1.96 * float(np.sqrt(right * (1 - right) / len(run.pairs)))
     return page(
         "one_seed",
+        key=run.key,
         preset=source["preset"],
         source=source,
         seed=run.seeds[0],
@@ -334,10 +336,12 @@ def write_pages() -> None:
     for name, each in readme(run, recorded_items(), found).items():
         text = fill(text, each, name)
     write_whole(home, prose.fill(text, found, run.points))
-    write_whole(folder / TABLES_PAGE, tables_page(run.points, found))
+    for path in (settings.repo_root() / "docs").glob("*.md"):
+        write_whole(path, prose.fill(path.read_text(encoding="utf-8"), found, run.points))
+    write_whole(folder / TABLES_PAGE, tables_page(run, found))
     if (run.points["method"] == DISTIL).any():
         write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
-        save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, dpi=DPI)
+        save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, DPI, run.key)
     write_whole(folder / ROBUST_PAGE, robust_page())
     print(f"The recorded results are in {home} and in {folder}.")
     folder = settings.results_folder() / REAL
@@ -346,5 +350,5 @@ def write_pages() -> None:
         found = claims.table(main_line(real.points), items=items)
         claims.write(found, folder / "claims.csv")
         write_whole(folder / "README.md", one_seed_page(real, items, found))
-        save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, dpi=DPI)
+        save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
         print(f"Those of the real model are in {folder}.")

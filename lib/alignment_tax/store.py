@@ -343,7 +343,8 @@ def _share(path: Path, like: Path) -> None:
 
 def lock_of(folder: Path) -> FileLock:
     """Return the lock of the artifact in `folder`, for all who may write there."""
-    mode = folder.parent.stat().st_mode & 0o666
+    # filelock wants its owner to read and write, also where a store was left read-only
+    mode = folder.parent.stat().st_mode & 0o666 | 0o600
     return FileLock(folder.with_name(f".{folder.name}.lock"), mode=mode)
 
 

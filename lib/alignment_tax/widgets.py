@@ -34,9 +34,13 @@ def alpha_slider(
     """
     if start not in alphas:
         raise ValueError(f"alpha {start} is none of {', '.join(f'{a:g}' for a in alphas)}.")
-    slider = ipywidgets.SelectionSlider(
-        options=[(f"{alpha:g}", alpha) for alpha in alphas],
+    # of numbers, not of choices: a screen reader is told alpha, and not the place of a choice
+    slider = ipywidgets.FloatSlider(
         value=start,
+        min=min(alphas),
+        max=max(alphas),
+        step=(max(alphas) - min(alphas)) / max(1, len(alphas) - 1),
+        readout_format=".2f",
         description="α: weight of the aligned model",
         continuous_update=False,
         style={"description_width": "16em"},
@@ -46,7 +50,7 @@ def alpha_slider(
     shown = functools.cache(lambda alpha: page(*look(alpha)))
 
     def refresh(_: object = None) -> None:
-        said.value = shown(slider.value)
+        said.value = shown(min(alphas, key=lambda alpha: abs(alpha - slider.value)))
 
     slider.observe(refresh, "value")
     refresh()

@@ -14,7 +14,8 @@ from typing import Any
 _NAMES = {
     "figures.style": "ALGORITHMS METHODS OKABE_ITO Look alt_text caption_line in_style panels "
     "run_caption save show table",
-    "figures.pareto": "front fronts kept live_remedies penalty_distances remedy_fronts",
+    "figures.pareto": "class_fronts front fronts kept live_remedies penalty_distances "
+    "remedy_fronts",
     "figures.readme": "pipeline redraw_figures",
     "figures.training": "best_of_n gold_scatter losses pair_accuracy_by_kind reward_hacking "
     "rsf_rounds",

@@ -123,6 +123,35 @@ def fronts(
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=3)
 
 
+@style.in_style()
+def class_fronts(pooled: pd.DataFrame, recorded: pd.DataFrame) -> Figure:
+    """Draw the fronts of what a class ran and of the recorded run, side by side on the same axes.
+
+    Both are points of the main line, one study; what is drawn is that of `front`.
+    """
+    score, told, every = "forgetting", [], []
+    figure, [line] = style.panels(
+        1, 2, (style.PANELS[0], 4.8), xlabel=GAIN, ylabel=f"{AXIS_NAMES[score]}  →",
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    for axes, (name, points) in zip(
+        line, {"your class": pooled, "recorded": recorded}.items(), strict=True
+    ):
+        rows = _curves(points, [score])
+        rows = rows[rows["method"] != "learning_rate"]
+        table = summarise(rows, ["method", "place", "alpha", "rounds"], ["reward", score])
+        _draw(axes, rows, table, score)
+        axes.set_title(f"{name}: {seeds_text(rows['seed'])}")
+        told.append(table.assign(kind=name))
+        every.append(rows)
+    both = pd.concat(every)
+    for ends, values in ((axes.set_xlim, both["reward"]), (axes.set_ylim, both[score])):
+        room = 0.08 * (values.max() - values.min()) or 1.0
+        ends(values.min() - room, values.max() + room)
+    title = "The front of your class, and the recorded one"
+    return style.finish(figure, title, run_caption(every[0]), pd.concat(told), legend_columns=4)
+
+
 # --- remedies -------------------------------------------------------------------------------------
 
 #: A panel each; what stands together takes hold of the same thing.

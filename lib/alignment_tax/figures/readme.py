@@ -13,7 +13,7 @@ from alignment_tax import settings
 from alignment_tax.figures import style
 from alignment_tax.figures.pareto import front
 from alignment_tax.results.points import TableError
-from alignment_tax.results.recorded import RecordError, read_table
+from alignment_tax.results.recorded import RecordError, read_table, recording_key
 
 #: name, what happens, chapter, place (of the middle of a box) and colour
 STAGES = (
@@ -89,6 +89,8 @@ def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
         figure = front(read_table(table), recorded=True)
     except TableError as error:
         raise RecordError(f"{table}: {error} Name another table with --points.") from error
-    for each, path in ((figure, target), (pipeline(), target.with_name("pipeline.png"))):
-        print(f"{style.save(each, path)}\n  {style.alt_text(each)}")
+    key = "" if points else recording_key()
+    drawing = target.with_name("pipeline.png")  # has no numbers
+    for each, path, stamp in ((figure, target, key), (pipeline(), drawing, "")):
+        print(f"{style.save(each, path, recording=stamp)}\n  {style.alt_text(each)}")
     return 0

@@ -62,7 +62,11 @@ def skills_bar(
     table = _by_score(scores, _skills_in(scores), "value", study)
     table["baseline"] = table["score"].map(baselines or {}).astype(float)
     models = table["model"].unique()
-    looks = {name: Look(name, MODEL_COLOURS[place]) for place, name in enumerate(models)}
+    # "θ₀, forgiven" has the colour of "θ₀, as written", and stripes
+    known = list(dict.fromkeys(name.split(", ")[0] for name in models))
+    colours = {name: MODEL_COLOURS[known.index(name.split(", ")[0])] for name in models}
+    striped = {name: "//" for name in models if name.endswith(", forgiven")}
+    looks = {name: Look(name, colours[name], hatch=striped.get(name, "")) for name in models}
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
     names = draw.bars(axes, table, "name", "model", "value", looks, digits=digits)

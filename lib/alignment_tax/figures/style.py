@@ -38,6 +38,8 @@ GREY, BROWN = "#6E6E6E", "#8B6D00"  # beside the eight
 INK = "#333333"  # axes, zero lines, error bars of bars
 
 WIDE, PANELS, DPI = (8.5, 5.2), (11.0, 7.4), 120
+#: How the caption of a figure of the reader's own models begins, and on what such a figure stands.
+YOURS, YOUR_PAPER = "your run: ", "#FFF3D6"
 #: Letters of a caption that fit into an inch of a figure's width; a longer one gets a second line.
 CAPTION_PER_INCH = 13.3
 TITLE_FONT = FontProperties(size=15, weight="bold")
@@ -176,6 +178,8 @@ def finish(
 ) -> Figure:
     """Add title, caption line, table, alt text (with the sentence `head`), and perhaps a legend."""
     lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
+    if caption.startswith(YOURS):  # seen at a glance: no recorded result
+        figure.set(facecolor=YOUR_PAPER)
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
     entries: dict[str, Artist] = {}
     for axes in figure.axes if legend_columns else ():
@@ -206,17 +210,17 @@ def alt_text(figure: Figure) -> str:
     raise TableError("This figure has no alt text: write show(figure, alt='what it shows').")
 
 
-def png(figure: Figure, dpi: int = DPI, description: str = "") -> bytes:
+def png(figure: Figure, dpi: int = DPI, **told: str) -> bytes:
     """Return the figure as PNG bytes, the same for the same data (no date, no versions).
 
-    A palette of 256 colours takes a third of the bytes.
+    A palette of 256 colours takes a third of the bytes; `told` is text to be kept inside.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
     words = PngImagePlugin.PngInfo()
-    if description:
-        words.add_text("Description", description)
+    for name, text in told.items():
+        words.add_text(name, text)
     image.save(small, format="png", optimize=True, dpi=(dpi, dpi), pnginfo=words)
     return small.getvalue()
 
@@ -225,7 +229,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
     """Display a figure in a notebook as PNG, its alt text in metadata and plain text; close it."""
     text = alt if alt is not None else alt_text(figure)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-    data = base64.b64encode(png(figure, description=text)).decode("ascii")
+    data = base64.b64encode(png(figure, Description=text)).decode("ascii")
     display(
         {"image/png": data, "text/plain": text},
         metadata={"image/png": {"alt": text, "width": width, "height": height}},
@@ -234,9 +238,12 @@ def show(figure: Figure, alt: str | None = None) -> None:
     plt.close(figure)
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI) -> Path:
-    """Write the figure as PNG, alt text inside as the Description; whole or not at all."""
-    data, target = png(figure, dpi=dpi, description=str(figure.get_label())), Path(path)
+def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI, recording: str = "") -> Path:
+    """Write the figure as PNG, whole or not at all; inside are its alt text (Description) and,
+    if its numbers are those of a recording, the key of that (Recording).
+    """
+    told, target = {"Description": str(figure.get_label()), "Recording": recording}, Path(path)
+    data = png(figure, dpi, **{name: text for name, text in told.items() if text})
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_bytes(data)
@@ -251,7 +258,7 @@ def caption_line(
 ) -> str:
     """Return which run a figure shows, e.g. "recorded run tiny, seeds 0-4, 6000 items"."""
     parts = [
-        f"recorded run {study}" if recorded else f"this run: {study}",
+        f"recorded run {study}" if recorded else f"{YOURS}{study}",
         labels.seeds_text(seeds),
     ]
     return ", ".join(parts if n_items is None else [*parts, f"{n_items} items"])

@@ -14,7 +14,7 @@ import pandas as pd
 from alignment_tax import settings
 from alignment_tax.results.points import curve_rows, with_rsf
 from alignment_tax.spec import COLUMNS, NAMED, block_count
-from alignment_tax.store import ArtifactError, write_whole
+from alignment_tax.store import ArtifactError, digest, file_digest, write_whole
 
 T = TypeVar("T")
 #: What names a model in the table of points: a row with the same values is the same model.
@@ -40,6 +40,7 @@ class Recorded:
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
     under a remedy (costs), model with a forward KL (nats a reply), reply of a few models.
     `provenance` is of the call that made the tables; `calls` are also those that added to them.
+    `key` is the stamp of the recording (see `recording_key`).
     """
 
     points: pd.DataFrame
@@ -50,6 +51,7 @@ class Recorded:
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
     kl: pd.DataFrame = field(default_factory=pd.DataFrame)
     replies: pd.DataFrame = field(default_factory=pd.DataFrame)
+    key: str = ""
 
     def curve(self, method: str, seed: int, reward: str = "reward") -> np.ndarray:
         """(reward, skill) of a method's `curve_rows` for one seed, from theta_0 on, (n, 2)."""
@@ -71,7 +73,17 @@ def recorded(preset: str = "tiny") -> Recorded:
         )
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
-    return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls)
+    key = recording_key(preset)
+    return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls, key=key)
+
+
+def recording_key(preset: str = "tiny") -> str:
+    """Return the stamp (8 hex digits) of what is told of a recording: its points and their origin.
+
+    Pages, figures and notebooks bear it; another one says that they tell of another recording.
+    """
+    folder = settings.results_folder() / preset
+    return digest([file_digest(folder / name) for name in ("points.csv", "provenance.json")])[:8]
 
 
 def recorded_items(preset: str = "tiny") -> pd.DataFrame:

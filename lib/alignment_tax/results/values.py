@@ -17,6 +17,7 @@ from alignment_tax.store import plain_json
 
 SUMMARY = "run.json"  # of the folder of a run: every recorded value
 MIME = "application/vnd.alignment-tax.record+json"
+LONGEST = 1000  # letters of a value that are shown; all of it is kept
 
 
 def value_text(value: Any) -> str:
@@ -36,6 +37,7 @@ def record(name: str, value: Any, **meta: Any) -> None:
         raise ValueError("A record needs a name.")
     kept = {"name": name, "value": plain_json(value, name), "meta": plain_json(meta, name)}
     text = f"{name} = {value_text(kept['value'])}"
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     # IPython is loaded in every notebook; importing it elsewhere would only cost time
     if "IPython" in sys.modules:
         from IPython import get_ipython

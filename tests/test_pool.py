@@ -1,0 +1,131 @@
+"""A class's runs are one table; what does not belong there is refused, and the student named."""
+
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+from points import figure_points
+
+from alignment_tax import pool, presets
+from alignment_tax.cli import main
+from alignment_tax.figures import class_fronts, table
+from alignment_tax.labels import SCORES
+from alignment_tax.pipeline.study import Study
+from alignment_tax.results.values import MIME
+from alignment_tax.spec import COLUMNS
+from alignment_tax.store import Artifact, Store, artifact_key
+
+LAST = presets.TINY.rsf.rounds
+
+
+def run_of(seed: int, key: str | None = None) -> dict:
+    """What chapter 09 records of a seed."""
+    points = figure_points(2).query("seed == 0").assign(seed=seed)
+    points = points.assign(reward=points["reward"] + seed % 3, gold=points["gold"] + seed % 3)
+    key = key or Study("tiny", seed, pool.Keys("x")).rsf(LAST).key
+    return pool.hand_in(points.reindex(columns=COLUMNS), Artifact(None, key, {}))
+
+
+def hand_in(folder, student, record, **more) -> None:
+    own = folder / student / "tiny-seed"
+    own.mkdir(parents=True)
+    chapters = [{"number": "00", "records": {}}, {"number": "09", "records": {"handed_in": record}}]
+    run = {"preset": "tiny", "seed": 0, "chapters": chapters} | more
+    (own / "run.json").write_text(json.dumps(run, allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {seed: run_of(seed) for seed in (10, 11, 12)}
+
+
+@pytest.fixture
+def folder(tmp_path, runs):
+    """Three students: two with a run's folder, one with a notebook."""
+    for student, seed in (("anna", 10), ("ben", 11)):
+        hand_in(tmp_path / "in", student, runs[seed])
+    output = nbformat.v4.new_output(
+        "display_data", data={MIME: {"name": "handed_in", "value": runs[12]}, "text/plain": ""}
+    )
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in" / "carl.ipynb")
+    return tmp_path / "in"
+
+
+def test_a_class_is_one_table_one_figure_and_one_page(folder, tmp_path, capsys):
+    assert main(["pool", str(folder)]) == 0
+    out = tmp_path / "in-pooled"
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "front.png", "points.csv"]
+    points, rows = pd.read_csv(out / "points.csv"), len(figure_points(1))
+    assert points.groupby("seed").size().to_dict() == {10: rows, 11: rows, 12: rows}
+    assert points["forgetting"].tolist() == figure_points(1)["forgetting"].tolist() * 3
+    page = (out / "README.md").read_text("utf-8")
+    assert "Seeds: 10 anna, 11 ben, 12 carl.ipynb." in page
+    # every seed gains 4 units of reward and loses 20 points, by the factory
+    assert "| RSF raises reward | +4.00 (+4.00 to +4.00), holds | +" in page
+    assert "| RSF costs mean skill | -20.00 (-20.00 to -20.00), holds | -" in page
+    assert f"The page is {out / 'README.md'}" in capsys.readouterr().out
+
+
+def test_the_front_of_a_class_stands_beside_the_recorded_one():
+    own, theirs = figure_points(2).assign(seed=lambda t: t["seed"] + 5), figure_points(2)
+    figure = class_fronts(own, theirs.assign(**dict.fromkeys(SCORES, 50.0)))
+    drawn = table(figure)
+    assert set(drawn["kind"]) == {"your class", "recorded"}
+    class_, recorded = (drawn[drawn["kind"] == kind] for kind in ("your class", "recorded"))
+    assert class_["reward"].tolist() == recorded["reward"].tolist()
+    assert set(recorded["forgetting"]) == {50}
+    left, right = figure.axes[:2]
+    assert left.get_title(loc="left") == "your class: seeds 5-6"
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[0] < 50 < 80 < left.get_ylim()[1]
+
+
+@pytest.mark.parametrize(
+    ("student", "seed", "change", "said"),
+    [
+        ("dora", 11, {}, "dora: seed 11 is that of ben as well"),
+        ("dora", 77, {}, "dora: seed 77 was given to nobody"),
+        ("dora", 13, {"key": "0" * 64}, "dora: seed 13 is of a model that these stages do not"),
+        ("dora", 13, {"study": "smoke"}, "dora: seed 13 is of preset smoke, not tiny"),
+        ("dora", 13, {"seed": 14}, "dora: seed 14 is of a model that these stages do not"),
+    ],
+)
+def test_what_does_not_belong_is_refused_by_name(
+    folder, tmp_path, capsys, student, seed, change, said
+):
+    record = run_of(seed, change.get("key"))
+    for column in set(change) - {"key"}:
+        record["points"][column] = [change[column]] * len(record["points"]["seed"])
+    hand_in(folder, student, record)
+    out = tmp_path / "out"
+    given = ["--seeds", *map(str, range(10, 20))]
+    assert main(["pool", str(folder), "--out", str(out), *given]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_folder_without_a_run_is_named(folder, tmp_path, capsys):
+    (folder / "emil").mkdir()
+    assert main(["pool", str(folder)]) == 2
+    assert "emil: no run.json or notebook with the points of chapter 09" in capsys.readouterr().err
+    (folder / "emil" / "run.json").write_text('{"chapters": [')
+    assert main(["pool", str(folder)]) == 2
+    assert "emil: run.json cannot be read" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    for empty in ("none", "nowhere"):
+        assert main(["pool", str(tmp_path / empty)]) == 2
+    assert "folder" in capsys.readouterr().err
+
+
+def test_keys_are_those_of_a_store_that_makes(tmp_path):
+    def make(folder):
+        (folder / "x").write_text("1")
+
+    store, keys = Store(tmp_path), pool.Keys(tmp_path)
+    made = store.get("a", {"n": 1}, make, version=2)
+    assert keys.get("a", {"n": 1}, None, version=2).key == made.key
+    later = store.get("b", {}, make, parents={"a": made})
+    assert keys.get("b", {}, None, parents={"a": made}).key == later.key
+    assert later.key == artifact_key("b", {}, 1, {"a": made.key})
