@@ -31,10 +31,14 @@ class Absent(type):
     def __call__(cls, *given: Any, **named: Any) -> Any:
         """Leave a cell out; while the library is imported, decorate and be called."""
         if not loading:
-            from alignment_tax.pipeline.recorded_only import LeftOut
-
-            raise LeftOut(f"{cls.__qualname__}, a library of models that is not here")
+            cls.__iter__()
         return given[0] if len(given) == 1 and callable(given[0]) else absent(cls.__qualname__)
+
+    def __iter__(cls) -> Any:
+        """Leave a cell out; also where something is looked for in it."""
+        from alignment_tax.pipeline.recorded_only import LeftOut
+
+        raise LeftOut(f"{cls.__qualname__}, of a library of models that is not here")
 
     def __or__(cls, other: Any) -> Any:
         return Any
