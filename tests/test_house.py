@@ -48,6 +48,7 @@ INTERVALS, SIGNS = PACKAGE / "stats" / "compare.py", re.compile(r"\.ppf\(|\bsem\
 #: Most lines of Python, docstrings and all: what there is. The aim is 15,000, 10,000 and 900;
 #: whoever takes lines away takes them off here too.
 MOST_LINES = {"lib": 17_988, "tests": 12_985, "bench": 1_120}
+MOST_IN_A_MODULE = {"lib": 600, "tests": 700, "bench": 600}
 
 
 def room(path):
