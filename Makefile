@@ -1,14 +1,17 @@
 # make run   the whole course on this machine      make test   style, types and tests
 # make lab   the notebooks in JupyterLab           make base / record / publish / bench   see README.md
+# make book  the executed course as a website      make lite   the recorded side of it in a browser
 #
 # PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run, JOBS how many chapters
-# are executed side by side (one a core). LAB is passed on to JupyterLab (as root: LAB=--allow-root).
+# are executed side by side (one a core). LAB is passed on to JupyterLab.
 
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 JOBS ?=
 LAB ?=
+# root, as in a container, is asked for this by JupyterLab
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # what `publish` records beside the rows that are there
 METHODS ?= base rsf rsf_random
 SEEDS ?= 0 1 2 3 4 5
@@ -16,6 +19,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
+WEB_READY := $(VENV)/.ready-for-the-web
+# a full Pyodide distribution, unpacked; `lite` needs it
+PYODIDE ?=
 # the last release of TRL with a PPO trainer; it lies in front of the environment's own, in bench-ppo alone
 TRL_WITH_PPO := 1.12.0
 PPO_READY := $(VENV)/trl-$(TRL_WITH_PPO)
@@ -29,12 +35,15 @@ $(foreach name,ALIGNMENT_TAX_RUNS ALIGNMENT_TAX_DATA,$(if $(filter-out /% ~%,\
 .DEFAULT_GOAL := help
 # what a failed recipe left is not made
 .DELETE_ON_ERROR:
-.PHONY: help run test lab base record publish bench bench-ppo lint clean
+.PHONY: help run test lab book lite badges base record publish bench bench-ppo lint clean
 
 help:
 	@echo "make run     make the environment, execute the whole course, write a page of results"
 	@echo "make test    make the environment, check style and types, run the tests"
 	@echo "make lab     make the environment, open the notebooks in JupyterLab"
+	@echo "make book    build the executed course as a website, into build/book"
+	@echo "make lite    build what needs no model for the browser, into build/lite; PYODIDE=FOLDER"
+	@echo "make badges  write this fork's name into the links to Binder and Colab"
 	@echo "make base    train the base model of the tiny world again"
 	@echo "make record  run the study for five seeds and write data/results"
 	@echo "make publish record what is missing, write pages, figures and notebooks' outputs"
@@ -80,7 +89,28 @@ test: lint
 
 lab: $(RUN_READY)
 	@echo "Opening JupyterLab; start with 00 in notebooks/. Ctrl-C ends it."
-	@$(BIN)/jupyter lab $(LAB) notebooks
+	@$(BIN)/jupyter lab $(AS_ROOT) $(LAB) notebooks
+
+$(WEB_READY): web/requirements.txt $(RUN_READY)
+	@echo "Installing what web/requirements.txt lists into $(VENV) ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r web/requirements.txt
+	@touch $@
+
+book: $(WEB_READY)
+	@echo "Building the book; what is doubtful, a dead link among others, ends it ..."
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c web/book . build/book
+	@echo "Open build/book/README.html, or give that folder to a web server."
+
+lite: $(WEB_READY)
+	@test -n "$(PYODIDE)" || { \
+	  echo "Name a full Pyodide distribution, unpacked: make lite PYODIDE=FOLDER (see README.md)."; \
+	  exit 2; }
+	@$(BIN)/python web/lite/build.py "$(PYODIDE)" build/lite
+	@echo "Look at it with: $(BIN)/python -m http.server --directory build/lite"
+
+badges: | $(VENV)/bin/python
+	@$(BIN)/python web/badges.py
+	@echo "README.md and web/colab.ipynb name this repository now: commit them."
 
 base: $(RUN_READY)
 	@echo "Training the base model; an interrupted training goes on where it was ..."

@@ -100,6 +100,8 @@ def test_a_chapter_is_short_enough_to_be_finished(path):
 
 @each_notebook
 def test_a_chapter_has_three_to_five_exercises(path):
+    if path.stem.startswith("13"):
+        return  # the playground is to be played with
     told = "\n".join(
         c.source for c in notebooks.read_notebook(path).cells if c.cell_type == "markdown"
     )

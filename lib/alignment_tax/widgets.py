@@ -5,13 +5,25 @@ from __future__ import annotations
 import base64
 import functools
 import html
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import ipywidgets
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures.style import alt_text, png
+from alignment_tax.figures.ratios import CLOUD, PARTS, cloud
+from alignment_tax.figures.style import alt_text, png, run_caption
+from alignment_tax.labels import AXIS_NAMES, FAMILIES, number, seeds_text
+from alignment_tax.results.points import prepare, with_rsf
+from alignment_tax.results.recorded import Recorded
+from alignment_tax.spec import AVERAGE, PART, Spec, block_count, ratios_in
+
+K = TypeVar("K")
+#: What is said of a model, reward as a gain over theta_0.
+SCORES = ["reward", "gold", "forgetting", "skill", *FAMILIES]
 
 
 class Pictured(ipywidgets.VBox):
@@ -65,3 +77,162 @@ def page(text: str, figure: Figure) -> str:
         f'<p>{html.escape(text)}</p><img alt="{alt}" style="max-width: 100%; max-height: 65vh" '
         f'src="data:image/png;base64,{data}">'
     )
+
+
+# --- the playground: every control is reached by Tab, and each number box carries its name --------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the playground is asked for: two mixtures, and which methods and seeds are on."""
+
+    alpha: float
+    ratios: tuple[float, ...]  # of the input, the middle and the output third, by `PARTS`
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def third_ratios(row: pd.Series) -> tuple[float, ...] | None:
+    """Return the weights of the aligned model in the three thirds of a mixture (None: no thirds).
+
+    One part averaged leaves the others aligned, at 1; a plain average has one ratio for all.
+    """
+    if row["method"] == AVERAGE:
+        return (float(row["alpha"]),) * len(PARTS)
+    if row["method"] == PART and row["part"] in PARTS:
+        return tuple(float(row["alpha"]) if part == row["part"] else 1.0 for part in PARTS)
+    return ratios_in(Spec.of_row(row))[0] if block_count(row["part"]) == len(PARTS) else None
+
+
+def playground_rows(points: pd.DataFrame) -> pd.DataFrame:
+    """Return RSF's models of `CLOUD`, reward as a gain, the ratios of their thirds beside them."""
+    rows = prepare(with_rsf(points), SCORES, since=["reward"])
+    rows = rows[rows["algorithm"] == "rsf"].replace({"method": {"none": "early_stopping"}})
+    rows = rows.assign(thirds=[third_ratios(row) for _, row in rows.iterrows()])
+    has_thirds = rows["method"].isin(("early_stopping", "learning_rate")) | rows["thirds"].notna()
+    return rows[rows["method"].isin(CLOUD) & has_thirds]
+
+
+def nearest(rows: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
+    """Return the rows of the one recorded mixture of thirds that is nearest to these ratios."""
+    mixed = rows[rows["thirds"].notna()]
+    if mixed.empty:
+        return mixed
+    far = np.linalg.norm(np.array(mixed["thirds"].tolist()) - np.array(ratios), axis=1)
+    first = mixed.iloc[int(far.round(9).argmin())]
+    return mixed[(mixed["thirds"] == first["thirds"]) & (mixed["method"] == first["method"])]
+
+
+def look_around(rows: pd.DataFrame, replies: pd.DataFrame, choice: Choice) -> str:
+    """Return what the playground shows of a choice, as HTML: sentences, figure, numbers, replies.
+
+    Nothing is interpolated: what is not recorded becomes the nearest that is, and that is said.
+    """
+    on = rows[rows["method"].isin(choice.methods) & rows["seed"].isin(choice.seeds)]
+    if on.empty:
+        return "<p role='status'>Nothing is on: check a method and a seed that has it.</p>"
+    plain = on[(on["method"] == AVERAGE) & np.isclose(on["alpha"], choice.alpha)]
+    found = {f"α = {choice.alpha:g}": plain} if len(plain) else {}
+    asked, told = " | ".join(f"{each:g}" for each in choice.ratios), "No mixture of thirds is on."
+    if len(near := nearest(on, choice.ratios)):
+        named = " | ".join(f"{each:.2g}" for each in near["thirds"].iloc[0])
+        found[f"thirds {named}"] = near
+        exact = np.allclose(near["thirds"].iloc[0], choice.ratios)
+        who = f"({CLOUD[near['method'].iloc[0]].label}, {seeds_text(near['seed'])})"
+        told = f"Thirds {asked} are recorded {who}." if exact else (
+            f"Thirds {asked} are not recorded: the nearest are {named} {who}."
+        )  # fmt: skip
+    said = f"At α = {choice.alpha:g}: " + ("no plain average is on." if plain.empty else (
+        f"reward gained {number(plain['reward'].mean(), 2, sign=True)}, skill with format "
+        f"forgiven {number(plain['forgetting'].mean())} %, {seeds_text(plain['seed'])}."
+    ))  # fmt: skip
+    means = pd.DataFrame({name: own[SCORES].mean() for name, own in found.items()}).T
+    here = means.reset_index(names="name")
+    drawn = page(f"{said} {told}", cloud(on, here, run_caption(on, recorded=True).split(" · ")[0]))
+    numbers = means.rename(columns=AXIS_NAMES | {"reward": "reward gained"}).to_html(
+        border=0, float_format="{:.2f}".format
+    )
+    return drawn.replace("<p>", "<p role='status'>", 1) + numbers + _replies(replies, choice)
+
+
+def _replies(replies: pd.DataFrame, choice: Choice) -> str:
+    """Return the recorded replies at the nearest alpha, of the first seed that has any, as HTML."""
+    own = replies[replies["seed"].isin(choice.seeds)] if len(replies) else replies
+    if own.empty:
+        return "<p>No replies are recorded of these seeds.</p>"
+    own = own[own["seed"] == own["seed"].min()]
+    own = own.assign(alpha=own["alpha"].fillna(own["algorithm"].map({"sft": 0.0, "rsf": 1.0})))
+    own = own.dropna(subset="alpha")
+    there = sorted(own["alpha"].unique())
+    alpha = min(there, key=lambda each: abs(each - choice.alpha))
+    asked = own[own["alpha"] == alpha].set_index("question")[["reply", "reward", "gold"]]
+    listed = ", ".join(f"{each:g}" for each in there)
+    told = f"Replies at α = {alpha:g}, seed {own['seed'].iloc[0]} (recorded at {listed}):"
+    table = asked.rename_axis("asked").reset_index()
+    shown = table.to_html(
+        index=False, border=0, justify="left", na_rep="", float_format="{:.1f}".format
+    )
+    return f"<p>{told}</p>{shown}"
+
+
+def _dial(name: str, value: float) -> tuple[ipywidgets.FloatSlider, ipywidgets.HBox]:
+    """Return a slider from 0 to 1, and the row of it and of a number box that carries its name."""
+    ends: dict[str, Any] = {"value": value, "min": 0.0, "max": 1.0, "step": 0.1}
+    slider = ipywidgets.FloatSlider(**ends, readout=False, continuous_update=False)
+    box = ipywidgets.BoundedFloatText(**ends, description=name)
+    box.style.description_width, box.layout.width = "13em", "20em"
+    ipywidgets.link((slider, "value"), (box, "value"))
+    return slider, ipywidgets.HBox([box, slider])
+
+
+def _switches(names: Mapping[K, str], on: Collection[K]) -> dict[K, ipywidgets.Checkbox]:
+    return {
+        key: ipywidgets.Checkbox(value=key in on, description=text, indent=False)
+        for key, text in names.items()
+    }
+
+
+def _on(switches: Mapping[K, ipywidgets.Checkbox]) -> tuple[K, ...]:
+    return tuple(key for key, switch in switches.items() if switch.value)
+
+
+def playground(run: Recorded, start: Choice) -> Pictured:
+    """Return sliders for alpha and the thirds, methods and seeds to switch, and what they show."""
+    rows = playground_rows(run.points)
+    names = ["α of the whole model", *(f"α of the {part} third" for part in PARTS)]
+    dials = [_dial(*each) for each in zip(names, (start.alpha, *start.ratios), strict=True)]
+    methods = {name: look.label for name, look in CLOUD.items() if name in set(rows["method"])}
+    seeds = {int(seed): f"seed {seed}" for seed in sorted(rows["seed"].unique())}
+    by_method, by_seed = _switches(methods, start.methods), _switches(seeds, start.seeds)
+    said = ipywidgets.HTML()
+
+    @functools.cache
+    def shown(choice: Choice) -> str:
+        return look_around(rows, run.replies, choice)
+
+    def refresh(_: object = None) -> None:
+        alpha, *ratios = (round(slider.value, 1) for slider, _ in dials)
+        said.value = shown(Choice(alpha, tuple(ratios), _on(by_method), _on(by_seed)))
+
+    for each in (*(slider for slider, _ in dials), *by_method.values(), *by_seed.values()):
+        each.observe(refresh, "value")
+    refresh()
+    grid = ipywidgets.Layout(grid_template_columns="repeat(auto-fill, minmax(14em, 1fr))")
+    groups = [list(by_method.values()), list(by_seed.values())]
+    grids = [ipywidgets.GridBox(group, layout=grid) for group in groups]
+    return Pictured([*(box for _, box in dials), *grids, said])
+
+
+def request_box(answer: Callable[[str], str], start: str) -> Pictured:
+    """Return a line for a request and a button; `answer` takes the request and returns HTML."""
+    line = ipywidgets.Text(value=start, description="Your request", continuous_update=False)
+    line.style.description_width, line.layout.width = "8em", "40em"
+    ask, said = ipywidgets.Button(description="Ask again"), ipywidgets.HTML()
+
+    def refresh(_: object = None) -> None:
+        said.value = answer(line.value)
+
+    line.observe(refresh, "value")
+    ask.on_click(refresh)
+    refresh()
+    return Pictured([ipywidgets.HBox([line, ask]), said])

@@ -21,7 +21,7 @@ _NAMES = {
     "rsf_rounds",
     "figures.skills": "alpha_curves lost_items skills_bar tax_bars",
     "figures.algorithms": "algorithm_fronts kl_penalty razor rounds taxes",
-    "figures.ratios": "part_curves search_fronts simplex",
+    "figures.ratios": "CLOUD cloud part_curves search_fronts simplex",
     "figures.theory": "effectiveness shares_along ways",
     "figures.verdicts": "forest verdict_style",
     "results.points": "TableError main_line",

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.figures.style import METHODS, Look, run_caption
-from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, number
+from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, METHOD_NAMES, number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError
 from alignment_tax.spec import block_count
@@ -31,6 +31,13 @@ K_LOOKS = {
     3: Look("K = 3", style.GREEN, "D"),
     6: Look("K = 6", style.VERMILLION, "^"),
     9: Look("K = 9", style.BLACK, "s"),
+}
+#: What `cloud` shows: RSF's rounds and smaller steps, and mixtures with a ratio for each third.
+CLOUD = {
+    **{name: METHODS[name] for name in ("average", "early_stopping", "learning_rate")},
+    "part": Look(METHOD_NAMES["part"], style.PURPLE, "v"),
+    "pattern": Look(METHOD_NAMES["pattern"], style.ORANGE, "D"),
+    "hma": Look("HMA with three ratios", style.SKY, "P"),
 }
 # In the triangle, from large to small; the hollow square is a frame around another at its place.
 MARKS = [(style.BLUE, "o", 17), (style.BLACK, "s", 20), (style.VERMILLION, "D", 12),
@@ -217,3 +224,32 @@ def search_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
         caption += f"±{number(half)} in the median, are not drawn; verdicts pair seeds"
     title = "A ratio of its own for every block, against one for all"
     return style.finish(figure, title, caption, table, legend_columns=4)
+
+
+@style.in_style()
+def cloud(rows: pd.DataFrame, here: pd.DataFrame, caption: str) -> Figure:
+    """Draw models one by one, a marker a method, and a ring around each row of `here`.
+
+    `rows` have a method of `CLOUD`; both have a reward (gained) and forgetting, `here` a name.
+    """
+    select.need(rows, ["method", "reward", "forgetting"])
+    figure, [[axes]] = style.panels(
+        xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES['forgetting']}  →"
+    )
+    for method, look in CLOUD.items():
+        if not (own := _of(rows, method=method)).empty:
+            axes.plot(
+                own["reward"], own["forgetting"], look.marker, color=look.colour, alpha=0.55,
+                markersize=7, markeredgewidth=0, label=look.label,
+            )  # fmt: skip
+    for (marker, size), (_, at) in zip((("o", 19), ("s", 23)), here.iterrows(), strict=False):
+        axes.plot(
+            at["reward"], at["forgetting"], marker, color=style.BLACK, markersize=size, zorder=5,
+            markerfacecolor="none", markeredgewidth=2.4,
+        )  # fmt: skip
+        # in the legend the marker is smaller
+        axes.plot([], [], marker, color=style.BLACK, markersize=10, markerfacecolor="none",
+                  markeredgewidth=2, label=at["name"])  # fmt: skip
+    axes.margins(0.08)
+    title, head = "Single models, and where you are", f"{len(rows)} models; ringed:"
+    return style.finish(figure, title, caption, here, head=head, legend_columns=3)

@@ -86,7 +86,8 @@ class LeaveOut(ast.NodeTransformer):
     def left_out(self, error: Exception) -> bool:
         """Whether an error is of something left out; then say so, and unset what was not set."""
         name = error.name if isinstance(error, NameError) else None
-        if not (name in self.missing or isinstance(error, LeftOut)) or not error.__traceback__:
+        absent = isinstance(error, LeftOut) or isinstance(error.__cause__, LeftOut)
+        if not (name in self.missing or absent) or not error.__traceback__:
             return False
         line = error.__traceback__.tb_lineno
         undone = [each for each in self.cell if (each.end_lineno or line) >= line]
