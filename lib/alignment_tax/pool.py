@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import presets
+from alignment_tax import labels, presets
 from alignment_tax.figures import alt_text, class_fronts, save
 from alignment_tax.labels import markdown, seeds_text
 from alignment_tax.notebooks import CourseError
@@ -25,7 +25,6 @@ from alignment_tax.results.values import SUMMARY, read_records
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 from alignment_tax.stats.claim_list import CLAIMS
-from alignment_tax.stats.compare import VERDICTS_SAY
 from alignment_tax.store import Artifact, Store, artifact_key, write_whole
 
 #: What chapter 09 records, and the claims that a class is asked about.
@@ -149,12 +148,6 @@ def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
         said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
         lines.append([str(rows[0]["claim"]), *said])
     owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
-    return "\n\n".join(
-        [
-            f"# What this class ran: {len(handed)} seeds of `{preset}`",
-            f"Means over seeds and 95 % t intervals, beside recording `{run.key}` "
-            f"({seeds_text(run.seeds)}). Skill is in points; a loss is negative. {VERDICTS_SAY}",
-            markdown(["claim", "this class", "recorded"], lines),
-            f"Seeds: {owners}.",
-        ]
-    )
+    told = {"preset": preset, "count": len(handed), "key": run.key, "seeds": seeds_text(run.seeds)}
+    table = markdown(["claim", "this class", "recorded"], lines)
+    return labels.page("pool", **told, claims=table, owners=owners)

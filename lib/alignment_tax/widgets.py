@@ -92,7 +92,7 @@ class Choice:
     seeds: tuple[int, ...]
 
 
-def third_ratios(row: pd.Series) -> tuple[float, ...] | None:
+def third_ratios(row: Mapping[Any, Any]) -> tuple[float, ...] | None:
     """Return the weights of the aligned model in the three thirds of a mixture (None: no thirds).
 
     One part averaged leaves the others aligned, at 1; a plain average has one ratio for all.
@@ -108,7 +108,7 @@ def playground_rows(points: pd.DataFrame) -> pd.DataFrame:
     """Return RSF's models of `CLOUD`, reward as a gain, the ratios of their thirds beside them."""
     rows = prepare(with_rsf(points), SCORES, since=["reward"])
     rows = rows[rows["algorithm"] == "rsf"].replace({"method": {"none": "early_stopping"}})
-    rows = rows.assign(thirds=[third_ratios(row) for _, row in rows.iterrows()])
+    rows["thirds"] = pd.Series(map(third_ratios, rows.to_dict("records")), rows.index, object)
     has_thirds = rows["method"].isin(("early_stopping", "learning_rate")) | rows["thirds"].notna()
     return rows[rows["method"].isin(CLOUD) & has_thirds]
 

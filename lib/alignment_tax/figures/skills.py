@@ -70,10 +70,10 @@ def skills_bar(
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
     names = draw.bars(axes, table, "name", "model", "value", looks, digits=digits)
-    known = table.drop_duplicates("score").reset_index(drop=True).dropna(subset=["baseline"])
-    if not known.empty:
+    guessed = table.drop_duplicates("score").reset_index(drop=True).dropna(subset=["baseline"])
+    if not guessed.empty:
         axes.hlines(
-            known["baseline"], known.index - 0.45, known.index + 0.45, color=style.BLACK,
+            guessed["baseline"], guessed.index - 0.45, guessed.index + 0.45, color=style.BLACK,
             linewidth=2, linestyle=(0, (3, 1.5)), label="guessing by answer type",
         )  # fmt: skip
     wrapped = [textwrap.fill(name, 11, break_long_words=False) for name in names]

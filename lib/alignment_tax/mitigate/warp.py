@@ -25,6 +25,6 @@ class Warp(Average):
     def joined(self, theta_0: State, theta: State, alpha: float) -> State:
         """Return theta(alpha) of both policies."""
         ends = (theta, own_tensors(self.setting.sibling))
-        changes = [{n: end[n] - start for n, start in theta_0.items()} for end in ends]
-        both = slerp(*changes, 0.5)
+        first, second = ({n: end[n] - start for n, start in theta_0.items()} for end in ends)
+        both = slerp(first, second, 0.5)
         return {name: start + alpha * both[name] for name, start in theta_0.items()}

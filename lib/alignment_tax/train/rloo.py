@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class ByTrl:
 
     name: str
     trainer: type[Trainer]
-    arguments: type[TrainingArguments]
+    arguments: Callable[..., TrainingArguments]
     more: dict[str, Any] = field(default_factory=dict)
 
 
