@@ -46,8 +46,8 @@ def test_a_timetable_adds_up_and_leaves_time_to_read(title, sessions, minutes):
 def test_every_question_of_a_chapter_has_an_answer_and_every_chapter_its_mistakes(chapter):
     text = told(CHAPTERS[chapter])
     assert f"- **{chapter}**: " in section("What students get wrong")
-    if chapter == "14":
-        return  # asks none
+    if chapter in ("13", "14"):
+        return  # ask none of this kind
     if "## Questions" in text:
         asked = re.findall(r"^(\d)\. ", section("Questions", text), re.M)
     else:  # 07 and 08 ask theirs in a paragraph
