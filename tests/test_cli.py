@@ -12,7 +12,9 @@ from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
 from alignment_tax.store import ArtifactError
 
-COMMANDS = "list run compare record add report figures outputs base merge audit pool".split()
+COMMANDS = (
+    "list run regress compare record add report figures outputs base merge audit pool".split()
+)
 COMMANDS += ["pack-runs", "fetch-runs"]
 
 
@@ -23,7 +25,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     said = capsys.readouterr().out
     assert {*COMMANDS, "bench"} <= set(re.findall(r"\n    (\S+)", said))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
-    measures = ("speed", "ppo", "merge", "tune", "faults", "kill", "instructions")
+    measures = ("speed", "ppo", "merge", "tune", "faults", "planted", "kill", "instructions")
     for name in (*COMMANDS, *(f"bench {each}" for each in measures)):
         with pytest.raises(SystemExit):
             main([*name.split(), "--help"])
@@ -72,13 +74,14 @@ def calls(monkeypatch):
 def test_the_commands_pass_on_what_they_are_given(calls, capsys, tmp_path):
     assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
     assert main(["record", "huge"]) == main(["add", "huge", str(tmp_path)]) == 2
-    assert main(["record", "small", "--methods", "l2", "replay"]) == 0
+    line = "record small --methods l2 replay --scheduler tcp://a:1"
+    assert main(line.split()) == 0
     assert main(["add", "tiny", str(tmp_path)]) == 0
     assert "seeds 0 are now in" in capsys.readouterr().out
     assert main(["report"]) == main(["base"]) == 0
     assert calls == [
-        ("record", "tiny", [0, 2], 2, None),
-        ("record", "small", [0, 1, 2, 3, 4], 1, ["l2", "replay"]),
+        ("record", "tiny", [0, 2], 2, None, None),
+        ("record", "small", [0, 1, 2, 3, 4], 1, ["l2", "replay"], "tcp://a:1"),
         ("merge_results", tmp_path, "tiny"),
         ("write_pages",),
         ("make_base",),

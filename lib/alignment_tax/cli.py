@@ -59,6 +59,24 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError("0 is too few: give 1 or more")
 
 
+def seed_range(text: str) -> tuple[int, ...]:
+    """Return seeds from the command line: one, or the first and last of several, as in 0-4."""
+    first, dash, last = text.partition("-")
+    start = whole_number(first)
+    found = tuple(range(start, whole_number(last) + 1)) if dash else (start,)
+    if found:
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} goes down: give the lower seed first")
+
+
+def minutes(text: str) -> float:
+    """Return a time from the command line: minutes, above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+
+
 def share(text: str) -> float:
     """Return a number in [0, 1) from the command line."""
     with contextlib.suppress(ValueError):
@@ -112,6 +130,22 @@ def make_parser() -> argparse.ArgumentParser:
     option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
     option("--jobs", type=count, help="chapters side by side; default one a core")
     option("--out", type=path, help="folder; default runs/<preset>-seed<seed>")
+    option("--keep", action="store_true", help="leave what ended well and has not changed since")
+    option("--limit", type=minutes, metavar="MINUTES", help="end a cell that takes longer")
+    option = command(do_regress, "regress --preset tiny --seeds 0-4 --only 04 05 --out nightly")
+    option("--preset", default="tiny", help=f"{names}; default tiny")
+    text = "as in 0 1 2 or 0-2; default 0"
+    option("--seeds", type=seed_range, nargs="+", default=[(0,)], metavar="N", help=text)
+    option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
+    option("--jobs", type=count, help="seeds side by side; default one a core")
+    option("--out", type=path, default=path("regress"), help="folder; default regress")
+    text = "the --out folder of an earlier one, for values that the recording does not hold"
+    option("--baseline", type=path, metavar="FOLDER", help=text)
+    text = "end a cell that takes longer; default three times what all chapters take"
+    option("--limit", type=minutes, metavar="MINUTES", help=text)
+    option("--scheduler", metavar="ADDRESS", help="of Dask, tcp://HOST:PORT: its workers do it")
+    option("--latest", action="store_true", help="with the newest releases, in a fresh environment")
+    option("--pins", type=path, metavar="FILE", help="with these requirements instead")
     option = command(do_compare, "compare nightly/first nightly/today --tolerance 0.01")
     option("first", type=path, help="folder of the run to compare with")
     option("second", type=path, help="folder of the new run")
@@ -123,6 +157,8 @@ def make_parser() -> argparse.ArgumentParser:
     option("--jobs", type=count, default=1, help="processes side by side; default 1")
     text = "add only these to the recorded tables: algorithms, remedies, searches; or all "
     option("--methods", nargs="+", metavar="METHOD", help=text + "'remedies', all 'parts'")
+    text = "of Dask, tcp://HOST:PORT: its workers do it, who share the folder of runs"
+    option("--scheduler", metavar="ADDRESS", help=text)
     option = command(do_add, "add tiny elsewhere/data/results/tiny")
     option("preset", help=names)
     option("folder", type=path, help="a folder data/results/<preset> from elsewhere")
@@ -208,7 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", help=names)
     option("--algorithms", nargs="+", help="default dpo rloo ppo")
     option("--seed", type=whole_number, help="default one that is never reported")
-    for do in (bench_faults, bench_kill, bench_instructions):
+    for do in (bench_faults, bench_planted, bench_kill, bench_instructions):
         command(do, f"bench {do.__name__.removeprefix('bench_')}", among)
     return parser
 
@@ -224,8 +260,9 @@ def do_list(given: Given) -> None:
 def do_run(given: Given) -> int | None:
     """Execute the chapters and write a page of results."""
     course = run_course(
-        given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs
-    )
+        given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs,
+        given.limit, given.keep,
+    )  # fmt: skip
     for chapter in course.failed:
         where = course.out / chapter.notebook if chapter.notebook else chapter.title
         cell = f", {chapter.cell}" if chapter.cell else ""
@@ -233,6 +270,19 @@ def do_run(given: Given) -> int | None:
     print(f"Open {course.out / INDEX} in a browser.")
     statuses = {chapter.status for chapter in course.failed}
     return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else None
+
+
+def do_regress(given: Given) -> int | None:
+    """Run the chapters for several seeds, and say which values and claims have changed."""
+    own = library("regress")
+    seeds = tuple(dict.fromkeys(seed for each in given.seeds for seed in each))
+    named = {name: getattr(given, name) for name in ("jobs", "baseline", "limit", "scheduler")}
+    asked = own.Asked(given.preset, seeds, given.out, given.notebooks, tuple(given.only), **named)
+    if given.latest or given.pins:
+        return int(own.run_elsewhere(asked, given.pins))
+    found = own.regress(asked)
+    print(own.summary(found))
+    return FAILED if found.moved or found.failed else None
 
 
 def do_compare(given: Given) -> int | None:
@@ -247,7 +297,8 @@ def do_compare(given: Given) -> int | None:
 def do_record(given: Given) -> None:
     """Run the study for several seeds and write data/results/<preset>."""
     presets.get(given.preset)
-    library("pipeline.record").record(given.preset, given.seeds, given.jobs, given.methods)
+    named = given.preset, given.seeds, given.jobs, given.methods, given.scheduler
+    library("pipeline.record").record(*named)
 
 
 def do_add(given: Given) -> None:
@@ -379,6 +430,11 @@ def library(name: str) -> Any:
 def bench_faults(given: Given) -> int:
     """Give fifty malformed inputs, and write what is said to data/results/faults.md."""
     return program("malformed", "tests").run()
+
+
+def bench_planted(given: Given) -> int:
+    """Plant ten faults, and write which ones regress finds to data/results/planted_faults.csv."""
+    return program("bench.planted").run()
 
 
 def bench_kill(given: Given) -> int:

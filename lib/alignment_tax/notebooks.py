@@ -22,9 +22,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignment_tax import presets, settings
+from alignment_tax.elsewhere import LOCK
+from alignment_tax.provenance import maker
 from alignment_tax.results.recorded import recording_key
 from alignment_tax.results.values import SUMMARY, read_records, read_run, value_text
-from alignment_tax.store import write_whole
+from alignment_tax.store import digest, list_files, write_whole
 
 PARAMETERS = ("preset", "seed")
 # JupyterLab's 01_x-Copy1.ipynb is no chapter
@@ -72,6 +74,7 @@ class ChapterRun:
     page: str = ""  # the same as HTML
     earlier: bool = False  # of an earlier run in the same folder
     recording: str = ""  # the key of the recorded results that it showed
+    made_of: str = ""  # a digest of what it depends on
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ class Kernels:
 
 def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     """Return where in an executed notebook (None: not saved) an error came up, and what it is."""
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     if isinstance(error, PapermillExecutionError):
@@ -252,17 +255,37 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     source = reached[-1].source.strip().partition("\n")[0] if reached else ""
     died = "The kernel died; the usual cause is too little memory."
     text = died if isinstance(error, DeadKernelError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, CellTimeoutError):
+        text = "The cell reached its limit of time (--limit), and was ended."
     return f"the cell that begins: {source}" if source else "", text
 
 
-def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernels) -> ChapterRun:
-    """Execute one notebook into `out` and return what came of it; an error is not raised."""
+def made_of(chapter: Chapter, preset: str, seed: int) -> str:
+    """Return a digest of what the values of a chapter depend on."""
+    cells = [cell.source for cell in read_notebook(chapter.path).cells]
+    tables = list_files(settings.results_folder() / "tiny")
+    return digest([maker(), cells, tables, preset, seed])
+
+
+def execute(
+    chapter: Chapter,
+    preset: str,
+    seed: int,
+    out: Path,
+    kernels: Kernels,
+    limit: float | None = None,
+) -> ChapterRun:
+    """Execute one notebook into `out` and return what came of it; an error is not raised.
+
+    `limit` are minutes that a cell may take (None: any).
+    """
     import papermill
 
     running = out / f".{chapter.path.stem}.running.ipynb"
     run = ChapterRun(chapter.number, chapter.title, chapter.question, recording=recording_key())
     if kernels.stopped:
         return run
+    run = replace(run, made_of=made_of(chapter, preset, seed))
     print(f"{chapter.name}: started", flush=True)
     started, status, cell, text = time.perf_counter(), "ok", "", ""
     try:
@@ -276,6 +299,7 @@ def execute(chapter: Chapter, preset: str, seed: int, out: Path, kernels: Kernel
             cwd=out,
             progress_bar=False,
             store_widget_state=False,
+            execution_timeout=limit and max(1, round(60 * limit)),
             start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
         )
         # papermill takes a cell that calls exit(0) for a success
@@ -346,10 +370,14 @@ def run_course(
     out: Path | None = None,
     notebooks: Path | None = None,
     jobs: int | None = None,
+    limit: float | None = None,
+    keep: bool = False,
 ) -> CourseRun:
     """Execute chapters, go on after a failure, and write the index page.
 
-    `only` holds numbers or names. What is wrong is raised before anything runs.
+    `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
+    depends on nothing that changed since is not run again. What is wrong is raised before anything
+    runs.
     """
     real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -369,13 +397,19 @@ def run_course(
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
-        with FileLock(out / ".run.lock").acquire(timeout=0), contextlib.chdir(out):
+        with FileLock(out / LOCK).acquire(timeout=0), contextlib.chdir(out):
             runs = earlier_runs(chapters, preset, seed, out)
-            return run_chapters(runs, chosen, preset, seed, out, jobs)
+            if keep:
+                chosen = [c for c in chosen if not _finished(runs[c.path], c, preset, seed)]
+            return run_chapters(runs, chosen, preset, seed, out, jobs, limit)
     except Timeout:
         raise CourseError(
             f"Another run is writing to {out}. Wait for it, or choose another folder with --out."
         ) from None
+
+
+def _finished(run: ChapterRun, chapter: Chapter, preset: str, seed: int) -> bool:
+    return run.status == "ok" and run.made_of == made_of(chapter, preset, seed)
 
 
 def run_chapters(
@@ -385,6 +419,7 @@ def run_chapters(
     seed: int,
     out: Path,
     jobs: int,
+    limit: float | None = None,
 ) -> CourseRun:
     """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
     done: list[Chapter] = []
@@ -399,9 +434,10 @@ def run_chapters(
     print(f"Running {len(chosen)} chapters on {preset}, seed {seed}{beside}. Output: {out}")
     print(estimate() or "How long it takes is not known.", flush=True)
     kernels = Kernels(jobs > 1)
-    order = in_order_of_work(chosen, preset) if jobs > 1 else chosen
+    order = in_order_of_work(chosen, preset) if jobs > 1 and chosen else chosen
     with ThreadPoolExecutor(jobs) as pool:
-        work = {pool.submit(execute, each, preset, seed, out, kernels): each for each in order}
+        given = preset, seed, out, kernels, limit
+        work = {pool.submit(execute, each, *given): each for each in order}
         try:
             for future in as_they_end(work, kernels):
                 chapter, run = work[future], future.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import platform
 import re
@@ -19,6 +20,8 @@ from alignment_tax import __version__
 ARCHIVED = ".git_archival.txt"
 #: What a recording writes: no part of what made it.
 RESULTS = "data/results"
+#: Modules that run chapters and show what came out, which no chapter imports.
+RUNNERS = ("cli", "notebooks", "elsewhere", "regress", "report", "drift")
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "lm_eval")
 
 
@@ -62,14 +65,31 @@ def processor() -> str:
 
     Both decide the last digits of what is trained there, and training makes these grow.
     """
-    name = platform.processor()
+    torch = sys.modules.get("torch")
+    used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
+    return ", ".join([_processor_name() or "unknown", *used])
+
+
+def _processor_name() -> str:
     with contextlib.suppress(OSError):  # only Linux has the file
         said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         if found := re.search(r"^model name\s*:\s*(.+?)\s*$", said, re.MULTILINE):
-            name = found[1]
-    torch = sys.modules.get("torch")
-    used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
-    return ", ".join([name or "unknown", *used])
+            return found[1]
+    return platform.processor()
+
+
+@functools.cache
+def maker() -> str:
+    """Return a digest of what makes numbers here: the library's files, versions, the processor.
+
+    The keys of artifacts leave these out, so what one maker made another would take for its own.
+    """
+    package = Path(__file__).resolve().parent
+    every = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".txt", ".yaml")]
+    files = [path for path in every if path.stem not in RUNNERS]
+    parts = [path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files]
+    told = [library_versions(), platform.python_version(), platform.machine(), _processor_name()]
+    return hashlib.sha256(b"\0".join([*parts, repr(told).encode()])).hexdigest()
 
 
 def provenance() -> dict[str, Any]:

@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import presets, settings
+from alignment_tax.elsewhere import there, workers
+from alignment_tax.pipeline import catalogue
 from alignment_tax.pipeline.asked import replies_table
+from alignment_tax.pipeline.recorded_only import LeftOut
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.stages.scores import check_theta_0
@@ -36,20 +39,25 @@ from alignment_tax.results.recorded import (
     write_tables,
 )
 from alignment_tax.skills import SkillScores
-from alignment_tax.spec import Spec, has_forward_kl
-from alignment_tax.store import say
+from alignment_tax.spec import COLUMNS, Spec, has_forward_kl
+from alignment_tax.store import Artifact, Store, say
 
 #: Most models that one process takes at a time.
 PORTION = 4
 
 
 def record(
-    preset: str | Preset, seeds: list[int], jobs: int = 1, methods: Sequence[str] | None = None
+    preset: str | Preset,
+    seeds: list[int],
+    jobs: int = 1,
+    methods: Sequence[str] | None = None,
+    scheduler: str | None = None,
 ) -> Path:
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
     Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
-    leaves those of finished seeds. With `methods` (see `Study.specs`) rows are merged into the
+    leaves those of finished seeds. Stages are made by `jobs` processes, or by the workers of a
+    `scheduler` (`elsewhere.workers`). With `methods` (see `Study.specs`) rows are merged into the
     tables that exist, without them the preset's algorithms are recorded into new tables. What
     cannot work is refused before anything is trained.
     """
@@ -66,8 +74,8 @@ def record(
     else:
         for seed in seeds:
             check_same_start(read_table(folder / "points.csv"), Study(preset, seed))
-    if (jobs := min(jobs, os.cpu_count() or 1)) > 1:
-        run_side_by_side(preset, seeds, jobs, methods)
+    if (jobs := min(jobs, os.cpu_count() or 1)) > 1 or scheduler:
+        run_side_by_side(preset, seeds, jobs, methods, scheduler)
     added = [] if methods is None else ["--methods", *methods]
     words = ["alignment-tax record", first.preset.name, *added, "--seeds", *map(str, seeds)]
     for number, seed in enumerate(seeds, start=1):
@@ -206,20 +214,61 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     return {str(name): round(float(taken), 1) for name, taken in seconds.items()}
 
 
+# --- what there is, and no more -----------------------------------------------------------------
+
+
+class Finished(Store):
+    """What a run has made; of what it has not, the scores of theta_0 alone are made (else LeftOut).
+
+    They say whether a machine repeats the recording, also where no chapter asks for them.
+    """
+
+    def _make(self, folder: Path, make: Any, meta: Mapping[str, Any], parents: Any) -> Artifact:
+        keys = meta["parents"]
+        if meta["stage"] == "scores" and keys["policy"] == keys["reference"]:
+            return super()._make(folder, make, meta, parents)
+        raise LeftOut(meta["describe"])
+
+
+def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFrame:
+    """Return the points of every model that a store holds the scores of: columns COLUMNS."""
+    rows = []
+    for seed in seeds:
+        study = Study(preset, seed, Finished(root))
+        for spec in study.specs(catalogue.methods(study.preset)):
+            with contextlib.suppress(LeftOut):
+                rows.append(study.point(spec))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
 # --- several processes ----------------------------------------------------------------------------
 
 
 def run_side_by_side(
-    preset: str | Preset, seeds: list[int], jobs: int, methods: Sequence[str] | None = None
+    preset: str | Preset,
+    seeds: list[int],
+    jobs: int,
+    methods: Sequence[str] | None = None,
+    scheduler: str | None = None,
 ) -> None:
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
-    An error in one is raised when the others have ended; what they made is kept.
+    With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when
+    the others have ended; what they made is kept.
     """
     context = multiprocessing.get_context("spawn")
     first = Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
+    if scheduler:
+        with workers(scheduler) as pool, tqdm(total=total, desc=title, unit="model") as bar:
+            given = settings.environment(), _run_some, preset
+            work = {pool.submit(there, *given, *task): task for task in tasks}
+            for ended in as_completed(work):
+                bar.update(len(work[ended][1]))
+            for future in work:
+                future.result()
+        return
     with (
         # threads that wait would otherwise spin, and take the cores from the other processes
         patch.dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
@@ -276,9 +325,12 @@ _study = lru_cache(maxsize=1)(Study)
 
 
 def _run_some(
-    preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str]
+    preset: str | Preset,
+    seed: int,
+    specs: Sequence[Spec],
+    finished: queue.Queue[str] | None = None,
 ) -> None:
-    """Evaluate models of a seed; report each.
+    """Evaluate models of a seed; report each, if it is asked for.
 
     The number of threads decides the last digits of training, not of scores, which would be slower.
     """
@@ -292,4 +344,5 @@ def _run_some(
             study.evaluate(spec)
             if has_forward_kl(spec):
                 study.forward_kl(spec)
-        finished.put(f"last: seed {seed}, {spec}")
+        if finished is not None:
+            finished.put(f"last: seed {seed}, {spec}")

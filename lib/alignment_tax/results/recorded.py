@@ -195,14 +195,15 @@ def merge_rows(
     if stored.empty:
         return fresh
     every = [*stored.to_dict("records"), *fresh.to_dict("records")]
-    rows = {_identified(row, identity): row for row in every}  # a replaced row keeps its place
+    rows = {identified(row, identity): row for row in every}  # a replaced row keeps its place
     # a column that only one of the two has is not lost: rounds of PPO say other things than RSF's
     columns = list(dict.fromkeys([*stored.columns, *fresh.columns]))
     table = pd.DataFrame(list(rows.values()), columns=columns)
     return table.sort_values("seed", kind="stable", ignore_index=True)
 
 
-def _identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
+def identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ...]:
+    """Return what names the model of a row among those of a table."""
     # other ratios of as many blocks, of the same mean to two decimals (`hma_released` holds it no
     # better), are the same model found anew
     names = {column: written(row[column]) for column in identity}

@@ -107,7 +107,7 @@ def differences(
                 f"The first run has the {name} {first[name]}, the second {second[name]}: only runs "
                 "of one preset and seed can be compared."
             )
-    one, other = (dict(_values(run)) for run in (first, second))
+    one, other = (dict(values(run)) for run in (first, second))
     if not one and not other:
         raise CompareError("Neither run holds a recorded value: was any chapter executed?")
     places = dict.fromkeys([*one, *other])
@@ -115,7 +115,8 @@ def differences(
     return [each for each in both if not _alike(each.first, each.second, tolerance)]
 
 
-def _values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def values(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every recorded value of a run: chapter and name, and a number, a text, ..."""
     for chapter in run["chapters"]:
         for name, value in chapter["records"].items():
             yield from leaves(f"{chapter['number']} {name}", value)

@@ -60,12 +60,16 @@ def _equal(rows: Selection, claim: Claim, axis: str) -> Gaps:
 def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
     """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
 
-    That is, over seeds, of RSF's last round and of the plain distilled run, rounded down.
+    That is, over seeds, of RSF's last round and of the plain distilled run, rounded down
+    (NotRecorded: there is neither).
     """
     rsf = points[points["algorithm"] == "rsf"]
     trained = rsf[rsf["method"] == "none"]
     ends = [trained[trained["rounds"] == trained["rounds"].max()], rsf[rsf["method"] == "distil"]]
-    return 0.0, float(np.floor(pd.concat(ends)[score].min()))
+    lowest = pd.concat(ends)[score].min()
+    if np.isnan(lowest):
+        raise NotRecorded("There is no aligned model of RSF, from which areas are measured.")
+    return 0.0, float(np.floor(lowest))
 
 
 def _hypervolume(rows: Selection, claim: Claim) -> Gaps:

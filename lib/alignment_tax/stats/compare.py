@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
+from scipy.stats import false_discovery_control
 
 from alignment_tax.stats.pareto import Array
 
@@ -106,6 +107,52 @@ def compare_seeds(
         raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
     mean, low, high = interval(values)
     return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
+
+
+# --- new seeds against recorded ones ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Move:
+    """The mean of new seeds minus that of recorded ones, in a prediction interval around zero.
+
+    `error` is the standard error of the difference, `half` half the width of the interval that it
+    stays in while nothing changed, `p` how likely one as large is then.
+    """
+
+    difference: float
+    error: float
+    half: float
+    p: float
+
+
+def move(then: Sequence[float], now: Sequence[float], rounding: float = 0.0) -> Move:
+    """Compare n new seeds with m recorded ones, whose spread s alone makes the band.
+
+    The error of the difference is s sqrt(1/n + 1/m), with m - 1 degrees of freedom: the spread of
+    the new seeds, which a fault may widen, is not asked. A difference up to `rounding` is none.
+    ValueError: fewer than two recorded seeds, or no new one.
+    """
+    old, new = (np.asarray(list(values), dtype=float) for values in (then, now))
+    if old.size < 2 or not new.size:
+        raise ValueError(f"{old.size} recorded and {new.size} new values: 2 and 1 are needed.")
+    gap = float(new.mean() - old.mean())
+    error = float(old.std(ddof=1)) * float(np.sqrt(1 / new.size + 1 / old.size))
+    half = max(float(stdtrit(old.size - 1, 0.5 + LEVEL / 2)) * error, rounding)
+    if abs(gap) <= rounding:
+        return Move(gap, error, half, 1.0)
+    p = 2 * float(stdtr(old.size - 1, -abs(gap) / error)) if error else 0.0
+    return Move(gap, error, half, p)
+
+
+def discoveries(p: Sequence[float]) -> list[bool]:
+    """Say of many p values which are no chance: of what is said so, 5 % is (Benjamini, Hochberg).
+
+    Where nothing changed at all, the chance that any one is said so is 5 % too.
+    """
+    if not len(p):
+        return []
+    return [bool(each <= 1 - LEVEL) for each in false_discovery_control(np.asarray(p))]
 
 
 # --- intervals over seeds and items -------------------------------------------------------------

@@ -1,0 +1,331 @@
+"""What `alignment-tax regress` does: run chapters for several seeds, and say what has changed.
+
+The chapters run through papermill, a process a seed, in a folder of stages that this very code, on
+this machine, with these versions, has made alone. Then every recorded value and every claim is held
+against the recording (`stats.drift`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+from tqdm import tqdm
+
+from alignment_tax import presets, settings
+from alignment_tax.elsewhere import CHILD, environment, fresh_python, run_line, workers
+from alignment_tax.notebooks import (
+    TEMPLATES,
+    Chapter,
+    CourseError,
+    check_parameters,
+    find_chapters,
+    find_figures,
+    read_notebook,
+    select_chapters,
+)
+from alignment_tax.pipeline.record import finished_points
+from alignment_tax.pipeline.recorded_only import TABLES
+from alignment_tax.provenance import maker, provenance
+from alignment_tax.results.recorded import read_table, recorded
+from alignment_tax.results.values import (
+    CompareError,
+    leaves,
+    read_records,
+    read_run,
+    value_text,
+)
+from alignment_tax.stats import claims, drift
+from alignment_tax.stats.drift import Change, Held
+from alignment_tax.store import write_whole
+
+PAGE, JUNIT, TABLE = "regress.html", "junit.xml", "changes.csv"
+ABOUT, POINTS = "regress.json", "points.csv"
+#: A chapter may have to make the stages of all: the limit of a cell, in times what all take.
+PATIENCE, LEAST_MINUTES = 3, 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is run and compared.
+
+    `limit` are minutes a cell, `baseline` is an earlier folder, `scheduler` for
+    `elsewhere.workers`.
+    """
+
+    preset: str
+    seeds: tuple[int, ...]
+    out: Path
+    notebooks: Path
+    only: tuple[str, ...] = ()
+    jobs: int | None = None
+    baseline: Path | None = None
+    limit: float | None = None
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it: changes of values and claims, failed chapters, and what was compared."""
+
+    asked: Asked
+    changes: list[Change]
+    failed: list[dict[str, Any]]
+    then: dict[str, Any]  # provenance
+    now: dict[str, Any]
+    paired: list[int] = field(default_factory=list)
+
+    @property
+    def moved(self) -> list[Change]:
+        """What left its band."""
+        return [each for each in self.changes if each.moved]
+
+    @property
+    def turned(self) -> list[Change]:
+        """Claims of another verdict, whether they moved or not."""
+        return [each for each in self.changes if each.turned]
+
+    @property
+    def judged(self) -> int:
+        """How many values and claims there was something to hold against."""
+        return sum(each.how != drift.NONE for each in self.changes)
+
+
+def regress(asked: Asked) -> Found:
+    """Run, compare and write the report; what is finished of the same code is not run again.
+
+    CourseError, UnknownPreset: what is asked for makes no sense; nothing was run.
+    """
+    chapters = select_chapters(find_chapters(asked.notebooks), asked.only)
+    check_parameters(chapters)
+    presets.get(asked.preset)
+    if asked.baseline is not None:
+        _check_baseline(asked.baseline, asked.preset)
+    settings.writable(asked.out, "Choose another folder with --out.")
+    about = {"preset": asked.preset, "seeds": asked.seeds, **provenance()}
+    write_whole(asked.out / ABOUT, json.dumps(about, indent=2) + "\n")
+    stages = asked.out / f"stages-{maker()[:12]}"
+    seeds = recorded().seeds if asked.preset == TABLES else []
+    run_seeds(asked, chapters, stages, seeds)
+    points = finished_points(asked.preset, asked.seeds, stages / "artifacts")
+    write_whole(asked.out / POINTS, points.to_csv(index=False, float_format="%.6g"))
+    found = compared(asked, chapters, seeds)
+    write_report(found, chapters)
+    return found
+
+
+def _check_baseline(folder: Path, preset: str) -> None:
+    path = folder / ABOUT
+    held = json.loads(path.read_text("utf-8"))["preset"] if path.is_file() else None
+    if held != preset or not (folder / POINTS).is_file():
+        raise CourseError(
+            f"{folder} holds no finished `regress` of preset {preset}: give --baseline the --out "
+            "folder of one."
+        )
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run_seeds(
+    asked: Asked, chapters: Sequence[Chapter], stages: Path, recorded_seeds: Sequence[int]
+) -> None:
+    """Run the chapters of every seed, and what the recording says of them, side by side.
+
+    A seed is a process of `alignment-tax run`, its messages are in run.log of its folder.
+    """
+    runs = [(asked.preset, seed) for seed in asked.seeds]
+    runs += [(presets.RECORDED, seed) for seed in recorded_seeds]
+    jobs = asked.jobs or os.cpu_count() or 1
+    whole = sum(each.minutes.get(asked.preset, 0.0) for each in find_chapters(asked.notebooks))
+    limit = asked.limit or max(LEAST_MINUTES, PATIENCE * whole)
+    words = ["--only", *(c.path.name for c in chapters), "--keep", "--limit", f"{limit:g}"]
+    own = environment() | {settings.RUNS_VARIABLE: str(stages)}
+    chosen = {chapter.number for chapter in chapters}
+    read, write = os.pipe()
+    with (
+        tqdm(total=len(chapters) * len(runs), unit="chapter", desc=asked.preset) as bar,
+        os.fdopen(read), os.fdopen(write, "w") as lifeline,
+        workers(asked.scheduler) if asked.scheduler else ThreadPoolExecutor(jobs) as pool,
+    ):  # fmt: skip
+        work = {}
+        sides = shares(len(asked.seeds), jobs) + [1] * len(recorded_seeds)
+        for (preset, seed), side_by_side in zip(runs, sides, strict=True):
+            folder = asked.out / f"{preset}-seed{seed}"
+            line = ["run", "--preset", preset, "--seed", str(seed), "--out", str(folder), *words]
+            line += ["--jobs", str(side_by_side)]
+            given = [asked.notebooks, line, own, folder]
+            given += [] if asked.scheduler else [read]
+            work[pool.submit(run_line, *given)] = folder
+        ahead = set(work)
+        try:
+            while ahead:
+                _, ahead = wait(ahead, timeout=1)
+                bar.update(sum(_ended(folder, chosen) for folder in work.values()) - bar.n)
+        except BaseException:
+            lifeline.close()
+            for each in work:
+                each.cancel()
+            raise
+    if refused := [text for each in work if (text := each.result())]:
+        raise CourseError(refused[0])
+
+
+def shares(seeds: int, jobs: int) -> list[int]:
+    """Return how many chapters of each seed run side by side: of the last ones, to fill the cores.
+
+    >>> shares(5, 2)
+    [1, 1, 1, 1, 2]
+    """
+    rest = seeds % jobs
+    return [1] * (seeds - rest) + [jobs // rest] * rest if rest else [1] * seeds
+
+
+def _ended(folder: Path, chosen: Collection[str]) -> int:
+    with contextlib.suppress(CompareError):
+        ran = [c["number"] for c in read_run(folder)["chapters"] if c["status"] != "not run"]
+        return sum(number in chosen for number in ran)
+    return 0
+
+
+def run_elsewhere(asked: Asked, pins: Path | None) -> int:
+    """Do all of it in a fresh environment (see `fresh_python`); return the exit code."""
+    python = fresh_python(asked.out, pins)
+    given = {"jobs": asked.jobs, "baseline": asked.baseline, "limit": asked.limit}
+    given |= {"scheduler": asked.scheduler}
+    words = ["--preset", asked.preset, "--out", asked.out, "--seeds", *asked.seeds]
+    words += ["--only", *asked.only] if asked.only else []
+    words += [w for name, value in given.items() if value for w in (f"--{name}", value)]
+    command = [str(python), "-c", CHILD, str(asked.notebooks), "regress", *map(str, words)]
+    # its input is never ended, so that it is not either
+    with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE) as child:
+        return child.wait()
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def read_runs(folder: Path, preset: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return what `alignment-tax run` wrote of each seed."""
+    return {seed: read_run(folder / f"{preset}-seed{seed}") for seed in seeds}
+
+
+def recording(folder: Path, chapters: Sequence[Chapter], seeds: Sequence[int]) -> dict[str, Held]:
+    """Return what the recording says: its tables of every seed, the kept outputs of seed 0."""
+    found = drift.by_place(read_runs(folder, presets.RECORDED, seeds), tables=True)
+    for chapter in chapters:
+        for name, value in read_records(chapter.path).items():
+            for place, each in leaves(f"{chapter.number} {name}", value):
+                old = found.get(place, Held({}))
+                found[place] = Held({**old.values, 0: each}, old.tables)
+    return found
+
+
+def compared(asked: Asked, chapters: Sequence[Chapter], seeds: Sequence[int]) -> Found:
+    """Hold the finished runs of a folder against the recording, and else against the baseline."""
+    runs = read_runs(asked.out, asked.preset, asked.seeds)
+    now, points = drift.by_place(runs), read_table(asked.out / POINTS)
+    sides: list[tuple[dict[str, Held], pd.DataFrame, dict[str, Any]]] = []
+    changes: list[Change] = []
+    if seeds:
+        kept = recorded()
+        sides.append((recording(asked.out, chapters, seeds), kept.points, kept.provenance))
+        changes += [each for each in drift.read_anew(kept.points, claims.read()) if each.moved]
+    if asked.baseline is not None:
+        about = json.loads((asked.baseline / ABOUT).read_text("utf-8"))
+        old = drift.by_place(read_runs(asked.baseline, asked.preset, about["seeds"]))
+        sides.append((old, read_table(asked.baseline / POINTS), about))
+    ended = {c["number"] for run in runs.values() for c in run["chapters"] if c["status"] == "ok"}
+    chosen, paired = {chapter.number for chapter in chapters}, set[int]()
+    for then, of_then, _ in sides:
+        same = drift.same_starts(of_then, points)
+        paired |= same
+        for place in [each for each in then if each[:2] in ended & chosen]:
+            changes.append(drift.judge(place, then[place], now.pop(place, Held({})), same))
+        if of_then is sides[0][1]:
+            changes += drift.claimed(of_then, points, same)
+    changes += [drift.judge(place, Held({}), each, ()) for place, each in now.items()]
+    failed = [
+        {"seed": seed, **chapter}
+        for seed, run in runs.items()
+        for chapter in run["chapters"]
+        if chapter["number"] in chosen and chapter["status"] != "ok"
+    ]
+    then = sides[0][2] if sides else {}
+    return Found(asked, drift.settled(changes), failed, then, provenance(), sorted(paired))
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
+    """Write one HTML page that needs nothing from elsewhere, and the same as JUnit XML."""
+    from jinja2 import Environment, FileSystemLoader
+
+    out, first = found.asked.out, found.asked.seeds[0]
+    figures = {}
+    for chapter in chapters:
+        path = out / f"{found.asked.preset}-seed{first}" / chapter.path.name
+        sides = [each for each in (chapter.path, path) if each.is_file()]
+        figures[chapter.name] = [find_figures(read_notebook(each)) for each in sides]
+    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
+    environment.filters["value_text"] = value_text
+    rows = sorted(found.changes, key=lambda e: (not e.moved, -abs(e.errors or 0), e.chapter))
+    page = environment.get_template("regress.html.j2").render(
+        found=found, rows=rows, figures=figures
+    )
+    write_whole(out / PAGE, page)
+    write_whole(out / JUNIT, junit(found))
+    table = pd.DataFrame([asdict(each) for each in rows], columns=[f.name for f in fields(Change)])
+    write_whole(out / TABLE, table.to_csv(index=False))
+
+
+def junit(found: Found) -> str:
+    """Return the report as JUnit XML: a case a value, a claim and a failed chapter."""
+    suite = ElementTree.Element("testsuite", name="alignment-tax regress")
+    counts = (len(found.changes) + len(found.failed), len(found.moved), len(found.failed))
+    unjudged = len(found.changes) - found.judged
+    for name, number in zip(("tests", "failures", "errors"), counts, strict=True):
+        suite.set(name, str(number))
+    suite.set("skipped", str(unjudged))
+    for each in found.changes:
+        case = ElementTree.SubElement(suite, "testcase", classname=each.chapter, name=each.name)
+        if each.moved:
+            ElementTree.SubElement(case, "failure", message=told(each))
+        elif each.how == drift.NONE:
+            ElementTree.SubElement(case, "skipped", message="nothing to compare with")
+    for chapter in found.failed:
+        name = f"seed {chapter['seed']}"
+        case = ElementTree.SubElement(suite, "testcase", classname=chapter["number"], name=name)
+        ElementTree.SubElement(case, "error", message=f"{chapter['cell']} {chapter['error']}")
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def told(each: Change) -> str:
+    """Return a change in a line."""
+    errors = "" if math.isnan(each.errors) else f", {each.errors:+.1f} standard errors"
+    verdict = f", {each.was} -> {each.verdict}" if each.turned else ""
+    return f"{value_text(each.then)} -> {value_text(each.now)}{errors} ({each.how}){verdict}"
+
+
+def summary(found: Found) -> str:
+    """Return what a terminal is told: verdicts that changed, what moved, what failed."""
+    lines = [f"Verdicts that changed: {len(found.turned)}."]
+    lines += [f"    {e.chapter} {e.name}: {told(e)}" for e in found.turned]
+    of = f"{found.judged} judged, {len(found.changes) - found.judged} not judged"
+    lines += [f"Values and claims that moved: {len(found.moved)} of {len(found.changes)} ({of})."]
+    lines += [f"    {e.chapter} {e.name}: {told(e)}" for e in found.moved if not e.turned]
+    for each in found.failed:
+        where = f"{each['number']} {each['title']}, seed {each['seed']}"
+        lines += [f"FAILED {where}, {each['cell']}: {each['error']}"]
+    return "\n".join([*lines, f"The report is {found.asked.out / PAGE}."])

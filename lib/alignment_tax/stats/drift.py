@@ -1,0 +1,211 @@
+"""What a run says that the recording does not: values and claims, each in a band of its own.
+
+The same seed on a machine that makes the same theta_0 gives the same numbers, up to rounding. On
+another processor or with another release of a library it drifts as another seed would, so the mean
+of the new seeds is held against the spread of the recorded ones (`compare.move`). What the
+recording does not hold is not judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from alignment_tax.results.points import NotRecorded, shared
+from alignment_tax.results.recorded import identified, other_start
+from alignment_tax.results.select import Selection
+from alignment_tax.results.values import MISSING, values
+from alignment_tax.spec import NAMED
+from alignment_tax.stats import claims, compare
+from alignment_tax.stats.claim_list import CLAIMS, Claim
+
+#: Tables hold six digits (`results.recorded.written`), and what is worked out from numbers up to
+#: 100 loses that much; two runs' own values are alike to as many digits as a sum in another order.
+OF_TABLES, OF_RUNS = 1e-5 * 100, 1e-6
+#: Told apart from the recorded seeds where both sides go through one evaluation.
+NEW = 2**40
+SAME_SEED, SEEDS, EQUAL, NONE = "same seed", "over seeds", "equal", "not judged"
+#: The columns that name a model of any seed.
+MODEL = [name for name in NAMED if name != "seed"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one side says of a value, by seed; `tables`: worked out from tables of six digits."""
+
+    values: Mapping[int, Any]
+    tables: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value then and now. `then` and `now` are means over seeds where it is a number.
+
+    `errors` is the difference in standard errors of the recorded seeds' spread (NaN: not known),
+    `half` the half width of its band, `how` what it was judged by, `moved` whether it left it.
+    """
+
+    chapter: str
+    name: str
+    then: Any
+    now: Any
+    errors: float = math.nan
+    half: float = math.nan
+    how: str = NONE
+    moved: bool = False
+    p: float = math.nan
+    was: str = ""  # the verdict of a claim
+    verdict: str = ""
+
+    @property
+    def turned(self) -> bool:
+        """Whether this is a claim whose verdict changed, and not for want of seeds."""
+        changed = bool(self.was and self.verdict) and self.was != self.verdict
+        return changed and (self.moved or self.verdict != "inconclusive")
+
+
+def by_place(runs: Mapping[int, dict[str, Any]], tables: bool = False) -> dict[str, Held]:
+    """Return every recorded value of chapters that ended well: place -> seed -> value."""
+    found: dict[str, dict[int, Any]] = {}
+    for seed, run in runs.items():
+        well = [chapter for chapter in run["chapters"] if chapter["status"] == "ok"]
+        for place, value in values({"chapters": well}):
+            found.setdefault(place, {})[seed] = value
+    return {place: Held(each, tables) for place, each in found.items()}
+
+
+def judge(place: str, then: Held, now: Held, paired: Collection[int]) -> Change:
+    """Compare one value; `paired` are the seeds whose theta_0 is the same on both sides.
+
+    A value over seeds is marked as moved by `settled`, which knows how many were asked.
+    """
+    chapter, _, name = place.partition(" ")
+    old, new = then.values, now.values
+    both = [seed for seed in new if seed in paired and seed in old]
+    if not old:
+        return Change(chapter, name, MISSING, next(iter(new.values())))
+    if not new:
+        return Change(chapter, name, next(iter(old.values())), MISSING, how=EQUAL, moved=True)
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in _all(old, new)):
+        return _of_texts(Change(chapter, name, old, new), both)
+    rounding = OF_TABLES if then.tables or now.tables else 0.0
+    asked = both or [*new]
+    mean, means = sum(new[s] for s in asked) / len(asked), [*old.values()]
+    before = sum(old[s] for s in both) / len(both) if both else sum(means) / len(means)
+    found, spread = Change(chapter, name, before, mean), None
+    if len(old) > 1:
+        spread = compare.move(means, [new[s] for s in asked], rounding)
+        found = replace(found, errors=_ratio(mean - before, spread.error))
+    if both:
+        apart = [not math.isclose(old[s], new[s], rel_tol=OF_RUNS, abs_tol=rounding) for s in both]
+        return replace(found, how=SAME_SEED, half=rounding, moved=any(apart))
+    if spread is None:
+        return found
+    return replace(found, how=SEEDS, half=spread.half, p=spread.p)
+
+
+def _ratio(gap: float, error: float) -> float:
+    return gap / error if error else math.copysign(math.inf, gap) if gap else 0.0
+
+
+def _all(*sides: Mapping[int, Any]) -> list[Any]:
+    return [value for side in sides for value in side.values()]
+
+
+def _of_texts(found: Change, both: Sequence[int]) -> Change:
+    """Judge what is no number: seed by seed, or against the one thing that every seed said."""
+    old, new = found.then, found.now
+    if both:
+        wrong, how = [s for s in both if old[s] != new[s]], SAME_SEED
+    else:
+        first = next(iter(old.values()))
+        # a check that held is asked of every seed; what one seed alone said, of none
+        constant = all(value == first for value in old.values()) and (first is True or len(old) > 1)
+        how = EQUAL if constant else NONE
+        wrong = [s for s in new if constant and new[s] != first]
+    at = wrong[0] if wrong else next(iter(both or new))
+    said = old.get(at, next(iter(old.values())))
+    return replace(found, then=said, now=new[at], how=how, moved=bool(wrong))
+
+
+def settled(changes: Iterable[Change]) -> list[Change]:
+    """Mark what moved over seeds: many are asked, so the worst of them have to be told together."""
+    every = list(changes)
+    asked = [i for i, each in enumerate(every) if each.how == SEEDS]
+    for i, found in zip(asked, compare.discoveries([every[i].p for i in asked]), strict=True):
+        every[i] = replace(every[i], moved=found)
+    return every
+
+
+def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
+    """Return the seeds of which both tables of points have the same theta_0.
+
+    Its reward is left out: that is of the reward model, which comes after it.
+    """
+    if then.empty or now.empty:
+        return set()
+    then, now = (each.assign(reward=math.nan) for each in (then, now))
+    starts = now[now["algorithm"] == "sft"].to_dict("records")
+    known = set(then.loc[then["algorithm"] == "sft", "seed"])
+    return {r["seed"] for r in starts if r["seed"] in known and not other_start(then, r)}
+
+
+def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> list[Change]:
+    """Compare every claim that both tables of points can be asked, on the models that both have.
+
+    Both go through one evaluation, so that a curve has as many points, and an area the same corner,
+    on both sides.
+    """
+    if then.empty or now.empty:
+        return []
+    names = [[identified(r, MODEL) for r in each.to_dict("records")] for each in (then, now)]
+    common = set(names[0]) & set(names[1])
+    old, new = (
+        frame[[name in common for name in own]]
+        for frame, own in zip((then, now), names, strict=True)
+    )
+    points = pd.concat([old, new.assign(seed=new["seed"] + NEW)], ignore_index=True)
+    if points.empty:
+        return []
+    every, beside = Selection(points), Selection(shared(points))
+    found = []
+    for claim in CLAIMS.values():
+        try:
+            gaps = claims.differences(beside if claim.shared else every, claim).dropna()
+        except NotRecorded:
+            continue
+        sides = gaps[gaps.index < NEW], gaps[gaps.index >= NEW]
+        if all(map(len, sides)):
+            sides[1].index -= NEW
+            held = [Held(side.to_dict(), tables=True) for side in sides]
+            change = judge(f"{claim.chapter} {claim.id}", held[0], held[1], paired)
+            both = sides[0].index.isin(sides[1].index)
+            # seed by seed, a verdict on fewer seeds is held against one on the same
+            own = sides[0][both] if change.how == SAME_SEED else sides[0]
+            was, verdict = (_verdict(side, claim) for side in (own, sides[1]))
+            found.append(replace(change, was=was, verdict=verdict))
+    return found
+
+
+def _verdict(gaps: pd.Series, claim: Claim) -> str:
+    if len(gaps) < 2:
+        return ""
+    return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi).verdict
+
+
+def read_anew(points: pd.DataFrame, stored: pd.DataFrame) -> list[Change]:
+    """Compare a stored table of claims with what this code makes of the same recorded points."""
+    fresh, found = claims.table(points).set_index("id"), []
+    for row in stored.to_dict("records"):
+        place = f"{row['chapter']} {row['id']}: of the recorded points"
+        new = fresh.loc[row["id"], ["difference", "verdict"]] if row["id"] in fresh.index else None
+        now = Held({} if new is None else {0: float(new["difference"])}, tables=True)
+        change = judge(place, Held({0: float(row["difference"])}), now, [0])
+        verdict = "" if new is None else str(new["verdict"])
+        change = replace(change, was=row["verdict"], verdict=verdict)
+        found.append(replace(change, moved=change.moved or change.was != change.verdict))
+    return found

@@ -1,0 +1,300 @@
+"""The nightly run: what it finds, keeps and ends, and that planted faults are found by name."""
+
+import math
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_course import write_notebook
+
+from alignment_tax import elsewhere, regress, settings
+from alignment_tax.cli import main
+from alignment_tax.notebooks import CourseError, run_course
+from alignment_tax.results.recorded import recorded
+from alignment_tax.results.values import read_run
+from alignment_tax.stats import claims, compare, drift
+from alignment_tax.stats.drift import Held, judge, settled
+from bench import planted
+from bench.speed import NOT_COPIED
+
+CHAPTER = """
+import torch
+from alignment_tax.merge.average import mix
+from alignment_tax.results.values import record
+record("mixed", float(mix(torch.zeros(1), torch.ones(1), 0.4)))
+record("spread", [0.31, 0.35, 0.29, 0.33][seed])
+record("said", "the same")
+record("seed", seed)
+"""
+HANGS = "import time\ntime.sleep(600)"
+
+
+# --- the bands -----------------------------------------------------------------------------------
+
+
+def test_a_new_mean_is_held_against_the_recorded_spread():
+    found = compare.move([1.0, 3.0], [5.0, 7.0])  # s = sqrt 2, error = sqrt 2 * sqrt(1/2 + 1/2)
+    assert found.difference == pytest.approx(4)
+    assert found.error == pytest.approx(math.sqrt(2))
+    assert found.half == pytest.approx(12.7062 * math.sqrt(2), rel=1e-4)  # t of one degree
+    # Student's t of one degree is Cauchy: p = 1 - 2/pi atan(t)
+    t = 4 / math.sqrt(2)
+    assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(t))
+    assert compare.move([1, 1], [1 + 1e-4], rounding=1e-3).p == 1
+    assert compare.move([1, 1], [2]).p == 0
+    with pytest.raises(ValueError, match="2 and 1 are needed"):
+        compare.move([1], [2])
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_of_many_p_values_the_small_ones_are_told_together(p):
+    said = compare.discoveries(p)
+    ranked = sorted(p)
+    # Benjamini and Hochberg's own words: the largest k with p_(k) <= 0.05 k / n
+    k = max((i for i, each in enumerate(ranked, 1) if each <= 0.05 * i / len(p)), default=0)
+    assert sum(said) == k or math.isclose(ranked[k - 1] * len(p), 0.05 * k, rel_tol=1e-9)
+
+
+def test_where_nothing_changed_a_night_in_twenty_says_so():
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(150):
+        rows = rng.normal(size=(20, 8))
+        asked = [
+            judge(f"05 {i}", Held(dict(enumerate(row[:5]))), Held(dict(enumerate(row[5:]))), ())
+            for i, row in enumerate(rows)
+        ]
+        alarms += any(each.moved for each in settled(asked))
+    low, high = compare.wilson(alarms, 150)
+    assert low <= 0.05 <= high
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "paired", "how", "moved"),
+    [
+        # the same theta_0: rounding alone is allowed, whatever the spread
+        ({0: 1.0, 1: 9.0}, {0: 1.01}, {0}, drift.SAME_SEED, True),
+        ({0: 1.0, 1: 9.0}, {0: 1.0 + 1e-9}, {0}, drift.SAME_SEED, False),
+        # another: the spread
+        ({0: 1.0, 1: 9.0}, {0: 1.01}, (), drift.SEEDS, False),
+        ({0: 1.0, 1: 1.01, 2: 0.99}, {7: 5.0}, (), drift.SEEDS, True),
+        # one recorded seed has no spread
+        ({0: 1.0}, {0: 5.0}, (), drift.NONE, False),
+        ({}, {0: 5.0}, {0}, drift.NONE, False),
+        ({0: 5.0}, {}, {0}, drift.EQUAL, True),
+        # no numbers
+        ({0: True, 1: True}, {3: False}, (), drift.EQUAL, True),
+        ({0: True}, {3: False}, (), drift.EQUAL, True),
+        ({0: "ema"}, {3: "lora"}, (), drift.NONE, False),
+        ({0: "ema", 1: "sma"}, {3: "lora"}, (), drift.NONE, False),
+        ({0: "ema", 1: "sma"}, {1: "ema"}, {1}, drift.SAME_SEED, True),
+        ({0: None}, {0: 1.0}, {0}, drift.SAME_SEED, True),
+    ],
+)
+def test_a_value_is_judged_by_what_there_is(then, now, paired, how, moved):
+    [found] = settled([judge("05 tax: skill", Held(then), Held(now), paired)])
+    assert (found.chapter, found.name) == ("05", "tax: skill")
+    assert (found.how, found.moved) == (how, moved)
+
+
+def test_tables_of_six_digits_are_allowed_their_rounding():
+    then, now = Held({0: -25.7850}, tables=True), Held({0: -25.785031})
+    assert not judge("05 tax", then, now, {0}).moved
+    assert judge("05 tax", replace(then, tables=False), now, {0}).moved
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def points():
+    every = recorded().points
+    return every[every["algorithm"].isin(["base", "sft", "rsf", "rsf_random"])]
+
+
+def test_the_recording_itself_has_not_moved(points):
+    some = points[points["seed"] < 2]
+    assert drift.same_starts(points, some) == {0, 1}
+    found = drift.claimed(points, some, {0, 1})
+    assert len(found) > 50
+    assert not any(each.moved or each.turned for each in found)
+    stored = claims.read().iloc[::40]
+    read = drift.read_anew(recorded().points, stored)
+    assert not any(each.moved or each.turned for each in read)
+    assert drift.read_anew(recorded().points, stored.assign(difference=99.0))[0].moved
+
+
+def test_a_run_of_theta_0_alone_is_asked_what_it_can_be(points):
+    starts = points[points["algorithm"].isin(["base", "sft"]) | (points["alpha"] == 0)]
+    found = drift.claimed(points, starts.assign(seed=starts["seed"] + 10), ())
+    assert "cost.sft.skill" in {each.name for each in found}
+    assert not any(each.name.endswith("hypervolume") for each in found)
+
+
+def test_a_changed_average_moves_its_claims_and_no_others(points):
+    worse = points["skill"] - 30 * (points["method"] == "average")
+    changed = points.assign(skill=worse, seed=points["seed"] + 10)
+    found = settled(drift.claimed(points, changed, ()))
+    moved = {each.name for each in found if each.moved}
+    assert {"average.rsf@0.5.skill", "average_vs_early.rsf.skill"} <= moved
+    assert not moved & {"tax.rsf.skill", "gain.rsf.reward", "average_vs_early.rsf.forgetting"}
+    [one] = [each for each in found if each.name == "average_vs_early.rsf.skill"]
+    assert (one.was, one.verdict, one.turned) == ("holds", "opposite", True)
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout whose course is one short chapter."""
+    copy = tmp_path_factory.mktemp("planted") / "checkout"
+    ignore = shutil.ignore_patterns(*NOT_COPIED, ".git", "tests", "notebooks")
+    shutil.copytree(settings.repo_root(), copy, ignore=ignore)
+    (copy / "notebooks").mkdir()
+    write_notebook(copy / "notebooks" / "09_averages.ipynb", CHAPTER, front="# 09 Averages")
+    return copy
+
+
+def test_a_planted_fault_is_found_by_chapter_and_name(checkout):
+    baseline, out = checkout.parent / "baseline", checkout.parent / "out"
+    assert not any(e.moved for e in planted.regress(checkout, baseline, "--seeds", "0-3"))
+    [fault] = [each for each in planted.FAULTS if "alpha as" in each.name]
+    with planted.planted(fault, checkout):
+        found = planted.regress(checkout, out, "--seeds", "1", "--baseline", str(baseline))
+    by_name = {each.name: each for each in found}
+    assert {name for name, each in by_name.items() if each.moved} == {"mixed"}
+    mixed = by_name["mixed"]
+    assert (mixed.chapter, mixed.then, mixed.now) == (
+        "09",
+        "0.4000000059604645",
+        "0.6000000238418579",
+    )
+    assert by_name["spread"].how == drift.SEEDS
+    page = (out / regress.PAGE).read_text("utf-8")
+    assert page.index("mixed") < page.index("spread")
+    assert "http" not in page.replace("http://www.w3.org", "")
+    suite = ElementTree.parse(out / regress.JUNIT).getroot()
+    [failure] = suite.iter("failure")
+    assert "0.4 -> 0.6" in failure.get("message")
+    assert suite.get("failures") == "1"
+    assert planted.over_seeds(out, baseline)
+    # without the fault, what is finished is kept
+    before = (baseline / "smoke-seed0" / "run.json").stat().st_mtime_ns
+    assert not any(e.moved for e in planted.regress(checkout, baseline, "--seeds", "0-3"))
+    assert (baseline / "smoke-seed0" / "run.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_can_be_planted_and_taken_back(fault, checkout):
+    path = checkout / planted.PACKAGE / fault.file
+    before = path.read_text("utf-8")
+    with planted.planted(fault, checkout):
+        assert path.read_text("utf-8") == before.replace(fault.old, fault.new) != before
+        if path.suffix == ".py":
+            compile(path.read_text("utf-8"), fault.file, "exec")
+    assert path.read_text("utf-8") == before
+    with (
+        pytest.raises(ValueError, match="0 times"),
+        planted.planted(replace(fault, old="not in any file"), checkout),
+    ):
+        pass
+
+
+def test_the_table_of_planted_faults_is_of_these():
+    table = pd.read_csv(settings.results_folder() / planted.OUT, dtype={"chapter": str})
+    assert list(table["fault"]) == [each.name for each in planted.FAULTS]
+    assert list(table["chapter"]) == [each.chapter for each in planted.FAULTS]
+    assert table["caught"].dtype == bool
+    missed = table[~table["caught"]]
+    assert (missed["moved"] == 0).all()
+
+
+def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
+    write_notebook(tmp_path / "01_x.ipynb", "2")
+    write_notebook(tmp_path / "02_hangs.ipynb", HANGS)
+    out = tmp_path / "out"
+    first, hung = run_course("smoke", 0, out=out, notebooks=tmp_path, jobs=2, limit=0.05).chapters
+    assert (first.status, hung.status) == ("ok", "failed")
+    assert "limit" in hung.error
+    write_notebook(tmp_path / "02_hangs.ipynb", "'mended'")
+    ran = run_course("smoke", 0, out=out, notebooks=tmp_path, keep=True).chapters
+    assert [(each.status, each.earlier) for each in ran] == [("ok", True), ("ok", False)]
+    write_notebook(tmp_path / "01_x.ipynb", "3")
+    ran = run_course("smoke", 0, out=out, notebooks=tmp_path, keep=True).chapters
+    assert [each.earlier for each in ran] == [False, True]
+    assert [c["status"] for c in read_run(out)["chapters"]] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "jobs", "expected"),
+    [
+        (5, 2, [1, 1, 1, 1, 2]),
+        (4, 2, [1] * 4),
+        (1, 4, [4]),
+        (3, 4, [1] * 3),
+        (6, 4, [1] * 4 + [2] * 2),
+    ],
+)
+def test_the_last_seeds_fill_the_cores(seeds, jobs, expected):
+    assert regress.shares(seeds, jobs) == expected
+
+
+def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, capsys):
+    write_notebook(tmp_path / "01_x.ipynb", "1")
+    out = tmp_path / "out"
+    asked = regress.Asked("smoke", (0,), out, tmp_path, baseline=tmp_path)
+    with pytest.raises(CourseError, match="holds no finished"):
+        regress.regress(asked)
+    for words in ("--seeds 4-0", "--limit 0", "--only 07", "--preset tyni", "--seeds x"):
+        try:
+            code = main(["regress", "--out", str(out), *words.split()], tmp_path)
+        except SystemExit as stop:
+            code = stop.code
+        assert code == 2
+    assert not out.exists()
+    capsys.readouterr()
+
+
+def test_a_fresh_environment_is_made_once_of_what_is_named(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, **_):
+        calls.append([str(word) for word in command])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(elsewhere.subprocess, "run", run)
+
+    class Process:
+        def __init__(self, command, **_):
+            calls.append(command)
+
+        def __enter__(self):
+            return types.SimpleNamespace(wait=lambda: 0)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(elsewhere.venv, "create", lambda folder, **_: folder.mkdir(exist_ok=True))
+    pins = tmp_path / "pins.txt"
+    pins.write_text("# a comment\nnumpy==2.0.0  # why\n")
+    asked = regress.Asked("tiny", (0, 1), tmp_path / "out", tmp_path, ("04",), jobs=2)
+    assert regress.run_elsewhere(asked, pins) == 0
+    assert regress.run_elsewhere(asked, pins) == 0
+    installs = [line for line in calls if "install" in line]
+    assert [line[-1] for line in installs] == ["numpy==2.0.0"]
+    assert calls[-1][0] != sys.executable
+    assert calls[-1][-1] == "2"
+    assert "--seeds 0 1 --only 04 --jobs 2" in " ".join(calls[-1])
+    regress.run_elsewhere(asked, None)
+    [latest] = [line for line in calls if "torch" in line]
+    assert not any("==" in word for word in latest)
