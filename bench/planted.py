@@ -111,7 +111,7 @@ def regress(checkout: Path, out: Path, *words: str) -> list[Change]:
     if said.split()[-1] not in ("0", "1"):
         raise RuntimeError(f"{' '.join(line)} ended with {said}")
     rows = pd.read_csv(out / TABLE, dtype=TEXT).fillna({"was": "", "verdict": ""})
-    return [Change(**row) for row in rows.to_dict("records")]
+    return [Change(**{str(k): v for k, v in row.items()}) for row in rows.to_dict("records")]
 
 
 def over_seeds(out: Path, baseline: Path) -> list[Change]:

@@ -120,7 +120,7 @@ def fresh_python(out: Path, pins: Path | None = None) -> Path:
         settings.writable(out, "Choose another folder with --out.")
         say(f"Installing {len(wanted)} packages into {folder} ...")
         venv.create(folder, clear=True, with_pip=True)
-        install = [python, "-m", "pip", "install", "--quiet", *wanted]
+        install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
         if code := subprocess.run(install, check=False).returncode:
             raise ArtifactError(f"pip ended with {code}: see above which package it cannot have.")
         write_whole(done, "\n".join(wanted) + "\n")

@@ -164,7 +164,7 @@ def run_seeds(
             folder = asked.out / f"{preset}-seed{seed}"
             line = ["run", "--preset", preset, "--seed", str(seed), "--out", str(folder), *words]
             line += ["--jobs", str(side_by_side)]
-            given = [asked.notebooks, line, own, folder]
+            given: list[Any] = [asked.notebooks, line, own, folder]
             given += [] if asked.scheduler else [read]
             work[pool.submit(run_line, *given)] = folder
         ahead = set(work)
@@ -201,7 +201,7 @@ def _ended(folder: Path, chosen: Collection[str]) -> int:
 def run_elsewhere(asked: Asked, pins: Path | None) -> int:
     """Do all of it in a fresh environment (see `fresh_python`); return the exit code."""
     python = fresh_python(asked.out, pins)
-    given = {"jobs": asked.jobs, "baseline": asked.baseline, "limit": asked.limit}
+    given: dict[str, Any] = {"jobs": asked.jobs, "baseline": asked.baseline, "limit": asked.limit}
     given |= {"scheduler": asked.scheduler}
     words = ["--preset", asked.preset, "--out", asked.out, "--seeds", *asked.seeds]
     words += ["--only", *asked.only] if asked.only else []

@@ -181,7 +181,7 @@ def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> l
         sides = gaps[gaps.index < NEW], gaps[gaps.index >= NEW]
         if all(map(len, sides)):
             sides[1].index -= NEW
-            held = [Held(side.to_dict(), tables=True) for side in sides]
+            held = [Held(dict(zip(s.index.tolist(), s, strict=True)), tables=True) for s in sides]
             change = judge(f"{claim.chapter} {claim.id}", held[0], held[1], paired)
             both = sides[0].index.isin(sides[1].index)
             # seed by seed, a verdict on fewer seeds is held against one on the same
