@@ -114,6 +114,101 @@ def test_the_weights_of_the_average_are_those_of_the_library(pair) -> None:
     assert all(torch.equal(expected[n], t) for n, t in own_tensors(models[0]).items())
 
 
+class Planned:
+    """A stand-in for the scorer: what is right of 100 items is planned, by alpha in their order."""
+
+    def __init__(self, shares: list[float]) -> None:
+        self.numbers = {"span": list(range(100))}
+        self.shares, self.alpha = dict(zip((0.0, 0.5, 1.0), shares, strict=True)), 0.0
+        self.asked: dict[float, list[list[int]]] = {}
+        self.rows: list[torch.Tensor] = []
+
+    def score(self, model, tokenizer, chosen) -> SkillScores:
+        self.asked.setdefault(self.alpha, []).append(chosen["span"])
+        self.rows.append(model.get_input_embeddings().weight.detach().clone())
+        share = [self.shares[self.alpha]] * len(chosen["span"])
+        items = {"item": chosen["span"], "value": share, "forgiven": share}
+        return SkillScores({}, pd.DataFrame({"slot": "span"} | items))
+
+
+def planned(monkeypatch, shares: list[float]) -> Planned:
+    """Let an audit be scored as planned, without writing any average."""
+    scorer = Planned(shares)
+    monkeypatch.setattr(audits, "Scorer", lambda *_: scorer)
+    note = lambda model, ends, alpha: setattr(scorer, "alpha", alpha)  # noqa: E731
+    monkeypatch.setattr(audits, "write_average", note)
+    return scorer
+
+
+@pytest.mark.parametrize(
+    ("shares", "bar", "looks", "chosen", "measured"),
+    [
+        ([1, 1, 0], 0.0, 1, 0.5, {0.0, 0.5, 1.0}),  # all is lost, and half-way all given back
+        ([1, 1, 1], 0.0, 4, 1.0, {0.0, 0.5, 1.0}),  # an interval of 0 to 0 decides nothing
+        ([1, 1, 1], 50.0, 1, 1.0, {0.0, 0.5, 1.0}),  # but that 50 points are not lost
+        ([0, 0, 1], 0.0, 1, 1.0, {0.0, 1.0}),  # nothing is lost: no average is needed
+    ],
+)
+def test_an_audit_stops_at_the_look_that_decides(
+    pair, tmp_path, monkeypatch, shares, bar, looks, chosen, measured
+) -> None:
+    scorer = planned(monkeypatch, shares)
+    asked = Asked(*map(str, pair), ("tiny_span",), (0.5,), stop_early=True, bar=bar)
+    found = replace(measure(asked, Store(tmp_path)), draws=20)
+    assert {alpha: len(parts) for alpha, parts in scorer.asked.items()} == dict.fromkeys(
+        measured, looks
+    )
+    assert found.chosen == chosen
+    items = [item for part in scorer.asked[1.0] for item in part]
+    assert len(items) == len({*items}) == 25 * looks
+    assert items != sorted(items)
+    table = audits.table(found)
+    counts = table.groupby("alpha")["n"].unique().to_dict()
+    assert counts == {each: [25 * looks if each in measured else 0] for each in (0.0, 0.5, 1.0)}
+    assert {*table["n_of"]} == {100}
+    assert {*table["level"]} == {0.9875}
+    text = page(found)
+    assert f"{25 * looks} of\n100 items were measured" in text
+    assert ("no average was measured at alpha 0.5" in text) == (0.5 not in measured)
+    audits.front(table)
+
+
+def test_several_looks_ask_more_of_each_interval() -> None:
+    """A draw of 25 holds none of 4 lost items with chance 0.84 ** 25 = 0.0128."""
+    lost = measured([0] * 4 + [1] * 21, [1] * 25)
+    once = Audit(Asked("a", "b", ("tiny_span",)), {0.0: measured([1] * 25, [1] * 25), 1.0: lost})
+    several = replace(once, asked=replace(once.asked, stop_early=True))
+    assert once.change(1.0).high < 0  # 0.025 of the draws lie beyond
+    assert several.change(1.0).high == 0  # 0.05 / 4 / 2 = 0.00625 do
+    with pytest.raises(AuditError, match="needs 100 items a task, and 'span' has 99"):
+        audits.cut_items({"bleu": range(100), "span": range(99)})
+
+
+def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monkeypatch) -> None:
+    model, tokenizer = load_policy(pair[1])
+    rows = len(model.get_input_embeddings().weight)
+    tokenizer.add_tokens(["<added>"])
+    model.resize_token_embeddings(rows + 3)
+    save_policy(model, tokenizer, tmp_path / "longer")
+    few, many = (load_policy(each)[0].get_input_embeddings().weight.detach()
+                 for each in (pair[0], tmp_path / "longer"))  # fmt: skip
+    middle = torch.cat([(few + many[:rows]) / 2, many[rows:]])
+    ends = [torch.cat([few, many[rows:]]), many]
+    for flip in (False, True):
+        names = [pair[0], tmp_path / "longer"][:: -1 if flip else 1]
+        scorer = Planned([1, 1, 1])
+        monkeypatch.setattr(audits, "Scorer", lambda *_, own=scorer: own)
+        asked = Asked(*map(str, names), ("tiny_span",), (0.5,))
+        with pytest.raises(AuditError, match=r"rows in BEFORE .* '<added>'\. With --pad"):
+            measure(asked, Store(tmp_path / "runs"))
+        found = measure(replace(asked, pad=True), Store(tmp_path / "runs"))
+        expected = [ends[flip], middle, ends[not flip]]
+        for own, wanted in zip(scorer.rows, expected, strict=True):
+            assert torch.allclose(own, wanted, atol=1e-7)
+        assert any(str(rows + 3) in each for each in found.added)
+        assert "tokens that only one has: '<added>'" in page(found)
+
+
 def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr(audits, "measure", lambda asked: made_up())

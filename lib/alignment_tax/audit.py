@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,7 @@ from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
 from alignment_tax.labels import markdown, number, spread
 from alignment_tax.merge.average import mix, own_tensors
-from alignment_tax.merge.checkpoint import check_fit
+from alignment_tax.merge.checkpoint import check_fit, rows_of
 from alignment_tax.merge.hma import Found, ReplyLikelihood, learn_ratios
 from alignment_tax.merge.layout import check_alpha
 from alignment_tax.merge.parts import Mixture, partition
@@ -35,8 +35,8 @@ from alignment_tax.merge.search import hma_numbers
 from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
 from alignment_tax.results.items import Array, SkillScores, slot_percent
-from alignment_tax.skills.scorer import Scorer, named_tasks
-from alignment_tax.stats.compare import Comparison, paired_bootstrap
+from alignment_tax.skills.scorer import Chosen, Scorer, named_tasks
+from alignment_tax.stats.compare import LEVEL, Comparison, paired_bootstrap
 from alignment_tax.store import Store, digest, list_files, write_whole
 from alignment_tax.train.loop import encode
 from alignment_tax.train.sample import sample_replies
@@ -46,6 +46,8 @@ from alignment_tax.world.base import Prompt
 PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
 MEAN, REWARD = "mean", "reward"
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
+LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
+LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
 
 
 class AuditError(settings.SettingsError):
@@ -63,7 +65,11 @@ def refusing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an audit is to measure; `limit` items a task (None: all), replies are greedy."""
+    """What an audit is to measure; `limit` items a task (None: all), replies are greedy.
+
+    `pad` takes rows and tokens that only one model has as they are; `stop_early` measures no more
+    items once intervals decide whether the tax is beyond `bar` points, and what averaging gives.
+    """
 
     before: str
     after: str
@@ -74,6 +80,14 @@ class Asked:
     limit: int | None = None
     batch_size: int = 16
     max_new_tokens: int = 128
+    pad: bool = False
+    stop_early: bool = False
+    bar: float = 0.0
+
+    @property
+    def level(self) -> float:
+        """Coverage of an interval, so that of all looks none misses in 95 % (Bonferroni)."""
+        return 1 - (1 - LEVEL) / LOOKS if self.stop_early else LEVEL
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,8 @@ class Audit:
     asked: Asked
     models: dict[float, Measured]
     draws: int = 1000  # of the items, for an interval
+    items: dict[str, int] = field(default_factory=dict)  # of each task, measured or not
+    added: tuple[str, ...] = ()  # what only one model has
 
     def change(
         self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
@@ -115,8 +131,9 @@ class Audit:
         `which` are `forgiven` and `half`, see `Measured.values`.
         """
         pair = ([self.models[each].values(score, **which)] for each in (alpha, of))
-        rng = np.random.default_rng(0)
-        return paired_bootstrap(*pair, rng=rng, n_boot=self.draws, statistic=total)
+        rng, level = np.random.default_rng(0), self.asked.level
+        draws = round(self.draws * (1 - LEVEL) / (1 - level))  # as many beyond either end
+        return paired_bootstrap(*pair, rng=rng, n_boot=draws, statistic=total, level=level)
 
     @property
     def scores(self) -> list[str]:
@@ -143,6 +160,11 @@ class Audit:
             return float(reward[1.0] > 0)
         return max(skill, key=lambda alpha: reward[alpha] / reward[1.0] - skill[alpha] / skill[1.0])
 
+    @property
+    def trade(self) -> Comparison | None:
+        """What the chosen alpha gives back, on the items that it was not chosen on."""
+        return None if self.chosen in (0.0, 1.0) else self.change(self.chosen, of=1.0, half=1)
+
 
 # --- measuring ------------------------------------------------------------------------------------
 
@@ -160,10 +182,15 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
         for alpha in asked.alphas:
             check_alpha(alpha)
         ends = open_checkpoint(asked.before), open_checkpoint(asked.after)
-        check_fit(*ends)
+        _, added = check_fit(*ends, asked.pad)
         tasks = named_tasks(asked.tasks)
         scorer = Scorer(tasks, asked.limit, asked.batch_size)
+        parts = cut_items(scorer.numbers) if asked.stop_early else [scorer.numbers]
         model, tokenizer = models.load_policy(ends[1].folder, chat=bool(prompts))
+        if rows_of(ends[0]) > rows_of(ends[1]):  # then the tokens are those of BEFORE
+            name = str(ends[0].folder)
+            tokenizer = models.load_tokenizer(name, bool(prompts), trust_remote_code=False)
+            model.resize_token_embeddings(rows_of(ends[0]), mean_resizing=False)
         critic = load_critic(asked.reward) if asked.reward else None
         critics = [open_checkpoint(asked.reward)] if asked.reward else []
     inputs = {
@@ -173,24 +200,56 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
         "numbers": [asked.limit, asked.batch_size, asked.max_new_tokens],
     }
 
-    def make(folder: Path, alpha: float) -> None:
+    def make(folder: Path, alpha: float, part: int) -> None:
         write_average(model, ends, alpha)
-        scorer.score(model, tokenizer).save(folder)
+        scorer.score(model, tokenizer, parts[part]).save(folder)
         rewards: list[float] = []
-        if critic:
+        if critic and not part:
             room, size = asked.max_new_tokens, asked.batch_size
             groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
             said = models.texts(group[0] for group in groups)
             rewards = models.score_replies(*critic, prompts, said, size, MAX_LENGTH).tolist()
         write_whole(folder / REWARDS, json.dumps(rewards))
 
-    store, found = store or Store(settings.runs_folder()), {}
-    for alpha in sorted({0.0, *map(float, asked.alphas), 1.0}):
-        own, what = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}"
-        kept = store.get("audit", own, partial(make, alpha=alpha), describe=what).path
-        rewards = np.array(json.loads((kept / REWARDS).read_text(encoding="utf-8")))
-        found[alpha] = Measured(SkillScores.load(kept), rewards)
-    return Audit(asked, found)
+    kept = store or Store(settings.runs_folder())
+
+    def audited(looks: int, *alphas: float) -> Audit:
+        counts, found = {s: len(own) for s, own in scorer.numbers.items()}, dict[float, Measured]()
+        for alpha in sorted({0.0, *map(float, alphas), 1.0}):
+            own, what, paths = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}", []
+            for part in range(looks):
+                named = own | ({"part": [part, LOOKS]} if asked.stop_early else {})
+                doing = partial(make, alpha=alpha, part=part)
+                paths.append(kept.get("audit", named, doing, describe=what).path)
+            rewards = np.array(json.loads((paths[0] / REWARDS).read_text(encoding="utf-8")))
+            items = pd.concat([SkillScores.load(each).items for each in paths], ignore_index=True)
+            found[alpha] = Measured(SkillScores({}, items), rewards)
+        return Audit(asked, found, items=counts, added=tuple(added))
+
+    if not asked.stop_early:
+        return audited(1, *asked.alphas)
+    for looks in range(1, LOOKS + 1):
+        found = audited(looks)
+        tax = found.change(1.0)
+        if looks < LOOKS and tax.low <= -asked.bar <= tax.high:
+            continue
+        if tax.low <= 0 or found.chosen < 1:  # else no average would be chosen
+            found = audited(looks, *asked.alphas)
+        if not found.trade or found.trade.verdict != "inconclusive":
+            break
+    return found
+
+
+def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
+    """Cut each task's items, in an order drawn once, into a part a look (AuditError: too few)."""
+    rng = np.random.default_rng(0)
+    order = {slot: rng.permutation(np.array(own)).tolist() for slot, own in numbers.items()}
+    if few := [slot for slot in order if len(order[slot]) < LOOKS * LEAST]:
+        raise AuditError(
+            f"--stop-early needs {LOOKS * LEAST} items a task, and {few[0]!r} has "
+            f"{len(order[few[0]])}: raise --limit, or leave out --stop-early."
+        )
+    return [{slot: own[part::LOOKS] for slot, own in order.items()} for part in range(LOOKS)]
 
 
 @torch.no_grad()
@@ -208,7 +267,10 @@ def write_average(
                 )
             with safe_open(end.tensors[name].file, "pt") as opened:
                 pair.append(opened.get_tensor(name))
-        target.copy_(mix(pair[0], pair[1], alpha))
+        if pair[0].shape != pair[1].shape:  # rows that only one has are taken as they are
+            target.copy_(max(pair, key=torch.numel))
+        both = tuple(map(slice, map(min, pair[0].shape, pair[1].shape)))
+        target[both] = mix(pair[0][both], pair[1][both], alpha)
 
 
 def load_critic(name: str) -> models.Loaded:
@@ -299,14 +361,19 @@ def table(audit: Audit) -> pd.DataFrame:
             row = {"alpha": alpha, "score": score, "format_forgiven": forgiven}
             row["value"] = total(audit.models[alpha].values(score, forgiven))
             row |= {"change": change.difference, "low": change.low, "high": change.high}
-            rows.append({**row, "n": change.n_items})
-    return pd.DataFrame(rows)
+            every = sum(audit.items.values()) if score == MEAN else audit.items.get(score)
+            rows.append({**row, "n": change.n_items, "n_of": every or change.n_items})
+    found = pd.DataFrame(rows).assign(level=audit.asked.level)
+    blank = found[found["alpha"] == 0.0].assign(n=0)
+    blank[["value", "change", "low", "high"]] = np.nan
+    skipped = [alpha for alpha in audit.asked.alphas if alpha not in audit.models]
+    return pd.concat([found, *(blank.assign(alpha=alpha) for alpha in skipped)], ignore_index=True)
 
 
 @style.in_style()
 def front(found: pd.DataFrame) -> Figure:
     """Draw the mean skill of a `table` against reward, or against alpha without a reward."""
-    written = found[~found["format_forgiven"]]
+    written = found[~found["format_forgiven"] & (found["n"] > 0)]
     rows = written.pivot(index="alpha", columns="score", values="change").reset_index()
     x, label = "alpha", "α, the weight of the later model"
     if REWARD in rows:
@@ -323,7 +390,7 @@ def front(found: pd.DataFrame) -> Figure:
 
 def page(audit: Audit) -> str:
     """Return the page of an audit as Markdown."""
-    asked, made, alpha = audit.asked, provenance(), audit.chosen
+    made, alpha = provenance(), audit.chosen
     rows = []
     for score in audit.scores:
         whole, parts = audit.change(1.0, score), ["-", "-"]
@@ -333,7 +400,7 @@ def page(audit: Audit) -> str:
         rows.append([score, said(whole), *parts, said(audit.change(alpha, score))])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
     changes = markdown(heads, rows)
-    return labels.page("audit", changes=changes, advice=advice(audit), asked=asked, made=made)
+    return labels.page("audit", changes=changes, advice=advice(audit), audit=audit, made=made)
 
 
 def said(change: Comparison) -> str:
@@ -347,7 +414,7 @@ def advice(audit: Audit) -> str:
     if alpha in (0.0, 1.0):
         why = "nothing is lost that averaging could give back" if alpha else "nothing is gained"
         return f"**Take alpha = {alpha:g}**: on every second item {why}."
-    back, paid = audit.change(alpha, of=1.0, half=1), ""
+    back, paid = audit.trade, ""
     if REWARD in audit.scores:
         paid = f", for {said(audit.change(alpha, REWARD, of=1.0, half=1))} of reward"
     sure = {"holds": "surely gives skill back", "opposite": "surely costs skill"}

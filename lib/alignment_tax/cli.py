@@ -219,6 +219,10 @@ def make_parser() -> argparse.ArgumentParser:
     text = "weights of AFTER between 0 and 1; default 0.2,0.4,0.6,0.8"
     option("--alphas", type=numbers, default=(0.2, 0.4, 0.6, 0.8), metavar="A,B,...", help=text)
     option("--limit", type=count, help="items a task, from the first; default all")
+    text = "take rows and tokens that only one model has as they are, as merge does"
+    option("--pad", action="store_true", help=text)
+    text = "look after 1/4, 1/2, 3/4 and all items, stop once 98.75 %% intervals decide (README)"
+    option("--stop-early", action="store_true", help=text)
     option("--out", type=path, default=path("audit"), help="folder of the page; default audit")
     text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
     option("--fail-if-tax", type=float, metavar="X", help=text)
@@ -391,7 +395,8 @@ def do_merge(given: Given) -> None:
 def do_audit(given: Given) -> int | None:
     """Measure what a pair of your own lost, and what averaging gives back."""
     audit = library("audit")
-    named = {name: getattr(given, name) for name in ("reward", "prompts", "limit", "alphas")}
+    options = "reward prompts limit alphas pad stop_early".split()
+    named = {name: getattr(given, name) for name in options} | {"bar": given.fail_if_tax or 0.0}
     tasks = tuple(filter(None, given.tasks.split(",")))
     found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
     print(f"The page is {audit.write_page(found, given.out)}.")

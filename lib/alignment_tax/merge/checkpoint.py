@@ -131,7 +131,7 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
 
 def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
     """Return the files that a merge writes (MergeError: the two do not fit; nothing is written)."""
-    names = check_fit(before, after, recipe.pad)
+    names, _ = check_fit(before, after, recipe.pad)
     alphas = recipe.alphas({name: after.tensors[name] for name in names})
     shards = []
     for file in after.files:
@@ -162,10 +162,13 @@ def chunks_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Ite
             yield Chunk(name, moved, one.dtype, alpha, at + gone, min(CHUNK, last - gone))
 
 
-def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[str]:
+def check_fit(
+    before: Checkpoint, after: Checkpoint, pad: bool = False
+) -> tuple[list[str], list[str]]:
     """Refuse two checkpoints that cannot be averaged name by name; return the names that are.
 
-    A head that one of them stores and the other leaves out must be the embedding once more.
+    The second list says what only one has: rows of tokens, which are refused without `pad`. A head
+    that one of them stores and the other leaves out must be the embedding once more.
 
     Raises:
         MergeError: names, shapes, dtypes or tokenizers differ; it names the first offenders.
@@ -212,7 +215,12 @@ def check_fit(before: Checkpoint, after: Checkpoint, pad: bool = False) -> list[
             f"{'; '.join(rows)}. With --pad the rows and tokens of both are averaged, and those "
             "that only one has are taken as they are."
         )
-    return names
+    return names, rows
+
+
+def rows_of(end: Checkpoint) -> int:
+    """Return the rows of a checkpoint's embedding or head, whichever has more."""
+    return max((t.shape[0] for n, t in end.tensors.items() if has_rows(n, t)), default=0)
 
 
 def has_rows(name: str, tensor: Stored) -> bool:
@@ -334,11 +342,7 @@ def write_rest(
     part: Path, before: Checkpoint, after: Checkpoint, shards: Sequence[Shard], recipe: Recipe
 ) -> None:
     """Write what stands beside the weights: tokenizer, configuration, index and card."""
-
-    def rows(end: Checkpoint) -> int:
-        return max((t.shape[0] for n, t in end.tensors.items() if has_rows(n, t)), default=0)
-
-    tokens = max(after, before, key=rows)  # of two as large the later
+    tokens = max(after, before, key=rows_of)  # of two as large the later
     copied = {file for pattern in COPIED for file in tokens.folder.glob(pattern)}
     for file in copied:
         if not file.name.endswith("index.json") and file.name != "config.json":

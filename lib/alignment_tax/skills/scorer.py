@@ -29,6 +29,7 @@ from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistic
 from alignment_tax.skills.decode import Tokens, greedy_replies, log_likelihoods
 
 Split = Literal["reported", "validation"]
+Chosen = Mapping[str, Sequence[int]]  # the numbers of items, by slot
 #: Metrics of lm-eval's own tasks that score one item in 0..1, and what such a task may ask for.
 COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "generate_until")
 
@@ -212,8 +213,17 @@ class Scorer:
         each = [(slot, request) for slot, asked in self._requests.items() for request in asked]
         self._fingerprints = {(slot, r.doc_id): _fingerprint(r.doc) for slot, r in each}
 
-    def score(self, model: PreTrainedModel, tokenizer: Tokenizer) -> SkillScores:
+    @property
+    def numbers(self) -> dict[str, list[int]]:
+        """The numbers of all items, by slot."""
+        return {s: [n for n, _ in _by_item(asked)] for s, asked in self._requests.items()}
+
+    def score(
+        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Chosen | None = None
+    ) -> SkillScores:
         """Score one model; it is left in the mode (training or evaluation) it came in.
+
+        `chosen` are the numbers of the items by slot, at least one each; None: all.
 
         A reply ends at the tokenizer's end of sequence or at the task's stop strings. Nothing that
         generation_config.json says, and no token that the tokenizer adds by itself, has a part.
@@ -224,6 +234,8 @@ class Scorer:
         rows = []
         for slot, task in tqdm(self.slots.items(), desc="scoring skills", leave=False):
             requests, definition = self._requests[slot], self.tasks[task.name]
+            if chosen is not None:
+                requests = [each for each in requests if each.doc_id in chosen[slot]]
             self._ask(model, tokenizer, task, requests)
             definition._instances = requests
             definition.apply_filters()
@@ -233,7 +245,7 @@ class Scorer:
         return SkillScores.of(pd.DataFrame(rows))
 
     def answers(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Mapping[str, Sequence[int]]
+        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Chosen
     ) -> dict[tuple[str, int], str]:
         """Return what a model says, of choices the likeliest, to items: {(slot, item): answer}."""
         said: dict[tuple[str, int], str] = {}

@@ -171,6 +171,7 @@ def paired_bootstrap(
     statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups,
     direction: int = 1,
     sesoi: float = 0.0,
+    level: float = LEVEL,
 ) -> Comparison:
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
@@ -180,6 +181,7 @@ def paired_bootstrap(
     Args:
         a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
         statistic: Maps {group: array (n_items, ...)} to one number; a plain array is group "items".
+        level: coverage of the interval; more than `LEVEL` where one looks several times.
 
     Raises:
         ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
@@ -211,7 +213,7 @@ def paired_bootstrap(
         seeds, counts = np.unique(rng.integers(len(pairs), size=len(pairs)), return_counts=True)
         gaps = [gap(int(seed), items) for seed in seeds]
         draws[i] = np.average(gaps, weights=counts)
-    low, high = map(float, np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
+    low, high = map(float, np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
     said = verdict(low, high, direction, sesoi)
     return Comparison(observed, low, high, len(pairs), sum(sizes.values()), said)
 
