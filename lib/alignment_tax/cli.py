@@ -33,7 +33,7 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 ABOUT = """See, measure and mitigate the alignment tax of RLHF: a course in notebooks.
 
 A run is a seed and a preset: recorded (no training), smoke (a test), tiny (two CPU cores), small
-(one GPU)."""
+(one GPU), paper-3b and paper-7b (the paper's size; `plan` says what they take)."""
 EXITS = """exit codes:
   0    all is well
   1    something failed, or two runs differ
@@ -69,12 +69,12 @@ def seed_range(text: str) -> tuple[int, ...]:
     raise argparse.ArgumentTypeError(f"{text!r} goes down: give the lower seed first")
 
 
-def minutes(text: str) -> float:
-    """Return a time from the command line: minutes, above 0."""
+def above_0(text: str) -> float:
+    """Return an amount from the command line, as minutes: a number above 0."""
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1e6:
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
 
 
 def share(text: str) -> float:
@@ -131,7 +131,13 @@ def make_parser() -> argparse.ArgumentParser:
     option("--jobs", type=count, help="chapters side by side; default one a core")
     option("--out", type=path, help="folder; default runs/<preset>-seed<seed>")
     option("--keep", action="store_true", help="leave what ended well and has not changed since")
-    option("--limit", type=minutes, metavar="MINUTES", help="end a cell that takes longer")
+    option("--limit", type=above_0, metavar="MINUTES", help="end a cell that takes longer")
+    option = command(do_plan, "plan paper-3b --gpus 8 --memory 80")
+    option("preset", help=", ".join(each.name for each in presets.PAPER))
+    option("--gpus", type=count, default=8, help="of one machine; default 8")
+    option("--memory", type=count, default=80, metavar="GB", help="of each; default 80")
+    text = "what a GPU was measured to reach in training; default 40 %% of an H100's 989"
+    option("--tflops", type=above_0, default=0.4 * 989, metavar="X", help=text)
     option = command(do_regress, "regress --preset tiny --seeds 0-4 --only 04 05 --out nightly")
     option("--preset", default="tiny", help=f"{names}; default tiny")
     text = "as in 0 1 2 or 0-2; default 0"
@@ -142,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     text = "the --out folder of an earlier one, for values that the recording does not hold"
     option("--baseline", type=path, metavar="FOLDER", help=text)
     text = "end a cell that takes longer; default three times what all chapters take"
-    option("--limit", type=minutes, metavar="MINUTES", help=text)
+    option("--limit", type=above_0, metavar="MINUTES", help=text)
     option("--scheduler", metavar="ADDRESS", help="of Dask, tcp://HOST:PORT: its workers do it")
     option("--latest", action="store_true", help="with the newest releases, in a fresh environment")
     option("--pins", type=path, metavar="FILE", help="with these requirements instead")
@@ -263,6 +269,9 @@ def do_list(given: Given) -> None:
 
 def do_run(given: Given) -> int | None:
     """Execute the chapters and write a page of results."""
+    if given.preset in {each.name for each in presets.PAPER}:
+        artifacts = settings.runs_folder() / "artifacts"
+        library("plan").check_machine(presets.get(given.preset), artifacts)
     course = run_course(
         given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs,
         given.limit, given.keep,
@@ -274,6 +283,12 @@ def do_run(given: Given) -> int | None:
     print(f"Open {course.out / INDEX} in a browser.")
     statuses = {chapter.status for chapter in course.failed}
     return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else None
+
+
+def do_plan(given: Given) -> None:
+    """Say what a preset of the paper's size takes: memory, time, disk; trains nothing."""
+    preset = presets.get(given.preset)
+    print(library("plan").plan_text(preset, given.gpus, given.memory, given.tflops), end="")
 
 
 def do_regress(given: Given) -> int | None:

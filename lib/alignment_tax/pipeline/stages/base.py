@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax import models, settings
+from alignment_tax import models, presets, settings
 from alignment_tax.mitigate.replay import tiny_documents
 from alignment_tax.models import AnyReply, RewardModel, load_reward_model
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
@@ -32,10 +32,12 @@ def base(run: Run, spec: Spec = BASE) -> Artifact:
         shipped = settings.repo_root() / model
         return run.once("base", lambda: verify_folder(shipped, "the base model"))
 
-    def make(folder: Path) -> None:
-        models.save_policy(*models.load_smollm2(), folder)
+    source = None if presets.is_paper(run.preset) else models.smollm2_source()
 
-    source = models.smollm2_source()
+    def make(folder: Path) -> None:
+        loaded = models.load_smollm2() if source else models.load_base(model, run.preset.dtype)
+        models.save_policy(*loaded, folder)
+
     inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
 

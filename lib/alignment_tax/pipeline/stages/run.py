@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 import torch
 
-from alignment_tax import presets, settings
+from alignment_tax import plan, presets, settings
 from alignment_tax.models import Loaded, device, load_policy, set_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage
@@ -36,6 +36,7 @@ class Run:
     Raises:
         UnknownPreset: there is no preset of that name.
         ValueError: a seed that is no integer of 0 or more; a number of the preset makes no sense.
+        PlanError: the preset needs a GPU, memory or a disk that this machine has not.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
@@ -48,6 +49,8 @@ class Run:
             log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
+        if presets.is_paper(self.preset):
+            plan.check_machine(self.preset, self.store.root)
         self.world: World = TinyWorld() if self.preset.world == "tiny" else RealWorld()
         self.batch = self.preset.eval.batch_size  # of all that is scored
         self._memory: dict[Hashable, tuple[Hashable, Any]] = {}
