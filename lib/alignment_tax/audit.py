@@ -415,6 +415,7 @@ def advice(audit: Audit) -> str:
         why = "nothing is lost that averaging could give back" if alpha else "nothing is gained"
         return f"**Take alpha = {alpha:g}**: on every second item {why}."
     back, paid = audit.trade, ""
+    assert back is not None  # an alpha between the ends was measured beside the later model
     if REWARD in audit.scores:
         paid = f", for {said(audit.change(alpha, REWARD, of=1.0, half=1))} of reward"
     sure = {"holds": "surely gives skill back", "opposite": "surely costs skill"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PretrainedConfig
@@ -196,7 +197,8 @@ def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
         fits = sharded is not None and sharded <= memory
         how = "here" if alone <= memory else "accelerate" if fits else "no"
         rows.append((each.name, each.flops(size), each.hours(size, tflops), alone, sharded, how))
-    for config in filter(None, (preset.sft, preset.reward, preset.rsf, preset.dpo)):
+    every: list[Any] = [preset.sft, preset.reward, preset.rsf, preset.dpo]
+    for config in filter(None, every):
         if (batch := config.batch_size * getattr(config, "accumulation", 1)) % gpus:
             raise PlanError(f"{gpus} GPUs cannot share a batch of {batch}: take a divisor of it.")
     need, disk = max(row[3] for row in rows), [each.kept * 4e-9 * size.parameters for each in todo]
