@@ -28,6 +28,7 @@ class Remedy:
     off: float | None = None  # the strength that changes nothing, if there is one
     #: Whether ever weaker strengths end at the plain run (LoRA trains other parameters).
     fades: bool = True
+    beyond: bool = False  # whether it goes on from the plain run, away from theta_0
     weak_is_high: bool = False  # whether the remedy is the weaker, the higher its strength
     kind: type = float  # of a strength: a rank is an int
     #: The pretraining text of the `Setting` that it uses: with the formats that are scored, or not.
@@ -86,7 +87,7 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
            ALPHA, "paper, 4.1; Wortsman et al. 2022", **AT_1),
     # what came after the paper
     Remedy("expo", "ExPO", "expo:expo", "afterwards",
-           "alpha, above 1", "Zheng et al. 2024", off=1.0),
+           "alpha, above 1", "Zheng et al. 2024", off=1.0, beyond=True),
     Remedy("slerp", "SLERP", "slerp:along_sphere", "afterwards", ALPHA, "Shoemake 1985", **AT_1),
     Remedy("dare", "DARE", "sparse:at_random", "afterwards",
            ALPHA, "Yu et al. 2024", fades=False, weak_is_high=True),

@@ -165,9 +165,9 @@ KINDS = {
 }
 # the same of what came after the paper
 LATER = {
-    "beyond the aligned model": ("expo",),
-    "other merges": ("slerp", "dare", "ties", "fisher", "warp"),
-    "relearning": ("relearn",),
+    "merges of all changes": ("slerp", "fisher", "warp"),
+    "merges of a part of them": ("dare", "ties"),
+    "beyond, and back": ("expo", "relearn"),
     "penalty and replay": ("ewc", "replay_self"),
     "projections": ("ogpsa", "null_space"),
     "projected LoRA": ("oplora",),
@@ -298,6 +298,7 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
         if remedy is not None:
             own = own if remedy.weak_is_high else own[::-1]
         way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
+        way = [own, end] if remedy is not None and remedy.beyond else way
         axes.plot(*pd.concat(way)[VALUES].to_numpy().T, color=look.colour, linewidth=1.4, zorder=2)
         draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
     _ends(axes, start, end)

@@ -78,13 +78,12 @@ METHODS: dict[str, Look] = {
     for colour, marks in {
         BLUE: {"average": "o", "distil+average": "D"},
         VERMILLION: {"early_stopping": "s", "distil": "P"},
-        SKY: {"l1": "^", "l2": "v"},
-        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h"},
-        GREEN: {"lora": "X", "lora_mlp": "p", "learning_rate": "^"},
-        ORANGE: {"replay": ">", "replay_other": "X", "kl_coef": "s"},
+        SKY: {"l1": "^", "l2": "v", "slerp": "o"},
+        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h", "warp": "P"},
+        GREEN: {"lora": "X", "lora_mlp": "p", "learning_rate": "^", "dare": "v"},
+        ORANGE: {"replay": ">", "replay_other": "X", "kl_coef": "s", "fisher": "d", "ties": "^"},
         BROWN: {"sma": "o", "ema": "^", "bema": "v"},
         BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^", "expo": "X"},
-        YELLOW: {"slerp": "o", "dare": "v", "ties": "^", "fisher": "d", "warp": "P"},
         GREY: {"ewc": "v", "replay_self": ">", "ogpsa": "s", "null_space": "h", "relearn": "p"},
         INK: {"oplora": "D"},
     }.items()
