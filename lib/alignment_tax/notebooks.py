@@ -513,6 +513,7 @@ def strip_outputs(notebooks: Path) -> list[Path]:
         notebook = read_notebook(path)
         for cell in code_cells(notebook):
             cell.outputs, cell.execution_count = [], None
+        notebook.metadata.pop(STAMP, None)
         write_notebook(path, notebook)
     return paths
 
