@@ -272,7 +272,7 @@ def test_captions_say_the_run_and_stay_inside_the_figure() -> None:
     assert label.split() == caption.split()
     [text] = [each for each in figure.texts if each.get_text() == label]
     assert text.get_window_extent().x0 >= 0
-    assert figures.caption_line("tiny", [0]) == "this run: tiny, seed 0"
+    assert figures.caption_line("tiny", [0]) == "your run: tiny, seed 0"
     line = figures.caption_line("tiny", [2, 0, 1], 6000, True)
     assert line == "recorded run tiny, seeds 0-2, 6000 items"
 
