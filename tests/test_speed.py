@@ -40,7 +40,7 @@ def test_what_the_bench_times_is_a_step_of_the_search(study):
     objective = hma.ReplyLikelihood(model, examples)
     config = hma.HmaConfig(0.4, learning_rate=1.0, epochs=1, batch_size=len(examples))
     path = hma.learn_ratios(mixture, objective, config).path
-    batch = next(hma.epoch_batches(len(examples), config))
+    batch = hma.batches_of(len(examples), config)[0]
     scores = -bench.hma_step(mixture, objective, batch).sign()  # Adam's first step
     assert hma.softmax_ratios(scores, 0.4).tolist() == pytest.approx(path[1]["ratios"], abs=1e-3)
 
