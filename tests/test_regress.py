@@ -164,13 +164,12 @@ def checkout(tmp_path_factory):
     return copy
 
 
-@pytest.mark.skip(reason="takes minutes, and failed when it last ran whole: to be looked into")
 def test_a_planted_fault_is_found_by_chapter_and_name(checkout):
     baseline, out = checkout.parent / "baseline", checkout.parent / "out"
     assert not any(e.moved for e in planted.regress(checkout, baseline, "--seeds", "0-3"))
     [fault] = [each for each in planted.FAULTS if "alpha as" in each.name]
     with planted.planted(fault, checkout):
-        found = planted.regress(checkout, out, "--seeds", "1", "--baseline", str(baseline))
+        found = planted.regress(checkout, out, "--seeds", "0", "--baseline", str(baseline))
     by_name = {each.name: each for each in found}
     assert {name for name, each in by_name.items() if each.moved} == {"mixed"}
     mixed = by_name["mixed"]
@@ -181,7 +180,7 @@ def test_a_planted_fault_is_found_by_chapter_and_name(checkout):
     )
     assert by_name["spread"].how == drift.SEEDS
     page = (out / regress.PAGE).read_text("utf-8")
-    assert page.index("mixed") < page.index("spread")
+    assert page.index(">mixed<") < page.index(">spread<")
     assert "http" not in page.replace("http://www.w3.org", "")
     suite = ElementTree.parse(out / regress.JUNIT).getroot()
     [failure] = suite.iter("failure")
