@@ -15,10 +15,12 @@ from points import T_1, figure_points, row
 
 from alignment_tax import figures
 from alignment_tax.figures import TableError, alt_text, primitives, style
+from alignment_tax.figures.pareto import LATER
 from alignment_tax.figures.readme import redraw_figures
 from alignment_tax.figures.style import MOST_ROWS, describe
 from alignment_tax.labels import SCORES
 from alignment_tax.registry import REMEDIES
+from alignment_tax.results.recorded import recorded
 from alignment_tax.stats import compare
 
 CAPTION = "your run: tiny, seed 0"
@@ -159,6 +161,33 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds() -> None:
     assert "kd" not in set(own["method"])
     for said in ("moving averages, seed 0", "\ngrafts\n", "fewer where a panel says so"):
         assert said in words(figure)
+
+
+def test_no_recorded_figure_has_more_panels_or_names_than_one_reads() -> None:
+    run, algorithms = recorded(), ["rsf", "rsf_random", "dpo", "rloo", "ppo"]
+    main, points = figures.main_line(run.points), run.points
+    drawn = [
+        *(draw(main, recorded=True) for draw in (figures.front, figures.alpha_curves)),
+        *(draw(main, recorded=True) for draw in (figures.rsf_rounds, figures.reward_hacking)),
+        *(draw(points, recorded=True) for draw in (figures.part_curves, figures.search_fronts)),
+        *(draw(points, recorded=True) for draw in (figures.fronts, figures.shares_along)),
+        figures.rounds(points, algorithms[:2], recorded=True),
+        figures.taxes(points, algorithms, recorded=True),
+        figures.algorithm_fronts(points, "forgetting", recorded=True),
+        figures.razor(points, run.kl, recorded=True),
+        figures.remedy_fronts(points, recorded=True),
+        figures.remedy_fronts(points, [n for kind in LATER.values() for n in kind], recorded=True),
+    ]
+    for figure in drawn:
+        names = [axes.get_legend() for axes in axes_of(figure)] + figure.legends
+        assert max(len(each.get_texts()) for each in names if each) <= 8, alt_text(figure)
+        assert len(axes_of(figure)) <= 6, alt_text(figure)
+    # no name stands twice: those of one panel stand in it
+    beside = [axes.get_legend() for axes in axes_of(drawn[-1])]
+    told = [
+        text.get_text() for each in [*beside, *drawn[-1].legends] if each for text in each.texts
+    ]
+    assert len(told) == len(set(told)) > 8
 
 
 # --- skills and taxes ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -259,9 +260,10 @@ def remedy_fronts(
         caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
+    far = any(REMEDIES[name].beyond for name in set(every["method"]) & set(REMEDIES))
     figure, grid = style.panels(
         lines, columns, (style.PANELS[0], 2.0 + 3.3 * lines), used=len(groups), sharex=True,
-        sharey=True, xlabel=GAIN, ylabel=SINCE,
+        sharey=not far, xlabel=GAIN, ylabel=SINCE,
     )  # fmt: skip
     for axes, (kind, rows) in zip(grid.flat, groups.items(), strict=False):
         _panel(axes, table[table["kind"] == kind])
@@ -292,7 +294,8 @@ def _by_kind(points: pd.DataFrame, wanted: Collection[str]) -> dict[str, pd.Data
 
 def _panel(axes: Axes, table: pd.DataFrame) -> None:
     start, end = (table[table["method"] == name] for name in ("theta_0", DISTIL))
-    for method in (DISTILLED_AVERAGE, *(name for name in REMEDIES if name in set(table["method"]))):
+    there = [name for name in REMEDIES if name in set(table["method"])]
+    for method in (DISTILLED_AVERAGE, *there):
         look, remedy = METHODS[method], REMEDIES.get(method)
         own = table[table["method"] == method].sort_values(["strength", "alpha"])
         if remedy is not None:
@@ -301,6 +304,13 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
         way = [own, end] if remedy is not None and remedy.beyond else way
         axes.plot(*pd.concat(way)[VALUES].to_numpy().T, color=look.colour, linewidth=1.4, zorder=2)
         draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    names = [METHODS[name].label for name in there]
+    axes.legend(
+        [handles[name] for name in names], [textwrap.fill(name, 22) for name in names],
+        loc="lower left", fontsize=12, handlelength=1, borderaxespad=0.2, frameon=True,
+        framealpha=0.7, edgecolor="none",
+    )  # fmt: skip
     _ends(axes, start, end)
 
 

@@ -182,8 +182,11 @@ def finish(
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
     entries: dict[str, Artist] = {}
     for axes in figure.axes if legend_columns else ():
+        own = axes.get_legend()
+        told = {text.get_text().replace("\n", " ") for text in own.get_texts()} if own else set()
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            if label not in told:
+                entries.setdefault(label, handle)
     figure.legend(
         list(entries.values()), list(entries), loc="outside upper left", title=title,
         ncols=max(1, legend_columns), title_fontproperties=TITLE_FONT, alignment="left",
