@@ -44,9 +44,15 @@ def models() -> pd.DataFrame:
         ("kept rsf/average@0.5 reward", "75 %"),
         ("kept rsf/average@0.5 skill", "20 %"),
         ("claim tax.dpo.skill", "(not recorded)"),
+        ("claim other:tax.rsf.skill", "+1.0 (0.0 to +2.0)"),
+        ("claim absent:tax.rsf.skill verdict", "(not recorded)"),
     ],
 )
-def test_a_mark_is_filled_with_what_it_names(mark: str, said: str) -> None:
+def test_a_mark_is_filled_with_what_it_names(mark, said, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    (tmp_path / "other").mkdir()
+    row = {"difference": 1.0, "low": 0.0, "high": 2.0}
+    claims.write(FOUND.assign(**row), tmp_path / "other" / "claims.csv")
     text = f"before <!--{mark}-->old<!--/--> after"
     filled = prose.fill(text, FOUND, models())
     assert filled == f"before <!--{mark}-->{said}<!--/--> after"

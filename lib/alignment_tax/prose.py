@@ -4,6 +4,7 @@ A mark is a comment that no page shows, the number behind it, and a comment that
 
     <!--claim tax.rsf.forgetting-->-7.9 (-12.0 to -3.9)<!--/-->   difference and interval
     <!--claim tax.rsf.forgetting difference-->-7.9<!--/-->         or low, high, verdict, n_seeds
+    <!--claim tiny-more-rounds:tax.rsf.forgetting-->...<!--/-->   the same claim of another preset
     <!--mean rsf/average@0.5 gold-->2.6<!--/-->                    a model's score, mean over seeds
     <!--kept rsf/average@0.5 reward-->90 %<!--/-->                 its share of what RSF changed
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -44,16 +46,25 @@ def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
 
     def filled(mark: re.Match[str]) -> str:
         opening, kind, name, column, _, closing = mark.groups()
-        if kind == "claim" and name in CLAIMS and name not in set(found["id"]):
-            said = "(not recorded)"
-        elif kind == "claim":
-            said = _claimed(claims.one(found, name), column or "effect")
+        if kind == "claim":
+            row = _row(found, name)
+            if row is None and name.rpartition(":")[2] not in CLAIMS:
+                raise KeyError(f"The table holds no claim {name!r}.")
+            said = "(not recorded)" if row is None else _claimed(row, column or "effect")
         else:
             assert rows is not None
             said = _mean(rows, name, column) if kind == "mean" else _kept(rows, name, column)
         return f"{opening}{said}{closing}"
 
     return MARK.sub(filled, text)
+
+
+def _row(found: pd.DataFrame, name: str) -> pd.Series | None:
+    """Return the row of CLAIM or PRESET:CLAIM, None if it is not recorded."""
+    preset, _, claim = name.rpartition(":")
+    with suppress(FileNotFoundError, KeyError):
+        return claims.one(claims.read(preset) if preset else found, claim)
+    return None
 
 
 def _claimed(row: pd.Series, column: str) -> str:
@@ -90,10 +101,11 @@ def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.D
 
 def contradictions(notebook: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
     """Return, for each verdict that a cell relies on and the recording does not give, a line."""
-    said = dict(zip(found["id"], found["verdict"], strict=True))
-    return [
-        f"{cell.get('id')}: {name} is {said.get(name, 'not recorded')}, the text says {verdict}"
-        for cell in notebook["cells"]
-        for name, verdict in cell["metadata"].get("claims", {}).items()
-        if said.get(name) != verdict
-    ]
+    lines = []
+    for cell in notebook["cells"]:
+        for name, verdict in cell["metadata"].get("claims", {}).items():
+            row = _row(found, name)
+            said = "not recorded" if row is None else row["verdict"]
+            if said != verdict:
+                lines.append(f"{cell.get('id')}: {name} is {said}, the text says {verdict}")
+    return lines

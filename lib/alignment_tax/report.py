@@ -226,15 +226,19 @@ HEADLINES = {
 }
 
 
+def changed() -> list[str]:
+    """Return the presets of `presets.CHANGES` that are recorded."""
+    names = [f"tiny-{change}" for change in CHANGES]
+    return [name for name in names if (settings.results_folder() / name / "points.csv").is_file()]
+
+
 def robust_page() -> str:
     """Return the page of headline claims under `presets.CHANGES`, of those that are recorded."""
     lines = []
-    for name in ("tiny", *(f"tiny-{change}" for change in CHANGES)):
-        if not (settings.results_folder() / name / "points.csv").is_file():
-            continue
-        run = recorded(name)
-        found = claims.table(run.points, (CLAIMS[claim] for claim in HEADLINES))
-        said = [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
+    for name in ("tiny", *changed()):
+        run, found = recorded(name), claims.read(name)
+        rows = [claims.one(found, claim) for claim in HEADLINES]
+        said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
         lines.append([f"`{name}`", f"`{run.key}`", str(len(run.seeds)), *said])
     heads = ["preset", "recording", "seeds", *HEADLINES.values()]
     return page("robust", claims=markdown(heads, lines, ("seeds",)))
@@ -327,6 +331,8 @@ def write_pages() -> None:
     home = settings.repo_root() / "README.md"
     run, folder = recorded(), settings.results_folder() / "tiny"
     found = claims.table(run.points)
+    for name in changed():
+        claims.write(claims.table(recorded(name).points), folder.parent / name / "claims.csv")
     for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)
         if prose.fill_notebook(notebook, found, run.points):
