@@ -267,7 +267,7 @@ def test_losses_and_best_of_n_by_hand() -> None:
     log = pd.DataFrame({"step": range(10), "loss": [9.0, *[1.0] * 8, 3.0]}).iloc[::-1]
     figure = figures.losses(log, caption=CAPTION, level=(0.693, "a coin"))
     assert figures.table(figure)[["first", "last", "window"]].iloc[0].tolist() == [9, 2, 2]
-    assert "mean of 2 logged steps" in words(figure)
+    assert "mean of up to 2 logged steps" in words(figure)
     assert "Dashed: a coin, 0.693" in alt_text(figure)
     # best of 2 of {0, 1, 2}: pairs 01, 02, 12 -> (1 + 2 + 2) / 3; of {3, 3, 3}: 3
     best = figures.best_of_n(np.array([[2.0, 0.0, 1.0], [3.0, 3.0, 3.0]]), caption=CAPTION)

@@ -372,17 +372,19 @@ def table(audit: Audit) -> pd.DataFrame:
 
 @style.in_style()
 def front(found: pd.DataFrame) -> Figure:
-    """Draw the mean skill of a `table` against reward, or against alpha without a reward."""
+    """Draw the mean over tasks of a `table` against reward, or against alpha without a reward."""
     written = found[~found["format_forgiven"] & (found["n"] > 0)]
     rows = written.pivot(index="alpha", columns="score", values="change").reset_index()
     x, label = "alpha", "α, the weight of the later model"
     if REWARD in rows:
         x, label = REWARD, "reward gained  →"
-    figure, [[axes]] = style.panels(xlabel=label, ylabel="change of mean skill (points)  →")
+    figure, [[axes]] = style.panels(xlabel=label, ylabel="change, mean over tasks (points)  →")
     draw.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")
     for place, name in ((0, "before"), (-1, "after")):
         end = rows.iloc[place]
         draw.star(axes, float(end[x]), float(end[MEAN]), hollow=not place, label=name)
+    for _, row in rows[1:-1].iterrows():
+        draw.note(axes, f"α {row['alpha']:g}", row[x], row[MEAN], (-1, -1))
     shown = rows[list(dict.fromkeys(["alpha", x, MEAN]))].assign(method="average")
     title = "What averaging the two keeps"
     return style.finish(figure, title, "each point an average", shown, legend_columns=3)
@@ -422,5 +424,5 @@ def advice(audit: Audit) -> str:
     tells = sure.get(back.verdict, "may or may not give skill back: take more items")
     return (
         f"**Take alpha = {alpha:g}**, chosen on every second item. On the others it has "
-        f"{said(back)} points of mean skill against the later model{paid}: it {tells}."
+        f"{said(back)} points, as the mean over tasks, against the later model{paid}: it {tells}."
     )

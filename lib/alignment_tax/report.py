@@ -37,7 +37,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
-from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI, forgiven_id
+from alignment_tax.stats.claim_list import REASONS, SESOI, forgiven_id
 from alignment_tax.stats.compare import interval
 from alignment_tax.store import write_whole
 

@@ -120,8 +120,9 @@ def fronts(
     for axes, score in zip(line, scores, strict=True):
         _draw(axes, rows, table, score)
         axes.set_title(AXIS_NAMES[score])
-    title = "Averaging beside stopping early and smaller steps"
-    return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=3)
+    rivals = "stopping early" + " and smaller steps" * ("learning_rate" in set(rows["method"]))
+    caption = f"{run_caption(rows, recorded)} · pale: each seed"
+    return style.finish(figure, f"Averaging beside {rivals}", caption, table, legend_columns=3)
 
 
 @style.in_style()
@@ -236,11 +237,13 @@ def live_remedies(live: pd.DataFrame) -> Figure:
         shape: dict[str, Any] = {"bars": "", "linestyle": "none", "markersize": 10, "zorder": 4}
         draw.curve(axes, line[:1], X, Y, look, **shape)
         draw.curve(axes, line[1:], X, Y, look, hollow=True, label="_", **shape)
-    _ends(axes, start, plain)
+    _ends(axes, start, plain, told="_")
+    draw.note(axes, "θ₀", *start[VALUES].iloc[0], (1, 1), far=10)
     axes.margins(0.1)
     table = rows[["method", "strength", "alpha", *VALUES]]
     title = "One seed: a weak strength (full) and a strong one (hollow)"
-    return style.finish(figure, title, run_caption(rows), table, legend_columns=4)
+    caption = f"{run_caption(rows)} · dotted: one remedy, two strengths"
+    return style.finish(figure, title, caption, table, legend_columns=3)
 
 
 @style.in_style()
@@ -302,7 +305,8 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
             own = own if remedy.weak_is_high else own[::-1]
         way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
         way = [own, end] if remedy is not None and remedy.beyond else way
-        axes.plot(*pd.concat(way)[VALUES].to_numpy().T, color=look.colour, linewidth=1.4, zorder=2)
+        line = "--" if look.colour in {each.get_color() for each in axes.lines[1:]} else "-"
+        axes.plot(*pd.concat(way)[VALUES].to_numpy().T, line, color=look.colour, lw=1.4, zorder=2)
         draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     names = [METHODS[name].label for name in there]
@@ -314,7 +318,9 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     _ends(axes, start, end)
 
 
-def _ends(axes: Axes, start: pd.DataFrame, end: pd.DataFrame) -> None:
-    draw.star(axes, *start[VALUES].iloc[0], size=15, label="before RLHF (θ₀)")
+def _ends(
+    axes: Axes, start: pd.DataFrame, end: pd.DataFrame, told: str = "before RLHF (θ₀)"
+) -> None:
+    draw.star(axes, *start[VALUES].iloc[0], size=15, label=told)
     shape: dict[str, Any] = {"linestyle": "none", "markersize": 11, "zorder": 4}
     draw.curve(axes, end, X, Y, METHODS[DISTIL], bars="", **shape)

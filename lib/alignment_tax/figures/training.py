@@ -108,12 +108,12 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
         records.append((name, own["step"].iloc[-1], *ends, steps))
     table = pd.DataFrame(records, columns=["series", "steps", "first", "last", "lowest", "window"])
     if (longest := table["window"].max()) > 1:
-        caption += f" · pale: as logged, strong: mean of {longest} logged steps"
+        caption += f" · pale: as logged, strong: mean of up to {longest} logged steps"
     head = ""
     if level is not None:
         draw.level(axes, *level)
         head = f"Dashed: {level[1]}, {number(level[0], 3)}."
-    axes.set(xlabel="step", ylabel="loss")
+    axes.set(xlabel="step", ylabel="loss (nats)")
     axes.locator_params(axis="x", integer=True)
     axes.margins(x=0.01)
     columns = min(4, len(table) + (level is not None))
@@ -141,7 +141,7 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
     ticks = [2**power for power in range(int(np.log2(k)) + 1)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("n: replies sampled for a prompt (the best one is kept)")
+    axes.set_xlabel("n: replies sampled for a prompt, the best one kept (log scale)")
     axes.set_ylabel("expected reward")
     caption += f" · mean and 95 % t interval over {len(matrix)} prompts"
     return finish(figure, "What sampling more replies buys", caption, table)
@@ -191,8 +191,10 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
         text = f"round {row['rounds']:g}" if place else "θ₀"
         draw.note(axes, text, row["reward"], row["gold"], side, fontsize=12.5)
     axes.margins(x=0.12, y=0.12)
-    axes.set(xlabel="reward gained over θ₀ (optimised)", ylabel="gold, the true reward")
+    axes.set(xlabel="reward gained over θ₀ (optimised)  →", ylabel="gold, the true reward  →")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    caption = run_caption(select.main_line(points), recorded) + " · grey: each seed"
+    own = select.main_line(points)
+    line, *_ = run_caption(own.drop(columns="n_items", errors="ignore"), recorded).split(" · ")
+    caption = f"{line} · blue: mean, grey: each seed"
     return finish(figure, "Does the true reward follow?", caption, table, head=head)
