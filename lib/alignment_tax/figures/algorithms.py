@@ -126,7 +126,8 @@ def algorithm_fronts(
         mine = averages[averages["algorithm"] == name]
         draw.line(axes, mine, "reward", score, Look("_", style.BLUE), zorder=1.5)
         inner = mine[mine["alpha"].between(0, 1, inclusive="neither")]
-        shown = inner["alpha"].round(3).isin(LABELLED_ALPHAS)
+        few = LABELLED_ALPHAS if name == "rsf" else LABELLED_ALPHAS[1:2]  # others lie close
+        shown = inner["alpha"].round(3).isin(few)
         draw.curve(axes, draw.barless(inner, ~shown), "reward", score, AVERAGES, bars="y")
         for x, y, alpha in inner.loc[shown, [*values, "alpha"]].to_numpy():
             draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
