@@ -166,7 +166,7 @@ def simplex(
                 clip_on=False, label=label, markerfacecolor="none" if hollow else colour,
                 markeredgecolor=style.BLACK, markeredgewidth=2.4 if hollow else 1.2,
             )  # fmt: skip
-    caption += " · in the white corners a ratio would exceed 1" * (alpha > 1 / 3)
+    caption += " · in the empty corners a ratio would exceed 1" * (alpha > 1 / 3)
     title, head = f"All ratios of mean {alpha:g}", "Objective in nats a token."
     return style.finish(figure, title, caption, table, head=head, legend_columns=3)
 

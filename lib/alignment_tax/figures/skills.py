@@ -132,7 +132,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
     need(lost, ["name", "kind", "share"])
     looks = {
         "forgotten": Look("forgotten: the right answer is not there", VERMILLION),
-        "format": Look("format: it is there, and not alone", style.SKY, hatch="///"),
+        "format": Look("format: it is there and not alone, or not said", style.SKY, hatch="///"),
     }
     figure, [[axes]] = panels(size=(style.WIDE[0], 4.6))
     draw.bars(axes, lost, "name", "kind", "share", looks, across=True, stacked=True)

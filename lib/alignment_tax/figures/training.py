@@ -168,7 +168,8 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.set_title(title)
         draw.curves(axes, table, "algorithm", "rounds", name, looks)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    caption = run_caption(select.main_line(points), recorded)
+    shown = select.main_line(points).drop(columns="n_items", errors="ignore")
+    caption = run_caption(shown, recorded)
     return finish(figure, "RSF round by round", caption, table, legend_columns=2)
 
 
