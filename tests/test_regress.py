@@ -234,20 +234,6 @@ def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
     assert [c["status"] for c in read_run(out)["chapters"]] == ["ok", "ok"]
 
 
-@pytest.mark.parametrize(
-    ("seeds", "jobs", "expected"),
-    [
-        (5, 2, [1, 1, 1, 1, 2]),
-        (4, 2, [1] * 4),
-        (1, 4, [4]),
-        (3, 4, [1] * 3),
-        (6, 4, [1] * 4 + [2] * 2),
-    ],
-)
-def test_the_last_seeds_fill_the_cores(seeds, jobs, expected):
-    assert regress.shares(seeds, jobs) == expected
-
-
 def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, capsys):
     write_notebook(tmp_path / "01_x.ipynb", "1")
     out = tmp_path / "out"

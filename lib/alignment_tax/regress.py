@@ -146,7 +146,9 @@ def run_seeds(
     """
     runs = [(asked.preset, seed) for seed in asked.seeds]
     runs += [(presets.RECORDED, seed) for seed in recorded_seeds]
-    jobs = asked.jobs or os.cpu_count() or 1
+    seeds, jobs = len(asked.seeds), asked.jobs or os.cpu_count() or 1
+    # a last seed alone would leave cores idle: five seeds go by three and two on two cores
+    width = math.ceil(seeds / max(1, seeds // jobs))
     whole = sum(each.minutes.get(asked.preset, 0.0) for each in find_chapters(asked.notebooks))
     limit = asked.limit or max(LEAST_MINUTES, PATIENCE * whole)
     words = ["--only", *(c.path.name for c in chapters), "--keep", "--limit", f"{limit:g}"]
@@ -156,14 +158,13 @@ def run_seeds(
     with (
         tqdm(total=len(chapters) * len(runs), unit="chapter", desc=asked.preset) as bar,
         os.fdopen(read), os.fdopen(write, "w") as lifeline,
-        workers(asked.scheduler) if asked.scheduler else ThreadPoolExecutor(jobs) as pool,
+        workers(asked.scheduler) if asked.scheduler else ThreadPoolExecutor(width) as pool,
     ):  # fmt: skip
         work = {}
-        sides = shares(len(asked.seeds), jobs) + [1] * len(recorded_seeds)
-        for (preset, seed), side_by_side in zip(runs, sides, strict=True):
+        for preset, seed in runs:
             folder = asked.out / f"{preset}-seed{seed}"
             line = ["run", "--preset", preset, "--seed", str(seed), "--out", str(folder), *words]
-            line += ["--jobs", str(side_by_side)]
+            line += ["--jobs", str(max(1, jobs // seeds))]
             given: list[Any] = [asked.notebooks, line, own, folder]
             given += [] if asked.scheduler else [read]
             work[pool.submit(run_line, *given)] = folder
@@ -179,16 +180,6 @@ def run_seeds(
             raise
     if refused := [text for each in work if (text := each.result())]:
         raise CourseError(refused[0])
-
-
-def shares(seeds: int, jobs: int) -> list[int]:
-    """Return how many chapters of each seed run side by side: of the last ones, to fill the cores.
-
-    >>> shares(5, 2)
-    [1, 1, 1, 1, 2]
-    """
-    rest = seeds % jobs
-    return [1] * (seeds - rest) + [jobs // rest] * rest if rest else [1] * seeds
 
 
 def _ended(folder: Path, chosen: Collection[str]) -> int:

@@ -37,7 +37,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
-from alignment_tax.stats.claim_list import REASONS, SESOI, forgiven_id
+from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI, forgiven_id
 from alignment_tax.stats.compare import interval
 from alignment_tax.store import write_whole
 
@@ -241,7 +241,22 @@ def robust_page() -> str:
         said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
         lines.append([f"`{name}`", f"`{run.key}`", str(len(run.seeds)), *said])
     heads = ["preset", "recording", "seeds", *HEADLINES.values()]
-    return page("robust", claims=markdown(heads, lines, ("seeds",)))
+    slow = beside_small_steps() if "tiny-small-steps" in changed() else None
+    return page("robust", claims=markdown(heads, lines, ("seeds",)), slow=slow)
+
+
+def beside_small_steps() -> list[str]:
+    """Return averaging minus stopping early a run of half its steps' size, forgiven, as written.
+
+    Both start from the same theta_0 and go by the same reward model, so they are paired by seed.
+    """
+    every, slow = recorded().points, recorded("tiny-small-steps").points
+    rounds = slow[(slow["algorithm"] == "rsf") & (slow["method"] == "none")].assign(study="tiny")
+    rest = every[(every["algorithm"] != "rsf") | (every["method"] != "none")]
+    both = pd.concat([rest[rest["seed"].isin(rounds["seed"])], rounds])
+    asked = [CLAIMS[f"average_vs_early.rsf.{score}"] for score in ("forgetting", "skill")]
+    rows = [row for _, row in claims.table(both, asked).iterrows()]
+    return [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
 
 
 # --- the real model: one seed ---------------------------------------------------------------------
