@@ -238,7 +238,7 @@ def live_remedies(live: pd.DataFrame) -> Figure:
         draw.curve(axes, line[:1], X, Y, look, **shape)
         draw.curve(axes, line[1:], X, Y, look, hollow=True, label="_", **shape)
     _ends(axes, start, plain, told="_")
-    draw.note(axes, "θ₀", *start[VALUES].iloc[0], (1, 1), far=10)
+    draw.note(axes, "θ₀", 0.0, 0.0, (1, 1), far=10)  # all counts from there
     axes.margins(0.1)
     table = rows[["method", "strength", "alpha", *VALUES]]
     title = "One seed: a weak strength (full) and a strong one (hollow)"
