@@ -184,7 +184,7 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     figure, [[axes]] = panels()
     for _, own in path.groupby("seed"):
         axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
-    draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="")
+    draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="y", elinewidth=0.9)
     best = int(table["gold"].argmax())
     sides = {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}
     for place, side in sides.items():
@@ -195,7 +195,6 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     axes.set(xlabel="reward gained over θ₀ (optimised)  →", ylabel="gold, the true reward  →")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    own = select.main_line(points)
-    line, *_ = run_caption(own.drop(columns="n_items", errors="ignore"), recorded).split(" · ")
-    caption = f"{line} · blue: mean, grey: each seed"
+    shown = select.main_line(points).drop(columns="n_items", errors="ignore")
+    caption = run_caption(shown, recorded) + " · grey: each seed"
     return finish(figure, "Does the true reward follow?", caption, table, head=head)
