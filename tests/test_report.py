@@ -18,7 +18,6 @@ from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
-from alignment_tax.stats.claim_list import CLAIMS
 
 
 def test_the_pages_are_those_of_the_recorded_run() -> None:
@@ -38,12 +37,14 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
         assert report.REMEDIES_FIGURE in text
     assert (folder / report.ROBUST_PAGE).read_text(encoding="utf-8") == report.robust_page(), stale
     # what the README says of it
-    beyond = CLAIMS["tax.rsf.forgetting_beyond_control"]
-    verdicts = [
-        claims.evaluate(recorded(name).points, beyond).verdict
-        for name in ("tiny", "tiny-more-rounds")
-    ]
-    assert verdicts == ["inconclusive", "holds"]
+    beyond, ahead = "tax.rsf.forgetting_beyond_control", "average_vs_early.rsf.forgetting"
+    said = {
+        ("tiny", beyond): "inconclusive",
+        ("tiny-more-rounds", beyond): "holds",
+        ("tiny-large-steps", ahead): "holds",
+        ("tiny-weak-sft", ahead): "inconclusive",
+    }
+    assert {each: claims.one(claims.read(each[0]), each[1])["verdict"] for each in said} == said
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
