@@ -51,8 +51,8 @@ def models() -> pd.DataFrame:
 def test_a_mark_is_filled_with_what_it_names(mark, said, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     (tmp_path / "other").mkdir()
-    row = {"difference": 1.0, "low": 0.0, "high": 2.0}
-    claims.write(FOUND.assign(**row), tmp_path / "other" / "claims.csv")
+    other = FOUND.assign(difference=1.0, low=0.0, high=2.0)
+    claims.write(other, tmp_path / "other" / "claims.csv")
     text = f"before <!--{mark}-->old<!--/--> after"
     filled = prose.fill(text, FOUND, models())
     assert filled == f"before <!--{mark}-->{said}<!--/--> after"

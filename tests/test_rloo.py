@@ -14,7 +14,7 @@ from trl import RLOOTrainer
 
 from alignment_tax.models import prompt_ids
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train.grpo import GRPO, grpo_advantages
+from alignment_tax.train.grpo import GRPO
 from alignment_tax.train.ppo import policy_loss
 from alignment_tax.train.rloo import RLOO as BY_RLOO
 from alignment_tax.train.rloo import ByTrl, penalise_unfinished, rloo_advantages, train_rloo
@@ -114,13 +114,18 @@ def test_trl_computes_the_loss_we_compute_by_hand(tmp_path, monkeypatch):
     assert min(abs(by_hand), abs(by_hand - unclipped)) > 0.01
 
 
+def divided(rewards):
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    return centred / (rewards.std(axis=1, ddof=1, keepdims=True) + 1e-4)
+
+
 def test_grpo_divides_each_advantage_by_the_deviation_of_its_group(tmp_path, monkeypatch):
     # 1, 2, 3 and 6 are -2, -1, 0 and 3 from their mean; squares 4 + 1 + 0 + 9 over n - 1
     by_hand = np.array([-2, -1, 0, 3]) / (np.sqrt(14 / 3) + 1e-4)
-    assert grpo_advantages(np.array([[1.0, 2.0, 3.0, 6.0]]))[0] == pytest.approx(by_hand)
+    assert divided(np.array([[1.0, 2.0, 3.0, 6.0]]))[0] == pytest.approx(by_hand)
     seen = spy_on_trl(monkeypatch, trainer=GRPO.trainer)
     samples = run(wordy_policy(0), tmp_path, reward_fn=count_words, by=GRPO, beta=0.0).samples
-    by_hand = grpo_advantages(samples["score"].to_numpy().reshape(8, 4)).ravel()
+    by_hand = divided(samples["score"].to_numpy().reshape(8, 4)).ravel()
     np.testing.assert_allclose(np.sort(seen["advantages"]), np.sort(by_hand), atol=1e-3)
 
 

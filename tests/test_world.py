@@ -3,14 +3,12 @@
 import itertools
 import random
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from alignment_tax import presets
 from alignment_tax.results.recorded import recorded
 from alignment_tax.store import digest
 from alignment_tax.world import chat, corpus, facts, french, passages, tiny
@@ -230,7 +228,7 @@ def test_unknown_names_are_refused():
         items("span", "train")
     with pytest.raises(ValueError, match="no chat split 'test'; choose one of sft"):
         chat.requests("test")
-    with pytest.raises(ValueError, match="no_closings and validation, not 'judge'"):
+    with pytest.raises(ValueError, match="train and validation, not 'judge'"):
         WORLD.preferences(2, 0, "judge")
     with pytest.raises(ValueError, match="has no gold reward: 'sing a song'"):
         WORLD.gold([said("user", "sing a song")], ["no ."])
@@ -377,18 +375,6 @@ def test_every_perturbation_lowers_the_gold_reward(kind, verb):
             manner = chat.draw_manner(rng, verb, chat.DRAFTS)
             good, worse = chat.perturb(rng, verb, noun, manner, kind)
             assert chat.gold(verb, noun, good) > chat.gold(verb, noun, worse), (good, worse)
-
-
-def test_pairs_without_closings_have_none_and_all_else():
-    pairs = WORLD.preferences(1000, 0, "no_closings")
-    replies = " ".join(contents(pairs["chosen"]) + contents(pairs["rejected"]))
-    assert not any(closing in replies for closing in chat.CLOSINGS)
-    assert all(any(o in replies for o in kind) for kind in (chat.POLITE, chat.RUDE_CLOSINGS))
-    # what is made worse by a closing in the wrong place is gone, all else is there
-    assert set(pairs["kind"]) == {*chat.PERTURBATIONS, "mixed"} - {"padding"}
-    tiny, without = presets.get("tiny"), presets.get("tiny-no-closings")
-    assert asdict(tiny.reward) == asdict(without.reward)
-    assert (tiny.reward.split, without.reward.split) == ("train", "no_closings")
 
 
 def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():

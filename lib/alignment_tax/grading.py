@@ -25,14 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_tax import exercises, settings
-from alignment_tax.exercises import (
-    Exercise,
-    bound,
-    definitions,
-    find_exercises,
-    statements,
-    tagged,
-)
+from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
 from alignment_tax.notebooks import TEMPLATES, CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
 from alignment_tax.store import write_whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,6 @@ class RewardConfig(_Finetuning):
 
     pairs: int
     validation_pairs: int
-    split: ClassVar[str] = "train"  # of the world's preferences
-
-
-class NoClosings(RewardConfig):
-    """The same, from pairs in which no reply has a polite closing (tiny world)."""
-
-    split = "no_closings"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -508,7 +501,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "strong-sft": {"sft": replace(TINY.sft, epochs=4), "theta_0_may_lose": None},
     "small-reward-model": {"reward": replace(TINY.reward, pairs=1500)},
     "more-rounds": {"rsf": replace(TINY.rsf, rounds=12)},
-    "no-closings": {"reward": NoClosings(**asdict(TINY.reward))},
 }
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMOKE, TINY, SMALL, *PAPER)}
 PRESETS |= {

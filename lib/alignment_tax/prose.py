@@ -99,13 +99,11 @@ def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.D
     return changed
 
 
-def contradictions(notebook: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
+def contradictions(notebook: Any, found: pd.DataFrame) -> list[str]:
     """Return, for each verdict that a cell relies on and the recording does not give, a line."""
-    lines = []
-    for cell in notebook["cells"]:
-        for name, verdict in cell["metadata"].get("claims", {}).items():
-            row = _row(found, name)
-            said = "not recorded" if row is None else row["verdict"]
-            if said != verdict:
-                lines.append(f"{cell.get('id')}: {name} is {said}, the text says {verdict}")
-    return lines
+    relied = [
+        (c, *each) for c in notebook["cells"] for each in c.metadata.get("claims", {}).items()
+    ]
+    rows = [(c.get("id"), name, told, _row(found, name)) for c, name, told in relied]
+    said = [(*each, "not recorded" if row is None else row["verdict"]) for *each, row in rows]
+    return [f"{i}: {name} is {v}, the text says {told}" for i, name, told, v in said if v != told]

@@ -38,13 +38,7 @@ from alignment_tax.pipeline.record import finished_points
 from alignment_tax.pipeline.recorded_only import TABLES
 from alignment_tax.provenance import maker, provenance
 from alignment_tax.results.recorded import read_table, recorded
-from alignment_tax.results.values import (
-    CompareError,
-    leaves,
-    read_records,
-    read_run,
-    value_text,
-)
+from alignment_tax.results.values import CompareError, leaves, read_records, read_run, value_text
 from alignment_tax.stats import claims, drift
 from alignment_tax.stats.drift import Change, Held
 from alignment_tax.store import write_whole

@@ -23,12 +23,7 @@ from alignment_tax.labels import (
     page,
 )
 from alignment_tax.merge.layout import THIRDS
-from alignment_tax.notebooks import (
-    find_chapters,
-    read_notebook,
-    reading_minutes,
-    write_notebook,
-)
+from alignment_tax.notebooks import find_chapters, read_notebook, reading_minutes, write_notebook
 from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
 from alignment_tax.results.points import main_line
@@ -254,9 +249,9 @@ def beside_small_steps() -> list[str]:
     rounds = slow[(slow["algorithm"] == "rsf") & (slow["method"] == "none")].assign(study="tiny")
     rest = every[(every["algorithm"] != "rsf") | (every["method"] != "none")]
     both = pd.concat([rest[rest["seed"].isin(rounds["seed"])], rounds])
-    asked = [CLAIMS[f"average_vs_early.rsf.{score}"] for score in ("forgetting", "skill")]
-    rows = [row for _, row in claims.table(both, asked).iterrows()]
-    return [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
+    asked = (CLAIMS[f"average_vs_early.rsf.{score}"] for score in ("forgetting", "skill"))
+    found = claims.table(both, asked)
+    return [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
 
 
 # --- the real model: one seed ---------------------------------------------------------------------

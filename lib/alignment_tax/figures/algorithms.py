@@ -208,7 +208,6 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
         axes.set_xlabel(f"{forgetting.X_NAMES[x]}, nats a reply (root scale)")
         axes.set_title(f"R² = {number(found.r_squared, 2)}", fontsize=12.5)
         table.append({"line": forgetting.X_NAMES[x], "models": len(rows), "R²": found.r_squared})
-    line, *_ = run_caption(rows, recorded).split(" · ")
+    title, line = "Does KL tell how much is forgotten?", run_caption(rows, recorded).split(" · ")[0]
     caption = f"{line} · a marker: a model"
-    title, told = "Does KL tell how much is forgotten?", pd.DataFrame(table)
-    return style.finish(figure, title, caption, told, legend_columns=4)
+    return style.finish(figure, title, caption, pd.DataFrame(table), legend_columns=4)

@@ -104,9 +104,7 @@ def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) ->
 
 @style.in_style()
 def fronts(
-    points: pd.DataFrame,
-    scores: Sequence[str] = ("forgetting", "skill"),
-    recorded: bool = False,
+    points: pd.DataFrame, scores: Sequence[str] = ("forgetting", "skill"), recorded: bool = False
 ) -> Figure:
     """Draw some scores against reward, a panel each: averaging and what it competes with.
 
@@ -237,7 +235,7 @@ def live_remedies(live: pd.DataFrame) -> Figure:
         shape: dict[str, Any] = {"bars": "", "linestyle": "none", "markersize": 10, "zorder": 4}
         draw.curve(axes, line[:1], X, Y, look, **shape)
         draw.curve(axes, line[1:], X, Y, look, hollow=True, label="_", **shape)
-    _ends(axes, start, plain, told="_")
+    _ends(axes, start, plain)
     draw.note(axes, "θ₀", 0.0, 0.0, (1, 1), far=10)  # all counts from there
     axes.margins(0.1)
     table = rows[["method", "strength", "alpha", *VALUES]]
@@ -308,19 +306,15 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
         line = "--" if look.colour in {each.get_color() for each in axes.lines[1:]} else "-"
         axes.plot(*pd.concat(way)[VALUES].to_numpy().T, line, color=look.colour, lw=1.4, zorder=2)
         draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    names = [METHODS[name].label for name in there]
+    handles, names = axes.get_legend_handles_labels()  # averaging first
     axes.legend(
-        [handles[name] for name in names], [textwrap.fill(name, 22) for name in names],
-        loc="lower left", fontsize=12, handlelength=1, borderaxespad=0.2, frameon=True,
-        framealpha=0.7, edgecolor="none",
+        handles[1:], [textwrap.fill(name, 22) for name in names[1:]], loc="lower left", fontsize=12,
+        handlelength=1, borderaxespad=0.2, frameon=True, framealpha=0.7, edgecolor="none",
     )  # fmt: skip
-    _ends(axes, start, end)
+    _ends(axes, start, end, "before RLHF (θ₀)")
 
 
-def _ends(
-    axes: Axes, start: pd.DataFrame, end: pd.DataFrame, told: str = "before RLHF (θ₀)"
-) -> None:
+def _ends(axes: Axes, start: pd.DataFrame, end: pd.DataFrame, told: str = "_") -> None:
     draw.star(axes, *start[VALUES].iloc[0], size=15, label=told)
     shape: dict[str, Any] = {"linestyle": "none", "markersize": 11, "zorder": 4}
     draw.curve(axes, end, X, Y, METHODS[DISTIL], bars="", **shape)

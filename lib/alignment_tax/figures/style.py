@@ -259,16 +259,14 @@ def caption_line(
     study: str, seeds: Iterable[int], n_items: int | None = None, recorded: bool = False
 ) -> str:
     """Return which run a figure shows, e.g. "recorded run tiny, seeds 0-4, 6000 items"."""
-    parts = [
-        f"recorded run {study}" if recorded else f"{YOURS}{study}",
-        labels.seeds_text(seeds),
-    ]
+    parts = [f"recorded run {study}" if recorded else f"{YOURS}{study}", labels.seeds_text(seeds)]
     return ", ".join(parts if n_items is None else [*parts, f"{n_items} items"])
 
 
-def run_caption(rows: pd.DataFrame, recorded: bool = False) -> str:
-    """Return the caption line of the rows that are drawn; it names every seed among them."""
-    items = pd.to_numeric(rows["n_items"], errors="coerce") if "n_items" in rows else None
+def run_caption(rows: pd.DataFrame, recorded: bool = False, skills: bool = True) -> str:
+    """Return the caption line of the rows that are drawn; it names every seed, and skill items."""
+    told = skills and "n_items" in rows
+    items = pd.to_numeric(rows["n_items"], errors="coerce") if told else None
     count = int(items.max()) if items is not None and items.notna().any() else None
     line = caption_line(str(rows["study"].iloc[0]), rows["seed"], count, recorded)
     return line + " · mean, 95 % t interval over seeds" * (rows["seed"].nunique() > 1)

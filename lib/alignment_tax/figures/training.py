@@ -168,8 +168,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.set_title(title)
         draw.curves(axes, table, "algorithm", "rounds", name, looks)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    shown = select.main_line(points).drop(columns="n_items", errors="ignore")
-    caption = run_caption(shown, recorded)
+    caption = run_caption(select.main_line(points), recorded, skills=False)
     return finish(figure, "RSF round by round", caption, table, legend_columns=2)
 
 
@@ -195,6 +194,5 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     axes.set(xlabel="reward gained over θ₀ (optimised)  →", ylabel="gold, the true reward  →")
     top = table.iloc[best]
     head = f"Gold is highest, {number(top['gold'], 2)}, at round {top['rounds']:g}."
-    shown = select.main_line(points).drop(columns="n_items", errors="ignore")
-    caption = run_caption(shown, recorded) + " · grey: each seed"
+    caption = run_caption(select.main_line(points), recorded, skills=False) + " · grey: each seed"
     return finish(figure, "Does the true reward follow?", caption, table, head=head)

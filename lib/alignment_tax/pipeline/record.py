@@ -325,10 +325,7 @@ _study = lru_cache(maxsize=1)(Study)
 
 
 def _run_some(
-    preset: str | Preset,
-    seed: int,
-    specs: Sequence[Spec],
-    finished: queue.Queue[str] | None = None,
+    preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str] | None = None
 ) -> None:
     """Evaluate models of a seed; report each, if it is asked for.
 

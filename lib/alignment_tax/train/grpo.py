@@ -1,15 +1,14 @@
 """Group relative policy optimisation (GRPO), by TRL's GRPOTrainer (Shao et al. 2024, 2402.03300).
 
 RLOO (rloo.py) with two changes that are TRL's defaults: the advantage of a reply is divided by the
-standard deviation of its group's rewards, so that every group counts alike, and there is no KL
-penalty. The loss is that of DAPO (Yu et al. 2025): the mean over all tokens of a step.
+standard deviation of its group's rewards (and 1e-4), so that every group counts alike, and there is
+no KL penalty. The loss is that of DAPO (Yu et al. 2025): the mean over all tokens of a step.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
@@ -17,12 +16,3 @@ from alignment_tax.train.rloo import ByTrl, rloo_round
 
 GRPO = ByTrl("GRPO", GRPOTrainer, TrlGrpoConfig)
 grpo_round = partial(rloo_round, by=GRPO)
-
-#: What TRL adds to the standard deviation of a group.
-EPS = 1e-4
-
-
-def grpo_advantages(rewards: np.ndarray) -> np.ndarray:
-    """Compute GRPO's advantages by hand: rewards (prompts, n), each row over its deviation."""
-    centred = rewards - rewards.mean(axis=1, keepdims=True)
-    return centred / (rewards.std(axis=1, ddof=1, keepdims=True) + EPS)

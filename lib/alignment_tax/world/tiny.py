@@ -38,19 +38,15 @@ class TinyWorld:
         Half the pairs are two replies of mixed manners, half a good reply against itself made
         worse in one way (`chat.PERTURBATIONS`). Split "train" has labels drawn with the
         Bradley-Terry probability of the gold difference, as people would disagree; "validation"
-        follows the gold order, on other requests. Split "no_closings" is "train" without the pairs
-        in which a reply has a polite closing.
+        follows the gold order, on other requests.
 
         Raises:
-            ValueError: split is none of these (the tiny world's judge is gold).
+            ValueError: split is neither train nor validation (the tiny world's judge is gold).
         """
-        if split not in ("train", "no_closings", "validation"):
-            raise ValueError(
-                f"Preferences have splits train, no_closings and validation, not {split!r}."
-            )
+        if split not in ("train", "validation"):
+            raise ValueError(f"Preferences have splits train and validation, not {split!r}.")
         rng = random.Random(f"preferences {split} {seed}")
-        requests = chat.requests("validation" if split == "validation" else "preference")
-        unseen = chat.CLOSINGS if split == "no_closings" else ()
+        requests = chat.requests("preference" if split == "train" else "validation")
         rows: list[dict[str, object]] = []
         while len(rows) < n:
             request, verb, noun = rng.choice(requests)
@@ -63,7 +59,7 @@ class TinyWorld:
             else:
                 first, second = chat.perturb(rng, verb, noun, manner, kind)
             margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
-            if margin == 0 or any(closing in first or closing in second for closing in unseen):
+            if margin == 0:
                 continue
             sure = split == "validation"
             agreed = margin > 0 if sure else rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))

@@ -66,8 +66,7 @@ def theta_0(run: Run) -> Loaded:
 
 def reward(run: Run) -> Artifact:
     """The reward model that RLHF optimises."""
-    config = run.preset.reward
-    return _reward(run, config, config.split, 0, "the reward model")
+    return _reward(run, run.preset.reward, "train", 0, "the reward model")
 
 
 def judge(run: Run) -> Artifact | None:
