@@ -11,22 +11,19 @@ import ast
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignment_tax import settings
-from alignment_tax.notebooks import (
-    CourseError,
-    code_cells,
-    find_chapters,
-    read_notebook,
-    write_notebook,
-)
+from alignment_tax import notebooks, settings
+from alignment_tax.notebooks import CourseError, code_cells, read_notebook, without_outputs
 
+Function = Callable[..., Any]
 Cases = Sequence[tuple[Any, ...]]
 Mistakes = Sequence[tuple[Any, str]]
+IMPORTS = (ast.Import, ast.ImportFrom)
 FOLDED = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
 IN_PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 WITH_THE_TEACHER = "\n\n*Your teacher has the solutions.*"
@@ -54,31 +51,24 @@ class Exercise:
 
 
 def use(
-    yours: Callable[..., Any],
-    librarys: Callable[..., Any],
-    cases: Cases,
-    mistakes: Mistakes = (),
-    *,
-    hint: str,
-) -> Callable[..., Any]:
+    yours: Function, librarys: Function, cases: Cases, mistakes: Mistakes = (), *, hint: str
+) -> Function:
     """Return, and name, the function a chapter goes on with: the reader's if `check` says right."""
     right = check(yours, cases, mistakes, hint=hint)
     print(f"The chapter goes on with {'yours' if right else 'the function of the library'}.")
     return yours if right else librarys
 
 
-def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, hint: str) -> bool:
+def check(yours: Function, cases: Cases, mistakes: Mistakes = (), *, hint: str) -> bool:
     """Return whether a function is right in every case; say so, or what is likely wrong.
 
-    Args:
-        yours: What the reader wrote; it may return None or raise.
-        cases: The first is the one that the text asks about; others tell a constant from a rule.
-        mistakes: Wrong answers to the first case, and what each means.
-        hint: Said while there is no answer.
+    The first case is the one that the text asks about, and `mistakes` are wrong answers to it and
+    what each means; other cases tell a constant from a rule. `hint` is said while there is no
+    answer, for `yours` may return None, or raise.
     """
     for place, (arguments, right, *words) in enumerate(cases):
         try:
-            answer = yours(*arguments)
+            answer = plain(yours(*arguments))
         except Exception as error:
             print(f"not yet: it stops with {type(error).__name__}: {error}")
             return False
@@ -90,7 +80,6 @@ def check(yours: Callable[..., Any], cases: Cases, mistakes: Mistakes = (), *, h
         known = (said for wrong, said in mistakes if place == 0 and same(answer, wrong))
         given = words[0] if words else ", ".join(map(repr, arguments))
         first = "the first case is right, but " if place else ""
-        answer = plain(answer)
         short = round(answer, 4) if isinstance(answer, float) else answer
         print(f"not yet: {next(known, f'{first}{given} gives {right}, not {short}')}")
         return False
@@ -125,7 +114,7 @@ def bound(statement: ast.stmt) -> set[str]:
     """Return the names that a statement gives to a function, a class, a module or a value."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
-    if isinstance(statement, ast.Import | ast.ImportFrom):
+    if isinstance(statement, IMPORTS):
         return {each.asname or each.name.partition(".")[0] for each in statement.names}
     single = [statement.target] if isinstance(statement, ast.AnnAssign) else []
     nodes = (node for each in getattr(statement, "targets", single) for node in ast.walk(each))
@@ -143,20 +132,16 @@ def filled_in(stub: str, solution: str, names: Sequence[str]) -> str:
     theirs, ours = definitions(stub), definitions(solution)
     for number, name in reversed(list(enumerate(names))):
         old, new = theirs[name], ours[name]
-        start, end = old.lineno - 1, new.end_lineno
+        start, text = old.lineno - 1, written[new.lineno - 1 : new.end_lineno]
         if isinstance(old, ast.FunctionDef) and isinstance(new, ast.FunctionDef):
             told = old.body[0].end_lineno if ast.get_docstring(old) else None
             start = told or old.body[0].lineno - 1
-            text = written[new.body[0].lineno - 1 : end]
-        else:  # one line may set several numbers
-            text = (
-                [] if number and ours[names[number - 1]] is new else written[new.lineno - 1 : end]
-            )
+            text = written[new.body[0].lineno - 1 : new.end_lineno]
+        elif number and ours[names[number - 1]] is new:  # one line may set several numbers
+            text = []
         lines[start : old.end_lineno] = text
-    needed = [
-        each for each in statements(solution) if isinstance(each, ast.Import | ast.ImportFrom)
-    ]
-    return "\n".join([*map(ast.unparse, needed), *([""] * 2 if needed else []), *lines])
+    needed = [ast.unparse(each) for each in statements(solution) if isinstance(each, IMPORTS)]
+    return "\n".join([*needed, "", "", *lines] if needed else lines)
 
 
 def find_exercises(path: Path) -> list[Exercise]:
@@ -164,17 +149,14 @@ def find_exercises(path: Path) -> list[Exercise]:
     notebook, found = read_notebook(path), []
     folded = [text for cell in tagged(notebook, "solution") for text in FOLDED.findall(cell.source)]
     answers = [code for text in folded for code in IN_PYTHON.findall(text)]
-    code = code_cells(notebook)
-    for stub, check in zip(code, [*code[1:], None], strict=True):
+    for stub, check in pairwise([*code_cells(notebook), None]):
         if stub not in tagged(notebook, "stub"):
             continue
         known = [(a, [n for n in definitions(stub.source) if n in definitions(a)]) for a in answers]
         answer, names = max(known, key=lambda each: len(each[1]), default=("", []))
         checked = check in tagged(notebook, "check")
         if not names or not checked:
-            wants = (
-                "a solution in Python below it" if checked else "a cell tagged 'check' behind it"
-            )
+            wants = "a solution in Python" if checked else "a cell tagged 'check' behind it"
             raise CourseError(f"{path.name}: the stub in cell {stub.id} needs {wants}.")
         solved = filled_in(stub.source, answer, names)
         hidden = check.metadata.get("hidden", "")
@@ -185,14 +167,6 @@ def find_exercises(path: Path) -> list[Exercise]:
 def tagged(notebook: Any, tag: str) -> list[Any]:
     """Return the cells of a notebook that have a tag."""
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
-
-
-def without_outputs(path: Path) -> Any:
-    """Return a notebook as before its first run."""
-    notebook = read_notebook(path)
-    for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-    return notebook
 
 
 def student_notebook(path: Path) -> Any:
@@ -210,9 +184,9 @@ def teacher_notebook(path: Path) -> Any:
     """Return a chapter whose stubs are solved, with a cell of hidden cases behind each check."""
     from nbformat.v4 import new_code_cell
 
-    notebook, exercises = without_outputs(path), {each.stub: each for each in find_exercises(path)}
-    for stub, check in zip(tagged(notebook, "stub"), tagged(notebook, "check"), strict=True):
-        exercise = exercises[stub.source]
+    notebook, exercises = without_outputs(path), find_exercises(path)
+    cells = tagged(notebook, "stub"), tagged(notebook, "check")
+    for stub, check, exercise in zip(*cells, exercises, strict=True):
         stub.source = exercise.solution
         if check.metadata.pop("hidden", None):
             call = f"exercises.check({exercise.names[0]}, {exercise.hidden}, hint='')"
@@ -222,22 +196,23 @@ def teacher_notebook(path: Path) -> Any:
     return notebook
 
 
-def write_handouts(notebooks: Path, out: Path) -> list[Path]:
-    """Write every chapter into the folders student/ and teacher/; return the files."""
-    paths = [chapter.path for chapter in find_chapters(notebooks)]
-    made = [(out / "student" / path.name, student_notebook(path)) for path in paths]
-    made += [(out / "teacher" / path.name, teacher_notebook(path)) for path in paths]
-    for path, notebook in made:
+def write_handouts(chapters: Path, out: Path) -> list[Path]:
+    """Write every chapter of a folder into student/ and teacher/ below `out`; return the files."""
+    paths = [chapter.path for chapter in notebooks.find_chapters(chapters)]
+    makers = {"student": student_notebook, "teacher": teacher_notebook}
+    made = {out / who / path.name: make(path) for who, make in makers.items() for path in paths}
+    for path, notebook in made.items():
         settings.writable(path.parent, "Choose another folder with --out.")
-        write_notebook(path, notebook)
-    return [path for path, _ in made]
+        notebooks.write_notebook(path, notebook)
+    return list(made)
 
 
 def check_here(chapter: str, cell: str, names: dict[str, Any]) -> None:
     """Run a check of the course on what a student's notebook has defined; the notebook goes on."""
     path = settings.notebooks_folder() / f"{chapter}.ipynb"
     checks = tagged(read_notebook(path), "check") if path.is_file() else []
-    for check in (each for each in checks if each.id == cell):
-        exec(compile(check.source, f"<check {cell}>", "exec"), names)
-        return
+    for check in checks:
+        if check.id == cell:
+            exec(compile(check.source, f"<check {cell}>", "exec"), names)
+            return
     raise CourseError(f"{path} has no check {cell}: it has to be the course's own notebook.")

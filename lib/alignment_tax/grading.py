@@ -8,7 +8,6 @@ here, so nothing that a notebook prints, or does to the library, counts.
 from __future__ import annotations
 
 import ast
-import csv
 import io
 import multiprocessing
 import queue
@@ -24,15 +23,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from tqdm import tqdm
+
 from alignment_tax import exercises, settings
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
-from alignment_tax.notebooks import TEMPLATES, CourseError, code_cells, find_chapters, read_notebook
+from alignment_tax.notebooks import CourseError, code_cells, find_chapters, html_page, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
 from alignment_tax.store import write_whole
 
 Chapters = dict[str, list[Exercise]]
 #: Statements outside the stubs that are run too: they cost next to nothing.
-CHEAP = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+CHEAP = (*exercises.IMPORTS, ast.FunctionDef, ast.ClassDef)
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 LARGEST = 50  # megabytes of a notebook's file
 
@@ -127,13 +129,12 @@ def verdict(
     base = {name: value for name, value in around.items() if name not in exercise.names}
     try:
         code = code_of(notebook, exercise)
-        with Sandbox(code, exercise.names, dict(base), folder, limits) as box:
+        with Sandbox(code, exercise.names, base, folder, limits) as box:
             try:
                 apart, values = box.start()
                 if not apart:
                     notes.append("no namespace to be had: network refused in Python alone")
-                for name, value in values.items():
-                    base[name] = box.function(name) if value == {"function": 1} else value
+                base |= {name: values[name] for name in exercise.names}
                 said = first_line(exercise.check, base)
                 if said.lower().startswith("right") and exercise.hidden and not box.ended:
                     call = f"exercises.check({exercise.names[0]}, {exercise.hidden}, hint='')"
@@ -165,9 +166,8 @@ def chapter_of(notebook: Any, chapters: Chapters) -> str:
         try:
             names |= definitions(cell.source).keys()
         except UNREADABLE:
-            names |= {
-                e.names[0] for own in chapters.values() for e in own if e.names[0] in cell.source
-            }
+            known = (e.names[0] for own in chapters.values() for e in own)
+            names |= {name for name in known if name in cell.source}
     count = {name: sum(e.names[0] in names for e in own) for name, own in chapters.items()}
     best = max(count, key=lambda name: count[name])
     if not count[best]:
@@ -214,24 +214,20 @@ def grade_student(
 
 def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -> list[Row]:
     """Grade a class, `jobs` students side by side; write grades.csv and grades.html."""
-    from tqdm import tqdm
-
     if sys.platform != "linux":
         raise CourseError("Only Linux can fence in what students wrote: grade in a container.")
     students, chapters = find_students(folder), course(notebooks)
     settings.writable(out, "Choose another folder with --out.")
     start = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
-    pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
-    for _ in range(jobs := min(jobs, len(students))):
+    pools, jobs = queue.SimpleQueue[ProcessPoolExecutor](), min(jobs, len(students))
+    for _ in range(jobs):
         pools.put(start())
 
     def one(student: str) -> Row:
         pool = pools.get()
         try:
-            done = pool.submit(
-                grade_student, student, students[student], chapters, notebooks, limits
-            )
-            return done.result()
+            given = students[student], chapters, notebooks, limits
+            return pool.submit(grade_student, student, *given).result()
         except BrokenProcessPool:
             pool.shutdown()
             pool = start()
@@ -257,15 +253,19 @@ def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -
 
 def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None:
     """Write the table as CSV and as a page; columns that no student has are left out."""
-    from jinja2 import Environment, FileSystemLoader
-
     shown = [name for name in columns if any(name in row.verdicts for row in rows)]
-    table, text = [["student", "right", "of", *shown, "notes"]], io.StringIO()
-    for row in rows:
-        answers = [row.verdicts.get(name, "") for name in shown]
-        table.append([row.student, str(row.right), str(len(shown)), *answers, "; ".join(row.notes)])
-    csv.writer(text).writerows(table)
-    write_whole(out / "grades.csv", text.getvalue())
-    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
-    page = environment.get_template("grades.html.j2").render(head=table[0], rows=table[1:])
+    told = [
+        {
+            "student": row.student,
+            "right": row.right,
+            "of": len(shown),
+            "notes": "; ".join(row.notes),
+        }
+        | row.verdicts
+        for row in rows
+    ]
+    heads = ["student", "right", "of", *shown, "notes"]
+    table = pd.DataFrame(told, columns=heads).fillna("").astype(str)
+    write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
+    page = html_page("grades", head=heads, rows=table.to_numpy().tolist())
     write_whole(out / "grades.html", page)

@@ -15,17 +15,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass, field, replace
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from jinja2 import Environment, FileSystemLoader
 
 from alignment_tax import presets, settings
-from alignment_tax.elsewhere import LOCK
+from alignment_tax.elsewhere import LOCK, environment
 from alignment_tax.provenance import maker
 from alignment_tax.results.recorded import recording_key
-from alignment_tax.results.values import SUMMARY, read_records, read_run, value_text
+from alignment_tax.results.values import SUMMARY, CompareError, read_records, read_run, value_text
 from alignment_tax.store import digest, list_files, write_whole
 
 PARAMETERS = ("preset", "seed")
@@ -79,12 +80,17 @@ class ChapterRun:
 
 @dataclass(frozen=True)
 class CourseRun:
-    """What came of each chapter, in the course's order, and where it is."""
+    """A run of the course: where it is, and what came of each notebook, in the course's order."""
 
     out: Path
     preset: str
     seed: int
-    chapters: list[ChapterRun]
+    runs: dict[Path, ChapterRun]
+
+    @property
+    def chapters(self) -> list[ChapterRun]:
+        """What came of each chapter."""
+        return list(self.runs.values())
 
     @property
     def failed(self) -> list[ChapterRun]:
@@ -101,10 +107,8 @@ def read_notebook(path: Path) -> Any:
         return nbformat.read(path, as_version=4)
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise CourseError(
-            f"{path} is not a readable notebook ({reason}). Get it back from version control, or "
-            "take it out of the folder."
-        ) from error
+        remedy = "Get it back from version control, or take it out of the folder."
+        raise CourseError(f"{path} is not a readable notebook ({reason}). {remedy}") from error
 
 
 def read_chapter(path: Path) -> Chapter:
@@ -177,27 +181,22 @@ def parameter_names(path: Path) -> set[str]:
     """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
     cells = code_cells(read_notebook(path), "parameters")
     if len(cells) != 1:
-        raise CourseError(
-            f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one: tag the one "
-            f"that sets {' and '.join(PARAMETERS)}."
-        )
+        wanted = f"tag the one that sets {' and '.join(PARAMETERS)}"
+        raise CourseError(f"{path.name} has {len(cells)} cells tagged 'parameters': {wanted}.")
     try:
         nodes = list(ast.walk(ast.parse(cells[0].source)))
     except SyntaxError as error:
-        raise CourseError(
-            f"{path.name}: line {error.lineno} of the parameters cell is no Python ({error.msg}). "
-            "Correct it; nothing was run."
-        ) from error
-    names = [node for node in nodes if isinstance(node, ast.Name)]
-    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        where = f"{path.name}: line {error.lineno} of the parameters cell"
+        raise CourseError(f"{where} is no Python ({error.msg}). Nothing was run.") from error
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def check_parameters(chapters: Iterable[Chapter]) -> None:
     """Refuse notebooks that do not take what a run passes; papermill only warns."""
     lacking = []
-    for path in (chapter.path for chapter in chapters):
-        if missing := [name for name in PARAMETERS if name not in parameter_names(path)]:
-            lacking.append(f"{path.name} does not set {' and '.join(missing)}")
+    for chapter in chapters:
+        if missing := sorted({*PARAMETERS} - parameter_names(chapter.path)):
+            lacking.append(f"{chapter.path.name} does not set {' and '.join(missing)}")
     if lacking:
         raise CourseError(f"A parameters cell lacks a name: {'; '.join(lacking)}. Nothing was run.")
 
@@ -212,11 +211,9 @@ class Kernels:
 
         self.stopped = False
         managers = self.managers = list[AsyncKernelManager]()
-        paths = str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")
-        python_path = os.pathsep.join(filter(None, paths))
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
-        spec.env = {"PYTHONPATH": python_path, **settings.environment()}
+        spec.env = {"PYTHONPATH": environment()["PYTHONPATH"], **settings.environment()}
         if side_by_side:
             # a preset fixes the number of threads; those that wait must not take another's core
             spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -253,55 +250,43 @@ def failure(error: Exception, notebook: Any) -> tuple[str, str]:
     # papermill notes a start time in every cell that it reached
     reached = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     source = reached[-1].source.strip().partition("\n")[0] if reached else ""
-    died = "The kernel died; the usual cause is too little memory."
-    text = died if isinstance(error, DeadKernelError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, CellTimeoutError):
-        text = "The cell reached its limit of time (--limit), and was ended."
+    ended = {
+        DeadKernelError: "The kernel died; the usual cause is too little memory.",
+        CellTimeoutError: "The cell reached its limit of time (--limit), and was ended.",
+    }
+    text = ended.get(type(error), f"{type(error).__name__}: {error}")
     return f"the cell that begins: {source}" if source else "", text
 
 
-def made_of(chapter: Chapter, preset: str, seed: int) -> str:
+def made_of(chapter: Chapter, course: CourseRun) -> str:
     """Return a digest of what the values of a chapter depend on."""
     cells = [cell.source for cell in read_notebook(chapter.path).cells]
     tables = list_files(settings.results_folder() / "tiny")
-    return digest([maker(), cells, tables, preset, seed])
+    return digest([maker(), cells, tables, course.preset, course.seed])
 
 
 def execute(
-    chapter: Chapter,
-    preset: str,
-    seed: int,
-    out: Path,
-    kernels: Kernels,
-    limit: float | None = None,
+    chapter: Chapter, course: CourseRun, kernels: Kernels, limit: float | None
 ) -> ChapterRun:
-    """Execute one notebook into `out` and return what came of it; an error is not raised.
-
-    `limit` are minutes that a cell may take (None: any).
-    """
+    """Execute one notebook; return what came of it. No error is raised; `limit`: see run_course."""
     import papermill
 
+    out, name = course.out, chapter.path.name
     running = out / f".{chapter.path.stem}.running.ipynb"
     run = ChapterRun(chapter.number, chapter.title, chapter.question, recording=recording_key())
     if kernels.stopped:
         return run
-    run = replace(run, made_of=made_of(chapter, preset, seed))
+    run = replace(run, made_of=made_of(chapter, course))
     print(f"{chapter.name}: started", flush=True)
     started, status, cell, text = time.perf_counter(), "ok", "", ""
     try:
         done = papermill.execute_notebook(
-            chapter.path,
-            running,
-            parameters={"preset": preset, "seed": seed},
-            kernel_name="python3",
-            language="python",
-            kernel_manager_class=kernels.manager_class,
-            cwd=out,
-            progress_bar=False,
-            store_widget_state=False,
+            chapter.path, running, parameters={"preset": course.preset, "seed": course.seed},
+            kernel_name="python3", language="python", kernel_manager_class=kernels.manager_class,
+            cwd=out, progress_bar=False, store_widget_state=False,
             execution_timeout=limit and max(1, round(60 * limit)),
             start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
-        )
+        )  # fmt: skip
         # papermill takes a cell that calls exit(0) for a success
         if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
             raise SystemError("exit() ended the notebook; the cells below did not run.")
@@ -318,7 +303,6 @@ def execute(
     run = replace(run, status=status, minutes=minutes, cell=cell, error=text)
     if not running.exists():
         return run
-    name = chapter.path.name
     running.replace(out / name)
     page = "" if kernels.stopped else export_page(out / name)
     return replace(run, records=read_records(out / name), notebook=name, page=page)
@@ -326,26 +310,27 @@ def execute(
 
 def export_page(path: Path) -> str:
     """Write an executed notebook as HTML beside it; return the page's name, "" if that fails."""
-    from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
 
-    loader = FileSystemLoader(TEMPLATES)
+    page, loader = path.with_suffix(".html"), FileSystemLoader(TEMPLATES)
     try:
         exporter = HTMLExporter(extra_loaders=[loader], template_file="chapter.html.j2")
-        page, _ = exporter.from_filename(str(path))
-        write_whole(path.with_suffix(".html"), page)
+        write_whole(page, exporter.from_filename(str(path))[0])
     except Exception as error:
         reason = str(error).partition("\n")[0]
         print(f"(no HTML page of {path.name}: {reason})", file=sys.stderr)
         return ""
-    return path.with_suffix(".html").name
+    return page.name
 
 
 def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
     """Return the order of starts: the longest, which makes most stages, then what needs none."""
+
+    def makes_stages(chapter: Chapter) -> bool:
+        return any("Study(" in cell.source for cell in code_cells(read_notebook(chapter.path)))
+
     first, *rest = sorted(chapters, key=lambda each: -each.minutes.get(preset, 0.0))
-    code = {c.number: [x.source for x in code_cells(read_notebook(c.path))] for c in rest}
-    return [first, *sorted(rest, key=lambda each: "Study(" in "".join(code[each.number]))]
+    return [first, *sorted(rest, key=makes_stages)]
 
 
 def remaining_minutes(
@@ -398,31 +383,24 @@ def run_course(
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
         with FileLock(out / LOCK).acquire(timeout=0), contextlib.chdir(out):
-            runs = earlier_runs(chapters, preset, seed, out)
+            course = earlier_run(chapters, out, preset, seed)
             if keep:
-                chosen = [c for c in chosen if not _finished(runs[c.path], c, preset, seed)]
-            return run_chapters(runs, chosen, preset, seed, out, jobs, limit)
+                well = {
+                    path: run.made_of for path, run in course.runs.items() if run.status == "ok"
+                }
+                chosen = [each for each in chosen if well.get(each.path) != made_of(each, course)]
+            run_chapters(course, chosen, jobs, limit)
+            return course
     except Timeout:
-        raise CourseError(
-            f"Another run is writing to {out}. Wait for it, or choose another folder with --out."
-        ) from None
-
-
-def _finished(run: ChapterRun, chapter: Chapter, preset: str, seed: int) -> bool:
-    return run.status == "ok" and run.made_of == made_of(chapter, preset, seed)
+        where = f"Another run is writing to {out}. Wait for it"
+        raise CourseError(f"{where}, or choose another folder with --out.") from None
 
 
 def run_chapters(
-    runs: dict[Path, ChapterRun],
-    chosen: Sequence[Chapter],
-    preset: str,
-    seed: int,
-    out: Path,
-    jobs: int,
-    limit: float | None = None,
-) -> CourseRun:
+    course: CourseRun, chosen: Sequence[Chapter], jobs: int, limit: float | None
+) -> None:
     """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
-    done: list[Chapter] = []
+    preset, runs, done = course.preset, course.runs, list[Chapter]()
 
     def estimate() -> str:
         over = [(each.minutes.get(preset), runs[each.path].minutes) for each in done]
@@ -430,14 +408,13 @@ def run_chapters(
         left = remaining_minutes(over, ahead, jobs)
         return "" if not left else f"about {left:.1f} min to go"
 
-    beside = f", {jobs} side by side" if jobs > 1 else ""
-    print(f"Running {len(chosen)} chapters on {preset}, seed {seed}{beside}. Output: {out}")
+    where = f"{preset}, seed {course.seed}" + (f", {jobs} side by side" if jobs > 1 else "")
+    print(f"Running {len(chosen)} chapters on {where}. Output: {course.out}")
     print(estimate() or "How long it takes is not known.", flush=True)
     kernels = Kernels(jobs > 1)
     order = in_order_of_work(chosen, preset) if jobs > 1 and chosen else chosen
     with ThreadPoolExecutor(jobs) as pool:
-        given = preset, seed, out, kernels, limit
-        work = {pool.submit(execute, each, *given): each for each in order}
+        work = {pool.submit(execute, each, course, kernels, limit): each for each in order}
         try:
             for future in as_they_end(work, kernels):
                 chapter, run = work[future], future.result()
@@ -447,12 +424,11 @@ def run_chapters(
                 done.append(chapter)
                 said = ", ".join(filter(None, (run.status, f"{run.minutes:.1f} min", estimate())))
                 print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
-                write_summary(CourseRun(out, preset, seed, list(runs.values())))
+                write_summary(course)
         finally:
             while wait(work, timeout=0).not_done:  # after an error here, say a full disk
                 kernels.end()
                 wait(work, timeout=0.5)
-    return CourseRun(out, preset, seed, list(runs.values()))
 
 
 def as_they_end(
@@ -471,28 +447,26 @@ def as_they_end(
             yield from ended
 
 
-def earlier_runs(
-    chapters: Sequence[Chapter], preset: str, seed: int, out: Path
-) -> dict[Path, ChapterRun]:
-    """Return each chapter's earlier run in a folder, or "not run" (CourseError: of another run)."""
+def earlier_run(chapters: Sequence[Chapter], out: Path, preset: str, seed: int) -> CourseRun:
+    """Return what a folder holds of this run, else "not run" (CourseError: it holds another)."""
     kept, held = {}, (preset, seed)
     # no earlier run, or one that cannot be read: it is only for show
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        summary = loads((out / SUMMARY).read_text("utf-8"))
+    with contextlib.suppress(CompareError, KeyError, TypeError):
+        summary = read_run(out)
         held, entries = (summary["preset"], summary["seed"]), summary["chapters"]
         kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
     if held != (preset, seed):
         text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
         raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
-    runs = {}
+    course = CourseRun(out, preset, seed, {})
     for chapter in chapters:
         run = ChapterRun(chapter.number, chapter.title, chapter.question)
         if said := kept.get(chapter.path.name):
             # of a summary that another version wrote, what this one knows
             known = {name: said[name] for name in asdict(run) if name in said}
             run = replace(run, **known | {"earlier": True})
-        runs[chapter.path] = run
-    return runs
+        course.runs[chapter.path] = run
+    return course
 
 
 def write_summary(course: CourseRun) -> None:
@@ -506,13 +480,19 @@ def write_summary(course: CourseRun) -> None:
         print(f"(no {INDEX}: {error})", file=sys.stderr)
 
 
+def without_outputs(path: Path) -> Any:
+    """Return a notebook as before its first run."""
+    notebook = read_notebook(path)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
 def strip_outputs(notebooks: Path) -> list[Path]:
     """Take all outputs and execution counts out of the chapters in a folder."""
     paths = [chapter.path for chapter in find_chapters(notebooks)]
     for path in paths:
-        notebook = read_notebook(path)
-        for cell in code_cells(notebook):
-            cell.outputs, cell.execution_count = [], None
+        notebook = without_outputs(path)
         notebook.metadata.pop(STAMP, None)
         write_notebook(path, notebook)
     return paths
@@ -526,18 +506,18 @@ def write_notebook(path: Path, notebook: Any) -> None:
     write_whole(path, nbformat.writes(notebook) + "\n")
 
 
-def with_outputs(source: Any, executed: Any) -> Any:
-    """Return `source` with the outputs of `executed`, without progress bars and dead widgets."""
-    injected = code_cells(executed, "injected-parameters")
-    ran = [cell for cell in code_cells(executed) if cell not in injected]
+def with_outputs(path: Path, executed: Path) -> Any:
+    """Return a notebook with the outputs of its run, without progress bars and dead widgets."""
+    source, done = read_notebook(path), read_notebook(executed)
+    ran = [cell for cell in code_cells(done) if cell not in code_cells(done, "injected-parameters")]
     code = code_cells(source)
     if [cell.source for cell in ran] != [cell.source for cell in code]:
-        raise CourseError("The notebook has changed since it was executed: run it again.")
-    for number, (cell, done) in enumerate(zip(code, ran, strict=True), start=1):
-        if any(output.output_type == "error" for output in done.outputs):
-            raise CourseError("The run ended in an error: its outputs are not kept.")
+        raise CourseError(f"{path.name}: it has changed since it was executed: run it again.")
+    for number, (cell, made) in enumerate(zip(code, ran, strict=True), start=1):
+        if any(output.output_type == "error" for output in made.outputs):
+            raise CourseError(f"{path.name}: its run ended in an error: outputs are not kept.")
         cell.outputs, cell.execution_count = [], number
-        for output in done.outputs:
+        for output in made.outputs:
             live = [kind for kind in output.get("data", {}) if kind.startswith(WIDGET)]
             for kind in live:  # what shows as it stood (text/html) stays
                 del output.data[kind]
@@ -551,18 +531,15 @@ def with_outputs(source: Any, executed: Any) -> Any:
 
 def keep_outputs(executed: Path, notebooks: Path) -> list[Path]:
     """Put the outputs of every notebook executed into a folder into its source: all, or none."""
-    kept, ran = {}, read_run(executed)["chapters"]
-    stamps = {each["notebook"]: each.get(STAMP, "") for each in ran}
+    kept = {}
+    stamps = {each["notebook"]: each.get(STAMP, "") for each in read_run(executed)["chapters"]}
     for chapter in find_chapters(executed):
         target = notebooks / chapter.path.name
         if not target.is_file():
             raise CourseError(f"{target.name} was executed, but there is no such notebook now.")
-        try:
-            kept[target] = with_outputs(read_notebook(target), read_notebook(chapter.path))
-        except CourseError as error:
-            raise CourseError(f"{target.name}: {error}") from None
+        kept[target] = with_outputs(target, chapter.path)
+        kept[target].metadata[STAMP] = stamps.get(target.name, "")
     for target, notebook in kept.items():
-        notebook.metadata[STAMP] = stamps.get(target.name, "")
         write_notebook(target, notebook)
     return list(kept)
 
@@ -580,17 +557,21 @@ def find_figures(notebook: Any) -> list[tuple[str, str]]:
 
 def index_page(course: CourseRun) -> str:
     """Return the index page of a run: one HTML file that needs nothing from elsewhere."""
-    from jinja2 import Environment, FileSystemLoader
-
     statuses = [run.status for run in course.chapters]
-    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
+    counts = [f"{statuses.count(status)} {status}" for status in sorted({*statuses}, reverse=True)]
     drawn = [run for run in course.chapters if run.notebook]
-    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
-    environment.filters["value_text"] = value_text
-    return environment.get_template("course.html.j2").render(
+    return html_page(
+        "course",
         title=f"The alignment tax: {course.preset}, seed {course.seed}",
-        counts=", ".join(reversed(counts)),
+        counts=", ".join(counts),
         minutes=f"{sum(run.minutes for run in course.chapters if not run.earlier):.1f}",
         chapters=course.chapters,
         figures={r.number: find_figures(read_notebook(course.out / r.notebook)) for r in drawn},
     )
+
+
+def html_page(template: str, **values: Any) -> str:
+    """Return a page of `templates` (NAME.html.j2) with these values, escaped, in it."""
+    pages = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
+    pages.filters["value_text"] = value_text
+    return pages.get_template(f"{template}.html.j2").render(values)

@@ -6,7 +6,6 @@ hash of all that determines the model, so the teacher's machine can work out wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,11 @@ from tqdm import tqdm
 
 from alignment_tax import labels, presets
 from alignment_tax.figures import alt_text, class_fronts, save
-from alignment_tax.labels import markdown, seeds_text
 from alignment_tax.notebooks import CourseError
 from alignment_tax.pipeline.study import Study
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import recorded
-from alignment_tax.results.values import SUMMARY, read_records
+from alignment_tax.results.values import SUMMARY, read_records, read_run
 from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 from alignment_tax.stats.claim_list import CLAIMS
@@ -67,21 +65,15 @@ def read(path: Path) -> list[HandedIn]:
     found: dict[tuple[int, str], HandedIn] = {}
     for file in sorted(files):
         try:
-            chapters = (
-                [read_records(file)]
-                if file.name != SUMMARY
-                else [
-                    chapter["records"]
-                    for chapter in json.loads(file.read_text("utf-8"))["chapters"]
-                ]
-            )
-            for given in (records[RECORD] for records in chapters if RECORD in records):
-                table = pd.DataFrame(given["points"], columns=COLUMNS)
-                for seed in set(map(int, table["seed"])):
-                    own, key = table[table["seed"] == seed], str(given["key"])
-                    found[seed, key] = HandedIn(
-                        path.name, str(own["study"].iloc[0]), seed, key, own
-                    )
+            if file.name == SUMMARY:
+                kept = [chapter["records"] for chapter in read_run(file.parent)["chapters"]]
+            else:
+                kept = [read_records(file)]
+            for given in (records[RECORD] for records in kept if RECORD in records):
+                table, key = pd.DataFrame(given["points"], columns=COLUMNS), str(given["key"])
+                for seed, own in table.groupby(table["seed"].astype(int)):
+                    study = str(own["study"].iloc[0])
+                    found[int(seed), key] = HandedIn(path.name, study, int(seed), key, own)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{path.name}: {file.name} cannot be read ({error}).") from error
     if not found:
@@ -103,10 +95,8 @@ def faults(
         elif seeds and each.seed not in seeds:
             wrong.append(f"{who} was given to nobody")
         elif each.key != Study(preset, each.seed, Keys(Path())).rsf(preset.rsf.rounds).key:
-            wrong.append(
-                f"{who} is of a model that these stages do not make: of another seed, of another "
-                "version of the course, or with changed settings"
-            )
+            why = "of another seed, of another version of the course, or with changed settings"
+            wrong.append(f"{who} is of a model that these stages do not make: {why}")
         owners.setdefault(each.seed, each.student)
     return wrong
 
@@ -132,8 +122,7 @@ def pool(folder: Path, out: Path, preset: str = "tiny", seeds: Sequence[int] = (
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "points.csv", points.to_csv(index=False, float_format="%.6g"))
     save(figure, out / "front.png")
-    text = f"{theirs}\n\n![{alt_text(figure)}](front.png)\n"
-    write_whole(out / "README.md", text)
+    write_whole(out / "README.md", f"{theirs}\n\n![{alt_text(figure)}](front.png)\n")
     return out / "README.md"
 
 
@@ -148,6 +137,11 @@ def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
         said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
         lines.append([str(rows[0]["claim"]), *said])
     owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
-    told = {"preset": preset, "count": len(handed), "key": run.key, "seeds": seeds_text(run.seeds)}
-    table = markdown(["claim", "this class", "recorded"], lines)
+    told = {
+        "preset": preset,
+        "count": len(handed),
+        "key": run.key,
+        "seeds": labels.seeds_text(run.seeds),
+    }
+    table = labels.markdown(["claim", "this class", "recorded"], lines)
     return labels.page("pool", **told, claims=table, owners=owners)

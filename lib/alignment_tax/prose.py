@@ -5,7 +5,7 @@ A mark is a comment that no page shows, the number behind it, and a comment that
     <!--claim tax.rsf.forgetting-->-7.9 (-12.0 to -3.9)<!--/-->   difference and interval
     <!--claim tax.rsf.forgetting difference-->-7.9<!--/-->         or low, high, verdict, n_seeds
     <!--claim tiny-more-rounds:tax.rsf.forgetting-->...<!--/-->   the same claim of another preset
-    <!--mean rsf/average@0.5 gold-->2.6<!--/-->                    a model's score, mean over seeds
+    <!--mean rsf/average@0.5 gold-->2.6<!--/-->                    mean over seeds, reward as a gain
     <!--kept rsf/average@0.5 reward-->90 %<!--/-->                 its share of what RSF changed
 
 What a sentence *says* of a number a person wrote. A cell whose prose needs a verdict names claim
@@ -33,16 +33,14 @@ POINTS, REWARDS = 1, 2
 
 
 def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
-    """Return a text with every mark filled (KeyError, NotRecorded: what it names is not there).
+    """Return a Markdown text with every mark filled from rows of claims.csv and one study's points.
 
-    A claim of the course whose models are not recorded yet is said to be so.
-
-    Args:
-        text: Markdown.
-        found: Rows of claims.csv.
-        points: The columns of points.csv, one study.
+    A claim of the course whose models are not recorded yet is said to be so; KeyError, NotRecorded:
+    what else a mark names is not there.
     """
-    rows = Selection(points) if MARK.search(text) else None
+    if not MARK.search(text):
+        return text
+    rows = Selection(points)
 
     def filled(mark: re.Match[str]) -> str:
         opening, kind, name, column, _, closing = mark.groups()
@@ -51,9 +49,12 @@ def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
             if row is None and name.rpartition(":")[2] not in CLAIMS:
                 raise KeyError(f"The table holds no claim {name!r}.")
             said = "(not recorded)" if row is None else _claimed(row, column or "effect")
+        elif kind == "mean":
+            digits = REWARDS if column in ("reward", "gold") else POINTS
+            said = number(rows.model(name)[column].mean(), digits)
         else:
-            assert rows is not None
-            said = _mean(rows, name, column) if kind == "mean" else _kept(rows, name, column)
+            start, end, own = (rows.model(m)[column].mean() for m in ("sft", "rsf/last", name))
+            said = f"{number(100 * (own - start) / (end - start), 0)} %"
         return f"{opening}{said}{closing}"
 
     return MARK.sub(filled, text)
@@ -71,22 +72,9 @@ def _claimed(row: pd.Series, column: str) -> str:
     digits = POINTS if row["unit"] == "points" else REWARDS
     if column == "effect":
         return claims.effect(row, digits)
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    return str(value) if column == "n_seeds" else number(value, digits, sign=True)
-
-
-def _mean(rows: Selection, name: str, score: str) -> str:
-    """Return a model's mean over seeds; reward is what was gained over theta_0."""
-    digits = REWARDS if score in ("reward", "gold") else POINTS
-    return number(rows.model(name)[score].mean(), digits)
-
-
-def _kept(rows: Selection, name: str, score: str) -> str:
-    """Return what a model has of what RSF changed since theta_0, in percent."""
-    start, end, own = (rows.model(text)[score].mean() for text in ("sft", "rsf/last", name))
-    return f"{number(100 * (own - start) / (end - start), 0)} %"
+    if isinstance(row[column], str) or column == "n_seeds":
+        return str(row[column])
+    return number(row[column], digits, sign=True)
 
 
 def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.DataFrame) -> bool:

@@ -14,7 +14,7 @@ import os
 import subprocess
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,23 +22,14 @@ from xml.etree import ElementTree
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import presets, settings
+from alignment_tax import notebooks, presets, settings
 from alignment_tax.elsewhere import CHILD, environment, fresh_python, run_line, workers
-from alignment_tax.notebooks import (
-    TEMPLATES,
-    Chapter,
-    CourseError,
-    check_parameters,
-    find_chapters,
-    find_figures,
-    read_notebook,
-    select_chapters,
-)
+from alignment_tax.notebooks import Chapter, CourseError, find_chapters, find_figures, read_notebook
 from alignment_tax.pipeline.record import finished_points
 from alignment_tax.pipeline.recorded_only import TABLES
 from alignment_tax.provenance import maker, provenance
 from alignment_tax.results.recorded import read_table, recorded
-from alignment_tax.results.values import CompareError, leaves, read_records, read_run, value_text
+from alignment_tax.results.values import CompareError, read_records, read_run, value_text, values
 from alignment_tax.stats import claims, drift
 from alignment_tax.stats.drift import Change, Held
 from alignment_tax.store import write_whole
@@ -51,11 +42,7 @@ PATIENCE, LEAST_MINUTES = 3, 10
 
 @dataclass(frozen=True)
 class Asked:
-    """What is run and compared.
-
-    `limit` are minutes a cell, `baseline` is an earlier folder, `scheduler` for
-    `elsewhere.workers`.
-    """
+    """What is run and compared."""
 
     preset: str
     seeds: tuple[int, ...]
@@ -63,9 +50,9 @@ class Asked:
     notebooks: Path
     only: tuple[str, ...] = ()
     jobs: int | None = None
-    baseline: Path | None = None
-    limit: float | None = None
-    scheduler: str | None = None
+    baseline: Path | None = None  # an earlier folder
+    limit: float | None = None  # minutes a cell
+    scheduler: str | None = None  # for `elsewhere.workers`
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class Found:
     failed: list[dict[str, Any]]
     then: dict[str, Any]  # provenance
     now: dict[str, Any]
-    paired: list[int] = field(default_factory=list)
+    paired: list[int]  # seeds of the recorded theta_0
 
     @property
     def moved(self) -> list[Change]:
@@ -100,11 +87,15 @@ def regress(asked: Asked) -> Found:
 
     CourseError, UnknownPreset: what is asked for makes no sense; nothing was run.
     """
-    chapters = select_chapters(find_chapters(asked.notebooks), asked.only)
-    check_parameters(chapters)
+    chapters = notebooks.select_chapters(find_chapters(asked.notebooks), asked.only)
+    notebooks.check_parameters(chapters)
     presets.get(asked.preset)
-    if asked.baseline is not None:
-        _check_baseline(asked.baseline, asked.preset)
+    if folder := asked.baseline:
+        path = folder / ABOUT
+        held = json.loads(path.read_text("utf-8"))["preset"] if path.is_file() else None
+        if held != asked.preset or not (folder / POINTS).is_file():
+            text = f"{folder} holds no finished `regress` of preset {asked.preset}"
+            raise CourseError(f"{text}: give --baseline the --out folder of one.")
     settings.writable(asked.out, "Choose another folder with --out.")
     about = {"preset": asked.preset, "seeds": asked.seeds, **provenance()}
     write_whole(asked.out / ABOUT, json.dumps(about, indent=2) + "\n")
@@ -116,19 +107,6 @@ def regress(asked: Asked) -> Found:
     found = compared(asked, chapters, seeds)
     write_report(found, chapters)
     return found
-
-
-def _check_baseline(folder: Path, preset: str) -> None:
-    path = folder / ABOUT
-    held = json.loads(path.read_text("utf-8"))["preset"] if path.is_file() else None
-    if held != preset or not (folder / POINTS).is_file():
-        raise CourseError(
-            f"{folder} holds no finished `regress` of preset {preset}: give --baseline the --out "
-            "folder of one."
-        )
-
-
-# --- running --------------------------------------------------------------------------------------
 
 
 def run_seeds(
@@ -143,8 +121,8 @@ def run_seeds(
     seeds, jobs = len(asked.seeds), asked.jobs or os.cpu_count() or 1
     # a last seed alone would leave cores idle: five seeds go by three and two on two cores
     width = math.ceil(seeds / max(1, seeds // jobs))
-    whole = sum(each.minutes.get(asked.preset, 0.0) for each in find_chapters(asked.notebooks))
-    limit = asked.limit or max(LEAST_MINUTES, PATIENCE * whole)
+    usual = [each.minutes.get(asked.preset, 0.0) for each in find_chapters(asked.notebooks)]
+    limit = asked.limit or max(LEAST_MINUTES, PATIENCE * sum(usual))
     words = ["--only", *(c.path.name for c in chapters), "--keep", "--limit", f"{limit:g}"]
     own = environment() | {settings.RUNS_VARIABLE: str(stages)}
     chosen = {chapter.number for chapter in chapters}
@@ -186,18 +164,15 @@ def _ended(folder: Path, chosen: Collection[str]) -> int:
 def run_elsewhere(asked: Asked, pins: Path | None) -> int:
     """Do all of it in a fresh environment (see `fresh_python`); return the exit code."""
     python = fresh_python(asked.out, pins)
-    given: dict[str, Any] = {"jobs": asked.jobs, "baseline": asked.baseline, "limit": asked.limit}
-    given |= {"scheduler": asked.scheduler}
     words = ["--preset", asked.preset, "--out", asked.out, "--seeds", *asked.seeds]
     words += ["--only", *asked.only] if asked.only else []
-    words += [w for name, value in given.items() if value for w in (f"--{name}", value)]
+    for name in ("jobs", "baseline", "limit", "scheduler"):
+        if value := getattr(asked, name):
+            words += [f"--{name}", value]
     command = [str(python), "-c", CHILD, str(asked.notebooks), "regress", *map(str, words)]
     # its input is never ended, so that it is not either
     with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE) as child:
         return child.wait()
-
-
-# --- comparing ------------------------------------------------------------------------------------
 
 
 def read_runs(folder: Path, preset: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -208,11 +183,10 @@ def read_runs(folder: Path, preset: str, seeds: Sequence[int]) -> dict[int, dict
 def recording(folder: Path, chapters: Sequence[Chapter], seeds: Sequence[int]) -> dict[str, Held]:
     """Return what the recording says: its tables of every seed, the kept outputs of seed 0."""
     found = drift.by_place(read_runs(folder, presets.RECORDED, seeds), tables=True)
-    for chapter in chapters:
-        for name, value in read_records(chapter.path).items():
-            for place, each in leaves(f"{chapter.number} {name}", value):
-                old = found.get(place, Held({}))
-                found[place] = Held({**old.values, 0: each}, old.tables)
+    kept = [{"number": each.number, "records": read_records(each.path)} for each in chapters]
+    for place, value in values({"chapters": kept}):
+        old = found.get(place, Held({}))
+        found[place] = Held({**old.values, 0: value}, old.tables)
     return found
 
 
@@ -230,45 +204,33 @@ def compared(asked: Asked, chapters: Sequence[Chapter], seeds: Sequence[int]) ->
         about = json.loads((asked.baseline / ABOUT).read_text("utf-8"))
         old = drift.by_place(read_runs(asked.baseline, asked.preset, about["seeds"]))
         sides.append((old, read_table(asked.baseline / POINTS), about))
-    ended = {c["number"] for run in runs.values() for c in run["chapters"] if c["status"] == "ok"}
     chosen, paired = {chapter.number for chapter in chapters}, set[int]()
+    ran = [{"seed": seed, **each} for seed, run in runs.items() for each in run["chapters"]]
+    ran = [each for each in ran if each["number"] in chosen]
+    ended = {each["number"] for each in ran if each["status"] == "ok"}
     for then, of_then, _ in sides:
         same = drift.same_starts(of_then, points)
         paired |= same
-        for place in [each for each in then if each[:2] in ended & chosen]:
+        for place in [each for each in then if each[:2] in ended]:
             changes.append(drift.judge(place, then[place], now.pop(place, Held({})), same))
         if of_then is sides[0][1]:
             changes += drift.claimed(of_then, points, same)
     changes += [drift.judge(place, Held({}), each, ()) for place, each in now.items()]
-    failed = [
-        {"seed": seed, **chapter}
-        for seed, run in runs.items()
-        for chapter in run["chapters"]
-        if chapter["number"] in chosen and chapter["status"] != "ok"
-    ]
+    failed = [each for each in ran if each["status"] != "ok"]
     then = sides[0][2] if sides else {}
     return Found(asked, drift.settled(changes), failed, then, provenance(), sorted(paired))
 
 
-# --- the report -----------------------------------------------------------------------------------
-
-
 def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
     """Write one HTML page that needs nothing from elsewhere, and the same as JUnit XML."""
-    from jinja2 import Environment, FileSystemLoader
-
     out, first = found.asked.out, found.asked.seeds[0]
     figures = {}
     for chapter in chapters:
         path = out / f"{found.asked.preset}-seed{first}" / chapter.path.name
         sides = [each for each in (chapter.path, path) if each.is_file()]
         figures[chapter.name] = [find_figures(read_notebook(each)) for each in sides]
-    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
-    environment.filters["value_text"] = value_text
     rows = sorted(found.changes, key=lambda e: (not e.moved, -abs(e.errors or 0), e.chapter))
-    page = environment.get_template("regress.html.j2").render(
-        found=found, rows=rows, figures=figures
-    )
+    page = notebooks.html_page("regress", found=found, rows=rows, figures=figures)
     write_whole(out / PAGE, page)
     write_whole(out / JUNIT, junit(found))
     table = pd.DataFrame([asdict(each) for each in rows], columns=[f.name for f in fields(Change)])
@@ -277,12 +239,10 @@ def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
 
 def junit(found: Found) -> str:
     """Return the report as JUnit XML: a case a value, a claim and a failed chapter."""
+    counts = {"tests": len(found.changes) + len(found.failed), "failures": len(found.moved)}
+    counts |= {"errors": len(found.failed), "skipped": len(found.changes) - found.judged}
     suite = ElementTree.Element("testsuite", name="alignment-tax regress")
-    counts = (len(found.changes) + len(found.failed), len(found.moved), len(found.failed))
-    unjudged = len(found.changes) - found.judged
-    for name, number in zip(("tests", "failures", "errors"), counts, strict=True):
-        suite.set(name, str(number))
-    suite.set("skipped", str(unjudged))
+    suite.attrib.update({name: str(number) for name, number in counts.items()})
     for each in found.changes:
         case = ElementTree.SubElement(suite, "testcase", classname=each.chapter, name=each.name)
         if each.moved:

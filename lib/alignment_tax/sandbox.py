@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import torch
 
+Texts = Sequence[str]
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # options of prctl
@@ -107,13 +108,12 @@ def write_back(given: Any, after: Any) -> None:
         given[...] = after
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """The process: runs code, then answers calls of what that code has defined."""
 
     def __init__(
-        self, code: Sequence[str], wanted: Sequence[str], names: dict[str, Any], folder: Path,
-        limits: Limits,
-    ) -> None:  # fmt: skip
+        self, code: Texts, wanted: Texts, names: dict[str, Any], folder: Path, limits: Limits
+    ) -> None:
         """Start it; `folder` (absolute, its to write to) becomes its current and home folder."""
         self.limits, self.ended, self.buffer = limits, "", b""
         self.deadline = time.monotonic() + limits.seconds
@@ -132,9 +132,6 @@ class Sandbox:
                 os._exit(0)
         theirs.close()
 
-    def __enter__(self) -> Sandbox:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.kill()
         self.socket.close()
@@ -144,14 +141,10 @@ class Sandbox:
         apart, ready = self.read(), self.read()
         if "error" in ready:
             self.end(ready["error"])
-        values = ready["names"].items()
-        return apart is True, {n: v if v == {"function": 1} else decode(v) for n, v in values}
+        functions = {name: partial(self.call, name) for name in ready["functions"]}
+        return apart is True, functions | decode(ready["values"])
 
-    def function(self, name: str) -> Callable[..., Any]:
-        """Return a function here that calls the one there."""
-        return lambda *arguments: self.call(name, arguments)
-
-    def call(self, name: str, arguments: Sequence[Any]) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
         """Return what a function answers; what it raises is raised under the same name."""
         if not self.ended:
             sent = json.dumps({"call": name, "arguments": [encode(each) for each in arguments]})
@@ -275,9 +268,7 @@ def refuse(folder: str, event: str, given: tuple[Any, ...]) -> None:
             raise PermissionError(f"nothing may be changed outside its folder ({place})")
 
 
-def serve(
-    theirs: socket.socket, code: Sequence[str], wanted: Sequence[str], names: dict[str, Any]
-) -> None:
+def serve(theirs: socket.socket, code: Texts, wanted: Texts, names: dict[str, Any]) -> None:
     """Run code, whose faults count only if what is wanted of it is missing; then answer calls."""
 
     def say(what: dict[str, Any]) -> None:
@@ -292,9 +283,10 @@ def serve(
     if missing := [name for name in wanted if name not in names]:
         say({"error": fault or f"nothing is called {missing[0]}"})
         return
+    functions = [name for name in wanted if callable(names[name])]
     try:
-        values = {n: {"function": 1} if callable(names[n]) else encode(names[n]) for n in wanted}
-        say({"names": values})
+        values = encode({name: names[name] for name in wanted if name not in functions})
+        say({"functions": functions, "values": values})
     except TypeError as error:
         say({"error": str(error)})
     for asked in map(json.loads, theirs.makefile("r", encoding="utf-8")):

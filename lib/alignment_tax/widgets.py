@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import html
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -21,7 +21,6 @@ from alignment_tax.results.points import prepare, with_rsf
 from alignment_tax.results.recorded import Recorded
 from alignment_tax.spec import AVERAGE, PART, Spec, block_count, ratios_in
 
-K = TypeVar("K")
 #: What is said of a model, reward as a gain over theta_0.
 SCORES = ["reward", "gold", "forgetting", "skill", *FAMILIES]
 
@@ -35,48 +34,50 @@ class Pictured(ipywidgets.VBox):
         return bundle | {"text/html": "".join(said)}
 
 
+def _live(controls: Iterable[Any], answer: Callable[[], str]) -> ipywidgets.HTML:
+    """Return what `answer` says, as HTML, again whenever a control is moved or pressed."""
+    said = ipywidgets.HTML(answer())
+
+    def refresh(_: object) -> None:
+        said.value = answer()
+
+    for each in controls:
+        if isinstance(each, ipywidgets.Button):
+            each.on_click(refresh)
+        else:
+            each.observe(refresh, "value")
+    return said
+
+
 def alpha_slider(
     look: Callable[[float], tuple[str, Figure]], alphas: Sequence[float], start: float
 ) -> Pictured:
-    """Return a slider over the alphas that were recorded, and what `look` says of each, once.
+    """Return a slider over the alphas that were recorded, shown at `start`; ValueError: no alpha.
 
-    Args:
-        look: takes an alpha, returns a sentence and a figure, both from recorded points.
-        alphas, start: what can be chosen, and what of it is shown first (ValueError: none of it).
+    `look` takes an alpha and returns a sentence and a figure, once, both from recorded points.
     """
     if start not in alphas:
         raise ValueError(f"alpha {start} is none of {', '.join(f'{a:g}' for a in alphas)}.")
     # of numbers, not of choices: a screen reader is told alpha, and not the place of a choice
     slider = ipywidgets.FloatSlider(
-        value=start,
-        min=min(alphas),
-        max=max(alphas),
+        value=start, min=min(alphas), max=max(alphas), readout_format=".2f",
         step=(max(alphas) - min(alphas)) / max(1, len(alphas) - 1),
-        readout_format=".2f",
-        description="α: weight of the aligned model",
-        continuous_update=False,
-        style={"description_width": "16em"},
-        layout=ipywidgets.Layout(width="40em"),
-    )
-    said = ipywidgets.HTML()
+        description="α: weight of the aligned model", continuous_update=False,
+        style={"description_width": "16em"}, layout=ipywidgets.Layout(width="40em"),
+    )  # fmt: skip
     shown = functools.cache(lambda alpha: page(*look(alpha)))
 
-    def refresh(_: object = None) -> None:
-        said.value = shown(min(alphas, key=lambda alpha: abs(alpha - slider.value)))
+    def answer() -> str:
+        return shown(min(alphas, key=lambda alpha: abs(alpha - slider.value)))
 
-    slider.observe(refresh, "value")
-    refresh()
-    return Pictured([slider, said])
+    return Pictured([slider, _live([slider], answer)])
 
 
 def page(text: str, figure: Figure) -> str:
     """Return a sentence and a figure with its alt text as HTML."""
-    data = base64.b64encode(png(figure)).decode("ascii")
-    alt = html.escape(alt_text(figure))
-    return (
-        f'<p>{html.escape(text)}</p><img alt="{alt}" style="max-width: 100%; max-height: 65vh" '
-        f'src="data:image/png;base64,{data}">'
-    )
+    data, alt = base64.b64encode(png(figure)).decode("ascii"), html.escape(alt_text(figure))
+    shown = f'style="max-width: 100%; max-height: 65vh" src="data:image/png;base64,{data}"'
+    return f'<p>{html.escape(text)}</p><img alt="{alt}" {shown}>'
 
 
 # --- the playground: every control is reached by Tab, and each number box carries its name --------
@@ -132,26 +133,26 @@ def look_around(rows: pd.DataFrame, replies: pd.DataFrame, choice: Choice) -> st
     if on.empty:
         return "<p role='status'>Nothing is on: check a method and a seed that has it.</p>"
     plain = on[(on["method"] == AVERAGE) & np.isclose(on["alpha"], choice.alpha)]
-    found = {f"α = {choice.alpha:g}": plain} if len(plain) else {}
+    found, said = dict[str, pd.DataFrame](), "no plain average is on."
+    if len(plain):
+        found[f"α = {choice.alpha:g}"] = plain
+        gain, skill = number(plain["reward"].mean(), 2, sign=True), plain["forgetting"].mean()
+        said = f"reward gained {gain}, skill with format forgiven {number(skill)} %, "
+        said += f"{seeds_text(plain['seed'])}."
     asked, told = " | ".join(f"{each:g}" for each in choice.ratios), "No mixture of thirds is on."
     if len(near := nearest(on, choice.ratios)):
         named = " | ".join(f"{each:.2g}" for each in near["thirds"].iloc[0])
         found[f"thirds {named}"] = near
         exact = np.allclose(near["thirds"].iloc[0], choice.ratios)
+        how = "recorded" if exact else f"not recorded: the nearest are {named}"
         who = f"({CLOUD[near['method'].iloc[0]].label}, {seeds_text(near['seed'])})"
-        told = f"Thirds {asked} are recorded {who}." if exact else (
-            f"Thirds {asked} are not recorded: the nearest are {named} {who}."
-        )  # fmt: skip
-    said = f"At α = {choice.alpha:g}: " + ("no plain average is on." if plain.empty else (
-        f"reward gained {number(plain['reward'].mean(), 2, sign=True)}, skill with format "
-        f"forgiven {number(plain['forgetting'].mean())} %, {seeds_text(plain['seed'])}."
-    ))  # fmt: skip
+        told = f"Thirds {asked} are {how} {who}."
     means = pd.DataFrame({name: own[SCORES].mean() for name, own in found.items()}).T
     here = means.reset_index(names="name")
-    drawn = page(f"{said} {told}", cloud(on, here, run_caption(on, recorded=True).split(" · ")[0]))
-    numbers = means.rename(columns=AXIS_NAMES | {"reward": "reward gained"}).to_html(
-        border=0, float_format="{:.2f}".format
-    )
+    caption = run_caption(on, recorded=True).split(" · ")[0]
+    drawn = page(f"At α = {choice.alpha:g}: {said} {told}", cloud(on, here, caption))
+    shown = means.rename(columns=AXIS_NAMES | {"reward": "reward gained"})
+    numbers = shown.to_html(border=0, float_format="{:.2f}".format)
     return drawn.replace("<p>", "<p role='status'>", 1) + numbers + _replies(replies, choice)
 
 
@@ -165,14 +166,13 @@ def _replies(replies: pd.DataFrame, choice: Choice) -> str:
     own = own.dropna(subset="alpha")
     there = sorted(own["alpha"].unique())
     alpha = min(there, key=lambda each: abs(each - choice.alpha))
-    asked = own[own["alpha"] == alpha].set_index("question")[["reply", "reward", "gold"]]
     listed = ", ".join(f"{each:g}" for each in there)
     told = f"Replies at α = {alpha:g}, seed {own['seed'].iloc[0]} (recorded at {listed}):"
-    table = asked.rename_axis("asked").reset_index()
-    shown = table.to_html(
+    asked = own[own["alpha"] == alpha].rename(columns={"question": "asked"})
+    table = asked[["asked", "reply", "reward", "gold"]].to_html(
         index=False, border=0, justify="left", na_rep="", float_format="{:.1f}".format
     )
-    return f"<p>{told}</p>{shown}"
+    return f"<p>{told}</p>{table}"
 
 
 def _dial(name: str, value: float) -> tuple[ipywidgets.FloatSlider, ipywidgets.HBox]:
@@ -185,15 +185,11 @@ def _dial(name: str, value: float) -> tuple[ipywidgets.FloatSlider, ipywidgets.H
     return slider, ipywidgets.HBox([box, slider])
 
 
-def _switches(names: Mapping[K, str], on: Collection[K]) -> dict[K, ipywidgets.Checkbox]:
+def _switches(names: Mapping[Any, str], on: Collection[Any]) -> dict[Any, ipywidgets.Checkbox]:
     return {
         key: ipywidgets.Checkbox(value=key in on, description=text, indent=False)
         for key, text in names.items()
     }
-
-
-def _on(switches: Mapping[K, ipywidgets.Checkbox]) -> tuple[K, ...]:
-    return tuple(key for key, switch in switches.items() if switch.value)
 
 
 def playground(run: Recorded, start: Choice) -> Pictured:
@@ -203,23 +199,18 @@ def playground(run: Recorded, start: Choice) -> Pictured:
     dials = [_dial(*each) for each in zip(names, (start.alpha, *start.ratios), strict=True)]
     methods = {name: look.label for name, look in CLOUD.items() if name in set(rows["method"])}
     seeds = {int(seed): f"seed {seed}" for seed in sorted(rows["seed"].unique())}
-    by_method, by_seed = _switches(methods, start.methods), _switches(seeds, start.seeds)
-    said = ipywidgets.HTML()
+    groups = [_switches(methods, start.methods), _switches(seeds, start.seeds)]
+    controls = [*(slider for slider, _ in dials), *(b for each in groups for b in each.values())]
+    shown = functools.cache(functools.partial(look_around, rows, run.replies))
 
-    @functools.cache
-    def shown(choice: Choice) -> str:
-        return look_around(rows, run.replies, choice)
-
-    def refresh(_: object = None) -> None:
+    def answer() -> str:
         alpha, *ratios = (round(slider.value, 1) for slider, _ in dials)
-        said.value = shown(Choice(alpha, tuple(ratios), _on(by_method), _on(by_seed)))
+        on = [tuple(key for key, box in each.items() if box.value) for each in groups]
+        return shown(Choice(alpha, tuple(ratios), *on))
 
-    for each in (*(slider for slider, _ in dials), *by_method.values(), *by_seed.values()):
-        each.observe(refresh, "value")
-    refresh()
+    said = _live(controls, answer)
     grid = ipywidgets.Layout(grid_template_columns="repeat(auto-fill, minmax(14em, 1fr))")
-    groups = [list(by_method.values()), list(by_seed.values())]
-    grids = [ipywidgets.GridBox(group, layout=grid) for group in groups]
+    grids = [ipywidgets.GridBox(list(each.values()), layout=grid) for each in groups]
     return Pictured([*(box for _, box in dials), *grids, said])
 
 
@@ -227,12 +218,5 @@ def request_box(answer: Callable[[str], str], start: str) -> Pictured:
     """Return a line for a request and a button; `answer` takes the request and returns HTML."""
     line = ipywidgets.Text(value=start, description="Your request", continuous_update=False)
     line.style.description_width, line.layout.width = "8em", "40em"
-    ask, said = ipywidgets.Button(description="Ask again"), ipywidgets.HTML()
-
-    def refresh(_: object = None) -> None:
-        said.value = answer(line.value)
-
-    line.observe(refresh, "value")
-    ask.on_click(refresh)
-    refresh()
-    return Pictured([ipywidgets.HBox([line, ask]), said])
+    ask = ipywidgets.Button(description="Ask again")
+    return Pictured([ipywidgets.HBox([line, ask]), _live([line, ask], lambda: answer(line.value))])
