@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -23,7 +23,7 @@ from alignment_tax.weights import open_checkpoint
 from bench import UNIT, Numbers, keep, kept, python
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384
-ALPHA, CPU, NAME = 0.6, "cpu_seconds", "bench.json"
+ALPHA, NAME = 0.6, "bench.json"
 #: A process of its own that starts a command: memory of this one would count as the command's.
 LAUNCH = """import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -79,17 +79,15 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
                     shutil.rmtree(made, ignore_errors=True)
             found["raw"][name] = raw
 
-        def middle(program: str, number: str) -> float:
-            return statistics.median(each[number] for each in raw[program])  # noqa: B023
-
-        seconds = middle("ours", "seconds")
-        own = found[name] = {"peak_mb": middle("ours", "peak_mb")}
+        middle = pd.DataFrame({each: pd.DataFrame(rows).median() for each, rows in raw.items()})
+        seconds, cpu, peaks = (middle.loc[each] for each in ("seconds", "cpu_seconds", "peak_mb"))
+        own = found[name] = {"peak_mb": peaks["ours"]}
         if name == "large":
-            own["over_cp"] = (seconds - middle("start", "seconds")) / middle("cp", "seconds")
+            own["over_cp"] = (seconds["ours"] - seconds["start"]) / seconds["cp"]
         else:
-            own["times_mergekit_linear"] = middle("mergekit", "seconds") / seconds
-            own["times_mergekit_linear_cpu"] = middle("mergekit", CPU) / middle("ours", CPU)
-            own["peak_over_mergekit"] = own["peak_mb"] / middle("mergekit", "peak_mb")
-        print(name, own)
+            own["times_mergekit_linear"] = seconds["mergekit"] / seconds["ours"]
+            own["times_mergekit_linear_cpu"] = cpu["mergekit"] / cpu["ours"]
+            own["peak_over_mergekit"] = peaks["ours"] / peaks["mergekit"]
+        print(name, json.dumps(own))
         keep({**kept(NAME, out), "merge": found | {"provenance": provenance()}}, NAME, out)
     return 0

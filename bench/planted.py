@@ -10,7 +10,6 @@ takes a quarter of an hour of one core. What is finished is kept, so it goes on 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,48 +43,28 @@ class Fault:
 
 
 FAULTS = (
-    Fault(
-        "a wrong sign in the loss of RSF", "04", "train/loop.py",
-        "loss = outputs.loss + added.sum()", "loss = added.sum() - outputs.loss",
-    ),
-    Fault(
-        "alpha as the weight of the model before RLHF", "09", "merge/average.py",
-        "wide(end), float(alpha))", "wide(end), 1 - float(alpha))",
-    ),
-    Fault(
-        "RSF trains in bfloat16", "04", "train/loop.py",
-        "model.float().eval()  #", "model.bfloat16().eval()  #",
-    ),
-    Fault(
-        "a learning rate of RSF ten times as high", "04", "train/loop.py",
-        "parameters, lr=learning_rate,", "parameters, lr=10 * learning_rate,",
-    ),
-    Fault(
-        "the end token masked out of the loss of SFT", "02", "train/sft.py",
-        "[1] * (len(ids) - asked)))", "[1] * (len(ids) - asked - 1) + [0]))",
-    ),
-    Fault(
-        "the reward read one token before the last", "03", "models.py",
-        "device=mask.device)).argmax(dim=1)", "device=mask.device)).argmax(dim=1) - 1",
-    ),
-    Fault(
-        "a rejected reply of another pair", "03", "train/reward.py",
-        '"rejected_ids": rejected[i]} for i in usable]',
-        '"rejected_ids": rejected[j]} for i, j in zip(usable, usable[1:] + usable[:1])]',
-    ),
-    Fault(
-        "the stop string of the skills lost", "09", "skills/tiny/_generate.yaml",
-        'until: ["<eos>"]', 'until: ["<end>"]',
-    ),
-    Fault(
-        "an average that leaves the norms as they were", "09", "merge/average.py",
-        "averaged = averaged_names(theta_0, what)",
-        'averaged = {n for n in averaged_names(theta_0, what) if "norm" not in n}',
-    ),
-    Fault(
-        "another default of the trainer: beta2 of Adam 0.95", "02", "train/trainer.py",
-        '"weight_decay": 0.0,', '"weight_decay": 0.0, "adam_beta2": 0.95,',
-    ),
+    Fault("a wrong sign in the loss of RSF", "04", "train/loop.py",
+          "loss = outputs.loss + added.sum()", "loss = added.sum() - outputs.loss"),
+    Fault("alpha as the weight of the model before RLHF", "09", "merge/average.py",
+          "wide(end), float(alpha))", "wide(end), 1 - float(alpha))"),
+    Fault("RSF trains in bfloat16", "04", "train/loop.py",
+          "model.float().eval()  #", "model.bfloat16().eval()  #"),
+    Fault("a learning rate of RSF ten times as high", "04", "train/loop.py",
+          "parameters, lr=learning_rate,", "parameters, lr=10 * learning_rate,"),
+    Fault("the end token masked out of the loss of SFT", "02", "train/sft.py",
+          "[1] * (len(ids) - asked)))", "[1] * (len(ids) - asked - 1) + [0]))"),
+    Fault("the reward read one token before the last", "03", "models.py",
+          "device=mask.device)).argmax(dim=1)", "device=mask.device)).argmax(dim=1) - 1"),
+    Fault("a rejected reply of another pair", "03", "train/reward.py",
+          '"rejected_ids": rejected[i]} for i in usable]',
+          '"rejected_ids": rejected[j]} for i, j in zip(usable, usable[1:] + usable[:1])]'),
+    Fault("the stop string of the skills lost", "09", "skills/tiny/_generate.yaml",
+          'until: ["<eos>"]', 'until: ["<end>"]'),
+    Fault("an average that leaves the norms as they were", "09", "merge/average.py",
+          "averaged = averaged_names(theta_0, what)",
+          'averaged = {n for n in averaged_names(theta_0, what) if "norm" not in n}'),
+    Fault("another default of the trainer: beta2 of Adam 0.95", "02", "train/trainer.py",
+          '"weight_decay": 0.0,', '"weight_decay": 0.0, "adam_beta2": 0.95,'),
 )  # fmt: skip
 
 
@@ -155,15 +134,13 @@ def run() -> int:
         say(f"[{number + 1}/{len(FAULTS)}] {fault.name} ...")
         out = top / str(number)
         with planted(fault, copy):
-            words = ("--only", fault.chapter, "--baseline", str(baseline))
-            changes = regress(copy, out, *words)
-        [ran] = [
-            c for c in read_runs(out, PRESET, [0])[0]["chapters"] if c["number"] == fault.chapter
-        ]
+            changes = regress(copy, out, "--only", fault.chapter, "--baseline", str(baseline))
+        every = {each["number"]: each for each in read_runs(out, PRESET, [0])[0]["chapters"]}
+        ran = every[fault.chapter]
         failed = "" if ran["status"] == "ok" else f"{ran['cell']}: {ran['error']}"[:100]
         rows.append(told(fault, changes, over_seeds(out, baseline), failed))
         say(f"    {rows[-1]}")
     table = pd.DataFrame(rows)
     write_whole(settings.results_folder() / OUT, table.to_csv(index=False, lineterminator="\n"))
-    print(table.to_string(index=False), file=sys.stdout)
+    print(table.to_string(index=False))
     return 0

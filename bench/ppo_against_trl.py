@@ -42,7 +42,6 @@ JUDGED = 256
 #: Iterations at the start whose seconds are left out: they also load and compile.
 WARM_UP = 1
 
-
 Trained = tuple[PreTrainedModel, pd.DataFrame]
 
 

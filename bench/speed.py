@@ -27,21 +27,17 @@ import pandas as pd
 import torch
 from trl import RLOOTrainer
 
-from alignment_tax import settings
-from alignment_tax.merge.hma import ReplyLikelihood, grid_search, softmax_ratios
+from alignment_tax import models, settings
+from alignment_tax.merge import hma
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.merge.search import hma_numbers
-from alignment_tax.models import RewardModel, closed_ids, score_replies
 from alignment_tax.pipeline import stages
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import TINY, AlgorithmConfig, DistilConfig, PpoConfig
 from alignment_tax.provenance import git_commit, provenance
 from alignment_tax.store import say
-from alignment_tax.train import dpo, ppo, rsf
+from alignment_tax.train import dpo, loop, ppo, rounds, rsf, sample
 from alignment_tax.train.algorithms import run_round
-from alignment_tax.train.loop import finetune
-from alignment_tax.train.rounds import Start
-from alignment_tax.train.sample import sample_replies, sampling
 from bench import UNIT, Numbers, keep, kept, python, timed
 
 #: The mean ratio at which searches are measured, and the step of their grid.
@@ -71,19 +67,19 @@ def rates(study: Study) -> dict[str, Numbers]:
     policy, tokenizer = study.policy("sft")
     count = 512 if limit is None else max(config.n, min(512, 4 * limit))
     prompts = study.world.prompts(-(-count // config.n), 0, "reported")
-    how = {"n": config.n, "seed": 0, **sampling(config)}
-    drawing, groups = timed(lambda: sample_replies(policy, tokenizer, prompts, **how))
+    how = {"n": config.n, "seed": 0, **sample.sampling(config)}
+    drawing, groups = timed(lambda: sample.sample_replies(policy, tokenizer, prompts, **how))
     asked = [prompt for prompt in prompts for _ in range(config.n)]
     replies = [reply for group in groups for reply in group]
     drawn = sum(len(reply.token_ids) + reply.finished for reply in replies)
-    reward_model = RewardModel.from_policy(policy, tokenizer)  # as slow as a trained one
+    reward_model = models.RewardModel.from_policy(policy, tokenizer)  # as slow as a trained one
     said, length = (tokenizer, asked, replies), study.preset.reward.max_length
-    scoring, _ = timed(lambda: score_replies(reward_model, *said, study.batch, length))
-    read = sum(len(ids) for ids in closed_ids(*said))
+    scoring, _ = timed(lambda: models.score_replies(reward_model, *said, study.batch, length))
+    read = sum(len(ids) for ids in models.closed_ids(*said))
     examples = list(zip(asked, replies, strict=True))
     like_rsf = dataclasses.replace(DistilConfig.like(config), epochs=1)
     numbers = {**dataclasses.asdict(like_rsf), "seed": 0}
-    training, _ = timed(lambda: finetune(policy, tokenizer, examples, **numbers))
+    training, _ = timed(lambda: loop.finetune(policy, tokenizer, examples, **numbers))
     found = {"sampling": (drawn, drawing), "scoring": (read, scoring), "training": (read, training)}
     names = ("tokens", "seconds", "tokens_per_second")
     return {n: dict(zip(names, (t, s, t / s), strict=True)) for n, (t, s) in found.items()}
@@ -111,7 +107,7 @@ def one_round(study: Study, name: str, config: AlgorithmConfig) -> Numbers:
             timing = clocked(spent, part, getattr(place, function))
             stack.enter_context(mock.patch.object(place, function, timing))
         given += [prompts, study.seed, 1, None, Path(folder)]  # of round 1, with none before
-        start = Start(*given)
+        start = rounds.Start(*given)
         seconds, result = timed(lambda: run_round(name, config, start))
     more = Numbers()
     if isinstance(config, PpoConfig):
@@ -156,7 +152,7 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
     forward and backward pass through theta_0 on the same batch: medians of `repeats`.
     """
     model, _, mixture = study.mixture()
-    objective = ReplyLikelihood(model, study.search_data().replies)
+    objective = hma.ReplyLikelihood(model, study.search_data().replies)
     numbers = hma_numbers(stages.ratios.numbers(study), RATIO_ALPHA)
     batch = range(numbers.batch_size)  # there are more replies than that
     steps = []
@@ -169,16 +165,18 @@ def ratios(study: Study, repeats: int = 20) -> Numbers:
         search = timed(lambda: hma_step(mixture, objective, batch))[0]
         steps.append((search, timed(plain_step)[0]))
     step, plain = (statistics.median(e[1:]) for e in zip(*steps, strict=True))  # the first warms up
-    seconds, grid = timed(lambda: grid_search(mixture, objective, numbers, RATIO_STEP))
+    seconds, grid = timed(lambda: hma.grid_search(mixture, objective, numbers, RATIO_STEP))
     found: Numbers = {"replies": len(objective), "batch": len(batch), "step_seconds": step}
     found |= {"plain_seconds": plain, "step_times_plain": step / plain}
     return found | {"grid_points": len(grid.path), "grid_seconds": seconds}
 
 
-def hma_step(mixture: Mixture, objective: ReplyLikelihood, batch: Sequence[int]) -> torch.Tensor:
+def hma_step(
+    mixture: Mixture, objective: hma.ReplyLikelihood, batch: Sequence[int]
+) -> torch.Tensor:
     """Mix at equal ratios, run a batch forward and backward; return the gradient of the scores."""
     scores = torch.zeros(len(mixture.partition.blocks), dtype=torch.float64, requires_grad=True)
-    mixed = softmax_ratios(scores, RATIO_ALPHA).unbind()
+    mixed = hma.softmax_ratios(scores, RATIO_ALPHA).unbind()
     weights = mixture.weights(mixture.partition.ratios(mixed, RATIO_ALPHA))
     return torch.autograd.grad(objective(weights, batch), scores)[0]
 

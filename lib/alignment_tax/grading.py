@@ -10,16 +10,16 @@ from __future__ import annotations
 import ast
 import io
 import multiprocessing
-import queue
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,6 @@ def needed(code: Sequence[ast.stmt], others: Sequence[ast.stmt]) -> list[ast.stm
         more = [each for each in cheap if each not in kept and bound(each) & used]
         kept += more
     return [each for each in cheap if each in kept]
-
-
-def course(notebooks: Path) -> Chapters:
-    """Return the exercises of every chapter that has any: the chapter's file, without .ipynb."""
-    paths = [chapter.path for chapter in find_chapters(notebooks)]
-    return {path.stem: found for path in paths if (found := find_exercises(path))}
 
 
 @cache
@@ -216,36 +210,32 @@ def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -
     """Grade a class, `jobs` students side by side; write grades.csv and grades.html."""
     if sys.platform != "linux":
         raise CourseError("Only Linux can fence in what students wrote: grade in a container.")
-    students, chapters = find_students(folder), course(notebooks)
+    students, paths = find_students(folder), [each.path for each in find_chapters(notebooks)]
+    chapters = {path.stem: found for path in paths if (found := find_exercises(path))}
     settings.writable(out, "Choose another folder with --out.")
-    start = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
-    pools, jobs = queue.SimpleQueue[ProcessPoolExecutor](), min(jobs, len(students))
-    for _ in range(jobs):
-        pools.put(start())
+    own, jobs = threading.local(), min(jobs, len(students))
+
+    def start() -> None:
+        own.process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def one(student: str) -> Row:
-        pool = pools.get()
+        given = student, students[student], chapters, notebooks, limits
         try:
-            given = students[student], chapters, notebooks, limits
-            return pool.submit(grade_student, student, *given).result()
+            row: Row = own.process.submit(grade_student, *given).result()
+            return row
         except BrokenProcessPool:
-            pool.shutdown()
-            pool = start()
+            start()
             return Row(student, notes=("it ended the grader's own process: look at its code",))
         except Exception as error:  # a fault of one row costs no other
             return Row(student, notes=(f"not graded: {type(error).__name__}: {error}",))
-        finally:
-            pools.put(pool)
 
-    with ThreadPoolExecutor(jobs) as threads:
+    with ThreadPoolExecutor(jobs, initializer=start) as threads:
         work = [threads.submit(one, student) for student in students]
         try:
             for _ in tqdm(as_completed(work), "students", len(work), disable=None):
                 pass
         finally:  # after Ctrl-C nobody else is graded
             threads.shutdown(wait=False, cancel_futures=True)
-    for _ in range(jobs):
-        pools.get().shutdown()
     rows = [each.result() for each in work]
     write_grades(rows, out, [e.column for own in chapters.values() for e in own])
     return rows
@@ -254,18 +244,11 @@ def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -
 def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None:
     """Write the table as CSV and as a page; columns that no student has are left out."""
     shown = [name for name in columns if any(name in row.verdicts for row in rows)]
-    told = [
-        {
-            "student": row.student,
-            "right": row.right,
-            "of": len(shown),
-            "notes": "; ".join(row.notes),
-        }
-        | row.verdicts
-        for row in rows
-    ]
     heads = ["student", "right", "of", *shown, "notes"]
-    table = pd.DataFrame(told, columns=heads).fillna("").astype(str)
+    table = pd.DataFrame([row.verdicts for row in rows], columns=heads)
+    table["student"], table["right"] = [row.student for row in rows], [row.right for row in rows]
+    table["of"], table["notes"] = len(shown), ["; ".join(row.notes) for row in rows]
+    table = table.fillna("").astype(str)
     write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
     page = html_page("grades", head=heads, rows=table.to_numpy().tolist())
     write_whole(out / "grades.html", page)

@@ -238,15 +238,19 @@ class Kernels:
                     os.killpg(group, signal.SIGKILL)
 
 
-def failure(error: Exception, notebook: Any) -> tuple[str, str]:
-    """Return where in an executed notebook (None: not saved) an error came up, and what it is."""
+def failure(error: Exception, running: Path) -> tuple[str, str]:
+    """Return where in a notebook, as it was left, an error came up, and what it is."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    try:
+        cells = read_notebook(running).cells
+    except (CourseError, OSError):  # not begun, or cut off by a full disk
+        running.unlink(missing_ok=True)
+        cells = []
     if isinstance(error, PapermillExecutionError):
         first = error.source.strip().partition("\n")[0]
         return f"In [{error.exec_count}]: {first}", f"{error.ename}: {error.evalue}"
-    cells = notebook.cells if notebook is not None else []
     # papermill notes a start time in every cell that it reached
     reached = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     source = reached[-1].source.strip().partition("\n")[0] if reached else ""
@@ -291,12 +295,7 @@ def execute(
         if not all(cell.execution_count for cell in code_cells(done) if cell.source.strip()):
             raise SystemError("exit() ended the notebook; the cells below did not run.")
     except Exception as error:
-        status, notebook = "failed", None
-        with contextlib.suppress(CourseError, OSError):
-            notebook = read_notebook(running)
-        if notebook is None:  # not begun, or cut off by a full disk
-            running.unlink(missing_ok=True)
-        cell, text = failure(error, notebook)
+        status, (cell, text) = "failed", failure(error, running)
     if kernels.stopped and status == "failed":
         status, text = "interrupted", "interrupted from the keyboard"
     minutes = (time.perf_counter() - started) / 60
@@ -385,9 +384,7 @@ def run_course(
         with FileLock(out / LOCK).acquire(timeout=0), contextlib.chdir(out):
             course = earlier_run(chapters, out, preset, seed)
             if keep:
-                well = {
-                    path: run.made_of for path, run in course.runs.items() if run.status == "ok"
-                }
+                well = {at: run.made_of for at, run in course.runs.items() if run.status == "ok"}
                 chosen = [each for each in chosen if well.get(each.path) != made_of(each, course)]
             run_chapters(course, chosen, jobs, limit)
             return course
@@ -431,9 +428,7 @@ def run_chapters(
                 wait(work, timeout=0.5)
 
 
-def as_they_end(
-    work: Iterable[Future[ChapterRun]], kernels: Kernels
-) -> Iterator[Future[ChapterRun]]:
+def as_they_end(work: Iterable[Future[Any]], kernels: Kernels) -> Iterator[Future[Any]]:
     """Yield each chapter's future when it ends; Ctrl-C ends all kernels, and then all futures."""
     waiting = set(work)
     try:
@@ -470,12 +465,23 @@ def earlier_run(chapters: Sequence[Chapter], out: Path, preset: str, seed: int) 
 
 
 def write_summary(course: CourseRun) -> None:
-    """Write run.json and index.html into the folder of the run."""
+    """Write run.json and index.html, which needs nothing from elsewhere, into the run's folder."""
     chapters = [asdict(chapter) for chapter in course.chapters]
     summary = {"preset": course.preset, "seed": course.seed, "chapters": chapters}
     write_whole(course.out / SUMMARY, dumps(summary, indent=2) + "\n")
+    statuses = [run.status for run in course.chapters]
+    counts = [f"{statuses.count(status)} {status}" for status in sorted({*statuses}, reverse=True)]
+    drawn = [run for run in course.chapters if run.notebook]
     try:
-        write_whole(course.out / INDEX, index_page(course))
+        page = html_page(
+            "course",
+            title=f"The alignment tax: {course.preset}, seed {course.seed}",
+            counts=", ".join(counts),
+            minutes=f"{sum(run.minutes for run in course.chapters if not run.earlier):.1f}",
+            chapters=course.chapters,
+            figures={r.number: find_figures(read_notebook(course.out / r.notebook)) for r in drawn},
+        )
+        write_whole(course.out / INDEX, page)
     except OSError as error:  # the values are kept
         print(f"(no {INDEX}: {error})", file=sys.stderr)
 
@@ -553,21 +559,6 @@ def find_figures(notebook: Any) -> list[tuple[str, str]]:
             alt = meta.get("image/png", {}).get("alt") or meta.get("alt") or ""
             figures.append(("".join(png.split()), alt))
     return figures
-
-
-def index_page(course: CourseRun) -> str:
-    """Return the index page of a run: one HTML file that needs nothing from elsewhere."""
-    statuses = [run.status for run in course.chapters]
-    counts = [f"{statuses.count(status)} {status}" for status in sorted({*statuses}, reverse=True)]
-    drawn = [run for run in course.chapters if run.notebook]
-    return html_page(
-        "course",
-        title=f"The alignment tax: {course.preset}, seed {course.seed}",
-        counts=", ".join(counts),
-        minutes=f"{sum(run.minutes for run in course.chapters if not run.earlier):.1f}",
-        chapters=course.chapters,
-        figures={r.number: find_figures(read_notebook(course.out / r.notebook)) for r in drawn},
-    )
 
 
 def html_page(template: str, **values: Any) -> str:

@@ -81,9 +81,7 @@ def read(path: Path) -> list[HandedIn]:
     return list(found.values())
 
 
-def faults(
-    handed: Sequence[HandedIn], preset: presets.Preset, seeds: Sequence[int] = ()
-) -> list[str]:
+def faults(handed: Sequence[HandedIn], preset: presets.Preset, seeds: Sequence[int]) -> list[str]:
     """Return what is wrong with runs, a line each: doubled or foreign seeds, other stages."""
     wrong, owners = [], dict[int, str]()
     for each in tqdm(handed, desc="checking", unit="run", leave=False):
@@ -137,11 +135,6 @@ def page(points: pd.DataFrame, handed: Sequence[HandedIn]) -> str:
         said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
         lines.append([str(rows[0]["claim"]), *said])
     owners = ", ".join(f"{each.seed} {each.student}" for each in handed)
-    told = {
-        "preset": preset,
-        "count": len(handed),
-        "key": run.key,
-        "seeds": labels.seeds_text(run.seeds),
-    }
+    told = {"preset": preset, "count": len(handed), "key": run.key, "owners": owners}
     table = labels.markdown(["claim", "this class", "recorded"], lines)
-    return labels.page("pool", **told, claims=table, owners=owners)
+    return labels.page("pool", **told, seeds=labels.seeds_text(run.seeds), claims=table)

@@ -80,9 +80,6 @@ def page(text: str, figure: Figure) -> str:
     return f'<p>{html.escape(text)}</p><img alt="{alt}" {shown}>'
 
 
-# --- the playground: every control is reached by Tab, and each number box carries its name --------
-
-
 @dataclass(frozen=True)
 class Choice:
     """What the playground is asked for: two mixtures, and which methods and seeds are on."""
@@ -193,7 +190,10 @@ def _switches(names: Mapping[Any, str], on: Collection[Any]) -> dict[Any, ipywid
 
 
 def playground(run: Recorded, start: Choice) -> Pictured:
-    """Return sliders for alpha and the thirds, methods and seeds to switch, and what they show."""
+    """Return sliders for alpha and the thirds, methods and seeds to switch, and what they show.
+
+    Every control is reached by Tab, and each number box carries its name.
+    """
     rows = playground_rows(run.points)
     names = ["α of the whole model", *(f"α of the {part} third" for part in PARTS)]
     dials = [_dial(*each) for each in zip(names, (start.alpha, *start.ratios), strict=True)]
