@@ -1,7 +1,5 @@
 """Programs that measure on this machine; no part of the library: `alignment-tax bench`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ The same small pipeline (preset smoke, seed 0: theta_0, the reward model, a roun
 twice with AVX2, as the library asks for, and twice with AVX-512, each in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

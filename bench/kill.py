@@ -4,8 +4,6 @@ In a copy of the checkout a command is run undisturbed, then again from nothing,
 after a random time, and to its end: recorded must be the same, and nothing temporary left.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

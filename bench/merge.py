@@ -4,8 +4,6 @@ mergekit has an environment of its own (`pip install torch==2.13.0 mergekit==0.1
 are timed whole and in turn, on files just read; on a busy machine look at processor seconds.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -7,8 +7,6 @@ another release, where no number repeats. Numbers of smoke mean little, but they
 takes a quarter of an hour of one core. What is finished is kept, so it goes on after an end.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ prompts in another order, and puts a reply's score one place behind its end toke
 front of our own in a process of this very file, whose top must import nothing of the newer one.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json
@@ -52,7 +50,7 @@ def prompts_of(world: World, config: PpoConfig, seed: int) -> list[Prompt]:
     return (prompts * (1 + n // len(prompts)))[:n]
 
 
-def ours(study: Study, config: PpoConfig, seed: int) -> Trained:
+def ours(study: "Study", config: PpoConfig, seed: int) -> Trained:
     """Run our PPO; return the policy and one row per iteration: reward, kl, seconds."""
     from alignment_tax.train import ppo
 
@@ -69,7 +67,7 @@ def ours(study: Study, config: PpoConfig, seed: int) -> Trained:
     return state.policy, pd.DataFrame(rows)
 
 
-def trls(study: Study, config: PpoConfig, seed: int, overlay: Path) -> Trained:
+def trls(study: "Study", config: PpoConfig, seed: int, overlay: Path) -> Trained:
     """Run TRL's PPO from `overlay` in a process of its own; return what `ours` does."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -179,7 +177,7 @@ def train_by_trl(folder: Path) -> None:
     pd.DataFrame(clock.rows).to_csv(folder / "log.csv", index=False)
 
 
-def judge(study: Study, policy: PreTrainedModel, tokenizer: Any, seed: int) -> dict[str, float]:
+def judge(study: "Study", policy: PreTrainedModel, tokenizer: Any, seed: int) -> dict[str, float]:
     """Return reward, KL from theta_0 (nats a reply) and share of finished replies, by one code."""
     from alignment_tax.train.kl import kl_estimate, reply_log_probs
     from alignment_tax.train.sample import sample_replies, sampling

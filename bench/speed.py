@@ -5,8 +5,6 @@ a test: times are not right or wrong. With `--against` the whole work is timed, 
 in another, in turn: both are copied first, and stages are made anew in empty folders.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

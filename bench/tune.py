@@ -4,8 +4,6 @@ Every candidate is trained on a seed that is never reported, with all other numb
 and judged by its reward; no skill is looked at. The table is data/results/<preset>/tuning.csv.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ A chapter tags the cells of an exercise: `stub`, the next one `check`, and `solu
 check's metadata may have `hidden` cases. From these come a student's and a teacher's notebook.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable, Sequence

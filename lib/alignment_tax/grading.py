@@ -5,8 +5,6 @@ stands in a process of its own (sandbox.py); the course's check, hidden cases to
 here, so nothing that a notebook prints, or does to the library, counts.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import multiprocessing

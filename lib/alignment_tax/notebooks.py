@@ -3,8 +3,6 @@
 Each is executed in a fresh kernel of this very Python, whose current folder is that of the run.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import os
@@ -202,14 +200,14 @@ def check_parameters(chapters: Iterable[Chapter]) -> None:
 
 
 class Kernels:
-    """The kernels of a run: each is this very Python with this very package, and can be ended."""
+    """The kernels of a run, of this very Python and package; a cell may take `limit` minutes."""
 
-    def __init__(self, side_by_side: bool) -> None:
+    def __init__(self, side_by_side: bool, limit: float | None = None) -> None:
         from ipykernel.kernelspec import get_kernel_dict
         from jupyter_client.kernelspec import KernelSpec
         from jupyter_client.manager import AsyncKernelManager
 
-        self.stopped = False
+        self.stopped, self.limit = False, limit
         managers = self.managers = list[AsyncKernelManager]()
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
@@ -269,10 +267,8 @@ def made_of(chapter: Chapter, course: CourseRun) -> str:
     return digest([maker(), cells, tables, course.preset, course.seed])
 
 
-def execute(
-    chapter: Chapter, course: CourseRun, kernels: Kernels, limit: float | None
-) -> ChapterRun:
-    """Execute one notebook; return what came of it. No error is raised; `limit`: see run_course."""
+def execute(chapter: Chapter, course: CourseRun, kernels: Kernels) -> ChapterRun:
+    """Execute one notebook and return what came of it; an error is not raised."""
     import papermill
 
     out, name = course.out, chapter.path.name
@@ -288,7 +284,7 @@ def execute(
             chapter.path, running, parameters={"preset": course.preset, "seed": course.seed},
             kernel_name="python3", language="python", kernel_manager_class=kernels.manager_class,
             cwd=out, progress_bar=False, store_widget_state=False,
-            execution_timeout=limit and max(1, round(60 * limit)),
+            execution_timeout=kernels.limit and max(1, round(60 * kernels.limit)),
             start_timeout=600,  # a busy or networked machine may need more than papermill's 60 s
         )  # fmt: skip
         # papermill takes a cell that calls exit(0) for a success
@@ -386,16 +382,14 @@ def run_course(
             if keep:
                 well = {at: run.made_of for at, run in course.runs.items() if run.status == "ok"}
                 chosen = [each for each in chosen if well.get(each.path) != made_of(each, course)]
-            run_chapters(course, chosen, jobs, limit)
+            run_chapters(course, chosen, jobs, Kernels(jobs > 1, limit))
             return course
     except Timeout:
         where = f"Another run is writing to {out}. Wait for it"
         raise CourseError(f"{where}, or choose another folder with --out.") from None
 
 
-def run_chapters(
-    course: CourseRun, chosen: Sequence[Chapter], jobs: int, limit: float | None
-) -> None:
+def run_chapters(course: CourseRun, chosen: Sequence[Chapter], jobs: int, kernels: Kernels) -> None:
     """Execute the chosen chapters, a line as each starts and ends; the page is kept up to date."""
     preset, runs, done = course.preset, course.runs, list[Chapter]()
 
@@ -408,10 +402,9 @@ def run_chapters(
     where = f"{preset}, seed {course.seed}" + (f", {jobs} side by side" if jobs > 1 else "")
     print(f"Running {len(chosen)} chapters on {where}. Output: {course.out}")
     print(estimate() or "How long it takes is not known.", flush=True)
-    kernels = Kernels(jobs > 1)
     order = in_order_of_work(chosen, preset) if jobs > 1 and chosen else chosen
     with ThreadPoolExecutor(jobs) as pool:
-        work = {pool.submit(execute, each, course, kernels, limit): each for each in order}
+        work = {pool.submit(execute, each, course, kernels): each for each in order}
         try:
             for future in as_they_end(work, kernels):
                 chapter, run = work[future], future.result()
@@ -555,9 +548,8 @@ def find_figures(notebook: Any) -> list[tuple[str, str]]:
     figures = []
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if png := output.get("data", {}).get("image/png"):
-            meta = output.get("metadata", {})
-            alt = meta.get("image/png", {}).get("alt") or meta.get("alt") or ""
-            figures.append(("".join(png.split()), alt))
+            told = output.get("metadata", {}).get("image/png", {})
+            figures.append(("".join(png.split()), told.get("alt", "")))
     return figures
 
 

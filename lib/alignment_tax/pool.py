@@ -4,8 +4,6 @@ Chapter 09 records what is handed in: its points, and the key of the aligned mod
 hash of all that determines the model, so the teacher's machine can work out what it has to be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

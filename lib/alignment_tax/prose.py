@@ -13,8 +13,6 @@ and verdict in its metadata, {"claims": {"tax.rsf.forgetting": "holds"}}: `contr
 the cells that a new recording makes false.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

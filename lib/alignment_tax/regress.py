@@ -1,11 +1,9 @@
 """What `alignment-tax regress` does: run chapters for several seeds, and say what has changed.
 
-The chapters run through papermill, a process a seed, in a folder of stages that this very code, on
-this machine, with these versions, has made alone. Then every recorded value and every claim is held
-against the recording (`stats.drift`).
+The chapters run in a folder of stages that this very code, on this machine, with these versions,
+has made alone, so what is finished is not run again. Then every recorded value and every claim is
+held against the recording (`stats.drift`).
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -83,10 +81,7 @@ class Found:
 
 
 def regress(asked: Asked) -> Found:
-    """Run, compare and write the report; what is finished of the same code is not run again.
-
-    CourseError, UnknownPreset: what is asked for makes no sense; nothing was run.
-    """
+    """Run, compare and write the report (CourseError, UnknownPreset: before anything is run)."""
     chapters = notebooks.select_chapters(find_chapters(asked.notebooks), asked.only)
     notebooks.check_parameters(chapters)
     presets.get(asked.preset)
@@ -112,10 +107,7 @@ def regress(asked: Asked) -> Found:
 def run_seeds(
     asked: Asked, chapters: Sequence[Chapter], stages: Path, recorded_seeds: Sequence[int]
 ) -> None:
-    """Run the chapters of every seed, and what the recording says of them, side by side.
-
-    A seed is a process of `alignment-tax run`, its messages are in run.log of its folder.
-    """
+    """Run the chapters of every seed, recorded ones too, a process each with a run.log."""
     runs = [(asked.preset, seed) for seed in asked.seeds]
     runs += [(presets.RECORDED, seed) for seed in recorded_seeds]
     seeds, jobs = len(asked.seeds), asked.jobs or os.cpu_count() or 1

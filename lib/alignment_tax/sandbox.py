@@ -4,8 +4,6 @@ It is forked from this process, whose modules it shares, and answers calls over 
 JSON, so that nothing it writes is run here. It is no jail: it can read what this account can read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

@@ -1,7 +1,5 @@
 """What is moved by hand: a slider beside the static figures, never the only place of a result."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import html
@@ -190,10 +188,7 @@ def _switches(names: Mapping[Any, str], on: Collection[Any]) -> dict[Any, ipywid
 
 
 def playground(run: Recorded, start: Choice) -> Pictured:
-    """Return sliders for alpha and the thirds, methods and seeds to switch, and what they show.
-
-    Every control is reached by Tab, and each number box carries its name.
-    """
+    """Return sliders for alpha and the thirds, switches, all reached by Tab, and what they show."""
     rows = playground_rows(run.points)
     names = ["α of the whole model", *(f"α of the {part} third" for part in PARTS)]
     dials = [_dial(*each) for each in zip(names, (start.alpha, *start.ratios), strict=True)]
