@@ -108,15 +108,11 @@ def told(
     most = max(finite, key=lambda e: abs(e.errors)) if finite else next(iter(own), None)
     worst = Change(fault.chapter, failed, "", "") if most is None else most
     return {
-        "fault": fault.name,
-        "caught": bool(moved or failed),
-        "chapter": worst.chapter,
-        "value": worst.name,
-        "standard_errors": round(worst.errors, 1),
-        "how": "chapter failed" if failed else worst.how,
-        "moved": len(moved),
+        "fault": fault.name, "caught": bool(moved or failed), "chapter": worst.chapter,
+        "value": worst.name, "standard_errors": round(worst.errors, 1),
+        "how": "chapter failed" if failed else worst.how, "moved": len(moved),
         "caught_over_seeds": bool(failed) or any(each.moved for each in spread),
-    }
+    }  # fmt: skip
 
 
 def run() -> int:

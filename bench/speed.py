@@ -248,11 +248,9 @@ PARTS: dict[str, Callable[[Study], Numbers]] = {
 
 
 def run(
-    limit: int | None = None,
-    only: Sequence[str] | None = None,
-    against_folder: Path | None = None,
+    limit: int | None = None, only: Sequence[str] | None = None, against_folder: Path | None = None,
     out: Path | None = None,
-) -> int:
+) -> int:  # fmt: skip
     """Measure, write bench.json (parts that are not measured stay), and print the numbers."""
     numbers, known = kept(NAME, out), list(MEASURES if against_folder else PARTS)
     if wrong := [name for name in only or () if name not in known]:

@@ -3,6 +3,8 @@
 `make badges` asks git where `origin` is, and fills the README and the start page for Colab.
 """
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

@@ -344,15 +344,10 @@ def remaining_minutes(
 
 
 def run_course(
-    preset: str = "tiny",
-    seed: int = 0,
-    only: Iterable[str] = (),
-    out: Path | None = None,
-    notebooks: Path | None = None,
-    jobs: int | None = None,
-    limit: float | None = None,
+    preset: str = "tiny", seed: int = 0, only: Iterable[str] = (), out: Path | None = None,
+    notebooks: Path | None = None, jobs: int | None = None, limit: float | None = None,
     keep: bool = False,
-) -> CourseRun:
+) -> CourseRun:  # fmt: skip
     """Execute chapters, go on after a failure, and write the index page.
 
     `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
