@@ -179,13 +179,13 @@ def parameter_names(path: Path) -> set[str]:
     """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
     cells = code_cells(read_notebook(path), "parameters")
     if len(cells) != 1:
-        wanted = f"tag the one that sets {' and '.join(PARAMETERS)}"
-        raise CourseError(f"{path.name} has {len(cells)} cells tagged 'parameters': {wanted}.")
+        found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
+        raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
     try:
         nodes = list(ast.walk(ast.parse(cells[0].source)))
     except SyntaxError as error:
-        where = f"{path.name}: line {error.lineno} of the parameters cell"
-        raise CourseError(f"{where} is no Python ({error.msg}). Nothing was run.") from error
+        fault = f"line {error.lineno} of the parameters cell is no Python ({error.msg})"
+        raise CourseError(f"{path.name}: {fault}. Correct it; nothing was run.") from error
     return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
@@ -506,7 +506,7 @@ def with_outputs(path: Path, executed: Path) -> Any:
     ran = [cell for cell in code_cells(done) if cell not in code_cells(done, "injected-parameters")]
     code = code_cells(source)
     if [cell.source for cell in ran] != [cell.source for cell in code]:
-        raise CourseError(f"{path.name}: it has changed since it was executed: run it again.")
+        raise CourseError(f"{path.name}: The notebook has changed since its run: run it again.")
     for number, (cell, made) in enumerate(zip(code, ran, strict=True), start=1):
         if any(output.output_type == "error" for output in made.outputs):
             raise CourseError(f"{path.name}: its run ended in an error: outputs are not kept.")
