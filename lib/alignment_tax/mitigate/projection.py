@@ -11,6 +11,7 @@ is projected, after every step. Gradients and inputs are those of theta_0, and a
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +69,9 @@ class NullSpace(Treatment):
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Find the protected directions of each layer, and freeze all but these layers."""
-        found = protected(self.setting, self.share)
-        self.start = {n: p for n, p in snapshot(model).items() if n in found}
-        self.found = found
+        self.found, self.start = protected(self.setting, self.share), snapshot(model)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in found)
+            parameter.requires_grad_(name in self.found)
         return model
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
@@ -95,15 +94,12 @@ def protected(setting: Setting, share: float) -> dict[str, Tensor]:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     powers: dict[str, Tensor] = {}
 
-    def watch(name: str) -> None:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].flatten(0, -2).double()
-            powers[name] = powers.get(name, 0) + x.T @ x
+    def add(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(0, -2).double()
+        powers[name] = powers.get(name, 0) + x.T @ x
 
-        layers[name].register_forward_pre_hook(add)
-
-    for name in layers:
-        watch(name)
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(partial(add, name))
     with torch.no_grad():
         for _ in text_losses(setting, model, INPUT_BATCHES, DOCUMENTS):
             pass

@@ -40,9 +40,7 @@ def saved_run(folder: Path) -> dict[str, Any] | None:
 
 def load_run(folder: Path, parts: Parts) -> None:
     """Load what was saved last into networks and optimisers of the same shapes, in place."""
-    saved = saved_run(folder)
-    assert saved is not None
-    loaded = load_file(folder / saved["tensors"])
+    loaded = load_file(folder / json.loads((folder / STATE).read_text("utf-8"))["tensors"])
     for key, each in parts.items():
         own = {n.removeprefix(f"{key}."): t for n, t in loaded.items() if n.startswith(f"{key}.")}
         if isinstance(each, nn.Module):

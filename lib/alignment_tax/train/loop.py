@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast as Outputs
 
 from alignment_tax.models import AnyReply, as_reply, autocast, pad_batch, prompt_ids
 from alignment_tax.world.base import Prompt
@@ -33,9 +33,7 @@ class TrainingDiverged(RuntimeError):
 class Extra:
     """What a remedy may do during training. Override what it needs."""
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
-    ) -> Tensor | None:
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor | None:
         """Return a scalar to add to the loss of this batch, or None; gradients are on.
 
         The batch has input_ids, attention_mask and labels, each (batch, length); labels are -100
@@ -68,13 +66,9 @@ def finetune(
     in its rounding); on a GPU with bfloat16 the forward pass uses it. The learning rate is
     constant; the seed orders the examples.
 
-    Returns:
-        One row per step: step, loss (replies only), extra (what remedies added), grad_norm (before
-        clipping).
-
-    Raises:
-        ValueError: nothing to train on, or a reply longer than max_length.
-        TrainingDiverged: a loss or gradient that is no finite number.
+    Returns one row per step: step, loss (replies only), extra (what remedies added), grad_norm
+    (before clipping). ValueError: nothing to train on, or a reply longer than max_length;
+    TrainingDiverged: a loss or gradient that is no finite number.
     """
     if not examples:
         raise ValueError("There are no examples to train on.")
@@ -120,10 +114,8 @@ def encode(
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)
     if room < 1:
-        raise ValueError(
-            f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}. "
-            "Raise max_length, or drop the reply."
-        )
+        told = f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}"
+        raise ValueError(f"{told}. Raise max_length, or drop the reply.")
     context = prompt_ids(tokenizer, prompt)[-room:]
     return context + answer, [IGNORED] * len(context) + answer
 
@@ -148,12 +140,9 @@ def collate(
 
 def check_finite(values: dict[str, float], step: int, learning_rate: float) -> None:
     """Raise TrainingDiverged if one of the named values of this step is no finite number."""
+    cause = f"a learning rate that is too high ({learning_rate:g}): try a third of it"
+    if step == 1:
+        cause = "examples without a reply token, or NaN in the data or the starting weights"
     for name, value in values.items():
         if not math.isfinite(value):
-            cause = (
-                "the data or the starting weights: look for examples without a single reply token, "
-                "and for NaN in the checkpoint"
-                if step == 1
-                else f"a learning rate that is too high ({learning_rate:g}): try a third of it"
-            )
             raise TrainingDiverged(f"The {name} is {value} at step {step}. Likely cause: {cause}.")
