@@ -103,12 +103,10 @@ def protected(setting: Setting, share: float) -> dict[str, Tensor]:
     with torch.no_grad():
         for _ in text_losses(setting, model, INPUT_BATCHES, DOCUMENTS):
             pass
-    return {f"{name}.weight": _leading(power, share) for name, power in powers.items()}
-
-
-def _leading(power: Tensor, share: float) -> Tensor:
-    """The fewest eigenvectors of a (n, n) matrix whose eigenvalues hold a share of its trace."""
-    values, vectors = torch.linalg.eigh(power)  # ascending
-    held = values.flip(0).cumsum(0) / values.sum()
-    count = int((held < share).sum()) + 1
-    return vectors[:, -count:].float()
+    leading = {}
+    for name, power in powers.items():
+        values, vectors = torch.linalg.eigh(power)  # ascending
+        held = values.flip(0).cumsum(0) / values.sum()
+        count = int((held < share).sum()) + 1
+        leading[f"{name}.weight"] = vectors[:, -count:].float()
+    return leading

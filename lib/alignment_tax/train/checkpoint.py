@@ -20,10 +20,14 @@ Parts = Mapping[str, nn.Module | Optimizer]
 def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]) -> None:
     """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled)."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"state-{number:06d}.safetensors"
+    name, tensors = f"state-{number:06d}.safetensors", dict[str, Tensor]()
     part = folder / f"{name}.part"
-    tensors = {f"{key}.{n}": t for key, each in parts.items() for n, t in _tensors(each).items()}
-    save_file({n: tensor.detach().cpu().clone() for n, tensor in tensors.items()}, part)
+    for key, each in parts.items():
+        held = each.state_dict()
+        if isinstance(each, Optimizer):
+            held = {f"{i}.{n}": t for i, slots in held["state"].items() for n, t in slots.items()}
+        tensors |= {f"{key}.{n}": tensor.detach().cpu().clone() for n, tensor in held.items()}
+    save_file(tensors, part)
     sync(part)
     part.replace(folder / name)
     # whenever a run is killed, it finds this state or the one before
@@ -51,10 +55,3 @@ def load_run(folder: Path, parts: Parts) -> None:
             number, slot = place.split(".")
             slots.setdefault(int(number), {})[slot] = tensor
         each.load_state_dict({**each.state_dict(), "state": slots})
-
-
-def _tensors(each: nn.Module | Optimizer) -> dict[str, Tensor]:
-    if isinstance(each, nn.Module):
-        return each.state_dict()
-    state = each.state_dict()["state"]
-    return {f"{number}.{slot}": t for number, slots in state.items() for slot, t in slots.items()}

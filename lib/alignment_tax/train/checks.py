@@ -44,22 +44,6 @@ def prompts_that_fit(
     return short_prompts(tokenizer, prompts, config.max_prompt_length)
 
 
-def check_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    config: PpoConfig,
-    processes: int,
-) -> None:
-    """Refuse prompts that make no equal minibatches and shares, or are too long (ValueError)."""
-    if not prompts or len(prompts) % config.minibatch or config.minibatch % processes:
-        told = f"{len(prompts)} prompts cannot be cut into minibatches of {config.minibatch}"
-        raise ValueError(f"{told}, and these for {processes} process(es): choose multiples.")
-    if long := len(prompts) - len(prompts_that_fit(model, tokenizer, prompts, config)):
-        told = f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens"
-        raise ValueError(f"{told} (max_prompt_length). Leave them out.")
-
-
 def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = "") -> None:
     """Refuse replies of which none ends (ValueError)."""
     if not any(finished):

@@ -151,8 +151,8 @@ def step(
     policy_loss, value_loss, clip_fraction (means over minibatches); update_kl (nats a token from
     the policy that sampled, at the last minibatch); updates (optimiser steps); seconds.
     """
-    accelerator, given = state.accelerator, (state.policy, state.tokenizer, prompts, state.config)
-    checks.check_prompts(*given, accelerator.num_processes)
+    accelerator = state.accelerator
+    check_prompts(state, prompts)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -175,6 +175,18 @@ def step(
     kl_control = state.kl_control.update(stats["kl"], len(prompts))
     state = dataclasses.replace(state, kl_control=kl_control, iteration=state.iteration + 1)
     return state, {name: float(value) for name, value in row.items()}
+
+
+def check_prompts(state: PpoState, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that make no equal minibatches and shares, or are too long (ValueError)."""
+    config, processes = state.config, state.accelerator.num_processes
+    if not prompts or len(prompts) % config.minibatch or config.minibatch % processes:
+        told = f"{len(prompts)} prompts cannot be cut into minibatches of {config.minibatch}"
+        raise ValueError(f"{told}, and these for {processes} process(es): choose multiples.")
+    short = checks.prompts_that_fit(state.policy, state.tokenizer, prompts, config)
+    if long := len(prompts) - len(short):
+        told = f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens"
+        raise ValueError(f"{told} (max_prompt_length). Leave them out.")
 
 
 def save(state: PpoState, folder: Path) -> None:
