@@ -212,11 +212,10 @@ def has_rows(name: str, tensor: Stored) -> bool:
 
 def is_tied(checkpoint: Checkpoint, name: str) -> bool:
     """Whether a tensor is a head that holds the very numbers of the embedding."""
-    head = checkpoint.tensors[name]
-    return layout.kind_of(name, head) == "head" and any(
-        layout.kind_of(other, held) == "embedding" and alike(head, held)
-        for other, held in checkpoint.tensors.items()
-    )
+    tensors = checkpoint.tensors
+    embeddings = [held for n, held in tensors.items() if layout.kind_of(n, held) == "embedding"]
+    is_head = layout.kind_of(name, tensors[name]) == "head"
+    return is_head and any(alike(tensors[name], held) for held in embeddings)
 
 
 def alike(one: Stored, two: Stored) -> bool:
@@ -311,9 +310,9 @@ def is_whole(path: Path, shard: Shard, files: Mapping[Path, int]) -> bool:
     if not path.is_file() or path.stat().st_size != start + shard.size:
         return False
     with path.open("rb") as file:
-        return file.read(start) == shard.header and all(
-            os.pread(file.fileno(), end.size, start + end.at) == content(end, files) for end in ends
-        )
+        there = (os.pread(file.fileno(), end.size, start + end.at) for end in ends)
+        same = (own == content(end, files) for own, end in zip(there, ends, strict=True))
+        return file.read(start) == shard.header and all(same)
 
 
 def write_rest(

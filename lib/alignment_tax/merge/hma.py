@@ -24,11 +24,10 @@ from tqdm import tqdm
 from alignment_tax.merge.average import State, wide
 from alignment_tax.merge.layout import TOLERANCE, MergeError
 from alignment_tax.merge.parts import Mixture
-from alignment_tax.train.loop import IGNORED, check_finite, collate, minibatches
+from alignment_tax.train.loop import IGNORED, Example, check_finite, collate, minibatches
 
 Parameterisation = Literal["softmax", "eq11"]
 Extra = Callable[[State], Tensor]
-Example = tuple[list[int], list[int]]
 
 WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
 

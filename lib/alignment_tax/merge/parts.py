@@ -44,9 +44,7 @@ class Mixture:
     and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
     """
 
-    def __init__(
-        self, model: nn.Module, theta_0: State, theta: State, partition: Partition
-    ) -> None:
+    def __init__(self, model: nn.Module, theta_0: State, theta: State, partition: Partition):
         # other depths are told before names are compared one by one
         before, after = (len({*layout.layers(state).values()}) for state in (theta_0, theta))
         if before != after:

@@ -71,9 +71,7 @@ def check_texts(setting: Setting, documents: int) -> None:
         raise ValueError(f"{told}: raise `replay_documents` of the preset.")
 
 
-def weighted(
-    theta_0: State, theta: State, alpha: float, start: State, end: State
-) -> dict[str, Tensor]:
+def weighted(theta_0: State, theta: State, alpha: float, start: State, end: State) -> State:
     """Return the average weighted by the information of both ends, exact at alpha 0 and 1."""
     if alpha in (0, 1):
         return {name: each.clone() for name, each in (theta if alpha else theta_0).items()}

@@ -116,7 +116,8 @@ def sma(setting: Setting, share: float) -> Sma:
     """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
     counted = round(check_share(share, "share of the trajectory") * setting.steps)
     if counted < 2:
-        raise ValueError(f"SMA needs 2 steps or more, not {counted}: train longer, start earlier.")
+        told = f"SMA averages checkpoints of one trajectory, and this one has {counted}"
+        raise ValueError(f"{told}: train for more steps, or start earlier.")
     return Sma(start=setting.steps - counted + 1)
 
 

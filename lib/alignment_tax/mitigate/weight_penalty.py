@@ -20,6 +20,7 @@ from alignment_tax.train.loop import Batch, Outputs
 
 #: The paper's 1e9 in units of its learning rate: 1e9 * (1e-5)^2.
 L2_SCALE = 0.1
+Power = Literal[1, 2]
 
 
 class WeightPenalty(Treatment):
@@ -29,9 +30,7 @@ class WeightPenalty(Treatment):
     is lambda, `unit` the learning rate. ValueError: a strength below 0, a unit not above 0.
     """
 
-    def __init__(
-        self, theta_0: PreTrainedModel, strength: float, power: Literal[1, 2], unit: float
-    ) -> None:
+    def __init__(self, theta_0: PreTrainedModel, strength: float, power: Power, unit: float):
         self.strength = check_strength(strength, f"L{power}")
         if not unit > 0:
             raise ValueError(f"unit is {unit}: it must be the learning rate, above 0.")
@@ -54,7 +53,7 @@ class WeightPenalty(Treatment):
         return change.abs().pow(self.power).sum()
 
 
-def in_learning_rates(setting: Setting, strength: float, power: Literal[1, 2]) -> WeightPenalty:
+def in_learning_rates(setting: Setting, strength: float, power: Power) -> WeightPenalty:
     """Return the penalty in units of the run's learning rate."""
     return WeightPenalty(setting.theta_0, strength, power, setting.config.learning_rate)
 

@@ -23,6 +23,7 @@ IGNORED = -100
 MAX_GRAD_NORM = 1.0
 
 Batch = dict[str, Tensor]
+Example = tuple[list[int], list[int]]  # input ids, labels
 Log = list[dict[str, float]]
 
 
@@ -106,7 +107,7 @@ def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) ->
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: AnyReply, max_length: int
-) -> tuple[list[int], list[int]]:
+) -> Example:
     """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
     A prompt that does not fit loses its beginning (ValueError: the reply alone does not).
@@ -120,18 +121,14 @@ def encode(
     return context + answer, [IGNORED] * len(context) + answer
 
 
-def encode_text(
-    tokenizer: PreTrainedTokenizerBase, context: str, answer: str
-) -> tuple[list[int], list[int]]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, context: str, answer: str) -> Example:
     """Return (input ids, labels) of plain text with an answer; labels are -100 on the context."""
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     after = as_reply(tokenizer, answer).drawn(tokenizer.eos_token_id)
     return before + after, [IGNORED] * len(before) + after
 
 
-def collate(
-    examples: Sequence[tuple[list[int], list[int]]], pad_id: int, where: torch.device
-) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, where: torch.device) -> Batch:
     """Return a right-padded batch of input_ids, attention_mask, labels, each (batch, longest)."""
     ids, mask = pad_batch([ids for ids, _ in examples], pad_id, where)
     labels, _ = pad_batch([labels for _, labels in examples], IGNORED, where)
