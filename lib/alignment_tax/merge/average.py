@@ -4,8 +4,6 @@ Paper, section 4.1, after WiSE-FT (Wortsman et al. 2022). `alpha` is ALWAYS the 
 aligned model; the paper's released code has it the other way round.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Literal, get_args

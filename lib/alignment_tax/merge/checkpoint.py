@@ -4,8 +4,6 @@ theta(alpha) = (1 - alpha) theta_0 + alpha theta as in `average`, each number in
 stays so) and rounded once to the dtype of the files. torch is not needed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 Names and shapes alone: torch is not loaded, so that files can be merged without it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ A `Partition` cuts a model into blocks of layers, counted from the input, and wh
 embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

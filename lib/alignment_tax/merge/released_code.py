@@ -1,7 +1,5 @@
 """HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 
 import torch

@@ -1,7 +1,5 @@
 """Ways to find a ratio for each block of layers, by name: what each gives to `merge.hma`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

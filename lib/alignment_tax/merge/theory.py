@@ -4,8 +4,6 @@ The proposition is printed for averaged weights, yet its formula is that of aver
 are both. In averaged weights (Def. F.2 as printed) a shared feature is counted four times.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args

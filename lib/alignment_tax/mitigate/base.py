@@ -1,7 +1,5 @@
 """What all remedies share: where they plug into training, what they may use, what they refuse."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -9,8 +9,6 @@ theta_0 on pretraining text, F of theta on the replies that it learnt. Each is d
 so that alpha is a mean weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

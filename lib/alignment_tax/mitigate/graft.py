@@ -5,8 +5,6 @@
 The density is the share of the CHANGED weights that keep their change. 1 is the aligned model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 

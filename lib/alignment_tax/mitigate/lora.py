@@ -6,8 +6,6 @@ Here the strength is the rank r, and the remedy is stronger the LOWER it is. Emb
 head stay frozen. At the end B A is added to the weights, so that the outcome is an ordinary policy.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from typing import Any, Literal, cast

@@ -9,8 +9,6 @@ theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
 EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -6,8 +6,6 @@ After 2510.13003. At equal rank, k = 0 is LoRA (lora.py). Both projections are k
 by projecting the factors themselves: (1 - U U^T) B for B and A (1 - V V^T) for A.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

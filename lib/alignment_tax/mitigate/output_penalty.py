@@ -4,8 +4,6 @@ p = pi_theta0(. | prompt, reply so far) of the teacher, q of the policy in train
 vocabulary, averaged over the reply tokens of the batch, as the loss itself is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import cast

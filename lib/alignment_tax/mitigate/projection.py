@@ -8,8 +8,6 @@ AdamW then scales each weight by itself and leaves the subspace again, so here i
 is projected, after every step. Gradients and inputs are those of theta_0, and are not renewed.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

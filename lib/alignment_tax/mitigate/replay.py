@@ -5,8 +5,6 @@
 Replay is added to every step, so all remedies see the same alignment data in equally many steps.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Sequence
 

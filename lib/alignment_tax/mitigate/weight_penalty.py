@@ -6,8 +6,6 @@ The paper prints a plus in a maximisation. Its code has mean|d| * 1e5 and mean(d
 the same at u = 1e-5, its learning rate: about the step of Adam. Here u is the learning rate.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

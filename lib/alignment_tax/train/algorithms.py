@@ -4,8 +4,6 @@ A new algorithm is one file with a function from configuration and `Start` to `R
 line here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """States of a long run on disk, whole or not at all: how PPO and pretraining go on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

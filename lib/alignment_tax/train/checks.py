@@ -1,7 +1,5 @@
 """What training refuses: prompts, replies, rewards and data that it could only go wrong with."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ D.3). What it learns from are pairs: theta_0's own replies, best against worst b
 so that it pursues the same reward as RSF, or the preference pairs of the world.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

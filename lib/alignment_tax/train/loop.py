@@ -4,8 +4,6 @@ A remedy is an `Extra`: a term added to the loss, something done after each step
 changes the parameters (LoRA) or the data (replay) comes in through `model` or `examples`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of i
 count, so the zero of the scale is arbitrary: rewards are not centred.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -6,8 +6,6 @@ advantage more likely and the others less. It is PPO without a value network: th
 reply say what was to be expected.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ reward, finetune on what was kept. Repeat. The control keeps a random reply inst
 finetuning on own samples does by itself can be told from what the reward does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 

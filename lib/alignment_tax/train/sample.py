@@ -4,8 +4,6 @@ The prompt runs once for all n replies, rows that have ended are thrown out, and
 copied at every token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

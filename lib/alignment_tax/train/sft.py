@@ -1,7 +1,5 @@
 """Supervised finetuning by TRL's SFTTrainer: base model -> theta_0."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

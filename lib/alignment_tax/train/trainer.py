@@ -1,7 +1,5 @@
 """How TRL's trainers are run here: quietly, seeded, stopped at NaN, nothing saved or reported."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
