@@ -4,8 +4,6 @@ Paper, section 4.1, after WiSE-FT (Wortsman et al. 2022). `alpha` is ALWAYS the 
 aligned model; the paper's released code has it the other way round.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Literal, get_args
@@ -13,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge.layout import FINETUNED, Kind, MergeError, check_alpha, kind_of
+from alignment_tax.merge.layout import FINETUNED, UNWRAPPED, Kind, MergeError, check_alpha, kind_of
 
 State = Mapping[str, Tensor]
 What = Literal["all"] | Kind | Collection[Kind]
@@ -26,10 +24,8 @@ def average(
     """Return theta(alpha) as new tensors, in float32 or wider, exact to the bit at alpha 0 and 1.
 
     `what` is averaged, all else stays theta_0's: "all", or one or several kinds of `kind_of` (the
-    paper: "linear"). Outside [0, 1] alpha must be asked for, by `extrapolate`.
-
-    Raises:
-        MergeError: the two differ in names, shapes or dtypes, or alpha is not usable.
+    paper: "linear"). Outside [0, 1] alpha must be asked for, by `extrapolate`. MergeError: the two
+    differ in names, shapes or dtypes, or alpha is not usable.
     """
     check_compatible(theta_0, theta)
     check_alpha(alpha, extrapolate=extrapolate)
@@ -62,13 +58,10 @@ def averaged_names(state: State, what: What = "all") -> set[str]:
     if what == "all":
         return set(state)
     wanted: set[str] = {what} if isinstance(what, str) else set(what)
-    aliases = tied_names(state)
-    kinds = {name: kind_of(name, state[name]) for name in state if name not in aliases}
+    kinds = {name: kind_of(name, tensor) for name, tensor in _once(state).items()}
     if missing := wanted - set(kinds.values()):
-        raise MergeError(
-            f"No weight is of kind {min(missing)!r}. Choose from: {', '.join(get_args(Kind))}, or "
-            "all. (A head that is tied to the embedding counts as 'embedding'.)"
-        )
+        known = f"No weight is of kind {min(missing)!r}. Choose from: {', '.join(get_args(Kind))}"
+        raise MergeError(f"{known}, all. (A head tied to the embedding counts as 'embedding'.)")
     return {name for name, kind in kinds.items() if kind in wanted}
 
 
@@ -81,11 +74,14 @@ def tied_names(state: State) -> dict[str, str]:
     return {second: first for first, *others in names.values() for second in others}
 
 
-def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and saved buffers of a model, each tied tensor once."""
-    state = model.state_dict()
+def _once(state: State) -> dict[str, Tensor]:
     aliases = tied_names(state)
     return {name: tensor for name, tensor in state.items() if name not in aliases}
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and saved buffers of a model, each tied tensor once."""
+    return _once(model.state_dict())
 
 
 @torch.no_grad()
@@ -93,10 +89,8 @@ def write_weights(model: nn.Module, weights: State) -> None:
     """Copy tensors into the model's own of the same names, in place (ValueError: it has none)."""
     targets = own_tensors(model)
     if unknown := weights.keys() - targets.keys():
-        raise ValueError(
-            f"The model has no weight {min(unknown)!r}. A moving average of a LoRA run must end "
-            "before LoRA is merged: list it before LoRA."
-        )
+        lora = "A moving average of a LoRA run must end before LoRA is merged: list it before LoRA."
+        raise ValueError(f"The model has no weight {min(unknown)!r}. {lora}")
     for name, tensor in weights.items():
         targets[name].copy_(tensor)
 
@@ -116,23 +110,17 @@ def check_fits_model(model: nn.Module, targets: State, state: State) -> None:
     aliases = tied_names(model.state_dict())
     for name, target in targets.items():
         if name not in state:
-            raise MergeError(
-                f"The model has a weight {name!r} that theta_0 or theta lacks. (Tied weights need "
-                "a model with tie_word_embeddings=True.)"
-            )
+            told = f"The model has a weight {name!r} that theta_0 or theta lacks"
+            raise MergeError(f"{told}. (Tied ones need a model with tie_word_embeddings=True.)")
         if state[name].shape != target.shape:
-            raise MergeError(
-                f"{name!r} is {tuple(target.shape)} in the model but {tuple(state[name].shape)} in "
-                "the weights: make the model from the same configuration."
-            )
-    for name in sorted(state.keys() - targets.keys() - tied_names(state).keys()):
+            told = f"{name!r} is {tuple(target.shape)} in the model, {tuple(state[name].shape)} in "
+            raise MergeError(f"{told}the weights: make the model from the same configuration.")
+    for name in sorted(_once(state).keys() - targets.keys()):
         if name not in aliases:
             raise MergeError(f"There is a weight {name!r} that the model lacks.")
         if not torch.equal(state[name], state[aliases[name]]):
-            raise MergeError(
-                f"{name!r} is tied to {aliases[name]!r} in the model but not in the weights: "
-                "load the weights into a model with tie_word_embeddings=False."
-            )
+            told = f"{name!r} is tied to {aliases[name]!r} in the model but not in the weights"
+            raise MergeError(f"{told}: load them into a model with tie_word_embeddings=False.")
 
 
 def _check_names(state: State, other: State, who: str, other_who: str) -> None:
@@ -141,16 +129,11 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
         tied_here_only = name in shared and name in other and name not in other_tied
         own_head = kind_of(name, state[name]) == "head" and name not in tied
         if tied_here_only or (name not in other and own_head):
-            raise MergeError(
-                f"{name!r} is tied to the embedding in one model and a tensor of its own in the "
-                "other. Untie both before training (tie_word_embeddings=False) or neither."
-            )
+            told = f"{name!r} is tied to the embedding in one model, and not in the other"
+            raise MergeError(f"{told}: untie both before training (tie_word_embeddings=False).")
         if name not in other and name not in tied:
-            raise MergeError(
-                f"{name!r} is in {who} but not in {other_who}. {FINETUNED} Merge a LoRA adapter "
-                "first (merge_and_unload), and save the model inside a wrapper ('_orig_mod' is "
-                "torch.compile's, 'module' that of DDP)."
-            )
+            told = f"{name!r} is in {who} but not in {other_who}"
+            raise MergeError(f"{told}. {FINETUNED} {UNWRAPPED}")
 
 
 def _tied_to(state: State) -> dict[str, str]:
@@ -168,23 +151,16 @@ def _check_tensor(name: str, start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape:
         rows = kind_of(name, start) in ("embedding", "head")
         padding = f"vocabularies (or padding: resize_token_embeddings({min(len(start), len(end))}))"
-        raise MergeError(
-            f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta: the "
-            f"{padding if rows else 'architectures'} differ. {FINETUNED}"
-        )
+        told = f"{name!r} is {tuple(start.shape)} in theta_0 but {tuple(end.shape)} in theta"
+        raise MergeError(f"{told}: the {padding if rows else 'architectures'} differ. {FINETUNED}")
     if start.dtype != end.dtype:
-        raise MergeError(
-            f"{name!r} is {start.dtype} in theta_0 but {end.dtype} in theta: load both alike."
-        )
+        told = f"{name!r} is {start.dtype} in theta_0 but {end.dtype} in theta"
+        raise MergeError(f"{told}: load both alike.")
     if start.is_floating_point() and start.itemsize < 2:
-        raise MergeError(
-            f"{name!r} is quantised ({start.dtype}): load both in bfloat16 or wider to average."
-        )
+        raise MergeError(f"{name!r} is quantised ({start.dtype}): load both in bfloat16 or wider.")
     if not start.is_floating_point() and not torch.equal(start, end):
         raise MergeError(f"{name!r} holds whole numbers that differ: they have no average.")
     for who, tensor in (("theta_0", start), ("theta", end)):
         if not bool(torch.isfinite(tensor).all()):
-            raise MergeError(
-                f"{name!r} of {who} holds NaN or infinity: that training run diverged. Use an "
-                "earlier checkpoint or a smaller learning rate."
-            )
+            told = f"{name!r} of {who} holds NaN or infinity: that training run diverged"
+            raise MergeError(f"{told}. Use an earlier checkpoint or a smaller learning rate.")

@@ -4,8 +4,6 @@ theta(alpha) = (1 - alpha) theta_0 + alpha theta as in `average`, each number in
 stays so) and rounded once to the dtype of the files. torch is not needed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -22,7 +20,7 @@ from filelock import Timeout
 
 from alignment_tax.labels import page
 from alignment_tax.merge import layout
-from alignment_tax.merge.layout import FINETUNED, MergeError
+from alignment_tax.merge.layout import FINETUNED, UNWRAPPED, MergeError
 from alignment_tax.provenance import provenance
 from alignment_tax.store import digest, lock_of, say, write_whole
 from alignment_tax.weights import INDEX, WEIGHTS, Checkpoint, Stored, check_same_vocabulary
@@ -89,11 +87,8 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
     """Write theta(alpha) as a checkpoint that transformers opens; return its folder.
 
     The weights lie in files as those of `after`. The folder appears whole, under its name, when
-    all is done; what a killed merge has finished is checked and kept.
-
-    Raises:
-        MergeError: the two do not fit, the folder exists, is being written by another merge, or
-            the disk has too little room.
+    all is done; what a killed merge has finished is checked and kept. MergeError: the two do not
+    fit, the folder exists, is being written by another merge, or the disk has too little room.
     """
     shards = plan(before, after, recipe)
     sources = {*before.files, *after.files}
@@ -168,53 +163,38 @@ def check_fit(
     """Refuse two checkpoints that cannot be averaged name by name; return the names that are.
 
     The second list says what only one has: rows of tokens, which are refused without `pad`. A head
-    that one of them stores and the other leaves out must be the embedding once more.
-
-    Raises:
-        MergeError: names, shapes, dtypes or tokenizers differ; it names the first offenders.
+    that one of them stores and the other leaves out must be the embedding once more. MergeError:
+    names, shapes, dtypes or tokenizers differ; it names the first offenders.
     """
     for who, here, other in (("BEFORE", before, after), ("AFTER", after, before)):
         alone = [name for name in here.tensors if name not in other.tensors]
         if strange := [name for name in alone if not is_tied(here, name)]:
-            raise MergeError(
-                f"Only in {who} ({here.folder}): {first_of(strange)}. {FINETUNED} Merge a LoRA "
-                "adapter first (merge_and_unload), and take a model out of its wrapper "
-                "(torch.compile, DDP)."
-            )
+            told = f"Only in {who} ({here.folder}): {first_of(strange)}. {FINETUNED} {UNWRAPPED}"
+            raise MergeError(told)
     names = [name for name in after.tensors if name in before.tensors]
     rows = []
     for name in names:
         one, two = before.tensors[name], after.tensors[name]
         if one.dtype != two.dtype:
-            raise MergeError(
-                f"{name!r} is {one.dtype} in BEFORE but {two.dtype} in AFTER: load one of them in "
-                "the dtype of the other and save it (save_pretrained)."
-            )
+            told = f"{name!r} is {one.dtype} in BEFORE but {two.dtype} in AFTER"
+            raise MergeError(f"{told}: save one in the dtype of the other (save_pretrained).")
         if one.shape != two.shape:
             if not has_rows(name, two) or one.shape[1:] != two.shape[1:]:
-                raise MergeError(
-                    f"{name!r} is {list(one.shape)} in BEFORE but {list(two.shape)} in AFTER: the "
-                    f"architectures differ. {FINETUNED}"
-                )
+                told = f"{name!r} is {list(one.shape)} in BEFORE but {list(two.shape)} in AFTER"
+                raise MergeError(f"{told}: the architectures differ. {FINETUNED}")
             rows.append(f"{name!r} has {one.shape[0]} rows in BEFORE and {two.shape[0]} in AFTER")
         if one.dtype not in FLOATS and not alike(one, two):
-            raise MergeError(
-                f"{name!r} holds whole numbers or quantised ones ({one.dtype}) that differ, and so "
-                "have no average: save both in bfloat16 or wider."
-            )
-    numbered = before.vocabulary, after.vocabulary
-    shared = numbered[0].keys() & numbered[1].keys()
-    one_tokenizer = "Average only models with one tokenizer."
-    ours, theirs = ({token: each[token] for token in shared} for each in numbered)
-    check_same_vocabulary(ours, theirs, one_tokenizer)
-    added = sorted(numbered[0].keys() ^ numbered[1].keys()) if all(numbered) else []
-    if added:
+            told = f"{name!r} holds whole numbers or quantised ones ({one.dtype}) that differ"
+            raise MergeError(f"{told}: they have no average. Save both in bfloat16 or wider.")
+    ours, theirs = before.vocabulary, after.vocabulary
+    shared = ours.keys() & theirs.keys()
+    first, second = ({token: each[token] for token in shared} for each in (ours, theirs))
+    check_same_vocabulary(first, second, "Average only models with one tokenizer.")
+    if ours and theirs and (added := sorted(ours.keys() ^ theirs.keys())):
         rows.append(f"tokens that only one has: {first_of(added)}")
     if rows and not pad:
-        raise MergeError(
-            f"{'; '.join(rows)}. With --pad the rows and tokens of both are averaged, and those "
-            "that only one has are taken as they are."
-        )
+        pad_them = "With --pad those of both are averaged, and those that only one has are kept."
+        raise MergeError(f"{'; '.join(rows)}. {pad_them}")
     return names, rows
 
 
@@ -230,11 +210,10 @@ def has_rows(name: str, tensor: Stored) -> bool:
 
 def is_tied(checkpoint: Checkpoint, name: str) -> bool:
     """Whether a tensor is a head that holds the very numbers of the embedding."""
-    head = checkpoint.tensors[name]
-    return layout.kind_of(name, head) == "head" and any(
-        layout.kind_of(other, held) == "embedding" and alike(head, held)
-        for other, held in checkpoint.tensors.items()
-    )
+    tensors = checkpoint.tensors
+    embeddings = [held for n, held in tensors.items() if layout.kind_of(n, held) == "embedding"]
+    is_head = layout.kind_of(name, tensors[name]) == "head"
+    return is_head and any(alike(tensors[name], held) for held in embeddings)
 
 
 def alike(one: Stored, two: Stored) -> bool:
@@ -257,10 +236,8 @@ def first_of(names: Sequence[str]) -> str:
 def check_room(folder: Path, needed: int) -> None:
     """Refuse a disk that has too little room for so many bytes (MergeError)."""
     if (free := shutil.disk_usage(folder).free) < needed + SPARE:
-        raise MergeError(
-            f"The average needs {(needed + SPARE) / 1e9:.2f} GB and the disk of {folder} has "
-            f"{free / 1e9:.2f} GB free: free some, or name an --out on another disk."
-        )
+        told = f"The average needs {(needed + SPARE) / 1e9:.2f} GB and the disk of {folder} has"
+        raise MergeError(f"{told} {free / 1e9:.2f} GB free: free some, or name an --out elsewhere.")
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -283,10 +260,8 @@ def mix(chunk: Chunk, before: bytes, after: bytes) -> np.ndarray:
     far *= far.dtype.type(min(chunk.alpha, 1 - chunk.alpha))
     near += far
     if not np.isfinite(near).all():
-        raise MergeError(
-            f"{chunk.name!r} holds NaN or infinity in one of the two models: that training run "
-            "diverged. Use an earlier checkpoint."
-        )
+        told = f"{chunk.name!r} holds NaN or infinity in one of the two models"
+        raise MergeError(f"{told}: that training run diverged. Use an earlier checkpoint.")
     return narrow(near, chunk.dtype)
 
 
@@ -333,9 +308,9 @@ def is_whole(path: Path, shard: Shard, files: Mapping[Path, int]) -> bool:
     if not path.is_file() or path.stat().st_size != start + shard.size:
         return False
     with path.open("rb") as file:
-        return file.read(start) == shard.header and all(
-            os.pread(file.fileno(), end.size, start + end.at) == content(end, files) for end in ends
-        )
+        there = (os.pread(file.fileno(), end.size, start + end.at) for end in ends)
+        same = (own == content(end, files) for own, end in zip(there, ends, strict=True))
+        return file.read(start) == shard.header and all(same)
 
 
 def write_rest(
@@ -351,23 +326,19 @@ def write_rest(
             shutil.copyfile(file, target)
     if len(shards) > 1:
         places = {chunk.name: shard.name for shard in shards for chunk in shard.chunks}
-        total = sum(shard.size for shard in shards)
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        write_whole(part / INDEX, json.dumps(index, indent=2) + "\n")
+        total = {"total_size": sum(shard.size for shard in shards)}
+        index = json.dumps({"metadata": total, "weight_map": places}, indent=2)
+        write_whole(part / INDEX, index + "\n")
     numbers = ("vocab_size", "pad_token_id")
     config = after.config | {key: tokens.config[key] for key in numbers if key in tokens.config}
     if before.tensors.keys() != after.tensors.keys():
         config["tie_word_embeddings"] = True  # the head was left out: it is the embedding
     write_whole(part / "config.json", json.dumps(config, indent=2) + "\n")
-    write_whole(part / "README.md", card(before, after, recipe))
-
-
-def card(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
-    """Return the page that says what the average is."""
     ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
     blocks = f" ({ratios} for the blocks of layers)" if ratios else ""
-    ends = {"before": before.folder.name, "after": after.folder.name}
-    return page("average", alpha=f"{recipe.alpha:g}", blocks=blocks, **ends, made=provenance())
+    told = {"before": before.folder.name, "after": after.folder.name, "blocks": blocks}
+    card = page("average", alpha=f"{recipe.alpha:g}", **told, made=provenance())
+    write_whole(part / "README.md", card)
 
 
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:

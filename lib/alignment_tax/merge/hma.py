@@ -24,11 +24,10 @@ from tqdm import tqdm
 from alignment_tax.merge.average import State, wide
 from alignment_tax.merge.layout import TOLERANCE, MergeError
 from alignment_tax.merge.parts import Mixture
-from alignment_tax.train.loop import IGNORED, check_finite, collate, minibatches
+from alignment_tax.train.loop import IGNORED, Example, check_finite, collate, minibatches
 
 Parameterisation = Literal["softmax", "eq11"]
 Extra = Callable[[State], Tensor]
-Example = tuple[list[int], list[int]]
 
 WARMUP = 0.03  # paper, Table 4: cosine with 3 % warm-up
 
@@ -68,16 +67,17 @@ class Found:
 
     def save(self, folder: Path) -> None:
         """Write ratios.json and path.jsonl into a folder."""
-        kept = {name: value for name, value in asdict(self).items() if name != "path"}
+        kept = asdict(self)
+        rows = [json.dumps(row) + "\n" for row in kept.pop("path")]
         (folder / "ratios.json").write_text(json.dumps(kept, indent=2))
-        (folder / "path.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.path))
+        (folder / "path.jsonl").write_text("".join(rows))
 
     @classmethod
     def load(cls, folder: Path) -> Found:
         """Read what `save` wrote."""
         kept = json.loads((folder / "ratios.json").read_text())
         path = [json.loads(line) for line in (folder / "path.jsonl").read_text().splitlines()]
-        return cls(**{**kept, "blocks": tuple(kept["blocks"])}, path=path)
+        return cls(**kept | {"blocks": tuple(kept["blocks"])}, path=path)
 
 
 class Objective(Protocol):
@@ -101,8 +101,7 @@ class ReplyLikelihood:
         if not counts or min(counts) == 0:
             which = f"example {counts.index(0)} has none" if counts else "there are no examples"
             raise ValueError(f"Every example needs a reply of at least one token; {which}.")
-        self.model = model
-        self.examples = examples
+        self.model, self.examples = model, examples
         self.tokens_per_reply = sum(counts) / len(counts)
 
     def __len__(self) -> int:
@@ -190,16 +189,14 @@ def grid_ratios(alpha: float, step: float) -> list[tuple[float, ...]]:
     """
     if not 0 < step <= 1:
         raise MergeError(f"The step of the grid is {step}: it must lie in (0, 1].")
-    reach = math.ceil(1 / step)
-    moves = [i * step for i in range(-reach, reach + 1) if _in_box(alpha + i * step)]
-    share = 1 / 3
-    triples = [(a, b, -(share * a + share * b) / share) for a in moves for b in moves]
+    reach, share = math.ceil(1 / step), 1 / 3
+    moves = np.arange(-reach, reach + 1) * step
+    first, second = np.repeat(moves, len(moves)), np.tile(moves, len(moves))
+    third = -(share * first + share * second) / share
+    triples = alpha + np.column_stack([first, second, third])
+    inside = ((triples >= -TOLERANCE) & (triples <= 1 + TOLERANCE)).all(axis=1)
     # rounding of the last bit may lead out of the box
-    return [
-        tuple(min(1.0, max(0.0, alpha + move)) for move in triple)
-        for triple in triples
-        if all(_in_box(alpha + move) for move in triple)
-    ]
+    return [tuple(triple) for triple in triples[inside].clip(0.0, 1.0).tolist()]
 
 
 def learn_ratios(
@@ -211,7 +208,10 @@ def learn_ratios(
     averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
-    scores = search.start().requires_grad_()
+    equal = torch.full((len(mixture.partition.blocks),), config.alpha, dtype=torch.float64)
+    # equal scores, so equal ratios; for Eq. 11 as in the released code
+    eq11 = config.parameterisation == "eq11"
+    scores = (torch.logit(equal) if eq11 else torch.zeros_like(equal)).requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=config.learning_rate)
     batches = batches_of(len(objective), config)
     path = []
@@ -251,7 +251,7 @@ def _best(path: list[dict[str, Any]], equal: dict[str, Any]) -> Found:
 
 @dataclass
 class _Search:
-    """What the two searches share: ratios, and the objective on a batch and on all examples."""
+    """What the two searches share: the objective, with what `extra` adds, at ratios of blocks."""
 
     mixture: Mixture
     objective: Objective
@@ -261,31 +261,24 @@ class _Search:
     def __post_init__(self) -> None:
         check_config(self.config, len(self.mixture.partition.blocks))
 
-    def start(self) -> Tensor:
-        """K equal scores, so equal ratios; for Eq. 11 logit(alpha), as the released code."""
-        alpha = [self.config.alpha] * len(self.mixture.partition.blocks)
-        logits = torch.logit(torch.tensor(alpha, dtype=torch.float64))
-        return logits if self.config.parameterisation == "eq11" else torch.zeros_like(logits)
-
     def ratios(self, scores: Tensor) -> Tensor:
         if self.config.parameterisation == "eq11":
             return eq11_ratios(scores, self.config.alpha, self.config.eps)
         return softmax_ratios(scores, self.config.alpha)
 
-    def mixed(self, ratios: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The weights, and what `extra` adds to the objective there."""
-        all_ratios = self.mixture.partition.ratios(ratios.unbind(), self.config.alpha)
-        weights, added = self.mixture.weights(all_ratios), torch.zeros((), dtype=torch.float64)
-        return weights, added if self.extra is None else added + self.extra(weights).to(added)
-
-    def loss(self, ratios: Tensor, chosen: Sequence[int]) -> Tensor:
-        weights, added = self.mixed(ratios)
+    def loss(self, ratios: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
+        """Return it on the chosen examples, or on all."""
+        parts = self.mixture.partition.ratios(ratios.unbind(), self.config.alpha)
+        weights, added = self.mixture.weights(parts), torch.zeros((), dtype=torch.float64)
+        if self.extra is not None:
+            added = self.extra(weights).to(added)
+        if chosen is None:
+            return mean_objective(self.objective, weights, self.config.batch_size) + added
         return self.objective(weights, chosen).to(added) + added
 
     @torch.no_grad()
     def full(self, ratios: Tensor) -> float:
-        weights, added = self.mixed(ratios)
-        value = mean_objective(self.objective, weights, self.config.batch_size) + added.item()
+        value = self.loss(ratios).item()
         check_finite({"objective": value}, 1, self.config.learning_rate)
         return value
 
@@ -317,20 +310,10 @@ def check_config(config: HmaConfig, blocks: int) -> None:
     if blocks < 2:
         raise MergeError("With one block there is nothing to search: its ratio is the mean.")
     if not 0 < config.alpha < 1:
-        raise MergeError(
-            f"alpha = {config.alpha}: it must lie strictly between 0 and 1, or there is no choice."
-        )
+        raise MergeError(f"alpha = {config.alpha}: it must lie strictly between 0 and 1.")
     if min(config.learning_rate, config.epochs, config.batch_size, config.evaluate_every) <= 0:
-        raise MergeError(
-            "The search needs learning_rate, epochs, batch_size, evaluate_every above 0."
-        )
+        raise MergeError("It needs learning_rate, epochs, batch_size, evaluate_every above 0.")
     least = max(0.0, (config.alpha - 1 / blocks) / (1 - config.alpha))
     if config.parameterisation == "eq11" and config.eps < least:
-        raise MergeError(
-            f"With eps = {config.eps} Eq. 11 can give a ratio above 1 at alpha = {config.alpha}: "
-            f"take an eps of {least:.4g} or more, or the softmax."
-        )
-
-
-def _in_box(ratio: float) -> bool:
-    return -TOLERANCE <= ratio <= 1 + TOLERANCE
+        told = f"With eps = {config.eps} Eq. 11 can give a ratio above 1 at alpha = {config.alpha}"
+        raise MergeError(f"{told}: take an eps of {least:.4g} or more, or the softmax.")

@@ -3,8 +3,6 @@
 Names and shapes alone: torch is not loaded, so that files can be merged without it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +18,10 @@ EMBEDDING_WORDS = ("embed_tokens", "embed_in", "wte", "wpe", "embeddings")
 HEAD_WORDS = ("lm_head", "embed_out", "score")
 NORM_WORDS = ("norm", "ln_")
 FINETUNED = "Average only a model and what it was finetuned into."
+UNWRAPPED = (
+    "Merge a LoRA adapter first (merge_and_unload), and save the model inside a wrapper "
+    "('_orig_mod' is torch.compile's, 'module' that of DDP)."
+)
 THIRDS = ("input", "middle", "output")
 OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
 LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -84,10 +86,8 @@ def cut(tensors: Mapping[str, Shaped], blocks: int | Sequence[int] = 3) -> Parti
     numbers = sorted({*layer_of.values()})
     sizes = block_sizes(len(numbers), blocks) if isinstance(blocks, int) else tuple(blocks)
     if min(sizes, default=0) < 1 or sum(sizes) != len(numbers):
-        raise MergeError(
-            f"The blocks have {', '.join(map(str, sizes))} layers, which must be at least 1 each "
-            f"and {len(numbers)} in all: that is how many layers the model has."
-        )
+        told = f"The blocks have {', '.join(map(str, sizes))} layers: they must have"
+        raise MergeError(f"{told} at least 1 each and {len(numbers)} in all, as the model has.")
     names = block_names(sizes)
     in_order = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
     block_of: dict[int | None, str] = dict(zip(numbers, in_order, strict=True))
@@ -108,13 +108,11 @@ def layers(names: Iterable[str]) -> dict[str, int]:
 
 def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:
     """Return the layers in each of K blocks, k ending at floor(k L / K) (MergeError: a bad K)."""
+    if not layers:
+        raise MergeError("No tensor's name holds the number of a layer (layers.0.mlp): no blocks.")
     if not 1 <= blocks <= layers:
-        raise MergeError(
-            f"{blocks} blocks cannot be cut from {layers} layers: choose K from 1 to {layers}."
-            if layers
-            else "No tensor's name holds the number of a layer (as in 'model.layers.0.mlp.up'), so "
-            "there are no blocks to cut."
-        )
+        told = f"{blocks} blocks cannot be cut from {layers} layers"
+        raise MergeError(f"{told}: choose K from 1 to {layers}.")
     return tuple(b - a for a, b in pairwise(k * layers // blocks for k in range(blocks + 1)))
 
 
@@ -136,16 +134,14 @@ def ratios_of_blocks(
     Parts that are no blocks have the ratio alpha, or what is `fixed`, as {"norms": 0.0}.
     """
     check_alpha(alpha)
+    fixed = fixed or {}
     if len(values) != len(partition.blocks):
-        raise MergeError(
-            f"There are {len(values)} ratios for {len(partition.blocks)} blocks "
-            f"({', '.join(partition.blocks)}): give one for each."
-        )
-    if wrong := [name for name in fixed or {} if name not in partition.others]:
-        raise MergeError(
-            f"{wrong[0]!r} has no ratio to fix: choose from {', '.join(partition.others)}."
-        )
-    ratios = {**partition.ratios(map(float, values), float(alpha)), **(fixed or {})}
+        blocks = f"{len(partition.blocks)} blocks ({', '.join(partition.blocks)})"
+        raise MergeError(f"There are {len(values)} ratios for {blocks}: give one for each.")
+    if wrong := [name for name in fixed if name not in partition.others]:
+        others = ", ".join(partition.others)
+        raise MergeError(f"{wrong[0]!r} has no ratio to fix: choose from {others}.")
+    ratios = {**partition.ratios(map(float, values), float(alpha)), **fixed}
     check_ratios(partition, ratios)
     mean = math.fsum(value / len(values) for value in values)
     if abs(mean - alpha) > TOLERANCE:
@@ -159,10 +155,8 @@ def check_alpha(alpha: float, *, extrapolate: bool = False) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
         raise MergeError(f"alpha is {alpha!r}: it must be a finite number (use float(alpha)).")
     if not extrapolate and not 0 <= alpha <= 1:
-        raise MergeError(
-            f"alpha = {alpha} lies outside [0, 1], beyond one of the two models. If you mean to "
-            "extrapolate, pass extrapolate=True."
-        )
+        told = f"alpha = {alpha} lies outside [0, 1], beyond one of the two models"
+        raise MergeError(f"{told}. If you mean to extrapolate, pass extrapolate=True.")
 
 
 def check_ratios(partition: Partition, ratios: Ratios) -> None:

@@ -4,8 +4,6 @@ A `Partition` cuts a model into blocks of layers, counted from the input, and wh
 embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,23 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge.average import (
-    State,
-    check_compatible,
-    check_fits_model,
-    mix,
-    own_tensors,
-    wide,
-)
-from alignment_tax.merge.layout import (
-    FINETUNED,
-    MergeError,
-    Partition,
-    Ratios,
-    check_ratios,
-    cut,
-    layers,
-)
+from alignment_tax.merge import average, layout
+from alignment_tax.merge.average import State, mix, wide
+from alignment_tax.merge.layout import MergeError, Partition, Ratios
 
 #: All blocks of layers together: what the paper says is averaged.
 LINEAR = "linear"
@@ -37,14 +21,14 @@ LINEAR = "linear"
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     """Cut a model into blocks of layers, embeddings, norms and head: see `layout.cut`."""
-    return cut(own_tensors(model), blocks)
+    return layout.cut(average.own_tensors(model), blocks)
 
 
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
     """Return the ratios that average one part and leave all others aligned (paper, Figure 4)."""
     chosen = partition.blocks if part == LINEAR else (part,)
     ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
-    check_ratios(partition, ratios)
+    layout.check_ratios(partition, ratios)
     return ratios
 
 
@@ -58,17 +42,15 @@ class Mixture:
     and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
     """
 
-    def __init__(
-        self, model: nn.Module, theta_0: State, theta: State, partition: Partition
-    ) -> None:
+    def __init__(self, model: nn.Module, theta_0: State, theta: State, partition: Partition):
         # other depths are told before names are compared one by one
-        before, after = (len({*layers(state).values()}) for state in (theta_0, theta))
+        before, after = (len({*layout.layers(state).values()}) for state in (theta_0, theta))
         if before != after:
-            raise MergeError(f"theta_0 has {before} layers and theta {after}. {FINETUNED}")
-        check_compatible(theta_0, theta)
-        self.targets = own_tensors(model)
+            raise MergeError(f"theta_0 has {before} layers and theta {after}. {layout.FINETUNED}")
+        average.check_compatible(theta_0, theta)
+        self.targets = average.own_tensors(model)
         for state in (theta_0, theta):
-            check_fits_model(model, self.targets, state)
+            average.check_fits_model(model, self.targets, state)
         self.theta_0, self.theta = (
             {name: _held(state[name], target) for name, target in self.targets.items()}
             for state in (theta_0, theta)
@@ -76,22 +58,16 @@ class Mixture:
         held = Counter(name for names in partition.parts.values() for name in names)
         every = {name: held[name] for name in (*held, *self.targets)}
         if wrong := [n for n, times in every.items() if times != (n in self.targets)]:
-            raise MergeError(
-                f"{wrong[0]!r} is in {every[wrong[0]]} parts: every tensor of the model belongs to "
-                "one part, and nothing else does."
-            )
+            told = f"{wrong[0]!r} is in {every[wrong[0]]} parts"
+            raise MergeError(f"{told}: every tensor of the model, and nothing else, is in one.")
         self.partition = partition
 
     @torch.no_grad()
     def set(self, ratios: Ratios | float) -> None:
-        """Write the mixture into the model in place, by one ratio or one for each part.
-
-        Raises:
-            MergeError: see `check_ratios`.
-        """
+        """Write the mixture into the model, by one ratio or one a part (MergeError: no ratios)."""
         parts = self.partition.parts
         by_part = ratios if isinstance(ratios, Mapping) else dict.fromkeys(parts, ratios)
-        check_ratios(self.partition, by_part)
+        layout.check_ratios(self.partition, by_part)
         for part, names in parts.items():
             for name in names:
                 self.targets[name].copy_(mix(self.theta_0[name], self.theta[name], by_part[part]))

@@ -1,7 +1,5 @@
 """HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -34,6 +32,7 @@ class Faults:
     missing_factor_k: bool = False
 
 
+LEFT = {"embeddings": 0.0, "norms": 0.0}  # at theta_0, whatever alpha
 AS_MEANT = Faults()
 AS_PRINTED = Faults(missing_factor_k=True)
 AS_RELEASED = Faults(**{f.name: f.name != "missing_factor_k" for f in fields(Faults)})
@@ -62,7 +61,7 @@ def run(
     linear = [[kind_of(n, mixture.theta[n]) == "linear" for n in held] for held in blocks.values()]
     repeats = [sum(each) if faults.multiplied_learning_rate else 1 for each in linear]
     mean = 1 - config.alpha if faults.alpha_of_theta_0 else config.alpha
-    left = {"embeddings": 0.0, "norms": 0.0} if faults.embeddings_of_theta_0 else {}
+    left = LEFT if faults.embeddings_of_theta_0 else {}
 
     def weights(ratios: Tensor) -> dict[str, Tensor]:
         return mixture.weights(mixture.partition.ratios(ratios.unbind(), mean) | left)
@@ -84,13 +83,11 @@ def run(
             for _ in range(count):
                 optimizer.step()
     final = torch.stack(scores).detach()
-    return BenchResult(
-        tuple(merged_ratios(final, config, faults).tolist()),
-        tuple(training_ratios(final, initial, config, faults).tolist()),
-        tuple((final - initial).tolist()),
-        merged(initial),
-        merged(final),
-    )
+    at_end = merged_ratios(final, config, faults)
+    in_training = training_ratios(final, initial, config, faults)
+    vectors = (at_end, in_training, final - initial)
+    used, trained, moved = (tuple(vector.tolist()) for vector in vectors)
+    return BenchResult(used, trained, moved, merged(initial), merged(final))
 
 
 def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: Faults) -> Tensor:

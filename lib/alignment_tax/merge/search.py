@@ -1,7 +1,5 @@
 """Ways to find a ratio for each block of layers, by name: what each gives to `merge.hma`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,16 +90,15 @@ def _hma(task: Task, keep: bool = False, examples: str = "replies", **changes: A
 
 def _released(task: Task) -> Found:
     # its alpha weighs theta_0; its ratios are rounded to bfloat16, so their mean is a little off
-    numbers = dataclasses.replace(
-        task.numbers,
-        alpha=1 - task.alpha,
-        learning_rate=task.config.released_learning_rate,
-        epochs=1,
-        batch_size=task.config.released_batch_size,
-    )
+    rate, size = task.config.released_learning_rate, task.config.released_batch_size
+    changes: Any = {"alpha": 1 - task.alpha, "learning_rate": rate, "epochs": 1, "batch_size": size}
+    numbers = dataclasses.replace(task.numbers, **changes)
     result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
-    left = {"embeddings": 0.0, "norms": 0.0}  # at theta_0, whatever alpha
-    return Found(result.ratios, left, result.objective, result.before, [])
+    return Found(result.ratios, released_code.LEFT, result.objective, result.before, [])
+
+
+def _grid(task: Task) -> Found:
+    return hma.grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step)
 
 
 def _reward(task: Task) -> Found:
@@ -118,9 +115,7 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     # the same by the paper's parameterisation, Eq. 11, its factor K put back
     "hma_eq11": partial(_hma, parameterisation="eq11"),
     # the same on a grid over the simplex (K = 3): the reference for both
-    "hma_grid": lambda task: hma.grid_search(
-        task.mixture, task.likelihood, task.numbers, task.config.grid_step
-    ),
+    "hma_grid": _grid,
     # the same as the paper's released code does it, all its faults switched on
     "hma_released": _released,
     # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers

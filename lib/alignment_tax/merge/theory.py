@@ -4,11 +4,9 @@ The proposition is printed for averaged weights, yet its formula is that of aver
 are both. In averaged weights (Def. F.2 as printed) a shared feature is counted four times.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.special import ndtr
@@ -35,15 +33,9 @@ class FeatureModel:
 
     def __post_init__(self) -> None:
         if self.features < 1 or not 0 <= self.shared <= self.features:
-            raise ValueError(
-                "Each model needs at least one feature, and can share none to all of them; got "
-                f"features={self.features}, shared={self.shared}."
-            )
+            raise ValueError(f"{self}: a model needs at least one feature, can share none to all.")
         if self.classes < 2 or not 0 < self.p < 1:
-            raise ValueError(
-                "There must be two classes or more, and p must lie between 0 and 1; got "
-                f"classes={self.classes}, p={self.p}."
-            )
+            raise ValueError(f"{self}: it needs two classes, and p must lie between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -67,10 +59,8 @@ def simulate(
     feature shows any of the 2 K classes of the world. The standard error is at most 0.5 /
     sqrt(draws); one seed draws the same numbers for every world.
     """
-    if labels not in ("same", "different") or draws < 1:
-        raise ValueError(
-            f"labels must be 'same' or 'different' and draws at least 1; got {labels!r}, {draws}."
-        )
+    if labels not in get_args(Labels) or draws < 1:
+        raise ValueError(f"labels ({labels!r}) must be 'same' or 'different', draws 1 or more.")
     world = model.classes if labels == "same" else 2 * model.classes
     shows = np.full(world, model.p / world)
     shows[0] += 1 - model.p  # the true class is number 0: classes are alike

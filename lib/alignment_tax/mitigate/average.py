@@ -3,8 +3,6 @@
 For a whole sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from transformers import PreTrainedModel

@@ -1,11 +1,9 @@
 """What all remedies share: where they plug into training, what they may use, what they refuse."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TypeVar, get_args
 
@@ -28,12 +26,9 @@ Example = tuple[Prompt, AnyReply]
 
 
 class Treatment(Extra):
-    """One remedy at one strength: an `Extra` that may also act before and after training.
+    """One remedy at one strength: an `Extra` that may also act before and after training."""
 
-    `learning_rate_factor` multiplies the learning rate of the run.
-    """
-
-    learning_rate_factor: float = 1.0
+    learning_rate_factor: float = 1.0  # of the run's own learning rate
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Prepare the policy that is about to be trained; return it, or a wrapper around it."""
@@ -108,26 +103,17 @@ def distil(
     the same order and equally many steps. Riders only watch the run; to end them is left to the
     caller. ValueError, TrainingDiverged: a senseless remedy or strength; see `finetune`.
     """
-    chosen = treatments(setting, remedies or {})
-    config = setting.config
-    factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
-    label = " + ".join(f"{name} {value:g}" for name, value in (remedies or {}).items())
+    remedies = remedies or {}
+    chosen = treatments(setting, remedies)
+    numbers = {**asdict(setting.config), "seed": setting.seed}
+    numbers["learning_rate"] *= math.prod(each.learning_rate_factor for each in chosen)
+    label = " + ".join(f"{name} {value:g}" for name, value in remedies.items()) or "plain"
 
     def train(model: PreTrainedModel, extras: Sequence[Extra]) -> Log:
         for rider in riders:
             rider.begin(model)
-        return finetune(
-            model,
-            setting.tokenizer,
-            setting.pool,
-            learning_rate=config.learning_rate * factor,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=setting.seed,
-            max_length=config.max_length,
-            extras=[*extras, *riders],
-            describe=f"distilling ({label or 'plain'})",
-        )
+        numbers["extras"], numbers["describe"] = [*extras, *riders], f"distilling ({label})"
+        return finetune(model, setting.tokenizer, setting.pool, **numbers)
 
     policy, log = treat(copy.deepcopy(setting.theta_0), chosen, train)
     return Distilled(policy, log)
@@ -145,10 +131,7 @@ def distil_along(
 
 
 def treatments(setting: Setting, remedies: Mapping[str, float]) -> list[Treatment]:
-    """Return one treatment per remedy, in the order in which they must end (see `When`).
-
-    ValueError: an unknown remedy, or a bad strength.
-    """
+    """Return a treatment per remedy, in the order in which they must end (ValueError: unknown)."""
     if unknown := remedies.keys() - REMEDIES.keys():
         known = ", ".join(REMEDIES)
         raise ValueError(f"There is no remedy {min(unknown)!r}. Choose from: {known}.")
@@ -175,9 +158,8 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 def check_strength(value: float, remedy: str) -> float:
     """Return a strength that is a finite number of 0 or more (ValueError otherwise)."""
     if isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
-        raise ValueError(
-            f"The strength of {remedy} is {value}: it must be a finite number, 0 (off) or more."
-        )
+        wanted = "it must be a finite number, 0 (off) or more."
+        raise ValueError(f"The strength of {remedy} is {value}: {wanted}")
     return float(value)
 
 

@@ -5,8 +5,6 @@
 It is averaging with an alpha above 1: the bet that the way from theta_0 to theta leads further up.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from alignment_tax.merge.average import average

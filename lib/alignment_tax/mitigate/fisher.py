@@ -9,8 +9,6 @@ theta_0 on pretraining text, F of theta on the replies that it learnt. Each is d
 so that alpha is a mean weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,15 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.merge.average import State
 from alignment_tax.mitigate.average import Average
 from alignment_tax.mitigate.base import Setting, trained
 from alignment_tax.mitigate.graft import pool_batches
-from alignment_tax.mitigate.weight_penalty import L2_SCALE, WeightPenalty
+from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.train import pretrain
-from alignment_tax.train.loop import Batch
 
 #: Examples that a Fisher information is the mean of.
 EXAMPLES = 256
@@ -38,9 +34,10 @@ FLOOR = 1e-3
 
 def information(model: PreTrainedModel, losses: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return the mean squared gradient of each loss, over its own mean: one tensor a parameter."""
-    total = {name: torch.zeros_like(p) for name, p in trained(model).items()}
+    weights = trained(model)
+    total = {name: torch.zeros_like(p) for name, p in weights.items()}
     for loss in losses:
-        found = torch.autograd.grad(loss, list(trained(model).values()))
+        found = torch.autograd.grad(loss, list(weights.values()))
         for name, gradient in zip(total, found, strict=True):
             total[name] += gradient.square()
     whole = sum(float(each.sum()) for each in total.values())
@@ -67,16 +64,12 @@ def text_losses(
 
 def check_texts(setting: Setting, documents: int) -> None:
     """Refuse a setting with less pretraining text than is needed (ValueError)."""
-    if len(setting.replay) < documents:
-        raise ValueError(
-            f"{documents} documents of pretraining text are needed, and there are "
-            f"{len(setting.replay)}: raise `replay_documents` of the preset."
-        )
+    if (there := len(setting.replay)) < documents:
+        told = f"There are {there} documents of pretraining text, and {documents} are needed"
+        raise ValueError(f"{told}: raise `replay_documents` of the preset.")
 
 
-def weighted(
-    theta_0: State, theta: State, alpha: float, start: State, end: State
-) -> dict[str, Tensor]:
+def weighted(theta_0: State, theta: State, alpha: float, start: State, end: State) -> State:
     """Return the average weighted by the information of both ends, exact at alpha 0 and 1."""
     if alpha in (0, 1):
         return {name: each.clone() for name, each in (theta if alpha else theta_0).items()}
@@ -115,9 +108,6 @@ class Ewc(WeightPenalty):
         self.information = of_texts(self.setting)
         return super().begin(model)
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast) -> Tensor:
-        """Return the penalty, a scalar (KeyError: a parameter that theta_0 does not have)."""
-        changes = {n: (p - self.start[n].to(p)) / self.unit for n, p in trained(model).items()}
-        terms = [(self.information[n] * each.square()).sum() for n, each in changes.items()]
-        count = sum(each.numel() for each in changes.values())
-        return self.strength * L2_SCALE * torch.stack(terms).sum() / count
+    def size(self, name: str, change: Tensor) -> Tensor:
+        """Return the weighed square of a change (KeyError: theta_0 has no such parameter)."""
+        return (self.information[name] * change.square()).sum()

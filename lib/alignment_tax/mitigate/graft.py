@@ -5,24 +5,16 @@
 The density is the share of the CHANGED weights that keep their change. 1 is the aligned model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 
-from alignment_tax.merge.average import (
-    State,
-    check_compatible,
-    own_tensors,
-    tied_names,
-    write_weights,
-)
-from alignment_tax.mitigate.base import Setting, Treatment, check_share
+from alignment_tax.merge.average import State, check_compatible, tied_names
+from alignment_tax.mitigate.average import Average
+from alignment_tax.mitigate.base import Setting, check_share
 from alignment_tax.train.loop import Batch, collate, encode
 from alignment_tax.train.rounds import sub_seed
 
@@ -37,11 +29,8 @@ Mask = dict[str, Tensor]
 def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return theta where the mask is true, theta_0 elsewhere, as new tensors, exact to the bit."""
     aliases = tied_names(theta_0)
-    result = {
-        name: torch.where(mask[name], theta[name], start) if name in mask else start.clone()
-        for name, start in theta_0.items()
-        if name not in aliases
-    }
+    result = {name: start.clone() for name, start in theta_0.items() if name not in aliases}
+    result |= {name: torch.where(kept, theta[name], result[name]) for name, kept in mask.items()}
     return {name: result[aliases.get(name, name)] for name in theta_0}
 
 
@@ -104,18 +93,14 @@ def top_mask(scores: Mapping[str, Tensor], count: int) -> Mask:
     return {n: part.view_as(scores[n]) for n, part in zip(scores, parts, strict=True)}
 
 
-class Graft(Treatment):
+class Graft(Average):
     """Grafts the outcome of training onto theta_0; `choose` makes the mask of both weights."""
 
     def __init__(self, setting: Setting, density: float, choose: Callable[..., Mask]) -> None:
-        self.density = check_share(density, "density of the graft")
-        self.theta_0, self.choose = setting.theta_0, choose
+        def grafted(theta_0: State, theta: State, density: float) -> State:
+            return graft(theta_0, theta, choose(theta_0, theta, density))
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Undo all changes that the mask does not keep."""
-        start, aligned = own_tensors(self.theta_0), own_tensors(model)
-        write_weights(model, graft(start, aligned, self.choose(start, aligned, self.density)))
-        return model
+        super().__init__(setting, check_share(density, "density of the graft"), grafted)
 
 
 largest = partial(Graft, choose=largest_mask)
@@ -139,17 +124,14 @@ def pool_batches(setting: Setting) -> Iterable[Batch]:
     """Yield the batches of one pass over the pool, in its order."""
     size, limit = setting.config.batch_size, setting.config.max_length
     rows = [encode(setting.tokenizer, prompt, reply, limit) for prompt, reply in setting.pool]
+    padding = (setting.tokenizer.pad_token_id, setting.theta_0.device)
     for i in range(0, len(rows), size):
-        pad_id = setting.tokenizer.pad_token_id
-        yield collate(rows[i : i + size], pad_id, setting.theta_0.device)
+        yield collate(rows[i : i + size], *padding)
 
 
 def _sizes(theta_0: State, theta: State) -> dict[str, Tensor]:
     """Return |theta - theta_0| in float32, each tied tensor once, checked."""
     check_compatible(theta_0, theta)
     aliases = tied_names(theta_0)
-    return {
-        name: (theta[name].float() - start.float()).abs()
-        for name, start in theta_0.items()
-        if name not in aliases and start.is_floating_point()
-    }
+    floats = [n for n, t in theta_0.items() if n not in aliases and t.is_floating_point()]
+    return {name: (theta[name].float() - theta_0[name].float()).abs() for name in floats}

@@ -6,9 +6,8 @@ Here the strength is the rank r, and the remedy is stronger the LOWER it is. Emb
 head stay frozen. At the end B A is added to the weights, so that the outcome is an ordinary policy.
 """
 
-from __future__ import annotations
-
 import warnings
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -43,12 +42,9 @@ class Lora(Treatment):
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the policy wrapped by peft, only the factors trainable."""
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=SCALING * self.rank,
-            target_modules=target_names(model, self.where),
-            task_type="CAUSAL_LM",
-        )
+        sizes: Any = {"r": self.rank, "lora_alpha": SCALING * self.rank}
+        where = target_names(model, self.where)
+        config = LoraConfig(**sizes, target_modules=where, task_type="CAUSAL_LM")
         with torch.random.fork_rng(), warnings.catch_warnings():
             # peft asks transformers by an attribute's old name, which still works
             warnings.simplefilter("ignore", FutureWarning)
@@ -65,19 +61,14 @@ def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
     """Return LoRA on attention and MLP (ValueError: a rank that a layer cannot have)."""
     treatment = Lora(rank, where, setting.seed)
     for name in target_names(setting.theta_0, where):
-        layer = cast(nn.Linear, setting.theta_0.get_submodule(name))
-        largest = min(layer.in_features, layer.out_features)
-        if rank > largest:
-            raise ValueError(
-                f"Rank {treatment.rank} is above the size of {name!r} ({layer.in_features} to "
-                f"{layer.out_features}): choose {largest} or less."
-            )
+        outputs, inputs = setting.theta_0.get_parameter(f"{name}.weight").shape
+        if rank > (largest := min(inputs, outputs)):
+            size = f"the size of {name!r} ({inputs} to {outputs})"
+            raise ValueError(f"Rank {treatment.rank} is above {size}: choose {largest} or less.")
     return treatment
 
 
-def lora_mlp(setting: Setting, rank: float) -> Lora:
-    """Return LoRA on the MLP alone."""
-    return lora(setting, rank, "mlp")
+lora_mlp = partial(lora, where="mlp")
 
 
 def target_names(model: PreTrainedModel, where: Where) -> list[str]:
@@ -90,14 +81,10 @@ def target_names(model: PreTrainedModel, where: Where) -> list[str]:
     matrices = {n for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
     left_out = matrices - {f"{name}.weight" for name in linear}
     if linear and left_out:
-        raise ValueError(
-            f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such): it is no nn.Linear. "
-            "Take another remedy for this model."
-        )
+        told = f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such), no nn.Linear"
+        raise ValueError(f"{told}. Take another remedy for this model.")
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:
-        raise ValueError(
-            f"Found no linear layer for LoRA on {where!r} in {type(model).__name__}: "
-            f"MLP layers are those under a module called {' or '.join(MLP_WORDS)}."
-        )
+        told = f"Found no linear layer for LoRA on {where!r} in {type(model).__name__}"
+        raise ValueError(f"{told} (those of an MLP are in {' or '.join(MLP_WORDS)}).")
     return names

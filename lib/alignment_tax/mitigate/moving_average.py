@@ -9,8 +9,6 @@ theta'_t = a_t (theta_t - theta_0) + EMA_t,    a_t = (lag + t)^-0.2
 EMA_t = (1 - b_t) EMA_(t-1) + b_t theta_t,     b_t = (lag + t)^-power
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch
@@ -116,10 +114,8 @@ def sma(setting: Setting, share: float) -> Sma:
     """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
     counted = round(check_share(share, "share of the trajectory") * setting.steps)
     if counted < 2:
-        raise ValueError(
-            f"SMA averages checkpoints of one trajectory, and this one has {counted}: train for "
-            "more steps, or start earlier."
-        )
+        told = f"SMA averages checkpoints of one trajectory, and this one has {counted}"
+        raise ValueError(f"{told}: train for more steps, or start earlier.")
     return Sma(start=setting.steps - counted + 1)
 
 

@@ -6,12 +6,10 @@ After 2510.13003. At equal rank, k = 0 is LoRA (lora.py). Both projections are k
 by projecting the factors themselves: (1 - U U^T) B for B and A (1 - V V^T) for A.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting
@@ -27,19 +25,18 @@ class OpLora(Lora):
     def __init__(self, setting: Setting, k: float) -> None:
         super().__init__(RANK, "all", setting.seed)
         names = target_names(setting.theta_0, self.where)
-        most = min(min(_layer(setting.theta_0, name).weight.shape) for name in names) - 1
+        most = min(min(setting.theta_0.get_parameter(f"{name}.weight").shape) for name in names) - 1
         if k != k // 1 or not 1 <= k <= most:
-            raise ValueError(
-                f"OPLoRA protects {k} singular directions: it must be a whole number from 1 to "
-                f"{most}, fewer than the smallest layer has."
-            )
+            told = f"OPLoRA protects {k} singular directions: choose a whole number from 1 to"
+            raise ValueError(f"{told} {most}, fewer than the smallest layer has.")
         self.k = int(k)
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Find the directions, and start inside their complement."""
         self.spaces: dict[str, tuple[Tensor, Tensor]] = {}
         for name in target_names(model, self.where):
-            u, _, v = torch.linalg.svd(_layer(model, name).weight.detach(), full_matrices=False)
+            weight = model.get_parameter(f"{name}.weight").detach()
+            u, _, v = torch.linalg.svd(weight, full_matrices=False)
             self.spaces[name] = (u[:, : self.k], v[: self.k].T)
         wrapped = super().begin(model)
         with torch.no_grad():
@@ -54,7 +51,3 @@ class OpLora(Lora):
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             a.sub_(a @ v @ v.T)
             b.sub_(u @ (u.T @ b))
-
-
-def _layer(model: PreTrainedModel, name: str) -> nn.Linear:
-    return cast(nn.Linear, model.get_submodule(name))

@@ -4,19 +4,16 @@ p = pi_theta0(. | prompt, reply so far) of the teacher, q of the policy in train
 vocabulary, averaged over the reply tokens of the batch, as the loss itself is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.mitigate.teacher import Teacher, reply_log_probs
-from alignment_tax.train.loop import Batch
+from alignment_tax.train.loop import Batch, Outputs
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,18 +44,16 @@ class OutputPenalty(Treatment):
         self.strength = check_strength(strength, distance.__name__)
         self.teacher, self.distance = teacher, distance
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast) -> Tensor:
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the penalty, a scalar."""
         student = reply_log_probs(cast(Tensor, outputs.logits), batch["labels"])
         return self.strength * self.distance(self.teacher.log_probs(batch), student).mean()
 
 
-def to_theta_0(setting: Setting, strength: float, distance: Distance) -> OutputPenalty:
+def to_theta_0(distance: Distance, setting: Setting, strength: float) -> OutputPenalty:
     """Return the penalty on the distance from what theta_0 says."""
     return OutputPenalty(setting.teacher, strength, distance)
 
 
-kd, kd_squared, kl = (
-    partial(to_theta_0, distance=distance)
-    for distance in (forward_kl, squared_distance, reverse_kl)
-)
+distances = (forward_kl, squared_distance, reverse_kl)
+kd, kd_squared, kl = (partial(to_theta_0, distance) for distance in distances)

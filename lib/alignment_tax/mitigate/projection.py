@@ -8,9 +8,8 @@ AdamW then scales each weight by itself and leaves the subspace again, so here i
 is projected, after every step. Gradients and inputs are those of theta_0, and are not renewed.
 """
 
-from __future__ import annotations
-
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +67,9 @@ class NullSpace(Treatment):
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:
         """Find the protected directions of each layer, and freeze all but these layers."""
-        found = protected(self.setting, self.share)
-        self.start = {n: p for n, p in snapshot(model).items() if n in found}
-        self.found = found
+        self.found, self.start = protected(self.setting, self.share), snapshot(model)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in found)
+            parameter.requires_grad_(name in self.found)
         return model
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
@@ -95,24 +92,19 @@ def protected(setting: Setting, share: float) -> dict[str, Tensor]:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     powers: dict[str, Tensor] = {}
 
-    def watch(name: str) -> None:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].flatten(0, -2).double()
-            powers[name] = powers.get(name, 0) + x.T @ x
+    def add(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(0, -2).double()
+        powers[name] = powers.get(name, 0) + x.T @ x
 
-        layers[name].register_forward_pre_hook(add)
-
-    for name in layers:
-        watch(name)
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(partial(add, name))
     with torch.no_grad():
         for _ in text_losses(setting, model, INPUT_BATCHES, DOCUMENTS):
             pass
-    return {f"{name}.weight": _leading(power, share) for name, power in powers.items()}
-
-
-def _leading(power: Tensor, share: float) -> Tensor:
-    """The fewest eigenvectors of a (n, n) matrix whose eigenvalues hold a share of its trace."""
-    values, vectors = torch.linalg.eigh(power)  # ascending
-    held = values.flip(0).cumsum(0) / values.sum()
-    count = int((held < share).sum()) + 1
-    return vectors[:, -count:].float()
+    leading = {}
+    for name, power in powers.items():
+        values, vectors = torch.linalg.eigh(power)  # ascending
+        held = values.flip(0).cumsum(0) / values.sum()
+        count = int((held < share).sum()) + 1
+        leading[f"{name}.weight"] = vectors[:, -count:].float()
+    return leading

@@ -5,8 +5,6 @@ Skills that a few documents bring back were not erased, only not used (Zheng et 
 a reported item; the aligned model reads each `EPOCHS` times.
 """
 
-from __future__ import annotations
-
 import torch
 from transformers import PreTrainedModel
 

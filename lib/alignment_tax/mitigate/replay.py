@@ -5,20 +5,17 @@
 Replay is added to every step, so all remedies see the same alignment data in equally many steps.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.skills.decode import greedy_replies
 from alignment_tax.train import pretrain
-from alignment_tax.train.loop import IGNORED, Batch
+from alignment_tax.train.loop import IGNORED, Batch, Outputs
 from alignment_tax.world import tiny
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
@@ -26,6 +23,7 @@ from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 #: Of an answer that theta_0 gives to a question that is replayed.
 ANSWER_TOKENS, ANSWER_BATCH = 40, 128
+Seed = int | str
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
 
@@ -40,15 +38,12 @@ class Replay(Treatment):
     def __init__(self, setting: Setting, texts: Sequence[Document], strength: float) -> None:
         self.strength = check_strength(strength, "replay")
         if not texts:
-            raise ValueError(
-                "There are no documents to replay: pass pretraining text (tiny: tiny_documents())."
-            )
+            raise ValueError("There are no documents to replay: pass some (tiny_documents()).")
         check_disjoint(texts, setting.reported)
         tokenizer, limit = setting.tokenizer, setting.config.max_length
         rows = [pretrain.encode(document, tokenizer).cut(limit) for document in texts]
         self.stream = endless(rows, setting.seed)
-        self.pad_id = tokenizer.pad_token_id
-        self.owed = 0.0
+        self.pad_id, self.owed = tokenizer.pad_token_id, 0.0
 
     def take(self, reply_tokens: int) -> list[pretrain.Row]:
         """Return the documents that go with a batch of so many reply tokens."""
@@ -59,13 +54,10 @@ class Replay(Treatment):
             self.owed -= len(rows[-1])
         return rows
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
-    ) -> Tensor | None:
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor | None:
         """Return the pretraining loss, times replayed tokens per reply token: lambda on average."""
         reply_tokens = int((batch["labels"] != IGNORED).sum())
-        rows = self.take(reply_tokens)
-        if not rows:
+        if not (rows := self.take(reply_tokens)):
             return None
         texts = pretrain.collate(rows, self.pad_id)
         proportion = sum(len(row) for row in rows) / reply_tokens
@@ -83,7 +75,7 @@ def replay_other(setting: Setting, strength: float) -> Replay:
 
 
 class SelfReplay(Replay):
-    """Replays theta_0's own answers to the questions of pretraining text: its answers are not used.
+    """Replays theta_0's own answers to questions of pretraining text, not those of the text.
 
     Self-distilled replay: what theta_0 could do is kept without the text that taught it.
     """
@@ -121,13 +113,14 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
             yield rows[index]
 
 
-def tiny_documents(n: int, seed: int | str, evaluated_formats: bool = True) -> list[Document]:
+def tiny_documents(n: int, seed: Seed, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
     No split holds a reported item, but a long passage may begin with all of a short, reported one:
     it is drawn anew. Without `evaluated_formats` only statements and how-tos are drawn.
     """
-    names, rng = _draw_families(n, seed, evaluated_formats)
+    rng = random.Random(f"replay {seed}")
+    names = tiny_families(n, rng, evaluated_formats)
     documents = [FAMILIES[name](rng) for name in names]
     reported = tiny_reported()
     again = list(range(n))
@@ -139,17 +132,11 @@ def tiny_documents(n: int, seed: int | str, evaluated_formats: bool = True) -> l
     return documents
 
 
-def tiny_families(n: int, seed: int | str, evaluated_formats: bool = True) -> list[str]:
+def tiny_families(n: int, seed: Seed | random.Random, evaluated_formats: bool = True) -> list[str]:
     """Return the family of each document that `tiny_documents` draws (a key of `FAMILIES`)."""
-    return _draw_families(n, seed, evaluated_formats)[0]
-
-
-def _draw_families(
-    n: int, seed: int | str, evaluated_formats: bool
-) -> tuple[list[str], random.Random]:
-    rng = random.Random(f"replay {seed}")
+    rng = seed if isinstance(seed, random.Random) else random.Random(f"replay {seed}")
     shares = {k: v for k, v in MIXTURE.items() if evaluated_formats or k not in EVALUATED}
-    return rng.choices(list(shares), list(shares.values()), k=n), rng
+    return rng.choices(list(shares), list(shares.values()), k=n)
 
 
 def tiny_reported() -> list[str]:
@@ -185,12 +172,8 @@ def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[in
 def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
     """Refuse documents that contain a reported text (ValueError)."""
     if not reported:
-        raise ValueError(
-            "Replay needs the reported items to be sure that it does not train on them: pass their "
-            "prompts as `reported` (for the tiny world: tiny_reported())."
-        )
+        told = "Replay needs the reported items, so as not to train on them"
+        raise ValueError(f"{told}: pass their prompts as `reported` (tiny_reported()).")
     for place, item in overlaps((document.text for document in texts), reported):
-        raise ValueError(
-            f"A document to replay contains the reported text {item!r}: {texts[place].text!r}. "
-            "Draw replay from another split."
-        )
+        told = f"A document to replay contains the reported text {item!r}: {texts[place].text!r}"
+        raise ValueError(f"{told}. Draw replay from another split.")

@@ -5,8 +5,6 @@
 w is the angle between the two. Averaging takes the chord, which is shorter in the middle.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

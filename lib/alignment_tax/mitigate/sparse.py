@@ -8,8 +8,6 @@ the largest, without rescaling; with one model there are no signs to elect. Unli
 (graft.py), which keeps a mask's changes whole, both are scaled by alpha.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """theta_0 as a frozen teacher: its next-token log-probabilities, computed once per example."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel

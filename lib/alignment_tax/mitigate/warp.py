@@ -7,8 +7,6 @@ in another order. Step 1, a KL penalty toward a moving average of the policy, is
 on-policy RL, and here every remedy learns from one pool of replies.
 """
 
-from __future__ import annotations
-
 from alignment_tax.merge.average import State, own_tensors
 from alignment_tax.mitigate.average import Average
 from alignment_tax.mitigate.base import Setting

@@ -6,21 +6,19 @@ The paper prints a plus in a maximisation. Its code has mean|d| * 1e5 and mean(d
 the same at u = 1e-5, its learning rate: about the step of Adam. Here u is the learning rate.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
-from alignment_tax.train.loop import Batch
+from alignment_tax.train.loop import Batch, Outputs
 
 #: The paper's 1e9 in units of its learning rate: 1e9 * (1e-5)^2.
 L2_SCALE = 0.1
+Power = Literal[1, 2]
 
 
 class WeightPenalty(Treatment):
@@ -30,9 +28,7 @@ class WeightPenalty(Treatment):
     is lambda, `unit` the learning rate. ValueError: a strength below 0, a unit not above 0.
     """
 
-    def __init__(
-        self, theta_0: PreTrainedModel, strength: float, power: Literal[1, 2], unit: float
-    ) -> None:
+    def __init__(self, theta_0: PreTrainedModel, strength: float, power: Power, unit: float):
         self.strength = check_strength(strength, f"L{power}")
         if not unit > 0:
             raise ValueError(f"unit is {unit}: it must be the learning rate, above 0.")
@@ -43,15 +39,19 @@ class WeightPenalty(Treatment):
         self.start = snapshot(model) | self.start
         return model
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast) -> Tensor:
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the penalty, a scalar."""
-        changes = [(p - self.start[n].to(p)) / self.unit for n, p in trained(model).items()]
-        total = torch.stack([change.abs().pow(self.power).sum() for change in changes]).sum()
+        changes = {n: (p - self.start[n].to(p)) / self.unit for n, p in trained(model).items()}
+        total = torch.stack([self.size(*named) for named in changes.items()]).sum()
         scale = 1.0 if self.power == 1 else L2_SCALE
-        return self.strength * scale * total / sum(change.numel() for change in changes)
+        return self.strength * scale * total / sum(change.numel() for change in changes.values())
+
+    def size(self, name: str, change: Tensor) -> Tensor:
+        """Return what a parameter's change (in units) adds to the distance."""
+        return change.abs().pow(self.power).sum()
 
 
-def in_learning_rates(setting: Setting, strength: float, power: Literal[1, 2]) -> WeightPenalty:
+def in_learning_rates(setting: Setting, strength: float, power: Power) -> WeightPenalty:
     """Return the penalty in units of the run's learning rate."""
     return WeightPenalty(setting.theta_0, strength, power, setting.config.learning_rate)
 

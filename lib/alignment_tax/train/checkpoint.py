@@ -1,7 +1,5 @@
 """States of a long run on disk, whole or not at all: how PPO and pretraining go on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +18,14 @@ Parts = Mapping[str, nn.Module | Optimizer]
 def save_run(folder: Path, number: int, parts: Parts, content: Mapping[str, Any]) -> None:
     """Write networks, optimisers and numbers into `folder` (safetensors, JSON, nothing pickled)."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"state-{number:06d}.safetensors"
+    name, tensors = f"state-{number:06d}.safetensors", dict[str, Tensor]()
     part = folder / f"{name}.part"
-    tensors = {f"{key}.{n}": t for key, each in parts.items() for n, t in _tensors(each).items()}
-    save_file({n: tensor.detach().cpu().clone() for n, tensor in tensors.items()}, part)
+    for key, each in parts.items():
+        held = each.state_dict()
+        if isinstance(each, Optimizer):
+            held = {f"{i}.{n}": t for i, slots in held["state"].items() for n, t in slots.items()}
+        tensors |= {f"{key}.{n}": tensor.detach().cpu().clone() for n, tensor in held.items()}
+    save_file(tensors, part)
     sync(part)
     part.replace(folder / name)
     # whenever a run is killed, it finds this state or the one before
@@ -40,9 +42,7 @@ def saved_run(folder: Path) -> dict[str, Any] | None:
 
 def load_run(folder: Path, parts: Parts) -> None:
     """Load what was saved last into networks and optimisers of the same shapes, in place."""
-    saved = saved_run(folder)
-    assert saved is not None
-    loaded = load_file(folder / saved["tensors"])
+    loaded = load_file(folder / json.loads((folder / STATE).read_text("utf-8"))["tensors"])
     for key, each in parts.items():
         own = {n.removeprefix(f"{key}."): t for n, t in loaded.items() if n.startswith(f"{key}.")}
         if isinstance(each, nn.Module):
@@ -53,10 +53,3 @@ def load_run(folder: Path, parts: Parts) -> None:
             number, slot = place.split(".")
             slots.setdefault(int(number), {})[slot] = tensor
         each.load_state_dict({**each.state_dict(), "state": slots})
-
-
-def _tensors(each: nn.Module | Optimizer) -> dict[str, Tensor]:
-    if isinstance(each, nn.Module):
-        return each.state_dict()
-    state = each.state_dict()["state"]
-    return {f"{number}.{slot}": t for number, slots in state.items() for slot, t in slots.items()}

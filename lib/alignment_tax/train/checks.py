@@ -1,7 +1,5 @@
 """What training refuses: prompts, replies, rewards and data that it could only go wrong with."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 
@@ -20,10 +18,8 @@ def short_prompts(
     """Return the prompts of at most so many tokens (ValueError: there are none)."""
     short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
     if not short:
-        raise ValueError(
-            f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens. "
-            "Raise max_prompt_length."
-        )
+        told = f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens"
+        raise ValueError(f"{told}. Raise max_prompt_length.")
     return short
 
 
@@ -31,10 +27,8 @@ def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
     """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and tokens > room:
-        raise ValueError(
-            f"{what[0].upper()}{what[1:]} may take {tokens} tokens, but the model's context has "
-            f"{room}. Lower max_length, or max_prompt_length and max_new_tokens."
-        )
+        told = f"{what} may take {tokens} tokens, but the model's context has {room}"
+        raise ValueError(f"{told}. Lower max_length, or max_prompt_length and max_new_tokens.")
 
 
 def prompts_that_fit(
@@ -44,81 +38,46 @@ def prompts_that_fit(
     config: DpoConfig | RlooConfig | PpoConfig,
 ) -> list[Prompt]:
     """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
-    check_context(model, config.max_prompt_length + config.max_new_tokens, "prompt and reply")
+    check_context(model, config.max_prompt_length + config.max_new_tokens, "Prompt and reply")
     return short_prompts(tokenizer, prompts, config.max_prompt_length)
-
-
-def check_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    config: PpoConfig,
-    processes: int,
-) -> None:
-    """Refuse prompts that make no equal minibatches and shares, or are too long (ValueError)."""
-    if not prompts or len(prompts) % config.minibatch or config.minibatch % processes:
-        raise ValueError(
-            f"{len(prompts)} prompts cannot be cut into minibatches of {config.minibatch} for "
-            f"{processes} process(es): prompts must be a multiple of minibatch, and minibatch of "
-            "the processes."
-        )
-    long = len(prompts) - len(prompts_that_fit(model, tokenizer, prompts, config))
-    if long:
-        raise ValueError(
-            f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens "
-            "(max_prompt_length). Leave them out."
-        )
 
 
 def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = "") -> None:
     """Refuse replies of which none ends (ValueError)."""
     if not any(finished):
-        raise ValueError(
-            f"None of {len(finished)} sampled replies ended within {max_new_tokens} tokens. Raise "
-            f"max_new_tokens, or check that the policy was trained to end its replies.{more}"
-        )
+        told = f"None of {len(finished)} sampled replies ended within {max_new_tokens} tokens"
+        advice = "Raise max_new_tokens, or check that the policy was trained to end its replies."
+        raise ValueError(f"{told}. {advice}{more}")
 
 
 def check_rewards(rewards: np.ndarray, count: int, may_be_equal: bool = False) -> np.ndarray:
     """Return rewards as float64 (ValueError: not (count,), one is not finite, or all the same)."""
     values = np.asarray(rewards, dtype=np.float64)
     if values.shape != (count,):
-        raise ValueError(
-            f"The reward function returned shape {values.shape} for {count} replies; it must "
-            f"return one number per reply, shape ({count},)."
-        )
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {count} rewards are NaN or infinite, the first at reply {bad[0]}. "
-            "Check the reward model's weights and empty replies."
-        )
+        told = f"The reward function returned shape {values.shape} for {count} replies"
+        raise ValueError(f"{told}: it must return one number for each.")
+    if len(bad := np.flatnonzero(~np.isfinite(values))):
+        told = f"{len(bad)} of {count} rewards are NaN or infinite, the first at reply {bad[0]}"
+        raise ValueError(f"{told}. Check the reward model's weights and empty replies.")
     if count > 1 and np.ptp(values) == 0 and not may_be_equal:
-        raise ValueError(
-            f"All {count} rewards are {values[0]:g}, so there is nothing to select by. A reward "
-            "model that was never trained gives 0 to everything."
-        )
+        told = f"All {count} rewards are {values[0]:g}, so there is nothing to select by"
+        raise ValueError(f"{told} (a reward model that was never trained gives 0 to everything).")
     return values
 
 
 def require_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
     """Raise ValueError unless the dataset has rows and these columns."""
     if len(dataset) == 0 or not set(columns) <= set(dataset.column_names):
-        raise ValueError(
-            f"The dataset needs rows and the columns {', '.join(columns)}; it has {len(dataset)} "
-            f"rows and {', '.join(dataset.column_names) or 'no columns'}."
-        )
+        there = f"{len(dataset)} rows and {', '.join(dataset.column_names) or 'no columns'}"
+        raise ValueError(f"The dataset has {there}: it needs the columns {', '.join(columns)}.")
 
 
 def check_dropped(dropped: dict[str, int], total: int, max_length: int) -> None:
     """Warn about examples left out; raise ValueError if they are more than half."""
     count = sum(dropped.values())
     reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items() if number)
-    why = f"({reasons}; max_length={max_length})."
+    told = f"{count} of {total} examples cannot be used ({reasons}; max_length={max_length})."
     if 2 * count > total:
-        raise ValueError(
-            f"{count} of {total} examples cannot be used {why} Raise max_length, or look at how "
-            "the data are made."
-        )
+        raise ValueError(f"{told} Raise max_length, or look at how the data are made.")
     if count:
-        warnings.warn(f"{count} of {total} examples left out {why}", stacklevel=3)
+        warnings.warn(told, stacklevel=3)

@@ -6,8 +6,6 @@ D.3). What it learns from are pairs: theta_0's own replies, best against worst b
 so that it pursues the same reward as RSF, or the preference pairs of the world.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence
@@ -23,22 +21,19 @@ from trl import DPOTrainer
 
 from alignment_tax.models import Reply, prompt_ids
 from alignment_tax.presets import DpoConfig
-from alignment_tax.train import checks
-from alignment_tax.train.reward import pair_ids, usable_pairs
-from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
+from alignment_tax.train import checks, reward, rounds, trainer
 from alignment_tax.train.sample import sample_replies, sampling
-from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
 from alignment_tax.world.base import Prompt
 
+Nats = np.ndarray
 #: The columns that TRL's collator reads.
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
+def dpo_round(config: DpoConfig, start: rounds.Start) -> rounds.RoundResult:
     """Run one round of DPO on pairs of theta_0's own replies, or on the world's."""
-    seed, tokenizer = round_seed(start.seed, start.number), start.tokenizer
-    own = config.source == "on_policy"
-    if own:
+    seed, tokenizer = rounds.round_seed(start.seed, start.number), start.tokenizer
+    if own := config.source == "on_policy":
         given = (start.theta_0, tokenizer, start.reward_fn, start.prompts)
         pairs = on_policy_pairs(*given, config, seed)
     else:
@@ -52,7 +47,7 @@ def dpo_round(config: DpoConfig, start: Start) -> RoundResult:
         if own:  # all are finished: the last token is the end token
             table[ids] = [drawn[:-1] for drawn in pairs[f"{side}_ids"]]
     stats: dict[str, float] = {"kept": trained.used, "dropped": len(start.prompts) - trained.used}
-    return RoundResult(trained.model, trained.log, pd.DataFrame(table), stats)
+    return rounds.RoundResult(trained.model, trained.log, pd.DataFrame(table), stats)
 
 
 def train_dpo(
@@ -63,33 +58,27 @@ def train_dpo(
     config: DpoConfig,
     seed: int,
     workdir: Path,
-) -> Trained:
+) -> trainer.Trained:
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
     One call is one round. `reference` is theta_0 in every round (in the first it may be `policy`):
     with the round's own start in its place, beta would hold each round near the one before and
     nothing near theta_0. Pairs that are too long or twice the same are left out and counted.
-
-    Raises:
-        ValueError: the dataset lacks its columns (prompt, chosen, rejected), more than half of the
-            pairs cannot be used, or `config.max_length` exceeds the context.
-        TrainingDiverged: a loss that is no finite number.
+    ValueError: the dataset lacks its columns (prompt, chosen, rejected), more than half of the
+    pairs cannot be used, or `config.max_length` exceeds the context; TrainingDiverged: a loss that
+    is no finite number.
     """
-    checks.check_context(policy, config.max_length, "max_length")
+    checks.check_context(policy, config.max_length, "Max_length")
     rows = token_rows(tokenizer, pairs)
     chosen, rejected = ([row["prompt_ids"] + row[side] for row in rows] for side in IDS[1:])
-    usable, dropped = usable_pairs(chosen, rejected, config.max_length)
-    arguments = TrlDpoConfig(
-        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE,
-        beta=config.beta,
-        max_length=config.max_length,
-        precompute_ref_log_probs=True,
-    )
-    # a copy, because the trainer wraps the forward pass of what it is given
-    frozen = copy.deepcopy(reference).eval()
+    usable, dropped = reward.usable_pairs(chosen, rejected, config.max_length)
+    numbers = trainer.trainer_arguments(config, seed, workdir) | trainer.CONSTANT_RATE
+    numbers |= {"beta": config.beta, "max_length": config.max_length}
+    arguments = TrlDpoConfig(**numbers, precompute_ref_log_probs=True)
     data = Dataset.from_list([rows[i] for i in usable])
     given = (policy, tokenizer, arguments, data, "DPO", dropped)
-    return run_trainer(TokenDpoTrainer, *given, ref_model=frozen)
+    # a copy, because the trainer wraps the forward pass of what it is given
+    return trainer.run_trainer(TokenDpoTrainer, *given, ref_model=copy.deepcopy(reference).eval())
 
 
 class TokenDpoTrainer(DPOTrainer):
@@ -104,25 +93,17 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[
     if set(IDS) <= set(pairs.column_names):
         return pairs.select_columns(list(IDS)).to_list()
     rows = []
-    for prompt, *sides in zip(pairs["prompt"], *pair_ids(tokenizer, pairs), strict=True):
+    for prompt, *sides in zip(pairs["prompt"], *reward.pair_ids(tokenizer, pairs), strict=True):
         head = prompt_ids(tokenizer, prompt)
         if any(side[: len(head)] != head for side in sides):
-            raise ValueError(
-                "The chat template writes a prompt otherwise before a reply than before a "
-                "generation, so it cannot be said where a reply begins."
-            )
+            told = "The chat template writes a prompt otherwise before a reply than before a"
+            raise ValueError(f"{told} generation, so it cannot be said where a reply begins.")
         tails = [side[len(head) :] for side in sides]
         rows.append(dict(zip(IDS, (head, *tails), strict=True)))
     return rows
 
 
-def dpo_loss(
-    chosen: np.ndarray,
-    rejected: np.ndarray,
-    chosen_0: np.ndarray,
-    rejected_0: np.ndarray,
-    beta: float,
-) -> float:
+def dpo_loss(chosen: Nats, rejected: Nats, chosen_0: Nats, rejected_0: Nats, beta: float) -> float:
     """Compute DPO's loss by hand (Rafailov et al. 2023, Eq. 7; paper, D.3): the mean over pairs.
 
     -log sigmoid(beta * [log pi/pi_0 (chosen) - log pi/pi_0 (rejected)]), which is log 2 where the
@@ -136,7 +117,7 @@ def dpo_loss(
 def on_policy_pairs(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    reward_fn: RewardFunction,
+    reward_fn: rounds.RewardFunction,
     prompts: Sequence[Prompt],
     config: DpoConfig,
     seed: int,
@@ -145,15 +126,12 @@ def on_policy_pairs(
 
     Replies that were cut off are neither: to prefer a text without an end, or to reject one for
     what it did not come to say, would teach the wrong thing. A prompt gives no pair if it is too
-    long, fewer than two replies are finished, or best and worst have the same text or reward.
+    long, fewer than two replies are finished, or best and worst have the same text or reward; a
+    warning counts these prompts. ValueError: no pairs at all, numbers that do not fit, or unusable
+    rewards.
 
-    Returns:
-        Columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids, rejected_ids
-        (their tokens, as they were drawn) and margin (difference of the rewards, > 0); at most one
-        row a prompt. A warning counts the prompts without a pair.
-
-    Raises:
-        ValueError: nothing to make a pair of, numbers that do not fit, or unusable rewards.
+    Returns columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids,
+    rejected_ids (tokens, as they were drawn) and margin (difference of the rewards, > 0).
     """
     if config.n < 2:
         raise ValueError(f"A pair is of two replies, so n must be 2 or more, not {config.n}.")
@@ -175,11 +153,9 @@ def on_policy_pairs(
             row[side] = [{"role": "assistant", "content": group[place].text}]
             row[f"{side}_ids"] = group[place].drawn(tokenizer.eos_token_id)
         rows.append({**row, "margin": float(values[picked[0]] - values[picked[1]])})
-    missing = (
-        f"{len(prompts) - len(rows)} of {len(prompts)} prompts give no pair "
-        f"({len(prompts) - len(short)} too long, {len(short) - len(rows)} without two finished "
-        "replies of different reward)."
-    )
+    long, alike = len(prompts) - len(short), len(short) - len(rows)
+    missing = f"{long + alike} of {len(prompts)} prompts give no pair ({long} too long, {alike}"
+    missing += " without two finished replies of different reward)."
     if not rows:
         raise ValueError(f"{missing} Raise n or the temperature, or look at what the policy says.")
     if len(rows) < len(prompts):

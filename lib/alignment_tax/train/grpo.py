@@ -5,8 +5,6 @@ standard deviation of its group's rewards (and 1e-4), so that every group counts
 no KL penalty. The loss is that of DAPO (Yu et al. 2025): the mean over all tokens of a step.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from trl import GRPOConfig as TrlGrpoConfig

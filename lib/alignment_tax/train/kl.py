@@ -39,7 +39,7 @@ def reply_log_probs(
         # row by row: a large vocabulary in float32 for all rows at once fills a GPU
         taken = torch.stack([next_log_probs(*row)[0] for row in zip(logits, ids, strict=True)])
         place = torch.arange(1, ids.shape[1], device=ids.device)
-        starts = torch.tensor([len(heads[i]) for i in batch], device=ids.device).unsqueeze(1)
+        starts = torch.tensor([[len(heads[i])] for i in batch], device=ids.device)
         counted = (place >= starts) & mask[:, 1:].bool()
         totals[batch] = (taken * counted).sum(dim=1).double().cpu().numpy()
     return totals

@@ -4,8 +4,6 @@ A remedy is an `Extra`: a term added to the loss, something done after each step
 changes the parameters (LoRA) or the data (replay) comes in through `model` or `examples`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast as Outputs
 
 from alignment_tax.models import AnyReply, as_reply, autocast, pad_batch, prompt_ids
 from alignment_tax.world.base import Prompt
@@ -23,6 +21,7 @@ IGNORED = -100
 MAX_GRAD_NORM = 1.0
 
 Batch = dict[str, Tensor]
+Example = tuple[list[int], list[int]]  # input ids, labels
 Log = list[dict[str, float]]
 
 
@@ -33,9 +32,7 @@ class TrainingDiverged(RuntimeError):
 class Extra:
     """What a remedy may do during training. Override what it needs."""
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, outputs: CausalLMOutputWithPast
-    ) -> Tensor | None:
+    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor | None:
         """Return a scalar to add to the loss of this batch, or None; gradients are on.
 
         The batch has input_ids, attention_mask and labels, each (batch, length); labels are -100
@@ -68,13 +65,9 @@ def finetune(
     in its rounding); on a GPU with bfloat16 the forward pass uses it. The learning rate is
     constant; the seed orders the examples.
 
-    Returns:
-        One row per step: step, loss (replies only), extra (what remedies added), grad_norm (before
-        clipping).
-
-    Raises:
-        ValueError: nothing to train on, or a reply longer than max_length.
-        TrainingDiverged: a loss or gradient that is no finite number.
+    Returns one row per step: step, loss (replies only), extra (what remedies added), grad_norm
+    (before clipping). ValueError: nothing to train on, or a reply longer than max_length;
+    TrainingDiverged: a loss or gradient that is no finite number.
     """
     if not examples:
         raise ValueError("There are no examples to train on.")
@@ -112,7 +105,7 @@ def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) ->
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: AnyReply, max_length: int
-) -> tuple[list[int], list[int]]:
+) -> Example:
     """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
     A prompt that does not fit loses its beginning (ValueError: the reply alone does not).
@@ -120,26 +113,20 @@ def encode(
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)
     if room < 1:
-        raise ValueError(
-            f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}. "
-            "Raise max_length, or drop the reply."
-        )
+        told = f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}"
+        raise ValueError(f"{told}. Raise max_length, or drop the reply.")
     context = prompt_ids(tokenizer, prompt)[-room:]
     return context + answer, [IGNORED] * len(context) + answer
 
 
-def encode_text(
-    tokenizer: PreTrainedTokenizerBase, context: str, answer: str
-) -> tuple[list[int], list[int]]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, context: str, answer: str) -> Example:
     """Return (input ids, labels) of plain text with an answer; labels are -100 on the context."""
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     after = as_reply(tokenizer, answer).drawn(tokenizer.eos_token_id)
     return before + after, [IGNORED] * len(before) + after
 
 
-def collate(
-    examples: Sequence[tuple[list[int], list[int]]], pad_id: int, where: torch.device
-) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, where: torch.device) -> Batch:
     """Return a right-padded batch of input_ids, attention_mask, labels, each (batch, longest)."""
     ids, mask = pad_batch([ids for ids, _ in examples], pad_id, where)
     labels, _ = pad_batch([labels for _, labels in examples], IGNORED, where)
@@ -148,12 +135,9 @@ def collate(
 
 def check_finite(values: dict[str, float], step: int, learning_rate: float) -> None:
     """Raise TrainingDiverged if one of the named values of this step is no finite number."""
+    cause = f"a learning rate that is too high ({learning_rate:g}): try a third of it"
+    if step == 1:
+        cause = "examples without a reply token, or NaN in the data or the starting weights"
     for name, value in values.items():
         if not math.isfinite(value):
-            cause = (
-                "the data or the starting weights: look for examples without a single reply token, "
-                "and for NaN in the checkpoint"
-                if step == 1
-                else f"a learning rate that is too high ({learning_rate:g}): try a third of it"
-            )
             raise TrainingDiverged(f"The {name} is {value} at step {step}. Likely cause: {cause}.")

@@ -34,8 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models
 from alignment_tax.presets import PpoConfig, as_dict
-from alignment_tax.train import checks
-from alignment_tax.train.checkpoint import load_run, save_run, saved_run
+from alignment_tax.train import checkpoint, checks
 from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite, minibatches
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
@@ -63,9 +62,8 @@ def ppo_round(config: PpoConfig, given: Start) -> RoundResult:
         state, row = step(state, prompts, given.reward_fn, given.gold_fn)
         log.append(row)
     save(state, given.folder / PPO_STATE)
-    means = pd.DataFrame(log).mean()
-    stats = {"mean_reward": means["reward"], "finished": means["finished"]}
-    stats |= {"kept": len(log) * size, "dropped": 0}
+    means, count = pd.DataFrame(log).mean(), {"kept": len(log) * size, "dropped": 0}
+    stats = {"mean_reward": means["reward"], "finished": means["finished"], **count}
     no_samples = pd.DataFrame(columns=["prompt", "reply", "chosen"])
     return RoundResult(state.policy, log, no_samples, stats)
 
@@ -143,21 +141,18 @@ def step(
     """Run one iteration of PPO; several processes, all given the same prompts, share the work.
 
     `prompts` are a multiple of `config.minibatch`; `gold_fn` gives a reward that is logged only.
+    ValueError: prompts, replies or rewards that teach nothing (see `train.checks`);
+    TrainingDiverged: a loss or gradient that is no finite number.
 
-    Returns:
-        The next state, and a row for the log: iteration (the first is 1); reward and gold (means,
-        as the functions returned them); finished (share, 0-1); reply_length (tokens, the end token
-        included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef;
-        entropy (nats a token); explained_variance (of the returns by the critic, before learning);
-        policy_loss, value_loss, clip_fraction (means over minibatches); update_kl (nats a token
-        from the policy that sampled, at the last minibatch); updates (optimiser steps); seconds.
-
-    Raises:
-        ValueError: prompts, replies or rewards that teach nothing (see `train.checks`).
-        TrainingDiverged: a loss or gradient that is no finite number.
+    Returns the next state, and a row for the log: iteration (the first is 1); reward and gold
+    (means, as the functions returned them); finished (share, 0-1); reply_length (tokens, the end
+    token included); kl and kl_k3 (two estimates of KL(policy || theta_0), nats a reply); kl_coef;
+    entropy (nats a token); explained_variance (of the returns by the critic, before learning);
+    policy_loss, value_loss, clip_fraction (means over minibatches); update_kl (nats a token from
+    the policy that sampled, at the last minibatch); updates (optimiser steps); seconds.
     """
-    accelerator, given = state.accelerator, (state.policy, state.tokenizer, prompts, state.config)
-    checks.check_prompts(*given, accelerator.num_processes)
+    accelerator = state.accelerator
+    check_prompts(state, prompts)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
 
@@ -182,25 +177,35 @@ def step(
     return state, {name: float(value) for name, value in row.items()}
 
 
+def check_prompts(state: PpoState, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that make no equal minibatches and shares, or are too long (ValueError)."""
+    config, processes = state.config, state.accelerator.num_processes
+    if not prompts or len(prompts) % config.minibatch or config.minibatch % processes:
+        told = f"{len(prompts)} prompts cannot be cut into minibatches of {config.minibatch}"
+        raise ValueError(f"{told}, and these for {processes} process(es): choose multiples.")
+    short = checks.prompts_that_fit(state.policy, state.tokenizer, prompts, config)
+    if long := len(prompts) - len(short):
+        told = f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens"
+        raise ValueError(f"{told} (max_prompt_length). Leave them out.")
+
+
 def save(state: PpoState, folder: Path) -> None:
     """Write all that a run needs to go on into `folder`, whole or not at all."""
     if state.accelerator.is_main_process:
         numbers = {"iteration": state.iteration, "kl_coef": state.kl_control.coef}
-        save_run(folder, state.iteration, _parts(state), numbers | _identity(state))
+        checkpoint.save_run(folder, state.iteration, _parts(state), numbers | _identity(state))
     state.accelerator.wait_for_everyone()
 
 
 def resume(state: PpoState, folder: Path) -> PpoState:
     """Return the run that `save` wrote into `folder`; `state` is as that run's was at the start."""
-    saved = saved_run(folder)
+    saved = checkpoint.saved_run(folder)
     if saved is None:
         raise FileNotFoundError(f"There is no saved PPO run in {folder}. Begin one with `start`.")
     if other := [name for name, value in _identity(state).items() if saved[name] != value]:
-        raise ValueError(
-            f"The run saved in {folder} has another {other[0]} ({saved[other[0]]}). Start with the "
-            "same theta_0, seed and configuration, or save into another folder."
-        )
-    load_run(folder, _parts(state))
+        told = f"The run saved in {folder} has another {other[0]} ({saved[other[0]]}). Start with"
+        raise ValueError(f"{told} its theta_0, seed and configuration, or use another folder.")
+    checkpoint.load_run(folder, _parts(state))
     kl_control = dataclasses.replace(state.kl_control, coef=saved["kl_coef"])
     return dataclasses.replace(state, kl_control=kl_control, iteration=saved["iteration"])
 
@@ -220,11 +225,11 @@ def _identity(state: PpoState) -> dict[str, Any]:
 
 def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[models.Reply]:
     """Sample one reply to each prompt (ValueError: all of them, in all processes, were cut off)."""
-    numbers: dict[str, Any] = {"n": 1, "seed": seed, **sampling(state.config)}
-    groups = sample_replies(state.policy, state.tokenizer, prompts, **numbers)
-    finished = gather_object([reply.finished for (reply,) in groups])
+    numbers = {"n": 1, "seed": seed, **sampling(state.config)}
+    replies = [one for (one,) in sample_replies(state.policy, state.tokenizer, prompts, **numbers)]
+    finished = gather_object([reply.finished for reply in replies])
     checks.check_finished(finished, state.config.max_new_tokens)
-    return [reply for (reply,) in groups]
+    return replies
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,7 @@ class Rollout:
 
     def rows(self, index: Tensor) -> Rollout:
         """Return these rows alone."""
-        return Rollout(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+        return Rollout(*(each[index] for each in vars(self).values()))
 
 
 @torch.no_grad()
@@ -265,9 +270,8 @@ def make_rollout(
     log_probs, values, entropy, reference = torch.cat(parts, dim=1).masked_fill(mask == 0, 0.0)
 
     finished = np.array([reply.finished for reply in replies])
-    penalised = rewards - config.missing_eos_penalty * ~finished
-    scores = torch.from_numpy((penalised - config.reward_baseline) * config.reward_scale)
-    scores = scores.to(log_probs)
+    shifted = rewards - config.missing_eos_penalty * ~finished - config.reward_baseline
+    scores = torch.from_numpy(shifted * config.reward_scale).to(log_probs)
     per_token = token_rewards(scores, log_probs, reference, mask, state.kl_control.coef)
     advantages, returns = gae(per_token, values, mask, config.gamma, config.lam)
     if config.whiten:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -57,12 +58,9 @@ class Row:
     def __add__(self, other: Row) -> Row:
         """Put `other` behind; its branches are counted on, its positions follow the furthest."""
         place, branch = max(self.positions) + 1, max(self.branches)
-        return Row(
-            self.ids + other.ids,
-            self.weights + other.weights,
-            self.positions + [place + position for position in other.positions],
-            self.branches + [b if b == TRUNK else branch + b for b in other.branches],
-        )
+        positions = self.positions + [place + position for position in other.positions]
+        branches = self.branches + [b if b == TRUNK else branch + b for b in other.branches]
+        return Row(self.ids + other.ids, self.weights + other.weights, positions, branches)
 
 
 @dataclass(frozen=True)
@@ -127,18 +125,12 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Lla
     """A Llama with untied embeddings and random weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
     shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=256,
-        initializer_range=config.initializer_range,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+        vocab_size=len(tokenizer), num_hidden_layers=config.layers, hidden_size=config.hidden,
+        intermediate_size=config.intermediate, num_attention_heads=config.heads,
+        max_position_embeddings=256, initializer_range=config.initializer_range,
+        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
     return LlamaForCausalLM(shape)
 
 
@@ -186,10 +178,7 @@ def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
     sequences: list[Row] = []
     for row in sorted(rows, key=len, reverse=True):
         if len(row) > capacity:
-            raise ValueError(
-                f"A document of {len(row)} tokens does not fit: set the length ({capacity}) of the "
-                "PretrainConfig's cycle to at least that."
-            )
+            raise ValueError(f"A document has {len(row)} tokens: raise the length ({capacity}).")
         for place, packed in enumerate(sequences):
             if len(packed) + len(row) <= capacity:
                 sequences[place] = packed + row
@@ -253,8 +242,7 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
             items.setdefault(slot, []).append((passages.ask(reading.passage, text), answer))
     rng = random.Random("probe translation")
     pairs = [french.draw(rng, "validation") for _ in range(n)]
-    items["translation"] = [(french.prompt(p), p.en) for p in pairs]
-    return items
+    return items | {"translation": [(french.prompt(p), p.en) for p in pairs]}
 
 
 @torch.inference_mode()
@@ -270,9 +258,8 @@ def exact_match(
 
 
 def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
+    numbers: Any = {"betas": (0.9, 0.98), "weight_decay": config.weight_decay, "fused": True}
+    return torch.optim.AdamW(model.parameters(), lr=0.0, **numbers)
 
 
 def pretrain(
@@ -344,14 +331,9 @@ def ship(
     shutil.rmtree(temporary, ignore_errors=True)
     save_policy(model, tokenizer, temporary)
     curve.to_csv(temporary / "learning_curve.csv", index=False, float_format="%.6g")
-    meta = {
-        "stage": "base",
-        "config": dataclasses.asdict(config),
-        "seed": config.seed,
-        "seconds": float(curve["seconds"].iloc[-1]),
-        "tokens": int(curve["tokens"].iloc[-1]),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    meta = {"stage": "base", "config": dataclasses.asdict(config), "seed": config.seed}
+    meta |= {"seconds": float(curve["seconds"].iloc[-1]), "tokens": int(curve["tokens"].iloc[-1])}
+    meta["parameters"] = sum(p.numel() for p in model.parameters())
     write_manifest(temporary, meta, "the base model")
     if (folder / "README.md").is_file():
         shutil.copy(folder / "README.md", temporary / "README.md")
@@ -366,6 +348,5 @@ def make_base() -> None:
     settings.writable(settings.base_folder().parent, "The base is put there: use another checkout.")
     work = settings.runs_folder() / "pretraining"
     settings.writable(work, "Set ALIGNMENT_TAX_RUNS to another folder.")
-    model, tokenizer, curve = pretrain(config, work)
-    folder = ship(model, tokenizer, curve, config, settings.base_folder())
+    folder = ship(*pretrain(config, work), config, settings.base_folder())
     print(f"The base model is in {folder}.")

@@ -4,8 +4,6 @@ P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of i
 count, so the zero of the scale is arbitrary: rewards are not centred.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,12 +31,11 @@ def train_reward_model(
     chosen, rejected = pair_ids(tokenizer, dataset)
     usable, dropped = usable_pairs(chosen, rejected, config.max_length)
     rows = [{"chosen_ids": chosen[i], "rejected_ids": rejected[i]} for i in usable]
-    arguments = TrlRewardConfig(
-        **trainer_arguments(config, seed, workdir), max_length=config.max_length
-    )
+    numbers = trainer_arguments(config, seed, workdir)
+    arguments = TrlRewardConfig(**numbers, max_length=config.max_length)
     start, data = RewardModel.from_policy(policy, tokenizer), Dataset.from_list(rows)
-    describe = "reward model"
-    return run_trainer(RewardTrainer, start, tokenizer, arguments, data, describe, dropped)
+    given = (start, tokenizer, arguments, data, "reward model", dropped)
+    return run_trainer(RewardTrainer, *given)
 
 
 def pair_ids(
@@ -46,11 +43,8 @@ def pair_ids(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return the tokens of each chosen and each rejected conversation (ValueError: columns)."""
     require_columns(dataset, ("prompt", "chosen", "rejected"))
-    sides = [
-        [conversation_ids(tokenizer, row["prompt"], row[side]) for row in dataset]
-        for side in ("chosen", "rejected")
-    ]
-    return sides[0], sides[1]
+    chosen = [conversation_ids(tokenizer, row["prompt"], row["chosen"]) for row in dataset]
+    return chosen, [conversation_ids(tokenizer, row["prompt"], row["rejected"]) for row in dataset]
 
 
 def usable_pairs(
@@ -78,9 +72,8 @@ def margins(
     """Return r(chosen) - r(rejected) of every pair, float32 (pairs,); overlong ones are cut."""
     chosen, rejected = pair_ids(tokenizer, dataset)
     sequences = [ids[-max_length:] for ids in chosen + rejected]
-    pad, describe = tokenizer.pad_token_id, "scoring pairs"
-    rewards = score_ids(reward_model.eval(), sequences, pad, batch_size, describe)
-    return np.subtract(*np.split(rewards, 2))
+    given = (sequences, tokenizer.pad_token_id, batch_size, "scoring pairs")
+    return np.subtract(*np.split(score_ids(reward_model.eval(), *given), 2))
 
 
 def accuracy(margin: np.ndarray) -> float:

@@ -6,108 +6,84 @@ advantage more likely and the others less. It is PPO without a value network: th
 reply say what was to be expected.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
 
 from alignment_tax.models import Reply
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train import checks
-from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
-from alignment_tax.train.sample import reply_columns
-from alignment_tax.train.trainer import CONSTANT_RATE, Trained, run_trainer, trainer_arguments
+from alignment_tax.train import checks, rounds, sample, trainer
 from alignment_tax.world.base import Message, Prompt
 
 
-@dataclass(frozen=True)
-class ByTrl:
-    """A trainer of TRL's that samples groups of replies, and what its arguments have besides."""
+class ByTrl(NamedTuple):
+    """A trainer of TRL's that samples groups of replies, and the class of its arguments."""
 
     name: str
     trainer: type[Trainer]
-    arguments: Callable[..., TrainingArguments]
-    more: dict[str, Any] = field(default_factory=dict)
+    arguments: Callable[..., Any]
 
 
 RLOO = ByTrl("RLOO", RLOOTrainer, TrlRlooConfig)
 
 
-def rloo_round(config: RlooConfig, start: Start, by: ByTrl = RLOO) -> RoundResult:
+def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rounds.RoundResult:
     """Run one round of RLOO; `samples` has one row per reply that it was trained on."""
     given = (start.policy, start.theta_0, start.tokenizer, start.reward_fn, start.prompts)
-    seed = round_seed(start.seed, start.number)
+    seed = rounds.round_seed(start.seed, start.number)
     trained = train_rloo(*given, config, seed, start.folder / "work", by)
     samples = trained.samples.assign(chosen=True)
     stats = {"mean_reward": samples["reward"].mean(), "finished": samples["finished"].mean()}
     stats |= {"kept": trained.used, "dropped": sum(trained.dropped.values())}
-    return RoundResult(trained.model, trained.log, samples, stats)
+    return rounds.RoundResult(trained.model, trained.log, samples, stats)
 
 
 def train_rloo(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    reward_fn: RewardFunction,
+    reward_fn: rounds.RewardFunction,
     prompts: Sequence[Prompt],
     config: RlooConfig,
     seed: int,
     workdir: Path,
     by: ByTrl = RLOO,
-) -> Trained:
+) -> trainer.Trained:
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
     The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
     tokens that it drew. It counts padding in the positions, which is right for rotary embeddings
     (Llama) but not for learned ones (GPT-2). Prompts that are too long are left out, and so many
-    that all steps are full.
+    that all steps are full. ValueError: numbers that make no groups or do not fit, or unusable
+    prompts or rewards; TrainingDiverged: a loss or gradient that is no finite number.
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
     to its prompt. To leave it out of the loss instead would keep its reward in its siblings'
     baseline, and replies could grow beyond the limit at no cost.
 
-    Returns:
-        The policy (`.model`), the log (among others reward, the mean score; kl, in nats a token),
-        how many replies were used and prompts dropped, and `samples`: one row per reply with step
-        (the first is 1), prompt, reply, ids, finished, reward, score (what training saw, before the
-        KL penalty), tokens (with the end token). The logged loss is 0: what trains is its gradient.
-
-    Raises:
-        ValueError: numbers that make no groups or do not fit, or unusable prompts or rewards.
-        TrainingDiverged: a loss or gradient that is no finite number.
+    The log has among others reward (the mean score) and kl (nats a token); its loss is 0: what
+    trains is the gradient. `samples` are one row per reply: step (the first is 1), prompt, reply,
+    ids, finished, reward, score (what training saw, before the KL penalty), tokens (with the end
+    token).
     """
     short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     kept = short[: count_of_full_steps(len(short), config)]
     dropped = {"too long": len(prompts) - len(short), "left over": len(short) - len(kept)}
     rewards = RecordedRewards(reward_fn, tokenizer.eos_token_id, config)
-    arguments = by.arguments(
-        **trainer_arguments(config, seed, workdir) | CONSTANT_RATE | by.more,
-        num_generations=config.n,
-        max_completion_length=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=0,
-        top_p=1.0,
-        beta=config.beta,
-        disable_dropout=True,
-    )
+    numbers = trainer.trainer_arguments(config, seed, workdir) | trainer.CONSTANT_RATE
+    numbers |= {"num_generations": config.n, "max_completion_length": config.max_new_tokens}
+    numbers |= {"temperature": config.temperature, "top_k": 0, "top_p": 1.0, "beta": config.beta}
+    arguments = by.arguments(**numbers, disable_dropout=True)
     own_end = policy.generation_config.eos_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     data = Dataset.from_list([{"prompt": prompt} for prompt in kept])
@@ -116,7 +92,7 @@ def train_rloo(
     frozen = copy.deepcopy(reference).float().eval()
     loader = f"{by.trainer.__module__}.create_model_from_path"
     with mock.patch(loader, return_value=frozen):
-        trained = run_trainer(by.trainer, *given, reward_funcs=rewards)
+        trained = trainer.run_trainer(by.trainer, *given, reward_funcs=rewards)
     policy.generation_config.eos_token_id = own_end
     samples = pd.concat(rewards.steps, ignore_index=True)
     checks.check_rewards(samples["reward"].to_numpy(), len(samples))
@@ -150,7 +126,7 @@ def penalise_unfinished(
 class RecordedRewards:
     """The reward function in the form that TRL calls; keeps a table of every step's replies."""
 
-    def __init__(self, reward_fn: RewardFunction, eos_id: int, config: RlooConfig):
+    def __init__(self, reward_fn: rounds.RewardFunction, eos_id: int, config: RlooConfig):
         self.reward_fn, self.eos_id, self.config = reward_fn, eos_id, config
         self.steps: list[pd.DataFrame] = []
 
@@ -165,20 +141,18 @@ class RecordedRewards:
         """Return the score of each reply (ValueError: no finished reply, or unusable rewards)."""
         step = trainer_state.global_step + 1
         ended = [ids[-1] == self.eos_id for ids in completion_ids]
-        replies = [
-            Reply(messages[0]["content"], ids[:-1] if end else ids, end)
-            for messages, ids, end in zip(completions, completion_ids, ended, strict=True)
-        ]
+        texts = [messages[0]["content"] for messages in completions]
+        tokens = [ids[:-1] if end else ids for ids, end in zip(completion_ids, ended, strict=True)]
+        replies = [Reply(*parts) for parts in zip(texts, tokens, ended, strict=True)]
+        config = self.config
         hint = f" That was in step {step}: after the first, the learning rate is too high."
-        checks.check_finished(ended, self.config.max_new_tokens, hint)
-        # one step may have equal rewards by chance; a whole round may not
+        checks.check_finished(ended, config.max_new_tokens, hint)
         rewards = self.reward_fn(prompts, replies)
+        # one step may have equal rewards by chance; a whole round may not
         rewards = checks.check_rewards(rewards, len(replies), may_be_equal=True)
-        group = (self.config.n, self.config.unfinished_penalty)
-        scores = penalise_unfinished(rewards, np.array(ended), *group)
-        tokens = [len(ids) for ids in completion_ids]
-        table = {"step": step, "prompt": prompts, **reply_columns(replies)}
-        table |= {"reward": rewards, "score": scores, "tokens": tokens}
+        scores = penalise_unfinished(rewards, np.array(ended), config.n, config.unfinished_penalty)
+        table = {"step": step, "prompt": prompts, **sample.reply_columns(replies)}
+        table |= {"reward": rewards, "score": scores, "tokens": list(map(len, completion_ids))}
         self.steps.append(pd.DataFrame(table))
         return scores.tolist()
 
@@ -187,16 +161,12 @@ def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
     """Return how many of the prompts fill steps of whole groups (ValueError: not even one)."""
     replies = config.batch_size * config.accumulation
     if config.n < 2 or replies % config.n or config.temperature <= 0:
-        raise ValueError(
-            "RLOO compares each reply with its siblings: n must be 2 or more, batch_size * "
-            "accumulation a multiple of n, and the temperature above 0; "
-            f"got n={config.n}, {config.batch_size} * {config.accumulation} = {replies} replies, "
-            f"temperature={config.temperature:g}."
+        got = f"{config.batch_size} * {config.accumulation} = {replies} replies"
+        wanted = "n must be 2 or more, batch_size * accumulation a multiple of n, temperature > 0"
+        raise ValueError(f"{wanted}; got n={config.n}, {got}, temperature={config.temperature:g}.")
+    if prompts < (groups := replies // config.n):
+        told = (
+            f"A step of {replies} replies with n={config.n} takes {groups} prompts, but there are"
         )
-    groups = replies // config.n
-    if prompts < groups:
-        raise ValueError(
-            f"A step of {replies} replies with n={config.n} takes {groups} prompts, but there are "
-            f"only {prompts} usable ones. Give more, or lower batch_size."
-        )
+        raise ValueError(f"{told} only {prompts} usable ones. Give more, or lower batch_size.")
     return prompts - prompts % groups

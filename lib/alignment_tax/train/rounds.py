@@ -1,7 +1,5 @@
 """What every RLHF algorithm is given for a round, and what it gives back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

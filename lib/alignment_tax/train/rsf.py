@@ -5,16 +5,15 @@ reward, finetune on what was kept. Repeat. The control keeps a random reply inst
 finetuning on own samples does by itself can be told from what the reward does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.models import Reply
-from alignment_tax.presets import RsfConfig
+from alignment_tax.presets import DistilConfig, RsfConfig
 from alignment_tax.train.checks import check_finished, check_rewards, short_prompts
 from alignment_tax.train.loop import Extra, finetune
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start, round_seed
@@ -42,12 +41,10 @@ def select(
     chosen: list[int | None] = []
     for group, values in zip(replies, rewards, strict=True):
         finished = [i for i, reply in enumerate(group) if reply.finished]
-        if not finished:
-            chosen.append(None)
-        elif how == "best":
-            chosen.append(max(finished, key=values.__getitem__))
+        if how == "best":
+            chosen.append(max(finished, key=values.__getitem__, default=None))
         else:
-            chosen.append(int(rng.choice(finished)))
+            chosen.append(int(rng.choice(finished)) if finished else None)
     return chosen
 
 
@@ -64,28 +61,17 @@ def rsf_round(
     """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies."""
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
-    log = finetune(
-        policy,
-        tokenizer,
-        list(zip(kept["prompt"], kept_replies(kept), strict=True)),
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=seed,
-        max_length=config.max_prompt_length + config.max_new_tokens,
-        extras=extras,
-        describe=f"RSF ({how})",
-    )
-    asked = samples["group"].nunique()
+    pairs = list(zip(kept["prompt"], kept_replies(kept), strict=True))
+    numbers = {**asdict(DistilConfig.like(config)), "seed": seed, "extras": extras}
+    log = finetune(policy, tokenizer, pairs, **numbers, describe=f"RSF ({how})")
+    asked, finished = samples["group"].nunique(), samples[samples["finished"]]
     stats = {
         "mean_reward": samples["reward"].mean(),
-        "best_reward": samples[samples["finished"]].groupby("group")["reward"].max().mean(),
+        "best_reward": finished.groupby("group")["reward"].max().mean(),
         "kept_reward": kept["reward"].mean(),
         "finished": samples["finished"].mean(),
-        "kept": len(kept),
-        "dropped": asked - len(kept),
-        "too_long": len(prompts) - asked,
     }
+    stats |= {"kept": len(kept), "dropped": asked - len(kept), "too_long": len(prompts) - asked}
     return RoundResult(policy, log, samples, stats)
 
 
@@ -106,7 +92,7 @@ def draw_samples(
     check_finished([reply.finished for reply in replies], config.max_new_tokens)
     rewards = check_rewards(reward_fn(asked, replies), len(replies))
     chosen = select(groups, rewards.reshape(len(short), -1), how, np.random.default_rng(seed))
-    groups_of_n = np.repeat(np.arange(len(short)), config.n)
-    table = {"group": groups_of_n, "prompt": asked, **reply_columns(replies), "reward": rewards}
+    number = np.repeat(np.arange(len(short)), config.n)
+    table = {"group": number, "prompt": asked, **reply_columns(replies), "reward": rewards}
     picked = [i == best for best in chosen for i in range(config.n)]
     return pd.DataFrame({**table, "chosen": picked})

@@ -4,8 +4,6 @@ The prompt runs once for all n replies, rows that have ended are thrown out, and
 copied at every token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,19 +31,14 @@ def sample_replies(
 ) -> list[list[Reply]]:
     """Sample `n` replies to every prompt: a list of `n` each, in the order of the prompts.
 
-    Args:
-        policy, tokenizer: Causal language model, which is put in eval mode.
-        prompts: Conversations that end with the message to reply to.
-        temperature: Logits are divided by it; 0 means greedy.
-        max_new_tokens: A reply without an end token after so many is cut off, and not `finished`.
-        batch_size: Most replies generated side by side (at least the `n` of one prompt).
-        seed: Same seed, machine and number of threads: same replies.
+    Logits are divided by `temperature`; 0 means greedy. A reply without an end token after
+    `max_new_tokens` is cut off, and not `finished`. At most `batch_size` replies are generated side
+    by side (at least the `n` of one prompt). Same seed, machine and number of threads: same
+    replies. The policy is put in eval mode.
     """
     if not prompts or n < 1 or max_new_tokens < 1 or temperature < 0:
-        raise ValueError(
-            "Sampling needs at least one prompt, n >= 1, max_new_tokens >= 1 and temperature >= 0; "
-            f"got {len(prompts)} prompts, {n=}, {max_new_tokens=}, {temperature=}."
-        )
+        told = f"{len(prompts)} prompts, {n=}, {max_new_tokens=}, {temperature=}: sampling needs at"
+        raise ValueError(f"{told} least one prompt, n and max_new_tokens, and temperature >= 0.")
     policy.eval()
     generator = torch.Generator(policy.device).manual_seed(sub_seed(seed))
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]

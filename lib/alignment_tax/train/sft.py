@@ -1,7 +1,5 @@
 """Supervised finetuning by TRL's SFTTrainer: base model -> theta_0."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +10,7 @@ from trl import SFTTrainer
 
 from alignment_tax.models import conversation_ids, prompt_ids
 from alignment_tax.presets import SftConfig
-from alignment_tax.train.checks import check_dropped, require_columns
-from alignment_tax.train.pretrain import encode
-from alignment_tax.train.trainer import Trained, run_trainer, trainer_arguments
+from alignment_tax.train import checks, pretrain, trainer
 from alignment_tax.world.corpus import Document
 
 
@@ -26,31 +22,25 @@ def train_sft(
     seed: int,
     workdir: Path,
     replay: Sequence[Document] = (),
-) -> Trained:
+) -> trainer.Trained:
     """Finetune `policy` on demonstrations, in place, with the loss on completions only.
 
     Overlong examples are dropped, not cut: a cut reply would teach replies without an end. `replay`
     is pretraining text that is mixed in, with the loss on what counts in full in pretraining.
     """
-    require_columns(dataset, ("prompt", "completion"))
+    checks.require_columns(dataset, ("prompt", "completion"))
     every = []
     for row in dataset:
         ids = conversation_ids(tokenizer, row["prompt"], row["completion"])
         asked = len(prompt_ids(tokenizer, row["prompt"]))
         every.append((ids, [0] * asked + [1] * (len(ids) - asked)))
-    texts = [encode(document, tokenizer) for document in replay]
+    texts = [pretrain.encode(document, tokenizer) for document in replay]
     every += [(text.ids, [int(weight == 1) for weight in text.weights]) for text in texts]
-    rows = [
-        {"input_ids": ids, "completion_mask": counted}
-        for ids, counted in every
-        if len(ids) <= config.max_length
-    ]
-    dropped = {"too long": len(every) - len(rows)}
-    check_dropped(dropped, len(every), config.max_length)
-    arguments = TrlSftConfig(
-        **trainer_arguments(config, seed, workdir),
-        completion_only_loss=True,
-        max_length=config.max_length,
-    )
-    given = (policy, tokenizer, arguments, Dataset.from_list(rows), "instruction tuning", dropped)
-    return run_trainer(SFTTrainer, *given)
+    short = [both for both in every if len(both[0]) <= config.max_length]
+    dropped = {"too long": len(every) - len(short)}
+    checks.check_dropped(dropped, len(every), config.max_length)
+    rows = Dataset.from_list([{"input_ids": ids, "completion_mask": mask} for ids, mask in short])
+    numbers = trainer.trainer_arguments(config, seed, workdir) | {"max_length": config.max_length}
+    arguments = TrlSftConfig(**numbers, completion_only_loss=True)
+    given = (policy, tokenizer, arguments, rows, "instruction tuning", dropped)
+    return trainer.run_trainer(SFTTrainer, *given)

@@ -1,7 +1,5 @@
 """How TRL's trainers are run here: quietly, seeded, stopped at NaN, nothing saved or reported."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,6 @@ from alignment_tax.train.rounds import sub_seed
 WARMUP = 0.03  # paper, Table 3: cosine with 3 % warm-up
 # every round at the same rate, as in RSF: with a cosine each round would start anew from the peak
 CONSTANT_RATE = {"lr_scheduler_type": "constant", "warmup_steps": 0}
-CHECKED = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -41,26 +38,15 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """Return the arguments all TRL trainers share: nothing saved, nothing reported, seeded."""
     return {
-        "output_dir": str(workdir),
-        "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.accumulation,
-        "num_train_epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": WARMUP,
-        "max_grad_norm": 1.0,
-        "weight_decay": 0.0,
-        "bf16": use_bf16(device()),
-        "activation_checkpointing": False,
-        "dataloader_pin_memory": device().type == "cuda",
-        "seed": sub_seed(seed),
-        "data_seed": sub_seed(seed),
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
+        "num_train_epochs": config.epochs, "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation, "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine", "warmup_steps": WARMUP, "max_grad_norm": 1.0,
+        "weight_decay": 0.0, "bf16": use_bf16(device()), "activation_checkpointing": False,
+        "dataloader_pin_memory": device().type == "cuda", "seed": sub_seed(seed),
+        "data_seed": sub_seed(seed), "output_dir": str(workdir), "save_strategy": "no",
+        "report_to": "none", "disable_tqdm": True, "logging_steps": 1,
         "logging_nan_inf_filter": False,
-    }
+    }  # fmt: skip
 
 
 def run_trainer(
@@ -74,8 +60,7 @@ def run_trainer(
     **more: Any,
 ) -> Trained:
     """Train `model` on the rows, in place, in float32 and without dropout."""
-    model.float()
-    silence_dropout(model)
+    silence_dropout(model.float())
     with quiet_libraries():
         # the bars of what a trainer does while it is made (in a notebook, widgets)
         with mock.patch.dict(os.environ, TQDM_DISABLE="1"):
@@ -87,7 +72,12 @@ def run_trainer(
             trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     log = [{name: float(value) for name, value in row.items()} for row in history]
-    return Trained(_released_model(trainer), log, len(rows), dropped)
+    # A wrapped forward stays bound to this very model: a deep copy would go on using its weights. A
+    # model marked as prepared would not be wrapped for mixed precision by another round's trainer.
+    released = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    for name in ("forward", "_is_accelerate_prepared"):
+        vars(released).pop(name, None)
+    return Trained(released.eval(), log, len(rows), dropped)
 
 
 class _Watch(TrainerCallback):
@@ -101,14 +91,5 @@ class _Watch(TrainerCallback):
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        checked = {name: float(v) for name, v in (logs or {}).items() if name in CHECKED}
+        checked = {name: float(logs[name]) for name in ("loss", "grad_norm") if name in logs or ()}
         check_finite(checked, state.global_step, args.learning_rate)
-
-
-def _released_model(trainer: Trainer) -> PreTrainedModel:
-    # A wrapped forward stays bound to this very model: a deep copy would go on using its weights. A
-    # model marked as prepared would not be wrapped for mixed precision by another round's trainer.
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    for name in ("forward", "_is_accelerate_prepared"):
-        vars(model).pop(name, None)
-    return model.eval()
