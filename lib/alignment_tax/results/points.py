@@ -75,10 +75,7 @@ def as_trained(rows: pd.DataFrame, algorithm: str) -> pd.DataFrame:
 
 
 def main_line(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the course's main line, of the seeds that have RSF.
-
-    These are the models as trained (base, theta_0, RSF, its random control) and plain averages.
-    """
+    """Return the models as trained and RSF's plain averages, of the seeds that have RSF."""
     need(points, ["algorithm", "method"])
     algorithm, method = points["algorithm"], points["method"].fillna("none")
     trained = algorithm.isin(["base", "sft", "rsf_random", "rsf"]) & (method == "none")
@@ -112,10 +109,7 @@ def finite(values: object, what: str) -> np.ndarray:
 
 
 def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the rows of a table of points that have all `values`, checked and normalised.
-
-    Of the values `since` the rows have the difference to theta_0 of the same seed.
-    """
+    """Return the rows with all `values`, checked; of values `since`, the change from theta_0."""
     need(points, ["study", *spec.NAMED, *values])
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:

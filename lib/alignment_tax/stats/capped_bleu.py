@@ -13,10 +13,7 @@ from alignment_tax.results.select import Selection
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model (seed, key) of some items, with its BLEU in three ways.
-
-    bleu as written, cut where the sentence ends, and capped: cut anywhere, at best.
-    """
+    """Return each model's (seed, key) BLEU: as written, cut where its sentence ends, and capped."""
     found = []
     for model, own in items[items["slot"] == "bleu"].groupby(["seed", "key"], observed=True):
         bleu, cut = (corpus_bleu(own[counts].to_numpy(float)) for counts, _ in WAYS.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES, FORGIVEN, METHOD_NAMES
@@ -66,7 +66,7 @@ def _claims() -> Iterator[Claim]:
         values = product(*([(name, value) for value in of.split()] for name, of in named))
         rows = re.findall(r"^(?!#|because ).+$", block, flags=re.MULTILINE)
         for given, row in product(values, rows):
-            yield _claim(row.format(**_named(dict(given))))
+            yield from _with_twins(_claim(row.format(**_named(dict(given)))))
 
 
 def _claim(row: str) -> Claim:
@@ -97,7 +97,7 @@ def forgiven_id(name: str, score: str) -> str:
 
 #: Every claim by its id; of an id that comes twice the first.
 CLAIMS: dict[str, Claim] = {}
-for _each in chain.from_iterable(map(_with_twins, _claims())):
+for _each in _claims():
     CLAIMS.setdefault(_each.id, _each)
 #: What we think where a claim of the paper came out opposite.
 _BECAUSE = re.findall(r"^because (.+?): (.+)$", TEXT, flags=re.MULTILINE)

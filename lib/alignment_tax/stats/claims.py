@@ -57,8 +57,7 @@ def _equal(rows: Selection, claim: Claim, axis: str) -> Gaps:
 def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
     """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
 
-    That is, over seeds, of RSF's last round and of the plain distilled run, rounded down
-    (NotRecorded: there is neither).
+    That of RSF's last round or the plain distilled run, rounded down (NotRecorded: of neither).
     """
     rsf = points[points["algorithm"] == "rsf"]
     trained = rsf[rsf["method"] == "none"]
@@ -200,10 +199,7 @@ def over_items(rows: Selection, claim: Claim, items: pd.DataFrame) -> compare.Co
 def table(
     points: pd.DataFrame, wanted: Iterable[Claim] | None = None, items: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return one row per claim (all of `CLAIMS`) that the points can be asked about, as claims.csv.
-
-    With `items`, a run of one seed is compared over items.
-    """
+    """Return a row per claim (else all) that points can be asked; of one seed over its `items`."""
     every, found = Selection(points), []
     # algorithms side by side are compared on the seeds that have all of them
     beside = Selection(shared(points))
@@ -270,11 +266,7 @@ def said(row: pd.Series | Mapping[Any, Any]) -> str:
 
 
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
-    """Return claims as a table for a reader, a row each; the last column is with format forgiven.
-
-    `found` are rows of `table` or `read`, `starts` what their ids begin with, `paper` says what it
-    says.
-    """
+    """Return what `pick` picks as a table for a reader, with what the paper says if `paper`."""
     rows, every = pick(found, *starts), {row["id"]: row for row in found.to_dict("records")}
     scored = zip(rows["id"], rows["score"], strict=True)
     twins = [every.get(forgiven_id(*each)) if each[1] in FORGIVEN else None for each in scored]

@@ -162,14 +162,9 @@ def paired_bootstrap(
 
     Each draw takes the same items for both models and all seeds, each group of items (a slot)
     within itself. With one seed it is the noise from the items alone; over few it is too narrow.
-
-    Args:
-        a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
-        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is group "items".
-        level: coverage of the interval; more than `LEVEL` where one looks several times.
-
-    Raises:
-        ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
+    `a` and `b` have by seed the items of a model, {group: array (n_items, ...)}, or one array for
+    group "items"; `statistic` maps them to a number, `level` is the coverage of the interval.
+    ValueError: no or unequal seeds, groups or items, or values that are not finite.
     """
     if len(a) == 0 or len(a) != len(b):
         raise ValueError(f"Seeds must be paired, in one order: a has {len(a)}, b has {len(b)}.")

@@ -139,10 +139,7 @@ def settled(changes: Iterable[Change]) -> list[Change]:
 
 
 def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
-    """Return the seeds of which both tables of points have the same theta_0.
-
-    Its reward is left out: that is of the reward model, which comes after it.
-    """
+    """Return the seeds with the same theta_0 in both tables, whatever reward it is given."""
     if then.empty or now.empty:
         return set()
     then, now = (each.assign(reward=math.nan) for each in (then, now))
@@ -154,8 +151,7 @@ def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
 def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> list[Change]:
     """Compare every claim that both tables of points can be asked, on the models that both have.
 
-    Both go through one evaluation, so that a curve has as many points, and an area the same corner,
-    on both sides.
+    Both go through one evaluation, where curves have as many points and areas the same corner.
     """
     if then.empty or now.empty:
         return []

@@ -69,10 +69,7 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
 
 
 def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
-    """Return the mean skill of a minus that of b over the rewards that both reach, for one seed.
-
-    NoSharedRewards: there are none; both curves should go from theta_0 to theta.
-    """
+    """Return the mean skill of a minus b over the rewards both reach (NoSharedRewards: none)."""
     a, b = as_points(curve_a), as_points(curve_b)
     low = max(a[:, 0].min(), b[:, 0].min())
     high = min(a[:, 0].max(), b[:, 0].max())
@@ -84,9 +81,6 @@ def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
 
 
 def bend(alphas: Sequence[float], values: Sequence[float] | pd.Series) -> float:
-    """Return how far a curve lies above the straight line between its ends, between them.
-
-    The mean over the inner points, of which each counts alike; along alpha from 0 to 1, in order.
-    """
+    """Return how far a curve lies above the line between its ends, the mean of inner points."""
     at, value = (np.asarray(each, dtype=float) for each in (alphas, values))
     return float((value - np.interp(at, at[[0, -1]], value[[0, -1]]))[1:-1].mean())
