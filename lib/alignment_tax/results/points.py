@@ -121,7 +121,7 @@ def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = 
     rows = rows.fillna({"method": "none", "part": ""})
     if len(twice := rows[rows.duplicated(spec.NAMED)]):
         model = "{} / {} of seed {}".format(*twice[["algorithm", "method", "seed"]].iloc[0])
-        raise TableError(f"{model} is twice in the points, and intervals too narrow: keep one.")
+        raise TableError(f"{model} is in the points twice, which narrows intervals: keep one.")
     rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)].reset_index(drop=True)
     if rows.empty:
         named = ", ".join(dict.fromkeys(values))
