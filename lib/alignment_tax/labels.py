@@ -22,14 +22,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "translation": ("bleu",),
 }
 # counts of matching and of all n-grams (n = 1..4), length of the prediction and of the reference
-BLEU_COLUMNS = (
-    *(f"matches_{n}" for n in range(1, 5)),
-    *(f"ngrams_{n}" for n in range(1, 5)),
-    "length",
-    "reference_length",
-)
+BLEU_COLUMNS = [f"{what}_{n}" for what in ("matches", "ngrams") for n in range(1, 5)]
+BLEU_COLUMNS += ["length", "reference_length"]
 #: The same with format forgiven: of the translation cut where its sentence (or line) ends.
-CUT_COLUMNS = tuple(f"cut_{name}" for name in BLEU_COLUMNS)
+CUT_COLUMNS = [f"cut_{name}" for name in BLEU_COLUMNS]
 #: Scores with format forgiven, by the score as written that each stands beside.
 FORGIVEN = {**{family: f"{family}_forgiven" for family in FAMILIES}, "skill": "forgetting"}
 #: By world, in the order of `SLOTS`.
@@ -38,11 +34,10 @@ SLOT_NAMES = {
     "French to English",
     "real": "ARC-Easy|ARC-Challenge|PIQA|RACE|SQuAD|DROP|WMT14 fr-en",
 }
-THREE = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
-FAMILY_NAMES = {
-    **THREE,
+FAMILY_NAMES = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
+FAMILY_NAMES |= {
     "skill": "mean of three families",
-    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in THREE.items()},
+    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in FAMILY_NAMES.items()},
     "forgetting": "mean skill, format forgiven",
 }
 METHOD_NAMES = {
@@ -118,12 +113,14 @@ def markdown(
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, sides, *rows))
 
 
-def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = False) -> str:
-    """Return "mean (low to high)", or the mean alone where there is no interval."""
-    if np.isnan(low):
-        return number(mean, digits, sign)
-    low_text, high_text = number(low, digits, sign), number(high, digits, sign)
-    return f"{number(mean, digits, sign)} ({low_text} to {high_text})"
+def spread(
+    mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = False
+) -> str:
+    """Return "mean (low to high)", the mean alone where there is no interval, "-" for no mean."""
+    if np.isnan(mean):
+        return "-"
+    middle, *ends = (number(value, digits, sign) for value in (mean, low, high))
+    return middle if np.isnan(low) else f"{middle} ({ends[0]} to {ends[1]})"
 
 
 def page(template: str, **values: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,30 +10,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax import prose, settings
+from alignment_tax import labels, prose, settings
 from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
-from alignment_tax.labels import (
-    ALPHA,
-    FAMILIES,
-    FAMILY_NAMES,
-    FORGIVEN,
-    SLOTS,
-    markdown,
-    names_of,
-    number,
-    page,
-)
+from alignment_tax.labels import ALPHA, FAMILIES, FAMILY_NAMES, SLOTS, markdown, number, page
 from alignment_tax.merge.layout import THIRDS
 from alignment_tax.notebooks import find_chapters, read_notebook, reading_minutes, write_notebook
 from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
-from alignment_tax.results.points import main_line
+from alignment_tax.results.points import as_trained, main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
-from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI, forgiven_id
+from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI
 from alignment_tax.stats.compare import interval
 from alignment_tax.store import write_whole
 
@@ -45,19 +36,40 @@ REAL = "small"
 #: The chapters of the short course.
 SHORT = ("00", "01", "02", "03", "04", "05", "09")
 #: The main line of the course, in the README.
-MAIN = (
-    "gain.rsf.",
-    *(f"tax.rsf.{score}" for score in ("skill", "commonsense", "reading", "translation")),
-    "tax.rsf_random.skill",
-    "tax.rsf.skill_beyond_control",
-    "average_vs_early.rsf.skill",
-    "average_vs_early.rsf.skill_at_equal_gold",
-    "average_vs_learning_rate.skill",
-    "average.rsf@0.4.gold",
-)
+MAIN = """
+    gain.rsf. tax.rsf.skill tax.rsf.commonsense tax.rsf.reading tax.rsf.translation
+    tax.rsf_random.skill tax.rsf.skill_beyond_control average_vs_early.rsf.skill
+    average_vs_early.rsf.skill_at_equal_gold average_vs_learning_rate.skill average.rsf@0.4.gold
+""".split()
+#: The headline claims, asked again in every changed preset.
+HEADLINES = {
+    "gain.rsf.reward": "RSF's reward",
+    "gain.rsf.gold": "its gold",
+    "tax.rsf.forgetting": "its forgetting",
+    "tax.rsf.forgetting_beyond_control": "the same beyond the control",
+    "average_vs_early.rsf.forgetting": "averaging minus stopping early",
+    "average_vs_early.rsf.skill": "the same as written",
+}
 
 
 # --- the README -----------------------------------------------------------------------------------
+def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
+    """Return what stands in the README between the two marks of each name."""
+    every = find_chapters(settings.notebooks_folder())
+    minutes = {chapter.number: reading_minutes(chapter.path) for chapter in every}
+    short, whole = sum(minutes.get(name, 0) for name in SHORT), sum(minutes.values())
+    hours = (
+        f"**Time:** {number(short / 60)} hours to read the short course (chapters 00 to 05 and "
+        f"09), {number(whole / 60)} for all; the exercises take about as long again."
+    )
+    lines = []
+    for each in every:
+        link, machine = f"[{each.name}](notebooks/{each.path.name})", f"{each.minutes['tiny']:g}"
+        lines.append([link, each.question, f"{minutes[each.number]:.0f}", machine])
+    heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
+    chapters = markdown(heads, lines, heads[2:])
+    said = {"hours": hours, "replies": told(run), "chapters": chapters}
+    return said | {"results": results(run, items, found)}
 
 
 def told(run: Recorded, seed: int = 0) -> str:
@@ -70,42 +82,14 @@ def told(run: Recorded, seed: int = 0) -> str:
     return "\n".join(asked) + "\n\n" + markdown(heads, lines, ("reward", "gold"))
 
 
-def chapters() -> str:
-    """Return the table of chapters: the question, and how long it takes to read and to run."""
-    lines = []
-    for each in find_chapters(settings.notebooks_folder()):
-        link = f"[{each.name}](notebooks/{each.path.name})"
-        minutes = f"{each.minutes['tiny']:g}"
-        lines.append([link, each.question, f"{reading_minutes(each.path):.0f}", minutes])
-    heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
-    return markdown(heads, lines, heads[2:])
-
-
-def hours() -> str:
-    """Return how long the short course and the whole take to read."""
-    every = find_chapters(settings.notebooks_folder())
-    minutes = {chapter.number: reading_minutes(chapter.path) for chapter in every}
-    short, whole = sum(minutes.get(name, 0) for name in SHORT), sum(minutes.values())
-    return (
-        f"**Time:** {number(short / 60)} hours to read the short course (chapters 00 to 05 and "
-        f"09), {number(whole / 60)} for all; the exercises take about as long again."
-    )
-
-
-def results(run: Recorded, found: pd.DataFrame, lost: tuple[float, float, float]) -> str:
+def results(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the README's section: what was run, the table of skills, the main line's claims."""
     points = main_line(run.points)
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
-    own = {"families": families, "skills": skill_table(points), "lost": lost}
-    text = page("results", **_named(run, points), **own, claims=claims.markdown(found, *MAIN))
-    return text.rstrip()
-
-
-def _named(run: Recorded, points: pd.DataFrame) -> dict[str, Any]:
-    """Return what every page says of a run: its preset, its seeds, how many items a model has."""
-    n_items = int(points["n_items"].max())
-    told = {"name": run.provenance["preset"]["name"], "seeds": run.seeds, "n_items": n_items}
-    return told | {"key": run.key}
+    own = {"families": families, "skills": skill_table(points), "n_items": points["n_items"].max()}
+    lost = interval(100 * lost_to_talk(points, items))
+    told = claims.markdown(found, *MAIN)
+    return page("results", run=run, **own, lost=lost, claims=told).rstrip()
 
 
 def skill_table(points: pd.DataFrame) -> str:
@@ -115,44 +99,32 @@ def skill_table(points: pd.DataFrame) -> str:
     models = {"base": "base", "theta_0": "sft", f"RSF, {last} rounds": "rsf/last"}
     models["control: random reply kept"] = "rsf_random/last"
     models |= {f"average, alpha {alpha}": f"rsf/average@{alpha}" for alpha in (0.2, ALPHA, 0.8)}
-    lines = []
-    for name, selector in models.items():
-        cells = [name]
+    lines = [[name] for name in models]
+    for line, selector in zip(lines, models.values(), strict=True):
         for score in SCORES:
             mean, low, high = interval(rows.model(selector)[score].dropna().astype(float))
-            digits = 2 if score in ("reward", "gold") else 1
-            half = (high - low) / 2
+            digits, half = 2 if score in ("reward", "gold") else 1, (high - low) / 2
             wide = f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else ""
-            cells.append(f"{mean:.{digits}f}{wide}")
-        lines.append(cells)
+            line.append(f"{mean:.{digits}f}{wide}")
     heads = ["skill, format forgiven" if score == "forgetting" else score for score in SCORES]
     return markdown(["Model", *heads], lines)
 
 
 # --- the pages beside the tables ------------------------------------------------------------------
-
-
 def tables_page(run: Recorded, found: pd.DataFrame) -> str:
     """Return the page with a table for everything that was compared beside the main line."""
-    every = list(found["id"])
-    shared = [
-        row for start in ("gain.", "tax.", "average_vs_early.") for row in every
-        if row.startswith(start) and row.endswith(".shared")
-    ]  # fmt: skip
-    of_rsf = ("average_vs_early", "average_vs_kl_coef")
+
+    def ids(*patterns: str) -> list[str]:
+        return [name for each in patterns for name in found["id"] if re.fullmatch(each, name)]
+
+    sided = ids(r"gain\..*\.shared", r"tax\..*\.shared", r"average_vs_early\..*\.shared")
+    searched = ids(r".*_vs_average\.(.*\.)?skill")
     chosen = {
-        "algorithms": [*shared, "front.", "kl_coef.", "average_vs_kl_coef."],
-        "remedies": [
-            row for row in every
-            if row.startswith("average_vs_") and row.endswith(".skill") and "rsf" not in row
-            and not row.startswith(of_rsf)
-        ],
-        "ratios": [
-            *(row for row in every if "_vs_average." in row and row.endswith(".skill")),
-            *("hma_vs_average.", "hma_k9_vs_k3.", "pattern."),
-        ],
+        "algorithms": [*sided, "front.", "kl_coef.", "average_vs_kl_coef."],
+        "remedies": ids(r"average_vs_(?!early|kl_coef|.*rsf).*\.skill"),
+        "ratios": [*searched, "hma_vs_average.", "hma_k9_vs_k3.", "pattern."],
         "thirds": [f"part.{own}{part}." for own in ("", "dpo.", "ppo.") for part in THIRDS],
-    }  # fmt: skip
+    }
     tables = {
         name: claims.markdown(found, *starts) if len(claims.pick(found, *starts)) else ""
         for name, starts in chosen.items()
@@ -169,58 +141,29 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
         compared = rows["method"].isin(methods.COMPARED)
         return methods.method_markdown(rows if all_methods else rows[compared])
 
-    points, rows = run.points, Selection(run.points)
-    start, end = rows.model("sft"), rows.model(f"rsf/{DISTIL}")
-    means = {FAMILY_NAMES[family]: (end[family] - start[family]).mean() for family in FAMILIES}
-    moved = ", ".join(f"{number(mean, 1, sign=True)} ({name})" for name, mean in means.items())
-    where = {s: f"{claims.reference(points, s)[1]:g}" for s in ("skill", "forgetting")}
+    points, rows, families = run.points, Selection(run.points), list(FAMILIES)
+    gains = (rows.model(f"rsf/{DISTIL}")[families] - rows.model("sft")[families]).mean()
+    moved = [f"{number(gain, 1, sign=True)} ({FAMILY_NAMES[str(f)]})" for f, gain in gains.items()]
     told = claims.pick(found[found["place"] != ""], "")
-    counts = ", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items())
-    chapters = {}
-    for chapter, own in told.groupby("chapter"):
-        named = zip(own["id"], own["score"], strict=True)
-        twins = [forgiven_id(name, score) for name, score in named if score in FORGIVEN]
-        chapters[chapter] = claims.markdown(pd.concat([own, found[found["id"].isin(twins)]]))
+    opposites = told[told["verdict"] == "opposite"].to_dict("records")
     return page(
         "remedies",
-        **_named(run, points),
-        where=where,
+        run=run,
+        n_items=points["n_items"].max(),
+        where={s: f"{claims.reference(points, s)[1]:g}" for s in ("skill", "forgetting")},
         distilled=table(DISTILLED_AVERAGE),
         plain=table("average", all_methods=True),
         forgiven=table(DISTILLED_AVERAGE, "forgetting"),
         told=len(told),
-        counts=counts,
+        counts=", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items()),
         smallest=", ".join(f"{size:g} {unit}" for unit, size in SESOI.items()),
-        chapters=chapters,
-        moved=moved,
-        opposites=opposites(found),
+        chapters={c: claims.markdown(found, *ids) for c, ids in told.groupby("chapter")["id"]},
+        moved=", ".join(moved),
+        opposites=[(row, claims.effect(row), REASONS.get(row["id"])) for row in opposites],
     )
 
 
-def opposites(found: pd.DataFrame) -> str:
-    """Return the paper's claims whose opposite came out, and why we think so, as a list."""
-    rows = claims.pick(found[(found["verdict"] == "opposite") & (found["place"] != "")], "")
-    lines = [
-        f"- **{row['place']}: {row['claim']}**: {claims.effect(row)} {row['unit']}."
-        + (f" We think: {REASONS[row['id']]}" if row["id"] in REASONS else "")
-        for row in rows.to_dict("records")
-    ]
-    return "\n".join(lines) or "None of the paper's claims came out opposite."
-
-
 # --- one number changed at a time -----------------------------------------------------------------
-
-#: The headline claims, asked again in every changed preset.
-HEADLINES = {
-    "gain.rsf.reward": "RSF's reward",
-    "gain.rsf.gold": "its gold",
-    "tax.rsf.forgetting": "its forgetting",
-    "tax.rsf.forgetting_beyond_control": "the same beyond the control",
-    "average_vs_early.rsf.forgetting": "averaging minus stopping early",
-    "average_vs_early.rsf.skill": "the same as written",
-}
-
-
 def changed() -> list[str]:
     """Return the presets of `presets.CHANGES` that are recorded."""
     names = [f"tiny-{change}" for change in CHANGES]
@@ -232,8 +175,7 @@ def robust_page() -> str:
     lines = []
     for name in ("tiny", *changed()):
         run, found = recorded(name), claims.read(name)
-        rows = [claims.one(found, claim) for claim in HEADLINES]
-        said = [f"{claims.effect(row)}, {row['verdict']}" for row in rows]
+        said = [claims.said(claims.one(found, claim)) for claim in HEADLINES]
         lines.append([f"`{name}`", f"`{run.key}`", str(len(run.seeds)), *said])
     heads = ["preset", "recording", "seeds", *HEADLINES.values()]
     slow = beside_small_steps() if "tiny-small-steps" in changed() else None
@@ -246,39 +188,33 @@ def beside_small_steps() -> list[str]:
     Both start from the same theta_0 and go by the same reward model, so they are paired by seed.
     """
     every, slow = recorded().points, recorded("tiny-small-steps").points
-    rounds = slow[(slow["algorithm"] == "rsf") & (slow["method"] == "none")].assign(study="tiny")
-    rest = every[(every["algorithm"] != "rsf") | (every["method"] != "none")]
+    rounds = as_trained(slow, "rsf").assign(study="tiny")
+    rest = every.drop(index=as_trained(every, "rsf").index)
     both = pd.concat([rest[rest["seed"].isin(rounds["seed"])], rounds])
     asked = (CLAIMS[f"average_vs_early.rsf.{score}"] for score in ("forgetting", "skill"))
-    found = claims.table(both, asked)
-    return [f"{claims.effect(row)}, {row['verdict']}" for _, row in found.iterrows()]
+    return [claims.said(row) for _, row in claims.table(both, asked).iterrows()]
 
 
 # --- the real model: one seed ---------------------------------------------------------------------
-
-
 def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
     """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
-    bounds = {}
+    rows, bounds = Selection(points), {}
     for score in ("skill", *FAMILIES, *_scored(points)):
-        change = claims.over_items(
-            points, claims.Claim("", "", "", "rsf/last", "sft", score), items
-        )
+        change = claims.over_items(rows, claims.Claim("", "", "", "rsf/last", "sft", score), items)
         bounds[score] = (change.low, change.high)
     return tax_bars(points, intervals=bounds, recorded=True)
 
 
 def models_table(points: pd.DataFrame) -> str:
     """Return one row per recorded model: skills in percent, reward, the judge's reward, KL."""
-    names = names_of(str(points["study"].iloc[0]))
+    names = labels.names_of(str(points["study"].iloc[0]))
     scores = [*_scored(points), "skill"]
-    head = ["Model", *(names[score] for score in scores), "reward", "judge", "KL"]
     digits = dict.fromkeys(scores, 1) | {"reward": 3, "gold": 3, "kl": 2}
     lines = [
         [_model_name(row), *(f"{row[name]:.{n}f}" for name, n in digits.items())]
         for row in points.to_dict("records")
     ]
-    return markdown(head, lines)
+    return markdown(["Model", *(names[score] for score in scores), "reward", "judge", "KL"], lines)
 
 
 def _scored(points: pd.DataFrame) -> list[str]:
@@ -286,40 +222,25 @@ def _scored(points: pd.DataFrame) -> list[str]:
 
 
 def _model_name(row: Mapping[Any, Any]) -> str:
-    if row["algorithm"] in ("base", "sft"):
-        return {"base": "SmolLM2-135M-Instruct", "sft": "theta_0"}[row["algorithm"]]
     if row["method"] == "average":
         return f"average, alpha {row['alpha']:g}"
     control = " (control: random reply kept)" if row["algorithm"] == "rsf_random" else ""
-    return f"RSF, round {int(row['rounds'])}{control}"
+    starts = {"base": "SmolLM2-135M-Instruct", "sft": "theta_0"}
+    return starts.get(row["algorithm"], f"RSF, round {int(row['rounds'])}{control}")
 
 
 def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
     if len(run.seeds) != 1:
         raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
-    points, source = main_line(run.points), run.provenance
-    right = float(np.mean(run.pairs["margin"] > 0))
-    half = 1.96 * float(np.sqrt(right * (1 - right) / len(run.pairs)))
-    return page(
-        "one_seed",
-        key=run.key,
-        preset=source["preset"],
-        source=source,
-        seed=run.seeds[0],
-        minutes=float(source["seconds_of_stages_last_seed"]["all stages"]) / 60,
-        pairs=len(run.pairs),
-        right=100 * right,
-        half=100 * half,
-        models=models_table(points),
-        claims=claims.markdown(found.drop(columns="place").assign(place="")),
-        tax=alt_text(tax_figure(points, items)),
-    )
+    points, right = main_line(run.points), 100 * float(np.mean(run.pairs["margin"] > 0))
+    half = 1.96 * float(np.sqrt(right * (100 - right) / len(run.pairs)))
+    told = claims.markdown(found.drop(columns="place").assign(place=""))
+    own = {"models": models_table(points), "tax": alt_text(tax_figure(points, items))}
+    return page("one_seed", run=run, right=right, half=half, claims=told, **own)
 
 
 # --- writing --------------------------------------------------------------------------------------
-
-
 def fill(text: str, generated: str, name: str = "results") -> str:
     """Return `text` with `generated` between the two marks of this name; it must hold them."""
     start, end = (f"<!-- {name}: {which} -->" for which in ("start", "end"))
@@ -329,31 +250,23 @@ def fill(text: str, generated: str, name: str = "results") -> str:
     return f"{before}{start}\n\n{generated}\n\n{end}{after}"
 
 
-def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
-    """Return what stands in the README between the two marks of each name."""
-    lost = interval(100 * lost_to_talk(main_line(run.points), items))
-    said = {"hours": hours(), "replies": told(run), "chapters": chapters()}
-    return said | {"results": results(run, found, lost)}
-
-
 def write_pages() -> None:
     """Write the recorded results into README.md, and pages beside the tables they are made of."""
-    home = settings.repo_root() / "README.md"
-    run, folder = recorded(), settings.results_folder() / "tiny"
+    root, folder = settings.repo_root(), settings.results_folder() / "tiny"
+    run, home = recorded(), root / "README.md"
     found = claims.table(run.points)
     for name in changed():
         claims.write(claims.table(recorded(name).points), folder.parent / name / "claims.csv")
-    for path in sorted((settings.repo_root() / "notebooks").glob("*.ipynb")):
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)
         if prose.fill_notebook(notebook, found, run.points):
             write_notebook(path, notebook)
     claims.write(found, folder / "claims.csv")
-    text = home.read_text(encoding="utf-8")
+    texts = {path: path.read_text("utf-8") for path in (home, *(root / "docs").glob("*.md"))}
     for name, each in readme(run, recorded_items(), found).items():
-        text = fill(text, each, name)
-    write_whole(home, prose.fill(text, found, run.points))
-    for path in (settings.repo_root() / "docs").glob("*.md"):
-        write_whole(path, prose.fill(path.read_text(encoding="utf-8"), found, run.points))
+        texts[home] = fill(texts[home], each, name)
+    for path, text in texts.items():
+        write_whole(path, prose.fill(text, found, run.points))
     write_whole(folder / TABLES_PAGE, tables_page(run, found))
     if (run.points["method"] == DISTIL).any():
         write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))

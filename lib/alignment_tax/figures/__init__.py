@@ -35,6 +35,4 @@ def __getattr__(name: str) -> Any:
     """Return a figure or what goes with it from the module that holds it."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"alignment_tax.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"alignment_tax.{_HOME[name]}"), name)

@@ -28,27 +28,18 @@ WAYS = ("as written", "format forgiven")  # the two ways in which a skill is sco
 def _since(
     points: pd.DataFrame, values: list[str], names: Sequence[str], changed: list[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of the seeds that have all of these algorithms, and which there are.
-
-    What is `changed` is a difference to theta_0 of the seed. TableError: there is none of them.
-    """
+    """Return the rows of seeds with all of these algorithms, `changed` since theta_0; the names."""
     rows = select.prepare(points, values, changed)
-    trained = rows[(rows["method"] == "none") & rows["algorithm"].isin(names)]
-    if trained.empty:
-        raise TableError(f"algorithms: there are no rounds of {', '.join(names)}.")
-    by_name = {str(name): set(own["seed"]) for name, own in trained.groupby("algorithm")}
-    rows = rows[rows["seed"].isin(set.intersection(*by_name.values()))]
-    return rows, [name for name in names if name in by_name]
+    if there := select.present(rows, names):
+        return select.shared(rows, names), there
+    raise TableError(f"algorithms: there are no rounds of {', '.join(names)}.")
 
 
 @style.in_style()
 def taxes(
     points: pd.DataFrame, names: Sequence[str] = CONTROLLED, recorded: bool = False
 ) -> Figure:
-    """Draw what algorithms cost in every family: as written left, with format forgiven right.
-
-    `names` are words of the column algorithm; the last round of each counts.
-    """
+    """Draw what algorithms cost, family by family: as written left, with format forgiven right."""
     scores = [*FORGIVEN, *FORGIVEN.values()]
     rows, names = _since(points, scores, names, scores)
     ends = pd.concat([select.last_round(rows, name) for name in names])
@@ -60,8 +51,8 @@ def taxes(
     lines = [FAMILY_NAMES[family] for family in ("skill", "commonsense", "reading", "translation")]
     size = (style.PANELS[0], 2.6 + 0.75 * max(len(names), 2))
     label = "points since θ₀ (left of 0: lost)"
-    figure, grid = style.panels(1, 2, size, sharex=True, sharey=True, xlabel=label)
-    for axes, way in zip(grid.flat, WAYS, strict=True):
+    figure, [line] = style.panels(1, 2, size, sharex=True, sharey=True, xlabel=label)
+    for axes, way in zip(line, WAYS, strict=True):
         for place, name in enumerate(names):
             own = table[(table["algorithm"] == name) & (table["way"] == way)]
             aside = 0.7 / len(names) * (place - (len(names) - 1) / 2)
@@ -102,10 +93,9 @@ def rounds(
 def algorithm_fronts(
     points: pd.DataFrame, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw a skill against reward, a panel for every algorithm (paper Fig. 14).
+    """Draw a skill against reward, a panel for every algorithm: rounds, averages (paper Fig. 14).
 
-    Each holds the rounds and the averages of one algorithm, with the intervals of the last round
-    and of some averages; the averages of RSF stand behind the others as a grey line.
+    Of the last round and some averages there are intervals; RSF's averages are a line behind all.
     """
     values = ["reward", score]
     mixed, names = _since(points, values, select.RLHF, ["reward"])
@@ -145,10 +135,7 @@ def algorithm_fronts(
 def kl_penalty(
     points: pd.DataFrame, own: float, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw skill against reward for PPO's KL coefficients and for averages of its own end (Fig. 8).
-
-    `own` is the coefficient of the models whose method is "none". Seeds have another one too.
-    """
+    """Draw skill against reward: PPO's KL coefficients, `own` among them, and averages (Fig. 8)."""
     values = ["reward", score]
     rows = select.prepare(points, values, since=["reward"])
     ppo = rows[rows["algorithm"] == "ppo"]
@@ -160,26 +147,20 @@ def kl_penalty(
     rows = rows[rows["seed"].isin(swept["seed"])]
     rows = rows.assign(dial=rows["strength"].fillna(rows["alpha"]))
     drawn = summarise(rows, ["method", "strength", "alpha", "dial"], values)
-    figure, [[axes]] = style.panels(
-        1, 1, (style.PANELS[0], style.WIDE[1]), xlabel="reward gained over θ₀  →",
-        ylabel=f"{AXIS_NAMES[score]}  →",
-    )  # fmt: skip
+    size, label = (style.PANELS[0], style.WIDE[1]), f"{AXIS_NAMES[score]}  →"
+    figure, [[axes]] = style.panels(size=size, xlabel=style.GAIN, ylabel=label)
     looks = {"kl_coef": style.METHODS["kl_coef"], "average": AVERAGES}
     draw.curves(axes, drawn, "method", "reward", score, looks, seeds=rows, order="dial", bars="y")
-    title, caption = "A heavier KL penalty, or averaging?", run_caption(rows, recorded)
     named = drawn.loc[drawn["method"] == "kl_coef", [*values, "strength"]].to_numpy()
     for x, y, strength in named:
         draw.note(axes, f"{strength:g}", x, y, (1, 1), far=6, color=looks["kl_coef"].colour)
-    table = drawn.drop(columns="dial")
-    return style.finish(figure, title, caption, table, legend_columns=2)
+    title, table = "A heavier KL penalty, or averaging?", drawn.drop(columns="dial")
+    return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=2)
 
 
 @style.in_style()
 def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw forgetting against KL of both directions, a marker a model, on a root scale.
-
-    The line is `forgetting.fit` for all models. `kl` are the columns of kl.csv; it may be empty.
-    """
+    """Draw forgetting against KL both ways (`kl` is kl.csv, or empty), and one curve for all."""
     select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"])
     rows = forgetting.forgetting(points, kl)
     xs = [name for name in forgetting.X_NAMES if rows[name].nunique() >= 4]  # what a fit needs
@@ -208,6 +189,6 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
         axes.set_xlabel(f"{forgetting.X_NAMES[x]}, nats a reply (root scale)")
         axes.set_title(f"R² = {number(found.r_squared, 2)}", fontsize=12.5)
         table.append({"line": forgetting.X_NAMES[x], "models": len(rows), "R²": found.r_squared})
-    title, line = "Does KL tell how much is forgotten?", run_caption(rows, recorded).split(" · ")[0]
-    caption = f"{line} · a marker: a model"
+    title, caption = "Does KL tell how much is forgotten?", run_caption(rows, recorded)
+    caption = f"{caption.split(' · ')[0]} · a marker: a model"
     return style.finish(figure, title, caption, pd.DataFrame(table), legend_columns=4)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import METHODS, Look, run_caption
+from alignment_tax.figures.style import GAIN, METHODS, Look, run_caption
 from alignment_tax.labels import ALPHA, AXIS_NAMES, FAMILY_NAMES, number, seeds_text
 from alignment_tax.registry import REMEDIES
 from alignment_tax.results import points as select
@@ -26,7 +26,9 @@ from alignment_tax.stats.compare import summarise
 CURVES = ("learning_rate", "early_stopping", "average")
 
 
-def _curves(points: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+def _curves(
+    points: pd.DataFrame, scores: Sequence[str], names: Sequence[str] = CURVES
+) -> pd.DataFrame:
     """Return the rows of every curve that is recorded, `place` by `place` from theta_0 on.
 
     The reward is a gain over theta_0: each seed's reward model has a zero of its own.
@@ -34,7 +36,7 @@ def _curves(points: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     rows = select.with_rsf(select.prepare(points, ["reward", *scores]))
     select.last_round(rows)
     found = Selection(rows)
-    curves = [(name, each) for name in CURVES for each in found.curve(f"rsf/{name}").values()]
+    curves = [(name, each) for name in names for each in found.curve(f"rsf/{name}").values()]
     placed = [each.assign(method=name, place=range(len(each))) for name, each in curves]
     return pd.concat(placed, ignore_index=True)
 
@@ -50,6 +52,10 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> No
     for at, name in ((0, "before RLHF (θ₀)"), (-1, "after RLHF")):
         end = early.iloc[at]
         draw.star(axes, end["reward"], end[score], hollow=at == 0, size=19, label=name)
+    _frame(axes, rows, score)
+
+
+def _frame(axes: Axes, rows: pd.DataFrame, score: str) -> None:
     for ends, values in ((axes.set_xlim, rows["reward"]), (axes.set_ylim, rows[score])):
         room = 0.08 * (values.max() - values.min()) or 1.0
         ends(values.min() - room, values.max() + room)  # a bar that is longer is cut
@@ -69,15 +75,12 @@ def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
 
 @style.in_style()
 def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) -> Figure:
-    """Draw what is not forgotten against reward: stopping RSF early, and averaging.
-
-    The mark says what the average at `alpha` (or the nearest there is) keeps of RSF's reward.
-    """
+    """Draw what is not forgotten against reward, and mark what averaging at `alpha` keeps."""
     score = "forgetting"
-    rows = _curves(points, [score])
-    rows = rows[rows["method"] != "learning_rate"]
+    rows = _curves(points, [score], ("early_stopping", "average"))
     table = summarise(rows, ["method", "place", "alpha", "rounds"], ["reward", score])
-    figure, [[axes]] = style.panels(size=(style.WIDE[0], 5.4))
+    size, ylabel = (style.WIDE[0], 5.4), f"{AXIS_NAMES[score]}  →"
+    figure, [[axes]] = style.panels(size=size, xlabel=GAIN, ylabel=ylabel)
     _draw(axes, rows, table, score)
     own = table[table["method"] == "average"]
     if own.empty:
@@ -96,7 +99,6 @@ def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) ->
         fontsize=13, fontweight="bold", color=METHODS["average"].colour, bbox=style.PAPER,
         arrowprops=line | {"relpos": (0.93, 1.0)},
     )  # fmt: skip
-    axes.set(xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES[score]}  →")
     title, head = "Reward gained, skills kept: up and to the right is better", f"{said} and {told}."
     caption = run_caption(rows, recorded)
     return style.finish(figure, title, caption, table, head=f"Marked: {head}", legend_columns=4)
@@ -106,15 +108,10 @@ def front(points: pd.DataFrame, alpha: float = ALPHA, recorded: bool = False) ->
 def fronts(
     points: pd.DataFrame, scores: Sequence[str] = ("forgetting", "skill"), recorded: bool = False
 ) -> Figure:
-    """Draw some scores against reward, a panel each: averaging and what it competes with.
-
-    Stopping RSF early goes by rounds, smaller steps by the learning rate, averaging by alpha.
-    """
+    """Draw scores against reward, a panel each: averaging beside early stops and smaller steps."""
     rows = _curves(points, scores)
     table = summarise(rows, ["method", "place", "strength", "alpha", "rounds"], ["reward", *scores])
-    figure, [line] = style.panels(
-        1, len(scores), (style.PANELS[0], 4.8), xlabel="reward gained over θ₀  →"
-    )
+    figure, [line] = style.panels(1, len(scores), (style.PANELS[0], 4.8), xlabel=GAIN)
     for axes, score in zip(line, scores, strict=True):
         _draw(axes, rows, table, score)
         axes.set_title(AXIS_NAMES[score])
@@ -125,35 +122,24 @@ def fronts(
 
 @style.in_style()
 def class_fronts(pooled: pd.DataFrame, recorded: pd.DataFrame) -> Figure:
-    """Draw the fronts of what a class ran and of the recorded run, side by side on the same axes.
-
-    Both are points of the main line, one study; what is drawn is that of `front`.
-    """
+    """Draw the `front` of a class and that of the recorded run, side by side on the same axes."""
     score, told, every = "forgetting", [], []
-    figure, [line] = style.panels(
-        1, 2, (style.PANELS[0], 4.8), xlabel=GAIN, ylabel=f"{AXIS_NAMES[score]}  →",
-        sharex=True, sharey=True,
-    )  # fmt: skip
-    for axes, (name, points) in zip(
-        line, {"your class": pooled, "recorded": recorded}.items(), strict=True
-    ):
-        rows = _curves(points, [score])
-        rows = rows[rows["method"] != "learning_rate"]
+    size, label = (style.PANELS[0], 4.8), f"{AXIS_NAMES[score]}  →"
+    figure, [line] = style.panels(1, 2, size, xlabel=GAIN, ylabel=label, sharex=True, sharey=True)
+    sides = (("your class", pooled), ("recorded", recorded))
+    for axes, (name, points) in zip(line, sides, strict=True):
+        rows = _curves(points, [score], ("early_stopping", "average"))
         table = summarise(rows, ["method", "place", "alpha", "rounds"], ["reward", score])
         _draw(axes, rows, table, score)
         axes.set_title(f"{name}: {seeds_text(rows['seed'])}")
         told.append(table.assign(kind=name))
         every.append(rows)
-    both = pd.concat(every)
-    for ends, values in ((axes.set_xlim, both["reward"]), (axes.set_ylim, both[score])):
-        room = 0.08 * (values.max() - values.min()) or 1.0
-        ends(values.min() - room, values.max() + room)
+    _frame(axes, pd.concat(every), score)
     title = "The front of your class, and the recorded one"
     return style.finish(figure, title, run_caption(every[0]), pd.concat(told), legend_columns=4)
 
 
 # --- remedies -------------------------------------------------------------------------------------
-
 #: A panel each; what stands together takes hold of the same thing.
 KINDS = {
     "penalties on weights": ("l1", "l2"),
@@ -173,7 +159,7 @@ LATER = {
     "projected LoRA": ("oplora",),
 }
 PAPERS = tuple(name for names in KINDS.values() for name in names)
-GAIN, SINCE = "reward gained over θ₀  →", f"{FAMILY_NAMES['forgetting']},\nsince θ₀ (points)  →"
+SINCE = f"{FAMILY_NAMES['forgetting']},\nsince θ₀ (points)  →"
 X, Y = VALUES = ["reward", "forgetting"]
 DISTANCES = {
     "forward": Look("KD: KL(θ₀ ‖ θ)", style.PURPLE),
@@ -183,10 +169,7 @@ DISTANCES = {
 
 @style.in_style()
 def penalty_distances() -> Figure:
-    """Draw both prices on outputs where a token is dropped, and where one is added.
-
-    `student` is the probability of the second token, which the first gains, or of the third.
-    """
+    """Draw both prices on outputs by a token's probability: one is dropped, a rare one added."""
     first, second, third = p = np.array((0.6, 0.399, 0.001))
     dropped = np.logspace(np.log10(second), -6, 400)
     added = np.logspace(np.log10(third), np.log10(0.5), 400)
@@ -214,10 +197,7 @@ def penalty_distances() -> Figure:
 
 @style.in_style()
 def live_remedies(live: pd.DataFrame) -> Figure:
-    """Draw models of one seed since theta_0: remedies from weak to strong, averages as a line.
-
-    `live` are points of theta_0, the distilled run and its averages, and of remedies.
-    """
+    """Draw one seed's models since theta_0: remedies weak and strong, averages as a line."""
     rows = select.prepare(live, VALUES, since=VALUES)
     by_method = dict(list(rows.groupby("method")))
     remedies = [name for name in REMEDIES if name in by_method]
@@ -248,10 +228,7 @@ def live_remedies(live: pd.DataFrame) -> Figure:
 def remedy_fronts(
     points: pd.DataFrame, methods: Collection[str] = PAPERS, recorded: bool = False
 ) -> Figure:
-    """Draw remedies beside the averages of the distilled run since theta_0, a panel for each kind.
-
-    Each curve goes over the strengths of a remedy to the plain distilled run, if it ends there.
-    """
+    """Draw remedies over their strengths beside averages of the distilled run, a panel a kind."""
     groups = _by_kind(points, methods)
     every = pd.concat([rows.assign(kind=kind) for kind, rows in groups.items()])
     table = summarise(every, ["kind", "method", "strength", "alpha"], VALUES)
@@ -286,10 +263,8 @@ def _by_kind(points: pd.DataFrame, wanted: Collection[str]) -> dict[str, pd.Data
         if there and seeds:
             found[kind] = own[own["seed"].isin(seeds)]
     if not found:
-        raise TableError(
-            "remedy_fronts: the points have no remedy. Record them with: "
-            "alignment-tax record tiny --methods remedies"
-        )
+        command = "alignment-tax record tiny --methods remedies"
+        raise TableError(f"remedy_fronts: the points have no remedy. Record them with: {command}")
     return found
 
 
@@ -299,10 +274,11 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     for method in (DISTILLED_AVERAGE, *there):
         look, remedy = METHODS[method], REMEDIES.get(method)
         own = table[table["method"] == method].sort_values(["strength", "alpha"])
+        way = [own]
         if remedy is not None:
             own = own if remedy.weak_is_high else own[::-1]
-        way = [own] if remedy is None else [start, own, end] if remedy.fades else [start, own]
-        way = [own, end] if remedy is not None and remedy.beyond else way
+            way = [own] if remedy.beyond else [start, own]
+            way += [end] if remedy.beyond or remedy.fades else []
         line = "--" if look.colour in {each.get_color() for each in axes.lines[1:]} else "-"
         axes.plot(*pd.concat(way)[VALUES].to_numpy().T, line, color=look.colour, lw=1.4, zorder=2)
         draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")

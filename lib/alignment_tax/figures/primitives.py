@@ -47,8 +47,7 @@ def curve(
 ) -> None:
     """Draw means through the rows in their order, each with a marker and its error bars.
 
-    `seeds` are drawn faint, see `faint`; `bars` says which bars there are, `pale` how opaque they
-    are.
+    `seeds` are drawn by `faint`; `bars` says which bars there are, `pale` how opaque they are.
     """
     if seeds is not None:
         faint(axes, seeds, x, y, look, order)
@@ -78,10 +77,7 @@ def curves(
     apart: float = 0.0,
     **line: Any,
 ) -> None:
-    """Draw a `curve` for each value of the column `by` that has a look, along `order` or x.
-
-    They stand `apart` on the x axis, so that no bar hides another.
-    """
+    """Draw a `curve` for each value of `by` that has a look, along `order` or x, bars `apart`."""
     there = [key for key in looks if key in set(table[by])]
     for place, key in enumerate(there):
         own = table[table[by] == key].sort_values(order or x)

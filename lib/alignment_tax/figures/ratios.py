@@ -50,10 +50,6 @@ OUTLINED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _of(table: pd.DataFrame, **values: object) -> pd.DataFrame:
-    return table[(table[list(values)] == list(values.values())).all(axis=1)]
-
-
 def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     """Return every seed's models with one part averaged, minus its aligned model (alpha 1)."""
     rows = select.prepare(points, values)
@@ -61,10 +57,8 @@ def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     own = rows[(rows["method"] == "part") & (rows["algorithm"] == "rsf")]
     own = own[own["part"].isin(PARTS) & own["seed"].isin(end.index)].set_index("seed")
     if absent := set(PARTS) - set(own["part"]):
-        raise TableError(
-            f"part_curves needs rows of rsf with method 'part', the {min(absent)} part among "
-            "them. Record them with: alignment-tax record tiny --methods part"
-        )
+        told = f"part_curves needs rows of rsf with method 'part', also of the {min(absent)} part"
+        raise TableError(f"{told}: alignment-tax record tiny --methods part")
     own[values] -= end.loc[own.index]
     own = own.reset_index()[["seed", "part", "alpha", *values]]
     ends = own[["seed", "part"]].drop_duplicates().assign(alpha=1.0, **dict.fromkeys(values, 0.0))
@@ -73,10 +67,7 @@ def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 @style.in_style()
 def part_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw where averaging one part alone leads from the aligned model, the star (paper Fig. 4).
-
-    Both axes are differences to the aligned model of the same seed.
-    """
+    """Draw where averaging one part leads from the seed's aligned model, the star (Fig. 4)."""
     x, y = values = ["reward", "forgetting"]
     rows = _part_rows(points, values)
     table = summarise(rows, ["part", "alpha"], values)
@@ -86,7 +77,7 @@ def part_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
         ylabel=f"{FAMILY_NAMES['forgetting']},\nminus the aligned model's  →",
     )  # fmt: skip
     for axes, (part, look) in zip(line, PARTS.items(), strict=True):
-        own, seeds = (_of(all_, part=part) for all_ in (table, rows))
+        own, seeds = (every[every["part"] == part] for every in (table, rows))
         axes.axhline(0, color=style.INK, linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=1)
         draw.curve(axes, own, x, y, look, seeds=seeds, order="alpha", markersize=6)
@@ -126,18 +117,15 @@ def simplex(
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
     `grid` has a row per point: ratios (three each, of mean alpha) and full (the objective); `marks`
-    are name -> three ratios, up to five; `path` triples along a search. A corner gives all to one
-    block.
+    are name -> three ratios, up to five; `path` triples along a search.
     """
     select.need(grid, ["ratios", "full"])
     if len(marks) > len(MARKS):
         raise TableError(f"simplex has {len(MARKS)} markers, not {len(marks)}.")
     ratios = np.array([*map(list, grid["ratios"]), *map(list, marks.values())], dtype=float)
     if np.ptp(means := ratios.mean(axis=1)) > 1e-3:
-        raise TableError(
-            f"simplex: means go from {means.min():.3f} to {means.max():.3f}, but a triangle "
-            "holds ratios of one mean."
-        )
+        ends = f"{means.min():.3f} to {means.max():.3f}"
+        raise TableError(f"simplex: a triangle holds ratios of one mean, not of {ends}.")
     full = select.finite(grid["full"], "objectives")
     places = _in_triangle(ratios)
     table = pd.DataFrame(np.hstack([ratios, places]), columns=[*PARTS, "x", "y"])
@@ -172,10 +160,9 @@ def simplex(
 
 
 def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
-    """Return every seed's points of averaging (K = 1) and HMA, from theta_0 to RSF's end.
+    """Return the points of averaging (K = 1) and HMA, at the mean ratios and seeds that all have.
 
-    Lines through fewer points lie elsewhere: so all have the mean ratios, and the seeds, that all
-    have.
+    Lines through fewer points lie elsewhere. They go from theta_0 to RSF's end.
     """
     rows = select.prepare(points, values, since=["reward"])
     start, end = select.theta_0(rows), select.last_round(rows)
@@ -198,17 +185,11 @@ def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 @style.in_style()
 def search_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw HMA with each recorded number of blocks against plain averaging (paper Fig. 5).
-
-    Curves are means over seeds, at the mean ratios that all have; the caption says how wide
-    intervals are.
-    """
+    """Draw HMA by its number of blocks against plain averaging, means over seeds (paper Fig. 5)."""
     values = ["reward", "forgetting"]
     rows = _front_rows(points, values)
     table = summarise(rows, ["blocks", "mean"], values)
-    figure, [[axes]] = style.panels(
-        xlabel="reward gained over θ₀  →", ylabel=AXIS_NAMES["forgetting"]
-    )
+    figure, [[axes]] = style.panels(xlabel=style.GAIN, ylabel=AXIS_NAMES["forgetting"])
     for k, own in table.groupby("blocks"):
         draw.curve(axes, own, "reward", "forgetting", K_LOOKS[int(str(k))], bars="")
     ends = table[table["blocks"] == 1].iloc[[0, -1]]
@@ -228,16 +209,11 @@ def search_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
 
 @style.in_style()
 def cloud(rows: pd.DataFrame, here: pd.DataFrame, caption: str) -> Figure:
-    """Draw models one by one, a marker a method, and a ring around each row of `here`.
-
-    `rows` have a method of `CLOUD`; both have a reward (gained) and forgetting, `here` a name.
-    """
+    """Draw models of `CLOUD` (reward gained, forgetting), and a named ring at each of `here`."""
     select.need(rows, ["method", "reward", "forgetting"])
-    figure, [[axes]] = style.panels(
-        xlabel="reward gained over θ₀  →", ylabel=f"{AXIS_NAMES['forgetting']}  →"
-    )
+    figure, [[axes]] = style.panels(xlabel=style.GAIN, ylabel=f"{AXIS_NAMES['forgetting']}  →")
     for method, look in CLOUD.items():
-        if not (own := _of(rows, method=method)).empty:
+        if not (own := rows[rows["method"] == method]).empty:
             axes.plot(
                 own["reward"], own["forgetting"], look.marker, color=look.colour, alpha=0.55,
                 markersize=7, markeredgewidth=0, label=look.label,

@@ -26,15 +26,6 @@ ALPHA_LOOKS = {
 }
 
 
-def _skills_in(frame: pd.DataFrame) -> list[str]:
-    found = [name for name in SCORES if name in frame.columns]
-    if not found:
-        raise TableError(f"skills_bar needs a column per skill, some of {', '.join(SCORES)}.")
-    # the only slot of a family that is drawn as well would be the same bars twice
-    twice = [slots[0] for name, slots in FAMILIES.items() if len(slots) == 1 and name in found]
-    return [name for name in found if name not in twice]
-
-
 def _by_score(frame: pd.DataFrame, scores: list[str], value: str, study: str) -> pd.DataFrame:
     """Return the mean of each model (`frame["model"]`) and score, in both orders as they come."""
     long = frame.melt("model", scores, "score", value)
@@ -59,7 +50,12 @@ def skills_bar(
     `baselines` are scores of guessing by skill; `study` names the preset whose names skills have.
     """
     need(scores, ["model"])
-    table = _by_score(scores, _skills_in(scores), "value", study)
+    # the only slot of a family that is drawn as well would be the same bars twice
+    twice = [slots[0] for name, slots in FAMILIES.items() if len(slots) == 1 and name in scores]
+    shown = [name for name in SCORES if name in scores and name not in twice]
+    if not shown:
+        raise TableError(f"skills_bar needs a column per skill, some of {', '.join(SCORES)}.")
+    table = _by_score(scores, shown, "value", study)
     table["baseline"] = table["score"].map(baselines or {}).astype(float)
     models = table["model"].unique()
     # "θ₀, forgiven" has the colour of "θ₀, as written", and stripes
@@ -88,10 +84,7 @@ def tax_bars(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     recorded: bool = False,
 ) -> Figure:
-    """Draw the tax per family and slot (points since theta_0 of the seed), with 95 % intervals.
-
-    `intervals` (low, high) by slot or family stand in place of the t interval over seeds.
-    """
+    """Draw the tax by family and slot, in points; `intervals` (low, high) replace t intervals."""
     # a suite may leave a slot out (its data cannot be had): its column is empty then
     empty = {name for name in SCORES if name in points and points[name].isna().all()}
     scores = [name for name in SCORES if name not in empty or "skill" in empty]
@@ -99,9 +92,8 @@ def tax_bars(
     order = ["skill"]
     for family, slots in FAMILIES.items():  # a family of one slot stands for both
         order += [family, *slots] if len(slots) > 1 else [family]
-    last = select.last_round(rows).assign(model="RSF")
-    shown = [name for name in order if name in scores]
-    table = _by_score(last, shown, "tax", str(rows["study"].iloc[0]))
+    last, shown = select.last_round(rows), [name for name in order if name in scores]
+    table = _by_score(last.assign(model="RSF"), shown, "tax", str(rows["study"].iloc[0]))
     table.insert(3, "family", table["score"].isin(FAMILY_NAMES))
     caption = run_caption(select.main_line(points), recorded)
     if intervals is not None:
@@ -143,10 +135,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
 
 @style.in_style()
 def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw what averaging changes since theta_0, along alpha: rewards (left) and skill (right).
-
-    The dashed lines are straight: what a fair exchange of one for the other would be.
-    """
+    """Draw what averages change since theta_0: rewards, skills; dashed is a fair exchange."""
     values = ["reward", *(["gold"] if select.has_gold(points) else []), "forgetting", "skill"]
     rows = select.prepare(points, values, since=values)
     select.last_round(rows)
@@ -154,7 +143,7 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
     if rows.empty:
         raise TableError("alpha_curves needs rows with algorithm 'rsf' and method 'average'.")
     table = summarise(rows, ["alpha"], values)
-    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0))
+    figure, [[left, right]] = panels(1, 2, (style.PANELS[0], 5.0), xlabel=style.ALONG)
     for score in values:
         axes, look = (left if score in ("reward", "gold") else right), ALPHA_LOOKS[score]
         draw.curve(axes, table, "alpha", score, look)
@@ -164,6 +153,5 @@ def alpha_curves(points: pd.DataFrame, recorded: bool = False) -> Figure:
     right.set_title("skill since θ₀ (points; below 0: lost)")
     for axes in (left, right):
         axes.set_xticks(np.linspace(0, 1, 6))
-        axes.set_xlabel("α   (0 = before RLHF, 1 = after)")
     caption = run_caption(select.main_line(points), recorded)
     return finish(figure, "Averaging along α", caption, table, legend_columns=4)

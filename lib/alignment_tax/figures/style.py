@@ -38,6 +38,8 @@ GREY, BROWN = "#6E6E6E", "#8B6D00"  # beside the eight
 INK = "#333333"  # axes, zero lines, error bars of bars
 
 WIDE, PANELS, DPI = (8.5, 5.2), (11.0, 7.4), 120
+#: Labels of axes that several figures have.
+GAIN, ALONG = "reward gained over θ₀  →", "α   (0 = before RLHF, 1 = after)"
 #: How the caption of a figure of the reader's own models begins, and on what such a figure stands.
 YOURS, YOUR_PAPER = "your run: ", "#FFF3D6"
 #: Letters of a caption that fit into an inch of a figure's width; a longer one gets a second line.
@@ -48,8 +50,6 @@ PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"
 
 #: The table that each figure shows; `finish` puts it here.
 _TABLES: WeakKeyDictionary[Figure, pd.DataFrame] = WeakKeyDictionary()
-
-
 #: An alt text names so many rows at most; of more it names the ends and the extremes.
 MOST_ROWS = 24
 # columns that are named by their values alone
@@ -89,17 +89,12 @@ METHODS: dict[str, Look] = {
     }.items()
     for name, marker in marks.items()
 }
-# Models as trained, by the words of the `algorithm` column.
+# Models as trained, by the words of the `algorithm` column; in the order of these.
+_COLOURS, _MARKERS = (BLACK, VERMILLION, GREY, PURPLE, ORANGE, SKY, GREEN), "*sdv^Do"
 ALGORITHMS: dict[str, Look] = {
-    name: Look(ALGORITHM_NAMES[name], colour, marker)
-    for name, colour, marker in (
-        ("sft", BLACK, "*"),
-        ("rsf", VERMILLION, "s"),
-        ("rsf_random", GREY, "d"),
-        ("dpo", PURPLE, "v"),
-        ("ppo", ORANGE, "^"),
-        ("rloo", SKY, "D"),
-        ("grpo", GREEN, "o"),
+    name: Look(words, colour, marker)
+    for (name, words), colour, marker in zip(
+        ALGORITHM_NAMES.items(), _COLOURS, _MARKERS, strict=True
     )
 }
 VERDICTS: dict[str, Look] = {
@@ -147,10 +142,7 @@ def panels(
     ylabel: str = "",
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """Return an empty figure, known to no backend, and its grid of axes (rows, columns).
-
-    Of the axes only the first `used` are seen; the outer ones have labels.
-    """
+    """Return an empty figure that no backend knows, and its axes, the first `used` of them seen."""
     room = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=size, dpi=DPI, layout=room)
     FigureCanvasAgg(figure)
@@ -241,9 +233,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI, recording: str = "") -> Path:
-    """Write the figure as PNG, whole or not at all; inside are its alt text (Description) and,
-    if its numbers are those of a recording, the key of that (Recording).
-    """
+    """Write the figure as PNG, whole or not at all, its alt text and its recording's key inside."""
     told, target = {"Description": str(figure.get_label()), "Recording": recording}, Path(path)
     data = png(figure, dpi, **{name: text for name, text in told.items() if text})
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -253,8 +243,6 @@ def save(figure: Figure, path: str | Path, dpi: int = 2 * DPI, recording: str = 
 
 
 # --- what is said of a figure ---------------------------------------------------------------------
-
-
 def caption_line(
     study: str, seeds: Iterable[int], n_items: int | None = None, recorded: bool = False
 ) -> str:
@@ -273,29 +261,21 @@ def run_caption(rows: pd.DataFrame, recorded: bool = False, skills: bool = True)
 
 
 def describe(title: str, caption: str, table: pd.DataFrame, head: str = "") -> str:
-    """Return the alt text of a figure: what it is, which run, and its rows with intervals in words.
-
-    What is the same in all rows is said once; of many rows only the ends and the extremes are said.
-    """
+    """Return an alt text: what, which run, and the rows in words, of many ends and extremes."""
     table = table.reset_index(drop=True)
-    ends = ("_low", "_high")
-    columns = [c for c in map(str, table) if not c.endswith(ends) and c not in ("low", "high")]
-    if "name" in columns:
-        columns = [c for c in columns if c != "score"]
+    unsaid = ("low", "high", "score") if "name" in table else ("low", "high")
+    columns = [c for c in map(str, table) if not c.endswith(("_low", "_high")) and c not in unsaid]
     columns.sort(key=lambda c: pd.api.types.is_numeric_dtype(table[c]))
     alike = [c for c in columns if len(table) > 1 and table[c].nunique(dropna=False) == 1]
     same = [c for c in alike if _ends(table, c) is None]
-    told = _told(table, [c for c in columns if c not in same])
-    parts = [f"{title} ({caption}).", head]
-    if common := ", ".join(filter(None, (_cell(table, 0, c) for c in same))):
+    other = [c for c in columns if c not in same]
+    told, parts = _told(table, other), [f"{title} ({caption}).", head]
+    if common := _cells(table, 0, same):
         parts.append(f"All rows: {common}.")
     if len(told) < len(table):
         parts.append(f"{len(told)} of {len(table)} rows, ends and extremes:")
-    said = [
-        ", ".join(filter(None, (_cell(table, place, c) for c in columns if c not in same)))
-        for place in told
-    ]
-    return " ".join([*filter(None, parts), "; ".join(said) + "."])
+    said = "; ".join(_cells(table, place, other) for place in told)
+    return " ".join([*filter(None, parts), f"{said}."])
 
 
 def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
@@ -311,6 +291,10 @@ def _told(table: pd.DataFrame, columns: list[str]) -> list[int]:
     groups = table.groupby(names, dropna=False).indices.values() if names else ()
     ends = {int(place) for own in groups for place in (own[0], own[-1])}
     return sorted(told | ends if len(told | ends) <= MOST_ROWS else told)
+
+
+def _cells(table: pd.DataFrame, place: int, columns: Iterable[str]) -> str:
+    return ", ".join(filter(None, (_cell(table, place, column) for column in columns)))
 
 
 def _cell(table: pd.DataFrame, place: int, column: str) -> str:

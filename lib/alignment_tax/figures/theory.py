@@ -42,8 +42,7 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
     """Draw the gain of averaging against the overlap n_o, a panel for each world, four at most.
 
     `repeats` has a row per simulation: features (n), p, labels, shared (n_o), average ("outputs" or
-    "weights"), gain (xi in points). `formulas` predict gains: `printed` and `weights`, NaN for
-    none.
+    "weights"), gain (xi in points). `formulas` predict gains: `printed`, `weights` (NaN: none).
     """
     need(repeats, [*WORLD, "shared", "average", "gain"])
     need(formulas, [*WORLD, "shared", *FORMULAS])
@@ -76,10 +75,7 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
 
 @style.in_style()
 def shares_along(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw how much of RSF's reward, and of its tax, averages along alpha have, in percent of it.
-
-    Dashed: where straight lines would run.
-    """
+    """Draw which share of RSF's reward and of its tax averages have, and dashed straight lines."""
     values = ["reward", "forgetting"]
     rows = select.prepare(select.main_line(points), values)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
@@ -89,10 +85,7 @@ def shares_along(points: pd.DataFrame, recorded: bool = False) -> Figure:
     gone = means[values] - means[values].iloc[0]
     table = means[["alpha", "seeds"]].assign(line=100 * means["alpha"])
     table[[*SHARES]] = 100 * gone / gone.iloc[-1]
-    figure, [[axes]] = style.panels(
-        1, 1, style.WIDE, xlabel="α   (0 = before RLHF, 1 = after)",
-        ylabel="share of what RSF changed (%)",
-    )  # fmt: skip
+    figure, [[axes]] = style.panels(xlabel=style.ALONG, ylabel="share of what RSF changed (%)")
     for name, look in SHARES.items():
         draw.curve(axes, table, "alpha", name, look)
     straight = Look("if both ran in straight lines", style.GREY)
@@ -118,7 +111,7 @@ def ways(
     table = rows[rows["way"].isin(shown)].sort_values(["panel", "way", "alpha"])
     panels = list(dict.fromkeys(rows["panel"]))
     size = (style.PANELS[0] if len(panels) > 1 else style.WIDE[0], 4.8)
-    figure, [line] = style.panels(1, len(panels), size, xlabel="α   (0 = before RLHF, 1 = after)")
+    figure, [line] = style.panels(1, len(panels), size, xlabel=style.ALONG)
     for axes, panel in zip(line, panels, strict=True):
         own = table[table["panel"] == panel]
         ends = own[own["way"] == shown[0]].iloc[[0, -1]]

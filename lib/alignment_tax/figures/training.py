@@ -10,16 +10,7 @@ from matplotlib.figure import Figure
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
-from alignment_tax.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    VERMILLION,
-    Look,
-    finish,
-    panels,
-    run_caption,
-)
+from alignment_tax.figures.style import BLUE, GREY, VERMILLION, Look, finish, panels, run_caption
 from alignment_tax.labels import number
 from alignment_tax.results import points as select
 from alignment_tax.results.points import TableError, finite, need
@@ -45,11 +36,11 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = F
     by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
     by_kind.loc[everything] = [len(pairs), pairs["correct"].mean()]
     table = by_kind.reset_index().set_axis(["kind", "pairs", value], axis=1).astype({"pairs": int})
-    ends = [wilson(a * n, n) for a, n in zip(table[value], table["pairs"], strict=True)]
-    table[["low", "high"]] = ends
+    shares = zip(table[value], table["pairs"], strict=True)
+    table[["low", "high"]] = [wilson(share * n, n) for share, n in shares]
     table[[value, "low", "high"]] *= 100
     figure, [[axes]] = panels(size=(WIDE[0], 1.9 + 0.48 * len(table)))
-    looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", BLACK, "D")]
+    looks = [*[Look("_", BLUE, "o")] * (len(table) - 1), Look("_", style.BLACK, "D")]
     named = table.assign(line=table["kind"] + "  (n = " + table["pairs"].astype(str) + ")")
     draw.forest(axes, named, name="line", value=value, looks=looks, sign=False)
     axes.set_xlim(min(45.0, table["low"].min() - 3), 101)
@@ -65,10 +56,7 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = F
 
 @style.in_style()
 def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figure:
-    """Draw the reward model's score (n,) of each reply against its gold reward (n,).
-
-    The table has the number of replies and both correlations.
-    """
+    """Draw the score (n,) of each reply against its gold reward (n,); the table correlates them."""
     x, y = (finite(each, "rewards") for each in (gold, scores))
     if x.shape != y.shape:
         raise TableError(f"{y.shape} scores do not go with {x.shape} gold rewards.")
@@ -87,8 +75,7 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
     """Draw losses against steps: faint as logged, strong as a centred running mean.
 
     `log` has step, loss and, of several curves, `series`; dashed is a `level` and what it is. The
-    table has each curve's first loss, as logged, and last and lowest running mean over `window`
-    steps.
+    table has each curve's first loss as logged, and last and lowest mean over `window` steps.
     """
     need(log, ["step", "loss"])
     finite(log["loss"], "losses")
@@ -139,20 +126,17 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
     draw.curve(axes, table, "n", "reward", Look("_", BLUE, "o"), bars="")
     axes.set_xscale("log", base=2)
     ticks = [2**power for power in range(int(np.log2(k)) + 1)]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, list(map(str, ticks)))
     axes.minorticks_off()
-    axes.set_xlabel("n: replies sampled for a prompt, the best one kept (log scale)")
-    axes.set_ylabel("expected reward")
+    label = "n: replies sampled for a prompt, the best one kept (log scale)"
+    axes.set(xlabel=label, ylabel="expected reward")
     caption += f" · mean and 95 % t interval over {len(matrix)} prompts"
     return finish(figure, "What sampling more replies buys", caption, table)
 
 
 @style.in_style()
 def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw reward gained over theta_0, and gold, against the rounds of RSF and control (Fig. 12).
-
-    What the control, which keeps a random reply, changes, training on the model's own text changes.
-    """
+    """Draw reward gained and gold by rounds of RSF and of its control, a random reply (Fig. 12)."""
     values = ["reward", "gold"] if select.has_gold(points) else ["reward"]
     rows = select.prepare(points, values, ["reward"])
     select.last_round(rows)

@@ -43,10 +43,7 @@ def forest(
     digits: int = 1,
     sides: tuple[str, str] | None = None,
 ) -> Figure:
-    """Draw every claim's difference with its 95 % interval; colour and marker say the verdict.
-
-    `sides` are words for a difference below zero and for one above.
-    """
+    """Draw differences with 95 % intervals and verdicts; `sides` name those below and above 0."""
     table = _rows(claims)
     figure, [[axes]] = style.panels(1, 1, (style.WIDE[0], 2.2 + 0.62 * len(table)))
     draw.forest(axes, table, digits=digits, markersize=10, elinewidth=2.4)

@@ -21,6 +21,8 @@ from alignment_tax.store import write_whole
 Array = np.ndarray
 SENTENCE = BLEU(effective_order=True)
 ORDERS = range(1, 5)  # BLEU counts phrases of one to four words
+#: The columns of an item's counts and of its value; True: with format forgiven.
+WAYS = {False: (BLEU_COLUMNS, "value"), True: (CUT_COLUMNS, "forgiven")}
 
 
 class SkillsError(ValueError):
@@ -48,13 +50,10 @@ class SkillScores:
         return len(self.items)
 
     def values(self, forgiven: bool = False) -> dict[str, Array]:
-        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10).
-
-        As written, or with format forgiven.
-        """
-        counts, value = (CUT_COLUMNS, "forgiven") if forgiven else (BLEU_COLUMNS, "value")
+        """Return {slot: array}: (n,) in 0..1, for translation the counts (n, 10)."""
+        counts, value = WAYS[forgiven]
         return {
-            str(slot): rows[list(counts) if slot == "bleu" else value].to_numpy(dtype=float)
+            str(slot): rows[counts if slot == "bleu" else value].to_numpy(dtype=float)
             for slot, rows in self.items.groupby("slot", sort=False)
         }
 
@@ -110,8 +109,7 @@ def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
 def written(score: str) -> tuple[str, bool]:
     """Return the score as written that one stands beside, and whether format is forgiven in it."""
     found = {forgiven: name for name, forgiven in FORGIVEN.items()}
-    known = (*SLOTS, *FORGIVEN, *found)
-    if score not in known:
+    if score not in (known := (*SLOTS, *FORGIVEN, *found)):
         raise SkillsError(f"There is no score {score!r}. Choose from: {', '.join(known)}.")
     return found.get(score, score), score in found
 
@@ -147,32 +145,25 @@ def pair_scores(
 
 
 def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
-    """Return whether each item is right (n,): half the credit or more; a translation every word.
-
-    As written, or with format forgiven.
-    """
-    counts, value = (CUT_COLUMNS, "forgiven") if forgiven else (BLEU_COLUMNS, "value")
-    matches, ngrams = (items[list(counts[i : i + 4])].to_numpy() for i in (0, 4))
-    length, reference = items[list(counts[8:])].to_numpy().T
+    """Return whether each item is right (n,): half the credit or more; a translation every word."""
+    counts, value = WAYS[forgiven]
+    matches, ngrams = (items[counts[i : i + 4]].to_numpy() for i in (0, 4))
+    length, reference = items[counts[8:]].to_numpy().T
     whole = (matches == ngrams).all(axis=1) & (length == reference)
     return np.where(items["slot"] == "bleu", whole, items[value] >= 0.5)
 
 
 def sort_losses(before: Array, after: Array, after_forgiven: Array) -> tuple[Array, Array]:
-    """Return which items were lost to format, and which were forgotten, from whether each is right.
-
-    `after_forgiven` says whether it is right after training with format forgiven.
-    """
+    """Return which right items were lost to format (right if that is forgiven) or forgotten."""
     lost = before & ~after
     return lost & after_forgiven, lost & ~after_forgiven
 
 
 def goes_on(items: pd.DataFrame) -> Array:
     """Return whether each item is a translation with all of the reference in it, and more (n,)."""
-    longer = ((items["slot"] == "bleu") & (items["length"] > items["reference_length"])).to_numpy()
-    for n in ORDERS:
-        longer = longer & (items[f"matches_{n}"] == _possible(items, n)).to_numpy()
-    return longer
+    longer = [items["slot"] == "bleu", items["length"] > items["reference_length"]]
+    whole = [items[f"matches_{n}"] == _possible(items, n) for n in ORDERS]
+    return np.logical_and.reduce([*longer, *whole])
 
 
 def _possible(items: pd.DataFrame, n: int) -> pd.Series:

@@ -11,6 +11,9 @@ from alignment_tax import spec
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
 
+#: Algorithms of RLHF, RSF first.
+RLHF = ("rsf", "dpo", "rloo", "ppo")
+
 
 class TableError(ValueError):
     """A table lacks what is asked of it; the message says what is missing and what to do."""
@@ -36,20 +39,15 @@ def curve_rows(
     NotRecorded if there is no such row, ValueError for "part".
     """
     if method == spec.PART:
-        raise ValueError(
-            "Method 'part' is no curve: each of its parts is one. Choose the rows of one part by "
-            "the column part."
-        )
+        raise ValueError("Method 'part' is no curve, each of its parts is one: choose by `part`.")
     points = points[points["seed"] == seed]
-    start = points[points["algorithm"] == "sft"]
-    trained = points[points["algorithm"] == algorithm]
-    own = trained[trained["method"] == ("none" if method == "early_stopping" else method)]
+    start, rounds = (as_trained(points, name) for name in ("sft", algorithm))
+    own = points[(points["algorithm"] == algorithm) & (points["method"] == method)]
+    own = rounds if method == "early_stopping" else own
     if own.empty:
         raise NotRecorded(f"The recorded run has no points of method {method!r}, seed {seed}.")
-    plain = trained[trained["method"] == "none"]
-    plain = plain[plain["rounds"] == plain["rounds"].max()]
-    end = own[:0]
-    if spec.has_ratios(spec.Spec(algorithm, method=method)):
+    plain, end = rounds[rounds["rounds"] == rounds["rounds"].max()], own[:0]
+    if spec.is_search(method):
         blocks = own["part"].map(spec.block_count)
         own, end = own[blocks == blocks.min()].sort_values("alpha"), plain
     elif own["alpha"].notna().all():
@@ -65,26 +63,23 @@ def curve_rows(
         elif remedy is not None and remedy.fades:  # LoRA's weaker ranks do not end at the plain run
             # in rounds, the run without a remedy is RSF itself
             inside = spec.Method.read(method).protocol == spec.INSIDE
-            end = plain if inside else trained[trained["method"] == spec.DISTIL]
+            distilled = (points["algorithm"] == algorithm) & (points["method"] == spec.DISTIL)
+            end = plain if inside else points[distilled]
         own = own.sort_values("strength", ascending=weak_is_high(method))
     return pd.concat([table for table in (start, own, end) if len(table)])
 
 
-SETTING = ["algorithm", "method", "strength", "alpha", "part", "rounds"]
-#: Whose models as trained the course's main line shows, and what it mixes of the last of these.
-TRAINED = ("base", "sft", "rsf_random", "rsf")
+def as_trained(rows: pd.DataFrame, algorithm: str) -> pd.DataFrame:
+    """Return the rows of an algorithm as it trains, without a remedy or a mixture."""
+    return rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
 
 
 def main_line(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the course's main line, of the seeds that have RSF.
-
-    These are the models as trained (base, theta_0, RSF, its random control) and plain averages.
-    """
+    """Return the models as trained and RSF's plain averages, of the seeds that have RSF."""
     need(points, ["algorithm", "method"])
-    method = points["method"].fillna("none")
-    trained = (method == "none") & points["algorithm"].isin(TRAINED)
-    averaged = (method == "average") & (points["algorithm"] == "rsf")
-    return with_rsf(points[trained | averaged])
+    algorithm, method = points["algorithm"], points["method"].fillna("none")
+    trained = algorithm.isin(["base", "sft", "rsf_random", "rsf"]) & (method == "none")
+    return with_rsf(points[trained | ((algorithm == "rsf") & (method == "average"))])
 
 
 def with_rsf(points: pd.DataFrame) -> pd.DataFrame:
@@ -96,11 +91,9 @@ def with_rsf(points: pd.DataFrame) -> pd.DataFrame:
 
 def need(frame: pd.DataFrame, columns: Iterable[str]) -> None:
     """Refuse a table that lacks columns or rows."""
-    if missing := [name for name in columns if name not in frame.columns]:
-        raise TableError(
-            f"This needs the column(s) {', '.join(missing)}; the table has "
-            f"{', '.join(map(str, frame.columns)) or 'none'}."
-        )
+    if missing := ", ".join(name for name in columns if name not in frame.columns):
+        there = ", ".join(map(str, frame.columns)) or "none"
+        raise TableError(f"This needs the column(s) {missing}; the table has {there}.")
     if frame.empty:
         raise TableError("There is nothing to draw: the table has no rows.")
 
@@ -116,33 +109,23 @@ def finite(values: object, what: str) -> np.ndarray:
 
 
 def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the rows of a table of points that have all `values`, checked and normalised.
-
-    Of the values `since` the rows have the difference to theta_0 of the same seed.
-    """
-    need(points, ["study", "seed", *SETTING, *values])
+    """Return the rows with all `values`, checked; of values `since`, the change from theta_0."""
+    need(points, ["study", *spec.NAMED, *values])
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:
-        raise TableError(
-            f"A figure shows one study at a time, and these points hold {', '.join(studies)}. "
-            f"Pass points[points.study == {studies[0]!r}]."
-        )
+        told = f"A figure shows one study at a time, not {', '.join(studies)}"
+        raise TableError(f"{told}: pass points[points.study == {studies[0]!r}].")
     rows, numbers = points.copy(), ["strength", "alpha", "rounds", *values]
     rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
     rows = rows.round({"strength": 6, "alpha": 6}).astype({"method": object, "part": object})
     rows = rows.fillna({"method": "none", "part": ""})
-    twice = rows[rows.duplicated(["seed", *SETTING])]
-    if not twice.empty:
-        row = twice.iloc[0]
-        raise TableError(
-            f"{row.algorithm} / {row.method} of seed {row.seed} is in the points twice, which "
-            "would make the intervals too narrow. Keep one row a model."
-        )
-    rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)]
+    if len(twice := rows[rows.duplicated(spec.NAMED)]):
+        model = "{} / {} of seed {}".format(*twice[["algorithm", "method", "seed"]].iloc[0])
+        raise TableError(f"{model} is in the points twice, which narrows intervals: keep one.")
+    rows = rows[np.isfinite(rows[list(values)].to_numpy()).all(axis=1)].reset_index(drop=True)
     if rows.empty:
         named = ", ".join(dict.fromkeys(values))
         raise TableError(f"There is nothing to draw: no row has a number in all of {named}.")
-    rows = rows.reset_index(drop=True)
     if not since:
         return rows
     start = theta_0(rows).set_index("seed")
@@ -153,16 +136,23 @@ def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = 
 
 def theta_0(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of theta_0 (algorithm sft, method none), one a seed."""
-    start = rows[(rows["algorithm"] == "sft") & (rows["method"] == "none")]
+    start = as_trained(rows, "sft")
     if start.empty:
         raise TableError("The points need theta_0: a row with algorithm 'sft' and method 'none'.")
     return start
 
 
+def last_round(rows: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
+    """Return the rows of the last round of an algorithm, one a seed."""
+    rounds, name = as_trained(rows, algorithm), algorithm.upper()
+    if rounds.empty:
+        raise TableError(f"The points need {name}: algorithm {algorithm!r} with method 'none'.")
+    return rounds[rounds["rounds"] == rounds["rounds"].max()]
+
+
 def rounds_from_0(rows: pd.DataFrame, algorithm: str) -> pd.DataFrame:
     """Return theta_0 as round 0 and the rounds of one algorithm; empty when it was not run."""
-    rounds = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
-    start = theta_0(rows)
+    rounds, start = as_trained(rows, algorithm), theta_0(rows)
     start = start[start["seed"].isin(rounds["seed"])]
     return pd.concat([start.assign(algorithm=algorithm, rounds=0.0), rounds])
 
@@ -172,31 +162,13 @@ def has_gold(points: pd.DataFrame) -> bool:
     return "gold" in points and bool(points["gold"].notna().any())
 
 
-def last_round(rows: pd.DataFrame, algorithm: str = "rsf") -> pd.DataFrame:
-    """Return the rows of the last round of an algorithm, one a seed."""
-    trained = rows[(rows["algorithm"] == algorithm) & (rows["method"] == "none")]
-    if trained.empty:
-        raise TableError(
-            f"The points need {algorithm.upper()}: rows with algorithm {algorithm!r} and method "
-            "'none'."
-        )
-    return trained[trained["rounds"] == trained["rounds"].max()]
+def present(points: pd.DataFrame, names: Sequence[str] = RLHF) -> list[str]:
+    """Return the algorithms, of `names`, of which models as trained are recorded."""
+    return [name for name in names if len(as_trained(points, name))]
 
 
-# --- algorithms of RLHF, RSF first ----------------------------------------------------------------
-
-RLHF = ("rsf", "dpo", "rloo", "ppo")
-
-
-def present(points: pd.DataFrame) -> list[str]:
-    """Return the algorithms of `RLHF` of which models as trained are recorded."""
-    trained = set(points.loc[points["method"] == "none", "algorithm"])
-    return [name for name in RLHF if name in trained]
-
-
-def shared(points: pd.DataFrame) -> pd.DataFrame:
+def shared(points: pd.DataFrame, names: Sequence[str] = RLHF) -> pd.DataFrame:
     """Return the rows of the seeds that have every algorithm of `present`; all if none has."""
-    trained = points[points["method"] == "none"]
-    seeds = [set(trained.loc[trained["algorithm"] == name, "seed"]) for name in present(points)]
+    seeds = [set(as_trained(points, name)["seed"]) for name in present(points, names)]
     common = set.intersection(*seeds) if seeds else set()
     return points[points["seed"].isin(common)] if common else points

@@ -67,10 +67,8 @@ def recorded(preset: str = "tiny") -> Recorded:
     """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
-        raise FileNotFoundError(
-            f"There is no recorded run of {preset!r} in {folder}. Make it with: "
-            f"alignment-tax record {preset}"
-        )
+        told = f"There is no recorded run of {preset!r} in {folder}."
+        raise FileNotFoundError(f"{told} Make it with: alignment-tax record {preset}")
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
     key = recording_key(preset)
@@ -106,18 +104,14 @@ def _intact(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
     except (ValueError, OSError) as error:  # those of pandas and pyarrow are ValueErrors
-        raise RecordError(
-            f"{path} is damaged ({' '.join(str(error).split())}). Get it back from version control "
-            "(git checkout), or record it again."
-        ) from error
+        why = " ".join(str(error).split())
+        raise RecordError(f"{path} is damaged ({why}): git checkout it, or record it.") from error
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
     """Return one entry for each call that made the tables; none without tables."""
     path = folder / "provenance.json"
-    if not path.is_file():
-        return []
-    found = _intact(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    found = _intact(path, lambda p: json.loads(p.read_text("utf-8"))) if path.is_file() else []
     return found if isinstance(found, list) else [found]
 
 
@@ -127,8 +121,6 @@ def write_calls(folder: Path, calls: Sequence[Mapping[str, Any]]) -> None:
 
 
 # --- adding rows ----------------------------------------------------------------------------------
-
-
 def merge_results(source: Path, preset: str) -> list[int]:
     """Merge the tables that another `alignment-tax record` wrote into those of the preset here.
 
@@ -159,9 +151,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
             raise RecordError(f"{source} has no theta_0 (algorithm sft) of seed {seed}.")
         if changed := other_start(stored, theirs.iloc[0].to_dict()):
             raise RecordError(
-                f"Seed {seed} is stored here with another theta_0 ({changed}), so its rows cannot "
-                f"be compared with those in {source}. Nothing was added. Record a seed there that "
-                "has no rows here."
+                f"Seed {seed} is stored here with another theta_0 ({changed}), so rows in {source} "
+                "cannot be compared with it. Nothing was added. Record a seed without rows here."
             )
     folder.mkdir(parents=True, exist_ok=True)
     read = [_intact(path, pd.read_parquet) for path in (pairs, items)]
@@ -181,9 +172,9 @@ def other_start(stored: pd.DataFrame, theta_0: Mapping[Any, Any]) -> str:
     return ", ".join([f"{n} {then} -> {now}" for n, then, now in both if then != now][:3])
 
 
-def written(value: object) -> str:
+def written(value: Any) -> str:
     """Return a value as it stands in a table: nothing for a missing one, six digits of a number."""
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+    if pd.isna(value):
         return ""
     return f"{float(value):.6g}" if isinstance(value, (int, float, np.number)) else str(value)
 

@@ -31,10 +31,7 @@ def asked(replies: pd.DataFrame, seed: int) -> list[str]:
 
 
 def said(replies: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return what a seed's models said: a row a stage, a column for each thing that was asked.
-
-    Beside the reply to the request stand its reward and its true reward (gold).
-    """
+    """Return what a seed's models said: a row a stage, a column a question, and rewards."""
     own = replies[replies["seed"] == seed]
     own = own.assign(stage=[_stage(row) for _, row in own.iterrows()])
     wide = own.pivot(index="stage", columns="slot", values="reply").reindex(own["stage"].unique())

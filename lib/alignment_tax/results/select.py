@@ -20,7 +20,6 @@ rsf/learning_rate             a curve: RSF from its smallest steps to its own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -61,7 +60,7 @@ def parse(text: str) -> Selector:
     found = GRAMMAR.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} selects nothing: write it like rsf/last or rsf/average@0.2.")
-    kinds: dict[str, Callable[[str], Any]] = {"factor": float, "alpha": float, "blocks": int}
+    kinds: dict[str, Any] = {"factor": float, "alpha": float, "blocks": int}
     given = {name: value for name, value in found.groupdict().items() if value is not None}
     return Selector(**{name: kinds.get(name, str)(value) for name, value in given.items()})
 

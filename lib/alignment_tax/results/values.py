@@ -37,16 +37,14 @@ def record(name: str, value: Any, **meta: Any) -> None:
         raise ValueError("A record needs a name.")
     kept = {"name": name, "value": plain_json(value, name), "meta": plain_json(meta, name)}
     text = f"{name} = {value_text(kept['value'])}"
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    text = text[:LONGEST] + " ..." * (len(text) > LONGEST)
     # IPython is loaded in every notebook; importing it elsewhere would only cost time
-    if "IPython" in sys.modules:
-        from IPython import get_ipython
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from IPython.display import display
 
-        if get_ipython() is not None:
-            display({MIME: kept, "text/plain": text}, raw=True)
-            return
-    print(text)
+        display({MIME: kept, "text/plain": text}, raw=True)
+    else:
+        print(text)
 
 
 def read_records(notebook: Any) -> dict[str, Any]:
@@ -59,12 +57,11 @@ def read_records(notebook: Any) -> dict[str, Any]:
         except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
             raise ValueError(f"{notebook} is not a readable notebook: {error}") from error
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    kept = [each.get("data", {}).get(MIME) for each in outputs]
-    return {each["name"]: each["value"] for each in kept if each is not None}
+    kept = [each["data"][MIME] for each in outputs if MIME in each.get("data", {})]
+    return {each["name"]: each["value"] for each in kept}
 
 
 # --- two runs side by side: `alignment-tax compare FIRST SECOND` ----------------------------------
-
 MISSING = "no value"
 
 
@@ -87,10 +84,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         run = json.loads(path.read_text(encoding="utf-8"))
         return {name: run[name] for name in ("preset", "seed", "chapters")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CompareError(
-            f"{path} is not there or is no summary of a run. Give a folder that `alignment-tax "
-            "run` wrote."
-        ) from error
+        needed = "give a folder that `alignment-tax run` wrote"
+        raise CompareError(f"{path} is not there or no summary of a run: {needed}.") from error
 
 
 def differences(
@@ -103,15 +98,12 @@ def differences(
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
-            raise CompareError(
-                f"The first run has the {name} {first[name]}, the second {second[name]}: only runs "
-                "of one preset and seed can be compared."
-            )
+            told = f"The first run has {name} {first[name]}, the second {second[name]}"
+            raise CompareError(f"{told}: only runs of one preset and seed can be compared.")
     one, other = (dict(values(run)) for run in (first, second))
     if not one and not other:
         raise CompareError("Neither run holds a recorded value: was any chapter executed?")
-    places = dict.fromkeys([*one, *other])
-    both = [Difference(at, one.get(at, MISSING), other.get(at, MISSING)) for at in places]
+    both = [Difference(at, one.get(at, MISSING), other.get(at, MISSING)) for at in one | other]
     return [each for each in both if not _alike(each.first, each.second, tolerance)]
 
 

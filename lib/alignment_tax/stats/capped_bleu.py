@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
-from alignment_tax.results.items import capped_bleu, corpus_bleu, goes_on, right
+from alignment_tax.results.items import WAYS, capped_bleu, corpus_bleu, goes_on, right
 from alignment_tax.results.select import Selection
-
-COUNTS = (BLEU_COLUMNS, CUT_COLUMNS)
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model (seed, key) of some items, with its BLEU in three ways.
-
-    bleu as written, cut where the sentence ends, and capped: cut anywhere, at best.
-    """
-    rows = items[items["slot"] == "bleu"]
+    """Return each model's (seed, key) BLEU: as written, cut where its sentence ends, and capped."""
     found = []
-    for (seed, key), own in rows.groupby(["seed", "key"], observed=True):
-        bleu, cut = (corpus_bleu(own[list(each)].to_numpy(float)) for each in COUNTS)
-        found.append((seed, key, bleu, cut, capped_bleu(own)))
+    for model, own in items[items["slot"] == "bleu"].groupby(["seed", "key"], observed=True):
+        bleu, cut = (corpus_bleu(own[counts].to_numpy(float)) for counts, _ in WAYS.values())
+        found.append((*model, bleu, cut, capped_bleu(own)))
     return pd.DataFrame(found, columns=["seed", "key", "bleu", "cut", "capped"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from alignment_tax.labels import ALGORITHM_NAMES, FAMILY_NAMES, FORGIVEN, METHOD_NAMES
 
+TEXT = Path(__file__).with_name("claims.txt").read_text(encoding="utf-8")
 #: The smallest effect of interest by unit. Chosen from what a reader could notice, before any
 #: verdict was looked at, and the same for all claims of a unit.
 SESOI = {
@@ -56,43 +58,35 @@ def _named(given: dict[str, str]) -> dict[str, str]:
     return given | {"words": words, "name": name, "who": who}
 
 
-def _claims(text: str) -> Iterator[Claim]:
-    """Read the rows of claims.txt (see its first lines); of an id that comes twice the first."""
-    loops: list[list[tuple[str, str]]] = []
-    block: list[str] = []
-    for line in [*text.splitlines(), "for once"]:
-        if line.startswith("for "):
-            for values, row in product(product(*loops), block):
-                yield _claim(row.format(**_named(dict(values))))
-            parts = [] if line == "for once" else line.removeprefix("for ").split("; ")
-            named = [part.split(" in ") for part in parts]
-            loops, block = [[(name, value) for value in of.split()] for name, of in named], []
-        elif line and not line.startswith(("#", "because ")):
-            block.append(line)
+def _claims() -> Iterator[Claim]:
+    """Read the rows of claims.txt (see its first lines), each behind its `for`."""
+    _, *parts = re.split(r"^for (.+)$", TEXT, flags=re.MULTILINE)
+    for loops, block in zip(parts[::2], parts[1::2], strict=True):
+        named = [loop.split(" in ") for loop in loops.split("; ") if loop != "once"]
+        values = product(*([(name, value) for value in of.split()] for name, of in named))
+        rows = re.findall(r"^(?!#|because ).+$", block, flags=re.MULTILINE)
+        for given, row in product(values, rows):
+            yield from _with_twins(_claim(row.format(**_named(dict(given)))))
 
 
 def _claim(row: str) -> Claim:
-    cells = [cell.strip() for cell in row.split("|")]
-    name, chapter, paper, claim, a, b, score, measure = cells
+    name, chapter, paper, claim, a, b, score, measure = map(str.strip, row.split("|"))
     place, _, says = paper.partition(": ")
     how, _, sign = measure.partition(" ")
     name = name.removesuffix(".skill") if ".hypervolume." in name else name
     return Claim(name, chapter, claim, a, b, score, how, 1 if sign == "+" else -1, place, says)
 
 
-def _all() -> dict[str, Claim]:
-    found: dict[str, Claim] = {}
-    for claim in _claims(TEXT):
-        twins = [claim]
-        if claim.id.startswith(("tax.", "gain.", "average_vs_early.")) and claim.chapter == "06":
-            twins.append(replace(claim, id=claim.id + ".shared", shared=True))
-        for each in twins:
-            found.setdefault(each.id, each)
-            if each.score in FORGIVEN:
-                name = forgiven_id(each.id, each.score)
-                other = replace(each, id=name, score=FORGIVEN[each.score])
-                found.setdefault(other.id, other)
-    return found
+def _with_twins(claim: Claim) -> Iterator[Claim]:
+    """Yield a claim, its twin on shared seeds, and those of both with format forgiven."""
+    twins = [claim]
+    if claim.id.startswith(("tax.", "gain.", "average_vs_early.")) and claim.chapter == "06":
+        twins.append(replace(claim, id=f"{claim.id}.shared", shared=True))
+    for each in twins:
+        yield each
+        if each.score in FORGIVEN:
+            name = forgiven_id(each.id, each.score)
+            yield replace(each, id=name, score=FORGIVEN[each.score])
 
 
 def forgiven_id(name: str, score: str) -> str:
@@ -101,12 +95,10 @@ def forgiven_id(name: str, score: str) -> str:
     return f"{start}.{FORGIVEN[score]}{rest}" if found else f"{name}.{FORGIVEN[score]}"
 
 
-def _reasons() -> dict[str, str]:
-    lines = [line[8:] for line in TEXT.splitlines() if line.startswith("because ")]
-    pairs = [line.split(": ", 1) for line in lines]
-    return {name: text for names, text in pairs for name in names.split()}
-
-
-TEXT = Path(__file__).with_name("claims.txt").read_text(encoding="utf-8")
-#: Every claim by its id, and what we think where a claim of the paper came out opposite.
-CLAIMS, REASONS = _all(), _reasons()
+#: Every claim by its id; of an id that comes twice the first.
+CLAIMS: dict[str, Claim] = {}
+for _each in _claims():
+    CLAIMS.setdefault(_each.id, _each)
+#: What we think where a claim of the paper came out opposite.
+_BECAUSE = re.findall(r"^because (.+?): (.+)$", TEXT, flags=re.MULTILINE)
+REASONS = {name: text for names, text in _BECAUSE for name in names.split()}

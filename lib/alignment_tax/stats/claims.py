@@ -6,6 +6,7 @@ A claim compares two selectors (`results.select`), paired by seed, a minus b: a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import labels, settings
-from alignment_tax.labels import FORGIVEN, SCORES, spread
+from alignment_tax.labels import FORGIVEN, SCORES
 from alignment_tax.results.items import SkillScores, family_percent, slots_of, written
 from alignment_tax.results.points import NotRecorded, shared
 from alignment_tax.results.select import Selection, parse
@@ -32,22 +33,18 @@ COLUMNS = """
 DRAWS = 2000
 Gaps = Mapping[int, float] | pd.Series
 
+
 # --- measures: one difference a seed --------------------------------------------------------------
-
-
 def _difference(rows: Selection, claim: Claim) -> pd.Series:
     return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
 
 
 def _curves(rows: Selection, claim: Claim, axis: str) -> Iterator[tuple[int, Array, Array]]:
     """Both curves of a seed; with a ratio per block or part, at the mean ratios that both have."""
-    both = [parse(text) for text in (claim.a, claim.b)]
-    if any(each.blocks or each.part for each in both):
-        ratios = rows.ratios(claim.a, claim.b)
-        from_start = not any(each.part for each in both)
-        a, b = (rows.curve(text, ratios, from_start) for text in (claim.a, claim.b))
-    else:
-        a, b = rows.curve(claim.a), rows.curve(claim.b)
+    texts = (claim.a, claim.b)
+    parts, blocks = (any(getattr(parse(t), name) for t in texts) for name in ("part", "blocks"))
+    ratios = rows.ratios(*texts) if parts or blocks else None
+    a, b = (rows.curve(text, ratios, not parts) for text in texts)
     for seed in sorted(a.keys() & b.keys()):
         first, second = (each[seed][[axis, claim.score]].to_numpy(dtype=float) for each in (a, b))
         yield seed, first, second
@@ -60,8 +57,7 @@ def _equal(rows: Selection, claim: Claim, axis: str) -> Gaps:
 def reference(points: pd.DataFrame, score: str = "skill") -> tuple[float, float]:
     """Return the point from which hypervolumes are measured: no gain, and the lowest aligned skill.
 
-    That is, over seeds, of RSF's last round and of the plain distilled run, rounded down
-    (NotRecorded: there is neither).
+    That of RSF's last round or the plain distilled run, rounded down (NotRecorded: of neither).
     """
     rsf = points[points["algorithm"] == "rsf"]
     trained = rsf[rsf["method"] == "none"]
@@ -114,15 +110,12 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     A model of more reward than the curve reaches cannot be compared, and is left out.
     """
     gaps, own = {}, rows.models(claim.a)
-    columns = ["reward", claim.score]
-    complete = own.groupby("seed").size()
+    complete, columns = own.groupby("seed").size().max(), ["reward", claim.score]
     for seed, line in rows.curve(claim.b).items():
-        mine = own[own["seed"] == seed][columns].to_numpy(dtype=float)
-        if len(mine) == complete.max():
-            at = pareto.interpolate(line[columns].to_numpy(dtype=float), mine[:, 0])
-            reached = np.isfinite(at)
-            if reached.any():
-                gaps[seed] = float((mine[reached, 1] - at[reached]).mean())
+        mine, curve = own[own["seed"] == seed][columns].astype(float), line[columns].astype(float)
+        beyond = mine[claim.score] - pareto.interpolate(curve.to_numpy(), mine["reward"].to_numpy())
+        if len(mine) == complete and beyond.notna().any():
+            gaps[seed] = float(beyond.mean())
     return gaps
 
 
@@ -173,20 +166,18 @@ def evaluate(points: pd.DataFrame | Selection, claim: Claim) -> compare.Comparis
 
     >>> evaluate(points, Claim("", "", "", "rsf/last", "sft"))  # the tax, in points; losses are < 0
     """
-    return _judged(differences(points, claim), claim)
+    return judged(differences(points, claim), claim)
 
 
-def _judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
+def judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
+    """Return what differences by seed say of a claim (NotRecorded: there are fewer than two)."""
     if len(gaps) < 2:
         raise NotRecorded(f"{len(gaps)} seed(s) have both {claim.a} and {claim.b}: two are needed.")
     return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
 
 
-def over_items(
-    points: pd.DataFrame | Selection, claim: Claim, items: pd.DataFrame
-) -> compare.Comparison:
+def over_items(rows: Selection, claim: Claim, items: pd.DataFrame) -> compare.Comparison:
     """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
-    rows = points if isinstance(points, Selection) else Selection(points)
     if claim.measure != "difference" or claim.score not in SCORES:
         raise NotRecorded(f"{claim.id} is no difference of skills.")
     slots, (_, forgiven) = slots_of(claim.score), written(claim.score)
@@ -208,34 +199,24 @@ def over_items(
 def table(
     points: pd.DataFrame, wanted: Iterable[Claim] | None = None, items: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return one row per claim (all of `CLAIMS`) that the points can be asked about, as claims.csv.
-
-    With `items`, a run of one seed is compared over items.
-    """
-    every = Selection(points)
+    """Return a row per claim (else all) that points can be asked; of one seed over its `items`."""
+    every, found = Selection(points), []
     # algorithms side by side are compared on the seeds that have all of them
     beside = Selection(shared(points))
-    single = items is not None and every.rows["seed"].nunique() == 1
-    found = []
     for claim in CLAIMS.values() if wanted is None else wanted:
         rows = beside if claim.shared else every
-        try:
-            if single and items is not None:
+        with suppress(NotRecorded):
+            if items is not None and every.rows["seed"].nunique() == 1:
                 seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, items)
             else:
                 gaps = differences(rows, claim)
-                seeds, each = sorted(gaps.index), _judged(gaps, claim)
-        except NotRecorded:
-            continue
-        facts = {name: value for name, value in asdict(claim).items() if name in COLUMNS}
-        facts |= {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": " ".join(map(str, seeds))}
-        found.append(facts | asdict(each))
+                seeds, each = sorted(gaps.index), judged(gaps, claim)
+            facts = {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": " ".join(map(str, seeds))}
+            found.append(asdict(claim) | facts | asdict(each))
     return pd.DataFrame(found, columns=COLUMNS)
 
 
 # --- reading and rendering ------------------------------------------------------------------------
-
-
 def write(found: pd.DataFrame, path: Path) -> None:
     """Write a table of claims at full precision."""
     found.to_csv(path, index=False, lineterminator="\n")
@@ -276,34 +257,31 @@ def one(found: pd.DataFrame, name: str) -> pd.Series:
 
 def effect(row: pd.Series | Mapping[Any, Any], digits: int = 2) -> str:
     """Return "difference (low to high)" of a row, signed."""
-    return spread(row["difference"], row["low"], row["high"], digits, sign=True)
+    return labels.spread(row["difference"], row["low"], row["high"], digits, sign=True)
+
+
+def said(row: pd.Series | Mapping[Any, Any]) -> str:
+    """Return the effect and the verdict of a row."""
+    return f"{effect(row)}, {row['verdict']}"
 
 
 def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame:
-    """Return claims as a table for a reader, a row each; the last column is with format forgiven.
-
-    `found` are rows of `table` or `read`, `starts` what their ids begin with, `paper` says what it
-    says.
-    """
-    every = found.set_index("id")
-    rows = []
-    for row in pick(found, *starts).to_dict("records"):
-        twin = forgiven_id(row["id"], row["score"]) if row["score"] in FORGIVEN else ""
-        other = every.loc[[twin]].iloc[0] if twin in every.index else None
-        rows.append(
-            {
-                "where": row["place"] or "-",
-                "the paper": (paper and row["paper"]) or "-",
-                "claim": row["claim"],
-                "difference (95 % interval)": effect(row),
-                "unit": row["unit"],
-                "seeds": row["n_seeds"],
-                "verdict": row["verdict"],
-                "format forgiven": "-" if other is None else f"{effect(other)}, {other['verdict']}",
-            }
-        )
-    shown = pd.DataFrame(rows)
-    maybe = [name for name in ("where", "the paper", "format forgiven") if len(shown)]
+    """Return what `pick` picks as a table for a reader, with what the paper says if `paper`."""
+    rows, every = pick(found, *starts), {row["id"]: row for row in found.to_dict("records")}
+    scored = zip(rows["id"], rows["score"], strict=True)
+    twins = [every.get(forgiven_id(*each)) if each[1] in FORGIVEN else None for each in scored]
+    columns = {
+        "where": rows["place"].replace("", "-"),
+        "the paper": rows["paper"].replace("", "-") if paper else "-",
+        "claim": rows["claim"],
+        "difference (95 % interval)": [effect(every[name]) for name in rows["id"]],
+        "unit": rows["unit"],
+        "seeds": rows["n_seeds"],
+        "verdict": rows["verdict"],
+        "format forgiven": ["-" if twin is None else said(twin) for twin in twins],
+    }
+    shown = pd.DataFrame(columns).reset_index(drop=True)
+    maybe = ("where", "the paper", "format forgiven")
     return shown.drop(columns=[name for name in maybe if (shown[name] == "-").all()])
 
 

@@ -36,10 +36,7 @@ class Comparison:
 
 
 def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> Verdict:
-    """Return what an interval says of a claim (`direction` +1: positive).
-
-    How it is read is in `templates/verdicts.md`.
-    """
+    """Return what an interval says of a claim (+1: positive), as `templates/verdicts.md` has it."""
     if not (np.isfinite([low, high]).all() and low <= high and sesoi >= 0):
         raise ValueError(f"[{low}, {high}] with sesoi {sesoi} is no interval of finite numbers.")
     if direction not in (1, -1):
@@ -51,9 +48,7 @@ def verdict(low: float, high: float, direction: int = 1, sesoi: float = 0.0) -> 
     return "inconclusive"
 
 
-# --- intervals over seeds -----------------------------------------------------------------------
-
-
+# --- intervals over seeds -------------------------------------------------------------------------
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Return mean, low and high of Student's t interval; low and high are NaN for one value."""
     array = np.asarray(list(values), dtype=float)
@@ -90,28 +85,21 @@ def compare_seeds(
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
     All seeds are scored on the same items, so the error from drawing the items is in the interval
-    only as far as it differs from seed to seed.
-
-    `differences` are a minus b by seed; `direction` is +1 if the claim is that a has more, -1 if
-    less; `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or a difference
-    that is not finite.
+    only as far as it differs from seed to seed. `differences` are a minus b; `direction` is +1 if
+    the claim is that a has more, -1 if less; `sesoi` the smallest effect of interest. ValueError:
+    fewer than two seeds, or a difference that is not finite.
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
-        raise ValueError(
-            f"{values.size} seed(s) say nothing about the spread between seeds: run at least two, "
-            "five for a claim. For one seed use paired_bootstrap over its items."
-        )
-    if not np.isfinite(values).all():
-        seed = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"The difference of seed number {seed} is {values[seed]}: not scored?")
+        advice = "run at least two, five for a claim, or use paired_bootstrap over items"
+        raise ValueError(f"{values.size} seed(s) say nothing of the spread between them: {advice}.")
+    if len(bad := np.flatnonzero(~np.isfinite(values))):
+        raise ValueError(f"The difference of seed number {bad[0]} is {values[bad[0]]}: not scored?")
     mean, low, high = interval(values)
     return Comparison(mean, low, high, len(values), 0, verdict(low, high, direction, sesoi))
 
 
-# --- new seeds against recorded ones ------------------------------------------------------------
-
-
+# --- new seeds against recorded ones --------------------------------------------------------------
 @dataclass(frozen=True)
 class Move:
     """The mean of new seeds minus that of recorded ones, in a prediction interval around zero.
@@ -150,14 +138,11 @@ def discoveries(p: Sequence[float]) -> list[bool]:
 
     Where nothing changed at all, the chance that any one is said so is 5 % too.
     """
-    if not len(p):
-        return []
-    return [bool(each <= 1 - LEVEL) for each in false_discovery_control(np.asarray(p))]
+    adjusted = false_discovery_control(np.asarray(p)) if len(p) else []
+    return [bool(each <= 1 - LEVEL) for each in adjusted]
 
 
-# --- intervals over seeds and items -------------------------------------------------------------
-
-
+# --- intervals over seeds and items ---------------------------------------------------------------
 def _mean_of_groups(items: Mapping[str, Array]) -> float:
     return float(np.mean([values.mean() for values in items.values()]))
 
@@ -177,28 +162,18 @@ def paired_bootstrap(
 
     Each draw takes the same items for both models and all seeds, each group of items (a slot)
     within itself. With one seed it is the noise from the items alone; over few it is too narrow.
-
-    Args:
-        a, b: Per seed the items of one model: an array (n_items, ...), or {group: array}.
-        statistic: Maps {group: array (n_items, ...)} to one number; a plain array is group "items".
-        level: coverage of the interval; more than `LEVEL` where one looks several times.
-
-    Raises:
-        ValueError: no seeds, unequal seeds, groups or items, or values that are not finite.
+    `a` and `b` have by seed the items of a model, {group: array (n_items, ...)}, or one array for
+    group "items"; `statistic` maps them to a number, `level` is the coverage of the interval.
+    ValueError: no or unequal seeds, groups or items, or values that are not finite.
     """
     if len(a) == 0 or len(a) != len(b):
-        raise ValueError(
-            f"Seeds must be paired: a has {len(a)}, b has {len(b)}. Keep the seeds that both have, "
-            "in the same order."
-        )
+        raise ValueError(f"Seeds must be paired, in one order: a has {len(a)}, b has {len(b)}.")
     pairs = [(_groups(x), _groups(y)) for x, y in zip(a, b, strict=True)]
     sizes = {name: len(values) for name, values in pairs[0][0].items()}
     for seed, side in [(seed, side) for seed, pair in enumerate(pairs) for side in pair]:
         if (other := {name: len(values) for name, values in side.items()}) != sizes:
-            raise ValueError(
-                f"Seed number {seed} has other items than the first: {other} against {sizes}. "
-                "Score all models on the same suite with the same limit."
-            )
+            told = f"Seed number {seed} has other items than the first: {other} against {sizes}"
+            raise ValueError(f"{told}. Score all models on the same suite with the same limit.")
 
     def gap(seed: int, chosen: Mapping[str, Array]) -> float:
         first, second = ({n: side[n][chosen[n]] for n in chosen} for side in pairs[seed])

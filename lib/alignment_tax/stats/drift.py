@@ -21,7 +21,7 @@ from alignment_tax.results.select import Selection
 from alignment_tax.results.values import MISSING, values
 from alignment_tax.spec import NAMED
 from alignment_tax.stats import claims, compare
-from alignment_tax.stats.claim_list import CLAIMS, Claim
+from alignment_tax.stats.claim_list import CLAIMS
 
 #: Tables hold six digits (`results.recorded.written`), and what is worked out from numbers up to
 #: 100 loses that much; two runs' own values are alike to as many digits as a sum in another order.
@@ -90,7 +90,8 @@ def judge(place: str, then: Held, now: Held, paired: Collection[int]) -> Change:
         return Change(chapter, name, MISSING, next(iter(new.values())))
     if not new:
         return Change(chapter, name, next(iter(old.values())), MISSING, how=EQUAL, moved=True)
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in _all(old, new)):
+    every = (*old.values(), *new.values())
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in every):
         return _of_texts(Change(chapter, name, old, new), both)
     rounding = OF_TABLES if then.tables or now.tables else 0.0
     asked = both or [*new]
@@ -110,10 +111,6 @@ def judge(place: str, then: Held, now: Held, paired: Collection[int]) -> Change:
 
 def _ratio(gap: float, error: float) -> float:
     return gap / error if error else math.copysign(math.inf, gap) if gap else 0.0
-
-
-def _all(*sides: Mapping[int, Any]) -> list[Any]:
-    return [value for side in sides for value in side.values()]
 
 
 def _of_texts(found: Change, both: Sequence[int]) -> Change:
@@ -142,10 +139,7 @@ def settled(changes: Iterable[Change]) -> list[Change]:
 
 
 def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
-    """Return the seeds of which both tables of points have the same theta_0.
-
-    Its reward is left out: that is of the reward model, which comes after it.
-    """
+    """Return the seeds with the same theta_0 in both tables, whatever reward it is given."""
     if then.empty or now.empty:
         return set()
     then, now = (each.assign(reward=math.nan) for each in (then, now))
@@ -157,44 +151,32 @@ def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
 def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> list[Change]:
     """Compare every claim that both tables of points can be asked, on the models that both have.
 
-    Both go through one evaluation, so that a curve has as many points, and an area the same corner,
-    on both sides.
+    Both go through one evaluation, where curves have as many points and areas the same corner.
     """
     if then.empty or now.empty:
         return []
-    names = [[identified(r, MODEL) for r in each.to_dict("records")] for each in (then, now)]
-    common = set(names[0]) & set(names[1])
-    old, new = (
-        frame[[name in common for name in own]]
-        for frame, own in zip((then, now), names, strict=True)
-    )
-    points = pd.concat([old, new.assign(seed=new["seed"] + NEW)], ignore_index=True)
+    points = pd.concat([then, now.assign(seed=now["seed"] + NEW)], ignore_index=True)
+    names = pd.Series([str(identified(row, MODEL)) for row in points.to_dict("records")])
+    is_old = points["seed"] < NEW
+    points = points[names.isin(names[is_old]) & names.isin(names[~is_old])]
     if points.empty:
         return []
-    every, beside = Selection(points), Selection(shared(points))
-    found = []
+    every, beside, found = Selection(points), Selection(shared(points)), []
     for claim in CLAIMS.values():
         try:
             gaps = claims.differences(beside if claim.shared else every, claim).dropna()
         except NotRecorded:
             continue
-        sides = gaps[gaps.index < NEW], gaps[gaps.index >= NEW]
-        if all(map(len, sides)):
-            sides[1].index -= NEW
-            held = [Held(dict(zip(s.index.tolist(), s, strict=True)), tables=True) for s in sides]
+        old, new = gaps[gaps.index < NEW], gaps[gaps.index >= NEW]
+        if len(old) and len(new):
+            new.index -= NEW
+            held = [Held(dict(zip(s.index.tolist(), s, strict=True)), True) for s in (old, new)]
             change = judge(f"{claim.chapter} {claim.id}", held[0], held[1], paired)
-            both = sides[0].index.isin(sides[1].index)
             # seed by seed, a verdict on fewer seeds is held against one on the same
-            own = sides[0][both] if change.how == SAME_SEED else sides[0]
-            was, verdict = (_verdict(side, claim) for side in (own, sides[1]))
-            found.append(replace(change, was=was, verdict=verdict))
+            own = old[old.index.isin(new.index)] if change.how == SAME_SEED else old
+            verdicts = [claims.judged(s, claim).verdict if len(s) > 1 else "" for s in (own, new)]
+            found.append(replace(change, was=verdicts[0], verdict=verdicts[1]))
     return found
-
-
-def _verdict(gaps: pd.Series, claim: Claim) -> str:
-    if len(gaps) < 2:
-        return ""
-    return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi).verdict
 
 
 def read_anew(points: pd.DataFrame, stored: pd.DataFrame) -> list[Change]:

@@ -54,6 +54,7 @@ def method_table(
     where = claims.reference(every.rows, score)
     asked = found[(found["a"] == f"rsf/{average}") & (found["score"] == score)]
     asked = asked[~asked["id"].str.contains(".shared", regex=False)].set_index(["b", "measure"])
+    costs = costs.reindex(columns=["method", "seconds", "peak_memory_mb"])
     rows = []
     for method in recorded_methods(points):
         curves = every.curve(f"rsf/{method}")
@@ -61,11 +62,11 @@ def method_table(
         row: dict[str, Any] = {"method": method, "seeds": len(own)}
         row["points"] = max(map(len, own.values()))
         row["hypervolume"] = np.mean([pareto.hypervolume(c, where) for c in own.values()])
+        unknown: Any = {"verdict": "" if method == average else "not recorded"}
+        unknown |= dict.fromkeys(("difference", "low", "high"), np.nan)
         for name, measure in (("ahead", "hypervolume"), ("equal", "equal_reward")):
-            told: Any = dict.fromkeys(("difference", "low", "high"), np.nan)
-            told["verdict"] = "" if method == average else "not recorded"
-            if (key := (f"rsf/{method}", measure)) in asked.index:
-                told = asked.loc[key]
+            key = (f"rsf/{method}", measure)
+            told: Any = asked.loc[key] if key in asked.index else unknown
             row |= {name: told["difference"], f"{name}_verdict": told["verdict"]}
             row |= {f"{name}_low": told["low"], f"{name}_high": told["high"]}
         for share in KEPT:
@@ -74,9 +75,8 @@ def method_table(
             row |= {f"kept_{share}{e}": x for e, x in zip(("", "_low", "_high"), left, strict=True)}
         row["least"] = np.mean([100 * c[1:, 0].min() / full[s] for s, c in own.items()])
         row["reached"] = np.mean([100 * c[:, 0].max() / full[s] for s, c in own.items()])
-        mine = costs[costs["method"] == method] if len(costs) else pd.DataFrame()
-        row["minutes"] = mine["seconds"].mean() / 60 if len(mine) else np.nan
-        row["memory_mb"] = mine["peak_memory_mb"].mean() if len(mine) else np.nan
+        mine = costs[costs["method"] == method]
+        row |= {"minutes": mine["seconds"].mean() / 60, "memory_mb": mine["peak_memory_mb"].mean()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -84,8 +84,7 @@ def method_table(
 def method_markdown(table: pd.DataFrame) -> str:
     """Return a `method_table` as Markdown."""
     heads = ["method", "seeds", "points", "hypervolume", "averaging ahead by", "verdict"]
-    heads += ["at equal reward (points)", "verdict"]
-    heads += [f"reward kept at {share} %" for share in KEPT]
+    heads += ["at equal reward (points)", "verdict", *(f"reward kept at {s} %" for s in KEPT)]
     heads += ["rewards spanned", "minutes", "memory (MB)"]
     rows = []
     for row in table.to_dict("records"):
@@ -95,12 +94,9 @@ def method_markdown(table: pd.DataFrame) -> str:
             cells += [_spread(row, name, 2, True), row[f"{name}_verdict"] or "-"]
         cells += [_spread(row, f"kept_{share}", 0) for share in KEPT]
         cells += [f"{number(row['least'], 0)} to {number(row['reached'], 0)}"]
-        cells += ["-" if np.isnan(row[name]) else number(row[name], digits)
-                  for name, digits in (("minutes", 1), ("memory_mb", 0))]  # fmt: skip
-        rows.append(cells)
+        rows.append([*cells, spread(row["minutes"]), spread(row["memory_mb"], digits=0)])
     return markdown(heads, rows)
 
 
 def _spread(row: Mapping[Any, Any], name: str, digits: int, sign: bool = False) -> str:
-    mean, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return "-" if np.isnan(mean) else spread(mean, low, high, digits, sign)
+    return spread(row[name], row[f"{name}_low"], row[f"{name}_high"], digits, sign)

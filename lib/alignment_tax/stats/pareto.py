@@ -25,12 +25,9 @@ def as_points(points: Points) -> Array:
         raise ValueError("There are no points: is the table filtered by a name that is not in it?")
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(f"Points must be rows (reward, skill); got an array {array.shape}.")
-    if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise ValueError(
-            f"Point {row} is {tuple(array[row].tolist())}: a run diverged or was not scored. Drop "
-            "it and say so; it can be neither better nor worse than another."
-        )
+    if len(bad := np.flatnonzero(~np.isfinite(array).all(axis=1))):
+        point = f"Point {bad[0]} is {tuple(array[bad[0]].tolist())}"
+        raise ValueError(f"{point}: a run diverged or was not scored. Drop it and say so.")
     return array
 
 
@@ -72,26 +69,18 @@ def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Ar
 
 
 def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
-    """Return the mean skill of a minus that of b over the rewards that both reach, for one seed.
-
-    NoSharedRewards: there are none; both curves should go from theta_0 to theta.
-    """
+    """Return the mean skill of a minus b over the rewards both reach (NoSharedRewards: none)."""
     a, b = as_points(curve_a), as_points(curve_b)
     low = max(a[:, 0].min(), b[:, 0].min())
     high = min(a[:, 0].max(), b[:, 0].max())
     if not high > low:
-        raise NoSharedRewards(
-            f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g}). Give "
-            "each its start at theta_0, and run the weaker one until it reaches the other's reward."
-        )
+        told = f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g})"
+        raise NoSharedRewards(f"{told}: give each its start, and run the weaker one for longer.")
     middles = low + (np.arange(STRIPS) + 0.5) / STRIPS * (high - low)
     return float((interpolate(a, middles) - interpolate(b, middles)).mean())
 
 
 def bend(alphas: Sequence[float], values: Sequence[float] | pd.Series) -> float:
-    """Return how far a curve lies above the straight line between its ends, between them.
-
-    The mean over the inner points, of which each counts alike; along alpha from 0 to 1, in order.
-    """
+    """Return how far a curve lies above the line between its ends, the mean of inner points."""
     at, value = (np.asarray(each, dtype=float) for each in (alphas, values))
     return float((value - np.interp(at, at[[0, -1]], value[[0, -1]]))[1:-1].mean())
