@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,10 +47,6 @@ CHANGED = {KL_COEF: "ppo", LEARNING_RATE: "rsf"}
 DISTIL = "distil"
 # what may follow a remedy's word in the column method
 _AVERAGED, _IN_ROUNDS = f"+{AVERAGE}", f"_{INSIDE}"
-#: Stands for the plain run, its averages and every remedy that the preset records.
-ALL_REMEDIES = "remedies"
-#: Stands for parts and all searches for ratios that the preset records.
-ALL_PARTS = "parts"
 
 
 class Method(NamedTuple):
@@ -199,6 +195,13 @@ class Spec:
 
 class UnknownStage(ValueError):
     """Raised for an algorithm, round, method or text that the preset does not have."""
+
+
+def check_known(names: Iterable[str], known: Collection[str], what: str, where: str = "") -> None:
+    """Refuse a name that is not among the known ones (UnknownStage: which, and what there is)."""
+    if unknown := [name for name in names if name not in known]:
+        choice = ", ".join(known)
+        raise UnknownStage(f"There is no {what} {unknown[0]!r}{where}. Choose from: {choice}.")
 
 
 def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:

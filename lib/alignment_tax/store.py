@@ -122,6 +122,16 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values for a reader and for `read_json`."""
+    path.write_text(json.dumps(values, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> Artifact:
     """Write meta.json, which also holds the hash of its own content; return the artifact."""
     sealed = plain_json(meta, META)

@@ -5,30 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from alignment_tax import spec as grammar
 from alignment_tax.merge.layout import THIRDS
 from alignment_tax.presets import Preset
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import (
-    ALL_PARTS,
-    ALL_REMEDIES,
-    AVERAGE,
-    CHANGED,
-    DISTIL,
-    DISTILLED_AVERAGE,
-    INSIDE,
-    KL_COEF,
-    LEARNING_RATE,
-    PART,
-    PATTERN,
-    Method,
-    Spec,
-    UnknownStage,
-    averaged,
-    patterns,
-    ratios_text,
-)
+from alignment_tax.spec import AVERAGE, CHANGED, DISTIL, PART, PATTERN, Method, Spec, check_known
 
 CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
+#: Stand for the plain run, its averages and every remedy that the preset records; for parts and all
+#: searches for ratios.
+ALL_REMEDIES, ALL_PARTS = "remedies", "parts"
 
 
 def methods(preset: Preset) -> list[str]:
@@ -40,14 +26,11 @@ def methods(preset: Preset) -> list[str]:
     the algorithms that are named beside them, of rsf if none is.
     """
     own = [name for name, _ in preset.remedies]
-    if unknown := [name for name in own if name not in REMEDIES]:
-        raise UnknownStage(
-            f"Preset {preset.name} has strengths of {unknown[0]!r} in `remedies`, and there is no "
-            f"such remedy. Choose from: {', '.join(REMEDIES)}."
-        )
-    inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
-    remedies = [*own, *map(averaged, own), *inside]
-    plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
+    check_known(own, REMEDIES, "remedy", f", which preset {preset.name} has strengths of")
+    inside = [n for n in own if REMEDIES[n].when in ("training", "model")]
+    remedies = [*own, *map(grammar.averaged, own)]
+    remedies += [str(Method(name, grammar.INSIDE)) for name in inside]
+    plain = [DISTIL, grammar.DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
     parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
     coefs = [name for name, values in _changed(preset).items() if values]
     words = ["base", *preset.algorithms, AVERAGE, EARLY_STOPPING]
@@ -56,7 +39,8 @@ def methods(preset: Preset) -> list[str]:
 
 def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
     """Other values of a number of an algorithm that are recorded."""
-    return {KL_COEF: preset.kl_coefs if preset.ppo else (), LEARNING_RATE: preset.learning_rates}
+    coefs = preset.kl_coefs if preset.ppo else ()
+    return {grammar.KL_COEF: coefs, grammar.LEARNING_RATE: preset.learning_rates}
 
 
 def _part_words(preset: Preset) -> list[str]:
@@ -69,11 +53,7 @@ def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
     if words is None:
         models = [Spec("base"), Spec("sft")]
         return models + [s for name in preset.algorithms for s in _of_word(preset, name)]
-    if unknown := [name for name in words if name not in methods(preset)]:
-        raise UnknownStage(
-            f"Preset {preset.name} records no method {unknown[0]!r}. "
-            f"Choose from: {', '.join(methods(preset))}."
-        )
+    check_known(words, methods(preset), "method", f" that preset {preset.name} records")
     parts = _part_words(preset)
     wanted = [w for name in words for w in (parts if name == ALL_PARTS else [name])]
     mixed = [name for name in wanted if name in preset.algorithms and name != CONTROL] or ["rsf"]
@@ -102,7 +82,7 @@ def _of_word(preset: Preset, word: str) -> list[Spec]:
         return [Spec(owner, end, word, strength=value) for value in values]
     grids = dict(preset.remedies)
     if word == ALL_REMEDIES:
-        every = [DISTIL, DISTILLED_AVERAGE, *grids]
+        every = [DISTIL, grammar.DISTILLED_AVERAGE, *grids]
         return [spec for each in every for spec in _of_word(preset, each)]
     found = Method.read(word)
     strengths: Sequence[float | None] = [None] if found.remedy is None else grids[found.remedy]
@@ -118,8 +98,8 @@ def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
         # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
         chosen = [g for g in preset.ratios.parts if algorithm == "rsf" or g[0] in THIRDS]
     elif word == PATTERN:
-        every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
-        chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
+        every = [*grammar.patterns(of_start=False), *grammar.patterns(of_start=True)]
+        chosen = [(grammar.ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
     else:
         own = [grid for grid in preset.ratios.grids if grid[0] == word]
         chosen = [(f"K={blocks}", alphas) for _, blocks, alphas in own]
