@@ -126,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
         name = name or do.__name__.removeprefix("do_").replace("_", "-")
         words = {"help": text[0].lower() + text[1:].rstrip("."), "description": text}
         made: argparse.ArgumentParser = among.add_parser(name, **words, **looks)
-        made.epilog = f"example:\n  {made.prog} {example}"
+        made.epilog = f"example:\n  {made.prog} {example}".rstrip()
         made.set_defaults(do=do)
         return partial(add_option, made)
 
@@ -144,7 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", str, ", ".join(each.name for each in presets.PAPER))
     option("--gpus", count, "of one machine", 8)
     option("--memory", count, "of each", 80, metavar="GB")
-    text = "that a GPU was measured to reach in training; default 40 %% of an H100's 989"
+    text = "what a GPU was measured to reach in training; default 40 %% of an H100's 989"
     option("--tflops", above_0, text, metavar="X")
     option = command(do_regress, "--preset tiny --seeds 0-4 --only 04 05 --out nightly")
     option("--preset", str, names, "tiny")
@@ -215,15 +215,15 @@ def make_parser() -> argparse.ArgumentParser:
     option("--hma", bool, text)
     option("--prompts", path, "a file with a prompt a line, as text or as JSON")
     option("--pad", bool, "take tokens that only one model has as they are")
-    option("--export", new_file, "write mergekit's configuration of the same", metavar="FILE")
+    option("--export", new_file, "write mergekit's configuration of these weights", metavar="FILE")
     option = command(do_audit, "owner/sft owner/rlhf --tasks arc_easy,piqa")
     for end, text in ends.items():
         option(end, str, text)
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
     option("--tasks", str, text, required=True, metavar="A,B,...")
-    option("--reward", str, "a reward model (one label): folder or Hub id", metavar="MODEL")
+    option("--reward", str, "sequence classifier with one label: folder or Hub id", metavar="MODEL")
     option("--prompts", path, "what the reward is measured on: a prompt a line")
-    option("--alphas", numbers, "weights of AFTER", "0.2,0.4,0.6,0.8", metavar="A,B,...")
+    option("--alphas", numbers, "weights of AFTER in [0, 1]", "0.2,0.4,0.6,0.8", metavar="A,B,...")
     option("--limit", count, "items a task, from the first; default all")
     option("--pad", bool, "take rows and tokens that only one model has as they are, as merge does")
     text = "look after 1/4, 1/2, 3/4 and all items, stop once 98.75 %% intervals decide (README)"
@@ -237,7 +237,8 @@ def make_parser() -> argparse.ArgumentParser:
     option = command(do_bench, "--only score_model --against ../other", measures, "speed")
     option("--limit", count, "items a task, for a quick trial; default all")
     option("--only", str, "measure these parts alone", nargs="+", metavar="PART")
-    option("--against", path, "time this checkout and that one in turn", dest="against_folder")
+    text = "time this checkout against another one, in turn"
+    option("--against", path, text, dest="against_folder", metavar="FOLDER")
     option("--out", new_file, "default data/results/bench.json")
     option = command(do_bench, "--trl .venv/trl-1.12.0", measures, "ppo")
     option("--trl", path, "folder with a TRL that has PPO", required=True)
@@ -258,6 +259,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def options(given: Given) -> dict[str, Any]:
+    """Return what was given, without what every command has."""
+    return {name: value for name, value in vars(given).items() if name not in NO_OPTIONS}
+
+
 def do_list(given: Given) -> None:
     """List the chapters and their questions."""
     for chapter in chapters.find_chapters(given.notebooks):
@@ -271,10 +277,7 @@ def do_run(given: Given) -> int | None:
     if given.preset in {each.name for each in presets.PAPER}:
         artifacts = settings.runs_folder() / "artifacts"
         library("plan").check_machine(presets.get(given.preset), artifacts)
-    course = chapters.run_course(
-        given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs,
-        given.limit, given.keep,
-    )  # fmt: skip
+    course = chapters.run_course(**options(given), notebooks=given.notebooks)
     for chapter in course.failed:
         where = course.out / chapter.notebook if chapter.notebook else chapter.title
         cell = f", {chapter.cell}" if chapter.cell else ""
@@ -427,8 +430,8 @@ def do_bench(given: Given) -> int:
     program = {"ppo": "bench.ppo_against_trl", "faults": "malformed"}
     # only a checkout has these beside the library
     sys.path[:0] = [str(settings.repo_root() / folder) for folder in ("", "tests")]
-    own = {name: value for name, value in vars(given).items() if name not in NO_OPTIONS}
-    return int(importlib.import_module(program.get(given.bench, f"bench.{given.bench}")).run(**own))
+    module = importlib.import_module(program.get(given.bench, f"bench.{given.bench}"))
+    return int(module.run(**options(given)))
 
 
 def library(name: str) -> Any:

@@ -27,8 +27,7 @@ NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 AVERAGE = "average"
 #: One part averaged, the others aligned.
 PART = "part"
-ADAMERGING = "adamerging"
-HMA = "hma"
+ADAMERGING, HMA = "adamerging", "hma"
 #: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
 PATTERN = "pattern"
 
@@ -62,10 +61,8 @@ class Method(NamedTuple):
             return self.mix or "none"
         if self.protocol in CHANGED:
             return self.protocol
-        word = self.remedy or DISTIL
-        if self.protocol == INSIDE:
-            word += _IN_ROUNDS
-        return word + _AVERAGED if self.mix else word
+        inside = _IN_ROUNDS if self.protocol == INSIDE else ""
+        return (self.remedy or DISTIL) + inside + (_AVERAGED if self.mix else "")
 
     @classmethod
     def read(cls, text: str) -> Method:
@@ -78,10 +75,9 @@ class Method(NamedTuple):
             return cls(protocol=text)
         word = text.removesuffix(_AVERAGED)
         mix = None if word == text else AVERAGE
-        if word == DISTIL:
-            return cls(None, DISTILLED, mix)
         remedy = word.removesuffix(_IN_ROUNDS)
-        return cls(remedy, DISTILLED if remedy == word else INSIDE, mix)
+        protocol = DISTILLED if remedy == word else INSIDE
+        return cls(None if word == DISTIL else remedy, protocol, mix)
 
 
 def is_search(method: str) -> bool:

@@ -224,14 +224,12 @@ class Store:
         changes its results, determine it. `make` writes its files into the folder that it is given,
         `describe` is for messages; `seed` and `config` are kept in meta.json for readers.
         """
-        parents = parents or {}
-        describe = describe or stage
+        parents, describe = parents or {}, describe or stage
         keys = {name: parent.key for name, parent in parents.items()}
         key = artifact_key(stage, inputs, version, keys)
         folder = self.folder(stage, key)
         meta = {"key": key, "stage": stage, "version": version, "describe": describe}
-        meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
-        meta["parents"] = keys
+        meta |= {"inputs": inputs, "config": config or {}, "seed": seed, "parents": keys}
         with _explained(describe, self.root):
             if found := self._found(folder, key, describe):
                 return found
@@ -269,10 +267,8 @@ class Store:
         describe = meta["describe"]
         for name, parent in parents.items():
             if not (parent.path / META).is_file():
-                raise ArtifactError(
-                    f"{describe} starts from {name!r}, which does not exist ({parent.path}). Run "
-                    "the stage that makes it first."
-                )
+                gone = f"{name!r}, which does not exist ({parent.path})"
+                raise ArtifactError(f"{describe} starts from {gone}. Make that first.")
         remove_stale(self.root, folder)
         temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
         say(f"Making {describe} ...")

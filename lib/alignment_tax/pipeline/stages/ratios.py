@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment_tax import presets
 from alignment_tax import spec as grammar
 from alignment_tax.merge import layout, parts, search
+from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.stages import base
@@ -26,7 +27,6 @@ from alignment_tax.spec import ADAMERGING, AVERAGE, HMA, Spec, UnknownStage
 from alignment_tax.store import Artifact, digest
 from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.rsf import draw_samples, short_prompts
-from alignment_tax.train.sample import kept_replies
 from alignment_tax.world import tiny
 from alignment_tax.world.corpus import Document
 
@@ -102,12 +102,10 @@ def best_replies(run: Run, end: Spec | None = None) -> Artifact:
 def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.Data:
     """What a search for the ratios of an aligned end looks at: see `merge.search.Data`."""
     config, rsf = numbers(run), run.preset.rsf
-    _, tokenizer = base.theta_0(run)
-    room = rsf.max_prompt_length + rsf.max_new_tokens
+    (_, tokenizer), room = base.theta_0(run), rsf.max_prompt_length + rsf.max_new_tokens
     samples = pd.read_parquet(best_replies(run, end).path / "samples.parquet")
-    best = samples[samples["chosen"]]
-    pairs = zip(best["prompt"].map(json.loads), kept_replies(best), strict=True)
-    replies = [encode(tokenizer, prompt, reply, room) for prompt, reply in pairs]
+    best = best_of_n([samples.assign(prompt=samples["prompt"].map(json.loads))])
+    replies = [encode(tokenizer, prompt, reply, room) for prompt, reply in best]
     texts: Sequence[Sequence[int]] = ()
     if documents := kept_documents(run, method):
         check_disjoint(documents, tiny_reported())
@@ -205,10 +203,9 @@ def mixture_of(
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
-    """The model that a spec names, and its tokenizer; a mixture is valid until the next one.
+    """The model that a spec names, and its tokenizer (or the errors of `trained`).
 
-    Raises:
-        UnknownStage, ValueError, MergeError: see `trained`.
+    A mixture is valid until the next one.
     """
     spec = resolved(run, spec)
     artifact = trained(run, spec)

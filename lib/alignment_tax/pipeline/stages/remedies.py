@@ -152,11 +152,11 @@ def setting(run: Run, remedies: Collection[str], rounds: int) -> Setting:
     """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
     config = run.preset.distil
     assert config is not None  # check has refused it
-    start = base.sft(run)
-    made = run.once(
-        "setting", lambda: Setting(*run.load(start), pool(run, rounds), config, run.seed), rounds
-    )
-    return with_texts(run, made, remedies)
+
+    def make() -> Setting:
+        return Setting(*run.load(base.sft(run)), pool(run, rounds), config, run.seed)
+
+    return with_texts(run, run.once("setting", make, rounds), remedies)
 
 
 def pool(run: Run, rounds: int | None = None) -> list[Example]:
@@ -215,5 +215,5 @@ def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
 
 def _together(costs: list[dict[str, Any]]) -> dict[str, Any]:
     peaks = [cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"] is not None]
-    steps, seconds = (sum(cost[name] for cost in costs) for name in ("steps", "seconds"))
-    return {"steps": steps, "seconds": seconds, "peak_memory_mb": max(peaks, default=None)}
+    sums = {name: sum(cost[name] for cost in costs) for name in ("steps", "seconds")}
+    return {**sums, "peak_memory_mb": max(peaks, default=None)}

@@ -30,12 +30,9 @@ class Run:
     """A preset and a seed, where its artifacts are, and what it holds in memory.
 
     Without a GPU the preset `small` shrinks, and says so. The seed decides data, order of examples
-    and samples. Artifacts are kept in the store, by default the folder of runs.
-
-    Raises:
-        UnknownPreset: there is no preset of that name.
-        ValueError: a seed that is no integer of 0 or more; a number of the preset makes no sense.
-        PlanError: the preset needs a GPU, memory or a disk that this machine has not.
+    and samples. Artifacts are kept in the store, by default the folder of runs. UnknownPreset,
+    ValueError, PlanError: there is no such preset; the seed or a number of the preset makes no
+    sense; the preset needs a GPU, memory or a disk that this machine has not.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
@@ -124,9 +121,8 @@ STAGES: dict[str, Stage] = {}
 def trained(run: Run, spec: Spec) -> Artifact:
     """The artifact of the model that a spec names; of a mixture it is the aligned end.
 
-    Raises:
-        UnknownStage: a method, or what goes with it, that this run does not have.
-        ValueError, MergeError: a strength, alpha, part or ratios that cannot be used.
+    UnknownStage: this run does not have the method, or what goes with it. ValueError, MergeError:
+    a strength, alpha, part or ratios that cannot be used.
     """
     found = STAGES[spec.protocol]
     check = found.check if spec.mix is None else STAGES["mixture"].check

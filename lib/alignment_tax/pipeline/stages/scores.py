@@ -111,11 +111,10 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
 def sampled_replies(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> pd.DataFrame:
-    """Sample replies to the reported prompts and score them.
+    """Sample replies to the reported prompts and score them: one row a reply.
 
-    Returns:
-        One row a reply: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob
-        under the model and log_prob_0 under theta_0 (nats).
+    Columns: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob under the
+    model and log_prob_0 under theta_0 (nats).
     """
     config, longest = run.preset.eval, run.preset.rsf.max_prompt_length
     every = run.world.prompts(4 * config.reward_prompts, 0, "reported")
