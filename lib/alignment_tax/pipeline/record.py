@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
@@ -248,8 +248,7 @@ def run_side_by_side(
     With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when
     the others have ended; what they made is kept.
     """
-    context = multiprocessing.get_context("spawn")
-    first = Study(preset, seeds[0])
+    context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
     if scheduler:
@@ -301,17 +300,6 @@ def portions(
     return [(seed, group) for part in order for seed in seeds for group in part]
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 #: The study of a process, which keeps its scorer from one portion to the next.
 _study = lru_cache(maxsize=1)(Study)
 
@@ -319,19 +307,17 @@ _study = lru_cache(maxsize=1)(Study)
 def _run_some(
     preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str] | None = None
 ) -> None:
-    """Evaluate models of a seed; report each, if it is asked for.
-
-    The number of threads decides the last digits of training, not of scores, which would be slower.
-    """
+    """Evaluate models of a seed; report each, if it is asked for."""
     study = _study(preset, seed)
-    if Spec("sft") in specs:
-        with one_thread():
-            check_theta_0(study)
     for spec in specs:
+        # threads decide the last digits of training, not of scores, which would be slower
+        torch.set_num_threads(study.preset.threads)
         study.artifact(spec)
-        with one_thread():
-            study.evaluate(spec)
-            if has_forward_kl(spec):
-                study.forward_kl(spec)
+        torch.set_num_threads(1)
+        if spec == Spec("sft"):
+            check_theta_0(study)
+        study.evaluate(spec)
+        if has_forward_kl(spec):
+            study.forward_kl(spec)
         if finished is not None:
             finished.put(f"last: seed {seed}, {spec}")
