@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +38,7 @@ from alignment_tax.results.recorded import (
 )
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, NAMED, Spec, has_forward_kl
-from alignment_tax.store import Artifact, Store, read_json, say
+from alignment_tax.store import Artifact, Make, Parents, Store, Values, read_json, say
 
 #: Most models that one process takes at a time.
 PORTION = 4
@@ -215,7 +215,7 @@ class Finished(Store):
     They say whether a machine repeats the recording, also where no chapter asks for them.
     """
 
-    def _make(self, folder: Path, make: Any, meta: Mapping[str, Any], parents: Any) -> Artifact:
+    def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
         keys = meta["parents"]
         if meta["stage"] == "scores" and keys["policy"] == keys["reference"]:
             return super()._make(folder, make, meta, parents)

@@ -17,7 +17,7 @@ from alignment_tax import plan, presets, settings
 from alignment_tax.models import Loaded, device, load_policy, set_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage, check_known
-from alignment_tax.store import Artifact, Store, digest, write_json
+from alignment_tax.store import Artifact, Make, Parents, Store, Values, digest, write_json
 from alignment_tax.world.base import World
 from alignment_tax.world.real import RealWorld
 from alignment_tax.world.tiny import TinyWorld
@@ -87,13 +87,7 @@ class Run:
         return load_policy(folder if folder.is_dir() else artifact.path, self.preset.dtype)
 
     def get(
-        self,
-        stage: str,
-        inputs: dict[str, Any],
-        make: Callable[[Path], None],
-        parents: dict[str, Artifact],
-        name: str,
-        version: int = 1,
+        self, stage: str, inputs: Values, make: Make, parents: Parents, name: str, version: int = 1
     ) -> Artifact:
         """The artifact of a stage (see `Store.get`); what all stages depend on is added."""
         preset, kept = self.preset, {"seed": self.seed, "world": _world_key(self.preset.world)}
