@@ -86,16 +86,10 @@ def record(
         study = Study(preset, seed)
         check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
-        entry = {
-            **provenance(),
-            "command": " ".join(words),
-            "preset": presets.as_dict(study.preset),
-            "seeds": seeds[:number],
-            "methods": None if methods is None else list(methods),
-            "base": study.base.key,
-            "jobs": jobs,
-            "seconds_of_this_call": round(time.perf_counter() - started, 1),
-        }
+        entry = {**provenance(), "command": " ".join(words)}
+        entry |= {"preset": presets.as_dict(study.preset), "seeds": seeds[:number]}
+        entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
+        entry |= {"jobs": jobs, "seconds_of_this_call": round(time.perf_counter() - started, 1)}
         if methods is None:
             entry["seconds_of_stages_last_seed"] = _stage_seconds(study)
         write_calls(folder, [*calls, entry])

@@ -109,19 +109,11 @@ def _round(
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(parent)
         start = Start(
-            policy=policy,
-            theta_0=run.load(theta_0)[0],
-            tokenizer=tokenizer,
-            reward_fn=partial(base.rewards, run),
-            gold_fn=partial(base.golds, run),
-            reward_model=base.reward_model(run),
-            world=run.world,
-            prompts=round_prompts(run, number, spec.algorithm),
-            seed=run.seed,
-            number=number,
-            before=before.path if before else None,
-            folder=folder,
-        )
+            policy=policy, theta_0=run.load(theta_0)[0], tokenizer=tokenizer, world=run.world,
+            reward_fn=partial(base.rewards, run), gold_fn=partial(base.golds, run),
+            reward_model=base.reward_model(run), prompts=round_prompts(run, number, spec.algorithm),
+            seed=run.seed, number=number, before=before.path if before else None, folder=folder,
+        )  # fmt: skip
         result = work(start)
         prompts, replies = list(result.samples["prompt"]), list(result.samples["reply"])
         golds = base.golds(run, prompts, replies)
