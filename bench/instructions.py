@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 
 from alignment_tax import settings
-from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.study import Study
 from alignment_tax.provenance import processor
-from alignment_tax.store import Store, say
+from alignment_tax.store import Store, read_json, say
 from bench import Numbers, keep, python
 
 TIMES, WEIGHTS = 2, "model/model.safetensors"

@@ -8,20 +8,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment_tax import notebooks as chapters
 from alignment_tax import presets, settings
 from alignment_tax.labels import ALPHA
 from alignment_tax.merge.layout import MergeError
-from alignment_tax.notebooks import (
-    INDEX,
-    CourseError,
-    find_chapters,
-    keep_outputs,
-    run_course,
-    strip_outputs,
-)
 from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.shipping import fetch_runs, pack_runs
 from alignment_tax.spec import UnknownStage
@@ -39,6 +33,19 @@ EXITS = """exit codes:
   1    something failed, or two runs differ
   2    the command line or a file it names is wrong; nothing was run
   130  interrupted by Ctrl-C; what is finished is kept"""
+#: What `bench` measures.
+MEASURES = {
+    "speed": "Measure speed and memory, to data/results/bench.json.",
+    "ppo": "Train by our PPO and by TRL's (see make bench-ppo), to data/results/bench_ppo.json.",
+    "merge": "Time averaging on disk beside mergekit and cp, to data/results/bench.json.",
+    "tune": "Choose learning rates of DPO, RLOO and PPO on validation prompts.",
+    "faults": "Give fifty malformed inputs, and write what is said to data/results/faults.md.",
+    "planted": "Plant ten faults, and write which ones regress finds, to planted_faults.csv.",
+    "kill": "Kill `run` and `record` at random moments, and compare, to data/results/kill.json.",
+    "instructions": "Train with AVX2 and with AVX-512, to data/results/instruction_sets.json.",
+}
+#: What every command is given beside its options.
+NO_OPTIONS = {"command", "bench", "do", "notebooks"}
 
 Given = argparse.Namespace
 #: A command: takes what was given, returns its exit code; None means that all is well.
@@ -69,31 +76,22 @@ def seed_range(text: str) -> tuple[int, ...]:
     raise argparse.ArgumentTypeError(f"{text!r} goes down: give the lower seed first")
 
 
-def above_0(text: str) -> float:
-    """Return an amount from the command line, as minutes: a number above 0."""
+def number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    """Return a number from the command line that fits, or say that it is none of the wanted."""
     with contextlib.suppress(ValueError):
-        if 0 < float(text) < 1e6:
+        if fits(float(text)):
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-
-
-def share(text: str) -> float:
-    """Return a number in [0, 1) from the command line."""
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) < 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} does not lie in [0, 1)")
+    raise argparse.ArgumentTypeError(f"{text!r} is no number {what}")
 
 
 def numbers(text: str) -> tuple[float, ...]:
     """Return numbers in [0, 1] from the command line, as in 0.8,0.6,0.4."""
-    try:
-        found = tuple(map(float, text.split(",")))
-    except ValueError:
-        found = ()
-    if found and all(0 <= each <= 1 for each in found):
-        return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers in [0, 1], like 0.8,0.6,0.4")
+    what = "in [0, 1]; several are written as 0.8,0.6,0.4"
+    return tuple(number(each, lambda found: 0 <= found <= 1, what) for each in text.split(","))
+
+
+above_0 = partial(number, fits=lambda found: 0 < found < 1e6, what="above 0")
+share = partial(number, fits=lambda found: 0 <= found < 1, what="in [0, 1)")
 
 
 def new_file(text: str) -> Path:
@@ -105,163 +103,170 @@ def new_file(text: str) -> Path:
     return file
 
 
+def add_option(
+    made: argparse.ArgumentParser, name: str, kind: Any, text: str, default: Any = None, **how: Any
+) -> None:
+    """Let a command take something of a kind (bool: on where it is named); say a plain default."""
+    how |= {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+    if isinstance(default, (str, int, float)):
+        text = f"{text}; default {default}".removeprefix("; ")
+    made.add_argument(name, help=text, **how)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; the help of a command is its function's first line."""
     looks: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser("alignment-tax", description=ABOUT, epilog=EXITS, **looks)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(do: Command, example: str, among: Any = commands) -> Callable[..., Any]:
-        text = (do.__doc__ or "").splitlines()[0]
+    def command(
+        do: Command, example: str = "", among: Any = commands, name: str = ""
+    ) -> Callable[..., None]:
+        text = MEASURES[name] if name else (do.__doc__ or "").splitlines()[0]
+        name = name or do.__name__.removeprefix("do_").replace("_", "-")
         words = {"help": text[0].lower() + text[1:].rstrip("."), "description": text}
-        words["epilog"] = f"example:\n  alignment-tax {example}"
-        made: argparse.ArgumentParser = among.add_parser(
-            do.__name__.partition("_")[2].replace("_", "-"), **words, **looks
-        )
+        made: argparse.ArgumentParser = among.add_parser(name, **words, **looks)
+        made.epilog = f"example:\n  {made.prog} {example}".rstrip()
         made.set_defaults(do=do)
-        return made.add_argument
+        return partial(add_option, made)
 
     names, path = f"one of: {', '.join(presets.PRESETS)}", settings.absolute
-    command(do_list, "list")
-    option = command(do_run, "run --preset tiny --seed 1 --only 04 05")
-    text = f"{names}; or {presets.RECORDED}, where nothing is trained; default tiny"
-    option("--preset", default="tiny", help=text)
-    option("--seed", type=whole_number, default=0, help="default 0")
-    option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
-    option("--jobs", type=count, help="chapters side by side; default one a core")
-    option("--out", type=path, help="folder; default runs/<preset>-seed<seed>")
-    option("--keep", action="store_true", help="leave what ended well and has not changed since")
-    option("--limit", type=above_0, metavar="MINUTES", help="end a cell that takes longer")
-    option = command(do_plan, "plan paper-3b --gpus 8 --memory 80")
-    option("preset", help=", ".join(each.name for each in presets.PAPER))
-    option("--gpus", type=count, default=8, help="of one machine; default 8")
-    option("--memory", type=count, default=80, metavar="GB", help="of each; default 80")
+    command(do_list)
+    option = command(do_run, "--preset tiny --seed 1 --only 04 05")
+    option("--preset", str, f"{names}; or {presets.RECORDED}, where nothing is trained", "tiny")
+    option("--seed", whole_number, "", 0)
+    option("--only", str, "default all", [], nargs="+", action="extend", metavar="NN")
+    option("--jobs", count, "chapters side by side; default one a core")
+    option("--out", path, "folder; default runs/<preset>-seed<seed>")
+    option("--keep", bool, "leave what ended well and has not changed since")
+    option("--limit", above_0, "end a cell that takes longer", metavar="MINUTES")
+    option = command(do_plan, "paper-3b --gpus 8 --memory 80")
+    option("preset", str, ", ".join(each.name for each in presets.PAPER))
+    option("--gpus", count, "of one machine", 8)
+    option("--memory", count, "of each", 80, metavar="GB")
     text = "what a GPU was measured to reach in training; default 40 %% of an H100's 989"
-    option("--tflops", type=above_0, default=0.4 * 989, metavar="X", help=text)
-    option = command(do_regress, "regress --preset tiny --seeds 0-4 --only 04 05 --out nightly")
-    option("--preset", default="tiny", help=f"{names}; default tiny")
-    text = "as in 0 1 2 or 0-2; default 0"
-    option("--seeds", type=seed_range, nargs="+", default=[(0,)], metavar="N", help=text)
-    option("--only", nargs="+", action="extend", default=[], metavar="NN", help="default all")
-    option("--jobs", type=count, help="seeds side by side; default one a core")
-    option("--out", type=path, default=path("regress"), help="folder; default regress")
+    option("--tflops", above_0, text, metavar="X")
+    option = command(do_regress, "--preset tiny --seeds 0-4 --only 04 05 --out nightly")
+    option("--preset", str, names, "tiny")
+    option("--seeds", seed_range, "as in 0 1 2 or 0-2; default 0", [(0,)], nargs="+", metavar="N")
+    option("--only", str, "default all", [], nargs="+", action="extend", metavar="NN")
+    option("--jobs", count, "seeds side by side; default one a core")
+    option("--out", path, "folder", "regress")
     text = "the --out folder of an earlier one, for values that the recording does not hold"
-    option("--baseline", type=path, metavar="FOLDER", help=text)
+    option("--baseline", path, text, metavar="FOLDER")
     text = "end a cell that takes longer; default three times what all chapters take"
-    option("--limit", type=above_0, metavar="MINUTES", help=text)
-    option("--scheduler", metavar="ADDRESS", help="of Dask, tcp://HOST:PORT: its workers do it")
-    option("--latest", action="store_true", help="with the newest releases, in a fresh environment")
-    option("--pins", type=path, metavar="FILE", help="with these requirements instead")
-    option = command(do_compare, "compare nightly/first nightly/today --tolerance 0.01")
-    option("first", type=path, help="folder of the run to compare with")
-    option("second", type=path, help="folder of the new run")
-    text = "numbers are alike if they differ by at most X, or by X times the larger; default 0"
-    option("--tolerance", type=share, default=0.0, metavar="X", help=text)
-    option = command(do_record, "record tiny --seeds 0 1 2 --methods remedies --jobs 2")
-    option("preset", help=names)
-    option("--seeds", type=whole_number, nargs="+", default=[0, 1, 2, 3, 4])
-    option("--jobs", type=count, default=1, help="processes side by side; default 1")
+    option("--limit", above_0, text, metavar="MINUTES")
+    option("--scheduler", str, "of Dask, tcp://HOST:PORT: its workers do it", metavar="ADDRESS")
+    option("--latest", bool, "with the newest releases, in a fresh environment")
+    option("--pins", path, "with these requirements instead", metavar="FILE")
+    option = command(do_compare, "nightly/first nightly/today --tolerance 0.01")
+    option("first", path, "folder of the run to compare with")
+    option("second", path, "folder of the new run")
+    text = "numbers are alike if they differ by at most X, or by X times the larger"
+    option("--tolerance", share, text, "0", metavar="X")
+    option = command(do_record, "tiny --seeds 0 1 2 --methods remedies --jobs 2")
+    option("preset", str, names)
+    option("--seeds", whole_number, "default 0 1 2 3 4", [0, 1, 2, 3, 4], nargs="+")
+    option("--jobs", count, "processes side by side", 1)
     text = "add only these to the recorded tables: algorithms, remedies, searches; or all "
-    option("--methods", nargs="+", metavar="METHOD", help=text + "'remedies', all 'parts'")
+    option("--methods", str, text + "'remedies', all 'parts'", nargs="+", metavar="METHOD")
     text = "of Dask, tcp://HOST:PORT: its workers do it, who share the folder of runs"
-    option("--scheduler", metavar="ADDRESS", help=text)
-    option = command(do_add, "add tiny elsewhere/data/results/tiny")
-    option("preset", help=names)
-    option("folder", type=path, help="a folder data/results/<preset> from elsewhere")
-    command(do_report, "report")
-    option = command(do_figures, "figures --out signature.png")
-    option("--points", type=path, help="default data/results/tiny/points.csv")
-    option("--out", type=new_file, help="the README's figure; default data/results/signature.png")
-    option = command(do_outputs, "outputs runs/tiny-seed0")
-    option("folder", nargs="?", type=path, help="a finished run; default runs/tiny-seed0")
-    option("--strip", action="store_true", help="take all outputs out instead")
-    option = command(do_exercises, "exercises --out class")
-    option("--out", type=path, required=True, help="folder for student/ and teacher/")
-    option = command(do_grade, "grade handed-in --out grades")
-    option("folder", type=path, help="a sub-folder with notebooks, or one notebook, a student")
-    option("--out", type=path, default=path("grades"), help="folder of the table; default grades")
-    text = "of one exercise, before it is ended; default 10"
-    option("--seconds", type=count, default=10, metavar="N", help=text)
-    text = "of one exercise, beyond what the libraries take; default 1024"
-    option("--memory", type=count, default=1024, metavar="MB", help=text)
-    option("--jobs", type=count, help="students side by side; default one a core")
-    option = command(do_pool, "pool handed-in --seeds 10 11 12")
-    option("folder", type=path, help="holds a folder (or notebook) of each student")
-    option("--out", type=path, help="folder of the page; default FOLDER with -pooled behind")
-    option("--preset", default="tiny", help="what all have run; default tiny")
-    text = "the seeds that were given out; default any"
-    option("--seeds", type=whole_number, nargs="+", default=[], help=text)
-    option = command(do_pack_runs, "pack-runs tiny-seed0.zip")
-    option("file", type=new_file, help="is written; its sha256 is printed")
-    option("--preset", default="tiny", help=names)
-    option("--seed", type=whole_number, default=0, help="default 0")
-    option = command(do_fetch_runs, "fetch-runs tiny-seed0.zip")
-    option("source", help="a file of pack-runs, or an address that begins with https://")
-    option("--sha256", default="", help="what the file must have")
-    command(do_base, "base")
-    ends = ("before", "folder or Hub id of the model before RLHF"), ("after", "of the one after it")
-    option = command(do_merge, "merge owner/sft owner/rlhf --out averaged --alpha 0.4")
-    for end, text in ends:
-        option(end, help=text)
-    option("--out", type=path, required=True, help="folder of the average, which must not exist")
-    text = "weight of AFTER; of ratios by --hma the mean; default 0.4"
-    option("--alpha", type=float, default=ALPHA, help=text)
+    option("--scheduler", str, text, metavar="ADDRESS")
+    option = command(do_add, "tiny elsewhere/data/results/tiny")
+    option("preset", str, names)
+    option("folder", path, "a folder data/results/<preset> from elsewhere")
+    command(do_report)
+    option = command(do_figures, "--out signature.png")
+    option("--points", path, "default data/results/tiny/points.csv")
+    option("--out", new_file, "the README's figure; default data/results/signature.png")
+    option = command(do_outputs, "runs/tiny-seed0")
+    option("folder", path, "a finished run; default runs/tiny-seed0", nargs="?")
+    option("--strip", bool, "take all outputs out instead")
+    option = command(do_exercises, "--out class")
+    option("--out", path, "folder for student/ and teacher/", required=True)
+    option = command(do_grade, "handed-in --out grades")
+    option("folder", path, "a sub-folder with notebooks, or one notebook, a student")
+    option("--out", path, "folder of the table", "grades")
+    option("--seconds", count, "of one exercise, before it is ended", 10, metavar="N")
+    option("--memory", count, "of one exercise, beyond the libraries' own", 1024, metavar="MB")
+    option("--jobs", count, "students side by side; default one a core")
+    option = command(do_pool, "handed-in --seeds 10 11 12")
+    option("folder", path, "holds a folder (or notebook) of each student")
+    option("--out", path, "folder of the page; default FOLDER with -pooled behind")
+    option("--preset", str, "what all have run", "tiny")
+    option("--seeds", whole_number, "the seeds that were given out; default any", [], nargs="+")
+    option = command(do_pack_runs, "tiny-seed0.zip")
+    option("file", new_file, "is written; its sha256 is printed")
+    option("--preset", str, names, "tiny")
+    option("--seed", whole_number, "", 0)
+    option = command(do_fetch_runs, "tiny-seed0.zip")
+    option("source", str, "a file of pack-runs, or an address that begins with https://")
+    option("--sha256", str, "what the file must have")
+    command(do_base)
+    option = command(do_merge, "owner/sft owner/rlhf --out averaged --alpha 0.4")
+    ends = {"before": "folder or Hub id of the model before RLHF", "after": "of the one after it"}
+    for end, text in ends.items():
+        option(end, str, text)
+    option("--out", path, "folder of the average, which must not exist", required=True)
+    option("--alpha", float, "weight of AFTER; of ratios by --hma the mean", ALPHA)
     text = "a weight of AFTER for each block of layers, from the input on"
-    option("--ratios", type=numbers, default=(), metavar="A,B,...", help=text)
+    option("--ratios", numbers, text, (), metavar="A,B,...")
     text = "let HMA find three ratios, on AFTER's own replies to --prompts; loads both models"
-    option("--hma", action="store_true", help=text)
-    option("--prompts", type=path, help="a file with a prompt a line, as text or as JSON")
-    option("--pad", action="store_true", help="take tokens that only one model has as they are")
-    text = "write a configuration of mergekit for the same weights"
-    option("--export", type=new_file, metavar="FILE", help=text)
-    option = command(do_audit, "audit owner/sft owner/rlhf --tasks arc_easy,piqa")
-    for end, text in ends:
-        option(end, help=text)
+    option("--hma", bool, text)
+    option("--prompts", path, "a file with a prompt a line, as text or as JSON")
+    option("--pad", bool, "take tokens that only one model has as they are")
+    option("--export", new_file, "write mergekit's configuration of these weights", metavar="FILE")
+    option = command(do_audit, "owner/sft owner/rlhf --tasks arc_easy,piqa")
+    for end, text in ends.items():
+        option(end, str, text)
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
-    option("--tasks", required=True, metavar="A,B,...", help=text)
-    text = "a sequence classification model with one label: folder or Hub id"
-    option("--reward", metavar="MODEL", help=text)
-    option("--prompts", type=path, help="what the reward is measured on: a prompt a line")
-    text = "weights of AFTER between 0 and 1; default 0.2,0.4,0.6,0.8"
-    option("--alphas", type=numbers, default=(0.2, 0.4, 0.6, 0.8), metavar="A,B,...", help=text)
-    option("--limit", type=count, help="items a task, from the first; default all")
-    text = "take rows and tokens that only one model has as they are, as merge does"
-    option("--pad", action="store_true", help=text)
+    option("--tasks", str, text, required=True, metavar="A,B,...")
+    option("--reward", str, "sequence classifier with one label: folder or Hub id", metavar="MODEL")
+    option("--prompts", path, "what the reward is measured on: a prompt a line")
+    option("--alphas", numbers, "weights of AFTER in [0, 1]", "0.2,0.4,0.6,0.8", metavar="A,B,...")
+    option("--limit", count, "items a task, from the first; default all")
+    option("--pad", bool, "take rows and tokens that only one model has as they are, as merge does")
     text = "look after 1/4, 1/2, 3/4 and all items, stop once 98.75 %% intervals decide (README)"
-    option("--stop-early", action="store_true", help=text)
-    option("--out", type=path, default=path("audit"), help="folder of the page; default audit")
+    option("--stop-early", bool, text)
+    option("--out", path, "folder of the page", "audit")
     text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
-    option("--fail-if-tax", type=float, metavar="X", help=text)
-    text = "measure on this machine, from a checkout: speed, our PPO, learning rates, faults"
-    bench = commands.add_parser("bench", help=text, description=text.capitalize() + ".")
-    among = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
-    option = command(bench_speed, "bench speed --only score_model --against ../other", among)
-    option("--limit", type=count, help="items a task, for a quick trial; default all")
-    option("--only", nargs="+", metavar="PART", help="measure these parts alone")
-    option("--against", type=path, help="time this checkout against another one, in turn")
-    option("--out", type=new_file, help="default data/results/bench.json")
-    option = command(bench_ppo, "bench ppo --trl .venv/trl-1.12.0", among)
-    option("--trl", type=path, required=True, help="folder with a TRL that has PPO")
-    option("--iterations", type=count, help="of each run")
-    option("--out", type=new_file, help="default data/results/bench_ppo.json")
-    line = "bench merge --mergekit .venv/mergekit/bin/mergekit-yaml"
-    option = command(bench_merge, line, among)
+    option("--fail-if-tax", float, text, metavar="X")
+    text = (do_bench.__doc__ or "").rstrip(".")
+    bench = commands.add_parser("bench", help=text[0].lower() + text[1:], description=f"{text}.")
+    measures = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    option = command(do_bench, "--only score_model --against ../other", measures, "speed")
+    option("--limit", count, "items a task, for a quick trial; default all")
+    option("--only", str, "measure these parts alone", nargs="+", metavar="PART")
+    text = "time this checkout against another one, in turn"
+    option("--against", path, text, dest="against_folder", metavar="FOLDER")
+    option("--out", new_file, "default data/results/bench.json")
+    option = command(do_bench, "--trl .venv/trl-1.12.0", measures, "ppo")
+    option("--trl", path, "folder with a TRL that has PPO", required=True)
+    option("--iterations", count, "of each run")
+    option("--out", new_file, "default data/results/bench_ppo.json")
+    line = "--mergekit .venv/mergekit/bin/mergekit-yaml"
+    option = command(do_bench, line, measures, "merge")
     text = "the program mergekit-yaml of mergekit 0.1.5, in an environment of its own"
-    option("--mergekit", type=path, required=True, help=text)
-    option("--runs", type=count, default=5, help="of each program; default 5")
-    option("--out", type=new_file, help="default data/results/bench.json")
-    option = command(bench_tune, "bench tune tiny --algorithms dpo", among)
-    option("preset", help=names)
-    option("--algorithms", nargs="+", help="default dpo rloo ppo")
-    option("--seed", type=whole_number, help="default one that is never reported")
-    for do in (bench_faults, bench_planted, bench_kill, bench_instructions):
-        command(do, f"bench {do.__name__.removeprefix('bench_')}", among)
+    option("--mergekit", path, text, required=True)
+    option("--runs", count, "of each program", 5)
+    option("--out", new_file, "default data/results/bench.json")
+    option = command(do_bench, "tiny --algorithms dpo", measures, "tune")
+    option("name", str, names, metavar="preset")
+    option("--algorithms", str, "default dpo rloo ppo", nargs="+")
+    option("--seed", whole_number, "default one that is never reported")
+    for name in ("faults", "planted", "kill", "instructions"):
+        command(do_bench, "", measures, name)
     return parser
+
+
+def options(given: Given) -> dict[str, Any]:
+    """Return what was given, without what every command has."""
+    return {name: value for name, value in vars(given).items() if name not in NO_OPTIONS}
 
 
 def do_list(given: Given) -> None:
     """List the chapters and their questions."""
-    for chapter in find_chapters(given.notebooks):
+    for chapter in chapters.find_chapters(given.notebooks):
         print(chapter.name.replace(" ", "  ", 1))
         if chapter.question:
             print(f"    {chapter.question}")
@@ -272,23 +277,21 @@ def do_run(given: Given) -> int | None:
     if given.preset in {each.name for each in presets.PAPER}:
         artifacts = settings.runs_folder() / "artifacts"
         library("plan").check_machine(presets.get(given.preset), artifacts)
-    course = run_course(
-        given.preset, given.seed, given.only, given.out, given.notebooks, given.jobs,
-        given.limit, given.keep,
-    )  # fmt: skip
+    course = chapters.run_course(**options(given), notebooks=given.notebooks)
     for chapter in course.failed:
         where = course.out / chapter.notebook if chapter.notebook else chapter.title
         cell = f", {chapter.cell}" if chapter.cell else ""
         print(f"FAILED {where}{cell}\n    {chapter.error}", file=sys.stderr)
-    print(f"Open {course.out / INDEX} in a browser.")
+    print(f"Open {course.out / chapters.INDEX} in a browser.")
     statuses = {chapter.status for chapter in course.failed}
     return INTERRUPTED if "interrupted" in statuses else FAILED if statuses else None
 
 
 def do_plan(given: Given) -> None:
     """Say what a preset of the paper's size takes: memory, time, disk; trains nothing."""
-    preset = presets.get(given.preset)
-    print(library("plan").plan_text(preset, given.gpus, given.memory, given.tflops), end="")
+    plan, preset = library("plan"), presets.get(given.preset)
+    tflops = given.tflops or plan.TRAINING * plan.H100
+    print(plan.plan_text(preset, given.gpus, given.memory, tflops), end="")
 
 
 def do_regress(given: Given) -> int | None:
@@ -342,10 +345,10 @@ def do_figures(given: Given) -> int:
 def do_outputs(given: Given) -> None:
     """Keep a run's outputs in notebooks/, or strip them all."""
     if given.strip:
-        paths, word = strip_outputs(given.notebooks), "stripped"
+        paths, word = chapters.strip_outputs(given.notebooks), "stripped"
     else:
         folder = given.folder or settings.runs_folder() / "tiny-seed0"
-        paths, word = keep_outputs(folder, given.notebooks), "kept the outputs of"
+        paths, word = chapters.keep_outputs(folder, given.notebooks), "kept the outputs of"
     print("\n".join(f"{word} {path.name}" for path in paths))
 
 
@@ -422,55 +425,18 @@ def do_audit(given: Given) -> int | None:
     return FAILED
 
 
-def bench_speed(given: Given) -> int:
-    """Measure speed and memory, to data/results/bench.json."""
-    return program("bench.speed").run(given.limit, given.only, given.against, given.out)
-
-
-def bench_ppo(given: Given) -> int:
-    """Train by our PPO and by TRL's last one (make bench-ppo), to data/results/bench_ppo.json."""
-    return program("bench.ppo_against_trl").run(given.trl, given.iterations, given.out)
-
-
-def bench_merge(given: Given) -> int:
-    """Time averaging on disk beside mergekit and cp, to data/results/bench.json."""
-    return program("bench.merge").run(given.mergekit, given.runs, out=given.out)
-
-
-def bench_tune(given: Given) -> int:
-    """Choose learning rates of DPO, RLOO and PPO on validation prompts."""
-    return program("bench.tune").run(given.preset, given.algorithms, given.seed)
+def do_bench(given: Given) -> int:
+    """Measure on this machine, from a checkout: speed, our PPO, learning rates, faults."""
+    program = {"ppo": "bench.ppo_against_trl", "faults": "malformed"}
+    # only a checkout has these beside the library
+    sys.path[:0] = [str(settings.repo_root() / folder) for folder in ("", "tests")]
+    module = importlib.import_module(program.get(given.bench, f"bench.{given.bench}"))
+    return int(module.run(**options(given)))
 
 
 def library(name: str) -> Any:
     """Return a module of the library that is too slow to load for a command that needs it not."""
     return importlib.import_module(f"alignment_tax.{name}")
-
-
-def bench_faults(given: Given) -> int:
-    """Give fifty malformed inputs, and write what is said to data/results/faults.md."""
-    return program("malformed", "tests").run()
-
-
-def bench_planted(given: Given) -> int:
-    """Plant ten faults, and write which ones regress finds to data/results/planted_faults.csv."""
-    return program("bench.planted").run()
-
-
-def bench_kill(given: Given) -> int:
-    """Kill `run` and `record` at random moments, and compare, to data/results/kill.json."""
-    return program("bench.kill").run()
-
-
-def bench_instructions(given: Given) -> int:
-    """Train with AVX2 and with AVX-512, to data/results/instruction_sets.json."""
-    return program("bench.instructions").run()
-
-
-def program(name: str, folder: str = "") -> Any:
-    """Return a program beside the library, which a checkout has and an installed one has not."""
-    sys.path.insert(0, str(settings.repo_root() / folder))
-    return importlib.import_module(name)
 
 
 def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
@@ -480,7 +446,7 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         given.notebooks = notebooks or settings.notebooks_folder()
         return int(given.do(given) or 0)
     except (
-        CheckpointError, CompareError, CourseError, MergeError, UnknownStage,
+        CheckpointError, CompareError, MergeError, UnknownStage, chapters.CourseError,
         presets.UnknownPreset, settings.SettingsError,
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Pretr
 
 from alignment_tax import presets, settings
 from alignment_tax.labels import page
-from alignment_tax.presets import Preset, RewardConfig, SftConfig
+from alignment_tax.presets import Preset
 
 #: bf16 without sparsity, in 10^12 FLOP a second, of NVIDIA's H100 SXM by its data sheet.
 H100 = 989.0
@@ -80,9 +80,9 @@ class Stage:
     reference: int | None = None  # the same in TRL's script; None: it has none for this stage
     kept: int = 0  # checkpoints on disk
 
-    def on(self, examples: float) -> Stage:
+    def on(self, examples: float, **more: Any) -> Stage:
         """Return the stage when it trains on so many examples, all passes together."""
-        return replace(self, trained=int(examples) * self.row)
+        return replace(self, trained=int(examples) * self.row, **more)
 
     def flops(self, size: Size) -> float:
         """6 N a trained token, 2 N any other (Kaplan et al. 2020); attention is not counted."""
@@ -150,28 +150,27 @@ def scoring(preset: Preset, models: int, name: str) -> Stage:
 def stages(preset: Preset) -> list[Stage]:
     """Return the stages of a preset of `PAPER` in their order; averages are not kept."""
     sft, reward, rsf, dpo = preset.sft, preset.reward, preset.rsf, preset.dpo
-    firsts: list[tuple[str, SftConfig | RewardConfig, int, int]]
     new, room = rsf.max_new_tokens, rsf.max_prompt_length + rsf.max_new_tokens
     prompts, models = rsf.rounds * rsf.prompts_per_round, 1 + rsf.rounds
     found = [Stage("base", kept=1)]
-    firsts = [("SFT", sft, sft.documents, 1), ("reward model", reward, reward.pairs, 2)]
-    for name, config, examples, texts in firsts:
-        tuned = Stage(name, row=texts * config.max_length, batch=config.batch_size, kept=1)
-        found.append(replace(tuned, reference=0).on(examples * config.epochs))
+    tuned = Stage("SFT", row=sft.max_length, batch=sft.batch_size, reference=0, kept=1)
+    found.append(tuned.on(sft.documents * sft.epochs))
+    judged = replace(tuned, name="reward model", row=2 * reward.max_length, batch=reward.batch_size)
+    found.append(judged.on(reward.pairs * reward.epochs))
     # the prompt is read once for all its replies, each of which the reward model reads
     read, written = prompts * (rsf.max_prompt_length + rsf.n * room), prompts * rsf.n * new
     cached = max(rsf.sampling_batch, rsf.n) * room
     found.append(Stage("RSF: replies", read=read, sampled=written, cached=cached, frozen=2))
     tuned = Stage(f"RSF: {rsf.rounds} rounds", row=room, batch=rsf.batch_size, frozen=2)
-    found.append(replace(tuned, reference=0, kept=rsf.rounds).on(prompts * rsf.epochs))
+    found.append(tuned.on(prompts * rsf.epochs, reference=0, kept=rsf.rounds))
     if dpo:
         tuned = Stage(f"DPO: {dpo.rounds} rounds", row=2 * dpo.max_length, batch=dpo.batch_size)
-        tuned = tuned.on(dpo.rounds * dpo.prompts_per_round * dpo.epochs)
-        held = replace(tuned, read=tuned.trained, frozen=2, reference=1, kept=dpo.rounds)
-        found, models = [*found, held], models + dpo.rounds
+        tuned = tuned.on(dpo.rounds * dpo.prompts_per_round * dpo.epochs, frozen=2, reference=1)
+        found.append(replace(tuned, read=tuned.trained, kept=dpo.rounds))
+        models += dpo.rounds
     if (distil := preset.distil) and (runs := sum(len(grid) for _, grid in preset.remedies)):
         tuned = Stage(f"remedies: {runs} runs", row=room, batch=distil.batch_size, frozen=1)
-        found.append(replace(tuned, kept=runs).on(runs * prompts * distil.epochs))
+        found.append(tuned.on(runs * prompts * distil.epochs, kept=runs))
         models += runs
     inner = sum(0 < alpha < 1 for alpha in preset.alphas)
     found.append(scoring(preset, models, f"scoring: {models} models"))
@@ -179,9 +178,9 @@ def stages(preset: Preset) -> list[Stage]:
     if ratios := preset.ratios:
         searches, replies = sum(len(grid[2]) for grid in ratios.grids), ratios.prompts * ratios.n
         # few ratios learn: there is a gradient of every weight, and no state of AdamW
-        tuned = Stage(f"ratios: {searches} searches", sampled=replies * new, states=6, frozen=2)
-        tuned = replace(tuned, row=room, batch=ratios.batch_size)
-        found.append(tuned.on(searches * replies * ratios.epochs))
+        tuned = Stage(f"ratios: {searches} searches", row=room, batch=ratios.batch_size, frozen=2)
+        amount = searches * replies * ratios.epochs
+        found.append(tuned.on(amount, sampled=replies * new, states=6))
         mixed = searches + sum(len(alphas) for _, alphas in ratios.parts)
         found.append(scoring(preset, mixed, f"ratios and parts: {mixed} averages"))
     return found

@@ -262,26 +262,19 @@ TINY_RATIOS = RatioConfig(
     ),
 )  # fmt: skip
 
-TINY_REWARD = RewardConfig(
-    pairs=6000, validation_pairs=600, epochs=2, batch_size=32, learning_rate=1e-3, max_length=128
-)
 TINY = Preset(
-    name="tiny",
-    world="tiny",
-    model="data/base",
+    name="tiny", world="tiny", model="data/base", dtype="float32",
     threads=1,  # matrices this small are no faster with two, and processes side by side are
-    dtype="float32",
     sft=SftConfig(
-        documents=3000, replay=1000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128
+        documents=3000, replay=1000, epochs=2, batch_size=32, learning_rate=5e-4, max_length=128,
     ),
-    reward=TINY_REWARD,
-    judge=None,
-    theta_0_may_lose=2.0,
+    reward=RewardConfig(
+        pairs=6000, validation_pairs=600, epochs=2, batch_size=32, learning_rate=1e-3,
+        max_length=128,
+    ),
+    judge=None, theta_0_may_lose=2.0,
     rsf=RsfConfig(**BUDGET, learning_rate=7e-4, epochs=2, batch_size=16, sampling_batch=256),
-    dpo=TINY_DPO,
-    rloo=TINY_RLOO,
-    ppo=TINY_PPO,
-    more_algorithms=(("grpo", TINY_GRPO),),
+    dpo=TINY_DPO, rloo=TINY_RLOO, ppo=TINY_PPO, more_algorithms=(("grpo", TINY_GRPO),),
     # beside the preset's own 0.05: the paper's other two, and no penalty at all
     kl_coefs=(0.0, 0.1, 0.2),
     learning_rates=(2e-4, 3.5e-4, 5e-4),
@@ -294,34 +287,25 @@ TINY = Preset(
     # here the mean is taken. Ranks shrink with the width: relative to it they start where the
     # paper's do and end at a full half.
     remedies=(
-        ("l1", (0.1, 0.4, 1.0, 3.0, 10.0)),
-        ("l2", (0.04, 0.1, 1.0, 10.0)),
-        ("kd", (0.1, 0.3, 1.0, 3.0)),
-        ("kd_squared", (1.0, 3.0, 30.0)),
+        ("l1", (0.1, 0.4, 1.0, 3.0, 10.0)), ("l2", (0.04, 0.1, 1.0, 10.0)),
+        ("kd", (0.1, 0.3, 1.0, 3.0)), ("kd_squared", (1.0, 3.0, 30.0)),
         ("kl", (0.1, 0.3, 1.0, 3.0)),
-        ("lora", (1, 4, 16, 64)),
-        ("lora_mlp", (4, 16, 64)),
-        ("replay", (0.25, 0.5, 1.0, 2.0)),
-        ("replay_other", (0.5, 1.0, 2.0)),
-        ("sma", (0.25, 0.5, 0.75, 1.0)),
-        ("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
+        ("lora", (1, 4, 16, 64)), ("lora_mlp", (4, 16, 64)),
+        ("replay", (0.25, 0.5, 1.0, 2.0)), ("replay_other", (0.5, 1.0, 2.0)),
+        ("sma", (0.25, 0.5, 0.75, 1.0)), ("ema", (0.1, 0.25, 0.5, 1.0, 2.0)),
         ("bema", (0.3, 0.5, 0.7, 0.9)),
         ("graft", (0.5, 0.2, 0.1, 0.05, 0.01)),
         *((f"graft_{how}", (0.5, 0.1, 0.01)) for how in ("random", "learnt")),
         # what came after the paper
         ("expo", (1.1, 1.25, 1.5)),
         *((merge, (0.2, 0.4, 0.6, 0.8)) for merge in ("slerp", "dare", "ties", "fisher", "warp")),
-        ("relearn", (16, 64, 256)),
-        ("ewc", (0.1, 1.0, 10.0)),
-        ("replay_self", (0.5, 2.0)),
-        ("ogpsa", (4, 64)),
-        ("null_space", (0.5, 0.9)),
-        ("oplora", (16, 64)),
+        ("relearn", (16, 64, 256)), ("ewc", (0.1, 1.0, 10.0)), ("replay_self", (0.5, 2.0)),
+        ("ogpsa", (4, 64)), ("null_space", (0.5, 0.9)), ("oplora", (16, 64)),
     ),
     # at strength 2 a run reads about 110,000 replayed tokens: every document about once
     replay_documents=4000,
     ratios=TINY_RATIOS,
-)
+)  # fmt: skip
 
 SMOKE = replace(
     TINY,
@@ -332,16 +316,13 @@ SMOKE = replace(
     dpo=replace(TINY_DPO, rounds=2, prompts_per_round=16, n=4),
     rloo=replace(TINY_RLOO, rounds=2, prompts_per_round=16, n=4, batch_size=32),
     ppo=replace(TINY_PPO, rounds=2, iterations=2, prompts_per_iteration=32),
-    more_algorithms=(),
-    theta_0_may_lose=None,
-    kl_coefs=(0.2,),
-    learning_rates=(2e-4,),
+    more_algorithms=(), theta_0_may_lose=None, kl_coefs=(0.2,), learning_rates=(2e-4,),
     eval=replace(TINY.eval, limit=24, reward_prompts=16, reward_samples=1),
     alphas=(0.0, 0.5, 1.0),
     simulation=SimulationConfig(repeats=4, draws=2000),
     remedies=(
-        *(("l2", (0.1,)), ("lora", (4,)), ("replay", (1.0,))),
-        *(("sma", (0.75,)), ("ema", (0.5,)), ("graft", (0.2,))),
+        ("l2", (0.1,)), ("lora", (4,)), ("replay", (1.0,)),
+        ("sma", (0.75,)), ("ema", (0.5,)), ("graft", (0.2,)),
     ),
     replay_documents=200,
     ratios=replace(
@@ -358,18 +339,13 @@ SMALL_REWARD = RewardConfig(
 )
 
 SMALL_RATIOS = replace(
-    TINY_RATIOS,
-    batch_size=16,
+    TINY_RATIOS, batch_size=16, grids=(("hma", 3, (0.2, 0.4, 0.6)),),
     parts=tuple((part, (0.0, 0.4, 0.8)) for part in ("input", "middle", "output")),
-    grids=(("hma", 3, (0.2, 0.4, 0.6)),),
-)
+)  # fmt: skip
 
 SMALL = Preset(
-    name="small",
-    world="real",
-    model="HuggingFaceTB/SmolLM2-135M-Instruct",
-    threads=2,
-    dtype="float32",
+    name="small", world="real", model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    threads=2, dtype="float32",
     sft=SftConfig(documents=4000, epochs=1, batch_size=16, learning_rate=5e-5, max_length=512),
     reward=SMALL_REWARD,
     judge=replace(SMALL_REWARD, pairs=2500, validation_pairs=400),
@@ -394,26 +370,21 @@ PAPER_RSF = RsfConfig(
     batch_size=32,  # Table 2, D.1, D.4
     max_prompt_length=256, max_new_tokens=128, sampling_batch=256,  # code: raft_aligner, eval_raft
 )  # fmt: skip
-# The reward model here starts from theta_0; the paper's first had 2 epochs of SFT at 2e-5.
-# Table 3 (batch 16); how many pairs, and how long: the card of hh_rlhf_rm_open_llama_3b.
-PAPER_REWARD = RewardConfig(
-    pairs=106_000, validation_pairs=5000, epochs=1, batch_size=1, accumulation=16,
-    learning_rate=5e-6, max_length=512,
-)  # fmt: skip
 PAPER_3B = Preset(
-    name="paper-3b",
-    world="real",
-    model="openlm-research/open_llama_3b",
-    threads=8,
-    dtype="float32",
+    name="paper-3b", world="real", model="openlm-research/open_llama_3b",
+    threads=8, dtype="float32",
     # Table 3: ShareGPT, of which the code has 100,000 dialogues; the world `real` has Dolly instead
     sft=SftConfig(
         documents=100_000, epochs=1, batch_size=1, accumulation=128, learning_rate=1e-5,
         max_length=2048,
     ),
-    reward=PAPER_REWARD,
-    judge=None,
-    rsf=PAPER_RSF,
+    # The reward model here starts from theta_0; the paper's first had 2 epochs of SFT at 2e-5.
+    # Table 3 (batch 16); how many pairs, and how long: the card of hh_rlhf_rm_open_llama_3b.
+    reward=RewardConfig(
+        pairs=106_000, validation_pairs=5000, epochs=1, batch_size=1, accumulation=16,
+        learning_rate=5e-6, max_length=512,
+    ),
+    judge=None, rsf=PAPER_RSF,
     # Table 2, D.3: the pairs of HH-RLHF once, looked at each half epoch, which is a round here
     dpo=DpoConfig(
         rounds=2, prompts_per_round=53_000, n=2, temperature=1.0, max_new_tokens=128,
@@ -426,11 +397,8 @@ PAPER_3B = Preset(
     # are as printed. Replay (C.1) is missing: the world `real` has no pretraining text.
     distil=DistilConfig.like(PAPER_RSF),
     remedies=(
-        ("l1", (0.04, 0.1, 0.4, 0.6, 1.0)),
-        ("l2", (0.01, 0.04, 0.06, 0.08, 0.1)),
-        ("kd_squared", (1e-5, 1e-3, 1e-1)),
-        ("lora", (16,)),
-        ("lora_mlp", (16, 64, 512)),
+        ("l1", (0.04, 0.1, 0.4, 0.6, 1.0)), ("l2", (0.01, 0.04, 0.06, 0.08, 0.1)),
+        ("kd_squared", (1e-5, 1e-3, 1e-1)), ("lora", (16,)), ("lora_mlp", (16, 64, 512)),
     ),
     # D.5, Table 4: some 2000 replies, one epoch, batch 1; rate: what the code makes of its 2e-5
     ratios=replace(
@@ -514,8 +482,7 @@ RECORDED = "recorded"
 def get(name: str) -> Preset:
     """Return the preset called `name`; UnknownPreset lists the known names."""
     if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {known}.")
+        raise UnknownPreset(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 

@@ -39,15 +39,11 @@ def git_commit(folder: Path) -> str | None:
         code = [f"{root}/", f":(exclude,top){RESULTS}"]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.CalledProcessError):
-        return _archived_commit(folder)
+        archived = (parent / ARCHIVED for parent in (folder, *folder.parents))
+        text = next((file.read_text("utf-8") for file in archived if file.is_file()), "")
+        found = re.search(r"node: ([0-9a-f]{40})", text)
+        return found[1] if found else None
     return f"{commit}+dirty" if changed else commit
-
-
-def _archived_commit(folder: Path) -> str | None:
-    archived = (parent / ARCHIVED for parent in (folder, *folder.parents))
-    text = next((file.read_text("utf-8") for file in archived if file.is_file()), "")
-    found = re.search(r"node: ([0-9a-f]{40})", text)
-    return found[1] if found else None
 
 
 @functools.cache

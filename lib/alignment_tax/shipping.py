@@ -13,14 +13,8 @@ from pathlib import Path
 from filelock import Timeout
 from tqdm import tqdm
 
-from alignment_tax.store import (
-    META,
-    ArtifactError,
-    DamagedArtifact,
-    check_files,
-    file_digest,
-    lock_of,
-)
+from alignment_tax import store
+from alignment_tax.store import META, ArtifactError, DamagedArtifact
 
 
 def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
@@ -38,13 +32,13 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
             for folder in tqdm(folders, desc="packing", unit="stage"):
-                check_files(folder, told[folder]["describe"])
+                store.check_files(folder, told[folder]["describe"])
                 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
                     packed.write(path, path.relative_to(root).as_posix())
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-    return file_digest(file)
+    return store.file_digest(file)
 
 
 def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
@@ -62,7 +56,7 @@ def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
                 total = int(answer.headers.get("Content-Length") or 0) or None
                 with tqdm.wrapattr(answer, "read", total=total, desc="fetching") as read:
                     shutil.copyfileobj(read, target)
-        if sha256 and file_digest(file) != sha256.lower():
+        if sha256 and store.file_digest(file) != sha256.lower():
             raise ArtifactError(f"{source} has another sha256 than {sha256}. Nothing was changed.")
         try:
             with zipfile.ZipFile(file) as packed:
@@ -74,7 +68,7 @@ def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
             raise ArtifactError(f"{source} holds no stage: is it a file of `pack-runs`?")
         try:
             for folder in tqdm(folders, desc="checking", unit="stage"):
-                check_files(folder, folder.parent.name)
+                store.check_files(folder, folder.parent.name)
         except DamagedArtifact as damage:
             raise DamagedArtifact(f"{damage} Fetch it again. Nothing was changed.") from damage
         return [placed for folder in folders if (placed := _place(folder, root))]
@@ -86,7 +80,7 @@ def _place(folder: Path, root: Path) -> Path | None:
     target.parent.mkdir(exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(lock_of(target).acquire(timeout=0))
+            held.enter_context(store.lock_of(target).acquire(timeout=0))
         except Timeout:
             return None
         return None if target.exists() else folder.rename(target)

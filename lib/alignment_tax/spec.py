@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,8 +27,7 @@ NAMED = ["seed", "algorithm", "method", "strength", "alpha", "part", "rounds"]
 AVERAGE = "average"
 #: One part averaged, the others aligned.
 PART = "part"
-ADAMERGING = "adamerging"
-HMA = "hma"
+ADAMERGING, HMA = "adamerging", "hma"
 #: Ratios that are set by hand, as in the paper's proof of concept (Fig. 9).
 PATTERN = "pattern"
 
@@ -47,10 +46,6 @@ CHANGED = {KL_COEF: "ppo", LEARNING_RATE: "rsf"}
 DISTIL = "distil"
 # what may follow a remedy's word in the column method
 _AVERAGED, _IN_ROUNDS = f"+{AVERAGE}", f"_{INSIDE}"
-#: Stands for the plain run, its averages and every remedy that the preset records.
-ALL_REMEDIES = "remedies"
-#: Stands for parts and all searches for ratios that the preset records.
-ALL_PARTS = "parts"
 
 
 class Method(NamedTuple):
@@ -66,10 +61,8 @@ class Method(NamedTuple):
             return self.mix or "none"
         if self.protocol in CHANGED:
             return self.protocol
-        word = self.remedy or DISTIL
-        if self.protocol == INSIDE:
-            word += _IN_ROUNDS
-        return word + _AVERAGED if self.mix else word
+        inside = _IN_ROUNDS if self.protocol == INSIDE else ""
+        return (self.remedy or DISTIL) + inside + (_AVERAGED if self.mix else "")
 
     @classmethod
     def read(cls, text: str) -> Method:
@@ -82,10 +75,9 @@ class Method(NamedTuple):
             return cls(protocol=text)
         word = text.removesuffix(_AVERAGED)
         mix = None if word == text else AVERAGE
-        if word == DISTIL:
-            return cls(None, DISTILLED, mix)
         remedy = word.removesuffix(_IN_ROUNDS)
-        return cls(remedy, DISTILLED if remedy == word else INSIDE, mix)
+        protocol = DISTILLED if remedy == word else INSIDE
+        return cls(None if word == DISTIL else remedy, protocol, mix)
 
 
 def is_search(method: str) -> bool:
@@ -199,6 +191,13 @@ class Spec:
 
 class UnknownStage(ValueError):
     """Raised for an algorithm, round, method or text that the preset does not have."""
+
+
+def check_known(names: Iterable[str], known: Collection[str], what: str, where: str = "") -> None:
+    """Refuse a name that is not among the known ones (UnknownStage: which, and what there is)."""
+    if unknown := [name for name in names if name not in known]:
+        choice = ", ".join(known)
+        raise UnknownStage(f"There is no {what} {unknown[0]!r}{where}. Choose from: {choice}.")
 
 
 def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:

@@ -49,6 +49,13 @@ class Artifact:
     meta: dict[str, Any]
 
 
+#: What can be written as plain JSON, by name.
+Values = Mapping[str, Any]
+Parents = Mapping[str, Artifact]
+#: Writes the files of an artifact into the folder that it is given.
+Make = Callable[[Path], None]
+
+
 def plain_json(value: Any, name: str) -> Any:
     """Return `value` as plain JSON types; tuples become lists, numpy scalars Python numbers."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
@@ -80,9 +87,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def artifact_key(
-    stage: str, inputs: Mapping[str, Any], version: int, parents: Mapping[str, str]
-) -> str:
+def artifact_key(stage: str, inputs: Values, version: int, parents: Mapping[str, str]) -> str:
     """Return the key of an artifact: the sha256 of everything that determines it (see `get`)."""
     plain = plain_json(inputs, f"inputs of {stage}")
     return digest({"stage": stage, "version": version, "inputs": plain, "parents": dict(parents)})
@@ -122,7 +127,17 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> Artifact:
+def write_json(path: Path, values: Values) -> None:
+    """Write values for a reader and for `read_json`."""
+    path.write_text(json.dumps(values, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def write_meta(folder: Path, meta: Values) -> Artifact:
     """Write meta.json, which also holds the hash of its own content; return the artifact."""
     sealed = plain_json(meta, META)
     sealed["seal"] = digest(sealed)
@@ -157,7 +172,7 @@ def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, A
     return meta
 
 
-def write_manifest(folder: Path, meta: Mapping[str, Any], describe: str = "") -> Artifact:
+def write_manifest(folder: Path, meta: Values, describe: str = "") -> Artifact:
     """Seal a folder that is shipped as it is (the base model) with a meta.json.
 
     Its key is the hash of its files. Markdown is left out, so that a card can be edited.
@@ -199,29 +214,26 @@ class Store:
     def get(
         self,
         stage: str,
-        inputs: Mapping[str, Any],
-        make: Callable[[Path], None],
+        inputs: Values,
+        make: Make,
         *,
         version: int = 1,
-        parents: Mapping[str, Artifact] | None = None,
+        parents: Parents | None = None,
         describe: str = "",
         seed: int | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Values | None = None,
     ) -> Artifact:
         """Return the artifact that these inputs determine; make it if it does not exist.
 
-        `inputs` (plain JSON), `parents` and `version`, which is raised when the code of a stage
-        changes its results, determine it. `make` writes its files into the folder that it is given,
-        `describe` is for messages; `seed` and `config` are kept in meta.json for readers.
+        `inputs`, `parents` and `version`, which is raised when the code of a stage changes its
+        results, determine it. `describe` is for messages; meta.json keeps `seed` and `config`.
         """
-        parents = parents or {}
-        describe = describe or stage
+        parents, describe = parents or {}, describe or stage
         keys = {name: parent.key for name, parent in parents.items()}
         key = artifact_key(stage, inputs, version, keys)
         folder = self.folder(stage, key)
         meta = {"key": key, "stage": stage, "version": version, "describe": describe}
-        meta |= {"inputs": dict(inputs), "config": dict(config or {}), "seed": seed}
-        meta["parents"] = keys
+        meta |= {"inputs": inputs, "config": config or {}, "seed": seed, "parents": keys}
         with _explained(describe, self.root):
             if found := self._found(folder, key, describe):
                 return found
@@ -248,21 +260,13 @@ class Store:
         self._verified.add(key)
         return Artifact(folder, key, meta)
 
-    def _make(
-        self,
-        folder: Path,
-        make: Callable[[Path], None],
-        meta: Mapping[str, Any],
-        parents: Mapping[str, Artifact],
-    ) -> Artifact:
+    def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
         """Make the artifact in a temporary folder beside its place, then rename it."""
         describe = meta["describe"]
         for name, parent in parents.items():
             if not (parent.path / META).is_file():
-                raise ArtifactError(
-                    f"{describe} starts from {name!r}, which does not exist ({parent.path}). Run "
-                    "the stage that makes it first."
-                )
+                gone = f"{name!r}, which does not exist ({parent.path})"
+                raise ArtifactError(f"{describe} starts from {gone}. Make that first.")
         remove_stale(self.root, folder)
         temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
         say(f"Making {describe} ...")

@@ -24,38 +24,33 @@ def replies_table(study: Study) -> pd.DataFrame:
 
     The request is the first harmless one. Of both skills it is the first item that theta_0 and the
     average have right (talk behind it forgiven) and RSF has not, if there is one: chosen to show a
-    loss. The average is at the alpha of the preset that is nearest to `ALPHA`.
-
-    Returns:
-        Columns seed, algorithm, method, alpha, slot ("request" or one of `SLOTS`), question,
-        expected, reply; reward and gold of the replies to the request.
+    loss. The average is at the alpha of the preset that is nearest to `ALPHA`. Columns: seed,
+    algorithm, method, alpha, slot ("request" or one of `SLOTS`), question, expected, reply; reward
+    and gold of the replies to the request.
     """
     last = study.preset.rsf.rounds
     alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))
     specs = [Spec("base"), Spec("sft"), Spec("rsf", last), Spec("rsf", last, AVERAGE, alpha)]
     scored = [study.scores(spec).items for spec in specs[1:]]
-    chosen = {slot: _telling(slot, *scored) for slot in SLOTS if slot in set(scored[0]["slot"])}
-    request = _first_harmless(study)
+    chosen = {slot: [_telling(slot, *scored)] for slot in SLOTS if slot in set(scored[0]["slot"])}
+    request, length = _first_harmless(study), study.preset.rsf.max_new_tokens
     rows = []
     for spec in specs:
         model, tokenizer = study.model(spec)
         named = {"seed": study.seed, "algorithm": spec.algorithm, "method": spec.method}
         named["alpha"] = spec.alpha
-        length = study.preset.rsf.max_new_tokens
         [[reply]] = sample_replies(model, tokenizer, [request], 1, 0.0, length, 1, study.seed)
-        scores = {
-            name: float(score([request], [reply])[0])
-            for name, score in (("reward", study.rewards), ("gold", study.golds))
-        }
         asked = {"slot": "request", "question": request[-1]["content"], "expected": ""}
-        rows.append(named | asked | {"reply": reply.text} | scores)
-        answers = study.scorer.answers(model, tokenizer, {s: [n] for s, n in chosen.items()})
-        for (slot, number), said in answers.items():
+        [reward], [gold] = study.rewards([request], [reply]), study.golds([request], [reply])
+        said = {"reply": reply.text, "reward": float(reward), "gold": float(gold)}
+        rows.append(named | asked | said)
+        answers = study.scorer.answers(model, tokenizer, chosen)
+        for (slot, number), answer in answers.items():
             task = study.scorer.tasks[study.scorer.slots[slot].name]
             document = task.eval_docs[number]
             asked = {"slot": slot, "question": task.doc_to_text(document)}
-            asked["expected"] = task.doc_to_target(document)
-            rows.append(named | asked | {"reply": said})
+            asked |= {"expected": task.doc_to_target(document), "reply": answer}
+            rows.append(named | asked)
     return pd.DataFrame(rows)
 
 

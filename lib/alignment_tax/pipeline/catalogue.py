@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+from alignment_tax import spec as grammar
 from alignment_tax.merge.layout import THIRDS
 from alignment_tax.presets import Preset
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import (
-    ALL_PARTS,
-    ALL_REMEDIES,
-    AVERAGE,
-    CHANGED,
-    DISTIL,
-    DISTILLED_AVERAGE,
-    INSIDE,
-    KL_COEF,
-    LEARNING_RATE,
-    PART,
-    PATTERN,
-    Method,
-    Spec,
-    UnknownStage,
-    averaged,
-    patterns,
-    ratios_text,
-)
+from alignment_tax.spec import AVERAGE, CHANGED, DISTIL, PART, PATTERN, Method, Spec, check_known
 
 CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
+#: Stand for the plain run, its averages and every remedy that the preset records; for parts and all
+#: searches for ratios.
+ALL_REMEDIES, ALL_PARTS = "remedies", "parts"
 
 
 def methods(preset: Preset) -> list[str]:
@@ -39,24 +26,41 @@ def methods(preset: Preset) -> list[str]:
     search for ratios its grid, "pattern" the ratios of the paper's Fig. 9, "parts" all of these, of
     the algorithms that are named beside them, of rsf if none is.
     """
-    own = [name for name, _ in preset.remedies]
-    if unknown := [name for name in own if name not in REMEDIES]:
-        raise UnknownStage(
-            f"Preset {preset.name} has strengths of {unknown[0]!r} in `remedies`, and there is no "
-            f"such remedy. Choose from: {', '.join(REMEDIES)}."
-        )
-    inside = [str(Method(n, INSIDE)) for n in own if REMEDIES[n].when in ("training", "model")]
-    remedies = [*own, *map(averaged, own), *inside]
-    plain = [DISTIL, DISTILLED_AVERAGE, ALL_REMEDIES] if preset.distil else []
-    parts = [*_part_words(preset), ALL_PARTS] if preset.ratios else []
-    coefs = [name for name, values in _changed(preset).items() if values]
-    words = ["base", *preset.algorithms, AVERAGE, EARLY_STOPPING]
-    return [*words, *parts, *coefs, *plain, *remedies]
+    return list(_models(preset))
 
 
-def _changed(preset: Preset) -> dict[str, tuple[float, ...]]:
-    """Other values of a number of an algorithm that are recorded."""
-    return {KL_COEF: preset.kl_coefs if preset.ppo else (), LEARNING_RATE: preset.learning_rates}
+def _models(preset: Preset) -> dict[str, list[Spec]]:
+    """The models of every word, but of parts and searches, whose words hold none here."""
+    last, grids = preset.rsf.rounds, dict(preset.remedies)
+    check_known(grids, REMEDIES, "remedy", f", which preset {preset.name} has strengths of")
+
+    def remedied(word: str) -> list[Spec]:
+        method = Method.read(word)
+        strengths: Sequence[float | None] = grids[method.remedy] if method.remedy else [None]
+        alphas: Sequence[float | None] = preset.alphas if method.mix else [None]
+        return [Spec("rsf", last, word, a, s) for s in strengths for a in alphas]
+
+    found = {"base": [Spec("base")]}
+    for name, config in preset.algorithms.items():
+        averages = [Spec(name, config.rounds, AVERAGE, alpha) for alpha in preset.alphas]
+        found[name] = [Spec(name, r) for r in range(1, config.rounds + 1)]
+        found[name] += [] if name == CONTROL else averages
+    found |= {AVERAGE: remedied(AVERAGE), EARLY_STOPPING: found["rsf"][:last]}
+    if preset.ratios:
+        found |= {word: [] for word in (*_part_words(preset), ALL_PARTS)}
+    coefs = preset.kl_coefs if preset.ppo else ()
+    for word, values in ((grammar.KL_COEF, coefs), (grammar.LEARNING_RATE, preset.learning_rates)):
+        if values:
+            end = Spec(CHANGED[word], preset.algorithms[CHANGED[word]].rounds, word)
+            found[word] = [replace(end, strength=value) for value in values]
+    plain = [DISTIL, grammar.DISTILLED_AVERAGE]
+    if preset.distil:
+        found |= {word: remedied(word) for word in plain}
+        found[ALL_REMEDIES] = [spec for word in (*plain, *grids) for spec in remedied(word)]
+    inside = [name for name in grids if REMEDIES[name].when in ("training", "model")]
+    words = [*grids, *map(grammar.averaged, grids)]
+    words += [str(Method(name, grammar.INSIDE)) for name in inside]
+    return found | {word: remedied(word) for word in words}
 
 
 def _part_words(preset: Preset) -> list[str]:
@@ -66,48 +70,19 @@ def _part_words(preset: Preset) -> list[str]:
 
 def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
     """The models that are recorded, theta_0 always among them, each once: see `Study.specs`."""
+    models = _models(preset)
     if words is None:
-        models = [Spec("base"), Spec("sft")]
-        return models + [s for name in preset.algorithms for s in _of_word(preset, name)]
-    if unknown := [name for name in words if name not in methods(preset)]:
-        raise UnknownStage(
-            f"Preset {preset.name} records no method {unknown[0]!r}. "
-            f"Choose from: {', '.join(methods(preset))}."
-        )
+        of_algorithms = [spec for name in preset.algorithms for spec in models[name]]
+        return [Spec("base"), Spec("sft"), *of_algorithms]
+    check_known(words, models, "method", f" that preset {preset.name} records")
     parts = _part_words(preset)
     wanted = [w for name in words for w in (parts if name == ALL_PARTS else [name])]
     mixed = [name for name in wanted if name in preset.algorithms and name != CONTROL] or ["rsf"]
     chosen = [Spec("sft")]
     for word in wanted:
         of_parts = [s for name in mixed for s in _of_parts(preset, word, name)]
-        chosen += of_parts if word in parts else _of_word(preset, word)
+        chosen += of_parts if word in parts else models[word]
     return list(dict.fromkeys(chosen))
-
-
-def _of_word(preset: Preset, word: str) -> list[Spec]:
-    """The models of one word that is neither a part nor a search."""
-    if word == "base":
-        return [Spec("base")]
-    if word in preset.algorithms:
-        end = preset.algorithms[word].rounds
-        rounds = [Spec(word, r) for r in range(1, end + 1)]
-        averages = [Spec(word, end, AVERAGE, alpha) for alpha in preset.alphas]
-        return rounds if word == CONTROL else rounds + averages
-    last = preset.rsf.rounds
-    if word == EARLY_STOPPING:
-        return [Spec("rsf", r) for r in range(1, last + 1)]
-    if word in CHANGED:
-        owner, values = CHANGED[word], _changed(preset)[word]
-        end = preset.algorithms[owner].rounds
-        return [Spec(owner, end, word, strength=value) for value in values]
-    grids = dict(preset.remedies)
-    if word == ALL_REMEDIES:
-        every = [DISTIL, DISTILLED_AVERAGE, *grids]
-        return [spec for each in every for spec in _of_word(preset, each)]
-    found = Method.read(word)
-    strengths: Sequence[float | None] = [None] if found.remedy is None else grids[found.remedy]
-    alphas: Sequence[float | None] = preset.alphas if found.mix else [None]
-    return [Spec("rsf", last, word, a, s) for s in strengths for a in alphas]
 
 
 def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
@@ -118,8 +93,8 @@ def _of_parts(preset: Preset, word: str, algorithm: str) -> list[Spec]:
         # as the paper's Fig. 13: of other algorithms than RSF the thirds alone
         chosen = [g for g in preset.ratios.parts if algorithm == "rsf" or g[0] in THIRDS]
     elif word == PATTERN:
-        every = [ratios for of_start in (False, True) for ratios in patterns(of_start)]
-        chosen = [(ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
+        every = [*grammar.patterns(of_start=False), *grammar.patterns(of_start=True)]
+        chosen = [(grammar.ratios_text(each), (math.fsum(each) / len(each),)) for each in every]
     else:
         own = [grid for grid in preset.ratios.grids if grid[0] == word]
         chosen = [(f"K={blocks}", alphas) for _, blocks, alphas in own]

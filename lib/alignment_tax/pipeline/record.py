@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +24,11 @@ from alignment_tax.pipeline import catalogue
 from alignment_tax.pipeline.asked import replies_table
 from alignment_tax.pipeline.recorded_only import LeftOut
 from alignment_tax.pipeline.stages import base
-from alignment_tax.pipeline.stages.run import read_json
 from alignment_tax.pipeline.stages.scores import check_theta_0
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import Preset
 from alignment_tax.provenance import provenance
 from alignment_tax.results.recorded import (
-    IDENTITY,
     RecordError,
     other_start,
     read_calls,
@@ -39,8 +37,8 @@ from alignment_tax.results.recorded import (
     write_tables,
 )
 from alignment_tax.skills import SkillScores
-from alignment_tax.spec import COLUMNS, Spec, has_forward_kl
-from alignment_tax.store import Artifact, Store, say
+from alignment_tax.spec import COLUMNS, NAMED, Spec, has_forward_kl
+from alignment_tax.store import Artifact, Make, Parents, Store, Values, read_json, say
 
 #: Most models that one process takes at a time.
 PORTION = 4
@@ -69,11 +67,17 @@ def record(
     folder = settings.results_folder() / first.preset.name
     settings.writable(folder, "Results are kept in the checkout: record in one of your own.")
     calls = [] if methods is None else read_calls(folder)
+    stored = read_table(folder / "points.csv")
     if methods is None:
-        _warn_of_lost_rows(folder, first)
+        own = {spec.method for spec in first.specs()}
+        if lost := ", ".join(sorted({*stored.get("method", ())} - own)):
+            say(
+                f"This recording replaces the tables in {folder}, and their rows of {lost} with "
+                "them. Add these again afterwards, with --methods."
+            )
     else:
         for seed in seeds:
-            check_same_start(read_table(folder / "points.csv"), Study(preset, seed))
+            check_same_start(stored, Study(preset, seed))
     if (jobs := min(jobs, os.cpu_count() or 1)) > 1 or scheduler:
         run_side_by_side(preset, seeds, jobs, methods, scheduler)
     added = [] if methods is None else ["--methods", *methods]
@@ -82,16 +86,10 @@ def record(
         study = Study(preset, seed)
         check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
-        entry = {
-            **provenance(),
-            "command": " ".join(words),
-            "preset": presets.as_dict(study.preset),
-            "seeds": seeds[:number],
-            "methods": None if methods is None else list(methods),
-            "base": study.base.key,
-            "jobs": jobs,
-            "seconds_of_this_call": round(time.perf_counter() - started, 1),
-        }
+        entry = {**provenance(), "command": " ".join(words)}
+        entry |= {"preset": presets.as_dict(study.preset), "seeds": seeds[:number]}
+        entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
+        entry |= {"jobs": jobs, "seconds_of_this_call": round(time.perf_counter() - started, 1)}
         if methods is None:
             entry["seconds_of_stages_last_seed"] = _stage_seconds(study)
         write_calls(folder, [*calls, entry])
@@ -117,32 +115,17 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
         )
 
 
-def _warn_of_lost_rows(folder: Path, study: Study) -> None:
-    """Say which methods a recording into new tables will drop."""
-    points = read_table(folder / "points.csv")
-    stored = set() if points.empty else set(points["method"])
-    if lost := sorted(stored - {spec.method for spec in study.specs()}):
-        say(
-            f"This recording replaces the tables in {folder}, and their rows of {', '.join(lost)} "
-            "with them. Add these again afterwards, with --methods."
-        )
-
-
 # --- what is written of a seed --------------------------------------------------------------------
 
 
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
     """Write a seed's rows into every table; `fresh` drops all that the tables hold."""
     specs = study.specs(methods)
-    points = study.points(specs)
-    costs = [
-        {**_named(study, spec), **cost} for spec in specs if (cost := study.cost(spec)) is not None
-    ]
-    used = {spec.algorithm for spec in specs}
+    points, used = study.points(specs), {spec.algorithm for spec in specs}
     tables = {
         "points": points,
         "rounds": rounds_table(study, [name for name in study.preset.algorithms if name in used]),
-        "costs": pd.DataFrame(costs),
+        "costs": _rows(study, specs, study.cost),
         "kl": forward_kls(study, specs),
         "replies": replies_table(study) if study.end() in specs else pd.DataFrame(),
     }
@@ -153,8 +136,7 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
 def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
     """Every item of some scored models of a study, in small types."""
     rows = []
-    for spec in specs:
-        artifact = study.evaluate(spec)
+    for artifact in map(study.evaluate, specs):
         table = SkillScores.load(artifact.path).items.drop(columns="fingerprint")
         numbers = table.select_dtypes("number").columns.difference(["item"])
         small = table.astype(dict.fromkeys(numbers, "float32"))
@@ -165,15 +147,19 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
 
 def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
     """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
-    rows = []
-    for spec in filter(has_forward_kl, specs):
-        found = read_json(study.forward_kl(spec).path / "kl.json")
-        rows.append({**_named(study, spec), "forward_kl": found["forward_kl"]})
-    return pd.DataFrame(rows)
+
+    def measured(spec: Spec) -> dict[str, Any]:
+        return {"forward_kl": read_json(study.forward_kl(spec).path / "kl.json")["forward_kl"]}
+
+    return _rows(study, filter(has_forward_kl, specs), measured)
 
 
-def _named(study: Study, spec: Spec) -> dict[str, Any]:
-    return {name: value for name, value in study.point(spec).items() if name in IDENTITY}
+def _rows(
+    study: Study, specs: Iterable[Spec], values: Callable[[Spec], dict[str, Any] | None]
+) -> pd.DataFrame:
+    """One row for each model that has these values: what names it, and they."""
+    found = [(study.point(spec), own) for spec in specs if (own := values(spec)) is not None]
+    return pd.DataFrame([{n: point[n] for n in NAMED} | own for point, own in found])
 
 
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
@@ -223,7 +209,7 @@ class Finished(Store):
     They say whether a machine repeats the recording, also where no chapter asks for them.
     """
 
-    def _make(self, folder: Path, make: Any, meta: Mapping[str, Any], parents: Any) -> Artifact:
+    def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
         keys = meta["parents"]
         if meta["stage"] == "scores" and keys["policy"] == keys["reference"]:
             return super()._make(folder, make, meta, parents)
@@ -256,8 +242,7 @@ def run_side_by_side(
     With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when
     the others have ended; what they made is kept.
     """
-    context = multiprocessing.get_context("spawn")
-    first = Study(preset, seeds[0])
+    context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
     if scheduler:
@@ -309,17 +294,6 @@ def portions(
     return [(seed, group) for part in order for seed in seeds for group in part]
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 #: The study of a process, which keeps its scorer from one portion to the next.
 _study = lru_cache(maxsize=1)(Study)
 
@@ -327,19 +301,17 @@ _study = lru_cache(maxsize=1)(Study)
 def _run_some(
     preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str] | None = None
 ) -> None:
-    """Evaluate models of a seed; report each, if it is asked for.
-
-    The number of threads decides the last digits of training, not of scores, which would be slower.
-    """
+    """Evaluate models of a seed; report each, if it is asked for."""
     study = _study(preset, seed)
-    if Spec("sft") in specs:
-        with one_thread():
-            check_theta_0(study)
     for spec in specs:
+        # threads decide the last digits of training, not of scores, which would be slower
+        torch.set_num_threads(study.preset.threads)
         study.artifact(spec)
-        with one_thread():
-            study.evaluate(spec)
-            if has_forward_kl(spec):
-                study.forward_kl(spec)
+        torch.set_num_threads(1)
+        if spec == Spec("sft"):
+            check_theta_0(study)
+        study.evaluate(spec)
+        if has_forward_kl(spec):
+            study.forward_kl(spec)
         if finished is not None:
             finished.put(f"last: seed {seed}, {spec}")

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from alignment_tax import presets
 from alignment_tax.pipeline import catalogue, stages
 from alignment_tax.pipeline.recorded_only import RecordedStore
-from alignment_tax.pipeline.stages.run import Loaded, Run, read_json
+from alignment_tax.pipeline.stages.run import Loaded, Run
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
-from alignment_tax.store import Artifact, Store
+from alignment_tax.store import Artifact, Store, read_json
 
 
 class Study(Run):
@@ -85,11 +85,9 @@ class Study(Run):
             return self.store.row(spec)
         spec = stages.ratios.resolved(self, spec)
         artifact = self.evaluate(spec)
-        values = read_json(artifact.path / "point.json")
-        row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {k: v for k, v in values.items() if k in COLUMNS}
-        row |= {"study": self.preset.name, "seed": self.seed, "n_items": int(values["n_items"])}
-        return row | spec.row | {"key": artifact.key[:16]}
+        values = read_json(artifact.path / "point.json") | spec.row
+        values |= {"study": self.preset.name, "seed": self.seed, "key": artifact.key[:16]}
+        return {name: values.get(name) for name in COLUMNS} | {"n_items": int(values["n_items"])}
 
     def points(self, specs: list[Spec] | None = None) -> pd.DataFrame:
         """The table of points of this study: one row per model, columns COLUMNS."""
@@ -101,10 +99,8 @@ class Study(Run):
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
         """The models that are recorded, theta_0 always among them, each once.
 
-        `methods` are words of `catalogue.methods`; None: the base and all algorithms.
-
-        Raises:
-            UnknownStage, ValueError, MergeError: an unknown word; parts that make no sense.
+        `methods` are words of `catalogue.methods`; None: the base and all algorithms. UnknownStage,
+        ValueError, MergeError: an unknown word; parts that make no sense.
         """
         found = catalogue.specs(self.preset, methods)
         for spec in found:

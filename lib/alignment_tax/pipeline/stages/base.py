@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax import models, presets, settings
 from alignment_tax.mitigate.replay import tiny_documents
 from alignment_tax.models import AnyReply, RewardModel, load_reward_model
-from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
+from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
 from alignment_tax.presets import RewardConfig
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
@@ -21,11 +24,8 @@ from alignment_tax.train.sample import Reply, sample_replies, sampling
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt
 
-BASE, START = Spec("base"), Spec("sft")
 
-
-@stage("base")
-def base(run: Run, spec: Spec = BASE) -> Artifact:
+def base(run: Run, spec: Spec | None = None) -> Artifact:
     """The pretrained model: shipped for the tiny world, downloaded or unpacked otherwise."""
     model = run.preset.model
     if run.preset.world == "tiny":
@@ -42,8 +42,7 @@ def base(run: Run, spec: Spec = BASE) -> Artifact:
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
 
 
-@stage("sft")
-def sft(run: Run, spec: Spec = START) -> Artifact:
+def sft(run: Run, spec: Spec | None = None) -> Artifact:
     """theta_0: the base finetuned on demonstrations, where RLHF starts and tax is zero."""
     config, start = run.preset.sft, base(run)
 
@@ -88,12 +87,8 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
         kinds = list(held_out["kind"]) if "kind" in held_out.column_names else "real"
         pairs = pd.DataFrame({"kind": kinds, "margin": margin})
         pairs.to_parquet(folder / "held_out.parquet", index=False)
-        stats = {
-            "used": trained.used,
-            "dropped": trained.dropped,
-            "held_out_pairs": len(margin),
-            "pair_accuracy": accuracy(margin),
-        }
+        stats: dict[str, Any] = {"used": trained.used, "dropped": trained.dropped}
+        stats |= {"held_out_pairs": len(margin), "pair_accuracy": accuracy(margin)}
         keep_training(folder, trained.log, stats)
         models.save_policy(trained.model, tokenizer, folder / "model")
 
@@ -101,16 +96,16 @@ def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -
     return run.once((name,), lambda: run.get("reward", inputs, make, {"sft": start}, name))
 
 
-def reward_model(run: Run) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+def reward_model(run: Run) -> tuple[RewardModel, Tokenizer]:
     """Load the reward model and its tokenizer, anew each time."""
     return load_reward_model(reward(run).path / "model")
 
 
 def rewards(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward model's score of each reply, shape (n,)."""
-    model, tokenizer = run.once("reward model", lambda: reward_model(run))
+    loaded = run.once("reward model", partial(reward_model, run))
     length = run.preset.reward.max_length
-    return models.score_replies(model, tokenizer, prompts, replies, run.batch, length)
+    return models.score_replies(*loaded, prompts, replies, run.batch, length)
 
 
 def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
@@ -121,17 +116,12 @@ def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.nd
     artifact, config = judge(run), run.preset.judge
     if artifact is None or config is None:
         raise ValueError(f"Preset {run.preset.name} has neither a gold reward nor a judge.")
-    folder = artifact.path / "model"
-    model, tokenizer = run.once("judge", lambda: load_reward_model(folder))
-    return models.score_replies(model, tokenizer, prompts, replies, run.batch, config.max_length)
+    loaded = run.once("judge", partial(load_reward_model, artifact.path / "model"))
+    return models.score_replies(*loaded, prompts, replies, run.batch, config.max_length)
 
 
 def draw_replies(
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[Prompt],
-    n: int,
+    run: Run, model: PreTrainedModel, tokenizer: Tokenizer, prompts: list[Prompt], n: int
 ) -> list[list[Reply]]:
     """Sample n replies to each prompt, with the same random numbers for every model."""
     return sample_replies(model, tokenizer, prompts, n, seed=run.seed, **sampling(run.preset.rsf))

@@ -13,29 +13,20 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets
+from alignment_tax import spec as grammar
 from alignment_tax.merge import layout, parts, search
+from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.remedies import replay_documents
-from alignment_tax.pipeline.stages.run import STAGES, Loaded, Run, Stage, trained
+from alignment_tax.pipeline.stages.run import STAGES, Loaded, Run, trained
 from alignment_tax.presets import RatioConfig
 from alignment_tax.skills import FAMILIES
-from alignment_tax.spec import (
-    ADAMERGING,
-    AVERAGE,
-    HMA,
-    Spec,
-    UnknownStage,
-    blocks_to_find,
-    has_ratios,
-    ratios_in,
-    ratios_text,
-)
+from alignment_tax.spec import ADAMERGING, AVERAGE, HMA, Spec, UnknownStage
 from alignment_tax.store import Artifact, digest
 from alignment_tax.train.loop import encode, encode_text
 from alignment_tax.train.rsf import draw_samples, short_prompts
-from alignment_tax.train.sample import kept_replies
 from alignment_tax.world import tiny
 from alignment_tax.world.corpus import Document
 
@@ -51,8 +42,8 @@ def part_ratios(spec: Spec, partition: layout.Partition) -> dict[str, float]:
     """The ratio of every part of a model that a spec with parts names (see `merge.parts`)."""
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
-    if has_ratios(spec):
-        blocks, fixed = ratios_in(spec)
+    if grammar.has_ratios(spec):
+        blocks, fixed = grammar.ratios_in(spec)
         return layout.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
     return parts.one_part(partition, spec.part, spec.alpha)
 
@@ -65,39 +56,25 @@ def _cut(run: Run, blocks: int) -> layout.Partition:
 
 def _blocks(spec: Spec) -> int:
     """Into how many blocks a mixture cuts the layers."""
-    return len(ratios_in(spec)[0]) if has_ratios(spec) else len(layout.THIRDS)
+    return len(grammar.ratios_in(spec)[0]) if grammar.has_ratios(spec) else len(layout.THIRDS)
 
 
 def check_mixture(run: Run, spec: Spec) -> None:
     """Refuse an alpha, a part, ratios or a search that makes no sense."""
     if spec.alpha is None and spec.method != AVERAGE:
         raise ValueError(f"{spec.method!r} needs alpha, the weight of the aligned model.")
-    layout.check_alpha(1.0 if spec.alpha is None else spec.alpha)
-    if (blocks := blocks_to_find(spec)) is not None:
-        _check_search(run, spec.method, blocks, spec.alpha or 0.0)
+    layout.check_alpha(alpha := 1.0 if spec.alpha is None else spec.alpha)
+    if (blocks := grammar.blocks_to_find(spec)) is not None:
+        # what would fail after its models are trained
+        grammar.check_known([spec.method], search.SEARCHES, "search")
+        _cut(run, blocks)
+        search.check_search(spec.method, blocks, alpha, numbers(run))
+        if spec.method == ADAMERGING and run.preset.world != "tiny":
+            raise UnknownStage("AdaMerging takes labelled items of the tiny world alone so far.")
+        kept_documents(run, spec.method)
     elif spec.mix != AVERAGE:
         part_ratios(spec, _cut(run, _blocks(spec)))
     STAGES[spec.protocol].check(run, spec.end)
-
-
-# a mixture has no files of its own: its aligned end has
-STAGES["mixture"] = Stage(check_mixture, lambda run, spec: trained(run, spec.end))
-
-
-def _check_method(method: str) -> None:
-    if method not in search.SEARCHES:
-        known = ", ".join(search.SEARCHES)
-        raise UnknownStage(f"There is no search {method!r} for ratios. Known: {known}.")
-
-
-def _check_search(run: Run, method: str, blocks: int, alpha: float) -> None:
-    """Refuse a search that does not exist, or that would fail after its models are trained."""
-    _check_method(method)
-    _cut(run, blocks)
-    search.check_search(method, blocks, alpha, numbers(run))
-    if method == ADAMERGING and run.preset.world != "tiny":
-        raise UnknownStage("AdaMerging takes labelled items of the tiny world alone so far.")
-    kept_documents(run, method)
 
 
 def best_replies(run: Run, end: Spec | None = None) -> Artifact:
@@ -115,12 +92,9 @@ def best_replies(run: Run, end: Spec | None = None) -> Artifact:
         samples["prompt"] = [json.dumps(prompt) for prompt in samples["prompt"]]
         samples.to_parquet(folder / "samples.parquet", index=False)
 
-    inputs = {
-        "prompts": config.prompts,
-        "n": config.n,
-        "sampling": [rsf.temperature, rsf.max_new_tokens, rsf.max_prompt_length],
-        "batch": [run.batch, rsf.sampling_batch],
-    }
+    inputs: dict[str, Any] = {"prompts": config.prompts, "n": config.n}
+    inputs["sampling"] = [rsf.temperature, rsf.max_new_tokens, rsf.max_prompt_length]
+    inputs["batch"] = [run.batch, rsf.sampling_batch]
     parents = {"policy": policy, "reward": base.reward(run)}
     return run.get("best_replies", inputs, make, parents, f"the best replies of {end.algorithm}")
 
@@ -128,14 +102,10 @@ def best_replies(run: Run, end: Spec | None = None) -> Artifact:
 def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.Data:
     """What a search for the ratios of an aligned end looks at: see `merge.search.Data`."""
     config, rsf = numbers(run), run.preset.rsf
-    _, tokenizer = base.theta_0(run)
-    room = rsf.max_prompt_length + rsf.max_new_tokens
+    (_, tokenizer), room = base.theta_0(run), rsf.max_prompt_length + rsf.max_new_tokens
     samples = pd.read_parquet(best_replies(run, end).path / "samples.parquet")
-    best = samples[samples["chosen"]]
-    replies = [
-        encode(tokenizer, json.loads(prompt), reply, room)
-        for prompt, reply in zip(best["prompt"], kept_replies(best), strict=True)
-    ]
+    best = best_of_n([samples.assign(prompt=samples["prompt"].map(json.loads))])
+    replies = [encode(tokenizer, prompt, reply, room) for prompt, reply in best]
     texts: Sequence[Sequence[int]] = ()
     if documents := kept_documents(run, method):
         check_disjoint(documents, tiny_reported())
@@ -163,8 +133,8 @@ def kept_documents(run: Run, method: str) -> list[Document]:
 
 def kept_text(document: Document) -> str:
     """Return a document as one text that the base model was trained on: with its first branch."""
-    branch = document.branches[0] if document.branches else ()
-    return " ".join(text for text, _ in (*document.pieces, *branch))
+    pieces = [*document.pieces, *(document.branches or [()])[0]]
+    return " ".join(text for text, _ in pieces)
 
 
 @cache
@@ -177,10 +147,10 @@ def _labelled_items(count: int) -> tuple[tuple[str, str], ...]:
 def found_by(run: Run, spec: Spec) -> search.Found:
     """The ratios of K blocks, of mean alpha, that a search finds (see `merge.search`)."""
     check_mixture(run, spec)
-    config, blocks, alpha, method = numbers(run), blocks_to_find(spec), spec.alpha, spec.method
+    config, end, method = numbers(run), spec.end, spec.method
+    blocks, alpha = grammar.blocks_to_find(spec), spec.alpha
     assert blocks is not None  # of a search
     assert alpha is not None  # it would be refused
-    end = spec.end
 
     def make(folder: Path) -> None:
         model, _, mixture = mixture_of(run, blocks, end)
@@ -205,17 +175,17 @@ def found(
     run: Run, method: str, blocks: int, alpha: float, end: Spec | None = None
 ) -> search.Found:
     """The ratios that a search finds (UnknownStage, MergeError: what cannot work, at once)."""
-    _check_method(method)
-    wanted: dict[str, Any] = {"method": method, "alpha": alpha, "part": f"K={blocks}"}
-    return found_by(run, dataclasses.replace(end or run.end(), **wanted))
+    grammar.check_known([method], search.SEARCHES, "search")
+    chosen = dataclasses.replace(end or run.end(), method=method, alpha=alpha, part=f"K={blocks}")
+    return found_by(run, chosen)
 
 
 def resolved(run: Run, spec: Spec) -> Spec:
     """Return a spec with the ratios that its search finds, where it leaves them open."""
-    if blocks_to_find(spec) is None:
+    if grammar.blocks_to_find(spec) is None:
         return spec
     found = found_by(run, spec)
-    text = ratios_text(found.blocks, found.fixed)
+    text = grammar.ratios_text(found.blocks, found.fixed)
     assert spec.alpha is not None  # it would be refused
     # the mean of the ratios misses alpha by a rounding error, where it does not by more
     exact = abs(found.alpha - spec.alpha) <= layout.TOLERANCE
@@ -233,10 +203,9 @@ def mixture_of(
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
-    """The model that a spec names, and its tokenizer; a mixture is valid until the next one.
+    """The model that a spec names, and its tokenizer (or the errors of `trained`).
 
-    Raises:
-        UnknownStage, ValueError, MergeError: see `trained`.
+    A mixture is valid until the next one.
     """
     spec = resolved(run, spec)
     artifact = trained(run, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +16,45 @@ from alignment_tax.mitigate.base import Example
 from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
 from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base
-from alignment_tax.pipeline.stages.run import (
-    STAGES,
-    Run,
-    keep_training,
-    read_json,
-    stage,
-    trained,
-    write_json,
-)
+from alignment_tax.pipeline.stages.run import Run, keep_training, trained
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, ROUNDS, Spec, UnknownStage
-from alignment_tax.store import Artifact, digest
+from alignment_tax.spec import DISTIL, DISTILLED, INSIDE, Spec, UnknownStage, check_known
+from alignment_tax.store import Artifact, digest, read_json, write_json
 from alignment_tax.world.corpus import Document
 
 
 def wanted(spec: Spec) -> dict[str, float]:
     """The remedy and the strength that a spec names, none for the plain run."""
     if spec.algorithm != "rsf":
-        raise UnknownStage(
-            f"{spec.method!r} of {spec.algorithm}: remedies work on the samples of rsf."
-        )
+        raise UnknownStage(f"{spec.method!r}: remedies work on the samples of rsf alone.")
     if spec.remedy is None:
         if spec.strength is not None:
             raise ValueError(f"{DISTIL} has no remedy: it has no strength={spec.strength}.")
         return {}
-    _check_names([spec.remedy])
+    check_known([spec.remedy], [DISTIL, *REMEDIES], "method")
     if spec.strength is None:
-        needed = REMEDIES[spec.remedy].describe
-        raise ValueError(f"{spec.remedy!r} needs a strength: {needed}.")
+        raise ValueError(f"{spec.remedy!r} needs a strength: {REMEDIES[spec.remedy].describe}.")
     return {spec.remedy: spec.strength}
 
 
-def _check_names(names: Iterable[str]) -> None:
-    if unknown := [name for name in names if name not in REMEDIES]:
-        known = ", ".join([DISTIL, *REMEDIES])
-        raise UnknownStage(f"There is no method {unknown[0]!r}. Known remedies: {known}.")
-
-
 def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
-    """Refuse what would be refused after hours of RSF, before anything is trained for it.
-
-    The base model has the shapes of theta_0, and the pool is at most as long as assumed here.
-    """
-    _check_names(remedies)
-    STAGES[ROUNDS].check(run, Spec("rsf", rounds))
+    """Refuse what would be refused after hours of RSF, before anything is trained for it."""
+    check_known(remedies, REMEDIES, "remedy")
+    run.end("rsf", rounds)
     if run.preset.distil is None:
         raise UnknownStage(f"Preset {run.preset.name} trains no remedies: set its `distil`.")
     if remedies:
+        # the base has the shapes of theta_0, and the pool is at most as long
         longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
         assumed = Setting(*run.load(base.base(run)), longest, run.preset.distil, run.seed)
         treatments(with_texts(run, assumed, remedies), remedies)
 
 
-@stage(DISTILLED, lambda run, spec: check(run, wanted(spec), spec.rounds))
+def check_distilled(run: Run, spec: Spec) -> None:
+    """Refuse what `check` does of a spec."""
+    check(run, wanted(spec), spec.rounds)
+
+
 def distilled(run: Run, spec: Spec) -> Artifact:
     """The policy under one remedy, or none."""
     return _combined(run, wanted(spec), spec.rounds)
@@ -167,11 +152,11 @@ def setting(run: Run, remedies: Collection[str], rounds: int) -> Setting:
     """What remedies start from; one for all of them, so that theta_0 reads the pool once."""
     config = run.preset.distil
     assert config is not None  # check has refused it
-    start = base.sft(run)
-    made = run.once(
-        "setting", lambda: Setting(*run.load(start), pool(run, rounds), config, run.seed), rounds
-    )
-    return with_texts(run, made, remedies)
+
+    def make() -> Setting:
+        return Setting(*run.load(base.sft(run)), pool(run, rounds), config, run.seed)
+
+    return with_texts(run, run.once("setting", make, rounds), remedies)
 
 
 def pool(run: Run, rounds: int | None = None) -> list[Example]:
@@ -182,23 +167,18 @@ def pool(run: Run, rounds: int | None = None) -> list[Example]:
 
 
 def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]:
-    """Pretraining text to replay, with or without the formats of the skills that are scored.
-
-    Raises:
-        UnknownStage: the preset has none.
-    """
+    """Pretraining text to replay, with or without the scored formats (UnknownStage: none)."""
     n = run.preset.replay_documents
     if run.preset.world != "tiny" or n == 0:
         raise UnknownStage(
-            f"Preset {run.preset.name} has no pretraining text to replay: so far only presets of "
-            "the tiny world do. Choose another remedy than replay."
+            f"Preset {run.preset.name} has no pretraining text to replay: only presets of the tiny "
+            "world do so far. Choose another remedy."
         )
     slot = ("documents", evaluated_formats)
     return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
 
 
 def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
-    """The pretraining text that these remedies use, if any."""
     used = sorted({text for name in remedies if (text := REMEDIES[name].texts)})
     return {text: replay_documents(run, text == "replay") for text in used}
 
@@ -235,5 +215,5 @@ def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
 
 def _together(costs: list[dict[str, Any]]) -> dict[str, Any]:
     peaks = [cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"] is not None]
-    steps, seconds = (sum(cost[name] for cost in costs) for name in ("steps", "seconds"))
-    return {"steps": steps, "seconds": seconds, "peak_memory_mb": max(peaks, default=None)}
+    sums = {name: sum(cost[name] for cost in costs) for name in ("steps", "seconds")}
+    return {**sums, "peak_memory_mb": max(peaks, default=None)}

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
 from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies
-from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training, stage
+from alignment_tax.pipeline.stages.run import STAGES, Run, keep_training
 from alignment_tax.presets import AlgorithmConfig
-from alignment_tax.spec import CHANGED, INSIDE, KL_COEF, LEARNING_RATE, ROUNDS, Spec, UnknownStage
+from alignment_tax.spec import CHANGED, Spec, UnknownStage
 from alignment_tax.store import Artifact
 from alignment_tax.train.algorithms import run_round
 from alignment_tax.train.loop import Extra
@@ -26,20 +26,18 @@ from alignment_tax.train.rsf import rsf_round
 from alignment_tax.world.base import Prompt
 
 
-def check_round(run: Run, spec: Spec) -> None:
-    """Refuse an algorithm that the preset does not have, and more rounds than it has."""
-    last = run.algorithm(spec.algorithm).rounds
-    if not 1 <= spec.rounds <= last:
-        raise UnknownStage(
-            f"There is no {spec.algorithm} round {spec.rounds} in preset {run.preset.name}: its "
-            f"rounds are 1 to {last}."
-        )
-
-
-@stage(ROUNDS, check_round)
 def rounds(run: Run, spec: Spec) -> Artifact:
-    """The policy after a round of RLHF; each round is an artifact, so a run resumes."""
-    return _round_of(run, spec, run.algorithm(spec.algorithm))
+    """The policy after a round of RLHF; each round is an artifact, so a run resumes.
+
+    It may have another weight of PPO's KL penalty (paper, Fig. 8), or size of RSF's steps.
+    """
+    algorithm, config = spec.algorithm, run.algorithm(spec.algorithm)
+    if spec.protocol in CHANGED:
+        other: dict[str, Any] = {spec.protocol: spec.strength}
+        config = dataclasses.replace(config, **other)
+    name = f"{algorithm} round {spec.rounds} of {config.rounds}"
+    work = partial(run_round, algorithm, config)
+    return _round(run, spec, algorithm, name, config, {"algorithm": algorithm}, work)
 
 
 def check_changed(run: Run, spec: Spec) -> None:
@@ -50,43 +48,7 @@ def check_changed(run: Run, spec: Spec) -> None:
             f"{spec.protocol!r} is a method of {owner} alone and needs a strength of 0 or more, "
             f"the number itself; got {spec.strength} of {spec.algorithm}."
         )
-    check_round(run, spec)
-
-
-@stage(KL_COEF, check_changed)
-@stage(LEARNING_RATE, check_changed)
-def changed(run: Run, spec: Spec) -> Artifact:
-    """A round with another weight of PPO's KL penalty (paper, Fig. 8), or size of RSF's steps."""
-    config = run.algorithm(spec.algorithm)
-    other: dict[str, Any] = {spec.protocol: spec.strength}
-    return _round_of(run, spec, dataclasses.replace(config, **other))
-
-
-def _round_of(run: Run, spec: Spec, config: AlgorithmConfig) -> Artifact:
-    """A round of an algorithm under any numbers, after the rounds before it."""
-    number, algorithm = spec.rounds, spec.algorithm
-    before = _round_of(run, _previous(spec), config) if number > 1 else None
-
-    def train(folder: Path, policy: Loaded, theta_0: PreTrainedModel) -> RoundResult:
-        start = Start(
-            policy=policy[0],
-            theta_0=theta_0,
-            tokenizer=policy[1],
-            reward_fn=partial(base.rewards, run),
-            gold_fn=partial(base.golds, run),
-            reward_model=base.reward_model(run),
-            world=run.world,
-            prompts=round_prompts(run, number, algorithm),
-            seed=run.seed,
-            number=number,
-            before=None if before is None else before.path,
-            folder=folder,
-        )
-        return run_round(algorithm, config, start)
-
-    name = f"{algorithm} round {number} of {config.rounds}"
-    inputs = {"algorithm": algorithm, **_numbers(config, number)}
-    return _kept(run, algorithm, name, before, train, inputs)
+    run.end(spec.algorithm, spec.rounds)
 
 
 def check_inside(run: Run, spec: Spec) -> None:
@@ -101,70 +63,69 @@ def check_inside(run: Run, spec: Spec) -> None:
     remedies.check(run, wanted, spec.rounds)
 
 
-@stage(INSIDE, check_inside)
 def inside_rounds(run: Run, spec: Spec) -> Artifact:
     """The policy after a round of RSF with a remedy inside each: the paper's other protocol.
 
     L1, L2, KD and KL pull to theta_0 in every round, LoRA is merged at the end of each.
     """
-    number, config, wanted = spec.rounds, run.preset.rsf, remedies.wanted(spec)
-    before = inside_rounds(run, _previous(spec)) if number > 1 else None
+    config, wanted = run.preset.rsf, remedies.wanted(spec)
 
-    def train(folder: Path, policy: Loaded, theta_0: PreTrainedModel) -> RoundResult:
-        seed, tokenizer = round_seed(run.seed, number), policy[1]
-        like_rsf = Setting(theta_0, tokenizer, (), DistilConfig.like(config), seed)
+    def work(start: Start) -> RoundResult:
+        seed = round_seed(start.seed, start.number)
+        like_rsf = Setting(start.theta_0, start.tokenizer, (), DistilConfig.like(config), seed)
         chosen = treatments(remedies.with_texts(run, like_rsf, wanted), wanted)
         factor = math.prod(treatment.learning_rate_factor for treatment in chosen)
         faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
-        rewards, prompts = partial(base.rewards, run), round_prompts(run, number)
+        given = start.tokenizer, start.reward_fn, start.prompts, faster, seed
 
-        def work(model: PreTrainedModel, extras: Sequence[Extra]) -> RoundResult:
-            return rsf_round(model, tokenizer, rewards, prompts, faster, seed, extras=extras)
+        def train(model: PreTrainedModel, extras: Sequence[Extra]) -> RoundResult:
+            return rsf_round(model, *given, extras=extras)
 
-        (outcome, result), seconds, memory = measured(lambda: treat(policy[0], chosen, work))
+        (outcome, result), seconds, memory = measured(lambda: treat(start.policy, chosen, train))
         stats = result.stats | remedies.cost_of(len(result.log), seconds, memory)
         return dataclasses.replace(result, policy=outcome, stats=stats)
 
     ((remedy, strength),) = wanted.items()
-    name = f"rsf round {number} of {config.rounds} with {remedy} {strength:g}"
-    inputs = {"remedy": [remedy, strength], **_numbers(config, number)}
-    inputs |= remedies.texts_inputs(run, wanted)
-    return _kept(run, "rsf_remedied", name, before, train, inputs)
+    name = f"rsf round {spec.rounds} of {config.rounds} with {remedy} {strength:g}"
+    inputs = {"remedy": [remedy, strength], **remedies.texts_inputs(run, wanted)}
+    return _round(run, spec, "rsf_remedied", name, config, inputs, work)
 
 
-def _previous(spec: Spec) -> Spec:
-    return dataclasses.replace(spec, rounds=spec.rounds - 1)
-
-
-def _numbers(config: AlgorithmConfig, number: int) -> dict[str, Any]:
-    """What determines a round; the number of rounds does not: a run goes on from a shorter one."""
-    return {"config": {**dataclasses.asdict(config), "rounds": None}, "round": number}
-
-
-def _kept(
+def _round(
     run: Run,
+    spec: Spec,
     stage: str,
     name: str,
-    before: Artifact | None,
-    train: Callable[[Path, Loaded, PreTrainedModel], RoundResult],
+    config: AlgorithmConfig,
     inputs: dict[str, Any],
+    work: Callable[[Start], RoundResult],
 ) -> Artifact:
-    """The artifact of a round: samples with their gold reward, log, stats, policy."""
-    theta_0 = base.sft(run)
+    """The artifact of a round, after those before it: samples with gold reward, log, policy."""
+    number, theta_0, before = spec.rounds, base.sft(run), None
+    if number > 1:
+        before = STAGES[spec.protocol].get(run, dataclasses.replace(spec, rounds=number - 1))
     parent = before or theta_0
 
     def make(folder: Path) -> None:
-        policy = run.load(parent)
-        result = train(folder, policy, run.load(theta_0)[0])
+        policy, tokenizer = run.load(parent)
+        start = Start(
+            policy=policy, theta_0=run.load(theta_0)[0], tokenizer=tokenizer, world=run.world,
+            reward_fn=partial(base.rewards, run), gold_fn=partial(base.golds, run),
+            reward_model=base.reward_model(run), prompts=round_prompts(run, number, spec.algorithm),
+            seed=run.seed, number=number, before=before.path if before else None, folder=folder,
+        )  # fmt: skip
+        result = work(start)
         prompts, replies = list(result.samples["prompt"]), list(result.samples["reply"])
         golds = base.golds(run, prompts, replies)
         samples = result.samples.assign(prompt=[json.dumps(p) for p in prompts], gold=golds)
         samples.to_parquet(folder / "samples.parquet", index=False)
         keep_training(folder, result.log, result.stats)
-        save_policy(result.policy, policy[1], folder / "model")
+        save_policy(result.policy, tokenizer, folder / "model")
 
+    # the number of rounds does not determine one: a run goes on from a shorter one
+    numbers = {"config": {**dataclasses.asdict(config), "rounds": None}, "round": number}
     parents = {"policy": parent, "reward": base.reward(run), "theta_0": theta_0}
-    return run.get(stage, inputs | {"batch": run.batch}, make, parents, name)
+    return run.get(stage, inputs | numbers | {"batch": run.batch}, make, parents, name)
 
 
 def round_prompts(run: Run, number: int, algorithm: str = "rsf") -> list[Prompt]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Callable, Hashable
@@ -17,8 +16,8 @@ import torch
 from alignment_tax import plan, presets, settings
 from alignment_tax.models import Loaded, device, load_policy, set_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
-from alignment_tax.spec import Spec, UnknownStage
-from alignment_tax.store import Artifact, Store, digest
+from alignment_tax.spec import Spec, UnknownStage, check_known
+from alignment_tax.store import Artifact, Make, Parents, Store, Values, digest, write_json
 from alignment_tax.world.base import World
 from alignment_tax.world.real import RealWorld
 from alignment_tax.world.tiny import TinyWorld
@@ -31,12 +30,9 @@ class Run:
     """A preset and a seed, where its artifacts are, and what it holds in memory.
 
     Without a GPU the preset `small` shrinks, and says so. The seed decides data, order of examples
-    and samples. Artifacts are kept in the store, by default the folder of runs.
-
-    Raises:
-        UnknownPreset: there is no preset of that name.
-        ValueError: a seed that is no integer of 0 or more; a number of the preset makes no sense.
-        PlanError: the preset needs a GPU, memory or a disk that this machine has not.
+    and samples. Artifacts are kept in the store, by default the folder of runs. UnknownPreset,
+    ValueError, PlanError: there is no such preset; the seed or a number of the preset makes no
+    sense; the preset needs a GPU, memory or a disk that this machine has not.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
@@ -63,16 +59,18 @@ class Run:
 
     def algorithm(self, name: str) -> AlgorithmConfig:
         """The numbers of an algorithm (UnknownStage: the preset has none)."""
-        if name not in self.preset.algorithms:
-            raise UnknownStage(
-                f"There is no algorithm {name!r} in preset {self.preset.name}: it has "
-                f"{', '.join(self.preset.algorithms)}."
-            )
-        return self.preset.algorithms[name]
+        known = self.preset.algorithms
+        check_known([name], known, "algorithm", f" in preset {self.preset.name}")
+        return known[name]
 
     def end(self, algorithm: str = "rsf", rounds: int | None = None) -> Spec:
-        """An aligned end: by default the last round of RSF, or of the algorithm."""
+        """An aligned end, by default the last round (UnknownStage: the preset has no such)."""
         last = self.algorithm(algorithm).rounds
+        if rounds is not None and not 1 <= rounds <= last:
+            raise UnknownStage(
+                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: its rounds "
+                f"are 1 to {last}."
+            )
         return Spec(algorithm, last if rounds is None else rounds)
 
     def once(self, slot: Hashable, make: Callable[[], T], key: Hashable = None) -> T:
@@ -89,59 +87,36 @@ class Run:
         return load_policy(folder if folder.is_dir() else artifact.path, self.preset.dtype)
 
     def get(
-        self,
-        stage: str,
-        inputs: dict[str, Any],
-        make: Callable[[Path], None],
-        parents: dict[str, Artifact],
-        name: str,
-        version: int = 1,
+        self, stage: str, inputs: Values, make: Make, parents: Parents, name: str, version: int = 1
     ) -> Artifact:
         """The artifact of a stage (see `Store.get`); what all stages depend on is added."""
-        kept = {"seed": self.seed, "threads": self.preset.threads, "dtype": self.preset.dtype}
-        kept |= {"world": _world_key(self.preset.world)}
-        kept |= {"bf16": True} if self.preset.bf16 else {}
+        preset, kept = self.preset, {"seed": self.seed, "world": _world_key(self.preset.world)}
+        kept |= {"threads": preset.threads, "dtype": preset.dtype}
+        kept |= {"bf16": True} if preset.bf16 else {}
         for key, value in inputs.items():
-            config = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            config = dataclasses.is_dataclass(value)
             kept[key] = presets.as_dict(value) if config else value
-        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(self.preset)}
-        describe = f"{name} ({self})"
-        return self.store.get(
-            stage, kept, make, version=version, parents=parents, describe=describe, **told
-        )
-
-
-Check = Callable[[Run, Spec], None]
-Get = TypeVar("Get", bound=Callable[[Run, Spec], Artifact])
+        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(preset)}
+        told |= {"version": version, "parents": parents, "describe": f"{name} ({self})"}
+        return self.store.get(stage, kept, make, **told)
 
 
 class Stage(NamedTuple):
-    """What trains a model: `check` raises what is wrong with a spec, `get` makes or loads."""
+    """What trains a model: `get` makes or loads it, `check` raises what is wrong with a spec."""
 
-    check: Check
     get: Callable[[Run, Spec], Artifact]
+    check: Callable[[Run, Spec], object] = lambda run, spec: None
 
 
-#: By the protocol of a spec; "mixture" checks all mixtures.
+#: By the protocol of a spec; "mixture" checks all mixtures. Filled by the package `stages`.
 STAGES: dict[str, Stage] = {}
-
-
-def stage(name: str, check: Check = lambda run, spec: None) -> Callable[[Get], Get]:
-    """Register the decorated function as the stage of a name."""
-
-    def register(get: Get) -> Get:
-        STAGES[name] = Stage(check, get)
-        return get
-
-    return register
 
 
 def trained(run: Run, spec: Spec) -> Artifact:
     """The artifact of the model that a spec names; of a mixture it is the aligned end.
 
-    Raises:
-        UnknownStage: a method, or what goes with it, that this run does not have.
-        ValueError, MergeError: a strength, alpha, part or ratios that cannot be used.
+    UnknownStage: this run does not have the method, or what goes with it. ValueError, MergeError:
+    a strength, alpha, part or ratios that cannot be used.
     """
     found = STAGES[spec.protocol]
     check = found.check if spec.mix is None else STAGES["mixture"].check
@@ -164,13 +139,3 @@ def keep_training(folder: Path, log: list[dict[str, Any]], stats: dict[str, Any]
     shutil.rmtree(folder / "work", ignore_errors=True)
     pd.DataFrame(log).to_json(folder / "log.jsonl", orient="records", lines=True)
     write_json(folder / "stats.json", stats)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write numbers for a reader and for `read_json`."""
-    path.write_text(json.dumps(values, indent=2))
-
-
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote."""
-    return json.loads(path.read_text())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment_tax.labels import FORGIVEN
 from alignment_tax.models import prompt_ids
 from alignment_tax.pipeline.stages import base, ratios
-from alignment_tax.pipeline.stages.run import Run, read_json, trained, write_json
+from alignment_tax.pipeline.stages.run import Run, trained
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
-from alignment_tax.store import Artifact, digest
+from alignment_tax.store import Artifact, digest, read_json, write_json
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import kept_replies, reply_columns
 from alignment_tax.world.tiny import items
@@ -23,8 +24,9 @@ from alignment_tax.world.tiny import items
 
 def scorer(run: Run) -> Scorer:
     """Scores skills on the reported items; built once."""
-    suite, limit, without = run.preset.eval.suite, run.preset.eval.limit, run.preset.eval.without
-    return run.once("scorer", lambda: Scorer(suite, limit, run.batch, without=without))
+    config = run.preset.eval
+    make = partial(Scorer, config.suite, config.limit, run.batch, without=config.without)
+    return run.once("scorer", make)
 
 
 @cache
@@ -49,25 +51,17 @@ def scores(run: Run, spec: Spec) -> Artifact:
         replies = sampled_replies(run, model, tokenizer)
         found.save(folder)
         replies.to_parquet(folder / "replies.parquet", index=False)
-        point = found.metrics | {
-            "reward": replies["reward"].mean(),
-            "gold": replies["gold"].mean(),
-            "kl": kl_estimate(replies["log_prob"].to_numpy(), replies["log_prob_0"].to_numpy()),
-            "n_items": found.n_items,
-        }
+        point = found.metrics | {name: replies[name].mean() for name in ("reward", "gold")}
+        point["kl"] = kl_estimate(replies["log_prob"].to_numpy(), replies["log_prob_0"].to_numpy())
+        point["n_items"] = found.n_items
         write_json(folder / "point.json", {k: float(v) for k, v in point.items()})
 
-    inputs = {
-        "eval": run.preset.eval,
-        "sampling": [run.preset.rsf.temperature, run.preset.rsf.max_new_tokens],
-        "alpha": spec.alpha,
-        "method": spec.method,
-        "items": _items_key(run.preset.eval.suite),
-    }
+    config, rsf = run.preset.eval, run.preset.rsf
+    inputs: dict[str, Any] = {"eval": config, "sampling": [rsf.temperature, rsf.max_new_tokens]}
+    inputs |= {"alpha": spec.alpha, "method": spec.method, "items": _items_key(config.suite)}
     details = {"strength": spec.strength, "part": spec.part}
     inputs |= {key: value for key, value in details.items() if value is not None}
-    parents = {"policy": trained(run, spec), "reward": base.reward(run)}
-    parents["reference"] = base.sft(run)
+    parents = {"policy": trained(run, spec), "reward": base.reward(run), "reference": base.sft(run)}
     return run.get("scores", inputs, make, parents, f"scores of {spec}", version=4)
 
 
@@ -79,7 +73,8 @@ def check_theta_0(run: Run) -> None:
     most = run.preset.theta_0_may_lose
     if most is None:
         return
-    start, end = (read_json(scores(run, s).path / "point.json") for s in (base.BASE, base.START))
+    ends = [scores(run, Spec(name)) for name in ("base", "sft")]
+    start, end = (read_json(each.path / "point.json") for each in ends)
     lost = {name: start[name] - end[name] for name in FORGIVEN.values() if name in start}
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] > most:
@@ -97,19 +92,18 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
     (RL's Razor). `kl` in the table of points is the other one, on the model's own replies.
     """
     spec = simplest(ratios.resolved(run, spec))
-    parent, of_start = trained(run, spec), scores(run, base.START)
+    parent, of_start = trained(run, spec), scores(run, Spec("sft"))
 
     def make(folder: Path) -> None:
         table = pd.read_parquet(of_start.path / "replies.parquet")
         model, tokenizer = ratios.model_of(run, spec)
         prompts = [json.loads(prompt) for prompt in table["prompt"]]
         after = reply_log_probs(model, tokenizer, prompts, kept_replies(table), run.batch)
-        before = table["log_prob_0"].to_numpy()
-        found = {"forward_kl": kl_estimate(before, after), "replies": len(table)}
-        write_json(folder / "kl.json", found)
+        found = kl_estimate(table["log_prob_0"].to_numpy(), after)
+        write_json(folder / "kl.json", {"forward_kl": found, "replies": len(table)})
 
-    details = {"alpha": spec.alpha, "strength": spec.strength, "part": spec.part}
-    inputs = {"method": spec.method, "batch": run.batch, **details}
+    inputs = {name: getattr(spec, name) for name in ("method", "alpha", "strength", "part")}
+    inputs |= {"batch": run.batch}
     parents = {"policy": parent, "replies": of_start}
     return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
 
@@ -117,27 +111,22 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
 def sampled_replies(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> pd.DataFrame:
-    """Sample replies to the reported prompts and score them.
+    """Sample replies to the reported prompts and score them: one row a reply.
 
-    Returns:
-        One row a reply: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob
-        under the model and log_prob_0 under theta_0 (nats).
+    Columns: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob under the
+    model and log_prob_0 under theta_0 (nats).
     """
     config, longest = run.preset.eval, run.preset.rsf.max_prompt_length
     every = run.world.prompts(4 * config.reward_prompts, 0, "reported")
-    prompts = [p for p in every if len(prompt_ids(tokenizer, p)) <= longest]
-    prompts = prompts[: config.reward_prompts]
+    short = [p for p in every if len(prompt_ids(tokenizer, p)) <= longest]
+    prompts = short[: config.reward_prompts]
     groups = base.draw_replies(run, model, tokenizer, prompts, config.reward_samples)
-    asked = [p for p, group in zip(prompts, groups, strict=True) for _ in group]
     replies = [reply for group in groups for reply in group]
+    asked = [prompt for prompt in prompts for _ in range(config.reward_samples)]
     start, _ = base.theta_0(run)
-    return pd.DataFrame(
-        {
-            "prompt": [json.dumps(p) for p in asked],
-            **reply_columns(replies),
-            "reward": base.rewards(run, asked, replies),
-            "gold": base.golds(run, asked, replies),
-            "log_prob": reply_log_probs(model, tokenizer, asked, replies, run.batch),
-            "log_prob_0": reply_log_probs(start, tokenizer, asked, replies, run.batch),
-        }
-    )
+    columns: dict[str, Any] = {"prompt": [json.dumps(p) for p in asked], **reply_columns(replies)}
+    columns["reward"] = base.rewards(run, asked, replies)
+    columns["gold"] = base.golds(run, asked, replies)
+    columns["log_prob"] = reply_log_probs(model, tokenizer, asked, replies, run.batch)
+    columns["log_prob_0"] = reply_log_probs(start, tokenizer, asked, replies, run.batch)
+    return pd.DataFrame(columns)
