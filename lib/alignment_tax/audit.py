@@ -156,9 +156,6 @@ class Audit:
         return None if self.chosen in (0.0, 1.0) else self.change(self.chosen, of=1.0, half=1)
 
 
-# --- measuring ------------------------------------------------------------------------------------
-
-
 def measure(asked: Asked, store: Store | None = None) -> Audit:
     """Measure both ends and averages, kept in the store (AuditError: they cannot be, none was)."""
     if (asked.reward is None) != (asked.prompts is None):
@@ -276,10 +273,7 @@ def load_critic(name: str) -> models.Loaded:
 
 
 def read_prompts(path: Path) -> list[base.Prompt]:
-    """Return the prompts of a file: a line of text, or of JSON (text, messages, or {"prompt": }).
-
-    AuditError: the file is not there or too short, or a line is no prompt.
-    """
+    """Return prompts by line: text, or messages or {"prompt": } in JSON (AuditError: no prompt)."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     prompts: list[base.Prompt] = []
     for place, line in enumerate(lines, 1):
@@ -320,9 +314,6 @@ def find_ratios(
     assert TINY.ratios is not None
     numbers = search.hma_numbers(TINY.ratios, alpha)
     return hma.learn_ratios(mixture, hma.ReplyLikelihood(model, examples), numbers)
-
-
-# --- the page -------------------------------------------------------------------------------------
 
 
 def write_page(audit: Audit, out: Path) -> Path:

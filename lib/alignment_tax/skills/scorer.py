@@ -143,9 +143,9 @@ def _build_tasks(names: Sequence[str], folders: list[Path], registered: bool) ->
     except SkillsError:
         raise
     except Exception as error:  # whatever the functions raise that a YAML file names
-        said = " ".join(str(error).split()).rstrip(".")
-        data = "Get its data (HF_HOME names a cache), or name other tasks."
-        way = data if registered else "Correct its YAML file."
+        said, way = " ".join(str(error).split()).rstrip("."), "Correct its YAML file."
+        if registered:
+            way = "Get its data (HF_HOME names a cache), or name other tasks."
         raise SkillsError(f"{doing}: {said}. {way}") from error
     return tasks
 
@@ -187,9 +187,8 @@ class Scorer:
         end = "" if split == "reported" else "_validation"
         used = {slot: task for slot, task in slots.items() if slot not in without}
         self.slots = {s: task._replace(name=task.name + end) for s, task in used.items()}
-        names, suites = [task.name for task in self.slots.values()], list(SUITES)
-        if isinstance(suite, str):
-            suites = [suite]
+        names = [task.name for task in self.slots.values()]
+        suites = [suite] if isinstance(suite, str) else list(SUITES)
         folders = [folder] if folder else [Path(__file__).parent / each for each in suites]
         logger = logging.getLogger("lm_eval")
         with contextlib.ExitStack() as afterwards:
@@ -256,9 +255,8 @@ class Scorer:
         if kind not in ask:
             raise SkillsError(f"Task {task.name!r} asks for {kind!r}: only choices and replies do.")
         training = model.training
-        model.eval()
         try:
-            responses, cut = ask[kind](model, tokenizer, task, requests, self.batch_size)
+            responses, cut = ask[kind](model.eval(), tokenizer, task, requests, self.batch_size)
         finally:
             model.train(training)
         if cut:

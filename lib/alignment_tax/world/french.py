@@ -133,15 +133,12 @@ def _clause(rng: random.Random, subject: str, person: str) -> tuple[str, str]:
     negative = rng.random() < 0.3
     adverb = rng.choice(ADVERBS) if not negative and rng.random() < 0.25 else None
     tense = "present" if adverb else rng.choice(("present", "present", "past", "future"))
-    if tense == "present":
-        fr, tail = verb[("je", "il", "nous", "ils").index(person)], ""
-        do, says = ("does", third) if person == "il" else ("do", base)
-    elif tense == "past":
-        fr, tail = AVOIR[person], f" {verb[4]}"
-        do, says = "did", past
-    else:
-        fr, tail = ALLER[person], f" {verb[5]}"
-        do, says = "will", f"will {base}"
+    now = ("does", third) if person == "il" else ("do", base)
+    fr, tail, do, says = {
+        "present": (verb[("je", "il", "nous", "ils").index(person)], "", *now),
+        "past": (AVOIR[person], f" {verb[4]}", "did", past),
+        "future": (ALLER[person], f" {verb[5]}", "will", f"will {base}"),
+    }[tense]
     en = f"{do} not {base}" if negative else says
     fr = f"{_elide('ne', fr)} {fr} pas{tail}" if negative else f"{fr}{tail}"
     if adverb:

@@ -59,8 +59,8 @@ def _sentences(rng: random.Random, n: int) -> tuple[list[str], list[tuple[str, s
         named = {"p": p, "q": q, "place": f"the {room}", "thing": f"the {thing}"}
         named["that"] = f"the {colour} {thing}"
         named["one"] = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
-        told, asked = rng.choice(list(TOLD.items()))
-        sentences.append(told.format(**named))
+        sentence, asked = rng.choice(list(TOLD.items()))
+        sentences.append(sentence.format(**named))
         for question, name in asked.items():
             questions.append((question.format(**named), named[name], KINDS.get(name, "thing")))
     return sentences, questions
