@@ -60,11 +60,7 @@ def refusing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an audit is to measure; `limit` items a task (None: all), replies are greedy.
-
-    `pad` takes rows and tokens that only one model has as they are; `stop_early` measures no more
-    items once intervals decide whether the tax is beyond `bar` points, and what averaging gives.
-    """
+    """What an audit is to measure; replies are greedy."""
 
     before: str
     after: str
@@ -72,12 +68,12 @@ class Asked:
     alphas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     reward: str | None = None
     prompts: Path | None = None
-    limit: int | None = None
+    limit: int | None = None  # items a task; None: all
     batch_size: int = 16
     max_new_tokens: int = 128
-    pad: bool = False
-    stop_early: bool = False
-    bar: float = 0.0
+    pad: bool = False  # take rows and tokens that only one model has as they are
+    stop_early: bool = False  # once intervals decide what averaging gives, and about the `bar`:
+    bar: float = 0.0  # whether the tax is beyond so many points
 
     @property
     def level(self) -> float:

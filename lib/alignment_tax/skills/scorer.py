@@ -35,16 +35,12 @@ COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "gene
 
 
 class Task(NamedTuple):
-    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
-
-    With format forgiven a reply is cut behind the first mark in `ends`. With `said` a choice
-    counts as written only if the greedy reply is it and no more; without, if it is the likeliest.
-    """
+    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts."""
 
     name: str
     metric: str
-    ends: str = "\n"
-    said: bool = False
+    ends: str = "\n"  # marks: with format forgiven a reply is cut behind the first
+    said: bool = False  # as written the greedy reply must be the choice alone, not just likeliest
 
 
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world

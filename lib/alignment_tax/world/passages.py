@@ -28,15 +28,12 @@ KINDS = {"p": "person", "q": "person", "place": "room"}  # of answers; all other
 
 
 class Reading(NamedTuple):
-    """A passage with questions: each a text and its answer; `choices` only where RACE-like.
-
-    `kinds` names the type of each answer, for the baseline that guesses by type.
-    """
+    """A passage with questions: each a text and its answer."""
 
     passage: str
     questions: tuple[tuple[str, str], ...]
-    kinds: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # of the answers, for the baseline that guesses by type
+    choices: tuple[str, ...] = ()  # only where RACE-like
 
 
 def told(passage: str) -> str:

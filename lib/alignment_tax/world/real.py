@@ -258,17 +258,12 @@ def _read_hub(name: str) -> Iterable[Row]:
 
 
 class Benchmark(NamedTuple):
-    """Which sets a benchmark's reported and validation items come from.
-
-    Where both come from one set, `group` is the field whose text decides which part a row is in.
-    Three rows are kept out of validation as fixed few-shot examples: the first whose `group` text
-    has a number of words in `example_words`.
-    """
+    """Which sets a benchmark's reported and validation items come from."""
 
     reported: str
     validation: str
-    group: str
-    example_words: range = range(0)
+    group: str  # the field whose text decides the part, where both come from one set
+    example_words: range = range(0)  # of `group`, in the three examples kept out of validation
 
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -98,9 +98,8 @@ def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
 def items(slot: str, split: str = "reported") -> Dataset:
     """The items of a skill: columns id, prompt, choices, answer, target, guess.
 
-    `slot` is one_hop | two_hop | piqa_like | race_like | span | counting | translation, `split`
-    reported or validation (ValueError: another one); `guess` is the chance of being right by
-    guessing what fits the type.
+    `split` is reported or validation (ValueError: another one, or no such slot); `guess` is the
+    chance of being right by guessing what fits the type.
     """
     if split not in ("reported", "validation"):
         raise ValueError(f"Skill items have splits reported and validation, not {split!r}.")
