@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from alignment_tax.world import chat, facts, french, passages
 
@@ -56,7 +57,7 @@ class Document:
     @property
     def text(self) -> str:
         """The document as plain text."""
-        return " ".join(text for text, _ in sum(self.branches, self.pieces))
+        return " ".join(text for text, _ in chain(self.pieces, *self.branches))
 
 
 def _answered(context: str, answer: str) -> Pieces:

@@ -41,7 +41,7 @@ class DataUnavailable(SettingsError):
     """A set that cannot be had or read; the message names it and the ways to get it."""
 
 
-# --- Adapters: one row of one layout in, one row of the normal form out, None = not ours ---------
+# Adapters: a row of either layout in, a row of the normal form out, None = not ours.
 # Normal forms: {question, choices, gold}, {passage, question, answers}, {fr, en},
 # {chosen, rejected}, {instruction, context, response}.
 
@@ -117,10 +117,8 @@ def _drop(row: Row) -> Row | None:
         found = _match(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"])
         answers = [answer.strip() for answer in row["ref_text"].split("|")]
         return {"passage": found[1], "question": found[2].strip(), "answers": answers}
-    own, others = (
-        [each[part] for part in ("number", "date", "spans")]
-        for each in (row["answer"], row["validated_answers"])
-    )
+    parts, validated = ("number", "date", "spans"), row["validated_answers"]
+    own, others = (row["answer"][part] for part in parts), (validated[part] for part in parts)
     texts = [_drop_answer(*candidate) for candidate in (own, *zip(*others, strict=True))]
     return _reading(row["passage"], row["question"], filter(None, texts)) if any(texts) else None
 
