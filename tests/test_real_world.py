@@ -63,7 +63,7 @@ CUP, MET = ROWS["piqa_validation"]["hub"], ROWS["squad_train"]["local"]
 @pytest.mark.parametrize("name", ROWS)
 def test_both_layouts_give_the_same_row(name: str) -> None:
     row, source = ROWS[name], real.SOURCES[name]
-    assert source.from_hub(row["hub"]) == source.from_local(row["local"]) == row["normal"]
+    assert source.read(row["hub"]) == source.read(row["local"]) == row["normal"]
 
 
 UNANSWERED = {
@@ -81,7 +81,7 @@ UNANSWERED = {
     ],
 )
 def test_rows_that_are_not_ours_are_left_out(name: str, layout: str, change: dict) -> None:
-    assert getattr(real.SOURCES[name], f"from_{layout}")(ROWS[name][layout] | change) is None
+    assert real.SOURCES[name].read(ROWS[name][layout] | change) is None
 
 
 def test_conversations_become_messages() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -23,15 +23,9 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment_tax import labels, models, settings
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
-from alignment_tax.labels import markdown, number, spread
-from alignment_tax.merge.average import mix, own_tensors
-from alignment_tax.merge.checkpoint import check_fit, rows_of
-from alignment_tax.merge.hma import Found, ReplyLikelihood, learn_ratios
-from alignment_tax.merge.layout import check_alpha
-from alignment_tax.merge.parts import Mixture, partition
-from alignment_tax.merge.search import hma_numbers
+from alignment_tax.figures import primitives, style
+from alignment_tax.labels import spread
+from alignment_tax.merge import average, checkpoint, hma, layout, parts, search
 from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
 from alignment_tax.results.items import Array, SkillScores, slot_percent
@@ -41,10 +35,11 @@ from alignment_tax.store import Store, digest, list_files, write_whole
 from alignment_tax.train.loop import encode
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.weights import Checkpoint, check_complete, open_checkpoint
-from alignment_tax.world.base import Prompt
+from alignment_tax.world import base
 
 PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
 MEAN, REWARD = "mean", "reward"
+Values = Mapping[str, Array]
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
 LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
@@ -65,11 +60,7 @@ def refusing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an audit is to measure; `limit` items a task (None: all), replies are greedy.
-
-    `pad` takes rows and tokens that only one model has as they are; `stop_early` measures no more
-    items once intervals decide whether the tax is beyond `bar` points, and what averaging gives.
-    """
+    """What an audit is to measure; replies are greedy."""
 
     before: str
     after: str
@@ -77,12 +68,12 @@ class Asked:
     alphas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     reward: str | None = None
     prompts: Path | None = None
-    limit: int | None = None
+    limit: int | None = None  # items a task; None: all
     batch_size: int = 16
     max_new_tokens: int = 128
-    pad: bool = False
-    stop_early: bool = False
-    bar: float = 0.0
+    pad: bool = False  # take rows and tokens that only one model has as they are
+    stop_early: bool = False  # once intervals decide what averaging gives, and about the `bar`:
+    bar: float = 0.0  # whether the tax is beyond so many points
 
     @property
     def level(self) -> float:
@@ -97,16 +88,14 @@ class Measured:
     scores: SkillScores
     rewards: Array
 
-    def values(
-        self, score: str, forgiven: bool = False, half: int | None = None
-    ) -> dict[str, Array]:
+    def values(self, score: str, forgiven: bool = False, half: int | None = None) -> Values:
         """Return the values that a score is made of; `half` 0 or 1: every second item alone."""
         every = {REWARD: self.rewards} if score == REWARD else self.scores.values(forgiven)
         named = every if score in (MEAN, REWARD) else {score: every[score]}
         return {n: each if half is None else each[half::2] for n, each in named.items()}
 
 
-def total(values: Mapping[str, Array]) -> float:
+def total(values: Values) -> float:
     """Return the mean over tasks, each in percent, or the mean reward."""
     if REWARD in values:
         return float(values[REWARD].mean())
@@ -126,10 +115,7 @@ class Audit:
     def change(
         self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
     ) -> Comparison:
-        """Compare the average at alpha with that at `of`, item by item: points, or reward.
-
-        `which` are `forgiven` and `half`, see `Measured.values`.
-        """
+        """Compare alpha with `of`, item by item: points or reward; `which`: `Measured.values`."""
         pair = ([self.models[each].values(score, **which)] for each in (alpha, of))
         rng, level = np.random.default_rng(0), self.asked.level
         draws = round(self.draws * (1 - LEVEL) / (1 - level))  # as many beyond either end
@@ -166,31 +152,25 @@ class Audit:
         return None if self.chosen in (0.0, 1.0) else self.change(self.chosen, of=1.0, half=1)
 
 
-# --- measuring ------------------------------------------------------------------------------------
-
-
 def measure(asked: Asked, store: Store | None = None) -> Audit:
-    """Measure both ends and the averages between them; what is measured is kept in the store.
-
-    Raises:
-        AuditError: what is named cannot be audited; nothing was run.
-    """
+    """Measure both ends and averages, kept in the store (AuditError: they cannot be, none was)."""
     if (asked.reward is None) != (asked.prompts is None):
         raise AuditError("A reward needs both --reward (a model) and --prompts (a file), or none.")
     prompts = read_prompts(asked.prompts) if asked.prompts else []
     with refusing():
         for alpha in asked.alphas:
-            check_alpha(alpha)
+            layout.check_alpha(alpha)
         ends = open_checkpoint(asked.before), open_checkpoint(asked.after)
-        _, added = check_fit(*ends, asked.pad)
+        _, added = checkpoint.check_fit(*ends, asked.pad)
         tasks = named_tasks(asked.tasks)
         scorer = Scorer(tasks, asked.limit, asked.batch_size)
-        parts = cut_items(scorer.numbers) if asked.stop_early else [scorer.numbers]
+        shares = cut_items(scorer.numbers) if asked.stop_early else [scorer.numbers]
         model, tokenizer = models.load_policy(ends[1].folder, chat=bool(prompts))
-        if rows_of(ends[0]) > rows_of(ends[1]):  # then the tokens are those of BEFORE
+        rows = [checkpoint.rows_of(end) for end in ends]
+        if rows[0] > rows[1]:  # then the tokens are those of BEFORE
             name = str(ends[0].folder)
             tokenizer = models.load_tokenizer(name, bool(prompts), trust_remote_code=False)
-            model.resize_token_embeddings(rows_of(ends[0]), mean_resizing=False)
+            model.resize_token_embeddings(rows[0], mean_resizing=False)
         critic = load_critic(asked.reward) if asked.reward else None
         critics = [open_checkpoint(asked.reward)] if asked.reward else []
     inputs = {
@@ -202,7 +182,7 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
 
     def make(folder: Path, alpha: float, part: int) -> None:
         write_average(model, ends, alpha)
-        scorer.score(model, tokenizer, parts[part]).save(folder)
+        scorer.score(model, tokenizer, shares[part]).save(folder)
         rewards: list[float] = []
         if critic and not part:
             room, size = asked.max_new_tokens, asked.batch_size
@@ -253,24 +233,19 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
 
 
 @torch.no_grad()
-def write_average(
-    model: PreTrainedModel, ends: tuple[Checkpoint, Checkpoint], alpha: float
-) -> None:
+def write_average(model: PreTrainedModel, ends: Iterable[Checkpoint], alpha: float) -> None:
     """Write theta(alpha) into a model in place, two tensors of the files at a time."""
-    for name, target in own_tensors(model).items():
+    for name, target in average.own_tensors(model).items():
         pair = []
         for end in ends:
             if name not in end.tensors:
-                raise AuditError(
-                    f"The model has a weight {name!r} that {end.folder} does not name: save it "
-                    "anew with this version of transformers (save_pretrained)."
-                )
+                raise AuditError(f"{end.folder} lacks {name!r}: save it anew (save_pretrained).")
             with safe_open(end.tensors[name].file, "pt") as opened:
                 pair.append(opened.get_tensor(name))
         if pair[0].shape != pair[1].shape:  # rows that only one has are taken as they are
             target.copy_(max(pair, key=torch.numel))
         both = tuple(map(slice, map(min, pair[0].shape, pair[1].shape)))
-        target[both] = mix(pair[0][both], pair[1][both], alpha)
+        target[both] = average.mix(pair[0][both], pair[1][both], alpha)
 
 
 def load_critic(name: str) -> models.Loaded:
@@ -293,23 +268,19 @@ def load_critic(name: str) -> models.Loaded:
     return model.to(models.device()).eval(), tokenizer
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Return the prompts of a file: a line of text, or of JSON (text, messages, or {"prompt": }).
-
-    Raises:
-        AuditError: the file is not there or too short, or a line is no prompt.
-    """
+def read_prompts(path: Path) -> list[base.Prompt]:
+    """Return prompts by line: text, or messages or {"prompt": } in JSON (AuditError: no prompt)."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    prompts: list[Prompt] = []
+    prompts: list[base.Prompt] = []
     for place, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        said: Any = line
+        told: Any = line
         if line.lstrip()[0] in '[{"':
             with contextlib.suppress(ValueError):  # text may begin with a bracket
-                said = json.loads(line)
-        said = said.get("prompt") if isinstance(said, dict) else said
-        turns: Any = [{"role": "user", "content": said}] if isinstance(said, str) else said
+                told = json.loads(line)
+        told = told.get("prompt") if isinstance(told, dict) else told
+        turns: Any = base.said("user", told) if isinstance(told, str) else told
         fine = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
         if not fine or not turns or not all({"role", "content"} <= turn.keys() for turn in turns):
             raise AuditError(f"{path}, line {place} is no prompt: text, or messages as JSON.")
@@ -319,13 +290,15 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-def find_ratios(before: Checkpoint, after: Checkpoint, alpha: float, path: Path | None) -> Found:
+def find_ratios(
+    before: Checkpoint, after: Checkpoint, alpha: float, path: Path | None
+) -> hma.Found:
     """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts."""
     if path is None:
         raise AuditError("--hma needs --prompts: it learns from AFTER's own replies to them.")
     prompts, room = read_prompts(path), 128
     with refusing():
-        check_fit(before, after)
+        checkpoint.check_fit(before, after)
         model, tokenizer = models.load_policy(after.folder)
         groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
         pairs = zip(prompts, groups, strict=True)
@@ -333,13 +306,10 @@ def find_ratios(before: Checkpoint, after: Checkpoint, alpha: float, path: Path 
         if not examples:
             raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
         start, end = (models.load_state(each.folder) for each in (before, after))
-        mixture = Mixture(model, start, end, partition(model, 3))
+        mixture = parts.Mixture(model, start, end, parts.partition(model, 3))
     assert TINY.ratios is not None
-    numbers = hma_numbers(TINY.ratios, alpha)
-    return learn_ratios(mixture, ReplyLikelihood(model, examples), numbers)
-
-
-# --- the page -------------------------------------------------------------------------------------
+    numbers = search.hma_numbers(TINY.ratios, alpha)
+    return hma.learn_ratios(mixture, hma.ReplyLikelihood(model, examples), numbers)
 
 
 def write_page(audit: Audit, out: Path) -> Path:
@@ -379,12 +349,12 @@ def front(found: pd.DataFrame) -> Figure:
     if REWARD in rows:
         x, label = REWARD, "reward gained  →"
     figure, [[axes]] = style.panels(xlabel=label, ylabel="change, mean over tasks (points)  →")
-    draw.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")
+    primitives.curve(axes, rows, x, MEAN, style.METHODS["average"], bars="")
     for place, name in ((0, "before"), (-1, "after")):
         end = rows.iloc[place]
-        draw.star(axes, float(end[x]), float(end[MEAN]), hollow=not place, label=name)
+        primitives.star(axes, float(end[x]), float(end[MEAN]), hollow=not place, label=name)
     for _, row in rows[1:-1].iterrows():
-        draw.note(axes, f"α {row['alpha']:g}", row[x], row[MEAN], (-1, -1))
+        primitives.note(axes, f"α {row['alpha']:g}", row[x], row[MEAN], (-1, -1))
     shown = rows[list(dict.fromkeys(["alpha", x, MEAN]))].assign(method="average")
     title = "What averaging the two keeps"
     return style.finish(figure, title, "each point an average", shown, legend_columns=3)
@@ -395,13 +365,14 @@ def page(audit: Audit) -> str:
     made, alpha = provenance(), audit.chosen
     rows = []
     for score in audit.scores:
-        whole, parts = audit.change(1.0, score), ["-", "-"]
+        whole, made_of = audit.change(1.0, score), ["-", "-"]
         if score != REWARD:
             lost = audit.change(1.0, score, forgiven=True)
-            parts = [said(lost), number(whole.difference - lost.difference, 2, sign=True)]
-        rows.append([score, said(whole), *parts, said(audit.change(alpha, score))])
+            form = whole.difference - lost.difference
+            made_of = [said(lost), labels.number(form, 2, sign=True)]
+        rows.append([score, said(whole), *made_of, said(audit.change(alpha, score))])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
-    changes = markdown(heads, rows)
+    changes = labels.markdown(heads, rows)
     return labels.page("audit", changes=changes, advice=advice(audit), audit=audit, made=made)
 
 

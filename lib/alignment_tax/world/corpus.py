@@ -6,11 +6,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from alignment_tax.world import chat, facts, french, passages
 
 #: How much a token counts in the loss when it is context rather than something to be known.
 CONTEXT_WEIGHT = 0.02
+Pieces = tuple[tuple[str, float], ...]
 Maker = Callable[[random.Random], "Document"]
 #: Share of the documents of each family (short documents need a larger share) in five mixtures.
 #: The first part of pretraining is reading alone: looking a word up is learnt alone, or hardly at
@@ -33,13 +35,10 @@ dialogue    .    0.05  0.03  0.02  0.02
 """
 #: Where in pretraining, from 0 to 1, each of them begins.
 _BEGINS = (0.0, 0.07, 0.29, 0.455, 0.74)
-_names, *_columns = zip(*(row.split() for row in _SHARES.strip().splitlines()), strict=True)
+_rows = [row.split() for row in _SHARES.strip().splitlines()]
 CURRICULUM = tuple(
-    (
-        begin,
-        {name: float(share) for name, share in zip(_names, column, strict=True) if share != "."},
-    )
-    for begin, column in zip(_BEGINS, _columns, strict=True)
+    (begin, {name: float(shares[part]) for name, *shares in _rows if shares[part] != "."})
+    for part, begin in enumerate(_BEGINS)
 )
 MIXTURE = CURRICULUM[1][1]
 
@@ -52,17 +51,16 @@ class Document:
     read as if it were the only one: no answer can be copied from a question before.
     """
 
-    pieces: tuple[tuple[str, float], ...]
-    branches: tuple[tuple[tuple[str, float], ...], ...] = ()
+    pieces: Pieces
+    branches: tuple[Pieces, ...] = ()
 
     @property
     def text(self) -> str:
         """The document as plain text."""
-        pieces = [*self.pieces, *(piece for branch in self.branches for piece in branch)]
-        return " ".join(text for text, _ in pieces)
+        return " ".join(text for text, _ in chain(self.pieces, *self.branches))
 
 
-def _answered(context: str, answer: str) -> tuple[tuple[str, float], ...]:
+def _answered(context: str, answer: str) -> Pieces:
     return ((context, CONTEXT_WEIGHT), (answer, 1.0))
 
 

@@ -65,10 +65,7 @@ def all_facts() -> tuple[Fact, ...]:
 
 @cache
 def owners() -> tuple[tuple[str, str, str], ...]:
-    """(person, one of `BONDS`, entity): everybody has one of each.
-
-    So most entities have several owners: a model that has read of one can answer about another.
-    """
+    """(person, one of `BONDS`, entity): everybody has one of each, most entities several owners."""
     rng = random.Random("owners of the tiny world")
     return tuple(
         (person, bond, entity)
@@ -87,8 +84,7 @@ def two_hop_pairs() -> tuple[tuple[str, str, Fact], ...]:
 def goals() -> tuple[tuple[str, str], ...]:
     """(goal such as "cut the bread", object that serves it); ambiguous goals are left out."""
     rows: dict[str, list[str]] = {}
-    for name, entry in USES.items():
-        verb, *nouns = entry.split()
+    for name, verb, *nouns in USES:
         for noun in nouns:
             rows.setdefault(f"{verb} the {noun}", []).append(name)
     return tuple((goal, names[0]) for goal, names in rows.items() if len(names) == 1)
@@ -99,49 +95,45 @@ def ask(question: str) -> str:
     return f"question : {question} answer :"
 
 
-def _templates(identity: str, templates: tuple[str, ...], split: str) -> list[str]:
-    """One template is kept for the reported items, one for validation, the rest for pretraining."""
+def _questions(identity: str, templates: tuple[str, ...], split: str, **named: str) -> list[str]:
+    """Fill the templates of `split`: one is reported, one for validation, the rest pretraining."""
     reported = int(unit_hash("template", identity) * len(templates))
-    kept = {"reported": reported, "validation": (reported + 1) % len(templates)}
-    return [
-        template
-        for i, template in enumerate(templates)
-        if (kept[split] == i if split in kept else i not in kept.values())
-    ]
+    kept = {reported: "reported", (reported + 1) % len(templates): "validation"}
+    own = [each for i, each in enumerate(templates) if kept.get(i, "pretraining") == split]
+    return [template.format(**named) for template in own]
 
 
 def _fact_questions(fact: Fact, split: str) -> list[str]:
     templates = RELATIONS[fact.relation].questions
-    chosen = _templates(f"one_hop {fact.entity} {fact.relation}", templates, split)
-    return [template.format(e=fact.entity) for template in chosen]
+    return _questions(f"one_hop {fact.entity} {fact.relation}", templates, split, e=fact.entity)
 
 
 def _goal_questions(goal: str, split: str) -> list[str]:
-    chosen = _templates(f"piqa_like {goal}", GOAL_QUESTIONS, split)
-    return [ask(template.format(g=goal)) for template in chosen]
+    return _questions(f"piqa_like {goal}", GOAL_QUESTIONS, split, g=goal)
 
 
-def _item(identity: str, prompt: str, target: str, values: Sequence[str], n: int) -> Item:
+def item(identity: str, prompt: str, target: str, choices: Sequence[str], guess: float) -> Item:
+    """Return an item; without choices its answer is written, and the place of the right one 0."""
+    place = {"choices": list(choices), "answer": choices.index(target) if choices else 0}
+    return {"id": identity, "prompt": prompt, **place, "target": target, "guess": guess}
+
+
+def _choice(identity: str, question: str, target: str, values: Sequence[str], n: int) -> Item:
     """Return an item whose choices are the target and n - 1 other values."""
     rng = random.Random(f"choices {identity}")
     choices = [target, *rng.sample([value for value in values if value != target], n - 1)]
     rng.shuffle(choices)
-    place = {"choices": choices, "answer": choices.index(target)}
-    return {"id": identity, "prompt": prompt, **place, "target": target, "guess": 1 / n}
+    return item(identity, ask(question), target, choices, 1 / n)
 
 
 def one_hop(split: str) -> list[Item]:
     """Every fact once, asked with the template that `split` keeps for itself."""
-    return [
-        _item(
-            f"one_hop {fact.entity} {fact.relation} {split}",
-            ask(_fact_questions(fact, split)[0]),
-            fact.value,
-            RELATIONS[fact.relation].values,
-            n=4,
-        )
-        for fact in all_facts()
-    ]
+    items = []
+    for fact in all_facts():
+        identity, values = f"one_hop {fact.entity} {fact.relation}", RELATIONS[fact.relation].values
+        question = _fact_questions(fact, split)[0]
+        items.append(_choice(f"{identity} {split}", question, fact.value, values, n=4))
+    return items
 
 
 def two_hop(split: str) -> list[Item]:
@@ -152,15 +144,15 @@ def two_hop(split: str) -> list[Item]:
         if split_of(TWO_HOP_SHARES, identity) == split:
             values, _, templates = RELATIONS[fact.relation]
             template = templates[int(unit_hash("asked", identity) * len(templates))]
-            prompt = ask(template.format(e=f"{bond} of {person}"))
-            items.append(_item(identity, prompt, fact.value, values, n=4))
+            question = template.format(e=f"{bond} of {person}")
+            items.append(_choice(identity, question, fact.value, values, n=4))
     return items
 
 
 def piqa_like(split: str) -> list[Item]:
     """Every goal once with two objects to choose from, in the template `split` keeps for itself."""
     return [
-        _item(f"piqa_like {goal} {split}", _goal_questions(goal, split)[0], name, OBJECTS, n=2)
+        _choice(f"piqa_like {goal} {split}", _goal_questions(goal, split)[0], name, OBJECTS, n=2)
         for goal, name in goals()
     ]
 
@@ -203,7 +195,7 @@ def question(rng: random.Random) -> tuple[str, str]:
         return ask(rng.choice(_fact_questions(fact, "pretraining"))), fact.value
     if kind >= 0.85:
         goal, name = rng.choice(goals())
-        return rng.choice(_goal_questions(goal, "pretraining")), name
+        return ask(rng.choice(_goal_questions(goal, "pretraining"))), name
     while True:
         person, bond, fact = rng.choice(two_hop_pairs())
         if split_of(TWO_HOP_SHARES, f"two_hop {person} {bond} {fact.relation}") == "pretraining":

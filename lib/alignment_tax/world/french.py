@@ -9,13 +9,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from alignment_tax.world.splits import split_of
-
-SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
-
-
-def _rows(table: str) -> list[list[str]]:
-    return [entry.split() for line in table.strip().splitlines() for entry in line.split(", ")]
+from alignment_tax.world.splits import SHARES, split_of
+from alignment_tax.world.words import rows
 
 
 def _noun(fr: str, gender: str, *rest: str) -> tuple[str, ...]:
@@ -31,10 +26,7 @@ def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
     return masculine, masculine, feminine, f"{masculine}s", f"{feminine}s", *rest
 
 
-#: French, gender (m | f), plural, English, plural
-NOUNS = tuple(
-    _noun(*row)
-    for row in _rows("""
+_nouns = rows("""
 chien m dog, chat m cat, oiseau m oiseaux bird birds, cheval m chevaux horse horses
 mouton m moutons sheep sheep, vache f cow, poule f hen, souris f souris mouse mice
 ours m ours bear bears, âne m donkey, homme m hommes man men, femme f femmes woman women
@@ -45,27 +37,21 @@ chaise f chair, maison f house, arbre m tree, fleur f flower, pomme f apple, ora
 lampe f lamp, chapeau m chapeaux hat hats, robe f robes dress dresses, bague f ring
 échelle f ladder, panier m basket
 """)
-)
-#: masculine, masculine before a vowel, feminine, masculine plural, feminine plural, English
-BEFORE = tuple(
-    _adjective(*row)
-    for row in _rows("""
+_before = rows("""
 petit small, grand big, vieux vieil vieille vieux vieilles old
 beau bel belle beaux belles beautiful, nouveau nouvel nouvelle nouveaux nouvelles new
 mauvais mauvais mauvaise mauvais mauvaises bad, joli pretty
 """)
-)
-AFTER = tuple(
-    _adjective(*row)
-    for row in _rows("""
+_after = rows("""
 rouge red, bleu blue, vert green, noir black, blanc blanc blanche blancs blanches white, triste sad
 heureux heureux heureuse heureux heureuses happy, étrange strange, propre clean, lourd heavy
 """)
-)
-#: je, il, nous, ils, participle, infinitive, English base, third person, past ("_" is a space)
-VERBS = tuple(
-    tuple(word.replace("_", " ") for word in row)
-    for row in _rows("""
+#: French, gender (m | f), plural, English, plural
+NOUNS = tuple(_noun(*row) for row in _nouns)
+#: masculine, masculine before a vowel, feminine, masculine plural, feminine plural, English
+BEFORE, AFTER = (tuple(_adjective(*row) for row in table) for table in (_before, _after))
+#: je, il, nous, ils, participle, infinitive, English base, third person, past
+VERBS = rows("""
 mange mange mangeons mangent mangé manger eat eats ate
 vois voit voyons voient vu voir see sees saw
 aime aime aimons aiment aimé aimer love loves loved
@@ -83,20 +69,16 @@ attends attend attendons attendent attendu attendre wait_for waits_for waited_fo
 écoute écoute écoutons écoutent écouté écouter listen_to listens_to listened_to
 oublie oublie oublions oublient oublié oublier forget forgets forgot
 """)
-)
 AVOIR = {"je": "ai", "il": "a", "nous": "avons", "ils": "ont"}
 ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
 #: French, English, person of the verb
-PRONOUNS = _rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
-PLACES = tuple(
-    place.strip().split(" = ")
-    for place in """
-dans le jardin = in the garden, dans la rue = in the street, dans la cuisine = in the kitchen,
-dans la forêt = in the forest, à l' école = at the school, au marché = at the market,
-près de la rivière = near the river, devant l' église = in front of the church,
-derrière le mur = behind the wall
-""".split(",")
-)
+PRONOUNS = rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
+PLACES = rows("""
+dans_le_jardin in_the_garden, dans_la_rue in_the_street, dans_la_cuisine in_the_kitchen
+dans_la_forêt in_the_forest, à_l'_école at_the_school, au_marché at_the_market
+près_de_la_rivière near_the_river, devant_l'_église in_front_of_the_church
+derrière_le_mur behind_the_wall
+""")
 ADVERBS = (("souvent", "often"), ("toujours", "always"), ("parfois", "sometimes"))
 NUMBERS = (("deux", "two"), ("trois", "three"), ("quatre", "four"), ("cinq", "five"))
 VOWELS = tuple("aeiouyâêéèàœh")
@@ -132,15 +114,14 @@ def _noun_phrase(rng: random.Random) -> tuple[str, str, str]:
     if plural:
         fr_det, en_det = rng.choice((("les", "the"), ("mes", "my"), ("ces", "these"), *NUMBERS))
         return f"{fr_det} {french}", f"{en_det} {name}", "ils"
-    kind, vowel = rng.choice(("the", "a", "this", "my")), french.startswith(VOWELS)
-    if kind == "the":
-        det = _elide("le" if masculine else "la", french)
-    elif kind == "a":
-        det = "un" if masculine else "une"
-    elif kind == "this":
-        det = ("cet" if vowel else "ce") if masculine else "cette"
-    else:
-        det = "mon" if masculine or vowel else "ma"
+    vowel = french.startswith(VOWELS)
+    determiners = {
+        "the": _elide("le" if masculine else "la", french),
+        "a": "un" if masculine else "une",
+        "this": ("cet" if vowel else "ce") if masculine else "cette",
+        "my": "mon" if masculine or vowel else "ma",
+    }
+    kind, det = rng.choice(list(determiners.items()))
     article = "an" if kind == "a" and name[0] in "aeiou" else kind
     return f"{det} {french}", f"{article} {name}", "il"
 
@@ -152,15 +133,12 @@ def _clause(rng: random.Random, subject: str, person: str) -> tuple[str, str]:
     negative = rng.random() < 0.3
     adverb = rng.choice(ADVERBS) if not negative and rng.random() < 0.25 else None
     tense = "present" if adverb else rng.choice(("present", "present", "past", "future"))
-    if tense == "present":
-        fr, tail = verb[("je", "il", "nous", "ils").index(person)], ""
-        do, says = ("does", third) if person == "il" else ("do", base)
-    elif tense == "past":
-        fr, tail = AVOIR[person], f" {verb[4]}"
-        do, says = "did", past
-    else:
-        fr, tail = ALLER[person], f" {verb[5]}"
-        do, says = "will", f"will {base}"
+    now = ("does", third) if person == "il" else ("do", base)
+    fr, tail, do, says = {
+        "present": (verb[("je", "il", "nous", "ils").index(person)], "", *now),
+        "past": (AVOIR[person], f" {verb[4]}", "did", past),
+        "future": (ALLER[person], f" {verb[5]}", "will", f"will {base}"),
+    }[tense]
     en = f"{do} not {base}" if negative else says
     fr = f"{_elide('ne', fr)} {fr} pas{tail}" if negative else f"{fr}{tail}"
     if adverb:

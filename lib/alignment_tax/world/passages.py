@@ -10,22 +10,30 @@ import random
 from typing import NamedTuple
 
 from alignment_tax.world import facts
-from alignment_tax.world.splits import split_of
+from alignment_tax.world.splits import SHARES, split_of
 from alignment_tax.world.words import COLOURS, EVENTS, PEOPLE, PLURALS, ROOMS, THINGS
 
-SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
+#: A sentence, and the questions that it allows, each with the name of what answers it.
+TOLD = {
+    "{p} is in {place} .": {"where is {p} ?": "place", "who is in {place} ?": "p"},
+    "{that} is in {place} .": {"where is {that} ?": "place", "what is in {place} ?": "that"},
+    "{p} gave {thing} to {q} .": {
+        "who gave {thing} ?": "p",
+        "who got {thing} ?": "q",
+        "what did {p} give ?": "thing",
+    },
+    "{p} has {one} .": {"what does {p} have ?": "one", "who has {one} ?": "p"},
+}
+KINDS = {"p": "person", "q": "person", "place": "room"}  # of answers; all others are things
 
 
 class Reading(NamedTuple):
-    """A passage with questions: each a text and its answer; `choices` only where RACE-like.
-
-    `kinds` names the type of each answer, for the baseline that guesses by type.
-    """
+    """A passage with questions: each a text and its answer."""
 
     passage: str
     questions: tuple[tuple[str, str], ...]
-    kinds: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # of the answers, for the baseline that guesses by type
+    choices: tuple[str, ...] = ()  # only where RACE-like
 
 
 def told(passage: str) -> str:
@@ -45,26 +53,13 @@ def _sentences(rng: random.Random, n: int) -> tuple[list[str], list[tuple[str, s
     sentences, questions = [], []
     for i, (room, thing, colour) in enumerate(zip(rooms, things, colours, strict=True)):
         p, q = people[2 * i : 2 * i + 2]
-        place, coloured = f"the {room}", f"the {colour} {thing}"
-        one = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
-        kind = rng.randrange(4)
-        if kind == 0:
-            sentences.append(f"{p} is in {place} .")
-            questions.append((f"where is {p} ?", place, "room"))
-            questions.append((f"who is in {place} ?", p, "person"))
-        elif kind == 1:
-            sentences.append(f"{coloured} is in {place} .")
-            questions.append((f"where is {coloured} ?", place, "room"))
-            questions.append((f"what is in {place} ?", coloured, "thing"))
-        elif kind == 2:
-            sentences.append(f"{p} gave the {thing} to {q} .")
-            questions.append((f"who gave the {thing} ?", p, "person"))
-            questions.append((f"who got the {thing} ?", q, "person"))
-            questions.append((f"what did {p} give ?", f"the {thing}", "thing"))
-        else:
-            sentences.append(f"{p} has {one} .")
-            questions.append((f"what does {p} have ?", one, "thing"))
-            questions.append((f"who has {one} ?", p, "person"))
+        named = {"p": p, "q": q, "place": f"the {room}", "thing": f"the {thing}"}
+        named["that"] = f"the {colour} {thing}"
+        named["one"] = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
+        sentence, asked = rng.choice(list(TOLD.items()))
+        sentences.append(sentence.format(**named))
+        for question, name in asked.items():
+            questions.append((question.format(**named), named[name], KINDS.get(name, "thing")))
     return sentences, questions
 
 
@@ -117,10 +112,7 @@ MAKERS = {"span": span, "counting": counting, "race_like": race_like}
 def draw(
     rng: random.Random, slot: str, split: str, asked: int = 1, length: int | None = None
 ) -> Reading:
-    """Draw a passage of `split` for the slot span | counting | race_like.
-
-    Asked are up to `asked` questions; `length` is the number of sentences, if it is given.
-    """
+    """Draw a passage for a slot of `MAKERS`: at most `asked` questions, `length` sentences."""
     while True:
         reading = MAKERS[slot](rng, asked, length)
         if split_of(SHARES, "passage", reading.passage) == split:
@@ -130,8 +122,8 @@ def draw(
 def type_guess(reading: Reading) -> float:
     """Chance of the right answer when one picks at random what fits the type of answer.
 
-    Persons and rooms: one of those the passage names; a thing: one of its noun phrases; a number:
-    one of the passage's numbers, or one of the totals that are possible; four choices: a quarter.
+    Persons, rooms and things: one of those the passage names; a number: one of the passage's, or
+    one of the totals that are possible; four choices: a quarter.
     """
     kind, words = reading.kinds[0], reading.passage.split()
     if kind == "choice":

@@ -1,8 +1,9 @@
 """The real counterpart of the tiny world: preferences, demonstrations and benchmark items.
 
 A set comes from the Hugging Face Hub, or as NAME.jsonl.gz (one JSON object a line) from the folder
-that the setting ALIGNMENT_TAX_DATA names. Small pure functions, the adapters, turn a row of either
-layout into one normal form. The part a row belongs to depends on its text, so parts never overlap.
+that the setting ALIGNMENT_TAX_DATA names, and then only from there. Small pure functions turn a row
+of either layout into one normal form. Its text alone says to which part it belongs, so parts never
+overlap.
 
 Sets as in the paper (section 3): HH-RLHF for preferences and prompts; ARC, RACE, PIQA (common
 sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax. Dolly stands in
@@ -12,7 +13,6 @@ for ShareGPT as instruction data.
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import logging
 import random
@@ -41,7 +41,7 @@ class DataUnavailable(SettingsError):
     """A set that cannot be had or read; the message names it and the ways to get it."""
 
 
-# --- Adapters: one row of one layout in, one row of the normal form out, None = not ours ---------
+# Adapters: a row of either layout in, a row of the normal form out, None = not ours.
 # Normal forms: {question, choices, gold}, {passage, question, answers}, {fr, en},
 # {chosen, rejected}, {instruction, context, response}.
 
@@ -65,48 +65,43 @@ def _match(pattern: str, text: str) -> re.Match[str]:
     return found
 
 
-def _arc_hub(row: Row) -> Row:
-    choices = row["choices"]
-    gold = list(choices["label"]).index(row["answerKey"])
-    return _choice(row["question"], choices["text"], gold)
-
-
-def _arc_query(row: Row) -> Row:
-    question = row["query"].removeprefix("Question: ").strip()
-    return _choice(question, row["choices"], row["gold"])
-
-
-def _arc_worded(row: Row) -> Row:
-    found = _match(
-        r"Please choose the correct answer to the question: (.*?)\n\n"
-        r"Answer1: (.*?)\n\nAnswer format: .*",
-        row["instruction"],
-    )
-    choices = re.split(r"\s*Answer\d: ?", found[2])
-    return _choice(found[1].strip(), choices, int(row["answer"].removeprefix("answer")) - 1)
+def _arc(row: Row) -> Row:
+    """Read the Hub's columns, a query with choices, or an instruction that holds them in words."""
+    if "query" in row:
+        question = row["query"].removeprefix("Question: ").strip()
+        return _choice(question, row["choices"], row["gold"])
+    if "instruction" in row:
+        found = _match(
+            r"Please choose the correct answer to the question: (.*?)\n\n"
+            r"Answer1: (.*?)\n\nAnswer format: .*",
+            row["instruction"],
+        )
+        choices = re.split(r"\s*Answer\d: ?", found[2])
+        return _choice(found[1].strip(), choices, int(row["answer"].removeprefix("answer")) - 1)
+    gold = list(row["choices"]["label"]).index(row["answerKey"])
+    return _choice(row["question"], row["choices"]["text"], gold)
 
 
 def _piqa(row: Row) -> Row:
     return _choice(row["goal"].strip(), [row["sol1"].strip(), row["sol2"].strip()], row["label"])
 
 
-def _race(passage: str, question: str, options: Iterable[str], answer: str) -> Row:
+def _race(row: Row) -> Row:
+    """Read the Hub's columns, or a conversation whose first turn holds them in words."""
+    if "conversation" in row:
+        turn = row["conversation"][0]
+        found = _match(
+            r".*?<passage>:\n(.*)\n\n<question>:\n(.*?)\n\n<options>:\n"
+            r"A (.*?)\nB (.*?)\nC (.*?)\nD (.*?)\n\n<answer>:.*",
+            turn["human"],
+        )
+        passage, question, *options = found.groups()
+        answer = turn["assistant"].strip()
+    else:
+        passage, question, options = row["article"], row["question"], row["options"]
+        answer = row["answer"]
     choices = [option.strip() for option in options]
     return _choice(question.strip(), choices, "ABCD".index(answer), passage=passage.strip())
-
-
-def _race_hub(row: Row) -> Row:
-    return _race(row["article"], row["question"], row["options"], row["answer"])
-
-
-def _race_chat(row: Row) -> Row:
-    turn = row["conversation"][0]
-    found = _match(
-        r".*?<passage>:\n(.*)\n\n<question>:\n(.*?)\n\n<options>:\n"
-        r"A (.*?)\nB (.*?)\nC (.*?)\nD (.*?)\n\n<answer>:.*",
-        turn["human"],
-    )
-    return _race(found[1], found[2], found.groups()[2:], turn["assistant"].strip())
 
 
 def _squad(row: Row) -> Row:
@@ -116,11 +111,15 @@ def _squad(row: Row) -> Row:
     return _reading(row["context"], row["question"], texts)
 
 
-def _drop_hub(row: Row) -> Row | None:
-    validated = row["validated_answers"]
-    columns = (validated[name] for name in ("number", "date", "spans"))
-    own = (row["answer"][name] for name in ("number", "date", "spans"))
-    texts = [_drop_answer(*candidate) for candidate in (own, *zip(*columns, strict=True))]
+def _drop(row: Row) -> Row | None:
+    """Read the Hub's columns, or a prompt with its answers."""
+    if "context" in row:
+        found = _match(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"])
+        answers = [answer.strip() for answer in row["ref_text"].split("|")]
+        return {"passage": found[1], "question": found[2].strip(), "answers": answers}
+    parts, validated = ("number", "date", "spans"), row["validated_answers"]
+    own, others = (row["answer"][part] for part in parts), (validated[part] for part in parts)
+    texts = [_drop_answer(*candidate) for candidate in (own, *zip(*others, strict=True))]
     return _reading(row["passage"], row["question"], filter(None, texts)) if any(texts) else None
 
 
@@ -130,20 +129,14 @@ def _drop_answer(number: str, date: Mapping[str, str], spans: Sequence[str]) -> 
     return str(number) if number else " and ".join(spans) or " ".join(filter(None, days))
 
 
-def _drop_prompt(row: Row) -> Row:
-    found = _match(r"Passage: (.*)\nQuestion: (.*)\nAnswer:", row["context"])
-    answers = [answer.strip() for answer in row["ref_text"].split("|")]
-    return {"passage": found[1], "question": found[2].strip(), "answers": answers}
-
-
 def _wmt(row: Row) -> Row:
     texts = row.get("translation", row)
     return {"fr": texts["fr"].strip(), "en": texts["en"].strip()}
 
 
 def _wmt_2013(row: Row) -> Row | None:
-    # The Hub's validation split of WMT14 is newstest2013: the same items either way.
-    return _wmt(row) if row["set"] == "newstest2013" else None
+    # the Hub's validation split of WMT14 is newstest2013 alone, a local file names the set
+    return _wmt(row) if row.get("set", "newstest2013") == "newstest2013" else None
 
 
 def _pair(row: Row) -> Row:
@@ -156,109 +149,91 @@ def _dolly(row: Row) -> Row | None:
 
 
 class Source(NamedTuple):
-    """Where one set comes from, and how a row of each layout is read.
-
-    `local` is the file name in the local folder, less ".jsonl.gz"; `directory` is the Hub's
-    data_dir, for repositories that keep several sets in folders.
-    """
+    """Where one set comes from, and how a row of either layout is read."""
 
     hub: str
     config: str | None
     split: str
-    local: str
-    from_hub: Adapter
-    from_local: Adapter
-    directory: str | None = None
+    local: str  # file in the local folder, less ".jsonl.gz"
+    read: Adapter
+    directory: str | None = None  # the Hub's data_dir, where a repository has several sets
 
 
 ARC, DROP, WMT = "allenai/ai2_arc", "EleutherAI/drop", "wmt/wmt14"
 RACE, XQUAD, SQUAD = "ehovy/race", "google/xquad", "rajpurkar/squad"
-DOLLY = "databricks/databricks-dolly-15k"
+DOLLY, HH = "databricks/databricks-dolly-15k", "Anthropic/hh-rlhf"
 PREFERENCE_SETS = ("helpful_base", "helpful_online", "helpful_rejection_sampled", "harmless_base")
-
-
-def _hh(name: str) -> Source:
-    # Parts are made by hash of the prompt, so the Hub's own split into train and test is not used.
-    folder, local = name.replace("_", "-"), f"hh_{name}_test"
-    return Source("Anthropic/hh-rlhf", None, "train+test", local, _pair, _pair, folder)
-
-
 SOURCES: dict[str, Source] = {
-    # MIT
-    **{name: _hh(name) for name in PREFERENCE_SETS},
+    # MIT; parts are made by hash of the prompt, the Hub's own split into train and test is not used
+    **{
+        name: Source(HH, None, "train+test", f"hh_{name}_test", _pair, name.replace("_", "-"))
+        for name in PREFERENCE_SETS
+    },
     # CC BY-SA 3.0
-    "dolly": Source(DOLLY, None, "train", "dolly_15k", _dolly, _dolly),
+    "dolly": Source(DOLLY, None, "train", "dolly_15k", _dolly),
     # CC BY-SA 4.0
-    "arc_easy_test": Source(ARC, "ARC-Easy", "test", "arc_easy_test", _arc_hub, _arc_query),
-    "arc_easy_train": Source(ARC, "ARC-Easy", "train", "arc_easy_train", _arc_hub, _arc_worded),
-    "arc_challenge_test": Source(
-        ARC, "ARC-Challenge", "test", "arc_challenge_test", _arc_hub, _arc_query
-    ),
-    "arc_challenge_train": Source(
-        ARC, "ARC-Challenge", "train", "arc_challenge_train", _arc_hub, _arc_worded
-    ),
+    "arc_easy_test": Source(ARC, "ARC-Easy", "test", "arc_easy_test", _arc),
+    "arc_easy_train": Source(ARC, "ARC-Easy", "train", "arc_easy_train", _arc),
+    "arc_challenge_test": Source(ARC, "ARC-Challenge", "test", "arc_challenge_test", _arc),
+    "arc_challenge_train": Source(ARC, "ARC-Challenge", "train", "arc_challenge_train", _arc),
     # AFL 3.0
-    "piqa_validation": Source("baber/piqa", None, "validation", "piqa_valid", _piqa, _piqa),
+    "piqa_validation": Source("baber/piqa", None, "validation", "piqa_valid", _piqa),
     # non-commercial research only, no redistribution
-    "race_middle_test": Source(RACE, "middle", "test", "race_middle_test", _race_hub, _race_chat),
+    "race_middle_test": Source(RACE, "middle", "test", "race_middle_test", _race),
     # CC BY-SA 4.0; XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set
-    "squad_dev": Source(XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad, _squad),
-    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad, _squad),
+    "squad_dev": Source(XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad),
+    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad),
     # CC BY-SA 4.0
-    "drop_dev": Source(DROP, None, "validation", "drop_dev_eval", _drop_hub, _drop_prompt),
-    "drop_train": Source(DROP, None, "train", "drop_dev_rest", _drop_hub, _drop_prompt),
+    "drop_dev": Source(DROP, None, "validation", "drop_dev_eval", _drop),
+    "drop_train": Source(DROP, None, "train", "drop_dev_rest", _drop),
     # research use, with citation
-    "newstest2014": Source(WMT, "fr-en", "test", "wmt14_fr_en_newstest2014", _wmt, _wmt),
-    "newstest2013": Source(
-        WMT, "fr-en", "validation", "wmt_fr_en_newstest2009_2013", _wmt, _wmt_2013
-    ),
+    "newstest2014": Source(WMT, "fr-en", "test", "wmt14_fr_en_newstest2014", _wmt),
+    "newstest2013": Source(WMT, "fr-en", "validation", "wmt_fr_en_newstest2009_2013", _wmt_2013),
 }
 
 
 def load(name: str) -> list[Row]:
-    """Return all rows of set `name` in their normal form, from the local folder or from the Hub.
-
-    The folder is used if the setting ALIGNMENT_TAX_DATA names one, and then only the folder.
-    """
+    """Return all rows of a set in their normal form, from the local folder or from the Hub."""
     if name not in SOURCES:
         raise KeyError(f"There is no set {name!r}. Choose one of: {', '.join(SOURCES)}.")
     source, folder = SOURCES[name], data_folder()
     if folder:
         path = folder / f"{source.local}.jsonl.gz"
-        rows, adapter, origin = _read_local(name, path), source.from_local, str(path)
+        rows, origin = _read_local(name, path), str(path)
     else:
-        rows, adapter, origin = _read_hub(name), source.from_hub, _hub_address(source)
+        rows, origin = _read_hub(name), _hub_address(source)
     adapted = []
     for number, row in enumerate(tqdm(rows, desc=f"reading {name}", delay=3, leave=False), start=1):
         try:
-            adapted.append(adapter(row))
+            adapted.append(source.read(row))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataUnavailable(
                 f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
                 f"{type(error).__name__}: {error}. Its fields are {', '.join(map(str, row))}; "
-                f"see what is read in {adapter.__name__} of world/real.py, and correct the file."
+                f"see what is read in {source.read.__name__} of world/real.py, and correct the "
+                "file."
             ) from error
     if kept := [row for row in adapted if row is not None]:
         return kept
-    raise DataUnavailable(f"The set {name!r} is empty ({origin}). {_ways(name)}")
+    raise _unavailable(name, f"The set {name!r} is empty ({origin}).")
 
 
 def _hub_address(source: Source) -> str:
     return " / ".join(filter(None, (source.hub, source.config or source.directory, source.split)))
 
 
-def _ways(name: str) -> str:
+def _unavailable(name: str, why: str) -> DataUnavailable:
     source = SOURCES[name]
-    return (
-        f"There are two ways to get {name!r}: with a network connection, from the Hugging Face Hub "
-        f"({_hub_address(source)}; leave {DATA_VARIABLE} unset); or from a local folder: set "
-        f"{DATA_VARIABLE} to a folder that holds {source.local}.jsonl.gz."
+    return DataUnavailable(
+        f"{why} There are two ways to get {name!r}: with a network connection, from the Hugging "
+        f"Face Hub ({_hub_address(source)}; leave {DATA_VARIABLE} unset); or from a local folder: "
+        f"set {DATA_VARIABLE} to a folder that holds {source.local}.jsonl.gz."
     )
 
 
 def _read_local(name: str, path: Path) -> Iterable[Row]:
     if not path.is_file():
-        raise DataUnavailable(f"The set {name!r} has no file {path}. {_ways(name)}")
+        raise _unavailable(name, f"The set {name!r} has no file {path}.")
     read = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -266,43 +241,34 @@ def _read_local(name: str, path: Path) -> Iterable[Row]:
                 yield json.loads(line)
                 read += 1
     except (OSError, EOFError, ValueError) as error:
-        raise DataUnavailable(
-            f"The file {path} is damaged after line {read} ({error}). {_ways(name)}"
-        ) from error
+        said = f"The file {path} is damaged after line {read} ({error})."
+        raise _unavailable(name, said) from error
 
 
 def _read_hub(name: str) -> Iterable[Row]:
-    source = SOURCES[name]
+    hub, config, split, _, _, folder = SOURCES[name]
     try:
-        return load_dataset(
-            source.hub, source.config, data_dir=source.directory, split=source.split
-        )
+        return load_dataset(hub, config, data_dir=folder, split=split)
     # The Hub fails in many ways (no network, no such file, a gated set); the remedy is one.
     except Exception as error:
-        raise DataUnavailable(
-            f"The set {name!r} could not be loaded from the Hub ({error}). {_ways(name)}"
-        ) from error
+        said = f"The set {name!r} could not be loaded from the Hub ({error})."
+        raise _unavailable(name, said) from error
 
 
 class Benchmark(NamedTuple):
-    """Which sets a benchmark's reported and validation items come from.
-
-    Where both come from one set, `group` is the field whose text decides which part a row is in.
-    Three rows are kept out of validation as fixed few-shot examples: the first whose `group` text
-    has a number of words in `example_words`.
-    """
+    """Which sets a benchmark's reported and validation items come from."""
 
     reported: str
     validation: str
-    group: str
-    example_words: range = range(0)
+    group: str  # the field whose text decides the part, where both come from one set
+    example_words: range = range(0)  # of `group`, in the three examples kept out of validation
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "arc_easy": Benchmark("arc_easy_test", "arc_easy_train", group="question"),
-    "arc_challenge": Benchmark("arc_challenge_test", "arc_challenge_train", group="question"),
-    "piqa": Benchmark("piqa_validation", "piqa_validation", group="question"),
-    "race": Benchmark("race_middle_test", "race_middle_test", group="passage"),
+    "arc_easy": Benchmark("arc_easy_test", "arc_easy_train", "question"),
+    "arc_challenge": Benchmark("arc_challenge_test", "arc_challenge_train", "question"),
+    "piqa": Benchmark("piqa_validation", "piqa_validation", "question"),
+    "race": Benchmark("race_middle_test", "race_middle_test", "passage"),
     # Short passages, since every item pays for its examples; no headlines, which teach no format.
     "squad": Benchmark("squad_dev", "squad_train", "passage", range(20, 60)),
     "drop": Benchmark("drop_dev", "drop_train", "passage", range(20, 60)),
@@ -316,30 +282,25 @@ def benchmark(name: str, split: str) -> list[Row]:
 
     The order depends on the text of the items alone, so the first k items are a random sample of
     the set, the same on every machine. Splits: "reported"; "validation" (for choosing strengths and
-    for early stopping); "examples" (few-shot examples, in neither of the two).
-
-    Raises:
-        ValueError: no such benchmark or split.
-        DataUnavailable: a set cannot be had.
+    for early stopping); "examples" (few-shot examples, in neither of the two). ValueError: no such
+    benchmark or split; DataUnavailable: a set cannot be had.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"There is no benchmark {name!r}. Choose one of: {', '.join(BENCHMARKS)}.")
     if split not in ("reported", "validation", "examples"):
         raise ValueError(f"There is no split {split!r}: reported, validation or examples.")
-    made_of = BENCHMARKS[name]
-    rows = load(made_of.reported if split == "reported" else made_of.validation)
+    reported, validation, group, words = BENCHMARKS[name]
+    rows = load(reported if split == "reported" else validation)
     rows.sort(key=lambda row: unit_hash(name, json.dumps(row, ensure_ascii=False, sort_keys=True)))
-    if made_of.reported == made_of.validation:
-        rows = [row for row in rows if split_of(SHARES, name, row[made_of.group]) == split]
+    if reported == validation:
+        rows = [row for row in rows if split_of(SHARES, name, row[group]) == split]
     if split == "reported":
         return rows
-    if made_of.reported != made_of.validation:
+    if reported != validation:
         # ARC's own train and test files share a dozen questions.
-        seen = {_level(row[made_of.group]) for row in load(made_of.reported)}
-        rows = [row for row in rows if _level(row[made_of.group]) not in seen]
-    lengths = (len(row[made_of.group].split()) for row in rows)
-    suitable = [row for row, n in zip(rows, lengths, strict=True) if n in made_of.example_words]
-    examples = suitable[:3]
+        seen = {_level(row[group]) for row in load(reported)}
+        rows = [row for row in rows if _level(row[group]) not in seen]
+    examples = [row for row in rows if len(row[group].split()) in words][:3]
     return examples if split == "examples" else [row for row in rows if row not in examples]
 
 
@@ -368,14 +329,8 @@ FAULTS = {
 }
 ROLES = {"Human": "user", "Assistant": "assistant"}
 # Shares of the conversations: 0.7 for reward models (pairs), 0.3 for RLHF (prompts alone).
-PARTS = {
-    "train": 0.40,
-    "validation": 0.06,
-    "judge": 0.24,
-    "rlhf": 0.20,
-    "validation prompts": 0.05,
-    "reported prompts": 0.05,
-}
+PARTS = {"train": 0.40, "validation": 0.06, "judge": 0.24, "rlhf": 0.20}
+PARTS |= {"validation prompts": 0.05, "reported prompts": 0.05}
 
 
 def parse_conversation(text: str) -> Prompt:
@@ -393,18 +348,19 @@ def parse_pair(row: Row) -> Pair | str:
         chosen, rejected = (parse_conversation(row[side]) for side in ("chosen", "rejected"))
     except ValueError:
         return "malformed"
+    prompt, replies = chosen[:-1], (chosen[-1]["content"], rejected[-1]["content"])
     if any(turns[-1]["role"] != "assistant" for turns in (chosen, rejected)):
         return "empty"
-    prompt, replies = chosen[:-1], (chosen[-1]["content"], rejected[-1]["content"])
     if prompt != rejected[:-1]:
         return "diverging"
     if not all(replies):
         return "empty"
     if replies[0] == replies[1]:
         return "same"
-    taking_turns = all(t["role"] == who for t, who in zip(prompt, itertools.cycle(ROLES.values())))
-    complete = all(turn["content"] for turn in prompt) and len(prompt) % 2 == 1
-    return Pair(prompt, *replies) if taking_turns and complete else "malformed"
+    in_turn = ["user", *["assistant", "user"] * (len(prompt) // 2)]
+    said = all(turn["content"] for turn in prompt)
+    in_order = [turn["role"] for turn in prompt] == in_turn
+    return Pair(prompt, *replies) if said and in_order else "malformed"
 
 
 def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
@@ -425,9 +381,8 @@ def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
 class RealWorld:
     """Real data behind the `World` interface: HH-RLHF preferences and prompts, Dolly for SFT.
 
-    A conversation's first user turn decides its part (train, validation, judge, rlhf prompts,
-    ...), so that two conversations that begin alike are never on two sides of a split. Sets are
-    read on first use.
+    A conversation's first user turn decides its part (a key of `PARTS`), so that two that begin
+    alike are never on two sides of a split. Sets are read on first use.
     """
 
     preference_sets: tuple[str, ...] = PREFERENCE_SETS
@@ -450,7 +405,7 @@ class RealWorld:
         # A dozen Dolly instructions also open an HH-RLHF conversation: those stay out.
         rows = [row for row in load("dolly") if _level(row["instruction"]) not in openings]
         rows = draw(rows, n, seed, "demonstrations")
-        asked = ["\n\n".join(filter(None, (row["instruction"], row["context"]))) for row in rows]
+        asked = ("\n\n".join(filter(None, (row["instruction"], row["context"]))) for row in rows)
         prompts = [said("user", text) for text in asked]
         replies = [said("assistant", row["response"]) for row in rows]
         return Dataset.from_dict({"prompt": prompts, "completion": replies})
@@ -460,10 +415,10 @@ class RealWorld:
         if split not in ("train", "validation", "judge"):
             raise ValueError(f"There is no split {split!r}: train, validation or judge.")
         pairs = draw(self._parts[split], n, seed, f"{split} pairs")
-        chosen = [said("assistant", pair.chosen) for pair in pairs]
-        rejected = [said("assistant", pair.rejected) for pair in pairs]
-        prompts = [pair.prompt for pair in pairs]
-        return Dataset.from_dict({"prompt": prompts, "chosen": chosen, "rejected": rejected})
+        columns = {"prompt": [pair.prompt for pair in pairs]}
+        columns["chosen"] = [said("assistant", pair.chosen) for pair in pairs]
+        columns["rejected"] = [said("assistant", pair.rejected) for pair in pairs]
+        return Dataset.from_dict(columns)
 
     def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
         """Return up to `n` different prompts of split rlhf, validation or reported."""

@@ -7,6 +7,9 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 
+#: Of passages and French sentences.
+SHARES = {"reported": 0.15, "validation": 0.05, "pretraining": 0.8}
+
 
 def unit_hash(*identity: object) -> float:
     """Return a number in [0, 1) that depends on `identity` alone (not on run, machine or order)."""
@@ -16,11 +19,7 @@ def unit_hash(*identity: object) -> float:
 
 
 def split_of(shares: Mapping[str, float], *identity: object) -> str:
-    """Return the split of the item `identity`; `shares` maps split to its share, in order.
-
-    Raises:
-        ValueError: the shares do not add up to 1.
-    """
+    """Return the split of the item `identity`, by shares in order (ValueError: no sum of 1)."""
     edges = list(itertools.accumulate(shares.values()))
     if abs(edges[-1] - 1) > 1e-9:
         raise ValueError(f"Split shares must add up to 1, these add up to {edges[-1]}.")

@@ -38,10 +38,7 @@ class TinyWorld:
         Half the pairs are two replies of mixed manners, half a good reply against itself made
         worse in one way (`chat.PERTURBATIONS`). Split "train" has labels drawn with the
         Bradley-Terry probability of the gold difference, as people would disagree; "validation"
-        follows the gold order, on other requests.
-
-        Raises:
-            ValueError: split is neither train nor validation (the tiny world's judge is gold).
+        follows the gold order, on other requests (ValueError: judge, which is gold here).
         """
         if split not in ("train", "validation"):
             raise ValueError(f"Preferences have splits train and validation, not {split!r}.")
@@ -54,8 +51,7 @@ class TinyWorld:
             manner = chat.draw_manner(rng, verb, chat.DRAFTS)
             if kind == "mixed":
                 first = chat.write(rng, verb, noun, manner)
-                other = chat.draw_manner(rng, verb, chat.DRAFTS)
-                second = chat.write(rng, verb, noun, other)
+                second = chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.DRAFTS))
             else:
                 first, second = chat.perturb(rng, verb, noun, manner, kind)
             margin = chat.gold(verb, noun, first) - chat.gold(verb, noun, second)
@@ -65,9 +61,8 @@ class TinyWorld:
             agreed = margin > 0 if sure else rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
             chosen, rejected = (first, second) if agreed else (second, first)
             pair = {"chosen": said("assistant", chosen), "rejected": said("assistant", rejected)}
-            rows.append(
-                {"prompt": said("user", request), **pair, "kind": kind, "margin": abs(margin)}
-            )
+            row = {"prompt": said("user", request), **pair}
+            rows.append({**row, "kind": kind, "margin": abs(margin)})
         return Dataset.from_list(rows)
 
     def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
@@ -86,19 +81,16 @@ def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
     rng = random.Random(f"{slot} {split} items")
     rows: dict[str, facts.Item] = {}
     while len(rows) < n:
+        identity = f"{slot} {split} {len(rows)}"
         if slot == "translation":
             pair = french.draw(rng, split)
-            key, answer, choices, guess = pair.fr, pair.en, [], 0.0
-            prompt = french.prompt(pair)
+            rows.setdefault(pair.fr, facts.item(identity, french.prompt(pair), pair.en, (), 0.0))
         else:
             reading = passages.draw(rng, slot, split)
             # One question a passage: items that share a passage would fake a small error.
             key, ((question, answer),) = reading.passage, reading.questions
-            choices, guess = list(reading.choices), passages.type_guess(reading)
-            prompt = passages.ask(key, question)
-        place = {"choices": choices, "answer": choices.index(answer) if choices else 0}
-        row = {"id": f"{slot} {split} {len(rows)}", "prompt": prompt, **place}
-        rows.setdefault(key, row | {"target": answer, "guess": guess})
+            chance, prompt = passages.type_guess(reading), passages.ask(key, question)
+            rows.setdefault(key, facts.item(identity, prompt, answer, reading.choices, chance))
     return list(rows.values())
 
 
@@ -106,11 +98,8 @@ def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
 def items(slot: str, split: str = "reported") -> Dataset:
     """The items of a skill: columns id, prompt, choices, answer, target, guess.
 
-    `slot` is one_hop | two_hop | piqa_like | race_like | span | counting | translation, `split`
-    reported or validation; `guess` is the chance of being right by guessing what fits the type.
-
-    Raises:
-        ValueError: unknown slot or split.
+    `split` is reported or validation (ValueError: another one, or no such slot); `guess` is the
+    chance of being right by guessing what fits the type.
     """
     if split not in ("reported", "validation"):
         raise ValueError(f"Skill items have splits reported and validation, not {split!r}.")
@@ -131,10 +120,8 @@ def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
 
     For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
     worse reply obeys instead of refusing. That is far easier to see than a wrong object. The table
-    holds no requests, but a seed draws the same pairs again. Real pairs, of no kind, stay.
-
-    Raises:
-        ValueError: the world has changed since the recording.
+    holds no requests, but a seed draws the same pairs again (ValueError: other ones, since the
+    world has changed). Real pairs, of no kind, stay.
     """
     if not set(pairs["kind"]) & set(chat.PERTURBATIONS):
         return pairs

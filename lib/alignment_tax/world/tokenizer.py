@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,21 +11,18 @@ from alignment_tax.world import chat, facts, french, words
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ message['role'] + ' : ' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ ' ' + eos_token }}{% endif %}{{ ' ' }}"
-    "{% endfor %}"
+    "{% for message in messages %}{{ message['role'] + ' : ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + eos_token }}{% endif %}{{ ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
 )
 
 
-def _words(table: Any) -> Iterator[str]:
-    """Yield all words of a text, or of a table of texts; places to be filled in are none."""
+def _words(table: Any) -> set[str]:
+    """Return all words of a text, or of a table of texts; places to be filled in are none."""
     if isinstance(table, str):
-        yield from (word for word in table.split() if "{" not in word)
-    else:
-        parts = itertools.chain(table, table.values()) if isinstance(table, dict) else table
-        yield from itertools.chain.from_iterable(map(_words, parts))
+        return {word for word in table.split() if "{" not in word}
+    parts = [*table, *table.values()] if isinstance(table, dict) else table
+    return set().union(*map(_words, parts))
 
 
 def vocabulary() -> list[str]:
@@ -43,7 +38,7 @@ def vocabulary() -> list[str]:
     tables += ["le la l' les un une ce cet cette mon ma mes ces ne n' pas je j' my these this"]
     tables += [chat.REQUESTS, chat.POLITE, chat.RUDE, chat.CLOSINGS, chat.RUDE_CLOSINGS]
     tables += [chat.REFUSALS, chat.HEADS, chat.STEPS, chat.HARMS, "user assistant system"]
-    return [*SPECIAL, *sorted(set(_words(tables)))]
+    return [*SPECIAL, *sorted(_words(tables))]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
