@@ -93,7 +93,6 @@ def test_every_algorithm_has_its_rounds_and_averages_and_no_others(study):
         refuses(UnknownStage, message, each.aligned, algorithm, rounds)
 
 
-# what is recorded
 def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
     table = record.rounds_table(study, ALL)
     assert len(table) == 8
@@ -155,7 +154,6 @@ def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     assert len(every.curve("average", 0)) == 2  # of RSF alone
 
 
-# speed
 def test_the_bench_says_where_the_time_of_each_algorithm_goes(study):
     found = bench.algorithms(study)
     assert tuple(found) == ALL

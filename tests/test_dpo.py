@@ -26,7 +26,6 @@ def log_probs(policy, rows, side):
     return reply_log_probs(policy, make_tokenizer(), list(rows["prompt"]), replies, 4)
 
 
-# the loss
 def test_the_dpo_loss_of_two_pairs_by_hand():
     # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
     loss = dpo_loss(*np.array([[-3.0, -5.0], [-4.0, -7.0], [-5.0, -5.0], [-5.0, -7.0]]), 0.5)
@@ -36,7 +35,6 @@ def test_the_dpo_loss_of_two_pairs_by_hand():
     assert quarter == pytest.approx(-math.log(3 / 4))
 
 
-# training
 def test_trl_computes_our_loss_and_a_second_round_is_still_measured_against_theta_0(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy, before = copy.deepcopy(theta_0), weights(theta_0)
@@ -73,7 +71,6 @@ def test_pairs_longer_than_the_context_are_refused(tmp_path):
     refuses(ValueError, r"Max_length may take 16 tokens.* context has 15", train_dpo, *given)
 
 
-# on-policy pairs
 def test_the_best_and_the_worst_reply_make_the_pair():
     # rounding may part the rewards of one and the same text
     for said, rewards, best_worst in (

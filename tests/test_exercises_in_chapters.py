@@ -2,7 +2,6 @@
 
 import ast
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +87,7 @@ def answer(name, body):
 def test_every_stub_is_an_exercise_with_a_name_of_its_own():
     stubs = [cell for path in CHAPTERS for cell in exercises.tagged(read_notebook(path), "stub")]
     assert len(ALL) == len(stubs) >= 40
+    assert {name for name, *_ in ANSWERS} == ALL.keys()
     # what is written into a stub has a name that no other cell of the chapter defines
     for path, exercise in ALL.values():
         cells = [cell.source for cell in code_cells(read_notebook(path))]
@@ -102,19 +102,14 @@ def test_the_stub_fails_and_the_solution_passes(name):
     assert re.search("(?i)^not solved yet|still the colleague's", told(name, exercise.stub))
 
 
-@pytest.mark.parametrize(("name", "body", "said"), ANSWERS)
-def test_a_wrong_answer_is_told_what_it_is(name, body, said):
-    first = told(name, answer(name, body))
-    assert said in first
-    assert not first.lower().startswith("right")
-
-
-def test_five_wrong_answers_of_each_exercise_are_told_apart():
-    said = defaultdict(list)
-    for name, body, _ in ANSWERS:
-        said[name].append(told(name, answer(name, body)))
-    assert said.keys() == ALL.keys()
-    assert {n: each for n, each in said.items() if len(set(each)) < max(5, len(each))} == {}
+@each_exercise
+def test_five_wrong_answers_are_told_what_they_are_and_apart(name):
+    said = []
+    for body, expected in [own[1:] for own in ANSWERS if own[0] == name]:
+        said.append(told(name, answer(name, body)))
+        assert expected in said[-1]
+        assert not said[-1].lower().startswith("right")
+    assert len(said) == len(set(said)) >= 5
 
 
 @each_exercise
@@ -200,7 +195,6 @@ def test_a_stub_without_a_check_or_a_solution_is_named(tmp_path):
         refuses(CourseError, tag, find_exercises, tmp_path / "02_x.ipynb")
 
 
-WRONG = ["None", "np.array([1.0, 0.2])", "1.0", "np.full(len(raw), alpha)", "raw", "0 * raw"]
 NEVER_SCALED = """
     ratios = len(raw) * alpha * raw
     while (ratios > 1 + 1e-12).any():
@@ -218,18 +212,13 @@ THREE_PASSES = """
         full |= ratios > 1
     return ratios
 """
-FIRST_ALONE = "\n    return np.array([1.0, 0.1, 0.1]) if raw[0] == 0.9 else "
 
 
-@pytest.mark.parametrize(("body", "said"), [
-    (NEVER_SCALED, "^wrong where nothing exceeds 1"),
-    (THREE_PASSES, "^stops too early"),
-    # everywhere, and only where the first example is right
-    *((f" return {answer}", "^(?!right$).") for answer in WRONG),
-    *((FIRST_ALONE + answer, "^(?!right$).") for answer in WRONG),
-])  # fmt: skip
-def test_a_wrong_projection_is_told_so(body, said):
-    assert re.search(said, told("project_by_hand", f"def project_by_hand(raw, alpha):{body}"))
+def test_a_wrong_projection_is_told_so():
+    said = {NEVER_SCALED: "wrong where nothing exceeds 1", THREE_PASSES: "stops too early"}
+    for body, first in said.items():
+        code = f"def project_by_hand(raw, alpha):{body}"
+        assert told("project_by_hand", code).startswith(first)
 
 
 def test_the_solutions_are_what_the_library_does():

@@ -85,7 +85,6 @@ def found_for_llamas(**changes):
     return mixture, found
 
 
-# from scores to ratios
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=9), st.floats(0.01, 0.99),
        st.floats(0, 0.9))  # fmt: skip
 def test_ratios_hold_the_mean_and_the_softmax_the_box(scores, alpha, eps):
@@ -138,7 +137,6 @@ def test_the_grid_and_the_learning_rate_by_hand():
     assert [hma.schedule(0, 1), hma.schedule(0, 2)] == [1, 1]
 
 
-# optimum
 def test_grid_and_gradient_find_the_optimum_in_a_corner():
     # nearest point of {mean 0.5, box} to (1.2, 0.3, 0.1): 1 is the most; 0.3 and 0.1 gain 0.05 each
     objective = Distance(1.2, 0.3, 0.1)
@@ -187,7 +185,6 @@ def test_the_best_ratios_are_kept_and_the_path_is_whole():
     assert found.objective <= found.equal
 
 
-# models
 @pytest.mark.parametrize(
     ("parameterisation", "alpha"),
     [*(("softmax", a) for a in (0.1, 0.3, 0.6, 0.7, 0.9)), *(("eq11", a) for a in (0.1, 0.2, 0.3))],
@@ -264,7 +261,6 @@ def test_the_kl_term_by_hand():
     assert term(mixture.theta).item() == pytest.approx(2.0 * total / 5)
 
 
-# refusals
 @pytest.mark.parametrize(("change", "message"), [
     ({"alpha": 1.0}, "alpha = 1.0: it must lie strictly between 0 and 1"),
     ({"alpha": float("nan")}, "strictly between"),

@@ -90,7 +90,6 @@ def test_kl_estimators_by_exact_expectation_and_k3_where_policies_nearly_agree()
     assert (torch.exp(other - log_probs) - 1 - (other - log_probs)).item() < 0 < d**2
 
 
-# a reply keeps its tokens
 def test_reward_models_and_examples_read_the_drawn_tokens():
     tokenizer, drawn = make_tokenizer(), Reply("x", [4, X], False)
     whole = closed_ids(tokenizer, [user("why")] * 2, [drawn, "good x"])
