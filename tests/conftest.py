@@ -1,14 +1,13 @@
 """What test files share: a study so small that a whole run takes seconds, and its stages."""
 
-import dataclasses
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 
 from alignment_tax import presets
 from alignment_tax.pipeline.study import Study
-from alignment_tax.presets import Preset
 from alignment_tax.settings import RUNS_VARIABLE
 from alignment_tax.store import Store
 
@@ -17,42 +16,42 @@ settings.register_profile("course", deadline=None, max_examples=60)
 settings.load_profile("course")
 
 
-def miniature(**changes) -> Preset:
+def refuses(error, said, call, *given, **named):
+    """Call something, which must fail with this error and say what this pattern finds, if any."""
+    with pytest.raises(error, match=said):
+        call(*given, **named)
+
+
+def miniature(**changes) -> presets.Preset:
     """The smoke preset cut down further, under a name of its own; `changes` are of its fields.
 
     Whoever takes its theta_0, reward model or RSF as they are shares them with all test files.
     """
     smoke = presets.get("smoke")
-    numbers = {"rounds": 2, "prompts_per_round": 4, "n": 2, "batch_size": 2}
-    rsf = dataclasses.replace(smoke.rsf, **numbers, learning_rate=2e-3)
-    ratios = dataclasses.replace(
+    rounds = {"rounds": 2, "prompts_per_round": 4, "n": 2}
+    rsf = replace(smoke.rsf, **rounds, batch_size=2, learning_rate=2e-3)
+    ratios = replace(
         presets.TINY_RATIOS, prompts=8, n=4, epochs=6, batch_size=4, evaluate_every=2,
         grid_step=0.2, reward_step=0.3, reward_prompts=4, kept_texts=4, labelled=4,
         parts=(("input", (0.5,)), ("linear", (0.5,))),
         grids=(("hma", 3, (0.3,)), ("hma_grid", 3, (0.3,))),
     )  # fmt: skip
     grids = {"l2": (0.1, 1.0), "lora": (4,), "sma": (0.5, 1.0), "ema": (0.5,), "graft": (0.2, 0.5)}
-    small = dataclasses.replace(
-        smoke,
-        name="miniature",
-        threads=1,
-        # learning rates at which even a few steps change what the model says, and enough of them
-        # for replies that end: RSF keeps no others
-        sft=dataclasses.replace(
-            smoke.sft, documents=96, batch_size=4, learning_rate=2e-3, epochs=4
-        ),
-        reward=dataclasses.replace(
-            smoke.reward, pairs=16, validation_pairs=8, batch_size=4, learning_rate=2e-3
-        ),
+    # learning rates at which even a few steps change what the model says, and enough of them for
+    # replies that end: RSF keeps no others
+    steps = {"batch_size": 4, "learning_rate": 2e-3}
+    small = replace(
+        smoke, name="miniature", threads=1, sft=replace(smoke.sft, documents=96, epochs=4, **steps),
+        reward=replace(smoke.reward, pairs=16, validation_pairs=8, **steps),
         rsf=rsf, dpo=None, rloo=None, ppo=None, kl_coefs=(), distil=presets.DistilConfig.like(rsf),
         remedies=tuple(grids.items()), replay_documents=60, ratios=ratios,
-        eval=dataclasses.replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
+        eval=replace(smoke.eval, limit=4, batch_size=32, reward_prompts=4),
     )  # fmt: skip
-    return dataclasses.replace(small, **changes)
+    return replace(small, **changes)
 
 
 @pytest.fixture(scope="session")
-def preset() -> Preset:
+def preset():
     return miniature()
 
 
@@ -66,14 +65,13 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def store(runs) -> Store:
+def store(runs):
     """The store of the shared stages: each is trained once in a session of tests."""
     return Store(runs / "artifacts")
 
 
 @pytest.fixture(scope="session")
-def study(store) -> Study:
-    """A study of the miniature, its stages in the shared store."""
+def study(store):
     return Study(miniature(), 0, store)
 
 

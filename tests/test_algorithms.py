@@ -1,13 +1,13 @@
 """Every RLHF algorithm as a stage of the study: kept by rounds, resumed, told apart."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import settings
 from alignment_tax.models import load_state
@@ -27,6 +27,7 @@ DPO = DpoConfig(**SMALL, **FAST, prompts_per_round=8, n=4, beta=0.1, batch_size=
 RLOO = RlooConfig(**SMALL, prompts_per_round=4, n=4, beta=0.05, batch_size=8)
 STEPS = {"iterations": 2, "prompts_per_iteration": 8, "minibatch": 4}
 PPO = PpoConfig(**SMALL, **FAST, **STEPS, critic_learning_rate=1e-3, kl_coef=0.05)
+ALL = ("rsf", "dpo", "rloo", "ppo")
 
 
 def with_algorithms(**others):
@@ -42,32 +43,34 @@ def weights(study, algorithm, rounds):
     return load_state(study.aligned(algorithm, rounds).path / "model")
 
 
-@pytest.mark.parametrize("algorithm", ["rsf", "dpo", "rloo", "ppo"])
+def log_of(artifact):
+    return pd.read_json(artifact.path / "log.jsonl", lines=True)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
 def test_every_round_moves_the_policy_on_and_is_kept(study, store, algorithm, monkeypatch):
     first, second = weights(study, algorithm, 1), weights(study, algorithm, 2)
     start = load_state(study.sft.path / "model")
     for one, other in ((start, first), (first, second)):
         assert any(not torch.equal(one[name], other[name]) for name in one)
-    log = pd.read_json(study.aligned(algorithm, 2).path / "log.jsonl", lines=True)
-    assert len(log) > 0
+    assert len(log_of(study.aligned(algorithm, 2))) > 0
     monkeypatch.setattr(Store, "_make", None)  # nothing is made again
     assert Study(with_algorithms(), 0, store).aligned(algorithm, 2) == study.aligned(algorithm, 2)
 
 
 def test_ppo_cut_into_rounds_is_the_same_run(study, store):
-    whole = dataclasses.replace(PPO, rounds=1, iterations=PPO.iterations * PPO.rounds)
+    whole = replace(PPO, rounds=1, iterations=PPO.iterations * PPO.rounds)
     uncut = Study(with_algorithms(ppo=whole), 0, store)
     one, other = weights(study, "ppo", 2), weights(uncut, "ppo", 1)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    log = pd.read_json(study.aligned("ppo", 2).path / "log.jsonl", lines=True)
-    assert log["iteration"].tolist() == [3, 4]
+    assert log_of(study.aligned("ppo", 2))["iteration"].tolist() == [3, 4]
 
 
 def test_the_other_pairs_of_dpo_are_another_run(study, store):
-    offline = Study(with_algorithms(dpo=dataclasses.replace(DPO, source="offline")), 0, store)
-    assert offline.aligned("dpo", 1).key != study.aligned("dpo", 1).key
-    own = pd.read_parquet(study.aligned("dpo", 1).path / "samples.parquet")
-    written = pd.read_parquet(offline.aligned("dpo", 1).path / "samples.parquet")
+    offline = Study(with_algorithms(dpo=replace(DPO, source="offline")), 0, store)
+    rounds = [each.aligned("dpo", 1) for each in (study, offline)]
+    assert rounds[0].key != rounds[1].key
+    own, written = (pd.read_parquet(each.path / "samples.parquet") for each in rounds)
     assert (own["margin"] > 0).all()
     assert not set(own["prompt"]) & set(written["prompt"])
 
@@ -75,25 +78,23 @@ def test_the_other_pairs_of_dpo_are_another_run(study, store):
 def test_every_algorithm_has_its_rounds_and_averages_and_no_others(study):
     specs = study.specs()
     assert len(specs) == len(set(specs))
-    for algorithm in ("rsf", "dpo", "rloo", "ppo"):
+    for algorithm in ALL:
         own = [spec for spec in specs if spec.algorithm == algorithm]
         rounds = [Spec(algorithm, 1), Spec(algorithm, 2)]
         assert own == rounds + [Spec(algorithm, 2, "average", a) for a in study.preset.alphas]
     assert Spec("dpo", 2, "average", 0.5) in Study(with_algorithms(), 1).specs()
-    found = {spec.algorithm for spec in Study(miniature(), 0).specs()}
-    assert found == {"base", "sft", "rsf", "rsf_random"}
+    of_rsf = Study(miniature(), 0)
+    assert {spec.algorithm for spec in of_rsf.specs()} == {"base", "sft", "rsf", "rsf_random"}
     for each, algorithm, rounds, message in (
-        (study, "grpo", 1, r"no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"),
-        (study, "dpo", 3, r"no dpo round 3.*1 to 2"),
-        (Study(miniature(), 0), "ppo", 1, "no algorithm 'ppo'"),
+        (study, "grpo", 1, "no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"),
+        (study, "dpo", 3, "no dpo round 3.*1 to 2"),
+        (of_rsf, "ppo", 1, "no algorithm 'ppo'"),
     ):
-        with pytest.raises(UnknownStage, match=message):
-            each.aligned(algorithm, rounds)
+        refuses(UnknownStage, message, each.aligned, algorithm, rounds)
 
 
-# what is recorded
 def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
-    table = record.rounds_table(study, ("rsf", "dpo", "rloo", "ppo"))
+    table = record.rounds_table(study, ALL)
     assert len(table) == 8
     first = table[table["rounds"] == 1].set_index("algorithm")
     assert first[["kept_gold", "finished"]].loc[["rsf", "rloo", "ppo"]].notna().all(axis=None)
@@ -102,9 +103,8 @@ def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
     chosen = pd.read_parquet(study.aligned("dpo", 1).path / "samples.parquet")["gold"]
     assert first.loc["dpo", "kept_gold"] == pytest.approx(chosen.mean())
     # PPO keeps no replies: its log has their mean gold in each of two iterations
-    log = pd.read_json(study.aligned("ppo", 1).path / "log.jsonl", lines=True)
-    assert first.loc["ppo", "mean_gold"] == pytest.approx(log["gold"].mean())
-    assert first.loc["ppo", "mean_reward"] == pytest.approx(log["reward"].mean())
+    means = log_of(study.aligned("ppo", 1))[["gold", "reward"]].mean().tolist()
+    assert first.loc["ppo", ["mean_gold", "mean_reward"]].tolist() == pytest.approx(means)
 
 
 def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
@@ -121,8 +121,7 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     assert found["forward_kl"] != study.point(Spec("ppo", 2))["kl"]
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
     table = record.forward_kls(study, specs)
-    assert table["algorithm"].tolist() == ["sft", "ppo", "ppo"]
-    assert table["alpha"].tolist()[-1] == 0.5
+    assert (*table["algorithm"], table["alpha"].iloc[-1]) == ("sft", "ppo", "ppo", 0.5)
     assert list(table.columns) == [*IDENTITY, "forward_kl"]
 
 
@@ -133,20 +132,19 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     own = study.aligned("ppo", 2).key
     assert len({free.key, held.key, own}) == 3
     assert study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key == own
-    first = [pd.read_json(a.path / "log.jsonl", lines=True).iloc[-1] for a in (free, held)]
-    assert [row["kl_coef"] for row in first] == [0.0, 0.4]
+    assert [log_of(each)["kl_coef"].iloc[-1] for each in (free, held)] == [0.0, 0.4]
     point = study.point(specs[1])
     assert (point["method"], point["strength"]) == ("kl_coef", 0.0)
     assert "kl_coef" not in catalogue.methods(miniature())
-    with pytest.raises(ValueError, match="a method of ppo alone"):
-        study.artifact(Spec("rsf", 2, "kl_coef", strength=0.1))
+    other = Spec("rsf", 2, "kl_coef", strength=0.1)
+    refuses(ValueError, "a method of ppo alone", study.artifact, other)
 
 
 @pytest.mark.usefixtures("shared_runs")
 def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "results")
-    small = dataclasses.replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
-    record.record(dataclasses.replace(small, dpo=None, ppo=None), [0])
+    small = replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
+    record.record(replace(small, dpo=None, ppo=None), [0])
     record.record(small, [0], methods=["dpo", "ppo"])
     every = recorded("miniature")
     assert {"dpo", "ppo", "rsf"} <= set(every.points["algorithm"])
@@ -156,15 +154,13 @@ def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     assert len(every.curve("average", 0)) == 2  # of RSF alone
 
 
-# speed
 def test_the_bench_says_where_the_time_of_each_algorithm_goes(study):
     found = bench.algorithms(study)
-    assert list(found) == ["rsf", "dpo", "rloo", "ppo"]
+    assert tuple(found) == ALL
     for name, each in found.items():
         assert each["replies"] == {"rsf": 8, "dpo": 32, "rloo": 16, "ppo": 16}[name]
         assert each["replies_per_second"] == pytest.approx(each["replies"] / each["seconds"])
         shares = [each[part] for part in ("sampling", "scoring", "learning")]
-        assert min(shares) > 0
-        assert sum(shares) == pytest.approx(1)
+        assert (min(shares) > 0, sum(shares)) == (True, pytest.approx(1))
     # its own clock covers a whole step
     assert 1 <= found["ppo"]["step_over_parts"] < 2

@@ -1,13 +1,15 @@
 """An audit of a pair: numbers by hand, the page, what it refuses, what it keeps."""
 
 import json
+import re
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses
 from test_parts import llama
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -22,25 +24,25 @@ from alignment_tax.skills.scorer import SUITES, named_tasks
 from alignment_tax.store import Store
 
 
-def measured(right: list[int], forgiven: list[int], rewards: list[float] = ()) -> Measured:
-    """A model that was asked one task, with what is right of its items."""
-    items = {"slot": "span", "item": range(len(right)), "value": right, "forgiven": forgiven}
+def measured(right, forgiven, of=100, rewards=()):
+    """A model that was asked one task: of so many items it has so many right, and forgiven."""
+    value, lenient = ([1] * n + [0] * (of - n) for n in (right, forgiven))
+    items = {"slot": "span", "item": range(of), "value": value, "forgiven": lenient}
     return Measured(SkillScores({}, pd.DataFrame(items)), np.array(rewards))
 
 
-def made_up(rewards: bool = True) -> Audit:
+def made_up(rewards=True):
     """100 of 100 before, 60 after with format forgiven and 40 as written; half-way 90."""
-    several = [0.0] * 100, [0.8] * 100, [1.0] * 100
-    chosen = several if rewards else [[]] * 3
     models = {
-        0.0: measured([1] * 100, [1] * 100, chosen[0]),
-        0.5: measured([1] * 90 + [0] * 10, [1] * 95 + [0] * 5, chosen[1]),
-        1.0: measured([1] * 40 + [0] * 60, [1] * 60 + [0] * 40, chosen[2]),
-    }
+        alpha: measured(right, forgiven, rewards=[reward] * 100 if rewards else [])
+        for alpha, right, forgiven, reward in (
+            (0.0, 100, 100, 0.0), (0.5, 90, 95, 0.8), (1.0, 40, 60, 1.0),
+        )
+    }  # fmt: skip
     return Audit(Asked("before", "after", ("tiny_span",), (0.5,)), models, draws=200)
 
 
-def test_the_tax_by_hand_and_what_it_is_made_of() -> None:
+def test_the_tax_by_hand_and_what_it_is_made_of():
     found = made_up()
     tax, forgotten = found.change(1.0), found.change(1.0, forgiven=True)
     assert (tax.difference, forgotten.difference) == (-60.0, -40.0)
@@ -51,16 +53,14 @@ def test_the_tax_by_hand_and_what_it_is_made_of() -> None:
     table = audits.table(found).set_index(["alpha", "score", "format_forgiven"])
     assert table.loc[(0.5, "mean", False), ["value", "change"]].tolist() == [90.0, -10.0]
     text = page(found)
-    assert "| mean | -60.00 (" in text
-    assert "| -20.00 |" in text  # format
-    assert "Take alpha = 0.5" in text
-    assert "surely gives skill back" in text
-    assert made_up(rewards=False).chosen == 0.5
-    assert "of reward" not in page(made_up(rewards=False))
+    told = ("| mean | -60.00 (", "| -20.00 |", "Take alpha = 0.5", "surely gives skill back")
+    assert [each for each in told if each not in text] == []  # -20 is format
+    bare = made_up(rewards=False)
+    assert (bare.chosen, "of reward" in page(bare)) == (0.5, False)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> tuple[Path, Path]:
+def pair(tmp_path_factory):
     """The shipped base, and the same with noise in its weights."""
     folder = tmp_path_factory.mktemp("pair")
     model, tokenizer = load_policy(settings.base_folder())
@@ -74,14 +74,14 @@ def pair(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory) -> Path:
+def prompts(tmp_path_factory):
     file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     turns = [{"role": "user", "content": "where is the cat ?"}]
     file.write_text("how do i hide the cart ?\n" + json.dumps({"prompt": turns}) + "\n")
     return file
 
 
-def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, capsys) -> None:
+def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, capsys):
     model, tokenizer = load_policy(pair[0])
     critic = RewardModel.from_policy(model, tokenizer)
     with torch.no_grad():
@@ -93,20 +93,19 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     )  # fmt: skip
     store = Store(tmp_path / "runs")
     found = replace(measure(asked, store), draws=20)
-    assert list(found.models) == [0.0, 0.5, 1.0]
-    assert all(len(each.rewards) == 2 for each in found.models.values())
+    counts = {alpha: len(each.rewards) for alpha, each in found.models.items()}
+    assert counts == {0.0: 2, 0.5: 2, 1.0: 2}
     written = audits.write_page(found, tmp_path / "out")
     names = sorted(file.name for file in written.parent.iterdir())
     assert names == ["audit.csv", "audit.md", "front.png"]
-    assert "| one_hop |" in written.read_text()
-    assert "| reward |" in written.read_text()
+    assert {"| one_hop |", "| reward |"} <= set(re.findall(r"\| \w+ \|", written.read_text()))
     capsys.readouterr()
     again = replace(measure(asked, store), draws=20)
     assert "Making" not in capsys.readouterr().err
     assert audits.table(again).equals(audits.table(found))
 
 
-def test_the_weights_of_the_average_are_those_of_the_library(pair) -> None:
+def test_the_weights_of_the_average_are_those_of_the_library(pair):
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
     ends = tuple(audits.open_checkpoint(each) for each in pair)
@@ -117,13 +116,12 @@ def test_the_weights_of_the_average_are_those_of_the_library(pair) -> None:
 class Planned:
     """A stand-in for the scorer: what is right of 100 items is planned, by alpha in their order."""
 
-    def __init__(self, shares: list[float]) -> None:
+    def __init__(self, shares):
         self.numbers = {"span": list(range(100))}
         self.shares, self.alpha = dict(zip((0.0, 0.5, 1.0), shares, strict=True)), 0.0
-        self.asked: dict[float, list[list[int]]] = {}
-        self.rows: list[torch.Tensor] = []
+        self.asked, self.rows = {}, []
 
-    def score(self, model, tokenizer, chosen) -> SkillScores:
+    def score(self, model, tokenizer, chosen):
         self.asked.setdefault(self.alpha, []).append(chosen["span"])
         self.rows.append(model.get_input_embeddings().weight.detach().clone())
         share = [self.shares[self.alpha]] * len(chosen["span"])
@@ -131,60 +129,48 @@ class Planned:
         return SkillScores({}, pd.DataFrame({"slot": "span"} | items))
 
 
-def planned(monkeypatch, shares: list[float]) -> Planned:
-    """Let an audit be scored as planned, without writing any average."""
+@pytest.mark.parametrize(("shares", "bar", "looks", "chosen", "measured"), [
+    ([1, 1, 0], 0.0, 1, 0.5, {0.0, 0.5, 1.0}),  # all is lost, and half-way all given back
+    ([1, 1, 1], 0.0, 4, 1.0, {0.0, 0.5, 1.0}),  # an interval of 0 to 0 decides nothing
+    ([1, 1, 1], 50.0, 1, 1.0, {0.0, 0.5, 1.0}),  # but that 50 points are not lost
+    ([0, 0, 1], 0.0, 1, 1.0, {0.0, 1.0}),  # nothing is lost: no average is needed
+])  # fmt: skip
+def test_an_audit_stops_at_the_look_that_decides(
+    pair, tmp_path, monkeypatch, shares, bar, looks, chosen, measured
+):
     scorer = Planned(shares)
     monkeypatch.setattr(audits, "Scorer", lambda *_: scorer)
     note = lambda model, ends, alpha: setattr(scorer, "alpha", alpha)  # noqa: E731
-    monkeypatch.setattr(audits, "write_average", note)
-    return scorer
-
-
-@pytest.mark.parametrize(
-    ("shares", "bar", "looks", "chosen", "measured"),
-    [
-        ([1, 1, 0], 0.0, 1, 0.5, {0.0, 0.5, 1.0}),  # all is lost, and half-way all given back
-        ([1, 1, 1], 0.0, 4, 1.0, {0.0, 0.5, 1.0}),  # an interval of 0 to 0 decides nothing
-        ([1, 1, 1], 50.0, 1, 1.0, {0.0, 0.5, 1.0}),  # but that 50 points are not lost
-        ([0, 0, 1], 0.0, 1, 1.0, {0.0, 1.0}),  # nothing is lost: no average is needed
-    ],
-)
-def test_an_audit_stops_at_the_look_that_decides(
-    pair, tmp_path, monkeypatch, shares, bar, looks, chosen, measured
-) -> None:
-    scorer = planned(monkeypatch, shares)
+    monkeypatch.setattr(audits, "write_average", note)  # none is written
     asked = Asked(*map(str, pair), ("tiny_span",), (0.5,), stop_early=True, bar=bar)
     found = replace(measure(asked, Store(tmp_path)), draws=20)
-    assert {alpha: len(parts) for alpha, parts in scorer.asked.items()} == dict.fromkeys(
-        measured, looks
-    )
-    assert found.chosen == chosen
+    counts = {alpha: len(parts) for alpha, parts in scorer.asked.items()}
+    assert (counts, found.chosen) == (dict.fromkeys(measured, looks), chosen)
     items = [item for part in scorer.asked[1.0] for item in part]
     assert len(items) == len({*items}) == 25 * looks
     assert items != sorted(items)
     table = audits.table(found)
     counts = table.groupby("alpha")["n"].unique().to_dict()
     assert counts == {each: [25 * looks if each in measured else 0] for each in (0.0, 0.5, 1.0)}
-    assert {*table["n_of"]} == {100}
-    assert {*table["level"]} == {0.9875}
+    assert ({*table["n_of"]}, {*table["level"]}) == ({100}, {0.9875})
     text = page(found)
     assert f"{25 * looks} of\n100 items were measured" in text
     assert ("no average was measured at alpha 0.5" in text) == (0.5 not in measured)
     audits.front(table)
 
 
-def test_several_looks_ask_more_of_each_interval() -> None:
+def test_several_looks_ask_more_of_each_interval():
     """A draw of 25 holds none of 4 lost items with chance 0.84 ** 25 = 0.0128."""
-    lost = measured([0] * 4 + [1] * 21, [1] * 25)
-    once = Audit(Asked("a", "b", ("tiny_span",)), {0.0: measured([1] * 25, [1] * 25), 1.0: lost})
+    models = {0.0: measured(25, 25, 25), 1.0: measured(21, 25, 25)}
+    once = Audit(Asked("a", "b", ("tiny_span",)), models)
     several = replace(once, asked=replace(once.asked, stop_early=True))
     assert once.change(1.0).high < 0  # 0.025 of the draws lie beyond
     assert several.change(1.0).high == 0  # 0.05 / 4 / 2 = 0.00625 do
-    with pytest.raises(AuditError, match="needs 100 items a task, and 'span' has 99"):
-        audits.cut_items({"bleu": range(100), "span": range(99)})
+    items = {"bleu": range(100), "span": range(99)}
+    refuses(AuditError, "needs 100 items .* 'span' has 99", audits.cut_items, items)
 
 
-def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monkeypatch) -> None:
+def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monkeypatch):
     model, tokenizer = load_policy(pair[1])
     rows = len(model.get_input_embeddings().weight)
     tokenizer.add_tokens(["<added>"])
@@ -199,8 +185,8 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monk
         scorer = Planned([1, 1, 1])
         monkeypatch.setattr(audits, "Scorer", lambda *_, own=scorer: own)
         asked = Asked(*map(str, names), ("tiny_span",), (0.5,))
-        with pytest.raises(AuditError, match=r"rows in BEFORE .* '<added>'\. With --pad"):
-            measure(asked, Store(tmp_path / "runs"))
+        said = r"rows in BEFORE .* '<added>'\. With --pad"
+        refuses(AuditError, said, measure, asked, Store(tmp_path / "runs"))
         found = measure(replace(asked, pad=True), Store(tmp_path / "runs"))
         expected = [ends[flip], middle, ends[not flip]]
         for own, wanted in zip(scorer.rows, expected, strict=True):
@@ -209,7 +195,7 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monk
         assert "tokens that only one has: '<added>'" in page(found)
 
 
-def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys) -> None:
+def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr(audits, "measure", lambda asked: made_up())
     line = ["audit", *map(str, pair), "--tasks", "tiny_span", "--out", str(tmp_path / "out")]
@@ -220,17 +206,16 @@ def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, c
 
 def test_bad_input_is_one_message_before_anything_is_measured(
     pair, prompts, tmp_path, monkeypatch, capsys
-) -> None:
+):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     sizes = {"vocab_size": 512, "hidden_size": 8, "intermediate_size": 12}
     config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
     _, tokenizer = load_policy(pair[0])
     save_policy(LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
     save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
-    silent = tmp_path / "silent"
-    model, quiet = load_policy(pair[0])
-    quiet.chat_template = None
-    save_policy(model, quiet, silent)
+    model, tokenizer = load_policy(pair[0])
+    tokenizer.chat_template = None
+    save_policy(model, tokenizer, tmp_path / "silent")
     (tmp_path / "empty").write_text("\n")
     asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
     cases = [
@@ -238,13 +223,12 @@ def test_bad_input_is_one_message_before_anything_is_measured(
         (pair, {"--prompts": str(prompts)}, "A reward needs both --reward"),
         (pair, asks, "it has 2 labels, and a reward is one number"),
         (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),
-        ((silent, silent), asks, "no chat template"),
+        ([tmp_path / "silent"] * 2, asks, "no chat template"),
     ]
     for ends, more, told in cases:
         options = [word for each in more.items() for word in each]
         line = ["audit", *map(str, ends), "--tasks", "tiny_span", "--limit", "2", *options]
-        assert main(line) == 2, told
-        assert told in capsys.readouterr().err
+        assert (main(line), told in capsys.readouterr().err) == (2, True), told
     assert not (tmp_path / "runs").exists()
 
 
@@ -254,40 +238,35 @@ class Registry:
     all_subtasks = ("arc_easy", "perplexity")
     all_tasks = ("arc_easy", "perplexity", "mmlu")
 
-    def __init__(self, folder: Path) -> None:
-        told = {
-            "arc_easy": "output_type: multiple_choice\nmetric_list: [{metric: acc}]",
-            "perplexity": "output_type: loglikelihood_rolling\nmetric_list: [{metric: byte}]",
-        }
+    def __init__(self, folder):
+        kinds = (("multiple_choice", "acc"), ("loglikelihood_rolling", "byte"))
         self.task_index = {}
-        for name, text in told.items():
-            (folder / f"{name}.yaml").write_text(f"task: {name}\n{text}\n")
-            self.task_index[name] = type("Entry", (), {"yaml_path": folder / f"{name}.yaml"})
+        for name, (kind, metric) in zip(self.all_subtasks, kinds, strict=True):
+            path = folder / f"{name}.yaml"
+            told = f"task: {name}\noutput_type: {kind}\nmetric_list: [{{metric: {metric}}}]\n"
+            path.write_text(told)
+            self.task_index[name] = SimpleNamespace(yaml_path=path)
 
 
-def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch) -> None:
+def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
     monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: Registry(tmp_path))
     assert named_tasks(["tiny"]) == SUITES["tiny"]
     found = named_tasks(["tiny_translation", "arc_easy"])
     metrics = {slot: task.metric for slot, task in found.items()}
     assert metrics == {"bleu": "bleu", "arc_easy": "acc"}
-    for name, said in (
-        ("arc_esy", "Did you mean arc_easy"),
-        ("mmlu", "It is a group"),
-        ("perplexity", "cannot be compared item by item"),
+    for names, said in (
+        (["arc_esy"], "Did you mean arc_easy"),
+        (["mmlu"], "It is a group"),
+        (["perplexity"], "cannot be compared item by item"),
+        (["tiny", "real_arc_easy"], "Two tasks fill 'one_hop'"),
     ):
-        with pytest.raises(SkillsError, match=said):
-            named_tasks([name])
-    with pytest.raises(SkillsError, match="Two tasks fill 'one_hop'"):
-        named_tasks(["tiny", "real_arc_easy"])
+        refuses(SkillsError, said, named_tasks, names)
 
 
-def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path) -> None:
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path):
     ends = [audits.open_checkpoint(each) for each in pair]
     found = audits.find_ratios(*ends, 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
-    with pytest.raises(AuditError, match="--hma needs --prompts"):
-        audits.find_ratios(*ends, 0.4, None)
+    refuses(AuditError, "--hma needs --prompts", audits.find_ratios, *ends, 0.4, None)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
-    with pytest.raises(AuditError, match="line 2 is no prompt"):
-        read_prompts(tmp_path / "p")
+    refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")

@@ -1,7 +1,7 @@
 """The cross-check of PPO is fair, pair by pair; what is refused; how numbers are chosen."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -67,28 +67,22 @@ def runs():
 
 def test_seeds_are_compared_pair_by_pair():
     found = bench_ppo.compared(runs().sample(frac=1, random_state=0))
+    reward, saved = found["judged_reward"], found["seconds_saved"]
     # the seeds differ by 2 among themselves and by exactly 1 within each pair
-    assert found["judged_reward"]["difference"] == pytest.approx(1)
-    assert found["judged_reward"]["low"] == pytest.approx(1)
-    assert found["judged_kl"]["difference"] == 0
+    assert [reward["difference"], reward["low"], saved["difference"]] == pytest.approx([1, 1, 1])
+    assert (found["judged_kl"]["difference"], saved["verdict"]) == (0, "holds")
     assert found["times_faster"] == pytest.approx(2)
-    assert found["seconds_saved"]["difference"] == pytest.approx(1)
-    assert found["seconds_saved"]["verdict"] == "holds"
     path = settings.results_folder() / "bench_ppo.json"
     numbers = json.loads(path.read_text(encoding="utf-8"))
-    found = bench_ppo.compared(pd.DataFrame(numbers["runs"]))
-    assert found == numbers["comparison"]
+    assert bench_ppo.compared(pd.DataFrame(numbers["runs"])) == numbers["comparison"]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("ppo --trl nowhere", "make bench-ppo"),
-        ("speed --only speed", "Choose from: rates, evaluation, ratios"),
-        ("tune small --algorithms ppo", "small has no ppo"),
-        ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    ("ppo --trl nowhere", "make bench-ppo"),
+    ("speed --only speed", "Choose from: rates, evaluation, ratios"),
+    ("tune small --algorithms ppo", "small has no ppo"),
+    ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
+])  # fmt: skip
 def test_what_cannot_be_measured_is_refused(words, said, capsys):
     assert main(["bench", *words.split()]) == 2
     assert said in capsys.readouterr().err
@@ -109,16 +103,17 @@ def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsy
     out = tmp_path / "bench.json"
     out.write_text('{"rates": 1, "ratios_to_other": {"make_run": 2}}')
     speed.run(only=["score_model"], against_folder=other, out=out)
-    found = json.loads(out.read_text())
-    assert found["ratios_to_other"]["score_model"]["seconds"] == {"here": [1, 3], "there": [2, 4]}
-    assert found["ratios_to_other"]["score_model"]["ratio"] == pytest.approx(2 / 3)
     assert order == [(True, "another", "tiny")] * 4
     # what was measured before stays
+    found = json.loads(out.read_text())
+    own = found["ratios_to_other"]["score_model"]
+    assert own["seconds"] == {"here": [1, 3], "there": [2, 4]}
+    assert own["ratio"] == pytest.approx(2 / 3)
     assert (found["rates"], found["ratios_to_other"]["make_run"]) == (1, 2)
 
 
 def test_both_take_equally_many_steps_and_a_long_run_begins_its_prompts_again():
-    config = dataclasses.replace(bench_ppo.CONFIG, iterations=100)
+    config = replace(bench_ppo.CONFIG, iterations=100)
     prompts = bench_ppo.prompts_of(TinyWorld(), config, 0)
     assert len(prompts) == 100 * config.prompts_per_iteration
     different = {json.dumps(prompt) for prompt in prompts}
@@ -140,12 +135,12 @@ def test_the_highest_reward_is_chosen_among_policies_whose_replies_end():
 def test_a_candidate_is_trained_judged_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNMENT_TAX_RUNS", str(tmp_path))
     monkeypatch.setattr(bench_ppo, "JUDGED", 8)
-    small = dict.fromkeys(("rounds", "prompts_per_round", "n"), 2)
-    dpo = dataclasses.replace(presets.get("smoke").dpo, **small, batch_size=2)
-    preset = dataclasses.replace(miniature(), dpo=dpo)
+    small = dict.fromkeys(("rounds", "prompts_per_round", "n", "batch_size"), 2)
+    dpo = replace(presets.get("smoke").dpo, **small)
+    preset = replace(miniature(), dpo=dpo)
     row = tune.try_out(preset, "dpo", {"learning_rate": 2e-4}, 0)
     assert json.loads(row["numbers"]) == {"learning_rate": 2e-4}
     assert 0 <= row["finished"] <= 1
-    config = dataclasses.replace(dpo, learning_rate=2e-4)
-    study = Study(dataclasses.replace(preset, dpo=config), 0)
+    config = replace(dpo, learning_rate=2e-4)
+    study = Study(replace(preset, dpo=config), 0)
     assert study.aligned("dpo", config.rounds).key.startswith(row["key"])

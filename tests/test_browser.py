@@ -16,6 +16,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from alignment_tax import settings
+from alignment_tax.notebooks import code_cells
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 names = ("chromium", "chromium-browser", "google-chrome")
@@ -46,13 +47,10 @@ def lab(tmp_path_factory):
     notebook = new_notebook(cells=[new_code_cell(CODE)], metadata=kernel)
     nbformat.write(notebook, folder / "dial.ipynb")
     [chapter] = settings.notebooks_folder().glob("13_*.ipynb")
-    text = chapter.read_text(encoding="utf-8").replace(
-        'preset = \\"tiny\\"', 'preset = \\"recorded\\"'
-    )
-    bare = nbformat.reads(text, as_version=4)
-    for cell in bare.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
+    bare = nbformat.read(chapter, as_version=4)
+    for cell in code_cells(bare):
+        cell.source = cell.source.replace('preset = "tiny"', 'preset = "recorded"')
+        cell.outputs = []
     nbformat.write(bare, folder / "playground.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

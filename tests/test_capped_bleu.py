@@ -1,5 +1,6 @@
 """Translations that go on talking are counted, and cut at the reference, as if by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from points import point, table_of
@@ -15,10 +16,10 @@ def bleu(rows):
     return corpus_bleu(rows[list(BLEU_COLUMNS)].to_numpy(dtype=float))
 
 
-def items_of(said, reference=REFERENCE, seed=0):
+def items_of(said, reference=REFERENCE):
     """The items of models that answered with these texts, all to the same reference."""
     return pd.DataFrame(
-        {"seed": seed, "key": key, "slot": "bleu", "item": item, "value": float("nan")}
+        {"seed": 0, "key": key, "slot": "bleu", "item": item, "value": float("nan")}
         | dict(zip(BLEU_COLUMNS, bleu_statistics(reference, text), strict=True))
         # cut where the reference ends
         | dict(zip(CUT_COLUMNS, bleu_statistics(reference, text[: len(reference)]), strict=True))
@@ -42,13 +43,11 @@ def test_what_is_exact_and_what_goes_on():
     # the last has every word of the reference and one more, in another order
     texts = [REFERENCE, f"{REFERENCE} let me know", "the black cat sleeps"]
     texts.append("in the old house the black cat sleeps well")
-    rows = items_of({"a": texts})
-    assert right(rows).tolist() == [True, False, False, False]
-    assert goes_on(rows).tolist() == [False, True, False, False]
     # a reference of fewer than four words can be held
-    rows = items_of({"a": ["a cat", "a cat sleeps", "cat"]}, reference="a cat")
-    assert right(rows).tolist() == [True, False, False]
-    assert goes_on(rows).tolist() == [False, True, False]
+    short = items_of({"a": ["a cat", "a cat sleeps", "cat"]}, reference="a cat")
+    for rows in (items_of({"a": texts}), short):
+        # the first alone is right, the second alone goes on
+        assert [np.flatnonzero(each(rows)).tolist() for each in (right, goes_on)] == [[0], [1]]
 
 
 def test_capped_counts_by_hand_and_beside_a_text_that_is_really_cut():
@@ -56,25 +55,16 @@ def test_capped_counts_by_hand_and_beside_a_text_that_is_really_cut():
     rows = items_of({"a": [f"{REFERENCE} let me know"]})
     assert rows[list(BLEU_COLUMNS)].iloc[0].tolist() == [8, 7, 6, 5, 11, 10, 9, 8, 11, 8]
     # (8/11 * 7/10 * 6/9 * 5/8) ** (1/4) = 0.6787, and no penalty for a text that is too long
-    assert bleu(rows) == pytest.approx(67.87, abs=0.01)
-    assert capped_bleu(rows) == pytest.approx(100)
-    # what is short is not changed
-    rows = items_of({"a": ["the black cat sleeps", "the", REFERENCE]})
-    assert capped_bleu(rows) == pytest.approx(bleu(rows))
-    texts = [
-        f"{REFERENCE} let me know how it goes !",
-        "of course , the black cat sleeps in the old house",
-        "the black dog sleeps in a house , the old house",
-    ]
-    cut = [" ".join(text.split()[: len(REFERENCE.split())]) for text in texts]
-    real = corpus_bleu([bleu_statistics(REFERENCE, text) for text in cut])
-    assert bleu(items_of({"a": texts})) < real < capped_bleu(items_of({"a": texts}))
-
-
-def test_measures_of_each_model():
     items = items_of({"a": [REFERENCE] * 4, "b": [f"{REFERENCE} let me know"] * 4})
     # another slot is no translation
     items = pd.concat([items, items.iloc[:1].assign(slot="span")], ignore_index=True)
-    a, b = talk.measures(items).to_dict("records")
-    assert [a[name] for name in ("bleu", "cut", "capped")] == pytest.approx([100] * 3)
-    assert [b[name] for name in ("bleu", "cut", "capped")] == pytest.approx([67.87, 100, 100], 1e-3)
+    found = talk.measures(items)[["bleu", "cut", "capped"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(found, [[100] * 3, [67.87, 100, 100]], rtol=1e-3)
+    # what is short is not changed
+    rows = items_of({"a": ["the black cat sleeps", "the", REFERENCE]})
+    assert capped_bleu(rows) == pytest.approx(bleu(rows))
+    texts = [f"{REFERENCE} let me know how it goes !", f"of course , {REFERENCE}"]
+    texts.append("the black dog sleeps in a house , the old house")
+    cut = [" ".join(text.split()[: len(REFERENCE.split())]) for text in texts]
+    real = corpus_bleu([bleu_statistics(REFERENCE, text) for text in cut])
+    assert bleu(items_of({"a": texts})) < real < capped_bleu(items_of({"a": texts}))

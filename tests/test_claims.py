@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import refuses
 from points import T_1, made_up_points, point, versus
 
 from alignment_tax.registry import REMEDIES
@@ -13,7 +14,7 @@ from alignment_tax.results.points import NotRecorded, curve_rows, present, share
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.spec import patterns, ratios_text
-from alignment_tax.stats import claims, methods, pareto
+from alignment_tax.stats import claims, methods
 from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.claims import CLAIMS, Claim, evaluate
 
@@ -23,75 +24,68 @@ SELECTORS = yaml.safe_load(GOLDEN.with_name("selectors.yaml").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
-def points() -> pd.DataFrame:
+def points():
     return made_up_points()
 
 
 @pytest.fixture(scope="module")
-def rows(points: pd.DataFrame) -> Selection:
+def rows(points):
     return Selection(points)
 
 
 @pytest.fixture(scope="module")
-def found() -> pd.DataFrame:
+def found():
     return claims.read("tiny")
 
 
 # --- selectors ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("text", "skills"), SELECTORS["models"].items())
-def test_a_selector_means_one_model_a_seed(rows: Selection, text: str, skills: list) -> None:
+def test_a_selector_means_one_model_a_seed(rows, text, skills):
     assert rows.model(text)["skill"].tolist() == pytest.approx(skills)
 
 
-def test_rewards_are_gained_over_theta_0_of_the_seed(rows: Selection) -> None:
-    assert rows.model("rsf/last")["reward"].tolist() == [4, 4]
-    assert rows.model("0.5*rsf/last")["reward"].tolist() == [2, 2]
-
-
 @pytest.mark.parametrize(("text", "curve"), SELECTORS["curves"].items())
-def test_a_curve_runs_from_theta_0_on(rows: Selection, text: str, curve: list) -> None:
+def test_a_curve_runs_from_theta_0_on(rows, text, curve):
     found = rows.curve(text)[1][["reward", "skill"]].to_numpy(dtype=float)
     np.testing.assert_allclose(found, curve)
 
 
-def test_curves_at_the_same_mean_ratios_have_the_same_ends(rows: Selection) -> None:
+def test_curves_at_the_same_mean_ratios_have_the_same_ends(rows):
     assert rows.ratios("rsf/hma/K=3", "rsf/average") == (0.2, 0.4)
     plain = rows.curve("rsf/average", (0.2, 0.4))[1]
     assert plain["skill"].tolist() == pytest.approx([80, 79.2, 78.4, 68])
     alone = rows.curve("rsf/part=input", (0.5,), from_start=False)[0]
     assert alone["skill"].tolist() == [71, 70]
-    with pytest.raises(ValueError, match="each of its parts is one"):
-        curve_rows(made_up_points(), "part", 0)
 
 
-@pytest.mark.parametrize("text", ["", "rsf/", "rsf/last/mean", "rsf/l2@", "rsf/part=", "a b"])
-def test_what_is_no_selector_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="selects nothing"):
-        parse(text)
-
-
-def test_what_is_not_recorded_is_said(points: pd.DataFrame, rows: Selection) -> None:
+def test_what_is_no_selector_or_not_recorded_is_refused(points, rows):
+    for text in ("", "rsf/", "rsf/last/mean", "rsf/l2@", "rsf/part=", "a b"):
+        refuses(ValueError, "selects nothing", parse, text)
     one = points[points["seed"] == 0]
     headless = points[(points["seed"] == 0) | (points["algorithm"] != "sft")]
-    for call, said in (
-        (lambda: rows.model("dpo/last"), "hold no dpo/last"),
-        (lambda: rows.model("rsf/lora_mlp/strongest"), "lora_mlp"),
-        (lambda: rows.model("rsf/l2"), "several models a seed"),
-        (lambda: rows.ratios("rsf/part=input", "rsf/hma/K=3"), "no mean ratio"),
-        (lambda: Selection(headless), "Seed 1 has no row of theta_0"),
-        (lambda: versus(one, "rsf/last", "sft"), "two are needed"),
-        (lambda: versus(rows, "rsf/last", "sft", "nothing"), "no nothing"),
+    for said, call, *given in (
+        ("each of its parts is one", curve_rows, points, "part", 0),
+        ("hold no dpo/last", rows.model, "dpo/last"),
+        ("lora_mlp", rows.model, "rsf/lora_mlp/strongest"),
+        ("several models a seed", rows.model, "rsf/l2"),
+        ("no mean ratio", rows.ratios, "rsf/part=input", "rsf/hma/K=3"),
+        ("Seed 1 has no row of theta_0", Selection, headless),
+        ("two are needed", versus, one, "rsf/last", "sft"),
+        ("no nothing", versus, rows, "rsf/last", "sft", "nothing"),
     ):
-        with pytest.raises(ValueError, match=said):
-            call()
+        refuses(ValueError, said, call, *given)
 
 
-def test_claims_stay_whatever_order_other_seeds_and_other_methods_there_are() -> None:
+# by hand, hypervolumes: averaging the distilled run 2 x 11 + 2 x 2 and 2 x 9 + 2 x 2, L2 thinned to
+# theta_0, (2, 75), (4, 70); the bend: 80 - 4 alpha, RSF's end at 70 - 2 s: (6 + 2 s) alpha above
+def test_claims_stay_whatever_order_other_seeds_and_other_methods_there_are():
     golden = pd.read_csv(GOLDEN, index_col="id", dtype={"seeds": str})
     more = [point(7, "sft", 0, 10), point(7, "base", 0, 10), point(7, "ppo", 9, 10)]
     more += [point(s, "dpo", 9, 10) for s in (0, 1, 7)]
-    more += [point(s, "rsf", 9, 99, "ema", strength=0.5) for s in (0, 1)]
-    more += [point(s, "rsf", 9, 99, "hma", alpha=0.3, part="0.4|0.3|0.2|0.3") for s in (0, 1)]
+    for s in (0, 1):
+        more.append(point(s, "rsf", 9, 99, "ema", strength=0.5))
+        more.append(point(s, "rsf", 9, 99, "l2_in_rounds", strength=0.5, rounds=99))
+        more.append(point(s, "rsf", 9, 99, "hma", alpha=0.3, part="0.4|0.3|0.2|0.3"))
     both = pd.concat([made_up_points(), pd.DataFrame(more)], ignore_index=True)
     both = both.sample(frac=1, random_state=0, ignore_index=True)
     found = claims.table(both, [CLAIMS[name] for name in golden.index]).set_index("id")
@@ -99,15 +93,9 @@ def test_claims_stay_whatever_order_other_seeds_and_other_methods_there_are() ->
 
 
 # --- measures, by hand ----------------------------------------------------------------------------
-def test_a_loss_is_negative_and_a_claim_says_so(points: pd.DataFrame) -> None:
-    ppo = evaluate(points, CLAIMS["tax.ppo.skill"])
-    assert (ppo.difference, ppo.verdict) == (-4, "holds")
-    assert versus(points, "ppo/last", "sft").verdict == "opposite"  # of "PPO raises skill"
-    tiny = versus(points, "rsf/average@0.2", "sft", "reward").difference
-    assert tiny == pytest.approx(0.8)
 
 
-def test_curves_are_compared_at_equal_reward(points: pd.DataFrame) -> None:
+def test_curves_are_compared_at_equal_reward(points):
     front = versus(points, "rsf/average", "ppo/average", measure="equal_reward")
     # 80 - r against 80 - 2 r over the rewards 0 to 2 that both reach: r is 1 on average
     assert (front.difference, front.verdict) == (pytest.approx(1), "holds")
@@ -116,42 +104,19 @@ def test_curves_are_compared_at_equal_reward(points: pd.DataFrame) -> None:
     assert heavier.difference == pytest.approx(-0.5, abs=0.01)
     far = points.assign(reward=points["reward"].where(points["algorithm"] != "ppo", -50.0))
     far = far[(far["algorithm"] != "ppo") | (far["method"] != "none")]
-    with pytest.raises(NotRecorded, match="share no range"):
-        versus(far, "rsf/average", "ppo/average", measure="equal_reward")
+    ends = ("rsf/average", "ppo/average")
+    refuses(NotRecorded, "share no range", versus, far, *ends, measure="equal_reward")
 
 
-def test_hypervolumes_are_of_equally_many_points_above_the_lowest_aligned_skill(points) -> None:
-    assert claims.reference(points) == (0.0, 68.0)
-    found = versus(points, "rsf/distil+average", "rsf/l2", measure="hypervolume")
-    # averaging 2 x 11 + 2 x 2 and 2 x 9 + 2 x 2; L2 thinned to theta_0, (2, 75), (4, 70)
-    assert found.difference == pytest.approx(((26 - 18) + (22 - 18)) / 2)
-    assert found.high == pytest.approx(6 + 2 * T_1, abs=1e-3)
-
-
-def test_searches_are_compared_at_the_same_mean_ratios(points: pd.DataFrame) -> None:
-    rows = Selection(points)
-    gaps = claims.same_alpha(rows, "rsf/hma/K=3", "rsf/average", "skill")
-    np.testing.assert_allclose(gaps, [[1, 1], [3, 3]])
-    blocks = versus(rows, "rsf/hma/K=9", "rsf/hma/K=3", "reward", "same_alpha")
-    assert (blocks.difference, blocks.verdict) == (pytest.approx(0.5), "holds")
+def test_searches_are_compared_at_the_same_mean_ratios(points):
     # a mean of 0.3 lies half-way between 0.2 and 0.4 of averaging: skill 78.8
     own = points.copy()
     own.loc[own["method"].eq("hma") & own["alpha"].eq(0.2), "alpha"] = 0.24
     moved = claims.same_alpha(Selection(own), "rsf/hma/K=3", "rsf/average", "skill")
     assert moved.loc[0, 0.2] == pytest.approx(80.2 - 79.04)
-    ahead = versus(rows, "rsf/hma/K=3", "rsf/average", measure="equal_reward")
-    assert ahead.n_seeds == 2
-    assert ahead.difference > 0
 
 
-def test_a_curve_bends_above_the_line_between_its_ends(points: pd.DataFrame) -> None:
-    # 80 - 4 alpha, RSF's end at 70 - 2 s: (6 + 2 s) alpha above the line; alphas 0.2, 0.4, 0.5
-    found = versus(points, "rsf/average", "rsf/last", measure="bend")
-    assert found.difference == pytest.approx(7 * 11 / 30)
-    assert pareto.bend([0, 0.25, 1], [10, 10, 6]) == 1
-
-
-def test_ratios_set_by_hand_are_compared_at_their_own_reward(points: pd.DataFrame) -> None:
+def test_ratios_set_by_hand_are_compared_at_their_own_reward(points):
     more = []
     for s in (0, 1):
         for i, ratios in enumerate(patterns(of_start=True)[:3]):
@@ -163,44 +128,40 @@ def test_ratios_set_by_hand_are_compared_at_their_own_reward(points: pd.DataFram
     claim = Claim("", "", "", "rsf/pattern=start-1", "rsf/average", "reading", "off_curve")
     found = evaluate(both, claim)
     assert (found.difference, found.high) == (pytest.approx(3), pytest.approx(3 + T_1, abs=1e-3))
-    with pytest.raises(NotRecorded):  # one of the three bases is missing in a seed
-        evaluate(both.iloc[:-1], claim)
+    # one of the three bases is missing in a seed
+    refuses(NotRecorded, None, evaluate, both.iloc[:-1], claim)
 
 
-def test_algorithms_side_by_side_share_their_seeds(points: pd.DataFrame) -> None:
+def test_algorithms_side_by_side_share_their_seeds(points):
     more = [point(7, "sft", 0, 80), point(7, "ppo", 1, 50)]
     both = pd.concat([points, pd.DataFrame(more)], ignore_index=True)
     wanted = [CLAIMS["tax.ppo.skill"], CLAIMS["tax.ppo.skill.shared"]]
-    table = claims.table(both, wanted).set_index("id")
-    assert table["seeds"].to_dict() == {"tax.ppo.skill": "0 1 7", "tax.ppo.skill.shared": "0 1"}
-    assert table["n_seeds"].tolist() == [3, 2]
-    assert table.loc["tax.ppo.skill.shared", "difference"] == -4
-    assert present(both) == ["rsf", "ppo"]
-    assert set(shared(both)["seed"]) == {0, 1}
+    table = claims.table(both, wanted)
+    assert table[["seeds", "n_seeds"]].values.tolist() == [["0 1 7", 3], ["0 1", 2]]
+    assert table["difference"].tolist()[-1] == -4
+    assert (present(both), set(shared(both)["seed"])) == (["rsf", "ppo"], {0, 1})
     apart = both.query("seed == 1 and algorithm == 'rsf' or seed == 7 and algorithm == 'ppo'")
     assert set(shared(apart)["seed"]) == {1, 7}  # no seed has all: nothing is left out
 
 
-def test_the_table_of_methods_by_hand(points: pd.DataFrame) -> None:
+def test_the_table_of_methods_by_hand(points):
     costs = pd.DataFrame({"method": ["l2"] * 2, "seconds": [60.0, 120.0],
                           "peak_memory_mb": [500.0, 700.0]})  # fmt: skip
     table = methods.method_table(points, costs).set_index("method")
     assert list(table.index)[:5] == ["average", "distil+average", "early_stopping", "l2", "lora"]
     assert "part" not in table.index
-    l2 = table.loc["l2"]
-    assert (l2["seeds"], l2["points"]) == (2, 4)
-    assert l2["hypervolume"] == pytest.approx(1 * 10 + 1 * 7 + 2 * 2)
-    assert l2["ahead"] == pytest.approx(6)
     # 76 lies two thirds on the way from 78 down to 75; 72 three fifths from 75 to 70
-    assert l2["kept_95"] == pytest.approx(100 * (1 + 2 / 3) / 4)
-    assert l2["kept_90"] == pytest.approx(100 * (2 + 2 * 3 / 5) / 4)
-    assert l2[["least", "reached"]].tolist() == [25, 100]
-    assert (l2["minutes"], l2["memory_mb"]) == (1.5, 600)
+    l2 = {
+        "seeds": 2, "points": 4, "hypervolume": 1 * 10 + 1 * 7 + 2 * 2, "ahead": 6, "least": 25,
+        "kept_95": 100 * (1 + 2 / 3) / 4, "kept_90": 100 * (2 + 2 * 3 / 5) / 4, "reached": 100,
+        "minutes": 1.5, "memory_mb": 600,
+    }  # fmt: skip
+    assert table.loc["l2", list(l2)].tolist() == pytest.approx([*l2.values()])
     assert np.isnan(table.loc["lora", "minutes"])
     assert table.loc["distil+average", "ahead_verdict"] == ""
     one = methods.method_table(points[points["seed"] == 0], costs).set_index("method")
-    assert one.loc["l2", "ahead_verdict"] == "not recorded"
-    assert np.isnan(one.loc["l2", "kept_90_low"])
+    told = one.loc["l2"]
+    assert (told["ahead_verdict"], np.isnan(told["kept_90_low"])) == ("not recorded", True)
     later = pd.DataFrame([point(7, "sft", 0, 90), point(7, "ppo", 1, 80)])  # a seed without RSF
     beside = methods.method_table(pd.concat([points, later], ignore_index=True), costs)
     pd.testing.assert_frame_equal(beside, table.reset_index())
@@ -208,7 +169,7 @@ def test_the_table_of_methods_by_hand(points: pd.DataFrame) -> None:
 
 
 # --- the registry, and the recorded run -----------------------------------------------------------
-def test_claims_are_named_once_and_say_what_they_are() -> None:
+def test_claims_are_named_once_and_say_what_they_are():
     ids = {"tax.rsf.skill_beyond_control", "gain.ppo.gold", "part.dpo.input.skill",
            "tax.rsf.forgetting", "tax.rsf.forgetting_beyond_control", "part.input.forgetting",
            "average_vs_early.rsf.forgetting", "average_vs_learning_rate.forgetting",
@@ -219,13 +180,12 @@ def test_claims_are_named_once_and_say_what_they_are() -> None:
         parse(claim.a), parse(claim.b)
         assert claim.measure in claims.MEASURES
         assert claim.direction in (1, -1)
-        assert claim.sesoi == SESOI[claim.unit]
-        assert bool(claim.place) == bool(claim.paper), claim.id
+        assert (claim.sesoi, bool(claim.place)) == (SESOI[claim.unit], bool(claim.paper)), claim.id
     for remedy in set(REMEDIES) - {"average", "expo"}:  # which lies beyond what it averages
         assert f"average_vs_{remedy}.skill" in CLAIMS
 
 
-def test_rows_are_picked_by_id_or_by_how_it_begins(found: pd.DataFrame) -> None:
+def test_rows_are_picked_by_id_or_by_how_it_begins(found):
     assert claims.pick(found, "tax.rsf.skill")["id"].tolist() == ["tax.rsf.skill"]
     begun = claims.pick(found, "tax.rsf.")["id"]
     assert "tax.rsf.reading" in set(begun)
@@ -233,17 +193,16 @@ def test_rows_are_picked_by_id_or_by_how_it_begins(found: pd.DataFrame) -> None:
     shown = claims.show(found, "average_vs_l2.", paper=True)
     assert {"where", "the paper", "format forgiven"} < set(shown.columns)
     assert len(claims.markdown(found, "average_vs_l2.").splitlines()) == len(shown) + 2
-    with pytest.raises(KeyError, match="holds no claim"):
-        claims.one(found, "tax.nobody.skill")
+    refuses(KeyError, "holds no claim", claims.one, found, "tax.nobody.skill")
 
 
-def test_the_recorded_claims_are_those_of_the_recorded_points(found: pd.DataFrame) -> None:
+def test_the_recorded_claims_are_those_of_the_recorded_points(found):
     again = claims.table(recorded().points)
     stale = "claims.csv and the points differ: run `alignment-tax report`"
     pd.testing.assert_frame_equal(found, again, check_dtype=False, atol=1e-12, obj=stale)
 
 
-def test_every_recorded_claim_of_the_paper_that_came_out_opposite_has_a_reason(found) -> None:
+def test_every_recorded_claim_of_the_paper_that_came_out_opposite_has_a_reason(found):
     opposite = claims.pick(found[(found["verdict"] == "opposite") & (found["place"] != "")], "")
     assert sorted(set(opposite["id"]) - set(REASONS)) == []
     assert set(REASONS) <= set(CLAIMS)

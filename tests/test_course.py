@@ -1,6 +1,5 @@
 """The run of the course: order, parameters, failures, the index page, the command line."""
 
-import contextlib
 import errno
 import html
 import io
@@ -12,11 +11,14 @@ import subprocess
 import sys
 import time
 import types
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from conftest import refuses
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -26,11 +28,8 @@ from alignment_tax.notebooks import Chapter, CourseError, run_course
 from alignment_tax.results.recorded import recording_key
 
 PARAMETERS = 'preset = "tiny"  # the dial\nseed = 7  # another seed, another run'
-# one pixel
-PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
-    "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"  # one pixel
+PNG += "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 GOOD = f"""
 import os, sys
 from alignment_tax.results.values import record
@@ -45,10 +44,9 @@ display({{"image/png": "{PNG}"}}, raw=True, metadata={{"image/png": {{"alt": 'fa
 RECORD = "from alignment_tax.results.values import record\nrecord('{}', 1)"
 
 
-def write_notebook(path, *cells, front="# 01 A title", parameters=PARAMETERS):
+def write_notebook(path, *cells, front="# 01 A title"):
     nodes = [new_markdown_cell(front)]
-    if parameters is not None:
-        nodes.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    nodes.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
     # the kernelspec of a notebook that was saved elsewhere must not matter
     spec = {"kernelspec": {"name": "elsewhere", "display_name": "x", "language": "python"}}
     nodes += [new_code_cell(cell) for cell in cells]
@@ -79,17 +77,13 @@ def ran(folder, tmp_path_factory):
     """Exit code, output folder and printed text of one run of the whole toy course."""
     out = tmp_path_factory.mktemp("out")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    said, complaint = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(complaint),
-    ):
+    said, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
         patch.setenv(settings.RUNS_VARIABLE, str(out))
-        code = main(["run", "--preset", "smoke", "--seed", "3", "--jobs", "2"], folder)
+        code = main("run --preset smoke --seed 3 --jobs 2".split(), folder)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "ran in place"
-    said, complaint = said.getvalue(), complaint.getvalue()
-    return types.SimpleNamespace(code=code, out=out / "smoke-seed3", said=said, err=complaint)
+    told = {"said": said.getvalue(), "err": err.getvalue()}
+    return types.SimpleNamespace(code=code, out=out / "smoke-seed3", **told)
 
 
 def summary(out):
@@ -98,33 +92,33 @@ def summary(out):
 
 
 def test_a_failure_is_named_and_the_rest_is_still_run(ran):
-    assert ran.code == 1
     statuses = {number: entry["status"] for number, entry in summary(ran.out).items()}
-    assert statuses == {"03": "failed", "04": "ok", "05": "failed", "12": "failed"}
+    failed = dict.fromkeys(("03", "05", "12"), "failed")
+    assert (ran.code, statuses) == (1, failed | {"04": "ok"})
     assert summary(ran.out)["03"]["records"] == {"before": 1}, "recorded before it failed"
-    assert f"FAILED {ran.out / '03_fails.ipynb'}, In [4]: broken = 1 / 0  # here" in ran.err
-    assert "ZeroDivisionError: division by zero" in ran.err
-    assert "12_dies.ipynb, the cell that begins: import os\n    The kernel died" in ran.err
-    assert "05_ends.ipynb, the cell that begins: import sys\n    SystemError: exit()" in ran.err
+    for said in (
+        f"FAILED {ran.out / '03_fails.ipynb'}, In [4]: broken = 1 / 0  # here",
+        "ZeroDivisionError: division by zero",
+        "12_dies.ipynb, the cell that begins: import os\n    The kernel died",
+        "05_ends.ipynb, the cell that begins: import sys\n    SystemError: exit()",
+    ):
+        assert said in ran.err
 
 
 def test_parameters_python_and_folders_reach_the_notebook(ran):
-    records = summary(ran.out)["04"]["records"]
-    assert records["seen"] == ["smoke", 3]
-    assert records["python"] == sys.executable
-    assert Path(records["folder"]) == ran.out, "what is written without a folder lands there"
-    assert Path(records["runs"]) == ran.out.parent
-    assert records["<b>name</b>"] == 0.123456789
+    # what is written without a folder lands in that of the run
+    where = {"folder": str(ran.out), "runs": str(ran.out.parent), "python": sys.executable}
+    told = {"seen": ["smoke", 3], "<b>name</b>": 0.123456789}
+    assert summary(ran.out)["04"]["records"] == where | told
 
 
 def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
     lines = ran.said.splitlines()
-    assert "4 chapters on smoke, seed 3, 2 side by side" in lines[0]
-    assert sum(line.endswith(": started") for line in lines) == 4
+    started = sum(line.endswith(": started") for line in lines)
+    assert ("4 chapters on smoke, seed 3, 2 side by side" in lines[0], started) == (True, 4)
     ends = [line for line in lines if line.startswith("[")]
     assert [line[:5] for line in ends] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    number = r"\d+\.\d min"
-    assert re.fullmatch(rf"\[1/4\] .*: \w+, {number}, about {number} to go", ends[0])
+    assert re.fullmatch(r"\[1/4\] .*: \w+, \d+\.\d min, about \d+\.\d min to go", ends[0])
     assert lines[-1] == f"Open {ran.out / 'index.html'} in a browser."
 
 
@@ -134,10 +128,10 @@ def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
     for number in ("02", "03"):
         code = f"pathlib.Path('pid{number}').write_text(str(os.getpid()))\ntime.sleep(600)"
         write_notebook(tmp_path / f"{number}_waits.ipynb", f"import os, pathlib, time\n{code}")
-    code = "import pathlib, signal, sys; from alignment_tax.cli import main\n"
     # a shell in the background has children that ignore Ctrl-C
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += f"sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"
+    code = f"""import pathlib, signal, sys; from alignment_tax.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"""
     environment = {**os.environ, settings.RUNS_VARIABLE: str(tmp_path / "runs")}
     run = subprocess.Popen([sys.executable, "-c", code], env=environment)
     pids = [tmp_path / "runs" / "tiny-seed0" / name for name in ("pid02", "pid03")]
@@ -162,7 +156,7 @@ def test_the_executed_notebooks_are_whole_and_without_widget_state(ran):
     notebook = nbformat.read(ran.out / "04_good.ipynb", 4)
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata
-    assert [path.name for path in ran.out.glob(".*.ipynb")] == []
+    assert not list(ran.out.glob(".*.ipynb"))
     assert (ran.out / "04_good.html").stat().st_size > 1000
 
 
@@ -172,13 +166,10 @@ def test_the_index_page_shows_everything_and_needs_nothing_from_elsewhere(ran):
     assert len(links) == 8, "page and notebook of each of four chapters"
     assert all((ran.out / link).is_file() for link in links)
     image = f'src="data:image/png;base64,{PNG}"\nalt="falls "here""'
-    text = html.unescape(page)
-    for said in ('lang="en"', image, "1 ok, 3 failed", "Does it fall?", "ZeroDivisionError"):
-        assert said in text, said
+    said = ('lang="en"', image, "1 ok, 3 failed", "Does it fall?", "ZeroDivisionError", "0.123457")
+    assert [each for each in said if each not in html.unescape(page)] == []
     assert "&lt;b&gt;name&lt;/b&gt;" in page
-    assert "0.123457" in page
-    assert page.count("<img") == 1
-    assert not re.search("<(script|link)", page)
+    assert re.findall("<(?:script|link|img)", page) == ["<img"]
 
 
 def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, capsys):
@@ -195,47 +186,32 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
 
 
 # --- refused before anything runs ----------------------------------------------------------------
-
-
-def refuse(capsys, folder, out, *arguments):
-    """Run the command line, which must refuse; return what it says."""
+@pytest.mark.parametrize(("arguments", "said"), [
+    ("--preset huge", "no preset 'huge'. Choose one of: smoke, tiny"),
+    ("--seed -1", "'-1' is not a whole number from 0 up"),
+    ("--seed one", "'one' is not a whole number from 0 up"),
+    ("--only 04 06", "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
+    ("--only good", "no notebook 'good'"),
+    ("--prest tiny", "unrecognized arguments: --prest tiny"),
+    ("--jobs 0", "0 is too few"),
+])  # fmt: skip
+def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
     try:
-        code = main(["run", "--out", str(out), *arguments], folder)
+        code = main(["run", "--out", str(tmp_path / "out"), *arguments.split()], folder)
     except SystemExit as stop:
         code = stop.code
-    assert code == 2
-    assert not out.exists(), "something was run"
-    return capsys.readouterr().err
+    assert (code, (tmp_path / "out").exists()) == (2, False)
+    assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("--preset huge", "no preset 'huge'. Choose one of: smoke, tiny"),
-        ("--seed 1.5", "'1.5' is not a whole number from 0 up"),
-        ("--seed -1", "'-1' is not a whole number from 0 up"),
-        ("--seed one", "'one' is not a whole number from 0 up"),
-        ("--only 04 06", "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
-        ("--only good", "no notebook 'good'"),
-        ("--prest tiny", "unrecognized arguments: --prest tiny"),
-        ("--jobs 0", "0 is too few"),
-    ],
-)
-def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
-    assert said in refuse(capsys, folder, tmp_path / "out", *arguments.split())
-
-
-@pytest.mark.parametrize("seed", ["0", 1.0, True, -1, None])
-def test_what_cannot_run_is_refused_from_python_too(folder, tmp_path, seed):
-    with pytest.raises(CourseError, match="whole number from 0 up"):
-        run_course("tiny", seed, out=tmp_path / "out", notebooks=folder)
-    with pytest.raises(presets.UnknownPreset):
-        run_course("Tiny", out=tmp_path / "out", notebooks=folder)
-    with pytest.raises(CourseError, match="holds the course's notebooks"):
-        run_course(out=folder / "." / "", notebooks=folder)
-    refused = pytest.raises(CourseError, match="Another run is writing")
-    with FileLock(tmp_path / ".run.lock"), refused:
-        run_course(only=["04"], out=tmp_path, notebooks=folder)
+def test_what_cannot_run_is_refused_from_python_too(folder, tmp_path):
+    run = partial(run_course, notebooks=folder)
+    for seed in ("0", 1.0, True, -1, None):
+        refuses(CourseError, "whole number from 0 up", run, "tiny", seed, out=tmp_path / "out")
+    refuses(presets.UnknownPreset, "Tiny", run, "Tiny", out=tmp_path / "out")
+    refuses(CourseError, "holds the course's notebooks", run, out=folder / "." / "")
+    with FileLock(tmp_path / ".run.lock"):
+        refuses(CourseError, "Another run is writing", run, only=["04"], out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
 
 
@@ -262,11 +238,10 @@ def test_a_full_disk_loses_pages_alone_and_a_folder_holds_one_run(pair, monkeypa
     assert capsys.readouterr().err.count("No space left") == 2
     kept = (out / "run.json").read_text()
     assert json.loads(kept)["chapters"][0]["status"] == "ok"
+    said = r"holds a run of preset smoke, seed 0\..*--out"
     for preset, seed in (("smoke", 1), ("tiny", 0)):
-        with pytest.raises(CourseError, match=r"holds a run of preset smoke, seed 0\..*--out"):
-            run_course(preset, seed, ["1"], out, pair)
-    with pytest.raises(CourseError, match=r"02_y.ipynb is not a readable notebook"):
-        run_course("smoke", 0, ["2"], out, pair)
+        refuses(CourseError, said, run_course, preset, seed, ["1"], out, pair)
+    refuses(CourseError, "02_y.ipynb is not", run_course, "smoke", 0, ["2"], out, pair)
     assert (out / "run.json").read_text() == kept
 
 
@@ -282,25 +257,17 @@ def test_a_notebook_that_a_full_disk_cut_off_is_a_failed_chapter(pair, monkeypat
 
 
 # --- the parts -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("done", "ahead", "jobs", "expected"),
-    [
-        ([], [2, 4, 6], 1, 12),
+def test_the_estimate_follows_the_pace_of_the_machine():
+    for done, ahead, jobs, expected in (
+        ([], [2, 4, 6], 1, 12), ([], [None, 2], 1, None), ([(1, 5), (1, 5)], [], 1, 0),
         # twice as slow as typical: what is left takes twice as long
         ([(2, 4)], [4, 6], 1, 20),
         # unknown chapters count as the mean of those that ran
         ([(None, 3)], [None, 6], 1, 3 + 6),
-        ([], [None, 2], 1, None),
-        ([(1, 5), (1, 5)], [], 1, 0),
         # side by side; no less than the longest
-        ([], [2, 4, 6], 2, 6),
-        ([], [1, 6], 2, 6),
-    ],
-)
-def test_the_estimate_follows_the_pace_of_the_machine(done, ahead, jobs, expected):
-    assert notebooks.remaining_minutes(done, ahead, jobs) == expected
+        ([], [2, 4, 6], 2, 6), ([], [1, 6], 2, 6),
+    ):  # fmt: skip
+        assert notebooks.remaining_minutes(done, ahead, jobs) == expected
 
 
 def test_the_longest_chapter_goes_first_and_beside_it_what_needs_no_stage(tmp_path):
@@ -329,8 +296,6 @@ def test_list_prints_number_title_and_question(folder, tmp_path, capsys):
 
 
 # --- outputs in notebooks/ -----------------------------------------------------------------------
-
-
 def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, folder, ran, capsys):
     for name in ("04_good", "12_dies"):
         (tmp_path / f"{name}.ipynb").write_bytes((folder / f"{name}.ipynb").read_bytes())
@@ -341,9 +306,8 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     done.cells[-1].outputs += [bar, dead, nbformat.v4.new_output("display_data", data=still)]
     (tmp_path / "run").mkdir()
     nbformat.write(done, tmp_path / "run" / "04_good.ipynb")
-    summed = (ran.out / "run.json").read_text("utf-8")
-    (tmp_path / "run" / "run.json").write_text(summed)
-    (told,) = (c["recording"] for c in json.loads(summed)["chapters"] if c["number"] == "04")
+    (tmp_path / "run" / "run.json").write_bytes((ran.out / "run.json").read_bytes())
+    told = summary(ran.out)["04"]["recording"]
     assert main(["outputs", str(tmp_path / "run")], tmp_path) == 0
     kept = nbformat.read(tmp_path / "04_good.ipynb", 4)
     code = notebooks.code_cells(kept)

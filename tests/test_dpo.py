@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 from datasets import Dataset
-from test_models import always, make_policy, make_tokenizer, sharp, user
+from test_models import always, make_policy, make_tokenizer, user
 from test_train import PROMPTS, count_x, pair, pairs, weights
-from transformers import PreTrainedModel
 
 from alignment_tax.models import Reply, texts
 from alignment_tax.presets import DpoConfig
@@ -19,20 +19,13 @@ DPO = DpoConfig(
     rounds=1, prompts_per_round=8, n=8, temperature=1.0, max_new_tokens=12, max_prompt_length=8,
     sampling_batch=64, beta=0.5, learning_rate=5e-3, epochs=4, batch_size=8, max_length=16,
 )  # fmt: skip
-ONE_STEP = dataclasses.replace(DPO, epochs=1)
 
 
-def log_probs(policy: PreTrainedModel, rows: Dataset, side: str) -> np.ndarray:
+def log_probs(policy, rows, side):
     replies = [row[side][0]["content"] for row in rows]
     return reply_log_probs(policy, make_tokenizer(), list(rows["prompt"]), replies, 4)
 
 
-def loss_by_hand(policy: PreTrainedModel, reference: PreTrainedModel, beta: float) -> float:
-    sides = ("chosen", "rejected")
-    return dpo_loss(*[log_probs(m, pairs(), s) for m in (policy, reference) for s in sides], beta)
-
-
-# the loss
 def test_the_dpo_loss_of_two_pairs_by_hand():
     # log-ratios: chosen 2 and 0, rejected 1 and 0; 0.5 * (2 - 1) = log sqrt(e), and 0
     loss = dpo_loss(*np.array([[-3.0, -5.0], [-4.0, -7.0], [-5.0, -5.0], [-5.0, -7.0]]), 0.5)
@@ -42,22 +35,14 @@ def test_the_dpo_loss_of_two_pairs_by_hand():
     assert quarter == pytest.approx(-math.log(3 / 4))
 
 
-def test_trl_computes_the_dpo_loss_we_compute_by_hand(tmp_path):
-    policy, reference = sharp(make_policy(0), 20), sharp(make_policy(1), 20)
-    by_hand = loss_by_hand(policy, reference, ONE_STEP.beta)
-    trained = train_dpo(policy, reference, make_tokenizer(), pairs(), ONE_STEP, 0, tmp_path)
-    assert trained.log[0]["loss"] == pytest.approx(by_hand, abs=1e-4)
-    assert abs(by_hand - math.log(2)) > 0.1
-    assert (trained.used, len(trained.log)) == (8, 1)
-
-
-# training
-def test_a_second_round_is_still_measured_against_theta_0(tmp_path):
+def test_trl_computes_our_loss_and_a_second_round_is_still_measured_against_theta_0(tmp_path):
     theta_0, tokenizer = make_policy(), make_tokenizer()
     policy, before = copy.deepcopy(theta_0), weights(theta_0)
     first = train_dpo(policy, theta_0, tokenizer, pairs(), DPO, 0, tmp_path)
+    assert (first.used, len(first.log)) == (8, 4)
     assert first.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    by_hand = loss_by_hand(policy, theta_0, DPO.beta)
+    ends = [log_probs(m, pairs(), s) for m in (policy, theta_0) for s in ("chosen", "rejected")]
+    by_hand = dpo_loss(*ends, DPO.beta)
     second = train_dpo(first.model, theta_0, tokenizer, pairs(), DPO, 1, tmp_path)
     assert second.log[0]["loss"] == pytest.approx(by_hand, abs=1e-4)
     assert by_hand < 0.6
@@ -73,37 +58,35 @@ def test_dpo_learns_a_preference_at_a_constant_rate_and_is_deterministic(tmp_pat
     assert torch.equal(weights(runs[0].model), weights(runs[1].model))
     assert {row["learning_rate"] for row in runs[0].log} == {DPO.learning_rate}
     held_out = Dataset.from_list([pair("z", "good y", "bad y"), pair("hello z", "good", "bad")])
-    after, before = (
-        log_probs(model, held_out, "chosen") - log_probs(model, held_out, "rejected")
-        for model in (runs[0].model, theta_0)
-    )
-    assert (after > before + 0.5).all()
+    models, sides = (runs[0].model, theta_0), ("chosen", "rejected")
+    margins = [-np.diff([log_probs(m, held_out, s) for s in sides], axis=0) for m in models]
+    assert (margins[0] > margins[1] + 0.5).all()
     assert not runs[0].model.training
 
 
 def test_pairs_longer_than_the_context_are_refused(tmp_path):
     policy = make_policy()
     policy.config.max_position_embeddings = 15
-    with pytest.raises(ValueError, match=r"Max_length may take 16 tokens.* context has 15"):
-        train_dpo(policy, policy, make_tokenizer(), pairs(), DPO, 0, tmp_path)
+    given = (policy, policy, make_tokenizer(), pairs(), DPO, 0, tmp_path)
+    refuses(ValueError, r"Max_length may take 16 tokens.* context has 15", train_dpo, *given)
 
 
-# on-policy pairs
 def test_the_best_and_the_worst_reply_make_the_pair():
-    a, b, c = (Reply(text, [4], True) for text in "abc")
-    assert best_and_worst([a, b, c], np.array([1.0, 3.0, -2.0])) == (1, 2)
-    assert best_and_worst([a, b], np.array([1.0, 1.0])) is None
     # rounding may part the rewards of one and the same text
-    assert best_and_worst([a, a], np.array([1.0, 1.0 + 1e-7])) is None
-    assert best_and_worst([a], np.array([1.0])) is None
+    for said, rewards, best_worst in (
+        ("abc", [1.0, 3.0, -2.0], (1, 2)), ("ab", [1.0, 1.0], None), ("a", [1.0], None),
+        ("aa", [1.0, 1.0 + 1e-7], None),
+    ):  # fmt: skip
+        replies = [Reply(text, [4], True) for text in said]
+        assert best_and_worst(replies, np.array(rewards)) == best_worst
 
 
 def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     policy, tokenizer = make_policy(), make_tokenizer()
     config = dataclasses.replace(DPO, n=24)
-    asked: list[tuple[list, str]] = []
+    asked = []
 
-    def rewards(prompts: list, replies: list[Reply]) -> np.ndarray:
+    def rewards(prompts, replies):
         asked.extend(zip(prompts, texts(replies), strict=True))
         return count_x(prompts, replies)
 
@@ -120,23 +103,15 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     assert len(asked) < len(PROMPTS) * config.n
 
 
-@pytest.mark.parametrize(
-    ("changes", "policy", "rewards", "message"),
-    [
-        ({"n": 1}, make_policy(), count_x, "n must be 2 or more, not 1"),
-        ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8.*Raise max_prompt_length"),
-        ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
-        ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
-        ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),
-        (
-            {},
-            make_policy(),
-            lambda asked, _: np.array([len(str(p)) for p in asked]),
-            r"8 of 8 prompts give no pair .*8 without two finished",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("changes", "policy", "rewards", "message"), [
+    ({"n": 1}, make_policy(), count_x, "n must be 2 or more, not 1"),
+    ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8.*Raise max_prompt_length"),
+    ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
+    ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
+    ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),
+    ({}, make_policy(), lambda asked, _: np.array([len(str(p)) for p in asked]),
+     r"8 of 8 prompts give no pair .*8 without two finished"),
+])  # fmt: skip
 def test_prompts_and_replies_that_make_no_pairs_are_refused(changes, policy, rewards, message):
-    config = dataclasses.replace(DPO, **changes)
-    with pytest.raises(ValueError, match=message):
-        on_policy_pairs(policy, make_tokenizer(), rewards, PROMPTS, config, 0)
+    given = (policy, make_tokenizer(), rewards, PROMPTS, dataclasses.replace(DPO, **changes), 0)
+    refuses(ValueError, message, on_policy_pairs, *given)

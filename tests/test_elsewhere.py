@@ -7,7 +7,6 @@ import sys
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,9 @@ def survive(folder: str, number: int) -> str:
 def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch, capfd):
     distributed = pytest.importorskip("distributed")
     # workers find this file as a module
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    monkeypatch.setenv("PYTHONPATH", paths)
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0"
-        ) as local,
-        workers(local.scheduler_address) as pool,
-    ):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    where = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**where) as local, workers(local.scheduler_address) as pool:
         work = [pool.submit(there, {"WHERE": "there"}, survive, str(tmp_path), i) for i in range(6)]
         while not list(tmp_path.glob("2-*")):
             time.sleep(0.05)
@@ -70,11 +64,9 @@ def test_record_hands_its_portions_to_the_workers(monkeypatch):
 
     seen = []
 
-    @contextmanager
     def here(address):
         seen.append(address)
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
+        return ThreadPoolExecutor(1)
 
     def some(preset, seed, specs):
         seen.append((seed, *specs))

@@ -3,23 +3,22 @@
 More have their tests beside what they are about: chapters that end early, full disks, folders of
 another run or version (test_course), what a generation config or a tokenizer's post-processor asks
 for (test_skills), damaged artifacts (test_store), tolerances at zero (test_compare), weights that
-do not fit (test_average).
+do not fit (test_average), connections that no chapter opens (test_notebooks).
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import re
-import socket
 import stat
 import subprocess
-import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import refuses
 from malformed import CASES, UP, Refused, escaped, policy, refusal
 from safetensors.torch import load_file, save_file
 from test_course import write_notebook
@@ -31,23 +30,23 @@ from alignment_tax.cli import main
 from alignment_tax.merge.average import average
 from alignment_tax.merge.parts import partition
 from alignment_tax.mitigate.lora import target_names
-from alignment_tax.models import load_policy, load_state, save_policy
-from alignment_tax.notebooks import run_course
+from alignment_tax.models import load_policy, load_state
 from alignment_tax.pipeline.study import Study
 from alignment_tax.settings import repo_root
-from alignment_tax.skills.scorer import Scorer
 from alignment_tax.store import ArtifactError, Store
 from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.trainer import trainer_arguments
 from alignment_tax.world import real
 
+TOLD = (settings.results_folder() / "faults.md").read_text("utf-8")
+
 
 def test_a_clone_with_autocrlf_has_the_very_bytes(tmp_path):
     source, clone = tmp_path / "source", tmp_path / "clone"
-    kept = [".gitattributes", ".ci/run", "Makefile", "README.md", "tests/golden/keys.json"]
+    kept = """.gitattributes .ci/run Makefile README.md tests/golden/keys.json
+lib/alignment_tax/cli.py lib/alignment_tax/templates/course.html.j2
+data/results/signature.png data/results/tiny/points.csv""".split()
     kept += [f"data/base/{path.name}" for path in settings.base_folder().iterdir()]
-    kept += ["lib/alignment_tax/cli.py", "lib/alignment_tax/templates/course.html.j2"]
-    kept += ["data/results/signature.png", "data/results/tiny/points.csv"]
     for name in kept:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((repo_root() / name).read_bytes())
@@ -64,16 +63,14 @@ def make(tmp_path):
     With a file `fixed` beside it venv succeeds and pip is there, with `fetched` TRL can be had.
     """
     python = tmp_path / "python3"
-    python.write_text(
-        f"""#!/bin/sh
+    python.write_text(f"""#!/bin/sh
 cd {tmp_path}
 case "$*" in
 *"-m venv"*) mkdir -p .venv/bin; cp {python} .venv/bin/python; test -e fixed ;;
 *"--target"*) mkdir -p .venv/trl-1.12.0.part; test -e fetched ;;
 *"-m pip"*) echo "$PIP_USER" >> log; test -e fixed ;;
 esac
-"""
-    )
+""")  # fmt: skip
     python.chmod(0o755)
     for name in ("requirements.txt", "pyproject.toml"):
         (tmp_path / name).touch()
@@ -91,14 +88,14 @@ def test_no_target_counts_as_made_when_its_recipe_failed(make, tmp_path, target)
         assert not (tmp_path / target).exists()
     (tmp_path / "fixed").touch()
     (tmp_path / "fetched").touch()
-    assert make(target) == 0
-    assert (tmp_path / target).exists()
+    assert (make(target), (tmp_path / target).exists()) == (0, True)
 
 
 def test_an_environment_that_a_killed_make_left_is_completed(make, tmp_path):
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1")
-    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 1")
+    python.chmod(0o755)
     (tmp_path / "fixed").touch()
     assert make(".venv/.ready-to-run") == 0
     assert set((tmp_path / "log").read_text().split()) == {"0"}, "nothing goes to the user's site"
@@ -112,48 +109,21 @@ def test_a_seed_may_be_any_integer_of_0_or_more(seed, tmp_path, preset):
     assert Study(preset, seed, Store(tmp_path)).world.prompts(1, seed, "rlhf")
 
 
-def as_nobody(work):
-    """Do something in another account; return whether it went without an error."""
-    if (child := os.fork()) == 0:
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def write_weights(folder):
     save_file({"w": torch.ones(2)}, folder / "model.safetensors")
     (folder / "part").mkdir()
     (folder / "part" / "log").write_text("x")
 
 
+# that other accounts then use it, or are refused: test_shipping
 @pytest.mark.parametrize("mode", [0o755, 0o2775, 0o777])
-def test_who_may_use_the_folder_of_runs_may_use_what_is_in_it(mode):
-    with tempfile.TemporaryDirectory() as top:
-        Path(top).chmod(0o755)
-        shared = Path(top, "runs")
-        shared.mkdir()
-        shared.chmod(mode)
-
-        def get(seed, make=write_weights):
-            return Store(shared / "artifacts").get("sft", {"seed": seed}, make)
-
-        def refused():
-            with pytest.raises(ArtifactError, match="ALIGNMENT_TAX_RUNS"):
-                get(1)
-
-        get(0)
-        for path in [shared / "artifacts", *(shared / "artifacts").rglob("*")]:
-            allowed = mode if path.is_dir() else mode & 0o666
-            assert stat.S_IMODE(path.stat().st_mode) == allowed, path
-        if os.geteuid() == 0:
-            assert as_nobody(lambda: get(0, make=None))
-            assert as_nobody((lambda: get(1)) if mode == 0o777 else refused)
+def test_who_may_use_the_folder_of_runs_may_use_what_is_in_it(mode, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(mode)
+    Store(tmp_path / "runs" / "artifacts").get("sft", {"seed": 0}, write_weights)
+    for path in (tmp_path / "runs").rglob("*"):
+        allowed = mode if path.is_dir() else mode & 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == allowed, path
 
 
 def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, capsys, monkeypatch):
@@ -163,10 +133,10 @@ def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, caps
     file.touch()
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     for out in (file, file / "below"):
-        with pytest.raises(settings.SettingsError, match=rf"{file}.*--out"):
-            run_course("smoke", out=out, notebooks=course)
-        with pytest.raises(ArtifactError, match=rf"theta_0 .*{file}.*ALIGNMENT_TAX_RUNS"):
-            Store(out).get("sft", {}, None, describe="theta_0")
+        run = partial(notebooks.run_course, "smoke", out=out, notebooks=course)
+        refuses(settings.SettingsError, f"{file}.*--out", run)
+        said = f"theta_0 .*{file}.*ALIGNMENT_TAX_RUNS"
+        refuses(ArtifactError, said, Store(out).get, "sft", {}, None, describe="theta_0")
         monkeypatch.setattr(settings, "results_folder", lambda out=out: out)
         assert main(["record", "smoke", "--seeds", "0"]) == 2
         assert str(file) in capsys.readouterr().err
@@ -186,8 +156,8 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", without)
-    with pytest.raises(ArtifactError, match=r"No locks available.*ALIGNMENT_TAX_RUNS"):
-        Store(tmp_path).get("sft", {}, write_weights)
+    said = "No locks available.*ALIGNMENT_TAX_RUNS"
+    refuses(ArtifactError, said, Store(tmp_path).get, "sft", {}, write_weights)
 
 
 @pytest.mark.parametrize("word", ["data", "~/data"])
@@ -200,22 +170,17 @@ def test_paths_that_a_person_sets_are_absolute_in_every_process(tmp_path, monkey
         monkeypatch.setenv(name, word)
     kernels = notebooks.Kernels(False).manager_class.kernel_spec.env
     assert {name: kernels[name] for name in both} == settings.environment() == both
-    with pytest.raises(real.DataUnavailable, match=both[settings.DATA_VARIABLE]):
-        real.load("dolly")
+    refuses(real.DataUnavailable, both[settings.DATA_VARIABLE], real.load, "dolly")
 
 
-@pytest.mark.parametrize(
-    ("change", "config", "said"),
-    [
-        (dict, {"tie_word_embeddings": False}, "lacks 'lm_head.weight'"),
-        (lambda s: s | {UP: torch.ones(2, 2)}, {}, f"another shape of '{UP}'"),
-        (lambda s: {f"_orig_mod.{n}": t for n, t in s.items()}, {}, "lacks .*wrapper"),
-        (dict, {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
-    ],
-)
+@pytest.mark.parametrize(("change", "config", "said"), [
+    (dict, {"tie_word_embeddings": False}, "lacks 'lm_head.weight'"),
+    (lambda s: s | {UP: torch.ones(2, 2)}, {}, f"another shape of '{UP}'"),
+    (lambda s: {f"_orig_mod.{n}": t for n, t in s.items()}, {}, "lacks .*wrapper"),
+    (dict, {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+])  # fmt: skip
 def test_what_is_no_whole_plain_policy_is_refused_by_name(tmp_path, change, config, said):
-    with pytest.raises(ValueError, match=said):
-        load_policy(policy(tmp_path, change, **config))
+    refuses(ValueError, said, load_policy, policy(tmp_path, change, **config))
 
 
 def test_code_that_comes_with_a_known_architecture_is_not_run(tmp_path):
@@ -227,19 +192,13 @@ def test_code_that_comes_with_a_known_architecture_is_not_run(tmp_path):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[1]}")
 def test_a_malformed_input_is_refused_in_our_own_words_and_nothing_is_written(case, tmp_path):
     error, said = refusal(case[2], tmp_path)
-    assert [words for words in case[3] if words not in said] == [], said
+    assert [words for words in case[3:] if words not in said] == [], said
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     assert isinstance(error, Refused) or (repo_root() / "lib") in raised_in.parents, raised_in
     assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
     assert [path for path in tmp_path.rglob("*") if re.search(r"\.(tmp|part)\b", path.name)] == []
-    told = (repo_root() / "data" / "results" / "faults.md").read_text("utf-8")
-    assert f" | {case[0]} | {case[1]} | {escaped(said)} |\n" in told, "write it again: bench faults"
-
-
-def test_the_page_of_malformed_inputs_holds_no_others():
-    told = (repo_root() / "data" / "results" / "faults.md").read_text("utf-8")
-    assert told.count("\n| ") == len(CASES) + 2
-    assert len(CASES) == 50
+    assert f" | {case[0]} | {case[1]} | {escaped(said)} |\n" in TOLD, "write it again: bench faults"
+    assert TOLD.count("\n| ") == len(CASES) + 2 == 52
 
 
 def test_a_checkpoint_is_whole_by_its_own_index(tmp_path):
@@ -260,15 +219,14 @@ def test_a_checkpoint_is_whole_by_its_own_index(tmp_path):
     for lacking, damage in damages.items():
         damage()
         for load in (load_state, load_policy):
-            with pytest.raises(ValueError, match=f"lacks '{lacking}'"):
-                load(folder)
+            refuses(ValueError, f"lacks '{lacking}'", load, folder)
 
 
 def test_what_was_quantised_in_its_file_can_be_saved(tmp_path):
     """Of a GGUF file: its weights are float32 in memory, but the model is marked as quantised."""
     read = make_policy()
     read.config.quantization_config = GgufConfig(dequantize=True)
-    save_policy(models._plain(read), make_tokenizer(), tmp_path / "p")
+    models.save_policy(models._plain(read), make_tokenizer(), tmp_path / "p")
     again = load_policy(tmp_path / "p")[0].cpu().state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in read.state_dict().items())
 
@@ -282,22 +240,4 @@ def test_experts_are_averaged_with_other_matrices_and_lora_does_not_leave_them_o
     layers = {n for n in before if ".layers." in n and "norm" not in n}
     assert {n for n in before if not torch.equal(mixed[n], before[n])} == layers
     assert {n for names in partition(mixtral, 2).blocks.values() for n in names} == layers
-    with pytest.raises(ValueError, match=r"leave out .*experts"):
-        target_names(mixtral, "all")
-
-
-def test_the_default_path_opens_no_connection(monkeypatch, preset, tmp_path):
-    asked = []
-
-    def refuse(*address, **_):
-        asked.append(address)
-        raise OSError(errno.ENETUNREACH, "Network is unreachable")
-
-    for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex")):
-        monkeypatch.setattr(owner, name, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    small = dataclasses.replace(preset.sft, documents=16, epochs=1)
-    study = Study(dataclasses.replace(preset, sft=small), 0, Store(tmp_path))
-    assert study.reward.path.is_dir(), "a base, theta_0, and a reward model"
-    assert Scorer("tiny", limit=1, batch_size=8).score(*study.policy("sft")).metrics
-    assert asked == []
+    refuses(ValueError, "leave out .*experts", target_names, mixtral, "all")

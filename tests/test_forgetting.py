@@ -8,13 +8,9 @@ from points import made_up_points, versus
 from alignment_tax.stats import forgetting
 
 
-@pytest.fixture
-def points():
+def test_forgetting_is_paired_with_both_kls():
     points = made_up_points()
-    return points.assign(forgetting=points["skill"])
-
-
-def test_forgetting_is_paired_with_both_kls(points):
+    points["forgetting"] = points["skill"]
     trained = points[points["method"].isin(["none", "kl_coef"])]
     kl = trained.drop(columns=["kl", "skill"]).assign(forward_kl=trained["reward"])
     rows = forgetting.forgetting(points, kl)
@@ -31,20 +27,17 @@ def test_a_curve_that_levels_off_is_found():
     x = np.linspace(0.1, 4, 20)
     exact = pd.DataFrame({"kl": x, "tax": 13 * (1 - np.exp(-x / 0.7))})
     found = forgetting.fit(exact)
-    assert (found.level, found.scale) == (pytest.approx(13, abs=0.01), pytest.approx(0.7, abs=1e-3))
-    assert found.r_squared == pytest.approx(1)
+    assert (found.level, found.scale, found.r_squared) == pytest.approx((13, 0.7, 1), rel=7e-4)
     assert found(np.array([0.0, 0.7])) == pytest.approx([0, 13 * (1 - np.exp(-1))], abs=0.01)
     # a line is a curve that has not levelled off yet; through theta_0, so worse than a mean may be
     assert forgetting.fit(pd.DataFrame({"kl": x, "tax": 2 * x})).r_squared > 0.999
     assert forgetting.fit(pd.DataFrame({"kl": x, "tax": 9 - x})).r_squared < 0
 
 
-def test_two_algorithms_at_the_same_kl(points):
+def test_two_algorithms_at_the_same_kl():
+    points = made_up_points()
     found = versus(points, "rsf/early_stopping", "ppo/early_stopping", measure="equal_kl")
     # at KL 2, PPO's last round has 76; RSF, between (1, 78 - s) and (4, 70 - 2 s), a third further
     assert found.difference == pytest.approx(((78 - 8 / 3 - 76) + (77 - 9 / 3 - 76)) / 2)
-    control = versus(points, "rsf/early_stopping", "rsf_random/early_stopping", measure="equal_kl")
-    assert control.difference == pytest.approx(((78 - 79) + (77 - 79)) / 2)
     # means -10 and -3
-    share = forgetting.own_share(np.array([-8.0, -12.0]), np.array([-3.0, -3.0]))
-    assert share == pytest.approx(0.7)
+    assert forgetting.own_share(np.array([-8.0, -12.0]), np.full(2, -3.0)) == pytest.approx(0.7)

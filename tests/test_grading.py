@@ -5,10 +5,12 @@ import os
 import re
 import socket
 import textwrap
+from dataclasses import replace
 
 import nbformat
 import psutil
 import pytest
+from conftest import refuses
 
 from alignment_tax import cli, grading, sandbox, settings
 from alignment_tax.exercises import student_notebook, tagged
@@ -33,11 +35,16 @@ def notebook(cell=None):
     return made
 
 
-def graded(folder, cell=None, limits=LIMITS):
-    """The row of a student who hands in a notebook with this cell."""
-    path = folder / "anna" / PATH.name
-    path.parent.mkdir(exist_ok=True)
-    write_notebook(path, notebook(cell))
+def hand_in(path, made):
+    """Write a notebook into a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_notebook(path, made)
+    return path
+
+
+def graded(folder, cell=None, made=None, limits=LIMITS):
+    """The row of a student who hands in a notebook, or one with this cell."""
+    path = hand_in(folder / "anna" / PATH.name, made or notebook(cell))
     return grade_student("anna", [path], EXERCISES, NOTEBOOKS, limits)
 
 
@@ -88,26 +95,20 @@ CRIMES = {
     "network": (function("socket.create_connection(('127.0.0.1', 9))"), "no network here"),
     "raises": (function("1 / 0"), "stops with ZeroDivisionError"),
     "does not parse": ("def mask_prompt(ids, n):\nreturn 1", "stops with IndentationError"),
-    "constants": (
-        function(answer="[-100] * n + [[9] * (3 - n), []][n > 2] + [4, 5, 2]"),
-        "right where the notebook shows it, elsewhere not yet",
-    ),
-    "forges": (
-        function("print('right')", answer="ids"),
-        r"gives \[-100, -100, -100, 4, 5, 2\], not \[7",
-    ),
-}
+    "constants": (function(answer="[-100] * n + [[9] * (3 - n), []][n > 2] + [4, 5, 2]"),
+                  "right where the notebook shows it, elsewhere not yet"),
+    "forges": (function("print('right')", answer="ids"),
+               r"gives \[-100, -100, -100, 4, 5, 2\], not \[7"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CRIMES)
 def test_what_happened_is_said_and_costs_that_exercise_alone(tmp_path, nobody_is_left, name):
     cell, said = CRIMES[name]
-    seconds = 2 if "hangs" in name else LIMITS.seconds
-    row = graded(tmp_path, cell, Limits(seconds, LIMITS.memory, LIMITS.output, LIMITS.processes))
-    assert re.search(said, row.verdicts[COLUMN])
-    assert row.verdicts[COLUMN].startswith("not yet")
-    assert row.verdicts[OTHER] == "right"
-    assert (row.right, len(row.verdicts)) == (1, 3)
+    limits = replace(LIMITS, seconds=2 if "hangs" in name else LIMITS.seconds)
+    row = graded(tmp_path, cell, limits=limits)
+    assert re.search(f"^not yet.*{said}", row.verdicts[COLUMN])
+    assert (row.verdicts[OTHER], row.right, len(row.verdicts)) == ("right", 1, 3)
 
 
 def test_the_checks_of_the_course_cannot_be_replaced(tmp_path):
@@ -123,9 +124,10 @@ def test_loss_of_own_files_and_long_prints_are_noted(tmp_path, apart):
     lines = ["for each in Path.cwd().iterdir(): each.unlink()", "try: print('x' * 2**22)"]
     row = graded(tmp_path, function(*lines, "except OSError: pass"))
     assert row.verdicts[COLUMN] == "right"
-    assert any("deleted files in its folder (1)" in note for note in row.notes)
-    assert any("printed 1 MB or more" in note for note in row.notes)
-    assert any("refused in Python alone" in note for note in row.notes) != apart
+    notes = "\n".join(row.notes)
+    for said in ("deleted files in its folder (1)", "printed 1 MB or more"):
+        assert said in notes
+    assert ("refused in Python alone" in notes) != apart
     assert (tmp_path / "anna" / PATH.name).exists()
 
 
@@ -141,15 +143,10 @@ def test_files_elsewhere_and_the_environment_are_out_of_reach(tmp_path, monkeypa
     assert "[None, True]" in graded(tmp_path, function(answer=home)).verdicts[COLUMN]
 
 
-def test_who_leaves_the_group_is_ended_too(tmp_path, apart, nobody_is_left):
+def test_who_leaves_the_group_or_hangs_and_dies_is_ended_too(tmp_path, apart, nobody_is_left):
     assert graded(tmp_path, function(LEAVES)).verdicts[COLUMN] == "right"
-
-
-def test_a_process_that_hangs_forks_and_dies_is_ended_without_a_namespace(
-    tmp_path, apart, nobody_is_left
-):
-    leaves = "ctypes.CDLL(None).fork() or __import__('time').sleep(600)"
-    said = graded(tmp_path, function(leaves, "os._exit(0)")).verdicts[COLUMN]
+    hangs = "ctypes.CDLL(None).fork() or __import__('time').sleep(600)"
+    said = graded(tmp_path, function(hangs, "os._exit(0)")).verdicts[COLUMN]
     assert "ends its own process" in said
 
 
@@ -167,59 +164,49 @@ def test_the_network_is_that_of_nobody(tmp_path):
             server.accept()
 
 
-def verdict_of(made, tmp_path):
-    path = tmp_path / "anna.ipynb"
-    write_notebook(path, made)
-    return grade_student("anna", [path], EXERCISES, NOTEBOOKS, LIMITS).verdicts[COLUMN]
-
-
-def copies(made):
-    """The first stub of a notebook as a new cell."""
-    return [nbformat.v4.new_code_cell(tagged(made, "stub")[0].source)]
+SOLVED = f"def mask_prompt(ids, n): return {RIGHT}"
+WRONG = "def mask_prompt(ids, n): return ids"
 
 
 def test_cells_may_be_reordered_doubled_and_surrounded(tmp_path):
-    made = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
+    def verdict(made, before=(), behind=()):
+        cells = [[nbformat.v4.new_code_cell(text) for text in own] for own in (before, behind)]
+        made.cells = [*cells[0], *made.cells, *cells[1]]
+        return graded(tmp_path, made=made).verdicts[COLUMN]
+
+    made = notebook(SOLVED)
     made.cells.reverse()
-    assert verdict_of(made, tmp_path) == "right"
+    assert verdict(made) == "right"
     # an untouched stub behind the answer does not undo it; another answer does
-    solved = notebook(f"def mask_prompt(ids, n): return {RIGHT}")
-    solved.cells += copies(student_notebook(PATH))
-    assert verdict_of(solved, tmp_path) == "right"
-    solved.cells += copies(notebook("def mask_prompt(ids, n): return ids"))
-    assert verdict_of(solved, tmp_path).startswith("not yet")
+    stub = tagged(student_notebook(PATH), "stub")[0].source
+    assert verdict(notebook(SOLVED), behind=[stub]) == "right"
+    assert verdict(notebook(SOLVED), behind=[stub, WRONG]).startswith("not yet")
     # helpers and imports of other cells are had, what these cells do is not done
     helped = notebook("mask_prompt = lambda ids, n: masked(n) + ids[n:]")
     other = "import itertools as it\nimport os\ndef masked(n): return list(it.repeat(-100, n))"
-    added = [nbformat.v4.new_code_cell(text) for text in (other, "while True: os.remove('x')")]
-    helped.cells = [*added, *helped.cells]
-    assert verdict_of(helped, tmp_path) == "right"
+    assert verdict(helped, before=[other, "while True: os.remove('x')"]) == "right"
     gone = notebook()
     gone.cells.remove(tagged(gone, "stub")[0])
-    assert verdict_of(gone, tmp_path) == "not yet: its cell is gone"
+    assert verdict(gone) == "not yet: its cell is gone"
 
 
 def test_layouts_of_a_class(tmp_path):
-    write_notebook(tmp_path / "carl.ipynb", notebook())
-    for place in ("anna/02.ipynb", "anna/.ipynb_checkpoints/02.ipynb", "berta/deep/x.ipynb"):
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        write_notebook(tmp_path / place, notebook())
+    places = ["carl.ipynb", "anna/02.ipynb", "anna/.ipynb_checkpoints/02.ipynb"]
+    for place in (*places, "berta/deep/x.ipynb"):
+        hand_in(tmp_path / place, notebook())
     (tmp_path / "dora").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    found = grading.find_students(tmp_path)
-    assert {name: len(paths) for name, paths in found.items()} == {
-        "anna": 1, "berta": 1, "carl": 1, "dora": 0,
-    }  # fmt: skip
-    with pytest.raises(CourseError, match="no notebook"):
-        grading.find_students(tmp_path / "dora")
+    found = {name: len(paths) for name, paths in grading.find_students(tmp_path).items()}
+    assert found == {"anna": 1, "berta": 1, "carl": 1, "dora": 0}
+    refuses(CourseError, "no notebook", grading.find_students, tmp_path / "dora")
 
 
 def test_files_that_cannot_be_graded_are_named(tmp_path):
     broken, empty, old, new = (tmp_path / f"{name}.ipynb" for name in ("b", "e", "o", "n"))
     broken.write_text("{")
     write_notebook(empty, nbformat.v4.new_notebook())
-    write_notebook(old, notebook("def mask_prompt(ids, n): return ids"))
-    write_notebook(new, notebook(f"def mask_prompt(ids, n): return {RIGHT}"))
+    write_notebook(old, notebook(WRONG))
+    write_notebook(new, notebook(SOLVED))
     os.utime(old, (1, 1))
     row = grade_student("anna", [broken, empty, new, old], EXERCISES, NOTEBOOKS, LIMITS)
     assert row.verdicts[COLUMN] == "right"
@@ -231,19 +218,17 @@ def test_files_that_cannot_be_graded_are_named(tmp_path):
 
 def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
     for name, cell in {"a<b": function(), "bad": function("os._exit(1)"), "none": None}.items():
-        (tmp_path / "in" / name).mkdir(parents=True)
-        write_notebook(tmp_path / "in" / name / "x.ipynb", notebook(cell))
+        hand_in(tmp_path / "in" / name / "x.ipynb", notebook(cell))
     line = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]
     assert cli.main([*line, "--seconds", "60"]) == 0
     head, *rows = csv.reader((tmp_path / "out" / "grades.csv").open(encoding="utf-8"))
     assert head == ["student", "right", "of", COLUMN, "02 batch_loss", OTHER, "notes"]
-    assert [row[:3] for row in rows] == [["a<b", "2", "3"], ["bad", "1", "3"], ["none", "1", "3"]]
-    assert [row[3].split(":")[0] for row in rows] == ["right", "not yet", "not solved yet"]
+    told = [["a<b", "2", "3", "right"], ["bad", "1", "3", "not yet"]]
+    told.append(["none", "1", "3", "not solved yet"])
+    assert [[*row[:3], row[3].split(":")[0]] for row in rows] == told
     page = (tmp_path / "out" / "grades.html").read_text("utf-8")
-    assert "a&lt;b" in page
-    assert "http" not in page
+    assert ("a&lt;b" in page, "http" in page) == (True, False)
     assert cli.main(["grade", str(tmp_path / "nowhere")]) == cli.WRONG_USE
     assert cli.main(["exercises", "--out", str(tmp_path / "class")]) == 0
-    assert len(list((tmp_path / "class").glob("*/*.ipynb"))) == 2 * len(
-        list(NOTEBOOKS.glob("*.ipynb"))
-    )
+    made, chapters = (tmp_path / "class").glob("*/*.ipynb"), NOTEBOOKS.glob("*.ipynb")
+    assert len(list(made)) == 2 * len(list(chapters))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses
 from datasets import Dataset
 from test_dpo import DPO
 from test_models import bot, make_policy, make_reward_model, make_tokenizer, sharp, user
@@ -32,7 +33,7 @@ class Dice:
 
     device = torch.device("cpu")
 
-    def __init__(self, table: dict[int, dict[int, float]]):
+    def __init__(self, table):
         self.table = table
 
     def __call__(self, input_ids, attention_mask, use_cache):
@@ -81,25 +82,22 @@ def test_kl_estimators_by_exact_expectation_and_k3_where_policies_nearly_agree()
     by_hand = (0.5 * math.log(2.5) ** 2 + 0.2 * math.log(0.4) ** 2) / 2  # biased by 0.0190
     assert k2 == pytest.approx(by_hand, abs=1e-6)
     assert kl_estimators(p.log(), q.log())[0].min() < 0 < kl_estimators(p.log(), q.log())[2].max()
+    # where in float32 the formula as it is written turns negative
     log_probs = tensor([-0.5])
     other = torch.nextafter(log_probs, tensor([0.0]))
     d = (log_probs.double() - other.double()).item()
-    k3 = kl_estimators(log_probs, other)[2].item()
-    assert k3 == pytest.approx(d**2 / 2, rel=1e-5)
-    assert k3 > 0
-    # what it guards against: in float32 the formula as it is written turns negative
-    assert (torch.exp(other - log_probs) - 1 - (other - log_probs)).item() < 0
+    assert kl_estimators(log_probs, other)[2].item() == pytest.approx(d**2 / 2, rel=1e-5)
+    assert (torch.exp(other - log_probs) - 1 - (other - log_probs)).item() < 0 < d**2
 
 
-# a reply keeps its tokens
 def test_reward_models_and_examples_read_the_drawn_tokens():
     tokenizer, drawn = make_tokenizer(), Reply("x", [4, X], False)
     whole = closed_ids(tokenizer, [user("why")] * 2, [drawn, "good x"])
     assert whole[0] == [*prompt_ids(tokenizer, user("why")), 4, X, EOS]
     assert whole[1] == conversation_ids(tokenizer, user("why"), bot("good x"))
     model = make_reward_model()
-    found = score_replies(model, tokenizer, [user("why")], [drawn], 1, 64)
-    assert found[0] == pytest.approx(model(tensor([whole[0]])).logits.item(), abs=1e-5)
+    [found] = score_replies(model, tokenizer, [user("why")], [drawn], 1, 64)
+    assert found == pytest.approx(model(tensor([whole[0]])).logits.item(), abs=1e-5)
     for finished in (True, False):
         ids, labels = encode(make_tokenizer(), user("why"), Reply("x", [4, X], finished), 16)
         assert ids[-3 if finished else -2 :] == labels[3:] == [4, X, *[EOS] * finished]
@@ -109,8 +107,8 @@ def test_a_table_keeps_replies_through_a_file(tmp_path):
     replies = [Reply("x", [4, X], True), Reply("", [], True), Reply("good", [GOOD], False)]
     pd.DataFrame(reply_columns(replies)).to_parquet(tmp_path / "table.parquet")
     table = pd.read_parquet(tmp_path / "table.parquet")
-    assert kept_replies(table) == replies
-    assert kept_replies(table.drop(columns="ids")) == ["x", "", "good"]
+    both = [kept_replies(each) for each in (table, table.drop(columns="ids"))]
+    assert both == [replies, ["x", "", "good"]]
 
 
 def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):
@@ -122,10 +120,9 @@ def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):
     assert any(make_tokenizer()(reply.text)["input_ids"] != reply.token_ids for reply in seen)
 
 
-def spy_on_replies(monkeypatch, trainer: type, kind: str) -> list[list[int]]:
+def spy_on_replies(monkeypatch, trainer, kind):
     """Collect the reply tokens that a trainer of TRL computes its loss on."""
-    seen: list[list[int]] = []
-    original = trainer._compute_loss
+    seen, original = [], trainer._compute_loss
 
     def spy(self, model, inputs, *args, **kwargs):
         for ids, mask in zip(inputs[kind], inputs["completion_mask"], strict=True):
@@ -154,14 +151,14 @@ def test_written_pairs_have_the_tokens_of_the_chat_template():
     assert row["chosen_ids"] == [*tokenizer("good x")["input_ids"], EOS]
     before_generation = "{% if add_generation_prompt %}x {% endif %}"
     tokenizer.chat_template = before_generation + tokenizer.chat_template
-    with pytest.raises(ValueError, match="cannot be said where a reply begins"):
-        token_rows(tokenizer, Dataset.from_list([pairs()[0]]))
+    one = Dataset.from_list([pairs()[0]])
+    refuses(ValueError, "cannot be said where a reply begins", token_rows, tokenizer, one)
 
 
 def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(tmp_path, monkeypatch):
-    given: list[Reply] = []
+    given = []
 
-    def rewards(prompts: list, replies: list[Reply]) -> np.ndarray:
+    def rewards(prompts, replies):
         given.extend(replies)
         return count_x(prompts, replies)
 

@@ -3,17 +3,15 @@
 from dataclasses import replace
 
 import pandas as pd
-import pytest
+from conftest import refuses
 
 from alignment_tax import figures, report
 from alignment_tax.labels import SCORES
 from alignment_tax.results.recorded import recorded, recorded_items
-from alignment_tax.results.select import Selection
 from alignment_tax.stats import claims
-from alignment_tax.stats.capped_bleu import lost_to_talk
-from alignment_tax.stats.claim_list import CLAIMS
 
-#: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's.
+#: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's. That
+#: claims stay is told in test_claims.
 OTHERS = [
     {"method": "part", "alpha": 0.4, "part": "linear"},
     {"method": "part", "alpha": 0.0, "part": "norms"},
@@ -29,66 +27,39 @@ OTHERS = [
 
 def with_others(points):
     """Every seed with a row of each method, better than anything that was recorded."""
-    scores = [*SCORES, "reward", "gold", "kl"]
     ends = points[(points["algorithm"] == "rsf") & (points["method"] == "none")]
-    rows = []
-    for _, end in ends[ends["rounds"] == ends["rounds"].max()].iterrows():
-        for number, other in enumerate(OTHERS):
-            key = f"other-{number}-{end['seed']}"
-            better = {name: end[name] + 20 for name in scores} | {"n_items": 99_999, "key": key}
-            rows.append(end.to_dict() | better | other)
+    ends = ends[ends["rounds"] == ends["rounds"].max()].reset_index(drop=True)
+    better = ends[[*SCORES, "reward", "gold", "kl"]] + 20
+    rows = [
+        ends.assign(**better, n_items=99_999, key=f"other-{n}-" + ends["seed"].astype(str), **other)
+        for n, other in enumerate(OTHERS)
+    ]
     # as they are merged into the table: seed by seed
-    both = pd.concat([points, pd.DataFrame(rows)[points.columns]], ignore_index=True)
+    both = pd.concat([points, *rows], ignore_index=True)[points.columns]
     return both.sort_values("seed", kind="stable", ignore_index=True)
 
 
-@pytest.fixture(scope="module")
-def run():
-    found = recorded()
-    return replace(found, points=figures.main_line(found.points))
-
-
-@pytest.fixture(scope="module")
-def more(run):
-    return replace(run, points=with_others(run.points))
-
-
-def test_the_main_line_is_what_is_left(run, more):
-    assert len(more.points) == len(run.points) + len(OTHERS) * len(run.seeds)
-    left = figures.main_line(more.points).reset_index(drop=True)
-    pd.testing.assert_frame_equal(left, run.points.reset_index(drop=True), check_dtype=False)
-    # a table that was just made has None where a stored one has "none"
-    unnamed = run.points.assign(method=run.points["method"].mask(lambda m: m == "none", None))
-    assert len(figures.main_line(unnamed)) == len(run.points)
-    with pytest.raises(figures.TableError, match="needs the column"):
-        figures.main_line(run.points.drop(columns="method"))
-
-
-def test_the_readme_says_the_same(run, more):
-    main = [c for c in CLAIMS.values() if c.chapter in ("04", "05")]
-    told, alone = (claims.table(each.points, main) for each in (more, run))
-    pd.testing.assert_frame_equal(told, alone)
+def test_the_main_line_is_what_is_left():
+    run = recorded()
+    main = figures.main_line(run.points)
+    both = with_others(main)
+    assert len(both) == len(main) + len(OTHERS) * len(run.seeds)
     # a seed without RSF, in which all is 10 points better
-    later = run.points[run.points["seed"].eq(0) & run.points["algorithm"].isin(["base", "sft"])]
+    later = main[main["seed"].eq(0) & main["algorithm"].isin(["base", "sft"])]
     later = later.assign(seed=99, **{score: later[score] + 10 for score in SCORES})
-    beside = figures.main_line(pd.concat([more.points, later], ignore_index=True))
-    assert report.skill_table(beside) == report.skill_table(run.points)
-    lost = (lost_to_talk(each, recorded_items()) for each in (beside, run.points))
-    pd.testing.assert_series_equal(*lost)
-
-
-def test_no_later_round_of_another_method_becomes_the_last_one(run):
-    later = run.points[run.points["algorithm"] == "rsf"].assign(method="l2_in_rounds", rounds=99)
-    both = Selection(pd.concat([run.points, later]))
-    last = run.points.loc[run.points["algorithm"] == "rsf", "rounds"].max()
-    assert set(both.model("rsf/last")["rounds"]) == {last}
+    left = figures.main_line(pd.concat([both, later], ignore_index=True)).reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, main.reset_index(drop=True), check_dtype=False)
+    # a table that was just made has None where a stored one has "none"
+    unnamed = main.assign(method=main["method"].mask(lambda m: m == "none", None))
+    assert len(figures.main_line(unnamed)) == len(main)
+    nameless = main.drop(columns="method")
+    refuses(figures.TableError, "needs the column", figures.main_line, nameless)
 
 
 def test_the_page_of_the_real_model_lists_the_main_line_alone():
     real, items = recorded(report.REAL), recorded_items(report.REAL)
-    other = replace(real, points=with_others(real.points))
     pages = []
-    for each in (real, other):
-        found = claims.table(figures.main_line(each.points), items=items)
-        pages.append(report.one_seed_page(each, items, found))
+    for points in (real.points, with_others(real.points)):
+        found = claims.table(figures.main_line(points), items=items)
+        pages.append(report.one_seed_page(replace(real, points=points), items, found))
     assert pages[0] == pages[1]

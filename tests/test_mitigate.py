@@ -4,33 +4,25 @@ import dataclasses
 import math
 import random
 import warnings
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
 from test_train import EXAMPLES, surprisal, weights
-from torch import Tensor, nn
+from torch import nn
 
 from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
+from alignment_tax.mitigate import output_penalty as outputs
+from alignment_tax.mitigate import replay as replays
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Bema, Ema, Sma, ema, sma
-from alignment_tax.mitigate.output_penalty import OutputPenalty, forward_kl, reverse_kl
-from alignment_tax.mitigate.output_penalty import squared_distance as squared
-from alignment_tax.mitigate.replay import (
-    EVALUATED,
-    Replay,
-    overlaps,
-    tiny_documents,
-    tiny_families,
-    tiny_reported,
-)
 from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.models import conversation_ids, prompt_ids
@@ -49,18 +41,18 @@ CONFIG = DistilConfig(learning_rate=5e-3, epochs=2, batch_size=4, max_length=16)
 SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0, "expo": 1.5, "relearn": 8, "ogpsa": 1, "oplora": 2}
 
 
-def make_setting(**changes: object) -> Setting:
+def make_setting(**changes):
     texts = (DOCUMENTS, DOCUMENTS, ["why why"])
     start = Setting(make_policy(), make_tokenizer(), EXAMPLES, CONFIG, 0, *texts)
     return dataclasses.replace(start, **changes)
 
 
-def make_batch(examples: list = EXAMPLES) -> dict[str, Tensor]:
+def make_batch(examples=EXAMPLES):
     rows = [encode(make_tokenizer(), prompt, reply, 16) for prompt, reply in examples]
     return collate(rows, 0, torch.device("cpu"))
 
 
-def line(*values: float) -> nn.Linear:
+def line(*values):
     """A model of as many weights as values."""
     model = nn.Linear(len(values), 1, bias=False)
     with torch.no_grad():
@@ -68,45 +60,34 @@ def line(*values: float) -> nn.Linear:
     return model
 
 
-def value(model: nn.Module) -> list[float]:
-    return next(model.parameters()).flatten().tolist()
-
-
-def finetuned(policy: nn.Module, setting: Setting, extras: Sequence[Extra], **changes: int) -> list:
-    numbers = dataclasses.asdict(setting.config) | {"seed": 0} | changes
+def finetuned(policy, setting, extras):
+    numbers = dataclasses.asdict(setting.config) | {"seed": 0}
     return finetune(policy, setting.tokenizer, setting.pool, extras=extras, **numbers)
 
 
-# penalties in weight space
-@pytest.mark.parametrize(
-    ("strength", "power", "unit", "start", "moved", "expected"),
-    [
-        # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
-        (0.5, 1, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * (2 + 1) / 3),
-        (0.5, 2, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * 0.1 * (4 + 1) / 3),
-        # the scale is that of the paper's code at its learning rate
-        (0.4, 1, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.4 * 2e-5 * 1e5),
-        (0.04, 2, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.04 * 5e-10 * 1e9),
-    ],
-)
+# penalties on weights and on outputs
+@pytest.mark.parametrize(("strength", "power", "unit", "start", "moved", "expected"), [
+    # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
+    (0.5, 1, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * (2 + 1) / 3),
+    (0.5, 2, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * 0.1 * (4 + 1) / 3),
+    # the scale is that of the paper's code at its learning rate
+    (0.4, 1, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.4 * 2e-5 * 1e5),
+    (0.04, 2, 1e-5, (0.0, 0.0), (3e-5, 1e-5), 0.04 * 5e-10 * 1e9),
+])  # fmt: skip
 def test_weight_penalties_by_hand(strength, power, unit, start, moved, expected):
     both = nn.ModuleList([line(*moved), line(9.0).requires_grad_(False)])  # frozen: not counted
     penalty = WeightPenalty(nn.ModuleList([line(*start), line(0.0)]), strength, power, unit)
     assert penalty.loss(both, {}, None).item() == pytest.approx(expected, rel=1e-5)
 
 
-# penalties on outputs
-def test_output_distances_by_hand():
+def test_output_distances_by_hand_and_their_mean_over_reply_tokens():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
     for distance, by_hand in (
-        (forward_kl, 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),  # 0.1438
-        (reverse_kl, 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)),  # 0.1308
-        (squared, 2 * 0.25**2),
+        (outputs.forward_kl, 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),  # 0.1438
+        (outputs.reverse_kl, 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)),  # 0.1308
+        (outputs.squared_distance, 2 * 0.25**2),
     ):
         assert distance(p, q).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
     policy, theta_0, tokenizer = make_policy(1), make_policy(2), make_tokenizer()
     examples = [(user("why"), "yes x"), (user("hello y"), "z")]
     gaps = []
@@ -117,7 +98,8 @@ def test_an_output_penalty_is_the_mean_over_reply_tokens_by_hand():
             q, p = (m(torch.tensor([ids])).logits[0].softmax(-1) for m in (policy, theta_0))
         gaps += [(p[i - 1] * (p[i - 1] / q[i - 1]).log()).sum() for i in range(start, len(ids))]
     batch = make_batch(examples)
-    penalty = OutputPenalty(Teacher(theta_0), 2.0, forward_kl).loss(policy, batch, policy(**batch))
+    penalty = outputs.OutputPenalty(Teacher(theta_0), 2.0, outputs.forward_kl)
+    penalty = penalty.loss(policy, batch, policy(**batch))
     assert penalty.item() == pytest.approx(2 * sum(gaps).item() / 5, rel=1e-3)
     penalty.backward()
     assert policy.get_input_embeddings().weight.grad.abs().max() > 0
@@ -129,19 +111,17 @@ def test_the_teacher_reads_an_example_once_for_all_strengths(monkeypatch):
     forward = setting.theta_0.forward
     spy = lambda **batch: calls.append(1) or forward(**batch)  # noqa: E731
     monkeypatch.setattr(setting.teacher.model, "forward", spy)
-    log = finetuned(make_policy(), setting, treatments(setting, {"kd": 1.0}))
-    assert len(calls) == 2  # two batches an epoch; the second epoch asks for known examples
-    finetuned(make_policy(), setting, treatments(setting, {"kl": 3.0}))
-    assert len(calls) == 2
-    assert log[0]["extra"] == pytest.approx(0, abs=1e-6)
-    assert log[-1]["extra"] > 1e-4
+    # two batches an epoch; the second epoch, and another strength, ask for known examples
+    for remedy in ({"kl": 3.0}, {"kd": 1.0}):
+        log = finetuned(make_policy(), setting, treatments(setting, remedy))
+        assert len(calls) == 2
+    assert abs(log[0]["extra"]) < 1e-6 < 1e-4 < log[-1]["extra"]
 
 
 def test_remembered_outputs_are_those_computed_anew():
-    one = [(user("why"), "yes x")]
-    batches = [make_batch(), make_batch(list(reversed(EXAMPLES))), make_batch(one)]
     teacher, forgetful = Teacher(make_policy()), Teacher(make_policy(), room=0)
-    for batch in batches:
+    for examples in (EXAMPLES, EXAMPLES[::-1], [(user("why"), "yes x")]):
+        batch = make_batch(examples)
         torch.testing.assert_close(teacher.log_probs(batch), forgetful.log_probs(batch))
     assert forgetful.known == {}
     assert len(teacher.known) == len(EXAMPLES)  # the batch of one was known already
@@ -149,20 +129,19 @@ def test_remembered_outputs_are_those_computed_anew():
 
 # strengths that change nothing, and those that change everything
 @pytest.fixture(scope="module")
-def plain() -> Tensor:
+def plain():
     return weights(distil(make_setting()).policy)
 
 
 @pytest.mark.parametrize("name", [n for n, remedy in REMEDIES.items() if remedy.off is not None])
-def test_the_strength_that_is_off_gives_plain_finetuning_to_the_bit(name: str, plain: Tensor):
+def test_the_strength_that_is_off_gives_plain_finetuning_to_the_bit(name, plain):
     assert torch.equal(weights(distil(make_setting(), {name: REMEDIES[name].off}).policy), plain)
 
 
 @pytest.mark.parametrize("name", list(REMEDIES))
-def test_every_remedy_gives_another_ordinary_policy(name: str, plain: Tensor):
+def test_every_remedy_gives_another_ordinary_policy(name, plain):
     setting = make_setting(replay=DOCUMENTS * 6)
-    strength = SMALL.get(name, 0.5)
-    result = distil(setting, {name: strength})
+    result = distil(setting, {name: SMALL.get(name, 0.5)})
     assert type(result.policy) is type(setting.theta_0)
     names = [[n for n, _ in m.named_parameters()] for m in (result.policy, setting.theta_0)]
     assert names[0] == names[1]
@@ -175,32 +154,26 @@ def test_every_remedy_gives_another_ordinary_policy(name: str, plain: Tensor):
 
 
 def test_large_strengths_keep_the_weights_or_the_outputs_of_theta_0():
-    config = dataclasses.replace(CONFIG, learning_rate=1e-3, epochs=20)
-    setting = make_setting(config=config)
+    setting = make_setting(config=dataclasses.replace(CONFIG, learning_rate=1e-3, epochs=20))
     batch = make_batch()
     teacher = setting.teacher.log_probs(batch)
 
-    def moved(remedies: dict[str, float]) -> tuple[float, float]:
+    def moved(**remedies):
         policy = distil(setting, remedies).policy
-        outputs = Teacher(policy).log_probs(batch)
         change = (weights(policy) - weights(setting.theta_0)).norm().item()
-        return change, forward_kl(teacher, outputs).mean().item()
+        return change, outputs.forward_kl(teacher, Teacher(policy).log_probs(batch)).mean().item()
 
-    change, divergence = moved({})
-    for name in ("l1", "l2"):
-        assert moved({name: 1e4})[0] < 0.2 * change
-    for name in ("kd", "kl", "kd_squared"):
-        assert moved({name: 1e4})[1] < 0.05 * divergence
-    assert moved({"average": 0.0})[0] == 0
+    change, divergence = moved()
+    assert max(moved(l1=1e4)[0], moved(l2=1e4)[0]) < 0.2 * change
+    assert max(moved(**{n: 1e4})[1] for n in ("kd", "kl", "kd_squared")) < 0.05 * divergence
+    assert moved(average=0.0)[0] == 0
 
 
 @pytest.mark.parametrize("name", list(REMEDIES))
-def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(name: str):
+def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(name):
     for strength in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=r"-1|nan|inf"):
-            treatments(make_setting(), {name: strength})
-    with pytest.raises(ValueError, match=r"no remedy 'l3'. Choose from: l1, l2, kd"):
-        distil(make_setting(), {"l3": 1.0})
+        refuses(ValueError, "-1|nan|inf", treatments, make_setting(), {name: strength})
+    refuses(ValueError, "no remedy 'l3'. .* l1, l2, kd", distil, make_setting(), {"l3": 1.0})
 
 
 # LoRA
@@ -217,7 +190,7 @@ def test_merged_lora_gives_the_logits_of_the_unmerged_one():
 
 
 @pytest.mark.parametrize(("name", "changed"), [("lora", 2 * 7), ("lora_mlp", 2 * 3)])
-def test_lora_changes_linear_layers_by_no_more_than_its_rank(name: str, changed: int):
+def test_lora_changes_linear_layers_by_no_more_than_its_rank(name, changed):
     setting = make_setting()
     start, end = (m.state_dict() for m in (setting.theta_0, distil(setting, {name: 2}).policy))
     moved = {n for n in start if not torch.equal(start[n], end[n])}
@@ -245,35 +218,30 @@ def test_lora_can_be_repeated_round_after_round_and_depends_on_its_seed_alone():
 
 
 def test_ranks_that_no_layer_can_have_are_refused():
-    with pytest.raises(ValueError, match=r"Rank 33 is above.*q_proj.*choose 32 or less"):
-        distil(make_setting(), {"lora": 33})
+    refuses(ValueError, "33.*q_proj.*32 or less", distil, make_setting(), {"lora": 33})
     for rank in (0, 2.5):
-        with pytest.raises(ValueError, match="whole number"):
-            Lora(rank, "all", 0)
-    with pytest.raises(ValueError, match="no linear layer for LoRA on 'mlp'"):
-        Lora(1, "mlp", 0).begin(make_policy(architecture="gpt2"))
+        refuses(ValueError, "whole number", Lora, rank, "all", 0)
+    gpt2 = make_policy(architecture="gpt2")
+    refuses(ValueError, "no linear layer .*'mlp'", Lora(1, "mlp", 0).begin, gpt2)
 
 
 # replay
-def make_replay(strength: float, documents: list[Document] = DOCUMENTS) -> Replay:
-    return Replay(make_setting(), documents, strength)
+def make_replay(strength, documents=DOCUMENTS):
+    return replays.Replay(make_setting(), documents, strength)
 
 
 @given(strength=st.floats(0, 8), batches=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_replayed_tokens_are_the_asked_proportion_to_within_one_document(strength, batches):
     replay = make_replay(strength)
     taken = sum(len(row) for tokens in batches for row in replay.take(tokens))
-    longest = 7
-    assert -1e-6 <= taken - strength * sum(batches) <= longest
+    assert -1e-6 <= taken - strength * sum(batches) <= 7  # tokens of the longest document
 
 
 def test_every_document_is_replayed_before_any_comes_again():
-    replay = make_replay(4.0)
-    ids = [tuple(row.ids) for _ in range(9) for row in replay.take(2)]
-    for i in range(0, len(ids) - 2, 3):
-        assert len(set(ids[i : i + 3])) == 3
-    again = make_replay(4.0)
-    assert [tuple(row.ids) for _ in range(9) for row in again.take(2)] == ids
+    both = [make_replay(4.0), make_replay(4.0)]
+    ids, again = ([tuple(row.ids) for _ in range(9) for row in r.take(2)] for r in both)
+    assert all(len(set(ids[i : i + 3])) == 3 for i in range(0, len(ids) - 2, 3))
+    assert again == ids
 
 
 def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
@@ -289,8 +257,8 @@ def test_the_replay_loss_is_the_proportion_times_the_pretraining_loss():
 
 def test_overlap_is_found_in_whole_words_whatever_the_case():
     texts = ["a b c d", "passage : Tom is  here . question : who ?"]
-    assert list(overlaps(texts, ["x y", "tom is here ."])) == [(1, "tom is here .")]
-    assert list(overlaps(texts, ["om is", "b d", "a b c d e", " "])) == []
+    items = ["x y", "tom is here .", "om is", "b d", "a b c d e", " "]
+    assert list(replays.overlaps(texts, items)) == [(1, "tom is here .")]
 
 
 @given(
@@ -298,53 +266,52 @@ def test_overlap_is_found_in_whole_words_whatever_the_case():
     items=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=4),
 )
 def test_overlap_agrees_with_a_search_in_the_text(text, items):
-    found = list(overlaps([" ".join(text)], [" ".join(item) for item in items]))
-    naive = any(f" {' '.join(item)} " in f" {' '.join(text)} " for item in items)
-    assert bool(found) == naive
+    found = list(replays.overlaps([" ".join(text)], [" ".join(item) for item in items]))
+    assert bool(found) == any(f" {' '.join(item)} " in f" {' '.join(text)} " for item in items)
 
 
 def test_replay_that_holds_a_reported_item_is_refused():
-    item = tiny_reported()[0]
+    item = replays.tiny_reported()[0]
     texts = [DOCUMENTS[0], Document(((item, 0.1), ("x", 1.0)))]
     for replay, reported, message in (
         (texts, [item], "contains the reported text"),
         (texts, [], "needs the reported items"),
         ([], [item], "no documents to replay"),
     ):
-        with pytest.raises(ValueError, match=message):
-            treatments(make_setting(replay=replay, reported=reported), {"replay": 1.0})
+        setting = make_setting(replay=replay, reported=reported)
+        refuses(ValueError, message, treatments, setting, {"replay": 1.0})
 
 
 def test_a_document_that_holds_a_reported_passage_is_drawn_anew_and_no_other():
     # seed 1: a passage of four sentences begins with both of a reported one
     n, seed = TINY.replay_documents, 1
-    names = tiny_families(n, seed)
+    names, reported = replays.tiny_families(n, seed), replays.tiny_reported()
     rng = random.Random(f"replay {seed}")
     rng.choices(names, k=n)  # the draw of the families, of which only the generator's state counts
     first = [FAMILIES[name](rng).text for name in names]
-    drawn = [d.text for d in tiny_documents(n, seed)]
-    wrong = {place for place, _ in overlaps(first, tiny_reported())}
-    assert wrong
-    assert {i for i, text in enumerate(drawn) if text != first[i]} == wrong
-    assert list(overlaps(drawn, tiny_reported())) == []
+    drawn = [d.text for d in replays.tiny_documents(n, seed)]
+    wrong = {place for place, _ in replays.overlaps(first, reported)}
+    assert {i for i, text in enumerate(drawn) if text != first[i]} == wrong != set()
+    assert list(replays.overlaps(drawn, reported)) == []
     assert {"question", "passage", "french"} <= {text.split()[0] for text in drawn}
     assert all(drawn[i].startswith("passage :") for i in wrong)
 
 
 def test_the_variant_without_evaluated_formats_asks_nothing():
-    drawn = [d.text for d in tiny_documents(300, 0, evaluated_formats=False)]
+    drawn = [d.text for d in replays.tiny_documents(300, 0, evaluated_formats=False)]
     assert not any(w in text for text in drawn for w in ("question :", "passage :", "french :"))
     how_to = np.mean([text.startswith("to ") and " :" in text for text in drawn])
     assert how_to == pytest.approx(0.01 / 0.05, abs=0.08)
-    assert list(overlaps(drawn, tiny_reported())) == []
-    assert set(tiny_families(300, 0, evaluated_formats=False)) <= set(MIXTURE) - set(EVALUATED)
-    for document, family in zip(tiny_documents(80, 3), tiny_families(80, 3), strict=True):
-        passage = family in ("span", "counting", "race_like")
-        assert document.text.startswith("passage :") == passage, family
+    assert list(replays.overlaps(drawn, replays.tiny_reported())) == []
+    families = replays.tiny_families(300, 0, evaluated_formats=False)
+    assert set(families) <= set(MIXTURE) - set(replays.EVALUATED)
+    passages = [d.text.startswith("passage :") for d in replays.tiny_documents(80, 3)]
+    of_passages = {"span", "counting", "race_like"}
+    assert passages == [family in of_passages for family in replays.tiny_families(80, 3)]
 
 
 # averages along the trajectory
-def walk(collector: Extra, values: list[float]) -> nn.Module:
+def walk(collector, values):
     """A model of one weight that is `values` after steps 1, 2, ..."""
     model = line(0.0)
     with torch.no_grad():
@@ -354,17 +321,15 @@ def walk(collector: Extra, values: list[float]) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("start", "mean"), [(1, 4.0), (3, 6.5)])
-def test_sma_of_a_known_trajectory(start: int, mean: float):
-    collector = Sma(start)
-    assert value(collector.end(walk(collector, [1.0, 2.0, 5.0, 8.0]))) == [mean]
-
-
-def test_ema_of_a_known_trajectory():
-    collector = Ema(line(0.0), 0.75)
-    # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
-    assert value(collector.end(walk(collector, [4.0, 8.0]))) == [2.75]
-    assert value(Ema(line(0.0), 0.0).end(line(3.0))) == [3.0]
+def test_averages_of_a_known_trajectory():
+    for collector, values, mean in (
+        (Sma(1), [1.0, 2.0, 5.0, 8.0], 4.0),
+        (Sma(3), [1.0, 2.0, 5.0, 8.0], 6.5),
+        # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
+        (Ema(line(0.0), 0.75), [4.0, 8.0], 2.75),
+    ):
+        assert collector.end(walk(collector, values)).weight.item() == mean
+    assert Ema(line(0.0), 0.0).end(line(3.0)).weight.item() == 3.0
     collector = Sma()
     model = walk(collector, [1e8] + [1.0] * 999)
     assert collector.weights()["weight"].item() == pytest.approx((1e8 + 999) / 1000, rel=1e-12)
@@ -380,26 +345,16 @@ def test_shares_and_horizons_mean_the_same_in_long_and_short_runs():
         assert ema(run, 0.5).decay ** run.steps == pytest.approx(math.exp(-2), rel=near)
 
 
-class Diary(Extra):
-    """Writes down the weights after every step."""
-
-    def __init__(self) -> None:
-        self.pages: list[Tensor] = []
-
-    def after_step(self, model, step):
-        self.pages.append(weights(model))
-
-
-def test_collectors_average_the_run_and_do_not_change_it():
-    setting, diary = make_setting(), Diary()
+def test_collectors_average_the_run_and_do_not_change_it(plain):
+    pages, diary = [], Extra()
+    diary.after_step = lambda model, step: pages.append(weights(model).double())
+    setting, policy = make_setting(), make_policy()
     mean_of, moving_of = Sma(3), Ema(make_policy(), 0.5)
-    policy = make_policy()
     finetuned(policy, setting, [diary, mean_of, moving_of])
-    pages = [page.double() for page in diary.pages]
-    assert torch.equal(diary.pages[-1], weights(distil(setting).policy))
-    mean = (pages[2] + pages[3]) / 2
-    torch.testing.assert_close(weights(distil(setting, {"sma": 0.5}).policy), mean.float())
-    torch.testing.assert_close(weights(mean_of.end(policy)), mean.float())
+    assert torch.equal(pages[-1].float(), plain)
+    mean = ((pages[2] + pages[3]) / 2).float()
+    for found in (distil(setting, {"sma": 0.5}).policy, mean_of.end(policy)):
+        torch.testing.assert_close(weights(found), mean)
     moving = weights(make_policy()).double()
     for page in pages:
         moving = 0.5 * moving + 0.5 * page
@@ -422,41 +377,34 @@ def test_bema_by_hand():
 
 
 # graft and averaging afterwards
-
-
 @given(
     changes=st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(any),
     density=st.floats(0.001, 1),
     seed=st.integers(0, 99),
 )
-def test_graft_keeps_the_largest_of_all_tensors_and_as_many_as_its_density_says(
-    changes, density, seed
-):
+def test_graft_keeps_the_largest_and_as_many_as_its_density_says(changes, density, seed):
     parts = {"a": torch.tensor(changes[:1]), "b": torch.tensor([changes[1:]])}
     before = {name: torch.ones_like(part, dtype=torch.float32) for name, part in parts.items()}
     after = {name: before[name] + part for name, part in parts.items()}
     asked = max(1, round(density * sum(c != 0 for c in changes)))
-    masks = largest_mask(before, after, density), random_mask(before, after, density, seed)
-    again = random_mask(before, after, density, seed)
-    assert all(torch.equal(again[name], masks[1][name]) for name in parts)
-    sizes = sorted((abs(c) for c in changes), reverse=True)
-    for mask in masks:
+    masks = [random_mask(before, after, density, seed) for _ in range(2)]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in parts)
+    for mask in (masks[0], largest_mask(before, after, density)):
         grafted = graft(before, after, mask)
         kept = torch.cat([(grafted[name] - before[name]).abs().flatten() for name in parts])
         assert int((kept != 0).sum()) == sum(int(m.sum()) for m in mask.values()) == asked
-        if mask is masks[0]:
-            assert sorted(kept.tolist(), reverse=True)[:asked] == sizes[:asked]
+    assert sorted(kept.tolist())[-asked:] == sorted(abs(c) for c in changes)[-asked:]
 
 
 def test_a_learnt_graft_keeps_the_change_that_helps_rather_than_the_largest():
     class Toy(nn.Module):
         """The first change does harm, the smaller second one is wanted."""
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w = nn.Parameter(torch.zeros(3))
 
-        def forward(self, wanted: Tensor) -> SimpleNamespace:
+        def forward(self, wanted):
             return SimpleNamespace(loss=((self.w - wanted) ** 2).sum())
 
     before, after = {"w": torch.zeros(3)}, {"w": torch.tensor([1.0, 0.9, 0.0])}
@@ -506,10 +454,9 @@ def test_a_moving_average_of_a_lora_run_ends_before_the_merge():
     assert 0 < distances[0] < distances[1]
     distil(setting, {"ema": 0.5, "lora": 2, "l1": 0.1})
     two_steps = lambda model, extras: [e.after_step(model, 1) for e in extras * 2]  # noqa: E731
-    with pytest.raises(ValueError, match="list it before LoRA"):
-        treat(make_policy(), [Lora(2, "all", 0), Sma()], two_steps)
-    with pytest.raises(ValueError, match="cannot follow LoRA"):
-        distil(setting, {"bema": 0.5, "lora": 2})
+    given = (make_policy(), [Lora(2, "all", 0), Sma()], two_steps)
+    refuses(ValueError, "list it before LoRA", treat, *given)
+    refuses(ValueError, "cannot follow LoRA", distil, setting, {"bema": 0.5, "lora": 2})
 
 
 def test_the_pool_holds_what_every_round_kept():

@@ -1,18 +1,11 @@
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+import transformers
+from conftest import refuses
 
 from alignment_tax import models as library
 from alignment_tax import plan, presets
@@ -28,11 +21,12 @@ TEMPLATE = (
 BATCH = [[4, 5, 6, 7, 8], [9, 10], [11, 4, 2]]
 
 
-def make_tokenizer() -> PreTrainedTokenizerBase:
+def make_tokenizer():
     vocabulary = ["<pad>", "<eos>", "<user>", "<bot>", "<unk>", *WORDS]
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    numbers = {word: i for i, word in enumerate(vocabulary)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
         additional_special_tokens=["<user>", "<bot>"],
     )  # fmt: skip
@@ -40,27 +34,27 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
     return library.prepare_tokenizer(tokenizer)
 
 
-def make_policy(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
+def make_policy(seed=0, architecture="llama"):
     torch.manual_seed(seed)
     size = {"vocab_size": 5 + len(WORDS), "bos_token_id": None, "eos_token_id": 1}
     if architecture == "gpt2":
-        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
-        return GPT2LMHeadModel(config).eval()
-    config = LlamaConfig(
+        config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
+        return transformers.GPT2LMHeadModel(config).eval()
+    config = transformers.LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         tie_word_embeddings=True, **size,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
 
 
-def sharp(policy: PreTrainedModel, factor: float = 10.0) -> PreTrainedModel:
+def sharp(policy, factor=10.0):
     """The policy, its log-probabilities far from even."""
     with torch.no_grad():
         policy.get_input_embeddings().weight.mul_(factor)
     return policy
 
 
-def always(token: int) -> PreTrainedModel:
+def always(token):
     """A policy that says one token for ever."""
     policy = make_policy()
     policy.config.tie_word_embeddings = False
@@ -71,15 +65,15 @@ def always(token: int) -> PreTrainedModel:
     return policy
 
 
-def user(text: str, role: str = "user") -> list[dict[str, str]]:
+def user(text, role="user"):
     return [{"role": role, "content": text}]
 
 
-def bot(text: str) -> list[dict[str, str]]:
+def bot(text):
     return user(text, "assistant")
 
 
-def make_reward_model(architecture: str = "llama") -> library.RewardModel:
+def make_reward_model(architecture="llama"):
     policy = make_policy(architecture=architecture)
     model = library.RewardModel.from_policy(policy, make_tokenizer())
     torch.manual_seed(1)
@@ -94,15 +88,14 @@ def test_the_chat_template_writes_prompts_and_batches_are_padded_on_one_side():
     whole = library.conversation_ids(tokenizer, user("why x"), bot("yes"))
     assert tokenizer.decode(whole) == f"{written} yes <eos>"
     assert library.length_sorted([2, 5, 2, 7], 3) == [[3, 1, 0], [2]]
-    ids, mask = library.pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
-    assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    both = library.pad_batch([[1, 2, 3], [4]], 0, torch.device("cpu"), side="left")
+    assert [t.tolist() for t in both] == [[[1, 2, 3], [0, 0, 4]], [[1, 1, 1], [0, 0, 1]]]
     assert library.pad_batch([[1, 2], [4]], 9, torch.device("cpu"))[0].tolist() == [[1, 2], [4, 9]]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_rewards_do_not_depend_on_padding(side: str, architecture: str):
+def test_rewards_do_not_depend_on_padding(side, architecture):
     model = make_reward_model(architecture)
     with torch.no_grad():
         alone = [model(torch.tensor([row])).logits.item() for row in BATCH]
@@ -125,19 +118,18 @@ def test_the_head_reads_the_last_token_and_the_mean():
 
 
 def test_an_untrained_reward_model_gives_zero_and_leaves_the_policy_alone():
-    policy, tokenizer = make_policy(), make_tokenizer()
-    model = library.RewardModel.from_policy(policy, tokenizer)
+    policy = make_policy()
+    model = library.RewardModel.from_policy(policy, make_tokenizer())
     with torch.no_grad():
         assert model(torch.tensor([[4, 5]])).logits.item() == 0.0
         model.backbone.get_input_embeddings().weight.zero_()
     assert policy.get_input_embeddings().weight.abs().sum() > 0
-    assert model.config.num_labels == 1
-    assert not hasattr(policy.config, "num_labels") or policy.config.num_labels != 1
+    assert model.config.num_labels == 1 != getattr(policy.config, "num_labels", None)
 
 
-def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: Path):
-    model, tokenizer = make_reward_model(), make_tokenizer()
-    library.save_policy(model, tokenizer, tmp_path / "reward")
+def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path):
+    model = make_reward_model()
+    library.save_policy(model, make_tokenizer(), tmp_path / "reward")
     loaded, _ = library.load_reward_model(tmp_path / "reward")
     ids = torch.tensor([BATCH[0]], device=loaded.device)
     with torch.no_grad():
@@ -146,7 +138,7 @@ def test_a_reward_model_is_the_same_after_saving_and_holds_no_pickle(tmp_path: P
     assert suffixes <= {".json", ".safetensors", ".jinja"}
 
 
-def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path: Path):
+def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_path):
     policy, tokenizer = make_policy(), make_tokenizer()
     library.save_policy(make_policy(1), tokenizer, tmp_path / "policy")  # an older one
     (tmp_path / "policy" / "log.jsonl").write_text("kept")
@@ -161,36 +153,31 @@ def test_a_policy_is_the_same_after_saving_and_is_loaded_ready_to_generate(tmp_p
     assert torch.equal(library.load_state(tmp_path / "policy")[name], policy.state_dict()[name])
 
 
-def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path):
-    bare = make_tokenizer()
-    bare.pad_token = None
-    assert library.prepare_tokenizer(bare).pad_token == "<eos>"
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        library.load_policy(tmp_path / "nothing")
+def test_what_cannot_be_loaded_is_refused_with_a_reason(tmp_path):
     tokenizer = make_tokenizer()
+    tokenizer.pad_token = None
+    assert library.prepare_tokenizer(tokenizer).pad_token == "<eos>"
     tokenizer.add_tokens(["new"])
     library.save_policy(make_policy(), tokenizer, tmp_path / "policy")
-    with pytest.raises(ValueError, match="14 tokens but the model only 13"):
-        library.load_policy(tmp_path / "policy")
+    refuses(FileNotFoundError, "no checkpoint", library.load_policy, tmp_path / "nothing")
+    refuses(ValueError, "14 tokens but .* 13", library.load_policy, tmp_path / "policy")
 
 
 def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
     model, tokenizer = make_reward_model(), make_tokenizer()
+    score = partial(library.score_replies, model, tokenizer)
     prompts = [user("why"), user("hello x y z"), user("x y")]
     replies = ["yes", "good good", "bad x y z z z"]
-    one, three = (library.score_replies(model, tokenizer, prompts, replies, b, 64) for b in (1, 3))
+    one, three = (score(prompts, replies, batch, 64) for batch in (1, 3))
     np.testing.assert_allclose(one, three, atol=1e-5)
     ids = torch.tensor([library.conversation_ids(tokenizer, prompts[1], bot(replies[1]))])
     assert one[1] == pytest.approx(model(ids).logits.item(), abs=1e-5)
     assert (one.shape, one.dtype) == ((3,), np.float32)
-    with pytest.raises(ValueError, match="3 prompts but 2 replies"):
-        library.score_replies(model, tokenizer, prompts, replies[:2], 1, 9)
-    model, tokenizer = make_reward_model(), make_tokenizer()
-    long, short = user("x x x x y z"), user("y y x x y z")
-    cut = library.score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 6)
-    assert cut[0] == pytest.approx(cut[1], abs=1e-6)
-    whole = library.score_replies(model, tokenizer, [long, short], ["good", "good"], 2, 64)
-    assert abs(whole[0] - whole[1]) > 1e-4
+    refuses(ValueError, "3 prompts but 2 replies", score, prompts, replies[:2], 1, 9)
+    # whatever differs before the last six tokens is cut off
+    both = [user("x x x x y z"), user("y y x x y z")]
+    cut, whole = (np.diff(score(both, ["good", "good"], 2, most))[0] for most in (6, 64))
+    assert abs(cut) < 1e-6 < 1e-4 < abs(whole)
 
 
 def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
