@@ -22,9 +22,8 @@ def test_area_equals_counted_unit_squares(cloud: list[tuple[float, float]]) -> N
     assert hypervolume(cloud, (-9, -9)) == covered
 
 
-@pytest.mark.parametrize(
-    ("curve", "at", "skill"),
-    [
+def test_fronts_areas_and_gaps_by_hand_and_that_a_finer_grid_is_no_advantage() -> None:
+    for curve, at, skill in (
         # left of the curve its best point already has more reward and more skill
         ([[0, 60], [2, 50], [4, 20]], [-1, 0, 1, 2, 3, 4, 4.1], [60, 60, 55, 50, 35, 20, np.nan]),
         # reward rises to 3, then falls to 1 while skill falls: the upper branch counts
@@ -32,13 +31,8 @@ def test_area_equals_counted_unit_squares(cloud: list[tuple[float, float]]) -> N
         # skill dips, then recovers at more reward: at reward 1 the later point is the better offer
         ([[0, 10], [1, 4], [2, 9]], 1, [9]),
         ([[1, 5]], [0.5, 1.0], [5, 5]),
-    ],
-)
-def test_interpolate_by_hand(curve, at, skill) -> None:
-    np.testing.assert_array_equal(interpolate(curve, at), skill)
-
-
-def test_areas_and_gaps_by_hand_and_that_a_finer_grid_is_no_advantage() -> None:
+    ):
+        np.testing.assert_array_equal(interpolate(curve, at), skill)
     # slabs above (0, 0): 3 x 1, then 2 x 1, then 1 x 1
     assert hypervolume(STAIRS, (0, 0)) == 6.0
     assert hypervolume(STAIRS, (1, 0)) == 3.0  # [1, 3] is no longer above: 2 x 1 + 1 x 1

@@ -24,21 +24,18 @@ def named(preset):
     return {stage.name.partition(":")[0]: stage for stage in plan.stages(preset)}
 
 
-@pytest.mark.parametrize(
-    ("preset", "layers", "wide", "keys", "inner", "billions"),
-    [
+def test_parameters_are_those_of_the_architecture():
+    for preset, layers, wide, keys, inner, billions in (
         (presets.PAPER_3B, 26, 3200, 3200, 8640, 3.43),
         (presets.PAPER_7B, 32, 4096, 1024, 14_336, 7.24),
-    ],
-)
-def test_parameters_are_those_of_the_architecture(preset, layers, wide, keys, inner, billions):
-    # queries and output, keys and values, three matrices of the MLP, two norms
-    block = 2 * wide * wide + 2 * wide * keys + 3 * wide * inner + 2 * wide
-    size = plan.size_of(preset.model)
-    assert (size.block, size.layers) == (block, layers)
-    assert size.parameters == 2 * 32_000 * wide + layers * block + wide
-    assert round(size.parameters / 1e9, 2) == billions
-    assert size.cache == 2 * 2 * keys * layers  # keys and values, two bytes each
+    ):
+        # queries and output, keys and values, three matrices of the MLP, two norms
+        block = 2 * wide * wide + 2 * wide * keys + 3 * wide * inner + 2 * wide
+        size = plan.size_of(preset.model)
+        assert (size.block, size.layers) == (block, layers)
+        assert size.parameters == 2 * 32_000 * wide + layers * block + wide
+        assert round(size.parameters / 1e9, 2) == billions
+        assert size.cache == 2 * 2 * keys * layers  # keys and values, two bytes each
 
 
 def test_flops_hours_and_memory_of_a_stage_and_the_stages_of_the_paper_by_hand():

@@ -17,14 +17,12 @@ from alignment_tax.results.values import MIME
 from alignment_tax.spec import COLUMNS
 from alignment_tax.store import Artifact, Store, artifact_key
 
-LAST = presets.TINY.rsf.rounds
-
 
 def run_of(seed: int, key: str | None = None) -> dict:
     """What chapter 09 records of a seed."""
     points = figure_points(2).query("seed == 0").assign(seed=seed)
     points = points.assign(reward=points["reward"] + seed % 3, gold=points["gold"] + seed % 3)
-    key = key or Study("tiny", seed, pool.Keys("x")).rsf(LAST).key
+    key = key or Study("tiny", seed, pool.Keys("x")).rsf(presets.TINY.rsf.rounds).key
     return pool.hand_in(points.reindex(columns=COLUMNS), Artifact(None, key, {}))
 
 

@@ -137,22 +137,19 @@ def test_no_item_is_both_reported_and_validated_on_and_each_is_asked_plainly(tas
         assert asked["max_gen_toks"] <= 96
 
 
-@pytest.mark.parametrize(
-    ("name", "mark", "group"),
-    [
+def test_all_items_show_the_same_three_examples(tasks):
+    for name, mark, group in (
         ("squad", "\nQuestion: How far?\nAnswer: ", "passage"),
         ("drop", "\nQuestion: How many beasts?\nAnswer: ", "passage"),
         ("wmt14", "\nEnglish: The town", "fr"),
-    ],
-)
-def test_all_items_show_the_same_three_examples(tasks, name, mark, group):
-    both = requests(tasks[f"real_{name}"]) + requests(tasks[f"real_{name}_validation"])
-    shown = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
-    (examples,) = shown
-    assert examples.count(mark) == 3
-    validation = {doc[group] for doc in tasks[f"real_{name}_validation"].eval_docs}
-    assert len(validation) == 37
-    assert not any(text in examples for text in validation)
+    ):
+        own = tasks[f"real_{name}_validation"]
+        both = requests(tasks[f"real_{name}"]) + requests(own)
+        (examples,) = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
+        assert examples.count(mark) == 3
+        validation = {doc[group] for doc in own.eval_docs}
+        assert len(validation) == 37
+        assert not any(text in examples for text in validation)
 
 
 SCORES = [

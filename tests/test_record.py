@@ -53,9 +53,8 @@ def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monke
     assert capsys.readouterr().out == "pairs = 0.812346\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "error", "said"),
-    [
+def test_what_json_lacks_and_what_has_no_name_is_refused():
+    for name, value, error, said in (
         ("x", [1.0, float("nan")], ValueError, r"x\[1\] is nan.*Use None"),
         ("x", float("inf"), ValueError, "x is inf.*Use None"),
         ("x", {"bleu": [1.0, np.float32("nan")]}, ValueError, r"x\['bleu'\]\[1\] is nan"),
@@ -65,8 +64,6 @@ def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monke
         ("x", {"a": {"b": object()}}, TypeError, r"x\['a'\]\['b'\] is a object"),
         (" ", 1, ValueError, "needs a name"),
         (3, 1, TypeError, "name is text, not int"),
-    ],
-)
-def test_what_json_lacks_and_what_has_no_name_is_refused(name, value, error, said):
-    with pytest.raises(error, match=said):
-        record(name, value)
+    ):
+        with pytest.raises(error, match=said):
+            record(name, value)

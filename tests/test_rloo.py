@@ -217,9 +217,8 @@ def constant(value: float):
     return lambda prompts, replies: np.full(len(replies), value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_teaches_nothing_is_refused(tmp_path):
+    for changes, message in (
         ({"n": 1}, r"n must be 2 or more.* n=1"),
         ({"batch_size": 9, "accumulation": 2}, r"multiple of n.*9 \* 2 = 18 replies"),
         ({"temperature": 0.0}, "temperature=0"),
@@ -229,11 +228,9 @@ def constant(value: float):
         ({"reward_fn": constant(np.nan)}, "32 of 32 rewards are NaN"),
         ({"reward_fn": constant(2.0)}, "All 32 rewards are 2"),
         ({"policy": always(5)}, r"None of 32 sampled.*in step 1"),
-    ],
-)
-def test_what_teaches_nothing_is_refused(tmp_path, changes: dict[str, object], message: str):
-    with pytest.raises(ValueError, match=message):
-        run(**{"policy": make_policy(), "workdir": tmp_path} | changes)
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**{"policy": make_policy(), "workdir": tmp_path} | changes)
 
 
 def test_one_step_of_equal_rewards_is_no_error(tmp_path):

@@ -58,12 +58,17 @@ def every_spec():
 
 
 @given(st.sampled_from(every_spec()))
-def test_every_spec_of_the_presets_survives_its_row_in_a_csv_file(spec):
+def test_every_spec_of_the_presets_survives_its_row_in_a_csv_file_and_has_a_simplest(spec):
     text = pd.DataFrame([{"seed": 0, **spec.row}], columns=NAMED).to_csv(index=False)
     again = Spec.of_row(pd.read_csv(io.StringIO(text)).iloc[0].to_dict())
     assert again == spec
     # a rank stays whole: it is part of an artifact's key
     assert type(again.strength) is type(spec.strength)
+    # the simplest spec and the end are simple already
+    assert spec.end.end == spec.end
+    assert (spec.end.mix, spec.end.protocol) == (None, spec.protocol)
+    if not (specs.has_ratios(spec) and spec.part.startswith("K=")):
+        assert specs.simplest(specs.simplest(spec)) == specs.simplest(spec)
 
 
 ratio_lists = st.lists(st.floats(0, 1), min_size=2, max_size=9)
@@ -75,14 +80,6 @@ def test_ratios_survive_the_row_to_the_last_digit(ratios, fixed, alpha):
     spec = Spec("rsf", 6, "hma", alpha, part=specs.ratios_text(ratios, fixed))
     assert Spec.of_row({"seed": 0, **spec.row}) == spec
     assert specs.ratios_in(spec) == (tuple(ratios), fixed)
-
-
-@given(st.sampled_from(every_spec()))
-def test_the_simplest_spec_and_the_end_are_simple_already(spec):
-    assert spec.end.end == spec.end
-    assert (spec.end.mix, spec.end.protocol) == (None, spec.protocol)
-    if not (specs.has_ratios(spec) and spec.part.startswith("K=")):
-        assert specs.simplest(specs.simplest(spec)) == specs.simplest(spec)
 
 
 def test_the_simplest_specs_by_hand():
