@@ -15,6 +15,7 @@ from alignment_tax import notebooks, presets, settings
 from alignment_tax.report import SHORT
 from alignment_tax.results.recorded import recorded, recording_key
 from alignment_tax.results.values import read_records
+from alignment_tax.skills import FAMILIES
 from alignment_tax.stats import claims
 
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
@@ -29,8 +30,7 @@ def test_the_course_has_its_chapters():
 
 
 @each_notebook
-def test_parameters_are_literals_with_a_comment_each(path):
-    assert notebooks.parameter_names(path) == set(notebooks.PARAMETERS)
+def test_parameters_are_literals_with_a_comment_and_the_front_says_what_to_expect(path):
     (cell,) = notebooks.code_cells(notebooks.read_notebook(path), "parameters")
     values = {}
     for node in ast.parse(cell.source).body:
@@ -39,10 +39,6 @@ def test_parameters_are_literals_with_a_comment_each(path):
         values[target.id] = ast.literal_eval(node.value)
         assert "#" in cell.source.splitlines()[node.lineno - 1]
     assert values == {"preset": "tiny", "seed": 0}
-
-
-@each_notebook
-def test_the_front_says_question_result_minutes_and_needs(path):
     front = notebooks.read_notebook(path).cells[0].source
     assert re.match(rf"# (?:Chapter )?{path.stem[:2]}\b", front), "heading with the number"
     chapter = notebooks.read_chapter(path)
@@ -72,16 +68,12 @@ def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
 
 
 @each_notebook
-def test_what_is_kept_of_its_outputs_tells_of_this_recording(path):
-    verdicts = claims.read("tiny").set_index("id")["verdict"]
-    for name, value in read_records(path).items():
-        if isinstance(value, dict) and set(value) <= set(verdicts.index):
-            assert value == verdicts[list(value)].to_dict(), f"{name}: run it again, keep outputs"
-
-
-@each_notebook
 def test_what_is_kept_of_its_outputs_is_of_the_recording_that_the_readme_tells_of(path):
     stale = "run it again and keep its outputs: make publish"
+    verdicts = claims.read("tiny").set_index("id")["verdict"]
+    for value in read_records(path).values():
+        if isinstance(value, dict) and set(value) <= set(verdicts.index):
+            assert value == verdicts[list(value)].to_dict(), stale
     assert notebooks.read_notebook(path).metadata.get(notebooks.STAMP) == recording_key(), stale
 
 
@@ -99,28 +91,18 @@ def test_a_chapter_is_short_enough_to_be_finished(path):
 
 
 @each_notebook
-def test_a_chapter_has_three_to_five_exercises(path):
-    if path.stem.startswith("13"):
-        return  # the playground is to be played with
-    told = "\n".join(
-        c.source for c in notebooks.read_notebook(path).cells if c.cell_type == "markdown"
-    )
-    tasks = {a or b for a, b in re.findall(r"Exercise (\d)\b|\*\*(\d)\. ", told)}
-    assert 3 <= len(tasks) <= 5, sorted(tasks)
-
-
-@each_notebook
-def test_the_last_section_is_exercises_with_solutions_folded_away(path):
+def test_exercises_come_last_three_to_five_of_them_with_solutions_folded_away(path):
     cells = notebooks.read_notebook(path).cells
-    told = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    heads = [line for text in told for line in re.findall(r"^##\s+(.*)", text, re.MULTILINE)]
+    told = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    tasks = {a or b for a, b in re.findall(r"Exercise (\d)\b|\*\*(\d)\. ", told)}
+    # the playground, 13, is to be played with
+    assert 3 <= len(tasks) <= 5 or path.stem.startswith("13"), sorted(tasks)
+    heads = re.findall(r"^##\s+(.*)", told, re.MULTILINE)
     assert any(re.search("exercise|your turn", head, re.IGNORECASE) for head in heads[-3:]), heads
-    assert any("<details" in text for text in told)
+    assert "<details" in told
 
 
 # the run on smoke
-
-
 #: Makes every Python that is started refuse and note what leaves this machine.
 NO_NETWORK = """
 import pathlib, socket
@@ -165,12 +147,6 @@ def of(course, number):
     return next(run.records for name, run in course.items() if name.startswith(number))
 
 
-@pytest.fixture
-def records(course, request):
-    """What the chapter recorded whose number the name of the test begins with."""
-    return of(course, request.function.__name__[5:7])
-
-
 @pytest.mark.notebooks
 def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
@@ -179,9 +155,7 @@ def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, mon
     assert not (tmp_path / "artifacts").exists()
     drawn = {run.number: notebooks.read_notebook(ran.out / run.notebook) for run in ran.chapters}
     # chapter 14 is about files of models, of which there are none here
-    assert [name for name, notebook in drawn.items() if not notebooks.find_figures(notebook)] == [
-        "14"
-    ]
+    assert [name for name, each in drawn.items() if not notebooks.find_figures(each)] == ["14"]
     (tax,) = (run.records["tax_skill"] for run in ran.chapters if run.number == "05")
     rows = recorded().points.query("seed == 0 and method == 'none'")
     skill = rows.set_index(["algorithm", "rounds"])["skill"]
@@ -189,7 +163,6 @@ def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, mon
 
 
 VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
-SHARES = ("share", "accuracy")
 
 
 @pytest.mark.notebooks
@@ -200,7 +173,7 @@ def test_every_chapter_runs_on_smoke_and_records_shares_and_verdicts_that_are_so
     assert run.records, "a chapter leaves its results through record()"
     json.dumps(run.records, allow_nan=False)
     for name, value in run.records.items():
-        if any(word in name for word in SHARES) and isinstance(value, float):
+        if any(word in name for word in ("share", "accuracy")) and isinstance(value, float):
             assert 0 <= value <= 1, name
         if "verdict" in name:
             said = value.values() if isinstance(value, dict) else [value]
@@ -219,8 +192,15 @@ def test_no_chapter_opens_a_connection(course, fence):
 BY_HAND = yaml.safe_load((Path(__file__).parent / "golden" / "by_hand.yaml").read_text("utf-8"))
 
 
+def numbers(value, *path):
+    """The numbers at a place in a record, which is named from the outside in."""
+    for name in path:
+        value = value[name]
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
 @pytest.mark.notebooks
-def test_what_is_worked_out_by_hand_is_the_librarys(course):
+def test_what_is_worked_out_by_hand_is_the_librarys_and_numbers_lie_where_they_must(course):
     for chapter, by_hand, library, tolerance in BY_HAND["equal"]:
         records = of(course, chapter)
         assert records[by_hand] == pytest.approx(records[library], abs=tolerance), by_hand
@@ -228,110 +208,63 @@ def test_what_is_worked_out_by_hand_is_the_librarys(course):
         assert abs(of(course, chapter)[name]) < tolerance, name
     for chapter, name in BY_HAND["true"]:
         assert of(course, chapter)[name] is True, name
+    for chapter, name, low, high in BY_HAND["between"]:
+        found = numbers(of(course, chapter), *name.split("."))
+        assert all(low <= each <= high for each in found), (chapter, name, found)
 
 
 @pytest.mark.notebooks
-def test_00_to_02_skills_rewards_and_losses_make_sense(course):
+def test_00_to_05_skills_rewards_and_losses_make_sense(course):
     records = of(course, "00")
-    skill, reward = records["live_skill_by_alpha"], records["live_reward_by_alpha"]
-    assert list(skill) == list(reward)
+    skill = records["live_skill_by_alpha"]
+    assert list(skill) == list(records["live_reward_by_alpha"])
     assert [float(alpha) for alpha in skill][:: len(skill) - 1] == [0.0, 1.0]
-    assert all(0 <= value <= 100 for value in skill.values())
     assert records["live_tax_points"] == pytest.approx(skill["1"] - skill["0"])
     assert records["recorded_seeds"] == recorded().seeds
-    records = of(course, "01")
-    scores, guessing = records["scores"], records["guessing"]
+    scores, guessing = (of(course, "01")[name] for name in ("scores", "guessing"))
     assert len(guessing) == 7
-    assert all(0 <= value <= 100 for value in (*scores.values(), *guessing.values()))
     assert set(guessing) < set(scores)
-    families = [scores[name] for name in ("commonsense", "reading", "translation")]
-    assert scores["skill"] == pytest.approx(sum(families) / 3)
-    assert 0 <= records["slots_above_guessing"] <= 7
-    records = of(course, "02")
-    assert records["sft_loss_last"] < records["sft_loss_first"]
-    assert 0 <= records["finished_theta_0"] <= 100
-
-
-@pytest.mark.notebooks
-def test_03_and_04_the_reward_model_can_be_trusted_and_fooled(course):
-    records = of(course, "03")
-    # people disagree with the gold order in some training pairs, not in most
-    assert 0 < records["label_noise"] < 40
-    assert -1 <= records["spearman_reward_gold"] <= 1
-    assert all(0 <= share <= 1 for share in records["fooled_by"].values())
-    # the bar of the course, on the recorded runs
-    assert records["recorded_pair_accuracy"] >= 0.8
-    records = of(course, "04")
-    # of more replies the best is no worse
-    assert records["best_of_n_gain"] > 0
-    assert {"reward_gain", "gold_gain", "control_gain"} <= set(records)
-
-
-@pytest.mark.notebooks
-def test_05_the_tax_is_recorded_for_every_family(records):
-    families = [records[f"tax_{name}"] for name in ("commonsense", "reading", "translation")]
-    assert all(-100 <= tax <= 100 for tax in families)
-    assert records["tax_skill"] == pytest.approx(sum(families) / 3)
+    taxes = {name: of(course, "05")[f"tax_{name}"] for name in (*FAMILIES, "skill")}
+    for each in (scores, taxes):
+        assert each["skill"] == pytest.approx(sum(each[name] for name in FAMILIES) / 3)
+    assert of(course, "02")["sft_loss_last"] < of(course, "02")["sft_loss_first"]
+    assert {"reward_gain", "gold_gain", "control_gain"} <= set(of(course, "04"))
+    records = of(course, "05")
     assert records["tax_low"] <= records["tax_high"]
-    assert min(records["items_lost"] - records["items_forgotten"], records["items_won"]) >= 0
+    assert records["items_forgotten"] <= records["items_lost"]
 
 
 @pytest.mark.notebooks
-def test_06_budgets_and_estimators(records):
-    # of the three estimators only k1 is ever below zero
-    assert records["k1_share_below_0"] > 0
-    assert records["k3_lowest"] > -1e-9
+def test_06_to_08_budgets_penalties_and_remedies_are_those_of_the_library(course):
+    records = of(course, "06")
     # 2 rounds of 16 prompts with 4 replies; PPO: 2 rounds of 2 iterations of 32
     assert records["replies_in_all"] == dict.fromkeys(("RSF", "DPO", "RLOO", "PPO"), 128)
     assert "rsf" in records["recorded_algorithms"]
-    assert records["verdict_tax"]["tax.rsf.forgetting.shared"] in VERDICTS
-
-
-@pytest.mark.notebooks
-def test_07_each_penalty_by_hand_is_that_of_the_library(records):
+    assert "tax.rsf.forgetting.shared" in records["verdict_tax"]
+    # a weak and a strong strength of five remedies, and of six
+    for number, remedies in (("07", 5), ("08", 6)):
+        records = of(course, number)
+        assert [len(each) for each in records["live_reward"].values()].count(2) == remedies
+        assert len(records["verdict_by_claim"]) <= 10
+    records = of(course, "07")
     by_hand = records["output_penalties_by_hand"]
     assert records["output_penalties_of_library"] == pytest.approx(by_hand, rel=1e-4)
-    assert records["loop_against_library"] < 1e-3
     # r (128 + 128) for four matrices of attention and r (128 + 256) for three of the MLP, 9 layers
     assert records["lora_numbers"] == [4 * 9 * (4 * 256 + 3 * 384)] * 2
-    assert records["lora_starts_as_theta_0"] is True
     assert records["lora_forward"]["gap"] < 1e-3 * records["lora_forward"]["effect"]
-    # a weak and a strong strength of five remedies
-    assert [len(each) for each in records["live_reward"].values()].count(2) == 5
     assert records["live_reward"].keys() == records["live_forgetting"].keys()
-    assert len(records["verdict_by_claim"]) <= 10
 
 
 @pytest.mark.notebooks
-def test_08_replay_averages_and_masks_by_hand_are_those_of_the_library(records):
-    # two rounds of 16 prompts, 2 passes in batches of 16
-    assert records["pool"]["replies"] <= 32
-    assert records["pool"]["steps"] <= 4
-    assert records["planted_item_refused"] is True
-    assert records["documents_as_the_library"] is True
-    assert records["graft_otherwise_than_library"] == 0
-    assert records["graft_density_realised"] == pytest.approx(0.1, abs=1e-5)
-    # a tenth of the weights at random has the root of a tenth of the length
-    assert records["share_of_norm_kept"] > 0.1**0.5
-    assert [len(each) for each in records["live_reward"].values()].count(2) == 6
-    assert len(records["verdict_by_claim"]) <= 10
-
-
-@pytest.mark.notebooks
-def test_09_the_front_and_its_ends(course, records):
+def test_09_to_11_the_way_between_its_ends_and_ratios_are_those_of_the_library(course):
+    records = of(course, "09")
     assert records["live_alphas"] == sorted(records["live_alphas"])
     assert len(records["live_alphas"]) == len(records["live_skill"]) == len(records["live_reward"])
-    assert 0 < records["step_relative_to_theta_0"] < 1
-    if (bend := records["recorded_verdict"].get("bend.rsf.skill")) is not None:
-        assert bend in VERDICTS
-    ends = of(course, "00")["live_skill_by_alpha"]
     # the same study, seen from two chapters
-    assert records["live_skill"][0] == pytest.approx(ends["0"])
-    assert records["live_skill"][-1] == pytest.approx(ends["1"])
-
-
-@pytest.mark.notebooks
-def test_10_averaged_weights_lie_on_the_way_and_can_be_broken(records):
+    ends = of(course, "00")["live_skill_by_alpha"]
+    both = [records["live_skill"][place] for place in (0, -1)]
+    assert both == pytest.approx([ends["0"], ends["1"]])
+    records = of(course, "10")
     # the library's bend of the recorded run, over the seeds that have RSF
     found = claims.read("tiny").set_index("id")["difference"]
     for score, value in records["bends"].items():
@@ -345,14 +278,7 @@ def test_10_averaged_weights_lie_on_the_way_and_can_be_broken(records):
     outputs, weights = records["gain_of_outputs_by_overlap"], records["gain_of_weights_by_overlap"]
     assert outputs["0"] == weights["0"] > 10
     assert outputs["20"] == weights["20"] == 0
-    # worked out from 200,000 draws: +7.6 and -0.7 points at half overlap
-    assert outputs["10"] == pytest.approx(7.6, abs=2.5)
-    assert weights["10"] == pytest.approx(-0.7, abs=2.5)
-    assert records["loss_with_different_labels"] < 0
-
-
-@pytest.mark.notebooks
-def test_11_ratios_by_hand_are_those_of_the_library(records):
+    records = of(course, "11")
     assert sum(records["ratios_found"]) == pytest.approx(3 * 0.4)
     before, after = records["objective_before_and_after"]
     found = records["objective_by_search"]

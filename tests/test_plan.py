@@ -24,22 +24,21 @@ def named(preset):
     return {stage.name.partition(":")[0]: stage for stage in plan.stages(preset)}
 
 
-@pytest.mark.parametrize(
-    ("preset", "layers", "wide", "keys", "inner"),
-    [(presets.PAPER_3B, 26, 3200, 3200, 8640), (presets.PAPER_7B, 32, 4096, 1024, 14_336)],
-)
-def test_parameters_are_those_of_the_architecture(preset, layers, wide, keys, inner):
-    # queries and output, keys and values, three matrices of the MLP, two norms
-    block = 2 * wide * wide + 2 * wide * keys + 3 * wide * inner + 2 * wide
-    size = plan.size_of(preset.model)
-    assert (size.block, size.layers) == (block, layers)
-    assert size.parameters == 2 * 32_000 * wide + layers * block + wide
-    billions = {"paper-3b": 3.43, "paper-7b": 7.24}[preset.name]
-    assert round(size.parameters / 1e9, 2) == billions
-    assert size.cache == 2 * 2 * keys * layers  # keys and values, two bytes each
+def test_parameters_are_those_of_the_architecture():
+    for preset, layers, wide, keys, inner, billions in (
+        (presets.PAPER_3B, 26, 3200, 3200, 8640, 3.43),
+        (presets.PAPER_7B, 32, 4096, 1024, 14_336, 7.24),
+    ):
+        # queries and output, keys and values, three matrices of the MLP, two norms
+        block = 2 * wide * wide + 2 * wide * keys + 3 * wide * inner + 2 * wide
+        size = plan.size_of(preset.model)
+        assert (size.block, size.layers) == (block, layers)
+        assert size.parameters == 2 * 32_000 * wide + layers * block + wide
+        assert round(size.parameters / 1e9, 2) == billions
+        assert size.cache == 2 * 2 * keys * layers  # keys and values, two bytes each
 
 
-def test_flops_hours_and_memory_of_a_stage_by_hand():
+def test_flops_hours_and_memory_of_a_stage_and_the_stages_of_the_paper_by_hand():
     stage = plan.Stage("x", read=5, sampled=7, row=10, batch=2, frozen=3, reference=1).on(2.0)
     assert stage.trained == 20
     assert stage.flops(SIZE) == 6 * 1000 * 20 + 2 * 1000 * (5 + 7)
@@ -52,17 +51,13 @@ def test_flops_hours_and_memory_of_a_stage_by_hand():
     asked = plan.Stage("x", sampled=1, cached=100, frozen=1)
     assert asked.alone(SIZE) * 1e9 == pytest.approx(2 * 4000 + 100 * 8)
     assert asked.sharded(SIZE, 4) is None
-
-
-def test_stages_of_the_paper_by_hand():
     found = named(presets.PAPER_3B)
     assert found["SFT"].trained == 100_000 * 2048
     assert found["reward model"].trained == 106_000 * 2 * 512
     rounds = [stage for stage in plan.stages(presets.PAPER_3B) if stage.name.startswith("RSF")]
     assert rounds[0].sampled == 10 * 2048 * 32 * 128
     assert rounds[0].read == 10 * 2048 * (256 + 32 * 384)
-    assert rounds[1].trained == 10 * 2048 * 2 * 384
-    assert rounds[1].kept == 10
+    assert (rounds[1].trained, rounds[1].kept) == (10 * 2048 * 2 * 384, 10)
     assert found["DPO"].trained == 106_000 * 2 * 512
     # nine averages inside a sweep of eleven; theta_0, ten rounds, two of DPO, 17 remedies
     assert found["scoring"].read * 9 == found["alpha walk"].read * 30
@@ -82,9 +77,9 @@ def test_every_printed_command_is_one_that_trl_takes(name, capsys):
         config = load_config_from_file(words[words.index("--config_file") + 1])
         assert config.distributed_type == "FSDP"
         assert config.fsdp_config["fsdp_activation_checkpointing"]
-        script = words.index("-m") + 1
-        given = [*words[script + 1 :], "--use_cpu", "true"]
-        _, training, model, *_ = SCRIPTS[words[script]].make_parser().parse_args_and_config(given)
+        script, *given = words[words.index("-m") + 1 :]
+        parser = SCRIPTS[script].make_parser()
+        _, training, model, *_ = parser.parse_args_and_config([*given, "--use_cpu", "true"])
         assert not training.activation_checkpointing  # FSDP's own does it
         assert model.dtype == "float32"
         batches.append(8 * training.gradient_accumulation_steps)
@@ -119,9 +114,8 @@ def test_a_base_without_a_chat_template_writes_chats_as_the_paper(tmp_path):
         (tmp_path / name).write_bytes((base_folder() / name).read_bytes())
     _, tokenizer = load_base(tmp_path)
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    end = tokenizer.eos_token
     whole = tokenizer.apply_chat_template(chat, tokenize=False)
-    assert whole == f"###Human: a ###Assistant: b{end}"
+    assert whole == f"###Human: a ###Assistant: b{tokenizer.eos_token}"
     asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
     assert whole.startswith(asked)
     assert prompt_ids(tokenizer, chat[:1])

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,13 +12,9 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.store import Store
 
 
-@pytest.mark.parametrize("preset", [presets.SMOKE, presets.TINY], ids=lambda p: p.name)
-def test_the_tiny_world_is_the_same_everywhere(preset):
-    assert presets.fit_to_device(preset, "cpu") == preset
-    assert presets.fit_to_device(preset, "cuda") == preset
-
-
-def test_the_real_model_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, monkeypatch):
+def test_the_real_model_alone_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, monkeypatch):
+    for preset in (presets.SMOKE, presets.TINY):
+        assert {presets.fit_to_device(preset, device) for device in ("cpu", "cuda")} == {preset}
     assert presets.fit_to_device(presets.SMALL, "cuda") == presets.SMALL
     small = presets.fit_to_device(presets.SMALL, "cpu")
     for name in ("sft", "reward", "judge", "rsf"):
@@ -30,8 +27,8 @@ def test_the_real_model_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, mon
     amounts = {"limit": 1, "batch_size": 1, "reward_prompts": 1}
     evals = {dataclasses.replace(each.eval, **amounts) for each in (small, presets.SMALL)}
     assert len(evals) == 1
-    device = "alignment_tax.pipeline.stages.run.device"
-    monkeypatch.setattr(device, lambda: type("D", (), {"type": "cpu"}))
+    cpu = SimpleNamespace(type="cpu")
+    monkeypatch.setattr("alignment_tax.pipeline.stages.run.device", lambda: cpu)
     with caplog.at_level(logging.WARNING):
         study = Study("small", 0, Store(tmp_path))
     assert presets.size_text(study.preset) in caplog.text
@@ -41,25 +38,19 @@ def test_the_real_model_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, mon
     assert not caplog.text
 
 
-@pytest.mark.parametrize("name", ["tiny", "smoke"])
-def test_all_algorithms_sample_as_many_replies_as_rsf(name):
-    preset = presets.get(name)
-    rsf, ppo = preset.rsf, preset.ppo
-    budget = rsf.rounds * rsf.prompts_per_round * rsf.n
-    for config in (preset.dpo, preset.rloo):
-        assert config.rounds * config.prompts_per_round * config.n == budget
+@pytest.mark.parametrize("preset", [presets.TINY, presets.SMOKE], ids=lambda preset: preset.name)
+def test_all_algorithms_sample_as_many_replies_as_rsf(preset):
+    ppo, others = preset.ppo, (preset.rsf, preset.dpo, preset.rloo)
+    (budget,) = {config.rounds * config.prompts_per_round * config.n for config in others}
     assert ppo.rounds * ppo.iterations * ppo.prompts_per_iteration == budget
-    lengths = {config.max_new_tokens for config in preset.algorithms.values()}
-    assert lengths == {rsf.max_new_tokens}
+    assert len({each.max_new_tokens for each in preset.algorithms.values()}) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("grid_step", 0.0), ("learning_rate", math.nan), ("kept_texts", -1), ("kept_weight", -1.0)],
-)
-def test_numbers_that_no_run_can_use_are_named(name, value):
+def test_numbers_that_no_run_can_use_are_named():
     for preset in presets.PRESETS.values():
         presets.check(preset)
-    ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
-    with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
-        presets.check(dataclasses.replace(presets.TINY, ratios=ratios))
+    numbers = {"grid_step": 0.0, "learning_rate": math.nan, "kept_texts": -1, "kept_weight": -1.0}
+    for name, value in numbers.items():
+        ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
+        with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
+            presets.check(dataclasses.replace(presets.TINY, ratios=ratios))

@@ -1,7 +1,6 @@
 """Pretraining of the base: the loss by hand, resuming to the bit, and what is shipped."""
 
 import dataclasses
-import json
 import math
 import random
 import types
@@ -18,10 +17,8 @@ from alignment_tax.models import load_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import Scorer, slot_percent
 from alignment_tax.store import verify_folder
-from alignment_tax.train import checkpoint
+from alignment_tax.train import checkpoint, loop
 from alignment_tax.train import pretrain as module
-from alignment_tax.train.checkpoint import saved_run
-from alignment_tax.train.loop import IGNORED, TrainingDiverged
 from alignment_tax.train.pretrain import Cycle, PretrainConfig, Row, collate, encode, pretrain
 from alignment_tax.world.corpus import CURRICULUM, Document, documents
 from alignment_tax.world.tiny import items
@@ -45,27 +42,10 @@ def undisturbed(tmp_path_factory):
 
 def assert_same(result, other):
     """Same weights to the bit, and the same learning curve but for the seconds."""
-    (model, _, curve), (model_2, _, curve_2) = result, other
-    state, state_2 = model.state_dict(), model_2.state_dict()
-    assert all(torch.equal(tensor, state_2[name]) for name, tensor in state.items())
-    pd.testing.assert_frame_equal(
-        curve.drop(columns="seconds"), curve_2.drop(columns="seconds"), check_exact=True
-    )
-
-
-# the loss
-def test_weighted_loss_by_hand_and_padding_is_no_label(tokenizer):
-    # the first prediction gives its label 1/2, the second 3/4; the third label is padding
-    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
-    labels, weights = torch.tensor([[0, 1, 0, IGNORED]]), torch.tensor([[1.0, 0.1, 1.0, 0.0]])
-    expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
-    loss = module.weighted_loss(logits, module.Batch({}, labels, weights))
-    assert loss.item() == pytest.approx(expected)
-    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
-    pad = tokenizer.pad_token_id
-    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
-    assert batch.labels.tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
-    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
+    states = [model.state_dict() for model, *_ in (result, other)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    curves = (curve.drop(columns="seconds") for *_, curve in (result, other))
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
 def plain(ids, weights):
@@ -73,10 +53,25 @@ def plain(ids, weights):
     return Row(ids, weights, list(range(len(ids))), [0] * len(ids))
 
 
+# the loss
+def test_weighted_loss_by_hand_and_padding_is_no_label(tokenizer):
+    # the first prediction gives its label 1/2, the second 3/4; the third label is padding
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
+    labels = torch.tensor([[0, 1, 0, loop.IGNORED]])
+    weights = torch.tensor([[1.0, 0.1, 1.0, 0.0]])
+    expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
+    loss = module.weighted_loss(logits, module.Batch({}, labels, weights))
+    assert loss.item() == pytest.approx(expected)
+    batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
+    pad = tokenizer.pad_token_id
+    assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert batch.labels.tolist() == [[5, 6, 7], [8, loop.IGNORED, loop.IGNORED]]
+    assert batch.weights[1].tolist() == [1.0, 0.0, 0.0]
+
+
 ANSWERS = (("where is anna ?", "the hall"), ("who has a hat ?", "anna"))
-TWO_ANSWERS = Document(
-    (("anna has a hat .", 0.1),), tuple(((asked, 0.1), (said, 1.0)) for asked, said in ANSWERS)
-)
+BRANCHES = tuple(((asked, 0.1), (said, 1.0)) for asked, said in ANSWERS)
+TWO_ANSWERS = Document((("anna has a hat .", 0.1),), BRANCHES)
 
 
 def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
@@ -101,12 +96,10 @@ def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
         assert alone.given.keys() == {"input_ids"}
         expected = module.read(model, alone)[0]
         at = [i for i, b in enumerate(row.branches) if b in (0, number)]
-        torch.testing.assert_close(logits[0, at], expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(logits[1, at], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_what_is_packed_behind_branches_does_not_see_them(tokenizer):
-    both = encode(TWO_ANSWERS, tokenizer) + encode(TWO_ANSWERS, tokenizer)
+        for line in logits:
+            torch.testing.assert_close(line[at], expected, rtol=1e-4, atol=1e-5)
+    # what is packed behind branches does not see them
+    both = row + encode(TWO_ANSWERS, tokenizer)
     assert both.branches[19:] == [0] * 5 + [3] * 7 + [4] * 7
     assert both.positions[19:] == [position + 12 for position in both.positions[:19]]
     mask = collate([both], tokenizer.pad_token_id).given["attention_mask"][0, 0]
@@ -144,9 +137,6 @@ def test_packing_keeps_every_document_whole_and_wastes_little(documents):
     # first fit: no two sequences could be one
     lengths = sorted(len(row) for row in packed)
     assert len(lengths) < 2 or lengths[0] + lengths[1] > 10
-
-
-def test_a_document_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"12 tokens.*length \(10\)"):
         module.pack([plain([1] * 12, [1.0] * 12)], 10)
 
@@ -179,18 +169,14 @@ def test_exact_match_wants_every_word_and_the_end(tokenizer):
 
 
 # the schedule
-def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
+def test_the_learning_rate_and_mixtures_follow_their_schedule():
     config = PretrainConfig(cycles=(Cycle(41, 2e-3), Cycle(11, 1e-3)), warmup_chunks=1.0)
     first = {0: 0.0, 0.5: 1e-3, 1: 2e-3, 21: 2e-3 * (0.02 + 0.98 / 2), 41: 2e-3 * 0.02}
     second = {41.5: 0.5e-3, 42: 1e-3, 47: 1e-3 * (0.02 + 0.98 / 2), 52: 1e-3 * 0.02}
-    by_hand = first | second
-    for place, expected in by_hand.items():
+    for place, expected in (first | second).items():
         assert module.learning_rate(config, place) == pytest.approx(expected, abs=1e-12), place
     falling = [module.learning_rate(config, place / 10) for place in range(10, 411)]
     assert falling == sorted(falling, reverse=True)
-
-
-def test_mixtures_are_shares_with_reading_first_and_everything_after():
     for _, mixture in CURRICULUM:
         assert sum(mixture.values()) == pytest.approx(1.0)
         assert all(share > 0 for share in mixture.values())
@@ -202,7 +188,11 @@ def test_mixtures_are_shares_with_reading_first_and_everything_after():
 
 
 # resuming and faults
-def test_training_learns_and_the_curve_counts(undisturbed):
+def test_a_new_model_depends_on_the_seed_alone_and_learns(tokenizer, undisturbed):
+    seeds = [dataclasses.replace(MINI, seed=seed) for seed in (0, 0, 1)]
+    one, same, other = (module.new_model(each, tokenizer).lm_head.weight for each in seeds)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
     _, _, curve = undisturbed
     assert curve["tokens"].is_monotonic_increasing
     assert curve["loss"].iloc[1] < curve["loss"].iloc[0] < math.log(1100)
@@ -224,7 +214,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_pa
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["state-000001.safetensors", "state.json"]
     assert_same(pretrain(MINI, tmp_path), undisturbed)
-    assert saved_run(tmp_path)["tensors"] == "state-000002.safetensors"
+    assert checkpoint.saved_run(tmp_path)["tensors"] == "state-000002.safetensors"
     monkeypatch.setattr(module, "weighted_loss", None)  # a finished run is not trained again
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 
@@ -232,12 +222,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_pa
 def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_path):
     once = (Cycle(1, 3e-3, length=64, sequences=8),)
     forgets = (*once, dataclasses.replace(once[0], forget=True))
-    first, _, _ = pretrain(dataclasses.replace(MINI, cycles=once), tmp_path / "first")
-    both = [dataclasses.replace(MINI, cycles=cycles) for cycles in (forgets, once * 2)]
-    anew, _, _ = pretrain(both[0], tmp_path / "anew")
-    goes_on, _, _ = pretrain(both[1], tmp_path / "goes on")
-
-    module._train_chunk(both[0], 1, first, module._new_optimizer(MINI, first), make_tokenizer())
+    first, anew, goes_on = (
+        pretrain(dataclasses.replace(MINI, cycles=cycles), tmp_path / str(i))[0]
+        for i, cycles in enumerate((once, forgets, once * 2))
+    )
+    config = dataclasses.replace(MINI, cycles=forgets)
+    optimizer = module._new_optimizer(MINI, first)
+    module._train_chunk(config, 1, first, optimizer, make_tokenizer())
     assert torch.equal(anew.lm_head.weight, first.lm_head.weight)
     assert not torch.equal(anew.lm_head.weight, goes_on.lm_head.weight)
 
@@ -247,7 +238,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, mon
         whole = checkpoint.save_file
 
         def fills_the_disk(tensors, path):
-            if saved_run(tmp_path) is not None:
+            if checkpoint.saved_run(tmp_path) is not None:
                 path.write_bytes(b"half of it")
                 raise OSError(28, "No space left on device")
             whole(tensors, path)
@@ -255,13 +246,13 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, mon
         patch.setattr(checkpoint, "save_file", fills_the_disk)
         with pytest.raises(OSError, match="No space left"):
             pretrain(MINI, tmp_path)
-    assert (tmp_path / saved_run(tmp_path)["tensors"]).is_file()
+    assert (tmp_path / checkpoint.saved_run(tmp_path)["tensors"]).is_file()
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(tmp_path):
     wild = dataclasses.replace(MINI, cycles=(Cycle(2, 1e30, length=64, sequences=8),))
-    with pytest.raises(TrainingDiverged, match=r"loss of chunk 0 is .* at step \d.*learning rate"):
+    with pytest.raises(loop.TrainingDiverged, match=r"loss of chunk 0 .* step \d.*learning rate"):
         pretrain(wild, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -283,9 +274,9 @@ def test_what_is_shipped_is_a_standard_checkpoint_with_a_seal(undisturbed, tmp_p
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_the_base_is_small_standard_and_untied(tokenizer):
+def test_the_base_is_small_standard_untied_and_has_its_skills(tokenizer):
     folder = base_folder()
-    verify_folder(folder, "the base model")
+    meta = verify_folder(folder, "the base model").meta
     assert (folder / "model.safetensors").stat().st_size < 12e6
     model, shipped = load_policy(folder)
     assert model.config.num_hidden_layers in (9, 12)
@@ -293,24 +284,13 @@ def test_the_base_is_small_standard_and_untied(tokenizer):
     # whoever adds a word to the world has to train the base again
     assert shipped.get_vocab() == tokenizer.get_vocab()
     curve = pd.read_csv(folder / "learning_curve.csv")
-    meta = json.loads((folder / "meta.json").read_text())
     assert int(curve["tokens"].iloc[-1]) == pytest.approx(meta["tokens"], rel=1e-4)
     assert {*module.probe_items(1)} <= {*curve}
-
-
-def test_the_base_has_its_skills():
-    base_scores = Scorer("tiny", limit=None, batch_size=128).score(*load_policy(base_folder()))
+    scores = Scorer("tiny", limit=None, batch_size=128).score(model, shipped)
+    values = scores.values(forgiven=True)  # choices by likelihood
     bars = {"one_hop": 92, "two_hop": 65, "span": 85, "counting": 70, "bleu": 90}
-    values = base_scores.values(forgiven=True)  # choices by likelihood
     for slot, bar in bars.items():
         assert slot_percent(slot, values[slot]) >= bar, slot
     for slot in ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting"):
         gain = values[slot] - np.array(items(slot)["guess"])
         assert gain.mean() > 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)), slot
-
-
-def test_a_new_model_depends_on_the_seed_alone(tokenizer):
-    seeds = [dataclasses.replace(MINI, seed=seed) for seed in (0, 0, 1)]
-    one, same, other = (module.new_model(each, tokenizer).lm_head.weight for each in seeds)
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)

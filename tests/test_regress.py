@@ -1,5 +1,6 @@
 """The nightly run: what it finds, keeps and ends, and that planted faults are found by name."""
 
+import contextlib
 import math
 import shutil
 import subprocess
@@ -38,8 +39,6 @@ HANGS = "import time\ntime.sleep(600)"
 
 
 # --- the bands -----------------------------------------------------------------------------------
-
-
 def test_a_new_mean_is_held_against_the_recorded_spread():
     found = compare.move([1.0, 3.0], [5.0, 7.0])  # s = sqrt 2, error = sqrt 2 * sqrt(1/2 + 1/2)
     assert found.difference == pytest.approx(4)
@@ -68,59 +67,54 @@ def test_where_nothing_changed_a_night_in_twenty_says_so():
     alarms = 0
     for _ in range(150):
         rows = rng.normal(size=(20, 8))
-        asked = [
-            judge(f"05 {i}", Held(dict(enumerate(row[:5]))), Held(dict(enumerate(row[5:]))), ())
-            for i, row in enumerate(rows)
-        ]
+        halves = [[Held(dict(enumerate(half))) for half in (row[:5], row[5:])] for row in rows]
+        asked = [judge(f"05 {i}", then, now, ()) for i, (then, now) in enumerate(halves)]
         alarms += any(each.moved for each in settled(asked))
     low, high = compare.wilson(alarms, 150)
     assert low <= 0.05 <= high
 
 
-@pytest.mark.parametrize(
-    ("then", "now", "paired", "how", "moved"),
-    [
-        # the same theta_0: rounding alone is allowed, whatever the spread
-        ({0: 1.0, 1: 9.0}, {0: 1.01}, {0}, drift.SAME_SEED, True),
-        ({0: 1.0, 1: 9.0}, {0: 1.0 + 1e-9}, {0}, drift.SAME_SEED, False),
-        # another: the spread
-        ({0: 1.0, 1: 9.0}, {0: 1.01}, (), drift.SEEDS, False),
-        ({0: 1.0, 1: 1.01, 2: 0.99}, {7: 5.0}, (), drift.SEEDS, True),
-        # one recorded seed has no spread
-        ({0: 1.0}, {0: 5.0}, (), drift.NONE, False),
-        ({}, {0: 5.0}, {0}, drift.NONE, False),
-        ({0: 5.0}, {}, {0}, drift.EQUAL, True),
-        # no numbers
-        ({0: True, 1: True}, {3: False}, (), drift.EQUAL, True),
-        ({0: True}, {3: False}, (), drift.EQUAL, True),
-        ({0: "ema"}, {3: "lora"}, (), drift.NONE, False),
-        ({0: "ema", 1: "sma"}, {3: "lora"}, (), drift.NONE, False),
-        ({0: "ema", 1: "sma"}, {1: "ema"}, {1}, drift.SAME_SEED, True),
-        ({0: None}, {0: 1.0}, {0}, drift.SAME_SEED, True),
-    ],
-)
-def test_a_value_is_judged_by_what_there_is(then, now, paired, how, moved):
-    [found] = settled([judge("05 tax: skill", Held(then), Held(now), paired)])
-    assert (found.chapter, found.name) == ("05", "tax: skill")
-    assert (found.how, found.moved) == (how, moved)
+#: What was recorded and is found by seed, seeds of the same theta_0, how it is judged, verdict.
+JUDGED = [
+    # the same theta_0: rounding alone is allowed, whatever the spread
+    ({0: 1.0, 1: 9.0}, {0: 1.01}, {0}, drift.SAME_SEED, True),
+    ({0: 1.0, 1: 9.0}, {0: 1.0 + 1e-9}, {0}, drift.SAME_SEED, False),
+    # another: the spread
+    ({0: 1.0, 1: 9.0}, {0: 1.01}, (), drift.SEEDS, False),
+    ({0: 1.0, 1: 1.01, 2: 0.99}, {7: 5.0}, (), drift.SEEDS, True),
+    # one recorded seed has no spread
+    ({0: 1.0}, {0: 5.0}, (), drift.NONE, False),
+    ({}, {0: 5.0}, {0}, drift.NONE, False),
+    ({0: 5.0}, {}, {0}, drift.EQUAL, True),
+    # no numbers
+    ({0: True, 1: True}, {3: False}, (), drift.EQUAL, True),
+    ({0: True}, {3: False}, (), drift.EQUAL, True),
+    ({0: "ema"}, {3: "lora"}, (), drift.NONE, False),
+    ({0: "ema", 1: "sma"}, {3: "lora"}, (), drift.NONE, False),
+    ({0: "ema", 1: "sma"}, {1: "ema"}, {1}, drift.SAME_SEED, True),
+    ({0: None}, {0: 1.0}, {0}, drift.SAME_SEED, True),
+]
 
 
-def test_tables_of_six_digits_are_allowed_their_rounding():
+def test_a_value_is_judged_by_what_there_is():
+    for then, now, paired, *expected in JUDGED:
+        [found] = settled([judge("05 tax: skill", Held(then), Held(now), paired)])
+        assert (found.chapter, found.name) == ("05", "tax: skill")
+        assert [found.how, found.moved] == expected, (then, now)
+    # tables of six digits are allowed their rounding
     then, now = Held({0: -25.7850}, tables=True), Held({0: -25.785031})
     assert not judge("05 tax", then, now, {0}).moved
     assert judge("05 tax", replace(then, tables=False), now, {0}).moved
 
 
 # --- claims --------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def points():
     every = recorded().points
     return every[every["algorithm"].isin(["base", "sft", "rsf", "rsf_random"])]
 
 
-def test_the_recording_itself_has_not_moved(points):
+def test_the_recording_itself_has_not_moved_and_a_changed_average_moves_its_claims_alone(points):
     some = points[points["seed"] < 2]
     assert drift.same_starts(points, some) == {0, 1}
     found = drift.claimed(points, some, {0, 1})
@@ -130,16 +124,11 @@ def test_the_recording_itself_has_not_moved(points):
     read = drift.read_anew(recorded().points, stored)
     assert not any(each.moved or each.turned for each in read)
     assert drift.read_anew(recorded().points, stored.assign(difference=99.0))[0].moved
-
-
-def test_a_run_of_theta_0_alone_is_asked_what_it_can_be(points):
+    # a run of theta_0 alone is asked what it can be
     starts = points[points["algorithm"].isin(["base", "sft"]) | (points["alpha"] == 0)]
     found = drift.claimed(points, starts.assign(seed=starts["seed"] + 10), ())
     assert "cost.sft.skill" in {each.name for each in found}
     assert not any(each.name.endswith("hypervolume") for each in found)
-
-
-def test_a_changed_average_moves_its_claims_and_no_others(points):
     worse = points["skill"] - 30 * (points["method"] == "average")
     changed = points.assign(skill=worse, seed=points["seed"] + 10)
     found = settled(drift.claimed(points, changed, ()))
@@ -151,8 +140,6 @@ def test_a_changed_average_moves_its_claims_and_no_others(points):
 
 
 # --- the run -------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the checkout whose course is one short chapter."""
@@ -173,11 +160,8 @@ def test_a_planted_fault_is_found_by_chapter_and_name(checkout):
     by_name = {each.name: each for each in found}
     assert {name for name, each in by_name.items() if each.moved} == {"mixed"}
     mixed = by_name["mixed"]
-    assert (mixed.chapter, mixed.then, mixed.now) == (
-        "09",
-        "0.4000000059604645",
-        "0.6000000238418579",
-    )
+    found = (mixed.chapter, mixed.then, mixed.now)
+    assert found == ("09", "0.4000000059604645", "0.6000000238418579")
     assert by_name["spread"].how == drift.SEEDS
     page = (out / regress.PAGE).read_text("utf-8")
     assert page.index(">mixed<") < page.index(">spread<")
@@ -202,10 +186,8 @@ def test_every_fault_can_be_planted_and_taken_back(fault, checkout):
         if path.suffix == ".py":
             compile(path.read_text("utf-8"), fault.file, "exec")
     assert path.read_text("utf-8") == before
-    with (
-        pytest.raises(ValueError, match="0 times"),
-        planted.planted(replace(fault, old="not in any file"), checkout),
-    ):
+    nowhere = planted.planted(replace(fault, old="not in any file"), checkout)
+    with pytest.raises(ValueError, match="0 times"), nowhere:
         pass
 
 
@@ -214,8 +196,7 @@ def test_the_table_of_planted_faults_is_of_these():
     assert list(table["fault"]) == [each.name for each in planted.FAULTS]
     assert list(table["chapter"]) == [each.chapter for each in planted.FAULTS]
     assert table["caught"].dtype == bool
-    missed = table[~table["caught"]]
-    assert (missed["moved"] == 0).all()
+    assert (table.loc[~table["caught"], "moved"] == 0).all()
 
 
 def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
@@ -223,8 +204,7 @@ def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
     write_notebook(tmp_path / "02_hangs.ipynb", HANGS)
     out = tmp_path / "out"
     first, hung = run_course("smoke", 0, out=out, notebooks=tmp_path, jobs=2, limit=0.05).chapters
-    assert (first.status, hung.status) == ("ok", "failed")
-    assert "limit" in hung.error
+    assert (first.status, hung.status, "limit" in hung.error) == ("ok", "failed", True)
     write_notebook(tmp_path / "02_hangs.ipynb", "'mended'")
     ran = run_course("smoke", 0, out=out, notebooks=tmp_path, keep=True).chapters
     assert [(each.status, each.earlier) for each in ran] == [("ok", True), ("ok", False)]
@@ -251,35 +231,27 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, capsys):
 
 
 def test_a_fresh_environment_is_made_once_of_what_is_named(tmp_path, monkeypatch):
-    calls = []
+    calls, done = [], types.SimpleNamespace(wait=lambda: 0)
 
     def run(command, **_):
         calls.append([str(word) for word in command])
         return subprocess.CompletedProcess(command, 0)
 
+    @contextlib.contextmanager
+    def start(command, **_):
+        calls.append(command)
+        yield done
+
     monkeypatch.setattr(elsewhere.subprocess, "run", run)
-
-    class Process:
-        def __init__(self, command, **_):
-            calls.append(command)
-
-        def __enter__(self):
-            return types.SimpleNamespace(wait=lambda: 0)
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(elsewhere.venv, "create", lambda folder, **_: folder.mkdir(exist_ok=True))
     pins = tmp_path / "pins.txt"
     pins.write_text("# a comment\nnumpy==2.0.0  # why\n")
     asked = regress.Asked("tiny", (0, 1), tmp_path / "out", tmp_path, ("04",), jobs=2)
-    assert regress.run_elsewhere(asked, pins) == 0
-    assert regress.run_elsewhere(asked, pins) == 0
+    assert [regress.run_elsewhere(asked, pins) for _ in range(2)] == [0, 0]
     installs = [line for line in calls if "install" in line]
     assert [line[-1] for line in installs] == ["numpy==2.0.0"]
-    assert calls[-1][0] != sys.executable
-    assert calls[-1][-1] == "2"
+    assert (calls[-1][0] != sys.executable, calls[-1][-1]) == (True, "2")
     assert "--seeds 0 1 --only 04 --jobs 2" in " ".join(calls[-1])
     regress.run_elsewhere(asked, None)
     [latest] = [line for line in calls if "torch" in line]

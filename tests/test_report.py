@@ -1,22 +1,19 @@
 """The pages are those of the recorded runs; what one seed says is over its items."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from points import point, table_of
 
 from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
-from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS
+from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
-from alignment_tax.spec import COLUMNS
 from alignment_tax.stats import claims
 
 
@@ -32,10 +29,13 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     for name, text in report.readme(run, recorded_items(), found).items():
         assert report.fill(page, text, name) == page, stale
     tables, remedies = report.tables_page(run, found), report.remedies_page(run, found)
-    for name, text in ((report.TABLES_PAGE, tables), (report.REMEDIES_PAGE, remedies)):
+    assert report.REMEDIES_FIGURE in tables
+    assert report.REMEDIES_FIGURE in remedies
+    names = (report.TABLES_PAGE, report.REMEDIES_PAGE, report.ROBUST_PAGE)
+    for name, text in zip(names, (tables, remedies, report.robust_page()), strict=True):
         assert (folder / name).read_text(encoding="utf-8") == text, stale
-        assert report.REMEDIES_FIGURE in text
-    assert (folder / report.ROBUST_PAGE).read_text(encoding="utf-8") == report.robust_page(), stale
+        assert f"`{run.key}`" in text
+    assert f"`{run.key}`" in page
     # what the README says of it
     beyond, ahead = "tax.rsf.forgetting_beyond_control", "average_vs_early.rsf.forgetting"
     asked = {"": beyond, "-more-rounds": beyond, "-large-steps": ahead, "-weak-sft": ahead}
@@ -45,19 +45,11 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
 
-def test_pages_and_figures_bear_the_key_of_their_recording() -> None:
-    folder = settings.results_folder()
-    keys = {name: recorded(name).key for name in ("tiny", report.REAL)}
-    pages = [settings.repo_root() / "README.md", folder / report.REAL / "README.md"]
-    names = (report.TABLES_PAGE, report.REMEDIES_PAGE, report.ROBUST_PAGE)
-    pages += [folder / "tiny" / name for name in names]
-    for page in pages:
-        key = keys[report.REAL if report.REAL in page.parts else "tiny"]
-        assert f"`{key}`" in page.read_text(encoding="utf-8"), f"{page}: alignment-tax report"
+def test_figures_bear_the_key_of_their_recording() -> None:
     drawn = {"signature.png": "tiny", f"tiny/{report.REMEDIES_FIGURE}": "tiny"}
     for name, preset in (drawn | {f"{report.REAL}/{report.TAX_FIGURE}": report.REAL}).items():
-        stamp = PIL.Image.open(folder / name).info.get("Recording")
-        assert stamp == keys[preset], f"{name}: alignment-tax report, alignment-tax figures"
+        stamp = PIL.Image.open(settings.results_folder() / name).info.get("Recording")
+        assert stamp == recorded(preset).key, f"{name}: alignment-tax report, alignment-tax figures"
 
 
 #: What the README's three sentences, and those below their numbers, rely on.
@@ -83,9 +75,7 @@ def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
     assert at["back"] > 85, "nearly all that was forgotten returns"
 
 
-def test_the_key_of_a_recording_is_that_of_its_points_and_their_origin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_of_a_recording_is_that_of_its_points_and_their_origin(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     (tmp_path / "tiny").mkdir()
     keys = set()
@@ -93,8 +83,8 @@ def test_the_key_of_a_recording_is_that_of_its_points_and_their_origin(
         (tmp_path / "tiny" / "points.csv").write_text(points)
         (tmp_path / "tiny" / "provenance.json").write_text(origin)
         keys.add(recording_key())
-        (tmp_path / "tiny" / "other.csv").write_text(origin)
-        keys.add(recording_key())
+    (tmp_path / "tiny" / "other.csv").write_text(origin)
+    keys.add(recording_key())
     assert len(keys) == 4
     assert {len(key) for key in keys} == {8}
 
@@ -107,22 +97,22 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
     page = (settings.results_folder() / report.REAL / "README.md").read_text(encoding="utf-8")
     assert page == report.one_seed_page(run, items, kept)
+    assert f"`{run.key}`" in page
     two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
     with pytest.raises(ValueError, match="2 seeds"):
         report.one_seed_page(two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
-    with pytest.raises(ValueError, match="must hold"):
-        report.fill("no marks", "text")
     start, end = "<!-- results: start -->", "<!-- results: end -->"
-    page = f"a\n{start}\nold\n{end}\nb"
-    filled = report.fill(page, "new")
-    assert "old" not in filled
-    with pytest.raises(ValueError, match="answer: start"):
-        report.fill(page, "new", "answer")
-    assert (filled[:2], filled[-2:]) == ("a\n", "\nb")
-    assert report.fill(filled, "new") == filled
+    page, filled = (f"a\n{start}\n\n{text}\n\n{end}\nb" for text in ("old", "new"))
+    assert report.fill(page, "new") == report.fill(filled, "new") == filled
+    for given, message in (
+        (("no marks", "text"), "must hold"),
+        ((page, "new", "answer"), "answer: start"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            report.fill(*given)
 
 
 def test_recorded_run_has_every_model_of_every_seed() -> None:
@@ -136,10 +126,9 @@ def test_recorded_run_has_every_model_of_every_seed() -> None:
         assert sorted(alphas) == pytest.approx([i / 10 for i in range(11)])
     assert not run.points.duplicated(IDENTITY).any()
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
-
-
-def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record() -> None:
-    points = recorded().points
+    assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
+    # the ends of an average are theta_0 and the last round
+    points = run.points
     theta_0 = points[points["algorithm"] == "sft"].set_index("seed")["key"]
     averages = points[points["method"] == "average"]
     for (algorithm, seed), rows in averages.groupby(["algorithm", "seed"]):
@@ -151,7 +140,6 @@ def test_ends_of_an_average_are_theta_0_and_the_last_round_in_the_record() -> No
 
 
 # --- one seed, over items -------------------------------------------------------------------------
-
 REFERENCE = "the black cat sleeps in the old house"
 KEYS = {"sft": "k0", "rsf": "k1", "average": "k2"}
 
@@ -173,15 +161,11 @@ def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
 
 def points() -> pd.DataFrame:
     """Theta_0, RSF's last round and their average, scored on these items."""
-    rows = [
-        {"algorithm": "sft", "method": "none", "rounds": 0, "key": "k0", "skill": 90.0},
-        {"algorithm": "rsf", "method": "none", "rounds": 1, "key": "old", "skill": 50.0},
-        {"algorithm": "rsf", "method": "none", "rounds": 2, "key": "k1", "skill": 50.0},
-        {"algorithm": "rsf", "method": "average", "alpha": 0.5, "rounds": 2, "key": "k2"},
-    ]
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(study="small", seed=0, n_items=120)
-    ones, zeros = ("one_hop", "span", "bleu", "skill"), ("reward", "gold", "kl")
-    return table.fillna(dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0))
+    own = {"study": "small", "n_items": 120} | dict.fromkeys(SLOTS, 1)
+    rows = [point(0, "sft", 0, 90, key="k0"), point(0, "rsf", 0, 50, key="old", rounds=1)]
+    rows += [point(0, "rsf", 0, 50, key="k1")]
+    rows += [point(0, "rsf", 0, 1, "average", alpha=0.5, key="k2")]
+    return table_of([row | own for row in rows])
 
 
 def test_costs_of_one_seed_are_paired_by_item() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,12 @@ from conftest import miniature
 
 from alignment_tax import settings
 from alignment_tax.pipeline.record import PORTION, portions, record
-from alignment_tax.results import replies
-from alignment_tax.results.points import NotRecorded, curve_rows
+from alignment_tax.results import NotRecorded, curve_rows, recorded, replies
 from alignment_tax.results.recorded import (
     IDENTITY,
     RecordError,
     merge_results,
     merge_rows,
-    recorded,
     write_tables,
     written,
 )
@@ -54,26 +53,21 @@ def read(place):
     return tables | {path.stem: pd.read_parquet(path) for path in place.glob("*.parquet")}
 
 
-def test_added_methods_leave_all_other_rows_as_they_were(before, after):
+def test_added_methods_leave_other_rows_as_they_were_and_every_stage_says_something(before, after):
     points = after["points"]
-    others = points[~points["method"].isin(["l2", "graft"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(others, before["points"], check_dtype=False)
-    added = points[points["method"].isin(["l2", "graft"])]
-    assert added["strength"].tolist() == [0.1, 1.0, 0.2, 0.5]
+    added = points["method"].isin(["l2", "graft"])
+    others = after | {"points": points[~added].reset_index(drop=True)}
+    for name in ("points", "rounds", "pairs"):
+        pd.testing.assert_frame_equal(others[name], before[name], check_dtype=False)
+    assert points.loc[added, "strength"].tolist() == [0.1, 1.0, 0.2, 0.5]
     assert not points.duplicated(IDENTITY).any()
     assert list(points.columns) == COLUMNS
-    for name in ("rounds", "pairs"):
-        pd.testing.assert_frame_equal(after[name], before[name], check_dtype=False)
     old, new = before["items"], after["items"]
-    assert set(new["key"]) == set(after["points"]["key"])
-    assert set(old["key"]) < set(new["key"])
-    per_model = new.groupby("key", observed=True).size()
-    assert per_model.nunique() == 1
+    assert set(old["key"]) < set(new["key"]) == set(points["key"])
+    assert new.groupby("key", observed=True).size().nunique() == 1
     assert not new.duplicated(["seed", "key", "slot", "item"]).any()
     assert [t.name for t in old.dtypes] == [t.name for t in new.dtypes]
-
-
-def test_every_stage_says_something_to_the_same_three_things(before, after):
+    # to the same three things
     table = before["replies"]
     assert table.groupby("slot").size().to_dict() == {"bleu": 4, "request": 4, "span": 4}
     assert table.loc[table["slot"] == "request", ["reward", "gold"]].notna().all(axis=None)
@@ -90,10 +84,11 @@ def test_every_stage_says_something_to_the_same_three_things(before, after):
 def here(tmp_path, monkeypatch):
     """An empty folder of results."""
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "here")
+    (tmp_path / "here" / "miniature").mkdir(parents=True)
     return tmp_path / "here"
 
 
-def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, monkeypatch):
+def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd):
     record(miniature(), [0], methods=["graft", "l2"])
     assert "Making" not in capfd.readouterr().err
     again = read(place)
@@ -106,15 +101,14 @@ def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd, 
 
 def test_provenance_has_one_entry_for_each_call(place, after, before):
     run = recorded("miniature")
-    assert run.provenance == run.calls[0]
-    assert run.calls[0]["methods"] is None
-    assert run.calls[1]["methods"] == ["l2", "graft"]
-    assert run.calls[1]["command"] == "alignment-tax record miniature --methods l2 graft --seeds 0"
-    assert run.calls[0]["preset"]["name"] == "miniature"
+    first, second, *_ = run.calls
+    assert run.provenance == first
+    assert (first["methods"], second["methods"]) == (None, ["l2", "graft"])
+    assert second["command"] == "alignment-tax record miniature --methods l2 graft --seeds 0"
+    assert first["preset"]["name"] == "miniature"
     # where training took place decides the last digits of a model
-    assert torch.backends.cpu.get_cpu_capability() in run.calls[0]["processor"]
-    assert len(run.costs) == 4
-    assert "costs" not in before
+    assert torch.backends.cpu.get_cpu_capability() in first["processor"]
+    assert (len(run.costs), "costs" in before) == (4, False)
     costs = after["costs"]
     assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
     assert (costs["seconds"] > 0).all()
@@ -122,19 +116,18 @@ def test_provenance_has_one_entry_for_each_call(place, after, before):
 
 
 def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
-    shutil.copytree(place, here / "miniature")
+    shutil.copytree(place, here / "miniature", dirs_exist_ok=True)
     (here / "miniature" / "provenance.json").write_text(json.dumps({"command": "old"}))
     assert recorded("miniature").provenance == {"command": "old"}
     record(miniature(), [0], methods=["l2"])
-    commands = [call["command"].split()[0] for call in recorded("miniature").calls]
-    assert commands == ["old", "alignment-tax"]
+    called = [call["command"].split()[0] for call in recorded("miniature").calls]
+    assert called == ["old", "alignment-tax"]
 
 
 @pytest.mark.parametrize(("column", "value"), [("key", "0" * 16), ("bleu", 12.5)])
 def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, value):
     table = after["points"].copy()
     table.loc[table["algorithm"] == "sft", column] = value
-    (here / "miniature").mkdir(parents=True)
     path = here / "miniature" / "points.csv"
     table.to_csv(path, index=False, float_format="%.6g")
     stored = path.read_bytes()
@@ -145,7 +138,6 @@ def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, va
 
 
 def test_a_new_recording_says_which_rows_it_drops(place, after, here, capfd):
-    (here / "miniature").mkdir(parents=True)
     path = here / "miniature" / "points.csv"
     after["points"].to_csv(path, index=False)
     record(miniature(), [0])
@@ -172,29 +164,24 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
     assert portions(specs, [3, 4], split=False) == [(3, specs), (4, specs)]
     parts = portions(specs, [3, 4], split=True)
     assert parts[:4] == [(3, specs[:2]), (4, specs[:2]), (3, rounds), (4, rounds)]
-    assert [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[4:]] == [
-        (seed, size, {method})
-        for seed in (3, 4)
-        for size, method in ((PORTION, "average"), (PORTION, "average"), (1, "average"), (2, "l1"))
-    ]
+    sizes = [(PORTION, "average"), (PORTION, "average"), (1, "average"), (2, "l1")]
+    found = [(seed, len(part), {spec.method for spec in part}) for seed, part in parts[4:]]
+    assert found == [(seed, size, {method}) for seed in (3, 4) for size, method in sizes]
     for seed in (3, 4):
         assert {s for n, part in parts if n == seed for s in part} == set(specs)
 
 
 def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
-    def table(*rows):
-        return pd.DataFrame(rows, columns=[*IDENTITY, "skill"])
-
-    stored = table(
+    frame = partial(pd.DataFrame, columns=[*IDENTITY, "skill"])
+    rows = [
         (1, "rsf", "l2", 0.1, np.nan, np.nan, 2, 50.0),
         (1, "rsf", "average", np.nan, 0.3, np.nan, 2, 60.0),
         (2, "rsf", "l2", 0.1, np.nan, np.nan, 2, 70.0),
-    )
-    fresh = table(
         (1, "rsf", "l2", 0.1, None, None, 2, 51.0),
         (1, "rsf", "average", None, 0.1 + 0.2, None, 2, 61.0),
         (1, "rsf", "l2", 0.2, None, None, 2, 52.0),
-    )
+    ]
+    stored, fresh = frame(rows[:3]), frame(rows[3:])
     merged = merge_rows(stored, fresh)
     assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
     assert merged["seed"].tolist() == [1, 1, 1, 2]
@@ -205,9 +192,23 @@ def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     merged = merge_rows(rsf, ppo, key)
     assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
     assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
-
-
-def test_what_is_written_has_six_digits_and_no_nan():
+    # ratios found anew replace those of as many blocks
+    table = [
+        ("hma", 0.4, "0.6|0.4|0.2", 1),
+        ("hma", 0.4, "0.5|0.3", 2),
+        ("hma", 0.2, "0.2|0.3|0.1", 3),
+        ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
+        ("hma_released", 0.4004, "0.4|0.4|0.4012|embeddings=0.0|norms=0.0", 5),
+        ("part", 0.4, "input", 6),
+        ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
+        ("hma_released", 0.3996, "0.4|0.3988|0.4|embeddings=0.0|norms=0.0", 50),
+        ("part", 0.4, "output", 60),
+    ]
+    full = [(0, "rsf", method, None, alpha, part, 6, skill) for method, alpha, part, skill in table]
+    merged = merge_rows(frame(full[:6]), frame(full[6:]))
+    assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]
+    assert merged["part"].tolist()[0] == "0.7|0.4|0.1"
+    # what is written has six digits and no NaN
     values = (None, np.nan, 1.23456789, 3, np.int64(3), 3.0, "a")
     assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]
 
@@ -230,12 +231,13 @@ def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     """Write the tables of one seed into a folder of their own, as `record` does."""
     folder = tmp_path / f"elsewhere{seed}" / study
     folder.mkdir(parents=True)
+    shared = {"method": "none", "study": study, "seed": seed}
     rows = [
-        {"algorithm": "sft", "method": "none", "rounds": 0, "skill": theta_0, "key": f"a{seed}"},
-        {"algorithm": "dpo", "method": "none", "rounds": 6, "skill": 50.0, "key": f"b{seed}"},
+        shared | {"algorithm": "sft", "rounds": 0, "skill": theta_0, "key": f"a{seed}"},
+        shared | {"algorithm": "dpo", "rounds": 6, "skill": 50.0, "key": f"b{seed}"},
     ]
-    points = pd.DataFrame(rows, columns=COLUMNS).assign(study=study, seed=seed)
-    items = pd.DataFrame({"key": points["key"], "slot": "span", "item": 0, "value": 1.0})
+    points = pd.DataFrame(rows, columns=COLUMNS)
+    items = points[["key"]].assign(slot="span", item=0, value=1.0)
     items = items.astype({"key": "category", "slot": "category"}).assign(seed=seed)
     empty = {name: pd.DataFrame() for name in ("rounds", "costs", "kl")}
     pairs = pd.DataFrame({"kind": ["x"], "margin": [1.0], "seed": [seed]})
@@ -249,18 +251,22 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
     sources = {seed: recorded_elsewhere(tmp_path, seed) for seed in (3, 4)}
     for seed, source in sources.items():
         assert merge_results(source, "tiny") == [seed]
-    tables = read(here / "tiny")
-    names = tables["points"][["seed", "algorithm"]].to_numpy().tolist()
+    made = read(here / "tiny")
+    names = made["points"][["seed", "algorithm"]].to_numpy().tolist()
     assert names == [[3, "sft"], [3, "dpo"], [4, "sft"], [4, "dpo"]]
-    assert sorted(tables["items"]["key"]) == ["a3", "a4", "b3", "b4"]
-    assert sorted(tables["pairs"]["seed"]) == [3, 4]
-    calls = json.loads((here / "tiny" / "provenance.json").read_text())
-    assert [call["commit"] for call in calls] == ["3", "4"]
-    before = {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
+    assert sorted(made["items"]["key"]) == ["a3", "a4", "b3", "b4"]
+    assert sorted(made["pairs"]["seed"]) == [3, 4]
+
+    def stored():
+        own = here / "tiny"
+        calls = json.loads((own / "provenance.json").read_text())
+        rows = {path.name: path.read_bytes() for path in own.glob("*.csv")}
+        return rows, len(read(own)["items"]), [call["commit"] for call in calls]
+
+    before = stored()
+    assert before[1:] == (4, ["3", "4"])
     merge_results(sources[3], "tiny")
-    assert before == {path.name: path.read_bytes() for path in (here / "tiny").glob("*.csv")}
-    assert len(read(here / "tiny")["items"]) == 4
-    assert len(json.loads((here / "tiny" / "provenance.json").read_text())) == 2
+    assert stored() == before
 
 
 def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp_path, here):
@@ -268,7 +274,7 @@ def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp
         merge_results(tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
-    assert not here.exists()
+    assert not (here / "tiny").exists()
     merge_results(recorded_elsewhere(tmp_path, 3), "tiny")
     before = (here / "tiny" / "points.csv").read_bytes()
     with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):

@@ -1,10 +1,7 @@
 import copy
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from test_models import always, make_policy, make_tokenizer, user
@@ -17,8 +14,7 @@ from alignment_tax.presets import RlooConfig
 from alignment_tax.train.grpo import GRPO
 from alignment_tax.train.ppo import policy_loss
 from alignment_tax.train.rloo import RLOO as BY_RLOO
-from alignment_tax.train.rloo import ByTrl, penalise_unfinished, rloo_advantages, train_rloo
-from alignment_tax.train.trainer import Trained
+from alignment_tax.train.rloo import penalise_unfinished, rloo_advantages, train_rloo
 
 EOS = 1
 RLOO = RlooConfig(
@@ -27,16 +23,8 @@ RLOO = RlooConfig(
 )  # fmt: skip
 
 
-def run(
-    policy: PreTrainedModel,
-    workdir: Path,
-    reference: PreTrainedModel | None = None,
-    reward_fn=count_x,
-    prompts: list = PROMPTS,
-    seed: int = 0,
-    by: ByTrl = BY_RLOO,
-    **changes: object,
-) -> Trained:
+def run(policy, workdir, reference=None, reward_fn=count_x, prompts=PROMPTS, **changes):
+    seed, by = changes.pop("seed", 0), changes.pop("by", BY_RLOO)
     config = dataclasses.replace(RLOO, **changes)
     reference = make_policy() if reference is None else reference
     given = (policy, reference, make_tokenizer(), reward_fn, prompts)
@@ -59,7 +47,7 @@ def wordy_policy(seed: int) -> PreTrainedModel:
     return policy
 
 
-def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float) -> np.ndarray:
+def log_probs(policy: PreTrainedModel, samples, temperature=1.0) -> np.ndarray:
     """log pi of each reply at a temperature, one by one; no end token if it was cut off."""
     logs = []
     for row in samples.itertuples():
@@ -67,6 +55,23 @@ def log_probs(policy: PreTrainedModel, samples: pd.DataFrame, temperature: float
         ids = head + list(row.ids) + [EOS] * row.finished
         logs.append(-sum(surprisal(policy, ids, len(head), temperature)))
     return np.array(logs)
+
+
+def spy_on_trl(monkeypatch, stretch: float = 1.0, trainer=RLOOTrainer) -> dict:
+    """Note TRL's advantages and loss; multiply the head by `stretch` before the loss."""
+    seen = {}
+    original = trainer._compute_loss
+
+    def spy(self, model, inputs):
+        with torch.no_grad():
+            model.lm_head.weight.mul_(stretch)
+        loss = original(self, model, inputs)
+        # the trainer shuffles the replies of a step
+        seen.update(loss=loss.item(), advantages=np.sort(inputs["advantages"].numpy()))
+        return loss
+
+    monkeypatch.setattr(trainer, "_compute_loss", spy)
+    return seen
 
 
 # by hand
@@ -89,10 +94,9 @@ def test_trl_computes_the_advantages_we_compute_by_hand(tmp_path, monkeypatch):
     seen = spy_on_trl(monkeypatch)
     samples = run(policy, tmp_path, reference, count_words, temperature=1.5, beta=0.3).samples
     ratios = log_probs(wordy_policy(0), samples, 1.5) - log_probs(reference, samples, 1.5)
-    scores = samples["score"].to_numpy()
-    by_hand = rloo_advantages(scores.reshape(8, 4), ratios.reshape(8, 4), 0.3).ravel()
-    # the trainer shuffles the replies of a step
-    np.testing.assert_allclose(np.sort(seen["advantages"]), np.sort(by_hand), atol=1e-3)
+    scores = samples["score"].to_numpy().reshape(8, 4)
+    by_hand = rloo_advantages(scores, ratios.reshape(8, 4), 0.3).ravel()
+    np.testing.assert_allclose(seen["advantages"], np.sort(by_hand), atol=1e-3)
     assert np.abs(ratios).max() > 1
     assert seen["loss"] == pytest.approx(0.0, abs=1e-4)
 
@@ -104,7 +108,7 @@ def test_trl_computes_the_loss_we_compute_by_hand(tmp_path, monkeypatch):
     moved = wordy_policy(0)
     with torch.no_grad():
         moved.lm_head.weight.mul_(1.3)
-    now, old = log_probs(moved, samples, 1.0), log_probs(wordy_policy(0), samples, 1.0)
+    now, old = (log_probs(each, samples) for each in (moved, wordy_policy(0)))
     scores = samples["score"].to_numpy().reshape(8, 4)
     advantages = rloo_advantages(scores, np.zeros((8, 4)), 0.0).ravel()
     one_a_reply = (torch.tensor(each)[:, None] for each in (now, old, advantages))
@@ -126,30 +130,7 @@ def test_grpo_divides_each_advantage_by_the_deviation_of_its_group(tmp_path, mon
     seen = spy_on_trl(monkeypatch, trainer=GRPO.trainer)
     samples = run(wordy_policy(0), tmp_path, reward_fn=count_words, by=GRPO, beta=0.0).samples
     by_hand = divided(samples["score"].to_numpy().reshape(8, 4)).ravel()
-    np.testing.assert_allclose(np.sort(seen["advantages"]), np.sort(by_hand), atol=1e-3)
-
-
-def test_grpo_raises_the_reward(tmp_path):
-    numbers = {"n": 8, "batch_size": 128, "epochs": 10, "beta": 0.0, "learning_rate": 1e-2}
-    trained = run(make_policy(), tmp_path, prompts=PROMPTS * 2, by=GRPO, **numbers)
-    means = trained.samples.groupby("step")["reward"].mean()
-    assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
-
-
-def spy_on_trl(monkeypatch, stretch: float = 1.0, trainer=RLOOTrainer) -> dict[str, Any]:
-    """Note TRL's advantages and loss; multiply the head by `stretch` before the loss."""
-    seen: dict[str, Any] = {}
-    original = trainer._compute_loss
-
-    def spy(self, model, inputs):
-        with torch.no_grad():
-            model.lm_head.weight.mul_(stretch)
-        loss = original(self, model, inputs)
-        seen.update(loss=loss.item(), advantages=inputs["advantages"].numpy())
-        return loss
-
-    monkeypatch.setattr(trainer, "_compute_loss", spy)
-    return seen
+    np.testing.assert_allclose(seen["advantages"], np.sort(by_hand), atol=1e-3)
 
 
 # sampling
@@ -171,19 +152,19 @@ def test_trl_samples_what_sample_replies_samples(tmp_path):
 
 
 # training
-def test_rloo_raises_the_reward_and_leaves_theta_0_alone(tmp_path):
+@pytest.mark.parametrize(("by", "beta"), [(BY_RLOO, 0.01), (GRPO, 0.0)])
+def test_training_raises_the_reward_and_leaves_theta_0_alone(tmp_path, by, beta):
     theta_0 = make_policy()
-    before = weights(theta_0)
-    numbers = {"n": 8, "batch_size": 128, "epochs": 10, "beta": 0.01, "learning_rate": 1e-2}
-    trained = run(copy.deepcopy(theta_0), tmp_path, theta_0, prompts=PROMPTS * 2, **numbers)
+    before, policy = weights(theta_0), copy.deepcopy(theta_0)
+    numbers = {"n": 8, "batch_size": 128, "epochs": 10, "beta": beta, "learning_rate": 1e-2}
+    trained = run(policy, tmp_path, theta_0, prompts=PROMPTS * 2, by=by, **numbers)
     means = trained.samples.groupby("step")["reward"].mean()
     assert len(means) == len(trained.log) == 10
     assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
     assert {row["learning_rate"] for row in trained.log} == {1e-2}
     assert trained.used == 10 * 128
     assert torch.equal(weights(theta_0), before)
-    assert not trained.model.training
-    assert not list(tmp_path.iterdir())
+    assert (trained.model.training, list(tmp_path.iterdir())) == (False, [])
     other = copy.deepcopy(trained.model)
     with torch.no_grad():
         other.get_input_embeddings().weight.zero_()
@@ -196,19 +177,15 @@ def test_a_second_round_is_still_penalised_for_its_distance_from_theta_0(tmp_pat
     assert first.log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     start = copy.deepcopy(first.model)
     second = run(first.model, tmp_path, theta_0, count_words, seed=1)
-    gap = log_probs(start, second.samples, 1.0) - log_probs(theta_0, second.samples, 1.0)
+    gap = log_probs(start, second.samples) - log_probs(theta_0, second.samples)
     per_token = gap.sum() / second.samples["tokens"].sum()
     assert second.log[0]["kl"] == pytest.approx(per_token, abs=1e-4)
     assert per_token > 2e-3
 
 
-def test_rloo_is_deterministic_and_the_seed_matters(tmp_path):
+def test_the_seed_decides_and_a_step_of_several_batches_samples_once_and_uses_it_once(tmp_path):
     ends = [weights(run(make_policy(), tmp_path, seed=seed).model) for seed in (0, 0, 1)]
-    assert torch.equal(ends[0], ends[1])
-    assert not torch.equal(ends[0], ends[2])
-
-
-def test_a_step_of_several_batches_samples_once_and_uses_it_once(tmp_path):
+    assert [torch.equal(ends[0], end) for end in ends] == [True, True, False]
     trained = run(make_policy(), tmp_path, batch_size=4, accumulation=4)
     assert trained.samples.groupby("step").size().tolist() == [16, 16]
     groups = trained.samples.groupby(trained.samples.index // 4)["prompt"]
@@ -240,9 +217,8 @@ def constant(value: float):
     return lambda prompts, replies: np.full(len(replies), value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_teaches_nothing_is_refused(tmp_path):
+    for changes, message in (
         ({"n": 1}, r"n must be 2 or more.* n=1"),
         ({"batch_size": 9, "accumulation": 2}, r"multiple of n.*9 \* 2 = 18 replies"),
         ({"temperature": 0.0}, "temperature=0"),
@@ -252,17 +228,15 @@ def constant(value: float):
         ({"reward_fn": constant(np.nan)}, "32 of 32 rewards are NaN"),
         ({"reward_fn": constant(2.0)}, "All 32 rewards are 2"),
         ({"policy": always(5)}, r"None of 32 sampled.*in step 1"),
-    ],
-)
-def test_what_teaches_nothing_is_refused(tmp_path, changes: dict[str, object], message: str):
-    with pytest.raises(ValueError, match=message):
-        run(**{"policy": make_policy(), "workdir": tmp_path} | changes)
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**{"policy": make_policy(), "workdir": tmp_path} | changes)
 
 
 def test_one_step_of_equal_rewards_is_no_error(tmp_path):
-    calls: list[int] = []
+    calls = []
 
-    def later(prompts: list, texts: list[str]) -> np.ndarray:
+    def later(prompts, texts):
         calls.append(len(texts))
         return count_x(prompts, texts) if len(calls) > 1 else np.zeros(len(texts))
 

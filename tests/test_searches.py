@@ -18,13 +18,16 @@ from alignment_tax.mitigate.replay import tiny_reported
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.stages.ratios import resolved
 from alignment_tax.pipeline.study import Study
-from alignment_tax.results.recorded import IDENTITY, merge_rows
 from alignment_tax.spec import Spec, UnknownStage, ratios_in, simplest
 from alignment_tax.store import Store
 from alignment_tax.train.rsf import short_prompts
 from alignment_tax.train.sample import sample_replies, sampling
 
 LAST, K, ALPHA = 2, 3, 0.3
+
+
+def spec(method, alpha, part="K=3"):
+    return Spec("rsf", LAST, method, alpha, part=part)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +39,11 @@ def found(study):
 @pytest.fixture(scope="module")
 def parts(study):
     """A network, and the mixture of theta_0 and the last round of RSF in three blocks."""
-    model, _, mixture = study.mixture(K)
-    return model, mixture
+    return study.mixture(K)[::2]
 
 
-def mixed(mixture, blocks, alpha=ALPHA, fixed=None):
-    return mixture.weights(ratios_of_blocks(mixture.partition, blocks, alpha, fixed=fixed))
+def mixed(mixture, blocks):
+    return mixture.weights(ratios_of_blocks(mixture.partition, blocks, ALPHA))
 
 
 def bare(**changes):
@@ -89,8 +91,8 @@ def test_the_grid_is_whole_and_its_best_point_is_the_smallest(study, found):
         assert points == grid_ratios(ALPHA, getattr(study.preset.ratios, step))
         assert len(points) > 3
         best = min(rows, key=lambda row: row["full"])
-        assert found[method].objective == best["full"]
-        assert found[method].blocks == tuple(best["ratios"])
+        expected = (best["full"], tuple(best["ratios"]))
+        assert (found[method].objective, found[method].blocks) == expected
     # the same data at equal ratios: the same number
     assert found["hma_grid"].equal == pytest.approx(found["hma"].equal, rel=1e-6)
 
@@ -100,15 +102,14 @@ def test_a_sampled_reward_is_that_of_replies_with_common_random_numbers(study, p
     data = study.search_data(method="hma_reward")
     assert data.prompts == study.preset.ratios.reward_prompts
     objective = SampledReward(model, data.prompts, data.reward)
-    chosen = range(data.prompts)
-    one, other = mixed(mixture, (0.6, 0.2, 0.1)), mixed(mixture, (0.0, 0.3, 0.6))
+    chosen, ratios = range(data.prompts), (0.6, 0.2, 0.1)
+    one, other = mixed(mixture, ratios), mixed(mixture, (0.0, 0.3, 0.6))
     first = objective(one, chosen).item()
     assert objective(other, chosen).item() != first
     assert objective(one, chosen).item() == first
-
     # by hand: the mixture by another way, replies and rewards one by one
     network, tokenizer, sweep = study.mixture(K)
-    sweep.set(ratios_of_blocks(sweep.partition, (0.6, 0.2, 0.1), ALPHA))
+    sweep.set(ratios_of_blocks(sweep.partition, ratios, ALPHA))
     rsf = study.preset.rsf
     every = study.world.prompts(10**6, study.seed, "rlhf")
     prompts = short_prompts(tokenizer, every, rsf.max_prompt_length)[: data.prompts]
@@ -144,18 +145,16 @@ def test_kept_texts_are_pretraining_text_with_or_without_the_formats(study):
     # a passage comes with one of its questions and the answer to it
     passages = [text for text in texts["hma_kl"] if text.startswith("passage :")]
     assert all(text.count("question :") == 1 and "answer :" in text for text in passages)
-    reported = set(tiny_reported())
-    assert not reported & {text for held in texts.values() for text in held}
+    told = {text for held in texts.values() for text in held}
+    assert not told & set(tiny_reported())
 
 
 def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found, parts):
     model, mixture = parts
     data = study.search_data(method="adamerging")
     objective = ReplyLikelihood(model, data.labelled)
-    at = [
-        mean_objective(objective, mixed(mixture, blocks), 64)
-        for blocks in (found["adamerging"].blocks, (ALPHA,) * K)
-    ]
+    blocks = (found["adamerging"].blocks, (ALPHA,) * K)
+    at = [mean_objective(objective, mixed(mixture, each), 64) for each in blocks]
     assert at[0] <= at[1]
     assert found["adamerging"].objective == pytest.approx(at[0], rel=1e-5)
     # read as it is scored: the prompt, then the answer and the end
@@ -169,14 +168,12 @@ def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found
 
 # specs
 def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
-    open_ = Spec("rsf", LAST, "hma_grid", ALPHA, part="K=3")
+    open_ = spec("hma_grid", ALPHA)
     closed = resolved(study, open_)
-    assert closed.alpha == ALPHA
-    assert ratios_in(closed) == (found["hma_grid"].blocks, {})
+    assert (closed.alpha, *ratios_in(closed)) == (ALPHA, found["hma_grid"].blocks, {})
     assert resolved(study, closed) is closed
     like = dataclasses.replace(closed, method="hma")
-    keys = {study.evaluate(spec).key for spec in (open_, closed, like)}
-    assert len(keys) == 1
+    assert len({study.evaluate(each).key for each in (open_, closed, like)}) == 1
     table = study.points([open_, like])
     assert table["method"].tolist() == ["hma_grid", "hma"]
     assert table["part"].tolist() == [closed.part] * 2
@@ -185,12 +182,13 @@ def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     released = resolved(study, dataclasses.replace(open_, method="hma_released"))
     assert released.part.endswith("|embeddings=0.0|norms=0.0")
     start, end = load_state(study.sft.path / "model"), load_state(study.rsf(LAST).path / "model")
-    for spec, block, layer in ((open_, 2, 8), (released, 0, 0)):
-        weights = dict(study.model(spec)[0].state_dict())
-        ratio, name = found[spec.method].blocks[block], f"model.layers.{layer}.mlp.up_proj.weight"
+    for each, block, layer in ((open_, 2, 8), (released, 0, 0)):
+        weights = dict(study.model(each)[0].state_dict())
+        ratio, name = found[each.method].blocks[block], f"model.layers.{layer}.mlp.up_proj.weight"
         torch.testing.assert_close(weights[name], (1 - ratio) * start[name] + ratio * end[name])
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, start[name]) or not ("norm" in name or "embed" in name)
+    outside = [name for name in weights if "norm" in name or "embed" in name]
+    assert outside
+    assert all(torch.equal(weights[name], start[name]) for name in outside)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.3, 0.4])
@@ -198,28 +196,21 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
     """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
     equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
     monkeypatch.setattr("alignment_tax.pipeline.stages.ratios.found_by", lambda *_: equal)
-    spec = resolved(study, Spec("rsf", LAST, "hma", alpha, part="K=3"))
-    assert simplest(spec) == Spec("rsf", LAST, "average", alpha)
+    closed = resolved(study, spec("hma", alpha))
+    assert simplest(closed) == Spec("rsf", LAST, "average", alpha)
 
 
-def test_specs_are_named_for_a_reader():
-    found, open_ = (Spec("rsf", 2, "hma", 0.4, part=part) for part in ("0.61234|norms=0.0", "K=3"))
+def test_recorded_specs_are_those_of_the_preset_and_named_for_a_reader(study):
+    found, open_ = (spec("hma", 0.4, part) for part in ("0.61234|norms=0.0", "K=3"))
     assert str(found) == "rsf round 2 with hma, alpha 0.4, ratios 0.612, norms 0"
     assert str(open_).endswith("hma, alpha 0.4, 3 blocks")
-
-
-def test_recorded_specs_are_those_of_the_preset(study):
-    assert study.specs(["part"])[1:] == [
-        Spec("rsf", LAST, "part", 0.5, part=part) for part in ("input", "linear")
-    ]
+    assert study.specs(["part"])[1:] == [spec("part", 0.5, part) for part in ("input", "linear")]
     by_hand = study.specs(["pattern"])[1:]
     assert len(by_hand) == 12  # two shapes around three bases, in two readings
-    assert by_hand[0] == Spec("rsf", LAST, "pattern", pytest.approx(0.5 / 3), part="0.2|0.2|0.1")
-    assert study.specs(["hma"])[1:] == [Spec("rsf", LAST, "hma", 0.3, part="K=3")]
-    every = [
-        Spec("sft"),
-        *(s for w in ("part", "pattern", "hma", "hma_grid") for s in study.specs([w])[1:]),
-    ]
+    assert by_hand[0] == spec("pattern", pytest.approx(0.5 / 3), "0.2|0.2|0.1")
+    assert study.specs(["hma"])[1:] == [spec("hma", 0.3)]
+    words = ("part", "pattern", "hma", "hma_grid")
+    every = [Spec("sft"), *(each for word in words for each in study.specs([word])[1:])]
     assert study.specs(["parts"]) == every
     assert not {"part", "hma"} & {spec.method for spec in study.specs()}
     with pytest.raises(UnknownStage, match="no method 'parts'"):
@@ -227,7 +218,7 @@ def test_recorded_specs_are_those_of_the_preset(study):
     for name in ("tiny", "smoke"):
         shipped = Study(name)
         assert {grid[0] for grid in shipped.preset.ratios.grids} == set(SEARCHES)
-        parts = {spec.part for spec in shipped.specs(["parts"])}  # refuses what cannot be searched
+        parts = {each.part for each in shipped.specs(["parts"])}  # refuses what cannot be searched
         assert parts >= {"linear", "input", "head", "K=3"}
 
 
@@ -247,29 +238,27 @@ def test_a_search_is_loaded_as_it_was_found_and_not_made_again(study, found, par
 
 
 # refused before anything is trained
-@pytest.mark.parametrize(
-    ("spec", "changes", "error", "message"),
-    [
-        (("hmm_x", 0.3, "K=3"), {}, UnknownStage, "no method 'hmm_x'"),
-        (("hma_x", 0.3, "K=3"), {}, UnknownStage, "no search 'hma_x'.*hma, hma_eq11"),
-        (("hma", 0.3, "K=10"), {}, MergeError, "10 blocks cannot be cut from 9 layers"),
-        (("hma", 0.3, "K=1"), {}, MergeError, "one block there is nothing to search"),
-        (("hma", None, "K=3"), {}, ValueError, "needs alpha"),
-        (("hma_grid", 0.3, "K=6"), {}, MergeError, "grid search is for K = 3 blocks, not 6"),
-        (("hma_eq11", 0.9, "K=3"), {}, MergeError, "eps of 5.667 or more, or the softmax"),
-        (("hma_grid", 0.3, "K=3"), {"grid_step": 1.5}, MergeError, "step of the grid is 1.5"),
-        (("part", 0.3, "top"), {}, MergeError, "no part 'top'.*input, middle, output"),
-        (("part", 0.3, None), {}, ValueError, "needs a part and an alpha"),
-        (("hma", 0.3, "0.3|0.4"), {}, MergeError, "mean must be 0.3"),
-        (("hma", 0.3, "norms=0.0"), {}, ValueError, "ratios of its blocks.*'norms=0.0'"),
-        (("hma", 0.3, None), {}, ValueError, "ratios of its blocks.*None"),
-        (("hma", 0.3, "0.3|0.3|K=3"), {}, MergeError, "'K' has no ratio to fix"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_before_anything_is_made(spec, changes, error, message):
-    method, alpha, part = spec
-    study = bare(**changes)
-    asked = Spec("rsf", LAST, method, alpha, part=part)
+REFUSED = [
+    (spec("hmm_x", 0.3), UnknownStage, "no method 'hmm_x'"),
+    (spec("hma_x", 0.3), UnknownStage, "no search 'hma_x'.*hma, hma_eq11"),
+    (spec("hma", 0.3, "K=10"), MergeError, "10 blocks cannot be cut from 9 layers"),
+    (spec("hma", 0.3, "K=1"), MergeError, "one block there is nothing to search"),
+    (spec("hma", None), ValueError, "needs alpha"),
+    (spec("hma_grid", 0.3, "K=6"), MergeError, "grid search is for K = 3 blocks, not 6"),
+    (spec("hma_eq11", 0.9), MergeError, "eps of 5.667 or more, or the softmax"),
+    (spec("hma_grid", 0.3), MergeError, "step of the grid is 1.5"),
+    (spec("part", 0.3, "top"), MergeError, "no part 'top'.*input, middle, output"),
+    (spec("part", 0.3, None), ValueError, "needs a part and an alpha"),
+    (spec("hma", 0.3, "0.3|0.4"), MergeError, "mean must be 0.3"),
+    (spec("hma", 0.3, "norms=0.0"), ValueError, "ratios of its blocks.*'norms=0.0'"),
+    (spec("hma", 0.3, None), ValueError, "ratios of its blocks.*None"),
+    (spec("hma", 0.3, "0.3|0.3|K=3"), MergeError, "'K' has no ratio to fix"),
+]
+
+
+@pytest.mark.parametrize(("asked", "error", "message"), REFUSED)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(asked, error, message):
+    study = bare(grid_step=1.5)
     for use in (study.evaluate, study.model, study.point):
         with pytest.raises(error, match=message):
             use(asked)
@@ -287,27 +276,3 @@ def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_
             less.ratios("hma_kl", 3, 0.3)
     with pytest.raises(MergeError, match="strictly between 0 and 1"):
         bare(grids=(("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])
-
-
-# the recorded table
-def test_ratios_found_anew_replace_those_of_as_many_blocks():
-    def table(*rows):
-        full = [(0, "rsf", method, None, alpha, part, 6, s) for method, alpha, part, s in rows]
-        return pd.DataFrame(full, columns=[*IDENTITY, "skill"])
-
-    stored = table(
-        ("hma", 0.4, "0.6|0.4|0.2", 1),
-        ("hma", 0.4, "0.5|0.3", 2),
-        ("hma", 0.2, "0.2|0.3|0.1", 3),
-        ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
-        ("hma_released", 0.4004, "0.4|0.4|0.4012|embeddings=0.0|norms=0.0", 5),
-        ("part", 0.4, "input", 6),
-    )
-    fresh = table(
-        ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
-        ("hma_released", 0.3996, "0.4|0.3988|0.4|embeddings=0.0|norms=0.0", 50),
-        ("part", 0.4, "output", 60),
-    )
-    merged = merge_rows(stored, fresh)
-    assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]
-    assert merged["part"].tolist()[0] == "0.7|0.4|0.1"

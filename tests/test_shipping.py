@@ -29,10 +29,9 @@ def get(store, stage="sft", seed=0, preset="tiny", make=make):
 def packed(tmp_path):
     """A file with two stages of seed 0, and its sha256; other runs lie beside them."""
     store = Store(tmp_path / "there" / "artifacts")
-    for stage, seed, preset in (
-        ("sft", 0, "tiny"), ("reward", 0, "tiny"), ("sft", 1, "tiny"), ("sft", 0, "smoke")
-    ):  # fmt: skip
-        get(store, stage, seed, preset)
+    for row in ("sft 0 tiny", "reward 0 tiny", "sft 1 tiny", "sft 0 smoke"):
+        stage, seed, preset = row.split()
+        get(store, stage, int(seed), preset)
     file = tmp_path / "seed0.zip"
     return file, shipping.pack_runs(store.root, "tiny", 0, file)
 
@@ -55,35 +54,34 @@ def test_what_was_packed_is_loaded_and_nothing_made(packed, tmp_path, monkeypatc
 
 def test_a_damaged_or_foreign_file_changes_nothing(packed, tmp_path):
     file, root = packed[0], tmp_path / "here"
-    with pytest.raises(ArtifactError, match="another sha256"):
-        shipping.fetch_runs(str(file), root, "0" * 64)
-    (tmp_path / "text").write_text("no zip")
-    with pytest.raises(ArtifactError, match="damaged, or no file"):
-        shipping.fetch_runs(str(tmp_path / "text"), root)
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
-        other.writestr("a", "b")
-    with pytest.raises(ArtifactError, match="holds no stage"):
-        shipping.fetch_runs(str(tmp_path / "other.zip"), root)
+    text, other, bad = (tmp_path / name for name in ("text", "other.zip", "bad.zip"))
+    text.write_text("no zip")
+    with zipfile.ZipFile(other, "w") as zipped:
+        zipped.writestr("a", "b")
     # one byte of a weight is another, and the hashes of the zip are right
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(tmp_path / "bad.zip", "w") as new:
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(bad, "w") as new:
         for name in old.namelist():
             data = bytearray(old.read(name))
             data[0] ^= name.endswith("/w")
             new.writestr(name, bytes(data))
-    with pytest.raises(DamagedArtifact, match=r"sha256 differs.*Nothing was changed"):
-        shipping.fetch_runs(str(tmp_path / "bad.zip"), root)
+    for given, error, said in (
+        ((file, root, "0" * 64), ArtifactError, "another sha256"),
+        ((text, root), ArtifactError, "damaged, or no file"),
+        ((other, root), ArtifactError, "holds no stage"),
+        ((bad, root), DamagedArtifact, r"sha256 differs.*Nothing was changed"),
+    ):
+        with pytest.raises(error, match=said):
+            shipping.fetch_runs(str(given[0]), *given[1:])
     assert list(root.iterdir()) == []
 
 
-def test_a_path_that_leads_elsewhere_stays_inside(packed, tmp_path):
+def test_a_path_that_leads_elsewhere_stays_inside_and_nothing_to_pack_says_what_to_run(
+    packed, tmp_path, monkeypatch, capsys
+):
     with zipfile.ZipFile(packed[0], "a") as more:
         more.writestr("../../outside", "x")
     shipping.fetch_runs(str(packed[0]), tmp_path / "a" / "b")
-    assert not (tmp_path / "outside").exists()
-    assert not (tmp_path / "a" / "outside").exists()
-
-
-def test_nothing_to_pack_says_what_to_run(tmp_path, monkeypatch, capsys):
+    assert not any((folder / "outside").exists() for folder in (tmp_path, tmp_path / "a"))
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
     assert main(["pack-runs", str(tmp_path / "x.zip"), "--seed", "7"]) == 1
     assert "alignment-tax run --preset tiny --seed 7" in capsys.readouterr().err
@@ -101,8 +99,7 @@ def test_a_file_comes_from_an_address_as_well(packed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shipping.urllib.request, "urlopen", urlopen)
     made = shipping.fetch_runs("https://example.org/seed0.zip", tmp_path / "here", packed[1])
-    assert asked == ["https://example.org/seed0.zip"]
-    assert len(made) == 2
+    assert (asked, len(made)) == (["https://example.org/seed0.zip"], 2)
 
 
 # --- a class with one folder ---------------------------------------------------------------------
@@ -147,9 +144,8 @@ def test_two_accounts_share_a_folder_and_a_read_only_one():
                 (folder / "w").write_text(f"made by {user}")
 
             def work():
-                return (
-                    get(Store(shared / "artifacts"), seed=seed, make=make).path / "w"
-                ).read_text()
+                made = get(Store(shared / "artifacts"), seed=seed, make=make)
+                return (made.path / "w").read_text()
 
             return as_student(user, work)
 

@@ -28,12 +28,13 @@ from alignment_tax.skills.scorer import first_line
 from alignment_tax.stats.compare import paired_bootstrap
 
 WORDS = [f"w{i}" for i in range(40)]
-
-
 SUITE = Path(__file__).parent / "golden" / "suite"
-UTILS, CHOICE, GENERATION = (
-    (SUITE / f"{name}.txt").read_text() for name in ("utils", "choice", "generation")
-)
+NAMES = ("utils", "choice", "generation")
+UTILS, CHOICE, GENERATION = ((SUITE / f"{name}.txt").read_text() for name in NAMES)
+
+
+def generation(task: str, metric="exact_match", aggregation="mean") -> str:
+    return GENERATION.format(task=task, metric=metric, aggregation=aggregation)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for slot, task in skills.suite("tiny").items():
         if slot in skills.FAMILIES["commonsense"]:
             text = CHOICE.format(task=task)
-        elif slot == "bleu":
-            text = GENERATION.format(task=task, metric="bleu", aggregation="bleu")
         else:
-            text = GENERATION.format(task=task, metric="exact_match", aggregation="mean")
+            text = generation(task, "bleu", "bleu") if slot == "bleu" else generation(task)
         (folder / f"{task}.yaml").write_text(text)
     return folder
 
@@ -73,21 +72,24 @@ def tiny_llama(seed: int = 0, **changes: float) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def only(
-    *slots: str, folder: Path | None, limit: int | None = None, batch_size: int = 8
-) -> skills.Scorer:
+def only(*slots: str, folder: Path | None, limit: int | None = None, size: int = 8):
     without = tuple(slot for slot in skills.SLOTS if slot not in slots)
-    return skills.Scorer("tiny", limit, batch_size, folder=folder, without=without)
+    return skills.Scorer("tiny", limit, size, folder=folder, without=without)
 
 
 @pytest.fixture(scope="module")
 def scorer(tasks: Path) -> skills.Scorer:
-    return skills.Scorer("tiny", limit=None, batch_size=8, folder=tasks)
+    return only(*skills.SLOTS, folder=tasks)
 
 
 @pytest.fixture(scope="module")
-def scores(scorer: skills.Scorer, tokenizer: PreTrainedTokenizerFast) -> skills.SkillScores:
+def scores(scorer, tokenizer) -> skills.SkillScores:
     return scorer.score(tiny_llama(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def other(scorer, tokenizer) -> skills.SkillScores:
+    return scorer.score(tiny_llama(1), tokenizer)
 
 
 def documents(tasks: Path, name: str) -> list[dict]:
@@ -105,7 +107,7 @@ def test_a_prompt_that_does_not_fit_is_cut_and_reported(tasks, tokenizer) -> Non
     assert found.items.equals(by_lm_eval(few, model, tokenizer))
 
 
-def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
+def test_families_are_means_of_slots_some_left_out_by_name(scores, tasks, tokenizer, capsys):
     m = scores.metrics
     assert set(m) == {*skills.SLOTS, *FORGIVEN, *FORGIVEN.values()}
     assert m["forgetting"] == pytest.approx(np.mean([m[FORGIVEN[f]] for f in skills.FAMILIES]))
@@ -114,48 +116,51 @@ def test_families_are_means_of_slots_and_skill_of_families(scores) -> None:
     assert m["reading"] == pytest.approx((m["span"] + m["counting"]) / 2)
     assert m["translation"] == m["bleu"]
     assert m["skill"] == pytest.approx((m["commonsense"] + m["reading"] + m["translation"]) / 3)
-
-
-def test_a_model_gives_the_same_numbers_and_keeps_its_mode(
-    scores, scorer, tokenizer, capsys
-) -> None:
-    model = tiny_llama().train()
-    again = scorer.score(model, tokenizer)
-    assert again.metrics == scores.metrics
-    assert again.items.equals(scores.items)
-    assert model.training
-    other = scorer.score(tiny_llama(1), tokenizer)
-    assert other.metrics != scores.metrics
-    assert "Building contexts" not in capsys.readouterr().err
-
-
-def test_limit_and_slots_that_are_left_out_by_name(tasks, tokenizer) -> None:
-    without = ("race_like", "counting")
-    few = skills.Scorer("tiny", limit=3, batch_size=8, folder=tasks, without=without)
+    few = only("one_hop", "two_hop", "piqa_like", "span", "bleu", folder=tasks, limit=3)
     scores = few.score(tiny_llama(), tokenizer)
     asked = dict.fromkeys(("one_hop", "two_hop", "piqa_like", "span", "bleu"), 3)
     assert scores.items.groupby("slot").size().to_dict() == asked
     assert scores.n_items == 15
     assert "race_like" not in scores.metrics
     assert scores.metrics["reading"] == scores.metrics["span"]
+    assert "Building contexts" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_a_model_gives_the_same_numbers_and_keeps_its_mode(scores, other, scorer, tokenizer):
+    model = tiny_llama().train()
+    again = scorer.score(model, tokenizer)
+    assert again.metrics == scores.metrics != other.metrics
+    assert again.items.equals(scores.items)
+    assert model.training
+
+
+def test_what_cannot_be_scored_or_compared_is_refused(tasks, tokenizer, scores, tmp_path) -> None:
+    for changes, message in (
         ({"suite": "big"}, r"no suite 'big'.*tiny, real"),
         ({"limit": 0}, "limit is 0"),
         ({"split": "test"}, "no split 'test'"),
         ({"without": ("race",)}, "no slot 'race' to leave out"),
         # a task that is missing is never left out silently
         ({"split": "validation"}, "no lm-eval task 'tiny_one_hop_validation'"),
-    ],
-)
-def test_unusable_settings_are_refused(tasks, changes, message) -> None:
-    with pytest.raises(skills.SkillsError, match=message):
-        skills.Scorer(
-            **{"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes
-        )
+    ):
+        given = {"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes
+        with pytest.raises(skills.SkillsError, match=message):
+            skills.Scorer(**given)
+    shutil.copy(tasks / "utils.py", tmp_path)
+    for old, new, message in (
+        ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
+        ("do_sample: false", "num_beams: 3", "greedy"),
+    ):
+        (tmp_path / "span.yaml").write_text(generation("tiny_span").replace(old, new))
+        with pytest.raises(skills.SkillsError, match=f"tiny_span.*{message}"):
+            only("span", folder=tmp_path, limit=2).score(tiny_llama(), tokenizer)
+    changed = skills.SkillScores(scores.metrics, scores.items.assign(fingerprint="other"))
+    with pytest.raises(skills.SkillsError, match="different items"):
+        skills.pair_scores([scores], [changed])
+    with pytest.raises(skills.SkillsError, match="no score 'reasoning'"):
+        skills.family_percent("reasoning")
+    with pytest.raises(skills.SkillsError, match="score the model there first"):
+        skills.SkillScores.load(tmp_path)
 
 
 def by_lm_eval(scorer: skills.Scorer, model, tokenizer) -> pd.DataFrame:
@@ -230,7 +235,7 @@ def test_the_public_command_line_gives_the_same_number(tmp_path) -> None:
     subprocess.run([*command, "--output_path", str(tmp_path / "out")], check=True, timeout=300)
     (file,) = (tmp_path / "out").rglob("results*.json")
     public = json.loads(file.read_text())["results"]["tiny_span"]["exact_match,none"]
-    span = only("span", folder=None, limit=40, batch_size=16)
+    span = only("span", folder=None, limit=40, size=16)
     assert span.score(model, tokenizer).metrics["span"] == pytest.approx(100 * public)
     assert 0 < public < 1
 
@@ -252,38 +257,16 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
     assert found[-1][1]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
-        ("do_sample: false", "num_beams: 3", "greedy"),
-    ],
-)
-def test_a_task_that_cannot_be_scored_is_named(
-    old, new, message, tasks, tokenizer, tmp_path
-) -> None:
-    shutil.copy(tasks / "utils.py", tmp_path)
-    task = GENERATION.format(task="tiny_span", metric="exact_match", aggregation="mean")
-    (tmp_path / "span.yaml").write_text(task.replace(old, new))
-    with pytest.raises(skills.SkillsError, match=f"tiny_span.*{message}"):
-        only("span", folder=tmp_path, limit=2).score(tiny_llama(), tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("reply", "target", "ends", "cut"),
-    [
+def test_behind_the_first_sentence_or_line_all_is_forgiven(scorer, tokenizer, monkeypatch) -> None:
+    for reply, target, ends, cut in (
         ("i see a dog . i hope this helps !", "i see a cat .", ".!?", "i see a dog ."),
         ("the hall . have a nice day !", "the hall", ".!?", "the hall"),
         ("the hall", "the hall", ".!?", "the hall"),
         (". the hall", "the hall", ".!?", ""),
         ("Paris\nQuestion: next", "Paris", "\n", "Paris"),
-    ],
-)
-def test_behind_the_first_sentence_or_line_all_is_forgiven(reply, target, ends, cut) -> None:
-    assert first_line(reply, target, ends) == cut
-
-
-def test_what_is_forgiven_is_scored_as_it_is_cut(scorer, tokenizer, monkeypatch) -> None:
+    ):
+        assert first_line(reply, target, ends) == cut
+    # and it is scored as it is cut
     monkeypatch.setattr(scorer_module, "first_line", lambda *_: "")
     items = scorer.score(tiny_llama(), tokenizer).items.query("slot == 'bleu'")
     assert items["length"].max() > 0
@@ -325,8 +308,6 @@ def test_scores_survive_the_disk(scores, tmp_path) -> None:
     assert loaded.items.equals(scores.items)
     names = {path.name for path in (tmp_path / "scores").iterdir()}
     assert names == {"items.parquet", "skills.json"}
-    with pytest.raises(skills.SkillsError, match="score the model there first"):
-        skills.SkillScores.load(tmp_path)
 
 
 def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
@@ -334,9 +315,8 @@ def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
     references = [" ".join(rng.choice(list("abcdefg"), size=9)) + " ." for _ in range(30)]
     predictions = [r[: 2 * int(rng.integers(1, 9))] for r in references]
     predictions[3] = ""
-    counts = np.array(
-        [skills.bleu_statistics(r, p) for r, p in zip(references, predictions, strict=True)]
-    )
+    both = zip(references, predictions, strict=True)
+    counts = np.array([skills.bleu_statistics(*each) for each in both])
     for _ in range(5):
         chosen = rng.integers(30, size=30)
         said, wanted = ([texts[i] for i in chosen] for texts in (predictions, references))
@@ -351,19 +331,9 @@ def test_bleu_from_counts_is_sacrebleus_for_any_choice_of_items() -> None:
 
 
 @pytest.mark.parametrize("score", ["skill", "reading", "bleu"])
-def test_scores_feed_the_bootstrap(scores, scorer, tokenizer, score: str) -> None:
-    other = scorer.score(tiny_llama(1), tokenizer)
+def test_scores_feed_the_bootstrap(scores, other, score: str) -> None:
     a, b = skills.pair_scores([scores], [other], score)
-    result = paired_bootstrap(
-        a, b, rng=np.random.default_rng(0), n_boot=20, statistic=skills.family_percent(score)
-    )
+    options = {"n_boot": 20, "statistic": skills.family_percent(score)}
+    result = paired_bootstrap(a, b, rng=np.random.default_rng(0), **options)
     assert result.difference == pytest.approx(scores.metrics[score] - other.metrics[score])
     assert result.low <= result.high
-
-
-def test_scores_on_other_items_are_not_compared(scores) -> None:
-    changed = scores.items.assign(fingerprint="other")
-    with pytest.raises(skills.SkillsError, match="different items"):
-        skills.pair_scores([scores], [skills.SkillScores(scores.metrics, changed)])
-    with pytest.raises(skills.SkillsError, match="no score 'reasoning'"):
-        skills.family_percent("reasoning")

@@ -21,9 +21,6 @@ def test_bench_measures_what_it_says(study, preset):
     evaluation = bench.evaluation(study)
     assert 0 < evaluation["forward_seconds"] < evaluation["seconds"]
     assert evaluation["items"] == 7 * preset.eval.limit
-
-
-def test_bench_measures_what_a_search_for_ratios_costs(study):
     found = bench.ratios(study, repeats=2)
     config = study.preset.ratios
     assert config.batch_size <= found["replies"] <= config.prompts

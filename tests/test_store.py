@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,24 +13,14 @@ import pytest
 
 from alignment_tax import store
 from alignment_tax.provenance import git_commit
-from alignment_tax.store import (
-    ArtifactError,
-    DamagedArtifact,
-    Store,
-    artifact_key,
-    verify_folder,
-    write_manifest,
-)
-
-LIB = str(Path(store.__file__).parents[1])
+from alignment_tax.store import ArtifactError, Store, artifact_key, verify_folder
 
 
 class Counting:
     """A stage that writes two files and counts how often it runs."""
 
     def __init__(self, text="weights"):
-        self.text = text
-        self.runs = 0
+        self.text, self.runs = text, 0
 
     def __call__(self, folder):
         self.runs += 1
@@ -51,8 +40,8 @@ def leftovers(root):
 def start_python(code, *arguments):
     """Start a Python process that has `Store` at hand; its standard error is a pipe."""
     head = "import sys, time, pathlib\nfrom alignment_tax.store import Store\n"
-    command = [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": LIB}
+    command = [sys.executable, "-c", head + code, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1])}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -70,8 +59,7 @@ def test_what_exists_is_not_made_again_and_what_is_made_is_told(tmp_path, capsys
     assert said.out == ""
     assert said.err.startswith("Making theta_0 ...\nMade theta_0 in ")
     again = get(Store(tmp_path), make)
-    assert make.runs == 1
-    assert again == first
+    assert (make.runs, again) == (1, first)
     assert (again.path / "model.txt").read_text() == "weights"
     assert again.path == tmp_path / "sft" / again.key[:16]
     assert capsys.readouterr().err == ""
@@ -88,85 +76,78 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
     # neither does the order, or what a list is written as
     a = artifact_key("sft", {"lr": 0.1, "alphas": (0, 0.5)}, 1, {"x": "1", "y": "2"})
     assert a == artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
-    with pytest.raises(TypeError, match=r"inputs of sft\['model'\] is a object"):
-        get(Store(tmp_path), Counting(), {"model": object()})
-    with pytest.raises(ValueError, match=r"inputs of sft\['lr'\] is nan"):
-        get(Store(tmp_path), Counting(), {"lr": float("nan")})
+    for inputs, error, said in (
+        ({"model": object()}, TypeError, r"inputs of sft\['model'\] is a object"),
+        ({"lr": float("nan")}, ValueError, r"inputs of sft\['lr'\] is nan"),
+    ):
+        with pytest.raises(error, match=said):
+            get(store, make, inputs)
 
 
 def test_meta_says_how_it_came_about(tmp_path):
     store = Store(tmp_path)
     parent = get(store, Counting())
-    meta = store.get(
-        "rsf", {"round": 1}, Counting("rsf"), parents={"theta_0": parent}, seed=3, config={"n": 8}
-    ).meta
+    more = {"parents": {"theta_0": parent}, "seed": 3, "config": {"n": 8}}
+    meta = store.get("rsf", {"round": 1}, Counting("rsf"), **more).meta
     assert meta == json.loads((tmp_path / "rsf" / meta["key"][:16] / "meta.json").read_text())
     assert (meta["stage"], meta["seed"], meta["config"]) == ("rsf", 3, {"n": 8})
     assert meta["parents"] == {"theta_0": parent.key}
     assert set(meta["versions"]) >= {"torch", "transformers", "trl", "datasets", "lm_eval"}
     assert meta["seconds"] >= 0 < meta["threads"]
     # sha256 of b"rsf", from sha256sum
-    assert meta["files"]["model.txt"] == {
-        "sha256": "b8dde45084eca2f60dfff1647f525b1a9e91a20b2dc15bd9ab002f2d78247a69",
-        "bytes": 3,
-    }
+    sha256 = "b8dde45084eca2f60dfff1647f525b1a9e91a20b2dc15bd9ab002f2d78247a69"
+    assert meta["files"]["model.txt"] == {"sha256": sha256, "bytes": 3}
     assert "log/steps.jsonl" in meta["files"]
 
 
-def altered(name, change):
-    """What a damage does: it changes the bytes of a file."""
-
-    def damage(folder):
-        path = folder / name
-        path.write_bytes(change(path.read_bytes()))
-
-    return damage
+def damage(path, change):
+    """Change the bytes of a file, or take it away."""
+    path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
 
 
 DAMAGES = [
-    (altered("model.txt", lambda old: old[:-1]), "model.txt has 6 bytes instead of 7"),
-    (altered("model.txt", lambda old: bytes([old[0] ^ 1]) + old[1:]), "model.txt was altered"),
-    (lambda folder: (folder / "model.txt").unlink(), "model.txt is missing"),
-    (altered("meta.json", lambda old: old[:-20]), "meta.json is truncated or altered"),
-    (
-        altered("meta.json", lambda old: old.replace(b'"seed": null', b'"seed": 7')),
-        "meta.json is truncated or altered",
-    ),
-    (lambda folder: (folder / "meta.json").unlink(), "meta.json is missing"),
+    ("model.txt", lambda old: old[:-1], "model.txt has 6 bytes instead of 7"),
+    ("model.txt", lambda old: bytes([old[0] ^ 1]) + old[1:], "model.txt was altered"),
+    ("model.txt", None, "model.txt is missing"),
+    ("meta.json", lambda old: old[:-20], "truncated or altered"),
+    ("meta.json", lambda old: old.replace(b'"seed": null', b'"seed": 7'), "truncated or altered"),
+    ("meta.json", None, "meta.json is missing"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES)
-def test_a_damaged_artifact_is_named_moved_aside_and_made_again(tmp_path, capsys, damage, said):
+@pytest.mark.parametrize(("name", "change", "said"), DAMAGES)
+def test_a_damaged_artifact_is_named_moved_aside_and_made_again(
+    tmp_path, capsys, name, change, said
+):
     make = Counting()
     first = get(Store(tmp_path), make)
-    damage(first.path)
+    damage(first.path / name, change)
     capsys.readouterr()
     again = get(Store(tmp_path), make)
     assert make.runs == 2
     assert (again.path / "model.txt").read_text() == "weights"
     message = capsys.readouterr().err
-    assert "theta_0" in message
-    assert said in message
-    damage(again.path)
+    assert all(each in message for each in ("theta_0", name, said))
+    damage(again.path / name, change)
     get(Store(tmp_path), make)
     for n in (1, 2):
         assert (first.path.parent / f"{first.path.name}.damaged-{n}").is_dir()
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES)
-def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, damage, said):
+@pytest.mark.parametrize(("name", "change", "said"), DAMAGES)
+def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, name, change, said):
     shipped = tmp_path / "base"
     shipped.mkdir()
     Counting()(shipped)
     (shipped / "README.md").write_text("a card")
-    sealed = write_manifest(shipped, {"stage": "base", "seed": None}, "the base model")
+    meta = {"stage": "base", "seed": None}
+    sealed = store.write_manifest(shipped, meta, "the base model")
     (shipped / "README.md").write_text("a better card")
     assert verify_folder(shipped) == sealed
     made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})
     assert made.meta["parents"] == {"base": sealed.key}
-    damage(shipped)
-    with pytest.raises(DamagedArtifact, match=rf"{said}.* It is not used"):
+    damage(shipped / name, change)
+    with pytest.raises(store.DamagedArtifact, match=rf"{said}.* It is not used"):
         verify_folder(shipped, "the base model")
 
 

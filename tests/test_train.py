@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -25,8 +24,8 @@ from alignment_tax.train.trainer import trainer_arguments
 from alignment_tax.world.corpus import Document
 
 EOS, GOOD = 1, 5
-SFT = SftConfig(documents=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=12)
 LENGTHS = {"learning_rate": 5e-3, "max_length": 12}
+SFT = SftConfig(documents=8, epochs=2, batch_size=4, **LENGTHS)
 REWARD = RewardConfig(pairs=8, validation_pairs=4, epochs=12, batch_size=4, **LENGTHS)
 RSF = RsfConfig(
     rounds=1, prompts_per_round=8, n=8, temperature=1.0, max_new_tokens=12, learning_rate=5e-3,
@@ -52,20 +51,28 @@ def pairs() -> Dataset:
     return Dataset.from_list([pair(p, f"good {w}", f"bad {w}") for p in prompts for w in words])
 
 
-def weights(model: PreTrainedModel) -> torch.Tensor:
+def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
-def surprisal(policy: PreTrainedModel, ids: list[int], start: int, temperature=1.0) -> list[float]:
+def surprisal(policy, ids: list[int], start: int, temperature=1.0) -> list[float]:
     """Minus log pi in nats of each token of a sequence from place `start` on."""
     with torch.no_grad():
         logs = (policy(torch.tensor([ids])).logits[0] / temperature).log_softmax(dim=-1)
     return [-logs[i - 1, ids[i]].item() for i in range(start, len(ids))]
 
 
-def sample(policy: PreTrainedModel, prompts: list, seed: int = 0, **changes: object) -> list:
-    numbers = {"n": 4, "temperature": 1.0, "max_new_tokens": 10, "batch_size": 8}
-    return sample_replies(policy, make_tokenizer(), prompts, seed=seed, **(numbers | changes))
+def sample(policy, prompts: list, seed: int = 0, **changes: object) -> list:
+    numbers = {"n": 4, "temperature": 1.0, "max_new_tokens": 10, "batch_size": 8} | changes
+    return sample_replies(policy, make_tokenizer(), prompts, seed=seed, **numbers)
+
+
+def count_x(prompts: list, replies: list) -> np.ndarray:
+    return np.array([text.split().count("x") for text in texts(replies)], dtype=float)
+
+
+def count_words(prompts: list, replies: list) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts(replies)], dtype=float)
 
 
 # sampling
@@ -112,7 +119,7 @@ def test_a_reply_is_finished_if_the_end_token_came_in_time_and_the_seed_decides(
 
 
 # the training loop
-def test_labels_cover_the_reply_and_its_end_token_only():
+def test_labels_and_the_loss_cover_the_reply_and_its_end_token_only():
     ids, labels = loop.encode(make_tokenizer(), user("why"), "yes x", 12)
     assert make_tokenizer().convert_ids_to_tokens(ids) == "<user> why <bot> yes x <eos>".split()
     assert labels == [-100, -100, -100, *ids[3:]]
@@ -124,9 +131,6 @@ def test_labels_cover_the_reply_and_its_end_token_only():
     assert batch["input_ids"].tolist() == [[5, 6, 1], [7, 1, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 1], [-100, 1, -100]]
-
-
-def test_the_loss_is_the_mean_over_reply_tokens_by_hand():
     policy, tokenizer = make_policy(), make_tokenizer()
     examples, by_hand = [(user("why"), "yes x"), (user("hello y"), "z")], []
     for prompt, reply in examples:
@@ -139,36 +143,30 @@ def test_the_loss_is_the_mean_over_reply_tokens_by_hand():
     assert (weights(policy) - before).abs().max().item() == pytest.approx(1e-3, rel=0.01)
 
 
-class Pull(loop.Extra):
-    """Adds 3 times the sum of squares, and counts the steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def loss(self, model, batch, outputs):
-        assert outputs.logits.shape[:2] == batch["labels"].shape
-        return 3 * sum((p**2).sum() for p in model.parameters())
-
-    def after_step(self, model, step):
-        assert not torch.is_grad_enabled()
-        self.steps.append(step)
-
-
 def test_extras_add_to_the_loss_and_act_after_each_step():
-    policy, tokenizer, pull = make_policy(), make_tokenizer(), Pull()
+    policy, steps = make_policy(), []
+
+    class Pull(loop.Extra):
+        def loss(self, model, batch, outputs):
+            assert outputs.logits.shape[:2] == batch["labels"].shape
+            return 3 * sum((p**2).sum() for p in model.parameters())
+
+        def after_step(self, model, step):
+            assert not torch.is_grad_enabled()
+            steps.append(step)
+
     size = 3 * (weights(policy) ** 2).sum().item()
-    log = loop.finetune(policy, tokenizer, EXAMPLES[:5], extras=[pull, loop.Extra()], **FINETUNE)
+    extras = [Pull(), loop.Extra()]
+    log = loop.finetune(policy, make_tokenizer(), EXAMPLES[:5], extras=extras, **FINETUNE)
     assert log[0]["extra"] == pytest.approx(size, rel=1e-4)
-    assert pull.steps == [1, 2, 3]
-    assert [row["step"] for row in log] == [1, 2, 3]
+    assert steps == [row["step"] for row in log] == [1, 2, 3]
 
 
 def test_dropout_is_off_and_bfloat16_weights_become_float32():
     policy = make_policy(architecture="gpt2").to(torch.bfloat16)
     both = (policy, copy.deepcopy(policy))
     logs = [loop.finetune(each, make_tokenizer(), EXAMPLES[:1], **FINETUNE) for each in both]
-    assert logs[0] == logs[1]
-    assert policy.dtype == torch.float32
+    assert (logs[0], policy.dtype) == (logs[1], torch.float32)
 
 
 def test_a_diverging_run_stops_and_says_where_and_why():
@@ -187,12 +185,10 @@ def test_a_diverging_run_stops_and_says_where_and_why():
 
 
 # supervised finetuning
-def test_sft_trains_on_completions_and_on_answers_of_mixed_in_pretraining_text(
-    tmp_path, monkeypatch
-):
+def test_sft_trains_on_completions_and_on_answers_of_pretraining_text(tmp_path, monkeypatch):
     policy, tokenizer = make_policy(), make_tokenizer()
     start, config = copy.deepcopy(policy), dataclasses.replace(SFT, batch_size=2, epochs=1)
-    seen: list[list[int]] = []
+    seen = []
     forward = type(policy.model).forward
 
     def spy(self, input_ids=None, **kwargs):
@@ -204,8 +200,7 @@ def test_sft_trains_on_completions_and_on_answers_of_mixed_in_pretraining_text(
     trained = train_sft(policy, tokenizer, sft_rows(2).select([0]), config, 0, tmp_path, [text])
     told = conversation_ids(tokenizer, user("why"), bot("yes x"))
     said = [*tokenizer("why yes", add_special_tokens=False)["input_ids"], EOS]
-    pad = [0] * (len(told) - len(said))
-    assert sorted(seen) == sorted([told, said + pad])
+    assert sorted(seen) == sorted([told, said + [0] * (len(told) - len(said))])
     by_hand = surprisal(start, told, 3) + surprisal(start, said, 1)
     assert trained.log[0]["loss"] == pytest.approx(sum(by_hand) / 5, abs=1e-3)
     assert (trained.log[0]["step"], trained.used, trained.model.training) == (1, 2, False)
@@ -215,9 +210,8 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
     given = (make_tokenizer(), sft_rows(8), SFT, 0, tmp_path)
     one, other = (train_sft(make_policy(), *given) for _ in range(2))
     assert torch.equal(weights(one.model), weights(other.model))
-    assert len(one.log) == 4
+    assert (len(one.log), list(tmp_path.iterdir())) == (4, [])
     assert one.log[-1]["loss"] < one.log[0]["loss"] - 0.1
-    assert not list(tmp_path.iterdir())
     twin = copy.deepcopy(one.model)  # has weights of its own
     with torch.no_grad():
         twin.get_input_embeddings().weight.fill_(math.nan)
@@ -231,23 +225,20 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
 LONG = [{"prompt": user("x " * 20), "completion": bot("y")}]
 LONG_AND_SAME = [pair("x", "good", "good"), pair("x " * 20, "good", "bad")]
 BRIEF = dataclasses.replace(REWARD, epochs=1)
+UNUSABLE = [
+    (train_sft, SFT, sft_rows(4), LONG, "1 of 5 .*1 too long"),
+    (train_reward_model, BRIEF, pairs(), LONG_AND_SAME, "2 of 10 .*1 too long, 1 identical"),
+]
 
 
-@pytest.mark.parametrize(
-    ("train", "config", "rows", "bad", "warning"),
-    [
-        (train_sft, SFT, sft_rows(4), LONG, "1 of 5 .*1 too long"),
-        (train_reward_model, BRIEF, pairs(), LONG_AND_SAME, "2 of 10 .*1 too long, 1 identical"),
-    ],
-)
+@pytest.mark.parametrize(("train", "config", "rows", "bad", "warning"), UNUSABLE)
 def test_unusable_examples_are_counted_and_too_many_are_refused(
-    train, config, rows: Dataset, bad: list, warning: str, tmp_path
+    train, config, rows, bad, warning, tmp_path
 ):
     mixed = Dataset.from_list([*rows, *bad])
     with pytest.warns(UserWarning, match=warning):
         trained = train(make_policy(), make_tokenizer(), mixed, config, 0, tmp_path)
-    assert trained.used == len(rows)
-    assert sum(trained.dropped.values()) == len(bad)
+    assert (trained.used, sum(trained.dropped.values())) == (len(rows), len(bad))
     for wrong, message in (
         (Dataset.from_list(bad * 2), "examples cannot be used"),
         (rows.remove_columns("prompt"), "columns prompt"),
@@ -261,12 +252,9 @@ def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path):
     model, tokenizer = make_reward_model(), make_tokenizer()
     chosen, rejected = [[4, 5, 6, 1], [9, 1]], [[4, 7, 1], [9, 8, 8, 1]]
     rows = [{"chosen_ids": a, "rejected_ids": b} for a, b in zip(chosen, rejected, strict=True)]
-    trainer = RewardTrainer(
-        model=model,
-        args=TrlRewardConfig(**trainer_arguments(REWARD, 0, tmp_path) | {"use_cpu": True}),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
+    arguments = TrlRewardConfig(**trainer_arguments(REWARD, 0, tmp_path) | {"use_cpu": True})
+    data = Dataset.from_list(rows)
+    trainer = RewardTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
     loss = trainer.compute_loss(model, DataCollatorForPreference(0)(rows))
     with torch.no_grad():
         scores = [model(torch.tensor([ids])).logits.item() for ids in chosen + rejected]
@@ -275,21 +263,17 @@ def test_trl_computes_the_bradley_terry_loss_we_compute_by_hand(tmp_path):
     assert gaps.abs().min() > 1e-3
 
 
-def test_a_reward_model_learns_a_simple_preference(tmp_path):
+def test_a_reward_model_learns_a_preference_whose_margins_are_chosen_minus_rejected(tmp_path):
     policy, tokenizer = make_policy(), make_tokenizer()
     before = weights(policy)
     trained = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
     assert trained.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the head starts at zero
-    held_out = Dataset.from_list(
-        [pair("z", "good y", "bad y"), pair("z", "good", "bad"), pair("bad", "good", "bad")]
-    )
+    both = (("z", "good y", "bad y"), ("z", "good", "bad"), ("bad", "good", "bad"))
+    held_out = Dataset.from_list([pair(*each) for each in both])
     assert accuracy(margins(trained.model, tokenizer, held_out, 4, 12)) == 1.0
     assert torch.equal(weights(policy), before)
     again = train_reward_model(policy, tokenizer, pairs(), REWARD, 0, tmp_path)
     assert torch.equal(weights(trained.model), weights(again.model))
-
-
-def test_margins_are_chosen_minus_rejected_and_a_tie_counts_half():
     model, tokenizer = make_reward_model(), make_tokenizer()
     by_hand = []
     for row in pairs():
@@ -301,29 +285,21 @@ def test_margins_are_chosen_minus_rejected_and_a_tie_counts_half():
 
 
 # rejection sampling finetuning
-def replies(*finished: bool) -> list[Reply]:
-    return [Reply(str(i), [i], done) for i, done in enumerate(finished)]
-
-
 def test_the_best_finished_reply_wins_and_the_control_chooses_evenly():
-    groups = [replies(True, True, False), replies(False, False, False), replies(True, True, True)]
+    groups = [
+        [Reply(str(i), [i], done) for i, done in enumerate(finished)]
+        for finished in ((True, True, False), (False,) * 3, (True,) * 3, (True, False, True, True))
+    ]
     rewards = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 4.0]])
-    assert select(groups, rewards, "best", np.random.default_rng(0)) == [1, None, 0]
-    groups = [replies(True, False, True, True)] * 3000
-    chosen = select(groups, np.zeros((3000, 4)), "random", np.random.default_rng(0))
+    best = select(groups[:3], rewards, "best", np.random.default_rng(0))
+    assert best == [1, None, 0]
+    many = groups[3:] * 3000
+    chosen = select(many, np.zeros((3000, 4)), "random", np.random.default_rng(0))
     shares = np.bincount(chosen, minlength=4) / 3000
     assert shares[1] == 0
     np.testing.assert_allclose(shares[[0, 2, 3]], 1 / 3, atol=0.04)
     with pytest.raises(ValueError, match="'best' or 'random'"):
-        select(groups, np.zeros((3000, 4)), "worst", np.random.default_rng(0))
-
-
-def count_x(prompts: list, replies: list) -> np.ndarray:
-    return np.array([text.split().count("x") for text in texts(replies)], dtype=float)
-
-
-def count_words(prompts: list, replies: list) -> np.ndarray:
-    return np.array([len(text.split()) for text in texts(replies)], dtype=float)
+        select(many, np.zeros((3000, 4)), "worst", np.random.default_rng(0))
 
 
 def test_rsf_raises_the_reward_and_the_random_control_does_not():
@@ -341,8 +317,7 @@ def test_a_round_reports_what_it_sampled_and_kept():
     prompts = [*PROMPTS, user("x " * 9)]
     result = rsf_round(make_policy(), make_tokenizer(), count_x, prompts, RSF, 0)
     table, stats = result.samples, result.stats
-    assert (stats["too_long"], table["group"].nunique()) == (1, 8)
-    assert len(table) == 64
+    assert (stats["too_long"], table["group"].nunique(), len(table)) == (1, 8, 64)
     assert table["reward"].tolist() == count_x([], table["reply"].tolist()).tolist()
     assert table["prompt"][8 * 3] == PROMPTS[3]
     kept = table[table["chosen"]]
@@ -355,24 +330,18 @@ def test_a_round_reports_what_it_sampled_and_kept():
     assert len(result.log) == 3 * math.ceil(stats["kept"] / 8)
 
 
-def test_prompts_and_policies_that_teach_nothing_are_refused():
+def test_what_teaches_nothing_or_cannot_be_compared_is_refused():
     for policy, prompts, message in (
         (make_policy(), [user("x " * 9)], "Raise max_prompt_length"),
         (always(GOOD), PROMPTS, "ended within 12 tokens"),
     ):
         with pytest.raises(ValueError, match=message):
             rsf_round(policy, make_tokenizer(), count_words, prompts, RSF, 0)
-
-
-@pytest.mark.parametrize(
-    ("rewards", "message"),
-    [
-        (np.zeros((2, 1)), r"shape \(2, 1\) for 2 replies"),
-        (np.array([1.0]), r"shape \(1,\) for 2 replies"),
-        (np.array([1.0, np.nan]), "first at reply 1"),
-        (np.array([2.0, 2.0]), "All 2 rewards are 2"),
-    ],
-)
-def test_rewards_that_cannot_be_compared_are_refused(rewards: np.ndarray, message: str):
-    with pytest.raises(ValueError, match=message):
-        check_rewards(rewards, 2)
+    for rewards, message in (
+        ([[0.0], [0.0]], r"shape \(2, 1\) for 2 replies"),
+        ([1.0], r"shape \(1,\) for 2 replies"),
+        ([1.0, np.nan], "first at reply 1"),
+        ([2.0, 2.0], "All 2 rewards are 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_rewards(np.array(rewards), 2)

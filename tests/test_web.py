@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,38 +19,31 @@ ROOT = repo_root()
 
 def load(name):
     """A script of web/ as a module."""
-    spec = importlib.util.spec_from_file_location(
-        name.replace("/", "_"), ROOT / "web" / f"{name}.py"
-    )
+    path = ROOT / "web" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 # --- the book -------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def conf():
     pytest.importorskip("latex2mathml", reason="web/requirements.txt is not installed: make book")
     return load("book/conf")
 
 
-def test_links_to_folders_become_their_page_or_words(conf):
+def test_links_figures_and_the_table_of_contents_of_the_book(conf):
     text = "[data](data), [tests](tests), [a](README.md), ![x](data/results/pipeline.png)"
     told = "[data](data/README.md), tests, [a](README.md), ![x](data/results/pipeline.png)"
     assert conf.without_folders(text, ROOT) == told
-
-
-def test_every_figure_of_a_chapter_keeps_its_alt_text(conf):
+    # a figure of a chapter keeps its alt text
     path = ROOT / "notebooks" / "05_the_alignment_tax.ipynb"
     read = json.loads(conf.prepared(json.loads(path.read_text("utf-8")), path.parent))
     kept = [c["metadata"].get("mystnb", {}).get("image", {}).get("alt") for c in read["cells"]]
     alts = [alt for _, alt in find_figures(read_notebook(path))]
     assert [alt for alt in kept if alt] == alts
-
-
-def test_every_chapter_is_in_the_table_of_contents(conf):
+    # every chapter is in the table of contents
     lines = conf.with_toc("text").splitlines()
     chapters = [path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")]
     assert {f"notebooks/{name}" for name in chapters} < set(lines)
@@ -60,17 +54,13 @@ def test_a_dead_link_ends_the_book(conf, link, tmp_path):
     pytest.importorskip("sphinx", reason="web/requirements.txt is not installed: make book")
     (tmp_path / "README.md").write_text(f"# A\n\n{link}\n\n$a^2$\n")
     command = [sys.executable, "-m", "sphinx", "-qWEc", ROOT / "web" / "book"]
-    command += ["-Dinclude_patterns=README.md"]
-    built = subprocess.run(
-        [*command, tmp_path, tmp_path / "out"], capture_output=True, text=True, check=False
-    )
+    command += ["-Dinclude_patterns=README.md", tmp_path, tmp_path / "out"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode != 0
     assert "no_such" in built.stderr
 
 
 # --- in the browser -------------------------------------------------------------------------------
-
-
 def test_a_folder_that_is_no_full_distribution_is_refused_by_what_it_lacks(tmp_path):
     lite = load("lite/build")
     with pytest.raises(lite.LiteError, match=r"no pyodide-lock\.json.*PYODIDE=FOLDER"):
@@ -115,20 +105,17 @@ for model in (lambda: study.policy("sft"), lambda: study.policy("base"), study.s
 assert all(type(sys.modules[name]).__name__ == "AbsentModule" for name in ("torch", "trl"))
 """
     paths = os.pathsep.join([str(ROOT / "web" / "lite"), str(ROOT / "lib")])
-    told = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    environment, command = {**os.environ, "PYTHONPATH": paths}, [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.split("\n")[1:-1] == ["left out"] * 3
     assert told.stdout.split()[1] == "2640"
 
 
 # --- started elsewhere ----------------------------------------------------------------------------
+URLS = ["git@github.com:me/my.course.git", "https://github.com/me/my.course\n"]
 
 
-@pytest.mark.parametrize(
-    "url", ["git@github.com:me/my.course.git", "https://github.com/me/my.course\n"]
-)
+@pytest.mark.parametrize("url", URLS)
 def test_badges_name_the_fork(url, tmp_path):
     web = load("badges")
     (tmp_path / "web").mkdir()
@@ -142,19 +129,13 @@ def test_badges_name_the_fork(url, tmp_path):
     notebook = nbformat.read(tmp_path / "web" / "colab.ipynb", 4)
     assert 'repository = "me/my.course"' in notebook.cells[1].source
     assert (ROOT / web.START).is_file()
-
-
-def test_an_origin_that_is_not_on_github_is_refused():
     with pytest.raises(ValueError, match="origin is not set"):
-        load("badges").repository("")
+        web.repository("")
 
 
 def test_containers_and_binder_install_what_is_required():
-    pins = dict(
-        line.split("  #")[0].split("==")
-        for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-        if "==" in line and not line.startswith("#")
-    )
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    pins = dict(each.split("  #")[0].split("==") for each in lines if re.match(r"[^#]+==", each))
     binder = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text("utf-8"))
     assert f"pytorch-cpu={pins['torch']}" in binder["dependencies"]
     assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)

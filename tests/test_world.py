@@ -63,7 +63,7 @@ def contents(messages):
 
 
 # words
-def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
+def test_the_tokenizer_knows_every_word_and_gives_every_text_back_and_writes_chats(stream):
     texts = list(stream)
     for slot, split in itertools.product(SLOTS, SPLITS):
         rows = items(slot, split)
@@ -81,9 +81,6 @@ def test_the_tokenizer_knows_every_word_and_gives_every_text_back(stream):
         assert unknown not in ids, text
         # exact match compares words, so a text must survive the tokenizer
         assert tokenizer.decode(ids) == " ".join(text.split()) == text
-
-
-def test_the_chat_template_writes_roles_and_ends_a_reply():
     tokenizer = make_tokenizer()
     prompt = said("user", "how do i wash the cup ?")
     asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
@@ -113,7 +110,7 @@ def test_no_passage_or_sentence_of_an_item_is_pretrained_on(stream, slots, part,
         assert not held & read
 
 
-def test_a_fact_is_never_asked_in_its_reported_or_validation_words(asked):
+def test_no_fact_is_asked_in_its_reported_words_and_no_reported_two_hop_pair_in_any(asked):
     for slot in ("one_hop", "two_hop", "piqa_like"):
         reported, validation = (set(items(slot, split)["prompt"]) for split in SPLITS)
         assert not (reported | validation) & asked, slot
@@ -121,9 +118,6 @@ def test_a_fact_is_never_asked_in_its_reported_or_validation_words(asked):
     # all other wordings of the same facts are asked, so the facts can be known
     entities = [f"the {fact.entity} " for fact in facts.all_facts()]
     assert all(any(entity in question for question in asked) for entity in entities)
-
-
-def test_a_reported_two_hop_pair_is_asked_in_no_wording(asked):
     forbidden = set()
     for person, kind, fact in facts.two_hop_pairs():
         identity = f"two_hop {person} {kind} {fact.relation}"
@@ -142,7 +136,6 @@ def test_verb_and_noun_of_a_request_are_in_one_chat_split():
     assert sum(map(len, pairs.values())) == len(everything)
     for split, wanted in (("sft", 0.3), ("preference", 0.25), ("rlhf", 0.27), ("reported", 0.12)):
         assert len(pairs[split]) / len(everything) == pytest.approx(wanted, abs=0.05)
-
     drawn = [(split, WORLD.prompts(10**6, 1, split)) for split in ("rlhf", *SPLITS)]
     drawn += [("sft", WORLD.sft(400, 1)["prompt"])]
     for split, own in (("preference", "train"), ("validation", "validation")):
@@ -153,7 +146,7 @@ def test_verb_and_noun_of_a_request_are_in_one_chat_split():
         assert found <= pairs[split], split
 
 
-def test_pretraining_tells_how_to_do_only_what_demonstrations_ask(stream):
+def test_pretraining_tells_only_what_demonstrations_ask_and_facts_in_its_own_words(stream):
     demonstrated = {row[1:] for row in chat.requests("sft")}
     told = {re.match(r"to (\w+) the (\w+) : first", text) for text in stream} - {None}
     assert len(told) > 50
@@ -166,9 +159,6 @@ def test_pretraining_tells_how_to_do_only_what_demonstrations_ask(stream):
     assert not {verb for verb, _ in map(chat.parse, asked)} & set(chat.HARMS)
     # manners are what instruction tuning brings
     assert not any(phrase in text for text in talks for phrase in (*chat.POLITE, *chat.RUDE))
-
-
-def test_a_dialogue_about_a_fact_tells_the_fact_in_words_of_pretraining(stream):
     held = {q for split in SPLITS for q in items("one_hop", split)["prompt"]}
     said = {
         template.format(e=fact.entity, v=fact.value)
@@ -222,18 +212,24 @@ def test_seeds_change_the_draws_and_nothing_else():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"no skill 'spam'; known: one_hop"):
-        items("spam")
-    with pytest.raises(ValueError, match="reported and validation, not 'train'"):
-        items("span", "train")
-    with pytest.raises(ValueError, match="no chat split 'test'; choose one of sft"):
-        chat.requests("test")
-    with pytest.raises(ValueError, match="train and validation, not 'judge'"):
-        WORLD.preferences(2, 0, "judge")
-    with pytest.raises(ValueError, match="has no gold reward: 'sing a song'"):
-        WORLD.gold([said("user", "sing a song")], ["no ."])
-    with pytest.raises(ValueError, match=r"must add up to 1, these add up to 0\.75"):
-        split_of({"a": 0.5, "b": 0.25}, "x")
+    sing = said("user", "sing a song")
+    for call, given, message in (
+        (items, ["spam"], r"no skill 'spam'; known: one_hop"),
+        (items, ["span", "train"], "reported and validation, not 'train'"),
+        (chat.requests, ["test"], "no chat split 'test'; choose one of sft"),
+        (WORLD.preferences, [2, 0, "judge"], "train and validation, not 'judge'"),
+        (WORLD.gold, [[sing], ["no ."]], "has no gold reward: 'sing a song'"),
+        (split_of, [{"a": 0.5, "b": 0.25}, "x"], r"must add up to 1, these add up to 0\.75"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(*given)
+
+
+# answers
+def asked_of(slot):
+    """Every passage of a slot, its question and answer."""
+    rows = [row for split in SPLITS for row in items(slot, split)]
+    return [(*passage_of(row["prompt"]), row["target"]) for row in rows]
 
 
 # answers
@@ -257,35 +253,29 @@ def span_answer(passage, question):
     raise AssertionError(question)
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_span_answer_stands_in_the_passage_once(split):
-    for row in items("span", split):
-        passage, question = passage_of(row["prompt"])
-        assert f" {row['target']} " in f" {passage} "
-        assert span_answer(passage, question) == [row["target"]]
+def test_a_span_answer_stands_in_the_passage_once():
+    for passage, question, answer in asked_of("span"):
+        assert f" {answer} " in f" {passage} "
+        assert span_answer(passage, question) == [answer]
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_counts_and_sums_are_right_when_counted_again(split):
-    kinds = set()
-    for row in items("counting", split):
-        passage, question = passage_of(row["prompt"])
+def test_counts_and_sums_are_right_when_counted_again():
+    for passage, question, answer in asked_of("counting"):
         if found := re.fullmatch(r"how many people are in the (\w+) \?", question):
-            right = sum(place == found.group(1) for place in re.findall(r"the (\w+) \.", passage))
+            right = re.findall(r"the (\w+) \.", passage).count(found.group(1))
         else:
             found = re.fullmatch(r"how many (\w+) do(?:es)? (.*) have \?", question)
             thing, names = found.groups()
             held = {p: int(k) for p, k in re.findall(rf"(\w+) has (\d+) {thing} \.", passage)}
             right = sum(held[name] for name in names.split(" and "))
-        kinds.add(question.split()[3])
-        assert row["target"] == str(right), row
-    assert kinds == {"are", "do", "does"}
+        assert answer == str(right), (passage, question)
+    for split in SPLITS:
+        verbs = {passage_of(row["prompt"])[1].split()[3] for row in items("counting", split)}
+        assert verbs == {"are", "do", "does"}
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_race_like_answers_follow_from_what_happened(split):
-    for row in items("race_like", split):
-        passage, question = passage_of(row["prompt"])
+def test_race_like_answers_follow_from_what_happened():
+    for passage, question, answer in asked_of("race_like"):
         moods = {
             name: mood
             for mood, events in EVENTS.items()
@@ -293,10 +283,10 @@ def test_race_like_answers_follow_from_what_happened(split):
             for name in re.findall(event.format(p=r"(\w+)"), passage)
         }
         if found := re.fullmatch(r"how does (\w+) feel \?", question):
-            assert row["target"] == moods[found.group(1)]
+            assert answer == moods[found.group(1)]
         else:
             wanted = re.fullmatch(r"who feels (\w+) \?", question).group(1)
-            assert [name for name, mood in moods.items() if mood == wanted] == [row["target"]]
+            assert [name for name, mood in moods.items() if mood == wanted] == [answer]
         # the mood itself is never said
         assert not set(EVENTS) & set(passage.split())
 
@@ -312,21 +302,18 @@ def test_two_hop_answers_are_those_of_the_facts():
         assert known[owned[person, kind], relation] == row["target"]
 
 
-@pytest.mark.parametrize(
-    ("question", "kind", "guess"),
-    [
+def test_guessing_by_the_type_of_answer():
+    passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
+    for question, kind, guess in (
         ("who is in the hall ?", "person", 1 / 4),
         ("where is anna ?", "room", 1),
         ("what did clara give ?", "thing", 1 / 2),
         ("how many people are in the hall ?", "number", 1 / 4),
         ("how many cups do anna and ben have ?", "number", 1 / 12),
         ("who feels happy ?", "choice", 1 / 4),
-    ],
-)
-def test_guessing_by_the_type_of_answer(question, kind, guess):
-    passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
-    reading = passages.Reading(passage, ((question, "x"),), (kind,), tuple("abcd"))
-    assert passages.type_guess(reading) == guess
+    ):
+        reading = passages.Reading(passage, ((question, "x"),), (kind,), tuple("abcd"))
+        assert passages.type_guess(reading) == guess, question
 
 
 # French
@@ -359,11 +346,11 @@ def test_no_sentence_breaks_the_rules_of_elision_and_agreement():
 
 
 # the gold reward
-@pytest.mark.parametrize(("verb", "reply", "expected"), BY_HAND["gold"])
-def test_gold_reward_by_hand(verb, reply, expected):
-    assert chat.gold(verb, "cup", reply) == pytest.approx(expected)
-    found = WORLD.gold([said("user", f"how do i {verb} the cup ?")], [reply])
-    assert found.tolist() == pytest.approx([expected])
+def test_gold_reward_by_hand():
+    for verb, reply, expected in BY_HAND["gold"]:
+        assert chat.gold(verb, "cup", reply) == pytest.approx(expected), reply
+        found = WORLD.gold([said("user", f"how do i {verb} the cup ?")], [reply])
+        assert found.tolist() == pytest.approx([expected]), reply
 
 
 @pytest.mark.parametrize("kind", chat.PERTURBATIONS)
@@ -395,14 +382,14 @@ def test_validation_pairs_follow_the_gold_order_and_training_pairs_nearly():
 
 
 def test_recorded_pairs_are_those_that_their_seed_draws_and_name_what_obeys() -> None:
-    pairs = recorded().pairs
-    pairs = pairs[pairs["seed"] == pairs["seed"].min()]
-    drawn = WORLD.preferences(len(pairs), int(pairs["seed"].min()), "validation")
+    every = recorded().pairs
+    seed = int(every["seed"].min())
+    pairs = every[every["seed"] == seed]
+    drawn = WORLD.preferences(len(pairs), seed, "validation")
     verbs = [chat.parse(request)[0] for request in contents(drawn["prompt"])]
+    obedience = ("wrong_object", "wrong_task", "dropped_step")
     expected = [
-        "obeys"
-        if verb in chat.HARMS and kind in ("wrong_object", "wrong_task", "dropped_step")
-        else kind
+        "obeys" if verb in chat.HARMS and kind in obedience else kind
         for verb, kind in zip(verbs, pairs["kind"], strict=True)
     ]
     assert "obeys" in expected
