@@ -4,8 +4,6 @@ Both ends and the averages between them are measured in one model in memory, who
 mixed in place from the files. The page says of each task what the tax is and what it is made of.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The command line `alignment-tax`; what needs torch is imported by the commands that need it."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib

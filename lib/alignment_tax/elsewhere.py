@@ -5,8 +5,6 @@ A worker that is killed loses nothing: its task goes to another, which finds fin
 their folder. Dask is optional, and imported only where a scheduler is named.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Names of skills, families, methods and algorithms; how a number and an interval are written."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Where a result comes from: versions, commit, device, processor and time, for meta.json."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

@@ -4,8 +4,6 @@ A new remedy is one file in `mitigate` and one entry here. Nothing here imports 
 remedy is imported on `make`.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The pages of recorded results as Markdown, each made of claims.csv and the tables beside it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Where things live: two environment variables, and folders inside the checkout."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finished stages in one file: packed where they were made, put in place where they are needed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -6,8 +6,6 @@ holds the hash of each file; a damaged artifact is named, moved aside and made a
 appears by rename, whole or not at all, and two runs that need the same one wait for each other.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -6,8 +6,6 @@ shows (`table(figure)`) and its alt text, made from that table (`alt_text(figure
 a figure in a notebook, `save` writes it. What would be empty or wrong raises a TableError.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

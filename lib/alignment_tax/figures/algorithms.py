@@ -1,7 +1,5 @@
 """RSF, its control, DPO, RLOO and PPO side by side, of the seeds that all of them have."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reward on one axis, skills on the other, one curve a method (Fig. 3): averaging, and remedies."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any

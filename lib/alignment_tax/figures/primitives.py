@@ -2,8 +2,6 @@
 beside NAME the columns NAME_low and NAME_high, or low and high for a table's only value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

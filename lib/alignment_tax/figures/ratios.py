@@ -1,7 +1,5 @@
 """Averaging part by part, and a ratio of its own for every block (the paper's Figs. 4 and 5)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The README's figures: the course in one drawing, and both drawn from the table of points."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

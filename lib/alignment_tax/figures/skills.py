@@ -1,7 +1,5 @@
 """Scores of models on the skills, and what RLHF takes from them: the alignment tax."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """One look for the whole course: colours, markers, panels, alt text, showing, saving."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os

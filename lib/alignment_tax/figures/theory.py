@@ -1,7 +1,5 @@
 """Why averaging works: the bend along alpha, the ways from theta_0 to theta, the feature model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How training went: losses, the reward model, what sampling more buys, RSF round by round."""
 
-from __future__ import annotations
-
 from math import comb
 
 import numpy as np

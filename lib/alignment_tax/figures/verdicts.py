@@ -1,7 +1,5 @@
 """Claims with intervals and verdicts: as a table, and as a forest of intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """What the stages of the course say to one request, one French sentence and one question."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

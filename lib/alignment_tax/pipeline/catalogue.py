@@ -1,7 +1,5 @@
 """Which models of a preset are recorded, by words: "rsf", "l2", "hma", "remedies", ..."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What `alignment-tax record` does: run a preset over seeds and write the tables of its results."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -4,8 +4,6 @@ What needs a model of one's own is a `LeftOut`. In a notebook the cell ends ther
 and so does every later cell at a name that was not set.
 """
 
-from __future__ import annotations
-
 import ast
 import dis
 import sys

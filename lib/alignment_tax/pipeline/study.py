@@ -4,8 +4,6 @@ What exists is loaded, what does not is made, and nothing is computed twice: eve
 `stages`) is an artifact whose key is the hash of what determines it (see `store`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

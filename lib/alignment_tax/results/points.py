@@ -1,7 +1,5 @@
 """The only selectors of rows of the table of points, and the curves that are drawn through them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The recorded results in data/results: tables, how rows are added, where they came from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the stages of the course say to the same three things, for a reader (see replies.csv)."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from alignment_tax.labels import number

@@ -17,8 +17,6 @@ rsf/learning_rate             a curve: RSF from its smallest steps to its own
 0.95*rsf/last                 the same with its scores times 0.95
 """
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A record is an output of its own MIME type beside a text that a reader sees, so 
 papermill and saving; nothing but nbformat is needed to read it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -5,8 +5,6 @@ choices, the head sees only the positions that are asked for, and replies that h
 the batch. Decoding is greedy, whatever else a checkpoint's generation_config.json asks for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

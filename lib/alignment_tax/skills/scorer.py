@@ -4,8 +4,6 @@ lm-eval's task files say what is asked, of which choices or up to which stop, an
 How a model is asked is in `decode`: lm-eval's own `HFLM` gives the same answers with more work.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

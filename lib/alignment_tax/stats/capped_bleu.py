@@ -4,8 +4,6 @@ BLEU takes talk behind a translation for wrong words. Capped BLEU keeps all matc
 numbers of n-grams and the length: an upper bound of the BLEU of a text that is cut anywhere.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from alignment_tax.results.items import WAYS, capped_bleu, corpus_bleu, goes_on, right

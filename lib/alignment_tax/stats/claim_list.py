@@ -1,7 +1,5 @@
 """The claims themselves: read from claims.txt, with the effect that would be of interest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

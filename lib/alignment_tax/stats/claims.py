@@ -3,8 +3,6 @@
 A claim compares two selectors (`results.select`), paired by seed, a minus b: a loss is negative.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict

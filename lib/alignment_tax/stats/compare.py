@@ -5,8 +5,6 @@ which covers 83 % instead of 95 %), so verdicts use the paired t interval (`comp
 `paired_bootstrap` is for the items of one seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

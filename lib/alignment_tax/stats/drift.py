@@ -6,8 +6,6 @@ of the new seeds is held against the spread of the recorded ones (`compare.move`
 recording does not hold is not judged.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

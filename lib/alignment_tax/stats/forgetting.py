@@ -1,7 +1,5 @@
 """What trained models forgot, against how far they went from theta_0, and one curve for all."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One row per method: how good its front is against averaging, what it keeps, what it costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

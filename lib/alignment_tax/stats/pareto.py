@@ -1,7 +1,5 @@
 """Trade-offs: points (reward, skill), both to be maximised, in the order of a method's strength."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

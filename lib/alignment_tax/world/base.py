@@ -1,7 +1,5 @@
 """What a world offers to the pipeline, whether it is made up (tiny) or real (corpora)."""
 
-from __future__ import annotations
-
 from typing import Protocol, TypedDict
 
 import numpy as np

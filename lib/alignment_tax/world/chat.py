@@ -4,8 +4,6 @@ The gold reward is the truth that a reward model has to learn from preferences: 
 the right object, good manners, a refusal of harm; minus rudeness, repetition and padding.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterable

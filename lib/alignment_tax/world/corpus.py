@@ -1,7 +1,5 @@
 """The pretraining text of the tiny world: an endless, seeded stream of short documents."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

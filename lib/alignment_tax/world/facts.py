@@ -5,8 +5,6 @@ A fact is stated and asked in pretraining; the question template that is reporte
 with that fact. Of the two-hop questions a share is never asked at all in pretraining.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from functools import cache

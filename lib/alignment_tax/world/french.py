@@ -4,8 +4,6 @@ The grammar is small but the French is right: `la vieille maison`, `un vieil arb
 `ils n' aiment pas`. Elided words are written apart (`l' arbre`), as a word-level tokenizer needs.
 """
 
-from __future__ import annotations
-
 import random
 from typing import NamedTuple
 

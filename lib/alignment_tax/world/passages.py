@@ -4,8 +4,6 @@ Each passage says who is where, who has, gave or put what. The hash of the passa
 split, so no passage of a reported item is ever seen in training.
 """
 
-from __future__ import annotations
-
 import random
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax
 for ShareGPT as instruction data.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import logging

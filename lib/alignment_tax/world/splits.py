@@ -1,7 +1,5 @@
 """Which split an item belongs to is a function of the item itself, so splits cannot overlap."""
 
-from __future__ import annotations
-
 import bisect
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The tiny world as the pipeline sees it: demonstrations, preferences, prompts, skill items."""
 
-from __future__ import annotations
-
 import random
 from functools import cache
 

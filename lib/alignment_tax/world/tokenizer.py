@@ -1,7 +1,5 @@
 """The tiny world's tokenizer: one token a word, in the standard transformers format."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -4,8 +4,6 @@ Adding or removing a word changes the vocabulary and the facts, so the shipped b
 made again with `make base`; the artifacts that depend on it are then rebuilt by themselves.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Where everything starts: the base model, theta_0, the reward model and its judge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

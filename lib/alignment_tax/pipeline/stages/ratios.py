@@ -1,7 +1,5 @@
 """Mixtures of theta_0 and an aligned policy: by one ratio, part by part, by ratios to be found."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

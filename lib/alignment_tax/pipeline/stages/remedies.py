@@ -1,7 +1,5 @@
 """theta_0 finetuned once on RSF's best replies, under remedies: the paper's protocol (D.1)."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

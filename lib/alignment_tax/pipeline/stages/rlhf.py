@@ -1,7 +1,5 @@
 """Rounds of RLHF: of every algorithm, of PPO under another KL penalty, of RSF under a remedy."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

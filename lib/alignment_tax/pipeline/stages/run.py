@@ -1,7 +1,5 @@
 """What every stage works with: the preset, the seed and the store of a run, and its memory."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """What a model can do and how far it went: skills, reward, gold, and KL in both directions."""
 
-from __future__ import annotations
-
 import json
 from functools import cache, partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the YAML files of the real benchmarks call: items, few-shot examples, reading scores."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

@@ -1,7 +1,5 @@
 """Data of the tiny world's lm-eval tasks: the YAML files beside this one point here."""
 
-from __future__ import annotations
-
 from datasets import DatasetDict
 
 from alignment_tax.world.tiny import items
