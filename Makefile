@@ -14,7 +14,7 @@ LAB ?=
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # what `publish` records beside the rows that are there
 METHODS ?= base rsf rsf_random
-SEEDS ?= 0 1 2 3 4 5
+SEEDS ?= 0 1 2 3 4 5 6 7
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run

@@ -12,7 +12,8 @@ from conftest import miniature
 
 from alignment_tax import settings
 from alignment_tax.pipeline.record import PORTION, portions, record
-from alignment_tax.results import NotRecorded, curve_rows, recorded, replies
+from alignment_tax.results import recorded, replies
+from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
     IDENTITY,
     RecordError,

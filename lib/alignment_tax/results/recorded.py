@@ -103,7 +103,9 @@ def _intact(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (ValueError, OSError) as error:  # those of pandas and pyarrow are ValueErrors
         why = " ".join(str(error).split())
-        raise RecordError(f"{path} is damaged ({why}): git checkout it, or record it.") from error
+        raise RecordError(
+            f"{path} is damaged ({why}): git checkout it, or record it again."
+        ) from error
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
