@@ -103,9 +103,8 @@ def _intact(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (ValueError, OSError) as error:  # those of pandas and pyarrow are ValueErrors
         why = " ".join(str(error).split())
-        raise RecordError(
-            f"{path} is damaged ({why}): git checkout it, or record it again."
-        ) from error
+        told = f"{path} is damaged ({why}): get it back (git checkout), or record it again."
+        raise RecordError(told) from error
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
