@@ -61,7 +61,7 @@ RELIED = {
         "holds",
     ),
     "average_vs_learning_rate.forgetting": "negligible",
-    "average_vs_l2.forgetting": "opposite",
+    **dict.fromkeys(["average_vs_l2.forgetting", "average_vs_null_space.forgetting"], "opposite"),
 }
 
 
