@@ -243,49 +243,61 @@ def check_room(folder: Path, needed: int) -> None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def content(chunk: Chunk, files: Mapping[Path, int]) -> memoryview:
-    """Return the bytes of a chunk, from files by their open number."""
-    read = [os.pread(files[file], chunk.size, start) for file, start in chunk.sources]
-    if any(len(each) != chunk.size for each in read):
-        raise MergeError(f"A file ends before {chunk.name!r} does: it was changed meanwhile.")
-    return memoryview(read[0]) if len(read) == 1 else mix(chunk, *read).data.cast("B")
+class Space:
+    """Where a thread works, made once: fresh memory for each chunk costs more than its sums."""
+
+    def __init__(self) -> None:
+        self.read = [np.empty(CHUNK, np.uint8) for _ in range(2)]
+        self.wide = [np.empty(CHUNK // 2, np.float32) for _ in range(2)]
 
 
-def mix(chunk: Chunk, before: bytes, after: bytes) -> np.ndarray:
+def content(chunk: Chunk, files: Mapping[Path, int], space: Space) -> np.ndarray:
+    """Return the numbers of a chunk, from files by their open number, in the memory of `space`."""
+    read = [each[: chunk.size] for each in space.read[: len(chunk.sources)]]
+    for (file, start), into in zip(chunk.sources, read, strict=True):
+        if os.preadv(files[file], [into.data], start) != chunk.size:
+            raise MergeError(f"A file ends before {chunk.name!r} does: it was changed meanwhile.")
+    return read[0] if len(read) == 1 else mix(chunk, read, space)
+
+
+def mix(chunk: Chunk, read: Sequence[np.ndarray], space: Space) -> np.ndarray:
     """Return the average of two arrays (n,), rounded to their dtype (MergeError: NaN or inf)."""
-    start, end = (widen(each, chunk.dtype) for each in (before, after))
+    held = [each.view(FLOATS[chunk.dtype]) for each in read]
+    start, end = (widen(*each, chunk.dtype) for each in zip(held, space.wide, strict=True))
     # from the nearer end, so that what is equal in both stays so
     near, far = (start, end) if chunk.alpha < 0.5 else (end, start)
     far -= near
     far *= far.dtype.type(min(chunk.alpha, 1 - chunk.alpha))
     near += far
-    if not np.isfinite(near).all():
+    if not np.isfinite([near.min(), near.max()]).all():
         told = f"{chunk.name!r} holds NaN or infinity in one of the two models"
         raise MergeError(f"{told}: that training run diverged. Use an earlier checkpoint.")
-    return narrow(near, chunk.dtype)
+    return near if near.dtype == held[0].dtype else narrow(near, far, held[0], chunk.dtype)
 
 
-def widen(read: bytes, dtype: str) -> np.ndarray:
-    """Return floats (n,) in float32 or wider; a bfloat16 is the upper half of a float32."""
-    numbers = np.frombuffer(read, FLOATS[dtype])
+def widen(numbers: np.ndarray, wide: np.ndarray, dtype: str) -> np.ndarray:
+    """Return floats (n,) in float32, in `wide`; a bfloat16 is its upper half. Wider ones stay."""
+    if dtype in ("F32", "F64"):
+        return numbers
+    wide = wide[: len(numbers)]
+    whole = wide.view(np.uint32) if dtype == "BF16" else wide
+    whole[:] = numbers
     if dtype == "BF16":
-        bits = numbers.astype(np.uint32)
-        bits <<= 16  # in place, here and below: fresh memory costs more than the sum
-        return bits.view(np.float32)
-    return numbers.astype(np.promote_types(FLOATS[dtype], np.float32))
+        whole <<= 16
+    return wide
 
 
-def narrow(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    """Round floats (n,), in place, to the nearest of a dtype, of two as near to the even one."""
+def narrow(wide: np.ndarray, spare: np.ndarray, into: np.ndarray, dtype: str) -> np.ndarray:
+    """Round float32 (n,) to the nearest of a dtype, of two as near to the even one."""
     if dtype == "BF16":
-        bits = numbers.view(np.uint32)
-        odd = bits >> 16
+        wide, odd = wide.view(np.uint32), spare.view(np.uint32)
+        np.right_shift(wide, 16, out=odd)
         odd &= 1
-        bits += odd
-        bits += 0x7FFF
-        bits >>= 16
-        numbers = bits
-    return numbers.astype(FLOATS[dtype], copy=False)
+        odd += 0x7FFF
+        wide += odd
+        wide >>= 16
+    into[:] = wide
+    return into
 
 
 def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
@@ -295,8 +307,10 @@ def write_shard(path: Path, shard: Shard, files: Mapping[Path, int]) -> None:
         file.write(shard.header)
 
         def work(first: int) -> None:
+            space = Space()
             for chunk in shard.chunks[first::THREADS]:
-                os.pwrite(file.fileno(), content(chunk, files), len(shard.header) + chunk.at)
+                own = content(chunk, files, space)
+                os.pwrite(file.fileno(), own.data, len(shard.header) + chunk.at)
 
         list(threads.map(work, range(THREADS)))
     temporary.rename(path)  # not synced: after a power cut `is_whole` finds what is missing
@@ -308,9 +322,11 @@ def is_whole(path: Path, shard: Shard, files: Mapping[Path, int]) -> bool:
     if not path.is_file() or path.stat().st_size != start + shard.size:
         return False
     with path.open("rb") as file:
-        there = (os.pread(file.fileno(), end.size, start + end.at) for end in ends)
-        same = (own == content(end, files) for own, end in zip(there, ends, strict=True))
-        return file.read(start) == shard.header and all(same)
+        there, space = file.fileno(), Space()
+        if file.read(start) != shard.header:
+            return False
+        own = ((os.pread(there, e.size, start + e.at), content(e, files, space)) for e in ends)
+        return all(left == right.tobytes() for left, right in own)
 
 
 def write_rest(
