@@ -14,14 +14,18 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from alignment_tax import settings
+from alignment_tax import settings, skills
 from alignment_tax.merge.checkpoint import Recipe, mergekit_config
 from alignment_tax.provenance import provenance
 from alignment_tax.weights import open_checkpoint
-from bench import UNIT, Numbers, keep, kept, python
+from bench import UNIT, Numbers, keep, kept, python, timed
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384
 ALPHA, NAME = 0.6, "bench.json"
+#: What both score: tasks by choice and by generation; their scores in lm-eval.
+TINY = Path(skills.__file__).with_name("tiny")
+SAME = ["--tasks", "tiny_one_hop,tiny_piqa_like,tiny_span,tiny_counting", "--limit", "200"]
+METRICS = ("acc,none", "exact_match,none")
 #: A process of its own that starts a command: memory of this one would count as the command's.
 LAUNCH = """import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -56,6 +60,41 @@ def watched(command: list[str]) -> Numbers:
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak * UNIT / 1e6}
 
 
+def walked(folder: Path, run: int) -> Numbers:
+    """Return the seconds of an alpha of `audit`'s walk, and those of `merge` and lm_eval.
+
+    RuntimeError: their scores differ. The pair is the shipped base, and the base with some noise.
+    """
+    ends, cli = [settings.base_folder(), folder / "after"], ["-m", "alignment_tax"]
+    if not ends[1].exists():
+        model = AutoModelForCausalLM.from_pretrained(shutil.copytree(ends[0], ends[1]))
+        torch.manual_seed(0)
+        for weights in model.parameters():
+            weights.data += 0.3 * weights.std().detach() * torch.randn_like(weights)
+        model.save_pretrained(ends[1])
+    pair, made, page = [*map(str, ends)], folder / f"made{run}", folder / f"page{run}"
+
+    def audit(alphas: str) -> float:
+        asked = [*SAME, "--alphas", alphas, "--out", str(page)]
+        store = {"ALIGNMENT_TAX_RUNS": str(folder / f"{run} {alphas}")}
+        return timed(lambda: python([*cli, "audit", *pair, *asked], [], **store))[0]
+
+    def score() -> None:
+        python([*cli, "merge", *pair, "--alpha", str(ALPHA), "--out", str(made)], [])
+        asked = ["--model_args", f"pretrained={made},dtype=float32", "--include_path", str(TINY)]
+        asked += ["--batch_size", "16", "--output_path", str(made), "--device", "cpu"]
+        python(["-m", "lm_eval", "--model", "hf", *SAME, *asked], [])
+
+    alone, four = audit(str(ALPHA)), audit(f"0.2,0.4,{ALPHA},0.8")
+    seconds, (file,) = timed(score)[0], made.rglob("results*.json")
+    ours = pd.read_csv(page / "audit.csv").query("alpha == @ALPHA and not format_forgiven")
+    for name, scores in json.loads(file.read_text("utf-8"))["results"].items():
+        value = ours.set_index("score").loc[name.removeprefix("tiny_"), "value"]
+        if abs(value - 100 * next(v for k, v in scores.items() if k in METRICS)) > 1e-6:
+            raise RuntimeError(f"{name}: audit finds {value}, lm_eval {scores}.")
+    return {"walk": (four - alone) / 3, "merge_and_score": seconds}
+
+
 def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = None) -> int:
     """Measure, and write what came out into bench.json under `merge`."""
     ours = [sys.executable, "-m", "alignment_tax", "merge"]
@@ -87,5 +126,9 @@ def run(mergekit: Path, runs: int = 5, large: float = 2.0, out: Path | None = No
             own["times_mergekit_linear_cpu"] = cpu["mergekit"] / cpu["ours"]
             own["peak_over_mergekit"] = peaks["ours"] / peaks["mergekit"]
         print(name, json.dumps(own))
-        keep({**kept(NAME, out), "merge": found | {"provenance": provenance()}}, NAME, out)
-    return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        walks = found["raw"]["audit"] = [walked(Path(scratch), number) for number in range(runs)]
+    spent = pd.DataFrame(walks).median()
+    found["audit_times_save_and_score"] = spent["merge_and_score"] / spent["walk"]
+    print(found["audit_times_save_and_score"])
+    return keep({**kept(NAME, out), "merge": found | {"provenance": provenance()}}, NAME, out)
