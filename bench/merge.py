@@ -22,10 +22,11 @@ from bench import UNIT, Numbers, keep, kept, python, timed
 
 WIDTH, INNER, TOKENS = 1024, 2816, 16_384
 ALPHA, NAME = 0.6, "bench.json"
-#: What both score: tasks by choice and by generation; their scores in lm-eval.
+#: What both score: tasks by choice and by generation; lm-eval's scores, and whether they are with
+#: format forgiven (of choices the likeliest counts).
 TINY = Path(skills.__file__).with_name("tiny")
 SAME = ["--tasks", "tiny_one_hop,tiny_piqa_like,tiny_span,tiny_counting", "--limit", "200"]
-METRICS = ("acc,none", "exact_match,none")
+METRICS = {"acc,none": True, "exact_match,none": False}
 #: A process of its own that starts a command: memory of this one would count as the command's.
 LAUNCH = """import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -87,10 +88,12 @@ def walked(folder: Path, run: int) -> Numbers:
 
     alone, four = audit(str(ALPHA)), audit(f"0.2,0.4,{ALPHA},0.8")
     seconds, (file,) = timed(score)[0], made.rglob("results*.json")
-    ours = pd.read_csv(page / "audit.csv").query("alpha == @ALPHA and not format_forgiven")
+    ours = pd.read_csv(page / "audit.csv").query("alpha == @ALPHA")
+    values = ours.set_index(["score", "format_forgiven"])["value"]
     for name, scores in json.loads(file.read_text("utf-8"))["results"].items():
-        value = ours.set_index("score").loc[name.removeprefix("tiny_"), "value"]
-        if abs(value - 100 * next(v for k, v in scores.items() if k in METRICS)) > 1e-6:
+        metric = next(each for each in METRICS if each in scores)
+        value = values[name.removeprefix("tiny_"), METRICS[metric]]
+        if abs(value - 100 * scores[metric]) > 1e-6:
             raise RuntimeError(f"{name}: audit finds {value}, lm_eval {scores}.")
     return {"walk": (four - alone) / 3, "merge_and_score": seconds}
 
