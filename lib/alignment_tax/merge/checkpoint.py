@@ -25,7 +25,7 @@ from alignment_tax.provenance import provenance
 from alignment_tax.store import digest, lock_of, say, write_whole
 from alignment_tax.weights import INDEX, WEIGHTS, Checkpoint, Stored, check_same_vocabulary
 
-CHUNK = 1 << 20  # bytes read of each model at a time: what both need fits into a core's own cache
+CHUNK = 1 << 19  # bytes read of each model at a time: what both need fits into a core's own cache
 THREADS = min(2, os.cpu_count() or 1)  # numpy lets the other go on; more wait for the disk
 SPARE = 1 << 26  # bytes that are left free on the disk
 PLAN = "merge.key"  # in the unfinished folder: what it is to become
