@@ -1,3 +1,4 @@
+import os
 from functools import partial
 
 import numpy as np
@@ -180,15 +181,17 @@ def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
     assert abs(cut) < 1e-6 < 1e-4 < abs(whole)
 
 
-def test_a_gpu_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
+def test_it_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr(presets, "fit_to_device", lambda preset, device_type: preset)
+    can = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     monkeypatch.setattr(plan, "check_machine", lambda preset, folder: None)
     gpu = torch.device("cuda")
     try:
         for preset in presets.PRESETS.values():
             Study(preset, 0, Store(tmp_path))
             assert library.use_bf16(gpu) == preset.bf16 == (preset.world == "real")
-            assert not library.use_bf16(torch.device("cpu"))
+            assert library.use_bf16(torch.device("cpu")) == (preset.bf16 and can)
+            assert (os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2") != preset.bf16
     finally:
         library.set_bf16(False)

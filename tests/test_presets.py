@@ -1,9 +1,8 @@
-"""The dial: what a preset becomes on a device without a GPU, and that it says so."""
+"""The dial: what a preset is computed with, and numbers that no run can use."""
 
 import dataclasses
-import logging
 import math
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,27 +11,18 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.store import Store
 
 
-def test_the_real_model_alone_shrinks_on_a_cpu_alone_and_says_so(tmp_path, caplog, monkeypatch):
-    for preset in (presets.SMOKE, presets.TINY):
-        assert {presets.fit_to_device(preset, device) for device in ("cpu", "cuda")} == {preset}
-    assert presets.fit_to_device(presets.SMALL, "cuda") == presets.SMALL
-    small = presets.fit_to_device(presets.SMALL, "cpu")
-    for name in ("sft", "reward", "judge", "rsf"):
-        before, after = getattr(presets.SMALL, name), getattr(small, name)
-        counts = [k for k in ("documents", "pairs", "rounds", "n") if hasattr(before, k)]
-        assert all(getattr(after, k) < getattr(before, k) for k in counts), name
-    assert small.eval.limit < presets.SMALL.eval.limit
-    # the same model, data and slots: only the amount differs
-    assert (small.model, small.world) == (presets.SMALL.model, presets.SMALL.world)
-    amounts = {"limit": 1, "batch_size": 1, "reward_prompts": 1}
-    evals = {dataclasses.replace(each.eval, **amounts) for each in (small, presets.SMALL)}
-    assert len(evals) == 1
-    cpu = SimpleNamespace(type="cpu")
-    monkeypatch.setattr("alignment_tax.pipeline.stages.run.device", lambda: cpu)
-    with caplog.at_level(logging.WARNING):
-        study = Study("small", 0, Store(tmp_path))
-    assert presets.size_text(study.preset) in caplog.text
-    assert f"{study.preset.eval.limit} items a benchmark" in caplog.text
+def test_a_run_without_bfloat16_says_so_and_has_other_keys(tmp_path, caplog, monkeypatch):
+    keys = set()
+    for has_it in (True, False):
+        monkeypatch.setattr(
+            "alignment_tax.pipeline.stages.run.use_bf16", lambda where, it=has_it: it
+        )
+        caplog.clear()
+        store = Mock(Store)
+        Study("small", 0, store).get("stage", {}, lambda folder: None, {}, "a stage")
+        keys.add(str(store.get.call_args.args[1]))
+        assert ("float32" in caplog.text) == (not has_it)
+    assert len(keys) == 2
     caplog.clear()
     Study("smoke", 0, Store(tmp_path))
     assert not caplog.text

@@ -125,7 +125,7 @@ def test_no_item_is_both_reported_and_validated_on_and_each_is_asked_plainly(tas
     reported, validation = ({task.doc_to_text(doc) for doc in task.eval_docs} for task in both)
     assert min(len(reported), len(validation)) > 0
     assert not reported & validation
-    # choices are asked one by one; replies are greedy, short and one line
+    # choices are asked one by one; replies are greedy, short and end at an empty line
     choices = {"arc_easy": 2, "arc_challenge": 2, "piqa": 2, "race": 4}.get(name, 0)
     built = requests(both[0])
     assert len(built) == 4 * (choices or 1)
@@ -133,7 +133,7 @@ def test_no_item_is_both_reported_and_validated_on_and_each_is_asked_plainly(tas
     if choices:
         assert (context[-8:], asked[0]) == ("\nAnswer:", " ")
     else:
-        assert (asked["until"], asked["do_sample"]) == (["\n"], False)
+        assert (asked["until"], asked["do_sample"]) == (["\n\n"], False)
         assert asked["max_gen_toks"] <= 96
 
 

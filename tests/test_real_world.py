@@ -104,13 +104,14 @@ def test_no_two_parts_share_an_opening(hh: Path) -> None:
     world = RealWorld()
     splits = ("train", "judge", "validation")
     drawn = [world.preferences(10_000, 0, split)["prompt"] for split in splits]
-    drawn += [world.prompts(10_000, 0, split) for split in ("rlhf", "validation", "reported")]
     parts = [openings_of(each) for each in drawn]
+    asked = [world.prompts(10_000, 0, split) for split in ("rlhf", "validation", "reported")]
+    assert [openings_of(each) for each in asked] == parts
     # 300 conversations a set, the same in each set, of which 100 repeat an opening.
     assert sum(map(len, parts)) == 200
     every = [real.parse_conversation(row["chosen"]) for row in hh_rows(300)]
     assert set().union(*parts) == openings_of(every)
-    assert [len(part) / 200 for part in parts[:2]] == pytest.approx([0.40, 0.24], abs=0.1)
+    assert [len(part) / 200 for part in parts[:2]] == pytest.approx([0.585, 0.235], abs=0.1)
     # demonstrations share none with preferences either
     rows = [
         {"instruction": "how do I bake  bread number 0?", "context": "", "response": "Knead."},

@@ -23,7 +23,7 @@ from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS, FORGIVEN
 from alignment_tax.models import load_policy, save_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import scorer as scorer_module
-from alignment_tax.skills.decode import greedy_replies, log_likelihoods
+from alignment_tax.skills.decode import SHARED, greedy_replies, log_likelihoods
 from alignment_tax.skills.scorer import first_line
 from alignment_tax.stats.compare import paired_bootstrap
 
@@ -255,6 +255,22 @@ def test_choices_of_several_tokens_are_likely_as_in_bare_forward_passes() -> Non
             assert value == pytest.approx(each.sum().item(), abs=1e-4)
             assert greedy == bool((logits.argmax(-1) == wanted).all())
     assert found[-1][1]
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_reply() -> None:
+    model, draw = tiny_llama(), np.random.default_rng(1)
+    start = draw.integers(4, 44, size=SHARED).tolist()
+    ends = [draw.integers(4, 44, size=n).tolist() for n in (1, 6, 3, 2)]
+    read = []
+    model.register_forward_pre_hook(
+        lambda module, given, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    alone = [greedy_replies(model, [start + e], 5, lambda x: [False], 0, 1)[0] for e in ends]
+    del read[:]
+    together = greedy_replies(model, [start + e for e in ends], 5, lambda x: [False] * len(x), 0, 2)
+    assert together == alone
+    # twice the start, each batch's ends with padding, and four steps of two rows each
+    assert sum(read) == 2 * SHARED + 2 * 6 + 2 * 2 + 2 * 4 * 2
 
 
 def test_behind_the_first_sentence_or_line_all_is_forgiven(scorer, tokenizer, monkeypatch) -> None:

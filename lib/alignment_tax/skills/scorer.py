@@ -23,6 +23,7 @@ from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
+from alignment_tax.models import autocast
 from alignment_tax.results.items import SkillScores, SkillsError, bleu_statistics
 from alignment_tax.skills.decode import Tokens, greedy_replies, log_likelihoods
 
@@ -250,7 +251,9 @@ class Scorer:
             raise SkillsError(f"Task {task.name!r} asks for {kind!r}: only choices and replies do.")
         training = model.training
         try:
-            responses, cut = ask[kind](model.eval(), tokenizer, task, requests, self.batch_size)
+            with autocast(model.device):
+                given = (model.eval(), tokenizer, task, requests, self.batch_size)
+                responses, cut = ask[kind](*given)
         finally:
             model.train(training)
         if cut:

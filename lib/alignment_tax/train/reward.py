@@ -1,4 +1,4 @@
-"""The Bradley-Terry reward model, by TRL's RewardTrainer, and how good it is.
+"""The Bradley-Terry reward model, by TRL's RewardTrainer or as a head alone, and how good it is.
 
 P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. Only differences
 count, so the zero of the scale is arbitrary: rewards are not centred.
@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
+from sklearn.linear_model import LogisticRegressionCV
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from alignment_tax.models import RewardModel, conversation_ids, score_ids
-from alignment_tax.presets import RewardConfig
+from alignment_tax.presets import HeadConfig, RewardConfig
 from alignment_tax.train.checks import check_dropped, require_columns
 from alignment_tax.train.trainer import Trained, run_trainer, trainer_arguments
+
+STRENGTHS = [10.0**power for power in range(-6, 1)]  # of a head's regularisation, inverse
 
 
 def train_reward_model(
@@ -36,6 +40,37 @@ def train_reward_model(
     start, data = RewardModel.from_policy(policy, tokenizer), Dataset.from_list(rows)
     given = (start, tokenizer, arguments, data, "reward model", dropped)
     return run_trainer(RewardTrainer, *given)
+
+
+def train_head(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    config: HeadConfig,
+    batch_size: int,
+) -> Trained:
+    """Fit the head of a reward model on frozen layers of `policy` (theta_0) to preference pairs.
+
+    A Bradley-Terry model with a linear reward is a logistic regression without intercept on the
+    differences of what the head reads, which is read once. How much it is regularised is chosen by
+    cross-validation on these pairs. Overlong conversations lose their beginning.
+    """
+    model = RewardModel.from_policy(policy, tokenizer, config.layers)
+    chosen, rejected = pair_ids(tokenizer, dataset)
+    ids = [each[-config.max_length :] for each in chosen + rejected]
+    given = (model, ids, tokenizer.pad_token_id, batch_size, "reading pairs")
+    difference = np.subtract(*np.split(score_ids(*given, features=True), 2))
+    scale = difference.std(axis=0)
+    # every second pair is turned around, since a regression wants both answers
+    sign = np.where(np.arange(len(difference)) % 2, -1, 1)
+    fit = LogisticRegressionCV(
+        Cs=STRENGTHS, l1_ratios=(0.0,), use_legacy_attributes=False, fit_intercept=False,
+        scoring="neg_log_loss", max_iter=1000,
+    )  # fmt: skip
+    fit.fit(sign[:, None] * difference / scale, sign)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.as_tensor(fit.coef_ / scale))
+    return Trained(model, [{"step": 1, "C": float(fit.C_)}], len(dataset))
 
 
 def pair_ids(

@@ -326,9 +326,10 @@ FAULTS = {
     "malformed": "where user and assistant do not take turns",
 }
 ROLES = {"Human": "user", "Assistant": "assistant"}
-# Shares of the conversations: 0.7 for reward models (pairs), 0.3 for RLHF (prompts alone).
-PARTS = {"train": 0.40, "validation": 0.06, "judge": 0.24, "rlhf": 0.20}
-PARTS |= {"validation prompts": 0.05, "reported prompts": 0.05}
+# Shares of the conversations, and which part gives the prompts of RLHF: those of the pairs that the
+# reward model learns from, as in the paper. What is reported is in neither it nor the judge.
+PARTS = {"train": 0.585, "validation": 0.18, "judge": 0.235}
+PROMPTS = {"rlhf": "train", "validation": "judge", "reported": "validation"}
 
 
 def parse_conversation(text: str) -> Prompt:
@@ -420,9 +421,9 @@ class RealWorld:
 
     def prompts(self, n: int, seed: int, split: str) -> list[Prompt]:
         """Return up to `n` different prompts of split rlhf, validation or reported."""
-        if split not in ("rlhf", "validation", "reported"):
+        if split not in PROMPTS:
             raise ValueError(f"There is no split {split!r}: rlhf, validation or reported.")
-        pairs = self._parts["rlhf" if split == "rlhf" else f"{split} prompts"]
+        pairs = self._parts[PROMPTS[split]]
         different = {json.dumps(pair.prompt): pair.prompt for pair in pairs}
         return draw(list(different.values()), n, seed, f"{split} prompts")
 

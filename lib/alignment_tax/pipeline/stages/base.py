@@ -14,10 +14,10 @@ from alignment_tax import models, presets, settings
 from alignment_tax.mitigate.replay import tiny_documents
 from alignment_tax.models import AnyReply, RewardModel, load_reward_model
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
-from alignment_tax.presets import RewardConfig
+from alignment_tax.presets import HeadConfig, RewardConfig
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
-from alignment_tax.train.reward import accuracy, margins, train_reward_model
+from alignment_tax.train.reward import accuracy, margins, train_head, train_reward_model
 from alignment_tax.train.sample import Reply, sample_replies, sampling
 from alignment_tax.train.sft import train_sft
 from alignment_tax.world.base import Prompt
@@ -73,13 +73,18 @@ def judge(run: Run) -> Artifact | None:
     return _reward(run, run.preset.judge, "judge", 1000, "the judge")
 
 
-def _reward(run: Run, config: RewardConfig, split: str, shift: int, name: str) -> Artifact:
+def _reward(
+    run: Run, config: RewardConfig | HeadConfig, split: str, shift: int, name: str
+) -> Artifact:
     start, seed = sft(run), run.seed + shift
 
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(start)
         data = run.world.preferences(config.pairs, seed, split)
-        trained = train_reward_model(policy, tokenizer, data, config, seed, folder / "work")
+        if isinstance(config, HeadConfig):
+            trained = train_head(policy, tokenizer, data, config, run.batch)
+        else:
+            trained = train_reward_model(policy, tokenizer, data, config, seed, folder / "work")
         held_out = run.world.preferences(config.validation_pairs, seed, "validation")
         margin = margins(trained.model, tokenizer, held_out, run.batch, config.max_length)
         kinds = list(held_out["kind"]) if "kind" in held_out.column_names else "real"

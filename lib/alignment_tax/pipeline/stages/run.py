@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from alignment_tax import plan, presets, settings
-from alignment_tax.models import Loaded, device, load_policy, set_bf16
+from alignment_tax.models import Loaded, device, load_policy, set_bf16, use_bf16
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage, check_known
 from alignment_tax.store import Artifact, Make, Parents, Store, Values, digest, write_json
@@ -27,10 +27,10 @@ T = TypeVar("T")
 class Run:
     """A preset and a seed, where its artifacts are, and what it holds in memory.
 
-    Without a GPU the preset `small` shrinks, and says so. The seed decides data, order of examples
-    and samples. Artifacts are kept in the store, by default the folder of runs. UnknownPreset,
-    ValueError, PlanError: there is no such preset; the seed or a number of the preset makes no
-    sense; the preset needs a GPU, memory or a disk that this machine has not.
+    The seed decides data, order of examples and samples. Artifacts are kept in the store, by
+    default the folder of runs. UnknownPreset, ValueError, PlanError: there is no such preset; the
+    seed or a number of the preset makes no sense; the preset needs a GPU, memory or a disk that
+    this machine has not.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
@@ -38,9 +38,7 @@ class Run:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
         chosen = presets.get(preset) if isinstance(preset, str) else preset
         presets.check(chosen)
-        self.preset = presets.fit_to_device(chosen, device().type)
-        if self.preset != chosen:
-            log.warning("No GPU here, so this run is smaller: %s", presets.size_text(self.preset))
+        self.preset = chosen
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         if presets.is_paper(self.preset):
@@ -50,6 +48,8 @@ class Run:
         self._memory: dict[Hashable, tuple[Hashable, Any]] = {}
         torch.set_num_threads(self.preset.threads)
         set_bf16(self.preset.bf16)
+        if self.preset.bf16 and not use_bf16(device()):
+            log.warning("This processor has no bfloat16, so %s is computed in float32.", self)
 
     def __str__(self) -> str:
         """Name the run for a reader."""
@@ -90,7 +90,7 @@ class Run:
         """The artifact of a stage (see `Store.get`); what all stages depend on is added."""
         preset, kept = self.preset, {"seed": self.seed, "world": _world_key(self.preset.world)}
         kept |= {"threads": preset.threads, "dtype": preset.dtype}
-        kept |= {"bf16": True} if preset.bf16 else {}
+        kept |= {"bf16": True} if use_bf16(device()) else {}
         for key, value in inputs.items():
             config = dataclasses.is_dataclass(value)
             kept[key] = presets.as_dict(value) if config else value
@@ -126,7 +126,7 @@ def trained(run: Run, spec: Spec) -> Artifact:
 def _world_key(world: str) -> str:
     """A digest of samples of a world's training data: other data are another artifact."""
     if world != "tiny":
-        return "1"
+        return "2"
     tiny = TinyWorld()
     samples = [tiny.sft(64, 0).to_list(), tiny.preferences(128, 0, "train").to_list()]
     return digest([samples, tiny.prompts(64, 0, "rlhf")])

@@ -31,7 +31,7 @@ def scorer(run: Run) -> Scorer:
 def _items_key(suite: str) -> str:
     """What the items of a suite are: scores of other items are never mistaken for these."""
     if suite != "tiny":
-        return "1"
+        return "2"
     slots = ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting", "translation")
     return digest([list(items(slot)["prompt"]) + list(items(slot)["target"]) for slot in slots])
 
