@@ -8,7 +8,6 @@ from conftest import refuses
 from alignment_tax import figures, report
 from alignment_tax.labels import SCORES
 from alignment_tax.results.recorded import recorded, recorded_items
-from alignment_tax.stats import claims
 
 #: Rows as they are recorded beside the main line: same rounds of RSF, or another algorithm's. That
 #: claims stay is told in test_claims.
@@ -60,6 +59,6 @@ def test_the_page_of_the_real_model_lists_the_main_line_alone():
     real, items = recorded(report.REAL), recorded_items(report.REAL)
     pages = []
     for points in (real.points, with_others(real.points)):
-        found = claims.table(figures.main_line(points), items=items)
-        pages.append(report.one_seed_page(replace(real, points=points), items, found))
+        run = replace(real, points=points)
+        pages.append(report.one_seed_page(run, items, report.real_claims(run, items)))
     assert pages[0] == pages[1]

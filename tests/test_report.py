@@ -12,7 +12,6 @@ from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
-from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
 from alignment_tax.stats import claims
 
@@ -91,7 +90,7 @@ def test_the_key_of_a_recording_is_that_of_its_points_and_their_origin(tmp_path,
 
 def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     run, items = recorded(report.REAL), recorded_items(report.REAL)
-    found = claims.table(main_line(run.points), items=items)
+    found = report.real_claims(run, items)
     kept = claims.read(report.REAL)
     assert found["id"].tolist() == kept["id"].tolist()
     np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
@@ -180,3 +179,39 @@ def test_costs_of_one_seed_are_paired_by_item() -> None:
     assert not found["id"].str.startswith("gain.").any()
     alike = claims.table(points(), items=items({"sft": 20, "rsf": 20, "average": 20}))
     assert set(alike["verdict"]) == {"negligible"}
+
+
+def test_fronts_and_rewards_of_one_seed_are_paired_by_item_and_reply() -> None:
+    rng, given = np.random.default_rng(0), items({"sft": 36, "rsf": 20, "average": 30})
+    base = rng.normal(size=200)
+    rows = [given]
+    for name, gained in (("sft", 0.0), ("rsf", 2.0), ("average", 1.5)):
+        key = given.loc[given["key"] == {"sft": "k0", "rsf": "k1", "average": "k2"}[name], "key"]
+        own = {"seed": 0, "key": key.iloc[0], "slot": "reward", "item": range(200)}
+        noise = rng.normal(scale=0.5, size=200)
+        rows.append(pd.DataFrame(own | {"value": base + gained + noise - noise.mean()}))
+    told = pd.concat(rows, ignore_index=True)
+    alone = points()[points()["key"] != "old"]
+    average = alone[alone["method"] == "average"]
+    ends = [average.assign(alpha=alpha, key=key) for alpha, key in ((0.0, "k0"), (1.0, "k1"))]
+    found = claims.table(pd.concat([alone, *ends]), items=told)
+    gain = claims.one(found, "gain.rsf.reward")
+    assert gain["difference"] == pytest.approx(2.0)
+    # what all models share cancels: two noises of 0.5 over 200 replies
+    half = 1.96 * 0.5 * 2**0.5 / 200**0.5
+    assert (gain["high"] - gain["low"]) / 2 == pytest.approx(half, rel=0.15)
+    front = claims.one(found, "average_vs_early.rsf.reading")
+    # by hand: 90 at 0 and 50 at 2; the average has 75 at 1.5, where the line has 60
+    assert front["difference"] == pytest.approx((15 * 2 / 2) / 2, abs=0.05)
+    assert front["low"] < front["difference"] < front["high"]
+
+
+def test_a_reward_model_is_held_against_a_coin() -> None:
+    pairs = pd.DataFrame({"margin": [1.0] * 58 + [-1.0] * 41 + [0.0], "seed": 0})
+    both = pd.concat([pairs.assign(model="reward_model"), pairs.assign(model="judge", margin=1.0)])
+    found = claims.of_pairs(both).set_index("id")
+    row = found.loc["reward_model.pairs_beyond_chance"]
+    assert row["difference"] == pytest.approx(8.5)
+    # Wilson's interval of 58.5 of 100, by hand: 48.7 to 67.7 %
+    assert (row["low"], row["high"]) == pytest.approx((-1.3, 17.7), abs=0.1)
+    assert list(found["verdict"]) == ["holds", "inconclusive"]

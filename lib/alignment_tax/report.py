@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -196,9 +195,9 @@ def beside_small_steps() -> list[str]:
 # --- the real model: one seed ---------------------------------------------------------------------
 def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
     """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
-    rows, bounds = Selection(points), {}
+    rows, bounds, draws = Selection(points), {}, claims.drawn(items)
     for score in ("skill", *FAMILIES, *_scored(points)):
-        change = claims.over_items(rows, claims.Claim("", "", "", "rsf/last", "sft", score), items)
+        change = claims.over_items(rows, claims.Claim("", "", "", "rsf/last", "sft", score), draws)
         bounds[score] = (change.low, change.high)
     return tax_bars(points, intervals=bounds, recorded=True)
 
@@ -227,15 +226,24 @@ def _model_name(row: Mapping[Any, Any]) -> str:
     return starts.get(row["algorithm"], f"RSF, round {int(row['rounds'])}{control}")
 
 
+def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
+    """Return the claims of a run of one seed: of its reward model, and of its main line."""
+    told = claims.table(main_line(run.points), items=items)
+    return pd.concat([claims.of_pairs(run.pairs), told], ignore_index=True)
+
+
 def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
     if len(run.seeds) != 1:
         raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
-    points, right = main_line(run.points), 100 * float(np.mean(run.pairs["margin"] > 0))
-    half = 1.96 * float(np.sqrt(right * (100 - right) / len(run.pairs)))
+    points = main_line(run.points)
     told = claims.markdown(found.drop(columns="place").assign(place=""))
     own = {"models": models_table(points), "tax": alt_text(tax_figure(points, items))}
-    return page("one_seed", run=run, right=right, half=half, claims=told, **own)
+    own |= {"beyond": claims.one(found, "reward_model.pairs_beyond_chance")}
+    n_pairs = run.pairs.get("model", pd.Series("reward_model", run.pairs.index)).eq("reward_model")
+    return page(
+        "one_seed", run=run, n_pairs=n_pairs.sum(), effect=claims.effect, claims=told, **own
+    )
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -274,7 +282,7 @@ def write_pages() -> None:
     folder = settings.results_folder() / REAL
     if (folder / "points.csv").is_file():
         real, items = recorded(REAL), recorded_items(REAL)
-        found = claims.table(main_line(real.points), items=items)
+        found = real_claims(real, items)
         claims.write(found, folder / "claims.csv")
         write_whole(folder / "README.md", one_seed_page(real, items, found))
         save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)

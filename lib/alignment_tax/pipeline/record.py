@@ -36,6 +36,7 @@ from alignment_tax.results.recorded import (
 )
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, NAMED, Spec, has_forward_kl
+from alignment_tax.stats.claims import REPLIES
 from alignment_tax.store import Artifact, Make, Parents, Store, Values, read_json, say
 
 #: Most models that one process takes at a time.
@@ -127,8 +128,16 @@ def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh
         "kl": forward_kls(study, specs),
         "replies": replies_table(study) if study.end() in specs else pd.DataFrame(),
     }
+    write_tables(folder, tables, _pairs_table(study), _items_table(study, specs), fresh)
+
+
+def _pairs_table(study: Study) -> pd.DataFrame:
+    """The held-out pairs of the reward model, and of its judge if there is one."""
     pairs = pd.read_parquet(study.reward.path / "held_out.parquet").assign(seed=study.seed)
-    write_tables(folder, tables, pairs, _items_table(study, specs), fresh)
+    if (judge := base.judge(study)) is None:
+        return pairs
+    own = pd.read_parquet(judge.path / "held_out.parquet").assign(seed=study.seed)
+    return pd.concat([pairs.assign(model="reward_model"), own.assign(model="judge")])
 
 
 def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
@@ -138,6 +147,11 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         table = SkillScores.load(artifact.path).items.drop(columns="fingerprint")
         numbers = table.select_dtypes("number").columns.difference(["item"])
         small = table.astype(dict.fromkeys(numbers, "float32"))
+        if study.preset.judge is not None:  # of one seed the replies are resampled with the items
+            replies = pd.read_parquet(artifact.path / "replies.parquet", columns=list(REPLIES))
+            for name, values in replies.items():
+                own = {"slot": name, "item": range(len(values)), "value": values.astype("float32")}
+                small = pd.concat([small, pd.DataFrame(own)], ignore_index=True)
         rows.append(small.assign(seed=study.seed, key=artifact.key[:16]))
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
     return merged.astype({"slot": "category", "key": "category", "item": "int32"})

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax import labels, settings
-from alignment_tax.labels import FORGIVEN, SCORES
-from alignment_tax.results.items import SkillScores, family_percent, slots_of, written
+from alignment_tax.labels import FAMILIES, FORGIVEN
+from alignment_tax.results.items import SkillScores, corpus_bleu
 from alignment_tax.results.points import NotRecorded, shared
 from alignment_tax.results.select import Selection, parse
 from alignment_tax.stats import compare, pareto
@@ -29,6 +29,8 @@ COLUMNS = """
 """.split()
 #: Draws of the bootstrap over items, where there is one seed.
 DRAWS = 2000
+#: Beside the items of one seed, by prompt: of each reply sampled from a model.
+REPLIES = ("reward", "gold")
 Gaps = Mapping[int, float] | pd.Series
 
 
@@ -37,14 +39,19 @@ def _difference(rows: Selection, claim: Claim) -> pd.Series:
     return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
 
 
-def _curves(rows: Selection, claim: Claim, axis: str) -> Iterator[tuple[int, Array, Array]]:
+def _curve_rows(rows: Selection, claim: Claim) -> Iterator[tuple[int, pd.DataFrame, pd.DataFrame]]:
     """Both curves of a seed; with a ratio per block or part, at the mean ratios that both have."""
     texts = (claim.a, claim.b)
     parts, blocks = (any(getattr(parse(t), name) for t in texts) for name in ("part", "blocks"))
     ratios = rows.ratios(*texts) if parts or blocks else None
     a, b = (rows.curve(text, ratios, not parts) for text in texts)
     for seed in sorted(a.keys() & b.keys()):
-        first, second = (each[seed][[axis, claim.score]].to_numpy(dtype=float) for each in (a, b))
+        yield seed, a[seed], b[seed]
+
+
+def _curves(rows: Selection, claim: Claim, axis: str) -> Iterator[tuple[int, Array, Array]]:
+    for seed, *both in _curve_rows(rows, claim):
+        first, second = (each[[axis, claim.score]].to_numpy(dtype=float) for each in both)
         yield seed, first, second
 
 
@@ -174,24 +181,97 @@ def judged(gaps: pd.Series, claim: Claim) -> compare.Comparison:
     return compare.compare_seeds(gaps, direction=claim.direction, sesoi=claim.sesoi)
 
 
-def over_items(rows: Selection, claim: Claim, items: pd.DataFrame) -> compare.Comparison:
-    """Return what one seed says of a difference in skill, by a paired bootstrap over its items."""
-    if claim.measure != "difference" or claim.score not in SCORES:
-        raise NotRecorded(f"{claim.id} is no difference of skills.")
-    slots, (_, forgiven) = slots_of(claim.score), written(claim.score)
-    sides = []
-    for text in (claim.a, claim.b):
-        own = rows.model(text)
-        if len(own) != 1 or "key" not in own:
-            raise NotRecorded(f"{text} is not one model.")
-        mine = items[(items["key"] == own["key"].iloc[0]) & items["slot"].isin(slots)]
-        if mine.empty:
-            raise NotRecorded(f"A model of {claim.id} has no items.")
-        sides.append([SkillScores({}, mine).values(forgiven)])
-    return compare.paired_bootstrap(
-        *sides, rng=np.random.default_rng(0), n_boot=DRAWS, statistic=family_percent(claim.score),
-        direction=claim.direction, sesoi=claim.sesoi,
-    )  # fmt: skip
+def drawn(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what each model (its key) scores on resamples of its items: a row a draw.
+
+    The first row is all items as they are. Of each slot, and of the replies whose reward and gold
+    are kept beside the items, all models have the same draws, so that their differences are paired.
+    """
+    found = {}
+    for key, own in items.groupby("key", observed=True):
+        rng, table, size = np.random.default_rng(0), pd.DataFrame(index=range(DRAWS + 1)), 0
+        both = [SkillScores({}, own).values(forgiven) for forgiven in (False, True)]
+        slots: list[dict[str, Array]] = [{}, {}]
+        for slot in both[0]:
+            size = len(both[0][slot])
+            chosen = np.vstack([np.arange(size), rng.integers(size, size=(DRAWS, size))])
+            for way, values in zip(slots, both, strict=True):
+                every = values[slot][chosen]
+                bleu = slot == "bleu"
+                way[slot] = (
+                    np.array([corpus_bleu(x) for x in every]) if bleu else every.mean(axis=1)
+                )
+                way[slot] *= 1 if bleu or slot in REPLIES else 100
+        for way, names in zip(slots, ({name: name for name in FORGIVEN}, FORGIVEN), strict=True):
+            for family, own_slots in FAMILIES.items():
+                if scored := [way[slot] for slot in own_slots if slot in way]:
+                    table[names[family]] = np.mean(scored, axis=0)
+            if set(families := [names[f] for f in FAMILIES]) <= set(table):
+                table[names["skill"]] = table[families].mean(axis=1)
+        found[str(key)] = table.assign(**slots[0])
+    return found
+
+
+def over_items(
+    rows: Selection, claim: Claim, draws: Mapping[str, pd.DataFrame]
+) -> compare.Comparison:
+    """Return what one seed says of a claim, by a paired bootstrap over its items and replies.
+
+    NotRecorded: a claim that is no difference and not at equal reward or gold, or has no items.
+    """
+    kind, _, axis = claim.measure.partition("_")
+    if kind not in ("difference", "equal") or axis == "kl":
+        raise NotRecorded(f"{claim.id} is no difference of models or of their fronts.")
+    if kind == "difference":
+        models, texts = [rows.model(text) for text in (claim.a, claim.b)], (claim.a, claim.b)
+        if any(len(model) != 1 for model in models):
+            raise NotRecorded(f"{claim.id} does not compare two models.")
+        sides = [[model["key"].iloc[0]] for model in models]
+        factors = [parse(text).factor for text in texts]
+    else:
+        curves = next(_curve_rows(rows, claim), (0,))[1:]
+        sides, factors = [list(curve["key"]) for curve in curves], [1.0, 1.0]
+    scores = [claim.score] if kind == "difference" else [axis, claim.score]
+    lacking = [k for side in sides for k in side if not set(scores) <= set(draws.get(k, ()))]
+    if lacking or not sides:
+        raise NotRecorded(f"The items of a model of {claim.id} hold no {' or '.join(scores)}.")
+    # (draws, models, scores)
+    a, b = (
+        factor * np.stack([draws[key][scores].to_numpy() for key in side], axis=1)
+        for side, factor in zip(sides, factors, strict=True)
+    )
+    if kind == "difference":
+        gaps = (a - b)[:, 0, 0]
+    else:
+        gaps = np.array([pareto.gap_at_equal_reward(*each) for each in zip(a, b, strict=True)])
+    low, high = map(
+        float, np.quantile(gaps[1:], [0.5 - compare.LEVEL / 2, 0.5 + compare.LEVEL / 2])
+    )
+    verdict = compare.verdict(low, high, claim.direction, claim.sesoi)
+    return compare.Comparison(float(gaps[0]), low, high, 1, 1, verdict)
+
+
+def of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return how far above half of its held-out pairs one seed's reward model orders as people did.
+
+    In points, with Wilson's interval; of the judge too, where its pairs are there (column model).
+    """
+    found = []
+    models = pairs["model"] if "model" in pairs else pd.Series("reward_model", pairs.index)
+    for name, own in pairs.groupby(models):
+        who = str(name).replace("_", " ")
+        claim = Claim(
+            f"{name}.pairs_beyond_chance", "12", f"the {who} orders held-out pairs as people did",
+            who, "chance", "pairs",
+        )  # fmt: skip
+        share = float(((own["margin"] > 0) + 0.5 * (own["margin"] == 0)).mean())
+        low, high = (100 * end - 50 for end in compare.wilson(share * len(own), len(own)))
+        verdict = compare.verdict(low, high, claim.direction, claim.sesoi)
+        each = compare.Comparison(100 * share - 50, low, high, 1, len(own), verdict)
+        seeds = " ".join(map(str, sorted(set(own["seed"]))))
+        facts = {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": seeds}
+        found.append(asdict(claim) | facts | asdict(each))
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def table(
@@ -199,13 +279,15 @@ def table(
 ) -> pd.DataFrame:
     """Return a row per claim (else all) that points can be asked; of one seed over its `items`."""
     every, found = Selection(points), []
+    alone = items is not None and every.rows["seed"].nunique() == 1
+    draws = drawn(items) if items is not None and alone else {}
     # algorithms side by side are compared on the seeds that have all of them
     beside = Selection(shared(points))
     for claim in CLAIMS.values() if wanted is None else wanted:
         rows = beside if claim.shared else every
         with suppress(NotRecorded):
-            if items is not None and every.rows["seed"].nunique() == 1:
-                seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, items)
+            if alone:
+                seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, draws)
             else:
                 gaps = differences(rows, claim)
                 seeds, each = sorted(gaps.index), judged(gaps, claim)
