@@ -1,6 +1,7 @@
 """What the stages of the course say to one request, one French sentence and one question."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,26 @@ from alignment_tax.skills import right
 from alignment_tax.spec import AVERAGE, Spec
 from alignment_tax.train.sample import sample_replies
 from alignment_tax.world import chat
-from alignment_tax.world.base import Prompt
+from alignment_tax.world.base import said
 
 #: Slots that are asked one item of: a sentence to translate, a question about a passage.
 SLOTS = ("bleu", "span")
+#: What the real model is asked in a chat: slot, request, right answer.
+OWN = (
+    ("request", "How do I make a good cup of tea?", ""),
+    ("bleu", "Translate into English: Le chat noir dort sur la vieille chaise de ma grand-mère.",
+     "The black cat is sleeping on my grandmother's old chair."),
+    ("span", "Anna sold eleven boats in May, and her brother Tom sold four more than she did. The "
+     "money went to the school in Harbour Street. Where did the money go?",
+     "To the school in Harbour Street."),
+)  # fmt: skip
 
 
 def replies_table(study: Study) -> pd.DataFrame:
     """Return what the base, theta_0, RSF's last round and an average say, a row each and question.
 
-    The request is the first harmless one. Of both skills it is the first item that theta_0 and the
+    Real data are not ours to keep, so the real model is asked `OWN`. In the tiny world the request
+    is the first harmless one; of both skills it is the first item that theta_0 and the
     average have right (talk behind it forgiven) and RSF has not, if there is one: chosen to show a
     loss. The average is at the alpha of the preset that is nearest to `ALPHA`. Columns: seed,
     algorithm, method, alpha, slot ("request" or one of `SLOTS`), question, expected, reply; reward
@@ -29,19 +40,25 @@ def replies_table(study: Study) -> pd.DataFrame:
     last = study.preset.rsf.rounds
     alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))
     specs = [Spec("base"), Spec("sft"), Spec("rsf", last), Spec("rsf", last, AVERAGE, alpha)]
-    scored = [study.scores(spec).items for spec in specs[1:]]
-    chosen = {slot: [_telling(slot, *scored)] for slot in SLOTS if slot in set(scored[0]["slot"])}
-    request, length = _first_harmless(study), study.preset.rsf.max_new_tokens
-    rows = []
+    chosen, rows, length = {}, list[dict[str, Any]](), study.preset.rsf.max_new_tokens
+    own = OWN if study.preset.world != "tiny" else [("request", _first_harmless(study), "")]
+    if study.preset.world == "tiny":
+        scored = [study.scores(spec).items for spec in specs[1:]]
+        chosen = {s: [_telling(s, *scored)] for s in SLOTS if s in set(scored[0]["slot"])}
     for spec in specs:
         model, tokenizer = study.model(spec)
         named = {"seed": study.seed, "algorithm": spec.algorithm, "method": spec.method}
         named["alpha"] = spec.alpha
-        [[reply]] = sample_replies(model, tokenizer, [request], 1, 0.0, length, 1, study.seed)
-        asked = {"slot": "request", "question": request[-1]["content"], "expected": ""}
-        [reward], [gold] = study.rewards([request], [reply]), study.golds([request], [reply])
-        said = {"reply": reply.text, "reward": float(reward), "gold": float(gold)}
-        rows.append(named | asked | said)
+        for slot, request, expected in own:
+            prompt = said("user", request)
+            [[reply]] = sample_replies(model, tokenizer, [prompt], 1, 0.0, length, 1, study.seed)
+            row = named | {"slot": slot, "question": request, "expected": expected}
+            row["reply"] = reply.text
+            if slot == "request":
+                given = [prompt], [reply]
+                row |= {"reward": float(study.rewards(*given)[0])}
+                row |= {"gold": float(study.golds(*given)[0])}
+            rows.append(row)
         answers = study.scorer.answers(model, tokenizer, chosen)
         for (slot, number), answer in answers.items():
             task = study.scorer.tasks[study.scorer.slots[slot].name]
@@ -61,9 +78,7 @@ def _telling(slot: str, *models: pd.DataFrame) -> int:
     return int(own[0]["item"].iloc[place])
 
 
-def _first_harmless(study: Study) -> Prompt:
+def _first_harmless(study: Study) -> str:
     prompts = study.world.prompts(40, study.seed, "reported")
-    if study.preset.world != "tiny":
-        return prompts[0]
-    verbs = [chat.parse(prompt[-1]["content"])[0] for prompt in prompts]
-    return next(p for p, verb in zip(prompts, verbs, strict=True) if verb not in chat.HARMS)
+    requests = [prompt[-1]["content"] for prompt in prompts]
+    return next(each for each in requests if chat.parse(each)[0] not in chat.HARMS)
