@@ -365,7 +365,8 @@ SMALL = Preset(
         without=("race_like",),
     ),
     distil=DistilConfig.like(SMALL_RSF),
-    remedies=(("kl", (0.1, 1.0)),),
+    remedies=(("kl", (0.1, 1.0)), ("replay", (0.5, 2.0))),
+    replay_documents=300,
     ratios=replace(
         TINY_RATIOS, prompts=64, n=4, epochs=4, batch_size=8, grids=(("hma", 3, (0.2, 0.4, 0.6)),),
         parts=tuple((part, (0.0, 0.4)) for part in ("input", "middle", "output")),

@@ -16,7 +16,7 @@ from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.skills.decode import greedy_replies
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED, Batch, Outputs
-from alignment_tax.world import tiny
+from alignment_tax.world import real, tiny
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 #: Families of pretraining text in the very format of a skill that is scored.
@@ -144,6 +144,28 @@ def tiny_reported() -> list[str]:
     prompts = [text for slot in SLOTS for text in tiny.items(slot)["prompt"]]
     passages = [text.split(" question :")[0] for text in prompts if text.startswith("passage :")]
     return prompts + passages
+
+
+def real_documents(n: int, seed: int) -> list[Document]:
+    """Draw up to `n` pages of web text (C4), of which none contains a reported text.
+
+    They stand in for what the real model was pretrained on; no skill's format is among them.
+    """
+    texts = [row["text"] for row in real.load("c4")]
+    spoilt = {place for place, _ in overlaps(texts, real_reported())}
+    kept = [text for place, text in enumerate(texts) if place not in spoilt]
+    return [Document(((text, 1.0),)) for text in real.draw(kept, n, seed, "documents to replay")]
+
+
+def real_reported() -> list[str]:
+    """Return what replay may not contain of the real benchmarks: passages, questions, English.
+
+    Whole ones of eight words or more: shorter ones are phrases that any page may have.
+    """
+    names = [name for name in real.BENCHMARKS if name != "race"]  # its data are not to be had
+    rows = [row for name in names for row in real.benchmark(name, "reported")]
+    texts = [str(row.get("passage") or row.get("en") or row["question"]) for row in rows]
+    return [text for text in texts if len(text.split()) >= 8]
 
 
 def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[int, str]]:

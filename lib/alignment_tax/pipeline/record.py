@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from alignment_tax import presets, settings
 from alignment_tax.elsewhere import there, workers
+from alignment_tax.models import device, use_bf16
 from alignment_tax.pipeline import catalogue
 from alignment_tax.pipeline.asked import replies_table
 from alignment_tax.pipeline.recorded_only import LeftOut
@@ -88,7 +89,8 @@ def record(
         entry = {**provenance(), "command": " ".join(words)}
         entry |= {"preset": presets.as_dict(study.preset), "seeds": seeds[:number]}
         entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
-        entry |= {"jobs": jobs, "seconds_of_this_call": round(time.perf_counter() - started, 1)}
+        entry |= {"bf16": use_bf16(device()), "jobs": jobs}
+        entry |= {"seconds_of_this_call": round(time.perf_counter() - started, 1)}
         if methods is None:
             entry["seconds_of_stages_last_seed"] = _stage_seconds(study)
         write_calls(folder, [*calls, entry])

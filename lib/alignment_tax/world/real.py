@@ -41,7 +41,7 @@ class DataUnavailable(SettingsError):
 
 # Adapters: a row of either layout in, a row of the normal form out, None = not ours.
 # Normal forms: {question, choices, gold}, {passage, question, answers}, {fr, en},
-# {chosen, rejected}, {instruction, context, response}.
+# {chosen, rejected}, {instruction, context, response}, {text}.
 
 
 def _choice(question: str, choices: Iterable[str], gold: int, **passage: str) -> Row:
@@ -141,6 +141,10 @@ def _pair(row: Row) -> Row:
     return {"chosen": row["chosen"], "rejected": row["rejected"]}
 
 
+def _text(row: Row) -> Row | None:
+    return {"text": row["text"].strip()} if row["text"].strip() else None
+
+
 def _dolly(row: Row) -> Row | None:
     texts = {name: row[name].strip() for name in ("instruction", "context", "response")}
     return texts if texts["instruction"] and texts["response"] else None
@@ -169,6 +173,8 @@ SOURCES: dict[str, Source] = {
     },
     # CC BY-SA 3.0
     "dolly": Source(DOLLY, None, "train", "dolly_15k", _dolly),
+    # ODC-BY; web text, in the place of what the model was pretrained on
+    "c4": Source("allenai/c4", "en", "validation", "c4_demo", _text),
     # CC BY-SA 4.0
     "arc_easy_test": Source(ARC, "ARC-Easy", "test", "arc_easy_test", _arc),
     "arc_easy_train": Source(ARC, "ARC-Easy", "train", "arc_easy_train", _arc),

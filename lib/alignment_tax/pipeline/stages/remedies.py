@@ -11,7 +11,12 @@ import pandas as pd
 
 from alignment_tax.mitigate import Setting, best_of_n, distil, distil_along, treat, treatments
 from alignment_tax.mitigate.base import Example
-from alignment_tax.mitigate.replay import tiny_documents, tiny_reported
+from alignment_tax.mitigate.replay import (
+    real_documents,
+    real_reported,
+    tiny_documents,
+    tiny_reported,
+)
 from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import Run, keep_training, trained
@@ -165,15 +170,20 @@ def pool(run: Run, rounds: int | None = None) -> list[Example]:
 
 
 def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]:
-    """Pretraining text to replay, with or without the scored formats (UnknownStage: none)."""
-    n = run.preset.replay_documents
-    if run.preset.world != "tiny" or n == 0:
+    """Pretraining text to replay, with or without the scored formats (UnknownStage: none).
+
+    Of the real world it is web text, without these formats, both times.
+    """
+    n, tiny = run.preset.replay_documents, run.preset.world == "tiny"
+    if n == 0:
         raise UnknownStage(
-            f"Preset {run.preset.name} has no pretraining text to replay: only presets of the tiny "
-            "world do so far. Choose another remedy."
+            f"Preset {run.preset.name} has no pretraining text to replay: set its "
+            "`replay_documents`, or choose another remedy."
         )
     slot = ("documents", evaluated_formats)
-    return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
+    if tiny:
+        return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
+    return run.once("documents", lambda: real_documents(n, run.seed))
 
 
 def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
@@ -184,7 +194,10 @@ def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
 def with_texts(run: Run, setting: Setting, remedies: Collection[str]) -> Setting:
     """Return a setting with the pretraining text that these remedies use, if any."""
     texts = _texts(run, remedies)
-    return dataclasses.replace(setting, **texts, reported=tiny_reported()) if texts else setting
+    if not texts:
+        return setting
+    reported = tiny_reported() if run.preset.world == "tiny" else real_reported()
+    return dataclasses.replace(setting, **texts, reported=reported)
 
 
 def texts_inputs(run: Run, remedies: Mapping[str, float]) -> dict[str, Any]:
