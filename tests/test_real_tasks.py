@@ -16,6 +16,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from alignment_tax import models
+from alignment_tax.mitigate.replay import real_documents
 from alignment_tax.skills import SLOTS, Scorer
 from alignment_tax.skills.real import utils
 
@@ -199,3 +200,15 @@ def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(monkeypatch,
     assert models.smollm2_source() == file
     monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
     assert models.smollm2_source() == models.SMOLLM2  # the Hub comes first
+
+
+def test_replayed_web_text_holds_no_passage_that_is_reported(data: Path) -> None:
+    # a reported text of fewer than eight words is a phrase that any page may have
+    pages = [f"There are 3 cats. {SMALL}", "The river was high."]
+    passage = "The river was high that spring and nobody crossed it."
+    write(data, "drop_dev_eval", [drop(passage, "How high?", "high")] * 5)
+    write(
+        data, "c4_demo", [{"text": f"Once. {passage.upper()} Then."}, *({"text": t} for t in pages)]
+    )
+    found = [document.text for document in real_documents(9, 0)]
+    assert sorted(found) == sorted(text.strip() for text in pages)
