@@ -405,7 +405,7 @@ PAPER_3B = Preset(
     # section 3: all items; code: batches of 16, and 2000 prompts of HH-RLHF with a reply each
     eval=EvalConfig(suite="real", limit=None, batch_size=16, reward_prompts=2000, reward_samples=1),
     # D.1: theta_0 finetuned once on all best-of-32 replies; D.4b, c and the grid of distillation
-    # are as printed. Replay (C.1) is left out: of pretraining text there is none but other web text.
+    # are as printed. Replay (C.1) is left out: there is no pretraining text but other web text.
     distil=DistilConfig.like(PAPER_RSF),
     remedies=(
         ("l1", (0.04, 0.1, 0.4, 0.6, 1.0)), ("l2", (0.01, 0.04, 0.06, 0.08, 0.1)),
