@@ -36,13 +36,13 @@ class Dice:
     def __init__(self, table):
         self.table = table
 
-    def __call__(self, input_ids, attention_mask, use_cache):
+    def __call__(self, input_ids, attention_mask, use_cache, logits_to_keep):
         logits = torch.full((*input_ids.shape, 13), -1e9)
         for row, ids in enumerate(input_ids.tolist()):
             for place, token in enumerate(ids):
                 for following, chance in self.table.get(token, {0: 1.0}).items():
                     logits[row, place, following] = math.log(chance)
-        return types.SimpleNamespace(logits=logits)
+        return types.SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
 BOT = 3  # the last token of every prompt

@@ -34,14 +34,16 @@ def reply_log_probs(
     totals = np.zeros(len(sequences))
     padding = (tokenizer.pad_token_id, policy.device, "log-probabilities")
     for batch, ids, mask in padded_batches(sequences, batch_size, *padding):
+        # a large vocabulary is dear: logits from the first reply on, and of a row its reply alone
+        starts = [max(len(heads[i]), 1) - 1 for i in batch]
+        first = min(starts)
+        asked = {"use_cache": False, "logits_to_keep": ids.shape[1] - first}
         with autocast(policy.device):
-            logits = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        # row by row: a large vocabulary in float32 for all rows at once fills a GPU
-        taken = torch.stack([next_log_probs(*row)[0] for row in zip(logits, ids, strict=True)])
-        place = torch.arange(1, ids.shape[1], device=ids.device)
-        starts = torch.tensor([[len(heads[i])] for i in batch], device=ids.device)
-        counted = (place >= starts) & mask[:, 1:].bool()
-        totals[batch] = (taken * counted).sum(dim=1).double().cpu().numpy()
+            logits = policy(input_ids=ids, attention_mask=mask, **asked).logits
+        for row, (i, start) in enumerate(zip(batch, starts, strict=True)):
+            end = len(sequences[i])
+            own = logits[row, start - first : end - first], ids[row, start:end]
+            totals[i] = next_log_probs(*own)[0].double().sum().item()
     return totals
 
 
