@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import refuses
 from test_parts import llama
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from alignment_tax import audit as audits
 from alignment_tax import settings
@@ -105,7 +105,15 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     assert audits.table(again).equals(audits.table(found))
 
 
-def test_the_weights_of_the_average_are_those_of_the_library(pair):
+@pytest.mark.parametrize("experts", [False, True])
+def test_the_weights_of_the_average_are_those_of_the_library(pair, tmp_path, experts):
+    if experts:  # which lie one by one in the files, and in a stack in memory
+        (_, tokenizer), sizes = load_policy(pair[0]), {"hidden_size": 8, "num_hidden_layers": 1}
+        sizes |= {"vocab_size": len(tokenizer), "intermediate_size": 12, "num_key_value_heads": 1}
+        config = transformers.MixtralConfig(**sizes, num_attention_heads=2)
+        pair = tmp_path / "0", tmp_path / "1"
+        for folder in pair:
+            save_policy(transformers.MixtralForCausalLM(config), tokenizer, folder)
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
     ends = tuple(audits.open_checkpoint(each) for each in pair)
@@ -170,7 +178,7 @@ def test_several_looks_ask_more_of_each_interval():
     refuses(AuditError, "needs 100 items .* 'span' has 99", audits.cut_items, items)
 
 
-def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monkeypatch):
+def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_path, monkeypatch):
     model, tokenizer = load_policy(pair[1])
     rows = len(model.get_input_embeddings().weight)
     tokenizer.add_tokens(["<added>"])
@@ -193,6 +201,10 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monk
             assert torch.allclose(own, wanted, atol=1e-7)
         assert any(str(rows + 3) in each for each in found.added)
         assert "tokens that only one has: '<added>'" in page(found)
+        opened = tuple(map(audits.open_checkpoint, names))
+        refuses(AuditError, "With --pad", audits.find_ratios, opened, 0.4, prompts)
+        ratios = audits.find_ratios(opened, 0.4, prompts, pad=True).blocks
+        assert sum(ratios) == pytest.approx(1.2)
 
 
 def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys):
@@ -209,9 +221,11 @@ def test_bad_input_is_one_message_before_anything_is_measured(
 ):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     sizes = {"vocab_size": 512, "hidden_size": 8, "intermediate_size": 12}
-    config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
+    config = transformers.LlamaConfig(
+        **sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2
+    )
     _, tokenizer = load_policy(pair[0])
-    save_policy(LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
+    save_policy(transformers.LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
     save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
     model, tokenizer = load_policy(pair[0])
     tokenizer.chat_template = None
@@ -263,10 +277,18 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
         refuses(SkillsError, said, named_tasks, names)
 
 
-def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path):
-    ends = [audits.open_checkpoint(each) for each in pair]
-    found = audits.find_ratios(*ends, 0.4, prompts)
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path, capsys):
+    ends = tuple(map(audits.open_checkpoint, pair))
+    found = audits.find_ratios(ends, 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
-    refuses(AuditError, "--hma needs --prompts", audits.find_ratios, *ends, 0.4, None)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
     refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")
+    out = ["--out", tmp_path / "out", "--hma"]
+    for more, said in (
+        (out, "--hma needs --prompts"),
+        ([*out, "--ratios", "0.5,0.1"], "name one of the two"),
+        ([*out, "--prompts", prompts, "--alpha", 1], "strictly between 0 and 1"),
+        ([*out, "--prompts", prompts, "--out", pair[0]], "exists: name a folder"),
+    ):
+        assert main([str(word) for word in ("merge", *pair, *more)]) == 2
+        assert said in capsys.readouterr().err

@@ -163,6 +163,8 @@ def test_added_tokens_are_listed_and_taken_as_they_are_when_asked(tmp_path):
     second = write(tmp_path / "b", {EMBEDDING: rows, "a": V}, {"x": 0, "y": 1, "<end>": 2})
     said = r"has 2 rows in BEFORE and 3 in AFTER; tokens that only one has: '<end>'. With --pad"
     refuses(MergeError, said, merged, first, second, tmp_path / "out", 0.5)
+    padded = *map(open_checkpoint, (first, second)), Recipe(0.5, pad=True)
+    refuses(MergeError, "mergekit refuses such a pair", mergekit_config, *padded)
     for one, two in ((first, second), (second, first)):
         out = merged(one, two, tmp_path / one.name / "out", 0.5, pad=True)
         assert load_state(out)[EMBEDDING].tolist() == [[0.5, 1.0], [1.5, 2.0], [4.0, 5.0]]

@@ -6,7 +6,7 @@ mixed in place from the files. The page says of each task what the tax is and wh
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -38,6 +38,7 @@ from alignment_tax.world import base
 PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
 MEAN, REWARD = "mean", "reward"
 Values = Mapping[str, Array]
+Ends = tuple[Checkpoint, Checkpoint]
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
 LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
@@ -164,11 +165,9 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
         scorer = Scorer(tasks, asked.limit, asked.batch_size)
         shares = cut_items(scorer.numbers) if asked.stop_early else [scorer.numbers]
         model, tokenizer = models.load_policy(ends[1].folder, chat=bool(prompts))
-        rows = [checkpoint.rows_of(end) for end in ends]
-        if rows[0] > rows[1]:  # then the tokens are those of BEFORE
+        if add_rows(model, ends):  # then the tokens are those of BEFORE
             name = str(ends[0].folder)
             tokenizer = models.load_tokenizer(name, bool(prompts), trust_remote_code=False)
-            model.resize_token_embeddings(rows[0], mean_resizing=False)
         critic = load_critic(asked.reward) if asked.reward else None
         critics = [open_checkpoint(asked.reward)] if asked.reward else []
     inputs = {
@@ -231,19 +230,46 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
 
 
 @torch.no_grad()
-def write_average(model: PreTrainedModel, ends: Iterable[Checkpoint], alpha: float) -> None:
-    """Write theta(alpha) into a model in place, two tensors of the files at a time."""
-    for name, target in average.own_tensors(model).items():
-        pair = []
-        for end in ends:
-            if name not in end.tensors:
-                raise AuditError(f"{end.folder} lacks {name!r}: save it anew (save_pretrained).")
-            with safe_open(end.tensors[name].file, "pt") as opened:
-                pair.append(opened.get_tensor(name))
-        if pair[0].shape != pair[1].shape:  # rows that only one has are taken as they are
-            target.copy_(max(pair, key=torch.numel))
-        both = tuple(map(slice, map(min, pair[0].shape, pair[1].shape)))
-        target[both] = average.mix(pair[0][both], pair[1][both], alpha)
+def write_average(model: PreTrainedModel, ends: Ends, alpha: float) -> None:
+    """Write theta(alpha) into a model in place, two tensors of the files at a time.
+
+    Where the files name their tensors otherwise than the model (experts one by one, which it holds
+    in a stack), all are mixed first and transformers sorts them in.
+    """
+    own = average.own_tensors(model)
+    held = ends[0].tensors.keys() & ends[1].tensors.keys()
+    if own.keys() <= held:
+        for name, target in own.items():
+            target.copy_(mixed(ends, name, alpha))
+        return
+    said: dict[str, Any] = {"dtype": model.dtype, "output_loading_info": True}
+    every = {name: mixed(ends, name, alpha) for name in held}
+    with models.quiet_libraries():
+        made: Any = type(model).from_pretrained(None, config=model.config, state_dict=every, **said)
+    check_complete(str(ends[1].folder), made[1])
+    average.write_weights(model, average.own_tensors(made[0]))
+
+
+def mixed(ends: Ends, name: str, alpha: float) -> torch.Tensor:
+    """Return a tensor of theta(alpha); rows that only one model has are taken as they are."""
+    pair = []
+    for end in ends:
+        with safe_open(end.tensors[name].file, "pt") as opened:
+            pair.append(opened.get_tensor(name))
+    before, after = pair
+    if before.shape == after.shape:
+        return average.mix(before, after, alpha)
+    rows = min(len(before), len(after))
+    both = average.mix(before[:rows], after[:rows], alpha)
+    return torch.cat([both, before[rows:], after[rows:]])
+
+
+def add_rows(model: PreTrainedModel, ends: Ends) -> bool:
+    """Give a model of AFTER the rows of tokens that only BEFORE has; say whether there are such."""
+    before, after = map(checkpoint.rows_of, ends)
+    if before > after:
+        model.resize_token_embeddings(before, mean_resizing=False)
+    return before > after
 
 
 def load_critic(name: str) -> models.Loaded:
@@ -288,26 +314,33 @@ def read_prompts(path: Path) -> list[base.Prompt]:
     return prompts
 
 
-def find_ratios(
-    before: Checkpoint, after: Checkpoint, alpha: float, path: Path | None
-) -> hma.Found:
-    """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts."""
+def find_ratios(ends: Ends, alpha: float, path: Path | None, pad: bool = False) -> hma.Found:
+    """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts.
+
+    AuditError, before a model is loaded: the two do not fit (rows that only one has: without
+    `pad`), have fewer than three layers, or there is no alpha or prompt to work with.
+    """
     if path is None:
         raise AuditError("--hma needs --prompts: it learns from AFTER's own replies to them.")
-    prompts, room = read_prompts(path), 128
+    prompts, room, numbers = read_prompts(path), 128, TINY.ratios
+    assert numbers is not None
     with refusing():
-        checkpoint.check_fit(before, after)
-        model, tokenizer = models.load_policy(after.folder)
+        search.check_search("hma", 3, alpha, numbers)
+        checkpoint.plan(*ends, checkpoint.Recipe(alpha, (alpha,) * 3, pad))
+        model, tokenizer = models.load_policy(ends[1].folder)
         groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
         pairs = zip(prompts, groups, strict=True)
         examples = [encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
         if not examples:
-            raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
-        start, end = (models.load_state(each.folder) for each in (before, after))
-        mixture = parts.Mixture(model, start, end, parts.partition(model, 3))
-    assert TINY.ratios is not None
-    numbers = search.hma_numbers(TINY.ratios, alpha)
-    return hma.learn_ratios(mixture, hma.ReplyLikelihood(model, examples), numbers)
+            raise AuditError(f"No reply of {ends[1].folder} ends within {room} tokens.")
+        add_rows(model, ends)
+        write_average(model, ends, 0.0)
+        start = {name: each.clone() for name, each in average.own_tensors(model).items()}
+        write_average(model, ends, 1.0)
+        end, thirds = average.own_tensors(model), parts.partition(model, 3)
+        mixture = parts.Mixture(model, start, end, thirds)  # which copies what is the model's
+    likelihood = hma.ReplyLikelihood(model, examples)
+    return hma.learn_ratios(mixture, likelihood, search.hma_numbers(numbers, alpha))
 
 
 def write_page(audit: Audit, out: Path) -> Path:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from alignment_tax.merge.layout import MergeError
 from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.shipping import fetch_runs, pack_runs
 from alignment_tax.spec import UnknownStage
-from alignment_tax.store import ArtifactError, write_whole
+from alignment_tax.store import ArtifactError, say, write_whole
 from alignment_tax.weights import CheckpointError, open_checkpoint
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
@@ -393,15 +394,18 @@ def do_base(given: Given) -> None:
 
 def do_merge(given: Given) -> None:
     """Average two checkpoints of your own, file by file."""
-    files = library("merge.checkpoint")
-    ends = [open_checkpoint(name) for name in (given.before, given.after)]
-    ratios, alpha = given.ratios, given.alpha
+    files, alpha, ratios = library("merge.checkpoint"), given.alpha, given.ratios
+    if given.hma and ratios:
+        raise MergeError("--ratios gives the ratios that --hma would find: name one of the two.")
+    ends = tuple(open_checkpoint(name) for name in (given.before, given.after))
+    files.check_new(given.out)
+    recipe = files.Recipe(sum(ratios) / len(ratios) if ratios else alpha, ratios, given.pad)
+    if given.export:
+        files.mergekit_config(*ends, recipe)  # refuses before any work
     if given.hma:
-        found = library("audit").find_ratios(*ends, alpha, given.prompts)
-        ratios, alpha = found.blocks, found.alpha
-    elif ratios:
-        alpha = sum(ratios) / len(ratios)
-    recipe = files.Recipe(alpha, ratios, given.pad)
+        found = library("audit").find_ratios(ends, alpha, given.prompts, given.pad)
+        recipe = replace(recipe, alpha=found.alpha, ratios=found.blocks)
+        say(f"HMA found --ratios {','.join(map(str, found.blocks))}")
     made = files.merge_checkpoints(*ends, recipe, given.out)
     if given.export:
         write_whole(given.export, files.mergekit_config(*ends, recipe))
