@@ -365,11 +365,11 @@ def write_rest(
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
     """Return a configuration with which mergekit's `linear` makes the same weights.
 
-    They are the same up to the rounding of one number. MergeError: it cannot, since one of the two
-    has rows of tokens that the other lacks.
+    They are the same up to one rounding. MergeError: the two do not fit, or one of them has rows of
+    tokens that the other lacks.
     """
-    pairs = [(before.tensors[n], held) for n, held in after.tensors.items() if n in before.tensors]
-    if any(one.shape != two.shape for one, two in pairs):
+    names, _ = check_fit(before, after, recipe.pad)
+    if any(before.tensors[name].shape != after.tensors[name].shape for name in names):
         told = "One model has rows of tokens that the other lacks, and mergekit refuses such a pair"
         raise MergeError(f"{told}: leave out --export, merge writes the average without it.")
     # mergekit's filters are parts of names; its norms inside a slice have the mean here
