@@ -3,6 +3,8 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +30,8 @@ def measured(right, forgiven, of=100, rewards=()):
     """A model that was asked one task: of so many items it has so many right, and forgiven."""
     value, lenient = ([1] * n + [0] * (of - n) for n in (right, forgiven))
     items = {"slot": "span", "item": range(of), "value": value, "forgiven": lenient}
-    return Measured(SkillScores({}, pd.DataFrame(items)), np.array(rewards))
+    replies = {"reward": np.array(rewards)} if len(rewards) else {}
+    return Measured(SkillScores({}, pd.DataFrame(items)), replies)
 
 
 def made_up(rewards=True):
@@ -89,12 +92,17 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     save_policy(critic, tokenizer, tmp_path / "reward")
     asked = Asked(
         *map(str, pair), ("tiny_span", "tiny_one_hop"), (0.5,), str(tmp_path / "reward"), prompts,
-        limit=6, max_new_tokens=4,
+        limit=6, max_new_tokens=4, judge=str(tmp_path / "reward"),
     )  # fmt: skip
     store = Store(tmp_path / "runs")
     found = replace(measure(asked, store), draws=20)
-    counts = {alpha: len(each.rewards) for alpha, each in found.models.items()}
-    assert counts == {0.0: 2, 0.5: 2, 1.0: 2}
+    for each in found.models.values():
+        named = {name: len(values) for name, values in each.replies.items()}
+        assert named == dict.fromkeys(audits.OF_REPLIES, 2)
+        # the judge is the same model here; a reply has four tokens, or ends before
+        assert each.replies["judge"].tolist() == each.replies["reward"].tolist()
+        assert [*each.replies["ended"]] == [100.0 * (n < 4) for n in each.replies["tokens"]]
+    assert 0 < found.seconds < 1e4
     written = audits.write_page(found, tmp_path / "out")
     names = sorted(file.name for file in written.parent.iterdir())
     assert names == ["audit.csv", "audit.md", "front.png"]
@@ -178,6 +186,28 @@ def test_several_looks_ask_more_of_each_interval():
     refuses(AuditError, "needs 100 items .* 'span' has 99", audits.cut_items, items)
 
 
+def test_four_looks_find_a_tax_that_is_not_there_in_no_more_than_one_audit_of_twenty():
+    """200 audits of 100 items, of which one in 16 changes, as often for the better."""
+
+    @cache
+    def says_so(items, few, many, stop_early):
+        """Whether so few items won and so many lost are said to be a tax."""
+        if many < few + 4:  # a draw of n holds none of 3 lost items with chance (1 - 3 / n) ** n
+            return False  # which is 0.04 or more
+        ends = measured(many, many, items), measured(0, 0, items)
+        ends[1].scores.items["value"] = [0] * (items - few) + [1] * few
+        asked = Asked("a", "b", ("tiny_span",), stop_early=stop_early)
+        return Audit(asked, dict(zip((0.0, 1.0), ends, strict=True))).change(1.0).high < 0
+
+    drawn = np.random.default_rng(0).choice([-1, 0, 1], (200, 100), p=[1 / 32, 15 / 16, 1 / 32])
+    found = {False: 0, True: 0}
+    for audit, early in product(drawn, found):
+        seen = (audit[:size] for size in (25, 50, 75, 100))
+        looks = ((len(own), *sorted([(own > 0).sum(), (own < 0).sum()])) for own in seen)
+        found[early] += any(says_so(*look, early) for look in looks)
+    assert found[True] <= 10 < found[False]
+
+
 def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_path, monkeypatch):
     model, tokenizer = load_policy(pair[1])
     rows = len(model.get_input_embeddings().weight)
@@ -234,7 +264,7 @@ def test_bad_input_is_one_message_before_anything_is_measured(
     asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
     cases = [
         ((pair[0], tmp_path / "other"), {}, "Only in BEFORE"),
-        (pair, {"--prompts": str(prompts)}, "A reward needs both --reward"),
+        (pair, {"--prompts": str(prompts)}, "A reward needs --reward or --judge"),
         (pair, asks, "it has 2 labels, and a reward is one number"),
         (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),
         ([tmp_path / "silent"] * 2, asks, "no chat template"),

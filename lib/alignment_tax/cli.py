@@ -221,6 +221,8 @@ def make_parser() -> argparse.ArgumentParser:
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
     option("--tasks", str, text, required=True, metavar="A,B,...")
     option("--reward", str, "sequence classifier with one label: folder or Hub id", metavar="MODEL")
+    text = "another reward model, which has no say in the alpha advised"
+    option("--judge", str, text, metavar="MODEL")
     option("--prompts", path, "what the reward is measured on: a prompt a line")
     option("--alphas", numbers, "weights of AFTER in [0, 1]", "0.2,0.4,0.6,0.8", metavar="A,B,...")
     option("--limit", count, "items a task, from the first; default all")
@@ -415,7 +417,7 @@ def do_merge(given: Given) -> None:
 def do_audit(given: Given) -> int | None:
     """Measure what a pair of your own lost, and what averaging gives back."""
     audit = library("audit")
-    options = "reward prompts limit alphas pad stop_early".split()
+    options = "reward judge prompts limit alphas pad stop_early".split()
     named = {name: getattr(given, name) for name in options} | {"bar": given.fail_if_tax or 0.0}
     tasks = tuple(filter(None, given.tasks.split(",")))
     found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
