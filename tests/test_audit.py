@@ -3,15 +3,17 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import refuses
 from test_parts import llama
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from alignment_tax import audit as audits
 from alignment_tax import settings
@@ -28,7 +30,8 @@ def measured(right, forgiven, of=100, rewards=()):
     """A model that was asked one task: of so many items it has so many right, and forgiven."""
     value, lenient = ([1] * n + [0] * (of - n) for n in (right, forgiven))
     items = {"slot": "span", "item": range(of), "value": value, "forgiven": lenient}
-    return Measured(SkillScores({}, pd.DataFrame(items)), np.array(rewards))
+    replies = {"reward": np.array(rewards)} if len(rewards) else {}
+    return Measured(SkillScores({}, pd.DataFrame(items)), replies)
 
 
 def made_up(rewards=True):
@@ -89,12 +92,17 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     save_policy(critic, tokenizer, tmp_path / "reward")
     asked = Asked(
         *map(str, pair), ("tiny_span", "tiny_one_hop"), (0.5,), str(tmp_path / "reward"), prompts,
-        limit=6, max_new_tokens=4,
+        limit=6, max_new_tokens=4, judge=str(tmp_path / "reward"),
     )  # fmt: skip
     store = Store(tmp_path / "runs")
     found = replace(measure(asked, store), draws=20)
-    counts = {alpha: len(each.rewards) for alpha, each in found.models.items()}
-    assert counts == {0.0: 2, 0.5: 2, 1.0: 2}
+    for each in found.models.values():
+        named = {name: len(values) for name, values in each.replies.items()}
+        assert named == dict.fromkeys(audits.OF_REPLIES, 2)
+        # the judge is the same model here; a reply has four tokens, or ends before
+        assert each.replies["judge"].tolist() == each.replies["reward"].tolist()
+        assert [*each.replies["ended"]] == [100.0 * (n < 4) for n in each.replies["tokens"]]
+    assert 0 < found.seconds < 1e4
     written = audits.write_page(found, tmp_path / "out")
     names = sorted(file.name for file in written.parent.iterdir())
     assert names == ["audit.csv", "audit.md", "front.png"]
@@ -105,7 +113,15 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
     assert audits.table(again).equals(audits.table(found))
 
 
-def test_the_weights_of_the_average_are_those_of_the_library(pair):
+@pytest.mark.parametrize("experts", [False, True])
+def test_the_weights_of_the_average_are_those_of_the_library(pair, tmp_path, experts):
+    if experts:  # which lie one by one in the files, and in a stack in memory
+        (_, tokenizer), sizes = load_policy(pair[0]), {"hidden_size": 8, "num_hidden_layers": 1}
+        sizes |= {"vocab_size": len(tokenizer), "intermediate_size": 12, "num_key_value_heads": 1}
+        config = transformers.MixtralConfig(**sizes, num_attention_heads=2)
+        pair = tmp_path / "0", tmp_path / "1"
+        for folder in pair:
+            save_policy(transformers.MixtralForCausalLM(config), tokenizer, folder)
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
     ends = tuple(audits.open_checkpoint(each) for each in pair)
@@ -170,7 +186,29 @@ def test_several_looks_ask_more_of_each_interval():
     refuses(AuditError, "needs 100 items .* 'span' has 99", audits.cut_items, items)
 
 
-def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monkeypatch):
+def test_four_looks_find_a_tax_that_is_not_there_in_no_more_than_one_audit_of_twenty():
+    """200 audits of 100 items, of which one in 16 changes, as often for the better."""
+
+    @cache
+    def says_so(items, few, many, stop_early):
+        """Whether so few items won and so many lost are said to be a tax."""
+        if many < few + 4:  # a draw of n holds none of 3 lost items with chance (1 - 3 / n) ** n
+            return False  # which is 0.04 or more
+        ends = measured(many, many, items), measured(0, 0, items)
+        ends[1].scores.items["value"] = [0] * (items - few) + [1] * few
+        asked = Asked("a", "b", ("tiny_span",), stop_early=stop_early)
+        return Audit(asked, dict(zip((0.0, 1.0), ends, strict=True))).change(1.0).high < 0
+
+    drawn = np.random.default_rng(0).choice([-1, 0, 1], (200, 100), p=[1 / 32, 15 / 16, 1 / 32])
+    found = {False: 0, True: 0}
+    for audit, early in product(drawn, found):
+        seen = (audit[:size] for size in (25, 50, 75, 100))
+        looks = ((len(own), *sorted([(own > 0).sum(), (own < 0).sum()])) for own in seen)
+        found[early] += any(says_so(*look, early) for look in looks)
+    assert found[True] <= 10 < found[False]
+
+
+def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_path, monkeypatch):
     model, tokenizer = load_policy(pair[1])
     rows = len(model.get_input_embeddings().weight)
     tokenizer.add_tokens(["<added>"])
@@ -193,6 +231,10 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, tmp_path, monk
             assert torch.allclose(own, wanted, atol=1e-7)
         assert any(str(rows + 3) in each for each in found.added)
         assert "tokens that only one has: '<added>'" in page(found)
+        opened = tuple(map(audits.open_checkpoint, names))
+        refuses(AuditError, "With --pad", audits.find_ratios, opened, 0.4, prompts)
+        ratios = audits.find_ratios(opened, 0.4, prompts, pad=True).blocks
+        assert sum(ratios) == pytest.approx(1.2)
 
 
 def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys):
@@ -209,9 +251,11 @@ def test_bad_input_is_one_message_before_anything_is_measured(
 ):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     sizes = {"vocab_size": 512, "hidden_size": 8, "intermediate_size": 12}
-    config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
+    config = transformers.LlamaConfig(
+        **sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2
+    )
     _, tokenizer = load_policy(pair[0])
-    save_policy(LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
+    save_policy(transformers.LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
     save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
     model, tokenizer = load_policy(pair[0])
     tokenizer.chat_template = None
@@ -220,7 +264,7 @@ def test_bad_input_is_one_message_before_anything_is_measured(
     asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
     cases = [
         ((pair[0], tmp_path / "other"), {}, "Only in BEFORE"),
-        (pair, {"--prompts": str(prompts)}, "A reward needs both --reward"),
+        (pair, {"--prompts": str(prompts)}, "A reward needs --reward or --judge"),
         (pair, asks, "it has 2 labels, and a reward is one number"),
         (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),
         ([tmp_path / "silent"] * 2, asks, "no chat template"),
@@ -263,10 +307,18 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
         refuses(SkillsError, said, named_tasks, names)
 
 
-def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path):
-    ends = [audits.open_checkpoint(each) for each in pair]
-    found = audits.find_ratios(*ends, 0.4, prompts)
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path, capsys):
+    ends = tuple(map(audits.open_checkpoint, pair))
+    found = audits.find_ratios(ends, 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
-    refuses(AuditError, "--hma needs --prompts", audits.find_ratios, *ends, 0.4, None)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
     refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")
+    out = ["--out", tmp_path / "out", "--hma"]
+    for more, said in (
+        (out, "--hma needs --prompts"),
+        ([*out, "--ratios", "0.5,0.1"], "name one of the two"),
+        ([*out, "--prompts", prompts, "--alpha", 1], "strictly between 0 and 1"),
+        ([*out, "--prompts", prompts, "--out", pair[0]], "exists: name a folder"),
+    ):
+        assert main([str(word) for word in ("merge", *pair, *more)]) == 2
+        assert said in capsys.readouterr().err

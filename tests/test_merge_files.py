@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import refuses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,10 +125,25 @@ def test_a_ratio_a_block(tmp_path):
     half = average(before, after, 0.5)
     for name in (third, EMBEDDING, "model.layers.0.input_layernorm.weight"):
         torch.testing.assert_close(found[name], half[name])
-    told = json.loads(mergekit_config(*map(open_checkpoint, ends), Recipe(0.5, (1.0, 0.0, 0.5))))
-    layers = [each["sources"][1]["layer_range"] for each in told["slices"]]
-    assert layers == [[0, 1], [1, 2], [2, 3]]
-    assert told["slices"][0]["sources"][0]["parameters"]["weight"][-1] == {"value": 0.0}
+
+
+def test_ratios_are_told_to_mergekit_as_by_hand(tmp_path):
+    """mergekit 0.1.5 made of such a file what `merge` makes, up to rounding."""
+    ends = two_llamas(tmp_path)
+    own = Recipe(0.5, (0.75, 0.25, 0.5))
+    words = ["embed_tokens", "embed_in", "wte", "wpe", "embeddings", "lm_head", "embed_out"]
+    means = [{"filter": word, "value": 0.5} for word in [*words, "score", "norm", "ln_"]]
+    slices = [
+        {"sources": [
+            {"model": str(end), "layer_range": [layer, layer + 1],
+             "parameters": {"weight": [*means, {"value": weight}]}}
+            for end, weight in zip(ends, weights, strict=True)
+        ]}
+        for layer, weights in enumerate([(0.25, 0.75), (0.75, 0.25), (0.5, 0.5)])
+    ]  # fmt: skip
+    hand = {"merge_method": "linear", "parameters": {"normalize": False}, "slices": slices}
+    hand |= {"dtype": "float32", "out_dtype": "float32"}
+    assert yaml.safe_load(mergekit_config(*map(open_checkpoint, ends), own)) == hand
 
 
 W, V = torch.ones(2, 2), torch.zeros(2, 2)
@@ -163,6 +179,8 @@ def test_added_tokens_are_listed_and_taken_as_they_are_when_asked(tmp_path):
     second = write(tmp_path / "b", {EMBEDDING: rows, "a": V}, {"x": 0, "y": 1, "<end>": 2})
     said = r"has 2 rows in BEFORE and 3 in AFTER; tokens that only one has: '<end>'. With --pad"
     refuses(MergeError, said, merged, first, second, tmp_path / "out", 0.5)
+    padded = *map(open_checkpoint, (first, second)), Recipe(0.5, pad=True)
+    refuses(MergeError, "mergekit refuses such a pair", mergekit_config, *padded)
     for one, two in ((first, second), (second, first)):
         out = merged(one, two, tmp_path / one.name / "out", 0.5, pad=True)
         assert load_state(out)[EMBEDDING].tolist() == [[0.5, 1.0], [1.5, 2.0], [4.0, 5.0]]

@@ -6,7 +6,7 @@ mixed in place from the files. The page says of each task what the tax is and wh
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -35,9 +35,11 @@ from alignment_tax.train.sample import sample_replies
 from alignment_tax.weights import Checkpoint, check_complete, open_checkpoint
 from alignment_tax.world import base
 
-PAGE, TABLE, FRONT, REWARDS = "audit.md", "audit.csv", "front.png", "rewards.json"
-MEAN, REWARD = "mean", "reward"
+PAGE, TABLE, FRONT, REPLIES = "audit.md", "audit.csv", "front.png", "replies.json"
+MEAN, REWARD, JUDGE = "mean", "reward", "judge"
+OF_REPLIES = (REWARD, JUDGE, "tokens", "ended")
 Values = Mapping[str, Array]
+Ends = tuple[Checkpoint, Checkpoint]
 MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
 LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
@@ -72,6 +74,7 @@ class Asked:
     pad: bool = False  # take rows and tokens that only one model has as they are
     stop_early: bool = False  # once intervals decide what averaging gives, and about the `bar`:
     bar: float = 0.0  # whether the tax is beyond so many points
+    judge: str | None = None  # another reward model, which has no say in the alpha advised
 
     @property
     def level(self) -> float:
@@ -81,22 +84,26 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its scored items, and the reward of its reply to each prompt (n,), if asked."""
+    """One model: its scored items, and of its reply to each prompt, if there are any, arrays (n,).
+
+    These are by name: `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by
+    itself, 0 if it was cut off.
+    """
 
     scores: SkillScores
-    rewards: Array
+    replies: Values
 
     def values(self, score: str, forgiven: bool = False, half: int | None = None) -> Values:
         """Return the values that a score is made of; `half` 0 or 1: every second item alone."""
-        every = {REWARD: self.rewards} if score == REWARD else self.scores.values(forgiven)
-        named = every if score in (MEAN, REWARD) else {score: every[score]}
+        every = self.replies if score in self.replies else self.scores.values(forgiven)
+        named = every if score == MEAN else {score: every[score]}
         return {n: each if half is None else each[half::2] for n, each in named.items()}
 
 
 def total(values: Values) -> float:
-    """Return the mean over tasks, each in percent, or the mean reward."""
-    if REWARD in values:
-        return float(values[REWARD].mean())
+    """Return the mean over tasks, each in percent, or over replies."""
+    if values.keys() <= {*OF_REPLIES}:
+        return float(np.mean([*values.values()]))
     return float(np.mean([slot_percent(slot, each) for slot, each in values.items()]))
 
 
@@ -109,6 +116,7 @@ class Audit:
     draws: int = 1000  # of the items, for an interval
     items: dict[str, int] = field(default_factory=dict)  # of each task, measured or not
     added: tuple[str, ...] = ()  # what only one model has
+    seconds: float = 0.0  # that measuring took, whenever it was
 
     def change(
         self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
@@ -121,9 +129,9 @@ class Audit:
 
     @property
     def scores(self) -> list[str]:
-        """The tasks, their mean, and the reward if it was measured."""
+        """The tasks, their mean, and what was measured of replies."""
         first = self.models[0.0]
-        return [*first.values(MEAN), MEAN, *([REWARD] if first.rewards.size else [])]
+        return [*first.values(MEAN), MEAN, *first.replies]
 
     @property
     def chosen(self) -> float:
@@ -152,8 +160,9 @@ class Audit:
 
 def measure(asked: Asked, store: Store | None = None) -> Audit:
     """Measure both ends and averages, kept in the store (AuditError: they cannot be, none was)."""
-    if (asked.reward is None) != (asked.prompts is None):
-        raise AuditError("A reward needs both --reward (a model) and --prompts (a file), or none.")
+    critics = {n: m for n, m in ((REWARD, asked.reward), (JUDGE, asked.judge)) if m}
+    if bool(critics) != bool(asked.prompts):
+        raise AuditError("A reward needs --reward or --judge (a model) and --prompts (a file).")
     prompts = read_prompts(asked.prompts) if asked.prompts else []
     with refusing():
         for alpha in asked.alphas:
@@ -164,15 +173,13 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
         scorer = Scorer(tasks, asked.limit, asked.batch_size)
         shares = cut_items(scorer.numbers) if asked.stop_early else [scorer.numbers]
         model, tokenizer = models.load_policy(ends[1].folder, chat=bool(prompts))
-        rows = [checkpoint.rows_of(end) for end in ends]
-        if rows[0] > rows[1]:  # then the tokens are those of BEFORE
+        if add_rows(model, ends):  # then the tokens are those of BEFORE
             name = str(ends[0].folder)
             tokenizer = models.load_tokenizer(name, bool(prompts), trust_remote_code=False)
-            model.resize_token_embeddings(rows[0], mean_resizing=False)
-        critic = load_critic(asked.reward) if asked.reward else None
-        critics = [open_checkpoint(asked.reward)] if asked.reward else []
+        loaded = {name: load_critic(critic) for name, critic in critics.items()}
     inputs = {
-        "files": [list_files(each.folder) for each in (*ends, *critics)],
+        "files": [list_files(each.folder) for each in ends],
+        "critics": {n: list_files(open_checkpoint(each).folder) for n, each in critics.items()},
         "tasks": {slot: list(task) for slot, task in tasks.items()},
         "prompts": digest(prompts),
         "numbers": [asked.limit, asked.batch_size, asked.max_new_tokens],
@@ -181,28 +188,35 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
     def make(folder: Path, alpha: float, part: int) -> None:
         write_average(model, ends, alpha)
         scorer.score(model, tokenizer, shares[part]).save(folder)
-        rewards: list[float] = []
-        if critic and not part:
+        said: dict[str, list[float]] = {}
+        if prompts and not part:
             room, size = asked.max_new_tokens, asked.batch_size
             groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
-            said = models.texts(group[0] for group in groups)
-            rewards = models.score_replies(*critic, prompts, said, size, MAX_LENGTH).tolist()
-        write_whole(folder / REWARDS, json.dumps(rewards))
+            replies = [group[0] for group in groups]
+            asking: tuple[Any, ...] = prompts, models.texts(replies), size, MAX_LENGTH
+            said = {n: models.score_replies(*own, *asking).tolist() for n, own in loaded.items()}
+            said["tokens"] = [len(each.token_ids) for each in replies]
+            said["ended"] = [100.0 * each.finished for each in replies]
+        write_whole(folder / REPLIES, json.dumps(said))
 
     kept = store or Store(settings.runs_folder())
 
     def audited(looks: int, *alphas: float) -> Audit:
         counts, found = {s: len(own) for s, own in scorer.numbers.items()}, dict[float, Measured]()
+        seconds = 0.0
         for alpha in sorted({0.0, *map(float, alphas), 1.0}):
-            own, what, paths = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}", []
+            own, what, made = inputs | {"alpha": alpha}, f"the audit at alpha {alpha:g}", []
             for part in range(looks):
                 named = own | ({"part": [part, LOOKS]} if asked.stop_early else {})
                 doing = partial(make, alpha=alpha, part=part)
-                paths.append(kept.get("audit", named, doing, describe=what).path)
-            rewards = np.array(json.loads((paths[0] / REWARDS).read_text(encoding="utf-8")))
+                made.append(kept.get("audit", named, doing, describe=what, version=2))
+            paths = [each.path for each in made]
+            told = json.loads((paths[0] / REPLIES).read_text(encoding="utf-8"))
+            seconds += sum(each.meta["seconds"] for each in made)
             items = pd.concat([SkillScores.load(each).items for each in paths], ignore_index=True)
-            found[alpha] = Measured(SkillScores({}, items), rewards)
-        return Audit(asked, found, items=counts, added=tuple(added))
+            replies = {name: np.array(each) for name, each in told.items()}
+            found[alpha] = Measured(SkillScores({}, items), replies)
+        return Audit(asked, found, items=counts, added=tuple(added), seconds=seconds)
 
     if not asked.stop_early:
         return audited(1, *asked.alphas)
@@ -231,19 +245,45 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
 
 
 @torch.no_grad()
-def write_average(model: PreTrainedModel, ends: Iterable[Checkpoint], alpha: float) -> None:
-    """Write theta(alpha) into a model in place, two tensors of the files at a time."""
-    for name, target in average.own_tensors(model).items():
-        pair = []
-        for end in ends:
-            if name not in end.tensors:
-                raise AuditError(f"{end.folder} lacks {name!r}: save it anew (save_pretrained).")
-            with safe_open(end.tensors[name].file, "pt") as opened:
-                pair.append(opened.get_tensor(name))
-        if pair[0].shape != pair[1].shape:  # rows that only one has are taken as they are
-            target.copy_(max(pair, key=torch.numel))
-        both = tuple(map(slice, map(min, pair[0].shape, pair[1].shape)))
-        target[both] = average.mix(pair[0][both], pair[1][both], alpha)
+def write_average(model: PreTrainedModel, ends: Ends, alpha: float) -> None:
+    """Write theta(alpha) into a model in place, two tensors of the files at a time.
+
+    Where the files name their tensors otherwise than the model (experts one by one, which it holds
+    in a stack), all are mixed first and transformers sorts them in.
+    """
+    own, held = average.own_tensors(model), ends[0].tensors.keys() & ends[1].tensors.keys()
+    if own.keys() <= held:
+        for name, target in own.items():
+            target.copy_(mixed(ends, name, alpha))
+        return
+    told: dict[str, Any] = {"config": model.config, "dtype": model.dtype}
+    told["state_dict"] = {name: mixed(ends, name, alpha) for name in held}
+    with models.quiet_libraries():
+        made: Any = type(model).from_pretrained(None, output_loading_info=True, **told)
+    check_complete(str(ends[1].folder), made[1])
+    average.write_weights(model, average.own_tensors(made[0]))
+
+
+def mixed(ends: Ends, name: str, alpha: float) -> torch.Tensor:
+    """Return a tensor of theta(alpha); rows that only one model has are taken as they are."""
+    pair = []
+    for end in ends:
+        with safe_open(end.tensors[name].file, "pt") as opened:
+            pair.append(opened.get_tensor(name))
+    before, after = pair
+    if before.shape == after.shape:
+        return average.mix(before, after, alpha)
+    rows = min(len(before), len(after))
+    both = average.mix(before[:rows], after[:rows], alpha)
+    return torch.cat([both, before[rows:], after[rows:]])
+
+
+def add_rows(model: PreTrainedModel, ends: Ends) -> bool:
+    """Give a model of AFTER the rows of tokens that only BEFORE has; say whether there are such."""
+    before, after = map(checkpoint.rows_of, ends)
+    if before > after:
+        model.resize_token_embeddings(before, mean_resizing=False)
+    return before > after
 
 
 def load_critic(name: str) -> models.Loaded:
@@ -288,26 +328,33 @@ def read_prompts(path: Path) -> list[base.Prompt]:
     return prompts
 
 
-def find_ratios(
-    before: Checkpoint, after: Checkpoint, alpha: float, path: Path | None
-) -> hma.Found:
-    """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts."""
+def find_ratios(ends: Ends, alpha: float, path: Path | None, pad: bool = False) -> hma.Found:
+    """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts.
+
+    AuditError, before a model is loaded: the two do not fit (rows that only one has: without
+    `pad`), have fewer than three layers, or there is no alpha or prompt to work with.
+    """
     if path is None:
         raise AuditError("--hma needs --prompts: it learns from AFTER's own replies to them.")
-    prompts, room = read_prompts(path), 128
+    prompts, room, numbers = read_prompts(path), 128, TINY.ratios
+    assert numbers is not None
     with refusing():
-        checkpoint.check_fit(before, after)
-        model, tokenizer = models.load_policy(after.folder)
+        search.check_search("hma", 3, alpha, numbers)
+        checkpoint.plan(*ends, checkpoint.Recipe(alpha, (alpha,) * 3, pad))
+        model, tokenizer = models.load_policy(ends[1].folder)
         groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
         pairs = zip(prompts, groups, strict=True)
         examples = [encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
         if not examples:
-            raise AuditError(f"No reply of {after.folder} ends within {room} tokens.")
-        start, end = (models.load_state(each.folder) for each in (before, after))
-        mixture = parts.Mixture(model, start, end, parts.partition(model, 3))
-    assert TINY.ratios is not None
-    numbers = search.hma_numbers(TINY.ratios, alpha)
-    return hma.learn_ratios(mixture, hma.ReplyLikelihood(model, examples), numbers)
+            raise AuditError(f"No reply of {ends[1].folder} ends within {room} tokens.")
+        add_rows(model, ends)
+        write_average(model, ends, 0.0)
+        start = {name: each.clone() for name, each in average.own_tensors(model).items()}
+        write_average(model, ends, 1.0)
+        end, thirds = average.own_tensors(model), parts.partition(model, 3)
+        mixture = parts.Mixture(model, start, end, thirds)  # which copies what is the model's
+    likelihood = hma.ReplyLikelihood(model, examples)
+    return hma.learn_ratios(mixture, likelihood, search.hma_numbers(numbers, alpha))
 
 
 def write_page(audit: Audit, out: Path) -> Path:
@@ -324,7 +371,7 @@ def table(audit: Audit) -> pd.DataFrame:
     """Return a row an alpha and score: value, and its change from alpha 0 with its interval."""
     rows = []
     for alpha, score, forgiven in product(audit.models, audit.scores, (False, True)):
-        if score != REWARD or not forgiven:
+        if score not in OF_REPLIES or not forgiven:
             change = audit.change(alpha, score, forgiven=forgiven)
             row = {"alpha": alpha, "score": score, "format_forgiven": forgiven}
             row["value"] = total(audit.models[alpha].values(score, forgiven))
@@ -364,7 +411,7 @@ def page(audit: Audit) -> str:
     rows = []
     for score in audit.scores:
         whole, made_of = audit.change(1.0, score), ["-", "-"]
-        if score != REWARD:
+        if score not in OF_REPLIES:
             lost = audit.change(1.0, score, forgiven=True)
             form = whole.difference - lost.difference
             made_of = [said(lost), labels.number(form, 2, sign=True)]
@@ -387,8 +434,8 @@ def advice(audit: Audit) -> str:
         return f"**Take alpha = {alpha:g}**: on every second item {why}."
     back, paid = audit.trade, ""
     assert back is not None  # an alpha between the ends was measured beside the later model
-    if REWARD in audit.scores:
-        paid = f", for {said(audit.change(alpha, REWARD, of=1.0, half=1))} of reward"
+    for critic in (each for each in (REWARD, JUDGE) if each in audit.scores):
+        paid += f", for {said(audit.change(alpha, critic, of=1.0, half=1))} of {critic}"
     sure = {"holds": "surely gives skill back", "opposite": "surely costs skill"}
     tells = sure.get(back.verdict, "may or may not give skill back: take more items")
     return (

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from alignment_tax.merge.layout import MergeError
 from alignment_tax.results.values import CompareError, differences, read_run
 from alignment_tax.shipping import fetch_runs, pack_runs
 from alignment_tax.spec import UnknownStage
-from alignment_tax.store import ArtifactError, write_whole
+from alignment_tax.store import ArtifactError, say, write_whole
 from alignment_tax.weights import CheckpointError, open_checkpoint
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
@@ -220,6 +221,8 @@ def make_parser() -> argparse.ArgumentParser:
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
     option("--tasks", str, text, required=True, metavar="A,B,...")
     option("--reward", str, "sequence classifier with one label: folder or Hub id", metavar="MODEL")
+    text = "another reward model, which has no say in the alpha advised"
+    option("--judge", str, text, metavar="MODEL")
     option("--prompts", path, "what the reward is measured on: a prompt a line")
     option("--alphas", numbers, "weights of AFTER in [0, 1]", "0.2,0.4,0.6,0.8", metavar="A,B,...")
     option("--limit", count, "items a task, from the first; default all")
@@ -393,15 +396,18 @@ def do_base(given: Given) -> None:
 
 def do_merge(given: Given) -> None:
     """Average two checkpoints of your own, file by file."""
-    files = library("merge.checkpoint")
-    ends = [open_checkpoint(name) for name in (given.before, given.after)]
-    ratios, alpha = given.ratios, given.alpha
+    files, alpha, ratios = library("merge.checkpoint"), given.alpha, given.ratios
+    if given.hma and ratios:
+        raise MergeError("--ratios gives the ratios that --hma would find: name one of the two.")
+    ends = tuple(open_checkpoint(name) for name in (given.before, given.after))
+    files.check_new(given.out)
+    recipe = files.Recipe(sum(ratios) / len(ratios) if ratios else alpha, ratios, given.pad)
+    if given.export:
+        files.mergekit_config(*ends, recipe)  # refuses before any work
     if given.hma:
-        found = library("audit").find_ratios(*ends, alpha, given.prompts)
-        ratios, alpha = found.blocks, found.alpha
-    elif ratios:
-        alpha = sum(ratios) / len(ratios)
-    recipe = files.Recipe(alpha, ratios, given.pad)
+        found = library("audit").find_ratios(ends, alpha, given.prompts, given.pad)
+        recipe = replace(recipe, alpha=found.alpha, ratios=found.blocks)
+        say(f"HMA found --ratios {','.join(map(str, found.blocks))}")
     made = files.merge_checkpoints(*ends, recipe, given.out)
     if given.export:
         write_whole(given.export, files.mergekit_config(*ends, recipe))
@@ -411,7 +417,7 @@ def do_merge(given: Given) -> None:
 def do_audit(given: Given) -> int | None:
     """Measure what a pair of your own lost, and what averaging gives back."""
     audit = library("audit")
-    options = "reward prompts limit alphas pad stop_early".split()
+    options = "reward judge prompts limit alphas pad stop_early".split()
     named = {name: getattr(given, name) for name in options} | {"bar": given.fail_if_tax or 0.0}
     tasks = tuple(filter(None, given.tasks.split(",")))
     found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))

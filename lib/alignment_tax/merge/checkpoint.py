@@ -102,8 +102,7 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
         except Timeout as error:
             raise MergeError(f"Another merge is writing {out}: wait for it.") from error
         held.callback(Path(lock.lock_file).unlink)
-        if out.exists():
-            raise MergeError(f"{out} exists: name a folder that does not, or remove it.")
+        check_new(out)
         if not (part / PLAN).is_file() or (part / PLAN).read_text(encoding="utf-8") != key:
             shutil.rmtree(part, ignore_errors=True)
             check_room(out.parent, sum(shard.size for shard in shards))
@@ -233,6 +232,12 @@ def first_of(names: Sequence[str]) -> str:
     return f"{', '.join(map(repr, names[:TOLD]))}{more}"
 
 
+def check_new(out: Path) -> None:
+    """Refuse a folder that is there already (MergeError)."""
+    if out.exists():
+        raise MergeError(f"{out} exists: name a folder that does not, or remove it.")
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Refuse a disk that has too little room for so many bytes (MergeError)."""
     if (free := shutil.disk_usage(folder).free) < needed + SPARE:
@@ -358,7 +363,15 @@ def write_rest(
 
 
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
-    """Return a configuration with which mergekit's `linear` makes the same weights."""
+    """Return a configuration with which mergekit's `linear` makes the same weights.
+
+    They are the same up to one rounding. MergeError: the two do not fit, or one of them has rows of
+    tokens that the other lacks.
+    """
+    names, _ = check_fit(before, after, recipe.pad)
+    if any(before.tensors[name].shape != after.tensors[name].shape for name in names):
+        told = "One model has rows of tokens that the other lacks, and mergekit refuses such a pair"
+        raise MergeError(f"{told}: leave out --export, merge writes the average without it.")
     # mergekit's filters are parts of names; its norms inside a slice have the mean here
     words = (*layout.EMBEDDING_WORDS, *layout.HEAD_WORDS, *layout.NORM_WORDS)
 
