@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -137,8 +138,7 @@ def test_packing_keeps_every_document_whole_and_wastes_little(documents):
     # first fit: no two sequences could be one
     lengths = sorted(len(row) for row in packed)
     assert len(lengths) < 2 or lengths[0] + lengths[1] > 10
-    with pytest.raises(ValueError, match=r"12 tokens.*length \(10\)"):
-        module.pack([plain([1] * 12, [1.0] * 12)], 10)
+    refuses(ValueError, r"12 tokens.*length \(10\)", module.pack, [plain([1] * 12, [1.0] * 12)], 10)
 
 
 class Parrot:
@@ -209,8 +209,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_pa
             return whole(*arguments)
 
         patch.setattr(module, "weighted_loss", dies)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(MINI, tmp_path)
+        refuses(KeyboardInterrupt, None, pretrain, MINI, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["state-000001.safetensors", "state.json"]
     assert_same(pretrain(MINI, tmp_path), undisturbed)
@@ -244,8 +243,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, mon
             whole(tensors, path)
 
         patch.setattr(checkpoint, "save_file", fills_the_disk)
-        with pytest.raises(OSError, match="No space left"):
-            pretrain(MINI, tmp_path)
+        refuses(OSError, "No space left", pretrain, MINI, tmp_path)
     assert (tmp_path / checkpoint.saved_run(tmp_path)["tensors"]).is_file()
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 

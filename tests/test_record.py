@@ -6,6 +6,7 @@ import sys
 import nbformat
 import numpy as np
 import pytest
+from conftest import refuses
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -38,10 +39,8 @@ def test_a_record_goes_through_a_saved_notebook_and_what_is_none_is_refused(disp
     for saved in (path, str(path), nbformat.read(path, 4)):
         assert read_records(saved) == expected
     (tmp_path / "cut.ipynb").write_text('{"cells": [')
-    with pytest.raises(ValueError, match="not a readable notebook"):
-        read_records(tmp_path / "cut.ipynb")
-    with pytest.raises(FileNotFoundError):
-        read_records(tmp_path / "none.ipynb")
+    refuses(ValueError, "not a readable notebook", read_records, tmp_path / "cut.ipynb")
+    refuses(FileNotFoundError, None, read_records, tmp_path / "none.ipynb")
 
 
 def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monkeypatch):
@@ -65,5 +64,4 @@ def test_what_json_lacks_and_what_has_no_name_is_refused():
         (" ", 1, ValueError, "needs a name"),
         (3, 1, TypeError, "name is text, not int"),
     ):
-        with pytest.raises(error, match=said):
-            record(name, value)
+        refuses(error, said, record, name, value)

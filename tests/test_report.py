@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from conftest import refuses
 from points import point, table_of
 
 from alignment_tax import prose, report, settings
@@ -99,8 +100,7 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     assert page == report.one_seed_page(run, items, kept)
     assert f"`{run.key}`" in page
     two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
-    with pytest.raises(ValueError, match="2 seeds"):
-        report.one_seed_page(two, items, kept)
+    refuses(ValueError, "2 seeds", report.one_seed_page, two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
@@ -111,8 +111,7 @@ def test_the_fill_needs_both_marks() -> None:
         (("no marks", "text"), "must hold"),
         ((page, "new", "answer"), "answer: start"),
     ):
-        with pytest.raises(ValueError, match=message):
-            report.fill(*given)
+        refuses(ValueError, message, report.fill, *given)
 
 
 def test_recorded_run_has_every_model_of_every_seed() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import settings
 from alignment_tax.pipeline.record import PORTION, portions, record
@@ -76,8 +76,7 @@ def test_added_methods_leave_other_rows_as_they_were_and_every_stage_says_someth
     assert list(said.index) == ["base model", "θ₀, after SFT", "θ, after RLHF", "average, α = 0.5"]
     assert list(said) == ["to the request", "reward", "gold", "to the French", "to the question"]
     assert len(replies.asked(table, 0)) == 3
-    with pytest.raises(NotRecorded, match="seed 1"):
-        replies.asked(table, 1)
+    refuses(NotRecorded, "seed 1", replies.asked, table, 1)
     assert len(after["replies"]) == len(table)  # a remedy says nothing new
 
 
@@ -223,8 +222,7 @@ def test_curves_run_from_theta_0_over_the_strengths_to_the_end_of_their_protocol
     # a low density is a strong graft; what is inside the rounds ends at RSF, the strongest first
     for method, skills in {"graft": [0, 100, 200, 3], "l2_in_rounds": [0, 40, 20, 2]}.items():
         assert curve_rows(points, method, 0)["skill"].tolist() == skills
-    with pytest.raises(ValueError, match="no points of method 'kd', seed 0"):
-        curve_rows(points, "kd", 0)
+    refuses(ValueError, "no points of method 'kd', seed 0", curve_rows, points, "kd", 0)
 
 
 # tables from elsewhere
@@ -271,8 +269,7 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
 
 
 def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp_path, here):
-    with pytest.raises(RecordError, match=r"needs points\.csv"):
-        merge_results(tmp_path, "tiny")
+    refuses(RecordError, r"needs points\.csv", merge_results, tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
     assert not (here / "tiny").exists()

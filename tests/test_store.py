@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import refuses
 
 from alignment_tax import store
 from alignment_tax.provenance import git_commit
@@ -80,8 +81,7 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
         ({"model": object()}, TypeError, r"inputs of sft\['model'\] is a object"),
         ({"lr": float("nan")}, ValueError, r"inputs of sft\['lr'\] is nan"),
     ):
-        with pytest.raises(error, match=said):
-            get(store, make, inputs)
+        refuses(error, said, get, store, make, inputs)
 
 
 def test_meta_says_how_it_came_about(tmp_path):
@@ -177,8 +177,7 @@ def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, m
             (folder / "model.txt").write_text("half")
             raise error
 
-    with pytest.raises(told, match=message):
-        get(Store(tmp_path), fail)
+    refuses(told, message, get, Store(tmp_path), fail)
     assert leftovers(tmp_path) == []
     make = Counting()
     get(Store(tmp_path), make)

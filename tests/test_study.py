@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import settings
 from alignment_tax.mitigate import Treatment
@@ -209,8 +209,7 @@ def test_a_new_algorithm_is_trained_scored_and_averaged(store, monkeypatch):
 
 def test_a_seed_that_is_none_is_refused_and_of_other_algorithms_thirds_alone_are_averaged(tmp_path):
     for seed in ("0", 1.0, -1, True, None):
-        with pytest.raises(ValueError, match="seed must be an integer of 0 or more"):
-            Study(miniature(), seed)
+        refuses(ValueError, "seed must be an integer of 0 or more", Study, miniature(), seed)
     study = Study("tiny", 0, Store(tmp_path))
     every = {name: study.specs([name, "part"]) for name in ("rsf", "dpo", "ppo")}
     parts = {name: {s.part for s in own if s.method == "part"} for name, own in every.items()}
