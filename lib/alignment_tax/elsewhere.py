@@ -57,10 +57,8 @@ def workers(scheduler: str) -> Iterator[Executor]:
     with client:
         threads = client.nthreads()
         if not threads or set(threads.values()) != {1}:
-            raise SettingsError(
-                f"{scheduler} has workers of {sorted(threads.values())} threads: start one or more "
-                "with: dask worker SCHEDULER --nthreads 1 --nworkers N"
-            )
+            told = f"{scheduler} has workers of {sorted(threads.values())} threads"
+            raise SettingsError(f"{told}: dask worker SCHEDULER --nthreads 1 --nworkers N")
         say(f"{len(threads)} workers; dashboard: {client.dashboard_link}")
         yield client.get_executor(pure=False)
 

@@ -380,8 +380,7 @@ def run_course(
             run_chapters(course, chosen, jobs, Kernels(jobs > 1, limit))
             return course
     except Timeout:
-        where = f"Another run is writing to {out}. Wait for it"
-        raise CourseError(f"{where}, or choose another folder with --out.") from None
+        raise CourseError(f"Another run is writing to {out}: choose another --out.") from None
 
 
 def run_chapters(course: CourseRun, chosen: Sequence[Chapter], jobs: int, kernels: Kernels) -> None:
@@ -439,8 +438,8 @@ def earlier_run(chapters: Sequence[Chapter], out: Path, preset: str, seed: int) 
         held, entries = (summary["preset"], summary["seed"]), summary["chapters"]
         kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
     if held != (preset, seed):
-        text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
-        raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
+        told = f"a run of preset {held[0]}, seed {held[1]}"
+        raise CourseError(f"{out} holds {told}. Choose another folder with --out.")
     course = CourseRun(out, preset, seed, {})
     for chapter in chapters:
         run = ChapterRun(chapter.number, chapter.title, chapter.question)

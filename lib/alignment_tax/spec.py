@@ -216,10 +216,8 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
         fixed = {name: float(ratio) for name, _, ratio in pieces if name}
         if blocks := tuple(float(ratio) for name, _, ratio in pieces if not name):
             return blocks, fixed
-    raise ValueError(
-        f"Method {spec.method} needs the ratios of its blocks as part, like "
-        f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
-    )
+    told = f"Method {spec.method} needs the ratios of its blocks as part, like '0.6|0.4|0.2'"
+    raise ValueError(f"{told}, not {spec.part!r}.")
 
 
 def patterns(of_start: bool) -> list[tuple[float, ...]]:

@@ -65,8 +65,7 @@ def text_losses(
 def check_texts(setting: Setting, documents: int) -> None:
     """Refuse a setting with less pretraining text than is needed (ValueError)."""
     if (there := len(setting.replay)) < documents:
-        told = f"There are {there} documents of pretraining text, and {documents} are needed"
-        raise ValueError(f"{told}: raise `replay_documents` of the preset.")
+        raise ValueError(f"{there} documents of {documents} are there: raise `replay_documents`.")
 
 
 def weighted(theta_0: State, theta: State, alpha: float, start: State, end: State) -> State:

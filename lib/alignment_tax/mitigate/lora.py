@@ -81,8 +81,7 @@ def target_names(model: PreTrainedModel, where: Where) -> list[str]:
     matrices = {n for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
     left_out = matrices - {f"{name}.weight" for name in linear}
     if linear and left_out:
-        told = f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such), no nn.Linear"
-        raise ValueError(f"{told}. Take another remedy for this model.")
+        raise ValueError(f"LoRA would leave out {min(left_out)!r}, which is no nn.Linear.")
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:
         told = f"Found no linear layer for LoRA on {where!r} in {type(model).__name__}"

@@ -114,8 +114,7 @@ def sma(setting: Setting, share: float) -> Sma:
     """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
     counted = round(check_share(share, "share of the trajectory") * setting.steps)
     if counted < 2:
-        told = f"SMA averages checkpoints of one trajectory, and this one has {counted}"
-        raise ValueError(f"{told}: train for more steps, or start earlier.")
+        raise ValueError(f"SMA averages two steps at least, and this one has {counted}.")
     return Sma(start=setting.steps - counted + 1)
 
 

@@ -27,8 +27,8 @@ class OpLora(Lora):
         names = target_names(setting.theta_0, self.where)
         most = min(min(setting.theta_0.get_parameter(f"{name}.weight").shape) for name in names) - 1
         if k != k // 1 or not 1 <= k <= most:
-            told = f"OPLoRA protects {k} singular directions: choose a whole number from 1 to"
-            raise ValueError(f"{told} {most}, fewer than the smallest layer has.")
+            told = f"whole number from 1 to {most}, fewer than the smallest layer has"
+            raise ValueError(f"OPLoRA protects {k} singular directions: choose a {told}.")
         self.k = int(k)
 
     def begin(self, model: PreTrainedModel) -> PreTrainedModel:

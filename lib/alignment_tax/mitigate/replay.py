@@ -172,8 +172,7 @@ def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[in
 def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
     """Refuse documents that contain a reported text (ValueError)."""
     if not reported:
-        told = "Replay needs the reported items, so as not to train on them"
-        raise ValueError(f"{told}: pass their prompts as `reported` (tiny_reported()).")
+        raise ValueError("Replay needs the reported items, so as not to train on them: `reported`.")
     for place, item in overlaps((document.text for document in texts), reported):
         told = f"A document to replay contains the reported text {item!r}: {texts[place].text!r}"
         raise ValueError(f"{told}. Draw replay from another split.")

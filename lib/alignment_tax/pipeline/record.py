@@ -69,10 +69,7 @@ def record(
     if methods is None:
         own = {spec.method for spec in first.specs()}
         if lost := ", ".join(sorted({*stored.get("method", ())} - own)):
-            say(
-                f"This recording replaces the tables in {folder}, and their rows of {lost} with "
-                "them. Add these again afterwards, with --methods."
-            )
+            say(f"This replaces the tables in {folder}, and their rows of {lost} with them.")
     else:
         for seed in seeds:
             check_same_start(stored, Study(preset, seed))
@@ -106,9 +103,8 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
     if changed := other_start(points, study.point(Spec("sft"))):
         raise RecordError(
             f"The stored rows of {study} come from another theta_0 than this machine and code make "
-            f"({changed}), so a comparison with new rows would not be paired. Nothing was added. "
-            "Another processor or release is enough to cause this. Name seeds that have no rows "
-            "yet, and beside these methods what they are compared with; or record everything "
+            f"({changed}), so new ones cannot be paired with them. Nothing was added. Name seeds "
+            "without rows, and beside these methods what they are compared with; or record all "
             f"again: alignment-tax record {study.preset.name}, then add these methods."
         )
 

@@ -65,7 +65,7 @@ def recorded(preset: str = "tiny") -> Recorded:
     """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
-        told = f"There is no recorded run of {preset!r} in {folder}."
+        told = f"There is no recorded run in {folder}."
         raise FileNotFoundError(f"{told} Make it with: alignment-tax record {preset}")
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
@@ -131,10 +131,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
     points, calls = fresh["points"], read_calls(source)
     pairs, items = source / "pairs.parquet", source / "items.parquet"
     if points.empty or not calls or not (pairs.is_file() and items.is_file()):
-        raise RecordError(
-            f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
-            "and provenance.json, as alignment-tax record writes them."
-        )
+        needs = "it needs points.csv, items.parquet, pairs.parquet and provenance.json"
+        raise RecordError(f"{source} holds no recorded run: {needs}.")
     if lacking := [name for name in COLUMNS if name not in points]:
         raise RecordError(
             f"{source / 'points.csv'} lacks the column {lacking[0]!r} ({len(lacking)} such). "
@@ -149,10 +147,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
         if theirs.empty:
             raise RecordError(f"{source} has no theta_0 (algorithm sft) of seed {seed}.")
         if changed := other_start(stored, theirs.iloc[0].to_dict()):
-            raise RecordError(
-                f"Seed {seed} is stored here with another theta_0 ({changed}), so rows in {source} "
-                "cannot be compared with it. Nothing was added. Record a seed without rows here."
-            )
+            told = f"Seed {seed} is stored here with another theta_0 ({changed}) than in {source}"
+            raise RecordError(f"{told}. Nothing was added: record a seed without rows here.")
     folder.mkdir(parents=True, exist_ok=True)
     read = [_intact(path, pd.read_parquet) for path in (pairs, items)]
     write_tables(folder, fresh, read[0], read[1])

@@ -96,8 +96,9 @@ def differences(
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
-            told = f"The first run has {name} {first[name]}, the second {second[name]}"
-            raise CompareError(f"{told}: only runs of one preset and seed can be compared.")
+            raise CompareError(
+                f"The first run has {name} {first[name]}, the second {second[name]}."
+            )
     one, other = (dict(values(run)) for run in (first, second))
     if not one and not other:
         raise CompareError("Neither run holds a recorded value: was any chapter executed?")

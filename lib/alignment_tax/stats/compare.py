@@ -89,8 +89,9 @@ def compare_seeds(
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
-        advice = "run at least two, five for a claim, or use paired_bootstrap over items"
-        raise ValueError(f"{values.size} seed(s) say nothing of the spread between them: {advice}.")
+        raise ValueError(
+            f"{values.size} seed(s) have no spread: run at least two, five for a claim."
+        )
     if len(bad := np.flatnonzero(~np.isfinite(values))):
         raise ValueError(f"The difference of seed number {bad[0]} is {values[bad[0]]}: not scored?")
     mean, low, high = interval(values)
@@ -170,8 +171,7 @@ def paired_bootstrap(
     sizes = {name: len(values) for name, values in pairs[0][0].items()}
     for seed, side in [(seed, side) for seed, pair in enumerate(pairs) for side in pair]:
         if (other := {name: len(values) for name, values in side.items()}) != sizes:
-            told = f"Seed number {seed} has other items than the first: {other} against {sizes}"
-            raise ValueError(f"{told}. Score all models on the same suite with the same limit.")
+            raise ValueError(f"Seed number {seed} has other items than {sizes}: {other}.")
 
     def gap(seed: int, chosen: Mapping[str, Array]) -> float:
         first, second = ({n: side[n][chosen[n]] for n in chosen} for side in pairs[seed])

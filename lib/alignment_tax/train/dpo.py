@@ -96,8 +96,7 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[
     for prompt, *sides in zip(pairs["prompt"], *reward.pair_ids(tokenizer, pairs), strict=True):
         head = prompt_ids(tokenizer, prompt)
         if any(side[: len(head)] != head for side in sides):
-            told = "The chat template writes a prompt otherwise before a reply than before a"
-            raise ValueError(f"{told} generation, so it cannot be said where a reply begins.")
+            raise ValueError("The chat template writes a prompt otherwise where a reply follows.")
         tails = [side[len(head) :] for side in sides]
         rows.append(dict(zip(IDS, (head, *tails), strict=True)))
     return rows

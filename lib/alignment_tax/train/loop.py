@@ -113,8 +113,7 @@ def encode(
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)
     if room < 1:
-        told = f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}"
-        raise ValueError(f"{told}. Raise max_length, or drop the reply.")
+        raise ValueError(f"A reply has {len(answer)} tokens: raise max_length ({max_length}).")
     context = prompt_ids(tokenizer, prompt)[-room:]
     return context + answer, [IGNORED] * len(context) + answer
 

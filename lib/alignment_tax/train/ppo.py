@@ -185,8 +185,8 @@ def check_prompts(state: PpoState, prompts: Sequence[Prompt]) -> None:
         raise ValueError(f"{told}, and these for {processes} process(es): choose multiples.")
     short = checks.prompts_that_fit(state.policy, state.tokenizer, prompts, config)
     if long := len(prompts) - len(short):
-        told = f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens"
-        raise ValueError(f"{told} (max_prompt_length). Leave them out.")
+        told = f"{long} of {len(prompts)} prompts have more tokens than max_prompt_length"
+        raise ValueError(f"{told} ({config.max_prompt_length}).")
 
 
 def save(state: PpoState, folder: Path) -> None:

@@ -168,10 +168,7 @@ def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]
     """Pretraining text to replay, with or without the scored formats (UnknownStage: none)."""
     n = run.preset.replay_documents
     if run.preset.world != "tiny" or n == 0:
-        raise UnknownStage(
-            f"Preset {run.preset.name} has no pretraining text to replay: only presets of the tiny "
-            "world do so far. Choose another remedy."
-        )
+        raise UnknownStage(f"Preset {run.preset.name} has no pretraining text to replay.")
     slot = ("documents", evaluated_formats)
     return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
 

@@ -42,10 +42,8 @@ def check_changed(run: Run, spec: Spec) -> None:
     """Refuse a number that the algorithm does not have, or that it cannot be."""
     owner = CHANGED[spec.protocol]
     if spec.algorithm != owner or spec.strength is None or spec.strength < 0:
-        raise ValueError(
-            f"{spec.protocol!r} is a method of {owner} alone and needs a strength of 0 or more, "
-            f"the number itself; got {spec.strength} of {spec.algorithm}."
-        )
+        told = f"{spec.protocol!r} is a method of {owner} alone, with a strength of 0 or more"
+        raise ValueError(f"{told}; got {spec.strength} of {spec.algorithm}.")
     run.end(spec.algorithm, spec.rounds)
 
 
@@ -54,10 +52,8 @@ def check_inside(run: Run, spec: Spec) -> None:
     wanted = remedies.wanted(spec)
     inside = [name for name, r in REMEDIES.items() if r.when in ("training", "model")]
     if spec.remedy not in inside:
-        raise UnknownStage(
-            f"{spec.remedy!r} needs no rounds of its own: it acts along a run or on its outcome. "
-            f"Inside the rounds of RSF act: {', '.join(inside)}."
-        )
+        told = f"{spec.remedy!r} needs no rounds of its own; inside those of RSF act"
+        raise UnknownStage(f"{told}: {', '.join(inside)}.")
     remedies.check(run, wanted, spec.rounds)
 
 

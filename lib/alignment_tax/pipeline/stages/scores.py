@@ -78,8 +78,7 @@ def check_theta_0(run: Run) -> None:
     if lost[worst] > most:
         raise ValueError(
             f"theta_0 of {run} has lost {lost[worst]:.1f} points of {worst} to instruction tuning, "
-            f"and preset {run.preset.name} allows {most:g}: raise `sft.replay` or lower its "
-            "learning rate before anything is trained from it."
+            f"and {most:g} are allowed: raise `sft.replay` or lower its learning rate."
         )
 
 
