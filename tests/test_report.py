@@ -14,7 +14,8 @@ from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.points import main_line
-from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
+from alignment_tax.results.recorded import recorded, recorded_items, recording_key
+from alignment_tax.spec import NAMED
 from alignment_tax.stats import claims
 
 
@@ -123,13 +124,11 @@ def test_recorded_run_has_every_model_of_every_seed() -> None:
     averages = run.points[run.points["method"] == "average"]
     for _, alphas in averages.groupby(["algorithm", "seed"])["alpha"]:
         assert sorted(alphas) == pytest.approx([i / 10 for i in range(11)])
-    assert not run.points.duplicated(IDENTITY).any()
-    assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
+    assert not run.points.duplicated(NAMED).any()
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
     # the ends of an average are theta_0 and the last round
     points = run.points
     theta_0 = points[points["algorithm"] == "sft"].set_index("seed")["key"]
-    averages = points[points["method"] == "average"]
     for (algorithm, seed), rows in averages.groupby(["algorithm", "seed"]):
         ends = rows.set_index("alpha")["key"]
         assert ends[0.0] == theta_0[seed]

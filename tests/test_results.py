@@ -15,14 +15,13 @@ from alignment_tax.pipeline.record import PORTION, portions, record
 from alignment_tax.results import recorded, replies
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
-    IDENTITY,
     RecordError,
     merge_results,
     merge_rows,
     write_tables,
     written,
 )
-from alignment_tax.spec import COLUMNS, Spec
+from alignment_tax.spec import COLUMNS, NAMED, Spec
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def test_added_methods_leave_other_rows_as_they_were_and_every_stage_says_someth
     for name in ("points", "rounds", "pairs"):
         pd.testing.assert_frame_equal(others[name], before[name], check_dtype=False)
     assert points.loc[added, "strength"].tolist() == [0.1, 1.0, 0.2, 0.5]
-    assert not points.duplicated(IDENTITY).any()
+    assert not points.duplicated(NAMED).any()
     assert list(points.columns) == COLUMNS
     old, new = before["items"], after["items"]
     assert set(old["key"]) < set(new["key"]) == set(points["key"])
@@ -93,7 +92,7 @@ def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd):
     assert "Making" not in capfd.readouterr().err
     again = read(place)
     for name in ("points", "costs", "rounds"):
-        key = [column for column in IDENTITY if column in after[name]]
+        key = [column for column in NAMED if column in after[name]]
         one, two = (t[name].sort_values(key, ignore_index=True) for t in (after, again))
         pd.testing.assert_frame_equal(one, two)
     assert len(again["items"]) == len(after["items"])
@@ -112,7 +111,7 @@ def test_provenance_has_one_entry_for_each_call(place, after, before):
     costs = after["costs"]
     assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
     assert (costs["seconds"] > 0).all()
-    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
+    assert list(costs.columns) == [*NAMED, "steps", "seconds", "peak_memory_mb"]
 
 
 def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
@@ -172,7 +171,7 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
 
 
 def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
-    frame = partial(pd.DataFrame, columns=[*IDENTITY, "skill"])
+    frame = partial(pd.DataFrame, columns=[*NAMED, "skill"])
     rows = [
         (1, "rsf", "l2", 0.1, np.nan, np.nan, 2, 50.0),
         (1, "rsf", "average", np.nan, 0.3, np.nan, 2, 60.0),

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import refuses
+from conftest import refuses, until
 
 from alignment_tax import store
 from alignment_tax.provenance import git_commit
@@ -44,13 +43,6 @@ def start_python(code, *arguments):
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1])}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the other process did not get there in time"
-        time.sleep(0.02)
 
 
 def test_what_exists_is_not_made_again_and_what_is_made_is_told(tmp_path, capsys):
@@ -198,7 +190,7 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_cleaned_up(tmp_path):
     # the second is making something that nobody asks for again
     stages = ("sft", "given_up")
     processes = [start_python(KILLED, store, tmp_path / stage, stage) for stage in stages]
-    wait_for(lambda: all((tmp_path / stage).exists() for stage in stages))
+    until(lambda: all((tmp_path / stage).exists() for stage in stages))
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -223,7 +215,7 @@ Store(pathlib.Path(sys.argv[1])).get("sft", {"seed": 0}, make, describe="theta_0
 def test_two_runs_at_once_make_it_once_and_the_second_waits(tmp_path):
     log, finish = tmp_path / "log", tmp_path / "finish"
     first = start_python(SLOW, tmp_path / "runs", log, finish)
-    wait_for(log.exists)
+    until(log.exists)
     second = start_python(SLOW, tmp_path / "runs", log, finish)
     assert second.stderr.readline() == "Waiting for another run that is making theta_0 ...\n"
     # a third run that makes something else must not take the first one's folder for a leftover

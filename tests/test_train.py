@@ -330,7 +330,7 @@ def test_a_round_reports_what_it_sampled_and_kept():
 
 def test_what_teaches_nothing_or_cannot_be_compared_is_refused():
     for policy, prompts, message in (
-        (make_policy(), [user("x " * 9)], "Raise max_prompt_length"),
+        (make_policy(), [user("x " * 9)], "None of 1 prompts has at most 8 tokens"),
         (always(GOOD), PROMPTS, "ended within 12 tokens"),
     ):
         with pytest.raises(ValueError, match=message):

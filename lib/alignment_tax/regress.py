@@ -175,7 +175,7 @@ def read_runs(folder: Path, preset: str, seeds: Sequence[int]) -> dict[int, dict
 def recording(folder: Path, chapters: Sequence[Chapter], seeds: Sequence[int]) -> dict[str, Held]:
     """Return what the recording says: its tables of every seed, the kept outputs of seed 0."""
     found = drift.by_place(read_runs(folder, presets.RECORDED, seeds), tables=True)
-    kept = [{"number": each.number, "records": read_records(each.path)} for each in chapters]
+    kept = [{"number": c.number, "records": read_records(read_notebook(c.path))} for c in chapters]
     for place, value in values({"chapters": kept}):
         old = found.get(place, Held({}))
         found[place] = Held({**old.values, 0: value}, old.tables)

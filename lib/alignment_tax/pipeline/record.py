@@ -110,8 +110,6 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
 
 
 # --- what is written of a seed --------------------------------------------------------------------
-
-
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
     """Write a seed's rows into every table; `fresh` drops all that the tables hold."""
     specs = study.specs(methods)
@@ -195,8 +193,6 @@ def _stage_seconds(study: Study) -> dict[str, float]:
 
 
 # --- what there is, and no more -----------------------------------------------------------------
-
-
 class Finished(Store):
     """What a run has made; of what it has not, the scores of theta_0 alone are made (else LeftOut).
 
@@ -222,8 +218,6 @@ def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFra
 
 
 # --- several processes ----------------------------------------------------------------------------
-
-
 def run_side_by_side(
     preset: str | Preset,
     seeds: list[int],

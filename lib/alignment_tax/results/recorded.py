@@ -15,14 +15,12 @@ from alignment_tax.spec import COLUMNS, NAMED, block_count
 from alignment_tax.store import ArtifactError, digest, file_digest, write_whole
 
 T = TypeVar("T")
-#: What names a model in the table of points: a row with the same values is the same model.
-IDENTITY = NAMED
 #: The tables in CSV, and what names a row of each.
 TABLES = {
-    "points": IDENTITY,
+    "points": NAMED,
     "rounds": ["seed", "algorithm", "rounds"],
-    "costs": IDENTITY,
-    "kl": IDENTITY,
+    "costs": NAMED,
+    "kl": NAMED,
     "replies": ["seed", "algorithm", "method", "alpha", "slot"],
 }
 
@@ -175,7 +173,7 @@ def written(value: Any) -> str:
 
 
 def merge_rows(
-    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(IDENTITY)
+    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(NAMED)
 ) -> pd.DataFrame:
     """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like."""
     if stored.empty:

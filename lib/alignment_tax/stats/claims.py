@@ -146,8 +146,6 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
 
 
 # --- the evaluator --------------------------------------------------------------------------------
-
-
 def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     """Return a minus b by seed, of the seeds that have both (NotRecorded: none is compared)."""
     rows = points if isinstance(points, Selection) else Selection(points)

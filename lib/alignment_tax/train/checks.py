@@ -5,15 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import prompt_ids
+from alignment_tax.models import Model, Tokenizer, prompt_ids
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.world.base import Prompt
 
 
 def short_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_length: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], max_prompt_length: int
 ) -> list[Prompt]:
     """Return the prompts of at most so many tokens (ValueError: there are none)."""
     short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
@@ -22,7 +21,7 @@ def short_prompts(
     return short
 
 
-def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
+def check_context(model: Model, tokens: int, what: str) -> None:
     """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and tokens > room:
@@ -30,8 +29,8 @@ def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
 
 
 def prompts_that_fit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     config: DpoConfig | RlooConfig | PpoConfig,
 ) -> list[Prompt]:

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from alignment_tax.models import Reply, prompt_ids
+from alignment_tax.models import Model, Reply, Tokenizer, prompt_ids
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train import checks, reward, rounds, trainer
 from alignment_tax.train.sample import sample_replies, sampling
@@ -51,9 +50,9 @@ def dpo_round(config: DpoConfig, start: rounds.Start) -> rounds.RoundResult:
 
 
 def train_dpo(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    reference: Model,
+    tokenizer: Tokenizer,
     pairs: Dataset,
     config: DpoConfig,
     seed: int,
@@ -88,7 +87,7 @@ class TokenDpoTrainer(DPOTrainer):
         return dataset
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[str, list[int]]]:
+def token_rows(tokenizer: Tokenizer, pairs: Dataset) -> list[dict[str, list[int]]]:
     """Return the tokens of prompt and replies of each pair: those that were drawn if it has any."""
     if set(IDS) <= set(pairs.column_names):
         return pairs.select_columns(list(IDS)).to_list()
@@ -96,7 +95,7 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[
     for prompt, *sides in zip(pairs["prompt"], *reward.pair_ids(tokenizer, pairs), strict=True):
         head = prompt_ids(tokenizer, prompt)
         if any(side[: len(head)] != head for side in sides):
-            raise ValueError("The chat template writes a prompt otherwise where a reply follows.")
+            raise ValueError("By this chat template it cannot be said where a reply begins.")
         tails = [side[len(head) :] for side in sides]
         rows.append(dict(zip(IDS, (head, *tails), strict=True)))
     return rows
@@ -114,8 +113,8 @@ def dpo_loss(chosen: Nats, rejected: Nats, chosen_0: Nats, rejected_0: Nats, bet
 
 
 def on_policy_pairs(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    tokenizer: Tokenizer,
     reward_fn: rounds.RewardFunction,
     prompts: Sequence[Prompt],
     config: DpoConfig,

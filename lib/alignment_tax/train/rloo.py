@@ -16,11 +16,11 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState
+from transformers import Trainer, TrainerState
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
 
-from alignment_tax.models import Reply
+from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train import checks, rounds, sample, trainer
 from alignment_tax.world.base import Message, Prompt
@@ -49,9 +49,9 @@ def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rou
 
 
 def train_rloo(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    reference: Model,
+    tokenizer: Tokenizer,
     reward_fn: rounds.RewardFunction,
     prompts: Sequence[Prompt],
     config: RlooConfig,

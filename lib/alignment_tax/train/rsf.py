@@ -10,9 +10,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import Reply
+from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import DistilConfig, RsfConfig
 from alignment_tax.train.checks import check_finished, check_rewards, short_prompts
 from alignment_tax.train.loop import Extra, finetune
@@ -49,8 +48,8 @@ def select(
 
 
 def rsf_round(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    tokenizer: Tokenizer,
     reward_fn: RewardFunction,
     prompts: Sequence[Prompt],
     config: RsfConfig,
@@ -76,8 +75,8 @@ def rsf_round(
 
 
 def draw_samples(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    tokenizer: Tokenizer,
     reward_fn: RewardFunction,
     prompts: Sequence[Prompt],
     config: RsfConfig,

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
-from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.models import Model, Tokenizer, conversation_ids, prompt_ids
 from alignment_tax.presets import SftConfig
 from alignment_tax.train import checks, pretrain, trainer
 from alignment_tax.world.corpus import Document
 
 
 def train_sft(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Model,
+    tokenizer: Tokenizer,
     dataset: Dataset,
     config: SftConfig,
     seed: int,

@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
-from alignment_tax.models import measured, save_policy
+from alignment_tax.models import Model, measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies
 from alignment_tax.pipeline.stages.run import STAGES, Run, keep_training
 from alignment_tax.presets import AlgorithmConfig
@@ -72,7 +70,7 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
         faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
         given = start.tokenizer, start.reward_fn, start.prompts, faster, seed
 
-        def train(model: PreTrainedModel, extras: Sequence[Extra]) -> RoundResult:
+        def train(model: Model, extras: Sequence[Extra]) -> RoundResult:
             return rsf_round(model, *given, extras=extras)
 
         (outcome, result), seconds, memory = measured(lambda: treat(start.policy, chosen, train))
