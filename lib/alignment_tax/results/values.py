@@ -89,9 +89,7 @@ def differences(
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
-            raise CompareError(
-                f"The first run has {name} {first[name]}, the second {second[name]}."
-            )
+            raise CompareError(f"The first has {name} {first[name]}, the second {second[name]}.")
     one, other = (dict(values(run)) for run in (first, second))
     if not one and not other:
         raise CompareError("Neither run holds a recorded value: was any chapter executed?")

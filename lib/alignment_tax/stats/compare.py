@@ -89,9 +89,7 @@ def compare_seeds(
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
-        raise ValueError(
-            f"{values.size} seed(s) have no spread: run at least two, five for a claim."
-        )
+        raise ValueError(f"{values.size} seed(s) have no spread between them: run at least two.")
     if len(bad := np.flatnonzero(~np.isfinite(values))):
         raise ValueError(f"The difference of seed number {bad[0]} is {values[bad[0]]}: not scored?")
     mean, low, high = interval(values)

@@ -165,8 +165,6 @@ def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
         wanted = "n must be 2 or more, batch_size * accumulation a multiple of n, temperature > 0"
         raise ValueError(f"{wanted}; got n={config.n}, {got}, temperature={config.temperature:g}.")
     if prompts < (groups := replies // config.n):
-        told = (
-            f"A step of {replies} replies with n={config.n} takes {groups} prompts, but there are"
-        )
+        told = f"A step of {replies} replies, n={config.n}, takes {groups} prompts, but there are"
         raise ValueError(f"{told} only {prompts} usable ones. Give more, or lower batch_size.")
     return prompts - prompts % groups
