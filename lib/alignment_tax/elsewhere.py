@@ -77,12 +77,9 @@ def environment() -> dict[str, str]:
 
 
 def run_line(
-    notebooks: Path,
-    line: Sequence[str],
-    variables: Mapping[str, str],
-    folder: Path,
+    notebooks: Path, line: Sequence[str], variables: Mapping[str, str], folder: Path,
     lifeline: int = subprocess.PIPE,
-) -> str:
+) -> str:  # fmt: skip
     """Run `alignment-tax` in a process that ends with this one, or when `lifeline` is closed.
 
     What it says goes to run.log of `folder`. Returns why it was refused, "" if it was not.

@@ -205,17 +205,10 @@ class Store:
         return self.root / stage / key[:16]
 
     def get(
-        self,
-        stage: str,
-        inputs: Values,
-        make: Make,
-        *,
-        version: int = 1,
-        parents: Parents | None = None,
-        describe: str = "",
-        seed: int | None = None,
+        self, stage: str, inputs: Values, make: Make, *, version: int = 1,
+        parents: Parents | None = None, describe: str = "", seed: int | None = None,
         config: Values | None = None,
-    ) -> Artifact:
+    ) -> Artifact:  # fmt: skip
         """Return the artifact that these inputs determine; make it if it does not exist.
 
         `inputs`, `parents` and `version`, which is raised when the code of a stage changes its

@@ -104,13 +104,9 @@ def _in_triangle(ratios: np.ndarray) -> np.ndarray:
 
 @style.in_style()
 def simplex(
-    grid: pd.DataFrame,
-    marks: Mapping[str, Sequence[float]],
-    alpha: float,
-    *,
-    caption: str,
+    grid: pd.DataFrame, marks: Mapping[str, Sequence[float]], alpha: float, *, caption: str,
     path: Sequence[Sequence[float]] = (),
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
     `grid` has a row per point: ratios (three each, of mean alpha) and full (the objective); `marks`

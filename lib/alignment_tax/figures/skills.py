@@ -36,12 +36,9 @@ def _by_score(frame: pd.DataFrame, scores: list[str], value: str, study: str) ->
 
 @style.in_style()
 def skills_bar(
-    scores: pd.DataFrame,
-    baselines: Mapping[str, float] | None = None,
-    *,
-    caption: str,
+    scores: pd.DataFrame, baselines: Mapping[str, float] | None = None, *, caption: str,
     study: str = "tiny",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
     `scores` has `model` and a column per skill (percent), several rows for seeds of one model;

@@ -43,12 +43,9 @@ PORTION = 4
 
 
 def record(
-    preset: str | Preset,
-    seeds: list[int],
-    jobs: int = 1,
-    methods: Sequence[str] | None = None,
+    preset: str | Preset, seeds: list[int], jobs: int = 1, methods: Sequence[str] | None = None,
     scheduler: str | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
     Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
@@ -219,12 +216,9 @@ def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFra
 
 # --- several processes ----------------------------------------------------------------------------
 def run_side_by_side(
-    preset: str | Preset,
-    seeds: list[int],
-    jobs: int,
-    methods: Sequence[str] | None = None,
+    preset: str | Preset, seeds: list[int], jobs: int, methods: Sequence[str] | None = None,
     scheduler: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
     With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when

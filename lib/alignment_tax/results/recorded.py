@@ -197,12 +197,9 @@ def identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ..
 
 
 def write_tables(
-    folder: Path,
-    tables: Mapping[str, pd.DataFrame],
-    pairs: pd.DataFrame,
-    items: pd.DataFrame,
+    folder: Path, tables: Mapping[str, pd.DataFrame], pairs: pd.DataFrame, items: pd.DataFrame,
     fresh: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write rows into the tables (of `TABLES`) of a folder, beside those there unless `fresh`.
 
     Pairs of the same seeds are replaced, and items of models without a point dropped.

@@ -145,16 +145,10 @@ def _mean_of_groups(items: Mapping[str, Array]) -> float:
 
 
 def paired_bootstrap(
-    a: Sequence[Items],
-    b: Sequence[Items],
-    *,
-    rng: np.random.Generator,
-    n_boot: int = 1000,
-    statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups,
-    direction: int = 1,
-    sesoi: float = 0.0,
-    level: float = LEVEL,
-) -> Comparison:
+    a: Sequence[Items], b: Sequence[Items], *, rng: np.random.Generator, n_boot: int = 1000,
+    statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups, direction: int = 1,
+    sesoi: float = 0.0, level: float = LEVEL,
+) -> Comparison:  # fmt: skip
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
     Each draw takes the same items for both models and all seeds, each group of items (a slot)

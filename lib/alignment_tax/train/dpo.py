@@ -50,14 +50,9 @@ def dpo_round(config: DpoConfig, start: rounds.Start) -> rounds.RoundResult:
 
 
 def train_dpo(
-    policy: Model,
-    reference: Model,
-    tokenizer: Tokenizer,
-    pairs: Dataset,
-    config: DpoConfig,
-    seed: int,
-    workdir: Path,
-) -> trainer.Trained:
+    policy: Model, reference: Model, tokenizer: Tokenizer, pairs: Dataset, config: DpoConfig,
+    seed: int, workdir: Path,
+) -> trainer.Trained:  # fmt: skip
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
     One call is one round. `reference` is theta_0 in every round (in the first it may be `policy`):
@@ -113,13 +108,9 @@ def dpo_loss(chosen: Nats, rejected: Nats, chosen_0: Nats, rejected_0: Nats, bet
 
 
 def on_policy_pairs(
-    policy: Model,
-    tokenizer: Tokenizer,
-    reward_fn: rounds.RewardFunction,
-    prompts: Sequence[Prompt],
-    config: DpoConfig,
-    seed: int,
-) -> Dataset:
+    policy: Model, tokenizer: Tokenizer, reward_fn: rounds.RewardFunction,
+    prompts: Sequence[Prompt], config: DpoConfig, seed: int,
+) -> Dataset:  # fmt: skip
     """Make preference pairs of a policy's own replies: the best of n against the worst of n.
 
     Replies that were cut off are neither: to prefer a text without an end, or to reject one for

@@ -46,18 +46,10 @@ class Extra:
 
 
 def finetune(
-    model: Model,
-    tokenizer: Tokenizer,
-    examples: Sequence[tuple[Prompt, AnyReply]],
-    *,
-    learning_rate: float,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    max_length: int,
-    extras: Sequence[Extra] = (),
-    describe: str = "finetuning",
-) -> Log:
+    model: Model, tokenizer: Tokenizer, examples: Sequence[tuple[Prompt, AnyReply]], *,
+    learning_rate: float, epochs: int, batch_size: int, seed: int, max_length: int,
+    extras: Sequence[Extra] = (), describe: str = "finetuning",
+) -> Log:  # fmt: skip
     """Maximise the likelihood of replies, in place: AdamW, no dropout, gradients clipped at 1.
 
     The loss is the mean over the reply tokens of a batch, end token included; prompts only

@@ -94,12 +94,9 @@ class PpoState:
 
 
 def start(
-    policy: Model,
-    tokenizer: Tokenizer,
-    config: PpoConfig,
-    seed: int,
+    policy: Model, tokenizer: Tokenizer, config: PpoConfig, seed: int,
     critic: tuple[models.RewardModel, Tokenizer] | None = None,
-) -> PpoState:
+) -> PpoState:  # fmt: skip
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
     Weights become float32, dropout is turned off. With the iteration's number the seed decides

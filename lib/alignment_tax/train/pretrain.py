@@ -292,12 +292,9 @@ def pretrain(
 
 
 def _train_chunk(
-    config: PretrainConfig,
-    chunk: int,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
+    config: PretrainConfig, chunk: int, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     model.train()
     start, tokens, losses = time.monotonic(), 0, []
     drawn = list(batches(config, chunk, tokenizer))
@@ -318,12 +315,9 @@ def _train_chunk(
 
 
 def ship(
-    model: LlamaForCausalLM,
-    tokenizer: Tokenizer,
-    curve: pd.DataFrame,
-    config: PretrainConfig,
+    model: LlamaForCausalLM, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig,
     folder: Path,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the base as a standard checkpoint with its learning curve, manifest and old card."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -49,16 +49,9 @@ def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rou
 
 
 def train_rloo(
-    policy: Model,
-    reference: Model,
-    tokenizer: Tokenizer,
-    reward_fn: rounds.RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RlooConfig,
-    seed: int,
-    workdir: Path,
-    by: ByTrl = RLOO,
-) -> trainer.Trained:
+    policy: Model, reference: Model, tokenizer: Tokenizer, reward_fn: rounds.RewardFunction,
+    prompts: Sequence[Prompt], config: RlooConfig, seed: int, workdir: Path, by: ByTrl = RLOO,
+) -> trainer.Trained:  # fmt: skip
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
     The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
@@ -131,13 +124,9 @@ class RecordedRewards:
         self.steps: list[pd.DataFrame] = []
 
     def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[list[Message]],
-        completion_ids: list[list[int]],
-        trainer_state: TrainerState,
-        **kwargs: Any,
-    ) -> list[float | None]:
+        self, prompts: list[Prompt], completions: list[list[Message]],
+        completion_ids: list[list[int]], trainer_state: TrainerState, **kwargs: Any,
+    ) -> list[float | None]:  # fmt: skip
         """Return the score of each reply (ValueError: no finished reply, or unusable rewards)."""
         step = trainer_state.global_step + 1
         ended = [ids[-1] == self.eos_id for ids in completion_ids]

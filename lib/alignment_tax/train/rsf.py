@@ -48,15 +48,9 @@ def select(
 
 
 def rsf_round(
-    policy: Model,
-    tokenizer: Tokenizer,
-    reward_fn: RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RsfConfig,
-    seed: int,
-    how: str = "best",
-    extras: Sequence[Extra] = (),
-) -> RoundResult:
+    policy: Model, tokenizer: Tokenizer, reward_fn: RewardFunction, prompts: Sequence[Prompt],
+    config: RsfConfig, seed: int, how: str = "best", extras: Sequence[Extra] = (),
+) -> RoundResult:  # fmt: skip
     """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies."""
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
@@ -75,14 +69,9 @@ def rsf_round(
 
 
 def draw_samples(
-    policy: Model,
-    tokenizer: Tokenizer,
-    reward_fn: RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RsfConfig,
-    seed: int,
-    how: str = "best",
-) -> pd.DataFrame:
+    policy: Model, tokenizer: Tokenizer, reward_fn: RewardFunction, prompts: Sequence[Prompt],
+    config: RsfConfig, seed: int, how: str = "best",
+) -> pd.DataFrame:  # fmt: skip
     """Sample n replies to each prompt, score them and choose one of each group: a row a reply."""
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
     groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))

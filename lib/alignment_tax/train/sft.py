@@ -14,14 +14,9 @@ from alignment_tax.world.corpus import Document
 
 
 def train_sft(
-    policy: Model,
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    config: SftConfig,
-    seed: int,
-    workdir: Path,
-    replay: Sequence[Document] = (),
-) -> trainer.Trained:
+    policy: Model, tokenizer: Tokenizer, dataset: Dataset, config: SftConfig, seed: int,
+    workdir: Path, replay: Sequence[Document] = (),
+) -> trainer.Trained:  # fmt: skip
     """Finetune `policy` on demonstrations, in place, with the loss on completions only.
 
     Overlong examples are dropped, not cut: a cut reply would teach replies without an end. `replay`

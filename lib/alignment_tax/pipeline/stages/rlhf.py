@@ -84,14 +84,9 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
 
 
 def _round(
-    run: Run,
-    spec: Spec,
-    stage: str,
-    name: str,
-    config: AlgorithmConfig,
-    inputs: dict[str, Any],
+    run: Run, spec: Spec, stage: str, name: str, config: AlgorithmConfig, inputs: dict[str, Any],
     work: Callable[[Start], RoundResult],
-) -> Artifact:
+) -> Artifact:  # fmt: skip
     """The artifact of a round, after those before it: samples with gold reward, log, policy."""
     number, theta_0, before = spec.rounds, base.sft(run), None
     if number > 1:
