@@ -108,8 +108,7 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
 def test_the_weights_of_the_average_are_those_of_the_library(pair):
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
-    ends = tuple(audits.open_checkpoint(each) for each in pair)
-    audits.write_average(models[0], ends, 0.3)
+    audits.write_average(models[0], tuple(audits.open_checkpoint(each) for each in pair), 0.3)
     assert all(torch.equal(expected[n], t) for n, t in own_tensors(models[0]).items())
 
 
@@ -265,8 +264,7 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
 
 def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path):
     ends = [audits.open_checkpoint(each) for each in pair]
-    found = audits.find_ratios(*ends, 0.4, prompts)
-    assert sum(found.blocks) == pytest.approx(1.2)
+    assert sum(audits.find_ratios(*ends, 0.4, prompts).blocks) == pytest.approx(1.2)
     refuses(AuditError, "--hma needs --prompts", audits.find_ratios, *ends, 0.4, None)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
     refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")

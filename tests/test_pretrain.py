@@ -90,8 +90,7 @@ def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
 def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
     model = module.new_model(MINI, tokenizer).eval()
     row = encode(TWO_ANSWERS, tokenizer)
-    packed = collate([row, row + row], tokenizer.pad_token_id)
-    logits = module.read(model, packed)
+    logits = module.read(model, collate([row, row + row], tokenizer.pad_token_id))
     for number, branch in enumerate(TWO_ANSWERS.branches, start=1):
         alone = collate([encode(Document(TWO_ANSWERS.pieces + branch), tokenizer)], 0)
         assert alone.given.keys() == {"input_ids"}

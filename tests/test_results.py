@@ -187,8 +187,7 @@ def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     assert merge_rows(pd.DataFrame(), fresh) is fresh
     key = ["seed", "algorithm", "rounds"]
     rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
-    ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
-    merged = merge_rows(rsf, ppo, key)
+    merged = merge_rows(rsf, pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"]), key)
     assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
     assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
     # ratios found anew replace those of as many blocks

@@ -132,8 +132,7 @@ def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, 
     shipped.mkdir()
     Counting()(shipped)
     (shipped / "README.md").write_text("a card")
-    meta = {"stage": "base", "seed": None}
-    sealed = store.write_manifest(shipped, meta, "the base model")
+    sealed = store.write_manifest(shipped, {"stage": "base", "seed": None}, "the base model")
     (shipped / "README.md").write_text("a better card")
     assert verify_folder(shipped) == sealed
     made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})

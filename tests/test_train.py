@@ -289,8 +289,7 @@ def test_the_best_finished_reply_wins_and_the_control_chooses_evenly():
         for finished in ((True, True, False), (False,) * 3, (True,) * 3, (True, False, True, True))
     ]
     rewards = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 4.0]])
-    best = select(groups[:3], rewards, "best", np.random.default_rng(0))
-    assert best == [1, None, 0]
+    assert select(groups[:3], rewards, "best", np.random.default_rng(0)) == [1, None, 0]
     many = groups[3:] * 3000
     chosen = select(many, np.zeros((3000, 4)), "random", np.random.default_rng(0))
     shares = np.bincount(chosen, minlength=4) / 3000

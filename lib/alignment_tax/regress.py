@@ -222,8 +222,7 @@ def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
         sides = [each for each in (chapter.path, path) if each.is_file()]
         figures[chapter.name] = [find_figures(read_notebook(each)) for each in sides]
     rows = sorted(found.changes, key=lambda e: (not e.moved, -abs(e.errors or 0), e.chapter))
-    page = notebooks.html_page("regress", found=found, rows=rows, figures=figures)
-    write_whole(out / PAGE, page)
+    write_whole(out / PAGE, notebooks.html_page("regress", found=found, rows=rows, figures=figures))
     write_whole(out / JUNIT, junit(found))
     table = pd.DataFrame([asdict(each) for each in rows], columns=[f.name for f in fields(Change)])
     write_whole(out / TABLE, table.to_csv(index=False))

@@ -260,8 +260,7 @@ def simplest(spec: Spec) -> Spec:
     """
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
-        text = ratios_text(blocks, fixed)
-        spec = dataclasses.replace(spec, method=HMA, strength=None, part=text)
+        spec = dataclasses.replace(spec, method=HMA, strength=None, part=ratios_text(blocks, fixed))
         if {*blocks, *fixed.values()} == {spec.alpha}:
             spec = Spec(spec.algorithm, spec.rounds, AVERAGE, spec.alpha)
     if spec.mix == AVERAGE and spec.alpha == 0:

@@ -106,8 +106,7 @@ def tax_bars(
     for tick, weight in zip(axes.get_yticklabels(), bold, strict=True):
         tick.set_fontweight("bold" if weight else "normal")
     axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
-    title = "The alignment tax, skill by skill"
-    return finish(figure, title, caption, table, legend_columns=1)
+    return finish(figure, "The alignment tax, skill by skill", caption, table, legend_columns=1)
 
 
 @style.in_style()

@@ -53,8 +53,7 @@ class Lora(Treatment):
 
     def end(self, model: Model) -> Model:
         """Merge the factors into the weights and return the ordinary policy."""
-        merged = cast(Model, cast(Any, model).merge_and_unload())
-        return merged.requires_grad_(True)
+        return cast(Model, cast(Any, model).merge_and_unload()).requires_grad_(True)
 
 
 def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:

@@ -33,10 +33,6 @@ Gaps = Mapping[int, float] | pd.Series
 
 
 # --- measures: one difference a seed --------------------------------------------------------------
-def _difference(rows: Selection, claim: Claim) -> pd.Series:
-    return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
-
-
 def _curves(rows: Selection, claim: Claim, axis: str) -> Iterator[tuple[int, Array, Array]]:
     """Both curves of a seed; with a ratio per block or part, at the mean ratios that both have."""
     texts = (claim.a, claim.b)
@@ -134,7 +130,7 @@ def _bend(rows: Selection, claim: Claim) -> Gaps:
 
 
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
-    "difference": _difference,
+    "difference": lambda rows, c: rows.model(c.a)[c.score] - rows.model(c.b)[c.score],
     "equal_reward": partial(_equal, axis="reward"),
     "equal_gold": partial(_equal, axis="gold"),
     "equal_kl": _equal_kl,

@@ -176,8 +176,7 @@ def paired_bootstrap(
         items = {name: rng.integers(size, size=size) for name, size in sizes.items()}
         # the same seed twice is the same number twice: compute it once
         seeds, counts = np.unique(rng.integers(len(pairs), size=len(pairs)), return_counts=True)
-        gaps = [gap(int(seed), items) for seed in seeds]
-        draws[i] = np.average(gaps, weights=counts)
+        draws[i] = np.average([gap(int(seed), items) for seed in seeds], weights=counts)
     low, high = map(float, np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
     said = verdict(low, high, direction, sesoi)
     return Comparison(observed, low, high, len(pairs), sum(sizes.values()), said)

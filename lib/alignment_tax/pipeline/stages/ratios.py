@@ -130,8 +130,7 @@ def kept_documents(run: Run, method: str) -> list[Document]:
 
 def kept_text(document: Document) -> str:
     """Return a document as one text that the base model was trained on: with its first branch."""
-    pieces = [*document.pieces, *(document.branches or [()])[0]]
-    return " ".join(text for text, _ in pieces)
+    return " ".join(text for text, _ in [*document.pieces, *(document.branches or [()])[0]])
 
 
 @cache
