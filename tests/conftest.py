@@ -1,6 +1,7 @@
 """What test files share: a study so small that a whole run takes seconds, and its stages."""
 
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,14 @@ def refuses(error, said, call, *given, **named):
     """Call something, which must fail with this error and say what this pattern finds, if any."""
     with pytest.raises(error, match=said):
         call(*given, **named)
+
+
+def until(true, seconds=300):
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "the other process did not get there in time"
+        time.sleep(0.02)
 
 
 def miniature(**changes) -> presets.Preset:

@@ -14,8 +14,8 @@ from alignment_tax.models import load_state
 from alignment_tax.pipeline import catalogue, record
 from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import SAMPLED, DpoConfig, PpoConfig, RlooConfig
-from alignment_tax.results.recorded import IDENTITY, recorded
-from alignment_tax.spec import Spec, UnknownStage
+from alignment_tax.results.recorded import recorded
+from alignment_tax.spec import NAMED, Spec, UnknownStage
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
@@ -122,7 +122,7 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
     table = record.forward_kls(study, specs)
     assert (*table["algorithm"], table["alpha"].iloc[-1]) == ("sft", "ppo", "ppo", 0.5)
-    assert list(table.columns) == [*IDENTITY, "forward_kl"]
+    assert list(table.columns) == [*NAMED, "forward_kl"]
 
 
 def test_ppo_under_another_kl_coefficient_is_another_run(study):

@@ -124,8 +124,7 @@ def test_the_weights_of_the_average_are_those_of_the_library(pair, tmp_path, exp
             save_policy(transformers.MixtralForCausalLM(config), tokenizer, folder)
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
-    ends = tuple(audits.open_checkpoint(each) for each in pair)
-    audits.write_average(models[0], ends, 0.3)
+    audits.write_average(models[0], tuple(audits.open_checkpoint(each) for each in pair), 0.3)
     assert all(torch.equal(expected[n], t) for n, t in own_tensors(models[0]).items())
 
 

@@ -135,8 +135,7 @@ def test_ratios_set_by_hand_are_compared_at_their_own_reward(points):
 def test_algorithms_side_by_side_share_their_seeds(points):
     more = [point(7, "sft", 0, 80), point(7, "ppo", 1, 50)]
     both = pd.concat([points, pd.DataFrame(more)], ignore_index=True)
-    wanted = [CLAIMS["tax.ppo.skill"], CLAIMS["tax.ppo.skill.shared"]]
-    table = claims.table(both, wanted)
+    table = claims.table(both, [CLAIMS["tax.ppo.skill"], CLAIMS["tax.ppo.skill.shared"]])
     assert table[["seeds", "n_seeds"]].values.tolist() == [["0 1 7", 3], ["0 1", 2]]
     assert table["difference"].tolist()[-1] == -4
     assert (present(both), set(shared(both)["seed"])) == (["rsf", "ppo"], {0, 1})

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import types
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import refuses
+from conftest import refuses, until
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -142,14 +141,6 @@ sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"""
     kept = summary(tmp_path / "runs" / "tiny-seed0")
     assert [entry["status"] for entry in kept.values()] == ["ok", "interrupted", "interrupted"]
     assert kept["01"]["records"] == {"x": 1}
-
-
-def until(true):
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + 300
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_the_executed_notebooks_are_whole_and_without_widget_state(ran):

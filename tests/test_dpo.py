@@ -105,7 +105,7 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
 
 @pytest.mark.parametrize(("changes", "policy", "rewards", "message"), [
     ({"n": 1}, make_policy(), count_x, "n must be 2 or more, not 1"),
-    ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8.*Raise max_prompt_length"),
+    ({"max_prompt_length": 1}, make_policy(), count_x, "None of 8 prompts has at most 1"),
     ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
     ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
     ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),

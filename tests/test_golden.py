@@ -13,24 +13,15 @@ import pytest
 
 from alignment_tax import settings
 from alignment_tax.pipeline.study import Study
+from alignment_tax.pool import Keys
 from alignment_tax.spec import Spec
-from alignment_tax.store import Artifact, Store, artifact_key
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-class DryStore(Store):
-    """A store that names artifacts and makes none."""
-
-    def get(self, stage, inputs, make, *, version=1, parents=None, **kept):
-        keys = {n: p.key if isinstance(p, Artifact) else p for n, p in (parents or {}).items()}
-        key = artifact_key(stage, inputs, version, keys)
-        return Artifact(self.folder(stage, key), key, {})
-
-
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
 def test_the_keys_of_the_main_line_stay(preset):
-    study = Study(preset, 0, DryStore(Path("/nowhere")))
+    study = Study(preset, 0, Keys("/nowhere"))
     specs = study.specs(["base", *study.preset.algorithms])
     found = {str(spec): study.evaluate(spec).key[:16] for spec in specs}
     found["reward"] = study.reward.key[:16]
@@ -38,7 +29,7 @@ def test_the_keys_of_the_main_line_stay(preset):
 
 
 def test_the_keys_of_the_recorded_models_stay():
-    study = Study("tiny", 0, DryStore(Path("/nowhere")))
+    study = Study("tiny", 0, Keys("/nowhere"))
     points = pd.read_csv(settings.results_folder() / "tiny" / "points.csv", dtype={"key": str})
     # alpha is written to six digits, which is too coarse for a third
     own = points[(points["seed"] == 0) & ~points["method"].isin(["pattern", "hma_released"])]

@@ -160,8 +160,7 @@ def test_the_network_is_that_of_nobody(tmp_path):
         place = f"(ctypes.c_ubyte * 16)(2, 0, *{port!r}, 127, 0, 0, 1)"
         call = f"ctypes.CDLL(None).connect(socket.socket().fileno(), {place}, 16)"
         assert "-1" in graded(tmp_path, function(answer=call)).verdicts[COLUMN]
-        with pytest.raises(TimeoutError):
-            server.accept()
+        refuses(TimeoutError, None, server.accept)
 
 
 SOLVED = f"def mask_prompt(ids, n): return {RIGHT}"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mitigate import DOCUMENTS, make_setting
 from test_models import make_policy
+from test_train import weights
 from torch import nn
 
 from alignment_tax.merge.average import own_tensors
@@ -19,7 +20,6 @@ from alignment_tax.mitigate.projection import protected
 from alignment_tax.mitigate.replay import own_answers
 from alignment_tax.mitigate.slerp import slerp
 from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
-from alignment_tax.registry import REMEDIES
 
 MERGES = ("slerp", "dare", "ties", "fisher", "warp")
 MANY = DOCUMENTS * 400
@@ -27,10 +27,6 @@ MANY = DOCUMENTS * 400
 
 def state(*values):
     return {"w": torch.tensor(values)}
-
-
-def weights(model):
-    return torch.cat([each.flatten() for each in own_tensors(model).values()])
 
 
 def close(found, *values):
@@ -207,8 +203,3 @@ def test_too_large_a_strength_and_too_little_text_are_refused_before_anything_is
         (little, "relearn", 64, said),
     ):
         refuses(ValueError, complaint, treatments, start, {name: strength})
-
-
-def test_every_remedy_of_this_page_says_where_it_comes_from():
-    later = [*MERGES, "expo", "relearn", "ewc", "replay_self", "ogpsa", "null_space", "oplora"]
-    assert all(REMEDIES[name].source for name in later)

@@ -166,8 +166,7 @@ def test_a_pair_that_does_not_fit_is_refused_with_its_first_offender(tmp_path, f
 
 def test_a_head_that_one_side_stores_twice_is_the_embedding(tmp_path):
     first = write(tmp_path / "a", {EMBEDDING: W, HEAD: W.clone()})
-    second = write(tmp_path / "b", {EMBEDDING: V})
-    out = merged(first, second, tmp_path / "out", 0.25)
+    out = merged(first, write(tmp_path / "b", {EMBEDDING: V}), tmp_path / "out", 0.25)
     found = {name: tensor.tolist() for name, tensor in load_state(out).items()}
     assert found == {EMBEDDING: [[0.75, 0.75], [0.75, 0.75]]}
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
@@ -205,8 +204,7 @@ def test_what_a_killed_merge_finished_is_checked_and_kept(tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
     # one of the two finished files lost its end meanwhile
     broken = tmp_path / ".out.part" / written[1]
-    content = broken.read_bytes()
-    broken.write_bytes(content[:-4] + bytes(4))
+    broken.write_bytes(broken.read_bytes()[:-4] + bytes(4))
     capsys.readouterr()
     written.clear()
     monkeypatch.setattr(files, "write_shard", lambda *all_: (written.append(1), write_shard(*all_)))

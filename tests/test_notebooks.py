@@ -31,7 +31,7 @@ def test_the_course_has_its_chapters():
 
 @each_notebook
 def test_parameters_are_literals_with_a_comment_and_the_front_says_what_to_expect(path):
-    (cell,) = notebooks.code_cells(notebooks.read_notebook(path), "parameters")
+    (cell,) = notebooks.tagged(notebooks.read_notebook(path), "parameters")
     values = {}
     for node in ast.parse(cell.source).body:
         assert isinstance(node, ast.Assign | ast.AnnAssign), ast.unparse(node)
@@ -71,10 +71,11 @@ def test_code_and_what_is_kept_of_its_outputs_are_clean(path):
 def test_what_is_kept_of_its_outputs_is_of_the_recording_that_the_readme_tells_of(path):
     stale = "run it again and keep its outputs: make publish"
     verdicts = claims.read("tiny").set_index("id")["verdict"]
-    for value in read_records(path).values():
+    notebook = notebooks.read_notebook(path)
+    for value in read_records(notebook).values():
         if isinstance(value, dict) and set(value) <= set(verdicts.index):
             assert value == verdicts[list(value)].to_dict(), stale
-    assert notebooks.read_notebook(path).metadata.get(notebooks.STAMP) == recording_key(), stale
+    assert notebook.metadata.get(notebooks.STAMP) == recording_key(), stale
 
 
 @each_notebook

@@ -103,8 +103,7 @@ def test_each_part_and_the_ratios_of_blocks_by_hand():
     ends = {"0.weight": (0.0, 8.0), "1.weight": (1.0, 3.0), "1.bias": (10.0, 20.0)}
     own = model.state_dict().items()
     start, end = ({n: torch.full_like(t, ends[n][k]) for n, t in own} for k in (0, 1))
-    mixture = Mixture(model, start, end, PLAIN)
-    mixture.set({"one": 0.25, "two": 0.5, "rest": 0.1})
+    Mixture(model, start, end, PLAIN).set({"one": 0.25, "two": 0.5, "rest": 0.1})
     assert [model.state_dict()[n].item() for n in ends] == [2.0, 2.0, 11.0]
     assert one_part(PLAIN, "two", 0.25) == {"one": 1.0, "two": 0.25, "rest": 1.0}
     assert one_part(PLAIN, "linear", 0.25) == {"one": 0.25, "two": 0.25, "rest": 1.0}

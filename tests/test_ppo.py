@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import debug_launcher
+from conftest import refuses
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_models import always, make_policy, make_reward_model, make_tokenizer, user
@@ -222,10 +223,8 @@ def test_a_saved_run_is_two_files_and_only_its_own_run_goes_on_from_it(tmp_path)
         (start(make_policy(1), make_tokenizer(), CONFIG, 0), "another theta_0"),
         (make_state(clip=0.1), "another config"),
     ):
-        with pytest.raises(ValueError, match=message):
-            ppo.resume(other, tmp_path)
-    with pytest.raises(FileNotFoundError, match="no saved PPO run"):
-        ppo.resume(state, tmp_path / "elsewhere")
+        refuses(ValueError, message, ppo.resume, other, tmp_path)
+    refuses(FileNotFoundError, "no saved PPO run", ppo.resume, state, tmp_path / "elsewhere")
 
 
 def test_the_reference_stays_and_seed_and_iteration_decide_the_rest():
@@ -371,5 +370,4 @@ def test_what_teaches_nothing_or_does_not_belong_together_is_refused(message: st
         state = start(*networks, dataclasses.replace(CONFIG, **changes), 0, critic)
         step(state, prompts, lambda asked, replies: np.ones(len(replies)))
 
-    with pytest.raises(ValueError, match=message):
-        attempt(**given)
+    refuses(ValueError, message, attempt, **given)

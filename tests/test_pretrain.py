@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -89,8 +90,7 @@ def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
 def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
     model = module.new_model(MINI, tokenizer).eval()
     row = encode(TWO_ANSWERS, tokenizer)
-    packed = collate([row, row + row], tokenizer.pad_token_id)
-    logits = module.read(model, packed)
+    logits = module.read(model, collate([row, row + row], tokenizer.pad_token_id))
     for number, branch in enumerate(TWO_ANSWERS.branches, start=1):
         alone = collate([encode(Document(TWO_ANSWERS.pieces + branch), tokenizer)], 0)
         assert alone.given.keys() == {"input_ids"}
@@ -137,8 +137,7 @@ def test_packing_keeps_every_document_whole_and_wastes_little(documents):
     # first fit: no two sequences could be one
     lengths = sorted(len(row) for row in packed)
     assert len(lengths) < 2 or lengths[0] + lengths[1] > 10
-    with pytest.raises(ValueError, match=r"12 tokens.*length \(10\)"):
-        module.pack([plain([1] * 12, [1.0] * 12)], 10)
+    refuses(ValueError, r"12 tokens.*length \(10\)", module.pack, [plain([1] * 12, [1.0] * 12)], 10)
 
 
 class Parrot:
@@ -209,8 +208,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(undisturbed, tmp_pa
             return whole(*arguments)
 
         patch.setattr(module, "weighted_loss", dies)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(MINI, tmp_path)
+        refuses(KeyboardInterrupt, None, pretrain, MINI, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["state-000001.safetensors", "state.json"]
     assert_same(pretrain(MINI, tmp_path), undisturbed)
@@ -244,8 +242,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(undisturbed, tmp_path, mon
             whole(tensors, path)
 
         patch.setattr(checkpoint, "save_file", fills_the_disk)
-        with pytest.raises(OSError, match="No space left"):
-            pretrain(MINI, tmp_path)
+        refuses(OSError, "No space left", pretrain, MINI, tmp_path)
     assert (tmp_path / checkpoint.saved_run(tmp_path)["tensors"]).is_file()
     assert_same(pretrain(MINI, tmp_path), undisturbed)
 

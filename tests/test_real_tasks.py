@@ -90,8 +90,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tasks(data: Path) -> Tasks:
     names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
-    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-    return manager.load(names)["tasks"]
+    return TaskManager(include_path=str(TASKS), include_defaults=False).load(names)["tasks"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from conftest import refuses
 
 from alignment_tax.world import real
 from alignment_tax.world.real import DataUnavailable, RealWorld, benchmark, load
@@ -154,8 +155,7 @@ def test_nothing_to_draw_from_and_unknown_names_are_refused(folder: Path) -> Non
         (benchmark, ("arc", "reported"), ValueError, "arc_easy"),
         (benchmark, ("arc_easy", "test"), ValueError, "validation"),
     ):
-        with pytest.raises(error, match=said):
-            call(*given)
+        refuses(error, said, call, *given)
 
 
 def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +166,7 @@ def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch)
     where = {"data_dir": "harmless-base", "split": "train+test"}
     hub.assert_called_once_with("Anthropic/hh-rlhf", None, **where)
     hub.side_effect = ConnectionError("no route to host")
-    with pytest.raises(DataUnavailable, match=r"no route to host.*dolly_15k\.jsonl\.gz"):
-        load("dolly")
+    refuses(DataUnavailable, r"no route to host.*dolly_15k\.jsonl\.gz", load, "dolly")
 
 
 def test_one_set_is_split_in_two_by_the_text_and_no_question_is_in_both(folder: Path) -> None:
@@ -183,8 +182,7 @@ def test_one_set_is_split_in_two_by_the_text_and_no_question_is_in_both(folder: 
     assert [row["question"] for row in benchmark("squad", "validation")] == ["Who left?"]
     path = folder / "piqa_valid.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataUnavailable, match="damaged after line"):
-        load("piqa_validation")
+    refuses(DataUnavailable, "damaged after line", load, "piqa_validation")
 
 
 def test_items_come_shuffled_whatever_the_order_of_the_file(folder: Path) -> None:

@@ -6,10 +6,12 @@ import sys
 import nbformat
 import numpy as np
 import pytest
+from conftest import refuses
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from alignment_tax.notebooks import CourseError, read_notebook
 from alignment_tax.results.values import MIME, read_records, record
 
 
@@ -35,13 +37,10 @@ def test_a_record_goes_through_a_saved_notebook_and_what_is_none_is_refused(disp
     cells = [new_code_cell("record(...)", outputs=[each]) for each in outputs]
     nbformat.write(new_notebook(cells=cells), path)
     expected = {"tax": -3.25, "skills": {"bleu": 91.5, "front": [0, None, True, "é"]}}
-    for saved in (path, str(path), nbformat.read(path, 4)):
-        assert read_records(saved) == expected
+    assert read_records(read_notebook(path)) == expected
     (tmp_path / "cut.ipynb").write_text('{"cells": [')
-    with pytest.raises(ValueError, match="not a readable notebook"):
-        read_records(tmp_path / "cut.ipynb")
-    with pytest.raises(FileNotFoundError):
-        read_records(tmp_path / "none.ipynb")
+    refuses(CourseError, "not a readable notebook", read_notebook, tmp_path / "cut.ipynb")
+    refuses(FileNotFoundError, None, read_notebook, tmp_path / "none.ipynb")
 
 
 def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monkeypatch):
@@ -65,5 +64,4 @@ def test_what_json_lacks_and_what_has_no_name_is_refused():
         (" ", 1, ValueError, "needs a name"),
         (3, 1, TypeError, "name is text, not int"),
     ):
-        with pytest.raises(error, match=said):
-            record(name, value)
+        refuses(error, said, record, name, value)

@@ -1,6 +1,7 @@
 """The preset `recorded`: what is recorded is handed out, all else ends a cell with one line."""
 
 import pytest
+from conftest import refuses
 from IPython.core.interactiveshell import InteractiveShell
 
 from alignment_tax.pipeline.recorded_only import LeaveOut, LeftOut
@@ -17,12 +18,9 @@ def test_points_and_items_are_those_recorded_and_no_model_is_made():
     assert scores.n_items == row["n_items"]
     assert scores.metrics["forgetting"] == pytest.approx(row["forgetting"], abs=1e-3)
     assert study.policy("base")
-    with pytest.raises(LeftOut, match="theta_0"):
-        study.policy("sft")
-    with pytest.raises(LeftOut, match="rsf round 99"):
-        study.point(Spec("rsf", 99))
-    with pytest.raises(ValueError, match=r"Seed 77 is not recorded: choose from \[0, 1"):
-        Study("recorded", 77)
+    refuses(LeftOut, "theta_0", study.policy, "sft")
+    refuses(LeftOut, "rsf round 99", study.point, Spec("rsf", 99))
+    refuses(ValueError, r"Seed 77 is not recorded: choose from \[0, 1", Study, "recorded", 77)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from test_course import write_notebook
@@ -49,8 +50,7 @@ def test_a_new_mean_is_held_against_the_recorded_spread():
     assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(t))
     assert compare.move([1, 1], [1 + 1e-4], rounding=1e-3).p == 1
     assert compare.move([1, 1], [2]).p == 0
-    with pytest.raises(ValueError, match="2 and 1 are needed"):
-        compare.move([1], [2])
+    refuses(ValueError, "2 and 1 are needed", compare.move, [1], [2])
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
@@ -218,8 +218,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, capsys):
     write_notebook(tmp_path / "01_x.ipynb", "1")
     out = tmp_path / "out"
     asked = regress.Asked("smoke", (0,), out, tmp_path, baseline=tmp_path)
-    with pytest.raises(CourseError, match="holds no finished"):
-        regress.regress(asked)
+    refuses(CourseError, "holds no finished", regress.regress, asked)
     for words in ("--seeds 4-0", "--limit 0", "--only 07", "--preset tyni", "--seeds x"):
         try:
             code = main(["regress", "--out", str(out), *words.split()], tmp_path)

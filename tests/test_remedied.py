@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import presets
 from alignment_tax.merge.average import average
@@ -200,14 +200,11 @@ REFUSED = [
 @pytest.mark.parametrize(("spec", "error", "message"), REFUSED)
 def test_what_makes_no_sense_is_refused_before_any_work(spec, error, message):
     for use in (bare().evaluate, bare().artifact):
-        with pytest.raises(error, match=message):
-            use(spec)
+        refuses(error, message, use, spec)
 
 
 def test_remedies_together_and_presets_without_numbers_or_text_are_refused():
-    with pytest.raises(ValueError, match="pass extrapolate=True"):
-        bare().distilled({"average": 1.5})
-    with pytest.raises(UnknownStage, match="set its `distil`"):
-        remedied(bare(distil=None), "l2", 0.1)
+    refuses(ValueError, "pass extrapolate=True", bare().distilled, {"average": 1.5})
+    refuses(UnknownStage, "set its `distil`", remedied, bare(distil=None), "l2", 0.1)
     with pytest.raises(UnknownStage, match="no pretraining text to replay"):
         remedied(bare(replay_documents=0), "replay", 1.0)

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from conftest import refuses
 from points import point, table_of
 
 from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
-from alignment_tax.results.recorded import IDENTITY, recorded, recorded_items, recording_key
+from alignment_tax.results.recorded import recorded, recorded_items, recording_key
+from alignment_tax.spec import NAMED
 from alignment_tax.stats import claims
 
 
@@ -98,8 +100,7 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     assert page == report.one_seed_page(run, items, kept)
     assert f"`{run.key}`" in page
     two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
-    with pytest.raises(ValueError, match="2 seeds"):
-        report.one_seed_page(two, items, kept)
+    refuses(ValueError, "2 seeds", report.one_seed_page, two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
@@ -110,8 +111,7 @@ def test_the_fill_needs_both_marks() -> None:
         (("no marks", "text"), "must hold"),
         ((page, "new", "answer"), "answer: start"),
     ):
-        with pytest.raises(ValueError, match=message):
-            report.fill(*given)
+        refuses(ValueError, message, report.fill, *given)
 
 
 def test_recorded_run_has_every_model_of_every_seed() -> None:
@@ -123,13 +123,11 @@ def test_recorded_run_has_every_model_of_every_seed() -> None:
     averages = run.points[run.points["method"] == "average"]
     for _, alphas in averages.groupby(["algorithm", "seed"])["alpha"]:
         assert sorted(alphas) == pytest.approx([i / 10 for i in range(11)])
-    assert not run.points.duplicated(IDENTITY).any()
-    assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
+    assert not run.points.duplicated(NAMED).any()
     assert run.points[["skill", "reward", "gold", "kl"]].notna().all().all()
     # the ends of an average are theta_0 and the last round
     points = run.points
     theta_0 = points[points["algorithm"] == "sft"].set_index("seed")["key"]
-    averages = points[points["method"] == "average"]
     for (algorithm, seed), rows in averages.groupby(["algorithm", "seed"]):
         ends = rows.set_index("alpha")["key"]
         assert ends[0.0] == theta_0[seed]

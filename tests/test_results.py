@@ -8,21 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import settings
 from alignment_tax.pipeline.record import PORTION, portions, record
 from alignment_tax.results import recorded, replies
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
-    IDENTITY,
     RecordError,
     merge_results,
     merge_rows,
     write_tables,
     written,
 )
-from alignment_tax.spec import COLUMNS, Spec
+from alignment_tax.spec import COLUMNS, NAMED, Spec
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def test_added_methods_leave_other_rows_as_they_were_and_every_stage_says_someth
     for name in ("points", "rounds", "pairs"):
         pd.testing.assert_frame_equal(others[name], before[name], check_dtype=False)
     assert points.loc[added, "strength"].tolist() == [0.1, 1.0, 0.2, 0.5]
-    assert not points.duplicated(IDENTITY).any()
+    assert not points.duplicated(NAMED).any()
     assert list(points.columns) == COLUMNS
     old, new = before["items"], after["items"]
     assert set(old["key"]) < set(new["key"]) == set(points["key"])
@@ -76,8 +75,7 @@ def test_added_methods_leave_other_rows_as_they_were_and_every_stage_says_someth
     assert list(said.index) == ["base model", "θ₀, after SFT", "θ, after RLHF", "average, α = 0.5"]
     assert list(said) == ["to the request", "reward", "gold", "to the French", "to the question"]
     assert len(replies.asked(table, 0)) == 3
-    with pytest.raises(NotRecorded, match="seed 1"):
-        replies.asked(table, 1)
+    refuses(NotRecorded, "seed 1", replies.asked, table, 1)
     assert len(after["replies"]) == len(table)  # a remedy says nothing new
 
 
@@ -94,7 +92,7 @@ def test_recording_again_changes_nothing_and_makes_nothing(place, after, capfd):
     assert "Making" not in capfd.readouterr().err
     again = read(place)
     for name in ("points", "costs", "rounds"):
-        key = [column for column in IDENTITY if column in after[name]]
+        key = [column for column in NAMED if column in after[name]]
         one, two = (t[name].sort_values(key, ignore_index=True) for t in (after, again))
         pd.testing.assert_frame_equal(one, two)
     assert len(again["items"]) == len(after["items"])
@@ -113,7 +111,7 @@ def test_provenance_has_one_entry_for_each_call(place, after, before):
     costs = after["costs"]
     assert costs["method"].tolist() == ["l2", "l2", "graft", "graft"]
     assert (costs["seconds"] > 0).all()
-    assert list(costs.columns) == [*IDENTITY, "steps", "seconds", "peak_memory_mb"]
+    assert list(costs.columns) == [*NAMED, "steps", "seconds", "peak_memory_mb"]
 
 
 def test_a_provenance_of_one_call_is_read_and_kept(place, after, here):
@@ -173,7 +171,7 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
 
 
 def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
-    frame = partial(pd.DataFrame, columns=[*IDENTITY, "skill"])
+    frame = partial(pd.DataFrame, columns=[*NAMED, "skill"])
     rows = [
         (1, "rsf", "l2", 0.1, np.nan, np.nan, 2, 50.0),
         (1, "rsf", "average", np.nan, 0.3, np.nan, 2, 60.0),
@@ -189,8 +187,7 @@ def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     assert merge_rows(pd.DataFrame(), fresh) is fresh
     key = ["seed", "algorithm", "rounds"]
     rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
-    ppo = pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"])
-    merged = merge_rows(rsf, ppo, key)
+    merged = merge_rows(rsf, pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"]), key)
     assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
     assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
     # ratios found anew replace those of as many blocks
@@ -223,8 +220,7 @@ def test_curves_run_from_theta_0_over_the_strengths_to_the_end_of_their_protocol
     # a low density is a strong graft; what is inside the rounds ends at RSF, the strongest first
     for method, skills in {"graft": [0, 100, 200, 3], "l2_in_rounds": [0, 40, 20, 2]}.items():
         assert curve_rows(points, method, 0)["skill"].tolist() == skills
-    with pytest.raises(ValueError, match="no points of method 'kd', seed 0"):
-        curve_rows(points, "kd", 0)
+    refuses(ValueError, "no points of method 'kd', seed 0", curve_rows, points, "kd", 0)
 
 
 # tables from elsewhere
@@ -271,8 +267,7 @@ def test_tables_from_two_machines_become_one_and_twice_the_same_changes_nothing(
 
 
 def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp_path, here):
-    with pytest.raises(RecordError, match=r"needs points\.csv"):
-        merge_results(tmp_path, "tiny")
+    refuses(RecordError, r"needs points\.csv", merge_results, tmp_path, "tiny")
     with pytest.raises(RecordError, match="preset smoke, not tiny"):
         merge_results(recorded_elsewhere(tmp_path, 1, study="smoke"), "tiny")
     assert not (here / "tiny").exists()

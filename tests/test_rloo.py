@@ -205,8 +205,7 @@ def test_cut_off_replies_never_win_and_their_reward_is_recorded(tmp_path):
 
 
 def test_long_prompts_and_those_beyond_the_last_full_step_are_counted(tmp_path):
-    prompts = [*PROMPTS, user("x " * 9)]
-    trained = run(make_policy(), tmp_path, prompts=prompts, batch_size=12)
+    trained = run(make_policy(), tmp_path, prompts=[*PROMPTS, user("x " * 9)], batch_size=12)
     assert trained.dropped == {"too long": 1, "left over": 2}
     assert trained.used == len(trained.samples) == 24
     assert sorted(map(str, trained.samples["prompt"].iloc[::4])) == sorted(map(str, PROMPTS[:6]))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax.merge import search
 from alignment_tax.merge.average import MergeError
@@ -260,19 +260,16 @@ REFUSED = [
 def test_what_makes_no_sense_is_refused_before_anything_is_made(asked, error, message):
     study = bare(grid_step=1.5)
     for use in (study.evaluate, study.model, study.point):
-        with pytest.raises(error, match=message):
-            use(asked)
+        refuses(error, message, use, asked)
 
 
 def test_unknown_rounds_algorithms_and_missing_data_are_refused_before_anything_is_made():
-    with pytest.raises(UnknownStage, match="no algorithm 'dpo'"):
-        bare().ratios("hma", 3, 0.3, Spec("dpo", 1))
+    refuses(UnknownStage, "no algorithm 'dpo'", bare().ratios, "hma", 3, 0.3, Spec("dpo", 1))
     for changes, message in (
         ({"replay_documents": 0}, "no pretraining text"),
         ({"ratios": None}, "set its `ratios`"),
     ):
         less = Study(miniature(**changes), 0, Store("/nonexistent/ratios"))
-        with pytest.raises(UnknownStage, match=message):
-            less.ratios("hma_kl", 3, 0.3)
+        refuses(UnknownStage, message, less.ratios, "hma_kl", 3, 0.3)
     with pytest.raises(MergeError, match="strictly between 0 and 1"):
         bare(grids=(("hma_grid", 3, (0.3, 1.0)),)).specs(["parts"])

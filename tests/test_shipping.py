@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import refuses
 
 from alignment_tax import settings, shipping
 from alignment_tax.cli import main
@@ -46,8 +47,7 @@ def test_what_was_packed_is_loaded_and_nothing_made(packed, tmp_path, monkeypatc
     here = Store(tmp_path / "here" / "artifacts")
     for stage in ("sft", "reward"):
         assert get(here, stage, make=None).path.is_dir()  # a maker of None would fail
-    with pytest.raises(TypeError):
-        get(here, seed=1, make=None)
+    refuses(TypeError, None, get, here, seed=1, make=None)
     assert main(["fetch-runs", str(file)]) == 0
     assert "0 stages are new" in capsys.readouterr().out
 
@@ -70,8 +70,7 @@ def test_a_damaged_or_foreign_file_changes_nothing(packed, tmp_path):
         ((other, root), ArtifactError, "holds no stage"),
         ((bad, root), DamagedArtifact, r"sha256 differs.*Nothing was changed"),
     ):
-        with pytest.raises(error, match=said):
-            shipping.fetch_runs(str(given[0]), *given[1:])
+        refuses(error, said, shipping.fetch_runs, str(given[0]), *given[1:])
     assert list(root.iterdir()) == []
 
 

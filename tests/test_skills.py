@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import sacrebleu
 import torch
+from conftest import refuses
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -144,8 +145,7 @@ def test_what_cannot_be_scored_or_compared_is_refused(tasks, tokenizer, scores, 
         ({"split": "validation"}, "no lm-eval task 'tiny_one_hop_validation'"),
     ):
         given = {"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes
-        with pytest.raises(skills.SkillsError, match=message):
-            skills.Scorer(**given)
+        refuses(skills.SkillsError, message, skills.Scorer, **given)
     shutil.copy(tasks / "utils.py", tmp_path)
     for old, new, message in (
         ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
@@ -155,12 +155,9 @@ def test_what_cannot_be_scored_or_compared_is_refused(tasks, tokenizer, scores, 
         with pytest.raises(skills.SkillsError, match=f"tiny_span.*{message}"):
             only("span", folder=tmp_path, limit=2).score(tiny_llama(), tokenizer)
     changed = skills.SkillScores(scores.metrics, scores.items.assign(fingerprint="other"))
-    with pytest.raises(skills.SkillsError, match="different items"):
-        skills.pair_scores([scores], [changed])
-    with pytest.raises(skills.SkillsError, match="no score 'reasoning'"):
-        skills.family_percent("reasoning")
-    with pytest.raises(skills.SkillsError, match="score the model there first"):
-        skills.SkillScores.load(tmp_path)
+    refuses(skills.SkillsError, "different items", skills.pair_scores, [scores], [changed])
+    refuses(skills.SkillsError, "no score 'reasoning'", skills.family_percent, "reasoning")
+    refuses(skills.SkillsError, "score the model there first", skills.SkillScores.load, tmp_path)
 
 
 def by_lm_eval(scorer: skills.Scorer, model, tokenizer) -> pd.DataFrame:

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import refuses, until
 
 from alignment_tax import store
 from alignment_tax.provenance import git_commit
@@ -45,13 +45,6 @@ def start_python(code, *arguments):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the other process did not get there in time"
-        time.sleep(0.02)
-
-
 def test_what_exists_is_not_made_again_and_what_is_made_is_told(tmp_path, capsys):
     make = Counting()
     first = get(Store(tmp_path), make)
@@ -80,8 +73,7 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
         ({"model": object()}, TypeError, r"inputs of sft\['model'\] is a object"),
         ({"lr": float("nan")}, ValueError, r"inputs of sft\['lr'\] is nan"),
     ):
-        with pytest.raises(error, match=said):
-            get(store, make, inputs)
+        refuses(error, said, get, store, make, inputs)
 
 
 def test_meta_says_how_it_came_about(tmp_path):
@@ -140,8 +132,7 @@ def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, 
     shipped.mkdir()
     Counting()(shipped)
     (shipped / "README.md").write_text("a card")
-    meta = {"stage": "base", "seed": None}
-    sealed = store.write_manifest(shipped, meta, "the base model")
+    sealed = store.write_manifest(shipped, {"stage": "base", "seed": None}, "the base model")
     (shipped / "README.md").write_text("a better card")
     assert verify_folder(shipped) == sealed
     made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})
@@ -177,8 +168,7 @@ def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, m
             (folder / "model.txt").write_text("half")
             raise error
 
-    with pytest.raises(told, match=message):
-        get(Store(tmp_path), fail)
+    refuses(told, message, get, Store(tmp_path), fail)
     assert leftovers(tmp_path) == []
     make = Counting()
     get(Store(tmp_path), make)
@@ -199,7 +189,7 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_cleaned_up(tmp_path):
     # the second is making something that nobody asks for again
     stages = ("sft", "given_up")
     processes = [start_python(KILLED, store, tmp_path / stage, stage) for stage in stages]
-    wait_for(lambda: all((tmp_path / stage).exists() for stage in stages))
+    until(lambda: all((tmp_path / stage).exists() for stage in stages))
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -224,7 +214,7 @@ Store(pathlib.Path(sys.argv[1])).get("sft", {"seed": 0}, make, describe="theta_0
 def test_two_runs_at_once_make_it_once_and_the_second_waits(tmp_path):
     log, finish = tmp_path / "log", tmp_path / "finish"
     first = start_python(SLOW, tmp_path / "runs", log, finish)
-    wait_for(log.exists)
+    until(log.exists)
     second = start_python(SLOW, tmp_path / "runs", log, finish)
     assert second.stderr.readline() == "Waiting for another run that is making theta_0 ...\n"
     # a third run that makes something else must not take the first one's folder for a leftover

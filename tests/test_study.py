@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature
+from conftest import miniature, refuses
 
 from alignment_tax import settings
 from alignment_tax.mitigate import Treatment
@@ -190,8 +190,7 @@ def test_a_new_remedy_is_trained_scored_and_mixed(store, monkeypatch):
     start, end, found = (load_state(a.path / "model") for a in (study.sft, plain, own))
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, 0.75 * end[name] + 0.25 * start[name])
-    table = study.points(specs[:3])
-    assert table["strength"].tolist()[1:] == [0.25, 0.25]
+    assert study.points(specs[:3])["strength"].tolist()[1:] == [0.25, 0.25]
     assert study.cost(specs[1])["steps"] > 0
 
 
@@ -202,15 +201,13 @@ def test_a_new_algorithm_is_trained_scored_and_averaged(store, monkeypatch):
     specs = study.specs(["twin"])
     assert specs[:3] == [Spec("sft"), Spec("twin", 1), Spec("twin", 1, "average", 0.0)]
     assert study.policy("twin")[0].config.model_type == "llama"
-    table = study.points(specs)
-    assert table["key"].nunique() == 2 + len(study.preset.alphas) - 2
+    assert study.points(specs)["key"].nunique() == 2 + len(study.preset.alphas) - 2
     assert rounds_table(study, ["twin"])["kept"].tolist() == [4]
 
 
 def test_a_seed_that_is_none_is_refused_and_of_other_algorithms_thirds_alone_are_averaged(tmp_path):
     for seed in ("0", 1.0, -1, True, None):
-        with pytest.raises(ValueError, match="seed must be an integer of 0 or more"):
-            Study(miniature(), seed)
+        refuses(ValueError, "seed must be an integer of 0 or more", Study, miniature(), seed)
     study = Study("tiny", 0, Store(tmp_path))
     every = {name: study.specs([name, "part"]) for name in ("rsf", "dpo", "ppo")}
     parts = {name: {s.part for s in own if s.method == "part"} for name, own in every.items()}

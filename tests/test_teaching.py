@@ -48,8 +48,7 @@ def test_every_question_of_a_chapter_has_an_answer_and_every_chapter_its_mistake
     else:  # 07 and 08 ask theirs in a paragraph
         asked = re.findall(r"\?", re.search(r"Questions to think about: (.*)", text)[1])[:3]
     answered = section(chapter, section("The chapters' questions, answered"), "###")
-    answers = re.findall(r"^(\d)\. ", answered, re.M)
-    assert len(answers) == len(asked) > 0
+    assert len(re.findall(r"^(\d)\. ", answered, re.M)) == len(asked) > 0
 
 
 def test_the_solutions_of_the_exam_are_right():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import refuses
 from scipy.stats import norm
 
 from alignment_tax.merge import theory
@@ -86,7 +87,5 @@ def test_a_world_that_makes_no_sense_is_refused() -> None:
         ({"classes": 1}, "two classes"),
         ({"p": 1.0}, "p must lie between 0 and 1"),
     ):
-        with pytest.raises(ValueError, match=message):
-            FeatureModel(**numbers)
-    with pytest.raises(ValueError, match="'same' or 'different'"):
-        theory.simulate(FeatureModel(), "none")
+        refuses(ValueError, message, FeatureModel, **numbers)
+    refuses(ValueError, "'same' or 'different'", theory.simulate, FeatureModel(), "none")

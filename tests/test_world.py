@@ -225,7 +225,6 @@ def test_unknown_names_are_refused():
             call(*given)
 
 
-# answers
 def asked_of(slot):
     """Every passage of a slot, its question and answer."""
     rows = [row for split in SPLITS for row in items(slot, split)]

@@ -57,10 +57,8 @@ def workers(scheduler: str) -> Iterator[Executor]:
     with client:
         threads = client.nthreads()
         if not threads or set(threads.values()) != {1}:
-            raise SettingsError(
-                f"{scheduler} has workers of {sorted(threads.values())} threads: start one or more "
-                "with: dask worker SCHEDULER --nthreads 1 --nworkers N"
-            )
+            told = f"{scheduler} has workers of {sorted(threads.values())} threads"
+            raise SettingsError(f"{told}: dask worker SCHEDULER --nthreads 1 --nworkers N")
         say(f"{len(threads)} workers; dashboard: {client.dashboard_link}")
         yield client.get_executor(pure=False)
 
@@ -79,12 +77,9 @@ def environment() -> dict[str, str]:
 
 
 def run_line(
-    notebooks: Path,
-    line: Sequence[str],
-    variables: Mapping[str, str],
-    folder: Path,
+    notebooks: Path, line: Sequence[str], variables: Mapping[str, str], folder: Path,
     lifeline: int = subprocess.PIPE,
-) -> str:
+) -> str:  # fmt: skip
     """Run `alignment-tax` in a process that ends with this one, or when `lifeline` is closed.
 
     What it says goes to run.log of `folder`. Returns why it was refused, "" if it was not.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from alignment_tax import notebooks, settings
-from alignment_tax.notebooks import CourseError, code_cells, read_notebook, without_outputs
+from alignment_tax.notebooks import CourseError, code_cells, read_notebook, tagged, without_outputs
 
 Function = Callable[..., Any]
 Cases = Sequence[tuple[Any, ...]]
@@ -160,11 +160,6 @@ def find_exercises(path: Path) -> list[Exercise]:
         hidden = check.metadata.get("hidden", "")
         found.append(Exercise(path.stem, tuple(names), stub.source, check.source, solved, hidden))
     return found
-
-
-def tagged(notebook: Any, tag: str) -> list[Any]:
-    """Return the cells of a notebook that have a tag."""
-    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
 def student_notebook(path: Path) -> Any:

@@ -108,7 +108,7 @@ def around(path: Path) -> dict[str, Any]:
     others = [each for cell in cells for each in statements(cell.source)]
     code = [each for text in texts for each in statements(text)]
     names: dict[str, Any] = {"__name__": "__main__"}
-    for each in (*needed(code, others), *statements(code_cells(notebook, "parameters")[0].source)):
+    for each in (*needed(code, others), *statements(tagged(notebook, "parameters")[0].source)):
         exec(ast.unparse(each), names)
     return names
 

@@ -169,15 +169,19 @@ def select_chapters(chapters: Sequence[Chapter], only: Iterable[str]) -> list[Ch
     return [chapter for chapter in chapters if chapter.path in chosen or not words]
 
 
-def code_cells(notebook: Any, tag: str | None = None) -> list[Any]:
-    """Return the code cells of a notebook: all, or those with a tag."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [cell for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
+def code_cells(notebook: Any) -> list[Any]:
+    """Return the code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook: Any, tag: str) -> list[Any]:
+    """Return the cells of a notebook that have a tag."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
 def parameter_names(path: Path) -> set[str]:
     """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
-    cells = code_cells(read_notebook(path), "parameters")
+    cells = tagged(read_notebook(path), "parameters")
     if len(cells) != 1:
         found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
         raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
@@ -300,7 +304,7 @@ def execute(chapter: Chapter, course: CourseRun, kernels: Kernels) -> ChapterRun
         return run
     running.replace(out / name)
     page = "" if kernels.stopped else export_page(out / name)
-    return replace(run, records=read_records(out / name), notebook=name, page=page)
+    return replace(run, records=read_records(read_notebook(out / name)), notebook=name, page=page)
 
 
 def export_page(path: Path) -> str:
@@ -380,8 +384,7 @@ def run_course(
             run_chapters(course, chosen, jobs, Kernels(jobs > 1, limit))
             return course
     except Timeout:
-        where = f"Another run is writing to {out}. Wait for it"
-        raise CourseError(f"{where}, or choose another folder with --out.") from None
+        raise CourseError(f"Another run is writing to {out}: choose another --out.") from None
 
 
 def run_chapters(course: CourseRun, chosen: Sequence[Chapter], jobs: int, kernels: Kernels) -> None:
@@ -439,8 +442,8 @@ def earlier_run(chapters: Sequence[Chapter], out: Path, preset: str, seed: int) 
         held, entries = (summary["preset"], summary["seed"]), summary["chapters"]
         kept = {entry["notebook"]: entry for entry in entries if (out / entry["notebook"]).exists()}
     if held != (preset, seed):
-        text = f"{out} holds a run of preset {held[0]}, seed {held[1]}."
-        raise CourseError(f"{text} Choose another folder with --out: one folder holds one run.")
+        told = f"a run of preset {held[0]}, seed {held[1]}"
+        raise CourseError(f"{out} holds {told}. Choose another folder with --out.")
     course = CourseRun(out, preset, seed, {})
     for chapter in chapters:
         run = ChapterRun(chapter.number, chapter.title, chapter.question)
@@ -503,7 +506,7 @@ def write_notebook(path: Path, notebook: Any) -> None:
 def with_outputs(path: Path, executed: Path) -> Any:
     """Return a notebook with the outputs of its run, without progress bars and dead widgets."""
     source, done = read_notebook(path), read_notebook(executed)
-    ran = [cell for cell in code_cells(done) if cell not in code_cells(done, "injected-parameters")]
+    ran = [cell for cell in code_cells(done) if cell not in tagged(done, "injected-parameters")]
     code = code_cells(source)
     if [cell.source for cell in ran] != [cell.source for cell in code]:
         raise CourseError(f"{path.name}: The notebook has changed since its run: run it again.")

@@ -118,10 +118,8 @@ class Stage:
 def size_of(model: str) -> Size:
     """Build a model of `CONFIGS` on the meta device, and measure it (PlanError: not there)."""
     if model not in CONFIGS:
-        raise PlanError(
-            f"{model} needs no plan: a small GPU or a CPU carries it. There are plans for "
-            f"{', '.join(each.name for each in presets.PAPER)}."
-        )
+        known = ", ".join(each.name for each in presets.PAPER)
+        raise PlanError(f"{model} needs no plan. There are plans for {known}.")
     config = CONFIGS[model]
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)

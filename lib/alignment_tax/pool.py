@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from alignment_tax import labels, presets
 from alignment_tax.figures import alt_text, class_fronts, save
-from alignment_tax.notebooks import CourseError
+from alignment_tax.notebooks import CourseError, read_notebook
 from alignment_tax.pipeline.study import Study
 from alignment_tax.results.points import main_line
 from alignment_tax.results.recorded import recorded
@@ -66,7 +66,7 @@ def read(path: Path) -> list[HandedIn]:
             if file.name == SUMMARY:
                 kept = [chapter["records"] for chapter in read_run(file.parent)["chapters"]]
             else:
-                kept = [read_records(file)]
+                kept = [read_records(read_notebook(file))]
             for given in (records[RECORD] for records in kept if RECORD in records):
                 table, key = pd.DataFrame(given["points"], columns=COLUMNS), str(given["key"])
                 for seed, own in table.groupby(table["seed"].astype(int)):

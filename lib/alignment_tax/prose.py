@@ -87,9 +87,7 @@ def fill_notebook(notebook: Mapping[str, Any], found: pd.DataFrame, points: pd.D
 
 def contradictions(notebook: Any, found: pd.DataFrame) -> list[str]:
     """Return, for each verdict that a cell relies on and the recording does not give, a line."""
-    relied = [
-        (c, *each) for c in notebook["cells"] for each in c.metadata.get("claims", {}).items()
-    ]
+    relied = [(c, *own) for c in notebook["cells"] for own in c.metadata.get("claims", {}).items()]
     rows = [(c.get("id"), name, told, _row(found, name)) for c, name, told in relied]
     said = [(*each, "not recorded" if row is None else row["verdict"]) for *each, row in rows]
     return [f"{i}: {name} is {v}, the text says {told}" for i, name, told, v in said if v != told]

@@ -175,7 +175,7 @@ def read_runs(folder: Path, preset: str, seeds: Sequence[int]) -> dict[int, dict
 def recording(folder: Path, chapters: Sequence[Chapter], seeds: Sequence[int]) -> dict[str, Held]:
     """Return what the recording says: its tables of every seed, the kept outputs of seed 0."""
     found = drift.by_place(read_runs(folder, presets.RECORDED, seeds), tables=True)
-    kept = [{"number": each.number, "records": read_records(each.path)} for each in chapters]
+    kept = [{"number": c.number, "records": read_records(read_notebook(c.path))} for c in chapters]
     for place, value in values({"chapters": kept}):
         old = found.get(place, Held({}))
         found[place] = Held({**old.values, 0: value}, old.tables)
@@ -222,8 +222,7 @@ def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
         sides = [each for each in (chapter.path, path) if each.is_file()]
         figures[chapter.name] = [find_figures(read_notebook(each)) for each in sides]
     rows = sorted(found.changes, key=lambda e: (not e.moved, -abs(e.errors or 0), e.chapter))
-    page = notebooks.html_page("regress", found=found, rows=rows, figures=figures)
-    write_whole(out / PAGE, page)
+    write_whole(out / PAGE, notebooks.html_page("regress", found=found, rows=rows, figures=figures))
     write_whole(out / JUNIT, junit(found))
     table = pd.DataFrame([asdict(each) for each in rows], columns=[f.name for f in fields(Change)])
     write_whole(out / TABLE, table.to_csv(index=False))

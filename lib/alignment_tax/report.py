@@ -64,8 +64,7 @@ def readme(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> dict[str,
         link, machine = f"[{each.name}](notebooks/{each.path.name})", f"{each.minutes['tiny']:g}"
         lines.append([link, each.question, f"{minutes[each.number]:.0f}", machine])
     heads = ["Chapter", "The question", "Minutes to read", "Machine minutes"]
-    chapters = markdown(heads, lines, heads[2:])
-    said = {"hours": hours, "replies": told(run), "chapters": chapters}
+    said = {"hours": hours, "replies": told(run), "chapters": markdown(heads, lines, heads[2:])}
     return said | {"results": results(run, items, found)}
 
 

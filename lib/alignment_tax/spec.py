@@ -216,10 +216,8 @@ def ratios_in(spec: Spec) -> tuple[tuple[float, ...], dict[str, float]]:
         fixed = {name: float(ratio) for name, _, ratio in pieces if name}
         if blocks := tuple(float(ratio) for name, _, ratio in pieces if not name):
             return blocks, fixed
-    raise ValueError(
-        f"Method {spec.method} needs the ratios of its blocks as part, like "
-        f"{ratios_text((0.6, 0.4, 0.2))!r}, not {spec.part!r}."
-    )
+    told = f"Method {spec.method} needs the ratios of its blocks as part, like '0.6|0.4|0.2'"
+    raise ValueError(f"{told}, not {spec.part!r}.")
 
 
 def patterns(of_start: bool) -> list[tuple[float, ...]]:
@@ -262,8 +260,7 @@ def simplest(spec: Spec) -> Spec:
     """
     if has_ratios(spec):
         blocks, fixed = ratios_in(spec)
-        text = ratios_text(blocks, fixed)
-        spec = dataclasses.replace(spec, method=HMA, strength=None, part=text)
+        spec = dataclasses.replace(spec, method=HMA, strength=None, part=ratios_text(blocks, fixed))
         if {*blocks, *fixed.values()} == {spec.alpha}:
             spec = Spec(spec.algorithm, spec.rounds, AVERAGE, spec.alpha)
     if spec.mix == AVERAGE and spec.alpha == 0:

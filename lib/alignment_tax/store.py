@@ -63,20 +63,15 @@ def plain_json(value: Any, name: str) -> Any:
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        raise ValueError(
-            f"{name} is {value}: JSON has no such number. Use None for a value that is missing, "
-            "and look for the cause if it should be there."
-        )
+        raise ValueError(f"{name} is {value}: JSON has no such number. Use None if it is missing.")
     if isinstance(value, (list, tuple)):
         return [plain_json(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"{name} has the key {wrong[0]!r}: keys must be text.")
         return {key: plain_json(item, f"{name}[{key!r}]") for key, item in value.items()}
-    raise TypeError(
-        f"{name} is a {type(value).__name__}: only None, booleans, numbers, text, lists and "
-        "dictionaries with text keys can be kept. Convert it first (for instance .tolist())."
-    )
+    told = f"{name} is a {type(value).__name__}: JSON has no such value"
+    raise TypeError(f"{told}. Convert it first (for instance .tolist()).")
 
 
 def digest(value: Any) -> str:
@@ -210,17 +205,10 @@ class Store:
         return self.root / stage / key[:16]
 
     def get(
-        self,
-        stage: str,
-        inputs: Values,
-        make: Make,
-        *,
-        version: int = 1,
-        parents: Parents | None = None,
-        describe: str = "",
-        seed: int | None = None,
+        self, stage: str, inputs: Values, make: Make, *, version: int = 1,
+        parents: Parents | None = None, describe: str = "", seed: int | None = None,
         config: Values | None = None,
-    ) -> Artifact:
+    ) -> Artifact:  # fmt: skip
         """Return the artifact that these inputs determine; make it if it does not exist.
 
         `inputs`, `parents` and `version`, which is raised when the code of a stage changes its
@@ -315,8 +303,7 @@ def _explained(describe: str, root: Path) -> Iterator[None]:
         free = shutil.disk_usage(existing).free / 1e6
         raise ArtifactError(
             f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free). "
-            "Nothing half-written is left. Free some space, or set ALIGNMENT_TAX_RUNS to a folder "
-            "on another disk, and run it again: what is finished is kept."
+            "Free some, or set ALIGNMENT_TAX_RUNS to another disk: what is finished is kept."
         ) from error
 
 

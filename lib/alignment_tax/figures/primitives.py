@@ -30,19 +30,10 @@ def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray 
 
 
 def curve(
-    axes: Axes,
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    look: Look,
-    *,
-    seeds: pd.DataFrame | None = None,
-    order: str | None = None,
-    bars: str = "xy",
-    hollow: bool = False,
-    pale: float = 1.0,
-    **line: Any,
-) -> None:
+    axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, *,
+    seeds: pd.DataFrame | None = None, order: str | None = None, bars: str = "xy",
+    hollow: bool = False, pale: float = 1.0, **line: Any,
+) -> None:  # fmt: skip
     """Draw means through the rows in their order, each with a marker and its error bars.
 
     `seeds` are drawn by `faint`; `bars` says which bars there are, `pale` how opaque they are.
@@ -63,18 +54,9 @@ def curve(
 
 
 def curves(
-    axes: Axes,
-    table: pd.DataFrame,
-    by: str,
-    x: str,
-    y: str,
-    looks: Mapping[str, Look],
-    *,
-    seeds: pd.DataFrame | None = None,
-    order: str | None = None,
-    apart: float = 0.0,
-    **line: Any,
-) -> None:
+    axes: Axes, table: pd.DataFrame, by: str, x: str, y: str, looks: Mapping[str, Look], *,
+    seeds: pd.DataFrame | None = None, order: str | None = None, apart: float = 0.0, **line: Any,
+) -> None:  # fmt: skip
     """Draw a `curve` for each value of `by` that has a look, along `order` or x, bars `apart`."""
     there = [key for key in looks if key in set(table[by])]
     for place, key in enumerate(there):
@@ -107,20 +89,10 @@ def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, **shape: A
 
 
 def bars(
-    axes: Axes,
-    table: pd.DataFrame,
-    group: str,
-    series: str,
-    value: str,
-    looks: Mapping[str, Look],
-    *,
-    across: bool = False,
-    stacked: bool = False,
-    digits: int | None = None,
-    pale: Sequence[str] = (),
-    sign: bool = False,
-    text_size: float = 10,
-) -> list[str]:
+    axes: Axes, table: pd.DataFrame, group: str, series: str, value: str, looks: Mapping[str, Look],
+    *, across: bool = False, stacked: bool = False, digits: int | None = None,
+    pale: Sequence[str] = (), sign: bool = False, text_size: float = 10,
+) -> list[str]:  # fmt: skip
     """Draw a bar with its error bar for each group and series; return the groups in their order.
 
     `across` lays the bars, the first group on top; `digits` prints each length beyond its bar;
@@ -159,18 +131,10 @@ def bars(
 
 
 def forest(
-    axes: Axes,
-    table: pd.DataFrame,
-    *,
-    name: str = "claim",
-    value: str = "difference",
-    looks: Sequence[Look] | None = None,
-    digits: int | None = 1,
-    sign: bool = True,
-    names: Sequence[str] | None = None,
-    aside: float = 0.0,
-    **shape: Any,
-) -> None:
+    axes: Axes, table: pd.DataFrame, *, name: str = "claim", value: str = "difference",
+    looks: Sequence[Look] | None = None, digits: int | None = 1, sign: bool = True,
+    names: Sequence[str] | None = None, aside: float = 0.0, **shape: Any,
+) -> None:  # fmt: skip
     """Draw a value with its interval on a line of its own for each row, the first on top.
 
     Looks are those of the column `verdict` if none are given. `names` are the lines where several
@@ -214,15 +178,9 @@ def level(axes: Axes, value: float, label: str = "_", *, upright: bool = False) 
 
 
 def note(
-    axes: Axes,
-    text: str,
-    x: float,
-    y: float,
-    towards: tuple[float, float],
-    *,
-    far: float = 9,
+    axes: Axes, text: str, x: float, y: float, towards: tuple[float, float], *, far: float = 9,
     **shape: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Write beside a point, `far` points away: towards (0, 1) above it, (-1, -1) below and left."""
     right, up = towards
     settings: dict[str, Any] = {

@@ -55,8 +55,7 @@ def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     own = rows[(rows["method"] == "part") & (rows["algorithm"] == "rsf")]
     own = own[own["part"].isin(PARTS) & own["seed"].isin(end.index)].set_index("seed")
     if absent := set(PARTS) - set(own["part"]):
-        told = f"part_curves needs rows of rsf with method 'part', also of the {min(absent)} part"
-        raise TableError(f"{told}: alignment-tax record tiny --methods part")
+        raise TableError(f"part_curves needs the {min(absent)} part: record with --methods part")
     own[values] -= end.loc[own.index]
     own = own.reset_index()[["seed", "part", "alpha", *values]]
     ends = own[["seed", "part"]].drop_duplicates().assign(alpha=1.0, **dict.fromkeys(values, 0.0))
@@ -105,13 +104,9 @@ def _in_triangle(ratios: np.ndarray) -> np.ndarray:
 
 @style.in_style()
 def simplex(
-    grid: pd.DataFrame,
-    marks: Mapping[str, Sequence[float]],
-    alpha: float,
-    *,
-    caption: str,
+    grid: pd.DataFrame, marks: Mapping[str, Sequence[float]], alpha: float, *, caption: str,
     path: Sequence[Sequence[float]] = (),
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the objective over all triples of ratios with one mean, and what searches found.
 
     `grid` has a row per point: ratios (three each, of mean alpha) and full (the objective); `marks`

@@ -62,8 +62,7 @@ def pipeline() -> Figure:
     )  # fmt: skip
     axes.set(xlim=(-0.45, 3.45), ylim=(-1.05, 1.36))
     axes.axis("off")
-    columns = ["name", "what", "chapter"]
-    table = pd.DataFrame([stage[:3] for stage in STAGES], columns=columns)
+    table = pd.DataFrame([stage[:3] for stage in STAGES], columns=["name", "what", "chapter"])
     words = (
         "Base model, then instruction tuning makes θ₀, then RLHF with the help of a reward model "
         "makes θ, then the average of the weights of θ₀ and θ."

@@ -36,12 +36,9 @@ def _by_score(frame: pd.DataFrame, scores: list[str], value: str, study: str) ->
 
 @style.in_style()
 def skills_bar(
-    scores: pd.DataFrame,
-    baselines: Mapping[str, float] | None = None,
-    *,
-    caption: str,
+    scores: pd.DataFrame, baselines: Mapping[str, float] | None = None, *, caption: str,
     study: str = "tiny",
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the scores of up to six models side by side; a black line marks what guessing gives.
 
     `scores` has `model` and a column per skill (percent), several rows for seeds of one model;
@@ -109,8 +106,7 @@ def tax_bars(
     for tick, weight in zip(axes.get_yticklabels(), bold, strict=True):
         tick.set_fontweight("bold" if weight else "normal")
     axes.set_xlabel("change since θ₀, in points (left of 0: lost)")
-    title = "The alignment tax, skill by skill"
-    return finish(figure, title, caption, table, legend_columns=1)
+    return finish(figure, "The alignment tax, skill by skill", caption, table, legend_columns=1)
 
 
 @style.in_style()

@@ -131,15 +131,9 @@ def in_style() -> Iterator[None]:
 
 
 def panels(
-    rows: int = 1,
-    columns: int = 1,
-    size: tuple[float, float] = WIDE,
-    *,
-    used: int | None = None,
-    xlabel: str = "",
-    ylabel: str = "",
-    **subplots: Any,
-) -> tuple[Figure, np.ndarray]:
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = WIDE, *, used: int | None = None,
+    xlabel: str = "", ylabel: str = "", **subplots: Any,
+) -> tuple[Figure, np.ndarray]:  # fmt: skip
     """Return an empty figure that no backend knows, and its axes, the first `used` of them seen."""
     room = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=size, dpi=DPI, layout=room)
@@ -157,14 +151,9 @@ def panels(
 
 
 def finish(
-    figure: Figure,
-    title: str,
-    caption: str,
-    table: pd.DataFrame,
-    *,
-    head: str = "",
+    figure: Figure, title: str, caption: str, table: pd.DataFrame, *, head: str = "",
     legend_columns: int = 0,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Add title, caption line, table, alt text (with the sentence `head`), and perhaps a legend."""
     lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
     if caption.startswith(YOURS):  # seen at a glance: no recorded result

@@ -33,14 +33,9 @@ def verdict_style(claims: Mapping[str, Comparison], digits: int = 2) -> Styler:
 
 @style.in_style()
 def forest(
-    claims: Mapping[str, Comparison],
-    unit: str = "points of skill",
-    *,
-    caption: str,
-    title: str = "What holds?",
-    digits: int = 1,
-    sides: tuple[str, str] | None = None,
-) -> Figure:
+    claims: Mapping[str, Comparison], unit: str = "points of skill", *, caption: str,
+    title: str = "What holds?", digits: int = 1, sides: tuple[str, str] | None = None,
+) -> Figure:  # fmt: skip
     """Draw differences with 95 % intervals and verdicts; `sides` name those below and above 0."""
     table = _rows(claims)
     figure, [[axes]] = style.panels(1, 1, (style.WIDE[0], 2.2 + 0.62 * len(table)))

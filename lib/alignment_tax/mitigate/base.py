@@ -9,10 +9,9 @@ from typing import TypeVar, get_args
 
 import pandas as pd
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.mitigate.teacher import Teacher
-from alignment_tax.models import AnyReply
+from alignment_tax.models import AnyReply, Model, Tokenizer
 from alignment_tax.presets import DistilConfig
 from alignment_tax.registry import REMEDIES, When
 from alignment_tax.train.loop import Extra, Log, finetune
@@ -30,20 +29,18 @@ class Treatment(Extra):
 
     learning_rate_factor: float = 1.0  # of the run's own learning rate
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Prepare the policy that is about to be trained; return it, or a wrapper around it."""
         return model
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Return the policy that is the outcome, an ordinary one; `model` may be changed."""
         return model
 
 
 def treat(
-    policy: PreTrainedModel,
-    treatments: Sequence[Treatment],
-    train: Callable[[PreTrainedModel, Sequence[Extra]], T],
-) -> tuple[PreTrainedModel, T]:
+    policy: Model, treatments: Sequence[Treatment], train: Callable[[Model, Sequence[Extra]], T]
+) -> tuple[Model, T]:
     """Train a policy under treatments: begin all, train, end all; return it and what `train` did.
 
     They end in the given order and begin in the reverse one: whatever works on the outcome of
@@ -61,8 +58,8 @@ def treat(
 class Setting:
     """What every remedy starts from and may use."""
 
-    theta_0: PreTrainedModel  # the policy before RLHF; never trained itself
-    tokenizer: PreTrainedTokenizerBase
+    theta_0: Model  # the policy before RLHF; never trained itself
+    tokenizer: Tokenizer
     pool: Sequence[Example]  # what is finetuned on: pairs of prompt and reply
     config: DistilConfig  # numbers of the finetuning
     seed: int  # order of the examples, and every random draw of a remedy
@@ -81,7 +78,7 @@ class Setting:
         return Teacher(self.theta_0)
 
     @cached_property
-    def sibling(self) -> PreTrainedModel:
+    def sibling(self) -> Model:
         """A plain run on the pool in another order, one for all strengths."""
         return distil(replace(self, seed=sub_seed(self.seed, 2))).policy
 
@@ -90,7 +87,7 @@ class Setting:
 class Distilled:
     """The policy that came out, in eval mode, and one row per training step (see `finetune`)."""
 
-    policy: PreTrainedModel
+    policy: Model
     log: Log
 
 
@@ -109,7 +106,7 @@ def distil(
     numbers["learning_rate"] *= math.prod(each.learning_rate_factor for each in chosen)
     label = " + ".join(f"{name} {value:g}" for name, value in remedies.items()) or "plain"
 
-    def train(model: PreTrainedModel, extras: Sequence[Extra]) -> Log:
+    def train(model: Model, extras: Sequence[Extra]) -> Log:
         for rider in riders:
             rider.begin(model)
         numbers["extras"], numbers["describe"] = [*extras, *riders], f"distilling ({label})"
@@ -121,7 +118,7 @@ def distil(
 
 def distil_along(
     setting: Setting, wanted: Sequence[tuple[str, float]]
-) -> tuple[Distilled, Iterator[PreTrainedModel]]:
+) -> tuple[Distilled, Iterator[Model]]:
     """Finetune plainly, once; return that, and the outcome of each of many "along" remedies."""
     if changing := [name for name, _ in wanted if REMEDIES[name].when != "along"]:
         raise ValueError(f"{changing[0]!r} does not act along the run: it needs one of its own.")

@@ -17,13 +17,13 @@ from functools import partial
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from alignment_tax.merge.average import State
 from alignment_tax.mitigate.average import Average
 from alignment_tax.mitigate.base import Setting, trained
 from alignment_tax.mitigate.graft import pool_batches
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
+from alignment_tax.models import Model
 from alignment_tax.train import pretrain
 
 #: Examples that a Fisher information is the mean of.
@@ -32,7 +32,7 @@ EXAMPLES = 256
 FLOOR = 1e-3
 
 
-def information(model: PreTrainedModel, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+def information(model: Model, losses: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return the mean squared gradient of each loss, over its own mean: one tensor a parameter."""
     weights = trained(model)
     total = {name: torch.zeros_like(p) for name, p in weights.items()}
@@ -51,9 +51,7 @@ def of_texts(setting: Setting) -> dict[str, Tensor]:
     return information(model, text_losses(setting, model, EXAMPLES, 1))
 
 
-def text_losses(
-    setting: Setting, model: PreTrainedModel, batches: int, size: int
-) -> Iterator[Tensor]:
+def text_losses(setting: Setting, model: Model, batches: int, size: int) -> Iterator[Tensor]:
     """Yield the model's loss on batches of pretraining text, so many at most."""
     texts, limit = setting.replay[: batches * size], setting.config.max_length
     rows = [pretrain.encode(text, setting.tokenizer).cut(limit) for text in texts]
@@ -65,8 +63,7 @@ def text_losses(
 def check_texts(setting: Setting, documents: int) -> None:
     """Refuse a setting with less pretraining text than is needed (ValueError)."""
     if (there := len(setting.replay)) < documents:
-        told = f"There are {there} documents of pretraining text, and {documents} are needed"
-        raise ValueError(f"{told}: raise `replay_documents` of the preset.")
+        raise ValueError(f"{there} documents of {documents} are there: raise `replay_documents`.")
 
 
 def weighted(theta_0: State, theta: State, alpha: float, start: State, end: State) -> State:
@@ -87,7 +84,7 @@ class FisherAverage(Average):
         one_by_one = replace(setting.config, batch_size=1)
         self.setting = replace(setting, pool=setting.pool[:EXAMPLES], config=one_by_one)
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Measure both ends' information, the outcome's on replies of the pool, and average."""
         model.requires_grad_(True)
         own = information(model, (model(**batch).loss for batch in pool_batches(self.setting)))
@@ -103,7 +100,7 @@ class Ewc(WeightPenalty):
         check_texts(setting, 1)
         self.setting = setting
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Measure the information, once."""
         self.information = of_texts(self.setting)
         return super().begin(model)

@@ -13,10 +13,10 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
 
 from alignment_tax.merge.layout import kind_of
 from alignment_tax.mitigate.base import Setting, Treatment
+from alignment_tax.models import Model
 from alignment_tax.train.rounds import sub_seed
 
 #: alpha / r: the paper's alpha 32 at its rank 16. A constant ratio keeps the learning rate
@@ -40,7 +40,7 @@ class Lora(Treatment):
             raise ValueError(f"The rank of LoRA is {rank}: it must be a whole number, 1 or more.")
         self.rank, self.where, self.seed = int(rank), where, seed
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Return the policy wrapped by peft, only the factors trainable."""
         sizes: Any = {"r": self.rank, "lora_alpha": SCALING * self.rank}
         where = target_names(model, self.where)
@@ -49,12 +49,11 @@ class Lora(Treatment):
             # peft asks transformers by an attribute's old name, which still works
             warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(sub_seed(self.seed))
-            return cast(PreTrainedModel, get_peft_model(model, config))
+            return cast(Model, get_peft_model(model, config))
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Merge the factors into the weights and return the ordinary policy."""
-        merged = cast(PreTrainedModel, cast(Any, model).merge_and_unload())
-        return merged.requires_grad_(True)
+        return cast(Model, cast(Any, model).merge_and_unload()).requires_grad_(True)
 
 
 def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
@@ -71,7 +70,7 @@ def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
 lora_mlp = partial(lora, where="mlp")
 
 
-def target_names(model: PreTrainedModel, where: Where) -> list[str]:
+def target_names(model: Model, where: Where) -> list[str]:
     """Return the names of the linear layers to adapt, the head not (ValueError: there are none).
 
     Experts in one stack, which peft would leave out without a word, are a ValueError too.
@@ -81,8 +80,7 @@ def target_names(model: PreTrainedModel, where: Where) -> list[str]:
     matrices = {n for n, p in model.named_parameters() if kind_of(n, p) == "linear"}
     left_out = matrices - {f"{name}.weight" for name in linear}
     if linear and left_out:
-        told = f"LoRA would leave out {min(left_out)!r} ({len(left_out)} such), no nn.Linear"
-        raise ValueError(f"{told}. Take another remedy for this model.")
+        raise ValueError(f"LoRA would leave out {min(left_out)!r}, which is no nn.Linear.")
     names = [n for n in linear if where == "all" or set(n.split(".")) & set(MLP_WORDS)]
     if not names:
         told = f"Found no linear layer for LoRA on {where!r} in {type(model).__name__}"

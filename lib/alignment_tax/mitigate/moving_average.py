@@ -14,11 +14,12 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerState
+from transformers import TrainerState
 from trl import BEMACallback
 
 from alignment_tax.merge.average import write_weights
 from alignment_tax.mitigate.base import Setting, Treatment, check_share, snapshot, trained
+from alignment_tax.models import Model
 
 #: Arguments and control of a Trainer, which TRL's callback takes but does not look at.
 NOT_USED: Any = None
@@ -37,7 +38,7 @@ class MovingAverage(Treatment):
         """Return the average so far, by name of the parameter."""
         return self.average
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Write the average into the policy."""
         write_weights(model, self.weights())
         return model
@@ -50,7 +51,7 @@ class Sma(MovingAverage):
         super().__init__()
         self.start, self.steps = start, 0
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Add the weights to the sums, if this step counts."""
         self.steps += 1
         if self.steps >= self.start:
@@ -66,18 +67,18 @@ class Sma(MovingAverage):
 class Ema(MovingAverage):
     """Exponential moving average of the weights, of decay d in [0, 1), that starts at theta_0."""
 
-    def __init__(self, theta_0: PreTrainedModel, decay: float) -> None:
+    def __init__(self, theta_0: Model, decay: float) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of EMA is {decay}: it must lie in [0, 1).")
         self.decay, self.start = decay, snapshot(theta_0)
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Also start the average of parameters that theta_0 does not have (LoRA's)."""
         self.start = snapshot(model) | self.start
         return model
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Move the average toward the weights."""
         for name, value in trained(model).items():
             before = self.average.get(name, self.start[name].to(value.device)).double()
@@ -91,7 +92,7 @@ class Bema(MovingAverage):
         super().__init__()
         self.power, self.state = check_share(power, "power of BEMA"), TrainerState()
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Start the callback's copies of the policy (ValueError: the policy is a LoRA one)."""
         if isinstance(model, PeftModel):
             raise ValueError("TRL's BEMA copies whole models and cannot follow LoRA: use EMA.")
@@ -100,22 +101,21 @@ class Bema(MovingAverage):
         self.callback.on_train_begin(NOT_USED, self.state, NOT_USED, model)
         return model
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Update the callback's weights."""
         self.state.global_step += 1
         self.callback.on_step_end(NOT_USED, self.state, NOT_USED, model)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the callback's weights so far, by name of the parameter."""
-        return dict(cast(PreTrainedModel, self.callback.running_model).named_parameters())
+        return dict(cast(Model, self.callback.running_model).named_parameters())
 
 
 def sma(setting: Setting, share: float) -> Sma:
     """Return the mean over the last share of the run's steps (ValueError: fewer than two)."""
     counted = round(check_share(share, "share of the trajectory") * setting.steps)
     if counted < 2:
-        told = f"SMA averages checkpoints of one trajectory, and this one has {counted}"
-        raise ValueError(f"{told}: train for more steps, or start earlier.")
+        raise ValueError(f"SMA averages two steps at least, and this one has {counted}.")
     return Sma(start=setting.steps - counted + 1)
 
 

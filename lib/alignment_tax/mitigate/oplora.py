@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting
 from alignment_tax.mitigate.lora import Lora, target_names
+from alignment_tax.models import Model
 
 #: The rank of the update, in the middle of LoRA's own grid.
 RANK = 16
@@ -27,11 +27,11 @@ class OpLora(Lora):
         names = target_names(setting.theta_0, self.where)
         most = min(min(setting.theta_0.get_parameter(f"{name}.weight").shape) for name in names) - 1
         if k != k // 1 or not 1 <= k <= most:
-            told = f"OPLoRA protects {k} singular directions: choose a whole number from 1 to"
-            raise ValueError(f"{told} {most}, fewer than the smallest layer has.")
+            told = f"whole number from 1 to {most}, fewer than the smallest layer has"
+            raise ValueError(f"OPLoRA protects {k} singular directions: choose a {told}.")
         self.k = int(k)
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Find the directions, and start inside their complement."""
         self.spaces: dict[str, tuple[Tensor, Tensor]] = {}
         for name in target_names(model, self.where):
@@ -43,7 +43,7 @@ class OpLora(Lora):
             self.after_step(wrapped, 0)
         return wrapped
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Project both factors of every layer."""
         inner = cast(Any, model).get_base_model()
         for name, (u, v) in self.spaces.items():

@@ -9,10 +9,10 @@ from functools import partial
 from typing import cast
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.mitigate.teacher import Teacher, reply_log_probs
+from alignment_tax.models import Model
 from alignment_tax.train.loop import Batch, Outputs
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +44,7 @@ class OutputPenalty(Treatment):
         self.strength = check_strength(strength, distance.__name__)
         self.teacher, self.distance = teacher, distance
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor:
+    def loss(self, model: Model, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the penalty, a scalar."""
         student = reply_log_probs(cast(Tensor, outputs.logits), batch["labels"])
         return self.strength * self.distance(self.teacher.log_probs(batch), student).mean()

@@ -13,10 +13,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
 from alignment_tax.mitigate.fisher import check_texts, text_losses
+from alignment_tax.models import Model
 
 #: Documents behind one gradient, and behind the inputs of a layer.
 DOCUMENTS, INPUT_BATCHES = 16, 64
@@ -29,7 +29,7 @@ class Orthogonal(Treatment):
         self.setting, self.k = setting, int(check_strength(k, "OGPSA"))
         check_texts(setting, self.k * DOCUMENTS)
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Take the gradients at theta_0, and an orthonormal basis of them."""
         start = copy.deepcopy(self.setting.theta_0).requires_grad_(True)
         self.start = snapshot(start)
@@ -41,7 +41,7 @@ class Orthogonal(Treatment):
         self.basis = torch.linalg.qr(rows.T).Q  # (parameters, k)
         return model
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Take the part along the gradients out of the change."""
         if self.k == 0:
             return
@@ -65,20 +65,20 @@ class NullSpace(Treatment):
         check_texts(setting, DOCUMENTS)
         self.setting, self.share = setting, share
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Find the protected directions of each layer, and freeze all but these layers."""
         self.found, self.start = protected(self.setting, self.share), snapshot(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self.found)
         return model
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Take the protected directions out of the change."""
         for name, p in trained(model).items():
             basis = self.found[name]
             p.sub_((p - self.start[name]) @ basis @ basis.T)
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Unfreeze the rest."""
         return model.requires_grad_(True)
 

@@ -6,11 +6,11 @@ a reported item; the aligned model reads each `EPOCHS` times.
 """
 
 import torch
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.mitigate.fisher import check_texts, text_losses
 from alignment_tax.mitigate.replay import check_disjoint
+from alignment_tax.models import Model
 
 EPOCHS, BATCH, LEARNING_RATE = 4, 8, 1e-4
 
@@ -23,7 +23,7 @@ class Relearn(Treatment):
         check_texts(setting, self.batches * BATCH)
         check_disjoint(setting.replay[: self.batches * BATCH], setting.reported)
 
-    def end(self, model: PreTrainedModel) -> PreTrainedModel:
+    def end(self, model: Model) -> Model:
         """Finetune the policy."""
         parameters = list(model.requires_grad_(True).parameters())
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)

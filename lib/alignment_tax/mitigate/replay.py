@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
+from alignment_tax.models import Model
 from alignment_tax.skills.decode import greedy_replies
 from alignment_tax.train import pretrain
 from alignment_tax.train.loop import IGNORED, Batch, Outputs
@@ -54,7 +54,7 @@ class Replay(Treatment):
             self.owed -= len(rows[-1])
         return rows
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor | None:
+    def loss(self, model: Model, batch: Batch, outputs: Outputs) -> Tensor | None:
         """Return the pretraining loss, times replayed tokens per reply token: lambda on average."""
         reply_tokens = int((batch["labels"] != IGNORED).sum())
         if not (rows := self.take(reply_tokens)):
@@ -83,7 +83,7 @@ class SelfReplay(Replay):
     def __init__(self, setting: Setting, strength: float) -> None:
         self.setting, self.strength = setting, check_strength(strength, "replay")
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Let theta_0 answer, once."""
         super().__init__(self.setting, own_answers(self.setting), self.strength)
         return model
@@ -194,8 +194,7 @@ def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[in
 def check_disjoint(texts: Sequence[Document], reported: Sequence[str]) -> None:
     """Refuse documents that contain a reported text (ValueError)."""
     if not reported:
-        told = "Replay needs the reported items, so as not to train on them"
-        raise ValueError(f"{told}: pass their prompts as `reported` (tiny_reported()).")
+        raise ValueError("Replay needs the reported items, so as not to train on them: `reported`.")
     for place, item in overlaps((document.text for document in texts), reported):
         told = f"A document to replay contains the reported text {item!r}: {texts[place].text!r}"
         raise ValueError(f"{told}. Draw replay from another split.")

@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from alignment_tax.models import Model
 from alignment_tax.train.loop import IGNORED, Batch
 
 ROOM = 2**30  # bytes of remembered log-probabilities: a tiny pool fits, that of a large model not
@@ -16,7 +16,7 @@ class Teacher:
     model is put in eval mode and float32, and never trained.
     """
 
-    def __init__(self, model: PreTrainedModel, room: int = ROOM) -> None:
+    def __init__(self, model: Model, room: int = ROOM) -> None:
         self.model = model.float().eval()
         self.room = room
         self.known: dict[tuple[int, ...], Tensor] = {}

@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
+from alignment_tax.models import Model
 from alignment_tax.train.loop import Batch, Outputs
 
 #: The paper's 1e9 in units of its learning rate: 1e9 * (1e-5)^2.
@@ -28,18 +28,18 @@ class WeightPenalty(Treatment):
     is lambda, `unit` the learning rate. ValueError: a strength below 0, a unit not above 0.
     """
 
-    def __init__(self, theta_0: PreTrainedModel, strength: float, power: Power, unit: float):
+    def __init__(self, theta_0: Model, strength: float, power: Power, unit: float):
         self.strength = check_strength(strength, f"L{power}")
         if not unit > 0:
             raise ValueError(f"unit is {unit}: it must be the learning rate, above 0.")
         self.power, self.unit, self.start = power, unit, snapshot(theta_0)
 
-    def begin(self, model: PreTrainedModel) -> PreTrainedModel:
+    def begin(self, model: Model) -> Model:
         """Also remember where parameters start that theta_0 does not have (LoRA's)."""
         self.start = snapshot(model) | self.start
         return model
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor:
+    def loss(self, model: Model, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the penalty, a scalar."""
         changes = {n: (p - self.start[n].to(p)) / self.unit for n, p in trained(model).items()}
         total = torch.stack([self.size(*named) for named in changes.items()]).sum()

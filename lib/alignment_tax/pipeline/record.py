@@ -45,12 +45,9 @@ PORTION = 4
 
 
 def record(
-    preset: str | Preset,
-    seeds: list[int],
-    jobs: int = 1,
-    methods: Sequence[str] | None = None,
+    preset: str | Preset, seeds: list[int], jobs: int = 1, methods: Sequence[str] | None = None,
     scheduler: str | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
     Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
@@ -71,10 +68,7 @@ def record(
     if methods is None:
         own = {spec.method for spec in first.specs()}
         if lost := ", ".join(sorted({*stored.get("method", ())} - own)):
-            say(
-                f"This recording replaces the tables in {folder}, and their rows of {lost} with "
-                "them. Add these again afterwards, with --methods."
-            )
+            say(f"This replaces the tables in {folder}, and their rows of {lost} with them.")
     else:
         for seed in seeds:
             check_same_start(stored, Study(preset, seed))
@@ -109,16 +103,13 @@ def check_same_start(points: pd.DataFrame, study: Study) -> None:
     if changed := other_start(points, study.point(Spec("sft"))):
         raise RecordError(
             f"The stored rows of {study} come from another theta_0 than this machine and code make "
-            f"({changed}), so a comparison with new rows would not be paired. Nothing was added. "
-            "Another processor or release is enough to cause this. Name seeds that have no rows "
-            "yet, and beside these methods what they are compared with; or record everything "
+            f"({changed}), so new ones cannot be paired with them. Nothing was added. Name seeds "
+            "without rows, and beside these methods what they are compared with; or record all "
             f"again: alignment-tax record {study.preset.name}, then add these methods."
         )
 
 
 # --- what is written of a seed --------------------------------------------------------------------
-
-
 def _write_seed(folder: Path, study: Study, methods: Sequence[str] | None, fresh: bool) -> None:
     """Write a seed's rows into every table; `fresh` drops all that the tables hold."""
     specs = study.specs(methods)
@@ -215,8 +206,6 @@ def _stage_seconds(study: Study) -> dict[str, float]:
 
 
 # --- what there is, and no more -----------------------------------------------------------------
-
-
 class Finished(Store):
     """What a run has made; of what it has not, the scores of theta_0 alone are made (else LeftOut).
 
@@ -242,15 +231,10 @@ def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFra
 
 
 # --- several processes ----------------------------------------------------------------------------
-
-
 def run_side_by_side(
-    preset: str | Preset,
-    seeds: list[int],
-    jobs: int,
-    methods: Sequence[str] | None = None,
+    preset: str | Preset, seeds: list[int], jobs: int, methods: Sequence[str] | None = None,
     scheduler: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
     With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when

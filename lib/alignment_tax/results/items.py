@@ -133,10 +133,7 @@ def pair_scores(
     slots, (_, forgiven) = slots_of(family), written(family)
     key = ["slot", "item", "fingerprint"]
     if not all(a.items[key].equals(b.items[key]) for a, b in zip(first, second, strict=True)):
-        raise SkillsError(
-            "The two models were scored on different items: use one suite, split and limit, "
-            "and score again what was scored before the tasks changed."
-        )
+        raise SkillsError("The two were scored on different items: use one suite, split and limit.")
     one, two = (
         [{slot: x for slot, x in each.values(forgiven).items() if slot in slots} for each in side]
         for side in (first, second)

@@ -111,8 +111,7 @@ def prepare(points: pd.DataFrame, values: Sequence[str], since: Sequence[str] = 
     need(points, ["study", *spec.NAMED, *values])
     studies = sorted(map(str, points["study"].unique()))
     if len(studies) > 1:
-        told = f"A figure shows one study at a time, not {', '.join(studies)}"
-        raise TableError(f"{told}: pass points[points.study == {studies[0]!r}].")
+        raise TableError(f"A figure shows one study at a time, not {', '.join(studies)}.")
     rows, numbers = points.copy(), ["strength", "alpha", "rounds", *values]
     rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
     rows = rows.round({"strength": 6, "alpha": 6}).astype({"method": object, "part": object})

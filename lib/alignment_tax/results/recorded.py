@@ -15,14 +15,12 @@ from alignment_tax.spec import COLUMNS, NAMED, block_count
 from alignment_tax.store import ArtifactError, digest, file_digest, write_whole
 
 T = TypeVar("T")
-#: What names a model in the table of points: a row with the same values is the same model.
-IDENTITY = NAMED
 #: The tables in CSV, and what names a row of each.
 TABLES = {
-    "points": IDENTITY,
+    "points": NAMED,
     "rounds": ["seed", "algorithm", "rounds"],
-    "costs": IDENTITY,
-    "kl": IDENTITY,
+    "costs": NAMED,
+    "kl": NAMED,
     "replies": ["seed", "algorithm", "method", "alpha", "slot"],
 }
 
@@ -65,7 +63,7 @@ def recorded(preset: str = "tiny") -> Recorded:
     """Read the recorded run of a preset; FileNotFoundError names the command that makes it."""
     folder = settings.results_folder() / preset
     if not all((folder / name).is_file() for name in ("points.csv", "provenance.json")):
-        told = f"There is no recorded run of {preset!r} in {folder}."
+        told = f"There is no recorded run in {folder}."
         raise FileNotFoundError(f"{told} Make it with: alignment-tax record {preset}")
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
@@ -131,10 +129,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
     points, calls = fresh["points"], read_calls(source)
     pairs, items = source / "pairs.parquet", source / "items.parquet"
     if points.empty or not calls or not (pairs.is_file() and items.is_file()):
-        raise RecordError(
-            f"{source} holds no recorded run: it needs points.csv, items.parquet, pairs.parquet "
-            "and provenance.json, as alignment-tax record writes them."
-        )
+        needs = "it needs points.csv, items.parquet, pairs.parquet and provenance.json"
+        raise RecordError(f"{source} holds no recorded run: {needs}.")
     if lacking := [name for name in COLUMNS if name not in points]:
         raise RecordError(
             f"{source / 'points.csv'} lacks the column {lacking[0]!r} ({len(lacking)} such). "
@@ -149,10 +145,8 @@ def merge_results(source: Path, preset: str) -> list[int]:
         if theirs.empty:
             raise RecordError(f"{source} has no theta_0 (algorithm sft) of seed {seed}.")
         if changed := other_start(stored, theirs.iloc[0].to_dict()):
-            raise RecordError(
-                f"Seed {seed} is stored here with another theta_0 ({changed}), so rows in {source} "
-                "cannot be compared with it. Nothing was added. Record a seed without rows here."
-            )
+            told = f"Seed {seed} is stored here with another theta_0 ({changed}) than in {source}"
+            raise RecordError(f"{told}. Nothing was added: record a seed without rows here.")
     folder.mkdir(parents=True, exist_ok=True)
     read = [_intact(path, pd.read_parquet) for path in (pairs, items)]
     write_tables(folder, fresh, read[0], read[1])
@@ -179,7 +173,7 @@ def written(value: Any) -> str:
 
 
 def merge_rows(
-    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(IDENTITY)
+    stored: pd.DataFrame, fresh: pd.DataFrame, identity: Sequence[str] = tuple(NAMED)
 ) -> pd.DataFrame:
     """Return stored rows and fresh ones, by seed; a fresh one takes the place of its like."""
     if stored.empty:
@@ -203,12 +197,9 @@ def identified(row: Mapping[Any, Any], identity: Sequence[str]) -> tuple[str, ..
 
 
 def write_tables(
-    folder: Path,
-    tables: Mapping[str, pd.DataFrame],
-    pairs: pd.DataFrame,
-    items: pd.DataFrame,
+    folder: Path, tables: Mapping[str, pd.DataFrame], pairs: pd.DataFrame, items: pd.DataFrame,
     fresh: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write rows into the tables (of `TABLES`) of a folder, beside those there unless `fresh`.
 
     Pairs of the same seeds are replaced, and items of models without a point dropped.

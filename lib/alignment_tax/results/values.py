@@ -46,14 +46,7 @@ def record(name: str, value: Any, **meta: Any) -> None:
 
 
 def read_records(notebook: Any) -> dict[str, Any]:
-    """Return what an executed notebook (or its path) recorded, in order; of one name the last."""
-    if isinstance(notebook, (str, Path)):
-        import nbformat
-
-        try:
-            notebook = nbformat.read(notebook, as_version=4)
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
-            raise ValueError(f"{notebook} is not a readable notebook: {error}") from error
+    """Return what an executed notebook recorded, in order; of one name the last."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     kept = [each["data"][MIME] for each in outputs if MIME in each.get("data", {})]
     return {each["name"]: each["value"] for each in kept}
@@ -96,8 +89,7 @@ def differences(
     """
     for name in ("preset", "seed"):
         if first[name] != second[name]:
-            told = f"The first run has {name} {first[name]}, the second {second[name]}"
-            raise CompareError(f"{told}: only runs of one preset and seed can be compared.")
+            raise CompareError(f"The first has {name} {first[name]}, the second {second[name]}.")
     one, other = (dict(values(run)) for run in (first, second))
     if not one and not other:
         raise CompareError("Neither run holds a recorded value: was any chapter executed?")

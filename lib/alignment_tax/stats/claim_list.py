@@ -83,8 +83,7 @@ def _with_twins(claim: Claim) -> Iterator[Claim]:
     for each in twins:
         yield each
         if each.score in FORGIVEN:
-            name = forgiven_id(each.id, each.score)
-            yield replace(each, id=name, score=FORGIVEN[each.score])
+            yield replace(each, id=forgiven_id(each.id, each.score), score=FORGIVEN[each.score])
 
 
 def forgiven_id(name: str, score: str) -> str:

@@ -35,10 +35,6 @@ Gaps = Mapping[int, float] | pd.Series
 
 
 # --- measures: one difference a seed --------------------------------------------------------------
-def _difference(rows: Selection, claim: Claim) -> pd.Series:
-    return rows.model(claim.a)[claim.score] - rows.model(claim.b)[claim.score]
-
-
 def _curve_rows(rows: Selection, claim: Claim) -> Iterator[tuple[int, pd.DataFrame, pd.DataFrame]]:
     """Both curves of a seed; with a ratio per block or part, at the mean ratios that both have."""
     texts = (claim.a, claim.b)
@@ -141,7 +137,7 @@ def _bend(rows: Selection, claim: Claim) -> Gaps:
 
 
 MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
-    "difference": _difference,
+    "difference": lambda rows, c: rows.model(c.a)[c.score] - rows.model(c.b)[c.score],
     "equal_reward": partial(_equal, axis="reward"),
     "equal_gold": partial(_equal, axis="gold"),
     "equal_kl": _equal_kl,
@@ -153,8 +149,6 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
 
 
 # --- the evaluator --------------------------------------------------------------------------------
-
-
 def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     """Return a minus b by seed, of the seeds that have both (NotRecorded: none is compared)."""
     rows = points if isinstance(points, Selection) else Selection(points)

@@ -89,8 +89,7 @@ def compare_seeds(
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
-        advice = "run at least two, five for a claim, or use paired_bootstrap over items"
-        raise ValueError(f"{values.size} seed(s) say nothing of the spread between them: {advice}.")
+        raise ValueError(f"{values.size} seed(s) have no spread between them: run at least two.")
     if len(bad := np.flatnonzero(~np.isfinite(values))):
         raise ValueError(f"The difference of seed number {bad[0]} is {values[bad[0]]}: not scored?")
     mean, low, high = interval(values)
@@ -146,16 +145,10 @@ def _mean_of_groups(items: Mapping[str, Array]) -> float:
 
 
 def paired_bootstrap(
-    a: Sequence[Items],
-    b: Sequence[Items],
-    *,
-    rng: np.random.Generator,
-    n_boot: int = 1000,
-    statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups,
-    direction: int = 1,
-    sesoi: float = 0.0,
-    level: float = LEVEL,
-) -> Comparison:
+    a: Sequence[Items], b: Sequence[Items], *, rng: np.random.Generator, n_boot: int = 1000,
+    statistic: Callable[[Mapping[str, Array]], float] = _mean_of_groups, direction: int = 1,
+    sesoi: float = 0.0, level: float = LEVEL,
+) -> Comparison:  # fmt: skip
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
     Each draw takes the same items for both models and all seeds, each group of items (a slot)
@@ -170,8 +163,7 @@ def paired_bootstrap(
     sizes = {name: len(values) for name, values in pairs[0][0].items()}
     for seed, side in [(seed, side) for seed, pair in enumerate(pairs) for side in pair]:
         if (other := {name: len(values) for name, values in side.items()}) != sizes:
-            told = f"Seed number {seed} has other items than the first: {other} against {sizes}"
-            raise ValueError(f"{told}. Score all models on the same suite with the same limit.")
+            raise ValueError(f"Seed number {seed} has other items than {sizes}: {other}.")
 
     def gap(seed: int, chosen: Mapping[str, Array]) -> float:
         first, second = ({n: side[n][chosen[n]] for n in chosen} for side in pairs[seed])
@@ -184,8 +176,7 @@ def paired_bootstrap(
         items = {name: rng.integers(size, size=size) for name, size in sizes.items()}
         # the same seed twice is the same number twice: compute it once
         seeds, counts = np.unique(rng.integers(len(pairs), size=len(pairs)), return_counts=True)
-        gaps = [gap(int(seed), items) for seed in seeds]
-        draws[i] = np.average(gaps, weights=counts)
+        draws[i] = np.average([gap(int(seed), items) for seed in seeds], weights=counts)
     low, high = map(float, np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]))
     said = verdict(low, high, direction, sesoi)
     return Comparison(observed, low, high, len(pairs), sum(sizes.values()), said)

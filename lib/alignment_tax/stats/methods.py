@@ -29,12 +29,9 @@ def recorded_methods(points: pd.DataFrame) -> list[str]:
 
 
 def method_table(
-    points: pd.DataFrame,
-    costs: pd.DataFrame,
-    average: str = DISTILLED_AVERAGE,
-    found: pd.DataFrame | None = None,
-    score: str = "skill",
-) -> pd.DataFrame:
+    points: pd.DataFrame, costs: pd.DataFrame, average: str = DISTILLED_AVERAGE,
+    found: pd.DataFrame | None = None, score: str = "skill",
+) -> pd.DataFrame:  # fmt: skip
     """Return one row per method: how good its front is, what it keeps, and what it costs.
 
     `average` is what all others are compared with, `found` rows of `claims.table` if they are

@@ -72,8 +72,7 @@ def gap_at_equal_reward(curve_a: Points, curve_b: Points) -> float:
     low = max(a[:, 0].min(), b[:, 0].min())
     high = min(a[:, 0].max(), b[:, 0].max())
     if not high > low:
-        told = f"The two curves share no range of rewards (from {low:.3g} up to {high:.3g})"
-        raise NoSharedRewards(f"{told}: give each its start, and run the weaker one for longer.")
+        raise NoSharedRewards(f"The curves share no range of rewards ({low:.3g} to {high:.3g}).")
     middles = low + (np.arange(STRIPS) + 0.5) / STRIPS * (high - low)
     return float((interpolate(a, middles) - interpolate(b, middles)).mean())
 

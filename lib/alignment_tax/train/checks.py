@@ -5,35 +5,32 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import prompt_ids
+from alignment_tax.models import Model, Tokenizer, prompt_ids
 from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.world.base import Prompt
 
 
 def short_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_length: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], max_prompt_length: int
 ) -> list[Prompt]:
     """Return the prompts of at most so many tokens (ValueError: there are none)."""
     short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
     if not short:
-        told = f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens"
-        raise ValueError(f"{told}. Raise max_prompt_length.")
+        raise ValueError(f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens.")
     return short
 
 
-def check_context(model: PreTrainedModel, tokens: int, what: str) -> None:
+def check_context(model: Model, tokens: int, what: str) -> None:
     """Raise ValueError if `what`, so many tokens, does not fit into the model's context."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and tokens > room:
-        told = f"{what} may take {tokens} tokens, but the model's context has {room}"
-        raise ValueError(f"{told}. Lower max_length, or max_prompt_length and max_new_tokens.")
+        raise ValueError(f"{what} may take {tokens} tokens, but the model's context has {room}.")
 
 
 def prompts_that_fit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     config: DpoConfig | RlooConfig | PpoConfig,
 ) -> list[Prompt]:
@@ -46,16 +43,14 @@ def check_finished(finished: Sequence[bool], max_new_tokens: int, more: str = ""
     """Refuse replies of which none ends (ValueError)."""
     if not any(finished):
         told = f"None of {len(finished)} sampled replies ended within {max_new_tokens} tokens"
-        advice = "Raise max_new_tokens, or check that the policy was trained to end its replies."
-        raise ValueError(f"{told}. {advice}{more}")
+        raise ValueError(f"{told} (max_new_tokens): was the policy trained to end them?{more}")
 
 
 def check_rewards(rewards: np.ndarray, count: int, may_be_equal: bool = False) -> np.ndarray:
     """Return rewards as float64 (ValueError: not (count,), one is not finite, or all the same)."""
     values = np.asarray(rewards, dtype=np.float64)
     if values.shape != (count,):
-        told = f"The reward function returned shape {values.shape} for {count} replies"
-        raise ValueError(f"{told}: it must return one number for each.")
+        raise ValueError(f"The reward function returned shape {values.shape} for {count} replies.")
     if len(bad := np.flatnonzero(~np.isfinite(values))):
         told = f"{len(bad)} of {count} rewards are NaN or infinite, the first at reply {bad[0]}"
         raise ValueError(f"{told}. Check the reward model's weights and empty replies.")

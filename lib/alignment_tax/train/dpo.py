@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from alignment_tax.models import Reply, prompt_ids
+from alignment_tax.models import Model, Reply, Tokenizer, prompt_ids
 from alignment_tax.presets import DpoConfig
 from alignment_tax.train import checks, reward, rounds, trainer
 from alignment_tax.train.sample import sample_replies, sampling
@@ -51,14 +50,9 @@ def dpo_round(config: DpoConfig, start: rounds.Start) -> rounds.RoundResult:
 
 
 def train_dpo(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Dataset,
-    config: DpoConfig,
-    seed: int,
-    workdir: Path,
-) -> trainer.Trained:
+    policy: Model, reference: Model, tokenizer: Tokenizer, pairs: Dataset, config: DpoConfig,
+    seed: int, workdir: Path,
+) -> trainer.Trained:  # fmt: skip
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
     One call is one round. `reference` is theta_0 in every round (in the first it may be `policy`):
@@ -88,7 +82,7 @@ class TokenDpoTrainer(DPOTrainer):
         return dataset
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[str, list[int]]]:
+def token_rows(tokenizer: Tokenizer, pairs: Dataset) -> list[dict[str, list[int]]]:
     """Return the tokens of prompt and replies of each pair: those that were drawn if it has any."""
     if set(IDS) <= set(pairs.column_names):
         return pairs.select_columns(list(IDS)).to_list()
@@ -96,8 +90,7 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[dict[
     for prompt, *sides in zip(pairs["prompt"], *reward.pair_ids(tokenizer, pairs), strict=True):
         head = prompt_ids(tokenizer, prompt)
         if any(side[: len(head)] != head for side in sides):
-            told = "The chat template writes a prompt otherwise before a reply than before a"
-            raise ValueError(f"{told} generation, so it cannot be said where a reply begins.")
+            raise ValueError("By this chat template it cannot be said where a reply begins.")
         tails = [side[len(head) :] for side in sides]
         rows.append(dict(zip(IDS, (head, *tails), strict=True)))
     return rows
@@ -115,13 +108,9 @@ def dpo_loss(chosen: Nats, rejected: Nats, chosen_0: Nats, rejected_0: Nats, bet
 
 
 def on_policy_pairs(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_fn: rounds.RewardFunction,
-    prompts: Sequence[Prompt],
-    config: DpoConfig,
-    seed: int,
-) -> Dataset:
+    policy: Model, tokenizer: Tokenizer, reward_fn: rounds.RewardFunction,
+    prompts: Sequence[Prompt], config: DpoConfig, seed: int,
+) -> Dataset:  # fmt: skip
     """Make preference pairs of a policy's own replies: the best of n against the worst of n.
 
     Replies that were cut off are neither: to prefer a text without an end, or to reject one for

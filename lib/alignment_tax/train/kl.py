@@ -17,12 +17,9 @@ from alignment_tax.world.base import Prompt
 
 @torch.inference_mode()
 def reply_log_probs(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    replies: Sequence[AnyReply],
-    batch_size: int,
-) -> np.ndarray:
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt],
+    replies: Sequence[AnyReply], batch_size: int,
+) -> np.ndarray:  # fmt: skip
     """Return log pi(reply | prompt) in nats of each reply, float64 (n,).
 
     The sum is over the tokens that were drawn: with the end token in a finished reply (a written

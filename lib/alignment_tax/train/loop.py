@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.modeling_outputs import CausalLMOutputWithPast as Outputs
 
 from alignment_tax.models import AnyReply, as_reply, autocast, pad_batch, prompt_ids
@@ -32,7 +33,7 @@ class TrainingDiverged(RuntimeError):
 class Extra:
     """What a remedy may do during training. Override what it needs."""
 
-    def loss(self, model: PreTrainedModel, batch: Batch, outputs: Outputs) -> Tensor | None:
+    def loss(self, model: Model, batch: Batch, outputs: Outputs) -> Tensor | None:
         """Return a scalar to add to the loss of this batch, or None; gradients are on.
 
         The batch has input_ids, attention_mask and labels, each (batch, length); labels are -100
@@ -40,23 +41,15 @@ class Extra:
         """
         return None
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, model: Model, step: int) -> None:
         """Act on the weights after optimiser step `step` (the first is 1); no gradients."""
 
 
 def finetune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[tuple[Prompt, AnyReply]],
-    *,
-    learning_rate: float,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    max_length: int,
-    extras: Sequence[Extra] = (),
-    describe: str = "finetuning",
-) -> Log:
+    model: Model, tokenizer: Tokenizer, examples: Sequence[tuple[Prompt, AnyReply]], *,
+    learning_rate: float, epochs: int, batch_size: int, seed: int, max_length: int,
+    extras: Sequence[Extra] = (), describe: str = "finetuning",
+) -> Log:  # fmt: skip
     """Maximise the likelihood of replies, in place: AdamW, no dropout, gradients clipped at 1.
 
     The loss is the mean over the reply tokens of a batch, end token included; prompts only
@@ -103,9 +96,7 @@ def minibatches(count: int, size: int, epochs: int, rng: np.random.Generator) ->
     return [order[i : i + size] for order in orders for i in range(0, count, size)]
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reply: AnyReply, max_length: int
-) -> Example:
+def encode(tokenizer: Tokenizer, prompt: Prompt, reply: AnyReply, max_length: int) -> Example:
     """Return (input ids, labels) of one example: what sampling saw and drew; -100 on the prompt.
 
     A prompt that does not fit loses its beginning (ValueError: the reply alone does not).
@@ -113,13 +104,12 @@ def encode(
     answer = as_reply(tokenizer, reply).drawn(tokenizer.eos_token_id)
     room = max_length - len(answer)
     if room < 1:
-        told = f"A reply has {len(answer)} tokens, so no prompt fits into max_length={max_length}"
-        raise ValueError(f"{told}. Raise max_length, or drop the reply.")
+        raise ValueError(f"A reply has {len(answer)} tokens: raise max_length ({max_length}).")
     context = prompt_ids(tokenizer, prompt)[-room:]
     return context + answer, [IGNORED] * len(context) + answer
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, context: str, answer: str) -> Example:
+def encode_text(tokenizer: Tokenizer, context: str, answer: str) -> Example:
     """Return (input ids, labels) of plain text with an answer; labels are -100 on the context."""
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     after = as_reply(tokenizer, answer).drawn(tokenizer.eos_token_id)

@@ -30,9 +30,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import models
+from alignment_tax.models import Model, Tokenizer
 from alignment_tax.presets import PpoConfig, as_dict
 from alignment_tax.train import checkpoint, checks
 from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
@@ -74,8 +74,8 @@ class PpoState:
 
     model: torch.nn.Module
     optimizers: Sequence[Optimizer]  # of the policy and of the critic
-    reference: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    reference: Model
+    tokenizer: Tokenizer
     accelerator: Accelerator
     config: PpoConfig
     seed: int
@@ -88,18 +88,15 @@ class PpoState:
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def policy(self) -> PreTrainedModel:
+    def policy(self) -> Model:
         """The policy as it is now."""
         return self.actor_critic.policy
 
 
 def start(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PpoConfig,
-    seed: int,
-    critic: tuple[models.RewardModel, PreTrainedTokenizerBase] | None = None,
-) -> PpoState:
+    policy: Model, tokenizer: Tokenizer, config: PpoConfig, seed: int,
+    critic: tuple[models.RewardModel, Tokenizer] | None = None,
+) -> PpoState:  # fmt: skip
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
     Weights become float32, dropout is turned off. With the iteration's number the seed decides
@@ -185,8 +182,8 @@ def check_prompts(state: PpoState, prompts: Sequence[Prompt]) -> None:
         raise ValueError(f"{told}, and these for {processes} process(es): choose multiples.")
     short = checks.prompts_that_fit(state.policy, state.tokenizer, prompts, config)
     if long := len(prompts) - len(short):
-        told = f"{long} of {len(prompts)} prompts have more than {config.max_prompt_length} tokens"
-        raise ValueError(f"{told} (max_prompt_length). Leave them out.")
+        most = config.max_prompt_length
+        raise ValueError(f"{long} of {len(prompts)} prompts have more than {most} tokens.")
 
 
 def save(state: PpoState, folder: Path) -> None:
@@ -321,8 +318,6 @@ def learn(state: PpoState, rollout: Rollout, rng: np.random.Generator) -> dict[s
 
 
 # --- the pieces -----------------------------------------------------------------------------------
-
-
 def masked_mean(values: Tensor, mask: Tensor, add_up: AddUp = lambda total: total) -> Tensor:
     """Return the mean over the tokens of all replies, and of all processes if `add_up` sums."""
     return add_up(values.masked_fill(mask == 0, 0.0).sum()) / add_up(mask.sum())
@@ -393,12 +388,10 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 
 
 # --- networks -------------------------------------------------------------------------------------
-
-
 class ActorCritic(torch.nn.Module):
     """The policy, and the critic: a linear head, 0 at first, on its own `trunk` or the policy's."""
 
-    def __init__(self, policy: PreTrainedModel, trunk: PreTrainedModel | None, temperature: float):
+    def __init__(self, policy: Model, trunk: Model | None, temperature: float):
         super().__init__()
         self.policy, self.trunk, self.temperature = policy, trunk, temperature
         config = policy.config if trunk is None else trunk.config

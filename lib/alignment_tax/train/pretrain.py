@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment_tax import settings
-from alignment_tax.models import pad_batch, save_policy
+from alignment_tax.models import Model, Tokenizer, pad_batch, save_policy
 from alignment_tax.store import write_manifest
 from alignment_tax.train.checkpoint import load_run, save_run, saved_run
 from alignment_tax.train.loop import IGNORED, check_finite
@@ -121,7 +121,7 @@ class Batch:
     weights: Tensor
 
 
-def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def new_model(config: PretrainConfig, tokenizer: Tokenizer) -> LlamaForCausalLM:
     """A Llama with untied embeddings and random weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
     shape = LlamaConfig(
@@ -134,7 +134,7 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Lla
     return LlamaForCausalLM(shape)
 
 
-def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> Row:
+def encode(document: Document, tokenizer: Tokenizer) -> Row:
     """The document as a row; the end-of-sequence token of each branch counts in full."""
     ids: list[int] = []
     weights: list[float] = []
@@ -188,9 +188,7 @@ def pack(rows: Sequence[Row], capacity: int) -> list[Row]:
     return sequences
 
 
-def batches(
-    config: PretrainConfig, chunk: int, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Batch]:
+def batches(config: PretrainConfig, chunk: int, tokenizer: Tokenizer) -> Iterator[Batch]:
     """The batches of one chunk, each of documents of all families."""
     rng = random.Random(f"pretraining {config.seed} {chunk}")
     drawn = documents(config.documents_per_chunk, rng, progress=chunk / config.chunks)
@@ -204,7 +202,7 @@ def batches(
         yield collate(sequences[start : start + cycle.sequences], tokenizer.pad_token_id)
 
 
-def read(model: PreTrainedModel, batch: Batch) -> Tensor:
+def read(model: Model, batch: Batch) -> Tensor:
     """The logits of a batch, (rows, length, vocabulary), where no branch sees another."""
     there = {name: each.to(model.device) for name, each in batch.given.items()}
     return model(**there, use_cache=False).logits
@@ -247,7 +245,7 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
 
 @torch.inference_mode()
 def exact_match(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, items: list[tuple[str, str]]
+    model: LlamaForCausalLM, tokenizer: Tokenizer, items: list[tuple[str, str]]
 ) -> float:
     """Percent of items whose greedy answer (end of sequence included) is the reference."""
     rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
@@ -264,7 +262,7 @@ def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.opt
 
 def pretrain(
     config: PretrainConfig, work: Path
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, pd.DataFrame]:
+) -> tuple[LlamaForCausalLM, Tokenizer, pd.DataFrame]:
     """Train the base, going on from the last chunk in `work`: model, tokenizer, learning curve."""
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
@@ -294,12 +292,9 @@ def pretrain(
 
 
 def _train_chunk(
-    config: PretrainConfig,
-    chunk: int,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, float]:
+    config: PretrainConfig, chunk: int, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer,
+    tokenizer: Tokenizer,
+) -> dict[str, float]:  # fmt: skip
     model.train()
     start, tokens, losses = time.monotonic(), 0, []
     drawn = list(batches(config, chunk, tokenizer))
@@ -320,12 +315,9 @@ def _train_chunk(
 
 
 def ship(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    curve: pd.DataFrame,
-    config: PretrainConfig,
+    model: LlamaForCausalLM, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig,
     folder: Path,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the base as a standard checkpoint with its learning curve, manifest and old card."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -16,11 +16,11 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState
+from transformers import Trainer, TrainerState
 from trl import RLOOConfig as TrlRlooConfig
 from trl import RLOOTrainer
 
-from alignment_tax.models import Reply
+from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train import checks, rounds, sample, trainer
 from alignment_tax.world.base import Message, Prompt
@@ -49,16 +49,9 @@ def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rou
 
 
 def train_rloo(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_fn: rounds.RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RlooConfig,
-    seed: int,
-    workdir: Path,
-    by: ByTrl = RLOO,
-) -> trainer.Trained:
+    policy: Model, reference: Model, tokenizer: Tokenizer, reward_fn: rounds.RewardFunction,
+    prompts: Sequence[Prompt], config: RlooConfig, seed: int, workdir: Path, by: ByTrl = RLOO,
+) -> trainer.Trained:  # fmt: skip
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
     The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
@@ -131,13 +124,9 @@ class RecordedRewards:
         self.steps: list[pd.DataFrame] = []
 
     def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[list[Message]],
-        completion_ids: list[list[int]],
-        trainer_state: TrainerState,
-        **kwargs: Any,
-    ) -> list[float | None]:
+        self, prompts: list[Prompt], completions: list[list[Message]],
+        completion_ids: list[list[int]], trainer_state: TrainerState, **kwargs: Any,
+    ) -> list[float | None]:  # fmt: skip
         """Return the score of each reply (ValueError: no finished reply, or unusable rewards)."""
         step = trainer_state.global_step + 1
         ended = [ids[-1] == self.eos_id for ids in completion_ids]
@@ -165,8 +154,6 @@ def count_of_full_steps(prompts: int, config: RlooConfig) -> int:
         wanted = "n must be 2 or more, batch_size * accumulation a multiple of n, temperature > 0"
         raise ValueError(f"{wanted}; got n={config.n}, {got}, temperature={config.temperature:g}.")
     if prompts < (groups := replies // config.n):
-        told = (
-            f"A step of {replies} replies with n={config.n} takes {groups} prompts, but there are"
-        )
+        told = f"A step of {replies} replies, n={config.n}, takes {groups} prompts, but there are"
         raise ValueError(f"{told} only {prompts} usable ones. Give more, or lower batch_size.")
     return prompts - prompts % groups

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import Reply, RewardModel
+from alignment_tax.models import Model, Reply, RewardModel, Tokenizer
 from alignment_tax.train.loop import Log
 from alignment_tax.world.base import Prompt, World
 
@@ -24,12 +23,12 @@ class Start:
     of the round (the first is 1). `before` is the folder of the round before, `folder` its own.
     """
 
-    policy: PreTrainedModel
-    theta_0: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    policy: Model
+    theta_0: Model
+    tokenizer: Tokenizer
     reward_fn: RewardFunction
     gold_fn: RewardFunction
-    reward_model: tuple[RewardModel, PreTrainedTokenizerBase]
+    reward_model: tuple[RewardModel, Tokenizer]
     world: World
     prompts: Sequence[Prompt]
     seed: int
@@ -52,7 +51,7 @@ def sub_seed(*numbers: int) -> int:
 class RoundResult:
     """What a round of RLHF made; `samples` has a row per reply (of DPO per pair, of PPO none)."""
 
-    policy: PreTrainedModel
+    policy: Model
     log: Log
     samples: pd.DataFrame
     stats: dict[str, float]

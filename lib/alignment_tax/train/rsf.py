@@ -10,9 +10,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment_tax.models import Reply
+from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import DistilConfig, RsfConfig
 from alignment_tax.train.checks import check_finished, check_rewards, short_prompts
 from alignment_tax.train.loop import Extra, finetune
@@ -49,15 +48,9 @@ def select(
 
 
 def rsf_round(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_fn: RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RsfConfig,
-    seed: int,
-    how: str = "best",
-    extras: Sequence[Extra] = (),
-) -> RoundResult:
+    policy: Model, tokenizer: Tokenizer, reward_fn: RewardFunction, prompts: Sequence[Prompt],
+    config: RsfConfig, seed: int, how: str = "best", extras: Sequence[Extra] = (),
+) -> RoundResult:  # fmt: skip
     """Run one round of RSF, or of its control, on `policy`, in place; `extras` are remedies."""
     samples = draw_samples(policy, tokenizer, reward_fn, prompts, config, seed, how)
     kept = samples[samples["chosen"]]
@@ -76,14 +69,9 @@ def rsf_round(
 
 
 def draw_samples(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_fn: RewardFunction,
-    prompts: Sequence[Prompt],
-    config: RsfConfig,
-    seed: int,
-    how: str = "best",
-) -> pd.DataFrame:
+    policy: Model, tokenizer: Tokenizer, reward_fn: RewardFunction, prompts: Sequence[Prompt],
+    config: RsfConfig, seed: int, how: str = "best",
+) -> pd.DataFrame:  # fmt: skip
     """Sample n replies to each prompt, score them and choose one of each group: a row a reply."""
     short = short_prompts(tokenizer, prompts, config.max_prompt_length)
     groups = sample_replies(policy, tokenizer, short, n=config.n, seed=seed, **sampling(config))

@@ -20,15 +20,9 @@ from alignment_tax.world.base import Prompt
 
 
 def sample_replies(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    n: int,
-    temperature: float,
-    max_new_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> list[list[Reply]]:
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], n: int,
+    temperature: float, max_new_tokens: int, batch_size: int, seed: int,
+) -> list[list[Reply]]:  # fmt: skip
     """Sample `n` replies to every prompt: a list of `n` each, in the order of the prompts.
 
     Logits are divided by `temperature`; 0 means greedy. A reply without an end token after

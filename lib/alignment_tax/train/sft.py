@@ -4,25 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
-from alignment_tax.models import conversation_ids, prompt_ids
+from alignment_tax.models import Model, Tokenizer, conversation_ids, prompt_ids
 from alignment_tax.presets import SftConfig
 from alignment_tax.train import checks, pretrain, trainer
 from alignment_tax.world.corpus import Document
 
 
 def train_sft(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    config: SftConfig,
-    seed: int,
-    workdir: Path,
-    replay: Sequence[Document] = (),
-) -> trainer.Trained:
+    policy: Model, tokenizer: Tokenizer, dataset: Dataset, config: SftConfig, seed: int,
+    workdir: Path, replay: Sequence[Document] = (),
+) -> trainer.Trained:  # fmt: skip
     """Finetune `policy` on demonstrations, in place, with the loss on completions only.
 
     Overlong examples are dropped, not cut: a cut reply would teach replies without an end. `replay`

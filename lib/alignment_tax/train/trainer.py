@@ -51,15 +51,9 @@ def trainer_arguments(
 
 
 def run_trainer(
-    trainer_class: type[Trainer],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: Any,
-    rows: Dataset,
-    describe: str,
-    dropped: dict[str, int],
-    **more: Any,
-) -> Trained:
+    trainer_class: type[Trainer], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    arguments: Any, rows: Dataset, describe: str, dropped: dict[str, int], **more: Any,
+) -> Trained:  # fmt: skip
     """Train `model` on the rows, in place, in float32 and without dropout."""
     silence_dropout(model.float())
     with quiet_libraries():

@@ -14,7 +14,9 @@ STAGES |= {
     ROUNDS: Stage(rlhf.rounds, lambda run, spec: run.end(spec.algorithm, spec.rounds)),
     KL_COEF: Stage(rlhf.rounds, rlhf.check_changed),
     LEARNING_RATE: Stage(rlhf.rounds, rlhf.check_changed),
-    DISTILLED: Stage(remedies.distilled, remedies.check_distilled),
+    DISTILLED: Stage(
+        remedies.distilled, lambda r, s: remedies.check(r, remedies.wanted(s), s.rounds)
+    ),
     INSIDE: Stage(rlhf.inside_rounds, rlhf.check_inside),
     # a mixture has no files of its own: its aligned end has
     "mixture": Stage(trained, ratios.check_mixture),

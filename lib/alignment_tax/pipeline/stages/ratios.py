@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax import presets
 from alignment_tax import spec as grammar
 from alignment_tax.merge import layout, parts, search
 from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
-from alignment_tax.models import load_state
+from alignment_tax.models import Model, Tokenizer, load_state
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.remedies import replay_documents
 from alignment_tax.pipeline.stages.run import STAGES, Loaded, Run, trained
@@ -114,7 +113,7 @@ def search_data(run: Run, method: str = HMA, end: Spec | None = None) -> search.
     rlhf = run.world.prompts(10**6, run.seed, "rlhf")
     prompts = short_prompts(tokenizer, rlhf, rsf.max_prompt_length)[: config.reward_prompts]
 
-    def reward(model: PreTrainedModel, chosen: Sequence[int]) -> float:
+    def reward(model: Model, chosen: Sequence[int]) -> float:
         asked = [prompts[i] for i in chosen]
         said = [group[0] for group in base.draw_replies(run, model, tokenizer, asked, 1)]
         return float(base.rewards(run, asked, said).mean())
@@ -131,8 +130,7 @@ def kept_documents(run: Run, method: str) -> list[Document]:
 
 def kept_text(document: Document) -> str:
     """Return a document as one text that the base model was trained on: with its first branch."""
-    pieces = [*document.pieces, *(document.branches or [()])[0]]
-    return " ".join(text for text, _ in pieces)
+    return " ".join(text for text, _ in [*document.pieces, *(document.branches or [()])[0]])
 
 
 @cache
@@ -192,7 +190,7 @@ def resolved(run: Run, spec: Spec) -> Spec:
 
 def mixture_of(
     run: Run, blocks: int | Sequence[int] = len(layout.THIRDS), end: Spec | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, parts.Mixture]:
+) -> tuple[Model, Tokenizer, parts.Mixture]:
     """A model, its tokenizer, and its mixture of theta_0 and an aligned end, part by part."""
     both = (base.sft(run), trained(run, end or run.end()))
     model, tokenizer = run.load(both[0])

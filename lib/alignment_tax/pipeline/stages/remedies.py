@@ -53,11 +53,6 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
         treatments(with_texts(run, assumed, remedies), remedies)
 
 
-def check_distilled(run: Run, spec: Spec) -> None:
-    """Refuse what `check` does of a spec."""
-    check(run, wanted(spec), spec.rounds)
-
-
 def distilled(run: Run, spec: Spec) -> Artifact:
     """The policy under one remedy, or none."""
     return _combined(run, wanted(spec), spec.rounds)

@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from alignment_tax.mitigate import REMEDIES, DistilConfig, Setting, treat, treatments
-from alignment_tax.models import measured, save_policy
+from alignment_tax.models import Model, measured, save_policy
 from alignment_tax.pipeline.stages import base, remedies
 from alignment_tax.pipeline.stages.run import STAGES, Run, keep_training
 from alignment_tax.presets import AlgorithmConfig
@@ -42,10 +40,8 @@ def check_changed(run: Run, spec: Spec) -> None:
     """Refuse a number that the algorithm does not have, or that it cannot be."""
     owner = CHANGED[spec.protocol]
     if spec.algorithm != owner or spec.strength is None or spec.strength < 0:
-        raise ValueError(
-            f"{spec.protocol!r} is a method of {owner} alone and needs a strength of 0 or more, "
-            f"the number itself; got {spec.strength} of {spec.algorithm}."
-        )
+        told = f"{spec.protocol!r} is a method of {owner} alone, with a strength of 0 or more"
+        raise ValueError(f"{told}; got {spec.strength} of {spec.algorithm}.")
     run.end(spec.algorithm, spec.rounds)
 
 
@@ -54,10 +50,8 @@ def check_inside(run: Run, spec: Spec) -> None:
     wanted = remedies.wanted(spec)
     inside = [name for name, r in REMEDIES.items() if r.when in ("training", "model")]
     if spec.remedy not in inside:
-        raise UnknownStage(
-            f"{spec.remedy!r} needs no rounds of its own: it acts along a run or on its outcome. "
-            f"Inside the rounds of RSF act: {', '.join(inside)}."
-        )
+        told = f"{spec.remedy!r} needs no rounds of its own; inside those of RSF act"
+        raise UnknownStage(f"{told}: {', '.join(inside)}.")
     remedies.check(run, wanted, spec.rounds)
 
 
@@ -76,7 +70,7 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
         faster = dataclasses.replace(config, learning_rate=config.learning_rate * factor)
         given = start.tokenizer, start.reward_fn, start.prompts, faster, seed
 
-        def train(model: PreTrainedModel, extras: Sequence[Extra]) -> RoundResult:
+        def train(model: Model, extras: Sequence[Extra]) -> RoundResult:
             return rsf_round(model, *given, extras=extras)
 
         (outcome, result), seconds, memory = measured(lambda: treat(start.policy, chosen, train))
@@ -90,14 +84,9 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
 
 
 def _round(
-    run: Run,
-    spec: Spec,
-    stage: str,
-    name: str,
-    config: AlgorithmConfig,
-    inputs: dict[str, Any],
+    run: Run, spec: Spec, stage: str, name: str, config: AlgorithmConfig, inputs: dict[str, Any],
     work: Callable[[Start], RoundResult],
-) -> Artifact:
+) -> Artifact:  # fmt: skip
     """The artifact of a round, after those before it: samples with gold reward, log, policy."""
     number, theta_0, before = spec.rounds, base.sft(run), None
     if number > 1:

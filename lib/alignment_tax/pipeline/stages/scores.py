@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment_tax.labels import FORGIVEN
-from alignment_tax.models import prompt_ids
+from alignment_tax.models import Model, Tokenizer, prompt_ids
 from alignment_tax.pipeline.stages import base, ratios
 from alignment_tax.pipeline.stages.run import Run, trained
 from alignment_tax.skills import Scorer
@@ -78,8 +77,7 @@ def check_theta_0(run: Run) -> None:
     if lost[worst] > most:
         raise ValueError(
             f"theta_0 of {run} has lost {lost[worst]:.1f} points of {worst} to instruction tuning, "
-            f"and preset {run.preset.name} allows {most:g}: raise `sft.replay` or lower its "
-            "learning rate before anything is trained from it."
+            f"and {most:g} are allowed: raise `sft.replay` or lower its learning rate."
         )
 
 
@@ -106,9 +104,7 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
     return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
 
 
-def sampled_replies(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> pd.DataFrame:
+def sampled_replies(run: Run, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
     """Sample replies to the reported prompts and score them: one row a reply.
 
     Columns: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob under the
