@@ -188,11 +188,11 @@ def make_parser() -> argparse.ArgumentParser:
     option("--seconds", count, "of one exercise, before it is ended", 10, metavar="N")
     option("--memory", count, "of one exercise, beyond the libraries' own", 1024, metavar="MB")
     option("--jobs", count, "students side by side; default one a core")
-    option = command(do_pool, "handed-in --seeds 10 11 12")
+    option = command(do_pool, "handed-in --seeds 10-39")
     option("folder", path, "holds a folder (or notebook) of each student")
     option("--out", path, "folder of the page; default FOLDER with -pooled behind")
     option("--preset", str, "what all have run", "tiny")
-    option("--seeds", whole_number, "the seeds that were given out; default any", [], nargs="+")
+    option("--seeds", seed_range, "that were given out; default any", [], nargs="+", metavar="N")
     option = command(do_pack_runs, "tiny-seed0.zip")
     option("file", new_file, "is written; its sha256 is printed")
     option("--preset", str, names, "tiny")
@@ -370,7 +370,8 @@ def do_grade(given: Given) -> None:
 def do_pool(given: Given) -> None:
     """Join what a class ran, each student another seed, beside the recorded run."""
     out = given.out or given.folder.with_name(f"{given.folder.name}-pooled")
-    print(f"The page is {library('pool').pool(given.folder, out, given.preset, given.seeds)}.")
+    page = library("pool").pool(given.folder, out, given.preset, sum(given.seeds, ()))
+    print(f"The page is {page}.")
 
 
 def do_pack_runs(given: Given) -> None:
