@@ -180,11 +180,13 @@ def make_parser() -> argparse.ArgumentParser:
     option = command(do_outputs, "runs/tiny-seed0")
     option("folder", path, "a finished run; default runs/tiny-seed0", nargs="?")
     option("--strip", bool, "take all outputs out instead")
-    option = command(do_exercises, "--out class")
+    option = command(do_exercises, "--out class --preset recorded")
     option("--out", path, "folder for student/ and teacher/", required=True)
-    option = command(do_grade, "handed-in --out grades")
+    option("--preset", str, f"what they begin with; {names}; or {presets.RECORDED}", "tiny")
+    option = command(do_grade, "handed-in --only 00 05")
     option("folder", path, "a sub-folder with notebooks, or one notebook, a student")
     option("--out", path, "folder of the table", "grades")
+    option("--only", str, "chapters; default all", [], nargs="+", action="extend", metavar="NN")
     option("--seconds", count, "of one exercise, before it is ended", 10, metavar="N")
     option("--memory", count, "of one exercise, beyond the libraries' own", 1024, metavar="MB")
     option("--jobs", count, "students side by side; default one a core")
@@ -352,8 +354,9 @@ def do_outputs(given: Given) -> None:
 
 def do_exercises(given: Given) -> None:
     """Make a student's and a teacher's notebook of every chapter."""
-    paths = library("exercises").write_handouts(given.notebooks, given.out)
+    paths = library("exercises").write_handouts(given.notebooks, given.out, given.preset)
     print(f"{len(paths)} notebooks are in {given.out}, under student/ and teacher/.")
+    print("Students copy student/ beside notebooks/, and open it with: make lab CHAPTERS=student")
 
 
 def do_grade(given: Given) -> None:
@@ -361,7 +364,9 @@ def do_grade(given: Given) -> None:
     grading = library("grading")
     limits = grading.Limits(given.seconds, given.memory)
     jobs = given.jobs or os.cpu_count() or 1
-    rows = grading.grade(given.folder, given.out, given.notebooks, limits, jobs)
+    chosen = chapters.select_chapters(chapters.find_chapters(given.notebooks), given.only)
+    columns = [e.column for each in chosen for e in grading.find_exercises(each.path)]
+    rows = grading.grade(given.folder, given.out, given.notebooks, limits, jobs, columns)
     for row in rows:
         print("; ".join([f"{row.student}: {row.right} of {len(row.verdicts)} right", *row.notes]))
     print(f"Open {given.out / 'grades.html'} in a browser; grades.csv lies beside it.")
