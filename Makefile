@@ -3,12 +3,14 @@
 # make book  the executed course as a website      make lite   the recorded side of it in a browser
 #
 # PYTHON=python3.12 chooses the interpreter; PRESET and SEED choose the run, JOBS how many chapters
-# are executed side by side (one a core). LAB is passed on to JupyterLab.
+# are executed side by side (one a core). CHAPTERS is the folder that `lab` opens, beside docs/ and
+# data/ so that links lead there; LAB is passed on to JupyterLab.
 
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 JOBS ?=
+CHAPTERS ?= notebooks
 LAB ?=
 # root, as in a container, is asked for this by JupyterLab
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -88,8 +90,9 @@ test: lint
 	@echo "All tests passed. They are in tests/."
 
 lab: $(RUN_READY)
-	@echo "Opening JupyterLab; start with 00 in notebooks/. Ctrl-C ends it."
-	@$(BIN)/jupyter lab $(AS_ROOT) $(LAB) notebooks
+	@echo "Opening JupyterLab with 00 of $(CHAPTERS)/. Ctrl-C ends it."
+	@$(BIN)/jupyter lab $(AS_ROOT) --notebook-dir=. \
+	  --LabApp.default_url=/lab/tree/$(CHAPTERS)/00_the_whole_story.ipynb $(LAB)
 
 $(WEB_READY): web/requirements.txt $(RUN_READY)
 	@echo "Installing what web/requirements.txt lists into $(VENV) ..."

@@ -170,7 +170,7 @@ def test_the_teachers_stubs_are_solved_and_their_checks_say_so(path, capsys):
     assert len(cells) > len(code_cells(read_notebook(path)))
 
 
-def test_a_students_check_is_the_courses(capsys):
+def test_a_students_check_is_the_courses(capsys, tmp_path, monkeypatch):
     path, exercise = ALL["mask_prompt"]
     [check] = [c for c in code_cells(student_notebook(path)) if "cell-32" in c.source]
     names = dict(grading.around(path))
@@ -184,6 +184,10 @@ def test_a_students_check_is_the_courses(capsys):
     assert names["labels_of"] is names["mask_prompt"]
     given = (path.stem, "elsewhere", {})
     refuses(CourseError, "no check elsewhere", exercises.check_here, *given)
+    # who puts the handouts in the place of the course is told so
+    write_notebook(tmp_path / path.name, student_notebook(path))
+    monkeypatch.setattr(settings, "notebooks_folder", lambda: tmp_path)
+    refuses(CourseError, "beside notebooks/", exercises.check_here, path.stem, check.id, names)
 
 
 def test_a_stub_without_a_check_or_a_solution_is_named(tmp_path):

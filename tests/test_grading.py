@@ -228,6 +228,17 @@ def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
     page = (tmp_path / "out" / "grades.html").read_text("utf-8")
     assert ("a&lt;b" in page, "http" in page) == (True, False)
     assert cli.main(["grade", str(tmp_path / "nowhere")]) == cli.WRONG_USE
-    assert cli.main(["exercises", "--out", str(tmp_path / "class")]) == 0
-    made, chapters = (tmp_path / "class").glob("*/*.ipynb"), NOTEBOOKS.glob("*.ipynb")
-    assert len(list(made)) == 2 * len(list(chapters))
+    hand_in(tmp_path / "in" / "a<b" / "9.ipynb", student_notebook(next(NOTEBOOKS.glob("09_*"))))
+    assert cli.main([*line, "--only", "9"]) == 0
+    assert "a<b: 0 of 4 right" in capsys.readouterr().out
+    assert cli.main([*line, "--only", "99"]) == cli.WRONG_USE
+
+
+def test_handouts_are_written_for_both_on_the_preset_that_is_named(tmp_path):
+    line = ["exercises", "--out", str(tmp_path / "class")]
+    assert cli.main([*line, "--preset", "none"]) == cli.WRONG_USE
+    for preset, given in {"tiny": [], "recorded": ["--preset", "recorded"]}.items():
+        assert cli.main([*line, *given]) == 0
+        made = list((tmp_path / "class").glob("*/*.ipynb"))
+        assert len(made) == 2 * len(list(NOTEBOOKS.glob("*.ipynb")))
+        assert all(f'preset = \\"{preset}\\"' in path.read_text("utf-8") for path in made)

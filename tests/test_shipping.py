@@ -50,6 +50,8 @@ def test_what_was_packed_is_loaded_and_nothing_made(packed, tmp_path, monkeypatc
     refuses(TypeError, None, get, here, seed=1, make=None)
     assert main(["fetch-runs", str(file)]) == 0
     assert "0 stages are new" in capsys.readouterr().out
+    assert main(["fetch-runs", "http://example.org/seed0.zip"]) == 1
+    assert "begins with https://" in capsys.readouterr().err
 
 
 def test_a_damaged_or_foreign_file_changes_nothing(packed, tmp_path):

@@ -28,7 +28,7 @@ def section(title, text=PAGE, level="##"):
 
 
 def test_a_timetable_adds_up_and_leaves_time_to_read():
-    for title, minutes in {"90 minutes": 90, "A day": 360, "Two weeks": 10 * 90}.items():
+    for title, minutes in {"90 minutes": 90, "A day": 360, "Ten sessions": 10 * 90}.items():
         rows = re.findall(r"^\| (\d+) \|[^|]*\|([^|]*)\|", section(title, level="###"), re.M)
         assert sum(int(planned) for planned, _ in rows) == minutes
         for planned, links in rows:

@@ -30,7 +30,7 @@ def badges(name: str) -> str:
     """Return the badges of a repository "owner/name" as Markdown."""
     binder = f"https://mybinder.org/v2/gh/{name}/HEAD?labpath={START}"
     colab = f"https://colab.research.google.com/github/{name}/blob/HEAD/web/colab.ipynb"
-    return f"**Start without installing:** [Binder]({binder}) · [Colab]({colab})"
+    return f"**Start without installing:** [Binder]({binder}) · [Colab, to read]({colab})"
 
 
 def fill(root: Path, name: str) -> None:

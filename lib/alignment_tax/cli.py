@@ -181,19 +181,21 @@ def make_parser() -> argparse.ArgumentParser:
     option = command(do_outputs, "runs/tiny-seed0")
     option("folder", path, "a finished run; default runs/tiny-seed0", nargs="?")
     option("--strip", bool, "take all outputs out instead")
-    option = command(do_exercises, "--out class")
+    option = command(do_exercises, "--out class --preset recorded")
     option("--out", path, "folder for student/ and teacher/", required=True)
-    option = command(do_grade, "handed-in --out grades")
+    option("--preset", str, f"what they begin with; {names}; or {presets.RECORDED}", "tiny")
+    option = command(do_grade, "handed-in --only 00 05")
     option("folder", path, "a sub-folder with notebooks, or one notebook, a student")
     option("--out", path, "folder of the table", "grades")
+    option("--only", str, "chapters; default all", [], nargs="+", action="extend", metavar="NN")
     option("--seconds", count, "of one exercise, before it is ended", 10, metavar="N")
     option("--memory", count, "of one exercise, beyond the libraries' own", 1024, metavar="MB")
     option("--jobs", count, "students side by side; default one a core")
-    option = command(do_pool, "handed-in --seeds 10 11 12")
+    option = command(do_pool, "handed-in --seeds 10-39")
     option("folder", path, "holds a folder (or notebook) of each student")
     option("--out", path, "folder of the page; default FOLDER with -pooled behind")
     option("--preset", str, "what all have run", "tiny")
-    option("--seeds", whole_number, "the seeds that were given out; default any", [], nargs="+")
+    option("--seeds", seed_range, "that were given out; default any", [], nargs="+", metavar="N")
     option = command(do_pack_runs, "tiny-seed0.zip")
     option("file", new_file, "is written; its sha256 is printed")
     option("--preset", str, names, "tiny")
@@ -355,8 +357,9 @@ def do_outputs(given: Given) -> None:
 
 def do_exercises(given: Given) -> None:
     """Make a student's and a teacher's notebook of every chapter."""
-    paths = library("exercises").write_handouts(given.notebooks, given.out)
+    paths = library("exercises").write_handouts(given.notebooks, given.out, given.preset)
     print(f"{len(paths)} notebooks are in {given.out}, under student/ and teacher/.")
+    print("Students copy student/ beside notebooks/, and open it with: make lab CHAPTERS=student")
 
 
 def do_grade(given: Given) -> None:
@@ -364,7 +367,9 @@ def do_grade(given: Given) -> None:
     grading = library("grading")
     limits = grading.Limits(given.seconds, given.memory)
     jobs = given.jobs or os.cpu_count() or 1
-    rows = grading.grade(given.folder, given.out, given.notebooks, limits, jobs)
+    chosen = chapters.select_chapters(chapters.find_chapters(given.notebooks), given.only)
+    columns = [e.column for each in chosen for e in grading.find_exercises(each.path)]
+    rows = grading.grade(given.folder, given.out, given.notebooks, limits, jobs, columns)
     for row in rows:
         print("; ".join([f"{row.student}: {row.right} of {len(row.verdicts)} right", *row.notes]))
     print(f"Open {given.out / 'grades.html'} in a browser; grades.csv lies beside it.")
@@ -373,7 +378,8 @@ def do_grade(given: Given) -> None:
 def do_pool(given: Given) -> None:
     """Join what a class ran, each student another seed, beside the recorded run."""
     out = given.out or given.folder.with_name(f"{given.folder.name}-pooled")
-    print(f"The page is {library('pool').pool(given.folder, out, given.preset, given.seeds)}.")
+    page = library("pool").pool(given.folder, out, given.preset, sum(given.seeds, ()))
+    print(f"The page is {page}.")
 
 
 def do_pack_runs(given: Given) -> None:

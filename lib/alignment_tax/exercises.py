@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment_tax import notebooks, settings
+from alignment_tax import notebooks, presets, settings
 from alignment_tax.notebooks import CourseError, code_cells, read_notebook, tagged, without_outputs
 
 Function = Callable[..., Any]
@@ -162,9 +162,9 @@ def find_exercises(path: Path) -> list[Exercise]:
     return found
 
 
-def student_notebook(path: Path) -> Any:
+def student_notebook(path: Path, preset: str = "") -> Any:
     """Return a chapter without solutions, and with its checks by name alone."""
-    notebook = without_outputs(path)
+    notebook = without_outputs(path, preset)
     for cell in tagged(notebook, "solution"):
         cell.source = FOLDED.sub("", FOLDED.sub(WITH_THE_TEACHER, cell.source, count=1)).strip()
     for cell in tagged(notebook, "check"):
@@ -173,11 +173,11 @@ def student_notebook(path: Path) -> Any:
     return notebook
 
 
-def teacher_notebook(path: Path) -> Any:
+def teacher_notebook(path: Path, preset: str = "") -> Any:
     """Return a chapter whose stubs are solved, with a cell of hidden cases behind each check."""
     from nbformat.v4 import new_code_cell
 
-    notebook, exercises = without_outputs(path), find_exercises(path)
+    notebook, exercises = without_outputs(path, preset), find_exercises(path)
     cells = tagged(notebook, "stub"), tagged(notebook, "check")
     for stub, check, exercise in zip(*cells, exercises, strict=True):
         stub.source = exercise.solution
@@ -189,11 +189,13 @@ def teacher_notebook(path: Path) -> Any:
     return notebook
 
 
-def write_handouts(chapters: Path, out: Path) -> list[Path]:
-    """Write every chapter of a folder into student/ and teacher/ below `out`; return the files."""
+def write_handouts(chapters: Path, out: Path, preset: str) -> list[Path]:
+    """Write all chapters, on a preset, into student/ and teacher/ below `out`; return the files."""
+    if preset != presets.RECORDED:
+        presets.get(preset)
     paths = [chapter.path for chapter in notebooks.find_chapters(chapters)]
     makers = {"student": student_notebook, "teacher": teacher_notebook}
-    made = {out / who / path.name: make(path) for who, make in makers.items() for path in paths}
+    made = {out / w / p.name: make(p, preset) for w, make in makers.items() for p in paths}
     for path, notebook in made.items():
         settings.writable(path.parent, "Choose another folder with --out.")
         notebooks.write_notebook(path, notebook)
@@ -205,7 +207,8 @@ def check_here(chapter: str, cell: str, names: dict[str, Any]) -> None:
     path = settings.notebooks_folder() / f"{chapter}.ipynb"
     checks = tagged(read_notebook(path), "check") if path.is_file() else []
     for check in checks:
-        if check.id == cell:
+        if check.id == cell and "check_here(" not in check.source:
             exec(compile(check.source, f"<check {cell}>", "exec"), names)
             return
-    raise CourseError(f"{path} has no check {cell}: it has to be the course's own notebook.")
+    own = "it has to be the course's own notebook. Put handouts beside notebooks/, not into it"
+    raise CourseError(f"{path} has no check {cell}: {own}.")

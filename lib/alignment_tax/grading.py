@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,8 +204,10 @@ def grade_student(
     return Row(student, verdicts, tuple(dict.fromkeys(notes)))
 
 
-def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -> list[Row]:
-    """Grade a class, `jobs` students side by side; write grades.csv and grades.html."""
+def grade(
+    folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int, columns: Sequence[str]
+) -> list[Row]:
+    """Grade a class in some exercises, `jobs` students side by side; write CSV and HTML."""
     if sys.platform != "linux":
         raise CourseError("Only Linux can fence in what students wrote: grade in a container.")
     students, paths = find_students(folder), [each.path for each in find_chapters(notebooks)]
@@ -234,8 +236,11 @@ def grade(folder: Path, out: Path, notebooks: Path, limits: Limits, jobs: int) -
                 pass
         finally:  # after Ctrl-C nobody else is graded
             threads.shutdown(wait=False, cancel_futures=True)
-    rows = [each.result() for each in work]
-    write_grades(rows, out, [e.column for own in chapters.values() for e in own])
+    rows = []
+    for row in (each.result() for each in work):
+        asked = {name: said for name, said in row.verdicts.items() if name in columns}
+        rows.append(replace(row, verdicts=asked))
+    write_grades(rows, out, columns)
     return rows
 
 

@@ -477,11 +477,13 @@ def write_summary(course: CourseRun) -> None:
         print(f"(no {INDEX}: {error})", file=sys.stderr)
 
 
-def without_outputs(path: Path) -> Any:
-    """Return a notebook as before its first run."""
+def without_outputs(path: Path, preset: str = "") -> Any:
+    """Return a notebook as before its first run, set to a preset if one is named."""
     notebook = read_notebook(path)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
+    for cell in code_cells(notebook, "parameters") if preset else []:
+        cell.source = re.sub(r'(?m)^preset = ".*?"', f'preset = "{preset}"', cell.source)
     return notebook
 
 

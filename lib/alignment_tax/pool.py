@@ -75,7 +75,8 @@ def read(path: Path) -> list[HandedIn]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{path.name}: {file.name} cannot be read ({error}).") from error
     if not found:
-        raise CourseError(f"{path.name}: no run.json or notebook with the points of chapter 09")
+        text = "no run.json or notebook with the points of chapter 09 (preset recorded has none)"
+        raise CourseError(f"{path.name}: {text}")
     return list(found.values())
 
 

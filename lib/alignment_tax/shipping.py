@@ -45,6 +45,8 @@ def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
     Each is compared with the hashes in its own meta.json first, and appears whole or not at all;
     what is there stays. ArtifactError: another sha256 than the one given, or a damaged file.
     """
+    if "://" in source and not source.startswith("https://"):
+        raise ArtifactError(f"{source}: give a file, or an address that begins with https://")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as work:
         file = Path(source)

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import nbformat
 
+from alignment_tax.notebooks import without_outputs
+from alignment_tax.presets import RECORDED
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Of Python alone: they work in any Python, and Pyodide has none of them.
 PURE = (
@@ -62,12 +65,7 @@ def check_distribution(folder: Path) -> None:
 
 def staged(notebook: Path) -> nbformat.NotebookNode:
     """Return a chapter for the browser: no outputs, on the preset `recorded`, with its set-up."""
-    node = nbformat.read(notebook, as_version=4)
-    for cell in node.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source = cell.source.replace('preset = "tiny"', 'preset = "recorded"')
+    node = without_outputs(notebook, RECORDED)
     node.cells.insert(1, nbformat.v4.new_code_cell(SETUP.strip()))
     node.metadata["kernelspec"] = {"name": "python", "display_name": "Python (Pyodide)"}
     return node
