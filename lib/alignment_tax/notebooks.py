@@ -482,7 +482,7 @@ def without_outputs(path: Path, preset: str = "") -> Any:
     notebook = read_notebook(path)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-    for cell in code_cells(notebook, "parameters") if preset else []:
+    for cell in tagged(notebook, "parameters") if preset else []:
         cell.source = re.sub(r'(?m)^preset = ".*?"', f'preset = "{preset}"', cell.source)
     return notebook
 
