@@ -224,6 +224,7 @@ class Preset:
     # on a GPU forward passes run in bfloat16, whose rounding may hide small changes of a tiny model
     bf16: bool = False
     more_algorithms: tuple[tuple[str, AlgorithmConfig], ...] = ()
+    score_every: int = 1  # round that is recorded; above 1 of the control the last alone
 
     @property
     def algorithms(self) -> dict[str, AlgorithmConfig]:
@@ -358,7 +359,7 @@ SMALL = Preset(
     sft=SftConfig(documents=1000, epochs=1, batch_size=8, learning_rate=5e-5, max_length=192),
     reward=SMALL_REWARD, judge=replace(SMALL_REWARD, pairs=2000),
     rsf=SMALL_RSF,
-    alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), score_every=2,
     # RACE may not be redistributed, so the offline course leaves its slot out.
     eval=EvalConfig(
         suite="real", limit=200, batch_size=32, reward_prompts=192, reward_samples=1,

@@ -41,9 +41,10 @@ def _models(preset: Preset) -> dict[str, list[Spec]]:
     found = {"base": [Spec("base")]}
     for name, config in preset.algorithms.items():
         averages = [Spec(name, config.rounds, AVERAGE, alpha) for alpha in preset.alphas]
-        # a real model is dear to score: of its control the last round alone
-        first = config.rounds if name == CONTROL and preset.world != "tiny" else 1
-        found[name] = [Spec(name, r) for r in range(first, config.rounds + 1)]
+        scored = {*range(1, config.rounds + 1, preset.score_every), config.rounds}
+        if name == CONTROL and preset.score_every > 1:
+            scored = {config.rounds}
+        found[name] = [Spec(name, r) for r in sorted(scored)]
         found[name] += [] if name == CONTROL else averages
     found |= {AVERAGE: remedied(AVERAGE), EARLY_STOPPING: found["rsf"][:last]}
     if preset.ratios:
