@@ -228,11 +228,11 @@ def _model_name(row: Mapping[Any, Any]) -> str:
 def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
     """Return the claims of a run of one seed: its reward model's, its main line's, by benchmark."""
     points, names = main_line(run.points), labels.names_of(REAL)
-    against = {"": "sft", "_beyond_control": "rsf_random/last"}
+    against = {"": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")}
     each = [
-        claims.Claim(f"tax.rsf.{slot}{end}", "12", f"RSF costs {names[slot]}{end.replace('_', ' ')}",
+        claims.Claim(f"tax.rsf.{slot}{end}", "12", f"RSF costs {names[slot]}{told}",
                      "rsf/last", other, slot, direction=-1)
-        for end, other in against.items() for slot in _scored(points)
+        for end, (told, other) in against.items() for slot in _scored(points)
     ]  # fmt: skip
     told = claims.table(points, [*CLAIMS.values(), *each], items)
     return pd.concat([claims.of_pairs(run.pairs), told], ignore_index=True)
