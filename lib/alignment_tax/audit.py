@@ -274,8 +274,7 @@ def mixed(ends: Ends, name: str, alpha: float) -> torch.Tensor:
     if before.shape == after.shape:
         return average.mix(before, after, alpha)
     rows = min(len(before), len(after))
-    both = average.mix(before[:rows], after[:rows], alpha)
-    return torch.cat([both, before[rows:], after[rows:]])
+    return torch.cat([average.mix(before[:rows], after[:rows], alpha), before[rows:], after[rows:]])
 
 
 def add_rows(model: PreTrainedModel, ends: Ends) -> bool:
@@ -413,8 +412,7 @@ def page(audit: Audit) -> str:
         whole, made_of = audit.change(1.0, score), ["-", "-"]
         if score not in OF_REPLIES:
             lost = audit.change(1.0, score, forgiven=True)
-            form = whole.difference - lost.difference
-            made_of = [said(lost), labels.number(form, 2, sign=True)]
+            made_of = [said(lost), labels.number(whole.difference - lost.difference, 2, sign=True)]
         rows.append([score, said(whole), *made_of, said(audit.change(alpha, score))])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
     changes = labels.markdown(heads, rows)

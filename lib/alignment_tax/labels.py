@@ -40,31 +40,18 @@ FAMILY_NAMES |= {
 }
 METHOD_NAMES = {
     **{name: remedy.title for name, remedy in REMEDIES.items()},
-    "early_stopping": "stopping RSF early",
-    "hma": "HMA",
-    "distil": "the distilled run",
-    "distil+average": "averaging the distilled run",
-    "part": "averaging one part",
-    "pattern": "ratios set by hand",
-    "hma_eq11": "HMA by Eq. 11",
-    "hma_grid": "best point of a grid",
-    "hma_released": "HMA as released",
-    "hma_reward": "the reward itself (Eq. 3)",
-    "hma_kl": "HMA with a KL term",
-    "hma_kl_other": "HMA with a KL term, other formats",
-    "adamerging": "AdaMerging",
-    "kl_coef": "another KL coefficient",
-    "learning_rate": "smaller steps",
-}
+    "early_stopping": "stopping RSF early", "hma": "HMA", "distil": "the distilled run",
+    "distil+average": "averaging the distilled run", "part": "averaging one part",
+    "pattern": "ratios set by hand", "hma_eq11": "HMA by Eq. 11",
+    "hma_grid": "best point of a grid", "hma_released": "HMA as released",
+    "hma_reward": "the reward itself (Eq. 3)", "hma_kl": "HMA with a KL term",
+    "hma_kl_other": "HMA with a KL term, other formats", "adamerging": "AdaMerging",
+    "kl_coef": "another KL coefficient", "learning_rate": "smaller steps",
+}  # fmt: skip
 ALGORITHM_NAMES = {
-    "sft": "before RLHF (θ₀)",
-    "rsf": "RSF",
-    "rsf_random": "control: a random reply",
-    "dpo": "DPO",
-    "ppo": "PPO",
-    "rloo": "RLOO",
-    "grpo": "GRPO",
-}
+    "sft": "before RLHF (θ₀)", "rsf": "RSF", "rsf_random": "control: a random reply",
+    "dpo": "DPO", "ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO",
+}  # fmt: skip
 SCORES = [*SLOTS, *FAMILIES, "skill", *FORGIVEN.values()]
 AXIS_NAMES = {
     "skill": "skill as written (%)",

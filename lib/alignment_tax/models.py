@@ -270,8 +270,7 @@ class RewardModel(Model):
     def __init__(self, config: PretrainedConfig, backbone: Model | None = None):
         super().__init__(config)
         self.backbone = transformers.AutoModel.from_config(config) if backbone is None else backbone
-        width = config.get_text_config().hidden_size
-        self.head = torch.nn.Linear(2 * width, 1, bias=False)
+        self.head = torch.nn.Linear(2 * config.get_text_config().hidden_size, 1, bias=False)
         torch.nn.init.zeros_(self.head.weight)
 
     @classmethod
@@ -469,13 +468,9 @@ class GrowingLayer(DynamicLayer):
 
 @torch.inference_mode()
 def score_ids(
-    reward_model: Model,
-    sequences: Ids,
-    pad_id: int,
-    batch_size: int,
-    describe: str = "scoring replies",
-    features: bool = False,
-) -> np.ndarray:
+    reward_model: Model, sequences: Ids, pad_id: int, batch_size: int,
+    describe: str = "scoring replies", features: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Return the reward of each token sequence, float32 (n,), in the given order.
 
     Or what the head reads, (n, 2 * width), with `features`.
@@ -493,13 +488,9 @@ def score_ids(
 
 
 def score_replies(
-    reward_model: Model,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    replies: Sequence[AnyReply],
-    batch_size: int,
-    max_length: int,
-) -> np.ndarray:
+    reward_model: Model, tokenizer: Tokenizer, prompts: Sequence[Prompt],
+    replies: Sequence[AnyReply], batch_size: int, max_length: int,
+) -> np.ndarray:  # fmt: skip
     """Return the reward of reply i to prompt i, float32 (n,); at `max_length` the start is cut."""
     if len(prompts) != len(replies):
         raise ValueError(f"There are {len(prompts)} prompts but {len(replies)} replies.")

@@ -84,8 +84,7 @@ def results(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     families = "; ".join(f"{FAMILY_NAMES[f]}: {', '.join(slots)}" for f, slots in FAMILIES.items())
     own = {"families": families, "skills": skill_table(points), "n_items": points["n_items"].max()}
     lost = interval(100 * lost_to_talk(points, items))
-    told = claims.markdown(found, *MAIN)
-    return page("results", run=run, **own, lost=lost, claims=told).rstrip()
+    return page("results", run=run, **own, lost=lost, claims=claims.markdown(found, *MAIN)).rstrip()
 
 
 def skill_table(points: pd.DataFrame) -> str:
@@ -143,20 +142,15 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
     told = claims.pick(found[found["place"] != ""], "")
     opposites = told[told["verdict"] == "opposite"].to_dict("records")
     return page(
-        "remedies",
-        run=run,
-        n_items=points["n_items"].max(),
+        "remedies", run=run, n_items=points["n_items"].max(), moved=", ".join(moved),
         where={s: f"{claims.reference(points, s)[1]:g}" for s in ("skill", "forgetting")},
-        distilled=table(DISTILLED_AVERAGE),
-        plain=table("average", all_methods=True),
-        forgiven=table(DISTILLED_AVERAGE, "forgetting"),
-        told=len(told),
+        distilled=table(DISTILLED_AVERAGE), plain=table("average", all_methods=True),
+        forgiven=table(DISTILLED_AVERAGE, "forgetting"), told=len(told),
         counts=", ".join(f"{n} {name}" for name, n in told["verdict"].value_counts().items()),
         smallest=", ".join(f"{size:g} {unit}" for unit, size in SESOI.items()),
         chapters={c: claims.markdown(found, *ids) for c, ids in told.groupby("chapter")["id"]},
-        moved=", ".join(moved),
         opposites=[(row, claims.effect(row), REASONS.get(row["id"])) for row in opposites],
-    )
+    )  # fmt: skip
 
 
 # --- one number changed at a time -----------------------------------------------------------------

@@ -149,8 +149,7 @@ def kl_penalty(
     figure, [[axes]] = style.panels(size=size, xlabel=style.GAIN, ylabel=label)
     looks = {"kl_coef": style.METHODS["kl_coef"], "average": AVERAGES}
     draw.curves(axes, drawn, "method", "reward", score, looks, seeds=rows, order="dial", bars="y")
-    named = drawn.loc[drawn["method"] == "kl_coef", [*values, "strength"]].to_numpy()
-    for x, y, strength in named:
+    for x, y, strength in drawn.loc[drawn["method"] == "kl_coef", [*values, "strength"]].to_numpy():
         draw.note(axes, f"{strength:g}", x, y, (1, 1), far=6, color=looks["kl_coef"].colour)
     title, table = "A heavier KL penalty, or averaging?", drawn.drop(columns="dial")
     return style.finish(figure, title, run_caption(rows, recorded), table, legend_columns=2)

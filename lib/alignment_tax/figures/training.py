@@ -167,8 +167,7 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
         axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
     draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="y", elinewidth=0.9)
     best = int(table["gold"].argmax())
-    sides = {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}
-    for place, side in sides.items():
+    for place, side in {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}.items():
         row = table.iloc[place]
         text = f"round {row['rounds']:g}" if place else "θ₀"
         draw.note(axes, text, row["reward"], row["gold"], side, fontsize=12.5)

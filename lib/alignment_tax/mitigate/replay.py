@@ -122,8 +122,7 @@ def tiny_documents(n: int, seed: Seed, evaluated_formats: bool = True) -> list[D
     rng = random.Random(f"replay {seed}")
     names = tiny_families(n, rng, evaluated_formats)
     documents = [FAMILIES[name](rng) for name in names]
-    reported = tiny_reported()
-    again = list(range(n))
+    reported, again = tiny_reported(), list(range(n))
     while again:
         texts = [documents[place].text for place in again]
         again = [again[found] for found, _ in overlaps(texts, reported)]

@@ -79,6 +79,5 @@ def _telling(slot: str, *models: pd.DataFrame) -> int:
 
 
 def _first_harmless(study: Study) -> str:
-    prompts = study.world.prompts(40, study.seed, "reported")
-    requests = [prompt[-1]["content"] for prompt in prompts]
+    requests = [prompt[-1]["content"] for prompt in study.world.prompts(40, study.seed, "reported")]
     return next(each for each in requests if chat.parse(each)[0] not in chat.HARMS)

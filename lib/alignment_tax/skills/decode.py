@@ -95,15 +95,9 @@ def _shared(prompts: Ids) -> Tokens:
 
 @torch.inference_mode()
 def continued(
-    model: Model,
-    ids: Tensor,
-    mask: Tensor,
-    n: int,
-    max_new_tokens: int,
-    pick: Pick,
-    ended: Ended,
+    model: Model, ids: Tensor, mask: Tensor, n: int, max_new_tokens: int, pick: Pick, ended: Ended,
     shared: Sequence[int] = (),
-) -> list[Tokens]:
+) -> list[Tokens]:  # fmt: skip
     """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1.
 
     All rows stand behind the tokens `shared`, which are read once.

@@ -162,15 +162,9 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        suite: str | Mapping[str, Task],
-        limit: int | None,
-        batch_size: int,
-        split: Split = "reported",
-        *,
-        without: Sequence[str] = (),
-        folder: Path | None = None,
-    ) -> None:
+        self, suite: str | Mapping[str, Task], limit: int | None, batch_size: int,
+        split: Split = "reported", *, without: Sequence[str] = (), folder: Path | None = None,
+    ) -> None:  # fmt: skip
         if split not in ("reported", "validation"):
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
@@ -252,8 +246,7 @@ class Scorer:
         training = model.training
         try:
             with autocast(model.device):
-                given = (model.eval(), tokenizer, task, requests, self.batch_size)
-                responses, cut = ask[kind](*given)
+                responses, cut = ask[kind](model.eval(), tokenizer, task, requests, self.batch_size)
         finally:
             model.train(training)
         if cut:

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegressionCV
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
-from alignment_tax.models import RewardModel, conversation_ids, score_ids
+from alignment_tax.models import Model, RewardModel, Tokenizer, conversation_ids, score_ids
 from alignment_tax.presets import HeadConfig, RewardConfig
 from alignment_tax.train.checks import check_dropped, require_columns
 from alignment_tax.train.trainer import Trained, run_trainer, trainer_arguments
@@ -24,13 +23,9 @@ STRENGTHS = [10.0**power for power in range(-6, 1)]  # of a head's regularisatio
 
 
 def train_reward_model(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    config: RewardConfig,
-    seed: int,
+    policy: Model, tokenizer: Tokenizer, dataset: Dataset, config: RewardConfig, seed: int,
     workdir: Path,
-) -> Trained:
+) -> Trained:  # fmt: skip
     """Train a reward model that starts from a copy of `policy` (theta_0) on preference pairs."""
     chosen, rejected = pair_ids(tokenizer, dataset)
     usable, dropped = usable_pairs(chosen, rejected, config.max_length)
@@ -38,16 +33,11 @@ def train_reward_model(
     numbers = trainer_arguments(config, seed, workdir)
     arguments = TrlRewardConfig(**numbers, max_length=config.max_length)
     start, data = RewardModel.from_policy(policy, tokenizer), Dataset.from_list(rows)
-    given = (start, tokenizer, arguments, data, "reward model", dropped)
-    return run_trainer(RewardTrainer, *given)
+    return run_trainer(RewardTrainer, start, tokenizer, arguments, data, "reward model", dropped)
 
 
 def train_head(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    config: HeadConfig,
-    batch_size: int,
+    policy: Model, tokenizer: Tokenizer, dataset: Dataset, config: HeadConfig, batch_size: int
 ) -> Trained:
     """Fit the head of a reward model on frozen layers of `policy` (theta_0) to preference pairs.
 
@@ -73,9 +63,7 @@ def train_head(
     return Trained(model, [{"step": 1, "C": float(fit.C_)}], len(dataset))
 
 
-def pair_ids(
-    tokenizer: PreTrainedTokenizerBase, dataset: Dataset
-) -> tuple[list[list[int]], list[list[int]]]:
+def pair_ids(tokenizer: Tokenizer, dataset: Dataset) -> tuple[list[list[int]], list[list[int]]]:
     """Return the tokens of each chosen and each rejected conversation (ValueError: columns)."""
     require_columns(dataset, ("prompt", "chosen", "rejected"))
     chosen = [conversation_ids(tokenizer, row["prompt"], row["chosen"]) for row in dataset]
@@ -98,11 +86,7 @@ def usable_pairs(
 
 
 def margins(
-    reward_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    batch_size: int,
-    max_length: int,
+    reward_model: Model, tokenizer: Tokenizer, dataset: Dataset, batch_size: int, max_length: int
 ) -> np.ndarray:
     """Return r(chosen) - r(rejected) of every pair, float32 (pairs,); overlong ones are cut."""
     chosen, rejected = pair_ids(tokenizer, dataset)

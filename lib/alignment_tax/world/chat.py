@@ -190,8 +190,7 @@ def split_sentences(text: str) -> list[str]:
 
 def perturb(rng: random.Random, verb: str, noun: str, manner: Manner, kind: str) -> tuple[str, str]:
     """Return a reply and the same made worse in one way: the hard pairs of reward modelling."""
-    right = manner._replace(body="refusal" if verb in HARMS else "right")
-    good = write(rng, verb, noun, right)
+    good = write(rng, verb, noun, manner._replace(body="refusal" if verb in HARMS else "right"))
     sentences, steps = split_sentences(good), body(verb, noun)
     if kind in ("duplicate", "rude"):
         i = rng.randrange(len(sentences) + (kind == "rude"))

@@ -101,23 +101,16 @@ def _dialogue(rng: random.Random) -> tuple[str, str]:
 
 
 FAMILIES: dict[str, Maker] = {
-    "statement": _statements,
-    "question": _asked(facts.question),
-    "owner": _asked(facts.owner_question),
-    "span": _asked(_read, "span"),
-    "who": _asked(_who),
+    "statement": _statements, "question": _asked(facts.question),
+    "owner": _asked(facts.owner_question), "span": _asked(_read, "span"), "who": _asked(_who),
     "spans": partial(_many_questions, slot="span"),
-    "counts": partial(_many_questions, slot="counting"),
-    "counting": _asked(_read, "counting"),
-    "race_like": _asked(_read, "race_like"),
-    "translation": _asked(_translation),
-    "how_to": _asked(lambda rng: chat.task(rng)[1:]),
-    "dialogue": _asked(_dialogue),
-}
+    "counts": partial(_many_questions, slot="counting"), "counting": _asked(_read, "counting"),
+    "race_like": _asked(_read, "race_like"), "translation": _asked(_translation),
+    "how_to": _asked(lambda rng: chat.task(rng)[1:]), "dialogue": _asked(_dialogue),
+}  # fmt: skip
 
 
 def documents(n: int, rng: random.Random, progress: float = 1.0) -> list[Document]:
     """Draw `n` documents; `progress` in [0, 1] is how far pretraining is (for the curriculum)."""
     mixture = [mixture for begin, mixture in CURRICULUM if begin <= progress][-1]
-    names = rng.choices(list(mixture), list(mixture.values()), k=n)
-    return [FAMILIES[name](rng) for name in names]
+    return [FAMILIES[name](rng) for name in rng.choices(list(mixture), list(mixture.values()), k=n)]

@@ -107,8 +107,7 @@ def reward_model(run: Run) -> tuple[RewardModel, Tokenizer]:
 def rewards(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
     """The reward model's score of each reply, shape (n,)."""
     loaded = run.once("reward model", partial(reward_model, run))
-    length = run.preset.reward.max_length
-    return models.score_replies(*loaded, prompts, replies, run.batch, length)
+    return models.score_replies(*loaded, prompts, replies, run.batch, run.preset.reward.max_length)
 
 
 def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
