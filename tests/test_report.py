@@ -69,6 +69,12 @@ RELIED = {
 def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
     found = claims.read("tiny").set_index("id")
     assert found.loc[list(RELIED), "verdict"].to_dict() == RELIED
+    real = claims.read("small").set_index("id")["verdict"]
+    assert set(real[["reward_model.pairs_beyond_chance", "gain.rsf.reward", "tax.rsf.span"]]) == {
+        "holds"
+    }
+    told = ["gain.rsf_random.reward", "tax.rsf.counting", "tax.rsf.forgetting"]
+    assert list(real[told]) == ["negligible", "opposite", "inconclusive"]
     written, forgotten = found.loc[["tax.rsf.skill", "tax.rsf.forgetting"], "difference"]
     assert forgotten / written < 0.5, "more than half is talk"
     at = kept(recorded().points).loc[ALPHA]
