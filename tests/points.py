@@ -57,9 +57,8 @@ def made_up_points(seeds=(0, 1)):
             rows.append(point(s, "rsf", reward, skill, method, strength=strength))
         for alpha in (0.0, 0.2, 0.4, 0.5, 1.0):
             for algorithm, most in (("rsf", 4), ("ppo", 2)):
-                rows.append(
-                    point(s, algorithm, most * alpha, 80 - 4 * alpha, "average", alpha=alpha)
-                )
+                reward, skill = most * alpha, 80 - 4 * alpha
+                rows.append(point(s, algorithm, reward, skill, "average", alpha=alpha))
         for alpha, reward, skill in ((0.0, 0, 80), (0.5, 2, 79 - 2 * s), (1.0, 4, 70)):
             rows.append(point(s, "rsf", reward, skill, "distil+average", alpha=alpha))
         for alpha in (0.2, 0.4):
@@ -69,8 +68,7 @@ def made_up_points(seeds=(0, 1)):
             rows += [point(s, "rsf", 4 * alpha, plain + 1 + 2 * s, part=three, **hma),
                      point(s, "rsf", 4 * alpha + 0.5, plain - 1, part=nine, **hma)]  # fmt: skip
         for alpha in (0.5, 0.0):
-            more = 2 * (1 - alpha)
-            part = {"alpha": alpha, "part": "input"}
+            more, part = 2 * (1 - alpha), {"alpha": alpha, "part": "input"}
             rows.append(point(s, "rsf", 4 + more, 70 - 2 * s + more, "part", **part))
     return table_of(rows)
 
@@ -123,8 +121,7 @@ def _ratios(s):
         ("hma_released", 73, 3, "0.51|0.5|0.49|embeddings=0.0|norms=0.0"),
         ("adamerging", 73, 3, "|".join(["0.5"] * 9)),
     ]  # fmt: skip
-    own = {"alpha": 0.5}
-    return [row(s, "rsf", score, r, method, part=part, **own) for method, score, r, part in models]
+    return [row(s, "rsf", score, r, how, part=part, alpha=0.5) for how, score, r, part in models]
 
 
 def _algorithms(s):

@@ -50,8 +50,7 @@ def log_of(artifact):
 @pytest.mark.parametrize("algorithm", ALL)
 def test_every_round_moves_the_policy_on_and_is_kept(study, store, algorithm, monkeypatch):
     first, second = weights(study, algorithm, 1), weights(study, algorithm, 2)
-    start = load_state(study.sft.path / "model")
-    for one, other in ((start, first), (first, second)):
+    for one, other in ((load_state(study.sft.path / "model"), first), (first, second)):
         assert any(not torch.equal(one[name], other[name]) for name in one)
     assert len(log_of(study.aligned(algorithm, 2))) > 0
     monkeypatch.setattr(Store, "_make", None)  # nothing is made again

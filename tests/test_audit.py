@@ -225,8 +225,7 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_p
         said = r"rows in BEFORE .* '<added>'\. With --pad"
         refuses(AuditError, said, measure, asked, Store(tmp_path / "runs"))
         found = measure(replace(asked, pad=True), Store(tmp_path / "runs"))
-        expected = [ends[flip], middle, ends[not flip]]
-        for own, wanted in zip(scorer.rows, expected, strict=True):
+        for own, wanted in zip(scorer.rows, [ends[flip], middle, ends[not flip]], strict=True):
             assert torch.allclose(own, wanted, atol=1e-7)
         assert any(str(rows + 3) in each for each in found.added)
         assert "tokens that only one has: '<added>'" in page(found)
@@ -295,8 +294,7 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
     monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: Registry(tmp_path))
     assert named_tasks(["tiny"]) == SUITES["tiny"]
     found = named_tasks(["tiny_translation", "arc_easy"])
-    metrics = {slot: task.metric for slot, task in found.items()}
-    assert metrics == {"bleu": "bleu", "arc_easy": "acc"}
+    assert {s: task.metric for s, task in found.items()} == {"bleu": "bleu", "arc_easy": "acc"}
     for names, said in (
         (["arc_esy"], "Did you mean arc_easy"),
         (["mmlu"], "It is a group"),
@@ -307,8 +305,7 @@ def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
 
 
 def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path, capsys):
-    ends = tuple(map(audits.open_checkpoint, pair))
-    found = audits.find_ratios(ends, 0.4, prompts)
+    found = audits.find_ratios(tuple(map(audits.open_checkpoint, pair)), 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
     refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")

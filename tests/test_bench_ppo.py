@@ -44,8 +44,7 @@ def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
         # as TRL calls it: position ids by an exclusive cumulative sum
         positions = mask.cumsum(1) - mask
         given = {"input_ids": padded, "position_ids": positions, "output_hidden_states": True}
-        output = trl.backbone(attention_mask=mask.bool(), **given)
-        rewards = trl.score(output.hidden_states[-1])
+        rewards = trl.score(trl.backbone(attention_mask=mask.bool(), **given).hidden_states[-1])
         for length in range(1, 8):
             alone = reward_model(ids[:, :length]).logits
             assert rewards[0, first + length - 1, 0] == pytest.approx(alone.item(), abs=1e-5)
@@ -72,8 +71,7 @@ def test_seeds_are_compared_pair_by_pair():
     assert [reward["difference"], reward["low"], saved["difference"]] == pytest.approx([1, 1, 1])
     assert (found["judged_kl"]["difference"], saved["verdict"]) == (0, "holds")
     assert found["times_faster"] == pytest.approx(2)
-    path = settings.results_folder() / "bench_ppo.json"
-    numbers = json.loads(path.read_text(encoding="utf-8"))
+    numbers = json.loads((settings.results_folder() / "bench_ppo.json").read_text("utf-8"))
     assert bench_ppo.compared(pd.DataFrame(numbers["runs"])) == numbers["comparison"]
 
 

@@ -54,8 +54,7 @@ def test_curves_at_the_same_mean_ratios_have_the_same_ends(rows):
     assert rows.ratios("rsf/hma/K=3", "rsf/average") == (0.2, 0.4)
     plain = rows.curve("rsf/average", (0.2, 0.4))[1]
     assert plain["skill"].tolist() == pytest.approx([80, 79.2, 78.4, 68])
-    alone = rows.curve("rsf/part=input", (0.5,), from_start=False)[0]
-    assert alone["skill"].tolist() == [71, 70]
+    assert rows.curve("rsf/part=input", (0.5,), from_start=False)[0]["skill"].tolist() == [71, 70]
 
 
 def test_what_is_no_selector_or_not_recorded_is_refused(points, rows):
@@ -158,8 +157,7 @@ def test_the_table_of_methods_by_hand(points):
     assert table.loc["l2", list(l2)].tolist() == pytest.approx([*l2.values()])
     assert np.isnan(table.loc["lora", "minutes"])
     assert table.loc["distil+average", "ahead_verdict"] == ""
-    one = methods.method_table(points[points["seed"] == 0], costs).set_index("method")
-    told = one.loc["l2"]
+    told = methods.method_table(points[points["seed"] == 0], costs).set_index("method").loc["l2"]
     assert (told["ahead_verdict"], np.isnan(told["kept_90_low"])) == ("not recorded", True)
     later = pd.DataFrame([point(7, "sft", 0, 90), point(7, "ppo", 1, 80)])  # a seed without RSF
     beside = methods.method_table(pd.concat([points, later], ignore_index=True), costs)

@@ -25,8 +25,7 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
     measures = "speed ppo merge tune faults planted kill instructions".split()
     for name in (*COMMANDS, *(f"bench {each}" for each in measures)):
-        with pytest.raises(SystemExit):
-            main([*name.split(), "--help"])
+        refuses(SystemExit, None, main, [*name.split(), "--help"])
         _, example = capsys.readouterr().out.split("example:\n  alignment-tax ")
         assert example.startswith(name)
         assert callable(make_parser().parse_args(example.split()).do)

@@ -182,8 +182,7 @@ def test_a_students_check_is_the_courses(capsys, tmp_path, monkeypatch):
     exec(check.source, names)
     assert capsys.readouterr().out.startswith("right")
     assert names["labels_of"] is names["mask_prompt"]
-    given = (path.stem, "elsewhere", {})
-    refuses(CourseError, "no check elsewhere", exercises.check_here, *given)
+    refuses(CourseError, "no check elsewhere", exercises.check_here, path.stem, "elsewhere", {})
     # who puts the handouts in the place of the course is told so
     write_notebook(tmp_path / path.name, student_notebook(path))
     monkeypatch.setattr(settings, "notebooks_folder", lambda: tmp_path)
@@ -221,8 +220,7 @@ THREE_PASSES = """
 def test_a_wrong_projection_is_told_so():
     said = {NEVER_SCALED: "wrong where nothing exceeds 1", THREE_PASSES: "stops too early"}
     for body, first in said.items():
-        code = f"def project_by_hand(raw, alpha):{body}"
-        assert told("project_by_hand", code).startswith(first)
+        assert told("project_by_hand", f"def project_by_hand(raw, alpha):{body}").startswith(first)
 
 
 def test_the_solutions_are_what_the_library_does():

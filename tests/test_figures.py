@@ -33,8 +33,7 @@ def points():
 def words(figure):
     """Every text a figure draws, in one string."""
     figure.canvas.draw()
-    texts = [text.get_text() for text in figure.findobj(plt.Text)]
-    return "\n".join(text for text in texts if text)
+    return "\n".join(filter(None, (each.get_text() for each in figure.findobj(plt.Text))))
 
 
 def axes_of(figure):
@@ -82,8 +81,7 @@ def test_an_alt_text_says_rows_with_intervals_and_cuts_many():
         "Title (run). Head. All rows: seeds 5. L1, reward 1.00 (0.50 to 1.50); "
         "reward 2.25 (2.00 to 2.50), mean of three families 80."
     )
-    many = pd.DataFrame({"x": range(100), "y": [50, -9, *range(97), 200]})
-    said = describe("Title", "run", many)
+    said = describe("Title", "run", pd.DataFrame({"x": range(100), "y": [50, -9, *range(97), 200]}))
     assert len(said.split(";")) < MOST_ROWS
     assert all(each in said for each in ("of 100 rows", "x 0, y 50", "y -9", "x 99, y 200"))
 
@@ -136,11 +134,9 @@ def test_a_label_stays_inside_its_panel(seeds):
 
 def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds():
     points = figure_points(2, "remedies")
-    fewer = points[(points["method"] != "bema") | (points["seed"] < 1)]
-    figure = figures.remedy_fronts(fewer)
+    figure = figures.remedy_fronts(points[(points["method"] != "bema") | (points["seed"] < 1)])
     table = figures.table(figure).set_index(["kind", "method"]).sort_index()
-    seeds = [set(table.loc[kind, "seeds"]) for kind in ("moving averages", "grafts")]
-    assert seeds == [{1}, {2}]
+    assert [set(table.loc[kind, "seeds"]) for kind in ("moving averages", "grafts")] == [{1}, {2}]
     assert (table.loc[("grafts", "theta_0"), ["reward", "forgetting"]] == 0).all().all()
     # (4, 61) of theta_0's (0, 80)
     assert table.loc[("grafts", "distil"), "forgetting"] == -19

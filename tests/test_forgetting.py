@@ -25,8 +25,7 @@ def test_forgetting_is_paired_with_both_kls():
 
 def test_a_curve_that_levels_off_is_found():
     x = np.linspace(0.1, 4, 20)
-    exact = pd.DataFrame({"kl": x, "tax": 13 * (1 - np.exp(-x / 0.7))})
-    found = forgetting.fit(exact)
+    found = forgetting.fit(pd.DataFrame({"kl": x, "tax": 13 * (1 - np.exp(-x / 0.7))}))
     assert (found.level, found.scale, found.r_squared) == pytest.approx((13, 0.7, 1), rel=7e-4)
     assert found(np.array([0.0, 0.7])) == pytest.approx([0, 13 * (1 - np.exp(-1))], abs=0.01)
     # a line is a curve that has not levelled off yet; through theta_0, so worse than a mean may be

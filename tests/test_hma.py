@@ -23,10 +23,9 @@ from alignment_tax.merge.parts import Mixture, partition
 from alignment_tax.train.loop import TrainingDiverged
 
 EXAMPLES = [
-    ([3, 4, 5, 6, 1], [-100, -100, 5, 6, 1]),
-    ([7, 8, 1], [-100, 8, 1]),
+    ([3, 4, 5, 6, 1], [-100, -100, 5, 6, 1]), ([7, 8, 1], [-100, 8, 1]),
     ([9, 2, 3, 10, 11, 1], [-100, -100, -100, 10, 11, 1]),
-]
+]  # fmt: skip
 KL_TEXTS = [[2, 5, 7], [4, 9]]
 TOY = hma.HmaConfig(alpha=0.5, learning_rate=0.1, epochs=150, batch_size=1, evaluate_every=25)
 toy_with = partial(dataclasses.replace, TOY)
@@ -89,8 +88,7 @@ def found_for_llamas(**changes):
        st.floats(0, 0.9))  # fmt: skip
 def test_ratios_hold_the_mean_and_the_softmax_the_box(scores, alpha, eps):
     scores = doubles(*scores)
-    by_paper = hma.eq11_ratios(scores, alpha, eps)
-    assert math.isclose(float(by_paper.mean()), alpha, rel_tol=1e-12)
+    assert math.isclose(float(hma.eq11_ratios(scores, alpha, eps).mean()), alpha, rel_tol=1e-12)
     equal = hma.eq11_ratios(torch.zeros_like(scores), alpha, eps)
     assert torch.allclose(equal, torch.full_like(equal, alpha), rtol=1e-12)
     ratios = hma.softmax_ratios(scores, alpha)
@@ -118,8 +116,7 @@ def test_eq11_and_what_overflows_the_box_by_hand():
 def test_the_gradient_of_the_box_follows_finite_differences():
     scores = doubles(2.0, 0.3, -0.5).requires_grad_()
     for alpha in (0.2, 0.7):  # at 0.7 the first ratio is 1
-        ratios = hma.softmax_ratios(scores, alpha)
-        assert (ratios[0].item() == 1) == (alpha == 0.7)
+        assert (hma.softmax_ratios(scores, alpha)[0].item() == 1) == (alpha == 0.7)
         assert torch.autograd.gradcheck(lambda s, a=alpha: hma.softmax_ratios(s, a), (scores,))
 
 
@@ -156,8 +153,7 @@ def test_grid_and_gradient_find_the_optimum_in_a_corner():
     (np.linspace(0.8, 0.2, 9).tolist(), {}),
 ])  # fmt: skip
 def test_the_gradient_finds_an_optimum_inside(targets, changes):
-    sizes = [1] * len(targets)
-    found = hma.learn_ratios(toy(*sizes), Distance(*targets), toy_with(**changes))
+    found = hma.learn_ratios(toy(*[1] * len(targets)), Distance(*targets), toy_with(**changes))
     assert found.blocks == pytest.approx(targets, abs=0.02)
     assert math.fsum(found.blocks) == pytest.approx(0.5 * len(targets), abs=1e-9)
 

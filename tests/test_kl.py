@@ -60,8 +60,7 @@ def test_a_cut_off_reply_has_no_end_token_in_its_log_probability():
     np.testing.assert_allclose(np.exp(before), [0.25 * 0.4 * 0.5, 0.25 * 0.4 * 0.5], rtol=1e-5)
     assert kl_estimate(after, before) == pytest.approx((math.log(6) + math.log(2)) / 2, rel=1e-5)
     # a text that was written is a finished reply
-    written = reply_log_probs(POLICY, make_tokenizer(), asked[:1], ["good x"], 2)
-    assert written[0] == after[0]
+    assert reply_log_probs(POLICY, make_tokenizer(), asked[:1], ["good x"], 2)[0] == after[0]
 
 
 def test_log_probabilities_are_of_the_tokens_that_were_drawn():

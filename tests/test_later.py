@@ -69,8 +69,7 @@ def test_dare_keeps_a_share_at_random_and_the_sum_of_the_changes_on_average():
 
 def test_fisher_information_is_the_mean_squared_gradient_over_its_mean():
     model = nn.Linear(2, 1, bias=False)
-    inputs = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
-    found = information(model, (model(x).sum() for x in inputs))
+    found = information(model, (model(x).sum() for x in torch.tensor([[1.0, 0.0], [3.0, 4.0]])))
     # squares (1, 0) and (9, 16), their sum (10, 16) over its mean 13
     torch.testing.assert_close(found["weight"], torch.tensor([[10 / 13, 16 / 13]]))
 
@@ -198,8 +197,6 @@ def test_too_large_a_strength_and_too_little_text_are_refused_before_anything_is
     for start, name, strength, complaint in (
         (setting, "null_space", 1.0, r"in \(0, 1\)"),
         (setting, "oplora", 10_000, "fewer than the smallest layer"),
-        (setting, "slerp", 1.2, "alpha"),
-        (little, "ogpsa", 3, said),
-        (little, "relearn", 64, said),
-    ):
+        (setting, "slerp", 1.2, "alpha"), (little, "ogpsa", 3, said), (little, "relearn", 64, said),
+    ):  # fmt: skip
         refuses(ValueError, complaint, treatments, start, {name: strength})

@@ -16,12 +16,10 @@ OTHERS = [
     {"method": "part", "alpha": 0.0, "part": "norms"},
     {"method": "hma", "alpha": 0.4, "part": "0.6|0.4|0.2"},
     {"method": "hma_eq11", "alpha": 0.4, "part": "0.5|0.4|0.3"},
-    {"method": "distil"},
-    {"method": "distil+average", "alpha": 0.3},
-    {"method": "l2", "strength": 0.1},
-    {"method": "none", "algorithm": "dpo"},
+    {"method": "distil"}, {"method": "distil+average", "alpha": 0.3},
+    {"method": "l2", "strength": 0.1}, {"method": "none", "algorithm": "dpo"},
     {"method": "average", "algorithm": "dpo", "alpha": 0.3},
-]
+]  # fmt: skip
 
 
 def with_others(points):
@@ -51,8 +49,7 @@ def test_the_main_line_is_what_is_left():
     # a table that was just made has None where a stored one has "none"
     unnamed = main.assign(method=main["method"].mask(lambda m: m == "none", None))
     assert len(figures.main_line(unnamed)) == len(main)
-    nameless = main.drop(columns="method")
-    refuses(figures.TableError, "needs the column", figures.main_line, nameless)
+    refuses(figures.TableError, "needs the column", figures.main_line, main.drop(columns="method"))
 
 
 def test_the_page_of_the_real_model_lists_the_main_line_alone():

@@ -68,9 +68,8 @@ def test_a_quarter_of_the_way_by_hand_and_bfloat16_rounded_to_the_even_one(tmp_p
         mixed = load_file(merged(*ends, folder / "out", 0.25) / "model.safetensors")["w"]
         assert (mixed.tolist(), mixed.dtype) == ([2.0, 2.0, -4.0], dtype)
     wide = np.array([1.00390625, 1.01171875, 1.0039063, -1.00390625], np.float32)
-    torched = torch.tensor(wide).bfloat16()
     rounded = files.narrow(wide.copy(), wide.copy(), np.empty(4, np.uint16), "BF16")
-    assert rounded.tobytes() == bits(torched)
+    assert rounded.tobytes() == bits(torch.tensor(wide).bfloat16())
 
 
 values = st.lists(st.floats(-1e4, 1e4, width=16), min_size=9, max_size=9)
@@ -80,9 +79,8 @@ values = st.lists(st.floats(-1e4, 1e4, width=16), min_size=9, max_size=9)
 def test_numbers_are_float32_averages_rounded_once_and_equal_ones_stay(a, b, alpha, name):
     def mixed(*ends):
         """What is made of two tensors, without files of checkpoints."""
-        chunk = files.Chunk("w", (), name, alpha, 0, 0)
         read = [np.frombuffer(bytearray(bits(end)), np.uint8) for end in ends]
-        made = files.mix(chunk, read, files.Space()).tobytes()
+        made = files.mix(files.Chunk("w", (), name, alpha, 0, 0), read, files.Space()).tobytes()
         return torch.frombuffer(bytearray(made), dtype=DTYPES[name])
 
     ends = [torch.tensor(each, dtype=DTYPES[name]) for each in (a, b)]

@@ -32,10 +32,9 @@ from alignment_tax.train.loop import Extra, collate, encode, finetune
 from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 
 DOCUMENTS = [
-    Document((("hello y", 0.1), ("z", 1.0))),
-    Document((("x", 1.0),)),
+    Document((("hello y", 0.1), ("z", 1.0))), Document((("x", 1.0),)),
     Document((("good bad x y z", 0.1), ("yes", 1.0))),
-]
+]  # fmt: skip
 CONFIG = DistilConfig(learning_rate=5e-3, epochs=2, batch_size=4, max_length=16)
 # strengths that fit the toy model, where those of the grid do not
 SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0, "expo": 1.5, "relearn": 8, "ogpsa": 1, "oplora": 2}
@@ -123,8 +122,8 @@ def test_remembered_outputs_are_those_computed_anew():
     for examples in (EXAMPLES, EXAMPLES[::-1], [(user("why"), "yes x")]):
         batch = make_batch(examples)
         torch.testing.assert_close(teacher.log_probs(batch), forgetful.log_probs(batch))
-    assert forgetful.known == {}
-    assert len(teacher.known) == len(EXAMPLES)  # the batch of one was known already
+    # the batch of one was known already
+    assert (forgetful.known, len(teacher.known)) == ({}, len(EXAMPLES))
 
 
 # strengths that change nothing, and those that change everything
@@ -146,8 +145,7 @@ def test_every_remedy_gives_another_ordinary_policy(name, plain):
     names = [[n for n, _ in m.named_parameters()] for m in (result.policy, setting.theta_0)]
     assert names[0] == names[1]
     assert all(p.requires_grad for p in result.policy.parameters())
-    assert not result.policy.training
-    assert len(result.log) == setting.steps == 4
+    assert (result.policy.training, len(result.log), setting.steps) == (False, 4, 4)
     assert torch.isfinite(weights(result.policy)).all()
     assert not torch.equal(weights(result.policy), plain)
     assert torch.equal(weights(setting.theta_0), weights(make_policy()))
@@ -213,8 +211,7 @@ def test_lora_can_be_repeated_round_after_round_and_depends_on_its_seed_alone():
                 warnings.simplefilter("error")
                 policy, _ = treat(policy, [Lora(2, "all", seed)], train)
         ends.append(weights(policy))
-    assert torch.equal(ends[0], ends[1])
-    assert not torch.equal(ends[0], ends[2])
+    assert [torch.equal(ends[0], end) for end in ends[1:]] == [True, False]
 
 
 def test_ranks_that_no_layer_can_have_are_refused():
@@ -372,8 +369,7 @@ def test_bema_by_hand():
             bema.after_step(policy, step)
             keep = 1 - (10 + step) ** -0.5
             average = keep * average + (1 - keep) * (start + step)
-    expected = average + 12**-0.2 * 2
-    assert weights(bema.end(policy))[0].item() == pytest.approx(expected, rel=1e-5)
+    assert weights(bema.end(policy))[0].item() == pytest.approx(average + 12**-0.2 * 2, rel=1e-5)
 
 
 # graft and averaging afterwards

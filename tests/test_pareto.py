@@ -107,8 +107,7 @@ def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
     a, b = ([{"one": each(10), "two": np.zeros(30)}] * 2 for each in (np.ones, np.zeros))
     result = paired_bootstrap(a, b, rng=rng, n_boot=50)
     # mean of the two groups, whatever their sizes
-    found = (result.difference, result.low, result.high, result.n_items)
-    assert found == (0.5, 0.5, 0.5, 40)
+    assert (result.difference, result.low, result.high, result.n_items) == (0.5, 0.5, 0.5, 40)
 
     def ratio(items):  # a statistic of sums, as BLEU is
         total = items["items"].sum(axis=0)
@@ -123,18 +122,16 @@ def test_bootstrap_keeps_groups_and_takes_any_statistic() -> None:
 def test_degenerate_points_and_comparisons_are_refused() -> None:
     rng = np.random.default_rng(0)
     for call, given_, said in (
-        (verdict, [2.0, 1.0], "no interval"),
-        (verdict, [NAN, 1.0], "no interval"),
-        (verdict, [0.0, 1.0, 0], "direction"),
+        (verdict, [2.0, 1.0], "no interval"), (verdict, [NAN, 1.0], "no interval"),
+        (verdict, [0.0, 1.0, 0], "direction"), (hypervolume, [[], (0, 0)], "no points"),
         (verdict, [0.0, 1.0, 1, -1], "no interval|direction"),
-        (hypervolume, [[], (0, 0)], "no points"),
         (hypervolume, [[[1.0, NAN]], (0, 0)], r"Point 0 is \(1.0, nan\)"),
         (hypervolume, [[[1.0, 2.0], [INF, 1.0]], (0, 0)], "Point 1"),
         (hypervolume, [[[1.0, 2.0, 3.0]], (0, 0)], r"rows \(reward, skill\)"),
         (compare_seeds, [[1.0]], "run at least two"),
         (compare_seeds, [[1.0, NAN]], "seed number 1 is nan"),
         (gap_at_equal_reward, [[[0, 1], [1, 0]], [[2, 1], [3, 0]]], "share no range"),
-    ):
+    ):  # fmt: skip
         refuses(ValueError, said, call, *given_)
     for a, b, said in (
         ([np.ones(3)], [np.ones(4)], "other items than"),

@@ -52,16 +52,14 @@ def test_the_papers_thirds_of_26_layers_and_what_is_no_layer():
     assert [len(names) for names in parts.blocks.values()] == [7, 7, 14]
     assert parts.blocks["middle"][0] == "model.layers.1.self_attn.q_proj.weight"
     assert {name.split(".")[2] for name in parts.blocks["output"]} == {"2", "3"}
-    assert parts.others["head"] == ("lm_head.weight",)
-    assert len(parts.others["norms"]) == 2 * 4 + 1
+    assert (parts.others["head"], len(parts.others["norms"])) == (("lm_head.weight",), 2 * 4 + 1)
     tied = partition(llama(0), 3).others  # a tied head belongs to the embeddings
     assert list(tied) == ["embeddings", "norms"]
     for others in (parts.others, tied):
         assert others["embeddings"] == ("model.embed_tokens.weight",)
     given = partition(llama(0, layers=4), (1, 3)).blocks
     assert {name: len(names) for name, names in given.items()} == {"layer 1": 7, "layers 2-4": 21}
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_embd=8, n_layer=2, n_head=2))
-    parts = partition(model, 2)
+    parts = partition(GPT2LMHeadModel(GPT2Config(vocab_size=11, n_embd=8, n_layer=2, n_head=2)), 2)
     assert "transformer.h.1.mlp.c_fc.bias" in parts.blocks["layer 2"]
     assert "transformer.h.0.ln_1.bias" in parts.others["norms"]
     assert set(parts.others) == {"embeddings", "norms"}
@@ -133,6 +131,7 @@ def with_end(layers: int, up: str) -> Mixture:
     return Mixture(llama(0), state(llama(0)), end, partition(llama(0), 3))
 
 
+THIRDS = dict.fromkeys("input middle output".split(), 1.0)
 REFUSED = {
     r"2, 3 layers.*at least 1 each and 4 in all": lambda: partition(llama(0, 4), (2, 3)),
     r"0, 4 layers": lambda: partition(llama(0, 4), (0, 4)),
@@ -147,9 +146,7 @@ REFUSED = {
     "There is no part 'head'": lambda: with_ratio(head=1.0),
     r"ratio of part 'output' is -0\.1": lambda: with_ratio(output=-0.1),
     "ratio of part 'output' is nan": lambda: with_ratio(output=float("nan")),
-    "ratio of part 'embeddings' is None": lambda: sweep().set(
-        dict.fromkeys("input middle output".split(), 1.0)
-    ),
+    "ratio of part 'embeddings' is None": lambda: sweep().set(THIRDS),
     "ratio of part 'input' is": lambda: sweep().set(1.5),
     "no part 'inputs'": lambda: one_part(sweep().partition, "inputs", 0.5),
     "'1.weight' is in 2 parts": lambda: parted("0.weight 1.weight", b=("1.weight", "1.bias")),

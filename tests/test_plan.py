@@ -40,8 +40,7 @@ def test_parameters_are_those_of_the_architecture():
 
 def test_flops_hours_and_memory_of_a_stage_and_the_stages_of_the_paper_by_hand():
     stage = plan.Stage("x", read=5, sampled=7, row=10, batch=2, frozen=3, reference=1).on(2.0)
-    assert stage.trained == 20
-    assert stage.flops(SIZE) == 6 * 1000 * 20 + 2 * 1000 * (5 + 7)
+    assert (stage.trained, stage.flops(SIZE)) == (20, 6 * 1000 * 20 + 2 * 1000 * (5 + 7))
     # sampling at a quarter of the rate takes four times as long: 120 + 10 + 4 * 14 kFLOP
     assert stage.hours(SIZE, 1e-9) == pytest.approx(186_000 / 1000 / 3600)
     # weights of four models, 14 bytes of states a weight, 20 tokens of 2 * 50 + 20 bytes

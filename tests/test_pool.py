@@ -78,24 +78,20 @@ def test_the_front_of_a_class_stands_beside_the_recorded_one():
     assert left.get_ylim()[0] < 50 < 80 < left.get_ylim()[1]
 
 
-@pytest.mark.parametrize(
-    ("seed", "change", "said"),
-    [
-        (11, {}, "is that of ben as well"),
-        (77, {}, "was given to nobody"),
-        (13, {"key": "0" * 64}, "is of a model that these stages do not"),
-        (13, {"study": "smoke"}, "is of preset smoke, not tiny"),
-        (13, {"seed": 14}, "is of a model that these stages do not"),
-    ],
-)
+@pytest.mark.parametrize(("seed", "change", "said"), [
+    (11, {}, "is that of ben as well"),
+    (77, {}, "was given to nobody"),
+    (13, {"key": "0" * 64}, "is of a model that these stages do not"),
+    (13, {"study": "smoke"}, "is of preset smoke, not tiny"),
+    (13, {"seed": 14}, "is of a model that these stages do not"),
+])  # fmt: skip
 def test_what_does_not_belong_is_refused_by_name(folder, tmp_path, capsys, seed, change, said):
     record = run_of(seed, change.get("key"))
     for column in change.keys() & record["points"]:
         record["points"][column] = [change[column]] * len(record["points"]["seed"])
     hand_in(folder, "dora", record)
     out = tmp_path / "out"
-    given = ["--seeds", "10", "11-19"]
-    assert main(["pool", str(folder), "--out", str(out), *given]) == 2
+    assert main(["pool", str(folder), "--out", str(out), "--seeds", "10", "11-19"]) == 2
     assert f"dora: seed {change.get('seed', seed)} {said}" in capsys.readouterr().err
     assert not out.exists()
 

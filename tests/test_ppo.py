@@ -80,8 +80,7 @@ def test_clips_stop_the_gradients_on_the_right_side_only():
     advantages, mask = tensor([[1.0, 1.0, -1.0, -1.0, 2.0, 9.0]]), tensor([[1, 1, 1, 1, 1, 0]])
     loss, fraction = ppo.policy_loss(log_probs, torch.zeros(1, 6), advantages, mask, clip=0.2)
     # -1.2 (held), -0.5, +1.5, +0.8 (held), -2
-    assert loss.item() == pytest.approx(-1.4 / 5)
-    assert fraction.item() == pytest.approx(2 / 5)
+    assert (loss.item(), fraction.item()) == pytest.approx((-1.4 / 5, 2 / 5))
     loss.backward()
     # d(-A ratio)/d log pi = -A ratio, and 0 where it is held
     assert_close(log_probs.grad, tensor([[0.0, -0.5, 1.5, 0.0, -2.0, 0.0]]) / 5)
@@ -116,8 +115,7 @@ def test_explained_variance_the_kl_weight_and_minibatches_by_hand():
 # which number belongs to which token
 def test_replies_begin_in_one_column_and_end_with_the_end_token():
     replies = [Reply("x", [X], True), Reply("good x", [GOOD, X], False), Reply("", [], True)]
-    asked = [user("why"), user("x y"), user("z")]
-    ids, attention, mask = lay_out(make_state(), asked, replies)
+    ids, attention, mask = lay_out(make_state(), [user("why"), user("x y"), user("z")], replies)
     assert ids[:, 4:].tolist() == [[X, EOS], [GOOD, X], [EOS, 0]]
     assert mask.tolist() == [[1, 1], [1, 1], [1, 0]]
     assert attention.tolist() == [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]]
@@ -346,15 +344,12 @@ def launch_two(folder: str) -> None:
 LONG = [*PROMPTS[:3], user("x " * 7), *PROMPTS[4:]]
 OTHER, CRITIC = make_tokenizer(), make_reward_model()
 OTHER.add_tokens(["new"])
+WIDE = {"max_prompt_length": 100, "max_new_tokens": 58}
 REFUSED = [
     ("All 8 rewards are 1", {"prompts": [user("z")] * 8}),
     ("1 of 8 prompts have more than 8 tokens", {"prompts": LONG}),
-    (
-        "may take 158 tokens.* context has 64",
-        {"policy": make_policy(0, "gpt2"), "max_prompt_length": 100, "max_new_tokens": 58},
-    ),
-    ("cannot be cut into minibatches of 4", {"prompts": PROMPTS[:6]}),
-    ("cannot be cut into minibatches of 4", {"prompts": []}),
+    ("may take 158 tokens.* context has 64", {"policy": make_policy(0, "gpt2")} | WIDE),
+    *(("cannot be cut into minibatches of 4", {"prompts": PROMPTS[:n]}) for n in (6, 0)),
     ("None of 8 sampled replies ended within 6 tokens", {"policy": always(X)}),
     ("14 tokens but the model only 13", {"tokenizer": OTHER}),
     ("'new' is number None in the first.*leave the critic out", {"critic": (CRITIC, OTHER)}),

@@ -60,9 +60,8 @@ def test_weighted_loss_by_hand_and_padding_is_no_label(tokenizer):
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [5.0, 9.0], [0.0, 0.0]]])
     labels = torch.tensor([[0, 1, 0, loop.IGNORED]])
     weights = torch.tensor([[1.0, 0.1, 1.0, 0.0]])
-    expected = (0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1
     loss = module.weighted_loss(logits, module.Batch({}, labels, weights))
-    assert loss.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx((0.1 * math.log(2) + 1.0 * math.log(4 / 3)) / 1.1)
     batch = collate([plain([5, 6, 7], [1.0, 0.1, 1.0]), plain([8], [1.0])], tokenizer.pad_token_id)
     pad = tokenizer.pad_token_id
     assert batch.given["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
@@ -79,8 +78,7 @@ def test_branches_go_on_from_the_trunk_and_end_on_their_own(tokenizer):
     row = encode(TWO_ANSWERS, tokenizer)
     eos = tokenizer.eos_token
     text = f"anna has a hat . where is anna ? the hall {eos} who has a hat ? anna {eos}"
-    assert row.ids == tokenizer(text).input_ids
-    assert row.branches == [0] * 5 + [1] * 7 + [2] * 7
+    assert (row.ids, row.branches) == (tokenizer(text).input_ids, [0] * 5 + [1] * 7 + [2] * 7)
     assert row.positions == [*range(5), *range(5, 12), *range(5, 12)]
     # "who" stands behind the end of the first branch, which it does not follow: no loss
     assert row.weights == [0.1] * 5 + [0.1] * 4 + [1.0] * 3 + [0.0] + [0.1] * 4 + [1.0] * 2
@@ -225,8 +223,7 @@ def test_a_cycle_that_forgets_starts_like_a_new_run_from_the_same_weights(tmp_pa
         for i, cycles in enumerate((once, forgets, once * 2))
     )
     config = dataclasses.replace(MINI, cycles=forgets)
-    optimizer = module._new_optimizer(MINI, first)
-    module._train_chunk(config, 1, first, optimizer, make_tokenizer())
+    module._train_chunk(config, 1, first, module._new_optimizer(MINI, first), make_tokenizer())
     assert torch.equal(anew.lm_head.weight, first.lm_head.weight)
     assert not torch.equal(anew.lm_head.weight, goes_on.lm_head.weight)
 
@@ -267,8 +264,7 @@ def test_what_is_shipped_is_a_standard_checkpoint_with_a_seal(undisturbed, tmp_p
     meta = verify_folder(folder, "the base model").meta
     assert meta["parameters"] == sum(p.numel() for p in model.parameters())
     assert meta["tokens"] == int(curve["tokens"].iloc[-1])
-    assert (folder / "README.md").read_text() == "the card"
-    assert list(tmp_path.iterdir()) == [folder]
+    assert ((folder / "README.md").read_text(), [*tmp_path.iterdir()]) == ("the card", [folder])
 
 
 def test_the_base_is_small_standard_untied_and_has_its_skills(tokenizer):
@@ -285,8 +281,7 @@ def test_the_base_is_small_standard_untied_and_has_its_skills(tokenizer):
     assert {*module.probe_items(1)} <= {*curve}
     scores = Scorer("tiny", limit=None, batch_size=128).score(model, shipped)
     values = scores.values(forgiven=True)  # choices by likelihood
-    bars = {"one_hop": 92, "two_hop": 65, "span": 85, "counting": 70, "bleu": 90}
-    for slot, bar in bars.items():
+    for slot, bar in {"one_hop": 92, "two_hop": 65, "span": 85, "counting": 70, "bleu": 90}.items():
         assert slot_percent(slot, values[slot]) >= bar, slot
     for slot in ("one_hop", "two_hop", "piqa_like", "race_like", "span", "counting"):
         gain = values[slot] - np.array(items(slot)["guess"])

@@ -26,24 +26,19 @@ def models() -> pd.DataFrame:
 
 MARKS = {
     "claim tax.rsf.skill": "-7.9 (-12.0 to -3.9)",
-    "claim tax.rsf.skill difference": "-7.9",
-    "claim tax.rsf.skill verdict": "holds",
-    "claim tax.rsf.skill n_seeds": "5",
-    "mean rsf/average@0.5 skill": "88.0",
-    "mean rsf/last reward": "4.00",
-    "kept rsf/average@0.5 reward": "75 %",
-    "kept rsf/average@0.5 skill": "20 %",
-    "claim tax.dpo.skill": "(not recorded)",
+    "claim tax.rsf.skill difference": "-7.9", "claim tax.rsf.skill verdict": "holds",
+    "claim tax.rsf.skill n_seeds": "5", "claim tax.dpo.skill": "(not recorded)",
+    "mean rsf/average@0.5 skill": "88.0", "mean rsf/last reward": "4.00",
+    "kept rsf/average@0.5 reward": "75 %", "kept rsf/average@0.5 skill": "20 %",
     "claim other:tax.rsf.skill": "+1.0 (0.0 to +2.0)",
     "claim absent:tax.rsf.skill verdict": "(not recorded)",
-}
+}  # fmt: skip
 
 
 def test_marks_are_filled_with_what_they_name(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
     (tmp_path / "other").mkdir()
-    other = FOUND.assign(difference=1.0, low=0.0, high=2.0)
-    claims.write(other, tmp_path / "other" / "claims.csv")
+    claims.write(FOUND.assign(difference=1.0, low=0.0, high=2.0), tmp_path / "other" / "claims.csv")
     text, expected = (
         "\n".join(f"before <!--{mark}-->{said}<!--/--> after" for mark, said in marks.items())
         for marks in (dict.fromkeys(MARKS, "old"), MARKS)

@@ -48,8 +48,7 @@ def squad(text: str, question: str, **answer: Any) -> Row:
 
 
 def drop(passage: str, question: str, answers: str) -> Row:
-    context = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
-    return {"context": context, "ref_text": answers}
+    return {"context": f"Passage: {passage}\nQuestion: {question}\nAnswer:", "ref_text": answers}
 
 
 def rows(i: int) -> dict[str, Row]:
@@ -61,19 +60,15 @@ def rows(i: int) -> dict[str, Row]:
     old_fr = f"La ville compte maintenant {i} musées et un grand jardin."
     old_en = f"The town now has {i} museums and a garden."
     return {
-        "arc_easy_test": arc_test(i),
-        "arc_easy_train": arc_train(i),
-        "arc_challenge_test": arc_test(i),
-        "arc_challenge_train": arc_train(i),
-        "piqa_valid": piqa,
-        "race_middle_test": race(i),
-        "squad_dev_xquad_en": scored,
+        "arc_easy_test": arc_test(i), "arc_easy_train": arc_train(i),
+        "arc_challenge_test": arc_test(i), "arc_challenge_train": arc_train(i),
+        "piqa_valid": piqa, "race_middle_test": race(i), "squad_dev_xquad_en": scored,
         "squad_part_heldout": squad(f"Eve ran {i} miles. {LATE}", "How far?", answer=f"{i} miles"),
         "drop_dev_eval": drop(f"Ann has {i} cats and 2 dogs.", "How many pets?", pets),
         "drop_dev_rest": drop(hens, "How many beasts?", f"{i + 2}"),
         "wmt14_fr_en_newstest2014": {"fr": f"Il y a {i} chats.", "en": f"There are {i} cats."},
         "wmt_fr_en_newstest2009_2013": {"set": "newstest2013", "fr": old_fr, "en": old_en},
-    }
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -84,11 +84,10 @@ def test_conversations_become_messages_and_unusable_pairs_are_named_and_counted(
         (talk("Hi", "Yo"), talk("Hi", " Yo "), "same"),
         (talk("Hi", "Yo"), talk("Hi there", "No"), "diverging"),
         (talk("Hi", "A", "B", "Yo"), talk("Hi", "Yo"), "diverging"),
-        (talk("Hi", "Yo"), talk("Hi", ""), "empty"),
-        (talk("Hi"), talk("Hi", "Yo"), "empty"),
+        (talk("Hi", "Yo"), talk("Hi", ""), "empty"), (talk("Hi"), talk("Hi", "Yo"), "empty"),
         ("Hi, no marks", talk("Hi", "Yo"), "malformed"),
         (talk("Hi", "", "More", "Yo"), talk("Hi", "", "More", "No"), "malformed"),
-    ):
+    ):  # fmt: skip
         assert real.parse_pair({"chosen": chosen, "rejected": rejected}) == fault
     diverging = {"chosen": talk("Hi", "Yo"), "rejected": talk("Hello", "No")}
     write(folder, "hh_helpful_base_test", [talks("Yo", "No"), talks("Yo", "Yo"), diverging])
@@ -103,11 +102,9 @@ def openings_of(prompts: list[list[dict[str, str]]]) -> set[str]:
 
 def test_no_two_parts_share_an_opening(hh: Path) -> None:
     world = RealWorld()
-    splits = ("train", "judge", "validation")
-    drawn = [world.preferences(10_000, 0, split)["prompt"] for split in splits]
-    parts = [openings_of(each) for each in drawn]
-    asked = [world.prompts(10_000, 0, split) for split in ("rlhf", "validation", "reported")]
-    assert [openings_of(each) for each in asked] == parts
+    splits, asked = ("train", "judge", "validation"), ("rlhf", "validation", "reported")
+    parts = [openings_of(world.preferences(10_000, 0, split)["prompt"]) for split in splits]
+    assert [openings_of(world.prompts(10_000, 0, split)) for split in asked] == parts
     # 300 conversations a set, the same in each set, of which 100 repeat an opening.
     assert sum(map(len, parts)) == 200
     every = [real.parse_conversation(row["chosen"]) for row in hh_rows(300)]
@@ -130,8 +127,7 @@ def test_draws_are_seeded_and_ask_the_assistant(hh: Path, caplog) -> None:
     assert first == RealWorld().preferences(20, 1, "train").to_list()
     assert first != world.preferences(20, 2, "train").to_list()
     assert set(first[0]) == {"prompt", "chosen", "rejected"}
-    assert first[0]["chosen"][0]["role"] == "assistant"
-    assert first[0]["prompt"][-1]["role"] == "user"
+    assert (first[0]["chosen"][0]["role"], first[0]["prompt"][-1]["role"]) == ("assistant", "user")
     prompts = world.prompts(10_000, 0, "rlhf")
     assert len({json.dumps(prompt) for prompt in prompts}) == len(prompts)
     assert {prompt[-1]["role"] for prompt in prompts} == {"user"}

@@ -51,7 +51,6 @@ stale = 2
 
 
 def test_any_other_cell_is_what_it_was(shell):
-    assert shell.run_cell("").result is None
-    assert shell.run_cell("x = 20\nx + 1").result == 21
+    assert [shell.run_cell(code).result for code in ("", "x = 20\nx + 1")] == [None, 21]
     assert isinstance(shell.run_cell("1 / 0").error_in_exec, ZeroDivisionError)
     assert isinstance(shell.run_cell("nowhere").error_in_exec, NameError)

@@ -42,8 +42,7 @@ HANGS = "import time\ntime.sleep(600)"
 # --- the bands -----------------------------------------------------------------------------------
 def test_a_new_mean_is_held_against_the_recorded_spread():
     found = compare.move([1.0, 3.0], [5.0, 7.0])  # s = sqrt 2, error = sqrt 2 * sqrt(1/2 + 1/2)
-    assert found.difference == pytest.approx(4)
-    assert found.error == pytest.approx(math.sqrt(2))
+    assert (found.difference, found.error) == pytest.approx((4, math.sqrt(2)))
     assert found.half == pytest.approx(12.7062 * math.sqrt(2), rel=1e-4)  # t of one degree
     # Student's t of one degree is Cauchy: p = 1 - 2/pi atan(t)
     t = 4 / math.sqrt(2)

@@ -58,8 +58,7 @@ def bare(**changes):
 # the distillation style
 def test_the_plain_run_is_one_finetuning_on_what_rsf_kept_and_its_key_holds_all_of_it(study, plain):
     pool = study.pool()
-    kept = [stats_of(study.rsf(r))["kept"] for r in (1, 2)]
-    assert len(pool) == sum(kept) > 0
+    assert len(pool) == sum(stats_of(study.rsf(r))["kept"] for r in (1, 2)) > 0
     assert same(alone(study), weights(plain))
     stats, config = stats_of(plain), study.preset.distil
     assert stats["steps"] == config.epochs * math.ceil(len(pool) / config.batch_size)
@@ -123,9 +122,8 @@ def test_specs_of_methods_have_theta_0_and_no_doubles(study):
     specs = study.specs(["l2", "l2", "distil", "early_stopping", "rsf"])
     assert specs[0] == Spec("sft")
     assert len(specs) == len(set(specs)) == 1 + 2 + 1 + 2 + len(study.preset.alphas)
-    every = study.specs(["remedies"])
     methods = "none distil distil+average l2 lora sma ema graft".split()
-    assert {spec.method for spec in every} == set(methods)
+    assert {spec.method for spec in study.specs(["remedies"])} == set(methods)
     assert len(study.specs(["l2+average"])) == 1 + 2 * len(study.preset.alphas)
     inside = [rsf("l2_in_rounds", strength=s) for s in (0.1, 1.0)]
     assert study.specs(["l2_in_rounds"])[1:] == inside

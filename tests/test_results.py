@@ -132,8 +132,7 @@ def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, va
     stored = path.read_bytes()
     with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
         record(miniature(), [0], methods=["lora"])
-    assert list(path.parent.iterdir()) == [path]
-    assert path.read_bytes() == stored
+    assert (list(path.parent.iterdir()), path.read_bytes()) == ([path], stored)
 
 
 def test_a_new_recording_says_which_rows_it_drops(place, after, here, capfd):
@@ -150,8 +149,7 @@ def test_methods_are_made_side_by_side(place, after, here, tmp_path, monkeypatch
     record(miniature(), [0], jobs=9, methods=["l2", "graft"])
     assert "Seeds left: none" in capfd.readouterr().err
     points = read(here / "miniature")["points"]
-    same = after["points"].merge(points, on=COLUMNS)
-    assert len(same) == len(points) == 1 + 4
+    assert len(after["points"].merge(points, on=COLUMNS)) == len(points) == 1 + 4
 
 
 # pure functions
@@ -171,15 +169,13 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
 
 
 def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
-    frame = partial(pd.DataFrame, columns=[*NAMED, "skill"])
+    frame, gap = partial(pd.DataFrame, columns=[*NAMED, "skill"]), np.nan
     rows = [
-        (1, "rsf", "l2", 0.1, np.nan, np.nan, 2, 50.0),
-        (1, "rsf", "average", np.nan, 0.3, np.nan, 2, 60.0),
-        (2, "rsf", "l2", 0.1, np.nan, np.nan, 2, 70.0),
-        (1, "rsf", "l2", 0.1, None, None, 2, 51.0),
+        (1, "rsf", "l2", 0.1, gap, gap, 2, 50.0), (1, "rsf", "average", gap, 0.3, gap, 2, 60.0),
+        (2, "rsf", "l2", 0.1, gap, gap, 2, 70.0), (1, "rsf", "l2", 0.1, None, None, 2, 51.0),
         (1, "rsf", "average", None, 0.1 + 0.2, None, 2, 61.0),
         (1, "rsf", "l2", 0.2, None, None, 2, 52.0),
-    ]
+    ]  # fmt: skip
     stored, fresh = frame(rows[:3]), frame(rows[3:])
     merged = merge_rows(stored, fresh)
     assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
@@ -192,16 +188,13 @@ def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
     assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
     # ratios found anew replace those of as many blocks
     table = [
-        ("hma", 0.4, "0.6|0.4|0.2", 1),
-        ("hma", 0.4, "0.5|0.3", 2),
-        ("hma", 0.2, "0.2|0.3|0.1", 3),
-        ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
+        ("hma", 0.4, "0.6|0.4|0.2", 1), ("hma", 0.4, "0.5|0.3", 2),
+        ("hma", 0.2, "0.2|0.3|0.1", 3), ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
         ("hma_released", 0.4004, "0.4|0.4|0.4012|embeddings=0.0|norms=0.0", 5),
-        ("part", 0.4, "input", 6),
-        ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
+        ("part", 0.4, "input", 6), ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
         ("hma_released", 0.3996, "0.4|0.3988|0.4|embeddings=0.0|norms=0.0", 50),
         ("part", 0.4, "output", 60),
-    ]
+    ]  # fmt: skip
     full = [(0, "rsf", method, None, alpha, part, 6, skill) for method, alpha, part, skill in table]
     merged = merge_rows(frame(full[:6]), frame(full[6:]))
     assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]

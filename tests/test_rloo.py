@@ -161,8 +161,7 @@ def test_training_raises_the_reward_and_leaves_theta_0_alone(tmp_path, by, beta)
     means = trained.samples.groupby("step")["reward"].mean()
     assert len(means) == len(trained.log) == 10
     assert means.iloc[-3:].mean() > means.iloc[:3].mean() + 0.5
-    assert {row["learning_rate"] for row in trained.log} == {1e-2}
-    assert trained.used == 10 * 128
+    assert ({row["learning_rate"] for row in trained.log}, trained.used) == ({1e-2}, 10 * 128)
     assert torch.equal(weights(theta_0), before)
     assert (trained.model.training, list(tmp_path.iterdir())) == (False, [])
     other = copy.deepcopy(trained.model)
@@ -240,5 +239,4 @@ def test_one_step_of_equal_rewards_is_no_error(tmp_path):
         return count_x(prompts, texts) if len(calls) > 1 else np.zeros(len(texts))
 
     trained = run(make_policy(), tmp_path, reward_fn=later, batch_size=16)
-    assert calls == [16, 16]
-    assert len(trained.log) == 2
+    assert (calls, len(trained.log)) == ([16, 16], 2)

@@ -72,8 +72,7 @@ def test_hma_is_the_likelihood_of_the_policys_best_replies(study, found, parts):
     samples = pd.read_parquet(study.best_replies().path / "samples.parquet")
     best = samples[samples["chosen"]]
     assert len(data.replies) == len(best) > 0
-    finished = samples[samples["finished"]]
-    highest = finished.groupby("group")["reward"].transform("max")
+    highest = samples[samples["finished"]].groupby("group")["reward"].transform("max")
     assert (best["reward"] == highest[best.index]).all()
     objective, hma = ReplyLikelihood(model, data.replies), found["hma"]
     for blocks, value in ((hma.blocks, hma.objective), ((ALPHA,) * K, hma.equal)):
@@ -145,8 +144,7 @@ def test_kept_texts_are_pretraining_text_with_or_without_the_formats(study):
     # a passage comes with one of its questions and the answer to it
     passages = [text for text in texts["hma_kl"] if text.startswith("passage :")]
     assert all(text.count("question :") == 1 and "answer :" in text for text in passages)
-    told = {text for held in texts.values() for text in held}
-    assert not told & set(tiny_reported())
+    assert not {text for held in texts.values() for text in held} & set(tiny_reported())
 
 
 def test_adamerging_is_no_worse_than_equal_ratios_on_labelled_items(study, found, parts):
@@ -176,8 +174,7 @@ def test_a_spec_with_open_ratios_is_resolved_and_scored_once(study, found):
     assert len({study.evaluate(each).key for each in (open_, closed, like)}) == 1
     table = study.points([open_, like])
     assert table["method"].tolist() == ["hma_grid", "hma"]
-    assert table["part"].tolist() == [closed.part] * 2
-    assert table["key"].nunique() == 1
+    assert (table["part"].tolist(), table["key"].nunique()) == ([closed.part] * 2, 1)
     # released ratios are scored with embeddings and norms of theta_0
     released = resolved(study, dataclasses.replace(open_, method="hma_released"))
     assert released.part.endswith("|embeddings=0.0|norms=0.0")
@@ -196,8 +193,7 @@ def test_equal_ratios_that_were_found_are_the_plain_average(study, monkeypatch, 
     """The mean of 0.1, 0.1 and 0.1 is not 0.1 in floating point."""
     equal = Found((alpha,) * K, {}, 1.0, 1.0, [])
     monkeypatch.setattr("alignment_tax.pipeline.stages.ratios.found_by", lambda *_: equal)
-    closed = resolved(study, spec("hma", alpha))
-    assert simplest(closed) == Spec("rsf", LAST, "average", alpha)
+    assert simplest(resolved(study, spec("hma", alpha))) == Spec("rsf", LAST, "average", alpha)
 
 
 def test_recorded_specs_are_those_of_the_preset_and_named_for_a_reader(study):

@@ -17,16 +17,12 @@ from alignment_tax.spec import AVERAGE, DISTILLED, INSIDE, KL_COEF, NAMED, Metho
 MIXES = "average part hma hma_kl_other adamerging pattern".split()
 WORDS = {
     **{word: Method(mix=word) for word in MIXES},
-    "none": Method(),
-    "kl_coef": Method(protocol=KL_COEF),
-    "distil": Method(None, DISTILLED),
+    "none": Method(), "kl_coef": Method(protocol=KL_COEF), "distil": Method(None, DISTILLED),
     "distil+average": Method(None, DISTILLED, AVERAGE),
-    "l2": Method("l2", DISTILLED),
-    "kl": Method("kl", DISTILLED),
+    "l2": Method("l2", DISTILLED), "kl": Method("kl", DISTILLED),
     "graft_random+average": Method("graft_random", DISTILLED, AVERAGE),
-    "l2_in_rounds": Method("l2", INSIDE),
-    "l2_in_rounds+average": Method("l2", INSIDE, AVERAGE),
-}
+    "l2_in_rounds": Method("l2", INSIDE), "l2_in_rounds+average": Method("l2", INSIDE, AVERAGE),
+}  # fmt: skip
 
 
 def test_a_method_is_read_as_it_is_written():
@@ -85,14 +81,12 @@ def test_ratios_survive_the_row_to_the_last_digit(ratios, fixed, alpha):
 def test_the_simplest_specs_by_hand():
     of = partial(Spec, "rsf", 6)
     for spec, simple in (
-        (of("average", 0.0), Spec("sft")),
-        (of("average", 1.0), of()),
-        (of("part", 1.0, part="head"), of()),
+        (of("average", 0.0), Spec("sft")), (of("average", 1.0), of()),
+        (of("part", 1.0, part="head"), of()), (of("hma", 0.0, part="0|0|0"), Spec("sft")),
         (of("part", 0.0, part="head"), of("part", 0.0, part="head")),
         (of("hma_kl", 0.5, part="0.5|0.5"), of("average", 0.5)),
-        (of("hma", 0.0, part="0|0|0"), Spec("sft")),
         (of("hma_kl", 0.5, part="0.7|0.3"), of("hma", 0.5, part="0.7|0.3")),
         (of("l2+average", 1.0, 0.1), of("l2", strength=0.1)),
         (of("l2+average", 0.0, 0.1), Spec("sft")),
-    ):
+    ):  # fmt: skip
         assert specs.simplest(spec) == simple

@@ -116,8 +116,7 @@ def test_a_damaged_artifact_is_named_moved_aside_and_made_again(
     damage(first.path / name, change)
     capsys.readouterr()
     again = get(Store(tmp_path), make)
-    assert make.runs == 2
-    assert (again.path / "model.txt").read_text() == "weights"
+    assert (make.runs, (again.path / "model.txt").read_text()) == (2, "weights")
     message = capsys.readouterr().err
     assert all(each in message for each in ("theta_0", name, said))
     damage(again.path / name, change)
@@ -152,16 +151,13 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
     assert make.runs == 0
 
 
-@pytest.mark.parametrize(
-    ("error", "told", "message"),
-    [
-        (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
-        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
-        (None, ArtifactError, "wrote no file"),
-        (OSError(errno.ENOSPC, "full"), ArtifactError, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
-        (RuntimeError("No space left on device (os error 28)"), ArtifactError, "is full"),
-    ],
-)
+@pytest.mark.parametrize(("error", "told", "message"), [
+    (ValueError("loss is NaN at step 7"), ValueError, "step 7"),
+    (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
+    (None, ArtifactError, "wrote no file"),
+    (OSError(errno.ENOSPC, "full"), ArtifactError, r"theta_0 could not .* ALIGNMENT_TAX_RUNS"),
+    (RuntimeError("No space left on device (os error 28)"), ArtifactError, "is full"),
+])  # fmt: skip
 def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path, error, told, message):
     def fail(folder):
         if error is not None:
@@ -196,8 +192,7 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_cleaned_up(tmp_path):
     assert len(leftovers(store)) == 2
     make = Counting()
     assert (get(Store(store), make).path / "model.txt").read_text() == "weights"
-    assert make.runs == 1
-    assert leftovers(store) == []
+    assert (make.runs, leftovers(store)) == (1, [])
 
 
 SLOW = """
@@ -222,8 +217,7 @@ def test_two_runs_at_once_make_it_once_and_the_second_waits(tmp_path):
     finish.touch()
     first_said, second_said = first.communicate()[1], second.communicate()[1]
     assert (first.returncode, second.returncode) == (0, 0), first_said + second_said
-    assert log.read_text() == "run\n"
-    assert second_said == ""
+    assert (log.read_text(), second_said) == ("run\n", "")
 
 
 # no archive; one; a checkout without git, where what git would have replaced is still there

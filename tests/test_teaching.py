@@ -76,8 +76,7 @@ def test_the_solutions_of_the_exam_are_right():
 def test_every_chapter_leads_to_the_glossary_and_no_link_of_the_docs_is_dead():
     for path in CHAPTERS.values():
         assert "(../docs/glossary.md)" in read_notebook(path).cells[0].source, path.stem
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
     words = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")

@@ -31,8 +31,7 @@ ACCURACIES = {
 def test_accuracies_as_simulated(shared: int) -> None:
     for labels, expected in ACCURACIES[shared].items():
         found = theory.simulate(FeatureModel(shared=shared), labels, draws=DRAWS)
-        accuracies = [getattr(found, name) for name in SIMULATED]
-        assert accuracies == pytest.approx(expected, abs=NEAR)
+        assert [getattr(found, name) for name in SIMULATED] == pytest.approx(expected, abs=NEAR)
     assert found.single == found.outputs
 
 
@@ -82,10 +81,9 @@ def test_repeats_are_independent_and_average_to_the_accuracy() -> None:
 
 def test_a_world_that_makes_no_sense_is_refused() -> None:
     for numbers, message in (
-        ({"shared": 21}, "share none to all"),
+        ({"shared": 21}, "share none to all"), ({"classes": 1}, "two classes"),
         ({"features": 0, "shared": 0}, "at least one feature"),
-        ({"classes": 1}, "two classes"),
         ({"p": 1.0}, "p must lie between 0 and 1"),
-    ):
+    ):  # fmt: skip
         refuses(ValueError, message, FeatureModel, **numbers)
     refuses(ValueError, "'same' or 'different'", theory.simulate, FeatureModel(), "none")

@@ -330,8 +330,7 @@ def test_rsf_raises_the_reward_and_the_random_control_does_not():
 
 
 def test_a_round_reports_what_it_sampled_and_kept():
-    prompts = [*PROMPTS, user("x " * 9)]
-    result = rsf_round(make_policy(), make_tokenizer(), count_x, prompts, RSF, 0)
+    result = rsf_round(make_policy(), make_tokenizer(), count_x, [*PROMPTS, user("x " * 9)], RSF, 0)
     table, stats = result.samples, result.stats
     assert (stats["too_long"], table["group"].nunique(), len(table)) == (1, 8, 64)
     assert table["reward"].tolist() == count_x([], table["reply"].tolist()).tolist()
@@ -354,9 +353,7 @@ def test_what_teaches_nothing_or_cannot_be_compared_is_refused():
         with pytest.raises(ValueError, match=message):
             rsf_round(policy, make_tokenizer(), count_words, prompts, RSF, 0)
     for rewards, message in (
-        ([[0.0], [0.0]], r"shape \(2, 1\) for 2 replies"),
-        ([1.0], r"shape \(1,\) for 2 replies"),
-        ([1.0, np.nan], "first at reply 1"),
-        ([2.0, 2.0], "All 2 rewards are 2"),
-    ):
+        ([[0.0], [0.0]], r"shape \(2, 1\) for 2 replies"), ([1.0], r"shape \(1,\) for 2 replies"),
+        ([1.0, np.nan], "first at reply 1"), ([2.0, 2.0], "All 2 rewards are 2"),
+    ):  # fmt: skip
         refuses(ValueError, message, check_rewards, np.array(rewards), 2)

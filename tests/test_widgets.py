@@ -120,5 +120,4 @@ def test_a_request_is_answered_when_it_is_typed_and_again():
     line, shown = box.children
     line.children[0].value = "two"
     line.children[1].click()
-    assert asked == ["one", "two", "two"]
-    assert shown.value == "<p>two</p>"
+    assert (asked, shown.value) == (["one", "two", "two"], "<p>two</p>")

@@ -92,13 +92,10 @@ def test_the_tokenizer_knows_every_word_and_gives_every_text_back_and_writes_cha
 
 
 # splits
-@pytest.mark.parametrize(
-    ("slots", "part", "shares", "name"),
-    [
-        (READING, lambda text: passage_of(text)[0], passages.SHARES, "passage"),
-        (("translation",), french_of, french.SHARES, "french"),
-    ],
-)
+@pytest.mark.parametrize(("slots", "part", "shares", "name"), [
+    (READING, lambda text: passage_of(text)[0], passages.SHARES, "passage"),
+    (("translation",), french_of, french.SHARES, "french"),
+])  # fmt: skip
 def test_no_passage_or_sentence_of_an_item_is_pretrained_on(stream, slots, part, shares, name):
     read = set(map(part, stream)) - {None}
     assert len(read) > 500
@@ -304,13 +301,11 @@ def test_two_hop_answers_are_those_of_the_facts():
 def test_guessing_by_the_type_of_answer():
     passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
     for question, kind, guess in (
-        ("who is in the hall ?", "person", 1 / 4),
-        ("where is anna ?", "room", 1),
-        ("what did clara give ?", "thing", 1 / 2),
+        ("who is in the hall ?", "person", 1 / 4), ("where is anna ?", "room", 1),
+        ("what did clara give ?", "thing", 1 / 2), ("who feels happy ?", "choice", 1 / 4),
         ("how many people are in the hall ?", "number", 1 / 4),
         ("how many cups do anna and ben have ?", "number", 1 / 12),
-        ("who feels happy ?", "choice", 1 / 4),
-    ):
+    ):  # fmt: skip
         reading = passages.Reading(passage, ((question, "x"),), (kind,), tuple("abcd"))
         assert passages.type_guess(reading) == guess, question
 
