@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -263,6 +264,8 @@ def write_pages() -> None:
     found = claims.table(run.points)
     for name in changed():
         claims.write(claims.table(recorded(name).points), folder.parent / name / "claims.csv")
+    if ((real := folder.parent / REAL) / "points.csv").is_file():
+        write_real(real)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = read_notebook(path)
         if prose.fill_notebook(notebook, found, run.points):
@@ -279,11 +282,13 @@ def write_pages() -> None:
         save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, DPI, run.key)
     write_whole(folder / ROBUST_PAGE, robust_page())
     print(f"The recorded results are in {home} and in {folder}.")
-    folder = settings.results_folder() / REAL
-    if (folder / "points.csv").is_file():
-        real, items = recorded(REAL), recorded_items(REAL)
-        found = real_claims(real, items)
-        claims.write(found, folder / "claims.csv")
-        write_whole(folder / "README.md", one_seed_page(real, items, found))
-        save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
-        print(f"Those of the real model are in {folder}.")
+
+
+def write_real(folder: Path) -> None:
+    """Write the page of the real model, its claims and its figure into the folder of its tables."""
+    real, items = recorded(REAL), recorded_items(REAL)
+    found = real_claims(real, items)
+    claims.write(found, folder / "claims.csv")
+    write_whole(folder / "README.md", one_seed_page(real, items, found))
+    save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
+    print(f"The results of the real model are in {folder}.")
