@@ -241,10 +241,8 @@ def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> st
     told = claims.markdown(found.drop(columns="place").assign(place=""))
     own = {"models": models_table(points), "tax": alt_text(tax_figure(points, items))}
     own |= {"beyond": claims.one(found, "reward_model.pairs_beyond_chance")}
-    n_pairs = run.pairs.get("model", pd.Series("reward_model", run.pairs.index)).eq("reward_model")
-    return page(
-        "one_seed", run=run, n_pairs=n_pairs.sum(), effect=claims.effect, claims=told, **own
-    )
+    n_pairs = run.pairs["model"].eq("reward_model").sum()
+    return page("one_seed", run=run, n_pairs=n_pairs, effect=claims.effect, claims=told, **own)
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def drawn(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     found = {}
     for key, own in items.groupby("key", observed=True):
-        rng, table, size = np.random.default_rng(0), pd.DataFrame(index=range(DRAWS + 1)), 0
+        rng, table = np.random.default_rng(0), pd.DataFrame(index=range(DRAWS + 1))
         both = [SkillScores({}, own).values(forgiven) for forgiven in (False, True)]
         slots: list[dict[str, Array]] = [{}, {}]
         for slot in both[0]:
@@ -203,6 +203,7 @@ def drawn(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
             if set(families := [names[f] for f in FAMILIES]) <= set(table):
                 table[names["skill"]] = table[families].mean(axis=1)
         found[str(key)] = table.assign(**slots[0])
+        found[str(key)].attrs["n_items"] = len(own)
     return found
 
 
@@ -242,7 +243,8 @@ def over_items(
         float, np.quantile(gaps[1:], [0.5 - compare.LEVEL / 2, 0.5 + compare.LEVEL / 2])
     )
     verdict = compare.verdict(low, high, claim.direction, claim.sesoi)
-    return compare.Comparison(float(gaps[0]), low, high, 1, 1, verdict)
+    n_items = draws[sides[0][0]].attrs["n_items"]
+    return compare.Comparison(float(gaps[0]), low, high, 1, n_items, verdict)
 
 
 def of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
