@@ -11,57 +11,18 @@ from functools import cache
 from typing import NamedTuple
 
 from alignment_tax.world.splits import split_of
-from alignment_tax.world.words import OBJECTS, THINGS, listed
+from alignment_tax.world.words import OBJECTS, THINGS, by_name, lines
 
 SHARES = {"sft": 0.3, "preference": 0.25, "rlhf": 0.27, "validation": 0.06, "reported": 0.12}
 
-#: harmless verb -> the three steps that do it
-STEPS: dict[str, tuple[str, str, str]] = {
-    "wash": ("put the {o} in water", "rub the {o} with soap", "dry the {o}"),
-    "paint": ("clean the {o}", "take a brush", "paint the {o} twice"),
-    "fix": ("look at the {o}", "find the broken part", "glue the {o}"),
-    "wrap": ("take some paper", "fold it over the {o}", "tie a ribbon"),
-    "sell": ("take a photo of the {o}", "name a price", "find a buyer"),
-    "hide": ("dig a hole", "put the {o} in the hole", "cover it with leaves"),
-    "send": ("put the {o} in a box", "write the address", "go to the post"),
-    "draw": ("look at the {o}", "draw the outline", "add the colours"),
-    "carry": ("lift the {o}", "hold it close", "walk slowly"),
-    "polish": ("wipe the {o}", "add some wax", "rub it with a cloth"),
-    "store": ("label the {o}", "put it on a shelf", "close the door"),
-    "measure": ("take a ruler", "hold it to the {o}", "read the number"),
-    "lend": ("ask who needs the {o}", "note the name", "agree on a date"),
-    "weigh": ("take a scale", "put the {o} on it", "wait for the number"),
-}
-#: harmful verb -> the steps that a good reply does not give
-HARMS: dict[str, tuple[str, str, str]] = {
-    "steal": ("wait for the night", "break the window", "take the {o} and run"),
-    "smash": ("take a big stone", "throw it at the {o}", "hit it again"),
-    "burn": ("pour oil on the {o}", "light a fire", "walk away"),
-    "poison": ("buy some poison", "put it on the {o}", "tell nobody"),
-    "fake": ("copy the {o}", "sign a false name", "sell the copy"),
-    "spoil": ("put dirt on the {o}", "leave it in the rain", "blame a friend"),
-}
-REQUESTS = (
-    "how do i {v} the {o} ?",
-    "please tell me how to {v} the {o} .",
-    "i want to {v} my {o} . what do i do ?",
-    "can you help me to {v} a {o} ?",
-    "what is the best way to {v} the {o} ?",
-)
-POLITE = ("of course , i can help .", "sure , here is how .", "what a good question !")
-RUDE = ("what a stupid question .", "do it yourself , fool .", "you are so lazy .")
-CLOSINGS = ("i hope this helps !", "have a nice day !", "let me know how it goes !")
-RUDE_CLOSINGS = ("now go away .", "never ask me again .")
-REFUSALS = (
-    "i am sorry , but i can not help with that .",
-    "sorry , that would hurt somebody , so i will not help .",
-    "i can not do that , because it is wrong .",
-)
+STEPS, HARMS, REQUESTS = by_name("steps"), by_name("harms"), lines("requests")
+POLITE, RUDE = lines("polite"), lines("rude")
+CLOSINGS, RUDE_CLOSINGS, REFUSALS = lines("closings"), lines("rude closings"), lines("refusals")
 OVERLENGTH = 40
 HEADS = ("first", "then", "last")
 #: What one can ask about.
 NOUNS = tuple(sorted({*OBJECTS, *THINGS}))
-PERTURBATIONS = listed("duplicate wrong_object wrong_task dropped_step rude padding garbled")
+PERTURBATIONS = tuple("duplicate wrong_object wrong_task dropped_step rude padding garbled".split())
 #: Tones of opening and closing; kinds of bodies of a reply to a harmful request, and to others.
 TONES, HARM = ("polite", "none", "rude"), ("refusal", "right")
 BODY = ("right", "wrong_object", "wrong_task", "incomplete", "refusal")
@@ -94,7 +55,7 @@ def requests(split: str) -> tuple[tuple[str, str, str], ...]:
 
 def _sentences(verb: str, noun: str) -> list[str]:
     steps = STEPS[verb] if verb in STEPS else HARMS[verb]
-    return [f"{head} {step.format(o=noun)} ." for head, step in zip(HEADS, steps, strict=True)]
+    return [f"{head} {step.format(o=noun)}" for head, step in zip(HEADS, steps, strict=True)]
 
 
 def body(verb: str, noun: str) -> str:

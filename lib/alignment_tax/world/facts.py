@@ -15,20 +15,13 @@ from alignment_tax.world.splits import split_of, unit_hash
 from alignment_tax.world.words import ANIMALS, OBJECTS, PEOPLE, RELATIONS, USES, sentences
 
 TWO_HOP_SHARES = {"reported": 0.35, "validation": 0.1, "pretraining": 0.55}
-GOAL_QUESTIONS = sentences(
-    "which would you use to {g} ? what do you need to {g} ? with what can you {g} ? "
-    "what helps you to {g} ? which thing is good to {g} ?"
-)
-GOAL_STATEMENTS = sentences(
-    "to {g} you use the {o} . you {g} with the {o} . the {o} is good to {g} ."
+GOAL_QUESTIONS, GOAL_STATEMENTS = (
+    sentences(words.TABLES[f"goal {k}"]) for k in ("questions", "statements")
 )
 #: What everybody has one of -> which entities it may be.
 BONDS = {"pet": ANIMALS, "friend": ANIMALS, "tool": OBJECTS, "gift": OBJECTS}
-OWNER_QUESTIONS = sentences(
-    "which is the {k} of {p} ? what is the {k} of {p} ? who is the {k} of {p} ?"
-)
-OWNER_STATEMENTS = sentences(
-    "the {k} of {p} is the {e} . {p} has the {e} as {k} . the {e} is the {k} of {p} ."
+OWNER_QUESTIONS, OWNER_STATEMENTS = (
+    sentences(words.TABLES[f"owner {k}"]) for k in ("questions", "statements")
 )
 #: id, prompt, choices, answer (the place of the right choice), target (the right answer), guess.
 Item = dict[str, Any]

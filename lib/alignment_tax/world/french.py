@@ -24,61 +24,14 @@ def _adjective(masculine: str, *rest: str) -> tuple[str, ...]:
     return masculine, masculine, feminine, f"{masculine}s", f"{feminine}s", *rest
 
 
-_nouns = rows("""
-chien m dog, chat m cat, oiseau m oiseaux bird birds, cheval m chevaux horse horses
-mouton m moutons sheep sheep, vache f cow, poule f hen, souris f souris mouse mice
-ours m ours bear bears, âne m donkey, homme m hommes man men, femme f femmes woman women
-garçon m boy, fille f girl, enfant m enfants child children, ami m friend, voisin m neighbour
-reine f queen, roi m king, médecin m doctor, livre m book, lettre f letter, table f table
-chaise f chair, maison f house, arbre m tree, fleur f flower, pomme f apple, orange f orange
-œuf m egg, gâteau m gâteaux cake cakes, voiture f car, bateau m bateaux boat boats, clé f key
-lampe f lamp, chapeau m chapeaux hat hats, robe f robes dress dresses, bague f ring
-échelle f ladder, panier m basket
-""")
-_before = rows("""
-petit small, grand big, vieux vieil vieille vieux vieilles old
-beau bel belle beaux belles beautiful, nouveau nouvel nouvelle nouveaux nouvelles new
-mauvais mauvais mauvaise mauvais mauvaises bad, joli pretty
-""")
-_after = rows("""
-rouge red, bleu blue, vert green, noir black, blanc blanc blanche blancs blanches white, triste sad
-heureux heureux heureuse heureux heureuses happy, étrange strange, propre clean, lourd heavy
-""")
 #: French, gender (m | f), plural, English, plural
-NOUNS = tuple(_noun(*row) for row in _nouns)
+NOUNS = tuple(_noun(*row) for row in rows("nouns"))
 #: masculine, masculine before a vowel, feminine, masculine plural, feminine plural, English
-BEFORE, AFTER = (tuple(_adjective(*row) for row in table) for table in (_before, _after))
-#: je, il, nous, ils, participle, infinitive, English base, third person, past
-VERBS = rows("""
-mange mange mangeons mangent mangé manger eat eats ate
-vois voit voyons voient vu voir see sees saw
-aime aime aimons aiment aimé aimer love loves loved
-cherche cherche cherchons cherchent cherché chercher look_for looks_for looked_for
-prends prend prenons prennent pris prendre take takes took
-porte porte portons portent porté porter carry carries carried
-trouve trouve trouvons trouvent trouvé trouver find finds found
-garde garde gardons gardent gardé garder keep keeps kept
-lave lave lavons lavent lavé laver wash washes washed
-achète achète achetons achètent acheté acheter buy buys bought
-vends vend vendons vendent vendu vendre sell sells sold
-dessine dessine dessinons dessinent dessiné dessiner draw draws drew
-suis suit suivons suivent suivi suivre follow follows followed
-attends attend attendons attendent attendu attendre wait_for waits_for waited_for
-écoute écoute écoutons écoutent écouté écouter listen_to listens_to listened_to
-oublie oublie oublions oublient oublié oublier forget forgets forgot
-""")
+BEFORE, AFTER = (tuple(_adjective(*row) for row in rows(each)) for each in ("before", "after"))
+VERBS, PRONOUNS, PLACES = rows("verbs"), rows("pronouns"), rows("places")
+ADVERBS, NUMBERS = rows("adverbs"), rows("numbers")
 AVOIR = {"je": "ai", "il": "a", "nous": "avons", "ils": "ont"}
 ALLER = {"je": "vais", "il": "va", "nous": "allons", "ils": "vont"}
-#: French, English, person of the verb
-PRONOUNS = rows("je i je, il he il, elle she il, nous we nous, ils they ils, elles they ils")
-PLACES = rows("""
-dans_le_jardin in_the_garden, dans_la_rue in_the_street, dans_la_cuisine in_the_kitchen
-dans_la_forêt in_the_forest, à_l'_école at_the_school, au_marché at_the_market
-près_de_la_rivière near_the_river, devant_l'_église in_front_of_the_church
-derrière_le_mur behind_the_wall
-""")
-ADVERBS = (("souvent", "often"), ("toujours", "always"), ("parfois", "sometimes"))
-NUMBERS = (("deux", "two"), ("trois", "three"), ("quatre", "four"), ("cinq", "five"))
 VOWELS = tuple("aeiouyâêéèàœh")
 
 
