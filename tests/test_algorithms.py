@@ -148,7 +148,7 @@ def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
     every = recorded("miniature")
     assert {"dpo", "ppo", "rsf"} <= set(every.points["algorithm"])
     assert set(every.rounds["algorithm"]) == {"rsf", "rsf_random", "dpo", "ppo"}
-    trained = every.kl[every.kl["method"] == "none"]
+    trained = every.points[every.points["forward_kl"].notna() & (every.points["method"] == "none")]
     assert set(trained["algorithm"]) == {"sft", "rsf", "rsf_random", "dpo", "ppo"}
     assert len(every.curve("average", 0)) == 2  # of RSF alone
 

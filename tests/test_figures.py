@@ -149,7 +149,8 @@ def test_the_curves_of_a_kind_of_remedy_are_of_the_same_seeds():
 
 
 def test_no_recorded_figure_has_more_panels_or_names_than_one_reads():
-    run, later = recorded(), [name for kind in LATER.values() for name in kind]
+    run, (*after, _, _, _) = recorded(), LATER.values()
+    later = [name for kind in after for name in kind]
     main, points = figures.main_line(run.points), run.points
     of_main = (figures.front, figures.alpha_curves, figures.rsf_rounds, figures.reward_hacking)
     of_all = (figures.part_curves, figures.search_fronts, figures.fronts, figures.shares_along,
@@ -157,7 +158,7 @@ def test_no_recorded_figure_has_more_panels_or_names_than_one_reads():
     drawn = [draw(main, recorded=True) for draw in of_main]
     drawn += [draw(points, recorded=True) for draw in of_all]
     drawn += [draw(points, ["rsf", "rsf_random"]) for draw in (figures.rounds, figures.taxes)]
-    drawn += [figures.razor(points, run.kl), figures.remedy_fronts(points, later)]
+    drawn += [figures.razor(points), figures.remedy_fronts(points, later)]
     for figure in drawn:
         names = [axes.get_legend() for axes in axes_of(figure)] + figure.legends
         assert max(len(each.get_texts()) for each in names if each) <= 8, alt_text(figure)
@@ -225,7 +226,7 @@ def test_the_reward_model_by_hand():
     ends = [*table.loc[0, ["low", "high"]], table.loc[1, "high"]]
     assert ends == pytest.approx([23.66, 76.34, 100], abs=0.01)
     assert "hard  (n = 10)" in words(figure)
-    worse = pairs.assign(correct=1 - pairs["correct"])
+    worse = pairs.assign(fooled=1 - pairs["correct"])
     fooled = figures.table(figures.pair_accuracy_by_kind(worse, caption=CAPTION, fooled=True))
     told = [["hard", 50], ["easy", 0], ["all replies", 25]]
     assert fooled[["kind", "fooled"]].values.tolist() == told

@@ -71,7 +71,7 @@ FIGURES = {
     "search_fronts": (figures.search_fronts, [ANOTHER_MEAN], "rounds"),
     "kl_penalty": (partial(figures.kl_penalty, own=0.1), [WITH_PENALTIES], "forgetting"),
     "live_remedies": (figures.live_remedies, [LIVE], "forgetting"),
-    "razor": (lambda p: figures.razor(p, pd.DataFrame()), [POINTS], "forgetting"),
+    "razor": (figures.razor, [POINTS], "forgetting"),
     "lost_items": (partial(figures.lost_items, caption=CAPTION), [LOST], "share"),
     "effectiveness": (partial(figures.effectiveness, caption=CAPTION), [GAINS, FORMULAS], "p"),
     "ways": (lambda rows: figures.ways(rows, "loss", ["weights"], "A title", caption=CAPTION),

@@ -11,9 +11,7 @@ from alignment_tax.stats import forgetting
 def test_forgetting_is_paired_with_both_kls():
     points = made_up_points()
     points["forgetting"] = points["skill"]
-    trained = points[points["method"].isin(["none", "kl_coef"])]
-    kl = trained.drop(columns=["kl", "skill"]).assign(forward_kl=trained["reward"])
-    rows = forgetting.forgetting(points, kl)
+    rows = forgetting.forgetting(points.assign(forward_kl=points["reward"]))
     assert len(rows) == 2 * 7
     assert {"base", "sft"}.isdisjoint(rows["algorithm"])
     last = rows[(rows["algorithm"] == "rsf") & (rows["rounds"] == 2) & (rows["seed"] == 1)]

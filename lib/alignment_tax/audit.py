@@ -409,12 +409,14 @@ def page(audit: Audit) -> str:
     made, alpha = provenance(), audit.chosen
     rows = []
     for score in audit.scores:
-        whole, made_of = audit.change(1.0, score), ["-", "-"]
+        whole, made_of, left = audit.change(1.0, score), ["-", "-"], "-"
         if score not in OF_REPLIES:
             lost = audit.change(1.0, score, forgiven=True)
             made_of = [said(lost), labels.number(whole.difference - lost.difference, 2, sign=True)]
-        rows.append([score, said(whole), *made_of, said(audit.change(alpha, score))])
+            left = said(audit.change(alpha, score, forgiven=True))
+        rows.append([score, said(whole), *made_of, said(audit.change(alpha, score)), left])
     heads = ["task", "after - before", "forgotten", "format", f"alpha {alpha:g} - before"]
+    heads.append("of that forgotten")
     changes = labels.markdown(heads, rows)
     return labels.page("audit", changes=changes, advice=advice(audit), audit=audit, made=made)
 
@@ -437,6 +439,7 @@ def advice(audit: Audit) -> str:
     sure = {"holds": "surely gives skill back", "opposite": "surely costs skill"}
     tells = sure.get(back.verdict, "may or may not give skill back: take more items")
     return (
-        f"**Take alpha = {alpha:g}**, chosen on every second item. On the others it has "
-        f"{said(back)} points, as the mean over tasks, against the later model{paid}: it {tells}."
+        f"**Take alpha = {alpha:g}**, chosen on every second item by skill as written. On the "
+        f"others it has {said(back)} points, the mean over tasks, against the later model{paid}: "
+        f"it {tells}."
     )

@@ -26,7 +26,7 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 ABOUT = """See, measure and mitigate the alignment tax of RLHF: a course in notebooks.
 
 A run is a seed and a preset: recorded (no training), smoke (a test), tiny (two CPU cores), small
-(one GPU), paper-3b and paper-7b (the paper's size; `plan` says what they take)."""
+(a real model, hours on a CPU), paper-3b, paper-7b (the paper's; `plan` says what they take)."""
 EXITS = """exit codes:
   0    all is well
   1    something failed, or two runs differ

@@ -49,7 +49,7 @@ def taxes(
     lines = [FAMILY_NAMES[family] for family in ("skill", "commonsense", "reading", "translation")]
     size = (style.PANELS[0], 2.6 + 0.75 * max(len(names), 2))
     label = "points since θ₀ (left of 0: lost)"
-    figure, [line] = style.panels(1, 2, size, sharex=True, sharey=True, xlabel=label)
+    figure, [line] = style.panels(1, 2, size, sharey=True, xlabel=label)
     for axes, way in zip(line, WAYS, strict=True):
         for place, name in enumerate(names):
             own = table[(table["algorithm"] == name) & (table["way"] == way)]
@@ -156,10 +156,10 @@ def kl_penalty(
 
 
 @style.in_style()
-def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Figure:
-    """Draw forgetting against KL both ways (`kl` is kl.csv, or empty), and one curve for all."""
+def razor(points: pd.DataFrame, recorded: bool = False) -> Figure:
+    """Draw forgetting against KL both ways, and one curve for all models."""
     select.need(points, ["algorithm", "method", "seed", "kl", "forgetting"])
-    rows = forgetting.forgetting(points, kl)
+    rows = forgetting.forgetting(points)
     xs = [name for name in forgetting.X_NAMES if rows[name].nunique() >= 4]  # what a fit needs
     if not xs:
         raise TableError("razor has nothing to draw: fewer models than a fit needs.")
@@ -176,7 +176,7 @@ def razor(points: pd.DataFrame, kl: pd.DataFrame, recorded: bool = False) -> Fig
             )  # fmt: skip
         found = forgetting.fit(rows, x)
         way = pd.DataFrame({x: np.linspace(0.0, rows[x].max(), 300)})
-        fitted = Look("one curve for all", style.GREEN)
+        fitted = Look("one curve for all", style.BLACK)
         draw.line(axes, way.assign(tax=found(way[x].to_numpy())), x, "tax", fitted, zorder=3)
         draw.level(axes, 0)
         draw.star(axes, 0, 0, label="θ₀", size=15)

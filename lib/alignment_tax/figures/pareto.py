@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from alignment_tax.stats.compare import summarise
 
 #: The curves of the course's picture, from theta_0 to the last round of RSF, averaging on top.
 CURVES = ("learning_rate", "early_stopping", "average")
+TOLD = (0.2, 0.4, 0.8)  # averages whose alpha stands beside their marker
 
 
 def _curves(
@@ -44,7 +46,12 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> No
         look, own = METHODS[method], table[table["method"] == method]
         if own.empty:
             continue
-        draw.faint(axes, rows[rows["method"] == method], "reward", score, look)
+        mine = rows[rows["method"] == method]
+        if mine["seed"].nunique() < rows["seed"].nunique():
+            look = replace(look, label=f"{look.label}, {seeds_text(mine['seed'])}")
+        if method == "learning_rate":  # its last row is RSF itself, of these seeds alone
+            own = own[:-1]
+        draw.faint(axes, mine, "reward", score, look)
         draw.curve(axes, own, "reward", score, look, pale=0.4, elinewidth=1.0)
     early = table[table["method"] == "early_stopping"]
     for at, name in ((0, "before RLHF (θ₀)"), (-1, "after RLHF")):
@@ -112,6 +119,10 @@ def fronts(
     figure, [line] = style.panels(1, len(scores), (style.PANELS[0], 4.8), xlabel=GAIN)
     for axes, score in zip(line, scores, strict=True):
         _draw(axes, rows, table, score)
+        told = table[(table["method"] == "average") & table["alpha"].isin(TOLD)]
+        for x, y, alpha in told[["reward", score, "alpha"]].to_numpy():
+            note = f"α {alpha:g}"
+            draw.note(axes, note, x, y, (1, 1), far=5, color=METHODS["average"].colour, fontsize=10)
         axes.set_title(AXIS_NAMES[score])
     rivals = "stopping early" + " and smaller steps" * ("learning_rate" in set(rows["method"]))
     caption = f"{run_caption(rows, recorded)} · pale: each seed"
@@ -151,7 +162,8 @@ KINDS = {
 LATER = {
     "merges of all changes": ("slerp", "fisher", "warp"),
     "merges of a part of them": ("dare", "ties"),
-    "beyond, and back": ("expo", "relearn"),
+    "beyond the aligned model": ("expo",),
+    "relearning afterwards": ("relearn",),
     "penalty and replay": ("ewc", "replay_self"),
     "projections": ("ogpsa", "null_space"),
     "projected LoRA": ("oplora",),
@@ -234,7 +246,7 @@ def remedy_fronts(
     if any(rows["seed"].nunique() < most for rows in groups.values()):
         seeds = seeds_text(every["seed"])
         caption = caption.replace(seeds, f"{seeds}; fewer where a panel says so", 1)
-    columns = min(3, len(groups))
+    columns = 2 if len(groups) == 4 else min(3, len(groups))
     lines = -(-len(groups) // columns)
     far = any(REMEDIES[name].beyond for name in set(every["method"]) & set(REMEDIES))
     figure, grid = style.panels(
@@ -242,7 +254,8 @@ def remedy_fronts(
         sharey=not far, xlabel=GAIN, ylabel=SINCE,
     )  # fmt: skip
     for axes, (kind, rows) in zip(grid.flat, groups.items(), strict=False):
-        _panel(axes, table[table["kind"] == kind])
+        _panel(axes, own := table[table["kind"] == kind])
+        _frame(axes, own if far else table, Y)
         fewer = rows["seed"].nunique() < most
         axes.set_title(f"{kind}, {seeds_text(rows['seed'])}" if fewer else kind, fontsize=13)
     return style.finish(figure, "Remedies beside averaging", caption, table, legend_columns=4)
@@ -277,9 +290,8 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
             own = own if remedy.weak_is_high else own[::-1]
             way = [own] if remedy.beyond else [start, own]
             way += [end] if remedy.beyond or remedy.fades else []
-        line = "--" if look.colour in {each.get_color() for each in axes.lines[1:]} else "-"
-        axes.plot(*pd.concat(way)[VALUES].to_numpy().T, line, color=look.colour, lw=1.4, zorder=2)
-        draw.curve(axes, own, X, Y, look, markersize=7, elinewidth=0.8, linestyle="none")
+        axes.plot(*pd.concat(way)[VALUES].to_numpy().T, color=look.colour, lw=1.4, zorder=2)
+        draw.curve(axes, own, X, Y, look, bars="y", markersize=7, elinewidth=0.8, linestyle="none")
     handles, names = axes.get_legend_handles_labels()  # averaging first
     axes.legend(
         handles[1:], [textwrap.fill(name, 22) for name in names[1:]], loc="lower left", fontsize=12,

@@ -26,9 +26,9 @@ PARTS = {
 #: By number of blocks; plain averaging has one.
 K_LOOKS = {
     1: METHODS["average"],
-    3: Look("K = 3", style.GREEN, "D"),
-    6: Look("K = 6", style.VERMILLION, "^"),
-    9: Look("K = 9", style.BLACK, "s"),
+    3: Look("HMA, K = 3", style.GREEN, "D"),
+    6: Look("HMA, K = 6", style.VERMILLION, "^"),
+    9: Look("HMA, K = 9", style.BLACK, "s"),
 }
 #: What `cloud` shows: RSF's rounds and smaller steps, and mixtures with a ratio for each third.
 CLOUD = {
@@ -186,10 +186,15 @@ def search_fronts(points: pd.DataFrame, recorded: bool = False) -> Figure:
     for k, own in table.groupby("blocks"):
         draw.curve(axes, own, "reward", "forgetting", K_LOOKS[int(str(k))], bars="")
     ends = table[table["blocks"] == 1].iloc[[0, -1]]
-    for alpha, (x, y) in enumerate(ends[values].to_numpy()):
-        draw.star(axes, x, y, hollow=alpha == 0)
-        draw.note(axes, f"α = {alpha}", x, y, (0, 1 - 2 * alpha), far=11)
-    axes.margins(x=0.08, y=0.18)
+    (x, y), (last, lowest) = ends[values].to_numpy()
+    draw.star(axes, x, y)
+    draw.note(axes, "α = 0", x, y, (0, 1), far=11)
+    axes.margins(x=0.08)
+    # the aligned model lies far below all that is compared: only the way to it is seen
+    seen = table.loc[table["mean"] < 1, "forgetting"]
+    room = 0.2 * (seen.max() - seen.min()) or 1.0
+    axes.set_ylim(seen.min() - room, seen.max() + room)
+    draw.note(axes, f"↓ to α = 1: {number(lowest)} %", 0.8 * last, seen.min() - room, (0, 1), far=6)
     caption = run_caption(points[points["seed"].isin(rows["seed"])], recorded)
     if rows["seed"].nunique() > 1:
         inner = table[table["mean"].between(0, 1, inclusive="neither")]

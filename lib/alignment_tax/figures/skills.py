@@ -117,7 +117,7 @@ def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
     """
     need(lost, ["name", "kind", "share"])
     looks = {
-        "forgotten": Look("forgotten: the right answer is not there", VERMILLION),
+        "forgotten": Look("forgotten: not wholly right, even cut", VERMILLION),
         "format": Look("format: it is there and not alone, or not said", style.SKY, hatch="///"),
     }
     figure, [[axes]] = panels(size=(style.WIDE[0], 4.6))

@@ -70,19 +70,26 @@ class Look:
     hatch: str = ""  # of bars
 
 
-# Every (colour, marker) pair occurs once; a colour a kind of method.
+# Every (colour, marker) pair occurs once; in a panel of `pareto.KINDS` every colour does.
 METHODS: dict[str, Look] = {
     name: Look(METHOD_NAMES[name], colour, marker)
     for colour, marks in {
         BLUE: {"average": "o", "distil+average": "D"},
         VERMILLION: {"early_stopping": "s", "distil": "P"},
-        SKY: {"l1": "^", "l2": "v", "slerp": "o"},
-        PURPLE: {"kl": "<", "kd": ">", "kd_squared": "h", "warp": "P"},
-        GREEN: {"lora": "X", "lora_mlp": "p", "learning_rate": "^", "dare": "v"},
-        ORANGE: {"replay": ">", "replay_other": "X", "kl_coef": "s", "fisher": "d", "ties": "^"},
-        BROWN: {"sma": "o", "ema": "^", "bema": "v"},
-        BLACK: {"graft": "d", "graft_random": "s", "graft_learnt": "^", "expo": "X"},
-        GREY: {"ewc": "v", "replay_self": ">", "ogpsa": "s", "null_space": "h", "relearn": "p"},
+        SKY: {"l1": "^", "ema": "s", "graft_learnt": "v", "slerp": "o", "ewc": "<"},
+        PURPLE: {"kd": ">", "replay_other": "X", "warp": "p"},
+        GREEN: {
+            "kd_squared": "h",
+            "lora": "X",
+            "learning_rate": "^",
+            "dare": "v",
+            "null_space": "s",
+        },
+        ORANGE: {"lora_mlp": "p", "replay": ">", "kl_coef": "s", "fisher": "d", "ties": "^"}
+        | {"replay_self": "v"},
+        BROWN: {"l2": "v", "sma": "o", "ogpsa": "s"},
+        BLACK: {"kl": "<", "graft": "d", "expo": "X"},
+        GREY: {"bema": "v", "graft_random": "s", "relearn": "p"},
         INK: {"oplora": "D"},
     }.items()
     for name, marker in marks.items()

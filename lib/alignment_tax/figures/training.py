@@ -25,14 +25,16 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = F
     """Draw the reward model's pair accuracy by kind of pair, the hardest first.
 
     `pairs` has `kind` (what tells two replies apart) and `correct` (1 if the chosen reply has the
-    higher reward, 0 if not, 0.5 for a tie); if `fooled`, 1 is a worse reply with the higher reward.
+    higher reward, 0 if not, 0.5 for a tie); if `fooled`, that column: 1 if a worse reply has.
     """
-    need(pairs, ["kind", "correct"])
-    finite(pairs["correct"], "values of correct")
-    value, everything = ("fooled", "all replies") if fooled else ("accuracy", "all pairs")
-    by_kind = pairs.groupby("kind")["correct"].agg(["size", "mean"])
+    own, value, everything = "correct", "accuracy", "all pairs"
+    if fooled:
+        own, value, everything = "fooled", "fooled", "all replies"
+    need(pairs, ["kind", own])
+    finite(pairs[own], f"values of {own}")
+    by_kind = pairs.groupby("kind")[own].agg(["size", "mean"])
     by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
-    by_kind.loc[everything] = [len(pairs), pairs["correct"].mean()]
+    by_kind.loc[everything] = [len(pairs), pairs[own].mean()]
     table = by_kind.reset_index().set_axis(["kind", "pairs", value], axis=1).astype({"pairs": int})
     shares = zip(table[value], table["pairs"], strict=True)
     table[["low", "high"]] = [wilson(share * n, n) for share, n in shares]
@@ -100,6 +102,9 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
         head = f"Dashed: {level[1]}, {number(level[0], 3)}."
     axes.set(xlabel="step", ylabel="loss (nats)")
     axes.locator_params(axis="x", integer=True)
+    if named["loss"].max() > 5 * named["loss"].min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.01)
     columns = min(4, len(table) + (level is not None))
     return finish(figure, "Training", caption, table, head=head, legend_columns=columns)
@@ -144,7 +149,7 @@ def rsf_rounds(points: pd.DataFrame, recorded: bool = False) -> Figure:
     }
     curves = [select.rounds_from_0(rows, name) for name in looks]
     table = summarise(pd.concat(curves), ["algorithm", "rounds"], values)
-    figure, [line] = panels(1, len(values), (style.PANELS[0], 5.0), xlabel="rounds of RSF")
+    figure, [line] = panels(1, len(values), (style.PANELS[0], 5.0), xlabel="rounds")
     titles = ("reward gained over θ₀", "gold, the true reward")
     for axes, name, title in zip(line, values, titles, strict=False):
         axes.set_title(title)
@@ -165,7 +170,8 @@ def reward_hacking(points: pd.DataFrame, recorded: bool = False) -> Figure:
     figure, [[axes]] = panels()
     for _, own in path.groupby("seed"):
         axes.plot(own["reward"], own["gold"], color=GREY, alpha=0.45, linewidth=1.2)
-    draw.curve(axes, table, "reward", "gold", Look("_", BLUE, "o"), bars="y", elinewidth=0.9)
+    look = Look("_", VERMILLION, "s")  # RSF, as in every other figure
+    draw.curve(axes, table, "reward", "gold", look, bars="y", elinewidth=0.9)
     best = int(table["gold"].argmax())
     for place, side in {0: (-0.9, -1), best: (0, 1), len(table) - 1: (1, 0)}.items():
         row = table.iloc[place]

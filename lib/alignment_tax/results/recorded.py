@@ -34,7 +34,7 @@ class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
-    under a remedy (costs), model with a forward KL (nats a reply), reply of a few models.
+    under a remedy (costs), reply of a few models. `points` have `forward_kl` (nats a reply), too.
     `provenance` is of the call that made the tables; `calls` are also those that added to them.
     `key` is the stamp of the recording (see `recording_key`).
     """
@@ -45,7 +45,6 @@ class Recorded:
     provenance: dict[str, Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    kl: pd.DataFrame = field(default_factory=pd.DataFrame)
     replies: pd.DataFrame = field(default_factory=pd.DataFrame)
     key: str = ""
 
@@ -66,6 +65,8 @@ def recorded(preset: str = "tiny") -> Recorded:
         told = f"There is no recorded run in {folder}."
         raise FileNotFoundError(f"{told} Make it with: alignment-tax record {preset}")
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+    if len(kl := tables.pop("kl")):
+        tables["points"] = tables["points"].merge(kl.astype({"part": object}), "left", NAMED)
     pairs, calls = _intact(folder / "pairs.parquet", pd.read_parquet), read_calls(folder)
     key = recording_key(preset)
     return Recorded(**tables, pairs=pairs, provenance=calls[0], calls=calls, key=key)

@@ -6,7 +6,7 @@ rsf/early_stopping            a curve: theta_0 and the rounds
 rsf/average                   a curve: averages of theta_0 and the last round, by alpha
 rsf/average@0.2               the average at alpha 0.2 (alpha is the aligned model's weight)
 rsf/distil, rsf/l2            the plain distilled run; a curve: a remedy by its strength
-rsf/l2/strongest              one strength: strongest, weakest, second_weakest
+rsf/l2/strongest              one strength: strongest, second_strongest, ..., weakest
 rsf/lora/mean                 the mean over the models of a method
 rsf/part=input@0.4            one part averaged at alpha 0.4, the others aligned
 rsf/part=input/mean           the mean over its alphas
@@ -34,9 +34,9 @@ GRAMMAR = re.compile(
     r"(?:/(?P<rounds>last|\d+)"
     r"|/(?P<method>(?!last\b)[a-z]\w*(?:\+average)?)(?:=(?P<part>[a-z]+(?:-\d)?))?"
     r"(?:@(?P<alpha>[\d.]+))?"
-    r"(?:/K=(?P<blocks>\d+))?(?:/(?P<place>strongest|weakest|second_weakest|mean))?)?"
+    r"(?:/K=(?P<blocks>\d+))?(?:/(?P<place>(?:second_)?(?:strongest|weakest)|mean))?)?"
 )
-PLACES = {"strongest": 0, "second_weakest": -2, "weakest": -1}
+PLACES = {"strongest": 0, "second_strongest": 1, "second_weakest": -2, "weakest": -1}
 
 
 @dataclass(frozen=True)

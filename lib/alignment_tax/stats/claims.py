@@ -120,10 +120,10 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
-def _equal_kl(rows: Selection, claim: Claim) -> Gaps:
+def _equal_kl(rows: Selection, claim: Claim, axis: str) -> Gaps:
     """At the furthest KL from theta_0 that both reach, on the lines through their rounds."""
     gaps = {}
-    for seed, *both in _curves(rows, claim, "kl"):
+    for seed, *both in _curves(rows, claim, axis):
         a, b = (each[each[:, 0].argsort()].T for each in both)
         reach = min(a[0, -1], b[0, -1])
         gaps[seed] = float(np.interp(reach, *a) - np.interp(reach, *b))
@@ -140,7 +140,8 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "difference": lambda rows, c: rows.model(c.a)[c.score] - rows.model(c.b)[c.score],
     "equal_reward": partial(_equal, axis="reward"),
     "equal_gold": partial(_equal, axis="gold"),
-    "equal_kl": _equal_kl,
+    "equal_kl": partial(_equal_kl, axis="kl"),  # KL(theta || theta_0)
+    "equal_forward_kl": partial(_equal_kl, axis="forward_kl"),  # KL(theta_0 || theta)
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,
@@ -215,7 +216,7 @@ def over_items(
     NotRecorded: a claim that is no difference and not at equal reward or gold, or has no items.
     """
     kind, _, axis = claim.measure.partition("_")
-    if kind not in ("difference", "equal") or axis == "kl":
+    if kind not in ("difference", "equal") or axis.endswith("kl"):
         raise NotRecorded(f"{claim.id} is no difference of models or of their fronts.")
     if kind == "difference":
         models, texts = [rows.model(text) for text in (claim.a, claim.b)], (claim.a, claim.b)

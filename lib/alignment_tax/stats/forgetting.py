@@ -13,24 +13,19 @@ X_NAMES = {"kl": "KL(θ ‖ θ₀)", "forward_kl": "KL(θ₀ ‖ θ)"}
 TRAINED = ("none", "kl_coef")
 
 
-def forgetting(points: pd.DataFrame, kl: pd.DataFrame | None = None) -> pd.DataFrame:
+def forgetting(points: pd.DataFrame) -> pd.DataFrame:
     """Return one row per trained model: what it forgot, and how far it went.
 
-    `points` and `kl` have the columns of points.csv and kl.csv, if that is recorded. Returned are
-    study, seed, algorithm, method, strength, rounds; tax (what theta_0 of the same seed had more,
-    format forgiven, in points); kl (KL(theta || theta_0), nats a reply) and forward_kl
+    Columns: study, seed, algorithm, method, strength, rounds; tax (what theta_0 of the same seed
+    had more, format forgiven, in points); kl (KL(theta || theta_0), nats a reply) and forward_kl
     (KL(theta_0 || theta), NaN if unknown).
     """
     rows = points[points["method"].isin(TRAINED) & ~points["algorithm"].isin(["base", "sft"])]
-    by = ["seed", "algorithm", "method", "strength", "rounds"]
+    by = ["study", "seed", "algorithm", "method", "strength", "rounds", "kl"]
     before = rows["seed"].map(theta_0(points).set_index("seed")["forgetting"])
-    table = rows[["study", *by, "kl"]].assign(tax=before - rows["forgetting"].astype(float))
-    if kl is None or kl.empty:
-        return table.assign(forward_kl=np.nan).reset_index(drop=True)
-    # a missing strength is no number, and no number equals another
-    table, kl = (t.assign(strength=t["strength"].astype(float).fillna(-1)) for t in (table, kl))
-    found = kl.loc[kl["method"].isin(TRAINED), [*by, "forward_kl"]]
-    return table.merge(found, on=by, how="left", validate="one_to_one")
+    found = {"tax": before - rows["forgetting"].astype(float)}
+    found["forward_kl"] = rows["forward_kl"] if "forward_kl" in rows else before * np.nan
+    return rows[by].assign(**found).reset_index(drop=True)
 
 
 def own_share(rsf: np.ndarray, control: np.ndarray) -> float:
