@@ -16,6 +16,7 @@ from alignment_tax.pipeline.study import Study
 from alignment_tax.presets import SAMPLED, DpoConfig, PpoConfig, RlooConfig
 from alignment_tax.results.recorded import recorded
 from alignment_tax.spec import NAMED, Spec, UnknownStage
+from alignment_tax.stats.calibration import calibration_error
 from alignment_tax.store import Store
 from alignment_tax.train.kl import reply_log_probs
 from alignment_tax.train.sample import kept_replies
@@ -118,10 +119,17 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     after = reply_log_probs(policy, tokenizer, prompts, kept_replies(replies), 32)
     assert found["forward_kl"] == pytest.approx((replies["log_prob_0"] - after).mean(), abs=1e-4)
     assert found["forward_kl"] != study.point(Spec("ppo", 2))["kl"]
+    beside = json.loads((study.calibration(Spec("sft")).path / "calibration.json").read_text())
+    assert beside["entropy"] == pytest.approx(-replies["log_prob"].mean())
+    sure = study.scorer.confidences(*study.policy("sft"))
+    assert beside["ece"] == calibration_error(sure["confidence"], sure["right"])
+    both = sure.merge(study.scores(Spec("sft")).items, on=["slot", "item"])
+    assert len(both) == len(sure) > 0
+    assert both["right"].tolist() == (both["forgiven"] == 1).tolist()
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
     table = record.forward_kls(study, specs)
     assert (*table["algorithm"], table["alpha"].iloc[-1]) == ("sft", "ppo", "ppo", 0.5)
-    assert list(table.columns) == [*NAMED, "forward_kl"]
+    assert list(table.columns) == [*NAMED, "forward_kl", "ece", "entropy"]
 
 
 def test_ppo_under_another_kl_coefficient_is_another_run(study):

@@ -6,6 +6,7 @@ import pytest
 from points import made_up_points, versus
 
 from alignment_tax.stats import forgetting
+from alignment_tax.stats.calibration import calibration_error
 
 
 def test_forgetting_is_paired_with_both_kls():
@@ -19,6 +20,13 @@ def test_forgetting_is_paired_with_both_kls():
     swept = rows[(rows["method"] == "kl_coef") & (rows["strength"] == 0.4)]
     assert swept["forward_kl"].tolist() == [1.0, 6.0]
     assert forgetting.forgetting(points)["forward_kl"].isna().all()
+
+
+def test_confidence_is_held_against_how_often_it_is_right():
+    # by hand: four at 0.95 of which three are right are 0.2 off, one at 0.55 that is wrong 0.55
+    off = calibration_error(np.array([0.95] * 4 + [0.55]), np.array([1, 1, 1, 0, 0]))
+    assert off == pytest.approx(100 * (0.8 * 0.2 + 0.2 * 0.55))
+    assert calibration_error(np.array([1.0, 0.25]), np.array([True, False])) == pytest.approx(12.5)
 
 
 def test_a_curve_that_levels_off_is_found():

@@ -151,10 +151,12 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
 
 
 def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
-    """One row for each model that `has_forward_kl`: what names it, and forward_kl (nats)."""
+    """One row for each model that `has_forward_kl`: what names it, forward_kl, ece, entropy."""
 
     def measured(spec: Spec) -> dict[str, Any]:
-        return {"forward_kl": read_json(study.forward_kl(spec).path / "kl.json")["forward_kl"]}
+        found = read_json(study.forward_kl(spec).path / "kl.json")
+        more = read_json(study.calibration(spec).path / "calibration.json")
+        return {"forward_kl": found["forward_kl"], **more}
 
     return _rows(study, filter(has_forward_kl, specs), measured)
 
@@ -311,5 +313,6 @@ def _run_some(
         study.evaluate(spec)
         if has_forward_kl(spec):
             study.forward_kl(spec)
+            study.calibration(spec)
         if finished is not None:
             finished.put(f"last: seed {seed}, {spec}")

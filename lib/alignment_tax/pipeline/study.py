@@ -56,6 +56,7 @@ class Study(Run):
     evaluate = stages.scores.scores
     sampled_replies = stages.scores.sampled_replies
     forward_kl = stages.scores.forward_kl
+    calibration = stages.scores.calibration
     cost = stages.remedies.cost
 
     def aligned(self, algorithm: str, rounds: int) -> Artifact:

@@ -34,7 +34,8 @@ class Recorded:
     """The recorded run of a preset: tables that figures are drawn from, and where they came from.
 
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
-    under a remedy (costs), reply of a few models. `points` have `forward_kl` (nats a reply), too.
+    under a remedy (costs), reply of a few models. `points` have the columns of kl.csv, too, of the
+    main line: forward_kl and entropy (nats a reply), ece (points; see `stages.scores.calibration`).
     `provenance` is of the call that made the tables; `calls` are also those that added to them.
     `key` is the stamp of the recording (see `recording_key`).
     """

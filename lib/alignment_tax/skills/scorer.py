@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from tqdm import tqdm
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -232,6 +233,21 @@ class Scorer:
                     reply = definition.doc_to_choice(asked[0].doc)[best]
                 said[slot, number] = reply.strip()
         return said
+
+    def confidences(self, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
+        """Return of each item with choices what a model gives its own, and whether it is right.
+
+        Columns: slot, item, confidence (0..1, the likeliest choice's share of all) and right.
+        """
+        rows = []
+        for slot, numbers in self.numbers.items():
+            definition = self.tasks[self.slots[slot].name]
+            if definition.OUTPUT_TYPE == "multiple_choice":
+                for item, asked in _by_item(self._ask(model, tokenizer, slot, numbers)):
+                    share = softmax([request.resps[0][0] for request in asked])
+                    right = share.argmax() == definition.doc_to_target(asked[0].doc)
+                    rows.append((slot, item, float(share.max()), bool(right)))
+        return pd.DataFrame(rows, columns=["slot", "item", "confidence", "right"])
 
     def _ask(
         self, model: Model, tokenizer: Tokenizer, slot: str, numbers: Sequence[int]

@@ -15,6 +15,7 @@ SESOI = {
     "points": 0.5,  # one item in two hundred; seeds of theta_0 differ by about twice that
     "reward": 0.1,  # 3 % of what RSF gains, less than one seed's gain differs from another's
     "gold": 0.1,  # one reply in ten that is better by one of the true reward's units
+    "nats": 0.5,  # a reply's; the rounds of RSF go thirty times as far from theta_0
     "reward x points": 0.5,  # half a point of skill along one unit of reward
 }
 
@@ -40,6 +41,8 @@ class Claim:
         """What the difference is measured in."""
         if self.measure == "hypervolume":
             return "reward x points"
+        if self.score == "entropy":
+            return "nats"
         return self.score if self.score in ("reward", "gold") else "points"
 
     @property

@@ -155,6 +155,8 @@ def differences(points: pd.DataFrame | Selection, claim: Claim) -> pd.Series:
     rows = points if isinstance(points, Selection) else Selection(points)
     if claim.score not in rows.rows or rows.rows[claim.score].isna().all():
         raise NotRecorded(f"The points have no {claim.score}.")
+    if (there := rows.rows[claim.score].notna()).sum() < len(there):
+        rows = Selection(rows.rows[there])
     found = pd.Series(MEASURES[claim.measure](rows, claim), dtype=float)
     return found.dropna() if claim.measure in ("difference", "same_alpha") else found
 

@@ -13,6 +13,7 @@ from alignment_tax.pipeline.stages import base, ratios
 from alignment_tax.pipeline.stages.run import Run, trained
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
+from alignment_tax.stats.calibration import calibration_error
 from alignment_tax.store import Artifact, digest, read_json, write_json
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import kept_replies, reply_columns
@@ -102,6 +103,28 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
     inputs |= {"batch": run.batch}
     parents = {"policy": parent, "replies": of_start}
     return run.get("forward_kl", inputs, make, parents, f"forward KL of {spec}", version=2)
+
+
+def calibration(run: Run, spec: Spec) -> Artifact:
+    """How far a model's confidence in its choices is off, and how varied its replies are.
+
+    calibration.json: ece, the expected calibration error in points (of the likeliest choice's
+    share), and entropy, minus the mean log-probability of a sampled reply, in nats. As a tax: Hu et
+    al. 2025, 2510.17426.
+    """
+    spec = simplest(ratios.resolved(run, spec))
+    scored = scores(run, spec)
+
+    def make(folder: Path) -> None:
+        found = scorer(run).confidences(*ratios.model_of(run, spec))
+        replies = pd.read_parquet(scored.path / "replies.parquet", columns=["log_prob"])
+        off = calibration_error(found["confidence"].to_numpy(), found["right"].to_numpy())
+        entropy = -float(replies["log_prob"].mean())
+        write_json(folder / "calibration.json", {"ece": off, "entropy": entropy})
+
+    inputs = {name: getattr(spec, name) for name in ("method", "alpha", "strength", "part")}
+    parents = {"policy": trained(run, spec), "scores": scored}
+    return run.get("calibration", inputs, make, parents, f"calibration of {spec}")
 
 
 def sampled_replies(run: Run, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
