@@ -13,7 +13,7 @@ from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
-from alignment_tax.results.recorded import recorded, recorded_items, recording_key
+from alignment_tax.results.recorded import RecordError, recorded, recorded_items, recording_key
 from alignment_tax.spec import NAMED
 from alignment_tax.stats import claims
 
@@ -105,7 +105,7 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     assert page == report.one_seed_page(run, items, kept)
     assert f"`{run.key}`" in page
     two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
-    refuses(ValueError, "2 seeds", report.one_seed_page, two, items, kept)
+    refuses(RecordError, "2 seeds", report.one_seed_page, two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:

@@ -16,7 +16,7 @@ from alignment_tax.notebooks import find_chapters, read_notebook, reading_minute
 from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
 from alignment_tax.results.points import as_trained, main_line
-from alignment_tax.results.recorded import Recorded, recorded, recorded_items
+from alignment_tax.results.recorded import Recorded, RecordError, recorded, recorded_items
 from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
@@ -234,9 +234,10 @@ def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page of a run of one seed, whose intervals are over items (else ValueError)."""
+    """Return the page of a run of one seed, whose intervals are over items (else RecordError)."""
     if len(run.seeds) != 1:
-        raise ValueError(f"The run has {len(run.seeds)} seeds: compare them, not their items.")
+        told = f"{run.points['study'].iloc[0]} has {len(run.seeds)} seeds recorded, and its page"
+        raise RecordError(f"{told} tells of one, by its items: take the others out of its folder.")
     points = main_line(run.points)
     told = claims.markdown(found.drop(columns="place").assign(place=""))
     own = {"models": models_table(points), "tax": alt_text(tax_figure(points, items))}
@@ -286,7 +287,7 @@ def write_real(folder: Path) -> None:
     """Write the page of the real model, its claims and its figure into the folder of its tables."""
     real, items = recorded(REAL), recorded_items(REAL)
     found = real_claims(real, items)
-    claims.write(found, folder / "claims.csv")
     write_whole(folder / "README.md", one_seed_page(real, items, found))
+    claims.write(found, folder / "claims.csv")
     save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
     print(f"The results of the real model are in {folder}.")

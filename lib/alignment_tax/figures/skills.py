@@ -92,7 +92,7 @@ def tax_bars(
     table.insert(3, "family", table["score"].isin(FAMILY_NAMES))
     caption = run_caption(select.main_line(points), recorded)
     if intervals is not None:
-        caption += " · bars of RSF: given 95 % interval"
+        caption += " · lines: 95 % interval over items"
         for score, ends in intervals.items():
             table.loc[table["score"] == score, ["tax_low", "tax_high"]] = ends
     names, bold = table["name"], table["family"].astype(bool)
