@@ -61,8 +61,10 @@ RELIED = {
         "average_vs_early.rsf.forgetting average_vs_learning_rate.skill".split(),
         "holds",
     ),
-    "average_vs_learning_rate.forgetting": "negligible",
-    **dict.fromkeys(["average_vs_l2.forgetting", "average_vs_null_space.forgetting"], "opposite"),
+    **dict.fromkeys(
+        ["average_vs_learning_rate.forgetting", "average_vs_l2.forgetting"], "negligible"
+    ),
+    **{"average_vs_null_space.forgetting": "opposite", "average_vs_null_space.gold": "holds"},
 }
 
 

@@ -217,7 +217,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("--prompts", path, "a file with a prompt a line, as text or as JSON")
     option("--pad", bool, "take tokens that only one model has as they are")
     option("--export", new_file, "write mergekit's configuration of these weights", metavar="FILE")
-    option = command(do_audit, "owner/sft owner/rlhf --tasks arc_easy,piqa")
+    option = command(do_audit, "owner/sft owner/rlhf --tasks arc_easy,triviaqa")
     for end, text in ends.items():
         option(end, str, text)
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
