@@ -125,7 +125,8 @@ def fronts(
             draw.note(axes, note, x, y, (1, 1), far=5, color=METHODS["average"].colour, fontsize=10)
         axes.set_title(AXIS_NAMES[score])
     rivals = "stopping early" + " and smaller steps" * ("learning_rate" in set(rows["method"]))
-    caption = f"{run_caption(rows, recorded)} · pale: each seed"
+    caption = run_caption(rows, recorded)
+    caption += " · pale: each seed" * (rows["seed"].nunique() > 1)
     return style.finish(figure, f"Averaging beside {rivals}", caption, table, legend_columns=3)
 
 
