@@ -104,7 +104,8 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
     axes.locator_params(axis="x", integer=True)
     if named["loss"].max() > 5 * named["loss"].min() > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        for labelled in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            labelled("{x:g}")
     axes.margins(x=0.01)
     columns = min(4, len(table) + (level is not None))
     return finish(figure, "Training", caption, table, head=head, legend_columns=columns)
