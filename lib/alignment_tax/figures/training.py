@@ -5,6 +5,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from alignment_tax.figures import primitives as draw
 from alignment_tax.figures import style
@@ -104,8 +105,9 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
     axes.locator_params(axis="x", integer=True)
     if named["loss"].max() > 5 * named["loss"].min() > 0:
         axes.set_yscale("log")
-        for labelled in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            labelled("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     axes.margins(x=0.01)
     columns = min(4, len(table) + (level is not None))
     return finish(figure, "Training", caption, table, head=head, legend_columns=columns)
