@@ -15,8 +15,7 @@ import transformers
 from conftest import refuses
 from test_parts import llama
 
-from alignment_tax import audit as audits
-from alignment_tax import settings
+from alignment_tax import audit as audits, settings
 from alignment_tax.audit import Asked, Audit, AuditError, Measured, measure, page, read_prompts
 from alignment_tax.cli import main
 from alignment_tax.merge.average import average, own_tensors

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_parts import llama, same, state
 
 from alignment_tax.merge.average import average

@@ -14,8 +14,7 @@ from alignment_tax.cli import main
 from alignment_tax.models import RewardModel
 from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import ppo_against_trl as bench_ppo
-from bench import speed, tune
+from bench import ppo_against_trl as bench_ppo, speed, tune
 
 
 class Tokenizer:

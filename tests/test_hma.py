@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
-from test_parts import llama as small_llama
-from test_parts import same, state
+from hypothesis import given, strategies as st
+from test_parts import llama as small_llama, same, state
 from torch import nn
 from torch.func import functional_call
 
@@ -283,7 +281,6 @@ def test_what_cannot_be_searched_is_refused():
     refuses(TrainingDiverged, "nan at step 1", hma.learn_ratios, toy(), nan, TOY)
 
 
-# the released code
 def bench(faults):
     config = toy_with(alpha=0.2, epochs=20, learning_rate=0.01)
     return released_code.run(toy(2, 1, 1), Distance(0.3, 0.2, 0.1), config, faults)

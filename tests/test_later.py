@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from conftest import refuses
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_mitigate import DOCUMENTS, make_setting
 from test_models import make_policy
 from test_train import weights

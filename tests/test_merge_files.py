@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 from test_parts import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -11,15 +11,21 @@ import pandas as pd
 import pytest
 import torch
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_models import bot, make_policy, make_tokenizer, user
 from test_train import EXAMPLES, surprisal, weights
 from torch import nn
 
-from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
-from alignment_tax.mitigate import output_penalty as outputs
-from alignment_tax.mitigate import replay as replays
+from alignment_tax.mitigate import (
+    REMEDIES,
+    Setting,
+    best_of_n,
+    distil,
+    output_penalty as outputs,
+    replay as replays,
+    treat,
+    treatments,
+)
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Bema, Ema, Sma, ema, sma
@@ -64,7 +70,6 @@ def finetuned(policy, setting, extras):
     return finetune(policy, setting.tokenizer, setting.pool, extras=extras, **numbers)
 
 
-# penalties on weights and on outputs
 @pytest.mark.parametrize(("strength", "power", "unit", "start", "moved", "expected"), [
     # changes of 0.2, -0.1 and 0 are 2, -1 and 0 learning rates
     (0.5, 1, 0.1, (1.0, 2.0, 3.0), (1.2, 1.9, 3.0), 0.5 * (2 + 1) / 3),
@@ -126,7 +131,6 @@ def test_remembered_outputs_are_those_computed_anew():
     assert (forgetful.known, len(teacher.known)) == ({}, len(EXAMPLES))
 
 
-# strengths that change nothing, and those that change everything
 @pytest.fixture(scope="module")
 def plain():
     return weights(distil(make_setting()).policy)
@@ -174,7 +178,6 @@ def test_senseless_strengths_and_unknown_remedies_are_refused_before_training(na
     refuses(ValueError, "no remedy 'l3'. .* l1, l2, kd", distil, make_setting(), {"l3": 1.0})
 
 
-# LoRA
 def test_merged_lora_gives_the_logits_of_the_unmerged_one():
     lora, batch = Lora(2, "all", seed=0), make_batch()
     wrapped = lora.begin(make_policy())
@@ -222,7 +225,6 @@ def test_ranks_that_no_layer_can_have_are_refused():
     refuses(ValueError, "no linear layer .*'mlp'", Lora(1, "mlp", 0).begin, gpt2)
 
 
-# replay
 def make_replay(strength, documents=DOCUMENTS):
     return replays.Replay(make_setting(), documents, strength)
 
@@ -307,7 +309,6 @@ def test_the_variant_without_evaluated_formats_asks_nothing():
     assert passages == [family in of_passages for family in replays.tiny_families(80, 3)]
 
 
-# averages along the trajectory
 def walk(collector, values):
     """A model of one weight that is `values` after steps 1, 2, ..."""
     model = line(0.0)
@@ -372,7 +373,6 @@ def test_bema_by_hand():
     assert weights(bema.end(policy))[0].item() == pytest.approx(average + 12**-0.2 * 2, rel=1e-5)
 
 
-# graft and averaging afterwards
 @given(
     changes=st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(any),
     density=st.floats(0.001, 1),
@@ -424,7 +424,6 @@ def test_a_graft_of_a_tied_policy_counts_its_embedding_once():
     assert whole["lm_head.weight"] is whole["model.embed_tokens.weight"]
 
 
-# combinations, protocol, rounds
 def test_remedies_end_in_the_order_that_they_need():
     wanted = {"average": 0.5, "graft": 0.1, "lora": 2, "l2": 0.04, "sma": 0.5}
     names = [type(t).__name__ for t in treatments(make_setting(), wanted)]

@@ -8,8 +8,7 @@ import torch
 import transformers
 from conftest import refuses
 
-from alignment_tax import models as library
-from alignment_tax import plan, presets
+from alignment_tax import models as library, plan, presets
 from alignment_tax.pipeline.study import Study
 from alignment_tax.store import Store
 

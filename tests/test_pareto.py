@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from alignment_tax.stats.compare import compare_seeds, interval, paired_bootstrap, verdict
 from alignment_tax.stats.pareto import gap_at_equal_reward, hypervolume, interpolate

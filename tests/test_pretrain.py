@@ -10,16 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import refuses
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_tax.models import load_policy
 from alignment_tax.settings import base_folder
 from alignment_tax.skills import Scorer, slot_percent
 from alignment_tax.store import verify_folder
-from alignment_tax.train import checkpoint, loop
-from alignment_tax.train import pretrain as module
+from alignment_tax.train import checkpoint, loop, pretrain as module
 from alignment_tax.train.pretrain import Cycle, PretrainConfig, Row, collate, encode, pretrain
 from alignment_tax.world.corpus import CURRICULUM, Document, documents
 from alignment_tax.world.tiny import items

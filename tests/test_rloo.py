@@ -13,8 +13,12 @@ from alignment_tax.models import prompt_ids
 from alignment_tax.presets import RlooConfig
 from alignment_tax.train.grpo import GRPO
 from alignment_tax.train.ppo import policy_loss
-from alignment_tax.train.rloo import RLOO as BY_RLOO
-from alignment_tax.train.rloo import penalise_unfinished, rloo_advantages, train_rloo
+from alignment_tax.train.rloo import (
+    RLOO as BY_RLOO,
+    penalise_unfinished,
+    rloo_advantages,
+    train_rloo,
+)
 
 EOS = 1
 RLOO = RlooConfig(

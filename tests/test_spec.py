@@ -5,11 +5,9 @@ from functools import partial
 from itertools import product
 
 import pandas as pd
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from alignment_tax import presets
-from alignment_tax import spec as specs
+from alignment_tax import presets, spec as specs
 from alignment_tax.pipeline import catalogue
 from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import AVERAGE, DISTILLED, INSIDE, KL_COEF, NAMED, Method, Spec

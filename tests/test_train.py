@@ -9,8 +9,7 @@ from conftest import refuses
 from datasets import Dataset, concatenate_datasets
 from test_models import always, bot, make_policy, make_reward_model, make_tokenizer, sharp, user
 from torch.nn.functional import logsigmoid
-from trl import RewardConfig as TrlRewardConfig
-from trl import RewardTrainer
+from trl import RewardConfig as TrlRewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from alignment_tax.models import Reply, conversation_ids, prompt_ids, texts

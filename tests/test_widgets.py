@@ -4,8 +4,7 @@ import functools
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from alignment_tax import widgets
 from alignment_tax.figures.style import finish, panels

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment_tax import notebooks as chapters
-from alignment_tax import presets, settings
+from alignment_tax import notebooks as chapters, presets, settings
 from alignment_tax.labels import ALPHA
 from alignment_tax.merge.layout import MergeError
 from alignment_tax.results.values import CompareError, differences, read_run

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
+from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import ALGORITHMS, Look, run_caption
 from alignment_tax.labels import ALGORITHM_NAMES, AXIS_NAMES, FAMILY_NAMES, FORGIVEN, number
 from alignment_tax.results import points as select

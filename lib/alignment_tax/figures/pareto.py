@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
+from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import GAIN, METHODS, Look, run_caption
 from alignment_tax.labels import ALPHA, AXIS_NAMES, FAMILY_NAMES, number, seeds_text
 from alignment_tax.registry import REMEDIES

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
+from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import METHODS, Look, run_caption
 from alignment_tax.labels import AXIS_NAMES, FAMILY_NAMES, METHOD_NAMES, number
 from alignment_tax.results import points as select

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
+from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import BLUE, VERMILLION, Look, finish, panels, run_caption
 from alignment_tax.labels import FAMILIES, FAMILY_NAMES, SCORES, names_of
 from alignment_tax.results import points as select

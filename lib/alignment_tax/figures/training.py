@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from alignment_tax.figures import primitives as draw
-from alignment_tax.figures import style
+from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import BLUE, GREY, VERMILLION, Look, finish, panels, run_caption
 from alignment_tax.labels import number
 from alignment_tax.results import points as select

@@ -11,8 +11,7 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers import PreTrainedModel as Model
+from transformers import DynamicCache, PreTrainedModel as Model
 
 from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, positions
 

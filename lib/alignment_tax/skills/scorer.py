@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from tqdm import tqdm
-from transformers import PreTrainedModel as Model
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import PreTrainedModel as Model, PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS
 from alignment_tax.models import autocast

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from trl import DPOConfig as TrlDpoConfig
-from trl import DPOTrainer
+from trl import DPOConfig as TrlDpoConfig, DPOTrainer
 
 from alignment_tax.models import Model, Reply, Tokenizer, prompt_ids
 from alignment_tax.presets import DpoConfig

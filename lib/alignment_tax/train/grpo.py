@@ -7,8 +7,7 @@ no KL penalty. The loss is that of DAPO (Yu et al. 2025): the mean over all toke
 
 from functools import partial
 
-from trl import GRPOConfig as TrlGrpoConfig
-from trl import GRPOTrainer
+from trl import GRPOConfig as TrlGrpoConfig, GRPOTrainer
 
 from alignment_tax.train.rloo import ByTrl, rloo_round
 

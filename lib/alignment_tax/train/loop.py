@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel as Model
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import PreTrainedModel as Model, PreTrainedTokenizerBase as Tokenizer
 from transformers.modeling_outputs import CausalLMOutputWithPast as Outputs
 
 from alignment_tax.models import AnyReply, as_reply, autocast, pad_batch, prompt_ids

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegressionCV
-from trl import RewardConfig as TrlRewardConfig
-from trl import RewardTrainer
+from trl import RewardConfig as TrlRewardConfig, RewardTrainer
 
 from alignment_tax.models import Model, RewardModel, Tokenizer, conversation_ids, score_ids
 from alignment_tax.presets import HeadConfig, RewardConfig

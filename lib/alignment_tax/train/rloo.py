@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 from transformers import Trainer, TrainerState
-from trl import RLOOConfig as TrlRlooConfig
-from trl import RLOOTrainer
+from trl import RLOOConfig as TrlRlooConfig, RLOOTrainer
 
 from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import RlooConfig

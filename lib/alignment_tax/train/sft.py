@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from trl import SFTConfig as TrlSftConfig
-from trl import SFTTrainer
+from trl import SFTConfig as TrlSftConfig, SFTTrainer
 
 from alignment_tax.models import Model, Tokenizer, conversation_ids, prompt_ids
 from alignment_tax.presets import SftConfig

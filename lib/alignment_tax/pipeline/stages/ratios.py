@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax import presets
-from alignment_tax import spec as grammar
+from alignment_tax import presets, spec as grammar
 from alignment_tax.merge import layout, parts, search
 from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
