@@ -182,6 +182,7 @@ def test_scores_come_back_in_order_and_do_not_depend_on_the_batch_size():
 
 def test_it_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     can = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     monkeypatch.setattr(plan, "check_machine", lambda preset, folder: None)
@@ -191,6 +192,7 @@ def test_it_computes_in_bfloat16_only_where_the_preset_says_so(tmp_path, monkeyp
             Study(preset, 0, Store(tmp_path))
             assert library.use_bf16(gpu) == preset.bf16 == (preset.world == "real")
             assert library.use_bf16(torch.device("cpu")) == (preset.bf16 and can)
-            assert (os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2") != preset.bf16
+            limits = (os.environ["ONEDNN_MAX_CPU_ISA"], os.environ.get("ATEN_CPU_CAPABILITY"))
+            assert limits == (("DEFAULT", None) if preset.bf16 else ("AVX2", "avx2"))
     finally:
         library.set_bf16(False)

