@@ -57,5 +57,5 @@ def test_the_page_of_the_real_model_lists_the_main_line_alone():
     pages = []
     for points in (real.points, with_others(real.points)):
         run = replace(real, points=points)
-        pages.append(report.one_seed_page(run, items, report.real_claims(run, items)))
+        pages.append(report.real_page(run, items, report.real_claims(run, items)))
     assert pages[0] == pages[1]

@@ -13,7 +13,7 @@ from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
 from alignment_tax.results.items import bleu_statistics
-from alignment_tax.results.recorded import RecordError, recorded, recorded_items, recording_key
+from alignment_tax.results.recorded import recorded, recorded_items, recording_key
 from alignment_tax.spec import NAMED
 from alignment_tax.stats import claims
 
@@ -105,10 +105,8 @@ def test_the_page_of_the_real_model_is_that_of_its_recorded_run() -> None:
     assert found["id"].tolist() == kept["id"].tolist()
     np.testing.assert_allclose(found["difference"], kept["difference"], atol=1e-12)
     page = (settings.results_folder() / report.REAL / "README.md").read_text(encoding="utf-8")
-    assert page == report.one_seed_page(run, items, kept)
+    assert page == report.real_page(run, items, kept)
     assert f"`{run.key}`" in page
-    two = replace(run, points=pd.concat([run.points, run.points.assign(seed=1)]))
-    refuses(RecordError, "2 seeds", report.one_seed_page, two, items, kept)
 
 
 def test_the_fill_needs_both_marks() -> None:
@@ -185,6 +183,28 @@ def test_costs_of_one_seed_are_paired_by_item() -> None:
     assert not found["id"].str.startswith("gain.").any()
     alike = claims.table(points(), items=items({"sft": 20, "rsf": 20, "average": 20}))
     assert set(alike["verdict"]) == {"negligible"}
+
+
+def test_of_two_seeds_the_mean_is_resampled_and_each_is_asked_alone() -> None:
+    first, second = (items({"sft": 36, "rsf": n, "average": 30}) for n in (20, 34))
+    other = second.assign(key=second["key"] + "b", seed=1)
+    later = points().assign(seed=1, key=points()["key"] + "b")
+    both, every = pd.concat([points(), later]), pd.concat([first, other])
+    cost = claims.one(claims.table(both, items=every), "tax.rsf.reading")
+    # 16 and 2 of 40 items lost
+    assert cost["difference"] == pytest.approx(-(40 + 5) / 2)
+    assert (cost["seeds"], cost["n_seeds"]) == ("0 1", 2)
+    # the same items are drawn for both: 2 of 40 are lost twice, 14 once
+    half = 1.96 * 100 * ((2 * 1 + 14 * 0.25) / 40 - 0.225**2) ** 0.5 / 40**0.5
+    assert (cost["high"] - cost["low"]) / 2 == pytest.approx(half, rel=0.1)
+    pairs = pd.DataFrame({"margin": 1.0, "model": "judge", "seed": [0, 0, 1]})
+    run = replace(recorded(report.REAL), points=both, pairs=pairs)
+    found = report.real_claims(run, every)
+    shown = claims.by_seed(found, "tax.rsf.span")
+    assert list(shown.columns) == ["claim", "all seeds", "seed 0", "seed 1"]
+    assert [text.split()[0] for text in shown.iloc[0, 1:]] == ["-22.50", "-40.00", "-5.00"]
+    # what one seed says is no claim that a table of all picks up
+    assert not claims.pick(found, "").id.str.contains("seed").any()
 
 
 def test_fronts_and_rewards_of_one_seed_are_paired_by_item_and_reply() -> None:

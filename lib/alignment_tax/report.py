@@ -16,7 +16,7 @@ from alignment_tax.notebooks import find_chapters, read_notebook, reading_minute
 from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
 from alignment_tax.results.points import as_trained, main_line
-from alignment_tax.results.recorded import Recorded, RecordError, recorded, recorded_items
+from alignment_tax.results.recorded import Recorded, recorded, recorded_items
 from alignment_tax.results.select import Selection
 from alignment_tax.spec import DISTIL, DISTILLED_AVERAGE
 from alignment_tax.stats import claims, methods
@@ -186,12 +186,13 @@ def beside_small_steps() -> list[str]:
     return [claims.said(row) for _, row in claims.table(both, asked).iterrows()]
 
 
-# --- the real model: one seed ---------------------------------------------------------------------
+# --- the real model: few seeds, and intervals over their items ------------------------------------
 def tax_figure(points: pd.DataFrame, items: pd.DataFrame) -> Figure:
     """Draw what RSF changed in every slot and family, with the bootstrap's intervals over items."""
     rows, bounds, draws = Selection(points), {}, claims.drawn(items)
     for score in ("skill", *FAMILIES, *_scored(points)):
-        change = claims.over_items(rows, claims.Claim("", "", "", "rsf/last", "sft", score), draws)
+        claim = claims.Claim("", "", "", "rsf/last", "sft", score)
+        _, change = claims.over_items(rows, claim, draws)
         bounds[score] = (change.low, change.high)
     return tax_bars(points, intervals=bounds, recorded=True)
 
@@ -202,10 +203,11 @@ def models_table(points: pd.DataFrame) -> str:
     scores = [*_scored(points), "skill"]
     digits = dict.fromkeys(scores, 1) | {"reward": 3, "gold": 3, "kl": 2}
     lines = [
-        [_model_name(row), *(f"{row[name]:.{n}f}" for name, n in digits.items())]
+        [str(row["seed"]), _model_name(row), *(f"{row[name]:.{n}f}" for name, n in digits.items())]
         for row in points.to_dict("records")
     ]
-    return markdown(["Model", *(names[score] for score in scores), "reward", "judge", "KL"], lines)
+    heads = ["Seed", "Model", *(names[score] for score in scores), "reward", "judge", "KL"]
+    return markdown(heads, lines, heads[2:])
 
 
 def _scored(points: pd.DataFrame) -> list[str]:
@@ -221,29 +223,42 @@ def _model_name(row: Mapping[Any, Any]) -> str:
 
 
 def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
-    """Return the claims of a run of one seed: its reward model's, its main line's, by benchmark."""
-    points, names = main_line(run.points), labels.names_of(REAL)
-    against = {"": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")}
+    """Return a run's claims over items: its reward model's, its main line's, by benchmark.
+
+    Of all its seeds together; if there are several, then of each alone (ID.seedN).
+    """
+    found = _real_claims(run.points, run.pairs, items)
+    for seed in run.seeds if len(run.seeds) > 1 else ():
+        alone = _real_claims(*(t[t["seed"] == seed] for t in (run.points, run.pairs, items)))
+        found = pd.concat([found, alone.assign(id=alone["id"] + f".seed{seed}")])
+    return found.reset_index(drop=True)
+
+
+def _real_claims(points: pd.DataFrame, pairs: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    names, against = labels.names_of(REAL), {
+        "": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")
+    }  # fmt: skip
     each = [
         claims.Claim(f"tax.rsf.{slot}{end}", "12", f"RSF costs {names[slot]}{told}",
                      "rsf/last", other, slot, direction=-1)
         for end, (told, other) in against.items() for slot in _scored(points)
     ]  # fmt: skip
     told = claims.table(points, [*CLAIMS.values(), *each], items)
-    return pd.concat([claims.of_pairs(run.pairs), told], ignore_index=True)
+    return pd.concat([claims.of_pairs(pairs), told], ignore_index=True)
 
 
-def one_seed_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the page of a run of one seed, whose intervals are over items (else RecordError)."""
-    if len(run.seeds) != 1:
-        told = f"{run.points['study'].iloc[0]} has {len(run.seeds)} seeds recorded, and its page"
-        raise RecordError(f"{told} tells of one, by its items: take the others out of its folder.")
-    points = main_line(run.points)
-    told = claims.markdown(found.drop(columns="place").assign(place=""))
-    own = {"models": models_table(points), "tax": alt_text(tax_figure(points, items))}
+def real_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Return the page of a run of few seeds, whose intervals are over items."""
+    points, told = main_line(run.points), claims.markdown(found.assign(place=""))
+    alone = claims.by_seed(found, "tax.", "gain.", "average")
+    own = {
+        "alone": markdown(list(alone.columns), alone.to_numpy().tolist()),
+        "models": models_table(points),
+        "tax": alt_text(tax_figure(points, items)),
+    }
     own |= {"beyond": claims.one(found, "reward_model.pairs_beyond_chance")}
-    n_pairs = run.pairs["model"].eq("reward_model").sum()
-    return page("one_seed", run=run, n_pairs=n_pairs, effect=claims.effect, claims=told, **own)
+    n_pairs = run.pairs["model"].eq("reward_model").sum() // len(run.seeds)
+    return page("real", run=run, n_pairs=n_pairs, effect=claims.effect, claims=told, **own)
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -287,7 +302,7 @@ def write_real(folder: Path) -> None:
     """Write the page of the real model, its claims and its figure into the folder of its tables."""
     real, items = recorded(REAL), recorded_items(REAL)
     found = real_claims(real, items)
-    write_whole(folder / "README.md", one_seed_page(real, items, found))
+    write_whole(folder / "README.md", real_page(real, items, found))
     claims.write(found, folder / "claims.csv")
     save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
     print(f"The results of the real model are in {folder}.")

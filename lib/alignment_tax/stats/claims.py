@@ -3,6 +3,7 @@
 A claim compares two selectors (`results.select`), paired by seed, a minus b: a loss is negative.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,10 +28,12 @@ COLUMNS = """
     id chapter place paper claim unit a b score measure seeds n_seeds difference low high sesoi
     direction verdict
 """.split()
-#: Draws of the bootstrap over items, where there is one seed.
+#: Draws of the bootstrap over items, where there are few seeds.
 DRAWS = 2000
-#: Beside the items of one seed, by prompt: of each reply sampled from a model.
+#: Beside the items, by prompt: of each reply sampled from a model.
 REPLIES = ("reward", "gold")
+#: Ends the id of a claim that is asked again, of fewer seeds.
+TWIN = r"\.(?:shared|seed\d+)$"
 Gaps = Mapping[int, float] | pd.Series
 
 
@@ -210,50 +213,63 @@ def drawn(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def over_items(
-    rows: Selection, claim: Claim, draws: Mapping[str, pd.DataFrame]
-) -> compare.Comparison:
-    """Return what one seed says of a claim, by a paired bootstrap over its items and replies.
+def item_gaps(rows: Selection, claim: Claim, draws: Mapping[str, pd.DataFrame]) -> dict[int, Array]:
+    """Return a minus b by seed, (draws + 1,): over all its items, then over each resample of them.
 
     NotRecorded: a claim that is no difference and not at equal reward or gold, or has no items.
     """
     kind, _, axis = claim.measure.partition("_")
     if kind not in ("difference", "equal") or axis.endswith("kl"):
         raise NotRecorded(f"{claim.id} is no difference of models or of their fronts.")
+    texts, scores = (claim.a, claim.b), [axis, claim.score]
     if kind == "difference":
-        models, texts = [rows.model(text) for text in (claim.a, claim.b)], (claim.a, claim.b)
-        if any(len(model) != 1 for model in models):
-            raise NotRecorded(f"{claim.id} does not compare two models.")
-        sides = [[model["key"].iloc[0]] for model in models]
-        factors = [parse(text).factor for text in texts]
+        factors, scores = [parse(text).factor for text in texts], scores[1:]
+        a, b = (rows.model(text).get("key", pd.Series(dtype=str)) for text in texts)
+        sides = {seed: ([a[seed]], [b[seed]]) for seed in a.index.intersection(b.index)}
     else:
-        curves = next(_curve_rows(rows, claim), (0,))[1:]
-        sides, factors = [list(curve["key"]) for curve in curves], [1.0, 1.0]
-    scores = [claim.score] if kind == "difference" else [axis, claim.score]
-    lacking = [k for side in sides for k in side if not set(scores) <= set(draws.get(k, ()))]
-    if lacking or not sides:
-        raise NotRecorded(f"The items of a model of {claim.id} hold no {' or '.join(scores)}.")
-    # (draws, models, scores)
-    a, b = (
-        factor * np.stack([draws[key][scores].to_numpy() for key in side], axis=1)
-        for side, factor in zip(sides, factors, strict=True)
-    )
-    if kind == "difference":
-        gaps = (a - b)[:, 0, 0]
-    else:
-        gaps = np.array([pareto.gap_at_equal_reward(*each) for each in zip(a, b, strict=True)])
-    low, high = map(
-        float, np.quantile(gaps[1:], [0.5 - compare.LEVEL / 2, 0.5 + compare.LEVEL / 2])
-    )
+        factors = [1.0, 1.0]
+        curves = _curve_rows(rows, claim)
+        sides = {seed: (list(first["key"]), list(second["key"])) for seed, first, second in curves}
+    found = {}
+    for seed, both in sides.items():
+        if any(not set(scores) <= set(draws.get(key, ())) for side in both for key in side):
+            continue
+        # (draws, models, scores)
+        first, second = (
+            factor * np.stack([draws[key][scores].to_numpy() for key in side], axis=1)
+            for side, factor in zip(both, factors, strict=True)
+        )
+        if kind == "difference":
+            found[int(seed)] = (first - second)[:, 0, 0]
+        else:
+            pairs = zip(first, second, strict=True)
+            found[int(seed)] = np.array([pareto.gap_at_equal_reward(*each) for each in pairs])
+    if not found:
+        raise NotRecorded(f"No seed has items of both models of {claim.id} with {scores}.")
+    return found
+
+
+def over_items(
+    rows: Selection, claim: Claim, draws: Mapping[str, pd.DataFrame]
+) -> tuple[list[int], compare.Comparison]:
+    """Return seeds, and what they say of a claim by a paired bootstrap over items and replies.
+
+    It is the mean over the seeds, each resampled alike: about these trainings, and no others.
+    """
+    found = item_gaps(rows, claim, draws)
+    gaps, tails = np.mean(list(found.values()), axis=0), (1 - compare.LEVEL) / 2
+    low, high = map(float, np.quantile(gaps[1:], [tails, 1 - tails]))
+    n_items = next(iter(draws.values())).attrs["n_items"]
     verdict = compare.verdict(low, high, claim.direction, claim.sesoi)
-    n_items = draws[sides[0][0]].attrs["n_items"]
-    return compare.Comparison(float(gaps[0]), low, high, 1, n_items, verdict)
+    each = compare.Comparison(float(gaps[0]), low, high, len(found), n_items, verdict)
+    return sorted(found), each
 
 
 def of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return how far above half of its held-out pairs one seed's reward model orders as people did.
+    """Return how far above half of the held-out pairs a reward model orders as people did.
 
-    In points, with Wilson's interval; of the judge too, where its pairs are there (column model).
+    In points, the mean over seeds with Wilson's interval, to which pairs that seeds share count
+    once; of the judge too, where its pairs are there (column model).
     """
     found = []
     models = pairs["model"] if "model" in pairs else pd.Series("reward_model", pairs.index)
@@ -264,11 +280,11 @@ def of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
             who, "chance", "pairs",
         )  # fmt: skip
         share = float(((own["margin"] > 0) + 0.5 * (own["margin"] == 0)).mean())
-        low, high = (100 * end - 50 for end in compare.wilson(share * len(own), len(own)))
+        seeds, n = sorted(set(own["seed"])), len(own) / own["seed"].nunique()
+        low, high = (100 * end - 50 for end in compare.wilson(share * n, n))
         verdict = compare.verdict(low, high, claim.direction, claim.sesoi)
-        each = compare.Comparison(100 * share - 50, low, high, 1, len(own), verdict)
-        seeds = " ".join(map(str, sorted(set(own["seed"]))))
-        facts = {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": seeds}
+        each = compare.Comparison(100 * share - 50, low, high, len(seeds), len(own), verdict)
+        facts = {"sesoi": claim.sesoi, "unit": claim.unit, "seeds": " ".join(map(str, seeds))}
         found.append(asdict(claim) | facts | asdict(each))
     return pd.DataFrame(found, columns=COLUMNS)
 
@@ -276,17 +292,16 @@ def of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
 def table(
     points: pd.DataFrame, wanted: Iterable[Claim] | None = None, items: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return a row per claim (else all) that points can be asked; of one seed over its `items`."""
+    """Return a row per claim (else all) that points can be asked: over seeds, or their `items`."""
     every, found = Selection(points), []
-    alone = items is not None and every.rows["seed"].nunique() == 1
-    draws = drawn(items) if items is not None and alone else {}
+    draws = None if items is None else drawn(items)
     # algorithms side by side are compared on the seeds that have all of them
     beside = Selection(shared(points))
     for claim in CLAIMS.values() if wanted is None else wanted:
         rows = beside if claim.shared else every
         with suppress(NotRecorded):
-            if alone:
-                seeds, each = sorted(set(rows.rows["seed"])), over_items(rows, claim, draws)
+            if draws is not None:
+                seeds, each = over_items(rows, claim, draws)
             else:
                 gaps = differences(rows, claim)
                 seeds, each = sorted(gaps.index), judged(gaps, claim)
@@ -313,14 +328,14 @@ def read(preset: str = "tiny") -> pd.DataFrame:
 def pick(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
     """Return the rows with these ids, or whose ids begin with these, in their order.
 
-    Claims with format forgiven and those on shared seeds alone are picked by their whole id only.
+    Claims with format forgiven, on shared seeds or of one seed alone are picked by whole ids only.
     """
     rows = []
     for start in starts:
         own = found[found["id"] == start]
         if own.empty:
             own = found[found["id"].str.startswith(start)]
-            twin = own["score"].isin(FORGIVEN.values()) | own["id"].str.endswith(".shared")
+            twin = own["score"].isin(FORGIVEN.values()) | own["id"].str.contains(TWIN)
             own = own[~twin]
         rows.append(own)
     return pd.concat(rows).drop_duplicates("id") if rows else pick(found, "")
@@ -362,6 +377,19 @@ def show(found: pd.DataFrame, *starts: str, paper: bool = False) -> pd.DataFrame
     shown = pd.DataFrame(columns).reset_index(drop=True)
     maybe = ("where", "the paper", "format forgiven")
     return shown.drop(columns=[name for name in maybe if (shown[name] == "-").all()])
+
+
+def by_seed(found: pd.DataFrame, *starts: str) -> pd.DataFrame:
+    """Return what `pick` picks, said of all seeds and of each alone, where that was asked too."""
+    rows, every = pick(found, *starts), {row["id"]: row for row in found.to_dict("records")}
+    seeds = sorted(
+        {name.rpartition(".seed")[2] for name in every if re.search(r"\.seed\d+$", name)}
+    )
+    shown = {"claim": rows["claim"], "all seeds": [said(every[name]) for name in rows["id"]]}
+    for seed in seeds:
+        own = [every.get(f"{name}.seed{seed}") for name in rows["id"]]
+        shown[f"seed {seed}"] = ["-" if row is None else said(row) for row in own]
+    return pd.DataFrame(shown).reset_index(drop=True)
 
 
 def markdown(found: pd.DataFrame, *starts: str) -> str:
