@@ -22,6 +22,9 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 WEB_READY := $(VENV)/.ready-for-the-web
+# the GPU machine's Python, and what its run is told: see python bench/gpu.py --help
+GPU_PYTHON ?= 3.12
+GPU ?=
 # a full Pyodide distribution, unpacked; `lite` needs it
 PYODIDE ?=
 # the last release of TRL with a PPO trainer; it lies in front of the environment's own, in bench-ppo alone
@@ -37,7 +40,7 @@ $(foreach name,ALIGNMENT_TAX_RUNS ALIGNMENT_TAX_DATA,$(if $(filter-out /% ~%,\
 .DEFAULT_GOAL := help
 # what a failed recipe left is not made
 .DELETE_ON_ERROR:
-.PHONY: help run test lab book lite badges base record publish bench bench-ppo lint clean
+.PHONY: help run test lab book lite badges base record publish bench bench-ppo gpu-pack gpu lint clean
 
 help:
 	@echo "make run     make the environment, execute the whole course, write a page of results"
@@ -51,6 +54,7 @@ help:
 	@echo "make publish record what is missing, write pages, figures and notebooks' outputs"
 	@echo "make bench   measure speed and memory"
 	@echo "make bench-ppo  compare our PPO with the last one that TRL had"
+	@echo "make gpu     record the real model on a GPU lent for minutes; make gpu-pack before it"
 	@echo "make lint    style and types alone"
 	@echo "make clean   remove the environment and caches; runs/ is kept"
 
@@ -149,6 +153,14 @@ bench-ppo: $(PPO_READY)
 	@echo "Training by our PPO and by TRL $(TRL_WITH_PPO), three seeds each ..."
 	@$(BIN)/alignment-tax bench ppo --trl $(PPO_READY)
 	@echo "The table is in data/results/bench_ppo.json."
+
+gpu-pack: $(RUN_READY)
+	@echo "Packing what a GPU machine with PyTorch and Python $(GPU_PYTHON) lacks, into build/gpu ..."
+	@$(BIN)/python bench/gpu.py --pack $(GPU_PYTHON)
+
+gpu:
+	@echo "Recording the real model; what is finished is not made again ..."
+	@$(PYTHON) bench/gpu.py $(GPU)
 
 clean:
 	@echo "Removing $(VENV) and caches ..."

@@ -1,13 +1,19 @@
 """What the bench of speed measures is what it says, on the miniature study."""
 
 import json
+import shutil
+import subprocess
+import sys
+import tarfile
 
+import pandas as pd
 import pytest
 import torch
 
+from alignment_tax import settings
 from alignment_tax.merge import hma
 from alignment_tax.models import measured
-from bench import speed as bench
+from bench import gpu, speed as bench
 
 
 def test_bench_measures_what_it_says(study, preset):
@@ -50,3 +56,35 @@ def test_memory_is_measured_for_the_work_alone():
     assert total == 40_000_000
     assert seconds > 0
     assert large - work(10)[2] > 200
+
+
+def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, shared_runs):
+    root, out = settings.repo_root(), tmp_path / "out"
+    for part in ("lib", "bench", "data/base"):
+        shutil.copytree(root / part, tmp_path / part)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+
+    def lent(minutes):
+        given = f"--preset smoke --methods rsf --jobs 1 --minutes {minutes} --out {out}"
+        line = [sys.executable, tmp_path / "bench" / "gpu.py", *given.split()]
+        code = subprocess.run(line, check=False, stdout=subprocess.DEVNULL).returncode
+        return code, json.loads((out / "gpu.json").read_text())
+
+    code, found = lent(0)
+    assert (code, found["recorded"], found["not_finished"]) == (1, [], ["rsf"])
+    assert not (out / "tables.tar.gz").exists()
+    code, found = lent(30)
+    assert (code, found["recorded"], found["not_finished"]) == (0, ["rsf"], [])
+    for name, rate in found["rates"].items():
+        each = (6 if name == "training" else 2) * found["parameters"] * rate["tokens_per_second"]
+        assert rate["mfu"] == pytest.approx(each / 989e12)
+    with tarfile.open(out / "tables.tar.gz") as file:
+        points = pd.read_csv(file.extractfile("smoke/points.csv"))
+    assert set(points["method"]) == {"none", "average"}
+
+
+def test_what_a_lent_machine_needs_is_packed_with_all_that_it_needs():
+    found = gpu.needed(["trl"], ["torch"])
+    assert {"trl", "transformers", "tokenizers", "datasets"} <= set(found)
+    assert "torch" not in found
+    assert found["trl"].version

