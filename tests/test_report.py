@@ -78,6 +78,16 @@ def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
     assert set(real[hold]) == {"holds"}
     told = ["gain.rsf_random.reward", "tax.rsf.counting", "tax.rsf.forgetting"]
     assert list(real[told]) == ["negligible", "opposite", "inconclusive"]
+    # eight seeds, five and three, as it says of them
+    seeds = recorded().points.groupby(["algorithm", "method"])["seed"].nunique()
+    assert (
+        set(seeds[["base", "sft", "rsf_random"]]) == {8} == set(seeds["rsf"][["none", "average"]])
+    )
+    assert (
+        set(seeds[["dpo", "rloo", "ppo", "grpo"]]) == {3} == set(seeds["rsf"][["part", "pattern"]])
+    )
+    assert seeds["rsf"]["learning_rate"] == 3
+    assert (seeds["rsf"] == 5).sum() > (seeds["rsf"] == 3).sum(), "most"
     written, forgotten = found.loc[["tax.rsf.skill", "tax.rsf.forgetting"], "difference"]
     assert forgotten / written < 0.5, "more than half is talk"
     at = kept(recorded().points).loc[ALPHA]
