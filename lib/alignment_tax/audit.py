@@ -84,10 +84,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its scored items, and of its reply to each prompt, if there are any, arrays (n,).
+    """One model: its scored items, and arrays (n,) of its replies to n prompts, if there are any.
 
-    These are by name: `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by
-    itself, 0 if it was cut off.
+    `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by itself, 0 if cut off.
     """
 
     scores: SkillScores
@@ -135,17 +134,14 @@ class Audit:
 
     @property
     def chosen(self) -> float:
-        """The alpha with the most of both on every second item: shares of reward and skill.
-
-        Without a reward it is the largest that loses less than half of what the later model lost.
-        """
+        """The alpha with the most of both on every second item: shares of reward and skill."""
 
         def gained(score: str) -> dict[float, float]:
             found = {alpha: total(own.values(score, half=0)) for alpha, own in self.models.items()}
             return {alpha: each - found[0.0] for alpha, each in found.items()}
 
         skill = gained(MEAN)
-        if REWARD not in self.scores:
+        if REWARD not in self.scores:  # the largest that loses less than half of the tax
             return max(alpha for alpha in skill if skill[alpha] >= min(skill[1.0], 0.0) / 2)
         reward = gained(REWARD)
         if reward[1.0] <= 0 or skill[1.0] >= 0:  # then there is nothing to trade
@@ -246,16 +242,13 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
 
 @torch.no_grad()
 def write_average(model: PreTrainedModel, ends: Ends, alpha: float) -> None:
-    """Write theta(alpha) into a model in place, two tensors of the files at a time.
-
-    Where the files name their tensors otherwise than the model (experts one by one, which it holds
-    in a stack), all are mixed first and transformers sorts them in.
-    """
+    """Write theta(alpha) into a model in place, two tensors of the files at a time if it can be."""
     own, held = average.own_tensors(model), ends[0].tensors.keys() & ends[1].tensors.keys()
     if own.keys() <= held:
         for name, target in own.items():
             target.copy_(mixed(ends, name, alpha))
         return
+    # files may hold experts one by one that the model has in a stack: transformers sorts them in
     told: dict[str, Any] = {"config": model.config, "dtype": model.dtype}
     told["state_dict"] = {name: mixed(ends, name, alpha) for name in held}
     with models.quiet_libraries():

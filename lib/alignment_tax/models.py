@@ -86,12 +86,9 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
 
 
 def set_bf16(wanted: bool) -> None:
-    """Say whether this process is to compute in bfloat16; see `use_bf16`.
-
-    On a CPU it needs the instructions that the package leaves out by default, which is read when
-    the first numbers are computed and cannot be changed afterwards.
-    """
+    """Say whether this process is to compute in bfloat16; see `use_bf16`."""
     torch.set_autocast_dtype("cuda", torch.bfloat16 if wanted else torch.float32)
+    # a CPU needs instructions that are left out by default, read once, at the first numbers
     if os.environ.get(CPU_ISA) in CPU_ISAS:
         os.environ[CPU_ISA] = CPU_ISAS[wanted]
         # PyTorch's own kernels must not have fewer: with tile units attention packs rows by AVX-512
@@ -194,10 +191,7 @@ class ModelUnavailable(SettingsError):
 
 
 def smollm2_source() -> str | Path:
-    """Return SmolLM2-135M-Instruct's Hub id if it can be had there, else the package's GGUF file.
-
-    The package carries 4-bit weights (Q4_1, 98 MB), close to the Hub's, but not the same.
-    """
+    """Return SmolLM2-135M-Instruct's Hub id, or else the package's file: near it, but of 4 bits."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
         return SMOLLM2
@@ -287,10 +281,7 @@ class RewardModel(Model):
     def from_policy(
         cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None
     ) -> RewardModel:
-        """Make a reward model from a copy of the policy's body and a zero head (dropout off).
-
-        Of the body's layers only the first are taken, if `layers` says how many.
-        """
+        """Put a zero head on a copy of the policy's body (its first `layers`); no dropout."""
         backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
         if layers is not None:
@@ -485,10 +476,7 @@ def score_ids(
     reward_model: Model, sequences: Ids, pad_id: int, batch_size: int,
     describe: str = "scoring replies", features: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Return the reward of each token sequence, float32 (n,), in the given order.
-
-    Or what the head reads, (n, 2 * width), with `features`.
-    """
+    """Return sequences' rewards in order, float32 (n,), or the head's `features` (n, 2 * width)."""
     found, where = [np.zeros(0)] * len(sequences), reward_model.device
     for batch, ids, mask in padded_batches(sequences, batch_size, pad_id, where, describe):
         with autocast(where):

@@ -112,13 +112,10 @@ class DpoConfig(_Groups):
 
 @dataclass(frozen=True, kw_only=True)
 class RlooConfig(_Groups):
-    """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer).
-
-    `batch_size * accumulation` replies make one step; they are sampled right before it, used once.
-    """
+    """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer); a step samples its replies."""
 
     beta: float  # of the KL divergence from theta_0 in the reward
-    accumulation: int = 1
+    accumulation: int = 1  # times batch_size: replies that make a step
     epochs: float = 1
     unfinished_penalty: float = 1.0  # below the worst finished reply, in units of the reward
 

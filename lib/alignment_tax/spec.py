@@ -201,10 +201,7 @@ def check_known(names: Iterable[str], known: Collection[str], what: str, where: 
 
 
 def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:
-    """Return ratios as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2".
-
-    What is `fixed` follows by name: "0.6|0.4|0.2|norms=0.0".
-    """
+    """Return ratios to the last digit as `Spec.part`, `fixed` by name: "0.6|0.4|0.2|norms=0.0"."""
     named = [f"{part}={float(ratio)!r}" for part, ratio in (fixed or {}).items()]
     return "|".join([*(repr(float(ratio)) for ratio in ratios), *named])
 

@@ -90,10 +90,7 @@ def rounds(
 def algorithm_fronts(
     points: pd.DataFrame, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw a skill against reward, a panel for every algorithm: rounds, averages (paper Fig. 14).
-
-    Of the last round and some averages there are intervals; RSF's averages are a line behind all.
-    """
+    """Draw a skill against reward, a panel an algorithm: rounds and averages (paper Fig. 14)."""
     values = ["reward", score]
     mixed, names = _since(points, values, select.RLHF, ["reward"])
     rows = pd.concat([select.rounds_from_0(mixed, name) for name in names])

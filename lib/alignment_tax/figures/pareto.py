@@ -28,10 +28,7 @@ TOLD = (0.2, 0.4, 0.8)  # averages whose alpha stands beside their marker
 def _curves(
     points: pd.DataFrame, scores: Sequence[str], names: Sequence[str] = CURVES
 ) -> pd.DataFrame:
-    """Return the rows of every curve that is recorded, `place` by `place` from theta_0 on.
-
-    The reward is a gain over theta_0: each seed's reward model has a zero of its own.
-    """
+    """Return the rows of recorded curves, `place` by `place` from theta_0; the reward is a gain."""
     rows = select.with_rsf(select.prepare(points, ["reward", *scores]))
     select.last_round(rows)
     found = Selection(rows)
@@ -66,10 +63,7 @@ def _frame(axes: Axes, rows: pd.DataFrame, score: str) -> None:
 
 
 def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
-    """Return, by alpha, which share (in percent) of RSF's gain an average keeps, and pays.
-
-    Means over seeds of reward and `score`; kept (of the gain), paid (of the loss), back (not paid).
-    """
+    """Return by alpha mean reward and `score`, and in %: gain kept, loss paid, loss given back."""
     rows = _curves(points, [score])
     mixed = rows[rows["method"] == "average"].groupby("alpha")[["reward", score]].mean()
     start, end = mixed.iloc[0], mixed.iloc[-1]

@@ -152,10 +152,7 @@ def simplex(
 
 
 def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
-    """Return the points of averaging (K = 1) and HMA, at the mean ratios and seeds that all have.
-
-    Lines through fewer points lie elsewhere. They go from theta_0 to RSF's end.
-    """
+    """Return averaging (K = 1) and HMA at the mean ratios and seeds that all have, and the ends."""
     rows = select.prepare(points, values, since=["reward"])
     start, end = select.theta_0(rows), select.last_round(rows)
     own = rows[(rows["algorithm"] == "rsf") & rows["method"].isin(["average", "hma"])]
@@ -165,6 +162,7 @@ def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     curves = [each for _, each in own.groupby("blocks")]
     if len(curves) < 2:
         raise TableError("search_fronts needs rows with method 'hma' and 'average': record them.")
+    # lines through fewer points lie elsewhere
     means = set.intersection(*(set(each["mean"]) for each in curves))
     seeds = set.intersection(*(set(each["seed"]) for each in (*curves, start, end)))
     if not (means and seeds):

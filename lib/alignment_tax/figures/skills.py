@@ -110,10 +110,7 @@ def tax_bars(
 
 @style.in_style()
 def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw, skill by skill, how many items were lost to format, and how many were forgotten.
-
-    `lost` has the columns name (of a skill), kind (format | forgotten) and share (percent).
-    """
+    """Draw items lost, by skill: `lost` has name, kind (format | forgotten) and share (percent)."""
     need(lost, ["name", "kind", "share"])
     looks = {
         "forgotten": Look("forgotten: not wholly right, even cut", VERMILLION),

@@ -199,10 +199,7 @@ def alt_text(figure: Figure) -> str:
 
 
 def png(figure: Figure, dpi: int = DPI, **told: str) -> bytes:
-    """Return the figure as PNG bytes, the same for the same data (no date, no versions).
-
-    A palette of 256 colours takes a third of the bytes; `told` is text to be kept inside.
-    """
+    """Return PNG bytes, the same for the same data, in 256 colours; `told` is text kept inside."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)

@@ -100,8 +100,7 @@ def ways(
 ) -> Figure:
     """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
 
-    `rows` have panel, way (a key of `WAYS`), alpha, and the column `value`; `shown` are the ways
-    drawn. Dashed is the straight line between the ends of the first.
+    `rows` have panel, way (of `WAYS`), alpha, `value`. Dashed: straight between ends of shown[0].
     """
     need(rows, ["panel", "way", "alpha", value])
     finite(rows[value], value)

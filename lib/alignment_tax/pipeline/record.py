@@ -94,10 +94,7 @@ def record(
 
 
 def check_same_start(points: pd.DataFrame, study: Study) -> None:
-    """Refuse to add to stored points of a seed that come from another theta_0 (RecordError).
-
-    Rows of one seed are compared with each other: the same key, and the same scores as written.
-    """
+    """Refuse to add to stored points of a seed that come from another theta_0 (RecordError)."""
     if points.empty or study.seed not in set(points["seed"]):
         return
     if changed := other_start(points, study.point(Spec("sft"))):
@@ -209,13 +206,10 @@ def _stage_seconds(study: Study) -> dict[str, float]:
 
 # --- what there is, and no more -----------------------------------------------------------------
 class Finished(Store):
-    """What a run has made; of what it has not, the scores of theta_0 alone are made (else LeftOut).
-
-    They say whether a machine repeats the recording, also where no chapter asks for them.
-    """
+    """What a run has made; of what it has not, only scores of theta_0 are made (else LeftOut)."""
 
     def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
-        keys = meta["parents"]
+        keys = meta["parents"]  # those say whether a machine repeats the recording
         if meta["stage"] == "scores" and keys["policy"] == keys["reference"]:
             return super()._make(folder, make, meta, parents)
         raise LeftOut(meta["describe"])
@@ -239,8 +233,7 @@ def run_side_by_side(
 ) -> None:  # fmt: skip
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
-    With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when
-    the others have ended; what they made is kept.
+    With a `scheduler` its workers make them. An error is raised when the others have ended.
     """
     context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)

@@ -74,10 +74,7 @@ class SkillScores:
 
 
 def bleu_statistics(reference: str, prediction: str) -> list[float]:
-    """Return the ten counts of one translation, in the order of `BLEU_COLUMNS`.
-
-    Their sums over items are all that corpus BLEU needs (Papineni et al. 2002).
-    """
+    """Return the `BLEU_COLUMNS` of a translation; their sums make BLEU (Papineni et al. 2002)."""
     score = SENTENCE.sentence_score(prediction, [reference])
     return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
@@ -96,10 +93,7 @@ def slot_percent(slot: str, values: Array) -> float:
 
 
 def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
-    """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
-
-    Slots of a family weigh alike whatever their number of items, as do families in the mean.
-    """
+    """Return {slot: items} -> percent of a slot, a family or all; parts of a whole weigh alike."""
     name, _ = written(family)
     if name in SLOTS:
         return lambda values: slot_percent(name, values[name])
@@ -169,12 +163,10 @@ def _possible(items: pd.DataFrame, n: int) -> pd.Series:
 
 
 def capped_bleu(items: pd.DataFrame) -> float:
-    """Return the corpus BLEU of translations if nothing beyond the reference's length counted.
-
-    Surplus phrases are taken to be wrong ones as far as there are such: an upper bound.
-    """
+    """Return an upper bound of corpus BLEU if nothing beyond the reference's length counted."""
     length = np.minimum(items["length"], items["reference_length"])
     matches = [items[f"matches_{n}"] for n in ORDERS]
+    # surplus phrases are taken to be wrong ones as far as there are such
     counted = [np.minimum(items[f"ngrams_{n}"], _possible(items, n)) for n in ORDERS]
     return corpus_bleu(np.column_stack([*matches, *counted, length, items["reference_length"]]))
 

@@ -234,10 +234,7 @@ class Scorer:
         return said
 
     def confidences(self, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
-        """Return of each item with choices what a model gives its own, and whether it is right.
-
-        Columns: slot, item, confidence (0..1, the likeliest choice's share of all) and right.
-        """
+        """Return of items with choices slot, item, confidence (0..1, the likeliest's), right."""
         rows = []
         for slot, numbers in self.numbers.items():
             definition = self.tasks[self.slots[slot].name]

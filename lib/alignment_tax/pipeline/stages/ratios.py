@@ -74,10 +74,7 @@ def check_mixture(run: Run, spec: Spec) -> None:
 
 
 def best_replies(run: Run, end: Spec | None = None) -> Artifact:
-    """An aligned policy's own replies to prompts of RLHF (see `draw_samples`): samples.parquet.
-
-    HMA works on those that are chosen, the best finished one to each prompt.
-    """
+    """An aligned policy's own replies to RLHF prompts; HMA takes those chosen: samples.parquet."""
     end = end or run.end()
     config, rsf, policy = numbers(run), run.preset.rsf, trained(run, end)
 
@@ -198,10 +195,7 @@ def mixture_of(
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
-    """The model that a spec names, and its tokenizer (or the errors of `trained`).
-
-    A mixture is valid until the next one.
-    """
+    """The model of a spec, valid until the next mixture, and its tokenizer (see `trained`)."""
     spec = resolved(run, spec)
     artifact = trained(run, spec)
     if spec.mix is None:

@@ -165,10 +165,7 @@ def pool(run: Run, rounds: int | None = None) -> list[Example]:
 
 
 def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]:
-    """Pretraining text to replay, with or without the scored formats (UnknownStage: none).
-
-    Of the real world it is web text, without these formats, both times.
-    """
+    """Text to replay, in the tiny world with or without the scored formats (UnknownStage: none)."""
     n, tiny = run.preset.replay_documents, run.preset.world == "tiny"
     if n == 0:
         raise UnknownStage(
@@ -209,8 +206,7 @@ def cost_of(steps: int, seconds: float, memory: float | None) -> dict[str, Any]:
 def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
     """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
 
-    What averages or grafts is charged the run it starts from. Inside the rounds of RSF it is all
-    rounds together.
+    What averages or grafts is charged the run it starts from; inside RSF all rounds count.
     """
     if spec.protocol not in (DISTILLED, INSIDE):
         return None
