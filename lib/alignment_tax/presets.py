@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -482,7 +482,3 @@ def check(config: Any, name: str = "") -> None:
         if not fits or value < 0 or (value == 0 and not zero):
             least = "of 0 or more" if zero else "above 0"
             raise ValueError(f"The preset's {place} is {value!r}: give it {what} {least}.")
-
-
-#: A (nested) preset dataclass as plain types, for keys and provenance.
-as_dict = asdict

@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from alignment_tax.figures.style import BLACK, GREY, INK, PAPER, VERDICTS, Look
 from alignment_tax.labels import number
 
-HOLLOW = ("inconclusive", "negligible")
-
 
 def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray | None:
     """Return error bars (2, n) of a column, or None; the `only` value's may be called low, high."""
@@ -137,7 +135,7 @@ def forest(
     for place, look in enumerate(looks):
         row = table.iloc[[place]]
         y = lines.index(row[name].iloc[0]) + aside
-        open_ = "verdict" in row and row["verdict"].iloc[0] in HOLLOW
+        open_ = "verdict" in row and row["verdict"].iloc[0] in ("inconclusive", "negligible")
         settings: dict[str, Any] = {
             "color": look.colour, "marker": look.marker, "markersize": 9, "elinewidth": 2.2,
             "markerfacecolor": "white" if open_ else look.colour, "markeredgewidth": 1.8,

@@ -17,7 +17,6 @@ from alignment_tax.stats.compare import interval, summarise, wilson
 # Yellow lines on white cannot be seen on a projector.
 LINE_COLOURS = (BLUE, VERMILLION, style.PURPLE, style.GREEN, style.SKY, style.ORANGE)
 WIDE = (style.WIDE[0], 4.6)
-WINDOW = 20  # logged steps in the running mean of a loss
 
 
 @style.in_style()
@@ -84,7 +83,7 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
     records = []
     for place, (name, own) in enumerate(named.groupby("series", sort=False)):
         own = own.sort_values("step")
-        steps = max(1, min(WINDOW, len(own) // 5))
+        steps = max(1, min(20, len(own) // 5))  # in the running mean
         look = Look(str(name), LINE_COLOURS[place % len(LINE_COLOURS)], "o")
         smooth = own["loss"].rolling(steps, center=True, min_periods=1).mean()
         if steps > 1:

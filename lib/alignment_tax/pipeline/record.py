@@ -1,6 +1,7 @@
 """What `alignment-tax record` does: run a preset over seeds and write the tables of its results."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import queue
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from alignment_tax import presets, settings
+from alignment_tax import settings
 from alignment_tax.elsewhere import there, workers
 from alignment_tax.models import device, use_bf16
 from alignment_tax.pipeline import catalogue
@@ -81,7 +82,7 @@ def record(
         check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
         entry = {**provenance(), "command": " ".join(words)}
-        entry |= {"preset": presets.as_dict(study.preset), "seeds": seeds[:number]}
+        entry |= {"preset": dataclasses.asdict(study.preset), "seeds": seeds[:number]}
         entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
         entry |= {"bf16": use_bf16(device()), "jobs": jobs}
         entry |= {"seconds_of_this_call": round(time.perf_counter() - started, 1)}

@@ -108,12 +108,6 @@ def written(score: str) -> tuple[str, bool]:
     return found.get(score, score), score in found
 
 
-def slots_of(score: str) -> tuple[str, ...]:
-    """Return the slots that a score needs (SkillsError: no such score)."""
-    name, _ = written(score)
-    return FAMILIES.get(name, SLOTS if name == "skill" else (name,))
-
-
 def pair_scores(
     first: Sequence[SkillScores], second: Sequence[SkillScores], family: str = "skill"
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
@@ -124,7 +118,8 @@ def pair_scores(
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")
-    slots, (_, forgiven) = slots_of(family), written(family)
+    name, forgiven = written(family)
+    slots = FAMILIES.get(name, SLOTS if name == "skill" else (name,))
     key = ["slot", "item", "fingerprint"]
     if not all(a.items[key].equals(b.items[key]) for a, b in zip(first, second, strict=True)):
         raise SkillsError("The two were scored on different items: use one suite, split and limit.")

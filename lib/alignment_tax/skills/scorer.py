@@ -60,17 +60,6 @@ SUITES: dict[str, dict[str, Task]] = {
 }
 
 
-def suite(name: str) -> dict[str, str]:
-    """Return the lm-eval task of every slot: {slot: task name} (SkillsError: no such suite)."""
-    return {slot: task.name for slot, task in _suite(name).items()}
-
-
-def _suite(name: str) -> dict[str, Task]:
-    if name not in SUITES:
-        raise SkillsError(f"There is no suite {name!r}. Choose one of: {', '.join(SUITES)}.")
-    return SUITES[name]
-
-
 def named_tasks(names: Sequence[str]) -> dict[str, Task]:
     """Return tasks by slot: of suites, their tasks or lm-eval's own (SkillsError: none to use)."""
     every = {task.name: {slot: task} for own in SUITES.values() for slot, task in own.items()}
@@ -169,7 +158,9 @@ class Scorer:
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
             raise SkillsError(f"limit is {limit}: it must be None (all items) or at least 1.")
-        slots = _suite(suite) if isinstance(suite, str) else suite
+        if isinstance(suite, str) and suite not in SUITES:
+            raise SkillsError(f"There is no suite {suite!r}. Choose one of: {', '.join(SUITES)}.")
+        slots = SUITES[suite] if isinstance(suite, str) else suite
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax import presets, spec as grammar
+from alignment_tax import spec as grammar
 from alignment_tax.merge import layout, parts, search
 from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
@@ -152,7 +152,7 @@ def found_by(run: Run, spec: Spec) -> search.Found:
 
     # what is recorded does not change what is found
     inputs: dict[str, Any] = {"method": method, "blocks": blocks, "alpha": alpha}
-    inputs["config"] = presets.as_dict(dataclasses.replace(config, parts=(), grids=()))
+    inputs["config"] = dataclasses.asdict(dataclasses.replace(config, parts=(), grids=()))
     if documents := kept_documents(run, method):
         inputs["texts"] = digest([kept_text(document) for document in documents])
     if method == ADAMERGING:

@@ -93,8 +93,8 @@ class Run:
         kept |= {"bf16": True} if use_bf16(device()) else {}
         for key, value in inputs.items():
             config = dataclasses.is_dataclass(value)
-            kept[key] = presets.as_dict(value) if config else value
-        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(preset)}
+            kept[key] = dataclasses.asdict(value) if config else value
+        told: dict[str, Any] = {"seed": self.seed, "config": dataclasses.asdict(preset)}
         told |= {"version": version, "parents": parents, "describe": f"{name} ({self})"}
         return self.store.get(stage, kept, make, **told)
 
