@@ -214,13 +214,6 @@ def smollm2_source() -> str | Path:
     raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
 
 
-def load_smollm2() -> Loaded:
-    """Return SmolLM2-135M-Instruct in float32 and its tokenizer, which pads with the end token."""
-    model, tokenizer = load_policy(smollm2_source())
-    tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
-
-
 def load_base(name: str | Path, dtype: str = "float32") -> Loaded:
     """Load a pretrained model; one without a chat template writes chats as the paper does."""
     model, tokenizer = load_policy(name, dtype, chat=False)

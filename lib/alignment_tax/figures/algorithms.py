@@ -115,8 +115,7 @@ def algorithm_fronts(
         draw.curve(axes, draw.barless(inner, ~shown), "reward", score, AVERAGES, bars="y")
         for x, y, alpha in inner.loc[shown, [*values, "alpha"]].to_numpy():
             draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
-        own = table[(table["algorithm"] == name) & (table["method"] == "none")]
-        own = own.sort_values("rounds")
+        own = select.as_trained(table, name).sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
         draw.curve(axes, ends, "reward", score, ROUNDS, bars="y")
         draw.star(axes, *own[values].iloc[0], label="θ₀")

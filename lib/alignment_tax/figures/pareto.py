@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> No
             continue
         mine = rows[rows["method"] == method]
         if mine["seed"].nunique() < rows["seed"].nunique():
-            look = replace(look, label=f"{look.label}, {seeds_text(mine['seed'])}")
+            look = look._replace(label=f"{look.label}, {seeds_text(mine['seed'])}")
         if method == "learning_rate":  # its last row is RSF itself, of these seeds alone
             own = own[:-1]
         draw.faint(axes, mine, "reward", score, look)

@@ -6,9 +6,8 @@ import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
@@ -56,8 +55,7 @@ WORDS: dict[str, Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """How one method is drawn: the words of the legend, a colour and a marker."""
 
     label: str

@@ -140,9 +140,8 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         small = table.astype(dict.fromkeys(numbers, "float32"))
         if study.preset.judge is not None:  # of one seed the replies are resampled with the items
             replies = pd.read_parquet(artifact.path / "replies.parquet", columns=list(REPLIES))
-            for name, values in replies.items():
-                own = {"slot": name, "item": range(len(values)), "value": values.astype("float32")}
-                small = pd.concat([small, pd.DataFrame(own)], ignore_index=True)
+            own = replies.astype("float32").reset_index(names="item").melt("item", var_name="slot")
+            small = pd.concat([small, own], ignore_index=True)
         rows.append(small.assign(seed=study.seed, key=artifact.key[:16]))
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
     return merged.astype({"slot": "category", "key": "category", "item": "int32"})

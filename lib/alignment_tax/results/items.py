@@ -113,8 +113,7 @@ def pair_scores(
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the items of two models per seed, paired, for `compare.paired_bootstrap`.
 
-    Only the slots that the score `family` needs are returned. SkillsError: the two were not scored
-    on the very same items, the seeds in the same order.
+    Only slots that `family` needs. SkillsError: other items, or seeds in another order.
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel as Model
 
-from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, positions
+from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, run
 
 Tokens = list[int]
 Pair = tuple[Tokens, Tokens]  # a context and its continuation, neither empty
@@ -29,8 +29,7 @@ def log_likelihoods(
 ) -> list[tuple[float, bool]]:
     """Return the log-probability in nats of each continuation, and whether greedy decoding says it.
 
-    `pad_id` is any token, the model never sees it; `end` has to follow in greedy decoding, but is
-    no part of the continuation.
+    `pad_id` is any token; `end` has to follow in greedy decoding, but does not count.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
@@ -134,6 +133,5 @@ def _found(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 def _next(model: Model, ids: Tensor, mask: Tensor, cache: DynamicCache | None, last: int) -> Tensor:
     """Return float32 logits (rows, last, vocabulary) of new `ids`; `mask` also covers the cache."""
-    place = positions(mask)[:, -ids.shape[1] :]
     kept = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": last}
-    return model(input_ids=ids, attention_mask=mask, position_ids=place, **kept).logits.float()
+    return run(model, ids, mask, **kept).logits.float()

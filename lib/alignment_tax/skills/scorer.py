@@ -138,16 +138,11 @@ class Scorer:
     """Score many models on one suite: tasks are built once, the model is passed as an object.
 
     Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
-    SkillsError: unknown suite, split or slot, or a task that the folder does not have.
-
-    Args:
-        suite: its name, or tasks by slot (see `named_tasks`).
-        limit: number of items per task, from the first; None for all.
-        batch_size: sequences per forward pass; in bfloat16 numbers move a little with it.
-        split: "reported", or "validation" (for choosing strengths and for stopping early).
-        without: slots left out, say since their data cannot be had: their family is the mean of
-            the rest. A slot whose task does not exist is never left out silently.
-        folder: where the task files are; default: the suite's folder in this package.
+    `suite` is its name, or tasks by slot (see `named_tasks`), whose files are in `folder` or this
+    package. Of each task the first `limit` items count, None: all. In bfloat16 numbers move a
+    little with `batch_size`. The `split` "validation" is for choosing strengths and early stops.
+    Slots `without` data are left out, and a family is the mean of the rest. SkillsError: unknown
+    suite, split or slot, or a task that the folder does not have.
     """
 
     def __init__(
@@ -291,7 +286,7 @@ def _replies(
 
     wanted, who = asked[0].args[1], f"Task {task.name!r}"
     settings = utils.normalize_gen_kwargs(wanted)
-    until, most = settings.pop("until", []), settings.pop("max_gen_toks")
+    until, most = settings.pop("until"), settings.pop("max_gen_toks")
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
@@ -303,7 +298,6 @@ def _replies(
     prompts = _encode(tokenizer, [request.args[0] for request in asked])
     end = tokenizer.eos_token_id
     end_text = str(tokenizer.decode(end))
-    until = [until] if isinstance(until, str) else until
     stops = [stop for stop in until if stop and stop != end_text]
 
     def ended(replies: list[Tokens]) -> list[bool]:

@@ -32,8 +32,12 @@ def base(run: Run, spec: Spec | None = None) -> Artifact:
     source = None if presets.is_paper(run.preset) else models.smollm2_source()
 
     def make(folder: Path) -> None:
-        loaded = models.load_smollm2() if source else models.load_base(model, run.preset.dtype)
-        models.save_policy(*loaded, folder)
+        if source is None:
+            policy, tokenizer = models.load_base(model, run.preset.dtype)
+        else:
+            policy, tokenizer = models.load_policy(source)
+            tokenizer.pad_token = tokenizer.eos_token
+        models.save_policy(policy, tokenizer, folder)
 
     inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")

@@ -38,7 +38,7 @@ def part_ratios(spec: Spec, partition: layout.Partition) -> dict[str, float]:
     """The ratio of every part of a model that a spec with parts names (see `merge.parts`)."""
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
-    if grammar.has_ratios(spec):
+    if grammar.is_search(spec.mix):
         blocks, fixed = grammar.ratios_in(spec)
         return layout.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
     return parts.one_part(partition, spec.part, spec.alpha)
@@ -52,7 +52,7 @@ def _cut(run: Run, blocks: int) -> layout.Partition:
 
 def _blocks(spec: Spec) -> int:
     """Into how many blocks a mixture cuts the layers."""
-    return len(grammar.ratios_in(spec)[0]) if grammar.has_ratios(spec) else len(layout.THIRDS)
+    return len(grammar.ratios_in(spec)[0]) if grammar.is_search(spec.mix) else len(layout.THIRDS)
 
 
 def check_mixture(run: Run, spec: Spec) -> None:
