@@ -40,7 +40,6 @@ MEAN, REWARD, JUDGE = "mean", "reward", "judge"
 OF_REPLIES = (REWARD, JUDGE, "tokens", "ended")
 Values = Mapping[str, Array]
 Ends = tuple[Checkpoint, Checkpoint]
-MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
 LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
 
@@ -189,7 +188,7 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
             room, size = asked.max_new_tokens, asked.batch_size
             groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
             replies = [group[0] for group in groups]
-            asking: tuple[Any, ...] = prompts, models.texts(replies), size, MAX_LENGTH
+            asking: tuple[Any, ...] = prompts, models.texts(replies), size, 2048  # tokens read
             said = {n: models.score_replies(*own, *asking).tolist() for n, own in loaded.items()}
             said["tokens"] = [len(each.token_ids) for each in replies]
             said["ended"] = [100.0 * each.finished for each in replies]

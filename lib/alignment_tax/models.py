@@ -27,13 +27,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel as Model,
-    PreTrainedTokenizerBase as Tokenizer,
-)
+from transformers import PreTrainedModel as Model, PreTrainedTokenizerBase as Tokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
@@ -150,13 +144,13 @@ def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = Tru
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     tokenizer = load_tokenizer(name, chat, **safe)
-    config = AutoConfig.from_pretrained(name, **safe)
+    config = transformers.AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{name} holds quantised weights: take those they were made from.")
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
     options |= {"dtype": getattr(torch, dtype), **safe}
     with quiet_libraries():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(name, **options)
     check_complete(str(path_or_id), loaded[1])
     model: Model = _plain(loaded[0]) if gguf else loaded[0]
     check_vocabulary(model, tokenizer)
@@ -180,7 +174,7 @@ def _plain(model: Model) -> Model:
     # trainers refuse a model marked as quantised, although these weights no longer are
     kept = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     config = type(model.config).from_dict(kept | {"_name_or_path": ""})
-    plain: Model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain: Model = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain
@@ -259,12 +253,12 @@ class RewardModel(Model):
     short replies the mean carries most of what people judge (politeness, repetition).
     """
 
-    config_class = PretrainedConfig
+    config_class = transformers.PretrainedConfig
     base_model_prefix = "backbone"
     # the backbone checks for itself which attention it can run
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
-    def __init__(self, config: PretrainedConfig, backbone: Model | None = None):
+    def __init__(self, config: transformers.PretrainedConfig, backbone: Model | None = None):
         super().__init__(config)
         self.backbone = transformers.AutoModel.from_config(config) if backbone is None else backbone
         self.head = torch.nn.Linear(2 * config.get_text_config().hidden_size, 1, bias=False)
@@ -331,7 +325,7 @@ def load_reward_model(folder: Path) -> tuple[RewardModel, Tokenizer]:
     """Load a reward model that `save_policy` wrote, in eval mode, and its tokenizer."""
     check_folder(folder)
     safe = {"trust_remote_code": False}
-    model = RewardModel(AutoConfig.from_pretrained(folder, **safe)).float()
+    model = RewardModel(transformers.AutoConfig.from_pretrained(folder, **safe)).float()
     missing, unexpected = model.load_state_dict(load_state(folder), strict=False)
     check_complete(str(folder), {"missing_keys": missing, "unexpected_keys": unexpected})
     torch.nn.Module.to(model, device())

@@ -21,7 +21,6 @@ from alignment_tax.stats.compare import summarise
 
 #: The curves of the course's picture, from theta_0 to the last round of RSF, averaging on top.
 CURVES = ("learning_rate", "early_stopping", "average")
-TOLD = (0.2, 0.4, 0.8)  # averages whose alpha stands beside their marker
 
 
 def _curves(
@@ -111,7 +110,7 @@ def fronts(
     figure, [line] = style.panels(1, len(scores), (style.PANELS[0], 4.8), xlabel=GAIN)
     for axes, score in zip(line, scores, strict=True):
         _draw(axes, rows, table, score)
-        told = table[(table["method"] == "average") & table["alpha"].isin(TOLD)]
+        told = table[(table["method"] == "average") & table["alpha"].isin([0.2, 0.4, 0.8])]
         for x, y, alpha in told[["reward", score, "alpha"]].to_numpy():
             note = f"α {alpha:g}"
             draw.note(axes, note, x, y, (1, 1), far=5, color=METHODS["average"].colour, fontsize=10)

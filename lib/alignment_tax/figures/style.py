@@ -86,10 +86,8 @@ METHODS: dict[str, Look] = {
 # Models as trained, by the words of the `algorithm` column; in the order of these.
 _COLOURS, _MARKERS = (BLACK, VERMILLION, GREY, PURPLE, ORANGE, SKY, GREEN), "*sdv^Do"
 ALGORITHMS: dict[str, Look] = {
-    name: Look(words, colour, marker)
-    for (name, words), colour, marker in zip(
-        ALGORITHM_NAMES.items(), _COLOURS, _MARKERS, strict=True
-    )
+    name: Look(ALGORITHM_NAMES[name], colour, marker)
+    for name, colour, marker in zip(ALGORITHM_NAMES, _COLOURS, _MARKERS, strict=True)
 }
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),
@@ -204,11 +202,8 @@ def show(figure: Figure, alt: str | None = None) -> None:
     text = alt if alt is not None else alt_text(figure)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     data = base64.b64encode(png(figure, Description=text)).decode("ascii")
-    display(
-        {"image/png": data, "text/plain": text},
-        metadata={"image/png": {"alt": text, "width": width, "height": height}},
-        raw=True,
-    )
+    told = {"image/png": {"alt": text, "width": width, "height": height}}
+    display({"image/png": data, "text/plain": text}, metadata=told, raw=True)
     plt.close(figure)
 
 

@@ -122,11 +122,11 @@ def pair_scores(
     key = ["slot", "item", "fingerprint"]
     if not all(a.items[key].equals(b.items[key]) for a, b in zip(first, second, strict=True)):
         raise SkillsError("The two were scored on different items: use one suite, split and limit.")
-    one, two = (
-        [{slot: x for slot, x in each.values(forgiven).items() if slot in slots} for each in side]
-        for side in (first, second)
-    )
-    return one, two
+
+    def wanted(side: Sequence[SkillScores]) -> list[dict[str, Array]]:
+        return [{s: x for s, x in each.values(forgiven).items() if s in slots} for each in side]
+
+    return wanted(first), wanted(second)
 
 
 def right(items: pd.DataFrame, forgiven: bool = False) -> Array:

@@ -36,9 +36,8 @@ class Run:
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
-        chosen = presets.get(preset) if isinstance(preset, str) else preset
-        presets.check(chosen)
-        self.preset = chosen
+        self.preset = presets.get(preset) if isinstance(preset, str) else preset
+        presets.check(self.preset)
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         if presets.is_paper(self.preset):
