@@ -22,7 +22,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment_tax import labels, models, settings
 from alignment_tax.figures import primitives, style
-from alignment_tax.labels import spread
 from alignment_tax.merge import average, checkpoint, hma, layout, parts, search
 from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
@@ -415,7 +414,7 @@ def page(audit: Audit) -> str:
 
 def said(change: Comparison) -> str:
     """Return a change and its interval, as they are written."""
-    return spread(change.difference, change.low, change.high, 2, sign=True)
+    return labels.spread(change.difference, change.low, change.high, 2, sign=True)
 
 
 def advice(audit: Audit) -> str:

@@ -53,8 +53,7 @@ def replies_table(study: Study) -> pd.DataFrame:
             [[reply]] = sample_replies(model, tokenizer, [prompt], 1, 0.0, length, 1, study.seed)
             scores: list[float | None] = [None, None]
             if slot == "request":
-                of = study.rewards, study.golds
-                scores = [float(scored([prompt], [reply])[0]) for scored in of]
+                scores = [float(of([prompt], [reply])[0]) for of in (study.rewards, study.golds)]
             rows.append((*named, slot, request, expected, reply.text, *scores))
         for (slot, number), answer in study.scorer.answers(model, tokenizer, chosen).items():
             task = study.scorer.tasks[study.scorer.slots[slot].name]
