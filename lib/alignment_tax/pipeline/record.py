@@ -51,11 +51,10 @@ def record(
 ) -> Path:  # fmt: skip
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
-    Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
-    leaves those of finished seeds. Stages are made by `jobs` processes, or by the workers of a
-    `scheduler` (`elsewhere.workers`). With `methods` (see `Study.specs`) rows are merged into the
-    tables that exist, without them the preset's algorithms are recorded into new tables. What
-    cannot work is refused before anything is trained.
+    Finished stages are loaded. Tables are replaced whole, after every seed. Stages are made by
+    `jobs` processes, or the workers of a `scheduler` (`elsewhere.workers`). With `methods` (see
+    `Study.specs`) rows are merged into the tables that exist, without them the preset's algorithms
+    make new tables. What cannot work is refused before anything is trained.
     """
     started = time.perf_counter()
     if max(seeds) >= 2**63:
@@ -271,9 +270,8 @@ def portions(
 ) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
-    With `split` a portion is at most `PORTION` models of one method of one seed, so that processes
-    end together. Every seed's first two models come first, as all others would wait for them, then
-    the rounds of each algorithm in one portion, since each needs the one before.
+    With `split` every seed's first two models come first (all others wait for them), then the
+    rounds of each algorithm together, then at most `PORTION` of a method, to end at one time.
     """
     if not split:
         return [(seed, list(specs)) for seed in seeds]

@@ -103,9 +103,8 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
 def calibration(run: Run, spec: Spec) -> Artifact:
     """How far a model's confidence in its choices is off, and how varied its replies are.
 
-    calibration.json: ece, the expected calibration error in points (of the likeliest choice's
-    share), and entropy, minus the mean log-probability of a sampled reply, in nats. As a tax: Hu et
-    al. 2025, 2510.17426.
+    calibration.json: ece, the expected calibration error (points, of the likeliest's share), and
+    entropy, minus a reply's mean log-probability (nats). As a tax: Hu et al. 2025, 2510.17426.
     """
     spec = simplest(ratios.resolved(run, spec))
     scored = scores(run, spec)
