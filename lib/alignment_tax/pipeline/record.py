@@ -177,18 +177,14 @@ def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")
             folder = study.aligned(algorithm, rounds).path
             row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds}
             row |= read_json(folder / "stats.json")
-            rows.append(row | _golds_of_round(algorithm, folder))
+            if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
+                every = kept = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
+            else:
+                samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
+                every, kept = samples["gold"], samples.loc[samples["chosen"], "gold"]
+            mean = float("nan") if algorithm == "dpo" else float(every.mean())
+            rows.append(row | {"mean_gold": mean, "kept_gold": float(kept.mean())})
     return pd.DataFrame(rows)
-
-
-def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
-    if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
-        every = kept = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
-    else:
-        samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
-        every, kept = samples["gold"], samples.loc[samples["chosen"], "gold"]
-    mean = float("nan") if algorithm == "dpo" else float(every.mean())
-    return {"mean_gold": mean, "kept_gold": float(kept.mean())}
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
