@@ -38,7 +38,6 @@ from alignment_tax.world.base import Message, Prompt, said
 T = TypeVar("T")
 Loaded = tuple[Model, Tokenizer]
 Ids = Sequence[Sequence[int]]
-ROOM = 16  # tokens by which a full cache grows
 CPU_ISA, CPU_ISAS = "ONEDNN_MAX_CPU_ISA", ("AVX2", "DEFAULT")  # without bfloat16, and with it
 ATEN_ISA = "ATEN_CPU_CAPABILITY"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -448,7 +447,7 @@ class GrowingLayer(DynamicLayer):
         length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
         room, view = self.rooms.get(name, (old, None))
         if view is not old or room.shape[-2] < total:
-            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
+            room = old.new_empty(*old.shape[:-2], total + 16, old.shape[-1])  # room for more
             room[..., :length, :] = old
         room[..., length:total, :] = new
         view = room[..., :total, :]

@@ -32,10 +32,9 @@ def replies_table(study: Study) -> pd.DataFrame:
     """Return what the base, theta_0, RSF's last round and an average say, a row each and question.
 
     Real data are not ours to keep, so the real model is asked `OWN`. In the tiny world the request
-    is the first harmless one; of both skills it is the first item that theta_0 and the
-    average have right (talk behind it forgiven) and RSF has not, if there is one: chosen to show a
-    loss. The average is at the alpha of the preset that is nearest to `ALPHA`. `slot` is "request",
-    whose replies alone have reward and gold, or one of `SLOTS`.
+    is the first harmless one; of both skills it is the first item that theta_0 and the average (at
+    the alpha nearest to `ALPHA`) have right, talk behind it forgiven, and RSF has not, to show a
+    loss. `slot` is "request", whose replies alone have reward and gold, or one of `SLOTS`.
     """
     last = study.preset.rsf.rounds
     alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))

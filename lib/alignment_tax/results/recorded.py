@@ -36,8 +36,7 @@ class Recorded:
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
     under a remedy (costs), reply of a few models. `points` have the columns of kl.csv, too, of the
     main line: forward_kl and entropy (nats a reply), ece (points; see `stages.scores.calibration`).
-    `provenance` is of the call that made the tables; `calls` are also those that added to them.
-    `key` is the stamp of the recording (see `recording_key`).
+    `provenance` is of the call that made the tables, `calls` are all; `key` see `recording_key`.
     """
 
     points: pd.DataFrame

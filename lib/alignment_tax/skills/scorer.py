@@ -43,8 +43,7 @@ class Task(NamedTuple):
 
 
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world
-# asks for one hop, the real suite has ARC-Easy, and so on. The models of the tiny world say their
-# answers in a sentence of words.
+# asks for one hop, the real suite has ARC-Easy. The tiny world's models answer in sentences.
 _SLOTS = (
     ("one_hop", "one_hop", "acc", "arc_easy", "acc"),
     ("two_hop", "two_hop", "acc", "arc_challenge", "acc"),
