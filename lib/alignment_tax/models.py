@@ -13,10 +13,11 @@ import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec as find_package
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -330,7 +331,8 @@ def load_reward_model(folder: Path) -> tuple[RewardModel, Tokenizer]:
     return model.eval(), load_tokenizer(str(folder), **safe)
 
 
-class Reply(NamedTuple):
+@dataclass(frozen=True)
+class Reply:
     """One reply: its text, and the tokens drawn before the end token (not `finished`: cut off)."""
 
     text: str
