@@ -7,11 +7,11 @@ front of our own in a process of this very file, whose top must import nothing o
 """
 
 import copy
-import dataclasses
 import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 
 from alignment_tax import models, settings
-from alignment_tax.presets import TINY_PPO, PpoConfig, as_dict
+from alignment_tax.presets import TINY_PPO, PpoConfig
 from alignment_tax.stats import compare
 from alignment_tax.world.base import Prompt, World
 from bench import keep, python
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: The numbers of the cross-check: those of both, chosen before either was run.
 RATES: dict[str, Any] = dict.fromkeys(("learning_rate", "critic_learning_rate"), 1e-4)
-CONFIG = dataclasses.replace(TINY_PPO, rounds=1, iterations=12, sampling_batch=128, **RATES)
+CONFIG = replace(TINY_PPO, rounds=1, iterations=12, sampling_batch=128, **RATES)
 SEEDS = (0, 1, 2)
 JUDGED = 256
 #: Iterations at the start whose seconds are left out: they also load and compile.
@@ -74,7 +74,7 @@ def trls(study: "Study", config: PpoConfig, seed: int, overlay: Path) -> Trained
         for name, artifact in (("theta_0", study.sft), ("reward", study.reward)):
             (folder / name).symlink_to(artifact.path / "model")
         prompts, threads = prompts_of(study.world, config, seed), study.preset.threads
-        task = {"config": as_dict(config), "prompts": prompts, "seed": seed, "threads": threads}
+        task = {"config": asdict(config), "prompts": prompts, "seed": seed, "threads": threads}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         paths = (overlay, Path(settings.__file__).parents[1], settings.repo_root())
         command, silence = [__file__, str(folder)], {"TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -198,7 +198,7 @@ def compared(runs: pd.DataFrame) -> dict[str, Any]:
     mine, theirs = by.loc["ours"], by.loc["trl"]
     gaps = {name: mine[name] - theirs[name] for name in ("judged_reward", "judged_kl")}
     gaps["seconds_saved"] = theirs["seconds_per_step"] - mine["seconds_per_step"]
-    found: dict[str, Any] = {n: as_dict(compare.compare_seeds(gap)) for n, gap in gaps.items()}
+    found: dict[str, Any] = {n: asdict(compare.compare_seeds(gap)) for n, gap in gaps.items()}
     faster = theirs["seconds_per_step"].mean() / mine["seconds_per_step"].mean()
     return {**found, "times_faster": float(faster)}
 
@@ -209,7 +209,7 @@ def run(trl: Path, iterations: int | None = None, out: Path | None = None) -> in
 
     if not (trl / "trl" / "experimental" / "ppo").is_dir():
         raise settings.SettingsError(f"{trl} holds no TRL with PPO; see `make bench-ppo`.")
-    config = dataclasses.replace(CONFIG, iterations=iterations or CONFIG.iterations)
+    config = replace(CONFIG, iterations=iterations or CONFIG.iterations)
     if config.iterations <= WARM_UP:
         raise settings.SettingsError(f"Only {WARM_UP} iteration, which is not timed: give more.")
     study = Study("tiny")
@@ -224,7 +224,7 @@ def run(trl: Path, iterations: int | None = None, out: Path | None = None) -> in
             rows.append({**name, **numbers, "seconds_per_step": warm})
             curves += log.assign(**name, iteration=log.index + 1).to_dict("records")
     start = judge(study, theta_0, tokenizer, SEEDS[0])
-    found: dict[str, Any] = {"config": as_dict(config), "trl": "1.12.0", "theta_0": start}
+    found: dict[str, Any] = {"config": asdict(config), "trl": "1.12.0", "theta_0": start}
     found |= {"runs": rows, "comparison": compared(pd.DataFrame(rows)), "curves": curves}
     print(pd.DataFrame(rows).to_string(index=False))
     print(json.dumps(found["comparison"], indent=2))

@@ -22,7 +22,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment_tax import labels, models, settings
 from alignment_tax.figures import primitives, style
-from alignment_tax.labels import spread
 from alignment_tax.merge import average, checkpoint, hma, layout, parts, search
 from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
@@ -40,7 +39,6 @@ MEAN, REWARD, JUDGE = "mean", "reward", "judge"
 OF_REPLIES = (REWARD, JUDGE, "tokens", "ended")
 Values = Mapping[str, Array]
 Ends = tuple[Checkpoint, Checkpoint]
-MAX_LENGTH = 2048  # tokens of a conversation that a reward model reads
 LOOKS = 4  # at the intervals of an audit that may stop early, each after as many new items
 LEAST = 25  # items of a task between two looks: of fewer the bootstrap is too sure
 
@@ -84,10 +82,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its scored items, and of its reply to each prompt, if there are any, arrays (n,).
+    """One model: its scored items, and arrays (n,) of its replies to n prompts, if there are any.
 
-    These are by name: `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by
-    itself, 0 if it was cut off.
+    `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by itself, 0 if cut off.
     """
 
     scores: SkillScores
@@ -135,17 +132,14 @@ class Audit:
 
     @property
     def chosen(self) -> float:
-        """The alpha with the most of both on every second item: shares of reward and skill.
-
-        Without a reward it is the largest that loses less than half of what the later model lost.
-        """
+        """The alpha with the most of both on every second item: shares of reward and skill."""
 
         def gained(score: str) -> dict[float, float]:
             found = {alpha: total(own.values(score, half=0)) for alpha, own in self.models.items()}
             return {alpha: each - found[0.0] for alpha, each in found.items()}
 
         skill = gained(MEAN)
-        if REWARD not in self.scores:
+        if REWARD not in self.scores:  # the largest that loses less than half of the tax
             return max(alpha for alpha in skill if skill[alpha] >= min(skill[1.0], 0.0) / 2)
         reward = gained(REWARD)
         if reward[1.0] <= 0 or skill[1.0] >= 0:  # then there is nothing to trade
@@ -193,7 +187,7 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
             room, size = asked.max_new_tokens, asked.batch_size
             groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
             replies = [group[0] for group in groups]
-            asking: tuple[Any, ...] = prompts, models.texts(replies), size, MAX_LENGTH
+            asking: tuple[Any, ...] = prompts, models.texts(replies), size, 2048  # tokens read
             said = {n: models.score_replies(*own, *asking).tolist() for n, own in loaded.items()}
             said["tokens"] = [len(each.token_ids) for each in replies]
             said["ended"] = [100.0 * each.finished for each in replies]
@@ -246,16 +240,13 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
 
 @torch.no_grad()
 def write_average(model: PreTrainedModel, ends: Ends, alpha: float) -> None:
-    """Write theta(alpha) into a model in place, two tensors of the files at a time.
-
-    Where the files name their tensors otherwise than the model (experts one by one, which it holds
-    in a stack), all are mixed first and transformers sorts them in.
-    """
+    """Write theta(alpha) into a model in place, two tensors of the files at a time if it can be."""
     own, held = average.own_tensors(model), ends[0].tensors.keys() & ends[1].tensors.keys()
     if own.keys() <= held:
         for name, target in own.items():
             target.copy_(mixed(ends, name, alpha))
         return
+    # files may hold experts one by one that the model has in a stack: transformers sorts them in
     told: dict[str, Any] = {"config": model.config, "dtype": model.dtype}
     told["state_dict"] = {name: mixed(ends, name, alpha) for name in held}
     with models.quiet_libraries():
@@ -423,7 +414,7 @@ def page(audit: Audit) -> str:
 
 def said(change: Comparison) -> str:
     """Return a change and its interval, as they are written."""
-    return spread(change.difference, change.low, change.high, 2, sign=True)
+    return labels.spread(change.difference, change.low, change.high, 2, sign=True)
 
 
 def advice(audit: Audit) -> str:

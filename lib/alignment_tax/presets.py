@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,13 +112,10 @@ class DpoConfig(_Groups):
 
 @dataclass(frozen=True, kw_only=True)
 class RlooConfig(_Groups):
-    """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer).
-
-    `batch_size * accumulation` replies make one step; they are sampled right before it, used once.
-    """
+    """REINFORCE with a leave-one-out baseline (TRL's RLOOTrainer); a step samples its replies."""
 
     beta: float  # of the KL divergence from theta_0 in the reward
-    accumulation: int = 1
+    accumulation: int = 1  # times batch_size: replies that make a step
     epochs: float = 1
     unfinished_penalty: float = 1.0  # below the worst finished reply, in units of the reward
 
@@ -485,7 +482,3 @@ def check(config: Any, name: str = "") -> None:
         if not fits or value < 0 or (value == 0 and not zero):
             least = "of 0 or more" if zero else "above 0"
             raise ValueError(f"The preset's {place} is {value!r}: give it {what} {least}.")
-
-
-#: A (nested) preset dataclass as plain types, for keys and provenance.
-as_dict = asdict

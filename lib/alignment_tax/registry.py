@@ -1,20 +1,17 @@
 """Every remedy against the alignment tax: its word, what its strength is, where it comes from.
 
-A new remedy is one file in `mitigate` and one entry here. Nothing here imports torch: the code of a
-remedy is imported on `make`.
+A new remedy is one entry here and one file in `mitigate`, imported (with torch) on `make` alone.
 """
 
 import pkgutil
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 #: When a remedy acts, in the order in which remedies end. "along" collects from a run without
 #: changing it; "afterwards" needs nothing but the outcome, so one run serves all its strengths.
 When = Literal["along", "training", "model", "afterwards"]
 
 
-@dataclass(frozen=True)
-class Remedy:
+class Remedy(NamedTuple):
     """A remedy of the registry."""
 
     name: str  # the word for it in the table of points

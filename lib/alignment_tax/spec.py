@@ -1,7 +1,4 @@
-"""Which model is meant: the columns that name it, and the text of the method and part columns.
-
-The grammar of these two columns is made and read here and nowhere else.
-"""
+"""Which model is meant: columns that name it; the one grammar of the columns method and part."""
 
 from __future__ import annotations
 
@@ -80,9 +77,9 @@ class Method(NamedTuple):
         return cls(None if word == DISTIL else remedy, protocol, mix)
 
 
-def is_search(method: str) -> bool:
-    """Whether a method has a ratio of its own for each block of layers."""
-    return method in (HMA, ADAMERGING, PATTERN) or method.startswith(f"{HMA}_")
+def is_search(mix: str | None) -> bool:
+    """Whether a mix has a ratio of its own for each block of layers."""
+    return mix in (HMA, ADAMERGING, PATTERN) or (mix or "").startswith(f"{HMA}_")
 
 
 def averaged(method: str) -> str:
@@ -180,7 +177,7 @@ class Spec:
         named = [f"{key} {value:g}" for key, value in details.items() if value is not None]
         if (blocks := blocks_to_find(self)) is not None:
             named.append(f"{blocks} blocks")
-        elif self.part is not None and has_ratios(self):
+        elif self.part is not None and is_search(self.mix):
             ratios, fixed = ratios_in(self)
             named.append(f"ratios {' '.join(f'{ratio:.3g}' for ratio in ratios)}")
             named += [f"{part} {ratio:.3g}" for part, ratio in fixed.items()]
@@ -201,10 +198,7 @@ def check_known(names: Iterable[str], known: Collection[str], what: str, where: 
 
 
 def ratios_text(ratios: Sequence[float], fixed: Mapping[str, float] | None = None) -> str:
-    """Return ratios as `Spec.part` holds them, to the last digit: "0.6|0.4|0.2".
-
-    What is `fixed` follows by name: "0.6|0.4|0.2|norms=0.0".
-    """
+    """Return ratios to the last digit as `Spec.part`, `fixed` by name: "0.6|0.4|0.2|norms=0.0"."""
     named = [f"{part}={float(ratio)!r}" for part, ratio in (fixed or {}).items()]
     return "|".join([*(repr(float(ratio)) for ratio in ratios), *named])
 
@@ -236,14 +230,9 @@ def block_count(part: object) -> int:
     return sum("=" not in piece for piece in pieces) if len(pieces) > 1 else 0
 
 
-def has_ratios(spec: Spec) -> bool:
-    """Whether a spec has a ratio of its own for each block of layers."""
-    return is_search(spec.mix or "")
-
-
 def blocks_to_find(spec: Spec) -> int | None:
     """Return K of a spec whose ratios are still to be found ("K=3"), else None."""
-    found = re.fullmatch(r"K=(\d+)", spec.part or "") if has_ratios(spec) else None
+    found = re.fullmatch(r"K=(\d+)", spec.part or "") if is_search(spec.mix) else None
     return int(found[1]) if found else None
 
 
@@ -258,7 +247,7 @@ def simplest(spec: Spec) -> Spec:
     The ends of a mixture are theta_0 and the aligned policy to the last bit, and equal ratios are
     the plain average (`merge.average`, `merge.parts`). How ratios were found does not matter.
     """
-    if has_ratios(spec):
+    if is_search(spec.mix):
         blocks, fixed = ratios_in(spec)
         spec = dataclasses.replace(spec, method=HMA, strength=None, part=ratios_text(blocks, fixed))
         if {*blocks, *fixed.values()} == {spec.alpha}:

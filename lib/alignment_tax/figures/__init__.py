@@ -23,7 +23,6 @@ _NAMES = {
     "figures.theory": "effectiveness shares_along ways",
     "figures.verdicts": "forest verdict_style",
     "results.points": "TableError main_line",
-    "stats.compare": "interval",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -90,10 +90,7 @@ def rounds(
 def algorithm_fronts(
     points: pd.DataFrame, score: str = "forgetting", recorded: bool = False
 ) -> Figure:
-    """Draw a skill against reward, a panel for every algorithm: rounds, averages (paper Fig. 14).
-
-    Of the last round and some averages there are intervals; RSF's averages are a line behind all.
-    """
+    """Draw a skill against reward, a panel an algorithm: rounds and averages (paper Fig. 14)."""
     values = ["reward", score]
     mixed, names = _since(points, values, select.RLHF, ["reward"])
     rows = pd.concat([select.rounds_from_0(mixed, name) for name in names])
@@ -118,8 +115,7 @@ def algorithm_fronts(
         draw.curve(axes, draw.barless(inner, ~shown), "reward", score, AVERAGES, bars="y")
         for x, y, alpha in inner.loc[shown, [*values, "alpha"]].to_numpy():
             draw.note(axes, f"α {alpha:g}", x, y, (1, 1), far=6, color=style.BLUE, fontsize=10)
-        own = table[(table["algorithm"] == name) & (table["method"] == "none")]
-        own = own.sort_values("rounds")
+        own = select.as_trained(table, name).sort_values("rounds")
         ends = draw.barless(own, own["rounds"] < own["rounds"].max())
         draw.curve(axes, ends, "reward", score, ROUNDS, bars="y")
         draw.star(axes, *own[values].iloc[0], label="θ₀")

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,12 @@ from alignment_tax.stats.compare import summarise
 
 #: The curves of the course's picture, from theta_0 to the last round of RSF, averaging on top.
 CURVES = ("learning_rate", "early_stopping", "average")
-TOLD = (0.2, 0.4, 0.8)  # averages whose alpha stands beside their marker
 
 
 def _curves(
     points: pd.DataFrame, scores: Sequence[str], names: Sequence[str] = CURVES
 ) -> pd.DataFrame:
-    """Return the rows of every curve that is recorded, `place` by `place` from theta_0 on.
-
-    The reward is a gain over theta_0: each seed's reward model has a zero of its own.
-    """
+    """Return the rows of recorded curves, `place` by `place` from theta_0; the reward is a gain."""
     rows = select.with_rsf(select.prepare(points, ["reward", *scores]))
     select.last_round(rows)
     found = Selection(rows)
@@ -47,7 +42,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, score: str) -> No
             continue
         mine = rows[rows["method"] == method]
         if mine["seed"].nunique() < rows["seed"].nunique():
-            look = replace(look, label=f"{look.label}, {seeds_text(mine['seed'])}")
+            look = look._replace(label=f"{look.label}, {seeds_text(mine['seed'])}")
         if method == "learning_rate":  # its last row is RSF itself, of these seeds alone
             own = own[:-1]
         draw.faint(axes, mine, "reward", score, look)
@@ -66,10 +61,7 @@ def _frame(axes: Axes, rows: pd.DataFrame, score: str) -> None:
 
 
 def kept(points: pd.DataFrame, score: str = "forgetting") -> pd.DataFrame:
-    """Return, by alpha, which share (in percent) of RSF's gain an average keeps, and pays.
-
-    Means over seeds of reward and `score`; kept (of the gain), paid (of the loss), back (not paid).
-    """
+    """Return by alpha mean reward and `score`, and in %: gain kept, loss paid, loss given back."""
     rows = _curves(points, [score])
     mixed = rows[rows["method"] == "average"].groupby("alpha")[["reward", score]].mean()
     start, end = mixed.iloc[0], mixed.iloc[-1]
@@ -118,7 +110,7 @@ def fronts(
     figure, [line] = style.panels(1, len(scores), (style.PANELS[0], 4.8), xlabel=GAIN)
     for axes, score in zip(line, scores, strict=True):
         _draw(axes, rows, table, score)
-        told = table[(table["method"] == "average") & table["alpha"].isin(TOLD)]
+        told = table[(table["method"] == "average") & table["alpha"].isin([0.2, 0.4, 0.8])]
         for x, y, alpha in told[["reward", score, "alpha"]].to_numpy():
             note = f"α {alpha:g}"
             draw.note(axes, note, x, y, (1, 1), far=5, color=METHODS["average"].colour, fontsize=10)

@@ -12,14 +12,9 @@ from matplotlib.axes import Axes
 from alignment_tax.figures.style import BLACK, GREY, INK, PAPER, VERDICTS, Look
 from alignment_tax.labels import number
 
-HOLLOW = ("inconclusive", "negligible")
-
 
 def error_bars(table: pd.DataFrame, name: str, only: bool = True) -> np.ndarray | None:
-    """Return the lengths below and above (2, n) of the error bars of a column, None without any.
-
-    `only` says that the column is the table's only value, whose bounds may be called low and high.
-    """
+    """Return error bars (2, n) of a column, or None; the `only` value's may be called low, high."""
     start = "" if only and f"{name}_low" not in table else f"{name}_"
     if f"{start}low" not in table:
         return None
@@ -34,10 +29,7 @@ def curve(
     seeds: pd.DataFrame | None = None, order: str | None = None, bars: str = "xy",
     hollow: bool = False, pale: float = 1.0, **line: Any,
 ) -> None:  # fmt: skip
-    """Draw means through the rows in their order, each with a marker and its error bars.
-
-    `seeds` are drawn by `faint`; `bars` says which bars there are, `pale` how opaque they are.
-    """
+    """Draw means in their order with error `bars` of opacity `pale`, and `seeds` by `faint`."""
     if seeds is not None:
         faint(axes, seeds, x, y, look, order)
     edge, face = (look.colour, "white") if hollow else ("white", look.colour)
@@ -95,8 +87,7 @@ def bars(
 ) -> list[str]:  # fmt: skip
     """Draw a bar with its error bar for each group and series; return the groups in their order.
 
-    `across` lays the bars, the first group on top; `digits` prints each length beyond its bar;
-    groups in `pale` are paler.
+    `across` lays the bars, first group on top; `digits` prints lengths; `pale` groups are paler.
     """
     groups = list(dict.fromkeys(table[group]))
     names = [name for name in looks if name in set(table[series])]
@@ -137,15 +128,14 @@ def forest(
 ) -> None:  # fmt: skip
     """Draw a value with its interval on a line of its own for each row, the first on top.
 
-    Looks are those of the column `verdict` if none are given. `names` are the lines where several
-    tables share them, each row `aside` below its own.
+    Without `looks` those of `verdict`; several tables share the lines `names`, each row `aside`.
     """
     lines = list(dict.fromkeys(table[name])) if names is None else list(names)
     looks = [VERDICTS[verdict] for verdict in table["verdict"]] if looks is None else looks
     for place, look in enumerate(looks):
         row = table.iloc[[place]]
         y = lines.index(row[name].iloc[0]) + aside
-        open_ = "verdict" in row and row["verdict"].iloc[0] in HOLLOW
+        open_ = "verdict" in row and row["verdict"].iloc[0] in ("inconclusive", "negligible")
         settings: dict[str, Any] = {
             "color": look.colour, "marker": look.marker, "markersize": 9, "elinewidth": 2.2,
             "markerfacecolor": "white" if open_ else look.colour, "markeredgewidth": 1.8,

@@ -1,7 +1,6 @@
 """Averaging part by part, and a ratio of its own for every block (the paper's Figs. 4 and 5)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,11 +39,6 @@ CLOUD = {
 MARKS = [(style.BLUE, "o", 17), (style.BLACK, "s", 20), (style.VERMILLION, "D", 12),
          (style.ORANGE, "^", 11), (style.PURPLE, "P", 9)]  # fmt: skip
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
-# On light and dark ground alike: a white line in a dark one.
-OUTLINED: dict[str, Any] = {
-    "color": "white", "linewidth": 2.2,
-    "path_effects": [withStroke(linewidth=4.5, foreground=style.INK)],
-}  # fmt: skip
 
 
 def _part_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
@@ -136,7 +130,10 @@ def simplex(
         bar = figure.colorbar(heights, ax=axes, shrink=0.75, pad=0.02)
         bar.set_label("objective (nats a token; lower is better)")
     if len(path) > 1:
-        axes.plot(*_in_triangle(np.asarray(path)).T, label="path of the gradient", **OUTLINED)
+        # on light and dark ground alike: a white line in a dark one
+        outline, way = withStroke(linewidth=4.5, foreground=style.INK), _in_triangle(np.array(path))
+        axes.plot(*way.T, color="white", lw=2.2, path_effects=[outline],
+                  label="path of the gradient")  # fmt: skip
     for (colour, marker, size), name, place in zip(MARKS, marks, places[len(grid) :], strict=False):
         hollow = marker == "s"
         # a smaller one without a place for the legend: there they would overlap
@@ -152,10 +149,7 @@ def simplex(
 
 
 def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
-    """Return the points of averaging (K = 1) and HMA, at the mean ratios and seeds that all have.
-
-    Lines through fewer points lie elsewhere. They go from theta_0 to RSF's end.
-    """
+    """Return averaging (K = 1) and HMA at the mean ratios and seeds that all have, and the ends."""
     rows = select.prepare(points, values, since=["reward"])
     start, end = select.theta_0(rows), select.last_round(rows)
     own = rows[(rows["algorithm"] == "rsf") & rows["method"].isin(["average", "hma"])]
@@ -165,6 +159,7 @@ def _front_rows(points: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     curves = [each for _, each in own.groupby("blocks")]
     if len(curves) < 2:
         raise TableError("search_fronts needs rows with method 'hma' and 'average': record them.")
+    # lines through fewer points lie elsewhere
     means = set.intersection(*(set(each["mean"]) for each in curves))
     seeds = set.intersection(*(set(each["seed"]) for each in (*curves, start, end)))
     if not (means and seeds):

@@ -1,6 +1,5 @@
 """The README's figures: the course in one drawing, and both drawn from the table of points."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -71,17 +70,15 @@ def pipeline() -> Figure:
     return style.finish(figure, "How a model is aligned", "θ: the weights", table, head=words)
 
 
-def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
-    """Redraw reward against skills (`out`), and beside it the pipeline; return the exit code."""
+def redraw_figures(points: Path | None = None, out: Path | None = None) -> None:
+    """Redraw reward against skills (`out`), and the pipeline beside (SettingsError: no table)."""
     table = points or settings.results_folder() / "tiny" / "points.csv"
     target = out or settings.results_folder() / "signature.png"
     if not table.is_file():
-        print(
-            f"alignment-tax figures: there is no table of points at {table}. Name one with "
-            "--points, or record one with: alignment-tax record tiny",
-            file=sys.stderr,
+        raise settings.SettingsError(
+            f"There is no table of points at {table}. Name one with --points, or record one with: "
+            "alignment-tax record tiny"
         )
-        return 2
     try:
         figure = front(read_table(table), recorded=True)
     except TableError as error:
@@ -90,4 +87,3 @@ def redraw_figures(points: Path | None = None, out: Path | None = None) -> int:
     drawing = target.with_name("pipeline.png")  # has no numbers
     for each, path, stamp in ((figure, target, key), (pipeline(), drawing, "")):
         print(f"{style.save(each, path, recording=stamp)}\n  {style.alt_text(each)}")
-    return 0

@@ -53,10 +53,10 @@ def skills_bar(
     table["baseline"] = table["score"].map(baselines or {}).astype(float)
     models = table["model"].unique()
     # "θ₀, forgiven" has the colour of "θ₀, as written", and stripes
-    known = list(dict.fromkeys(name.split(", ")[0] for name in models))
-    colours = {name: MODEL_COLOURS[known.index(name.split(", ")[0])] for name in models}
-    striped = {name: "//" for name in models if name.endswith(", forgiven")}
-    looks = {name: Look(name, colours[name], hatch=striped.get(name, "")) for name in models}
+    plain = {name: name.split(", ")[0] for name in models}
+    colours = dict(zip(dict.fromkeys(plain.values()), MODEL_COLOURS, strict=False))
+    stripes = {name: "//" * name.endswith(", forgiven") for name in models}
+    looks = {name: Look(name, colours[plain[name]], hatch=stripes[name]) for name in models}
     figure, [[axes]] = panels(size=(11.0, 5.0))
     digits = 1 if len(table) <= 24 else None
     names = draw.bars(axes, table, "name", "model", "value", looks, digits=digits)
@@ -110,10 +110,7 @@ def tax_bars(
 
 @style.in_style()
 def lost_items(lost: pd.DataFrame, *, caption: str) -> Figure:
-    """Draw, skill by skill, how many items were lost to format, and how many were forgotten.
-
-    `lost` has the columns name (of a skill), kind (format | forgotten) and share (percent).
-    """
+    """Draw items lost, by skill: `lost` has name, kind (format | forgotten) and share (percent)."""
     need(lost, ["name", "kind", "share"])
     looks = {
         "forgotten": Look("forgotten: not wholly right, even cut", VERMILLION),

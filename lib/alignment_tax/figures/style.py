@@ -6,9 +6,8 @@ import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
@@ -19,7 +18,6 @@ from IPython.display import display
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, PngImagePlugin
 
@@ -40,9 +38,6 @@ WIDE, PANELS, DPI = (8.5, 5.2), (11.0, 7.4), 120
 GAIN, ALONG = "reward gained over θ₀  →", "α   (0 = before RLHF, 1 = after)"
 #: How the caption of a figure of the reader's own models begins, and on what such a figure stands.
 YOURS, YOUR_PAPER = "your run: ", "#FFF3D6"
-#: Letters of a caption that fit into an inch of a figure's width; a longer one gets a second line.
-CAPTION_PER_INCH = 13.3
-TITLE_FONT = FontProperties(size=15, weight="bold")
 # what a label stands on, so that lines and the small markers of single seeds don't cross it
 PAPER = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
@@ -60,8 +55,7 @@ WORDS: dict[str, Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """How one method is drawn: the words of the legend, a colour and a marker."""
 
     label: str
@@ -78,13 +72,8 @@ METHODS: dict[str, Look] = {
         VERMILLION: {"early_stopping": "s", "distil": "P"},
         SKY: {"l1": "^", "ema": "s", "graft_learnt": "v", "slerp": "o", "ewc": "<"},
         PURPLE: {"kd": ">", "replay_other": "X", "warp": "p"},
-        GREEN: {
-            "kd_squared": "h",
-            "lora": "X",
-            "learning_rate": "^",
-            "dare": "v",
-            "null_space": "s",
-        },
+        GREEN: {"kd_squared": "h", "lora": "X", "learning_rate": "^", "dare": "v"}
+        | {"null_space": "s"},
         ORANGE: {"lora_mlp": "p", "replay": ">", "kl_coef": "s", "fisher": "d", "ties": "^"}
         | {"replay_self": "v"},
         BROWN: {"l2": "v", "sma": "o", "ogpsa": "s"},
@@ -97,10 +86,8 @@ METHODS: dict[str, Look] = {
 # Models as trained, by the words of the `algorithm` column; in the order of these.
 _COLOURS, _MARKERS = (BLACK, VERMILLION, GREY, PURPLE, ORANGE, SKY, GREEN), "*sdv^Do"
 ALGORITHMS: dict[str, Look] = {
-    name: Look(words, colour, marker)
-    for (name, words), colour, marker in zip(
-        ALGORITHM_NAMES.items(), _COLOURS, _MARKERS, strict=True
-    )
+    name: Look(ALGORITHM_NAMES[name], colour, marker)
+    for name, colour, marker in zip(ALGORITHM_NAMES, _COLOURS, _MARKERS, strict=True)
 }
 VERDICTS: dict[str, Look] = {
     "holds": Look("holds", BLUE, "o"),
@@ -162,7 +149,7 @@ def finish(
     legend_columns: int = 0,
 ) -> Figure:  # fmt: skip
     """Add title, caption line, table, alt text (with the sentence `head`), and perhaps a legend."""
-    lines = textwrap.fill(caption, int(CAPTION_PER_INCH * figure.get_figwidth()))
+    lines = textwrap.fill(caption, int(13.3 * figure.get_figwidth()))  # letters an inch
     if caption.startswith(YOURS):  # seen at a glance: no recorded result
         figure.set(facecolor=YOUR_PAPER)
     figure.supxlabel(lines, x=0.99, ha="right", multialignment="right", fontsize=10, color=GREY)
@@ -175,8 +162,8 @@ def finish(
                 entries.setdefault(label, handle)
     figure.legend(
         list(entries.values()), list(entries), loc="outside upper left", title=title,
-        ncols=max(1, legend_columns), title_fontproperties=TITLE_FONT, alignment="left",
-        handletextpad=0.5, columnspacing=1.4, borderpad=0.1, borderaxespad=0.2,
+        title_fontproperties={"size": 15, "weight": "bold"}, ncols=max(1, legend_columns),
+        alignment="left", handletextpad=0.5, columnspacing=1.4, borderpad=0.1, borderaxespad=0.2,
     )  # fmt: skip
     _TABLES[figure] = table.reset_index(drop=True)
     # A figure's label is drawn nowhere; it carries the alt text along with the figure.
@@ -199,10 +186,7 @@ def alt_text(figure: Figure) -> str:
 
 
 def png(figure: Figure, dpi: int = DPI, **told: str) -> bytes:
-    """Return the figure as PNG bytes, the same for the same data (no date, no versions).
-
-    A palette of 256 colours takes a third of the bytes; `told` is text to be kept inside.
-    """
+    """Return PNG bytes, the same for the same data, in 256 colours; `told` is text kept inside."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
@@ -218,11 +202,8 @@ def show(figure: Figure, alt: str | None = None) -> None:
     text = alt if alt is not None else alt_text(figure)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     data = base64.b64encode(png(figure, Description=text)).decode("ascii")
-    display(
-        {"image/png": data, "text/plain": text},
-        metadata={"image/png": {"alt": text, "width": width, "height": height}},
-        raw=True,
-    )
+    told = {"image/png": {"alt": text, "width": width, "height": height}}
+    display({"image/png": data, "text/plain": text}, metadata=told, raw=True)
     plt.close(figure)
 
 
@@ -247,9 +228,9 @@ def caption_line(
 
 def run_caption(rows: pd.DataFrame, recorded: bool = False, skills: bool = True) -> str:
     """Return the caption line of the rows that are drawn; it names every seed, and skill items."""
-    told = skills and "n_items" in rows
-    items = pd.to_numeric(rows["n_items"], errors="coerce") if told else None
-    count = int(items.max()) if items is not None and items.notna().any() else None
+    items = rows["n_items"] if skills and "n_items" in rows else pd.Series(dtype=float)
+    items = pd.to_numeric(items, errors="coerce").dropna()
+    count = None if items.empty else int(items.max())
     line = caption_line(str(rows["study"].iloc[0]), rows["seed"], count, recorded)
     return line + " · mean, 95 % t interval over seeds" * (rows["seed"].nunique() > 1)
 

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import Look, run_caption
 from alignment_tax.results import points as select
-from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import summarise
 
 WORLD = ["features", "p", "labels"]
@@ -41,14 +40,14 @@ def effectiveness(repeats: pd.DataFrame, formulas: pd.DataFrame, *, caption: str
     `repeats` has a row per simulation: features (n), p, labels, shared (n_o), average ("outputs" or
     "weights"), gain (xi in points). `formulas` predict gains: `printed`, `weights` (NaN: none).
     """
-    need(repeats, [*WORLD, "shared", "average", "gain"])
-    need(formulas, [*WORLD, "shared", *FORMULAS])
-    finite(repeats["gain"], "gains")
+    select.need(repeats, [*WORLD, "shared", "average", "gain"])
+    select.need(formulas, [*WORLD, "shared", *FORMULAS])
+    select.finite(repeats["gain"], "gains")
     table = summarise(repeats, [*WORLD, "average", "shared"], ["gain"])
     table = table.sort_values("labels", ascending=False, kind="stable")
     worlds = list(table.groupby(WORLD, sort=False))
     if len(worlds) > 4:
-        raise TableError(f"effectiveness draws up to 4 worlds, not {len(worlds)}.")
+        raise select.TableError(f"effectiveness draws up to 4 worlds, not {len(worlds)}.")
     across, down = min(2, len(worlds)), (len(worlds) + 1) // 2
     size = style.PANELS if down > 1 else (style.PANELS[0] if across > 1 else style.WIDE[0], 4.9)
     figure, grid = style.panels(
@@ -77,7 +76,7 @@ def shares_along(points: pd.DataFrame, recorded: bool = False) -> Figure:
     rows = select.prepare(select.main_line(points), values)
     rows = rows[(rows["algorithm"] == "rsf") & (rows["method"] == "average")]
     if rows.empty:
-        raise TableError("shares_along needs rows of rsf with method 'average'.")
+        raise select.TableError("shares_along needs rows of rsf with method 'average'.")
     means = summarise(rows, ["alpha"], values)
     gone = means[values] - means[values].iloc[0]
     table = means[["alpha", "seeds"]].assign(line=100 * means["alpha"])
@@ -100,11 +99,10 @@ def ways(
 ) -> Figure:
     """Draw ways from theta_0 to the aligned model, a panel for each thing that is measured.
 
-    `rows` have panel, way (a key of `WAYS`), alpha, and the column `value`; `shown` are the ways
-    drawn. Dashed is the straight line between the ends of the first.
+    `rows` have panel, way (of `WAYS`), alpha, `value`. Dashed: straight between ends of shown[0].
     """
-    need(rows, ["panel", "way", "alpha", value])
-    finite(rows[value], value)
+    select.need(rows, ["panel", "way", "alpha", value])
+    select.finite(rows[value], value)
     table = rows[rows["way"].isin(shown)].sort_values(["panel", "way", "alpha"])
     panels = list(dict.fromkeys(rows["panel"]))
     size = (style.PANELS[0] if len(panels) > 1 else style.WIDE[0], 4.8)

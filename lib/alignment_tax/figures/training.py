@@ -11,13 +11,11 @@ from alignment_tax.figures import primitives as draw, style
 from alignment_tax.figures.style import BLUE, GREY, VERMILLION, Look, finish, panels, run_caption
 from alignment_tax.labels import number
 from alignment_tax.results import points as select
-from alignment_tax.results.points import TableError, finite, need
 from alignment_tax.stats.compare import interval, summarise, wilson
 
 # Yellow lines on white cannot be seen on a projector.
 LINE_COLOURS = (BLUE, VERMILLION, style.PURPLE, style.GREEN, style.SKY, style.ORANGE)
 WIDE = (style.WIDE[0], 4.6)
-WINDOW = 20  # logged steps in the running mean of a loss
 
 
 @style.in_style()
@@ -30,8 +28,8 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = F
     own, value, everything = "correct", "accuracy", "all pairs"
     if fooled:
         own, value, everything = "fooled", "fooled", "all replies"
-    need(pairs, ["kind", own])
-    finite(pairs[own], f"values of {own}")
+    select.need(pairs, ["kind", own])
+    select.finite(pairs[own], f"values of {own}")
     by_kind = pairs.groupby("kind")[own].agg(["size", "mean"])
     by_kind = by_kind.sort_values("mean", kind="stable", ascending=not fooled)
     by_kind.loc[everything] = [len(pairs), pairs[own].mean()]
@@ -57,9 +55,9 @@ def pair_accuracy_by_kind(pairs: pd.DataFrame, *, caption: str, fooled: bool = F
 @style.in_style()
 def gold_scatter(scores: np.ndarray, gold: np.ndarray, *, caption: str) -> Figure:
     """Draw the score (n,) of each reply against its gold reward (n,); the table correlates them."""
-    x, y = (finite(each, "rewards") for each in (gold, scores))
+    x, y = (select.finite(each, "rewards") for each in (gold, scores))
     if x.shape != y.shape:
-        raise TableError(f"{y.shape} scores do not go with {x.shape} gold rewards.")
+        raise select.TableError(f"{y.shape} scores do not go with {x.shape} gold rewards.")
     pearson, spearman = (pd.Series(x).corr(pd.Series(y), way) for way in ("pearson", "spearman"))
     table = pd.DataFrame({"replies": [len(x)], "pearson": pearson, "spearman": spearman})
     figure, [[axes]] = panels(size=(7.4, 5.6))
@@ -77,14 +75,14 @@ def losses(log: pd.DataFrame, *, caption: str, level: tuple[float, str] | None =
     `log` has step, loss and, of several curves, `series`; dashed is a `level` and what it is. The
     table has each curve's first loss as logged, and last and lowest mean over `window` steps.
     """
-    need(log, ["step", "loss"])
-    finite(log["loss"], "losses")
+    select.need(log, ["step", "loss"])
+    select.finite(log["loss"], "losses")
     named = log if "series" in log.columns else log.assign(series="training loss")
     figure, [[axes]] = panels(size=WIDE)
     records = []
     for place, (name, own) in enumerate(named.groupby("series", sort=False)):
         own = own.sort_values("step")
-        steps = max(1, min(WINDOW, len(own) // 5))
+        steps = max(1, min(20, len(own) // 5))  # in the running mean
         look = Look(str(name), LINE_COLOURS[place % len(LINE_COLOURS)], "o")
         smooth = own["loss"].rolling(steps, center=True, min_periods=1).mean()
         if steps > 1:
@@ -119,9 +117,9 @@ def best_of_n(rewards: np.ndarray, *, caption: str) -> Figure:
     The mean over all subsets of n replies, without bias: with a prompt's rewards sorted upwards,
     sum_i C(i - 1, n - 1) / C(k, n) r_(i).
     """
-    matrix = finite(rewards, "rewards")
+    matrix = select.finite(rewards, "rewards")
     if matrix.ndim != 2:
-        raise TableError(f"best_of_n takes a matrix prompts x replies, not {matrix.shape}.")
+        raise select.TableError(f"best_of_n takes a matrix prompts x replies, not {matrix.shape}.")
     k, ordered = matrix.shape[1], np.sort(matrix, axis=1)
     weights = {n: [comb(i, n - 1) / comb(k, n) for i in range(k)] for n in range(1, k + 1)}
     means = [(n, *interval(ordered @ weight)) for n, weight in weights.items()]

@@ -14,6 +14,7 @@ from alignment_tax.train.sample import sample_replies
 from alignment_tax.world import chat
 from alignment_tax.world.base import said
 
+COLUMNS = "seed algorithm method alpha slot question expected reply reward gold".split()
 #: Slots that are asked one item of: a sentence to translate, a question about a passage.
 SLOTS = ("bleu", "span")
 #: What the real model is asked in a chat: slot, request, right answer.
@@ -31,42 +32,34 @@ def replies_table(study: Study) -> pd.DataFrame:
     """Return what the base, theta_0, RSF's last round and an average say, a row each and question.
 
     Real data are not ours to keep, so the real model is asked `OWN`. In the tiny world the request
-    is the first harmless one; of both skills it is the first item that theta_0 and the
-    average have right (talk behind it forgiven) and RSF has not, if there is one: chosen to show a
-    loss. The average is at the alpha of the preset that is nearest to `ALPHA`. Columns: seed,
-    algorithm, method, alpha, slot ("request" or one of `SLOTS`), question, expected, reply; reward
-    and gold of the replies to the request.
+    is the first harmless one; of both skills it is the first item that theta_0 and the average (at
+    the alpha nearest to `ALPHA`) have right, talk behind it forgiven, and RSF has not, to show a
+    loss. `slot` is "request", whose replies alone have reward and gold, or one of `SLOTS`.
     """
     last = study.preset.rsf.rounds
     alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))
     specs = [Spec("base"), Spec("sft"), Spec("rsf", last), Spec("rsf", last, AVERAGE, alpha)]
-    chosen, rows, length = {}, list[dict[str, Any]](), study.preset.rsf.max_new_tokens
+    chosen, rows, length = {}, list[tuple[Any, ...]](), study.preset.rsf.max_new_tokens
     own = OWN if study.preset.world != "tiny" else [("request", _first_harmless(study), "")]
     if study.preset.world == "tiny":
         scored = [study.scores(spec).items for spec in specs[1:]]
         chosen = {s: [_telling(s, *scored)] for s in SLOTS if s in set(scored[0]["slot"])}
     for spec in specs:
         model, tokenizer = study.model(spec)
-        named = {"seed": study.seed, "algorithm": spec.algorithm, "method": spec.method}
-        named["alpha"] = spec.alpha
+        named = study.seed, spec.algorithm, spec.method, spec.alpha
         for slot, request, expected in own:
             prompt = said("user", request)
             [[reply]] = sample_replies(model, tokenizer, [prompt], 1, 0.0, length, 1, study.seed)
-            row = named | {"slot": slot, "question": request, "expected": expected}
-            row["reply"] = reply.text
+            scores: list[float | None] = [None, None]
             if slot == "request":
-                given = [prompt], [reply]
-                row |= {"reward": float(study.rewards(*given)[0])}
-                row |= {"gold": float(study.golds(*given)[0])}
-            rows.append(row)
-        answers = study.scorer.answers(model, tokenizer, chosen)
-        for (slot, number), answer in answers.items():
+                scores = [float(of([prompt], [reply])[0]) for of in (study.rewards, study.golds)]
+            rows.append((*named, slot, request, expected, reply.text, *scores))
+        for (slot, number), answer in study.scorer.answers(model, tokenizer, chosen).items():
             task = study.scorer.tasks[study.scorer.slots[slot].name]
             document = task.eval_docs[number]
-            asked = {"slot": slot, "question": task.doc_to_text(document)}
-            asked |= {"expected": task.doc_to_target(document), "reply": answer}
-            rows.append(named | asked)
-    return pd.DataFrame(rows)
+            asked = task.doc_to_text(document), task.doc_to_target(document)
+            rows.append((*named, slot, *asked, answer, None, None))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _telling(slot: str, *models: pd.DataFrame) -> int:

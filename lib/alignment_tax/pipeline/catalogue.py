@@ -11,8 +11,7 @@ from alignment_tax.registry import REMEDIES
 from alignment_tax.spec import AVERAGE, CHANGED, DISTIL, PART, PATTERN, Method, Spec, check_known
 
 CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
-#: Stand for the plain run, its averages and every remedy that the preset records; for parts and all
-#: searches for ratios.
+#: Stand for the plain run, its averages and every remedy; for parts and all searches for ratios.
 ALL_REMEDIES, ALL_PARTS = "remedies", "parts"
 
 
@@ -20,9 +19,8 @@ def methods(preset: Preset) -> list[str]:
     """The words that `specs` takes.
 
     An algorithm is its rounds and averages (of the control only its rounds), a remedy its strengths
-    in the preset, "remedies" the plain distilled run, its averages and all remedies, "part" or a
-    search for ratios its grid, "pattern" the ratios of the paper's Fig. 9, "parts" all of these, of
-    the algorithms that are named beside them, of rsf if none is.
+    in the preset, "remedies" the distilled run, its averages and all remedies, "part" or a search
+    its grid, "pattern" the ratios of Fig. 9, "parts" all these, of algorithms named beside or rsf.
     """
     return list(_models(preset))
 

@@ -1,6 +1,7 @@
 """What `alignment-tax record` does: run a preset over seeds and write the tables of its results."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import queue
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from alignment_tax import presets, settings
+from alignment_tax import settings
 from alignment_tax.elsewhere import there, workers
 from alignment_tax.models import device, use_bf16
 from alignment_tax.pipeline import catalogue
@@ -50,11 +51,10 @@ def record(
 ) -> Path:  # fmt: skip
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
-    Finished stages are loaded. Tables are replaced whole, after every seed, so an interruption
-    leaves those of finished seeds. Stages are made by `jobs` processes, or by the workers of a
-    `scheduler` (`elsewhere.workers`). With `methods` (see `Study.specs`) rows are merged into the
-    tables that exist, without them the preset's algorithms are recorded into new tables. What
-    cannot work is refused before anything is trained.
+    Finished stages are loaded. Tables are replaced whole, after every seed. Stages are made by
+    `jobs` processes, or the workers of a `scheduler` (`elsewhere.workers`). With `methods` (see
+    `Study.specs`) rows are merged into the tables that exist, without them the preset's algorithms
+    make new tables. What cannot work is refused before anything is trained.
     """
     started = time.perf_counter()
     if max(seeds) >= 2**63:
@@ -81,7 +81,7 @@ def record(
         check_theta_0(study)
         _write_seed(folder, study, methods, fresh=methods is None and number == 1)
         entry = {**provenance(), "command": " ".join(words)}
-        entry |= {"preset": presets.as_dict(study.preset), "seeds": seeds[:number]}
+        entry |= {"preset": dataclasses.asdict(study.preset), "seeds": seeds[:number]}
         entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
         entry |= {"bf16": use_bf16(device()), "jobs": jobs}
         entry |= {"seconds_of_this_call": round(time.perf_counter() - started, 1)}
@@ -94,10 +94,7 @@ def record(
 
 
 def check_same_start(points: pd.DataFrame, study: Study) -> None:
-    """Refuse to add to stored points of a seed that come from another theta_0 (RecordError).
-
-    Rows of one seed are compared with each other: the same key, and the same scores as written.
-    """
+    """Refuse to add to stored points of a seed that come from another theta_0 (RecordError)."""
     if points.empty or study.seed not in set(points["seed"]):
         return
     if changed := other_start(points, study.point(Spec("sft"))):
@@ -142,9 +139,8 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
         small = table.astype(dict.fromkeys(numbers, "float32"))
         if study.preset.judge is not None:  # of one seed the replies are resampled with the items
             replies = pd.read_parquet(artifact.path / "replies.parquet", columns=list(REPLIES))
-            for name, values in replies.items():
-                own = {"slot": name, "item": range(len(values)), "value": values.astype("float32")}
-                small = pd.concat([small, pd.DataFrame(own)], ignore_index=True)
+            own = replies.astype("float32").reset_index(names="item").melt("item", var_name="slot")
+            small = pd.concat([small, own], ignore_index=True)
         rows.append(small.assign(seed=study.seed, key=artifact.key[:16]))
     merged = pd.concat(rows, ignore_index=True).drop_duplicates(["seed", "key", "slot", "item"])
     return merged.astype({"slot": "category", "key": "category", "item": "int32"})
@@ -181,18 +177,14 @@ def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")
             folder = study.aligned(algorithm, rounds).path
             row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds}
             row |= read_json(folder / "stats.json")
-            rows.append(row | _golds_of_round(algorithm, folder))
+            if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
+                every = kept = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
+            else:
+                samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
+                every, kept = samples["gold"], samples.loc[samples["chosen"], "gold"]
+            mean = float("nan") if algorithm == "dpo" else float(every.mean())
+            rows.append(row | {"mean_gold": mean, "kept_gold": float(kept.mean())})
     return pd.DataFrame(rows)
-
-
-def _golds_of_round(algorithm: str, folder: Path) -> dict[str, float]:
-    if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
-        every = kept = pd.read_json(folder / "log.jsonl", lines=True)["gold"]
-    else:
-        samples = pd.read_parquet(folder / "samples.parquet", columns=["gold", "chosen"])
-        every, kept = samples["gold"], samples.loc[samples["chosen"], "gold"]
-    mean = float("nan") if algorithm == "dpo" else float(every.mean())
-    return {"mean_gold": mean, "kept_gold": float(kept.mean())}
 
 
 def _stage_seconds(study: Study) -> dict[str, float]:
@@ -209,13 +201,10 @@ def _stage_seconds(study: Study) -> dict[str, float]:
 
 # --- what there is, and no more -----------------------------------------------------------------
 class Finished(Store):
-    """What a run has made; of what it has not, the scores of theta_0 alone are made (else LeftOut).
-
-    They say whether a machine repeats the recording, also where no chapter asks for them.
-    """
+    """What a run has made; of what it has not, only scores of theta_0 are made (else LeftOut)."""
 
     def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
-        keys = meta["parents"]
+        keys = meta["parents"]  # those say whether a machine repeats the recording
         if meta["stage"] == "scores" and keys["policy"] == keys["reference"]:
             return super()._make(folder, make, meta, parents)
         raise LeftOut(meta["describe"])
@@ -239,8 +228,7 @@ def run_side_by_side(
 ) -> None:  # fmt: skip
     """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
 
-    With a `scheduler` (`elsewhere.workers`) its workers make them. An error in one is raised when
-    the others have ended; what they made is kept.
+    With a `scheduler` its workers make them. An error is raised when the others have ended.
     """
     context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
@@ -278,9 +266,8 @@ def portions(
 ) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
-    With `split` a portion is at most `PORTION` models of one method of one seed, so that processes
-    end together. Every seed's first two models come first, as all others would wait for them, then
-    the rounds of each algorithm in one portion, since each needs the one before.
+    With `split` every seed's first two models come first (all others wait for them), then the
+    rounds of each algorithm together, then at most `PORTION` of a method, to end at one time.
     """
     if not split:
         return [(seed, list(specs)) for seed in seeds]

@@ -74,10 +74,7 @@ class SkillScores:
 
 
 def bleu_statistics(reference: str, prediction: str) -> list[float]:
-    """Return the ten counts of one translation, in the order of `BLEU_COLUMNS`.
-
-    Their sums over items are all that corpus BLEU needs (Papineni et al. 2002).
-    """
+    """Return the `BLEU_COLUMNS` of a translation; their sums make BLEU (Papineni et al. 2002)."""
     score = SENTENCE.sentence_score(prediction, [reference])
     return [float(n) for n in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
@@ -96,10 +93,7 @@ def slot_percent(slot: str, values: Array) -> float:
 
 
 def family_percent(family: str) -> Callable[[Mapping[str, Array]], float]:
-    """Return the statistic {slot: items} -> percent of a slot, a family, or their mean.
-
-    Slots of a family weigh alike whatever their number of items, as do families in the mean.
-    """
+    """Return {slot: items} -> percent of a slot, a family or all; parts of a whole weigh alike."""
     name, _ = written(family)
     if name in SLOTS:
         return lambda values: slot_percent(name, values[name])
@@ -114,31 +108,25 @@ def written(score: str) -> tuple[str, bool]:
     return found.get(score, score), score in found
 
 
-def slots_of(score: str) -> tuple[str, ...]:
-    """Return the slots that a score needs (SkillsError: no such score)."""
-    name, _ = written(score)
-    return FAMILIES.get(name, SLOTS if name == "skill" else (name,))
-
-
 def pair_scores(
     first: Sequence[SkillScores], second: Sequence[SkillScores], family: str = "skill"
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the items of two models per seed, paired, for `compare.paired_bootstrap`.
 
-    Only the slots that the score `family` needs are returned. SkillsError: the two were not scored
-    on the very same items, the seeds in the same order.
+    Only slots that `family` needs. SkillsError: other items, or seeds in another order.
     """
     if len(first) != len(second):
         raise SkillsError(f"Seeds must be paired: {len(first)} against {len(second)} scores.")
-    slots, (_, forgiven) = slots_of(family), written(family)
+    name, forgiven = written(family)
+    slots = FAMILIES.get(name, SLOTS if name == "skill" else (name,))
     key = ["slot", "item", "fingerprint"]
     if not all(a.items[key].equals(b.items[key]) for a, b in zip(first, second, strict=True)):
         raise SkillsError("The two were scored on different items: use one suite, split and limit.")
-    one, two = (
-        [{slot: x for slot, x in each.values(forgiven).items() if slot in slots} for each in side]
-        for side in (first, second)
-    )
-    return one, two
+
+    def wanted(side: Sequence[SkillScores]) -> list[dict[str, Array]]:
+        return [{s: x for s, x in each.values(forgiven).items() if s in slots} for each in side]
+
+    return wanted(first), wanted(second)
 
 
 def right(items: pd.DataFrame, forgiven: bool = False) -> Array:
@@ -169,12 +157,10 @@ def _possible(items: pd.DataFrame, n: int) -> pd.Series:
 
 
 def capped_bleu(items: pd.DataFrame) -> float:
-    """Return the corpus BLEU of translations if nothing beyond the reference's length counted.
-
-    Surplus phrases are taken to be wrong ones as far as there are such: an upper bound.
-    """
+    """Return an upper bound of corpus BLEU if nothing beyond the reference's length counted."""
     length = np.minimum(items["length"], items["reference_length"])
     matches = [items[f"matches_{n}"] for n in ORDERS]
+    # surplus phrases are taken to be wrong ones as far as there are such
     counted = [np.minimum(items[f"ngrams_{n}"], _possible(items, n)) for n in ORDERS]
     return corpus_bleu(np.column_stack([*matches, *counted, length, items["reference_length"]]))
 

@@ -36,8 +36,7 @@ class Recorded:
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
     under a remedy (costs), reply of a few models. `points` have the columns of kl.csv, too, of the
     main line: forward_kl and entropy (nats a reply), ece (points; see `stages.scores.calibration`).
-    `provenance` is of the call that made the tables; `calls` are also those that added to them.
-    `key` is the stamp of the recording (see `recording_key`).
+    `provenance` is of the call that made the tables, `calls` are all; `key` see `recording_key`.
     """
 
     points: pd.DataFrame
@@ -74,10 +73,7 @@ def recorded(preset: str = "tiny") -> Recorded:
 
 
 def recording_key(preset: str = "tiny") -> str:
-    """Return the stamp (8 hex digits) of what is told of a recording: its points and their origin.
-
-    Pages, figures and notebooks bear it; another one says that they tell of another recording.
-    """
+    """Return the stamp (8 hex digits) of a recording, which pages, figures and notebooks bear."""
     folder = settings.results_folder() / preset
     return digest([file_digest(folder / name) for name in ("points.csv", "provenance.json")])[:8]
 
@@ -121,10 +117,9 @@ def write_calls(folder: Path, calls: Sequence[Mapping[str, Any]]) -> None:
 
 # --- adding rows ----------------------------------------------------------------------------------
 def merge_results(source: Path, preset: str) -> list[int]:
-    """Merge the tables that another `alignment-tax record` wrote into those of the preset here.
+    """Merge tables of another `alignment-tax record` into those of the preset; return their seeds.
 
-    Return the seeds whose rows were added or replaced. Tables of another preset, or of a seed with
-    another theta_0, are a RecordError, and nothing is written.
+    RecordError, and nothing is written: another preset, or another theta_0 of a seed.
     """
     folder = settings.results_folder() / preset
     fresh = {name: read_table(source / f"{name}.csv") for name in TABLES}

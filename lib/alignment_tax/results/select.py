@@ -19,9 +19,8 @@ rsf/learning_rate             a curve: RSF from its smallest steps to its own
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,8 +38,7 @@ GRAMMAR = re.compile(
 PLACES = {"strongest": 0, "second_strongest": 1, "second_weakest": -2, "weakest": -1}
 
 
-@dataclass(frozen=True)
-class Selector:
+class Selector(NamedTuple):
     """A selector, parsed; see the top of this file."""
 
     algorithm: str
@@ -124,8 +122,7 @@ class Selection:
     ) -> dict[int, pd.DataFrame]:
         """Return the rows of a curve by seed, in their order.
 
-        With `ratios` only mixtures of these mean ratios and both ends; theta_0 is such an end
-        unless `from_start` is False, as for averages of one part.
+        With `ratios` mixtures of these means, the end and, `from_start` (not of one part), theta_0.
         """
         wanted, found = parse(text), {}
         if ratios is None:

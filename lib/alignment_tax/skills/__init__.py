@@ -20,4 +20,4 @@ from alignment_tax.results.items import (
     right,
     slot_percent,
 )
-from alignment_tax.skills.scorer import Scorer, suite
+from alignment_tax.skills.scorer import Scorer

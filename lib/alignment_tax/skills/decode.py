@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel as Model
 
-from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, positions
+from alignment_tax.models import Ids, growing_cache, length_sorted, pad_batch, run
 
 Tokens = list[int]
 Pair = tuple[Tokens, Tokens]  # a context and its continuation, neither empty
@@ -29,8 +29,7 @@ def log_likelihoods(
 ) -> list[tuple[float, bool]]:
     """Return the log-probability in nats of each continuation, and whether greedy decoding says it.
 
-    `pad_id` is any token, the model never sees it; `end` has to follow in greedy decoding, but is
-    no part of the continuation.
+    `pad_id` is any token; `end` has to follow in greedy decoding, but does not count.
     """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
@@ -69,10 +68,7 @@ def log_likelihoods(
 def greedy_replies(
     model: Model, prompts: Ids, max_new_tokens: int, ended: Ended, pad_id: int, batch_size: int
 ) -> list[Tokens]:
-    """Return the most likely tokens after each prompt, one by one, the one that ended it included.
-
-    Prompts are tokens, none empty; `pad_id` is any token, the model never sees it.
-    """
+    """Return the likeliest tokens after each prompt (none empty), with the one that ended it."""
     likeliest = partial(torch.argmax, dim=-1)
     replies: list[Tokens] = [[] for _ in prompts]
     shared = _shared(prompts)
@@ -97,10 +93,7 @@ def continued(
     model: Model, ids: Tensor, mask: Tensor, n: int, max_new_tokens: int, pick: Pick, ended: Ended,
     shared: Sequence[int] = (),
 ) -> list[Tokens]:  # fmt: skip
-    """Continue every left-padded row of `ids` n times; row i's replies are at i*n .. i*n+n-1.
-
-    All rows stand behind the tokens `shared`, which are read once.
-    """
+    """Continue left-padded rows n times behind tokens `shared`; row i's replies: i*n .. i*n+n-1."""
     replies: list[Tokens] = [[] for _ in range(len(ids) * n)]
     running = list(range(len(replies)))  # which reply each row of the cache belongs to
     alive = list(running)  # rows whose reply goes on
@@ -139,10 +132,6 @@ def _found(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _next(model: Model, ids: Tensor, mask: Tensor, cache: DynamicCache | None, last: int) -> Tensor:
-    """Return float32 logits (rows, last, vocabulary) after the last tokens of `ids` (rows, new).
-
-    `mask` (rows, all) also covers what is in the cache.
-    """
-    place = positions(mask)[:, -ids.shape[1] :]
+    """Return float32 logits (rows, last, vocabulary) of new `ids`; `mask` also covers the cache."""
     kept = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": last}
-    return model(input_ids=ids, attention_mask=mask, position_ids=place, **kept).logits.float()
+    return run(model, ids, mask, **kept).logits.float()

@@ -43,8 +43,7 @@ class Task(NamedTuple):
 
 
 # Both suites fill the same slots, so that one table and one figure serve both: where the tiny world
-# asks for one hop, the real suite has ARC-Easy, and so on. The models of the tiny world say their
-# answers in a sentence of words.
+# asks for one hop, the real suite has ARC-Easy. The tiny world's models answer in sentences.
 _SLOTS = (
     ("one_hop", "one_hop", "acc", "arc_easy", "acc"),
     ("two_hop", "two_hop", "acc", "arc_challenge", "acc"),
@@ -58,17 +57,6 @@ SUITES: dict[str, dict[str, Task]] = {
     "tiny": {s: Task(f"tiny_{name}", m, ".!?", m == "acc") for s, name, m, _, _ in _SLOTS},
     "real": {s: Task(f"real_{name}", metric) for s, _, _, name, metric in _SLOTS},
 }
-
-
-def suite(name: str) -> dict[str, str]:
-    """Return the lm-eval task of every slot: {slot: task name} (SkillsError: no such suite)."""
-    return {slot: task.name for slot, task in _suite(name).items()}
-
-
-def _suite(name: str) -> dict[str, Task]:
-    if name not in SUITES:
-        raise SkillsError(f"There is no suite {name!r}. Choose one of: {', '.join(SUITES)}.")
-    return SUITES[name]
 
 
 def named_tasks(names: Sequence[str]) -> dict[str, Task]:
@@ -149,16 +137,11 @@ class Scorer:
     """Score many models on one suite: tasks are built once, the model is passed as an object.
 
     Each task is run by itself, and decoding is greedy: the same model gives the same numbers.
-    SkillsError: unknown suite, split or slot, or a task that the folder does not have.
-
-    Args:
-        suite: its name, or tasks by slot (see `named_tasks`).
-        limit: number of items per task, from the first; None for all.
-        batch_size: sequences per forward pass; in bfloat16 numbers move a little with it.
-        split: "reported", or "validation" (for choosing strengths and for stopping early).
-        without: slots left out, say since their data cannot be had: their family is the mean of
-            the rest. A slot whose task does not exist is never left out silently.
-        folder: where the task files are; default: the suite's folder in this package.
+    `suite` is its name, or tasks by slot (see `named_tasks`), whose files are in `folder` or this
+    package. Of each task the first `limit` items count, None: all. In bfloat16 numbers move a
+    little with `batch_size`. The `split` "validation" is for choosing strengths and early stops.
+    Slots `without` data are left out, and a family is the mean of the rest. SkillsError: unknown
+    suite, split or slot, or a task that the folder does not have.
     """
 
     def __init__(
@@ -169,7 +152,9 @@ class Scorer:
             raise SkillsError(f"There is no split {split!r}: choose 'reported' or 'validation'.")
         if limit is not None and limit < 1:
             raise SkillsError(f"limit is {limit}: it must be None (all items) or at least 1.")
-        slots = _suite(suite) if isinstance(suite, str) else suite
+        if isinstance(suite, str) and suite not in SUITES:
+            raise SkillsError(f"There is no suite {suite!r}. Choose one of: {', '.join(SUITES)}.")
+        slots = SUITES[suite] if isinstance(suite, str) else suite
         if unknown := set(without) - set(slots):
             raise SkillsError(f"There is no slot {sorted(unknown)[0]!r} to leave out of {suite!r}.")
         self.limit, self.batch_size = limit, batch_size
@@ -234,10 +219,7 @@ class Scorer:
         return said
 
     def confidences(self, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
-        """Return of each item with choices what a model gives its own, and whether it is right.
-
-        Columns: slot, item, confidence (0..1, the likeliest choice's share of all) and right.
-        """
+        """Return of items with choices slot, item, confidence (0..1, the likeliest's), right."""
         rows = []
         for slot, numbers in self.numbers.items():
             definition = self.tasks[self.slots[slot].name]
@@ -303,7 +285,7 @@ def _replies(
 
     wanted, who = asked[0].args[1], f"Task {task.name!r}"
     settings = utils.normalize_gen_kwargs(wanted)
-    until, most = settings.pop("until", []), settings.pop("max_gen_toks")
+    until, most = settings.pop("until"), settings.pop("max_gen_toks")
     if settings.pop("do_sample") or settings.pop("temperature", 0) or settings:
         raise SkillsError(f"{who} must ask for greedy decoding: {wanted}.")
     if not until:
@@ -315,7 +297,6 @@ def _replies(
     prompts = _encode(tokenizer, [request.args[0] for request in asked])
     end = tokenizer.eos_token_id
     end_text = str(tokenizer.decode(end))
-    until = [until] if isinstance(until, str) else until
     stops = [stop for stop in until if stop and stop != end_text]
 
     def ended(replies: list[Tokens]) -> list[bool]:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from alignment_tax import models
 from alignment_tax.models import Model, Tokenizer
-from alignment_tax.presets import PpoConfig, as_dict
+from alignment_tax.presets import PpoConfig
 from alignment_tax.train import checkpoint, checks
 from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite, minibatches
@@ -213,7 +213,7 @@ def _parts(state: PpoState) -> dict[str, torch.nn.Module | Optimizer]:
 
 
 def _identity(state: PpoState) -> dict[str, Any]:
-    config = {k: v for k, v in as_dict(state.config).items() if k not in LENGTHS}
+    config = {k: v for k, v in dataclasses.asdict(state.config).items() if k not in LENGTHS}
     digest = hashlib.sha256()
     for name, tensor in state.reference.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())

@@ -1,7 +1,6 @@
 """The stages of a run: from a run and a spec each makes an artifact, or loads it.
 
-What trains a model is here by the spec's `protocol`, with its check: everything that a stage
-refuses, it refuses there, before anything is made.
+What trains a model is here by the spec's `protocol`; its check refuses, before anything is made.
 """
 
 from alignment_tax.pipeline.stages import base, ratios, remedies, rlhf, scores

@@ -11,9 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase as Tokenizer
 
 from alignment_tax import models, presets, settings
 from alignment_tax.mitigate.replay import tiny_documents
-from alignment_tax.models import AnyReply, RewardModel, load_reward_model
 from alignment_tax.pipeline.stages.run import Loaded, Run, keep_training
-from alignment_tax.presets import HeadConfig, RewardConfig
 from alignment_tax.spec import Spec
 from alignment_tax.store import Artifact, verify_folder
 from alignment_tax.train.reward import accuracy, margins, train_head, train_reward_model
@@ -32,8 +30,12 @@ def base(run: Run, spec: Spec | None = None) -> Artifact:
     source = None if presets.is_paper(run.preset) else models.smollm2_source()
 
     def make(folder: Path) -> None:
-        loaded = models.load_smollm2() if source else models.load_base(model, run.preset.dtype)
-        models.save_policy(*loaded, folder)
+        if source is None:
+            policy, tokenizer = models.load_base(model, run.preset.dtype)
+        else:
+            policy, tokenizer = models.load_policy(source)
+            tokenizer.pad_token = tokenizer.eos_token
+        models.save_policy(policy, tokenizer, folder)
 
     inputs = {"model": model, "file": source.name if isinstance(source, Path) else None}
     return run.store.get("base", inputs, make, describe=f"{model} as float32")
@@ -73,14 +75,14 @@ def judge(run: Run) -> Artifact | None:
 
 
 def _reward(
-    run: Run, config: RewardConfig | HeadConfig, split: str, shift: int, name: str
+    run: Run, config: presets.RewardConfig | presets.HeadConfig, split: str, shift: int, name: str
 ) -> Artifact:
     start, seed = sft(run), run.seed + shift
 
     def make(folder: Path) -> None:
         policy, tokenizer = run.load(start)
         data = run.world.preferences(config.pairs, seed, split)
-        if isinstance(config, HeadConfig):
+        if isinstance(config, presets.HeadConfig):
             trained = train_head(policy, tokenizer, data, config, run.batch)
         else:
             trained = train_reward_model(policy, tokenizer, data, config, seed, folder / "work")
@@ -98,18 +100,18 @@ def _reward(
     return run.once((name,), lambda: run.get("reward", inputs, make, {"sft": start}, name))
 
 
-def reward_model(run: Run) -> tuple[RewardModel, Tokenizer]:
+def reward_model(run: Run) -> tuple[models.RewardModel, Tokenizer]:
     """Load the reward model and its tokenizer, anew each time."""
-    return load_reward_model(reward(run).path / "model")
+    return models.load_reward_model(reward(run).path / "model")
 
 
-def rewards(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
+def rewards(run: Run, prompts: list[Prompt], replies: Sequence[models.AnyReply]) -> np.ndarray:
     """The reward model's score of each reply, shape (n,)."""
     loaded = run.once("reward model", partial(reward_model, run))
     return models.score_replies(*loaded, prompts, replies, run.batch, run.preset.reward.max_length)
 
 
-def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.ndarray:
+def golds(run: Run, prompts: list[Prompt], replies: Sequence[models.AnyReply]) -> np.ndarray:
     """The reward that was not optimised, gold or the judge's, for each reply, shape (n,)."""
     gold = run.world.gold(prompts, models.texts(replies))
     if gold is not None:
@@ -117,7 +119,7 @@ def golds(run: Run, prompts: list[Prompt], replies: Sequence[AnyReply]) -> np.nd
     artifact, config = judge(run), run.preset.judge
     if artifact is None or config is None:
         raise ValueError(f"Preset {run.preset.name} has neither a gold reward nor a judge.")
-    loaded = run.once("judge", partial(load_reward_model, artifact.path / "model"))
+    loaded = run.once("judge", partial(models.load_reward_model, artifact.path / "model"))
     return models.score_replies(*loaded, prompts, replies, run.batch, config.max_length)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax import presets, spec as grammar
+from alignment_tax import spec as grammar
 from alignment_tax.merge import layout, parts, search
 from alignment_tax.mitigate import best_of_n
 from alignment_tax.mitigate.replay import check_disjoint, tiny_reported
@@ -38,7 +38,7 @@ def part_ratios(spec: Spec, partition: layout.Partition) -> dict[str, float]:
     """The ratio of every part of a model that a spec with parts names (see `merge.parts`)."""
     if spec.alpha is None or spec.part is None:
         raise ValueError(f"Method {spec.method} needs a part and an alpha, not {spec}.")
-    if grammar.has_ratios(spec):
+    if grammar.is_search(spec.mix):
         blocks, fixed = grammar.ratios_in(spec)
         return layout.ratios_of_blocks(partition, blocks, spec.alpha, fixed=fixed)
     return parts.one_part(partition, spec.part, spec.alpha)
@@ -52,7 +52,7 @@ def _cut(run: Run, blocks: int) -> layout.Partition:
 
 def _blocks(spec: Spec) -> int:
     """Into how many blocks a mixture cuts the layers."""
-    return len(grammar.ratios_in(spec)[0]) if grammar.has_ratios(spec) else len(layout.THIRDS)
+    return len(grammar.ratios_in(spec)[0]) if grammar.is_search(spec.mix) else len(layout.THIRDS)
 
 
 def check_mixture(run: Run, spec: Spec) -> None:
@@ -74,10 +74,7 @@ def check_mixture(run: Run, spec: Spec) -> None:
 
 
 def best_replies(run: Run, end: Spec | None = None) -> Artifact:
-    """An aligned policy's own replies to prompts of RLHF (see `draw_samples`): samples.parquet.
-
-    HMA works on those that are chosen, the best finished one to each prompt.
-    """
+    """An aligned policy's own replies to RLHF prompts; HMA takes those chosen: samples.parquet."""
     end = end or run.end()
     config, rsf, policy = numbers(run), run.preset.rsf, trained(run, end)
 
@@ -155,7 +152,7 @@ def found_by(run: Run, spec: Spec) -> search.Found:
 
     # what is recorded does not change what is found
     inputs: dict[str, Any] = {"method": method, "blocks": blocks, "alpha": alpha}
-    inputs["config"] = presets.as_dict(dataclasses.replace(config, parts=(), grids=()))
+    inputs["config"] = dataclasses.asdict(dataclasses.replace(config, parts=(), grids=()))
     if documents := kept_documents(run, method):
         inputs["texts"] = digest([kept_text(document) for document in documents])
     if method == ADAMERGING:
@@ -198,10 +195,7 @@ def mixture_of(
 
 
 def model_of(run: Run, spec: Spec) -> Loaded:
-    """The model that a spec names, and its tokenizer (or the errors of `trained`).
-
-    A mixture is valid until the next one.
-    """
+    """The model of a spec, valid until the next mixture, and its tokenizer (see `trained`)."""
     spec = resolved(run, spec)
     artifact = trained(run, spec)
     if spec.mix is None:

@@ -9,14 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from alignment_tax.mitigate import Setting, best_of_n, distil, distil_along, treat, treatments
-from alignment_tax.mitigate.base import Example
-from alignment_tax.mitigate.replay import (
-    real_documents,
-    real_reported,
-    tiny_documents,
-    tiny_reported,
-)
+from alignment_tax.mitigate import best_of_n, distil, distil_along, replay, treat, treatments
+from alignment_tax.mitigate.base import Example, Setting
 from alignment_tax.models import measured, save_policy
 from alignment_tax.pipeline.stages import base
 from alignment_tax.pipeline.stages.run import Run, keep_training, trained
@@ -165,10 +159,7 @@ def pool(run: Run, rounds: int | None = None) -> list[Example]:
 
 
 def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]:
-    """Pretraining text to replay, with or without the scored formats (UnknownStage: none).
-
-    Of the real world it is web text, without these formats, both times.
-    """
+    """Text to replay, in the tiny world with or without the scored formats (UnknownStage: none)."""
     n, tiny = run.preset.replay_documents, run.preset.world == "tiny"
     if n == 0:
         raise UnknownStage(
@@ -177,8 +168,8 @@ def replay_documents(run: Run, evaluated_formats: bool = True) -> list[Document]
         )
     slot = ("documents", evaluated_formats)
     if tiny:
-        return run.once(slot, lambda: tiny_documents(n, run.seed, evaluated_formats))
-    return run.once("documents", lambda: real_documents(n, run.seed))
+        return run.once(slot, lambda: replay.tiny_documents(n, run.seed, evaluated_formats))
+    return run.once("documents", lambda: replay.real_documents(n, run.seed))
 
 
 def _texts(run: Run, remedies: Collection[str]) -> dict[str, Any]:
@@ -191,7 +182,7 @@ def with_texts(run: Run, setting: Setting, remedies: Collection[str]) -> Setting
     texts = _texts(run, remedies)
     if not texts:
         return setting
-    reported = tiny_reported() if run.preset.world == "tiny" else real_reported()
+    reported = replay.tiny_reported() if run.preset.world == "tiny" else replay.real_reported()
     return dataclasses.replace(setting, **texts, reported=reported)
 
 
@@ -209,8 +200,7 @@ def cost_of(steps: int, seconds: float, memory: float | None) -> dict[str, Any]:
 def cost(run: Run, spec: Spec) -> dict[str, float | None] | None:
     """Steps, seconds and peak memory (MB) of the training behind a remedied model, else None.
 
-    What averages or grafts is charged the run it starts from. Inside the rounds of RSF it is all
-    rounds together.
+    What averages or grafts is charged the run it starts from; inside RSF all rounds count.
     """
     if spec.protocol not in (DISTILLED, INSIDE):
         return None

@@ -23,10 +23,7 @@ from alignment_tax.world.base import Prompt
 
 
 def rounds(run: Run, spec: Spec) -> Artifact:
-    """The policy after a round of RLHF; each round is an artifact, so a run resumes.
-
-    It may have another weight of PPO's KL penalty (paper, Fig. 8), or size of RSF's steps.
-    """
+    """The policy after a round of RLHF, perhaps with a number of `CHANGED` (paper, Fig. 8)."""
     algorithm, config = spec.algorithm, run.algorithm(spec.algorithm)
     if spec.protocol in CHANGED:
         other: dict[str, Any] = {spec.protocol: spec.strength}
@@ -56,10 +53,7 @@ def check_inside(run: Run, spec: Spec) -> None:
 
 
 def inside_rounds(run: Run, spec: Spec) -> Artifact:
-    """The policy after a round of RSF with a remedy inside each: the paper's other protocol.
-
-    L1, L2, KD and KL pull to theta_0 in every round, LoRA is merged at the end of each.
-    """
+    """The policy after a round of RSF with a remedy in each (the paper's other protocol)."""
     config, wanted = run.preset.rsf, remedies.wanted(spec)
 
     def work(start: Start) -> RoundResult:
@@ -73,6 +67,7 @@ def inside_rounds(run: Run, spec: Spec) -> Artifact:
         def train(model: Model, extras: Sequence[Extra]) -> RoundResult:
             return rsf_round(model, *given, extras=extras)
 
+        # penalties pull to theta_0 in every round, LoRA is merged at the end of each
         (outcome, result), seconds, memory = measured(lambda: treat(start.policy, chosen, train))
         stats = result.stats | remedies.cost_of(len(result.log), seconds, memory)
         return dataclasses.replace(result, policy=outcome, stats=stats)

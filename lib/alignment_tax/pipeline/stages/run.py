@@ -28,17 +28,15 @@ class Run:
     """A preset and a seed, where its artifacts are, and what it holds in memory.
 
     The seed decides data, order of examples and samples. Artifacts are kept in the store, by
-    default the folder of runs. UnknownPreset, ValueError, PlanError: there is no such preset; the
-    seed or a number of the preset makes no sense; the preset needs a GPU, memory or a disk that
-    this machine has not.
+    default the folder of runs. UnknownPreset: there is no such preset. ValueError: the seed or a
+    number makes no sense. PlanError: this machine lacks the GPU, memory or disk that is needed.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
-        chosen = presets.get(preset) if isinstance(preset, str) else preset
-        presets.check(chosen)
-        self.preset = chosen
+        self.preset = presets.get(preset) if isinstance(preset, str) else preset
+        presets.check(self.preset)
         self.seed = seed
         self.store = store or Store(settings.runs_folder() / "artifacts")
         if presets.is_paper(self.preset):
@@ -93,8 +91,8 @@ class Run:
         kept |= {"bf16": True} if use_bf16(device()) else {}
         for key, value in inputs.items():
             config = dataclasses.is_dataclass(value)
-            kept[key] = presets.as_dict(value) if config else value
-        told: dict[str, Any] = {"seed": self.seed, "config": presets.as_dict(preset)}
+            kept[key] = dataclasses.asdict(value) if config else value
+        told: dict[str, Any] = {"seed": self.seed, "config": dataclasses.asdict(preset)}
         told |= {"version": version, "parents": parents, "describe": f"{name} ({self})"}
         return self.store.get(stage, kept, make, **told)
 
@@ -113,8 +111,7 @@ STAGES: dict[str, Stage] = {}
 def trained(run: Run, spec: Spec) -> Artifact:
     """The artifact of the model that a spec names; of a mixture it is the aligned end.
 
-    UnknownStage: this run does not have the method, or what goes with it. ValueError, MergeError:
-    a strength, alpha, part or ratios that cannot be used.
+    UnknownStage: the run lacks the method or what it needs. ValueError, MergeError: wrong numbers.
     """
     found = STAGES[spec.protocol]
     check = found.check if spec.mix is None else STAGES["mixture"].check

@@ -37,11 +37,8 @@ def _items_key(suite: str) -> str:
 
 
 def scores(run: Run, spec: Spec) -> Artifact:
-    """Skills, reward, gold and KL of a model: point.json, its items and its replies.
-
-    Specs of the same weights (see `simplest`) are scored once.
-    """
-    spec = simplest(ratios.resolved(run, spec))
+    """Skills, reward, gold and KL of a model: point.json, its items and its replies."""
+    spec = simplest(ratios.resolved(run, spec))  # the same weights are scored once
 
     def make(folder: Path) -> None:
         model, tokenizer = ratios.model_of(run, spec)
@@ -64,13 +61,11 @@ def scores(run: Run, spec: Spec) -> Artifact:
 
 
 def check_theta_0(run: Run) -> None:
-    """Refuse a run whose theta_0 lost more of a family than its preset allows (ValueError).
-
-    A tax is measured from theta_0: what is gone before RLHF begins can no longer be lost by it.
-    """
+    """Refuse a theta_0 that lost more of a family than the preset allows (ValueError)."""
     most = run.preset.theta_0_may_lose
     if most is None:
         return
+    # what is gone before RLHF begins can no longer be lost by it
     ends = [scores(run, Spec(name)) for name in ("base", "sft")]
     start, end = (read_json(each.path / "point.json") for each in ends)
     lost = {name: start[name] - end[name] for name in FORGIVEN.values() if name in start}
@@ -108,9 +103,8 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
 def calibration(run: Run, spec: Spec) -> Artifact:
     """How far a model's confidence in its choices is off, and how varied its replies are.
 
-    calibration.json: ece, the expected calibration error in points (of the likeliest choice's
-    share), and entropy, minus the mean log-probability of a sampled reply, in nats. As a tax: Hu et
-    al. 2025, 2510.17426.
+    calibration.json: ece, the expected calibration error (points, of the likeliest's share), and
+    entropy, minus a reply's mean log-probability (nats). As a tax: Hu et al. 2025, 2510.17426.
     """
     spec = simplest(ratios.resolved(run, spec))
     scored = scores(run, spec)

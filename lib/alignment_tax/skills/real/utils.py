@@ -1,13 +1,12 @@
 """What the YAML files of the real benchmarks call: items, few-shot examples, reading scores."""
 
-import re
-import string
 from collections import Counter
 from functools import partial
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 from lm_eval.tasks.drop.utils import get_metrics
+from lm_eval.tasks.qasper.metrics import normalize_answer
 
 from alignment_tax.world.real import benchmark
 
@@ -22,12 +21,6 @@ drop_examples = partial(benchmark, "drop", "examples")
 translation_examples = partial(benchmark, "wmt14", "examples")
 
 
-def words(text: str) -> list[str]:
-    """Return the words that SQuAD's official script compares: small, no punctuation, no article."""
-    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
-
-
 def squad_f1(predicted: list[str], expected: list[str]) -> float:
     """Return the F1, 0 to 1, of two bags of words."""
     if not predicted or not expected:
@@ -38,7 +31,8 @@ def squad_f1(predicted: list[str], expected: list[str]) -> float:
 
 def score_squad(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return em and f1 of one reply, 0 to 1, against the best of the accepted answers."""
-    reply, answers = words(results[0]), [words(answer) for answer in doc["answers"]]
+    # normalised as SQuAD's official script does: small, no punctuation, no article
+    reply, *answers = (normalize_answer(text).split() for text in (results[0], *doc["answers"]))
     return {"em": float(reply in answers), "f1": max(squad_f1(reply, each) for each in answers)}
 
 
