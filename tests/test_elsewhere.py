@@ -13,7 +13,7 @@ import pytest
 
 from alignment_tax import elsewhere
 from alignment_tax.elsewhere import there, workers
-from alignment_tax.settings import SettingsError
+from alignment_tax.settings import RUNS_VARIABLE, SettingsError
 
 
 def survive(folder: str, number: int) -> str:
@@ -83,6 +83,33 @@ def test_record_hands_its_portions_to_the_workers(monkeypatch):
     with pytest.raises(ValueError, match="seed 7"):
         record.run_side_by_side("x", [7, 8], 1, scheduler="tcp://a:1")
     assert seen[-1] == (8, "a", "b")
+
+
+def test_stages_made_by_workers_of_which_one_is_killed_are_those_made_alone(
+    tmp_path, monkeypatch, store
+):
+    distributed, pd = map(pytest.importorskip, ("distributed", "pandas"))
+    from conftest import miniature, until
+
+    from alignment_tax.pipeline.record import run_side_by_side
+    from alignment_tax.pipeline.study import Study
+    from alignment_tax.store import Store
+
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path))
+    preset, methods, made = miniature(), ["rsf", "l2"], tmp_path / "artifacts"
+    where = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**where) as local, ThreadPoolExecutor(1) as waiting:
+        given = [0], 1, methods, local.scheduler_address
+        running = waiting.submit(run_side_by_side, preset, *given)
+        until(lambda: running.done() or list(made.glob("rsf/.*.tmp-*")), 1200)
+        [half] = made.glob("rsf/.*.tmp-*")
+        os.kill(int(half.name.rpartition("-")[2]), signal.SIGKILL)
+        running.result()
+    before = sorted(made.glob("*/*/meta.json"))
+    there, here = (Study(preset, 0, each) for each in (Store(made), store))
+    points = there.points(there.specs(methods))
+    assert sorted(made.glob("*/*/meta.json")) == before, "nothing was left to be made"
+    pd.testing.assert_frame_equal(points, here.points(here.specs(methods)))
 
 
 STARTER = """
