@@ -1,15 +1,24 @@
 """What test files share: a study so small that a whole run takes seconds, and its stages."""
 
+import json
 import os
+import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
 
 from alignment_tax import presets
+from alignment_tax.cli import main
 from alignment_tax.pipeline.study import Study
-from alignment_tax.settings import RUNS_VARIABLE
+from alignment_tax.settings import repo_root
 from alignment_tax.store import Store
 
 # a busy machine is no failure
@@ -21,6 +30,48 @@ def refuses(error, said, call, *given, **named):
     """Call something, which must fail with this error and say what this pattern finds, if any."""
     with pytest.raises(error, match=said):
         call(*given, **named)
+
+
+def exit_code(words, course=None):
+    """What a command line returns, if need be to argparse."""
+    try:
+        return main([str(word) for word in words], course)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def ends(capsys):
+    """Check how a command line ends, and that what it says, of an error if so, fits a pattern."""
+
+    def check(said, *words, code=2, course=None):
+        assert exit_code(words, course) == code
+        told = capsys.readouterr()
+        assert re.search(said, told.err if code else told.out)
+
+    return check
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What a cell displays, as a list of outputs."""
+    shell = InteractiveShell.instance()
+    monkeypatch.setattr(shell, "display_pub", CapturingDisplayPublisher(shell=shell))
+    yield shell.display_pub.outputs
+    InteractiveShell.clear_instance()
+
+
+def golden(name):
+    """Read a table of golden/ that was worked out by hand."""
+    text = (Path(__file__).parent / "golden" / name).read_text("utf-8")
+    return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+
+
+def python(code, *arguments, start=subprocess.run, **options):
+    """Start a Python process that finds the library and the tests."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(repo_root() / "lib")])}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return start(command, env=os.environ | paths, **options)
 
 
 def until(true, seconds=300):
@@ -82,10 +133,3 @@ def store(runs):
 @pytest.fixture(scope="session")
 def study(store):
     return Study(miniature(), 0, store)
-
-
-@pytest.fixture
-def shared_runs(runs, monkeypatch):
-    """Let studies without a store of their own keep their stages where all test files do."""
-    monkeypatch.setenv(RUNS_VARIABLE, str(runs))
-    return runs

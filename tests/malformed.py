@@ -13,13 +13,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from conftest import exit_code
 from nbformat.v4 import new_code_cell, new_notebook
 from points import made_up_points
 from safetensors.torch import load_file, save_file
 from test_models import make_policy, make_tokenizer
 
 from alignment_tax import presets, settings, skills
-from alignment_tax.cli import main
 from alignment_tax.merge.average import average
 from alignment_tax.models import load_policy, load_reward_model, save_policy
 from alignment_tax.pipeline.study import Study
@@ -80,10 +80,7 @@ def run(out=None):
 # --- makers: a file in a folder, and the way in ---------------------------------------------------
 def command(*words, course=None):
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
-        try:
-            code = main([str(word) for word in words], course)
-        except SystemExit as stop:
-            code = stop.code
+        code = exit_code(words, course)
     if code in (1, 2):
         raise Refused(said.getvalue().strip().splitlines()[-1].removeprefix("alignment-tax: "))
 

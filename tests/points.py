@@ -50,11 +50,9 @@ def made_up_points(seeds=(0, 1)):
             point(s, "ppo", 3, 74, "kl_coef", kl=3.0, strength=0.0),
             point(s, "ppo", 1, 79, "kl_coef", kl=0.5, strength=0.4),
             point(s, "rsf", 4, 70, "distil"),
+            point(s, "rsf", 2, 75, "l2", strength=0.1), point(s, "rsf", 1, 78, "l2", strength=1.0),
+            point(s, "rsf", 1, 79, "lora", strength=1), point(s, "rsf", 2, 78, "lora", strength=4),
         ]  # fmt: skip
-        for method, reward, skill, strength in (
-            ("l2", 2, 75, 0.1), ("l2", 1, 78, 1.0), ("lora", 1, 79, 1), ("lora", 2, 78, 4),
-        ):  # fmt: skip
-            rows.append(point(s, "rsf", reward, skill, method, strength=strength))
         for alpha in (0.0, 0.2, 0.4, 0.5, 1.0):
             for algorithm, most in (("rsf", 4), ("ppo", 2)):
                 reward, skill = most * alpha, 80 - 4 * alpha

@@ -85,12 +85,10 @@ def test_every_algorithm_has_its_rounds_and_averages_and_no_others(study):
     assert Spec("dpo", 2, "average", 0.5) in Study(with_algorithms(), 1).specs()
     of_rsf = Study(miniature(), 0)
     assert {spec.algorithm for spec in of_rsf.specs()} == {"base", "sft", "rsf", "rsf_random"}
-    for each, algorithm, rounds, message in (
-        (study, "grpo", 1, "no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"),
-        (study, "dpo", 3, "no dpo round 3.*1 to 2"),
-        (of_rsf, "ppo", 1, "no algorithm 'ppo'"),
-    ):
-        refuses(UnknownStage, message, each.aligned, algorithm, rounds)
+    known = "no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"
+    refuses(UnknownStage, known, study.aligned, "grpo", 1)
+    refuses(UnknownStage, "no dpo round 3.*1 to 2", study.aligned, "dpo", 3)
+    refuses(UnknownStage, "no algorithm 'ppo'", of_rsf.aligned, "ppo", 1)
 
 
 def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
@@ -147,8 +145,8 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     refuses(ValueError, "a method of ppo alone", study.artifact, other)
 
 
-@pytest.mark.usefixtures("shared_runs")
-def test_another_algorithm_is_recorded_beside_rsf(tmp_path, monkeypatch):
+def test_another_algorithm_is_recorded_beside_rsf(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(runs))  # where all test files keep their stages
     monkeypatch.setattr(settings, "results_folder", lambda: tmp_path / "results")
     small = replace(with_algorithms(rloo=None), alphas=(0.0, 1.0))
     record.record(replace(small, dpo=None, ppo=None), [0])

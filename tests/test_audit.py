@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 from conftest import refuses
-from test_parts import llama
+from test_merge import llama
+from transformers import LlamaForSequenceClassification, MixtralConfig
 
 from alignment_tax import audit as audits, settings
 from alignment_tax.audit import Asked, Audit, AuditError, Measured, measure, page, read_prompts
@@ -115,12 +115,10 @@ def test_a_pair_is_audited_once_and_its_page_is_whole(pair, prompts, tmp_path, c
 @pytest.mark.parametrize("experts", [False, True])
 def test_the_weights_of_the_average_are_those_of_the_library(pair, tmp_path, experts):
     if experts:  # which lie one by one in the files, and in a stack in memory
-        (_, tokenizer), sizes = load_policy(pair[0]), {"hidden_size": 8, "num_hidden_layers": 1}
-        sizes |= {"vocab_size": len(tokenizer), "intermediate_size": 12, "num_key_value_heads": 1}
-        config = transformers.MixtralConfig(**sizes, num_attention_heads=2)
-        pair = tmp_path / "0", tmp_path / "1"
-        for folder in pair:
-            save_policy(transformers.MixtralForCausalLM(config), tokenizer, folder)
+        (_, tokenizer), pair = load_policy(pair[0]), (tmp_path / "0", tmp_path / "1")
+        sizes = {"vocab_size": len(tokenizer), "num_key_value_heads": 1}
+        for seed, folder in enumerate(pair):
+            save_policy(llama(seed, 1, False, MixtralConfig, **sizes), tokenizer, folder)
     models = [load_policy(each)[0] for each in pair]
     expected = average(*(own_tensors(each) for each in models), 0.3)
     audits.write_average(models[0], tuple(audits.open_checkpoint(each) for each in pair), 0.3)
@@ -234,86 +232,61 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_p
         assert sum(ratios) == pytest.approx(1.2)
 
 
-def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, capsys):
+def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, ends):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setattr(audits, "measure", lambda asked: made_up())
     line = ["audit", *map(str, pair), "--tasks", "tiny_span", "--out", str(tmp_path / "out")]
     assert main(line) == main([*line, "--fail-if-tax", "70"]) == 0
-    assert main([*line, "--fail-if-tax", "20"]) == 1
-    assert "points: beyond 20" in capsys.readouterr().err
+    ends("points: beyond 20", *line, "--fail-if-tax", "20", code=1)
 
 
-def test_bad_input_is_one_message_before_anything_is_measured(
-    pair, prompts, tmp_path, monkeypatch, capsys
+def test_bad_input_is_refused_before_anything_is_measured(
+    pair, prompts, tmp_path, monkeypatch, ends
 ):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
-    sizes = {"vocab_size": 512, "hidden_size": 8, "intermediate_size": 12}
-    config = transformers.LlamaConfig(
-        **sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=2
-    )
-    _, tokenizer = load_policy(pair[0])
-    save_policy(transformers.LlamaForSequenceClassification(config), tokenizer, tmp_path / "two")
-    save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
     model, tokenizer = load_policy(pair[0])
+    two = LlamaForSequenceClassification(llama(0, vocab_size=512, num_labels=2).config)
+    save_policy(two, tokenizer, tmp_path / "two")
+    save_policy(llama(0, vocab_size=600), tokenizer, tmp_path / "other")
     tokenizer.chat_template = None
     save_policy(model, tokenizer, tmp_path / "silent")
     (tmp_path / "empty").write_text("\n")
-    asks = {"--prompts": str(prompts), "--reward": str(tmp_path / "two")}
-    cases = [
-        ((pair[0], tmp_path / "other"), {}, "Only in BEFORE"),
-        (pair, {"--prompts": str(prompts)}, "A reward needs --reward or --judge"),
-        (pair, asks, "it has 2 labels, and a reward is one number"),
-        (pair, asks | {"--prompts": str(tmp_path / "empty")}, "has 0 prompts"),
-        ([tmp_path / "silent"] * 2, asks, "no chat template"),
-    ]
-    for ends, more, told in cases:
-        options = [word for each in more.items() for word in each]
-        line = ["audit", *map(str, ends), "--tasks", "tiny_span", "--limit", "2", *options]
-        assert (main(line), told in capsys.readouterr().err) == (2, True), told
+    few, reward = ("--tasks", "tiny_span", "--limit", 2), ("--reward", tmp_path / "two")
+    asks = (*few, "--prompts", prompts)
+    ends("Only in BEFORE", "audit", pair[0], tmp_path / "other", *few)
+    ends("A reward needs --reward or --judge", "audit", *pair, *asks)
+    ends("it has 2 labels, and a reward is one number", "audit", *pair, *asks, *reward)
+    ends("has 0 prompts", "audit", *pair, *few, "--prompts", tmp_path / "empty", *reward)
+    ends("no chat template", "audit", *[tmp_path / "silent"] * 2, *asks, *reward)
     assert not (tmp_path / "runs").exists()
 
 
-class Registry:
-    """A stand-in for lm-eval's index, which takes long to read."""
-
-    all_subtasks = ("arc_easy", "perplexity")
-    all_tasks = ("arc_easy", "perplexity", "mmlu")
-
-    def __init__(self, folder):
-        kinds = (("multiple_choice", "acc"), ("loglikelihood_rolling", "byte"))
-        self.task_index = {}
-        for name, (kind, metric) in zip(self.all_subtasks, kinds, strict=True):
-            path = folder / f"{name}.yaml"
-            told = f"task: {name}\noutput_type: {kind}\nmetric_list: [{{metric: {metric}}}]\n"
-            path.write_text(told)
-            self.task_index[name] = SimpleNamespace(yaml_path=path)
-
-
 def test_tasks_are_those_of_the_suites_and_of_lm_eval(tmp_path, monkeypatch):
-    monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: Registry(tmp_path))
+    kinds = {"arc_easy": ("multiple_choice", "acc"), "perplexity": ("loglikelihood_rolling", "b")}
+    index = {name: SimpleNamespace(yaml_path=tmp_path / name) for name in kinds}
+    for name, (kind, metric) in kinds.items():
+        told = f"task: {name}\noutput_type: {kind}\nmetric_list: [{{metric: {metric}}}]\n"
+        (tmp_path / name).write_text(told)
+    # in the place of lm-eval's index, which takes long to read
+    lists = {"all_subtasks": (*kinds,), "all_tasks": (*kinds, "mmlu")}
+    registry = SimpleNamespace(**lists, task_index=index)
+    monkeypatch.setattr("alignment_tax.skills.scorer._registry", lambda: registry)
     assert named_tasks(["tiny"]) == SUITES["tiny"]
     found = named_tasks(["tiny_translation", "arc_easy"])
     assert {s: task.metric for s, task in found.items()} == {"bleu": "bleu", "arc_easy": "acc"}
-    for names, said in (
-        (["arc_esy"], "Did you mean arc_easy"),
-        (["mmlu"], "It is a group"),
-        (["perplexity"], "cannot be compared item by item"),
-        (["tiny", "real_arc_easy"], "Two tasks fill 'one_hop'"),
-    ):
-        refuses(SkillsError, said, named_tasks, names)
+    refuses(SkillsError, "Did you mean arc_easy", named_tasks, ["arc_esy"])
+    refuses(SkillsError, "It is a group", named_tasks, ["mmlu"])
+    refuses(SkillsError, "cannot be compared item by item", named_tasks, ["perplexity"])
+    refuses(SkillsError, "Two tasks fill 'one_hop'", named_tasks, ["tiny", "real_arc_easy"])
 
 
-def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path, capsys):
+def test_ratios_are_found_on_the_later_models_own_replies(pair, prompts, tmp_path, ends):
     found = audits.find_ratios(tuple(map(audits.open_checkpoint, pair)), 0.4, prompts)
     assert sum(found.blocks) == pytest.approx(1.2)
     (tmp_path / "p").write_text('one\n{"text": "two"}\n')
     refuses(AuditError, "line 2 is no prompt", read_prompts, tmp_path / "p")
-    out = ["--out", tmp_path / "out", "--hma"]
-    for more, said in (
-        (out, "--hma needs --prompts"),
-        ([*out, "--ratios", "0.5,0.1"], "name one of the two"),
-        ([*out, "--prompts", prompts, "--alpha", 1], "strictly between 0 and 1"),
-        ([*out, "--prompts", prompts, "--out", pair[0]], "exists: name a folder"),
-    ):
-        assert main([str(word) for word in ("merge", *pair, *more)]) == 2
-        assert said in capsys.readouterr().err
+    line = ["merge", *pair, "--hma", "--out", tmp_path / "out"]
+    ends("--hma needs --prompts", *line)
+    ends("name one of the two", *line, "--ratios", "0.5,0.1")
+    ends("strictly between 0 and 1", *line, "--prompts", prompts, "--alpha", 1)
+    ends("exists: name a folder", *line, "--prompts", prompts, "--out", pair[0])

@@ -9,10 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
+from conftest import until
 from nbformat.v4 import new_code_cell, new_notebook
 
 from alignment_tax import settings
@@ -62,10 +62,7 @@ def lab(tmp_path_factory):
             patch.setenv(name, value)
         with subprocess.Popen(command, stderr=log) as server:
             try:
-                for _ in range(120):
-                    if f":{port}/lab" in (folder / "log").read_text():
-                        break
-                    time.sleep(0.5)
+                until(lambda: f":{port}/lab" in (folder / "log").read_text())
                 yield f"http://127.0.0.1:{port}/lab/tree/NOTEBOOK?token=dial&reset"
             finally:
                 server.terminate()

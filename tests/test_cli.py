@@ -6,7 +6,7 @@ import sys
 from unittest.mock import Mock, call
 
 import pytest
-from conftest import refuses
+from conftest import exit_code, refuses
 
 from alignment_tax import settings
 from alignment_tax.cli import main, make_parser
@@ -17,9 +17,7 @@ pack-runs fetch-runs""".split()
 
 
 def test_help_names_every_command_and_every_exit_code(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
+    assert exit_code(["--help"]) == 0
     said = capsys.readouterr().out
     assert {*COMMANDS, "bench"} <= set(re.findall(r"\n    (\S+)", said))
     assert all(f"\n  {code}" in said for code in (0, 1, 2, 130))
@@ -36,16 +34,12 @@ def test_help_names_every_command_and_every_exit_code(capsys):
     "|walk|record|list all|bench|bench speed --limit 0|record tiny --jobs two"
     "|compare a b --tolerance 1|compare a".split("|"),
 )
-def test_a_wrong_command_line_returns_2(line, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(line.split())
-    assert stop.value.code == 2
-    assert "usage: alignment-tax" in capsys.readouterr().err
+def test_a_wrong_command_line_returns_2(line, ends):
+    ends("usage: alignment-tax", *line.split())
 
 
-def test_the_module_is_the_command_and_help_needs_no_torch():
-    code = "import sys, alignment_tax.cli as c; c.make_parser(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+# that it needs no torch: test_merge_files
+def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "alignment_tax", "walk"], capture_output=True)
     assert (done.returncode, b"usage: alignment-tax" in done.stderr) == (2, True)
 
@@ -59,12 +53,11 @@ def calls(monkeypatch):
     return seen
 
 
-def test_the_commands_pass_on_what_they_are_given(calls, capsys, tmp_path):
+def test_the_commands_pass_on_what_they_are_given(calls, ends, tmp_path):
     assert main(["record", "tiny", "--seeds", "0", "2", "--jobs", "2"]) == 0
     assert main(["record", "huge"]) == main(["add", "huge", str(tmp_path)]) == 2
     assert main("record small --methods l2 replay --scheduler tcp://a:1".split()) == 0
-    assert main(["add", "tiny", str(tmp_path)]) == 0
-    assert "seeds 0 are now in" in capsys.readouterr().out
+    ends("seeds 0 are now in", "add", "tiny", tmp_path, code=0)
     assert main(["report"]) == main(["base"]) == 0
     assert calls.mock_calls == [
         call.record("tiny", [0, 2], 2, None, None),
@@ -73,11 +66,11 @@ def test_the_commands_pass_on_what_they_are_given(calls, capsys, tmp_path):
     ]  # fmt: skip
 
 
-def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, capsys):
-    for error, code in ((KeyboardInterrupt(), 130), (ArtifactError("The disk is full"), 1)):
+def test_ctrl_c_and_a_failed_stage_have_codes_of_their_own(calls, ends):
+    full = ArtifactError("The disk is full")
+    for error, code, said in ((KeyboardInterrupt(), 130, "finished is kept"), (full, 1, "full")):
         calls.record.side_effect = error
-        assert main(["record", "tiny"]) == code
-    assert "What is finished is kept" in capsys.readouterr().err
+        ends(said, "record", "tiny", code=code)
 
 
 def test_folders_come_from_the_environment_the_checkout_from_where_we_are(monkeypatch, tmp_path):

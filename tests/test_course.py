@@ -4,7 +4,6 @@ import errno
 import html
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import refuses, until
+from conftest import python, refuses, until
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -121,18 +120,18 @@ def test_a_line_says_when_a_chapter_starts_and_ends_and_where_to_look(ran):
     assert lines[-1] == f"Open {ran.out / 'index.html'} in a browser."
 
 
-def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path):
+def test_ctrl_c_ends_every_kernel_and_keeps_what_is_finished(tmp_path, monkeypatch):
     front = "# 01 Done\n\n**Minutes.** tiny 9"
     write_notebook(tmp_path / "01_done.ipynb", RECORD.format("x"), front=front)
     for number in ("02", "03"):
         code = f"pathlib.Path('pid{number}').write_text(str(os.getpid()))\ntime.sleep(600)"
         write_notebook(tmp_path / f"{number}_waits.ipynb", f"import os, pathlib, time\n{code}")
     # a shell in the background has children that ignore Ctrl-C
-    code = f"""import pathlib, signal, sys; from alignment_tax.cli import main
+    code = """import pathlib, signal, sys; from alignment_tax.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(main(['run', '--jobs', '2'], pathlib.Path({str(tmp_path)!r})))"""
-    environment = {**os.environ, settings.RUNS_VARIABLE: str(tmp_path / "runs")}
-    run = subprocess.Popen([sys.executable, "-c", code], env=environment)
+sys.exit(main(['run', '--jobs', '2'], pathlib.Path(sys.argv[1])))"""
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
+    run = python(code, tmp_path, start=subprocess.Popen)
     pids = [tmp_path / "runs" / "tiny-seed0" / name for name in ("pid02", "pid03")]
     until(lambda: all(path.exists() and path.read_text() for path in pids))
     run.send_signal(signal.SIGINT)
@@ -179,20 +178,15 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
 # --- refused before anything runs ----------------------------------------------------------------
 @pytest.mark.parametrize(("arguments", "said"), [
     ("--preset huge", "no preset 'huge'. Choose one of: smoke, tiny"),
-    ("--seed -1", "'-1' is not a whole number from 0 up"),
-    ("--seed one", "'one' is not a whole number from 0 up"),
+    *((f"--seed {seed}", f"'{seed}' is not a whole number from 0 up") for seed in ("-1", "one")),
     ("--only 04 06", "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
     ("--only good", "no notebook 'good'"),
     ("--prest tiny", "unrecognized arguments: --prest tiny"),
     ("--jobs 0", "0 is too few"),
 ])  # fmt: skip
-def test_wrong_arguments_are_refused(capsys, folder, tmp_path, arguments, said):
-    try:
-        code = main(["run", "--out", str(tmp_path / "out"), *arguments.split()], folder)
-    except SystemExit as stop:
-        code = stop.code
-    assert (code, (tmp_path / "out").exists()) == (2, False)
-    assert said in capsys.readouterr().err
+def test_wrong_arguments_are_refused(ends, folder, tmp_path, arguments, said):
+    ends(said, "run", "--out", tmp_path / "out", *arguments.split(), course=folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_run_is_refused_from_python_too(folder, tmp_path):
@@ -278,16 +272,15 @@ def test_selection_keeps_the_order_of_the_course():
         assert [chapter.number for chapter in chosen] == numbers.split()
 
 
-def test_list_prints_number_title_and_question(folder, tmp_path, capsys):
+def test_list_prints_number_title_and_question(folder, tmp_path, capsys, ends):
     assert main(["list"], folder) == 0
     said = "03  It fails|04  The *tax* & more|    Does it fall?|05  It ends|12  It dies"
     assert capsys.readouterr().out.splitlines() == said.split("|")
-    assert main(["list"], tmp_path / "none") == 2
-    assert "There is no notebook called NN_name.ipynb in" in capsys.readouterr().err
+    ends("There is no notebook called NN_name.ipynb in", "list", course=tmp_path / "none")
 
 
 # --- outputs in notebooks/ -----------------------------------------------------------------------
-def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, folder, ran, capsys):
+def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, folder, ran, ends):
     for name in ("04_good", "12_dies"):
         (tmp_path / f"{name}.ipynb").write_bytes((folder / f"{name}.ipynb").read_bytes())
     done = nbformat.read(ran.out / "04_good.ipynb", 4)
@@ -312,8 +305,7 @@ def test_a_runs_outputs_are_kept_without_debris_and_stripped_again(tmp_path, fol
     bare = nbformat.writes(nbformat.read(folder / "04_good.ipynb", 4)) + "\n"
     assert (tmp_path / "04_good.ipynb").read_text("utf-8") == bare
     # a run that failed, or of another text, is not kept
-    assert main(["outputs", str(ran.out)], folder) == 2
-    assert "ended in an error" in capsys.readouterr().err
+    ends("ended in an error", "outputs", ran.out, course=folder)
     write_notebook(tmp_path / "04_good.ipynb", "another")
-    assert main(["outputs", str(tmp_path / "run")], tmp_path) == 2
-    assert re.search(r"04_good\.ipynb: .* run it again", capsys.readouterr().err)
+    said = r"04_good\.ipynb: .* run it again"
+    ends(said, "outputs", tmp_path / "run", course=tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import refuses
+from conftest import golden, refuses
 
 from alignment_tax import exercises, grading, settings
 from alignment_tax.exercises import FOLDED, find_exercises, student_notebook, teacher_notebook
@@ -29,10 +29,6 @@ each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.s
 CASES = [((2, 3), 6), ((4, 5), 20, "four times five")]
 
 
-def librarys(a, b):
-    return a * b
-
-
 @pytest.mark.parametrize(("yours", "said"), [
     (lambda a, b: a * b, "right"),
     (lambda a, b: np.float64(a * b), "right"),
@@ -44,7 +40,8 @@ def librarys(a, b):
     (lambda a, b: a / 0, "not yet: it stops with ZeroDivisionError: division by zero"),
 ])  # fmt: skip
 def test_an_answer_is_diagnosed_and_used_only_if_it_is_right(capsys, yours, said):
-    chosen = exercises.use(yours, librarys, CASES, [(5, "that is the sum")], hint="multiply")
+    mistakes = [(5, "that is the sum")]
+    chosen = exercises.use(yours, lambda a, b: a * b, CASES, mistakes, hint="multiply")
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0], chosen is yours) == (said, said == "right")
     assert lines[1].endswith("yours." if said == "right" else "the function of the library.")
@@ -61,8 +58,6 @@ def test_nothing_may_be_the_right_answer_and_lists_and_words_are_compared(capsys
 
 
 # --- the exercises of the chapters ----------------------------------------------------------------
-
-
 def told(name, code):
     """What the check of an exercise says first of a cell in the place of its stub."""
     path, exercise = ALL[name]
@@ -198,29 +193,9 @@ def test_a_stub_without_a_check_or_a_solution_is_named(tmp_path):
         refuses(CourseError, tag, find_exercises, tmp_path / "02_x.ipynb")
 
 
-NEVER_SCALED = """
-    ratios = len(raw) * alpha * raw
-    while (ratios > 1 + 1e-12).any():
-        full = ratios >= 1
-        over = (ratios[full] - 1).sum()
-        ratios[full] = 1
-        if not full.all():
-            ratios[~full] *= 1 + over / ratios[~full].sum()
-    return ratios
-"""
-THREE_PASSES = """
-    full = np.zeros(len(raw), dtype=bool)
-    for _ in range(3):
-        ratios = np.where(full, 1.0, raw * (len(raw) * alpha - full.sum()) / raw[~full].sum())
-        full |= ratios > 1
-    return ratios
-"""
-
-
 def test_a_wrong_projection_is_told_so():
-    said = {NEVER_SCALED: "wrong where nothing exceeds 1", THREE_PASSES: "stops too early"}
-    for body, first in said.items():
-        assert told("project_by_hand", f"def project_by_hand(raw, alpha):{body}").startswith(first)
+    for said, code in golden("projections.yaml").items():
+        assert told("project_by_hand", code).startswith(said)
 
 
 def test_the_solutions_are_what_the_library_does():

@@ -2,11 +2,10 @@
 
 More have their tests beside what they are about: chapters that end early, full disks, folders of
 another run or version (test_course), what a generation config or a tokenizer's post-processor asks
-for (test_skills), damaged artifacts (test_store), tolerances at zero (test_compare), weights that
-do not fit (test_average), connections that no chapter opens (test_notebooks).
+for (test_skills), damaged artifacts (test_store), tolerances at zero (test_results), weights that
+do not fit (test_merge), connections that no chapter opens (test_notebooks).
 """
 
-import contextlib
 import errno
 import os
 import re
@@ -22,11 +21,11 @@ from conftest import refuses
 from malformed import CASES, UP, Refused, escaped, policy, refusal
 from safetensors.torch import load_file, save_file
 from test_course import write_notebook
+from test_merge import llama
 from test_models import make_policy, make_tokenizer
-from transformers import GgufConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import GgufConfig, LlamaForCausalLM, MixtralConfig
 
 from alignment_tax import models, notebooks, settings
-from alignment_tax.cli import main
 from alignment_tax.merge.average import average
 from alignment_tax.merge.parts import partition
 from alignment_tax.mitigate.lora import target_names
@@ -126,7 +125,7 @@ def test_who_may_use_the_folder_of_runs_may_use_what_is_in_it(mode, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == allowed, path
 
 
-def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, capsys, monkeypatch):
+def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, ends, monkeypatch):
     file, course = tmp_path / "file", tmp_path / "course"
     course.mkdir()
     write_notebook(course / "01_x.ipynb", "1")
@@ -138,17 +137,14 @@ def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(tmp_path, caps
         said = f"theta_0 .*{file}.*ALIGNMENT_TAX_RUNS"
         refuses(ArtifactError, said, Store(out).get, "sft", {}, None, describe="theta_0")
         monkeypatch.setattr(settings, "results_folder", lambda out=out: out)
-        assert main(["record", "smoke", "--seeds", "0"]) == 2
-        assert str(file) in capsys.readouterr().err
+        ends(str(file), "record", "smoke", "--seeds", 0)
     for words in ("bench speed", "bench ppo --trl x", "figures"):
         for out, said in ((file / "x.json", file), (tmp_path, tmp_path)):
-            with contextlib.suppress(SystemExit):
-                assert main([*words.split(), "--out", str(out)]) == 2
-            assert str(said) in capsys.readouterr().err
+            ends(str(said), *words.split(), "--out", out)
     assert not (tmp_path / "runs").exists()
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(file))
-    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "o")], course) == 2
-    assert "ALIGNMENT_TAX_RUNS" in capsys.readouterr().err
+    asked = ("run", "--preset", "smoke", "--out", tmp_path / "o")
+    ends("ALIGNMENT_TAX_RUNS", *asked, course=course)
 
 
 def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
@@ -232,9 +228,8 @@ def test_what_was_quantised_in_its_file_can_be_saved(tmp_path):
 
 
 def test_experts_are_averaged_with_other_matrices_and_lora_does_not_leave_them_out_silently():
-    sizes = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
-    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, **heads, pad_token_id=None))
+    heads = {"num_key_value_heads": 2, "num_local_experts": 2}
+    mixtral = llama(0, 2, False, MixtralConfig, **heads)
     before = mixtral.state_dict()
     mixed = average(before, {n: t + 1 for n, t in before.items()}, 1.0, what="linear")
     layers = {n for n in before if ".layers." in n and "norm" not in n}

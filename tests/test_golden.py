@@ -5,18 +5,14 @@
 stage, a parent. Do that on purpose or not at all, and record again what was recorded under it.
 """
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import pytest
+from conftest import golden
 
 from alignment_tax import settings
 from alignment_tax.pipeline.study import Study
 from alignment_tax.pool import Keys
 from alignment_tax.spec import Spec
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
@@ -25,7 +21,7 @@ def test_the_keys_of_the_main_line_stay(preset):
     specs = study.specs(["base", *study.preset.algorithms])
     found = {str(spec): study.evaluate(spec).key[:16] for spec in specs}
     found["reward"] = study.reward.key[:16]
-    assert found == json.loads((GOLDEN / "keys.json").read_text())[preset]
+    assert found == golden("keys.json")[preset]
 
 
 def test_the_keys_of_the_recorded_models_stay():

@@ -10,7 +10,7 @@ from dataclasses import replace
 import nbformat
 import psutil
 import pytest
-from conftest import refuses
+from conftest import golden, refuses
 
 from alignment_tax import cli, grading, sandbox, settings
 from alignment_tax.exercises import student_notebook, tagged
@@ -23,6 +23,8 @@ COLUMN, OTHER = "02 mask_prompt", "02 replayed_share"
 RIGHT = "[-100] * n + ids[n:]"
 LIMITS = Limits(seconds=20, memory=400, output=1, processes=6)
 EXERCISES = {PATH.stem: grading.find_exercises(PATH)}
+SOLVED = f"def mask_prompt(ids, n): return {RIGHT}"
+WRONG = "def mask_prompt(ids, n): return ids"
 
 
 def notebook(cell=None):
@@ -70,44 +72,18 @@ def apart(request, monkeypatch):
     return request.param
 
 
-FORKS = "while True: ctypes.CDLL(None).fork()"
 LEAVES = "ctypes.CDLL(None).fork() or (os.setsid(), __import__('time').sleep(600))"
-FLOOD = "for _ in range(1000): os.write(1, b'x' * 2**20)"
-CRIMES = {
-    "hangs": (function("while True: pass"), "does not end within 2 seconds"),
-    "hangs outside": (f"{function()}\nwhile True: pass", "does not end within 2 seconds"),
-    "forks": (function("os.fork()"), "no process may be started"),
-    "shell": (function("os.system('true')"), "no process may be started"),
-    "forks for ever": (function(FORKS), "starts more than 6 processes"),
-    "prints": (function("for _ in range(1000): print('x' * 2**20)"), "File too large"),
-    "floods": (function(FLOOD), "File too large"),
-    "sys.exit": (function("sys.exit(0)"), "SystemExit"),
-    "sys.exit outside": ("import sys\nsys.exit(0)", "its cell is gone"),
-    "exit before": (f"import os\nos._exit(0)\n{function()}", "ends its own process .exit status 0"),
-    "os._exit": (function("os._exit(3)"), "ends its own process .exit status 3"),
-    "segfault": (function("ctypes.string_at(0)"), "ends its own process .signal 11"),
-    "kills": (function("os.kill(os.getppid(), 9)"), "no process may be started or ended"),
-    "memory": (function("bytearray(10**9)"), "MemoryError"),
-    "huge answer": (function(answer="'x' * 10**7"), "answer is too long"),
-    "no answer": (function(answer="(each for each in ids)"), "cannot be compared: generator"),
-    "talks": (function("os.write(3, b'right\\n')"), "sends what is no answer"),
-    "pretends": (function("os.write(3, b'{}\\n')"), "sends what is no answer"),
-    "network": (function("socket.create_connection(('127.0.0.1', 9))"), "no network here"),
-    "raises": (function("1 / 0"), "stops with ZeroDivisionError"),
-    "does not parse": ("def mask_prompt(ids, n):\nreturn 1", "stops with IndentationError"),
-    "constants": (function(answer="[-100] * n + [[9] * (3 - n), []][n > 2] + [4, 5, 2]"),
-                  "right where the notebook shows it, elsewhere not yet"),
-    "forges": (function("print('right')", answer="ids"),
-               r"gives \[-100, -100, -100, 4, 5, 2\], not \[7"),
-}  # fmt: skip
+CRIMES = golden("crimes.yaml")
 
 
 @pytest.mark.parametrize("name", CRIMES)
 def test_what_happened_is_said_and_costs_that_exercise_alone(tmp_path, nobody_is_left, name):
-    cell, said = CRIMES[name]
+    crime = CRIMES[name]
+    own = function(crime.get("does", "pass"), answer=crime.get("answer", RIGHT))
+    cell = crime.get("cell", f"{crime.get('before', '')}\n{own}\n{crime.get('behind', '')}")
     limits = replace(LIMITS, seconds=2 if "hangs" in name else LIMITS.seconds)
     row = graded(tmp_path, cell, limits=limits)
-    assert re.search(f"^not yet.*{said}", row.verdicts[COLUMN])
+    assert re.search(f"^not yet.*{crime['said']}", row.verdicts[COLUMN])
     assert (row.verdicts[OTHER], row.right, len(row.verdicts)) == ("right", 1, 3)
 
 
@@ -163,10 +139,6 @@ def test_the_network_is_that_of_nobody(tmp_path):
         refuses(TimeoutError, None, server.accept)
 
 
-SOLVED = f"def mask_prompt(ids, n): return {RIGHT}"
-WRONG = "def mask_prompt(ids, n): return ids"
-
-
 def test_cells_may_be_reordered_doubled_and_surrounded(tmp_path):
     def verdict(made, before=(), behind=()):
         cells = [[nbformat.v4.new_code_cell(text) for text in own] for own in (before, behind)]
@@ -215,7 +187,7 @@ def test_files_that_cannot_be_graded_are_named(tmp_path):
     assert grade_student("b", [], EXERCISES, NOTEBOOKS, LIMITS).notes == ("no notebook handed in",)
 
 
-def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
+def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, ends):
     for name, cell in {"a<b": function(), "bad": function("os._exit(1)"), "none": None}.items():
         hand_in(tmp_path / "in" / name / "x.ipynb", notebook(cell))
     line = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]
@@ -229,8 +201,7 @@ def test_a_class_is_graded_to_a_table_and_a_page(tmp_path, capsys):
     assert ("a&lt;b" in page, "http" in page) == (True, False)
     assert cli.main(["grade", str(tmp_path / "nowhere")]) == cli.WRONG_USE
     hand_in(tmp_path / "in" / "a<b" / "9.ipynb", student_notebook(next(NOTEBOOKS.glob("09_*"))))
-    assert cli.main([*line, "--only", "9"]) == 0
-    assert "a<b: 0 of 4 right" in capsys.readouterr().out
+    ends("a<b: 0 of 4 right", *line, "--only", "9", code=0)
     assert cli.main([*line, "--only", "99"]) == cli.WRONG_USE
 
 

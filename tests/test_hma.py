@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import refuses
 from hypothesis import given, strategies as st
-from test_parts import llama as small_llama, same, state
+from test_merge import llama as small_llama, same, state
 from torch import nn
 from torch.func import functional_call
 
@@ -27,6 +27,7 @@ EXAMPLES = [
 KL_TEXTS = [[2, 5, 7], [4, 9]]
 TOY = hma.HmaConfig(alpha=0.5, learning_rate=0.1, epochs=150, batch_size=1, evaluate_every=25)
 toy_with = partial(dataclasses.replace, TOY)
+llama = partial(small_llama, initializer_range=0.3)
 
 
 def doubles(*values):
@@ -58,9 +59,6 @@ def from_0_to_1(model, blocks):
 def toy(*sizes):
     layers = [nn.Linear(size, 1, bias=False) for size in sizes or (1, 1, 1)]
     return from_0_to_1(nn.Sequential(*layers), len(layers))
-
-
-llama = partial(small_llama, initializer_range=0.3)
 
 
 def mixture_of_llamas(dtype=torch.float32):
@@ -272,11 +270,9 @@ def test_what_cannot_be_searched_is_refused():
     half, nan = Distance(0.5, 0.5, 0.5), Distance(math.nan, 0.5, 0.5)
     refuses(MergeError, "With one block", hma.learn_ratios, toy(1), Distance(0.5), TOY)
     refuses(MergeError, "between 0 and 1", released_code.run, toy(), half, toy_with(alpha=1.0))
-    for examples, message in (
-        ([EXAMPLES[0], ([1], [-100])], "1 has none"),
-        ([], "are no examples"),
-    ):
-        refuses(ValueError, message, hma.ReplyLikelihood, llama(0), examples)
+    mute = [EXAMPLES[0], ([1], [-100])]
+    refuses(ValueError, "1 has none", hma.ReplyLikelihood, llama(0), mute)
+    refuses(ValueError, "are no examples", hma.ReplyLikelihood, llama(0), [])
     refuses(ValueError, "at least one token each", hma.KlToStart, llama(0), {}, [[1], []], 1.0)
     refuses(TrainingDiverged, "nan at step 1", hma.learn_ratios, toy(), nan, TOY)
 

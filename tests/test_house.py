@@ -122,13 +122,9 @@ def test_every_requirement_is_pinned_and_says_what_it_is_for(name):
     assert [line for line in lines if not told.fullmatch(line)] == []
 
 
-#: Imported where an option asks for it, and pinned with the tools for developing.
-OPTIONAL = {"distributed"}
-
-
 def test_every_library_that_is_imported_is_required():
     required = {line.split("==")[0].lower() for line in requirement_lines("requirements.txt")}
-    required |= OPTIONAL
+    required |= {"distributed"}  # where an option asks for it; pinned with the tools to develop
     distributions = packages_distributions()
     missing = set()
     for path in MODULES:

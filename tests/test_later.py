@@ -20,9 +20,6 @@ from alignment_tax.mitigate.replay import own_answers
 from alignment_tax.mitigate.slerp import slerp
 from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
 
-MERGES = ("slerp", "dare", "ties", "fisher", "warp")
-MANY = DOCUMENTS * 400
-
 
 def state(*values):
     return {"w": torch.tensor(values)}
@@ -91,7 +88,7 @@ def few_examples(monkeypatch):
 
 @pytest.fixture(scope="module")
 def setting():
-    return make_setting(replay=MANY)
+    return make_setting(replay=DOCUMENTS * 400)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +96,7 @@ def plain(setting):
     return distil(setting).policy
 
 
-@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("name", ["slerp", "dare", "ties", "fisher", "warp"])
 def test_every_merge_begins_at_theta_0_and_moves_away_from_it(setting, name):
     start = weights(setting.theta_0)
     ends = [distil(setting, {name: alpha}).policy for alpha in (0.0, 0.25, 0.5)]

@@ -1,24 +1,21 @@
 """Averaging checkpoints on disk: exact ends, values by hand, refusals, what a kill leaves."""
 
 import json
-import re
 import shutil
 import subprocess
-import sys
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import refuses
+from conftest import python, refuses
 from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
-from test_parts import llama
+from test_merge import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_tax import settings
-from alignment_tax.cli import main
 from alignment_tax.merge import checkpoint as files
 from alignment_tax.merge.average import average
 from alignment_tax.merge.checkpoint import Recipe, merge_checkpoints, mergekit_config
@@ -27,6 +24,8 @@ from alignment_tax.weights import CheckpointError, load_state, open_checkpoint
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+W, V = torch.ones(2, 2), torch.zeros(2, 2)
+values = st.lists(st.floats(-1e4, 1e4, width=16), min_size=9, max_size=9)
 
 
 def write(folder, tensors, tokens=None):
@@ -69,9 +68,6 @@ def test_a_quarter_of_the_way_by_hand_and_bfloat16_rounded_to_the_even_one(tmp_p
     wide = np.array([1.00390625, 1.01171875, 1.0039063, -1.00390625], np.float32)
     rounded = files.narrow(wide.copy(), wide.copy(), np.empty(4, np.uint16), "BF16")
     assert rounded.tobytes() == bits(torch.tensor(wide).bfloat16())
-
-
-values = st.lists(st.floats(-1e4, 1e4, width=16), min_size=9, max_size=9)
 
 
 @given(values, values, st.floats(0, 1), st.sampled_from(sorted(DTYPES)))
@@ -143,9 +139,6 @@ def test_ratios_are_told_to_mergekit_as_by_hand(tmp_path):
     assert yaml.safe_load(mergekit_config(*map(open_checkpoint, ends), own)) == hand
 
 
-W, V = torch.ones(2, 2), torch.zeros(2, 2)
-
-
 @pytest.mark.parametrize(("first", "second", "said"), [
     ({"a": W, "b": W, "c": W}, {"a": W}, r"Only in BEFORE .*: 'b', 'c'\. "),
     ({"a": W}, {"a": W, "lora.A": W}, r"Only in AFTER .*: 'lora.A'.*merge_and_unload"),
@@ -215,9 +208,10 @@ def test_what_a_killed_merge_finished_is_checked_and_kept(tmp_path, monkeypatch,
 
 def test_two_merges_do_not_write_one_folder(tmp_path):
     ends = write(tmp_path / "a", {"w": W}), write(tmp_path / "b", {"w": V})
-    hold = "from alignment_tax.store import lock_of; from pathlib import Path\n"
-    hold += f"with lock_of(Path({str(tmp_path / 'out')!r})): print('held', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=-1, stdout=-1, text=True) as other:
+    hold = "import sys; from alignment_tax.store import lock_of; from pathlib import Path\n"
+    hold += "with lock_of(Path(sys.argv[1])): print('held', flush=True); input()"
+    pipes = {"start": subprocess.Popen, "stdin": -1, "stdout": -1, "text": True}
+    with python(hold, tmp_path / "out", **pipes) as other:
         assert other.stdout.readline() == "held\n"
         refuses(MergeError, "Another merge is writing", merged, *ends, tmp_path / "out", 0.5)
         other.communicate("\n")
@@ -225,26 +219,21 @@ def test_two_merges_do_not_write_one_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
-def test_bad_input_is_one_message_before_any_work(tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_message_before_any_work(tmp_path, monkeypatch, ends):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     first, pickled, short = (write(tmp_path / name, {"w": W}) for name in "aps")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:-4])
+    line = ("merge", "--out", tmp_path / "out", first)
+    ends("There is no folder", *line, tmp_path / "none")
+    ends("alpha = 1.5 lies outside", *line, first, "--alpha", "1.5")
+    ends("exists: name a folder that does not", *line, first, "--out", first)
+    ends("2 blocks cannot be cut|no blocks", *line, first, "--ratios", "0.5,0.1")
+    ends("only pytorch_model.bin", *line, pickled)
+    ends("model.safetensors is damaged", *line, short)
     full = shutil.disk_usage(tmp_path)._replace(free=10)
-    for second, said, *more in (
-        (tmp_path / "none", "There is no folder"),
-        (first, "alpha = 1.5 lies outside", "--alpha", "1.5"),
-        (first, "exists: name a folder that does not", "--out", first),
-        (first, "2 blocks cannot be cut|no blocks", "--ratios", "0.5,0.1"),
-        (pickled, "only pytorch_model.bin"),
-        (short, "model.safetensors is damaged"),
-        (first, "GB free: free some, or name an --out"),
-    ):
-        if "GB" in said:
-            monkeypatch.setattr(files.shutil, "disk_usage", lambda _: full)
-        line = ["merge", first, second, "--out", tmp_path / "out", *more]
-        assert main([str(word) for word in line]) == 2
-        assert re.search(said, capsys.readouterr().err)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: full)
+    ends("GB free: free some, or name an --out", *line, first)
     assert not (tmp_path / "out").exists()
 
 
@@ -256,10 +245,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_set(tmp_path, monkeypatch):
 
 def test_the_command_merges_without_loading_torch(tmp_path):
     first, second = write(tmp_path / "a", {"w": W}), write(tmp_path / "b", {"w": V})
-    code = (
-        "import sys; from alignment_tax.cli import main\n"
-        f"main(['merge', {str(first)!r}, {str(second)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "import sys; from alignment_tax.cli import main; main(sys.argv[1:])\n"
+    code += "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert python(code, "merge", first, second, "--out", tmp_path / "out").returncode == 0
     assert load_state(tmp_path / "out")["w"].tolist() == [[0.6000000238418579] * 2] * 2

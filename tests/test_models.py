@@ -21,8 +21,8 @@ TEMPLATE = (
 BATCH = [[4, 5, 6, 7, 8], [9, 10], [11, 4, 2]]
 
 
-def make_tokenizer():
-    vocabulary = ["<pad>", "<eos>", "<user>", "<bot>", "<unk>", *WORDS]
+def make_tokenizer(words=WORDS):
+    vocabulary = ["<pad>", "<eos>", "<user>", "<bot>", "<unk>", *words]
     numbers = {word: i for i, word in enumerate(vocabulary)}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

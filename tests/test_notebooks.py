@@ -6,10 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from conftest import golden
 
 from alignment_tax import notebooks, presets, settings
 from alignment_tax.report import SHORT
@@ -21,6 +20,8 @@ from alignment_tax.stats import claims
 CHAPTERS = sorted(settings.notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]
 each_notebook = pytest.mark.parametrize("path", CHAPTERS, ids=NAMES)
+BY_HAND = golden("by_hand.yaml")
+VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
 
 
 # what is committed
@@ -163,9 +164,6 @@ def test_recorded_results_alone_run_every_chapter_and_make_nothing(tmp_path, mon
     assert tax == pytest.approx(skill["rsf", 8] - skill["sft", 0], abs=1e-3)
 
 
-VERDICTS = "holds|opposite|negligible|inconclusive|not enough seeds|not comparable".split("|")
-
-
 @pytest.mark.notebooks
 @each_notebook
 def test_every_chapter_runs_on_smoke_and_records_shares_and_verdicts_that_are_some(course, path):
@@ -188,9 +186,6 @@ def test_no_chapter_opens_a_connection(course, fence):
     environment = {**os.environ, "PYTHONPATH": str(fence)}
     tried = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert b"no network here" in tried.stderr, "the fence holds"
-
-
-BY_HAND = yaml.safe_load((Path(__file__).parent / "golden" / "by_hand.yaml").read_text("utf-8"))
 
 
 def numbers(value, *path):

@@ -1,12 +1,16 @@
-"""The plan of a preset of the paper's size: counts, memory, FLOPs by hand; what it refuses."""
+"""A preset's numbers; the plan of one of the paper's size: counts, memory, FLOPs by hand."""
 
 import dataclasses
+import math
 import shlex
+from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from conftest import refuses
 from trl.scripts import dpo, reward, sft
 
 from alignment_tax import cli, plan, presets
@@ -85,26 +89,23 @@ def test_every_printed_command_is_one_that_trl_takes(name, capsys):
     assert batches == [128, 16, 32, 32]  # Tables 2 and 3
 
 
-def test_what_cannot_be_planned_or_run_is_refused_before_work(tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_planned_or_run_is_refused_before_work(tmp_path, monkeypatch, ends):
     for words in (["plan", "tiny"], ["plan", "paper-3b", "--gpus", "3"]):
         assert cli.main(words) == cli.WRONG_USE
     monkeypatch.setenv("ALIGNMENT_TAX_RUNS", str(tmp_path / "runs"))
-    assert cli.main(["run", "--preset", "paper-3b"]) == cli.WRONG_USE
-    assert "none here" in capsys.readouterr().err
-    with pytest.raises(plan.PlanError, match="needs one GPU with 131 GB"):
-        Study("paper-3b", 0, Store(tmp_path / "runs"))
+    ends("none here", "run", "--preset", "paper-3b")
+    store, check = Store(tmp_path / "runs"), partial(plan.check_machine, presets.PAPER_3B)
+    refuses(plan.PlanError, "needs one GPU with 131 GB", Study, "paper-3b", 0, store)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpu = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
-    with pytest.raises(plan.PlanError, match="this one has 80 GB"):
-        plan.check_machine(presets.PAPER_3B, tmp_path)
+    refuses(plan.PlanError, "this one has 80 GB", check, tmp_path)
     gpu.total_memory = 150e9
     disk = SimpleNamespace(free=438e9)
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: disk)
-    with pytest.raises(plan.PlanError, match="still writes 439 GB"):
-        plan.check_machine(presets.PAPER_3B, tmp_path / "not" / "yet")
+    refuses(plan.PlanError, "still writes 439 GB", check, tmp_path / "not" / "yet")
     disk.free = 439e9  # 32 checkpoints of 13.7 GB
-    plan.check_machine(presets.PAPER_3B, tmp_path)
+    check(tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
@@ -118,3 +119,38 @@ def test_a_base_without_a_chat_template_writes_chats_as_the_paper(tmp_path):
     asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
     assert whole.startswith(asked)
     assert prompt_ids(tokenizer, chat[:1])
+
+
+def test_a_run_without_bfloat16_says_so_and_has_other_keys(tmp_path, caplog, monkeypatch):
+    keys = set()
+    for has_it in (True, False):
+        monkeypatch.setattr(
+            "alignment_tax.pipeline.stages.run.use_bf16", lambda where, it=has_it: it
+        )
+        caplog.clear()
+        store = Mock(Store)
+        Study("small", 0, store).get("stage", {}, lambda folder: None, {}, "a stage")
+        keys.add(str(store.get.call_args.args[1]))
+        assert ("float32" in caplog.text) == (not has_it)
+    assert len(keys) == 2
+    caplog.clear()
+    Study("smoke", 0, Store(tmp_path))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("preset", [presets.TINY, presets.SMOKE], ids=lambda preset: preset.name)
+def test_all_algorithms_sample_as_many_replies_as_rsf(preset):
+    ppo, others = preset.ppo, (preset.rsf, preset.dpo, preset.rloo)
+    (budget,) = {config.rounds * config.prompts_per_round * config.n for config in others}
+    assert ppo.rounds * ppo.iterations * ppo.prompts_per_iteration == budget
+    assert len({each.max_new_tokens for each in preset.algorithms.values()}) == 1
+
+
+def test_numbers_that_no_run_can_use_are_named():
+    for preset in presets.PRESETS.values():
+        presets.check(preset)
+    numbers = {"grid_step": 0.0, "learning_rate": math.nan, "kept_texts": -1, "kept_weight": -1.0}
+    for name, value in numbers.items():
+        ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
+        with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
+            presets.check(dataclasses.replace(presets.TINY, ratios=ratios))

@@ -9,7 +9,6 @@ from nbformat import v4
 from points import figure_points
 
 from alignment_tax import pool, presets
-from alignment_tax.cli import main
 from alignment_tax.figures import class_fronts, table
 from alignment_tax.labels import SCORES
 from alignment_tax.pipeline.study import Study
@@ -50,9 +49,9 @@ def folder(tmp_path, runs):
     return tmp_path / "in"
 
 
-def test_a_class_is_one_table_one_figure_and_one_page(folder, tmp_path, capsys):
-    assert main(["pool", str(folder)]) == 0
+def test_a_class_is_one_table_one_figure_and_one_page(folder, tmp_path, ends):
     out = tmp_path / "in-pooled"
+    ends(f"The page is {out / 'README.md'}", "pool", folder, code=0)
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "front.png", "points.csv"]
     points, rows = pd.read_csv(out / "points.csv"), len(figure_points(1))
     assert points.groupby("seed").size().to_dict() == {10: rows, 11: rows, 12: rows}
@@ -62,7 +61,6 @@ def test_a_class_is_one_table_one_figure_and_one_page(folder, tmp_path, capsys):
     # every seed gains 4 units of reward and loses 20 points, by the factory
     assert "| RSF raises reward | +4.00 (+4.00 to +4.00), holds | +" in page
     assert "| RSF costs mean skill | -20.00 (-20.00 to -20.00), holds | -" in page
-    assert f"The page is {out / 'README.md'}" in capsys.readouterr().out
 
 
 def test_the_front_of_a_class_stands_beside_the_recorded_one():
@@ -85,28 +83,25 @@ def test_the_front_of_a_class_stands_beside_the_recorded_one():
     (13, {"study": "smoke"}, "is of preset smoke, not tiny"),
     (13, {"seed": 14}, "is of a model that these stages do not"),
 ])  # fmt: skip
-def test_what_does_not_belong_is_refused_by_name(folder, tmp_path, capsys, seed, change, said):
+def test_what_does_not_belong_is_refused_by_name(folder, tmp_path, ends, seed, change, said):
     record = run_of(seed, change.get("key"))
     for column in change.keys() & record["points"]:
         record["points"][column] = [change[column]] * len(record["points"]["seed"])
     hand_in(folder, "dora", record)
     out = tmp_path / "out"
-    assert main(["pool", str(folder), "--out", str(out), "--seeds", "10", "11-19"]) == 2
-    assert f"dora: seed {change.get('seed', seed)} {said}" in capsys.readouterr().err
+    told = f"dora: seed {change.get('seed', seed)} {said}"
+    ends(told, "pool", folder, "--out", out, "--seeds", "10", "11-19")
     assert not out.exists()
 
 
-def test_a_folder_without_a_run_is_named(folder, tmp_path, capsys):
+def test_a_folder_without_a_run_is_named(folder, tmp_path, ends):
     (folder / "emil").mkdir()
-    assert main(["pool", str(folder)]) == 2
-    assert "emil: no run.json or notebook with the points of chapter 09" in capsys.readouterr().err
+    ends("emil: no run.json or notebook with the points of chapter 09", "pool", folder)
     (folder / "emil" / "run.json").write_text('{"chapters": [')
-    assert main(["pool", str(folder)]) == 2
-    assert "emil: run.json cannot be read" in capsys.readouterr().err
+    ends("emil: run.json cannot be read", "pool", folder)
     (tmp_path / "none").mkdir()
     for empty in ("none", "nowhere"):
-        assert main(["pool", str(tmp_path / empty)]) == 2
-    assert "folder" in capsys.readouterr().err
+        ends("folder", "pool", tmp_path / empty)
 
 
 def test_keys_are_those_of_a_store_that_makes(tmp_path):

@@ -1,16 +1,11 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
-from conftest import refuses
+from conftest import python, refuses
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_models import always, make_policy, make_reward_model, make_tokenizer, user
@@ -216,12 +211,10 @@ def test_a_saved_run_is_two_files_and_only_its_own_run_goes_on_from_it(tmp_path)
     assert json.loads((tmp_path / "state.json").read_text())["iteration"] == 4
     longer = start(make_policy(), make_tokenizer(), dataclasses.replace(CONFIG, rounds=9), 0)
     assert ppo.resume(longer, tmp_path).iteration == 4
-    for other, message in (
-        (dataclasses.replace(state, seed=1), r"another seed \(0\)"),
-        (start(make_policy(1), make_tokenizer(), CONFIG, 0), "another theta_0"),
-        (make_state(clip=0.1), "another config"),
-    ):
-        refuses(ValueError, message, ppo.resume, other, tmp_path)
+    other, moved = (start(make_policy(s), make_tokenizer(), CONFIG, 1 - s) for s in (0, 1))
+    refuses(ValueError, r"another seed \(0\)", ppo.resume, other, tmp_path)
+    refuses(ValueError, "another theta_0", ppo.resume, moved, tmp_path)
+    refuses(ValueError, "another config", ppo.resume, make_state(clip=0.1), tmp_path)
     refuses(FileNotFoundError, "no saved PPO run", ppo.resume, state, tmp_path / "elsewhere")
 
 
@@ -325,19 +318,15 @@ def learn_on_a_share(folder: str) -> None:
 
 def test_two_processes_learn_what_one_learns_from_all_replies(tmp_path):
     learn_on_a_share(str(tmp_path))
-    command = f"import test_ppo; test_ppo.launch_two({str(tmp_path)!r})"
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    subprocess.run([sys.executable, "-c", command], env=os.environ | paths, check=True)
+    code = "import accelerate, sys, test_ppo; share = test_ppo.learn_on_a_share\n"
+    code += "accelerate.debug_launcher(share, (sys.argv[1],), num_processes=2)"
+    python(code, tmp_path, check=True)
     one, first, second = (load_file(tmp_path / f"{n}.safetensors") for n in ("1-0", "2-0", "2-1"))
     assert_close(first["advantages"], one["advantages"][::2, :3], atol=1e-5, rtol=1e-4)
     assert_close(second["advantages"], one["advantages"][1::2], atol=1e-5, rtol=1e-4)
     for name in set(one) - {"advantages"}:
         assert torch.equal(first[name], second[name]), name
         assert_close(first[name], one[name], atol=1e-5, rtol=1e-3, msg=name)
-
-
-def launch_two(folder: str) -> None:
-    debug_launcher(learn_on_a_share, (folder,), num_processes=2)
 
 
 # what is refused

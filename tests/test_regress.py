@@ -12,12 +12,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refuses
+from conftest import exit_code, golden, refuses
 from hypothesis import given, strategies as st
 from test_course import write_notebook
 
 from alignment_tax import elsewhere, regress, settings
-from alignment_tax.cli import main
 from alignment_tax.notebooks import CourseError, run_course
 from alignment_tax.results.recorded import recorded
 from alignment_tax.results.values import read_run
@@ -35,7 +34,6 @@ record("spread", [0.31, 0.35, 0.29, 0.33][seed])
 record("said", "the same")
 record("seed", seed)
 """
-HANGS = "import time\ntime.sleep(600)"
 
 
 # --- the bands -----------------------------------------------------------------------------------
@@ -72,33 +70,11 @@ def test_where_nothing_changed_a_night_in_twenty_says_so():
     assert low <= 0.05 <= high
 
 
-#: What was recorded and is found by seed, seeds of the same theta_0, how it is judged, verdict.
-JUDGED = [
-    # the same theta_0: rounding alone is allowed, whatever the spread
-    ({0: 1.0, 1: 9.0}, {0: 1.01}, {0}, drift.SAME_SEED, True),
-    ({0: 1.0, 1: 9.0}, {0: 1.0 + 1e-9}, {0}, drift.SAME_SEED, False),
-    # another: the spread
-    ({0: 1.0, 1: 9.0}, {0: 1.01}, (), drift.SEEDS, False),
-    ({0: 1.0, 1: 1.01, 2: 0.99}, {7: 5.0}, (), drift.SEEDS, True),
-    # one recorded seed has no spread
-    ({0: 1.0}, {0: 5.0}, (), drift.NONE, False),
-    ({}, {0: 5.0}, {0}, drift.NONE, False),
-    ({0: 5.0}, {}, {0}, drift.EQUAL, True),
-    # no numbers
-    ({0: True, 1: True}, {3: False}, (), drift.EQUAL, True),
-    ({0: True}, {3: False}, (), drift.EQUAL, True),
-    ({0: "ema"}, {3: "lora"}, (), drift.NONE, False),
-    ({0: "ema", 1: "sma"}, {3: "lora"}, (), drift.NONE, False),
-    ({0: "ema", 1: "sma"}, {1: "ema"}, {1}, drift.SAME_SEED, True),
-    ({0: None}, {0: 1.0}, {0}, drift.SAME_SEED, True),
-]
-
-
 def test_a_value_is_judged_by_what_there_is():
-    for then, now, paired, *expected in JUDGED:
+    for then, now, paired, how, moved in golden("judged.yaml"):
         [found] = settled([judge("05 tax: skill", Held(then), Held(now), paired)])
         assert (found.chapter, found.name) == ("05", "tax: skill")
-        assert [found.how, found.moved] == expected, (then, now)
+        assert (found.how, found.moved) == (getattr(drift, how), moved), (then, now)
     # tables of six digits are allowed their rounding
     then, now = Held({0: -25.7850}, tables=True), Held({0: -25.785031})
     assert not judge("05 tax", then, now, {0}).moved
@@ -199,7 +175,7 @@ def test_the_table_of_planted_faults_is_of_these():
 
 def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
     write_notebook(tmp_path / "01_x.ipynb", "2")
-    write_notebook(tmp_path / "02_hangs.ipynb", HANGS)
+    write_notebook(tmp_path / "02_hangs.ipynb", "import time\ntime.sleep(600)")
     out = tmp_path / "out"
     first, hung = run_course("smoke", 0, out=out, notebooks=tmp_path, jobs=2, limit=0.05).chapters
     assert (first.status, hung.status, "limit" in hung.error) == ("ok", "failed", True)
@@ -212,19 +188,14 @@ def test_a_hung_cell_is_ended_and_what_ended_well_is_kept(tmp_path):
     assert [c["status"] for c in read_run(out)["chapters"]] == ["ok", "ok"]
 
 
-def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, capsys):
+def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path):
     write_notebook(tmp_path / "01_x.ipynb", "1")
     out = tmp_path / "out"
     asked = regress.Asked("smoke", (0,), out, tmp_path, baseline=tmp_path)
     refuses(CourseError, "holds no finished", regress.regress, asked)
     for words in ("--seeds 4-0", "--limit 0", "--only 07", "--preset tyni", "--seeds x"):
-        try:
-            code = main(["regress", "--out", str(out), *words.split()], tmp_path)
-        except SystemExit as stop:
-            code = stop.code
-        assert code == 2
+        assert exit_code(["regress", "--out", out, *words.split()], tmp_path) == 2, words
     assert not out.exists()
-    capsys.readouterr()
 
 
 def test_a_fresh_environment_is_made_once_of_what_is_named(tmp_path, monkeypatch):

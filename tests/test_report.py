@@ -1,17 +1,19 @@
-"""The pages are those of the recorded runs; what one seed says is over its items."""
+"""Pages and sentences are those of the recorded runs; what one seed says is over its items."""
 
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from conftest import refuses
+from conftest import golden, refuses
 from points import point, table_of
 
 from alignment_tax import prose, report, settings
 from alignment_tax.figures import alt_text, kept, remedy_fronts
 from alignment_tax.labels import ALPHA, BLEU_COLUMNS, CUT_COLUMNS, SLOTS
+from alignment_tax.notebooks import read_notebook
 from alignment_tax.results.items import bleu_statistics
 from alignment_tax.results.recorded import recorded, recorded_items, recording_key
 from alignment_tax.spec import NAMED
@@ -37,11 +39,6 @@ def test_the_pages_are_those_of_the_recorded_run() -> None:
         assert (folder / name).read_text(encoding="utf-8") == text, stale
         assert f"`{run.key}`" in text
     assert f"`{run.key}`" in page
-    # what the README says of it
-    beyond, ahead = "tax.rsf.forgetting_beyond_control", "average_vs_early.rsf.forgetting"
-    asked = {"": beyond, "-more-rounds": beyond, "-large-steps": ahead, "-weak-sft": ahead}
-    found = [claims.one(claims.read(f"tiny{end}"), name)["verdict"] for end, name in asked.items()]
-    assert found == ["holds", "holds", "holds", "inconclusive"]
     description = PIL.Image.open(folder / report.REMEDIES_FIGURE).info["Description"]
     assert description == alt_text(remedy_fronts(run.points, recorded=True))
 
@@ -53,40 +50,17 @@ def test_figures_bear_the_key_of_their_recording() -> None:
         assert stamp == recorded(preset).key, f"{name}: alignment-tax report, alignment-tax figures"
 
 
-#: What the README's three sentences, and those below their numbers, rely on.
-RELIED = {
-    **dict.fromkeys(
-        "gain.rsf.reward gain.rsf.to_round_2.gold gain.rsf.from_round_2.gold tax.rsf.skill "
-        "tax.rsf.forgetting rsf_costs_more_than.small_steps.forgetting tax.rsf_random.forgetting "
-        "average_vs_early.rsf.forgetting average_vs_learning_rate.skill".split(),
-        "holds",
-    ),
-    **dict.fromkeys(
-        "average_vs_learning_rate.forgetting average_vs_l2.forgetting hma_vs_average.k3.forgetting "
-        "hma_vs_average.k9.forgetting".split(),
-        "negligible",
-    ),
-    **{"average_vs_null_space.forgetting": "opposite", "average_vs_null_space.gold": "holds"},
-}
-
-
 def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
+    for preset, relied in golden("readme.yaml").items():
+        verdicts = claims.read(preset).set_index("id")["verdict"]
+        assert verdicts[[*relied]].to_dict() == relied, preset
     found = claims.read("tiny").set_index("id")
-    assert found.loc[list(RELIED), "verdict"].to_dict() == RELIED
-    real = claims.read("small").set_index("id")["verdict"]
-    hold = ["reward_model.pairs_beyond_chance", "gain.rsf.reward", "tax.rsf.span_beyond_control"]
-    assert set(real[hold]) == {"holds"}
-    told = ["gain.rsf_random.reward", "tax.rsf.counting", "tax.rsf.forgetting"]
-    assert list(real[told]) == ["negligible", "opposite", "inconclusive"]
     # eight seeds, five and three, as it says of them
     seeds = recorded().points.groupby(["algorithm", "method"])["seed"].nunique()
-    assert (
-        set(seeds[["base", "sft", "rsf_random"]]) == {8} == set(seeds["rsf"][["none", "average"]])
-    )
-    assert (
-        set(seeds[["dpo", "rloo", "ppo", "grpo"]]) == {3} == set(seeds["rsf"][["part", "pattern"]])
-    )
-    assert seeds["rsf"]["learning_rate"] == 3
+    assert set(seeds[["base", "sft", "rsf_random"]]) == {8}
+    assert set(seeds["rsf"][["none", "average"]]) == {8}
+    assert set(seeds[["dpo", "rloo", "ppo", "grpo"]]) == {3}
+    assert set(seeds["rsf"][["part", "pattern", "learning_rate"]]) == {3}
     assert (seeds["rsf"] == 5).sum() > (seeds["rsf"] == 3).sum(), "most"
     written, forgotten = found.loc[["tax.rsf.skill", "tax.rsf.forgetting"], "difference"]
     assert forgotten / written < 0.5, "more than half is talk"
@@ -123,11 +97,8 @@ def test_the_fill_needs_both_marks() -> None:
     start, end = "<!-- results: start -->", "<!-- results: end -->"
     page, filled = (f"a\n{start}\n\n{text}\n\n{end}\nb" for text in ("old", "new"))
     assert report.fill(page, "new") == report.fill(filled, "new") == filled
-    for given, message in (
-        (("no marks", "text"), "must hold"),
-        ((page, "new", "answer"), "answer: start"),
-    ):
-        refuses(ValueError, message, report.fill, *given)
+    refuses(ValueError, "must hold", report.fill, "no marks", "text")
+    refuses(ValueError, "answer: start", report.fill, page, "new", "answer")
 
 
 def test_recorded_run_has_every_model_of_every_seed() -> None:
@@ -222,8 +193,7 @@ def test_fronts_and_rewards_of_one_seed_are_paired_by_item_and_reply() -> None:
     base = rng.normal(size=200)
     rows = [given]
     for name, gained in (("sft", 0.0), ("rsf", 2.0), ("average", 1.5)):
-        key = given.loc[given["key"] == {"sft": "k0", "rsf": "k1", "average": "k2"}[name], "key"]
-        own = {"seed": 0, "key": key.iloc[0], "slot": "reward", "item": range(200)}
+        own = {"seed": 0, "key": KEYS[name], "slot": "reward", "item": range(200)}
         noise = rng.normal(scale=0.5, size=200)
         rows.append(pd.DataFrame(own | {"value": base + gained + noise - noise.mean()}))
     told = pd.concat(rows, ignore_index=True)
@@ -251,3 +221,51 @@ def test_a_reward_model_is_held_against_a_coin() -> None:
     # Wilson's interval of 58.5 of 100, by hand: 48.7 to 67.7 %
     assert (row["low"], row["high"]) == pytest.approx((-1.3, 17.7), abs=0.1)
     assert list(found["verdict"]) == ["holds", "inconclusive"]
+
+
+# --- numbers in sentences -------------------------------------------------------------------------
+CHAPTERS = sorted((settings.repo_root() / "notebooks").glob("*.ipynb"))
+FOUND = pd.DataFrame(
+    [["tax.rsf.skill", "points", -7.94, -12.0, -3.9, "holds", 5]],
+    columns=["id", "unit", "difference", "low", "high", "verdict", "n_seeds"],
+)
+
+
+def models() -> pd.DataFrame:
+    """Two seeds of theta_0, RSF's last round and an average."""
+    rows = [("sft", 1, 90), ("rsf", 5, 80), ("rsf", 4, 88, "average")]
+    alphas = {"average": 0.5}
+    return table_of([point(s, *row, alpha=alphas.get(row[-1])) for s in (0, 1) for row in rows])
+
+
+def test_marks_are_filled_with_what_they_name(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(settings, "results_folder", lambda: tmp_path)
+    (tmp_path / "other").mkdir()
+    claims.write(FOUND.assign(difference=1.0, low=0.0, high=2.0), tmp_path / "other" / "claims.csv")
+    told = golden("marks.yaml")
+    text, expected = (
+        "\n".join(f"before <!--{mark}-->{said}<!--/--> after" for mark, said in marks.items())
+        for marks in (dict.fromkeys(told, "old"), told)
+    )
+    assert prose.fill(text, FOUND, models()) == expected
+    assert prose.fill(expected, FOUND, models()) == expected
+    wrong = "<!--claim tax.none--><!--/-->"
+    refuses(KeyError, r"no claim 'tax.none'", prose.fill, wrong, FOUND, models())
+
+
+def test_a_verdict_that_the_recording_does_not_give_is_named() -> None:
+    relied = {"claims": {"tax.rsf.skill": "negligible", "tax.none": "holds"}}
+    cell = nbformat.v4.new_markdown_cell("RSF forgets nothing.", metadata=relied, id="lost")
+    said = prose.contradictions(nbformat.v4.new_notebook(cells=[cell]), FOUND)
+    assert said == [
+        "lost: tax.rsf.skill is holds, the text says negligible",
+        "lost: tax.none is not recorded, the text says holds",
+    ]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_prose_of_a_chapter_is_that_of_the_recording(path) -> None:
+    notebook, found = read_notebook(path), claims.read("tiny")
+    assert not prose.contradictions(notebook, found)
+    stale = "the text and data/results differ: run `alignment-tax report`"
+    assert not prose.fill_notebook(notebook, found, recorded().points), stale

@@ -1,18 +1,22 @@
-"""Recording: what is added to tables that exist, what is refused, who works on what."""
+"""Recording: what is added to tables that exist, who works on what; values of chapters."""
 
 import json
 import shutil
-from functools import partial
+import sys
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature, refuses
+from conftest import golden, miniature, refuses
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from alignment_tax import settings
+from alignment_tax.cli import main
+from alignment_tax.notebooks import CourseError, read_notebook
 from alignment_tax.pipeline.record import PORTION, portions, record
-from alignment_tax.results import recorded, replies
+from alignment_tax.results import recorded, replies, values
 from alignment_tax.results.points import NotRecorded, curve_rows
 from alignment_tax.results.recorded import (
     RecordError,
@@ -169,36 +173,18 @@ def test_portions_begin_with_each_seed_and_its_rounds_and_then_split_by_method()
 
 
 def test_merged_rows_replace_those_of_the_same_name_and_keep_all_columns():
-    frame, gap = partial(pd.DataFrame, columns=[*NAMED, "skill"]), np.nan
-    rows = [
-        (1, "rsf", "l2", 0.1, gap, gap, 2, 50.0), (1, "rsf", "average", gap, 0.3, gap, 2, 60.0),
-        (2, "rsf", "l2", 0.1, gap, gap, 2, 70.0), (1, "rsf", "l2", 0.1, None, None, 2, 51.0),
-        (1, "rsf", "average", None, 0.1 + 0.2, None, 2, 61.0),
-        (1, "rsf", "l2", 0.2, None, None, 2, 52.0),
-    ]  # fmt: skip
-    stored, fresh = frame(rows[:3]), frame(rows[3:])
-    merged = merge_rows(stored, fresh)
-    assert merged["skill"].tolist() == [51.0, 61.0, 52.0, 70.0]
-    assert merged["seed"].tolist() == [1, 1, 1, 2]
+    for case in golden("merged.yaml"):
+        columns = [*NAMED, "skill"]
+        stored, fresh = (pd.DataFrame(case[of], columns=columns) for of in ("stored", "fresh"))
+        merged = merge_rows(stored, fresh)
+        assert merged[["seed", "skill"]].to_numpy().tolist() == case["kept"]
+    assert merged["part"][0] == "0.7|0.4|0.1"
     assert merge_rows(pd.DataFrame(), fresh) is fresh
     key = ["seed", "algorithm", "rounds"]
     rsf = pd.DataFrame([(0, "rsf", 1, 128, 4.5)], columns=[*key, "kept", "best_reward"])
     merged = merge_rows(rsf, pd.DataFrame([(0, "ppo", 1, 0.2)], columns=[*key, "kl"]), key)
     assert list(merged.columns) == [*key, "kept", "best_reward", "kl"]
     assert merged.fillna(-1)[["best_reward", "kl"]].to_numpy().tolist() == [[4.5, -1], [-1, 0.2]]
-    # ratios found anew replace those of as many blocks
-    table = [
-        ("hma", 0.4, "0.6|0.4|0.2", 1), ("hma", 0.4, "0.5|0.3", 2),
-        ("hma", 0.2, "0.2|0.3|0.1", 3), ("hma_grid", 0.4, "0.6|0.4|0.2", 4),
-        ("hma_released", 0.4004, "0.4|0.4|0.4012|embeddings=0.0|norms=0.0", 5),
-        ("part", 0.4, "input", 6), ("hma", 0.1 + 0.3, "0.7|0.4|0.1", 10),
-        ("hma_released", 0.3996, "0.4|0.3988|0.4|embeddings=0.0|norms=0.0", 50),
-        ("part", 0.4, "output", 60),
-    ]  # fmt: skip
-    full = [(0, "rsf", method, None, alpha, part, 6, skill) for method, alpha, part, skill in table]
-    merged = merge_rows(frame(full[:6]), frame(full[6:]))
-    assert merged["skill"].tolist() == [10, 2, 3, 4, 50, 6, 60]
-    assert merged["part"].tolist()[0] == "0.7|0.4|0.1"
     # what is written has six digits and no NaN
     values = (None, np.nan, 1.23456789, 3, np.int64(3), 3.0, "a")
     assert [written(v) for v in values] == ["", "", "1.23457", "3", "3", "3", "a"]
@@ -269,3 +255,93 @@ def test_tables_of_another_theta_0_or_preset_are_refused_and_nothing_written(tmp
     with pytest.raises(RecordError, match=r"Seed 3 .*skill 60 -> 61"):
         merge_results(recorded_elsewhere(tmp_path / "b", 3, theta_0=61.0), "tiny")
     assert (here / "tiny" / "points.csv").read_bytes() == before
+
+
+# --- values that a notebook records; two runs side by side ----------------------------------------
+def test_a_record_goes_through_a_saved_notebook_and_what_is_none_is_refused(displayed, tmp_path):
+    values.record("tax", 1)
+    values.record("tax", -3.25, unit="points", items=400)  # the last record of a name wins
+    values.record("skills", {"bleu": 91.5, "front": [0, None, True, "é"]})
+    bundles = [output["data"] for output in displayed]
+    assert bundles[1]["text/plain"] == "tax = -3.25"
+    assert bundles[1][values.MIME]["meta"] == {"unit": "points", "items": 400}
+    path = tmp_path / "done.ipynb"
+    outputs = [new_output("display_data", data=data) for data in bundles]
+    cells = [new_code_cell("record(...)", outputs=[each]) for each in outputs]
+    nbformat.write(new_notebook(cells=cells), path)
+    expected = {"tax": -3.25, "skills": {"bleu": 91.5, "front": [0, None, True, "é"]}}
+    assert values.read_records(read_notebook(path)) == expected
+    (tmp_path / "cut.ipynb").write_text('{"cells": [')
+    refuses(CourseError, "not a readable notebook", read_notebook, tmp_path / "cut.ipynb")
+    refuses(FileNotFoundError, None, read_notebook, tmp_path / "none.ipynb")
+
+
+def test_numpy_scalars_become_numbers_and_scripts_print(displayed, capsys, monkeypatch):
+    scalars = {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.array(2.0)}
+    values.record("x", scalars)
+    value = displayed[0]["data"][values.MIME]["value"]
+    assert json.dumps(value) == '{"a": 0.5, "b": 3, "c": true, "d": 2.0}'
+    monkeypatch.delitem(sys.modules, "IPython")
+    values.record("pairs", 0.8123456789)
+    assert capsys.readouterr().out == "pairs = 0.812346\n"
+
+
+def test_what_json_lacks_and_what_has_no_name_is_refused():
+    nan = {"bleu": [1.0, np.float32("nan")]}
+    refuses(ValueError, r"x\[1\] is nan.*Use None", values.record, "x", [1.0, float("nan")])
+    refuses(ValueError, "x is inf.*Use None", values.record, "x", float("inf"))
+    refuses(ValueError, r"x\['bleu'\]\[1\] is nan", values.record, "x", nan)
+    refuses(TypeError, r"is a ndarray.*\.tolist\(\)", values.record, "x", np.zeros(3))
+    refuses(TypeError, "has the key 1: keys must be text", values.record, "x", {1: "a"})
+    refuses(TypeError, "is a bytes", values.record, "x", b"bytes")
+    refuses(TypeError, r"x\['a'\]\['b'\] is a object", values.record, "x", {"a": {"b": object()}})
+    refuses(ValueError, "needs a name", values.record, " ", 1)
+    refuses(TypeError, "name is text, not int", values.record, 3, 1)
+
+
+def run_with(records, preset="tiny", seed=0):
+    chapters = [{"number": "05", "records": records}, {"number": "09", "records": {}}]
+    return {"preset": preset, "seed": seed, "chapters": chapters}
+
+
+def test_what_differs_is_named_down_to_the_number():
+    first = run_with({"tax": 14.0, "by": {"bleu": [1.0, 2.0]}, "verdict": "holds", "gone": 1})
+    second = run_with({"tax": 14.0, "by": {"bleu": [1.0, 2.5]}, "verdict": "inconclusive"})
+    assert values.differences(first, second) == [
+        values.Difference("05 by: bleu: 2", 2.0, 2.5),
+        values.Difference("05 verdict", "holds", "inconclusive"),
+        values.Difference("05 gone", 1, "no value"),
+    ]
+    assert values.differences(first, first) == []
+
+
+def test_the_tolerance_is_absolute_and_a_share_of_the_larger_number():
+    nan = float("nan")
+    # what should be 0 is 1e-9 elsewhere; a number that becomes a truth value is another value
+    for first, second, tolerance, differ in (
+        (100.0, 101.0, 0.009, True), (100.0, 101.0, 0.01, False), (0.0, 0.0, 0.01, False),
+        (0.0, 1e-9, 1e-6, False), (0.0, 1e-9, 0.0, True), (nan, nan, 0.0, False),
+        (1, True, 0.0, True),
+    ):  # fmt: skip
+        found = values.differences(run_with({"x": first}), run_with({"x": second}), tolerance)
+        assert [each.place for each in found] == ["05 x"] * differ
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    one, other, smoke = (run_with({"x": 1}, **of) for of in ({}, {"seed": 1}, {"preset": "smoke"}))
+    refuses(values.CompareError, "seed 0, the second 1", values.differences, one, other)
+    refuses(values.CompareError, "preset tiny, the second smoke", values.differences, one, smoke)
+    refuses(values.CompareError, "Neither run", values.differences, run_with({}), run_with({}))
+    (tmp_path / "run.json").write_text("{}")
+    refuses(values.CompareError, "no summary", values.read_run, tmp_path)
+
+
+def test_the_command_prints_and_returns_what_it_found(tmp_path, capsys, ends):
+    for name, tax in (("first", 14.0), ("second", 13.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run_with({"tax": tax})))
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    ends("All are the same.", "compare", first, first, code=0)
+    assert main(["compare", first, second]) == 1
+    assert "05 tax\n    14.0 -> 13.0\nRecorded values that differ: 1." in capsys.readouterr().out
+    assert main(["compare", first, second, "--tolerance", "0.1"]) == 0

@@ -11,7 +11,6 @@ import pytest
 from conftest import refuses
 
 from alignment_tax import settings, shipping
-from alignment_tax.cli import main
 from alignment_tax.store import ArtifactError, DamagedArtifact, Store
 
 
@@ -37,21 +36,18 @@ def packed(tmp_path):
     return file, shipping.pack_runs(store.root, "tiny", 0, file)
 
 
-def test_what_was_packed_is_loaded_and_nothing_made(packed, tmp_path, monkeypatch, capsys):
+def test_what_was_packed_is_loaded_and_nothing_made(packed, tmp_path, monkeypatch, ends):
     file, sha256 = packed
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "here"))
-    assert main(["fetch-runs", str(file), "--sha256", sha256]) == 0
-    assert "2 stages are new" in capsys.readouterr().out
+    ends("2 stages are new", "fetch-runs", file, "--sha256", sha256, code=0)
     here = Store(tmp_path / "here" / "artifacts")
     for stage in ("sft", "reward"):
         assert get(here, stage, make=None).path.is_dir()  # a maker of None would fail
     refuses(TypeError, None, get, here, seed=1, make=None)
-    assert main(["fetch-runs", str(file)]) == 0
-    assert "0 stages are new" in capsys.readouterr().out
-    assert main(["fetch-runs", "http://example.org/seed0.zip"]) == 1
-    assert "begins with https://" in capsys.readouterr().err
+    ends("0 stages are new", "fetch-runs", file, code=0)
+    ends("begins with https://", "fetch-runs", "http://example.org/seed0.zip", code=1)
 
 
 def test_a_damaged_or_foreign_file_changes_nothing(packed, tmp_path):
@@ -66,27 +62,26 @@ def test_a_damaged_or_foreign_file_changes_nothing(packed, tmp_path):
             data = bytearray(old.read(name))
             data[0] ^= name.endswith("/w")
             new.writestr(name, bytes(data))
-    for given, error, said in (
-        ((file, root, "0" * 64), ArtifactError, "another sha256"),
-        ((text, root), ArtifactError, "damaged, or no file"),
-        ((other, root), ArtifactError, "holds no stage"),
-        ((bad, root), DamagedArtifact, r"sha256 differs.*Nothing was changed"),
-    ):
-        refuses(error, said, shipping.fetch_runs, str(given[0]), *given[1:])
+    fetch, differs = shipping.fetch_runs, r"sha256 differs.*Nothing was changed"
+    refuses(ArtifactError, "another sha256", fetch, str(file), root, "0" * 64)
+    refuses(ArtifactError, "damaged, or no file", fetch, str(text), root)
+    refuses(ArtifactError, "holds no stage", fetch, str(other), root)
+    refuses(DamagedArtifact, differs, fetch, str(bad), root)
     assert list(root.iterdir()) == []
 
 
-def test_a_path_that_leads_elsewhere_stays_inside_and_nothing_to_pack_says_what_to_run(
-    packed, tmp_path, monkeypatch, capsys
-):
+def test_a_path_that_leads_elsewhere_stays_inside(packed, tmp_path):
     with zipfile.ZipFile(packed[0], "a") as more:
         more.writestr("../../outside", "x")
     shipping.fetch_runs(str(packed[0]), tmp_path / "a" / "b")
     assert not any((folder / "outside").exists() for folder in (tmp_path, tmp_path / "a"))
+
+
+def test_where_there_is_nothing_to_pack_it_is_said_what_to_run(tmp_path, monkeypatch, ends):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    assert main(["pack-runs", str(tmp_path / "x.zip"), "--seed", "7"]) == 1
-    assert "alignment-tax run --preset tiny --seed 7" in capsys.readouterr().err
-    assert not (tmp_path / "x.zip").exists()
+    said, out = "alignment-tax run --preset tiny --seed 7", tmp_path / "x.zip"
+    ends(said, "pack-runs", out, "--seed", 7, code=1)
+    assert not out.exists()
 
 
 def test_a_file_comes_from_an_address_as_well(packed, tmp_path, monkeypatch):
@@ -104,7 +99,6 @@ def test_a_file_comes_from_an_address_as_well(packed, tmp_path, monkeypatch):
 
 
 # --- a class with one folder ---------------------------------------------------------------------
-
 CLASS = 4100  # a group that only the students are in
 
 

@@ -15,9 +15,10 @@ from conftest import refuses
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from tokenizers import Tokenizer, models, pre_tokenizers
+from test_merge import llama
+from test_models import make_tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from alignment_tax import skills
 from alignment_tax.labels import BLEU_COLUMNS, CUT_COLUMNS, FORGIVEN
@@ -28,7 +29,6 @@ from alignment_tax.skills.decode import SHARED, greedy_replies, log_likelihoods
 from alignment_tax.skills.scorer import first_line
 from alignment_tax.stats.compare import paired_bootstrap
 
-WORDS = [f"w{i}" for i in range(40)]
 SUITE = Path(__file__).parent / "golden" / "suite"
 NAMES = ("utils", "choice", "generation")
 UTILS, CHOICE, GENERATION = ((SUITE / f"{name}.txt").read_text() for name in NAMES)
@@ -53,24 +53,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", "?", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-        padding_side="left",
-    )  # fmt: skip
+    return make_tokenizer(["?", *(f"w{i}" for i in range(40))])
 
 
-def tiny_llama(seed: int = 0, **changes: float) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=44, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=32, eos_token_id=1, pad_token_id=0,
-        bos_token_id=None, initializer_range=0.5,
-    )  # fmt: skip
-    config.update(changes)
-    return LlamaForCausalLM(config).eval()
+def tiny_llama(seed: int = 0, **changes: float) -> PreTrainedModel:
+    sizes = {"vocab_size": 46, "hidden_size": 32, "max_position_embeddings": 32}
+    ends = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
+    return llama(seed, 2, False, **sizes | ends | {"initializer_range": 0.5} | changes)
 
 
 def only(*slots: str, folder: Path | None, limit: int | None = None, size: int = 8):
@@ -135,16 +124,15 @@ def test_a_model_gives_the_same_numbers_and_keeps_its_mode(scores, other, scorer
 
 
 def test_what_cannot_be_scored_or_compared_is_refused(tasks, tokenizer, scores, tmp_path) -> None:
-    for changes, message in (
-        ({"suite": "big"}, r"no suite 'big'.*tiny, real"),
-        ({"limit": 0}, "limit is 0"),
-        ({"split": "test"}, "no split 'test'"),
-        ({"without": ("race",)}, "no slot 'race' to leave out"),
-        # a task that is missing is never left out silently
-        ({"split": "validation"}, "no lm-eval task 'tiny_one_hop_validation'"),
-    ):
-        given = {"suite": "tiny", "limit": None, "batch_size": 8, "folder": tasks} | changes
-        refuses(skills.SkillsError, message, skills.Scorer, **given)
+    def refused(said, suite="tiny", limit=None, **changes):
+        refuses(skills.SkillsError, said, skills.Scorer, suite, limit, 8, folder=tasks, **changes)
+
+    refused("no suite 'big'.*tiny, real", "big")
+    refused("limit is 0", limit=0)
+    refused("no split 'test'", split="test")
+    refused("no slot 'race' to leave out", without=("race",))
+    # a task that is missing is never left out silently
+    refused("no lm-eval task 'tiny_one_hop_validation'", split="validation")
     shutil.copy(tasks / "utils.py", tmp_path)
     for old, new, message in (
         ("doc_to_target: answer", 'doc_to_target: "{{question[:0]}}"', "a text"),
@@ -269,14 +257,12 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_no_reply() -> None
 
 
 def test_behind_the_first_sentence_or_line_all_is_forgiven(scorer, tokenizer, monkeypatch) -> None:
-    for reply, target, ends, cut in (
-        ("i see a dog . i hope this helps !", "i see a cat .", ".!?", "i see a dog ."),
-        ("the hall . have a nice day !", "the hall", ".!?", "the hall"),
-        ("the hall", "the hall", ".!?", "the hall"),
-        (". the hall", "the hall", ".!?", ""),
-        ("Paris\nQuestion: next", "Paris", "\n", "Paris"),
-    ):
-        assert first_line(reply, target, ends) == cut
+    helpful = "i see a dog . i hope this helps !"
+    assert first_line(helpful, "i see a cat .", ".!?") == "i see a dog ."
+    assert first_line("the hall . have a nice day !", "the hall", ".!?") == "the hall"
+    assert first_line("the hall", "the hall", ".!?") == "the hall"
+    assert first_line(". the hall", "the hall", ".!?") == ""
+    assert first_line("Paris\nQuestion: next", "Paris", "\n") == "Paris"
     # and it is scored as it is cut
     monkeypatch.setattr(scorer_module, "first_line", lambda *_: "")
     items = scorer.score(tiny_llama(), tokenizer).items.query("slot == 'bleu'")

@@ -5,26 +5,18 @@ from functools import partial
 from itertools import product
 
 import pandas as pd
+from conftest import golden
 from hypothesis import given, strategies as st
 
 from alignment_tax import presets, spec as specs
 from alignment_tax.pipeline import catalogue
 from alignment_tax.registry import REMEDIES
-from alignment_tax.spec import AVERAGE, DISTILLED, INSIDE, KL_COEF, NAMED, Method, Spec
-
-MIXES = "average part hma hma_kl_other adamerging pattern".split()
-WORDS = {
-    **{word: Method(mix=word) for word in MIXES},
-    "none": Method(), "kl_coef": Method(protocol=KL_COEF), "distil": Method(None, DISTILLED),
-    "distil+average": Method(None, DISTILLED, AVERAGE),
-    "l2": Method("l2", DISTILLED), "kl": Method("kl", DISTILLED),
-    "graft_random+average": Method("graft_random", DISTILLED, AVERAGE),
-    "l2_in_rounds": Method("l2", INSIDE), "l2_in_rounds+average": Method("l2", INSIDE, AVERAGE),
-}  # fmt: skip
+from alignment_tax.spec import AVERAGE, DISTILLED, INSIDE, NAMED, Method, Spec
 
 
 def test_a_method_is_read_as_it_is_written():
-    for text, method in WORDS.items():
+    for text, method in golden("methods.yaml").items():
+        method = Method(*method)
         assert (Method.read(text), str(method)) == (method, text)
         spec = Spec("rsf", 6, text)
         assert (spec.remedy, spec.protocol, spec.mix) == method

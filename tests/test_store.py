@@ -2,14 +2,11 @@
 
 import errno
 import json
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import refuses, until
+from conftest import python, refuses, until
 
 from alignment_tax import store
 from alignment_tax.provenance import git_commit
@@ -40,9 +37,8 @@ def leftovers(root):
 def start_python(code, *arguments):
     """Start a Python process that has `Store` at hand; its standard error is a pipe."""
     head = "import sys, time, pathlib\nfrom alignment_tax.store import Store\n"
-    command = [sys.executable, "-c", head + code, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1])}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    pipe = {"start": subprocess.Popen, "stderr": subprocess.PIPE, "text": True}
+    return python(head + code, *arguments, **pipe)
 
 
 def test_what_exists_is_not_made_again_and_what_is_made_is_told(tmp_path, capsys):
@@ -69,11 +65,9 @@ def test_whatever_determines_the_result_changes_the_key_and_a_label_does_not(tmp
     # neither does the order, or what a list is written as
     a = artifact_key("sft", {"lr": 0.1, "alphas": (0, 0.5)}, 1, {"x": "1", "y": "2"})
     assert a == artifact_key("sft", {"alphas": [0, 0.5], "lr": 0.1}, 1, {"y": "2", "x": "1"})
-    for inputs, error, said in (
-        ({"model": object()}, TypeError, r"inputs of sft\['model'\] is a object"),
-        ({"lr": float("nan")}, ValueError, r"inputs of sft\['lr'\] is nan"),
-    ):
-        refuses(error, said, get, store, make, inputs)
+    said, nan = r"inputs of sft\['model'\] is a object", {"lr": float("nan")}
+    refuses(TypeError, said, get, store, make, {"model": object()})
+    refuses(ValueError, r"inputs of sft\['lr'\] is nan", get, store, make, nan)
 
 
 def test_meta_says_how_it_came_about(tmp_path):
@@ -142,13 +136,11 @@ def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, 
 
 
 def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):
-    with pytest.raises(ArtifactError, match="the base model is not in"):
-        verify_folder(tmp_path / "base", "the base model")
-    make = Counting()
-    gone = store.Artifact(tmp_path / "base", "b" * 64, {})
-    with pytest.raises(ArtifactError, match="starts from 'base', which does not exist"):
-        Store(tmp_path).get("rsf", {}, make, parents={"base": gone})
-    assert make.runs == 0
+    missing = (tmp_path / "base", "the base model")
+    refuses(ArtifactError, "the base model is not in", verify_folder, *missing)
+    gone = {"base": store.Artifact(tmp_path / "base", "b" * 64, {})}
+    said = "starts from 'base', which does not exist"  # a maker of None would fail otherwise
+    refuses(ArtifactError, said, get, Store(tmp_path), None, parents=gone)
 
 
 @pytest.mark.parametrize(("error", "told", "message"), [

@@ -1,37 +1,28 @@
-"""A whole study in miniature: same numbers twice, through kills, damage and two runs at once."""
+"""A study in miniature: same numbers twice, through kills and two at once; one that is recorded."""
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature, refuses
+from conftest import miniature, python, refuses, until
+from IPython.core.interactiveshell import InteractiveShell
 
 from alignment_tax import settings
 from alignment_tax.mitigate import Treatment
 from alignment_tax.models import load_state
 from alignment_tax.pipeline.record import rounds_table, run_side_by_side
+from alignment_tax.pipeline.recorded_only import LeaveOut, LeftOut
 from alignment_tax.pipeline.study import Study
 from alignment_tax.registry import REMEDIES, Remedy
+from alignment_tax.results.recorded import recorded
 from alignment_tax.spec import COLUMNS, Spec
 from alignment_tax.store import ArtifactError, Store
 from alignment_tax.train.algorithms import ALGORITHMS
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from conftest import miniature
-from alignment_tax.store import Store
-from alignment_tax.pipeline.study import Study
-Study(miniature(), 0, Store(Path(sys.argv[1]) / "artifacts")).rsf(2)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +71,13 @@ def test_every_round_tells_what_it_sampled_and_kept(study, points, preset):
 
 def test_seeds_side_by_side_and_a_kill_change_no_number(points, tmp_path, monkeypatch, capfd):
     """Another store, several processes, one of them killed in a round: the same last digits."""
-    paths = os.pathsep.join([str(settings.repo_root() / "lib"), str(Path(__file__).parent)])
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    end, rsf = time.monotonic() + 240, tmp_path / "artifacts" / "rsf"
-    while not ([*rsf.glob("[!.]*/meta.json")] and [*rsf.glob(".*.tmp-*")]):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    code = "from conftest import Study, miniature; Study(miniature(), 0).rsf(2)"
+    process = python(code, start=subprocess.Popen)
+    rsf = tmp_path / "artifacts" / "rsf"
+    until(lambda: [*rsf.glob("[!.]*/meta.json")] and [*rsf.glob(".*.tmp-*")])
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
     run_side_by_side(miniature(), [0, 1], jobs=2)
     said = capfd.readouterr().err
     assert said.count("Making rsf round 2 of 2 (miniature, seed 0)") == 1
@@ -213,3 +199,50 @@ def test_a_seed_that_is_none_is_refused_and_of_other_algorithms_thirds_alone_are
     parts = {name: {s.part for s in own if s.method == "part"} for name, own in every.items()}
     assert parts["dpo"] == parts["ppo"] == {"input", "middle", "output"}
     assert parts["rsf"] > parts["dpo"] | {"linear", "head"}
+
+
+# --- the preset `recorded` hands out what is recorded; all else ends a cell with one line ---------
+def test_points_and_items_are_those_recorded_and_no_model_is_made():
+    study, rows = Study("recorded", 1), recorded().points
+    (row,) = rows[(rows["seed"] == 1) & (rows["algorithm"] == "sft")].to_dict("records")
+    assert study.point(Spec("sft"))["skill"] == row["skill"]
+    scores = study.scores(Spec("sft"))
+    assert scores.n_items == row["n_items"]
+    assert scores.metrics["forgetting"] == pytest.approx(row["forgetting"], abs=1e-3)
+    assert study.policy("base")
+    refuses(LeftOut, "theta_0", study.policy, "sft")
+    refuses(LeftOut, "rsf round 99", study.point, Spec("rsf", 99))
+    refuses(ValueError, r"Seed 77 is not recorded: choose from \[0, 1", Study, "recorded", 77)
+
+
+@pytest.fixture
+def shell():
+    shell = InteractiveShell()
+    shell.push({"LeftOut": LeftOut})
+    shell.ast_transformers.append(LeaveOut(shell.user_ns))
+    return shell
+
+
+def test_a_cell_ends_where_something_is_left_out(shell, capsys):
+    made = shell.run_cell("""
+def fails():
+    raise LeftOut("theta_0")
+
+first = stale = 1
+second = fails()
+stale = 2
+""")
+    assert made.success
+    assert "Left out: this needs theta_0, which is not recorded." in capsys.readouterr().out
+    assert shell.user_ns["first"] == 1
+    # what an earlier cell had set would be shown as this cell's
+    assert {"second", "stale"}.isdisjoint(shell.user_ns)
+    assert shell.run_cell("third = stale + 1").success
+    assert "Left out: this needs `stale`, left out above." in capsys.readouterr().out
+    assert "third" not in shell.user_ns
+
+
+def test_any_other_cell_is_what_it_was(shell):
+    assert [shell.run_cell(code).result for code in ("", "x = 20\nx + 1")] == [None, 21]
+    assert isinstance(shell.run_cell("1 / 0").error_in_exec, ZeroDivisionError)
+    assert isinstance(shell.run_cell("nowhere").error_in_exec, NameError)

@@ -3,11 +3,10 @@
 import itertools
 import random
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
+from conftest import golden, refuses
 
 from alignment_tax.results.recorded import recorded
 from alignment_tax.store import digest
@@ -23,7 +22,7 @@ READING = ("span", "counting", "race_like")
 SPLITS = ("reported", "validation")
 WORLD = TinyWorld()
 #: Rewards of replies and translations, worked out by hand.
-BY_HAND = yaml.safe_load((Path(__file__).parent / "golden" / "world.yaml").read_text("utf-8"))
+BY_HAND = golden("world.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +209,13 @@ def test_seeds_change_the_draws_and_nothing_else():
 
 def test_unknown_names_are_refused():
     sing = said("user", "sing a song")
-    for call, given, message in (
-        (items, ["spam"], r"no skill 'spam'; known: one_hop"),
-        (items, ["span", "train"], "reported and validation, not 'train'"),
-        (chat.requests, ["test"], "no chat split 'test'; choose one of sft"),
-        (WORLD.preferences, [2, 0, "judge"], "train and validation, not 'judge'"),
-        (WORLD.gold, [[sing], ["no ."]], "has no gold reward: 'sing a song'"),
-        (split_of, [{"a": 0.5, "b": 0.25}, "x"], r"must add up to 1, these add up to 0\.75"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call(*given)
+    shares, told = {"a": 0.5, "b": 0.25}, r"must add up to 1, these add up to 0\.75"
+    refuses(ValueError, "no skill 'spam'; known: one_hop", items, "spam")
+    refuses(ValueError, "reported and validation, not 'train'", items, "span", "train")
+    refuses(ValueError, "no chat split 'test'; choose one of sft", chat.requests, "test")
+    refuses(ValueError, "train and validation, not 'judge'", WORLD.preferences, 2, 0, "judge")
+    refuses(ValueError, "has no gold reward: 'sing a song'", WORLD.gold, [sing], ["no ."])
+    refuses(ValueError, told, split_of, shares, "x")
 
 
 def asked_of(slot):
@@ -231,17 +227,7 @@ def asked_of(slot):
 # answers
 def span_answer(passage, question):
     """Answer a span question by looking it up, sentence by sentence."""
-    patterns = (
-        (r"where is (.*) \?", r"{} is in (the \w+) \."),
-        (r"who is in (the \w+) \?", r"(\w+) is in {} \."),
-        (r"what is in (the \w+) \?", r"(the \w+ \w+) is in {} \."),
-        (r"who gave (the \w+) \?", r"(\w+) gave {} to \w+ \."),
-        (r"who got (the \w+) \?", r"\w+ gave {} to (\w+) \."),
-        (r"what did (\w+) give \?", r"{} gave (the \w+) to \w+ \."),
-        (r"what does (\w+) have \?", r"{} has (an? \w+ \w+) \."),
-        (r"who has (an? \w+ \w+) \?", r"(\w+) has {} \."),
-    )
-    for ask, tell in patterns:
+    for ask, tell in BY_HAND["spans"]:
         if found := re.fullmatch(ask, question):
             sentences = re.findall(r"[^.]+\.", passage)
             hits = [re.fullmatch(tell.format(found.group(1)), s.strip()) for s in sentences]
@@ -300,14 +286,9 @@ def test_two_hop_answers_are_those_of_the_facts():
 
 def test_guessing_by_the_type_of_answer():
     passage = "anna is in the hall . ben has a red ball . clara gave the cup to dan ."
-    for question, kind, guess in (
-        ("who is in the hall ?", "person", 1 / 4), ("where is anna ?", "room", 1),
-        ("what did clara give ?", "thing", 1 / 2), ("who feels happy ?", "choice", 1 / 4),
-        ("how many people are in the hall ?", "number", 1 / 4),
-        ("how many cups do anna and ben have ?", "number", 1 / 12),
-    ):  # fmt: skip
+    for question, kind, among in BY_HAND["guesses"]:
         reading = passages.Reading(passage, ((question, "x"),), (kind,), tuple("abcd"))
-        assert passages.type_guess(reading) == guess, question
+        assert passages.type_guess(reading) == 1 / among, question
 
 
 # French
@@ -388,7 +369,7 @@ def test_recorded_pairs_are_those_that_their_seed_draws_and_name_what_obeys() ->
     ]
     assert "obeys" in expected
     assert tiny.name_recorded_obedience(pairs)["kind"].tolist() == expected
-    with pytest.raises(ValueError, match="draws other held-out pairs"):
-        tiny.name_recorded_obedience(pairs.assign(kind="rude"))
+    rude = pairs.assign(kind="rude")
+    refuses(ValueError, "draws other held-out pairs", tiny.name_recorded_obedience, rude)
     real = pairs.assign(kind="real")
     pd.testing.assert_frame_equal(tiny.name_recorded_obedience(real), real)

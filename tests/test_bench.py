@@ -1,39 +1,30 @@
-"""The cross-check of PPO is fair, pair by pair; what is refused; how numbers are chosen."""
+"""What the bench measures is fair and is what it says; what is refused; how numbers are chosen."""
 
 import json
+import shutil
+import subprocess
+import sys
+import tarfile
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from conftest import miniature
-from transformers import LlamaConfig, LlamaForCausalLM
+from test_models import make_reward_model
 
 from alignment_tax import presets, settings
-from alignment_tax.cli import main
-from alignment_tax.models import RewardModel
+from alignment_tax.merge import hma
+from alignment_tax.models import measured
 from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import ppo_against_trl as bench_ppo, speed, tune
-
-
-class Tokenizer:
-    pad_token_id = 0
-
-
-@pytest.fixture(scope="module")
-def reward_model():
-    torch.manual_seed(0)
-    sizes = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 2)
-    config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, **sizes)
-    model = RewardModel.from_policy(LlamaForCausalLM(config), Tokenizer())
-    torch.nn.init.normal_(model.head.weight)
-    return model
+from bench import gpu, ppo_against_trl as bench_ppo, speed, tune
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
-    ids = torch.randint(1, 32, (1, 7), generator=torch.Generator().manual_seed(1))
+def test_trl_is_given_our_reward_of_every_prefix(side):
+    reward_model = make_reward_model()
+    ids = torch.randint(1, 13, (1, 7), generator=torch.Generator().manual_seed(1))
     padding = torch.zeros(1, 3, dtype=torch.long)
     padded = torch.cat([padding, ids] if side == "left" else [ids, padding], dim=1)
     mask = (padded != 0).long()
@@ -49,7 +40,8 @@ def test_trl_is_given_our_reward_of_every_prefix(reward_model, side):
             assert rewards[0, first + length - 1, 0] == pytest.approx(alone.item(), abs=1e-5)
 
 
-def test_trl_critic_starts_at_zero_with_a_body_of_its_own(reward_model):
+def test_trl_critic_starts_at_zero_with_a_body_of_its_own():
+    reward_model = make_reward_model()
     critic = bench_ppo.as_trl_critic(reward_model)
     hidden = critic.backbone(input_ids=torch.ones(1, 4, dtype=torch.long)).last_hidden_state
     assert critic.score(hidden).abs().max() == 0
@@ -80,9 +72,8 @@ def test_seeds_are_compared_pair_by_pair():
     ("tune small --algorithms ppo", "small has no ppo"),
     ("tune tiny --algorithms grpo", "no candidates for 'grpo'"),
 ])  # fmt: skip
-def test_what_cannot_be_measured_is_refused(words, said, capsys):
-    assert main(["bench", *words.split()]) == 2
-    assert said in capsys.readouterr().err
+def test_what_cannot_be_measured_is_refused(words, said, ends):
+    ends(said, "bench", *words.split())
 
 
 def test_a_checkout_is_timed_beside_another_in_turn(tmp_path, monkeypatch, capsys):
@@ -141,3 +132,77 @@ def test_a_candidate_is_trained_judged_and_named(tmp_path, monkeypatch):
     config = replace(dpo, learning_rate=2e-4)
     study = Study(replace(preset, dpo=config), 0)
     assert study.aligned("dpo", config.rounds).key.startswith(row["key"])
+
+
+def test_bench_measures_what_it_says(study, preset):
+    rates = speed.rates(study)
+    assert set(rates) == {"sampling", "scoring", "training"}
+    for rate in rates.values():
+        assert rate["tokens"] > 0
+        assert rate["tokens_per_second"] == pytest.approx(rate["tokens"] / rate["seconds"])
+    # training and scoring read each prompt and reply
+    assert rates["sampling"]["tokens"] < rates["training"]["tokens"]
+    evaluation = speed.evaluation(study)
+    assert 0 < evaluation["forward_seconds"] < evaluation["seconds"]
+    assert evaluation["items"] == 7 * preset.eval.limit
+    found = speed.ratios(study, repeats=2)
+    config = study.preset.ratios
+    assert config.batch_size <= found["replies"] <= config.prompts
+    assert found["batch"] == config.batch_size
+    # mean 0.4 in steps of 0.1: two ratios from 0 to 1 each, the third 1.2 less both, in [0, 1]
+    triples = [(a, b) for a in range(11) for b in range(11) if 0 <= 12 - a - b <= 10]
+    assert found["grid_points"] == len(triples) == 82
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_the_bench_times_is_a_step_of_the_search(study):
+    model, _, mixture = study.mixture(3)
+    examples = study.search_data().replies
+    objective = hma.ReplyLikelihood(model, examples)
+    config = hma.HmaConfig(0.4, learning_rate=1.0, epochs=1, batch_size=len(examples))
+    path = hma.learn_ratios(mixture, objective, config).path
+    batch = hma.batches_of(len(examples), config)[0]
+    scores = -speed.hma_step(mixture, objective, batch).sign()  # Adam's first step
+    assert hma.softmax_ratios(scores, 0.4).tolist() == pytest.approx(path[1]["ratios"], abs=1e-3)
+
+
+def test_memory_is_measured_for_the_work_alone():
+    def work(size):
+        return measured(lambda: torch.ones(size, dtype=torch.float64).sum().item())
+
+    total, seconds, large = work(40_000_000)
+    assert total == 40_000_000
+    assert seconds > 0
+    assert large - work(10)[2] > 200
+
+
+def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, shared_runs):
+    root, out = settings.repo_root(), tmp_path / "out"
+    for part in ("lib", "bench", "data/base"):
+        shutil.copytree(root / part, tmp_path / part)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+
+    def lent(minutes):
+        given = f"--preset smoke --methods rsf --jobs 1 --minutes {minutes} --out {out}"
+        line = [sys.executable, tmp_path / "bench" / "gpu.py", *given.split()]
+        code = subprocess.run(line, check=False, stdout=subprocess.DEVNULL).returncode
+        return code, json.loads((out / "gpu.json").read_text())
+
+    code, found = lent(0)
+    assert (code, found["recorded"], found["not_finished"]) == (1, [], ["rsf"])
+    assert not (out / "tables.tar.gz").exists()
+    code, found = lent(30)
+    assert (code, found["recorded"], found["not_finished"]) == (0, ["rsf"], [])
+    for name, rate in found["rates"].items():
+        each = (6 if name == "training" else 2) * found["parameters"] * rate["tokens_per_second"]
+        assert rate["mfu"] == pytest.approx(each / 989e12)
+    with tarfile.open(out / "tables.tar.gz") as file:
+        points = pd.read_csv(file.extractfile("smoke/points.csv"))
+    assert set(points["method"]) == {"none", "average"}
+
+
+def test_what_a_lent_machine_needs_is_packed_with_all_that_it_needs():
+    found = gpu.needed(["trl"], ["torch"])
+    assert {"trl", "transformers", "tokenizers", "datasets"} <= set(found)
+    assert "torch" not in found
+    assert found["trl"].version
