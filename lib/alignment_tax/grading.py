@@ -24,9 +24,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import exercises, settings
+from alignment_tax import exercises, labels, settings
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
-from alignment_tax.notebooks import CourseError, code_cells, find_chapters, html_page, read_notebook
+from alignment_tax.notebooks import CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
 from alignment_tax.store import write_whole
 
@@ -253,5 +253,5 @@ def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None
     table["of"], table["notes"] = len(shown), ["; ".join(row.notes) for row in rows]
     table = table.fillna("").astype(str)
     write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
-    page = html_page("grades", head=heads, rows=table.to_numpy().tolist())
+    page = labels.page("grades", "html", head=heads, rows=table.to_numpy().tolist())
     write_whole(out / "grades.html", page)
