@@ -1,10 +1,8 @@
 """Which faults `alignment-tax regress` finds: `alignment-tax bench planted`.
 
-Ten faults are planted one at a time, each a few words in a copy of the checkout. The chapter that
-teaches the faulty code runs on smoke with seed 0, and is held against four seeds of the code as it
-is: by the rules of `regress`, and by the spread over seeds alone, as on another machine or with
-another release, where no number repeats. Numbers of smoke mean little, but they repeat; all of it
-takes a quarter of an hour of one core. What is finished is kept, so it goes on after an end.
+Ten faults are planted in a copy of the checkout, one at a time. The chapter that teaches the faulty
+code runs on smoke with seed 0, and is held against four seeds of the code as it is: by the rules of
+`regress`, and by the spread over seeds alone, as on another machine. What is finished is kept.
 """
 
 import shutil
@@ -26,7 +24,6 @@ from bench.speed import NOT_COPIED
 
 PRESET, SEEDS, OUT = "smoke", (0, 1, 2, 3), "planted_faults.csv"
 PACKAGE = Path("lib/alignment_tax")
-TEXT = dict.fromkeys(("chapter", "was", "verdict"), str)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,8 @@ def regress(checkout: Path, out: Path, *words: str) -> list[Change]:
     said = python(["-c", code, *line], [checkout / "lib"], checkout)
     if said.split()[-1] not in ("0", "1"):
         raise RuntimeError(f"{' '.join(line)} ended with {said}")
-    rows = pd.read_csv(out / TABLE, dtype=TEXT).fillna({"was": "", "verdict": ""})
+    text = dict.fromkeys(("chapter", "was", "verdict"), str)
+    rows = pd.read_csv(out / TABLE, dtype=text).fillna({"was": "", "verdict": ""})
     return [Change(**{str(k): v for k, v in row.items()}) for row in rows.to_dict("records")]
 
 
