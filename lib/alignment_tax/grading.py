@@ -1,8 +1,7 @@
 """A class's notebooks, graded: a row a student, a column an exercise.
 
-Of a notebook only its stubs are run, with the imports and definitions around them. Each function
-stands in a process of its own (sandbox.py); the course's check, hidden cases too, calls it from
-here, so nothing that a notebook prints, or does to the library, counts.
+Only stubs are run, with the imports and definitions around them, each in a process of its own
+(sandbox.py). The course's checks call it from here: what a notebook prints or patches counts not.
 """
 
 import ast
@@ -65,10 +64,9 @@ def find_students(folder: Path) -> dict[str, list[Path]]:
 
 
 def code_of(notebook: Any, exercise: Exercise) -> list[str]:
-    """Return the statements of a student's notebook that an exercise needs, in their order.
+    """Return the statements of a student's notebook that an exercise needs (CourseError: none).
 
-    That is each cell that defines it, wherever it stands, unless it is an untouched stub beside
-    one that is not; of all others what is CHEAP. (CourseError: nothing defines it.)
+    Of cells that define it, wherever they stand, the changed ones, if any; of others what is CHEAP.
     """
     cells, faults = [], []
     empty = {ast.dump(node) for node in definitions(exercise.stub).values()}

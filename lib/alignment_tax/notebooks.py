@@ -1,7 +1,4 @@
-"""The chapters: found, checked, executed side by side through papermill, and shown on one page.
-
-Each is executed in a fresh kernel of this very Python, whose current folder is that of the run.
-"""
+"""The chapters: found, checked, executed through papermill (a fresh kernel each), and shown."""
 
 import ast
 import contextlib
@@ -334,10 +331,7 @@ def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
 def remaining_minutes(
     done: Sequence[tuple[float | None, float]], ahead: Sequence[float | None], jobs: int = 1
 ) -> float | None:
-    """Return about how many minutes the chapters ahead take, `jobs` at once; None if not known.
-
-    Those that have run (typical and measured minutes) tell the pace of this machine, and the mean.
-    """
+    """Return the minutes `ahead` at the pace of `done`, (typical, measured); None: not known."""
     pairs = [(usual, real) for usual, real in done if usual]
     pace = sum(real for _, real in pairs) / sum(usual for usual, _ in pairs) if pairs else 1.0
     mean = sum(real for _, real in done) / len(done) if done else None
@@ -351,11 +345,10 @@ def run_course(
     notebooks: Path | None = None, jobs: int | None = None, limit: float | None = None,
     keep: bool = False,
 ) -> CourseRun:  # fmt: skip
-    """Execute chapters, go on after a failure, and write the index page.
+    """Execute chapters, go on after a failure, and write the index page; faults are raised first.
 
     `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
-    depends on nothing that changed since is not run again. What is wrong is raised before anything
-    runs.
+    depends on nothing that changed since is not run again.
     """
     real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

@@ -1,7 +1,7 @@
 """What a preset of the paper's size takes, from its configuration alone, before anything is run.
 
-The course works in one process on one GPU; TRL under accelerate (FSDP) can train what does not fit.
-Lengths are taken at their limits, so all but the throughput errs upwards.
+The course works on one GPU; TRL under accelerate (FSDP) can train what does not fit. Lengths are at
+their limits, so all but the throughput errs upwards.
 """
 
 from __future__ import annotations
@@ -207,10 +207,7 @@ def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
 
 
 def check_machine(preset: Preset, folder: Path) -> None:
-    """Refuse a run before it begins (PlanError): no GPU, too little of its memory or of the disk.
-
-    `folder` holds the artifacts; what lies there already need not be written again.
-    """
+    """Refuse a run (PlanError): no GPU, or too little memory or disk beside what `folder` holds."""
     size, todo = size_of(preset.model), stages(preset)
     name, see = f"Preset {preset.name}", f"See: alignment-tax plan {preset.name}"
     need, most = max((each.alone(size), each.name) for each in todo)

@@ -1,8 +1,7 @@
 """What `alignment-tax regress` does: run chapters for several seeds, and say what has changed.
 
-The chapters run in a folder of stages that this very code, on this machine, with these versions,
-has made alone, so what is finished is not run again. Then every recorded value and every claim is
-held against the recording (`stats.drift`).
+They run in a folder of stages of this very code, machine and versions alone, so what is finished is
+not run again; then every value and claim is held against the recording (`stats.drift`).
 """
 
 import contextlib
