@@ -37,30 +37,12 @@ class Fault:
     new: str
 
 
-FAULTS = (
-    Fault("a wrong sign in the loss of RSF", "04", "train/loop.py",
-          "loss = outputs.loss + added.sum()", "loss = added.sum() - outputs.loss"),
-    Fault("alpha as the weight of the model before RLHF", "09", "merge/average.py",
-          "wide(end), float(alpha))", "wide(end), 1 - float(alpha))"),
-    Fault("RSF trains in bfloat16", "04", "train/loop.py",
-          "model.float().eval()  #", "model.bfloat16().eval()  #"),
-    Fault("a learning rate of RSF ten times as high", "04", "train/loop.py",
-          "parameters, lr=learning_rate,", "parameters, lr=10 * learning_rate,"),
-    Fault("the end token masked out of the loss of SFT", "02", "train/sft.py",
-          "[1] * (len(ids) - asked)))", "[1] * (len(ids) - asked - 1) + [0]))"),
-    Fault("the reward read one token before the last", "03", "models.py",
-          "device=mask.device)).argmax(dim=1)", "device=mask.device)).argmax(dim=1) - 1"),
-    Fault("a rejected reply of another pair", "03", "train/reward.py",
-          '"rejected_ids": rejected[i]} for i in usable]',
-          '"rejected_ids": rejected[j]} for i, j in zip(usable, usable[1:] + usable[:1])]'),
-    Fault("the stop string of the skills lost", "09", "skills/tiny/_generate.yaml",
-          'until: ["<eos>"]', 'until: ["<end>"]'),
-    Fault("an average that leaves the norms as they were", "09", "merge/average.py",
-          "averaged = averaged_names(theta_0, what)",
-          'averaged = {n for n in averaged_names(theta_0, what) if "norm" not in n}'),
-    Fault("another default of the trainer: beta2 of Adam 0.95", "02", "train/trainer.py",
-          '"weight_decay": 0.0,', '"weight_decay": 0.0, "adam_beta2": 0.95,'),
-)  # fmt: skip
+#: A fault a paragraph: its name, chapter and file, the text there (-) and what stands for it (+).
+TOLD = Path(__file__).with_name("faults.txt").read_text(encoding="utf-8").strip().split("\n\n")
+FAULTS = [
+    Fault(name, place[:2], place[3:], old.removeprefix("- "), new.removeprefix("+ "))
+    for name, place, old, new in map(str.splitlines, TOLD)
+]
 
 
 @contextmanager
