@@ -1,7 +1,7 @@
 """What a kill -9 at any moment leaves: `alignment-tax bench kill`, to data/results/kill.json.
 
-In a copy of the checkout a command is run undisturbed, then again from nothing, each time killed
-after a random time, and to its end: recorded must be the same, and nothing temporary left.
+A command runs undisturbed in a copy of the checkout, then is killed at random times, and run to its
+end: recorded must be the same, and nothing temporary left.
 """
 
 import json
@@ -26,8 +26,6 @@ from bench.speed import NOT_COPIED
 SEED, KILLS = 18, 10
 RECORD = "record smoke --seeds 0 --methods l2"
 RUN = "run --preset smoke --only 04 09 --jobs 1 --out runs/out"
-#: Of the undisturbed time: what is finished is kept, so that later starts have less to do.
-LATEST = 2 / 3
 #: What stages, tables and pages are called until they are whole; columns no two runs share.
 TEMPORARY, TIMES = re.compile(r"\.(tmp|part|running)\b"), ["seconds", "peak_memory_mb"]
 
@@ -77,7 +75,8 @@ def chain(copy: Path, line: str, draw: random.Random) -> Numbers:
         if ended:  # also before its moment
             for left in ("runs", "data/results/smoke"):
                 shutil.rmtree(copy / left, ignore_errors=True)
-        moment = round(draw.uniform(0, whole * LATEST), 1)
+        # not later: what is finished is kept, so that later starts have less to do
+        moment = round(draw.uniform(0, whole * 2 / 3), 1)
         ended = start(copy, line, moment)
         if not ended:
             kills.append({"seconds": moment, "unfinished": temporary(copy)})

@@ -1,10 +1,8 @@
 """Which faults `alignment-tax regress` finds: `alignment-tax bench planted`.
 
-Ten faults are planted one at a time, each a few words in a copy of the checkout. The chapter that
-teaches the faulty code runs on smoke with seed 0, and is held against four seeds of the code as it
-is: by the rules of `regress`, and by the spread over seeds alone, as on another machine or with
-another release, where no number repeats. Numbers of smoke mean little, but they repeat; all of it
-takes a quarter of an hour of one core. What is finished is kept, so it goes on after an end.
+Ten faults are planted in a copy of the checkout, one at a time. The chapter that teaches the faulty
+code runs on smoke with seed 0, and is held against four seeds of the code as it is: by the rules of
+`regress`, and by the spread over seeds alone, as on another machine. What is finished is kept.
 """
 
 import shutil
@@ -26,7 +24,6 @@ from bench.speed import NOT_COPIED
 
 PRESET, SEEDS, OUT = "smoke", (0, 1, 2, 3), "planted_faults.csv"
 PACKAGE = Path("lib/alignment_tax")
-TEXT = dict.fromkeys(("chapter", "was", "verdict"), str)
 
 
 @dataclass(frozen=True)
@@ -40,30 +37,12 @@ class Fault:
     new: str
 
 
-FAULTS = (
-    Fault("a wrong sign in the loss of RSF", "04", "train/loop.py",
-          "loss = outputs.loss + added.sum()", "loss = added.sum() - outputs.loss"),
-    Fault("alpha as the weight of the model before RLHF", "09", "merge/average.py",
-          "wide(end), float(alpha))", "wide(end), 1 - float(alpha))"),
-    Fault("RSF trains in bfloat16", "04", "train/loop.py",
-          "model.float().eval()  #", "model.bfloat16().eval()  #"),
-    Fault("a learning rate of RSF ten times as high", "04", "train/loop.py",
-          "parameters, lr=learning_rate,", "parameters, lr=10 * learning_rate,"),
-    Fault("the end token masked out of the loss of SFT", "02", "train/sft.py",
-          "[1] * (len(ids) - asked)))", "[1] * (len(ids) - asked - 1) + [0]))"),
-    Fault("the reward read one token before the last", "03", "models.py",
-          "device=mask.device)).argmax(dim=1)", "device=mask.device)).argmax(dim=1) - 1"),
-    Fault("a rejected reply of another pair", "03", "train/reward.py",
-          '"rejected_ids": rejected[i]} for i in usable]',
-          '"rejected_ids": rejected[j]} for i, j in zip(usable, usable[1:] + usable[:1])]'),
-    Fault("the stop string of the skills lost", "09", "skills/tiny/_generate.yaml",
-          'until: ["<eos>"]', 'until: ["<end>"]'),
-    Fault("an average that leaves the norms as they were", "09", "merge/average.py",
-          "averaged = averaged_names(theta_0, what)",
-          'averaged = {n for n in averaged_names(theta_0, what) if "norm" not in n}'),
-    Fault("another default of the trainer: beta2 of Adam 0.95", "02", "train/trainer.py",
-          '"weight_decay": 0.0,', '"weight_decay": 0.0, "adam_beta2": 0.95,'),
-)  # fmt: skip
+#: A fault a paragraph: its name, chapter and file, the text there (-) and what stands for it (+).
+TOLD = Path(__file__).with_name("faults.txt").read_text(encoding="utf-8").strip().split("\n\n")
+FAULTS = [
+    Fault(name, place[:2], place[3:], old.removeprefix("- "), new.removeprefix("+ "))
+    for name, place, old, new in map(str.splitlines, TOLD)
+]
 
 
 @contextmanager
@@ -87,7 +66,8 @@ def regress(checkout: Path, out: Path, *words: str) -> list[Change]:
     said = python(["-c", code, *line], [checkout / "lib"], checkout)
     if said.split()[-1] not in ("0", "1"):
         raise RuntimeError(f"{' '.join(line)} ended with {said}")
-    rows = pd.read_csv(out / TABLE, dtype=TEXT).fillna({"was": "", "verdict": ""})
+    text = dict.fromkeys(("chapter", "was", "verdict"), str)
+    rows = pd.read_csv(out / TABLE, dtype=text).fillna({"was": "", "verdict": ""})
     return [Change(**{str(k): v for k, v in row.items()}) for row in rows.to_dict("records")]
 
 

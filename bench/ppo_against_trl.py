@@ -1,9 +1,8 @@
 """Cross-check of our PPO against TRL's last one: `make bench-ppo`, to data/results/bench_ppo.json.
 
-Both start from theta_0 of preset `tiny` with the same reward model, prompts, batch, steps and
-numbers; then both policies are judged by the same code. TRL does not clip gradients, takes the
-prompts in another order, and puts a reply's score one place behind its end token. Its release is in
-front of our own in a process of this very file, whose top must import nothing of the newer one.
+Both have the same theta_0, reward model, prompts, batch, steps, numbers and judge; TRL clips no
+gradients, takes prompts in another order, and puts a score one place behind the end token. It is in
+front of our own in a process of this file, whose top must import nothing of the newer release.
 """
 
 import copy
@@ -85,8 +84,7 @@ def trls(study: "Study", config: PpoConfig, seed: int, overlay: Path) -> Trained
 class PrefixRewards(torch.nn.Module):
     """The reward of every prefix of a text, (batch, length, 1), in place of hidden states.
 
-    `RewardModel` reads the last token and the mean over all; both are known at every position, so
-    the reward at the end token is the very reward that our own PPO is given.
+    At the end token it is the very reward that our own PPO is given.
     """
 
     def __init__(self, reward_model: models.RewardModel) -> None:

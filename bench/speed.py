@@ -1,8 +1,7 @@
 """Speed and memory of the course on this machine: `make bench`, to data/results/bench.json.
 
-Measured on theta_0 and RSF of preset `tiny`, seed 0, made first if they do not exist. Never run as
-a test: times are not right or wrong. With `--against` the whole work is timed, in this checkout and
-in another, in turn: both are copied first, and stages are made anew in empty folders.
+Measured on theta_0 and RSF of preset `tiny`, seed 0, made first if need be. With `--against` the
+whole work is timed, in copies of this checkout and of another, in turn, each from empty folders.
 """
 
 import contextlib
@@ -144,10 +143,9 @@ def evaluation(study: Study) -> Numbers:
 
 
 def ratios(study: Study, repeats: int = 20) -> Numbers:
-    """Measure what a search for the ratios of three blocks costs, in seconds.
+    """Measure a search for the ratios of three blocks: seconds, medians of `repeats`.
 
-    `step_seconds` is one step of HMA (mix, forward, backward to three numbers), `plain_seconds` a
-    forward and backward pass through theta_0 on the same batch: medians of `repeats`.
+    `step_seconds` is a step of HMA, `plain_seconds` the same passes through theta_0 alone.
     """
     model, _, mixture = study.mixture()
     objective = hma.ReplyLikelihood(model, study.search_data().replies)
@@ -219,10 +217,7 @@ MEASURES: dict[str, tuple[Callable[[Path, str], float], int]] = {
 
 
 def ratios_to(folder: Path, names: Sequence[str], quick: bool = False) -> Numbers:
-    """Time some measures here and there, in turn: seconds of each run, and the ratio of medians.
-
-    They stand under "ratios_to_" and the other's commit or name. `quick`: once, on preset smoke.
-    """
+    """Time measures here and there, in turn (`quick`: once, on smoke); add the ratio of medians."""
     preset, found = "smoke" if quick else "tiny", Numbers()
     for name in names:
         measure, times = MEASURES[name]

@@ -21,8 +21,6 @@ from bench.ppo_against_trl import judge
 
 #: A seed that no reported number comes from.
 SEED = 100
-#: A policy whose replies often do not end is not chosen, whatever its reward.
-FINISHED = 0.95
 
 #: What is tried of each algorithm; all other numbers are the preset's.
 CANDIDATES: dict[str, list[Numbers]] = {
@@ -44,8 +42,8 @@ def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> Numb
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the best candidate of each algorithm: the highest reward among those that finish."""
-    able = table[table["finished"] >= FINISHED].sort_values("judged_reward")
+    """Return the best candidate of each algorithm: the highest reward where replies end."""
+    able = table[table["finished"] >= 0.95].sort_values("judged_reward")
     return able.groupby("algorithm").tail(1).sort_values("algorithm", ignore_index=True)
 
 

@@ -182,7 +182,7 @@ def test_a_chapter_run_again_alone_keeps_the_others_on_the_page(ran, folder, cap
     ("--only 04 06", "no notebook '06'. There are: 03_fails, 04_good, 05_ends, 12_dies"),
     ("--only good", "no notebook 'good'"),
     ("--prest tiny", "unrecognized arguments: --prest tiny"),
-    ("--jobs 0", "0 is too few"),
+    ("--jobs 0", "'0' is not a whole number from 1 up"),
 ])  # fmt: skip
 def test_wrong_arguments_are_refused(ends, folder, tmp_path, arguments, said):
     ends(said, "run", "--out", tmp_path / "out", *arguments.split(), course=folder)

@@ -46,22 +46,13 @@ MEASURES = {
 NO_OPTIONS = {"command", "bench", "do", "notebooks"}
 
 Given = argparse.Namespace
-#: A command: takes what was given, returns its exit code; None means that all is well.
-Command = Callable[[Given], int | None]
 
 
-def whole_number(text: str) -> int:
-    """Return a seed from the command line: a whole number from 0 up."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Return a number of things from the command line: a whole number from 1 up."""
-    if number := whole_number(text):
-        return number
-    raise argparse.ArgumentTypeError("0 is too few: give 1 or more")
+def whole_number(text: str, least: int = 0) -> int:
+    """Return a seed, or from 1 up a number of things, from the command line."""
+    if text.isascii() and text.isdecimal() and int(text) >= least:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
 
 
 def seed_range(text: str) -> tuple[int, ...]:
@@ -88,6 +79,7 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(number(each, lambda found: 0 <= found <= 1, what) for each in text.split(","))
 
 
+count = partial(whole_number, least=1)
 above_0 = partial(number, fits=lambda found: 0 < found < 1e6, what="above 0")
 share = partial(number, fits=lambda found: 0 <= found < 1, what="in [0, 1)")
 
@@ -118,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        do: Command, example: str = "", among: Any = commands, name: str = ""
+        do: Callable[[Given], int | None], example: str = "", among: Any = commands, name: str = ""
     ) -> Callable[..., None]:
         text = MEASURES[name] if name else (do.__doc__ or "").splitlines()[0]
         name = name or do.__name__.removeprefix("do_").replace("_", "-")

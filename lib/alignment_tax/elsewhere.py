@@ -1,8 +1,7 @@
-"""Work in other processes: a command that ends with its starter, here or on a Dask scheduler's
-workers, who share the folder of runs; and environments of other releases.
+"""Work in other processes: here, on Dask's workers, or in environments of other releases.
 
-A worker that is killed loses nothing: its task goes to another, which finds finished stages in
-their folder. Dask is optional, and imported only where a scheduler is named.
+Workers share the folder of runs: if one is killed, another finds finished stages there. Dask is
+optional, and imported only where a scheduler is named.
 """
 
 import os
@@ -43,8 +42,7 @@ sys.exit(main(sys.argv[2:], Path(sys.argv[1])))
 def workers(scheduler: str) -> Iterator[Executor]:
     """Hand tasks to the workers of a scheduler (tcp://host:port) through an executor.
 
-    SettingsError: Dask is not installed, no scheduler answers, or a worker computes several tasks
-    at a time (the number of threads is that of a process).
+    SettingsError: no Dask, no answer, or a worker that computes several tasks at a time.
     """
     try:
         from distributed import Client
@@ -100,10 +98,7 @@ def run_line(
 
 
 def fresh_python(out: Path, pins: Path | None = None) -> Path:
-    """Return the Python of an environment of its own: with pins, or (None) the newest releases.
-
-    It is made below `out`, once; ArtifactError: pip could not.
-    """
+    """Return the Python of an environment below `out`, of pins or the newest (ArtifactError)."""
     text = (pins or settings.repo_root() / "requirements.txt").read_text("utf-8")
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     wanted = [line if pins else line.partition("==")[0] for line in lines if line]

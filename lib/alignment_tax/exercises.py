@@ -1,8 +1,7 @@
 """Exercises inside a chapter: a reader's function, tried on cases that were worked out by hand.
 
-A case is (arguments, right answer) or (arguments, right answer, what the arguments are in words).
-A chapter tags the cells of an exercise: `stub`, the next one `check`, and `solution` its text. The
-check's metadata may have `hidden` cases. From these come a student's and a teacher's notebook.
+A case is (arguments, right answer), or with what the arguments are in words behind. A chapter tags
+cells as `stub`, the next one `check` (its metadata may have `hidden` cases), and `solution`.
 """
 
 import ast
@@ -23,8 +22,6 @@ Cases = Sequence[tuple[Any, ...]]
 Mistakes = Sequence[tuple[Any, str]]
 IMPORTS = (ast.Import, ast.ImportFrom)
 FOLDED = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
-IN_PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-WITH_THE_TEACHER = "\n\n*Your teacher has the solutions.*"
 #: What stands in a student's notebook in the place of a check.
 BY_NAME = """from alignment_tax.exercises import check_here
 
@@ -60,9 +57,8 @@ def use(
 def check(yours: Function, cases: Cases, mistakes: Mistakes = (), *, hint: str) -> bool:
     """Return whether a function is right in every case; say so, or what is likely wrong.
 
-    The first case is the one that the text asks about, and `mistakes` are wrong answers to it and
-    what each means; other cases tell a constant from a rule. `hint` is said while there is no
-    answer, for `yours` may return None, or raise.
+    `mistakes` are wrong answers to the first case, the one of the text, and what each means; others
+    tell a constant from a rule. `hint` is said while the answer is None.
     """
     for place, (arguments, right, *words) in enumerate(cases):
         try:
@@ -146,7 +142,7 @@ def find_exercises(path: Path) -> list[Exercise]:
     """Return the exercises of a chapter; one without a check or a solution is a CourseError."""
     notebook, found = read_notebook(path), []
     folded = [text for cell in tagged(notebook, "solution") for text in FOLDED.findall(cell.source)]
-    answers = [code for text in folded for code in IN_PYTHON.findall(text)]
+    answers = re.findall(r"```python\n(.*?)```", "\n".join(folded), re.DOTALL)
     for stub, check in pairwise([*code_cells(notebook), None]):
         if stub not in tagged(notebook, "stub"):
             continue
@@ -165,8 +161,9 @@ def find_exercises(path: Path) -> list[Exercise]:
 def student_notebook(path: Path, preset: str = "") -> Any:
     """Return a chapter without solutions, and with its checks by name alone."""
     notebook = without_outputs(path, preset)
+    instead = "\n\n*Your teacher has the solutions.*"
     for cell in tagged(notebook, "solution"):
-        cell.source = FOLDED.sub("", FOLDED.sub(WITH_THE_TEACHER, cell.source, count=1)).strip()
+        cell.source = FOLDED.sub("", FOLDED.sub(instead, cell.source, count=1)).strip()
     for cell in tagged(notebook, "check"):
         cell.source = BY_NAME.format(chapter=path.stem, cell=cell.id)
         cell.metadata.pop("hidden", None)

@@ -1,8 +1,7 @@
 """A class's notebooks, graded: a row a student, a column an exercise.
 
-Of a notebook only its stubs are run, with the imports and definitions around them. Each function
-stands in a process of its own (sandbox.py); the course's check, hidden cases too, calls it from
-here, so nothing that a notebook prints, or does to the library, counts.
+Only stubs are run, with the imports and definitions around them, each in a process of its own
+(sandbox.py). The course's checks call it from here: what a notebook prints or patches counts not.
 """
 
 import ast
@@ -24,9 +23,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import exercises, settings
+from alignment_tax import exercises, labels, settings
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
-from alignment_tax.notebooks import CourseError, code_cells, find_chapters, html_page, read_notebook
+from alignment_tax.notebooks import CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
 from alignment_tax.store import write_whole
 
@@ -65,10 +64,9 @@ def find_students(folder: Path) -> dict[str, list[Path]]:
 
 
 def code_of(notebook: Any, exercise: Exercise) -> list[str]:
-    """Return the statements of a student's notebook that an exercise needs, in their order.
+    """Return the statements of a student's notebook that an exercise needs (CourseError: none).
 
-    That is each cell that defines it, wherever it stands, unless it is an untouched stub beside
-    one that is not; of all others what is CHEAP. (CourseError: nothing defines it.)
+    Of cells that define it, wherever they stand, the changed ones, if any; of others what is CHEAP.
     """
     cells, faults = [], []
     empty = {ast.dump(node) for node in definitions(exercise.stub).values()}
@@ -253,5 +251,5 @@ def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None
     table["of"], table["notes"] = len(shown), ["; ".join(row.notes) for row in rows]
     table = table.fillna("").astype(str)
     write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
-    page = html_page("grades", head=heads, rows=table.to_numpy().tolist())
+    page = labels.page("grades", "html", head=heads, rows=table.to_numpy().tolist())
     write_whole(out / "grades.html", page)

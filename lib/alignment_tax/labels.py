@@ -1,5 +1,6 @@
 """Names of skills, families, methods and algorithms; how a number and an interval are written."""
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from alignment_tax.presets import PRESETS
 from alignment_tax.registry import REMEDIES
 
+TEMPLATES = Path(__file__).parent / "templates"
 #: The average that the course recommends: chosen on the validation items of seed 100, which is not
 #: among the recorded ones, before these were looked at.
 ALPHA = 0.4
@@ -108,9 +110,14 @@ def spread(
     return middle if np.isnan(low) else f"{middle} ({ends[0]} to {ends[1]})"
 
 
-def page(template: str, **values: Any) -> str:
-    """Return a page of `templates` (NAME.md.j2) with these values in it."""
-    folder = FileSystemLoader(Path(__file__).parent / "templates")
-    pages = Environment(loader=folder, undefined=StrictUndefined, keep_trailing_newline=True)
-    pages.filters["number"] = number
-    return pages.get_template(f"{template}.md.j2").render(values)
+def value_text(value: Any) -> str:
+    """Return a JSON value as one short line: floats with six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def page(template: str, kind: str = "md", /, **values: Any) -> str:
+    """Return a page of `templates` (NAME.KIND.j2) with these values, in HTML escaped, in it."""
+    how: dict[str, Any] = {"undefined": StrictUndefined, "keep_trailing_newline": True}
+    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=kind == "html", **how)
+    pages.filters |= {"number": number, "value_text": value_text}
+    return pages.get_template(f"{template}.{kind}.j2").render(values)

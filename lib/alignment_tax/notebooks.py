@@ -1,7 +1,4 @@
-"""The chapters: found, checked, executed side by side through papermill, and shown on one page.
-
-Each is executed in a fresh kernel of this very Python, whose current folder is that of the run.
-"""
+"""The chapters: found, checked, executed through papermill (a fresh kernel each), and shown."""
 
 import ast
 import contextlib
@@ -18,23 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import FileSystemLoader
 
-from alignment_tax import presets, settings
+from alignment_tax import labels, presets, settings
 from alignment_tax.elsewhere import LOCK, environment
 from alignment_tax.provenance import maker
 from alignment_tax.results.recorded import recording_key
-from alignment_tax.results.values import SUMMARY, CompareError, read_records, read_run, value_text
+from alignment_tax.results.values import SUMMARY, CompareError, read_records, read_run
 from alignment_tax.store import digest, list_files, write_whole
 
 PARAMETERS = ("preset", "seed")
-# JupyterLab's 01_x-Copy1.ipynb is no chapter
-CHAPTER_FILE = re.compile(r"\d\d_\w+\.ipynb")
 INDEX = "index.html"
 #: In the metadata of a notebook: the key of the recording that its kept outputs show.
 STAMP = "recording"
 WIDGET = "application/vnd.jupyter.widget"
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 class CourseError(ValueError):
@@ -148,9 +142,9 @@ def reading_minutes(path: Path) -> float:
 
 def find_chapters(notebooks: Path) -> list[Chapter]:
     """Return the chapters in a folder (NN_name.ipynb) by number; without one, a CourseError."""
-    paths = sorted(notebooks.iterdir()) if notebooks.is_dir() else []
-    chapters = [read_chapter(path) for path in paths if CHAPTER_FILE.fullmatch(path.name)]
-    if not chapters:
+    # JupyterLab's 01_x-Copy1.ipynb is no chapter
+    paths = [p for p in notebooks.glob("*") if re.fullmatch(r"\d\d_\w+\.ipynb", p.name)]
+    if not (chapters := [read_chapter(path) for path in sorted(paths)]):
         raise CourseError(f"There is no notebook called NN_name.ipynb in {notebooks}.")
     return chapters
 
@@ -230,14 +224,16 @@ class Kernels:
 
         self.manager_class = ThisPython
 
-    def end(self) -> None:
-        """End every kernel, and what it started; each has a process group of its own."""
-        self.stopped = True
-        for manager in self.managers:
-            group = getattr(manager.provisioner, "pgid", None)
-            if group and manager.has_kernel:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
+    def end(self, work: Iterable[Future[Any]]) -> None:
+        """End every kernel, and what it started, until all work has ended with them."""
+        while waiting := wait(work, timeout=0).not_done:  # one may just be starting
+            self.stopped = True
+            for manager in self.managers:  # each has a process group of its own
+                group = getattr(manager.provisioner, "pgid", None)
+                if group and manager.has_kernel:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(group, signal.SIGKILL)
+            wait(waiting, timeout=0.5)
 
 
 def failure(error: Exception, running: Path) -> tuple[str, str]:
@@ -311,7 +307,7 @@ def export_page(path: Path) -> str:
     """Write an executed notebook as HTML beside it; return the page's name, "" if that fails."""
     from nbconvert import HTMLExporter
 
-    page, loader = path.with_suffix(".html"), FileSystemLoader(TEMPLATES)
+    page, loader = path.with_suffix(".html"), FileSystemLoader(labels.TEMPLATES)
     try:
         exporter = HTMLExporter(extra_loaders=[loader], template_file="chapter.html.j2")
         write_whole(page, exporter.from_filename(str(path))[0])
@@ -335,10 +331,7 @@ def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
 def remaining_minutes(
     done: Sequence[tuple[float | None, float]], ahead: Sequence[float | None], jobs: int = 1
 ) -> float | None:
-    """Return about how many minutes the chapters ahead take, `jobs` at once; None if not known.
-
-    Those that have run (typical and measured minutes) tell the pace of this machine, and the mean.
-    """
+    """Return the minutes `ahead` at the pace of `done`, (typical, measured); None: not known."""
     pairs = [(usual, real) for usual, real in done if usual]
     pace = sum(real for _, real in pairs) / sum(usual for usual, _ in pairs) if pairs else 1.0
     mean = sum(real for _, real in done) / len(done) if done else None
@@ -352,11 +345,10 @@ def run_course(
     notebooks: Path | None = None, jobs: int | None = None, limit: float | None = None,
     keep: bool = False,
 ) -> CourseRun:  # fmt: skip
-    """Execute chapters, go on after a failure, and write the index page.
+    """Execute chapters, go on after a failure, and write the index page; faults are raised first.
 
     `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
-    depends on nothing that changed since is not run again. What is wrong is raised before anything
-    runs.
+    depends on nothing that changed since is not run again.
     """
     real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -414,9 +406,7 @@ def run_chapters(course: CourseRun, chosen: Sequence[Chapter], jobs: int, kernel
                 print(f"[{len(done)}/{len(chosen)}] {chapter.name}: {said}", flush=True)
                 write_summary(course)
         finally:
-            while wait(work, timeout=0).not_done:  # after an error here, say a full disk
-                kernels.end()
-                wait(work, timeout=0.5)
+            kernels.end(work)  # after an error here, say a full disk
 
 
 def as_they_end(work: Iterable[Future[Any]], kernels: Kernels) -> Iterator[Future[Any]]:
@@ -427,10 +417,8 @@ def as_they_end(work: Iterable[Future[Any]], kernels: Kernels) -> Iterator[Futur
             waiting.discard(future)
             yield future
     except KeyboardInterrupt:
-        while waiting:
-            kernels.end()  # again and again: one may just be starting
-            ended, waiting = wait(waiting, timeout=0.5)
-            yield from ended
+        kernels.end(waiting)
+        yield from waiting
 
 
 def earlier_run(chapters: Sequence[Chapter], out: Path, preset: str, seed: int) -> CourseRun:
@@ -460,18 +448,10 @@ def write_summary(course: CourseRun) -> None:
     chapters = [asdict(chapter) for chapter in course.chapters]
     summary = {"preset": course.preset, "seed": course.seed, "chapters": chapters}
     write_whole(course.out / SUMMARY, dumps(summary, indent=2) + "\n")
-    statuses = [run.status for run in course.chapters]
-    counts = [f"{statuses.count(status)} {status}" for status in sorted({*statuses}, reverse=True)]
-    drawn = [run for run in course.chapters if run.notebook]
+    done = {run.number: course.out / run.notebook for run in course.chapters if run.notebook}
     try:
-        page = html_page(
-            "course",
-            title=f"The alignment tax: {course.preset}, seed {course.seed}",
-            counts=", ".join(counts),
-            minutes=f"{sum(run.minutes for run in course.chapters if not run.earlier):.1f}",
-            chapters=course.chapters,
-            figures={r.number: find_figures(read_notebook(course.out / r.notebook)) for r in drawn},
-        )
+        figures = {number: find_figures(read_notebook(path)) for number, path in done.items()}
+        page = labels.page("course", "html", course=course, figures=figures)
         write_whole(course.out / INDEX, page)
     except OSError as error:  # the values are kept
         print(f"(no {INDEX}: {error})", file=sys.stderr)
@@ -551,10 +531,3 @@ def find_figures(notebook: Any) -> list[tuple[str, str]]:
             told = output.get("metadata", {}).get("image/png", {})
             figures.append(("".join(png.split()), told.get("alt", "")))
     return figures
-
-
-def html_page(template: str, **values: Any) -> str:
-    """Return a page of `templates` (NAME.html.j2) with these values, escaped, in it."""
-    pages = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
-    pages.filters["value_text"] = value_text
-    return pages.get_template(f"{template}.html.j2").render(values)

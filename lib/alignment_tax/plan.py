@@ -1,7 +1,7 @@
 """What a preset of the paper's size takes, from its configuration alone, before anything is run.
 
-The course works in one process on one GPU; TRL under accelerate (FSDP) can train what does not fit.
-Lengths are taken at their limits, so all but the throughput errs upwards.
+The course works on one GPU; TRL under accelerate (FSDP) can train what does not fit. Lengths are at
+their limits, so all but the throughput errs upwards.
 """
 
 from __future__ import annotations
@@ -12,32 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment_tax import presets, settings
-from alignment_tax.labels import page
+from alignment_tax.labels import TEMPLATES, page
 from alignment_tax.presets import Preset
+from alignment_tax.store import read_json
 
 #: bf16 without sparsity, in 10^12 FLOP a second, of NVIDIA's H100 SXM by its data sheet.
 H100 = 989.0
 #: Assumed, not measured: which share of it training reaches; sampling, which waits for memory,
 #: reaches that share of training's.
 TRAINING, SAMPLING = 0.4, 0.25
-FSDP = Path(__file__).parent / "templates" / "fsdp.yaml"
-
-#: config.json of the models, as published: an architecture can be built without a network.
-CONFIGS: dict[str, PretrainedConfig] = {
-    presets.PAPER_3B.model: LlamaConfig(
-        vocab_size=32_000, hidden_size=3200, intermediate_size=8640, num_hidden_layers=26,
-        num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=2048,
-        tie_word_embeddings=False,
-    ),
-    presets.PAPER_7B.model: MistralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
-        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=32_768,
-        tie_word_embeddings=False,
-    ),
-}  # fmt: skip
+FSDP = TEMPLATES / "fsdp.yaml"
 #: By slot: items, answers whose probability is asked for (or 1 that is written), tokens read with
 #: each, tokens written. Numbers of items are the public ones, lengths rounded up.
 BENCHMARKS = {
@@ -116,11 +103,12 @@ class Stage:
 
 
 def size_of(model: str) -> Size:
-    """Build a model of `CONFIGS` on the meta device, and measure it (PlanError: not there)."""
-    if model not in CONFIGS:
-        known = ", ".join(each.name for each in presets.PAPER)
-        raise PlanError(f"{model} needs no plan. There are plans for {known}.")
-    config = CONFIGS[model]
+    """Build a model of the paper on the meta device, and measure it (PlanError: it is none)."""
+    known = {each.model: each.name for each in presets.PAPER}
+    if model not in known:
+        raise PlanError(f"{model} needs no plan. There are plans for {', '.join(known.values())}.")
+    # as published, so that an architecture can be built without a network
+    config = AutoConfig.for_model(**read_json(TEMPLATES / f"{known[model]}.json"))
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     layers = network.get_decoder().layers
@@ -207,10 +195,7 @@ def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
 
 
 def check_machine(preset: Preset, folder: Path) -> None:
-    """Refuse a run before it begins (PlanError): no GPU, too little of its memory or of the disk.
-
-    `folder` holds the artifacts; what lies there already need not be written again.
-    """
+    """Refuse a run (PlanError): no GPU, or too little memory or disk beside what `folder` holds."""
     size, todo = size_of(preset.model), stages(preset)
     name, see = f"Preset {preset.name}", f"See: alignment-tax plan {preset.name}"
     need, most = max((each.alone(size), each.name) for each in todo)

@@ -8,9 +8,8 @@ A mark is a comment that no page shows, the number behind it, and a comment that
     <!--mean rsf/average@0.5 gold-->2.6<!--/-->                    mean over seeds, reward as a gain
     <!--kept rsf/average@0.5 reward-->90 %<!--/-->                 its share of what RSF changed
 
-What a sentence *says* of a number a person wrote. A cell whose prose needs a verdict names claim
-and verdict in its metadata, {"claims": {"tax.rsf.forgetting": "holds"}}: `contradictions` finds
-the cells that a new recording makes false.
+A cell whose prose needs a verdict names it in its metadata, {"claims": {"tax.rsf.forgetting":
+"holds"}}: `contradictions` finds the cells that a new recording makes false.
 """
 
 import re
@@ -33,8 +32,7 @@ POINTS, REWARDS = 1, 2
 def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
     """Return a Markdown text with every mark filled from rows of claims.csv and one study's points.
 
-    A claim of the course whose models are not recorded yet is said to be so; KeyError, NotRecorded:
-    what else a mark names is not there.
+    A claim of the course may be "(not recorded)"; KeyError, NotRecorded: another name is unknown.
     """
     if not MARK.search(text):
         return text

@@ -14,8 +14,6 @@ from typing import Any
 
 from alignment_tax import __version__
 
-#: Where `git archive` writes the commit of what it packs (see .gitattributes).
-ARCHIVED = ".git_archival.txt"
 #: What a recording writes: no part of what made it.
 RESULTS = "data/results"
 #: Modules that run chapters and show what came out, which no chapter imports.
@@ -37,7 +35,8 @@ def git_commit(folder: Path) -> str | None:
         code = [f"{root}/", f":(exclude,top){RESULTS}"]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.CalledProcessError):
-        archived = (parent / ARCHIVED for parent in (folder, *folder.parents))
+        # where `git archive` writes the commit of what it packs (see .gitattributes)
+        archived = (parent / ".git_archival.txt" for parent in (folder, *folder.parents))
         text = next((file.read_text("utf-8") for file in archived if file.is_file()), "")
         found = re.search(r"node: ([0-9a-f]{40})", text)
         return found[1] if found else None
@@ -47,18 +46,13 @@ def git_commit(folder: Path) -> str | None:
 @functools.cache
 def library_versions() -> dict[str, str | None]:
     """Return the versions of this package and of the libraries that move numbers."""
-    versions: dict[str, str | None] = {"alignment_tax": __version__} | dict.fromkeys(LIBRARIES)
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    found = {name: [*importlib.metadata.distributions(name=name)] for name in LIBRARIES}
+    versions = {name: own[0].version if own else None for name, own in found.items()}
+    return {"alignment_tax": __version__, **versions}
 
 
 def processor() -> str:
-    """Name the processor and the instructions that torch uses on it, "unknown" where none says.
-
-    Both decide the last digits of what is trained there, and training makes these grow.
-    """
+    """Name the processor, or "unknown", and torch's instructions: both decide the last digits."""
     torch = sys.modules.get("torch")
     used = [] if torch is None else [torch.backends.cpu.get_cpu_capability()]
     return ", ".join([_processor_name() or "unknown", *used])
@@ -74,10 +68,7 @@ def _processor_name() -> str:
 
 @functools.cache
 def maker() -> str:
-    """Return a digest of what makes numbers here: the library's files, versions, the processor.
-
-    The keys of artifacts leave these out, so what one maker made another would take for its own.
-    """
+    """Return a digest of what makes numbers here but is in no key: files, versions, processor."""
     package = Path(__file__).resolve().parent
     every = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".txt", ".yaml")]
     files = [path for path in every if path.stem not in RUNNERS]
@@ -87,11 +78,8 @@ def maker() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, commit, device, threads, platform and time (UTC).
-
-    A process that has not imported torch computes on the CPU with one thread.
-    """
-    torch = sys.modules.get("torch")
+    """Return versions, commit, device, threads, platform and time (UTC)."""
+    torch = sys.modules.get("torch")  # a process without it computes on the CPU with one thread
     gpu = torch is not None and torch.cuda.is_available()
     return {
         "versions": library_versions(),

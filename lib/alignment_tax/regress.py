@@ -1,8 +1,7 @@
 """What `alignment-tax regress` does: run chapters for several seeds, and say what has changed.
 
-The chapters run in a folder of stages that this very code, on this machine, with these versions,
-has made alone, so what is finished is not run again. Then every recorded value and every claim is
-held against the recording (`stats.drift`).
+They run in a folder of stages of this very code, machine and versions alone, so what is finished is
+not run again; then every value and claim is held against the recording (`stats.drift`).
 """
 
 import contextlib
@@ -20,14 +19,14 @@ from xml.etree import ElementTree
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import notebooks, presets, settings
+from alignment_tax import labels, notebooks, presets, settings
 from alignment_tax.elsewhere import CHILD, environment, fresh_python, run_line, workers
 from alignment_tax.notebooks import Chapter, CourseError, find_chapters, find_figures, read_notebook
 from alignment_tax.pipeline.record import finished_points
 from alignment_tax.pipeline.recorded_only import TABLES
 from alignment_tax.provenance import maker, provenance
 from alignment_tax.results.recorded import read_table, recorded
-from alignment_tax.results.values import CompareError, read_records, read_run, value_text, values
+from alignment_tax.results.values import CompareError, read_records, read_run, values
 from alignment_tax.stats import claims, drift
 from alignment_tax.stats.drift import Change, Held
 from alignment_tax.store import write_whole
@@ -222,7 +221,7 @@ def write_report(found: Found, chapters: Sequence[Chapter]) -> None:
         sides = [each for each in (chapter.path, path) if each.is_file()]
         figures[chapter.name] = [find_figures(read_notebook(each)) for each in sides]
     rows = sorted(found.changes, key=lambda e: (not e.moved, -abs(e.errors or 0), e.chapter))
-    write_whole(out / PAGE, notebooks.html_page("regress", found=found, rows=rows, figures=figures))
+    write_whole(out / PAGE, labels.page("regress", "html", found=found, rows=rows, figures=figures))
     write_whole(out / JUNIT, junit(found))
     table = pd.DataFrame([asdict(each) for each in rows], columns=[f.name for f in fields(Change)])
     write_whole(out / TABLE, table.to_csv(index=False))
@@ -251,7 +250,8 @@ def told(each: Change) -> str:
     """Return a change in a line."""
     errors = "" if math.isnan(each.errors) else f", {each.errors:+.1f} standard errors"
     verdict = f", {each.was} -> {each.verdict}" if each.turned else ""
-    return f"{value_text(each.then)} -> {value_text(each.now)}{errors} ({each.how}){verdict}"
+    values = " -> ".join(map(labels.value_text, (each.then, each.now)))
+    return f"{values}{errors} ({each.how}){verdict}"
 
 
 def summary(found: Found) -> str:

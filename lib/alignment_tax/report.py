@@ -26,8 +26,7 @@ from alignment_tax.stats.compare import interval
 from alignment_tax.store import write_whole
 
 TABLES_PAGE, REMEDIES_PAGE, ROBUST_PAGE = "README.md", "remedies.md", "robust.md"
-REMEDIES_FIGURE, TAX_FIGURE = "remedies.png", "tax.png"
-DPI = 120
+REMEDIES_FIGURE, TAX_FIGURE, DPI = "remedies.png", "tax.png", 120
 SCORES = (*SLOTS, "skill", "forgetting", "reward", "gold")
 #: The preset of the real model: recorded for one seed, on a page of its own.
 REAL = "small"
@@ -174,12 +173,9 @@ def robust_page() -> str:
 
 
 def beside_small_steps() -> list[str]:
-    """Return averaging minus stopping early a run of half its steps' size, forgiven, as written.
-
-    Both start from the same theta_0 and go by the same reward model, so they are paired by seed.
-    """
+    """Return averaging minus stopping early a run of half its steps' size, forgiven, as written."""
     every, slow = recorded().points, recorded("tiny-small-steps").points
-    rounds = as_trained(slow, "rsf").assign(study="tiny")
+    rounds = as_trained(slow, "rsf").assign(study="tiny")  # of the same theta_0: paired by seed
     rest = every.drop(index=as_trained(every, "rsf").index)
     both = pd.concat([rest[rest["seed"].isin(rounds["seed"])], rounds])
     asked = (CLAIMS[f"average_vs_early.rsf.{score}"] for score in ("forgetting", "skill"))
@@ -223,15 +219,12 @@ def _model_name(row: Mapping[Any, Any]) -> str:
 
 
 def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
-    """Return a run's claims over items: its reward model's, its main line's, by benchmark.
-
-    Of all its seeds together; if there are several, then of each alone (ID.seedN).
-    """
-    found = _real_claims(run.points, run.pairs, items)
+    """Return a run's claims over items, of all its seeds and, if several, each alone (ID.seedN)."""
+    found = [_real_claims(run.points, run.pairs, items)]
     for seed in run.seeds if len(run.seeds) > 1 else ():
         alone = _real_claims(*(t[t["seed"] == seed] for t in (run.points, run.pairs, items)))
-        found = pd.concat([found, alone.assign(id=alone["id"] + f".seed{seed}")])
-    return found.reset_index(drop=True)
+        found.append(alone.assign(id=alone["id"] + f".seed{seed}"))
+    return pd.concat(found, ignore_index=True)
 
 
 def _real_claims(points: pd.DataFrame, pairs: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:

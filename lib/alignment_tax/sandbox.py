@@ -1,7 +1,7 @@
 """A process for functions that nobody vouches for, on Linux: no network, limits, one end for all.
 
-It is forked from this process, whose modules it shares, and answers calls over a socket in plain
-JSON, so that nothing it writes is run here. It is no jail: it can read what this account can read.
+Forked from this process, it answers calls over a socket in plain JSON, so that nothing it writes is
+run here. It is no jail: it can read what this account can read.
 """
 
 import contextlib
@@ -33,8 +33,6 @@ STARTS = ("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subp
 REACHES = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethost")
 CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.mkdir", "os.chmod", "shutil.rm")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-LONGEST_ANSWER = 5 * 2**20  # bytes of JSON
-TICK = 0.05  # seconds between two looks at what a process does
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         LIBC.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
         self.others = psutil.Process().children()
         self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(TICK)
+        self.socket.settimeout(0.05)  # seconds between two looks at what it does
         self.base = psutil.Process().memory_info()
         self.pid = os.fork()
         if not self.pid:
@@ -170,7 +168,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 self.end("it sends what is no answer")
             if time.monotonic() > self.deadline:
                 self.end(f"it does not end within {self.limits.seconds:g} seconds")
-            if len(self.buffer) > LONGEST_ANSWER:
+            if len(self.buffer) > 5 * 2**20:  # bytes of JSON
                 self.end("its answer is too long")
             try:
                 if not (more := self.socket.recv(2**16)):

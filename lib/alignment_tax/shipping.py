@@ -42,8 +42,7 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
 def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
     """Put packed stages of a file (or an https:// address) in place; return those that are new.
 
-    Each is compared with the hashes in its own meta.json first, and appears whole or not at all;
-    what is there stays. ArtifactError: another sha256 than the one given, or a damaged file.
+    Each is first held against its own meta.json (ArtifactError); what is there already stays.
     """
     if "://" in source and not source.startswith("https://"):
         raise ArtifactError(f"{source}: give a file, or an address that begins with https://")

@@ -1,9 +1,8 @@
 """Stages and artifacts: what exists is loaded, what does not is made, nothing is computed twice.
 
-An artifact is a folder of files under `<root>/<stage>/<key[:16]>`. Its key is the hash of what
-determines it, so no stale result is shown. `meta.json` beside the files says how it came about and
-holds the hash of each file; a damaged artifact is named, moved aside and made again. An artifact
-appears by rename, whole or not at all, and two runs that need the same one wait for each other.
+An artifact is a folder `<root>/<stage>/<key[:16]>`, its key the hash of what determines it. Its
+`meta.json` says how it came about and holds the hash of each file; what is damaged is moved aside
+and made again. It appears by rename, whole or not at all; two runs that need one wait.
 """
 
 import contextlib
@@ -166,10 +165,7 @@ def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, A
 
 
 def write_manifest(folder: Path, meta: Values, describe: str = "") -> Artifact:
-    """Seal a folder that is shipped as it is (the base model) with a meta.json.
-
-    Its key is the hash of its files. Markdown is left out, so that a card can be edited.
-    """
+    """Seal a shipped folder (the base model); its key is the hash of its files but the cards."""
     files = {name: entry for name, entry in list_files(folder).items() if not name.endswith(".md")}
     own = {"key": digest(files), "describe": describe, "files": files}
     return write_meta(folder, {**meta, **provenance(), **own})

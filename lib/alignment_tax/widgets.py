@@ -89,13 +89,10 @@ class Choice:
 
 
 def third_ratios(row: Mapping[Any, Any]) -> tuple[float, ...] | None:
-    """Return the weights of the aligned model in the three thirds of a mixture (None: no thirds).
-
-    One part averaged leaves the others aligned, at 1; a plain average has one ratio for all.
-    """
+    """Return the aligned model's weight in each third of a mixture (None: it has no thirds)."""
     if row["method"] == AVERAGE:
         return (float(row["alpha"]),) * len(PARTS)
-    if row["method"] == PART and row["part"] in PARTS:
+    if row["method"] == PART and row["part"] in PARTS:  # the other parts are the aligned model's
         return tuple(float(row["alpha"]) if part == row["part"] else 1.0 for part in PARTS)
     return ratios_in(Spec.of_row(row))[0] if block_count(row["part"]) == len(PARTS) else None
 
@@ -120,10 +117,7 @@ def nearest(rows: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
 
 
 def look_around(rows: pd.DataFrame, replies: pd.DataFrame, choice: Choice) -> str:
-    """Return what the playground shows of a choice, as HTML: sentences, figure, numbers, replies.
-
-    Nothing is interpolated: what is not recorded becomes the nearest that is, and that is said.
-    """
+    """Return what is recorded nearest to a choice, as HTML: sentences, figure, numbers, replies."""
     on = rows[rows["method"].isin(choice.methods) & rows["seed"].isin(choice.seeds)]
     if on.empty:
         return "<p role='status'>Nothing is on: check a method and a seed that has it.</p>"

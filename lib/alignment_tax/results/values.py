@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alignment_tax.labels import value_text
 from alignment_tax.store import plain_json
 
 SUMMARY = "run.json"  # of the folder of a run: every recorded value
 MIME = "application/vnd.alignment-tax.record+json"
 LONGEST = 1000  # letters of a value that are shown; all of it is kept
-
-
-def value_text(value: Any) -> str:
-    """Return a JSON value as one short line: floats with six significant digits."""
-    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def record(name: str, value: Any, **meta: Any) -> None:
