@@ -113,11 +113,8 @@ def at_random(setting: Setting, density: float) -> Graft:
 
 def learnt(setting: Setting, density: float) -> Graft:
     """Return the graft whose mask is learnt in one pass over the pool."""
-
-    def choose(start: State, end: State, density: float) -> Mask:
-        return learnt_mask(start, end, density, setting.theta_0, pool_batches(setting))
-
-    return Graft(setting, density, choose)
+    batches = pool_batches(setting)  # of one pass: a treatment ends once
+    return Graft(setting, density, partial(learnt_mask, model=setting.theta_0, batches=batches))
 
 
 def pool_batches(setting: Setting) -> Iterable[Batch]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
-from alignment_tax.mitigate.fisher import check_texts, text_losses
+from alignment_tax.mitigate.replay import check_texts, text_losses
 from alignment_tax.models import Model
 
 #: Documents behind one gradient, and behind the inputs of a layer.

@@ -9,7 +9,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.models import Model
@@ -23,6 +25,8 @@ from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 #: Of an answer that theta_0 gives to a question that is replayed.
 ANSWER_TOKENS, ANSWER_BATCH = 40, 128
+#: Of a run that relearns.
+RELEARN_EPOCHS, RELEARN_BATCH, RELEARN_RATE = 4, 8, 1e-4
 Seed = int | str
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
@@ -40,10 +44,8 @@ class Replay(Treatment):
         if not texts:
             raise ValueError("There are no documents to replay: pass some (tiny_documents()).")
         check_disjoint(texts, setting.reported)
-        tokenizer, limit = setting.tokenizer, setting.config.max_length
-        rows = [pretrain.encode(document, tokenizer).cut(limit) for document in texts]
-        self.stream = endless(rows, setting.seed)
-        self.pad_id, self.owed = tokenizer.pad_token_id, 0.0
+        self.stream = endless(encoded(setting, texts), setting.seed)
+        self.pad_id, self.owed = setting.tokenizer.pad_token_id, 0.0
 
     def take(self, reply_tokens: int) -> list[pretrain.Row]:
         """Return the documents that go with a batch of so many reply tokens."""
@@ -103,6 +105,51 @@ def own_answers(setting: Setting) -> list[Document]:
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     pairs = [(d.pieces[0], (text, 1.0)) for d, text in zip(asked, texts, strict=True) if text]
     return [Document(pair) for pair in pairs]
+
+
+class Relearn(Treatment):
+    """Finetunes the outcome of a run on so many documents, in whole batches: spurious forgetting.
+
+    Skills that a few documents bring back were not erased, only not used (Zheng et al. 2025,
+    2501.13453). No document is a reported item.
+    """
+
+    def __init__(self, setting: Setting, documents: int) -> None:
+        self.setting = setting
+        self.batches = int(check_strength(documents, "relearning") // RELEARN_BATCH)
+        check_texts(setting, self.batches * RELEARN_BATCH)
+        check_disjoint(setting.replay[: self.batches * RELEARN_BATCH], setting.reported)
+
+    def end(self, model: Model) -> Model:
+        """Finetune the policy."""
+        parameters = list(model.requires_grad_(True).parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=RELEARN_RATE, weight_decay=0.0)
+        for _ in range(RELEARN_EPOCHS):
+            for loss in text_losses(self.setting, model, self.batches, RELEARN_BATCH):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return model
+
+
+def encoded(setting: Setting, texts: Sequence[Document]) -> list[pretrain.Row]:
+    """Return the tokens of documents, without what is beyond the config's `max_length`."""
+    limit = setting.config.max_length
+    return [pretrain.encode(text, setting.tokenizer).cut(limit) for text in texts]
+
+
+def text_losses(setting: Setting, model: Model, batches: int, size: int) -> Iterator[Tensor]:
+    """Yield the model's loss on batches of pretraining text, so many at most."""
+    rows = encoded(setting, setting.replay[: batches * size])
+    for start in tqdm(range(0, len(rows), size), desc="gradients on pretraining text", leave=False):
+        batch = pretrain.collate(rows[start : start + size], setting.tokenizer.pad_token_id)
+        yield pretrain.weighted_loss(pretrain.read(model, batch), batch)
+
+
+def check_texts(setting: Setting, documents: int) -> None:
+    """Refuse a setting with less pretraining text than is needed (ValueError)."""
+    if (there := len(setting.replay)) < documents:
+        raise ValueError(f"{there} documents of {documents} are there: raise `replay_documents`.")
 
 
 def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
