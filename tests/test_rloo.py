@@ -11,9 +11,9 @@ from trl import RLOOTrainer
 
 from alignment_tax.models import prompt_ids
 from alignment_tax.presets import RlooConfig
-from alignment_tax.train.grpo import GRPO
 from alignment_tax.train.ppo import policy_loss
 from alignment_tax.train.rloo import (
+    GRPO,
     RLOO as BY_RLOO,
     penalise_unfinished,
     rloo_advantages,

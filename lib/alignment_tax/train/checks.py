@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from alignment_tax.models import Model, Tokenizer, prompt_ids
-from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.presets import AlgorithmConfig
 from alignment_tax.world.base import Prompt
 
 
@@ -29,10 +29,7 @@ def check_context(model: Model, tokens: int, what: str) -> None:
 
 
 def prompts_that_fit(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    config: DpoConfig | RlooConfig | PpoConfig,
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: AlgorithmConfig
 ) -> list[Prompt]:
     """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
     check_context(model, config.max_prompt_length + config.max_new_tokens, "Prompt and reply")

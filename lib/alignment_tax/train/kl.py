@@ -59,8 +59,7 @@ def kl_estimators(log_probs: Tensor, other_log_probs: Tensor) -> tuple[Tensor, T
     """Return three estimates of KL(policy || other) per token, from tokens that the policy drew.
 
     With d = log pi - log other (Schulman 2020): k1 = d, unbiased, may be negative; k2 = d^2 / 2,
-    biased; k3 = exp(-d) - 1 + d, unbiased and never negative. In float64, since in k3 nearly equal
-    numbers cancel when the policies are close.
+    biased; k3 = exp(-d) - 1 + d, unbiased, never negative; in float64, since in k3 numbers cancel.
     """
     d = log_probs.double() - other_log_probs.double()
     return d, d**2 / 2, torch.expm1(-d) + d

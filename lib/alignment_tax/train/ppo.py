@@ -99,10 +99,9 @@ def start(
 ) -> PpoState:  # fmt: skip
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
-    Weights become float32, dropout is turned off. With the iteration's number the seed decides
-    samples and minibatches. The critic starts from a copy of the body of `critic` (a reward model
-    and its tokenizer), by default of the policy's. ValueError: a temperature of 0, a tokenizer that
-    does not fit, or a critic although the policy's body is to be shared.
+    Weights become float32, dropout is turned off. The critic starts from a copy of the body of
+    `critic` (a reward model and its tokenizer), by default of the policy's. ValueError: a
+    temperature of 0, a tokenizer that does not fit, or a critic beside a shared body.
     """
     if config.temperature <= 0:
         raise ValueError(f"PPO needs probabilities: temperature is {config.temperature}, not > 0.")

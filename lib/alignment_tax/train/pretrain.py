@@ -1,7 +1,6 @@
 """Pretraining of the shipped base model on the tiny world's text, from scratch: `make base`.
 
-The run resumes after any interruption and ends with the same weights as an undisturbed one, since
-batches depend on seed and chunk alone.
+A run that was interrupted ends with the same weights: batches depend on seed and chunk alone.
 """
 
 from __future__ import annotations

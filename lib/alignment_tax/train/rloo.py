@@ -1,9 +1,13 @@
-"""REINFORCE with a leave-one-out baseline (RLOO), by TRL's RLOOTrainer (Ahmadian et al. 2024).
+"""REINFORCE with a leave-one-out baseline (RLOO; Ahmadian et al. 2024) and GRPO, by TRL.
 
-One step: sample n replies to each of some prompts, and take from the reward of each reply the mean
-reward of the other n - 1. What is left is its advantage; the step makes replies of positive
-advantage more likely and the others less. It is PPO without a value network: the siblings of a
-reply say what was to be expected.
+One step samples n replies to each of some prompts. The advantage of a reply is its reward less the
+mean reward of the other n - 1; the step makes replies of positive advantage more likely. It is PPO
+without a value network: the siblings of a reply say what was to be expected.
+
+GRPO (Shao et al. 2024, 2402.03300) with TRL's defaults differs in two things: advantages are
+divided by the standard deviation of their group's rewards (and 1e-4), so that every group counts
+alike, and there is no KL penalty. Its loss is DAPO's (Yu et al. 2025), the mean over a step's
+tokens.
 """
 
 import copy
@@ -15,9 +19,9 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import trl
 from datasets import Dataset
 from transformers import Trainer, TrainerState
-from trl import RLOOConfig as TrlRlooConfig, RLOOTrainer
 
 from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import RlooConfig
@@ -33,7 +37,8 @@ class ByTrl(NamedTuple):
     arguments: Callable[..., Any]
 
 
-RLOO = ByTrl("RLOO", RLOOTrainer, TrlRlooConfig)
+RLOO = ByTrl("RLOO", trl.RLOOTrainer, trl.RLOOConfig)
+GRPO = ByTrl("GRPO", trl.GRPOTrainer, trl.GRPOConfig)
 
 
 def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rounds.RoundResult:
@@ -53,20 +58,18 @@ def train_rloo(
 ) -> trainer.Trained:  # fmt: skip
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
-    The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
-    tokens that it drew. It counts padding in the positions, which is right for rotary embeddings
-    (Llama) but not for learned ones (GPT-2). Prompts that are too long are left out, and so many
-    that all steps are full. ValueError: numbers that make no groups or do not fit, or unusable
-    prompts or rewards; TrainingDiverged: a loss or gradient that is no finite number.
+    It draws as `sample_replies` does, and trains on the very tokens that it drew. Padding counts in
+    the positions: right for rotary embeddings (Llama), wrong for learned ones (GPT-2). Prompts that
+    are too long are left out, and so many that all steps are full. ValueError: numbers that make no
+    groups or do not fit, or unusable prompts or rewards; TrainingDiverged: a loss or gradient that
+    is no finite number.
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
-    to its prompt. To leave it out of the loss instead would keep its reward in its siblings'
-    baseline, and replies could grow beyond the limit at no cost.
+    to its prompt: left out of the loss, replies could grow beyond the limit at no cost.
 
-    The log has among others reward (the mean score) and kl (nats a token); its loss is 0: what
-    trains is the gradient. `samples` are one row per reply: step (the first is 1), prompt, reply,
-    ids, finished, reward, score (what training saw, before the KL penalty), tokens (with the end
-    token).
+    The log has among others reward (the mean score) and kl (nats a token). `samples` are one row
+    per reply: step (the first is 1), prompt, reply, ids, finished, reward, score (what training
+    saw, before the KL penalty), tokens (with the end token).
     """
     short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     kept = short[: count_of_full_steps(len(short), config)]
