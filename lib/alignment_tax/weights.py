@@ -39,11 +39,6 @@ class Stored:
     start: int
     size: int
 
-    @property
-    def ndim(self) -> int:
-        """Return the number of axes."""
-        return len(self.shape)
-
 
 @dataclass(frozen=True)
 class Checkpoint:

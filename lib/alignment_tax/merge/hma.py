@@ -50,8 +50,8 @@ class HmaConfig:
 class Found:
     """The ratios that a search came to.
 
-    `path` has a row per step, or point of the grid: step, ratios, and the objective there, batch on
-    the next batch and full on all examples (None where not computed).
+    `path` has a row per step, or point of the grid: step, ratios, and the objective there on the
+    next batch and in full (None where not computed).
     """
 
     blocks: tuple[float, ...]  # one each, from the input on; weights of the aligned model
@@ -93,7 +93,7 @@ class ReplyLikelihood:
     """Negative log-likelihood of replies (Eq. 9), in nats per reply token.
 
     A batch is scaled by the mean length of ALL replies, so that the mean over batches is Eq. 9
-    times a constant. No autocast: in bfloat16 the effect of a small change of a ratio would vanish.
+    times a constant. No autocast: in bfloat16 the effect of a small change would vanish.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Example]) -> None:
@@ -150,10 +150,7 @@ class KlToStart:
 
 
 def softmax_ratios(scores: Tensor, alpha: float) -> Tensor:
-    """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
-
-    What a block would have above 1 goes to the others, in proportion (`project`).
-    """
+    """Return ratios (K,) like softmax(scores), of mean alpha and none above 1 (see `project`)."""
     return project(torch.softmax(scores, dim=0), alpha)
 
 
@@ -183,10 +180,7 @@ def project(raw: Tensor, alpha: float) -> Tensor:
 
 
 def grid_ratios(alpha: float, step: float) -> list[tuple[float, ...]]:
-    """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
-
-    The first two ratios walk in steps from alpha, the third follows from the mean.
-    """
+    """Return all triples of mean alpha in [0, 1], the first two on a grid of steps from alpha."""
     if not 0 < step <= 1:
         raise MergeError(f"The step of the grid is {step}: it must lie in (0, 1].")
     reach, share = math.ceil(1 / step), 1 / 3
@@ -204,8 +198,8 @@ def learn_ratios(
 ) -> Found:
     """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
 
-    Adam on K scores, cosine schedule with warm-up. It starts at equal ratios, which is plain
-    averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
+    Adam on K scores, from equal ratios, which is plain averaging. The best ratios that were
+    evaluated on all examples are returned. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
     equal = torch.full((len(mixture.partition.blocks),), config.alpha, dtype=torch.float64)

@@ -1,7 +1,6 @@
 """Average part by part: another alpha for every block of layers (paper, sections 4.2 and 6).
 
-A `Partition` cuts a model into blocks of layers, counted from the input, and what is no layer:
-embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part.
+theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part k of a `Partition`.
 """
 
 from collections import Counter
@@ -15,9 +14,6 @@ from alignment_tax.merge import average, layout
 from alignment_tax.merge.average import State, mix, wide
 from alignment_tax.merge.layout import MergeError, Partition, Ratios
 
-#: All blocks of layers together: what the paper says is averaged.
-LINEAR = "linear"
-
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     """Cut a model into blocks of layers, embeddings, norms and head: see `layout.cut`."""
@@ -25,8 +21,11 @@ def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
 
 
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
-    """Return the ratios that average one part and leave all others aligned (paper, Figure 4)."""
-    chosen = partition.blocks if part == LINEAR else (part,)
+    """Return the ratios that average one part and leave all others aligned (paper, Figure 4).
+
+    The part "linear" is all blocks together, what the paper says is averaged.
+    """
+    chosen = partition.blocks if part == "linear" else (part,)
     ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
     layout.check_ratios(partition, ratios)
     return ratios
