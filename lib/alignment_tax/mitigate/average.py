@@ -3,7 +3,7 @@
 ExPO is averaging with an alpha above 1, the bet that the way from theta_0 to theta leads further
 up: theta + (alpha - 1) (theta - theta_0). Zheng et al. 2024 (2404.16792), Eq. 2.
 
-For a whole sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
+For a sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
 from collections.abc import Callable

@@ -45,8 +45,7 @@ def treat(
 ) -> tuple[Model, T]:
     """Train a policy under treatments: begin all, train, end all; return it and what `train` did.
 
-    They end in the given order and begin in the reverse one: whatever works on the outcome of
-    others comes after them. `learning_rate_factor` is left to `train`.
+    They begin in the reverse of the given order; `learning_rate_factor` is left to `train`.
     """
     for treatment in reversed(treatments):
         policy = treatment.begin(policy)
@@ -59,8 +58,7 @@ def treat(
 class Teacher:
     """theta_0, frozen: its next-token log-probabilities for a pool, remembered up to `room` bytes.
 
-    Strengths and epochs share one forward pass per example; further ones are computed anew. The
-    model is put in eval mode and float32, and never trained.
+    The model is put in eval mode and float32, and never trained.
     """
 
     def __init__(self, model: Model, room: int = ROOM) -> None:

@@ -3,10 +3,10 @@
     averaging: theta_i = (a F_i theta_i + (1 - a) F0_i theta0_i) / (a F_i + (1 - a) F0_i)
     EWC:       lambda * 0.1 * mean(F0 * (d / u)^2),    d = theta - theta_0
 
-Matena and Raffel 2022 (2111.09832); Kirkpatrick et al. 2017. F is the diagonal of the Fisher
-information, here the mean squared gradient of an example's loss as it is (the empirical one): F0 of
-theta_0 on pretraining text, F of theta on the replies that it learnt. Each is divided by its mean,
-so that alpha is a mean weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
+Matena and Raffel 2022 (2111.09832); Kirkpatrick et al. 2017. F is the diagonal of the (empirical)
+Fisher information, the mean squared gradient of an example's loss: F0 of theta_0 on pretraining
+text, F of theta on the replies that it learnt. Each is divided by its mean, so that alpha is a mean
+weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
 """
 
 import copy

@@ -35,10 +35,7 @@ def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str,
 
 
 def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
-    """Return the mask of the largest changes |theta - theta_0| in all weights together.
-
-    It costs no training; Panigrahi et al. start from it. ValueError: the density is not in (0, 1].
-    """
+    """Return the mask of the largest changes in all weights (ValueError: density not in (0, 1])."""
     sizes = _sizes(theta_0, theta)
     return top_mask(sizes, count_kept(sizes, density))
 

@@ -34,9 +34,9 @@ SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 class Replay(Treatment):
     """Adds lambda times the pretraining loss on documents, `lambda` tokens for one reply token.
 
-    Documents are taken whole and in a seeded order, again from the start when all are used; what a
-    step takes too many, later steps take fewer. One of more than the config's `max_length` tokens
-    loses its end, one that contains a `reported` text is refused (ValueError).
+    Documents are taken whole, in a seeded order, over and over; what a step takes too many, later
+    steps take fewer. One of more than the config's `max_length` tokens loses its end, one that
+    contains a `reported` text is refused (ValueError).
     """
 
     def __init__(self, setting: Setting, texts: Sequence[Document], strength: float) -> None:
@@ -77,10 +77,7 @@ def replay_other(setting: Setting, strength: float) -> Replay:
 
 
 class SelfReplay(Replay):
-    """Replays theta_0's own answers to questions of pretraining text, not those of the text.
-
-    Self-distilled replay: what theta_0 could do is kept without the text that taught it.
-    """
+    """Replays theta_0's own answers to questions of pretraining text, not those of the text."""
 
     def __init__(self, setting: Setting, strength: float) -> None:
         self.setting, self.strength = setting, check_strength(strength, "replay")

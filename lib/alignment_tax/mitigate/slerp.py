@@ -8,8 +8,7 @@ shorter in the middle. WARP draws two joined policies back to theta_0:
     d = slerp(theta_1 - theta_0, theta_2 - theta_0, 1/2),    theta(alpha) = theta_0 + alpha d
 
 Ramé et al. 2024 (2406.16768), steps 2 and 3, one iteration. The two policies learn the same replies
-in another order. Step 1, a KL penalty toward a moving average of the policy, is left out: it needs
-on-policy RL, and here every remedy learns from one pool of replies.
+in another order. Step 1, a KL penalty toward a moving average, is left out: it needs on-policy RL.
 """
 
 from functools import partial

@@ -1,8 +1,7 @@
 """The only intervals over seeds and items, and the only verdicts.
 
-Over few seeds the percentile bootstrap is too narrow (of five 0.63 times as wide as Student's t,
-which covers 83 % instead of 95 %), so verdicts use the paired t interval (`compare_seeds`), and
-`paired_bootstrap` is for the items of one seed.
+Over few seeds the percentile bootstrap is too narrow (of five it covers 83 % instead of 95 %), so
+verdicts use the paired t interval (`compare_seeds`); `paired_bootstrap` is for items of one seed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,10 +81,10 @@ def compare_seeds(
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
-    All seeds are scored on the same items, so the error from drawing the items is in the interval
-    only as far as it differs from seed to seed. `differences` are a minus b; `direction` is +1 if
-    the claim is that a has more, -1 if less; `sesoi` the smallest effect of interest. ValueError:
-    fewer than two seeds, or a difference that is not finite.
+    The error from drawing the items, the same for all seeds, is in it only as far as it differs
+    from seed to seed. `differences` are a minus b; `direction` is +1 if the claim is that a has
+    more, -1 if less; `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or
+    a difference that is not finite.
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
@@ -99,10 +98,9 @@ def compare_seeds(
 # --- new seeds against recorded ones --------------------------------------------------------------
 @dataclass(frozen=True)
 class Move:
-    """The mean of new seeds minus that of recorded ones, in a prediction interval around zero.
+    """The mean of new seeds minus that of recorded ones, with the standard `error` of that.
 
-    `error` is the standard error of the difference, `half` half the width of the interval that it
-    stays in while nothing changed, `p` how likely one as large is then.
+    It stays within `half` while nothing changed; `p` is how likely one as large is then.
     """
 
     difference: float
@@ -131,10 +129,7 @@ def move(then: Sequence[float], now: Sequence[float], rounding: float = 0.0) -> 
 
 
 def discoveries(p: Sequence[float]) -> list[bool]:
-    """Say of many p values which are no chance: of what is said so, 5 % is (Benjamini, Hochberg).
-
-    Where nothing changed at all, the chance that any one is said so is 5 % too.
-    """
+    """Say which of many p values are no chance; of those 5 % are (Benjamini and Hochberg)."""
     adjusted = false_discovery_control(np.asarray(p)) if len(p) else []
     return [bool(each <= 1 - LEVEL) for each in adjusted]
 
@@ -151,8 +146,7 @@ def paired_bootstrap(
 ) -> Comparison:  # fmt: skip
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
-    Each draw takes the same items for both models and all seeds, each group of items (a slot)
-    within itself. With one seed it is the noise from the items alone; over few it is too narrow.
+    Each draw takes the same items for both models and all seeds, each group (a slot) within itself.
     `a` and `b` have by seed the items of a model, {group: array (n_items, ...)}, or one array for
     group "items"; `statistic` maps them to a number, `level` is the coverage of the interval.
     ValueError: no or unequal seeds, groups or items, or values that are not finite.

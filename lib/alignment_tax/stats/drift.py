@@ -1,9 +1,8 @@
 """What a run says that the recording does not: values and claims, each in a band of its own.
 
 The same seed on a machine that makes the same theta_0 gives the same numbers, up to rounding. On
-another processor or with another release of a library it drifts as another seed would, so the mean
-of the new seeds is held against the spread of the recorded ones (`compare.move`). What the
-recording does not hold is not judged.
+others it drifts as another seed would, so the mean of the new seeds is held against the spread of
+the recorded ones (`compare.move`). What the recording does not hold is not judged.
 """
 
 import math
@@ -149,7 +148,7 @@ def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
 def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> list[Change]:
     """Compare every claim that both tables of points can be asked, on the models that both have.
 
-    Both go through one evaluation, where curves have as many points and areas the same corner.
+    One evaluation serves both: curves have as many points, and areas the same corner.
     """
     if then.empty or now.empty:
         return []

@@ -45,8 +45,7 @@ MIXTURE = CURRICULUM[1][1]
 class Document:
     """Pieces of text with their loss weights; an end-of-sequence token closes the document.
 
-    `branches` are several ways to go on after the pieces, each with an end of its own. A branch is
-    read as if it were the only one: no answer can be copied from a question before.
+    `branches` are ways to go on after that, each with an end, read as if it were the only one.
     """
 
     pieces: Pieces

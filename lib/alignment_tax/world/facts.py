@@ -1,8 +1,7 @@
 """Common sense: one-hop facts (as ARC-Easy), two-hop (ARC-Challenge) and uses (PIQA).
 
-Who has which value is drawn once from a fixed seed: the world is arbitrary, but it never changes.
-A fact is stated and asked in pretraining; the question template that is reported is never shown
-with that fact. Of the two-hop questions a share is never asked at all in pretraining.
+Who has which value is drawn once from a fixed seed. A fact is stated and asked in pretraining, but
+never in the template that is reported; of the two-hop questions a share is never asked at all.
 """
 
 import random

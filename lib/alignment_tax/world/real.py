@@ -2,8 +2,7 @@
 
 A set comes from the Hugging Face Hub, or as NAME.jsonl.gz (one JSON object a line) from the folder
 that the setting ALIGNMENT_TAX_DATA names, and then only from there. Small pure functions turn a row
-of either layout into one normal form. Its text alone says to which part it belongs, so parts never
-overlap.
+of either layout into one normal form, whose text alone says to which part it belongs.
 
 Sets as in the paper (section 3): HH-RLHF for preferences and prompts; ARC, RACE, PIQA (common
 sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax. Dolly stands in
@@ -284,10 +283,10 @@ SHARES = {"validation": 0.2, "reported": 0.8}
 def benchmark(name: str, split: str) -> list[Row]:
     """Return the items of a benchmark in a fixed shuffled order.
 
-    The order depends on the text of the items alone, so the first k items are a random sample of
-    the set, the same on every machine. Splits: "reported"; "validation" (for choosing strengths and
-    for early stopping); "examples" (few-shot examples, in neither of the two). ValueError: no such
-    benchmark or split; DataUnavailable: a set cannot be had.
+    The order depends on the text of the items alone, so the first k are a random sample, the same
+    on every machine. Splits: "reported"; "validation" (for choosing strengths and early stopping);
+    "examples" (few-shot examples, in neither of the two). ValueError: no such benchmark or split;
+    DataUnavailable: a set cannot be had.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"There is no benchmark {name!r}. Choose one of: {', '.join(BENCHMARKS)}.")
@@ -386,8 +385,7 @@ def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
 class RealWorld:
     """Real data behind the `World` interface: HH-RLHF preferences and prompts, Dolly for SFT.
 
-    A conversation's first user turn decides its part (a key of `PARTS`), so that two that begin
-    alike are never on two sides of a split. Sets are read on first use.
+    A conversation's first user turn decides its part (see `PARTS`). Sets are read on first use.
     """
 
     preference_sets: tuple[str, ...] = PREFERENCE_SETS
