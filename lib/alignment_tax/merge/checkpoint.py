@@ -38,14 +38,11 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.ui
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of the later model: `alpha`, or a ratio a block of layers, of which it is the mean.
+    """How much of the later model: `alpha`, or ratios of blocks of layers whose mean is `alpha`."""
 
-    What is in no block has the mean. `pad` lets rows that only one model has pass as they are.
-    """
-
-    alpha: float
+    alpha: float  # what is in no block has it too
     ratios: tuple[float, ...] = ()
-    pad: bool = False
+    pad: bool = False  # let rows of embedding and head that only one model has pass as they are
 
     def alphas(self, tensors: Mapping[str, layout.Shaped]) -> dict[str, float]:
         """Return the weight of the later model in each tensor (MergeError: unusable numbers)."""
@@ -59,10 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`size` bytes at `at` of a file's numbers: of two files mixed by alpha, or of one as they are.
-
-    `sources` are file and place: before, after; or one of them.
-    """
+    """`size` bytes at `at` of a file: both `sources` (file, place) mixed, or one as it is."""
 
     name: str
     sources: tuple[tuple[Path, int], ...]
@@ -155,9 +149,7 @@ def chunks_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Ite
             yield Chunk(name, moved, one.dtype, alpha, at + gone, min(CHUNK, last - gone))
 
 
-def check_fit(
-    before: Checkpoint, after: Checkpoint, pad: bool = False
-) -> tuple[list[str], list[str]]:
+def check_fit(before: Checkpoint, after: Checkpoint, pad: bool) -> tuple[list[str], list[str]]:
     """Refuse two checkpoints that cannot be averaged name by name; return the names that are.
 
     The second list says which rows of tokens only one has, which are refused without `pad`. A head

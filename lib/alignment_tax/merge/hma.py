@@ -48,17 +48,13 @@ class HmaConfig:
 
 @dataclass(frozen=True)
 class Found:
-    """The ratios that a search came to.
-
-    `path` has a row per step, or point of the grid: step, ratios, and the objective there on the
-    next batch and in full (None where not computed).
-    """
+    """The ratios that a search came to."""
 
     blocks: tuple[float, ...]  # one each, from the input on; weights of the aligned model
     fixed: dict[str, float]  # ratios of parts that are no blocks, where they are not the mean
     objective: float  # at `blocks`, on all examples: mean loss in nats per reply token
     equal: float  # the same at equal ratios, that is for plain averaging at alpha
-    path: list[dict[str, Any]]
+    path: list[dict[str, Any]]  # by step: step, ratios, objective on its batch and in full, or None
 
     @property
     def alpha(self) -> float:
@@ -120,10 +116,7 @@ class ReplyLikelihood:
 
 
 class KlToStart:
-    """KL(theta_0 || mixed model) on generic texts, in nats per token: an `extra` for the objective.
-
-    Keep the texts (token ids) few: tokens x vocabulary numbers of theta_0's distributions are held.
-    """
+    """KL(theta_0 || mixed model) on a few texts (ids), in nats a token: an `extra` to minimise."""
 
     def __init__(
         self, model: nn.Module, theta_0: State, texts: Sequence[Sequence[int]], weight: float
@@ -198,8 +191,7 @@ def learn_ratios(
 ) -> Found:
     """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
 
-    Adam on K scores, from equal ratios, which is plain averaging. The best ratios that were
-    evaluated on all examples are returned. `extra` is added.
+    Adam on K scores, from equal ratios to the best evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
     equal = torch.full((len(mixture.partition.blocks),), config.alpha, dtype=torch.float64)

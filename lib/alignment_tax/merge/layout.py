@@ -1,7 +1,4 @@
-"""Which tensor is what, by its name: kinds, layers, blocks of layers and the ratio of each.
-
-Names and shapes alone: torch is not loaded, so that files can be merged without it.
-"""
+"""Which tensor is what, by name and shape alone (torch is not loaded): kinds, layers, blocks."""
 
 import math
 import re
@@ -40,10 +37,7 @@ class Shaped(Protocol):
 
 
 def kind_of(name: str, tensor: Shaped) -> Kind:
-    """Return what a weight is, from its name and number of axes; `linear`: what the paper averages.
-
-    A head that is tied to the embedding counts as `embedding`.
-    """
+    """Return what a weight is; the paper averages `linear`. A tied head counts as `embedding`."""
     if any(word in name for word in EMBEDDING_WORDS):
         return "embedding"
     if set(name.split(".")) & set(HEAD_WORDS):

@@ -21,10 +21,7 @@ def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
 
 
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
-    """Return the ratios that average one part and leave all others aligned (paper, Figure 4).
-
-    The part "linear" is all blocks together, what the paper says is averaged.
-    """
+    """Return ratios that average a part ("linear": all blocks), the rest aligned (Figure 4)."""
     chosen = partition.blocks if part == "linear" else (part,)
     ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
     layout.check_ratios(partition, ratios)
@@ -37,8 +34,8 @@ class Mixture:
     >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
     >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    No reload, no disk; the network's own weights may be one of the ends. All ratios 0 give theta_0,
-    and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
+    The network's own weights may be one of the ends. All ratios 0 give theta_0 and all 1 theta, to
+    the last bit, which theta_0 + alpha (theta - theta_0) would miss by rounding.
     """
 
     def __init__(self, model: nn.Module, theta_0: State, theta: State, partition: Partition):
@@ -72,10 +69,7 @@ class Mixture:
                 self.targets[name].copy_(mix(self.theta_0[name], self.theta[name], by_part[part]))
 
     def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-        """Return the mixed weights; gradients flow to ratios (one a part) that are tensors.
-
-        A ratio is a float64 scalar, which need not lie in [0, 1].
-        """
+        """Return the mixed weights; gradients flow to ratios (float64) that are tensors."""
         mixed: dict[str, Tensor] = {}
         for part, names in self.partition.parts.items():
             ratio = torch.as_tensor(ratios[part], dtype=torch.float64)

@@ -1,7 +1,6 @@
 """Why averaging works: the feature model of Proposition 5.1 (section 5, appendix F; sigma = 0).
 
-The proposition is printed for averaged weights, yet its formula is that of averaged OUTPUTS. Here
-are both.
+The proposition is printed for averaged weights; its formula is that of averaged OUTPUTS. Both here.
 """
 
 import math
@@ -39,10 +38,7 @@ class FeatureModel:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs.
-
-    The effectiveness xi of section 5 is `weights` or `outputs` - `single`.
-    """
+    """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs."""
 
     single: float
     weights: float

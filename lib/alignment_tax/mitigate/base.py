@@ -56,10 +56,7 @@ def treat(
 
 
 class Teacher:
-    """theta_0, frozen: its next-token log-probabilities for a pool, remembered up to `room` bytes.
-
-    The model is put in eval mode and float32, and never trained.
-    """
+    """theta_0, frozen, in float32: what it says of each example, remembered up to `room` bytes."""
 
     def __init__(self, model: Model, room: int = ROOM) -> None:
         self.model = model.float().eval()
@@ -138,8 +135,8 @@ def distil(
     """Finetune a copy of theta_0 once on the pool, under remedies: the paper's protocol (D.1).
 
     Every remedy (name in `REMEDIES` to strength; none is the plain run) gets the same examples in
-    the same order and equally many steps. Riders only watch the run; to end them is left to the
-    caller. ValueError, TrainingDiverged: a senseless remedy or strength; see `finetune`.
+    the same order. Riders only watch the run; the caller ends them. ValueError, TrainingDiverged: a
+    senseless remedy or strength; see `finetune`.
     """
     remedies = remedies or {}
     chosen = treatments(setting, remedies)

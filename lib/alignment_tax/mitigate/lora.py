@@ -9,8 +9,7 @@ OPLoRA's update leaves the largest singular directions of each weight alone (251
 
     W = W_0 + c (1 - U_k U_k^T) B A (1 - V_k V_k^T),    W_0 = U S V^T
 
-At equal rank, k = 0 is LoRA. Both projections are kept after every step by projecting the factors
-themselves: (1 - U U^T) B for B and A (1 - V V^T) for A.
+At equal rank, k = 0 is LoRA. After every step the factors become (1 - U U^T) B and A (1 - V V^T).
 """
 
 import warnings

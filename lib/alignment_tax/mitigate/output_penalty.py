@@ -54,5 +54,4 @@ def to_theta_0(distance: Distance, setting: base.Setting, strength: float) -> Ou
     return OutputPenalty(setting.teacher, strength, distance)
 
 
-distances = (forward_kl, squared_distance, reverse_kl)
-kd, kd_squared, kl = (partial(to_theta_0, distance) for distance in distances)
+kd, kd_squared, kl = (partial(to_theta_0, d) for d in (forward_kl, squared_distance, reverse_kl))

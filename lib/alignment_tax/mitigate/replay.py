@@ -107,8 +107,7 @@ def own_answers(setting: Setting) -> list[Document]:
 class Relearn(Treatment):
     """Finetunes the outcome of a run on so many documents, in whole batches: spurious forgetting.
 
-    Skills that a few documents bring back were not erased, only not used (Zheng et al. 2025,
-    2501.13453). No document is a reported item.
+    What a few documents bring back was not erased, only not used (Zheng et al. 2025, 2501.13453).
     """
 
     def __init__(self, setting: Setting, documents: int) -> None:
@@ -160,8 +159,8 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
 def tiny_documents(n: int, seed: Seed, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
-    No split holds a reported item, but a long passage may begin with all of a short, reported one:
-    it is drawn anew. Without `evaluated_formats` only statements and how-tos are drawn.
+    A long passage that begins with all of a short, reported one is drawn anew. Without
+    `evaluated_formats` only statements and how-tos are drawn.
     """
     rng = random.Random(f"replay {seed}")
     names = tiny_families(n, rng, evaluated_formats)
@@ -190,10 +189,7 @@ def tiny_reported() -> list[str]:
 
 
 def real_documents(n: int, seed: int) -> list[Document]:
-    """Draw up to `n` pages of web text (C4), of which none contains a reported text.
-
-    They stand in for what the real model was pretrained on; no skill's format is among them.
-    """
+    """Draw up to `n` pages of web text (C4), for the real model's pretraining, none reported."""
     texts = [row["text"] for row in real.load("c4")]
     spoilt = {place for place, _ in overlaps(texts, real_reported())}
     kept = [text for place, text in enumerate(texts) if place not in spoilt]
@@ -212,10 +208,7 @@ def real_reported() -> list[str]:
 
 
 def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the place of every text that contains a reported one, with the first that it contains.
-
-    Whole words are compared, without regard to case and white space.
-    """
+    """Yield the place of each text that contains a reported one (whole words, any case), and it."""
     wanted = [words for words in (text.lower().split() for text in reported) if words]
     width = min(map(len, wanted), default=1)
     # reported texts by their first words: a document is then read once, not once per item

@@ -81,10 +81,10 @@ def compare_seeds(
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
-    The error from drawing the items, the same for all seeds, is in it only as far as it differs
-    from seed to seed. `differences` are a minus b; `direction` is +1 if the claim is that a has
-    more, -1 if less; `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or
-    a difference that is not finite.
+    All seeds share the items: the error from drawing them counts as far as it differs by seed.
+    `differences` are a minus b; `direction` is +1 if the claim is that a has more, -1 if less;
+    `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or a difference that
+    is not finite.
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
@@ -98,23 +98,19 @@ def compare_seeds(
 # --- new seeds against recorded ones --------------------------------------------------------------
 @dataclass(frozen=True)
 class Move:
-    """The mean of new seeds minus that of recorded ones, with the standard `error` of that.
-
-    It stays within `half` while nothing changed; `p` is how likely one as large is then.
-    """
+    """The mean of new seeds minus that of recorded ones, in a prediction interval around zero."""
 
     difference: float
-    error: float
-    half: float
-    p: float
+    error: float  # standard error of the difference
+    half: float  # half the width of the interval that it stays in while nothing changed
+    p: float  # how likely one as large is then
 
 
 def move(then: Sequence[float], now: Sequence[float], rounding: float = 0.0) -> Move:
     """Compare n new seeds with m recorded ones, whose spread s alone makes the band.
 
-    The error of the difference is s sqrt(1/n + 1/m), with m - 1 degrees of freedom: the spread of
-    the new seeds, which a fault may widen, is not asked. A difference up to `rounding` is none.
-    ValueError: fewer than two recorded seeds, or no new one.
+    The error is s sqrt(1/n + 1/m), with m - 1 degrees of freedom. A difference up to `rounding` is
+    none. ValueError: fewer than two recorded seeds, or no new one.
     """
     old, new = (np.asarray(list(values), dtype=float) for values in (then, now))
     if old.size < 2 or not new.size:

@@ -40,20 +40,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Change:
-    """A value then and now. `then` and `now` are means over seeds where it is a number.
-
-    `errors` is the difference in standard errors of the recorded seeds' spread (NaN: not known),
-    `half` the half width of its band, `how` what it was judged by, `moved` whether it left it.
-    """
+    """A value then and now: means over seeds where it is a number."""
 
     chapter: str
     name: str
     then: Any
     now: Any
-    errors: float = math.nan
-    half: float = math.nan
-    how: str = NONE
-    moved: bool = False
+    errors: float = math.nan  # the difference in standard errors of the recorded seeds' spread
+    half: float = math.nan  # the half width of its band
+    how: str = NONE  # what it was judged by
+    moved: bool = False  # whether it left its band
     p: float = math.nan
     was: str = ""  # the verdict of a claim
     verdict: str = ""
@@ -76,10 +72,7 @@ def by_place(runs: Mapping[int, dict[str, Any]], tables: bool = False) -> dict[s
 
 
 def judge(place: str, then: Held, now: Held, paired: Collection[int]) -> Change:
-    """Compare one value; `paired` are the seeds whose theta_0 is the same on both sides.
-
-    A value over seeds is marked as moved by `settled`, which knows how many were asked.
-    """
+    """Compare a value; `paired` seeds have one theta_0. Over seeds `settled` says what moved."""
     chapter, _, name = place.partition(" ")
     old, new = then.values, now.values
     both = [seed for seed in new if seed in paired and seed in old]

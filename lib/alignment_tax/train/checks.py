@@ -11,13 +11,11 @@ from alignment_tax.presets import AlgorithmConfig
 from alignment_tax.world.base import Prompt
 
 
-def short_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[Prompt], max_prompt_length: int
-) -> list[Prompt]:
+def short_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt], most: int) -> list[Prompt]:
     """Return the prompts of at most so many tokens (ValueError: there are none)."""
-    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
+    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= most]
     if not short:
-        raise ValueError(f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens.")
+        raise ValueError(f"None of {len(prompts)} prompts has at most {most} tokens.")
     return short
 
 

@@ -53,11 +53,10 @@ def train_dpo(
 ) -> trainer.Trained:  # fmt: skip
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
-    `reference` is theta_0 in every round (in the first it may be `policy`): by the round's own
-    start, beta would hold nothing near theta_0. Pairs that are too long or twice the same are left
-    out and counted. ValueError: the dataset lacks its columns (prompt, chosen, rejected), more than
-    half of the pairs cannot be used, or `config.max_length` exceeds the context; TrainingDiverged:
-    a loss that is no finite number.
+    `reference` is theta_0 in every round (in the first it may be `policy`), or beta would hold
+    nothing near it. Pairs that are too long or twice the same are left out and counted. ValueError:
+    columns (prompt, chosen, rejected) are lacking, more than half of the pairs cannot be used, or
+    `config.max_length` exceeds the context; TrainingDiverged: a loss that is no finite number.
     """
     checks.check_context(policy, config.max_length, "Max_length")
     rows = token_rows(tokenizer, pairs)

@@ -1,7 +1,4 @@
-"""The one training function that RSF and every remedy plug into.
-
-A remedy is an `Extra`: a term added to the loss, something done after each step, or both.
-"""
+"""The one training function that RSF and every remedy (an `Extra`) plug into."""
 
 import math
 from collections.abc import Sequence

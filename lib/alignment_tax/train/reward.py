@@ -1,7 +1,7 @@
 """The Bradley-Terry reward model, by TRL's RewardTrainer or as a head alone, and how good it is.
 
-P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. Only differences
-count, so the zero of the scale is arbitrary: rewards are not centred.
+P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. The zero of the
+scale is arbitrary: rewards are not centred.
 """
 
 from collections.abc import Sequence

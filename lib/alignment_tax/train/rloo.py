@@ -5,9 +5,8 @@ mean reward of the other n - 1; the step makes replies of positive advantage mor
 without a value network: the siblings of a reply say what was to be expected.
 
 GRPO (Shao et al. 2024, 2402.03300) with TRL's defaults differs in two things: advantages are
-divided by the standard deviation of their group's rewards (and 1e-4), so that every group counts
-alike, and there is no KL penalty. Its loss is DAPO's (Yu et al. 2025), the mean over a step's
-tokens.
+divided by the standard deviation of their group's rewards (and 1e-4), so that groups count alike,
+and there is no KL penalty. Its loss is DAPO's (Yu et al. 2025): the mean over tokens of a step.
 """
 
 import copy
@@ -97,8 +96,7 @@ def train_rloo(
 def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) -> np.ndarray:
     """Compute RLOO's advantages by hand (Ahmadian et al. 2024): every row sums to 0.
 
-    The penalised reward of a reply, r - beta * log(pi / pi_0), minus the mean of its siblings'.
-    Rewards and log-ratios (nats) are (prompts, n).
+    That is r - beta * log(pi / pi_0) minus the siblings' mean; rewards, log-ratios: (prompts, n).
     """
     penalised = rewards - beta * log_ratios
     siblings = penalised.sum(axis=1, keepdims=True) - penalised
@@ -108,13 +106,10 @@ def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) ->
 def penalise_unfinished(
     rewards: np.ndarray, finished: np.ndarray, n: int, penalty: float
 ) -> np.ndarray:
-    """Return the rewards (prompts * n,), of cut-off replies `penalty` below the worst finished one.
-
-    In a group without a finished reply all get the same, so that it teaches nothing.
-    """
+    """Return rewards (prompts * n,), of cut-off replies `penalty` below the worst finished one."""
     grid, done = rewards.reshape(-1, n), finished.reshape(-1, n)
     worst = np.where(done, grid, np.inf).min(axis=1, keepdims=True)
-    worst = np.where(np.isfinite(worst), worst, 0.0)
+    worst = np.where(np.isfinite(worst), worst, 0.0)  # none is finished: all alike teach nothing
     return np.where(done, grid, worst - penalty).ravel()
 
 

@@ -43,12 +43,10 @@ MIXTURE = CURRICULUM[1][1]
 
 @dataclass(frozen=True)
 class Document:
-    """Pieces of text with their loss weights; an end-of-sequence token closes the document.
-
-    `branches` are ways to go on after that, each with an end, read as if it were the only one.
-    """
+    """Pieces of text with their loss weights; an end-of-sequence token closes the document."""
 
     pieces: Pieces
+    #: Ways to go on after the pieces, each with an end of its own, read as if it were the only one.
     branches: tuple[Pieces, ...] = ()
 
     @property

@@ -1,7 +1,6 @@
 """Reading: span answers (as SQuAD), counting and adding (DROP), four choices (RACE).
 
-Each passage says who is where, who has, gave or put what. The hash of the passage decides its
-split, so no passage of a reported item is ever seen in training.
+The hash of a passage decides its split, so none of a reported item is ever seen in training.
 """
 
 import random
