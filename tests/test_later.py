@@ -13,7 +13,7 @@ from torch import nn
 
 from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate import distil, treatments
-from alignment_tax.mitigate.average import expo
+from alignment_tax.mitigate.expo import expo
 from alignment_tax.mitigate.fisher import information, weighted
 from alignment_tax.mitigate.projection import protected
 from alignment_tax.mitigate.replay import own_answers, text_losses

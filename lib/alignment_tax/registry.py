@@ -84,7 +84,7 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
     Remedy("average", "averaging the weights", "average:Average", "afterwards",
            ALPHA, "paper, 4.1; Wortsman et al. 2022", **AT_1),
     # what came after the paper
-    Remedy("expo", "ExPO", "average:expo", "afterwards",
+    Remedy("expo", "ExPO", "expo:expo", "afterwards",
            "alpha, above 1", "Zheng et al. 2024", off=1.0, beyond=True),
     Remedy("slerp", "SLERP", "slerp:along_sphere", "afterwards", ALPHA, "Shoemake 1985", **AT_1),
     Remedy("dare", "DARE", "sparse:at_random", "afterwards",
@@ -93,9 +93,9 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
            ALPHA, "Yadav et al. 2023", fades=False, weak_is_high=True),
     Remedy("fisher", "Fisher averaging", "fisher:FisherAverage", "afterwards",
            ALPHA, "Matena and Raffel 2022", **TEXT, **AT_1),
-    Remedy("warp", "WARP", "slerp:Warp", "afterwards",
+    Remedy("warp", "WARP", "warp:Warp", "afterwards",
            ALPHA, "Ramé et al. 2024", fades=False, weak_is_high=True),
-    Remedy("relearn", "relearning", "replay:Relearn", "afterwards",
+    Remedy("relearn", "relearning", "relearn:Relearn", "afterwards",
            "documents read after RLHF", "Zheng et al. 2025", kind=int, **TEXT, **AT_0),
     Remedy("ewc", "EWC", "fisher:Ewc", "training",
            "lambda of the weighted L2 distance", "Kirkpatrick et al. 2017", **TEXT, **AT_0),
@@ -105,7 +105,7 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
            "gradients that are projected off", "2602.07892", kind=int, **TEXT, **AT_0),
     Remedy("null_space", "null space", "projection:NullSpace", "training",
            "share of the inputs' power that is protected", "2512.11391", fades=False, **TEXT),
-    Remedy("oplora", "OPLoRA", "lora:OpLora", "model",
+    Remedy("oplora", "OPLoRA", "oplora:OpLora", "model",
            "singular directions that are protected", "2510.13003", fades=False, kind=int),
 )}
 # fmt: on

@@ -1,6 +1,6 @@
 """The remedies against the alignment tax, and the protocol that compares them.
 
-One file a kind; `registry` lists them. Remedies at a strength are `Treatment`s, and combine:
+One file a remedy; `registry` lists them. Remedies at a strength are `Treatment`s, and combine:
 
 >>> policy = distil(setting, {"l2": 0.04, "average": 0.8}).policy
 """

@@ -1,13 +1,9 @@
 """Merging the outcome of a run with theta_0 as its last step: `merge.average`, or another merge.
 
-ExPO is averaging with an alpha above 1, the bet that the way from theta_0 to theta leads further
-up: theta + (alpha - 1) (theta - theta_0). Zheng et al. 2024 (2404.16792), Eq. 2.
-
 For a sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 from alignment_tax.merge.average import State, average, own_tensors, write_weights
 from alignment_tax.merge.layout import check_alpha
@@ -31,10 +27,3 @@ class Average(Treatment):
         """Merge the policy with theta_0, in place."""
         write_weights(model, self.merge(own_tensors(self.theta_0), own_tensors(model), self.alpha))
         return model
-
-
-def expo(setting: Setting, alpha: float) -> Average:
-    """Return the extrapolation (ValueError: alpha is below 1, where averaging begins)."""
-    if not alpha >= 1:
-        raise ValueError(f"ExPO's alpha is {alpha}: it must be 1 or more. Below it is averaging.")
-    return Average(setting, alpha, partial(average, extrapolate=True), extrapolate=True)

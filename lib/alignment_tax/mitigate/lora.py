@@ -4,12 +4,6 @@
 
 Here the strength is the rank r, and the remedy is stronger the LOWER it is. Embeddings, norms and
 head stay frozen. At the end B A is added to the weights, so that the outcome is an ordinary policy.
-
-OPLoRA's update leaves the largest singular directions of each weight alone (2510.13003):
-
-    W = W_0 + c (1 - U_k U_k^T) B A (1 - V_k V_k^T),    W_0 = U S V^T
-
-At equal rank, k = 0 is LoRA. After every step the factors become (1 - U U^T) B and A (1 - V V^T).
 """
 
 import warnings
@@ -18,7 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
 from alignment_tax.merge.layout import kind_of
 from alignment_tax.mitigate.base import Setting, Treatment
@@ -32,8 +26,6 @@ SCALING = 2
 #: (seed 101, tuning.csv) that collapses at rank 16, and three times gains as much reward.
 LEARNING_RATE_FACTOR = 3.0
 MLP_WORDS = ("mlp", "feed_forward", "ffn")
-#: The rank of OPLoRA's update, in the middle of LoRA's own grid.
-OPLORA_RANK = 16
 
 Where = Literal["all", "mlp"]
 
@@ -76,40 +68,6 @@ def lora(setting: Setting, rank: float, where: Where = "all") -> Lora:
 
 
 lora_mlp = partial(lora, where="mlp")
-
-
-class OpLora(Lora):
-    """LoRA of rank 16 on attention and MLP, k singular directions of each weight protected."""
-
-    def __init__(self, setting: Setting, k: float) -> None:
-        super().__init__(OPLORA_RANK, "all", setting.seed)
-        names = target_names(setting.theta_0, self.where)
-        most = min(min(setting.theta_0.get_parameter(f"{name}.weight").shape) for name in names) - 1
-        if k != k // 1 or not 1 <= k <= most:
-            told = f"whole number from 1 to {most}, fewer than the smallest layer has"
-            raise ValueError(f"OPLoRA protects {k} singular directions: choose a {told}.")
-        self.k = int(k)
-
-    def begin(self, model: Model) -> Model:
-        """Find the directions, and start inside their complement."""
-        self.spaces: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in target_names(model, self.where):
-            weight = model.get_parameter(f"{name}.weight").detach()
-            u, _, v = torch.linalg.svd(weight, full_matrices=False)
-            self.spaces[name] = (u[:, : self.k], v[: self.k].T)
-        wrapped = super().begin(model)
-        with torch.no_grad():
-            self.after_step(wrapped, 0)
-        return wrapped
-
-    def after_step(self, model: Model, step: int) -> None:
-        """Project both factors of every layer."""
-        inner = cast(Any, model).get_base_model()
-        for name, (u, v) in self.spaces.items():
-            layer = inner.get_submodule(name)
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            a.sub_(a @ v @ v.T)
-            b.sub_(u @ (u.T @ b))
 
 
 def target_names(model: Model, where: Where) -> list[str]:

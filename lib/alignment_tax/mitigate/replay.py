@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,8 +24,6 @@ from alignment_tax.world.corpus import FAMILIES, MIXTURE, Document
 EVALUATED = ("question", "dialogue", "span", "counting", "race_like", "translation")
 #: Of an answer that theta_0 gives to a question that is replayed.
 ANSWER_TOKENS, ANSWER_BATCH = 40, 128
-#: Of a run that relearns.
-RELEARN_EPOCHS, RELEARN_BATCH, RELEARN_RATE = 4, 8, 1e-4
 Seed = int | str
 SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 
@@ -102,30 +99,6 @@ def own_answers(setting: Setting) -> list[Document]:
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     pairs = [(d.pieces[0], (text, 1.0)) for d, text in zip(asked, texts, strict=True) if text]
     return [Document(pair) for pair in pairs]
-
-
-class Relearn(Treatment):
-    """Finetunes the outcome of a run on so many documents, in whole batches: spurious forgetting.
-
-    What a few documents bring back was not erased, only not used (Zheng et al. 2025, 2501.13453).
-    """
-
-    def __init__(self, setting: Setting, documents: int) -> None:
-        self.setting = setting
-        self.batches = int(check_strength(documents, "relearning") // RELEARN_BATCH)
-        check_texts(setting, self.batches * RELEARN_BATCH)
-        check_disjoint(setting.replay[: self.batches * RELEARN_BATCH], setting.reported)
-
-    def end(self, model: Model) -> Model:
-        """Finetune the policy."""
-        parameters = list(model.requires_grad_(True).parameters())
-        optimizer = torch.optim.AdamW(parameters, lr=RELEARN_RATE, weight_decay=0.0)
-        for _ in range(RELEARN_EPOCHS):
-            for loss in text_losses(self.setting, model, self.batches, RELEARN_BATCH):
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        return model
 
 
 def encoded(setting: Setting, texts: Sequence[Document]) -> list[pretrain.Row]:

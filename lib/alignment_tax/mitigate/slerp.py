@@ -1,14 +1,8 @@
-"""SLERP, from theta_0 to theta along the sphere, tensor by tensor, and WARP, which joins two so.
+"""SLERP: from theta_0 to theta along the sphere, tensor by tensor. Shoemake 1985; as in mergekit.
 
     theta(alpha) = sin((1 - alpha) w) / sin(w) theta_0 + sin(alpha w) / sin(w) theta
 
-w is the angle between the two (Shoemake 1985; as in mergekit). Averaging takes the chord, which is
-shorter in the middle. WARP draws two joined policies back to theta_0:
-
-    d = slerp(theta_1 - theta_0, theta_2 - theta_0, 1/2),    theta(alpha) = theta_0 + alpha d
-
-Ramé et al. 2024 (2406.16768), steps 2 and 3, one iteration. The two policies learn the same replies
-in another order. Step 1, a KL penalty toward a moving average, is left out: it needs on-policy RL.
+w is the angle between the two. Averaging takes the chord, which is shorter in the middle.
 """
 
 from functools import partial
@@ -16,9 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alignment_tax.merge.average import State, mix, own_tensors
+from alignment_tax.merge.average import State, mix
 from alignment_tax.mitigate.average import Average
-from alignment_tax.mitigate.base import Setting
 
 
 def slerp(theta_0: State, theta: State, alpha: float) -> dict[str, Tensor]:
@@ -39,18 +32,3 @@ def _arc(start: Tensor, end: Tensor, alpha: float) -> Tensor:
 
 
 along_sphere = partial(Average, merge=slerp)
-
-
-class Warp(Average):
-    """Joins the outcome with a second policy, and averages both with theta_0."""
-
-    def __init__(self, setting: Setting, alpha: float) -> None:
-        super().__init__(setting, alpha, self.joined)
-        self.setting = setting
-
-    def joined(self, theta_0: State, theta: State, alpha: float) -> State:
-        """Return theta(alpha) of both policies."""
-        ends = (theta, own_tensors(self.setting.sibling))
-        first, second = ({n: end[n] - start for n, start in theta_0.items()} for end in ends)
-        both = slerp(first, second, 0.5)
-        return {name: start + alpha * both[name] for name, start in theta_0.items()}
