@@ -14,9 +14,9 @@ from torch import nn
 from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate import distil, treatments
 from alignment_tax.mitigate.expo import expo
-from alignment_tax.mitigate.fisher import information, text_losses, weighted
+from alignment_tax.mitigate.fisher import information, weighted
 from alignment_tax.mitigate.projection import protected
-from alignment_tax.mitigate.replay import own_answers
+from alignment_tax.mitigate.replay import own_answers, text_losses
 from alignment_tax.mitigate.slerp import slerp
 from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
 

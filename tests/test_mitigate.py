@@ -19,10 +19,10 @@ from torch import nn
 import alignment_tax.mitigate.output_penalty as outputs
 import alignment_tax.mitigate.replay as replays
 from alignment_tax.mitigate import REMEDIES, Setting, best_of_n, distil, treat, treatments
+from alignment_tax.mitigate.base import Teacher
 from alignment_tax.mitigate.graft import graft, largest_mask, learnt_mask, random_mask
 from alignment_tax.mitigate.lora import Lora
 from alignment_tax.mitigate.moving_average import Bema, Ema, Sma, ema, sma
-from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.models import conversation_ids, prompt_ids
 from alignment_tax.presets import TINY, DistilConfig

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from alignment_tax.models import Reply, prompt_ids, texts
 from alignment_tax.presets import PpoConfig
 from alignment_tax.train import ppo
-from alignment_tax.train.kl import AdaptiveKl
+from alignment_tax.train.kl import adapted
 from alignment_tax.train.ppo import PpoState, gae, lay_out, make_rollout, start, step, whiten
 
 EOS, GOOD, X = 1, 5, 7
@@ -95,11 +95,10 @@ def test_explained_variance_the_kl_weight_and_minibatches_by_hand():
     # errors 0, 0, 3: variance 2; returns: variance 8/3
     found = ppo.explained_variance(tensor([[1.0, 3.0, 2.0, 0.0]]), returns, mask)
     assert found.item() == pytest.approx(1 - 2 / (8 / 3))
-    control = AdaptiveKl(0.1, target=2.0, horizon=100)
-    assert control.update(3.0, replies=10).coef == pytest.approx(0.1 * 1.02)  # error cut to 0.2
-    assert control.update(1.9, replies=10).coef == pytest.approx(0.1 * 0.995)
-    assert control.update(-5.0, replies=50).coef == pytest.approx(0.1 * 0.9)
-    assert AdaptiveKl(0.1).update(3.0, replies=10).coef == 0.1
+    assert adapted(0.1, 3.0, 10, 2.0, 100) == pytest.approx(0.1 * 1.02)  # error cut to 0.2
+    assert adapted(0.1, 1.9, 10, 2.0, 100) == pytest.approx(0.1 * 0.995)
+    assert adapted(0.1, -5.0, 50, 2.0, 100) == pytest.approx(0.1 * 0.9)
+    assert adapted(0.1, 3.0, 10, None, 100) == 0.1
     order = ppo.minibatches(6, 2, 2, np.random.default_rng(0))
     assert [len(rows) for rows in order] == [2] * 6
     for epoch in (order[:3], order[3:]):
@@ -198,7 +197,7 @@ def test_a_resumed_run_ends_with_the_same_weights(shared: bool, tmp_path):
     assert part.iteration == 2
     part, again = step(part, PROMPTS, count_words)
     assert torch.equal(weights(whole.actor_critic), weights(part.actor_critic))
-    assert part.kl_control == whole.kl_control != AdaptiveKl(0.1, 0.01, 50)
+    assert part.kl_coef == whole.kl_coef != 0.1
     assert all(again[name] == row[name] for name in row if "seconds" not in name)
 
 

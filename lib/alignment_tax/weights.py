@@ -39,11 +39,6 @@ class Stored:
     start: int
     size: int
 
-    @property
-    def ndim(self) -> int:
-        """Return the number of axes."""
-        return len(self.shape)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -68,8 +63,7 @@ class Checkpoint:
 def open_checkpoint(name: str | Path) -> Checkpoint:
     """Return the checkpoint in a folder, or that of a Hub id, which is fetched first.
 
-    CheckpointError: it is not there, a part is missing, it holds quantised or pickled weights, or
-    code of its own is needed to run it.
+    CheckpointError: not there, not whole, quantised or pickled weights, or code of its own to run.
     """
     folder = _find_folder(str(name))
     config, files = _read_config(folder), tuple(weight_files(folder))
@@ -113,10 +107,8 @@ def check_folder(folder: Path) -> None:
 
     kind = _read_config(folder).get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise CheckpointError(
-            f"{folder / 'config.json'} has the model_type {kind!r}, which transformers does not "
-            "know. Take another model: code that comes with a checkpoint (auto_map) is never run."
-        )
+        told = f"{folder / 'config.json'} has the model_type {kind!r}, unknown to transformers"
+        raise CheckpointError(f"{told}: take another. Code of its own (auto_map) is never run.")
     weight_files(folder)
 
 
@@ -124,9 +116,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         lacks = "an adapter without its model: merge the two" if adapter else "no config.json"
-        raise CheckpointError(
-            f"{folder} holds {lacks}. Save a whole model there, with save_policy."
-        )
+        raise CheckpointError(f"{folder} holds {lacks}. Save a whole model there (save_policy).")
     return _read_json(folder / "config.json")
 
 
@@ -153,11 +143,9 @@ def check_same_vocabulary(first: Mapping[str, int], second: Mapping[str, int], a
     """Refuse two vocabularies that number tokens differently (CheckpointError)."""
     if differ := [token for token in {*first, *second} if first.get(token) != second.get(token)]:
         token = min(differ, key=lambda t: (first.get(t, second.get(t)), t))
-        raise CheckpointError(
-            f"The tokenizers differ: token {token!r} is number {first.get(token)} in the first and "
-            f"{second.get(token)} in the second ({len(first)} and {len(second)} tokens in all). "
-            f"{advice}"
-        )
+        told = f"token {token!r} is number {first.get(token)} in the first and {second.get(token)}"
+        told += f" in the second ({len(first)} and {len(second)} tokens in all)"
+        raise CheckpointError(f"The tokenizers differ: {told}. {advice}")
 
 
 def load_state(folder: Path) -> dict[str, Tensor]:
@@ -179,10 +167,8 @@ def weight_files(folder: Path) -> list[Path]:
             files = [folder / name for name in sorted(set(places.values()))]
     if not files:
         only = "".join(f", only {path.name}" for path in sorted(folder.glob("*.bin"))[:1])
-        raise CheckpointError(
-            f"{folder} has no {WEIGHTS}{only}. Save the model as safetensors: a pickle can run "
-            "code and is never read."
-        )
+        advice = "Save the model as safetensors: a pickle can run code and is never read."
+        raise CheckpointError(f"{folder} has no {WEIGHTS}{only}. {advice}")
     lacking = {file.name for file in files if not file.is_file()}
     if not places and any("-of-" in file.name for file in files):
         lacking = {INDEX}
@@ -190,10 +176,8 @@ def weight_files(folder: Path) -> list[Path]:
         held = {name for file in files for name in read_header(file)}
         lacking = set(places) - held
     if lacking:
-        raise CheckpointError(
-            f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such): it was "
-            "copied or downloaded in part. Get the whole."
-        )
+        told = f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such)"
+        raise CheckpointError(f"{told}: it was copied or downloaded in part. Get the whole.")
     return files
 
 

@@ -123,7 +123,7 @@ def check_fits_model(model: nn.Module, targets: State, state: State) -> None:
             raise MergeError(f"{told}: load them into a model with tie_word_embeddings=False.")
 
 
-def _check_names(state: State, other: State, who: str, other_who: str) -> None:
+def _check_names(state: State, other: State, who: str, whom: str) -> None:
     tied, other_tied, shared = _tied_to(state), _tied_to(other), tied_names(state)
     for name in state:
         tied_here_only = name in shared and name in other and name not in other_tied
@@ -132,8 +132,7 @@ def _check_names(state: State, other: State, who: str, other_who: str) -> None:
             told = f"{name!r} is tied to the embedding in one model, and not in the other"
             raise MergeError(f"{told}: untie both before training (tie_word_embeddings=False).")
         if name not in other and name not in tied:
-            told = f"{name!r} is in {who} but not in {other_who}"
-            raise MergeError(f"{told}. {FINETUNED} {UNWRAPPED}")
+            raise MergeError(f"{name!r} is in {who} but not in {whom}. {FINETUNED} {UNWRAPPED}")
 
 
 def _tied_to(state: State) -> dict[str, str]:

@@ -38,15 +38,11 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.ui
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of the later model: `alpha`, or a ratio a block of layers, of which it is the mean.
+    """How much of the later model: `alpha`, or ratios of blocks of layers whose mean is `alpha`."""
 
-    What is in no block (embeddings, norms, head) has the mean. `pad` lets rows of embedding and
-    head that only one model has pass as they are.
-    """
-
-    alpha: float
+    alpha: float  # what is in no block has it too
     ratios: tuple[float, ...] = ()
-    pad: bool = False
+    pad: bool = False  # let rows of embedding and head that only one model has pass as they are
 
     def alphas(self, tensors: Mapping[str, layout.Shaped]) -> dict[str, float]:
         """Return the weight of the later model in each tensor (MergeError: unusable numbers)."""
@@ -60,10 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`size` bytes at `at` of a file's numbers: of two files mixed by alpha, or of one as they are.
-
-    It is what is worked on at a time. `sources` are file and place: before, after; or one of them.
-    """
+    """`size` bytes at `at` of a file: both `sources` (file, place) mixed, or one as it is."""
 
     name: str
     sources: tuple[tuple[Path, int], ...]
@@ -86,9 +79,9 @@ class Shard:
 def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out: Path) -> Path:
     """Write theta(alpha) as a checkpoint that transformers opens; return its folder.
 
-    The weights lie in files as those of `after`. The folder appears whole, under its name, when
-    all is done; what a killed merge has finished is checked and kept. MergeError: the two do not
-    fit, the folder exists, is being written by another merge, or the disk has too little room.
+    The weights lie in files as those of `after`. The folder appears when all is done; what a killed
+    merge has finished is checked and kept. MergeError: the two do not fit, the folder exists, is
+    being written by another merge, or the disk has too little room.
     """
     shards = plan(before, after, recipe)
     sources = {*before.files, *after.files}
@@ -156,14 +149,12 @@ def chunks_of(name: str, one: Stored, two: Stored, alpha: float, at: int) -> Ite
             yield Chunk(name, moved, one.dtype, alpha, at + gone, min(CHUNK, last - gone))
 
 
-def check_fit(
-    before: Checkpoint, after: Checkpoint, pad: bool = False
-) -> tuple[list[str], list[str]]:
+def check_fit(before: Checkpoint, after: Checkpoint, pad: bool) -> tuple[list[str], list[str]]:
     """Refuse two checkpoints that cannot be averaged name by name; return the names that are.
 
-    The second list says what only one has: rows of tokens, which are refused without `pad`. A head
-    that one of them stores and the other leaves out must be the embedding once more. MergeError:
-    names, shapes, dtypes or tokenizers differ; it names the first offenders.
+    The second list says which rows of tokens only one has, which are refused without `pad`. A head
+    that only one stores must be the embedding once more. MergeError: names, shapes, dtypes or
+    tokenizers differ; it names the first offenders.
     """
     for who, here, other in (("BEFORE", before, after), ("AFTER", after, before)):
         alone = [name for name in here.tensors if name not in other.tensors]
@@ -204,7 +195,7 @@ def rows_of(end: Checkpoint) -> int:
 
 def has_rows(name: str, tensor: Stored) -> bool:
     """Whether each row of a tensor belongs to a token."""
-    return tensor.ndim == 2 and layout.kind_of(name, tensor) in ("embedding", "head")
+    return len(tensor.shape) == 2 and layout.kind_of(name, tensor) in ("embedding", "head")
 
 
 def is_tied(checkpoint: Checkpoint, name: str) -> bool:
@@ -363,10 +354,9 @@ def write_rest(
 
 
 def mergekit_config(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> str:
-    """Return a configuration with which mergekit's `linear` makes the same weights.
+    """Return a configuration by which mergekit's `linear` makes these weights, up to one rounding.
 
-    They are the same up to one rounding. MergeError: the two do not fit, or one of them has rows of
-    tokens that the other lacks.
+    MergeError: the two do not fit, or one of them has rows of tokens that the other lacks.
     """
     names, _ = check_fit(before, after, recipe.pad)
     if any(before.tensors[name].shape != after.tensors[name].shape for name in names):

@@ -48,17 +48,13 @@ class HmaConfig:
 
 @dataclass(frozen=True)
 class Found:
-    """The ratios that a search came to.
-
-    `path` has a row per step, or point of the grid: step, ratios, and the objective there, batch on
-    the next batch and full on all examples (None where not computed).
-    """
+    """The ratios that a search came to."""
 
     blocks: tuple[float, ...]  # one each, from the input on; weights of the aligned model
     fixed: dict[str, float]  # ratios of parts that are no blocks, where they are not the mean
     objective: float  # at `blocks`, on all examples: mean loss in nats per reply token
     equal: float  # the same at equal ratios, that is for plain averaging at alpha
-    path: list[dict[str, Any]]
+    path: list[dict[str, Any]]  # by step: step, ratios, objective on its batch and in full, or None
 
     @property
     def alpha(self) -> float:
@@ -93,7 +89,7 @@ class ReplyLikelihood:
     """Negative log-likelihood of replies (Eq. 9), in nats per reply token.
 
     A batch is scaled by the mean length of ALL replies, so that the mean over batches is Eq. 9
-    times a constant. No autocast: in bfloat16 the effect of a small change of a ratio would vanish.
+    times a constant. No autocast: in bfloat16 the effect of a small change would vanish.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Example]) -> None:
@@ -120,10 +116,7 @@ class ReplyLikelihood:
 
 
 class KlToStart:
-    """KL(theta_0 || mixed model) on generic texts, in nats per token: an `extra` for the objective.
-
-    Keep the texts (token ids) few: tokens x vocabulary numbers of theta_0's distributions are held.
-    """
+    """KL(theta_0 || mixed model) on a few texts (ids), in nats a token: an `extra` to minimise."""
 
     def __init__(
         self, model: nn.Module, theta_0: State, texts: Sequence[Sequence[int]], weight: float
@@ -150,10 +143,7 @@ class KlToStart:
 
 
 def softmax_ratios(scores: Tensor, alpha: float) -> Tensor:
-    """Return ratios proportional to softmax(scores), of mean alpha, none above 1. Shape (K,).
-
-    What a block would have above 1 goes to the others, in proportion (`project`).
-    """
+    """Return ratios (K,) like softmax(scores), of mean alpha and none above 1 (see `project`)."""
     return project(torch.softmax(scores, dim=0), alpha)
 
 
@@ -183,10 +173,7 @@ def project(raw: Tensor, alpha: float) -> Tensor:
 
 
 def grid_ratios(alpha: float, step: float) -> list[tuple[float, ...]]:
-    """Return all triples of mean alpha in [0, 1] on a grid around (alpha, alpha, alpha).
-
-    The first two ratios walk in steps from alpha, the third follows from the mean.
-    """
+    """Return all triples of mean alpha in [0, 1], the first two on a grid of steps from alpha."""
     if not 0 < step <= 1:
         raise MergeError(f"The step of the grid is {step}: it must lie in (0, 1].")
     reach, share = math.ceil(1 / step), 1 / 3
@@ -204,8 +191,7 @@ def learn_ratios(
 ) -> Found:
     """Find the ratios of the blocks that minimise the objective at a fixed mean (Algorithm 1).
 
-    Adam on K scores, cosine schedule with warm-up. It starts at equal ratios, which is plain
-    averaging, and returns the best ratios that were evaluated on all examples. `extra` is added.
+    Adam on K scores, from equal ratios to the best evaluated on all examples. `extra` is added.
     """
     search = _Search(mixture, objective, config, extra)
     equal = torch.full((len(mixture.partition.blocks),), config.alpha, dtype=torch.float64)

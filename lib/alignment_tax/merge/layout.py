@@ -1,7 +1,4 @@
-"""Which tensor is what, by its name: kinds, layers, blocks of layers and the ratio of each.
-
-Names and shapes alone: torch is not loaded, so that files can be merged without it.
-"""
+"""Which tensor is what, by name and shape alone (torch is not loaded): kinds, layers, blocks."""
 
 import math
 import re
@@ -24,7 +21,6 @@ UNWRAPPED = (
 )
 THIRDS = ("input", "middle", "output")
 OTHER_PARTS = {"embedding": "embeddings", "norm": "norms", "head": "head"}
-LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 TOLERANCE = 1e-9  # of a mean that is held exactly, up to the rounding of float64
 
 
@@ -36,15 +32,12 @@ class Shaped(Protocol):
     """A tensor, or what is known of one that is still on disk."""
 
     @property
-    def ndim(self) -> int:
-        """Return the number of axes."""
+    def shape(self) -> Sequence[int]:
+        """Return the sizes along its axes."""
 
 
 def kind_of(name: str, tensor: Shaped) -> Kind:
-    """Return what a weight is, from its name and number of axes; `linear`: what the paper averages.
-
-    A head that is tied to the embedding is the same tensor, and counts as `embedding`.
-    """
+    """Return what a weight is; the paper averages `linear`. A tied head counts as `embedding`."""
     if any(word in name for word in EMBEDDING_WORDS):
         return "embedding"
     if set(name.split(".")) & set(HEAD_WORDS):
@@ -52,7 +45,7 @@ def kind_of(name: str, tensor: Shaped) -> Kind:
     if any(word in name for word in NORM_WORDS):
         return "norm"
     # the experts of a mixture are matrices in one stack
-    return "linear" if tensor.ndim >= 2 else "other"
+    return "linear" if len(tensor.shape) >= 2 else "other"
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,8 @@ def cut(tensors: Mapping[str, Shaped], blocks: int | Sequence[int] = 3) -> Parti
 
 def layers(names: Iterable[str]) -> dict[str, int]:
     """Return the layer of each tensor that is in one: the number in its name."""
-    return {name: int(found.group(1)) for name in names if (found := LAYER.search(name))}
+    found = {name: re.search(r"(?:^|\.)(\d+)(?:\.|$)", name) for name in names}
+    return {name: int(number[1]) for name, number in found.items() if number}
 
 
 def block_sizes(layers: int, blocks: int) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Average part by part: another alpha for every block of layers (paper, sections 4.2 and 6).
 
-A `Partition` cuts a model into blocks of layers, counted from the input, and what is no layer:
-embeddings, norms, head. theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part.
+theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part k of a `Partition`.
 """
 
 from collections import Counter
@@ -15,9 +14,6 @@ from alignment_tax.merge import average, layout
 from alignment_tax.merge.average import State, mix, wide
 from alignment_tax.merge.layout import MergeError, Partition, Ratios
 
-#: All blocks of layers together: what the paper says is averaged.
-LINEAR = "linear"
-
 
 def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
     """Cut a model into blocks of layers, embeddings, norms and head: see `layout.cut`."""
@@ -25,8 +21,8 @@ def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
 
 
 def one_part(partition: Partition, part: str, alpha: float) -> dict[str, float]:
-    """Return the ratios that average one part and leave all others aligned (paper, Figure 4)."""
-    chosen = partition.blocks if part == LINEAR else (part,)
+    """Return ratios that average a part ("linear": all blocks), the rest aligned (Figure 4)."""
+    chosen = partition.blocks if part == "linear" else (part,)
     ratios = {**dict.fromkeys(partition.parts, 1.0), **dict.fromkeys(chosen, alpha)}
     layout.check_ratios(partition, ratios)
     return ratios
@@ -38,8 +34,8 @@ class Mixture:
     >>> mixture = Mixture(model, theta_0, theta, partition(model, 3))
     >>> mixture.set(one_part(mixture.partition, "input", 0.4))
 
-    No reload, no disk; the network's own weights may be one of the ends. All ratios 0 give theta_0,
-    and all 1 theta, to the last bit. (theta_0 + alpha (theta - theta_0) would miss it by rounding.)
+    The network's own weights may be one of the ends. All ratios 0 give theta_0 and all 1 theta, to
+    the last bit, which theta_0 + alpha (theta - theta_0) would miss by rounding.
     """
 
     def __init__(self, model: nn.Module, theta_0: State, theta: State, partition: Partition):
@@ -73,10 +69,7 @@ class Mixture:
                 self.targets[name].copy_(mix(self.theta_0[name], self.theta[name], by_part[part]))
 
     def weights(self, ratios: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-        """Return the mixed weights; gradients flow to ratios (one a part) that are tensors.
-
-        A ratio is a float64 scalar, which need not lie in [0, 1].
-        """
+        """Return the mixed weights; gradients flow to ratios (float64) that are tensors."""
         mixed: dict[str, Tensor] = {}
         for part, names in self.partition.parts.items():
             ratio = torch.as_tensor(ratios[part], dtype=torch.float64)

@@ -1,7 +1,6 @@
 """Why averaging works: the feature model of Proposition 5.1 (section 5, appendix F; sigma = 0).
 
-The proposition is printed for averaged weights, yet its formula is that of averaged OUTPUTS. Here
-are both. In averaged weights (Def. F.2 as printed) a shared feature is counted four times.
+The proposition is printed for averaged weights; its formula is that of averaged OUTPUTS. Both here.
 """
 
 import math
@@ -19,11 +18,10 @@ SHARED_IN_WEIGHTS = 4  # (w_a + w_b) holds it twice, (Phi_a + Phi_b) shows it tw
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """The world of Proposition 5.1 (ValueError: a number that makes no sense).
+    """The world of Proposition 5.1: two models (ValueError: a number that makes no sense).
 
-    Two models, theta_0 and theta, each use `features`, `shared` of them the same. A feature shows
-    the true class of an input with probability 1 - p and any class at random otherwise. A model
-    answers with the class that most of its features show.
+    A feature shows the true class of an input with probability 1 - p and any class at random
+    otherwise. A model answers with the class that most of its features show.
     """
 
     features: int = 20  # n, features that each model uses
@@ -40,10 +38,7 @@ class FeatureModel:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs.
-
-    Both tasks are alike: the effectiveness xi of section 5 is `weights` or `outputs` - `single`.
-    """
+    """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs."""
 
     single: float
     weights: float

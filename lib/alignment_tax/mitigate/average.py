@@ -1,6 +1,6 @@
 """Merging the outcome of a run with theta_0 as its last step: `merge.average`, or another merge.
 
-For a whole sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
+For a sweep over alpha of one trained policy use `merge.parts.Mixture`, which trains nothing.
 """
 
 from collections.abc import Callable

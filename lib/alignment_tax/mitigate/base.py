@@ -8,17 +8,19 @@ from functools import cached_property
 from typing import TypeVar, get_args
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
-from alignment_tax.mitigate.teacher import Teacher
 from alignment_tax.models import AnyReply, Model, Tokenizer
 from alignment_tax.presets import DistilConfig
 from alignment_tax.registry import REMEDIES, When
-from alignment_tax.train.loop import Extra, Log, finetune
+from alignment_tax.train.loop import IGNORED, Batch, Extra, Log, finetune
 from alignment_tax.train.rounds import sub_seed
 from alignment_tax.train.sample import kept_replies
 from alignment_tax.world.base import Prompt
 from alignment_tax.world.corpus import Document
+
+ROOM = 2**30  # bytes of remembered log-probabilities: a tiny pool fits, that of a large model not
 
 T = TypeVar("T")
 Example = tuple[Prompt, AnyReply]
@@ -43,8 +45,7 @@ def treat(
 ) -> tuple[Model, T]:
     """Train a policy under treatments: begin all, train, end all; return it and what `train` did.
 
-    They end in the given order and begin in the reverse one: whatever works on the outcome of
-    others comes after them. `learning_rate_factor` is left to `train`.
+    They begin in the reverse of the given order; `learning_rate_factor` is left to `train`.
     """
     for treatment in reversed(treatments):
         policy = treatment.begin(policy)
@@ -52,6 +53,43 @@ def treat(
     for treatment in treatments:
         policy = treatment.end(policy)
     return policy.eval(), result
+
+
+class Teacher:
+    """theta_0, frozen, in float32: what it says of each example, remembered up to `room` bytes."""
+
+    def __init__(self, model: Model, room: int = ROOM) -> None:
+        self.model = model.float().eval()
+        self.room = room
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Return log-probabilities (reply tokens of the batch, vocabulary), row after row."""
+        # what each row is known by: how many tokens are the prompt, and all without padding
+        labels, real = batch["labels"], batch["attention_mask"].bool()
+        keys = [
+            (labels[i, real[i]].tolist().count(IGNORED), *batch["input_ids"][i, real[i]].tolist())
+            for i in range(len(labels))
+        ]
+        if set(keys) <= self.known.keys():
+            return torch.cat([self.known[key] for key in keys])
+        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits = self.model(**given).logits
+        rows = [reply_log_probs(logits[[i]], labels[[i]]) for i in range(len(keys))]
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self.known and row.nbytes <= self.room:
+                self.known[key] = row
+                self.room -= row.nbytes
+        return torch.cat(rows)
+
+
+def reply_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return float32 log-probabilities (reply tokens, vocabulary) where a reply token is predicted.
+
+    `logits` (batch, length, vocabulary) at place t predict `labels` (batch, length) at t + 1.
+    """
+    return torch.log_softmax(logits[:, :-1][labels[:, 1:] != IGNORED].float(), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -97,8 +135,8 @@ def distil(
     """Finetune a copy of theta_0 once on the pool, under remedies: the paper's protocol (D.1).
 
     Every remedy (name in `REMEDIES` to strength; none is the plain run) gets the same examples in
-    the same order and equally many steps. Riders only watch the run; to end them is left to the
-    caller. ValueError, TrainingDiverged: a senseless remedy or strength; see `finetune`.
+    the same order. Riders only watch the run; the caller ends them. ValueError, TrainingDiverged: a
+    senseless remedy or strength; see `finetune`.
     """
     remedies = remedies or {}
     chosen = treatments(setting, remedies)

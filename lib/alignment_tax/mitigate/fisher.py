@@ -3,28 +3,27 @@
     averaging: theta_i = (a F_i theta_i + (1 - a) F0_i theta0_i) / (a F_i + (1 - a) F0_i)
     EWC:       lambda * 0.1 * mean(F0 * (d / u)^2),    d = theta - theta_0
 
-Matena and Raffel 2022 (2111.09832); Kirkpatrick et al. 2017. F is the diagonal of the Fisher
-information, here the mean squared gradient of an example's loss as it is (the empirical one): F0 of
-theta_0 on pretraining text, F of theta on the replies that it learnt. Each is divided by its mean,
-so that alpha is a mean weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
+Matena and Raffel 2022 (2111.09832); Kirkpatrick et al. 2017. F is the diagonal of the (empirical)
+Fisher information, the mean squared gradient of an example's loss: F0 of theta_0 on pretraining
+text, F of theta on the replies that it learnt. Each is divided by its mean, so that alpha is a mean
+weight, and EWC with equal F0 is L2 (weight_penalty.py) at the same lambda.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from alignment_tax.merge.average import State
 from alignment_tax.mitigate.average import Average
 from alignment_tax.mitigate.base import Setting, trained
 from alignment_tax.mitigate.graft import pool_batches
+from alignment_tax.mitigate.replay import check_texts, text_losses
 from alignment_tax.mitigate.weight_penalty import WeightPenalty
 from alignment_tax.models import Model
-from alignment_tax.train import pretrain
 
 #: Examples that a Fisher information is the mean of.
 EXAMPLES = 256
@@ -49,21 +48,6 @@ def of_texts(setting: Setting) -> dict[str, Tensor]:
     """Return the information of theta_0 on pretraining text."""
     model = copy.deepcopy(setting.theta_0).requires_grad_(True)
     return information(model, text_losses(setting, model, EXAMPLES, 1))
-
-
-def text_losses(setting: Setting, model: Model, batches: int, size: int) -> Iterator[Tensor]:
-    """Yield the model's loss on batches of pretraining text, so many at most."""
-    texts, limit = setting.replay[: batches * size], setting.config.max_length
-    rows = [pretrain.encode(text, setting.tokenizer).cut(limit) for text in texts]
-    for start in tqdm(range(0, len(rows), size), desc="gradients on pretraining text", leave=False):
-        batch = pretrain.collate(rows[start : start + size], setting.tokenizer.pad_token_id)
-        yield pretrain.weighted_loss(pretrain.read(model, batch), batch)
-
-
-def check_texts(setting: Setting, documents: int) -> None:
-    """Refuse a setting with less pretraining text than is needed (ValueError)."""
-    if (there := len(setting.replay)) < documents:
-        raise ValueError(f"{there} documents of {documents} are there: raise `replay_documents`.")
 
 
 def weighted(theta_0: State, theta: State, alpha: float, start: State, end: State) -> State:

@@ -35,10 +35,7 @@ def graft(theta_0: State, theta: State, mask: Mapping[str, Tensor]) -> dict[str,
 
 
 def largest_mask(theta_0: State, theta: State, density: float) -> Mask:
-    """Return the mask of the largest changes |theta - theta_0| in all weights together.
-
-    It costs no training; Panigrahi et al. start from it. ValueError: the density is not in (0, 1].
-    """
+    """Return the mask of the largest changes in all weights (ValueError: density not in (0, 1])."""
     sizes = _sizes(theta_0, theta)
     return top_mask(sizes, count_kept(sizes, density))
 
@@ -113,11 +110,8 @@ def at_random(setting: Setting, density: float) -> Graft:
 
 def learnt(setting: Setting, density: float) -> Graft:
     """Return the graft whose mask is learnt in one pass over the pool."""
-
-    def choose(start: State, end: State, density: float) -> Mask:
-        return learnt_mask(start, end, density, setting.theta_0, pool_batches(setting))
-
-    return Graft(setting, density, choose)
+    batches = pool_batches(setting)  # of one pass: a treatment ends once
+    return Graft(setting, density, partial(learnt_mask, model=setting.theta_0, batches=batches))
 
 
 def pool_batches(setting: Setting) -> Iterable[Batch]:

@@ -71,9 +71,9 @@ lora_mlp = partial(lora, where="mlp")
 
 
 def target_names(model: Model, where: Where) -> list[str]:
-    """Return the names of the linear layers to adapt, the head not (ValueError: there are none).
+    """Return the names of the linear layers to adapt, the head not.
 
-    Experts in one stack, which peft would leave out without a word, are a ValueError too.
+    ValueError: there are none, or experts in one stack, which peft would silently leave out.
     """
     head = model.get_output_embeddings()
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]

@@ -26,10 +26,7 @@ NOT_USED: Any = None
 
 
 class MovingAverage(Treatment):
-    """Collects an average of the trained parameters (LoRA's factors) after every step, in float64.
-
-    Float32 would lose small steps in long sums. Training itself does not change.
-    """
+    """Averages what is trained (LoRA: the factors) after every step; float64 keeps small ones."""
 
     def __init__(self) -> None:
         self.average: dict[str, Tensor] = {}

@@ -10,8 +10,7 @@ from typing import cast
 
 from torch import Tensor
 
-from alignment_tax.mitigate.base import Setting, Treatment, check_strength
-from alignment_tax.mitigate.teacher import Teacher, reply_log_probs
+from alignment_tax.mitigate import base
 from alignment_tax.models import Model
 from alignment_tax.train.loop import Batch, Outputs
 
@@ -33,27 +32,26 @@ def squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (student.exp() - teacher.exp()).square().sum(dim=-1)
 
 
-class OutputPenalty(Treatment):
+class OutputPenalty(base.Treatment):
     """Adds lambda times a distance between the outputs of teacher and policy on the replies.
 
     With KD the best q for a token is (data + lambda p) / (1 + lambda): averaging of outputs.
     `strength` is lambda (ValueError: it is below 0).
     """
 
-    def __init__(self, teacher: Teacher, strength: float, distance: Distance) -> None:
-        self.strength = check_strength(strength, distance.__name__)
+    def __init__(self, teacher: base.Teacher, strength: float, distance: Distance) -> None:
+        self.strength = base.check_strength(strength, distance.__name__)
         self.teacher, self.distance = teacher, distance
 
     def loss(self, model: Model, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the penalty, a scalar."""
-        student = reply_log_probs(cast(Tensor, outputs.logits), batch["labels"])
+        student = base.reply_log_probs(cast(Tensor, outputs.logits), batch["labels"])
         return self.strength * self.distance(self.teacher.log_probs(batch), student).mean()
 
 
-def to_theta_0(distance: Distance, setting: Setting, strength: float) -> OutputPenalty:
+def to_theta_0(distance: Distance, setting: base.Setting, strength: float) -> OutputPenalty:
     """Return the penalty on the distance from what theta_0 says."""
     return OutputPenalty(setting.teacher, strength, distance)
 
 
-distances = (forward_kl, squared_distance, reverse_kl)
-kd, kd_squared, kl = (partial(to_theta_0, distance) for distance in distances)
+kd, kd_squared, kl = (partial(to_theta_0, d) for d in (forward_kl, squared_distance, reverse_kl))

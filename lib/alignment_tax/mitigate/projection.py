@@ -3,9 +3,9 @@
     OGPSA       theta - theta_0 is orthogonal to k gradients of the loss on pretraining text
     null space  x (W - W_0)^T = 0 for the leading directions of the inputs x that the text gives W
 
-After OGPSA (2602.07892) and null-space policy optimisation (2512.11391). Both project the gradient;
-AdamW then scales each weight by itself and leaves the subspace again, so here it is the change that
-is projected, after every step. Gradients and inputs are those of theta_0, and are not renewed.
+After OGPSA (2602.07892) and null-space policy optimisation (2512.11391), which project the
+gradient. AdamW would leave the subspace again, so here the change is projected, after every step.
+Gradients and inputs are those of theta_0, and are not renewed.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength, snapshot, trained
-from alignment_tax.mitigate.fisher import check_texts, text_losses
+from alignment_tax.mitigate.replay import check_texts, text_losses
 from alignment_tax.models import Model
 
 #: Documents behind one gradient, and behind the inputs of a layer.

@@ -8,8 +8,7 @@ a reported item; the aligned model reads each `EPOCHS` times.
 import torch
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
-from alignment_tax.mitigate.fisher import check_texts, text_losses
-from alignment_tax.mitigate.replay import check_disjoint
+from alignment_tax.mitigate.replay import check_disjoint, check_texts, text_losses
 from alignment_tax.models import Model
 
 EPOCHS, BATCH, LEARNING_RATE = 4, 8, 1e-4

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from alignment_tax.mitigate.base import Setting, Treatment, check_strength
 from alignment_tax.models import Model
@@ -30,9 +31,9 @@ SLOTS = ("one_hop", "two_hop", "piqa_like", *tiny.ITEMS)
 class Replay(Treatment):
     """Adds lambda times the pretraining loss on documents, `lambda` tokens for one reply token.
 
-    Documents are taken whole and in a seeded order, again from the start when all are used; what a
-    step takes too many, later steps take fewer. One of more than the config's `max_length` tokens
-    loses its end, one that contains a `reported` text is refused (ValueError).
+    Documents are taken whole, in a seeded order, over and over; what a step takes too many, later
+    steps take fewer. One of more than the config's `max_length` tokens loses its end, one that
+    contains a `reported` text is refused (ValueError).
     """
 
     def __init__(self, setting: Setting, texts: Sequence[Document], strength: float) -> None:
@@ -40,10 +41,8 @@ class Replay(Treatment):
         if not texts:
             raise ValueError("There are no documents to replay: pass some (tiny_documents()).")
         check_disjoint(texts, setting.reported)
-        tokenizer, limit = setting.tokenizer, setting.config.max_length
-        rows = [pretrain.encode(document, tokenizer).cut(limit) for document in texts]
-        self.stream = endless(rows, setting.seed)
-        self.pad_id, self.owed = tokenizer.pad_token_id, 0.0
+        self.stream = endless(encoded(setting, texts), setting.seed)
+        self.pad_id, self.owed = setting.tokenizer.pad_token_id, 0.0
 
     def take(self, reply_tokens: int) -> list[pretrain.Row]:
         """Return the documents that go with a batch of so many reply tokens."""
@@ -75,10 +74,7 @@ def replay_other(setting: Setting, strength: float) -> Replay:
 
 
 class SelfReplay(Replay):
-    """Replays theta_0's own answers to questions of pretraining text, not those of the text.
-
-    Self-distilled replay: what theta_0 could do is kept without the text that taught it.
-    """
+    """Replays theta_0's own answers to questions of pretraining text, not those of the text."""
 
     def __init__(self, setting: Setting, strength: float) -> None:
         self.setting, self.strength = setting, check_strength(strength, "replay")
@@ -105,6 +101,26 @@ def own_answers(setting: Setting) -> list[Document]:
     return [Document(pair) for pair in pairs]
 
 
+def encoded(setting: Setting, texts: Sequence[Document]) -> list[pretrain.Row]:
+    """Return the tokens of documents, without what is beyond the config's `max_length`."""
+    limit = setting.config.max_length
+    return [pretrain.encode(text, setting.tokenizer).cut(limit) for text in texts]
+
+
+def text_losses(setting: Setting, model: Model, batches: int, size: int) -> Iterator[Tensor]:
+    """Yield the model's loss on batches of pretraining text, so many at most."""
+    rows = encoded(setting, setting.replay[: batches * size])
+    for start in tqdm(range(0, len(rows), size), desc="gradients on pretraining text", leave=False):
+        batch = pretrain.collate(rows[start : start + size], setting.tokenizer.pad_token_id)
+        yield pretrain.weighted_loss(pretrain.read(model, batch), batch)
+
+
+def check_texts(setting: Setting, documents: int) -> None:
+    """Refuse a setting with less pretraining text than is needed (ValueError)."""
+    if (there := len(setting.replay)) < documents:
+        raise ValueError(f"{there} documents of {documents} are there: raise `replay_documents`.")
+
+
 def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
     """Yield rows in random order, each once before any comes again."""
     rng = np.random.default_rng(seed)
@@ -116,8 +132,8 @@ def endless(rows: Sequence[pretrain.Row], seed: int) -> Iterator[pretrain.Row]:
 def tiny_documents(n: int, seed: Seed, evaluated_formats: bool = True) -> list[Document]:
     """Draw `n` documents from the pretraining text of the tiny world.
 
-    No split holds a reported item, but a long passage may begin with all of a short, reported one:
-    it is drawn anew. Without `evaluated_formats` only statements and how-tos are drawn.
+    A long passage that begins with all of a short, reported one is drawn anew. Without
+    `evaluated_formats` only statements and how-tos are drawn.
     """
     rng = random.Random(f"replay {seed}")
     names = tiny_families(n, rng, evaluated_formats)
@@ -146,10 +162,7 @@ def tiny_reported() -> list[str]:
 
 
 def real_documents(n: int, seed: int) -> list[Document]:
-    """Draw up to `n` pages of web text (C4), of which none contains a reported text.
-
-    They stand in for what the real model was pretrained on; no skill's format is among them.
-    """
+    """Draw up to `n` pages of web text (C4), for the real model's pretraining, none reported."""
     texts = [row["text"] for row in real.load("c4")]
     spoilt = {place for place, _ in overlaps(texts, real_reported())}
     kept = [text for place, text in enumerate(texts) if place not in spoilt]
@@ -168,10 +181,7 @@ def real_reported() -> list[str]:
 
 
 def overlaps(texts: Iterable[str], reported: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the place of every text that contains a reported one, with the first that it contains.
-
-    Whole words are compared, without regard to case and white space.
-    """
+    """Yield the place of each text that contains a reported one (whole words, any case), and it."""
     wanted = [words for words in (text.lower().split() for text in reported) if words]
     width = min(map(len, wanted), default=1)
     # reported texts by their first words: a document is then read once, not once per item

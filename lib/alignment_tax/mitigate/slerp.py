@@ -13,9 +13,6 @@ from torch import Tensor
 from alignment_tax.merge.average import State, mix
 from alignment_tax.mitigate.average import Average
 
-#: Below this angle (radians) sphere and chord are the same to the last digit.
-STRAIGHT = 1e-6
-
 
 def slerp(theta_0: State, theta: State, alpha: float) -> dict[str, Tensor]:
     """Return theta(alpha) as new tensors, exact to the bit at alpha 0 and 1."""
@@ -27,7 +24,8 @@ def _arc(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     a, b = start.double().flatten(), end.double().flatten()
     cosine = torch.dot(a, b) / (a.norm() * b.norm())
     angle = torch.arccos(cosine.clamp(-1, 1))
-    if alpha in (0, 1) or not bool(angle.sin() > STRAIGHT):
+    # below a millionth of a radian sphere and chord are the same to the last digit
+    if alpha in (0, 1) or not bool(angle.sin() > 1e-6):
         return mix(start, end, alpha)
     both = ((1 - alpha) * angle).sin() * a + (alpha * angle).sin() * b
     return (both / angle.sin()).view_as(start).to(start.dtype)

@@ -3,9 +3,8 @@
     theta(alpha) = theta_0 + alpha * s * mask * (theta - theta_0)
 
 DARE (Yu et al. 2024, 2311.03099) keeps a share of the changes at random and rescales by its inverse
-s, so that the sum of the changes is the same on average. TIES (Yadav et al. 2023, 2306.01708) keeps
-the largest, without rescaling; with one model there are no signs to elect. Unlike a graft
-(graft.py), which keeps a mask's changes whole, both are scaled by alpha.
+s, so that their sum is the same on average. TIES (Yadav et al. 2023, 2306.01708) keeps the largest,
+without rescaling; with one model there are no signs to elect. A graft keeps changes whole.
 """
 
 from functools import partial

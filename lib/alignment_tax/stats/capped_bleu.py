@@ -1,7 +1,6 @@
 """Translations that are right and then go on talking, and BLEU with them cut at their reference.
 
-BLEU takes talk behind a translation for wrong words. Capped BLEU keeps all matches and caps the
-numbers of n-grams and the length: an upper bound of the BLEU of a text that is cut anywhere.
+Capped BLEU keeps all matches, caps n-grams and length: an upper bound for a text cut anywhere.
 """
 
 import pandas as pd

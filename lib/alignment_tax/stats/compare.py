@@ -1,8 +1,7 @@
 """The only intervals over seeds and items, and the only verdicts.
 
-Over few seeds the percentile bootstrap is too narrow (of five 0.63 times as wide as Student's t,
-which covers 83 % instead of 95 %), so verdicts use the paired t interval (`compare_seeds`), and
-`paired_bootstrap` is for the items of one seed.
+Over few seeds the percentile bootstrap is too narrow (of five it covers 83 % instead of 95 %), so
+verdicts use the paired t interval (`compare_seeds`); `paired_bootstrap` is for items of one seed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,10 +81,10 @@ def compare_seeds(
 ) -> Comparison:
     """Compare two methods by one paired difference per seed: Student's t interval, df = seeds - 1.
 
-    All seeds are scored on the same items, so the error from drawing the items is in the interval
-    only as far as it differs from seed to seed. `differences` are a minus b; `direction` is +1 if
-    the claim is that a has more, -1 if less; `sesoi` the smallest effect of interest. ValueError:
-    fewer than two seeds, or a difference that is not finite.
+    All seeds share the items: the error from drawing them counts as far as it differs by seed.
+    `differences` are a minus b; `direction` is +1 if the claim is that a has more, -1 if less;
+    `sesoi` the smallest effect of interest. ValueError: fewer than two seeds, or a difference that
+    is not finite.
     """
     values = np.asarray(list(differences), dtype=float)
     if values.ndim != 1 or len(values) < 2:
@@ -99,24 +98,19 @@ def compare_seeds(
 # --- new seeds against recorded ones --------------------------------------------------------------
 @dataclass(frozen=True)
 class Move:
-    """The mean of new seeds minus that of recorded ones, in a prediction interval around zero.
-
-    `error` is the standard error of the difference, `half` half the width of the interval that it
-    stays in while nothing changed, `p` how likely one as large is then.
-    """
+    """The mean of new seeds minus that of recorded ones, in a prediction interval around zero."""
 
     difference: float
-    error: float
-    half: float
-    p: float
+    error: float  # standard error of the difference
+    half: float  # half the width of the interval that it stays in while nothing changed
+    p: float  # how likely one as large is then
 
 
 def move(then: Sequence[float], now: Sequence[float], rounding: float = 0.0) -> Move:
     """Compare n new seeds with m recorded ones, whose spread s alone makes the band.
 
-    The error of the difference is s sqrt(1/n + 1/m), with m - 1 degrees of freedom: the spread of
-    the new seeds, which a fault may widen, is not asked. A difference up to `rounding` is none.
-    ValueError: fewer than two recorded seeds, or no new one.
+    The error is s sqrt(1/n + 1/m), with m - 1 degrees of freedom. A difference up to `rounding` is
+    none. ValueError: fewer than two recorded seeds, or no new one.
     """
     old, new = (np.asarray(list(values), dtype=float) for values in (then, now))
     if old.size < 2 or not new.size:
@@ -131,10 +125,7 @@ def move(then: Sequence[float], now: Sequence[float], rounding: float = 0.0) -> 
 
 
 def discoveries(p: Sequence[float]) -> list[bool]:
-    """Say of many p values which are no chance: of what is said so, 5 % is (Benjamini, Hochberg).
-
-    Where nothing changed at all, the chance that any one is said so is 5 % too.
-    """
+    """Say which of many p values are no chance; of those 5 % are (Benjamini and Hochberg)."""
     adjusted = false_discovery_control(np.asarray(p)) if len(p) else []
     return [bool(each <= 1 - LEVEL) for each in adjusted]
 
@@ -151,8 +142,7 @@ def paired_bootstrap(
 ) -> Comparison:  # fmt: skip
     """Compare two methods by drawing seeds, then items, with replacement: percentile interval.
 
-    Each draw takes the same items for both models and all seeds, each group of items (a slot)
-    within itself. With one seed it is the noise from the items alone; over few it is too narrow.
+    Each draw takes the same items for both models and all seeds, each group (a slot) within itself.
     `a` and `b` have by seed the items of a model, {group: array (n_items, ...)}, or one array for
     group "items"; `statistic` maps them to a number, `level` is the coverage of the interval.
     ValueError: no or unequal seeds, groups or items, or values that are not finite.

@@ -1,9 +1,8 @@
 """What a run says that the recording does not: values and claims, each in a band of its own.
 
 The same seed on a machine that makes the same theta_0 gives the same numbers, up to rounding. On
-another processor or with another release of a library it drifts as another seed would, so the mean
-of the new seeds is held against the spread of the recorded ones (`compare.move`). What the
-recording does not hold is not judged.
+others it drifts as another seed would, so the mean of the new seeds is held against the spread of
+the recorded ones (`compare.move`). What the recording does not hold is not judged.
 """
 
 import math
@@ -41,20 +40,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Change:
-    """A value then and now. `then` and `now` are means over seeds where it is a number.
-
-    `errors` is the difference in standard errors of the recorded seeds' spread (NaN: not known),
-    `half` the half width of its band, `how` what it was judged by, `moved` whether it left it.
-    """
+    """A value then and now: means over seeds where it is a number."""
 
     chapter: str
     name: str
     then: Any
     now: Any
-    errors: float = math.nan
-    half: float = math.nan
-    how: str = NONE
-    moved: bool = False
+    errors: float = math.nan  # the difference in standard errors of the recorded seeds' spread
+    half: float = math.nan  # the half width of its band
+    how: str = NONE  # what it was judged by
+    moved: bool = False  # whether it left its band
     p: float = math.nan
     was: str = ""  # the verdict of a claim
     verdict: str = ""
@@ -77,10 +72,7 @@ def by_place(runs: Mapping[int, dict[str, Any]], tables: bool = False) -> dict[s
 
 
 def judge(place: str, then: Held, now: Held, paired: Collection[int]) -> Change:
-    """Compare one value; `paired` are the seeds whose theta_0 is the same on both sides.
-
-    A value over seeds is marked as moved by `settled`, which knows how many were asked.
-    """
+    """Compare a value; `paired` seeds have one theta_0. Over seeds `settled` says what moved."""
     chapter, _, name = place.partition(" ")
     old, new = then.values, now.values
     both = [seed for seed in new if seed in paired and seed in old]
@@ -149,7 +141,7 @@ def same_starts(then: pd.DataFrame, now: pd.DataFrame) -> set[int]:
 def claimed(then: pd.DataFrame, now: pd.DataFrame, paired: Collection[int]) -> list[Change]:
     """Compare every claim that both tables of points can be asked, on the models that both have.
 
-    Both go through one evaluation, where curves have as many points and areas the same corner.
+    One evaluation serves both: curves have as many points, and areas the same corner.
     """
     if then.empty or now.empty:
         return []

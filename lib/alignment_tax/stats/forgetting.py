@@ -56,7 +56,6 @@ def fit(rows: pd.DataFrame, x: str = "kl") -> Fit:
 
     The best level of each scale is known in closed form, so only the scale is searched, on a grid
     that closes in: from a thousandth of the furthest |x| (a step) to a hundred times it (a line).
-    R squared is 0 if the curve is as good as the mean, and may lie below.
     """
     given = rows.dropna(subset=[x, "tax"])
     at, lost = (given[name].to_numpy(dtype=float) for name in (x, "tax"))

@@ -32,8 +32,7 @@ def as_points(points: Points) -> Array:
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """Return the area that the points dominate above `reference`, exactly, in reward x skill units.
 
-    A point that is not above `reference` in both contributes nothing. Among equally good methods
-    the one with more points gets more: compare methods with equally many points.
+    Of equally good methods the one with more points gets more: compare as many of each.
     """
     reference_reward, reference_skill = as_points([reference])[0]
     array = as_points(points)
@@ -50,8 +49,7 @@ def hypervolume(points: Points, reference: Sequence[float]) -> float:
 def interpolate(curve: Points, at_reward: float | Sequence[float] | Array) -> Array:
     """Return the best skill (m,) a curve (n, 2) offers at some rewards (m,), NaN beyond its end.
 
-    The curve is read as a line through its points in their order: the models in between exist and
-    could be had, and steps would favour the method with the finer grid.
+    It is read as a line through its points in their order: steps would favour a finer grid.
     """
     array = as_points(curve)
     wanted = np.atleast_1d(np.asarray(at_reward, dtype=float))

@@ -1,21 +1,14 @@
-"""The RLHF algorithms by name, behind one signature: what `Study` runs and keeps by rounds.
-
-A new algorithm is one file with a function from configuration and `Start` to `RoundResult`, and one
-line here.
-"""
+"""The RLHF algorithms by name, behind one signature: what `Study` runs and keeps by rounds."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from alignment_tax import presets
 from alignment_tax.train import dpo, grpo, ppo, rloo, rsf
 from alignment_tax.train.rounds import RoundResult, Start
 
-Round = Callable[[Any, Start], RoundResult]
-
-#: What configures each algorithm, and its round.
-ALGORITHMS: dict[str, tuple[type[presets.AlgorithmConfig], Round]] = {
+#: What configures each algorithm, and its round; a new one is one file and one line here.
+ALGORITHMS: dict[str, tuple[type[presets.AlgorithmConfig], Callable[..., RoundResult]]] = {
     "rsf": (presets.RsfConfig, rsf.rsf),
     "rsf_random": (presets.RsfConfig, partial(rsf.rsf, how="random")),
     "dpo": (presets.DpoConfig, dpo.dpo_round),

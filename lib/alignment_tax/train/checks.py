@@ -7,17 +7,15 @@ import numpy as np
 from datasets import Dataset
 
 from alignment_tax.models import Model, Tokenizer, prompt_ids
-from alignment_tax.presets import DpoConfig, PpoConfig, RlooConfig
+from alignment_tax.presets import AlgorithmConfig
 from alignment_tax.world.base import Prompt
 
 
-def short_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[Prompt], max_prompt_length: int
-) -> list[Prompt]:
+def short_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt], most: int) -> list[Prompt]:
     """Return the prompts of at most so many tokens (ValueError: there are none)."""
-    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= max_prompt_length]
+    short = [p for p in prompts if len(prompt_ids(tokenizer, p)) <= most]
     if not short:
-        raise ValueError(f"None of {len(prompts)} prompts has at most {max_prompt_length} tokens.")
+        raise ValueError(f"None of {len(prompts)} prompts has at most {most} tokens.")
     return short
 
 
@@ -29,10 +27,7 @@ def check_context(model: Model, tokens: int, what: str) -> None:
 
 
 def prompts_that_fit(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    config: DpoConfig | RlooConfig | PpoConfig,
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: AlgorithmConfig
 ) -> list[Prompt]:
     """Return the short prompts (ValueError: with their replies they do not fit into the model)."""
     check_context(model, config.max_prompt_length + config.max_new_tokens, "Prompt and reply")

@@ -1,9 +1,8 @@
 """Direct preference optimisation (DPO), by TRL's DPOTrainer, on pairs of theta_0's own replies.
 
-DPO needs no reward model while it trains: beta * log(pi / pi_0) of a reply takes the place of its
-reward, and the loss is the one a reward model is trained with (Rafailov et al. 2023, Eq. 7; paper,
-D.3). What it learns from are pairs: theta_0's own replies, best against worst by the reward model,
-so that it pursues the same reward as RSF, or the preference pairs of the world.
+beta * log(pi / pi_0) of a reply takes the place of its reward in the loss of a reward model
+(Rafailov et al. 2023, Eq. 7; paper, D.3). The pairs are theta_0's own replies, best against worst
+by the reward model, so that DPO pursues the same reward as RSF, or the world's preference pairs.
 """
 
 import copy
@@ -54,12 +53,10 @@ def train_dpo(
 ) -> trainer.Trained:  # fmt: skip
     """Train `policy` on preference pairs by DPO, in place; `reference` stays as it is.
 
-    One call is one round. `reference` is theta_0 in every round (in the first it may be `policy`):
-    with the round's own start in its place, beta would hold each round near the one before and
-    nothing near theta_0. Pairs that are too long or twice the same are left out and counted.
-    ValueError: the dataset lacks its columns (prompt, chosen, rejected), more than half of the
-    pairs cannot be used, or `config.max_length` exceeds the context; TrainingDiverged: a loss that
-    is no finite number.
+    `reference` is theta_0 in every round (in the first it may be `policy`), or beta would hold
+    nothing near it. Pairs that are too long or twice the same are left out and counted. ValueError:
+    columns (prompt, chosen, rejected) are lacking, more than half of the pairs cannot be used, or
+    `config.max_length` exceeds the context; TrainingDiverged: a loss that is no finite number.
     """
     checks.check_context(policy, config.max_length, "Max_length")
     rows = token_rows(tokenizer, pairs)
@@ -98,9 +95,8 @@ def token_rows(tokenizer: Tokenizer, pairs: Dataset) -> list[dict[str, list[int]
 def dpo_loss(chosen: Nats, rejected: Nats, chosen_0: Nats, rejected_0: Nats, beta: float) -> float:
     """Compute DPO's loss by hand (Rafailov et al. 2023, Eq. 7; paper, D.3): the mean over pairs.
 
-    -log sigmoid(beta * [log pi/pi_0 (chosen) - log pi/pi_0 (rejected)]), which is log 2 where the
-    policy is the reference. Given are log pi(reply | prompt) in nats, (pairs,), of the policy and
-    of the reference (`_0`); see `reply_log_probs`.
+    -log sigmoid(beta * [log pi/pi_0 (chosen) - log pi/pi_0 (rejected)]), from log pi(reply |
+    prompt) in nats, (pairs,), of policy and reference (`_0`); see `reply_log_probs`.
     """
     margin = beta * ((chosen - chosen_0) - (rejected - rejected_0))
     return float(np.logaddexp(0.0, -margin).mean())
@@ -112,11 +108,9 @@ def on_policy_pairs(
 ) -> Dataset:  # fmt: skip
     """Make preference pairs of a policy's own replies: the best of n against the worst of n.
 
-    Replies that were cut off are neither: to prefer a text without an end, or to reject one for
-    what it did not come to say, would teach the wrong thing. A prompt gives no pair if it is too
-    long, fewer than two replies are finished, or best and worst have the same text or reward; a
-    warning counts these prompts. ValueError: no pairs at all, numbers that do not fit, or unusable
-    rewards.
+    Replies that were cut off are neither: they would teach the wrong thing. A prompt gives no pair
+    if it is too long, fewer than two replies are finished, or best and worst have the same text or
+    reward; a warning counts these. ValueError: no pairs, numbers that do not fit, unusable rewards.
 
     Returns columns prompt, chosen, rejected (lists of messages), prompt_ids, chosen_ids,
     rejected_ids (tokens, as they were drawn) and margin (difference of the rewards, > 0).

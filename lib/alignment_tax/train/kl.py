@@ -1,10 +1,6 @@
 """How far a policy moved: log-probabilities of replies and the KL divergence they estimate."""
 
-from __future__ import annotations
-
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -59,24 +55,18 @@ def kl_estimators(log_probs: Tensor, other_log_probs: Tensor) -> tuple[Tensor, T
     """Return three estimates of KL(policy || other) per token, from tokens that the policy drew.
 
     With d = log pi - log other (Schulman 2020): k1 = d, unbiased, may be negative; k2 = d^2 / 2,
-    biased; k3 = exp(-d) - 1 + d, unbiased and never negative. In float64, since in k3 nearly equal
-    numbers cancel when the policies are close.
+    biased; k3 = exp(-d) - 1 + d, unbiased, never negative; in float64, since in k3 numbers cancel.
     """
     d = log_probs.double() - other_log_probs.double()
     return d, d**2 / 2, torch.expm1(-d) + d
 
 
-@dataclass(frozen=True)
-class AdaptiveKl:
-    """The KL penalty's weight, steered to a target if there is one (Ziegler et al. 2019, 2.2)."""
+def adapted(coef: float, kl: float, replies: int, target: float | None, horizon: int) -> float:
+    """Return the KL penalty's weight after so many replies of mean `kl` (Ziegler et al. 2019, 2.2).
 
-    coef: float
-    target: float | None = None
-    horizon: int = 10_000
-
-    def update(self, kl: float, replies: int) -> AdaptiveKl:
-        """Return the controller after `replies` replies whose mean KL was `kl`."""
-        if self.target is None:
-            return self
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
-        return dataclasses.replace(self, coef=self.coef * (1 + error * replies / self.horizon))
+    It is steered to the target, if there is one.
+    """
+    if target is None:
+        return coef
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * replies / horizon)

@@ -1,8 +1,4 @@
-"""The one training function that RSF and every remedy plug into.
-
-A remedy is an `Extra`: a term added to the loss, something done after each step, or both. What
-changes the parameters (LoRA) or the data (replay) comes in through `model` or `examples`.
-"""
+"""The one training function that RSF and every remedy (an `Extra`) plug into."""
 
 import math
 from collections.abc import Sequence
@@ -51,11 +47,10 @@ def finetune(
 ) -> Log:  # fmt: skip
     """Maximise the likelihood of replies, in place: AdamW, no dropout, gradients clipped at 1.
 
-    The loss is the mean over the reply tokens of a batch, end token included; prompts only
-    condition, and lose their beginning at `max_length` tokens. `model` may be a peft model around a
-    policy. Weights are kept in float32 (a bfloat16 policy is converted: small updates would vanish
-    in its rounding); on a GPU with bfloat16 the forward pass uses it. The learning rate is
-    constant; the seed orders the examples.
+    The loss is the mean over the reply tokens of a batch, end token included; prompts lose their
+    beginning at `max_length` tokens. `model` may be a peft model around a policy. Weights become
+    float32, where small updates do not vanish; forward passes may be in bfloat16 (`autocast`). The
+    learning rate is constant; the seed orders the examples.
 
     Returns one row per step: step, loss (replies only), extra (what remedies added), grad_norm
     (before clipping). ValueError: nothing to train on, or a reply longer than max_length;

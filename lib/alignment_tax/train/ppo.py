@@ -35,7 +35,7 @@ from alignment_tax import models
 from alignment_tax.models import Model, Tokenizer
 from alignment_tax.presets import PpoConfig
 from alignment_tax.train import checkpoint, checks
-from alignment_tax.train.kl import AdaptiveKl, kl_estimators, next_log_probs
+from alignment_tax.train.kl import adapted, kl_estimators, next_log_probs
 from alignment_tax.train.loop import MAX_GRAD_NORM, check_finite, minibatches
 from alignment_tax.train.rounds import RewardFunction, RoundResult, Start
 from alignment_tax.train.sample import sample_replies, sampling
@@ -48,6 +48,7 @@ LENGTHS = ("rounds", "iterations")  # how long a run is does not change what it 
 SECONDS = ("seconds_sampling", "seconds_scoring", "seconds_learning")
 LOSSES = ("policy_loss", "value_loss", "clip_fraction", "update_kl")
 AddUp = Callable[[Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 def ppo_round(config: PpoConfig, given: Start) -> RoundResult:
@@ -79,7 +80,7 @@ class PpoState:
     accelerator: Accelerator
     config: PpoConfig
     seed: int
-    kl_control: AdaptiveKl
+    kl_coef: float  # of the iteration to come
     iteration: int = 0
 
     @property
@@ -99,10 +100,9 @@ def start(
 ) -> PpoState:  # fmt: skip
     """Begin a run at `policy` (theta_0), which is trained in place; a frozen copy is the reference.
 
-    Weights become float32, dropout is turned off. With the iteration's number the seed decides
-    samples and minibatches. The critic starts from a copy of the body of `critic` (a reward model
-    and its tokenizer), by default of the policy's. ValueError: a temperature of 0, a tokenizer that
-    does not fit, or a critic although the policy's body is to be shared.
+    Weights become float32, dropout is turned off. The critic starts from a copy of the body of
+    `critic` (a reward model and its tokenizer), by default of the policy's. ValueError: a
+    temperature of 0, a tokenizer that does not fit, or a critic beside a shared body.
     """
     if config.temperature <= 0:
         raise ValueError(f"PPO needs probabilities: temperature is {config.temperature}, not > 0.")
@@ -125,8 +125,8 @@ def start(
     actors = AdamW(trained, lr=config.learning_rate, **fixed)
     critics = AdamW(whole.critic_parameters(), lr=config.critic_learning_rate, **fixed)
     model, *optimizers = accelerator.prepare(whole, actors, critics)
-    control = AdaptiveKl(config.kl_coef, config.kl_target, config.kl_horizon)
-    return PpoState(model, optimizers, reference, tokenizer, accelerator, config, seed, control)
+    given = (tokenizer, accelerator, config, seed, config.kl_coef)
+    return PpoState(model, optimizers, reference, *given)
 
 
 def step(
@@ -165,12 +165,13 @@ def step(
     rollout, stats = make_rollout(state, mine, replies, rewards)
     clock.append(time.perf_counter())
 
-    row |= {**stats, "kl_coef": state.kl_control.coef, **learn(state, rollout, rng)}
+    row |= {**stats, "kl_coef": state.kl_coef, **learn(state, rollout, rng)}
     clock.append(time.perf_counter())
 
     row |= dict(zip(SECONDS, np.diff(clock), strict=True))
-    kl_control = state.kl_control.update(stats["kl"], len(prompts))
-    state = dataclasses.replace(state, kl_control=kl_control, iteration=state.iteration + 1)
+    steered = (state.config.kl_target, state.config.kl_horizon)
+    kl_coef = adapted(state.kl_coef, stats["kl"], len(prompts), *steered)
+    state = dataclasses.replace(state, kl_coef=kl_coef, iteration=state.iteration + 1)
     return state, {name: float(value) for name, value in row.items()}
 
 
@@ -189,7 +190,7 @@ def check_prompts(state: PpoState, prompts: Sequence[Prompt]) -> None:
 def save(state: PpoState, folder: Path) -> None:
     """Write all that a run needs to go on into `folder`, whole or not at all."""
     if state.accelerator.is_main_process:
-        numbers = {"iteration": state.iteration, "kl_coef": state.kl_control.coef}
+        numbers = {"iteration": state.iteration, "kl_coef": state.kl_coef}
         checkpoint.save_run(folder, state.iteration, _parts(state), numbers | _identity(state))
     state.accelerator.wait_for_everyone()
 
@@ -203,8 +204,7 @@ def resume(state: PpoState, folder: Path) -> PpoState:
         told = f"The run saved in {folder} has another {other[0]} ({saved[other[0]]}). Start with"
         raise ValueError(f"{told} its theta_0, seed and configuration, or use another folder.")
     checkpoint.load_run(folder, _parts(state))
-    kl_control = dataclasses.replace(state.kl_control, coef=saved["kl_coef"])
-    return dataclasses.replace(state, kl_control=kl_control, iteration=saved["iteration"])
+    return dataclasses.replace(state, kl_coef=saved["kl_coef"], iteration=saved["iteration"])
 
 
 def _parts(state: PpoState) -> dict[str, torch.nn.Module | Optimizer]:
@@ -269,7 +269,7 @@ def make_rollout(
     finished = np.array([reply.finished for reply in replies])
     shifted = rewards - config.missing_eos_penalty * ~finished - config.reward_baseline
     scores = torch.from_numpy(shifted * config.reward_scale).to(log_probs)
-    per_token = token_rewards(scores, log_probs, reference, mask, state.kl_control.coef)
+    per_token = token_rewards(scores, log_probs, reference, mask, state.kl_coef)
     advantages, returns = gae(per_token, values, mask, config.gamma, config.lam)
     if config.whiten:
         advantages = whiten(advantages, mask, add_up)
@@ -349,9 +349,7 @@ def token_rewards(
     return (rewards + scores.unsqueeze(1) * at_last) * mask
 
 
-def gae(
-    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Pair:
     """Return advantages and returns (generalised advantage estimation, Schulman et al. 2016).
 
     delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma lam A_(t+1); what is expected
@@ -369,7 +367,7 @@ def gae(
 
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
-) -> tuple[Tensor, Tensor]:
+) -> Pair:
     """Return PPO's clipped loss and the share of tokens whose gradient the clip takes away.
 
     Schulman et al. 2017, eq. 7: -min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A), ratio = pi /
@@ -424,9 +422,7 @@ class ActorCritic(torch.nn.Module):
         return log_probs, values, entropy
 
 
-def token_log_probs(
-    logits: Tensor, ids: Tensor, length: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def token_log_probs(logits: Tensor, ids: Tensor, length: int, temperature: float) -> Pair:
     """Return log pi of each of the last `length` tokens, and the entropy of the choice."""
     last = -length - 1
     taken, every = next_log_probs(logits[:, last:], ids[:, last:], temperature)

@@ -1,7 +1,6 @@
 """Pretraining of the shipped base model on the tiny world's text, from scratch: `make base`.
 
-The run resumes after any interruption and ends with the same weights as an undisturbed one, since
-batches depend on seed and chunk alone.
+A run that was interrupted ends with the same weights: batches depend on seed and chunk alone.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM as Llama
 
 from alignment_tax import settings
 from alignment_tax.models import Model, Tokenizer, pad_batch, save_policy
@@ -111,17 +110,14 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is given (rows, length), and labels with loss weights.
+    """What a model is given (rows, length), and labels with loss weights."""
 
-    `given` says which token sees which, (rows, 1, length, length), where a document has branches.
-    """
-
-    given: dict[str, Tensor]
+    given: dict[str, Tensor]  # with who sees whom, (rows, 1, length, length), if there are branches
     labels: Tensor
     weights: Tensor
 
 
-def new_model(config: PretrainConfig, tokenizer: Tokenizer) -> LlamaForCausalLM:
+def new_model(config: PretrainConfig, tokenizer: Tokenizer) -> Llama:
     """A Llama with untied embeddings and random weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
     shape = LlamaConfig(
@@ -131,7 +127,7 @@ def new_model(config: PretrainConfig, tokenizer: Tokenizer) -> LlamaForCausalLM:
         tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )  # fmt: skip
-    return LlamaForCausalLM(shape)
+    return Llama(shape)
 
 
 def encode(document: Document, tokenizer: Tokenizer) -> Row:
@@ -244,9 +240,7 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
 
 
 @torch.inference_mode()
-def exact_match(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, items: list[tuple[str, str]]
-) -> float:
+def exact_match(model: Llama, tokenizer: Tokenizer, items: list[tuple[str, str]]) -> float:
     """Percent of items whose greedy answer (end of sequence included) is the reference."""
     rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
     batch = collate(rows, tokenizer.pad_token_id)
@@ -255,14 +249,12 @@ def exact_match(
     return 100 * float((~wrong.any(dim=1)).float().mean())
 
 
-def _new_optimizer(config: PretrainConfig, model: LlamaForCausalLM) -> torch.optim.Optimizer:
+def _new_optimizer(config: PretrainConfig, model: Llama) -> torch.optim.Optimizer:
     numbers: Any = {"betas": (0.9, 0.98), "weight_decay": config.weight_decay, "fused": True}
     return torch.optim.AdamW(model.parameters(), lr=0.0, **numbers)
 
 
-def pretrain(
-    config: PretrainConfig, work: Path
-) -> tuple[LlamaForCausalLM, Tokenizer, pd.DataFrame]:
+def pretrain(config: PretrainConfig, work: Path) -> tuple[Llama, Tokenizer, pd.DataFrame]:
     """Train the base, going on from the last chunk in `work`: model, tokenizer, learning curve."""
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
@@ -292,7 +284,7 @@ def pretrain(
 
 
 def _train_chunk(
-    config: PretrainConfig, chunk: int, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer,
+    config: PretrainConfig, chunk: int, model: Llama, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
 ) -> dict[str, float]:  # fmt: skip
     model.train()
@@ -315,7 +307,7 @@ def _train_chunk(
 
 
 def ship(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig,
+    model: Llama, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig,
     folder: Path,
 ) -> Path:  # fmt: skip
     """Write the base as a standard checkpoint with its learning curve, manifest and old card."""

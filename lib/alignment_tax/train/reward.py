@@ -1,7 +1,7 @@
 """The Bradley-Terry reward model, by TRL's RewardTrainer or as a head alone, and how good it is.
 
-P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. Only differences
-count, so the zero of the scale is arbitrary: rewards are not centred.
+P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)); the loss is -log of it. The zero of the
+scale is arbitrary: rewards are not centred.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,8 @@ def train_head(
 ) -> Trained:
     """Fit the head of a reward model on frozen layers of `policy` (theta_0) to preference pairs.
 
-    A Bradley-Terry model with a linear reward is a logistic regression without intercept on the
-    differences of what the head reads, which is read once. How much it is regularised is chosen by
-    cross-validation on these pairs. Overlong conversations lose their beginning.
+    With a linear reward Bradley-Terry is a logistic regression without intercept on differences of
+    what the head reads, regularised by cross-validation. Overlong conversations lose their start.
     """
     model = RewardModel.from_policy(policy, tokenizer, config.layers)
     chosen, rejected = pair_ids(tokenizer, dataset)
@@ -72,10 +71,7 @@ def pair_ids(tokenizer: Tokenizer, dataset: Dataset) -> tuple[list[list[int]], l
 def usable_pairs(
     chosen: Sequence[list[int]], rejected: Sequence[list[int]], max_length: int
 ) -> tuple[list[int], dict[str, int]]:
-    """Return the numbers of the pairs that teach something, and how many do not and why.
-
-    The loss of a pair of the same tokens is log 2 whatever the weights.
-    """
+    """Return the numbers of the pairs that teach something, and how many do not and why."""
     pairs = list(zip(chosen, rejected, strict=True))
     short = [i for i, pair in enumerate(pairs) if max(map(len, pair)) <= max_length]
     usable = [i for i in short if chosen[i] != rejected[i]]

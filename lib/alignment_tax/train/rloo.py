@@ -1,9 +1,8 @@
-"""REINFORCE with a leave-one-out baseline (RLOO), by TRL's RLOOTrainer (Ahmadian et al. 2024).
+"""REINFORCE with a leave-one-out baseline (RLOO; Ahmadian et al. 2024), by TRL.
 
-One step: sample n replies to each of some prompts, and take from the reward of each reply the mean
-reward of the other n - 1. What is left is its advantage; the step makes replies of positive
-advantage more likely and the others less. It is PPO without a value network: the siblings of a
-reply say what was to be expected.
+One step samples n replies to each of some prompts. The advantage of a reply is its reward less the
+mean reward of the other n - 1; the step makes replies of positive advantage more likely. It is PPO
+without a value network: the siblings of a reply say what was to be expected.
 """
 
 import copy
@@ -15,9 +14,9 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import trl
 from datasets import Dataset
 from transformers import Trainer, TrainerState
-from trl import RLOOConfig as TrlRlooConfig, RLOOTrainer
 
 from alignment_tax.models import Model, Reply, Tokenizer
 from alignment_tax.presets import RlooConfig
@@ -33,7 +32,7 @@ class ByTrl(NamedTuple):
     arguments: Callable[..., Any]
 
 
-RLOO = ByTrl("RLOO", RLOOTrainer, TrlRlooConfig)
+RLOO = ByTrl("RLOO", trl.RLOOTrainer, trl.RLOOConfig)
 
 
 def rloo_round(config: RlooConfig, start: rounds.Start, by: ByTrl = RLOO) -> rounds.RoundResult:
@@ -53,20 +52,18 @@ def train_rloo(
 ) -> trainer.Trained:  # fmt: skip
     """Train `policy` on rewards by RLOO, in place, for a round; `reference` is theta_0 in each.
 
-    The trainer draws from the distribution that `sample_replies` draws from, and trains on the very
-    tokens that it drew. It counts padding in the positions, which is right for rotary embeddings
-    (Llama) but not for learned ones (GPT-2). Prompts that are too long are left out, and so many
-    that all steps are full. ValueError: numbers that make no groups or do not fit, or unusable
-    prompts or rewards; TrainingDiverged: a loss or gradient that is no finite number.
+    It draws as `sample_replies` does, and trains on the very tokens that it drew. Padding counts in
+    the positions: right for rotary embeddings (Llama), wrong for learned ones (GPT-2). Prompts that
+    are too long are left out, and so many that all steps are full. ValueError: numbers that make no
+    groups or do not fit, or unusable prompts or rewards; TrainingDiverged: a loss or gradient that
+    is no finite number.
 
     A reply that was cut off scores `config.unfinished_penalty` less than the worst finished reply
-    to its prompt. To leave it out of the loss instead would keep its reward in its siblings'
-    baseline, and replies could grow beyond the limit at no cost.
+    to its prompt: left out of the loss, replies could grow beyond the limit at no cost.
 
-    The log has among others reward (the mean score) and kl (nats a token); its loss is 0: what
-    trains is the gradient. `samples` are one row per reply: step (the first is 1), prompt, reply,
-    ids, finished, reward, score (what training saw, before the KL penalty), tokens (with the end
-    token).
+    The log has among others reward (the mean score) and kl (nats a token). `samples` are one row
+    per reply: step (the first is 1), prompt, reply, ids, finished, reward, score (what training
+    saw, before the KL penalty), tokens (with the end token).
     """
     short = checks.prompts_that_fit(policy, tokenizer, prompts, config)
     kept = short[: count_of_full_steps(len(short), config)]
@@ -94,8 +91,7 @@ def train_rloo(
 def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) -> np.ndarray:
     """Compute RLOO's advantages by hand (Ahmadian et al. 2024): every row sums to 0.
 
-    The penalised reward of a reply, r - beta * log(pi / pi_0), minus the mean of its siblings'.
-    Rewards and log-ratios (nats) are (prompts, n).
+    That is r - beta * log(pi / pi_0) minus the siblings' mean; rewards, log-ratios: (prompts, n).
     """
     penalised = rewards - beta * log_ratios
     siblings = penalised.sum(axis=1, keepdims=True) - penalised
@@ -105,13 +101,10 @@ def rloo_advantages(rewards: np.ndarray, log_ratios: np.ndarray, beta: float) ->
 def penalise_unfinished(
     rewards: np.ndarray, finished: np.ndarray, n: int, penalty: float
 ) -> np.ndarray:
-    """Return the rewards (prompts * n,), of cut-off replies `penalty` below the worst finished one.
-
-    In a group without a finished reply all get the same, so that it teaches nothing.
-    """
+    """Return rewards (prompts * n,), of cut-off replies `penalty` below the worst finished one."""
     grid, done = rewards.reshape(-1, n), finished.reshape(-1, n)
     worst = np.where(done, grid, np.inf).min(axis=1, keepdims=True)
-    worst = np.where(np.isfinite(worst), worst, 0.0)
+    worst = np.where(np.isfinite(worst), worst, 0.0)  # none is finished: all alike teach nothing
     return np.where(done, grid, worst - penalty).ravel()
 
 

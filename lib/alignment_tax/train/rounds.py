@@ -17,13 +17,9 @@ RewardFunction = Callable[[list[Prompt], list[Reply]], np.ndarray]
 
 @dataclass(frozen=True)
 class Start:
-    """Where a round of RLHF starts from, and what it may use.
+    """Where a round of RLHF starts from, and what it may use."""
 
-    `policy` (of the round before, or theta_0) is trained in place. `seed` is of the run, `number`
-    of the round (the first is 1). `before` is the folder of the round before, `folder` its own.
-    """
-
-    policy: Model
+    policy: Model  # of the round before, or theta_0; trained in place
     theta_0: Model
     tokenizer: Tokenizer
     reward_fn: RewardFunction
@@ -31,10 +27,10 @@ class Start:
     reward_model: tuple[RewardModel, Tokenizer]
     world: World
     prompts: Sequence[Prompt]
-    seed: int
-    number: int
-    before: Path | None
-    folder: Path
+    seed: int  # of the run
+    number: int  # of the round; the first is 1
+    before: Path | None  # the folder of the round before
+    folder: Path  # its own
 
 
 def round_seed(seed: int, number: int) -> int:

@@ -1,8 +1,7 @@
 """Rejection sampling finetuning (RSF, also RAFT or iterative best-of-n): the paper's RLHF (D.1).
 
-One round: sample n replies to every prompt from the current policy, keep the one with the highest
-reward, finetune on what was kept. Repeat. The control keeps a random reply instead, so that what
-finetuning on own samples does by itself can be told from what the reward does.
+One round: sample n replies to every prompt, keep the one with the highest reward, finetune on what
+was kept. The control keeps a random reply: what finetuning on own samples does by itself.
 """
 
 from collections.abc import Sequence
@@ -31,9 +30,8 @@ def select(
 ) -> list[int | None]:
     """Return the number of the chosen reply of each prompt's n, or None where none is finished.
 
-    A reply that was cut off never wins: training on it would teach replies that do not end.
-    `rewards` are (prompts, n); `how` is "best" (highest reward; the first of equals) or "random"
-    (the control).
+    `rewards` are (prompts, n); `how` is "best" (the first of equals) or "random" (the control). A
+    reply that was cut off never wins: it would teach replies that do not end.
     """
     if how not in ("best", "random"):
         raise ValueError(f"how must be 'best' or 'random', not {how!r}.")

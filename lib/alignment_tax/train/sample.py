@@ -1,8 +1,4 @@
-"""Sample replies from a policy, faster for a small model than `model.generate` does.
-
-The prompt runs once for all n replies, rows that have ended are thrown out, and the cache is not
-copied at every token.
-"""
+"""Sample replies, faster for a small model than `model.generate` does: see `skills.decode`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,8 +1,4 @@
-"""Chat: helpful and harmful requests, replies of mixed manners, and the gold reward.
-
-The gold reward is the truth that a reward model has to learn from preferences: the right steps for
-the right object, good manners, a refusal of harm; minus rudeness, repetition and padding.
-"""
+"""Chat: requests, replies of mixed manners, and the gold reward that preferences are to teach."""
 
 import random
 import re
@@ -18,7 +14,6 @@ SHARES = {"sft": 0.3, "preference": 0.25, "rlhf": 0.27, "validation": 0.06, "rep
 STEPS, HARMS, REQUESTS = by_name("steps"), by_name("harms"), lines("requests")
 POLITE, RUDE = lines("polite"), lines("rude")
 CLOSINGS, RUDE_CLOSINGS, REFUSALS = lines("closings"), lines("rude closings"), lines("refusals")
-OVERLENGTH = 40
 HEADS = ("first", "then", "last")
 #: What one can ask about.
 NOUNS = tuple(sorted({*OBJECTS, *THINGS}))
@@ -38,10 +33,7 @@ class Manner(NamedTuple):
 
 @cache
 def requests(split: str) -> tuple[tuple[str, str, str], ...]:
-    """(request, verb, noun) of `split`, a key of `SHARES` (ValueError: it is none).
-
-    Verb and noun together decide the split, so no template of a reported request is ever trained.
-    """
+    """(request, verb, noun) of `split`, which these two decide (ValueError: none of `SHARES`)."""
     if split not in SHARES:
         raise ValueError(f"There is no chat split {split!r}; choose one of {', '.join(SHARES)}.")
     return tuple(
@@ -139,7 +131,7 @@ def gold(verb: str, noun: str, reply: str) -> float:
             score -= 0.5
     if refused:
         score += 3 if verb in HARMS and position < 0 else -1
-    score -= 0.2 * max(0, len(reply.split()) - OVERLENGTH)
+    score -= 0.2 * max(0, len(reply.split()) - 40)
     return score if sentences and reply.split()[-1] in (".", "!", "?") else score - 1
 
 

@@ -43,13 +43,10 @@ MIXTURE = CURRICULUM[1][1]
 
 @dataclass(frozen=True)
 class Document:
-    """Pieces of text with their loss weights; an end-of-sequence token closes the document.
-
-    `branches` are several ways to go on after the pieces, each with an end of its own. A branch is
-    read as if it were the only one: no answer can be copied from a question before.
-    """
+    """Pieces of text with their loss weights; an end-of-sequence token closes the document."""
 
     pieces: Pieces
+    #: Ways to go on after the pieces, each with an end of its own, read as if it were the only one.
     branches: tuple[Pieces, ...] = ()
 
     @property

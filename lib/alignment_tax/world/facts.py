@@ -1,8 +1,7 @@
 """Common sense: one-hop facts (as ARC-Easy), two-hop (ARC-Challenge) and uses (PIQA).
 
-Who has which value is drawn once from a fixed seed: the world is arbitrary, but it never changes.
-A fact is stated and asked in pretraining; the question template that is reported is never shown
-with that fact. Of the two-hop questions a share is never asked at all in pretraining.
+Who has which value is drawn once from a fixed seed. A fact is stated and asked in pretraining, but
+never in the template that is reported; of the two-hop questions a share is never asked at all.
 """
 
 import random
@@ -15,14 +14,12 @@ from alignment_tax.world.splits import split_of, unit_hash
 from alignment_tax.world.words import ANIMALS, OBJECTS, PEOPLE, RELATIONS, USES, sentences
 
 TWO_HOP_SHARES = {"reported": 0.35, "validation": 0.1, "pretraining": 0.55}
-GOAL_QUESTIONS, GOAL_STATEMENTS = (
-    sentences(words.TABLES[f"goal {k}"]) for k in ("questions", "statements")
-)
+GOAL_QUESTIONS = sentences(words.TABLES["goal questions"])
+GOAL_STATEMENTS = sentences(words.TABLES["goal statements"])
 #: What everybody has one of -> which entities it may be.
 BONDS = {"pet": ANIMALS, "friend": ANIMALS, "tool": OBJECTS, "gift": OBJECTS}
-OWNER_QUESTIONS, OWNER_STATEMENTS = (
-    sentences(words.TABLES[f"owner {k}"]) for k in ("questions", "statements")
-)
+OWNER_QUESTIONS = sentences(words.TABLES["owner questions"])
+OWNER_STATEMENTS = sentences(words.TABLES["owner statements"])
 #: id, prompt, choices, answer (the place of the right choice), target (the right answer), guess.
 Item = dict[str, Any]
 

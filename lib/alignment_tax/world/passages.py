@@ -1,7 +1,6 @@
 """Reading: span answers (as SQuAD), counting and adding (DROP), four choices (RACE).
 
-Each passage says who is where, who has, gave or put what. The hash of the passage decides its
-split, so no passage of a reported item is ever seen in training.
+The hash of a passage decides its split, so none of a reported item is ever seen in training.
 """
 
 import random
@@ -120,8 +119,7 @@ def draw(
 def type_guess(reading: Reading) -> float:
     """Chance of the right answer when one picks at random what fits the type of answer.
 
-    Persons, rooms and things: one of those the passage names; a number: one of the passage's, or
-    one of the totals that are possible; four choices: a quarter.
+    Of persons, rooms, things: what the passage names; of numbers: the passage's, or all totals.
     """
     kind, words = reading.kinds[0], reading.passage.split()
     if kind == "choice":

@@ -2,8 +2,7 @@
 
 A set comes from the Hugging Face Hub, or as NAME.jsonl.gz (one JSON object a line) from the folder
 that the setting ALIGNMENT_TAX_DATA names, and then only from there. Small pure functions turn a row
-of either layout into one normal form. Its text alone says to which part it belongs, so parts never
-overlap.
+of either layout into one normal form, whose text alone says to which part it belongs.
 
 Sets as in the paper (section 3): HH-RLHF for preferences and prompts; ARC, RACE, PIQA (common
 sense), SQuAD, DROP (reading) and WMT14 French-English (translation) for the tax. Dolly stands in
@@ -30,7 +29,6 @@ from alignment_tax.world.base import Prompt, said
 from alignment_tax.world.splits import split_of, unit_hash
 
 Row = dict[str, Any]
-Adapter = Callable[[Row], Row | None]
 
 log = logging.getLogger(__name__)
 
@@ -157,13 +155,11 @@ class Source(NamedTuple):
     config: str | None
     split: str
     local: str  # file in the local folder, less ".jsonl.gz"
-    read: Adapter
+    read: Callable[[Row], Row | None]
     directory: str | None = None  # the Hub's data_dir, where a repository has several sets
 
 
-ARC, DROP, WMT = "allenai/ai2_arc", "EleutherAI/drop", "wmt/wmt14"
-RACE, XQUAD, SQUAD = "ehovy/race", "google/xquad", "rajpurkar/squad"
-DOLLY, HH = "databricks/databricks-dolly-15k", "Anthropic/hh-rlhf"
+ARC, DROP, WMT, HH = "allenai/ai2_arc", "EleutherAI/drop", "wmt/wmt14", "Anthropic/hh-rlhf"
 PREFERENCE_SETS = ("helpful_base", "helpful_online", "helpful_rejection_sampled", "harmless_base")
 SOURCES: dict[str, Source] = {
     # MIT; parts are made by hash of the prompt, the Hub's own split into train and test is not used
@@ -172,7 +168,7 @@ SOURCES: dict[str, Source] = {
         for name in PREFERENCE_SETS
     },
     # CC BY-SA 3.0
-    "dolly": Source(DOLLY, None, "train", "dolly_15k", _dolly),
+    "dolly": Source("databricks/databricks-dolly-15k", None, "train", "dolly_15k", _dolly),
     # ODC-BY; web text, in the place of what the model was pretrained on
     "c4": Source("allenai/c4", "en", "validation", "c4_demo", _text),
     # CC BY-SA 4.0
@@ -183,10 +179,10 @@ SOURCES: dict[str, Source] = {
     # AFL 3.0
     "piqa_validation": Source("baber/piqa", None, "validation", "piqa_valid", _piqa),
     # non-commercial research only, no redistribution
-    "race_middle_test": Source(RACE, "middle", "test", "race_middle_test", _race),
+    "race_middle_test": Source("ehovy/race", "middle", "test", "race_middle_test", _race),
     # CC BY-SA 4.0; XQuAD's English half is 1,190 questions of the SQuAD v1.1 development set
-    "squad_dev": Source(XQUAD, "xquad.en", "validation", "squad_dev_xquad_en", _squad),
-    "squad_train": Source(SQUAD, None, "train", "squad_part_heldout", _squad),
+    "squad_dev": Source("google/xquad", "xquad.en", "validation", "squad_dev_xquad_en", _squad),
+    "squad_train": Source("rajpurkar/squad", None, "train", "squad_part_heldout", _squad),
     # CC BY-SA 4.0
     "drop_dev": Source(DROP, None, "validation", "drop_dev_eval", _drop),
     "drop_train": Source(DROP, None, "train", "drop_dev_rest", _drop),
@@ -214,8 +210,7 @@ def load(name: str) -> list[Row]:
             raise DataUnavailable(
                 f"Row {number} of the set {name!r} ({origin}) is not in the expected layout: "
                 f"{type(error).__name__}: {error}. Its fields are {', '.join(map(str, row))}; "
-                f"see what is read in {source.read.__name__} of world/real.py, and correct the "
-                "file."
+                f"see {source.read.__name__} of world/real.py, and correct the file."
             ) from error
     if kept := [row for row in adapted if row is not None]:
         return kept
@@ -284,10 +279,10 @@ SHARES = {"validation": 0.2, "reported": 0.8}
 def benchmark(name: str, split: str) -> list[Row]:
     """Return the items of a benchmark in a fixed shuffled order.
 
-    The order depends on the text of the items alone, so the first k items are a random sample of
-    the set, the same on every machine. Splits: "reported"; "validation" (for choosing strengths and
-    for early stopping); "examples" (few-shot examples, in neither of the two). ValueError: no such
-    benchmark or split; DataUnavailable: a set cannot be had.
+    The order depends on the text of the items alone, so the first k are a random sample, the same
+    on every machine. Splits: "reported"; "validation" (for choosing strengths and early stopping);
+    "examples" (few-shot examples, in neither of the two). ValueError: no such benchmark or split;
+    DataUnavailable: a set cannot be had.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"There is no benchmark {name!r}. Choose one of: {', '.join(BENCHMARKS)}.")
@@ -373,10 +368,8 @@ def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
     if n < 1:
         raise ValueError(f"Asked for {n} {what}: ask for at least 1.")
     if not items:
-        raise DataUnavailable(
-            f"There are no {what} in the sets that were read. Rows that cannot be used are left "
-            f"out (the log says why): check the files in {DATA_VARIABLE}."
-        )
+        told = f"There are no {what} in the sets that were read: check the files in {DATA_VARIABLE}"
+        raise DataUnavailable(f"{told}. Rows that cannot be used are left out (the log says why).")
     if n > len(items):
         log.warning("Asked for %d %s, there are %d: taking all.", n, what, len(items))
     return random.Random(seed).sample(items, min(n, len(items)))
@@ -384,11 +377,7 @@ def draw(items: list[Any], n: int, seed: int, what: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class RealWorld:
-    """Real data behind the `World` interface: HH-RLHF preferences and prompts, Dolly for SFT.
-
-    A conversation's first user turn decides its part (a key of `PARTS`), so that two that begin
-    alike are never on two sides of a split. Sets are read on first use.
-    """
+    """HH-RLHF preferences and prompts (split by first user turn, see `PARTS`), Dolly for SFT."""
 
     preference_sets: tuple[str, ...] = PREFERENCE_SETS
 

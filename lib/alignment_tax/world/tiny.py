@@ -33,10 +33,10 @@ class TinyWorld:
     def preferences(self, n: int, seed: int, split: str = "train") -> Dataset:
         """Pairs of replies: columns prompt, chosen, rejected, kind, margin (gold difference).
 
-        Half the pairs are two replies of mixed manners, half a good reply against itself made
-        worse in one way (`chat.PERTURBATIONS`). Split "train" has labels drawn with the
-        Bradley-Terry probability of the gold difference, as people would disagree; "validation"
-        follows the gold order, on other requests (ValueError: judge, which is gold here).
+        Half are two replies of mixed manners, half a good reply against itself made worse in one
+        way (`chat.PERTURBATIONS`). Split "train" has labels drawn with the Bradley-Terry
+        probability of the gold difference, "validation" follows the gold order, on other requests
+        (ValueError: judge, which is gold here).
         """
         if split not in ("train", "validation"):
             raise ValueError(f"Preferences have splits train and validation, not {split!r}.")
@@ -116,10 +116,9 @@ def items(slot: str, split: str = "reported") -> Dataset:
 def name_recorded_obedience(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return recorded held-out pairs with the kind "obeys" where the worse reply helps with harm.
 
-    For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean the same: the
-    worse reply obeys instead of refusing. That is far easier to see than a wrong object. The table
-    holds no requests, but a seed draws the same pairs again (ValueError: other ones, since the
-    world has changed). Real pairs, of no kind, stay.
+    For a harmful request the kinds wrong_object, wrong_task and dropped_step all mean that the
+    worse reply obeys instead of refusing, which is far easier to see. A seed draws the same pairs
+    again (ValueError: other ones, since the world has changed). Real pairs, of no kind, stay.
     """
     if not set(pairs["kind"]) & set(chat.PERTURBATIONS):
         return pairs

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 
 from alignment_tax.world import chat, facts, french, words
 
-SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ' : ' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ ' ' + eos_token }}{% endif %}{{ ' ' }}{% endfor %}"
@@ -36,7 +35,7 @@ def vocabulary() -> list[str]:
     tables += ["le la l' les un une ce cet cette mon ma mes ces ne n' pas je j' my these this"]
     tables += [chat.REQUESTS, chat.POLITE, chat.RUDE, chat.CLOSINGS, chat.RUDE_CLOSINGS]
     tables += [chat.REFUSALS, chat.HEADS, chat.STEPS, chat.HARMS, "user assistant system"]
-    return [*SPECIAL, *sorted(_words(tables))]
+    return ["<pad>", "<eos>", "<unk>", *sorted(_words(tables))]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
