@@ -65,6 +65,11 @@ class Task:
         """The numbers of the search by gradient on the simplex."""
         return hma_numbers(self.config, self.alpha, self.seed)
 
+    @property
+    def likelihood(self) -> ReplyLikelihood:
+        """The objective of Eq. 9: how likely the mixture makes the policy's best replies."""
+        return ReplyLikelihood(self.model, self.data.replies)
+
 
 def hma_numbers(config: RatioConfig, alpha: float, seed: int = 0) -> HmaConfig:
     """Return the numbers of the search by gradient on the simplex."""
@@ -88,14 +93,12 @@ def _released(task: Task) -> Found:
     rate, size = task.config.released_learning_rate, task.config.released_batch_size
     changes: Any = {"alpha": 1 - task.alpha, "learning_rate": rate, "epochs": 1, "batch_size": size}
     numbers = dataclasses.replace(task.numbers, **changes)
-    objective = ReplyLikelihood(task.model, task.data.replies)
-    result = released_code.run(task.mixture, objective, numbers, released_code.AS_RELEASED)
+    result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
     return Found(result.ratios, released_code.LEFT, result.objective, result.before, [])
 
 
 def _grid(task: Task) -> Found:
-    objective = ReplyLikelihood(task.model, task.data.replies)
-    return hma.grid_search(task.mixture, objective, task.numbers, task.config.grid_step)
+    return hma.grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step)
 
 
 def _reward(task: Task) -> Found:
