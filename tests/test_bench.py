@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import defaultdict
 from dataclasses import replace
 
 import pandas as pd
@@ -176,7 +177,22 @@ def test_memory_is_measured_for_the_work_alone():
     assert large - work(10)[2] > 200
 
 
-def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, shared_runs):
+def test_the_readme_says_which_processors_repeat_each_other():
+    path = settings.results_folder() / "instruction_sets.json"
+    runs = [each for own in json.loads(path.read_text("utf-8"))["runs"].values() for each in own]
+    weights, rewards = defaultdict(set), defaultdict(set)
+    for each in runs:
+        weights[each["processor"]].add(tuple(each["sha256"].values()))
+        rewards[each["processor"]].add(each["mean_reward"])
+    assert {"AMD", "Intel"} <= {name[: name.index(" ")].removesuffix("(R)") for name in weights}
+    assert {len(own) for own in weights.values()} == {1}, "each repeats itself"
+    assert len(set.union(*weights.values())) == len(weights), "and no other"
+    first, *others = (own.pop() for own in rewards.values())
+    assert all(1e-7 < abs(other / first - 1) < 1e-4 for other in others)
+
+
+def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, runs, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(runs))
     root, out = settings.repo_root(), tmp_path / "out"
     for part in ("lib", "bench", "data/base"):
         shutil.copytree(root / part, tmp_path / part)

@@ -292,7 +292,7 @@ def test_answers_are_what_the_model_says(scorer, tasks, tokenizer) -> None:
     said = scorer.answers(model, tokenizer, {"span": [3, 1], "one_hop": [2], "bleu": []})
     prompts = [tokenizer(documents(tasks, "passages")[i]["question"])["input_ids"] for i in (1, 3)]
     replies = greedy_replies(model, prompts, 6, lambda all: [r[-1] == end for r in all], 0, 8)
-    texts = [tokenizer.decode([token for token in reply if token != end]) for reply in replies]
+    texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     assert [said["span", 1], said["span", 3]] == texts
     assert said["one_hop", 2] in documents(tasks, "choices")[2]["choices"]
     assert set(said) == {("span", 1), ("span", 3), ("one_hop", 2)}

@@ -78,6 +78,7 @@ def test_seeds_side_by_side_and_a_kill_change_no_number(points, tmp_path, monkey
     until(lambda: [*rsf.glob("[!.]*/meta.json")] and [*rsf.glob(".*.tmp-*")])
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    capfd.readouterr()
     run_side_by_side(miniature(), [0, 1], jobs=2)
     said = capfd.readouterr().err
     assert said.count("Making rsf round 2 of 2 (miniature, seed 0)") == 1

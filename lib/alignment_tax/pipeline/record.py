@@ -83,8 +83,8 @@ def record(
         entry = {**provenance(), "command": " ".join(words)}
         entry |= {"preset": dataclasses.asdict(study.preset), "seeds": seeds[:number]}
         entry |= {"methods": None if methods is None else list(methods), "base": study.base.key}
-        entry |= {"bf16": use_bf16(device()), "jobs": jobs}
-        entry |= {"seconds_of_this_call": round(time.perf_counter() - started, 1)}
+        entry |= {"base_from": study.base.meta.get("inputs"), "bf16": use_bf16(device())}
+        entry |= {"jobs": jobs, "seconds_of_this_call": round(time.perf_counter() - started, 1)}
         if methods is None:
             entry["seconds_of_stages_last_seed"] = _stage_seconds(study)
         write_calls(folder, [*calls, entry])
