@@ -113,7 +113,7 @@ def test_stages_made_by_workers_of_which_one_is_killed_are_those_made_alone(
 
 
 STARTER = """
-import subprocess, sys
+import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "none", *sys.argv[2:]],
                          stdin=subprocess.PIPE, start_new_session=True)
 print(child.pid, flush=True)

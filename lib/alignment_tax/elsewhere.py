@@ -33,6 +33,7 @@ from alignment_tax.cli import main
 def watch():
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 threading.Thread(target=watch, daemon=True).start()
 sys.exit(main(sys.argv[2:], Path(sys.argv[1])))
 """
