@@ -22,7 +22,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 WEB_READY := $(VENV)/.ready-for-the-web
-# the GPU machine's Python, and what its run is told: see python bench/gpu.py --help
+# the GPU machine's Python, and what its run is told: see PYTHONPATH=lib python -m alignment_tax.lent --help
 GPU_PYTHON ?= 3.12
 GPU ?=
 # a full Pyodide distribution, unpacked; `lite` needs it
@@ -156,11 +156,11 @@ bench-ppo: $(PPO_READY)
 
 gpu-pack: $(RUN_READY)
 	@echo "Packing what a GPU machine with PyTorch and Python $(GPU_PYTHON) lacks, into build/gpu ..."
-	@$(BIN)/python bench/gpu.py --pack $(GPU_PYTHON)
+	@$(BIN)/python -m alignment_tax.lent --pack $(GPU_PYTHON)
 
 gpu:
 	@echo "Recording the real model; what is finished is not made again ..."
-	@$(PYTHON) bench/gpu.py $(GPU)
+	@PYTHONPATH=lib $(PYTHON) -m alignment_tax.lent $(GPU)
 
 clean:
 	@echo "Removing $(VENV) and caches ..."

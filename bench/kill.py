@@ -9,7 +9,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from alignment_tax import settings
+from alignment_tax.lent import ended
 from alignment_tax.results.values import leaves, read_run
 from alignment_tax.store import say
 from bench import Numbers, keep, timed
@@ -34,17 +34,7 @@ def start(copy: Path, line: str, seconds: float | None = None) -> bool:
     """Run a line in a copy, its process group killed after some seconds; return if it ended."""
     paths = {"PYTHONPATH": str(copy / "lib"), settings.RUNS_VARIABLE: str(copy / "runs")}
     command = [sys.executable, "-m", "alignment_tax", *line.split()]
-    process = subprocess.Popen(
-        command, cwd=copy, env=os.environ | paths, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        if process.wait(seconds):
-            raise RuntimeError(f"{line} ended with {process.returncode}: run it to see why.")
-        return True
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return False
+    return ended(command, os.environ | paths, seconds, cwd=copy, stderr=subprocess.DEVNULL)
 
 
 def recorded(copy: Path) -> Numbers:

@@ -1,6 +1,7 @@
 """What the bench measures is fair and is what it says; what is refused; how numbers are chosen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,12 @@ import torch
 from conftest import miniature
 from test_models import make_reward_model
 
-from alignment_tax import presets, settings
+from alignment_tax import lent as lending, presets, settings
 from alignment_tax.merge import hma
 from alignment_tax.models import measured
 from alignment_tax.pipeline.study import Study
 from alignment_tax.world.tiny import TinyWorld
-from bench import gpu, ppo_against_trl as bench_ppo, speed, tune
+from bench import ppo_against_trl as bench_ppo, speed, tune
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -198,10 +199,12 @@ def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, r
         shutil.copytree(root / part, tmp_path / part)
     shutil.copy(root / "pyproject.toml", tmp_path)
 
+    found_in = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
+
     def lent(minutes):
         given = f"--preset smoke --methods rsf --jobs 1 --minutes {minutes} --out {out}"
-        line = [sys.executable, tmp_path / "bench" / "gpu.py", *given.split()]
-        code = subprocess.run(line, check=False, stdout=subprocess.DEVNULL).returncode
+        line = [sys.executable, "-m", "alignment_tax.lent", "--seed", "0", *given.split()]
+        code = subprocess.run(line, env=found_in, stdout=subprocess.DEVNULL).returncode
         return code, json.loads((out / "gpu.json").read_text())
 
     code, found = lent(0)
@@ -218,7 +221,7 @@ def test_a_lent_machine_records_what_it_can_and_says_how_fast_it_was(tmp_path, r
 
 
 def test_what_a_lent_machine_needs_is_packed_with_all_that_it_needs():
-    found = gpu.needed(["trl"], ["torch"])
+    found = lending.needed(["trl"], ["torch"])
     assert {"trl", "transformers", "tokenizers", "datasets"} <= set(found)
     assert "torch" not in found
     assert found["trl"].version

@@ -21,7 +21,7 @@ PYTHON = sorted(path for top in ("lib", "bench", "tests") for path in (ROOT / to
 FLOORS = """
 settings < presets provenance < store < elsewhere registry shipping < spec < labels
 < plan results weights world < models < skills < train < merge < mitigate < stats
-< pipeline figures < audit notebooks prose sandbox widgets < exercises pool regress report
+< pipeline figures < audit lent notebooks prose sandbox widgets < exercises pool regress report
 < grading < cli < __main__
 """
 #: Rooms that are opened without a model: none of these libraries is loaded, not even indirectly.
@@ -33,7 +33,7 @@ BARE, LANGUAGE = "merge", HEAVY - {"torch"} | {"tokenizers"}
 INTERVALS, SIGNS = PACKAGE / "stats" / "compare.py", re.compile(r"\.ppf\(|\bsem\(|bootstrap\(\s*\(")
 #: Most lines of Python, docstrings and all: what there is. The aim is 15,000, 10,000 and 900;
 #: whoever takes lines away takes them off here too.
-MOST_LINES = {"lib": 18_212, "tests": 11_048, "bench": 1_229}
+MOST_LINES = {"lib": 18_412, "tests": 11_051, "bench": 1_029}
 MOST_IN_A_MODULE = {"lib": 600, "tests": 600, "bench": 300}
 
 

@@ -2,7 +2,8 @@
 
 Records preset `small`, the most important models first, and says how fast it was. What is finished
 is not made again, and after each group of models all tables are packed into one file. Where a GPU's
-machine has PyTorch and no network, `make gpu-pack` puts beside this file what else it needs.
+machine has PyTorch and no network, `make gpu-pack` puts into build/gpu what else it needs; up to
+there this needs the standard library alone.
 """
 
 import argparse
@@ -15,11 +16,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from alignment_tax import settings
+
+ROOT = settings.repo_root()
 PACKED = ROOT / "build" / "gpu"
 SITE, DATA, PART = "packages.tar.gz", "data", "weights."
 #: By this name dill, with which datasets makes fingerprints, knows installed packages.
@@ -70,10 +74,9 @@ def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution
 
 def pack(python: str, there: Sequence[str]) -> None:
     """Put packages for another Python, the weights in parts and the data sets into build/gpu."""
-    from alignment_tax.settings import data_folder
     from alignment_tax.world.real import SOURCES
 
-    site, data = PACKAGES, data_folder()
+    site, data = PACKAGES, settings.data_folder()
     shutil.rmtree(PACKED, ignore_errors=True)
     compiled = []
     for name, own in needed(ROOTS.split(), there).items():
@@ -124,20 +127,27 @@ def unpacked() -> dict[str, str]:
             for part in sorted(PACKED.glob(f"{PART}*")):
                 whole.write(part.read_bytes())
         paths.append(PACKAGES)
-        more = {"HF_HUB_OFFLINE": "1", "ALIGNMENT_TAX_DATA": str(PACKED / DATA)}
+        more = {"HF_HUB_OFFLINE": "1", settings.DATA_VARIABLE: str(PACKED / DATA)}
     found = filter(None, (*map(str, paths), os.environ.get("PYTHONPATH")))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(found), **more}
 
 
-def ended(command: Sequence[str], environment: dict[str, str], seconds: float) -> bool:
-    """Run a command, and end it with all that it started when its time is up."""
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+def ended(
+    command: Sequence[str], variables: Mapping[str, str], seconds: float | None, **how: Any
+) -> bool:
+    """Run a command; when its time is up kill it with all that it started, and return False.
+
+    RuntimeError: it failed.
+    """
+    process = subprocess.Popen(command, env=variables, start_new_session=True, **how)
     try:
-        if process.wait(max(seconds, 1)):
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}.")
+        if process.wait(seconds):
+            told = " ".join(command)
+            raise RuntimeError(f"{told} ended with {process.returncode}: run it to see why.")
         return True
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         return False
 
 
@@ -150,7 +160,7 @@ def run(
     record = [sys.executable, "-m", "alignment_tax", "record", preset, "--seeds", str(seed)]
     for group in methods:
         line = [*record, "--jobs", str(jobs), "--methods", *group.split()]
-        if not ended(line, environment, end - time.monotonic()):
+        if not ended(line, environment, max(end - time.monotonic(), 1), cwd=ROOT):
             break
         done.append(group)
         with tarfile.open(out / "tables.tar.gz", "w:gz") as file:
@@ -173,7 +183,7 @@ def main() -> int:
     parser.add_argument("--pack", metavar="PYTHON", help="pack for this version of Python: 3.12")
     parser.add_argument("--there", default=THERE, help="packages that need not be packed")
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1, help="one without rows")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="'A B'", help="groups")
     parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing, end all, after")
     parser.add_argument("--jobs", type=int, default=4, help="processes on the GPU")
