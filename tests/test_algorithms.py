@@ -127,7 +127,7 @@ def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
     specs = [Spec("base"), Spec("sft"), Spec("ppo", 1), Spec("ppo", 2, "average", 0.5)]
     table = record.forward_kls(study, specs)
     assert (*table["algorithm"], table["alpha"].iloc[-1]) == ("sft", "ppo", "ppo", 0.5)
-    assert list(table.columns) == [*NAMED, "forward_kl", "ece", "entropy"]
+    assert list(table.columns) == [*NAMED, "forward_kl", "ece", "entropy", "probe"]
 
 
 def test_ppo_under_another_kl_coefficient_is_another_run(study):

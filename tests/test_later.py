@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import refuses
 from hypothesis import given, settings, strategies as st
-from test_mitigate import DOCUMENTS, make_setting
+from test_mitigate import DOCUMENTS, EXAMPLES, line, make_batch, make_setting
 from test_models import make_policy
 from test_train import weights
 from torch import nn
@@ -15,10 +15,12 @@ from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate import distil, treatments
 from alignment_tax.mitigate.expo import expo
 from alignment_tax.mitigate.fisher import information, weighted
+from alignment_tax.mitigate.online import PULL
 from alignment_tax.mitigate.projection import protected
 from alignment_tax.mitigate.replay import own_answers, text_losses
 from alignment_tax.mitigate.slerp import slerp
 from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
+from alignment_tax.train import pretrain
 
 
 def state(*values):
@@ -96,7 +98,7 @@ def plain(setting):
     return distil(setting).policy
 
 
-@pytest.mark.parametrize("name", ["slerp", "dare", "ties", "fisher", "warp"])
+@pytest.mark.parametrize("name", ["slerp", "dare", "ties", "fisher", "warp", "soup"])
 def test_every_merge_begins_at_theta_0_and_moves_away_from_it(setting, name):
     start = weights(setting.theta_0)
     ends = [distil(setting, {name: alpha}).policy for alpha in (0.0, 0.25, 0.5)]
@@ -116,6 +118,83 @@ def test_warp_joins_two_runs_that_learn_in_another_order(setting, plain):
     start, end = weights(setting.theta_0), weights(plain)
     # two runs share most of what they learn, so their mean is nearer to each than theta_0 is
     assert 0 < (found - end).norm() < (start - end).norm()
+
+
+def test_a_soup_is_the_mean_of_runs_that_each_learn_in_another_order(setting, plain):
+    runs = [weights(plain), *(weights(setting.run(number)) for number in (1, 2, 3))]
+    assert len({tuple(run.tolist()) for run in runs}) == 4
+    found = weights(distil(setting, {"soup": 1.0}).policy)
+    torch.testing.assert_close(found, torch.stack(runs).mean(dim=0))
+    torch.testing.assert_close(weights(setting.run(0)), weights(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "outcome"),
+    [  # by hand: a = 0.1 / 2 steps; the step is (1, -2, 3, -4), tau (-8, 0, 8, 0)
+        ("on_dare", 1.0, [0.95 - 0.4, -1.9, 2.85 + 0.4, -3.8]),
+        # kept are 3 and -4, and both of tau; tau's sign decides where they disagree
+        ("on_ties", 0.5, [-0.4, 0.0, 2.85 + 0.4, -3.8]),
+        # all are kept: the first step goes against tau, so it is dropped
+        ("on_ties", 1.0, [-0.4, -1.9, 2.85 + 0.4, -3.8]),
+    ],
+)
+def test_online_merging_by_hand(setting, name, share, outcome):
+    base, start = line(8.0, 0.0, -8.0, 0.0), line(0.0, 0.0, 0.0, 0.0)
+    (treatment,) = treatments(
+        make_setting(theta_0=start, pool=EXAMPLES[:1] * 2, load_base=lambda: base), {name: share}
+    )
+    treatment.alpha = 0.05
+    model = treatment.begin(line(0.0, 0.0, 0.0, 0.0))
+    with torch.no_grad():
+        model.weight.add_(torch.tensor([1.0, -2.0, 3.0, -4.0]))
+        treatment.after_step(model, 1)
+    torch.testing.assert_close(weights(model), torch.tensor(outcome))
+    refuses(ValueError, "load_base", treatments, make_setting(load_base=None), {name: share})
+
+
+def test_on_dare_keeps_a_share_of_every_step_and_online_merging_pulls_as_far_as_is_said():
+    own, step = make_setting(), 0.25
+    start, base = weights(own.theta_0), own.load_base()
+    (treatment,) = treatments(own, {"on_dare": 0.3})
+    model, moved = treatment.begin(make_policy()), 0.0
+    with torch.no_grad():
+        for number in range(own.steps):
+            before = weights(model)
+            for p in model.parameters():
+                p.add_(step)
+            treatment.after_step(model, number + 1)
+            moved += float(((weights(model) - before).abs() > step / 2).float().mean()) / own.steps
+    assert moved == pytest.approx(0.3, abs=0.02)
+    pulled = own.steps * 0.3 * step * (1 - treatment.alpha) + PULL * 0.3 * (start - weights(base))
+    assert float((weights(model) - start).mean()) == pytest.approx(float(pulled.mean()), rel=0.05)
+
+
+def test_the_moving_anchor_follows_the_policy_slowly(setting):
+    (treatment,) = treatments(setting, {"kl_average": 1.0})
+    moved, batch = make_policy(3), make_batch()
+    assert treatment.loss(setting.theta_0, batch, setting.theta_0(**batch)).item() == pytest.approx(
+        0
+    )
+    before = treatment.loss(moved, batch, moved(**batch)).item()
+    with torch.no_grad():
+        treatment.after_step(moved, 1)
+    start, anchor = weights(setting.theta_0), weights(treatment.teacher.model)
+    torch.testing.assert_close(anchor, start + 0.01 * (weights(moved) - start))
+    assert 0 < treatment.loss(moved, batch, moved(**batch)).item() < before
+
+
+def test_what_was_lost_is_replayed(setting):
+    few = make_setting(replay=DOCUMENTS * 4)
+    (treatment,) = treatments(few, {"replay_lost": 1.0})
+    treatment.begin(make_policy())
+    with torch.no_grad():
+        losses = [
+            [float(next(text_losses(make_setting(replay=[d]), end, 1, 1))) for d in few.replay]
+            for end in (few.theta_0, few.run(0))
+        ]
+    lost = [after - before for before, after in zip(*losses, strict=True)]
+    most = pretrain.encode(few.replay[lost.index(max(lost))], few.tokenizer)
+    assert all(row.ids == most.ids for row in treatment.take(40))
 
 
 def test_the_change_under_ogpsa_is_orthogonal_to_the_gradients(setting):

@@ -42,7 +42,7 @@ SMALL = {"lora": 2, "lora_mlp": 2, "ema": 1.0, "expo": 1.5, "relearn": 8, "ogpsa
 def make_setting(**changes):
     texts = (DOCUMENTS, DOCUMENTS, ["why why"])
     start = Setting(make_policy(), make_tokenizer(), EXAMPLES, CONFIG, 0, *texts)
-    return dataclasses.replace(start, **changes)
+    return dataclasses.replace(start, **{"load_base": lambda: make_policy(7), **changes})
 
 
 def make_batch(examples=EXAMPLES):

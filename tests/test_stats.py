@@ -22,6 +22,7 @@ from alignment_tax.stats.claim_list import REASONS, SESOI
 from alignment_tax.stats.claims import CLAIMS, Claim, evaluate
 from alignment_tax.stats.compare import compare_seeds, interval, paired_bootstrap, verdict
 from alignment_tax.stats.pareto import gap_at_equal_reward, hypervolume, interpolate
+from alignment_tax.stats.probe import probe
 
 STAIRS = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.5, 1.5]]
 NAN, INF = float("nan"), float("inf")
@@ -168,11 +169,30 @@ def test_a_curve_that_levels_off_is_found():
     assert forgetting.fit(pd.DataFrame({"kl": x, "tax": 9 - x})).r_squared < 0
 
 
+def test_a_probe_finds_what_states_hold_and_guesses_what_they_do_not():
+    rng = np.random.default_rng(0)
+    answers, choices = rng.integers(4, size=200).tolist(), [["b", "d", "a", "c"]] * 200
+    known = np.eye(4)[answers] @ rng.normal(size=(4, 16)) * 10 + rng.normal(size=(200, 16))
+    assert probe(known, choices, answers).all()
+    assert probe(rng.normal(size=(200, 16)), choices, answers).mean() == pytest.approx(
+        0.25, abs=0.1
+    )
+    # a question whose state is like none of the others' is not answered from its own answer
+    alone = np.eye(200)
+    assert probe(alone, choices, answers).mean() < 0.5
+    # another word than the answer that is likelier, but no choice, is not taken
+    two = [["a", "b"] if answer < 2 else ["c", "d"] for answer in answers]
+    assert probe(known, two, [answer % 2 for answer in answers]).all()
+
+
 def test_two_algorithms_at_the_same_kl():
     points = made_up_points()
     found = versus(points, "rsf/early_stopping", "ppo/early_stopping", measure="equal_kl")
     # at KL 2, PPO's last round has 76; RSF, between (1, 78 - s) and (4, 70 - 2 s), a third further
     assert found.difference == pytest.approx(((78 - 8 / 3 - 76) + (77 - 9 / 3 - 76)) / 2)
+    # all the way there the gap goes, of seed 0, from 0 (at 0 and 1) to -2/3, of seed 1 by 1 a nat
+    found = versus(points, "rsf/early_stopping", "ppo/early_stopping", measure="along_kl")
+    assert found.difference == pytest.approx(-(1 / 6 + 1) / 2, rel=0.01)
     # means -10 and -3
     assert forgetting.own_share(np.array([-8.0, -12.0]), np.full(2, -3.0)) == pytest.approx(0.7)
 

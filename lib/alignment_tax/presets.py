@@ -310,6 +310,9 @@ TINY = Preset(
         *((merge, (0.2, 0.4, 0.6, 0.8)) for merge in ("slerp", "dare", "ties", "fisher", "warp")),
         ("relearn", (16, 64, 256)), ("ewc", (0.1, 1.0, 10.0)), ("replay_self", (0.5, 2.0)),
         ("ogpsa", (4, 64)), ("null_space", (0.5, 0.9)), ("oplora", (16, 64)),
+        *((f"on_{how}", (0.05, 0.2, 0.5, 1.0)) for how in ("dare", "ties")),
+        ("soup", (0.2, 0.4, 0.6, 0.8, 1.0)), ("kl_average", (0.3, 1.0, 3.0)),
+        ("replay_lost", (0.5, 2.0)),
     ),
     # at strength 2 a run reads about 110,000 replayed tokens: every document about once
     replay_documents=4000,

@@ -104,5 +104,15 @@ REMEDIES: dict[str, Remedy] = {remedy.name: remedy for remedy in (
            "share of the inputs' power that is protected", "2512.11391", fades=False, **TEXT),
     Remedy("oplora", "OPLoRA", "oplora:OpLora", "model",
            "singular directions that are protected", "2510.13003", fades=False, kind=int),
+    Remedy("on_dare", "OnDARE", "online:on_dare", "training",
+           "share of every step that is kept", "Lu et al. 2024", fades=False, weak_is_high=True),
+    Remedy("on_ties", "OnTIES", "online:on_ties", "training",
+           "share of every step that is kept", "Lu et al. 2024", fades=False, weak_is_high=True),
+    Remedy("soup", "soup of four runs", "soup:Soup", "afterwards",
+           ALPHA, "Wortsman et al. 2022", fades=False, weak_is_high=True),
+    Remedy("kl_average", "KL to a moving average", "output_penalty:KlToAverage", "training",
+           "lambda of KL(policy || its moving average)", "Ramé et al. 2024", **AT_0),
+    Remedy("replay_lost", "replay of what was lost", "replay:LostReplay", "training",
+           "replayed tokens per reply token", "after Aljundi et al. 2019", **TEXT, **AT_0),
 )}
 # fmt: on

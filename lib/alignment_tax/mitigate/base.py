@@ -104,6 +104,7 @@ class Setting:
     replay: Sequence[Document] = ()  # pretraining documents
     replay_other: Sequence[Document] = ()  # the same without the formats that are evaluated
     reported: Sequence[str] = ()  # texts that no replayed document may contain
+    load_base: Callable[[], Model] | None = None  # the model before instruction tuning
 
     @property
     def steps(self) -> int:
@@ -116,9 +117,16 @@ class Setting:
         return Teacher(self.theta_0)
 
     @cached_property
-    def sibling(self) -> Model:
-        """A plain run on the pool in another order, one for all strengths."""
-        return distil(replace(self, seed=sub_seed(self.seed, 2))).policy
+    def runs(self) -> dict[int, Model]:
+        """What `run` has made."""
+        return {}
+
+    def run(self, number: int) -> Model:
+        """Return the plain run (0), or one on the pool in another order; for all strengths."""
+        if number not in self.runs:
+            seed = sub_seed(self.seed, 1 + number) if number else self.seed
+            self.runs[number] = distil(replace(self, seed=seed)).policy
+        return self.runs[number]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ p = pi_theta0(. | prompt, reply so far) of the teacher, q of the policy in train
 vocabulary, averaged over the reply tokens of the batch, as the loss itself is.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -14,6 +15,8 @@ from alignment_tax.mitigate import base
 from alignment_tax.models import Model
 from alignment_tax.train.loop import Batch, Outputs
 
+#: Share of the policy that its moving average takes up at every step: WARP's.
+ANCHOR_RATE = 0.01
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -52,6 +55,19 @@ class OutputPenalty(base.Treatment):
 def to_theta_0(distance: Distance, setting: base.Setting, strength: float) -> OutputPenalty:
     """Return the penalty on the distance from what theta_0 says."""
     return OutputPenalty(setting.teacher, strength, distance)
+
+
+class KlToAverage(OutputPenalty):
+    """WARP's anchor: KL(policy || moving average of the policy). Ramé et al. 2024, step 1."""
+
+    def __init__(self, setting: base.Setting, strength: float) -> None:
+        super().__init__(base.Teacher(copy.deepcopy(setting.theta_0), room=0), strength, reverse_kl)
+
+    def after_step(self, model: Model, step: int) -> None:
+        """Move the anchor toward the policy."""
+        anchor = base.trained(self.teacher.model)
+        for name, p in base.trained(model).items():
+            anchor[name].lerp_(p, ANCHOR_RATE)
 
 
 kd, kd_squared, kl = (partial(to_theta_0, d) for d in (forward_kl, squared_distance, reverse_kl))

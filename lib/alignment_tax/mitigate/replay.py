@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -82,6 +83,23 @@ class SelfReplay(Replay):
     def begin(self, model: Model) -> Model:
         """Let theta_0 answer, once."""
         super().__init__(self.setting, own_answers(self.setting), self.strength)
+        return model
+
+
+class LostReplay(Replay):
+    """Replays the quarter of the documents whose loss the plain run raised most."""
+
+    def __init__(self, setting: Setting, strength: float) -> None:
+        self.setting, self.strength = setting, check_strength(strength, "replay")
+
+    def begin(self, model: Model) -> Model:
+        """Read the documents before and after the plain run."""
+        ends, count = (self.setting.theta_0, self.setting.run(0)), len(self.setting.replay)
+        with torch.no_grad():
+            before, after = (list(text_losses(self.setting, end, count, 1)) for end in ends)
+        lost = torch.stack(after) - torch.stack(before)
+        most = lost.topk(max(1, count // 4)).indices.tolist()
+        super().__init__(self.setting, [self.setting.replay[i] for i in most], self.strength)
         return model
 
 

@@ -22,7 +22,7 @@ class Warp(Average):
 
     def joined(self, theta_0: State, theta: State, alpha: float) -> State:
         """Return theta(alpha) of both policies."""
-        ends = (theta, own_tensors(self.setting.sibling))
+        ends = (theta, own_tensors(self.setting.run(1)))
         first, second = ({n: end[n] - start for n, start in theta_0.items()} for end in ends)
         both = slerp(first, second, 0.5)
         return {name: start + alpha * both[name] for name, start in theta_0.items()}

@@ -147,7 +147,7 @@ def _items_table(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
 
 
 def forward_kls(study: Study, specs: Sequence[Spec]) -> pd.DataFrame:
-    """One row for each model that `has_forward_kl`: what names it, forward_kl, ece, entropy."""
+    """One row for each model that `has_forward_kl`: what names it, forward_kl and `calibration`."""
 
     def measured(spec: Spec) -> dict[str, Any]:
         found = read_json(study.forward_kl(spec).path / "kl.json")

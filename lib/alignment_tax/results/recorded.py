@@ -35,7 +35,7 @@ class Recorded:
 
     One row per: evaluated model (points), round of RLHF, held-out preference pair, model trained
     under a remedy (costs), reply of a few models. `points` have the columns of kl.csv, too, of the
-    main line: forward_kl and entropy (nats a reply), ece (points; see `stages.scores.calibration`).
+    main line: forward_kl, entropy (nats a reply), ece, probe (points; `scores.calibration`).
     `provenance` is of the call that made the tables, `calls` are all; `key` see `recording_key`.
     """
 

@@ -123,13 +123,17 @@ def _off_curve(rows: Selection, claim: Claim) -> Gaps:
     return gaps
 
 
-def _equal_kl(rows: Selection, claim: Claim, axis: str) -> Gaps:
-    """At the furthest KL from theta_0 that both reach, on the lines through their rounds."""
+def _equal_kl(rows: Selection, claim: Claim, axis: str, along: bool = False) -> Gaps:
+    """At the furthest KL from theta_0 that both reach, or `along` all the way to it, in the mean.
+
+    Both are read as lines through their models.
+    """
     gaps = {}
     for seed, *both in _curves(rows, claim, axis):
         a, b = (each[each[:, 0].argsort()].T for each in both)
         reach = min(a[0, -1], b[0, -1])
-        gaps[seed] = float(np.interp(reach, *a) - np.interp(reach, *b))
+        at = np.linspace(max(a[0, 0], b[0, 0]), reach, pareto.STRIPS) if along else reach
+        gaps[seed] = float((np.interp(at, *a) - np.interp(at, *b)).mean())
     return gaps
 
 
@@ -145,6 +149,8 @@ MEASURES: Mapping[str, Callable[[Selection, Claim], Gaps]] = {
     "equal_gold": partial(_equal, axis="gold"),
     "equal_kl": partial(_equal_kl, axis="kl"),  # KL(theta || theta_0)
     "equal_forward_kl": partial(_equal_kl, axis="forward_kl"),  # KL(theta_0 || theta)
+    "along_kl": partial(_equal_kl, axis="kl", along=True),
+    "along_forward_kl": partial(_equal_kl, axis="forward_kl", along=True),
     "hypervolume": _hypervolume,
     "same_alpha": lambda rows, claim: same_alpha(rows, claim.a, claim.b, claim.score).mean(axis=1),
     "off_curve": _off_curve,

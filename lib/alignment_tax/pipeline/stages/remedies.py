@@ -43,7 +43,10 @@ def check(run: Run, remedies: Mapping[str, float], rounds: int) -> None:
     if remedies:
         # the base has the shapes of theta_0, and the pool is at most as long
         longest: list[Example] = [([], "")] * (rounds * run.preset.rsf.prompts_per_round)
-        assumed = Setting(*run.load(base.base(run)), longest, run.preset.distil, run.seed)
+        of_base = run.load(base.base(run))
+        assumed = Setting(
+            *of_base, longest, run.preset.distil, run.seed, load_base=lambda: of_base[0]
+        )
         treatments(with_texts(run, assumed, remedies), remedies)
 
 
@@ -146,7 +149,8 @@ def setting(run: Run, remedies: Collection[str], rounds: int) -> Setting:
     assert config is not None  # check has refused it
 
     def make() -> Setting:
-        return Setting(*run.load(base.sft(run)), pool(run, rounds), config, run.seed)
+        start = (*run.load(base.sft(run)), pool(run, rounds), config, run.seed)
+        return Setting(*start, load_base=lambda: run.load(base.base(run))[0])
 
     return with_texts(run, run.once("setting", make, rounds), remedies)
 

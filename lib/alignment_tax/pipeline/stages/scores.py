@@ -5,15 +5,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from alignment_tax.labels import FORGIVEN
-from alignment_tax.models import Model, Tokenizer, prompt_ids
+from alignment_tax.models import Model, RewardModel, Tokenizer, prompt_ids, score_ids
 from alignment_tax.pipeline.stages import base, ratios
 from alignment_tax.pipeline.stages.run import Run, trained
 from alignment_tax.skills import Scorer
 from alignment_tax.spec import Spec, simplest
 from alignment_tax.stats.calibration import calibration_error
+from alignment_tax.stats.probe import probe
 from alignment_tax.store import Artifact, digest, read_json, write_json
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import kept_replies, reply_columns
@@ -101,24 +103,39 @@ def forward_kl(run: Run, spec: Spec) -> Artifact:
 
 
 def calibration(run: Run, spec: Spec) -> Artifact:
-    """How far a model's confidence in its choices is off, and how varied its replies are.
+    """What a model's answers do not show: how sure, how varied, and what a probe still finds.
 
-    calibration.json: ece, the expected calibration error (points, of the likeliest's share), and
-    entropy, minus a reply's mean log-probability (nats). As a tax: Hu et al. 2025, 2510.17426.
+    calibration.json: ece, the expected calibration error (points, of the likeliest's share),
+    entropy, minus a reply's mean log-probability (nats), both as a tax in Hu et al. 2025
+    (2510.17426), and in the tiny world probe (points), see `facts_found`.
     """
     spec = simplest(ratios.resolved(run, spec))
     scored = scores(run, spec)
 
     def make(folder: Path) -> None:
-        found = scorer(run).confidences(*ratios.model_of(run, spec))
+        model, tokenizer = ratios.model_of(run, spec)
+        found = scorer(run).confidences(model, tokenizer)
         replies = pd.read_parquet(scored.path / "replies.parquet", columns=["log_prob"])
         off = calibration_error(found["confidence"].to_numpy(), found["right"].to_numpy())
         entropy = -float(replies["log_prob"].mean())
-        write_json(folder / "calibration.json", {"ece": off, "entropy": entropy})
+        values = {"ece": off, "entropy": entropy}
+        if run.preset.world == "tiny":
+            values["probe"] = facts_found(model, tokenizer, run.batch)
+        write_json(folder / "calibration.json", values)
 
     inputs = {name: getattr(spec, name) for name in ("method", "alpha", "strength", "part")}
     parents = {"policy": trained(run, spec), "scores": scored}
-    return run.get("calibration", inputs, make, parents, f"calibration of {spec}")
+    return run.get("calibration", inputs, make, parents, f"calibration of {spec}", version=2)
+
+
+def facts_found(model: Model, tokenizer: Tokenizer, batch: int) -> float:
+    """Return how many one-hop facts a probe finds in a model's last hidden state, in points."""
+    facts, reader = items("one_hop"), RewardModel.from_policy(model, tokenizer)
+    asked = [tokenizer(fact["prompt"], add_special_tokens=False)["input_ids"] for fact in facts]
+    both = score_ids(reader, asked, tokenizer.pad_token_id, batch, "probing", features=True)
+    last, _ = np.split(both.astype(float), 2, axis=1)
+    answers = [fact["answer"] for fact in facts]
+    return float(100 * probe(last, [fact["choices"] for fact in facts], answers).mean())
 
 
 def sampled_replies(run: Run, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
