@@ -152,11 +152,12 @@ KINDS = {
 }
 # the same of what came after the paper
 LATER = {
-    "merges of all changes": ("slerp", "fisher", "warp"),
+    "merges of all changes": ("slerp", "fisher", "warp", "soup"),
     "merges of a part of them": ("dare", "ties"),
     "beyond the aligned model": ("expo",),
     "relearning afterwards": ("relearn",),
-    "penalty and replay": ("ewc", "replay_self"),
+    "penalties and replay": ("ewc", "replay_self", "replay_lost", "kl_average"),
+    "merging in every step": ("on_dare", "on_ties"),
     "projections": ("ogpsa", "null_space"),
     "projected LoRA": ("oplora",),
 }

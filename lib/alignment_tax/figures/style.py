@@ -71,15 +71,15 @@ METHODS: dict[str, Look] = {
         BLUE: {"average": "o", "distil+average": "D"},
         VERMILLION: {"early_stopping": "s", "distil": "P"},
         SKY: {"l1": "^", "ema": "s", "graft_learnt": "v", "slerp": "o", "ewc": "<"},
-        PURPLE: {"kd": ">", "replay_other": "X", "warp": "p"},
+        PURPLE: {"kd": ">", "replay_other": "X", "warp": "p", "kl_average": "v"},
         GREEN: {"kd_squared": "h", "lora": "X", "learning_rate": "^", "dare": "v"}
-        | {"null_space": "s"},
+        | {"null_space": "s", "soup": "D", "replay_lost": "d"},
         ORANGE: {"lora_mlp": "p", "replay": ">", "kl_coef": "s", "fisher": "d", "ties": "^"}
         | {"replay_self": "v"},
-        BROWN: {"l2": "v", "sma": "o", "ogpsa": "s"},
+        BROWN: {"l2": "v", "sma": "o", "ogpsa": "s", "on_dare": "D"},
         BLACK: {"kl": "<", "graft": "d", "expo": "X"},
         GREY: {"bema": "v", "graft_random": "s", "relearn": "p"},
-        INK: {"oplora": "D"},
+        INK: {"oplora": "D", "on_ties": "o"},
     }.items()
     for name, marker in marks.items()
 }
