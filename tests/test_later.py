@@ -11,6 +11,7 @@ from test_models import make_policy
 from test_train import weights
 from torch import nn
 
+from alignment_tax import presets
 from alignment_tax.merge.average import own_tensors
 from alignment_tax.mitigate import distil, treatments
 from alignment_tax.mitigate.expo import expo
@@ -20,6 +21,8 @@ from alignment_tax.mitigate.projection import protected
 from alignment_tax.mitigate.replay import own_answers, text_losses
 from alignment_tax.mitigate.slerp import slerp
 from alignment_tax.mitigate.sparse import DARE_KEEPS, TIES_KEEPS, dare, ties
+from alignment_tax.models import load_base
+from alignment_tax.pipeline.stages.scores import facts_found
 from alignment_tax.train import pretrain
 
 
@@ -257,6 +260,14 @@ def test_own_answers_keep_the_questions_and_are_theta_0s(setting):
     answers = own_answers(make_setting(replay=DOCUMENTS))
     assert all(a.pieces[0] in [d.pieces[0] for d in DOCUMENTS] for a in answers)
     assert len(answers) <= 2  # the document without a question is not among them
+
+
+def test_a_probe_finds_facts_in_the_base_and_guesses_on_random_weights():
+    base, tokenizer = load_base(presets.TINY.model)
+    torch.manual_seed(0)
+    found = [facts_found(model, tokenizer, 200) for model in (base, type(base)(base.config))]
+    assert found[0] > 80
+    assert found[1] == pytest.approx(25, abs=5)
 
 
 def test_relearning_lowers_the_loss_on_the_documents_it_reads(setting, plain):
