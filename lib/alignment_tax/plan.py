@@ -1,7 +1,6 @@
 """What a preset of the paper's size takes, from its configuration alone, before anything is run.
 
-The course works on one GPU; TRL under accelerate (FSDP) can train what does not fit. Lengths are at
-their limits, so all but the throughput errs upwards.
+Lengths are at their limits, so all but the throughput errs upwards.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
 
 
 def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
-    """Put packed stages of a file (or an https:// address) in place; return those that are new.
+    """Put packed stages of a file (or https:// address) in place; return those that are new.
 
-    Each is first held against its own meta.json (ArtifactError); what is there already stays.
+    ArtifactError: one differs from its meta.json, and none is placed. What is there already stays.
     """
     if "://" in source and not source.startswith("https://"):
         raise ArtifactError(f"{source}: give a file, or an address that begins with https://")

@@ -25,11 +25,10 @@ T = TypeVar("T")
 
 
 class Run:
-    """A preset and a seed, where its artifacts are, and what it holds in memory.
+    """A preset and a seed, where its artifacts are (by default the folder of runs), its memory.
 
-    The seed decides data, order of examples and samples. Artifacts are kept in the store, by
-    default the folder of runs. UnknownPreset: there is no such preset. ValueError: the seed or a
-    number makes no sense. PlanError: this machine lacks the GPU, memory or disk that is needed.
+    The seed decides data, order of examples and samples. UnknownPreset: there is no such preset.
+    ValueError: the seed or a number makes no sense. PlanError: this machine cannot carry it.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
@@ -63,10 +62,8 @@ class Run:
         """An aligned end, by default the last round (UnknownStage: the preset has no such)."""
         last = self.algorithm(algorithm).rounds
         if rounds is not None and not 1 <= rounds <= last:
-            raise UnknownStage(
-                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: its rounds "
-                f"are 1 to {last}."
-            )
+            told = f"There is no {algorithm} round {rounds} in preset {self.preset.name}"
+            raise UnknownStage(f"{told}: its rounds are 1 to {last}.")
         return Spec(algorithm, last if rounds is None else rounds)
 
     def once(self, slot: Hashable, make: Callable[[], T], key: Hashable = None) -> T:
