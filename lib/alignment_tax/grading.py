@@ -22,11 +22,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import exercises, labels, settings
+from alignment_tax import exercises, labels, settings, store
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
 from alignment_tax.notebooks import CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
-from alignment_tax.store import write_whole
 
 Chapters = dict[str, list[Exercise]]
 #: Statements outside the stubs that are run too: they cost next to nothing.
@@ -244,6 +243,6 @@ def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None
     own = [(row.student, row.right, len(shown), "; ".join(row.notes)) for row in rows]
     told = pd.DataFrame(own, columns=["student", "right", "of", "notes"])
     table = told.join(pd.DataFrame(row.verdicts for row in rows))[heads].fillna("").astype(str)
-    write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
+    store.write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
     page = labels.page("grades", "html", head=heads, rows=table.to_numpy().tolist())
-    write_whole(out / "grades.html", page)
+    store.write_whole(out / "grades.html", page)

@@ -17,9 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from jinja2 import FileSystemLoader
 
-from alignment_tax import labels, presets, settings
-from alignment_tax.elsewhere import LOCK, environment
-from alignment_tax.provenance import maker
+from alignment_tax import elsewhere, labels, presets, provenance, settings
 from alignment_tax.results.recorded import recording_key
 from alignment_tax.results.values import SUMMARY, CompareError, read_records, read_run
 from alignment_tax.store import digest, list_files, write_whole
@@ -202,7 +200,7 @@ class Kernels:
         managers = self.managers = list[AsyncKernelManager]()
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
-        spec.env = {"PYTHONPATH": environment()["PYTHONPATH"], **settings.environment()}
+        spec.env = {"PYTHONPATH": elsewhere.environment()["PYTHONPATH"], **settings.environment()}
         if side_by_side:
             # a preset fixes the number of threads; those that wait must not take another's core
             spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -257,7 +255,7 @@ def made_of(chapter: Chapter, course: CourseRun) -> str:
     """Return a digest of what the values of a chapter depend on."""
     cells = [cell.source for cell in read_notebook(chapter.path).cells]
     tables = list_files(settings.results_folder() / "tiny")
-    return digest([maker(), cells, tables, course.preset, course.seed])
+    return digest([provenance.maker(), cells, tables, course.preset, course.seed])
 
 
 def execute(chapter: Chapter, course: CourseRun, kernels: Kernels) -> ChapterRun:
@@ -361,7 +359,7 @@ def run_course(
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
-        with FileLock(out / LOCK).acquire(timeout=0), contextlib.chdir(out):
+        with FileLock(out / elsewhere.LOCK).acquire(timeout=0), contextlib.chdir(out):
             course = earlier_run(chapters, out, preset, seed)
             if keep:
                 well = {at: run.made_of for at, run in course.runs.items() if run.status == "ok"}

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from alignment_tax import presets, settings
+from alignment_tax import presets, settings, store
 from alignment_tax.labels import TEMPLATES, page
-from alignment_tax.presets import Preset
-from alignment_tax.store import read_json
 
 #: bf16 without sparsity, in 10^12 FLOP a second, of NVIDIA's H100 SXM by its data sheet.
 H100 = 989.0
@@ -107,7 +105,7 @@ def size_of(model: str) -> Size:
     if model not in known:
         raise PlanError(f"{model} needs no plan. There are plans for {', '.join(known.values())}.")
     # as published, so that an architecture can be built without a network
-    config = AutoConfig.for_model(**read_json(TEMPLATES / f"{known[model]}.json"))
+    config = AutoConfig.for_model(**store.read_json(TEMPLATES / f"{known[model]}.json"))
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     layers = network.get_decoder().layers
@@ -120,7 +118,7 @@ def size_of(model: str) -> Size:
     )  # fmt: skip
 
 
-def scoring(preset: Preset, models: int, name: str) -> Stage:
+def scoring(preset: presets.Preset, models: int, name: str) -> Stage:
     """Return the scoring of so many models: benchmarks, replies and their reward."""
     items, room, new = preset.eval, preset.rsf.max_prompt_length, preset.rsf.max_new_tokens
     asked = [row for slot, row in BENCHMARKS.items() if slot not in items.without]
@@ -132,7 +130,7 @@ def scoring(preset: Preset, models: int, name: str) -> Stage:
     return Stage(name, read=models * read, sampled=models * sampled, cached=cached, frozen=2)
 
 
-def stages(preset: Preset) -> list[Stage]:
+def stages(preset: presets.Preset) -> list[Stage]:
     """Return the stages of a preset of `PAPER` in their order; averages are not kept."""
     sft, reward, rsf, dpo = preset.sft, preset.reward, preset.rsf, preset.dpo
     assert isinstance(reward, presets.RewardConfig)  # a preset of `PAPER` trains all of it
@@ -172,7 +170,7 @@ def stages(preset: Preset) -> list[Stage]:
     return found
 
 
-def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
+def plan_text(preset: presets.Preset, gpus: int, memory: float, tflops: float) -> str:
     """Write the plan of a preset for so many GPUs of so many GB, each at so many TFLOP/s."""
     presets.check(preset)
     size, todo = size_of(preset.model), stages(preset)
@@ -193,7 +191,7 @@ def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
     )  # fmt: skip
 
 
-def check_machine(preset: Preset, folder: Path) -> None:
+def check_machine(preset: presets.Preset, folder: Path) -> None:
     """Refuse a run (PlanError): no GPU, or too little memory or disk beside what `folder` holds."""
     size, todo = size_of(preset.model), stages(preset)
     name, see = f"Preset {preset.name}", f"See: alignment-tax plan {preset.name}"
