@@ -225,10 +225,10 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
     rng = np.random.default_rng(0)
     order = {slot: rng.permutation(np.array(own)).tolist() for slot, own in numbers.items()}
     if few := [slot for slot in order if len(order[slot]) < LOOKS * LEAST]:
-        raise AuditError(
-            f"--stop-early needs {LOOKS * LEAST} items a task, and {few[0]!r} has "
-            f"{len(order[few[0]])}: raise --limit, or leave out --stop-early."
+        told = (
+            f"--stop-early needs {LOOKS * LEAST} items a task, {few[0]!r} has {len(order[few[0]])}"
         )
+        raise AuditError(f"{told}: raise --limit, or leave out --stop-early.")
     return [{slot: own[part::LOOKS] for slot, own in order.items()} for part in range(LOOKS)]
 
 
@@ -278,10 +278,8 @@ def load_critic(name: str) -> models.Loaded:
             found.folder, dtype=torch.float32, output_loading_info=True, **safe
         )
     if model.config.num_labels != 1:
-        raise AuditError(
-            f"{name} is no reward model: it has {model.config.num_labels} labels, and a reward is "
-            "one number. Take a sequence classification model with num_labels=1."
-        )
+        told = f"{name} is no reward model: it has {model.config.num_labels} labels instead of one"
+        raise AuditError(f"{told}. Take a sequence classification model with num_labels=1.")
     check_complete(name, {**told, "unexpected_keys": ()})  # left-overs of other heads do no harm
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(models.device()).eval(), tokenizer

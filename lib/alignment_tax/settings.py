@@ -61,9 +61,8 @@ def data_folder() -> Path | None:
     named = os.environ.get(DATA_VARIABLE)
     folder = absolute(named) if named else None
     if folder is not None and not folder.is_dir():
-        raise SettingsError(
-            f"{DATA_VARIABLE} is {folder}, no folder. Name one, or unset it to use the Hub."
-        )
+        remedy = "Name one, or unset it to use the Hub."
+        raise SettingsError(f"{DATA_VARIABLE} is {folder}, no folder. {remedy}")
     return folder
 
 
