@@ -109,9 +109,7 @@ class Audit:
     added: tuple[str, ...] = ()  # what only one model has
     seconds: float = 0.0  # that measuring took, whenever it was
 
-    def change(
-        self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
-    ) -> Comparison:
+    def change(self, alpha: float, score: str = MEAN, *, of: float = 0, **which: Any) -> Comparison:
         """Compare alpha with `of`, item by item: points or reward; `which`: `Measured.values`."""
         pair = ([self.models[each].values(score, **which)] for each in (alpha, of))
         rng, level = np.random.default_rng(0), self.asked.level
@@ -225,9 +223,7 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
     rng = np.random.default_rng(0)
     order = {slot: rng.permutation(np.array(own)).tolist() for slot, own in numbers.items()}
     if few := [slot for slot in order if len(order[slot]) < LOOKS * LEAST]:
-        told = (
-            f"--stop-early needs {LOOKS * LEAST} items a task, {few[0]!r} has {len(order[few[0]])}"
-        )
+        told = f"{few[0]!r} has {len(order[few[0]])} items, and --stop-early needs {LOOKS * LEAST}"
         raise AuditError(f"{told}: raise --limit, or leave out --stop-early.")
     return [{slot: own[part::LOOKS] for slot, own in order.items()} for part in range(LOOKS)]
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from alignment_tax import settings
 
+Words = Sequence[str]
 ROOT = settings.repo_root()
 PACKED = ROOT / "build" / "gpu"
 SITE, DATA, PART = "packages.tar.gz", "data", "weights."
@@ -53,7 +54,7 @@ print(json.dumps(told | {{"provenance": provenance()}}))
 
 
 # --- where there is a network ---------------------------------------------------------------------
-def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution]:
+def needed(names: Words, there: Words) -> dict[str, Distribution]:
     """Return the installed distributions that these need, themselves too, but those `there`."""
     from packaging.requirements import Requirement
 
@@ -68,7 +69,7 @@ def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution
     return found
 
 
-def pack(python: str, there: Sequence[str]) -> None:
+def pack(python: str, there: Words) -> None:
     """Put packages for another Python, the weights in parts and the data sets into build/gpu."""
     from alignment_tax.world.real import SOURCES
 
@@ -119,9 +120,7 @@ def unpacked() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(found), **more}
 
 
-def ended(
-    command: Sequence[str], variables: Mapping[str, str], seconds: float | None, **how: Any
-) -> bool:
+def ended(command: Words, variables: Mapping[str, str], seconds: float | None, **how: Any) -> bool:
     """Run a command (RuntimeError: it failed); False: it was killed, since its time was up."""
     process = subprocess.Popen(command, env=variables, start_new_session=True, **how)
     try:
@@ -135,9 +134,7 @@ def ended(
         return False
 
 
-def run(
-    preset: str, seed: int, methods: Sequence[str], minutes: float, jobs: int, out: Path
-) -> int:
+def run(preset: str, seed: int, methods: Words, minutes: float, jobs: int, out: Path) -> int:
     """Record groups of methods until the time is up; write tables.tar.gz and gpu.json to `out`."""
     end, environment, done = time.monotonic() + 60 * minutes, unpacked(), list[str]()
     out.mkdir(parents=True, exist_ok=True)

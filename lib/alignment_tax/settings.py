@@ -22,10 +22,9 @@ def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
         project = folder / "pyproject.toml"
         if project.is_file() and 'name = "alignment-tax"' in project.read_text(encoding="utf-8"):
             return folder
-    raise SettingsError(
-        f"The course's folder (with notebooks/ and data/) is neither above {package} nor above "
-        f"{start}. Run this from inside the checkout, or install it with: pip install -e ."
-    )
+    place = f"neither above {package} nor above {start}"
+    remedy = "Run this from inside the checkout, or install it with: pip install -e ."
+    raise SettingsError(f"The course's folder (with notebooks/ and data/) is {place}. {remedy}")
 
 
 def absolute(named: str) -> Path:

@@ -255,23 +255,21 @@ def run_side_by_side(
         future.result()
 
 
-def portions(
-    specs: Sequence[Spec], seeds: Sequence[int], split: bool
-) -> list[tuple[int, list[Spec]]]:
+def portions(specs: list[Spec], seeds: list[int], split: bool) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
     With `split` every seed's first two models come first (all others wait for them), then the
     rounds of each algorithm together, then at most `PORTION` of a method, to end at one time.
     """
     if not split:
-        return [(seed, list(specs)) for seed in seeds]
+        return [(seed, specs) for seed in seeds]
     groups: dict[tuple[str, str], list[Spec]] = {}
     for spec in specs[2:]:
         groups.setdefault((spec.algorithm, spec.method), []).append(spec)
     chains = [group for (_, method), group in groups.items() if method == "none"]
     others = [group for (_, method), group in groups.items() if method != "none"]
     cut = [g[i : i + PORTION] for g in others for i in range(0, len(g), PORTION)]
-    order = [[list(specs[:2])], chains, cut]
+    order = [[specs[:2]], chains, cut]
     return [(seed, group) for part in order for seed in seeds for group in part]
 
 

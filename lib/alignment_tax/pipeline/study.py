@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import presets
 from alignment_tax.pipeline import catalogue, stages
 from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.pipeline.stages.run import Loaded, Run
+from alignment_tax.presets import RECORDED, TINY, Preset
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
 from alignment_tax.store import Artifact, Store, read_json
@@ -24,11 +24,9 @@ class Study(Run):
     Its methods are the stages' functions; an aligned `end` is by default the last round of RSF.
     """
 
-    def __init__(
-        self, preset: str | presets.Preset, seed: int = 0, store: Store | None = None
-    ) -> None:
-        if preset == presets.RECORDED:
-            preset, store = presets.TINY, RecordedStore(seed)
+    def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
+        if preset == RECORDED:
+            preset, store = TINY, RecordedStore(seed)
         super().__init__(preset, seed, store)
 
     # models

@@ -71,9 +71,7 @@ def check_theta_0(run: Run) -> None:
     lost = {name: start[name] - end[name] for name in FORGIVEN.values() if name in start}
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] > most:
-        told = (
-            f"theta_0 of {run} has lost {lost[worst]:.1f} points of {worst} to instruction tuning"
-        )
+        told = f"theta_0 of {run} lost {lost[worst]:.1f} points of {worst} to instruction tuning"
         raise ValueError(f"{told}, not {most:g}: raise `sft.replay` or lower its learning rate.")
 
 
