@@ -40,10 +40,7 @@ sys.exit(main(sys.argv[2:], Path(sys.argv[1])))
 
 @contextmanager
 def workers(scheduler: str) -> Iterator[Executor]:
-    """Yield an executor whose tasks the workers of a scheduler (tcp://host:port) do.
-
-    SettingsError: no Dask, no answer, or a worker that computes several tasks at a time.
-    """
+    """Yield an executor on a scheduler's workers (SettingsError: no Dask, no answer, threads)."""
     try:
         from distributed import Client
     except ImportError as error:

@@ -35,11 +35,8 @@ SLOT_NAMES = {
     "real": "ARC-Easy|ARC-Challenge|PIQA|RACE|SQuAD|DROP|WMT14 fr-en",
 }
 FAMILY_NAMES = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
-FAMILY_NAMES |= {
-    "skill": "mean of three families",
-    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in FAMILY_NAMES.items()},
-    "forgetting": "mean skill, format forgiven",
-}
+FAMILY_NAMES |= {f"{f}_forgiven": f"{name}, format forgiven" for f, name in FAMILY_NAMES.items()}
+FAMILY_NAMES |= {"skill": "mean of three families", "forgetting": "mean skill, format forgiven"}
 METHOD_NAMES = {
     **{name: remedy.title for name, remedy in REMEDIES.items()},
     "early_stopping": "stopping RSF early", "hma": "HMA", "distil": "the distilled run",

@@ -1,8 +1,7 @@
 """Stages and artifacts: what exists is loaded, what does not is made, nothing is computed twice.
 
-An artifact is a folder `<root>/<stage>/<key[:16]>`, its key the hash of what determines it. Its
-`meta.json` says how it came about and holds the hash of each file; what is damaged is moved aside
-and made again. It appears by rename, whole or not at all; two runs that need one wait.
+An artifact is a folder `<root>/<stage>/<key[:16]>`, its key the hash of what determines it, with
+the hash of each file in its `meta.json`. It appears by rename, whole or not at all.
 """
 
 import contextlib
