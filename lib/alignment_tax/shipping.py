@@ -22,8 +22,8 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
     wanted = (seed, preset)
     folders = [f for f, m in told.items() if (m["seed"], m["config"].get("name")) == wanted]
     if not folders:
-        told = f"{root} holds no stage of preset {preset}, seed {seed}. Make them first"
-        raise ArtifactError(f"{told}: alignment-tax run --preset {preset} --seed {seed}")
+        lacks = f"{root} holds no stage of preset {preset}, seed {seed}. Make them first"
+        raise ArtifactError(f"{lacks}: alignment-tax run --preset {preset} --seed {seed}")
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:

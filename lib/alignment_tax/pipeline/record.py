@@ -214,7 +214,7 @@ def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFra
     rows = []
     for seed in seeds:
         study = Study(preset, seed, Finished(root))
-        for spec in study.specs(catalogue.methods(study.preset)):
+        for spec in study.specs([*catalogue.methods(study.preset)]):
             with contextlib.suppress(LeftOut):
                 rows.append(study.point(spec))
     return pd.DataFrame(rows, columns=COLUMNS)
