@@ -433,13 +433,10 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         return int(given.do(given) or 0)
     except (
         CheckpointError, CompareError, MergeError, UnknownStage, chapters.CourseError,
-        presets.UnknownPreset, settings.SettingsError,
+        presets.UnknownPreset, settings.SettingsError, store.ArtifactError, OSError,
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (store.ArtifactError, OSError) as error:
-        print(f"alignment-tax: {error}", file=sys.stderr)
-        return FAILED
+        return FAILED if isinstance(error, store.ArtifactError | OSError) else WRONG_USE
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept.", file=sys.stderr)
         return INTERRUPTED

@@ -226,9 +226,8 @@ def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _real_claims(points: pd.DataFrame, pairs: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    names, against = labels.names_of(REAL), {
-        "": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")
-    }  # fmt: skip
+    names = labels.names_of(REAL)
+    against = {"": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")}
     each = [
         claims.Claim(f"tax.rsf.{slot}{end}", "12", f"RSF costs {names[slot]}{told}",
                      "rsf/last", other, slot, direction=-1)
@@ -242,14 +241,13 @@ def real_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page of a run of few seeds, whose intervals are over items."""
     points, told = main_line(run.points), claims.markdown(found.assign(place=""))
     alone = claims.by_seed(found, "tax.", "gain.", "average")
-    own = {
-        "alone": markdown(list(alone.columns), alone.to_numpy().tolist()),
-        "models": models_table(points),
-        "tax": alt_text(tax_figure(points, items)),
-    }
-    own |= {"beyond": claims.one(found, "reward_model.pairs_beyond_chance")}
-    n_pairs = run.pairs["model"].eq("reward_model").sum() // len(run.seeds)
-    return page("real", run=run, n_pairs=n_pairs, effect=claims.effect, claims=told, **own)
+    return page(
+        "real", run=run, effect=claims.effect, claims=told, models=models_table(points),
+        alone=markdown(list(alone.columns), alone.to_numpy().tolist()),
+        tax=alt_text(tax_figure(points, items)),
+        beyond=claims.one(found, "reward_model.pairs_beyond_chance"),
+        n_pairs=run.pairs["model"].eq("reward_model").sum() // len(run.seeds),
+    )  # fmt: skip
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -12,22 +12,13 @@ from tqdm import tqdm
 from alignment_tax.pipeline import catalogue, stages
 from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.pipeline.stages.run import Loaded, Run
-from alignment_tax.presets import RECORDED, TINY, Preset
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
-from alignment_tax.store import Artifact, Store, read_json
+from alignment_tax.store import Artifact, read_json
 
 
 class Study(Run):
-    """All stages of one preset and seed; takes what `Run` takes, and the preset `recorded`.
-
-    Its methods are the stages' functions; an aligned `end` is by default the last round of RSF.
-    """
-
-    def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
-        if preset == RECORDED:
-            preset, store = TINY, RecordedStore(seed)
-        super().__init__(preset, seed, store)
+    """All stages of one preset and seed, as methods; an `end` is by default RSF's last round."""
 
     # models
     base = property(stages.base.base)

@@ -13,6 +13,7 @@ import torch
 
 from alignment_tax import plan, presets, settings
 from alignment_tax.models import Loaded, device, load_policy, set_bf16, use_bf16
+from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage, check_known
 from alignment_tax.store import Artifact, Make, Parents, Store, Values, digest, write_json
@@ -27,13 +28,16 @@ T = TypeVar("T")
 class Run:
     """A preset and a seed, where its artifacts are (by default the folder of runs), its memory.
 
-    The seed decides data, order of examples and samples. UnknownPreset: there is no such preset.
-    ValueError: the seed or a number makes no sense. PlanError: this machine cannot carry it.
+    The preset may be `recorded`. The seed decides data, order of examples and samples.
+    UnknownPreset: there is no such preset. ValueError: the seed or a number makes no sense.
+    PlanError: this machine cannot carry it.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
+        if preset == presets.RECORDED:
+            preset, store = presets.TINY, RecordedStore(seed)
         self.preset = presets.get(preset) if isinstance(preset, str) else preset
         presets.check(self.preset)
         self.seed = seed
