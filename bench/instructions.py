@@ -28,7 +28,7 @@ def trained() -> Numbers:
     """Train in an empty store: rewards of theta_0's replies, and the sha256 of all weights."""
     with tempfile.TemporaryDirectory() as folder:
         study = Study("smoke", 0, Store(Path(folder)))
-        rsf = study.aligned("rsf", 1)
+        rsf = study.rsf(1)
         stages = {"theta_0": study.sft, "reward model": study.reward, "rsf": rsf}
         sums = {name: each.meta["files"][WEIGHTS]["sha256"] for name, each in stages.items()}
         more = {"processor": processor(), "commit": git_commit(settings.repo_root())}

@@ -34,7 +34,7 @@ def try_out(preset: Preset, algorithm: str, numbers: Numbers, seed: int) -> Numb
     """Train one candidate and judge it on validation prompts; a row of the table."""
     changed: Numbers = {algorithm: dataclasses.replace(preset.algorithms[algorithm], **numbers)}
     study = Study(dataclasses.replace(preset, **changed), seed)
-    rounds = [study.aligned(algorithm, n + 1) for n in range(changed[algorithm].rounds)]
+    rounds = [study.artifact(study.end(algorithm, n + 1)) for n in range(changed[algorithm].rounds)]
     found = {"algorithm": algorithm, "seed": seed, "numbers": json.dumps(numbers)}
     found |= judge(study, *study.policy(algorithm), seed)
     seconds = round(sum(each.meta["seconds"] for each in rounds), 1)

@@ -41,7 +41,7 @@ def study(store):
 
 
 def weights(study, algorithm, rounds):
-    return load_state(study.aligned(algorithm, rounds).path / "model")
+    return load_state(study.artifact(Spec(algorithm, rounds)).path / "model")
 
 
 def log_of(artifact):
@@ -53,9 +53,10 @@ def test_every_round_moves_the_policy_on_and_is_kept(study, store, algorithm, mo
     first, second = weights(study, algorithm, 1), weights(study, algorithm, 2)
     for one, other in ((load_state(study.sft.path / "model"), first), (first, second)):
         assert any(not torch.equal(one[name], other[name]) for name in one)
-    assert len(log_of(study.aligned(algorithm, 2))) > 0
+    assert len(log_of(study.artifact(Spec(algorithm, 2)))) > 0
     monkeypatch.setattr(Store, "_make", None)  # nothing is made again
-    assert Study(with_algorithms(), 0, store).aligned(algorithm, 2) == study.aligned(algorithm, 2)
+    last = Spec(algorithm, 2)
+    assert Study(with_algorithms(), 0, store).artifact(last) == study.artifact(last)
 
 
 def test_ppo_cut_into_rounds_is_the_same_run(study, store):
@@ -63,12 +64,12 @@ def test_ppo_cut_into_rounds_is_the_same_run(study, store):
     uncut = Study(with_algorithms(ppo=whole), 0, store)
     one, other = weights(study, "ppo", 2), weights(uncut, "ppo", 1)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert log_of(study.aligned("ppo", 2))["iteration"].tolist() == [3, 4]
+    assert log_of(study.artifact(Spec("ppo", 2)))["iteration"].tolist() == [3, 4]
 
 
 def test_the_other_pairs_of_dpo_are_another_run(study, store):
     offline = Study(with_algorithms(dpo=replace(DPO, source="offline")), 0, store)
-    rounds = [each.aligned("dpo", 1) for each in (study, offline)]
+    rounds = [each.artifact(Spec("dpo", 1)) for each in (study, offline)]
     assert rounds[0].key != rounds[1].key
     own, written = (pd.read_parquet(each.path / "samples.parquet") for each in rounds)
     assert (own["margin"] > 0).all()
@@ -98,10 +99,10 @@ def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
     assert first[["kept_gold", "finished"]].loc[["rsf", "rloo", "ppo"]].notna().all(axis=None)
     # DPO keeps its chosen replies alone: their mean is not that of all that were sampled
     assert np.isnan(first.loc["dpo", "mean_gold"])
-    chosen = pd.read_parquet(study.aligned("dpo", 1).path / "samples.parquet")["gold"]
+    chosen = pd.read_parquet(study.artifact(Spec("dpo", 1)).path / "samples.parquet")["gold"]
     assert first.loc["dpo", "kept_gold"] == pytest.approx(chosen.mean())
     # PPO keeps no replies: its log has their mean gold in each of two iterations
-    means = log_of(study.aligned("ppo", 1))[["gold", "reward"]].mean().tolist()
+    means = log_of(study.artifact(Spec("ppo", 1)))[["gold", "reward"]].mean().tolist()
     assert first.loc["ppo", ["mean_gold", "mean_reward"]].tolist() == pytest.approx(means)
 
 
@@ -134,7 +135,7 @@ def test_ppo_under_another_kl_coefficient_is_another_run(study):
     specs = study.specs(["kl_coef"])
     assert specs == [Spec("sft"), *(Spec("ppo", 2, "kl_coef", strength=c) for c in (0.0, 0.4))]
     free, held = (study.artifact(spec) for spec in specs[1:])
-    own = study.aligned("ppo", 2).key
+    own = study.artifact(Spec("ppo", 2)).key
     assert len({free.key, held.key, own}) == 3
     assert study.artifact(Spec("ppo", 2, "kl_coef", strength=PPO.kl_coef)).key == own
     assert [log_of(each)["kl_coef"].iloc[-1] for each in (free, held)] == [0.0, 0.4]

@@ -1,7 +1,6 @@
 """Audit a pair of your own: what the later model lost, what averaging the two gives back.
 
-Both ends and the averages between them are measured in one model in memory, whose weights are
-mixed in place from the files. The page says of each task what the tax is and what it is made of.
+All are measured in one model in memory, whose weights are mixed in place from the files.
 """
 
 import contextlib
@@ -20,17 +19,15 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from alignment_tax import labels, models, settings
+from alignment_tax import labels, models, presets, settings
 from alignment_tax.figures import primitives, style
 from alignment_tax.merge import average, checkpoint, hma, layout, parts, search
-from alignment_tax.presets import TINY
 from alignment_tax.provenance import provenance
 from alignment_tax.results.items import Array, SkillScores, slot_percent
 from alignment_tax.skills.scorer import Chosen, Scorer, named_tasks
 from alignment_tax.stats.compare import LEVEL, Comparison, paired_bootstrap
 from alignment_tax.store import Store, digest, list_files, write_whole
-from alignment_tax.train.loop import encode
-from alignment_tax.train.sample import sample_replies
+from alignment_tax.train import loop, sample
 from alignment_tax.weights import Checkpoint, check_complete, open_checkpoint
 from alignment_tax.world import base
 
@@ -82,13 +79,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its scored items, and arrays (n,) of its replies to n prompts, if there are any.
-
-    `reward` and `judge` if asked, `tokens`, and `ended`: 100 if it ends by itself, 0 if cut off.
-    """
+    """One model: its scored items, and arrays (n,) of its replies to n prompts, if any."""
 
     scores: SkillScores
-    replies: Values
+    replies: Values  # reward and judge if asked, tokens, ended (100: by itself, 0: cut off)
 
     def values(self, score: str, forgiven: bool = False, half: int | None = None) -> Values:
         """Return the values that a score is made of; `half` 0 or 1: every second item alone."""
@@ -115,9 +109,7 @@ class Audit:
     added: tuple[str, ...] = ()  # what only one model has
     seconds: float = 0.0  # that measuring took, whenever it was
 
-    def change(
-        self, alpha: float, score: str = MEAN, *, of: float = 0.0, **which: Any
-    ) -> Comparison:
+    def change(self, alpha: float, score: str = MEAN, *, of: float = 0, **which: Any) -> Comparison:
         """Compare alpha with `of`, item by item: points or reward; `which`: `Measured.values`."""
         pair = ([self.models[each].values(score, **which)] for each in (alpha, of))
         rng, level = np.random.default_rng(0), self.asked.level
@@ -185,7 +177,7 @@ def measure(asked: Asked, store: Store | None = None) -> Audit:
         said: dict[str, list[float]] = {}
         if prompts and not part:
             room, size = asked.max_new_tokens, asked.batch_size
-            groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
+            groups = sample.sample_replies(model, tokenizer, prompts, 1, 0.0, room, size, seed=0)
             replies = [group[0] for group in groups]
             asking: tuple[Any, ...] = prompts, models.texts(replies), size, 2048  # tokens read
             said = {n: models.score_replies(*own, *asking).tolist() for n, own in loaded.items()}
@@ -231,10 +223,8 @@ def cut_items(numbers: Chosen) -> list[dict[str, list[int]]]:
     rng = np.random.default_rng(0)
     order = {slot: rng.permutation(np.array(own)).tolist() for slot, own in numbers.items()}
     if few := [slot for slot in order if len(order[slot]) < LOOKS * LEAST]:
-        raise AuditError(
-            f"--stop-early needs {LOOKS * LEAST} items a task, and {few[0]!r} has "
-            f"{len(order[few[0]])}: raise --limit, or leave out --stop-early."
-        )
+        told = f"{few[0]!r} has {len(order[few[0]])} items, and --stop-early needs {LOOKS * LEAST}"
+        raise AuditError(f"{told}: raise --limit, or leave out --stop-early.")
     return [{slot: own[part::LOOKS] for slot, own in order.items()} for part in range(LOOKS)]
 
 
@@ -257,11 +247,8 @@ def write_average(model: PreTrainedModel, ends: Ends, alpha: float) -> None:
 
 def mixed(ends: Ends, name: str, alpha: float) -> torch.Tensor:
     """Return a tensor of theta(alpha); rows that only one model has are taken as they are."""
-    pair = []
-    for end in ends:
-        with safe_open(end.tensors[name].file, "pt") as opened:
-            pair.append(opened.get_tensor(name))
-    before, after = pair
+    opened = (safe_open(end.tensors[name].file, "pt") for end in ends)
+    before, after = (file.get_tensor(name) for file in opened)
     if before.shape == after.shape:
         return average.mix(before, after, alpha)
     rows = min(len(before), len(after))
@@ -287,10 +274,8 @@ def load_critic(name: str) -> models.Loaded:
             found.folder, dtype=torch.float32, output_loading_info=True, **safe
         )
     if model.config.num_labels != 1:
-        raise AuditError(
-            f"{name} is no reward model: it has {model.config.num_labels} labels, and a reward is "
-            "one number. Take a sequence classification model with num_labels=1."
-        )
+        told = f"{name} is no reward model: it has {model.config.num_labels} labels instead of one"
+        raise AuditError(f"{told}. Take a sequence classification model with num_labels=1.")
     check_complete(name, {**told, "unexpected_keys": ()})  # left-overs of other heads do no harm
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(models.device()).eval(), tokenizer
@@ -321,20 +306,19 @@ def read_prompts(path: Path) -> list[base.Prompt]:
 def find_ratios(ends: Ends, alpha: float, path: Path | None, pad: bool = False) -> hma.Found:
     """Find three ratios of mean alpha by HMA (paper, section 6), on AFTER's replies to prompts.
 
-    AuditError, before a model is loaded: the two do not fit (rows that only one has: without
-    `pad`), have fewer than three layers, or there is no alpha or prompt to work with.
+    AuditError: the two do not fit (without `pad` in their rows), or what is named cannot be used.
     """
     if path is None:
         raise AuditError("--hma needs --prompts: it learns from AFTER's own replies to them.")
-    prompts, room, numbers = read_prompts(path), 128, TINY.ratios
+    prompts, room, numbers = read_prompts(path), 128, presets.TINY.ratios
     assert numbers is not None
     with refusing():
         search.check_search("hma", 3, alpha, numbers)
         checkpoint.plan(*ends, checkpoint.Recipe(alpha, (alpha,) * 3, pad))
         model, tokenizer = models.load_policy(ends[1].folder)
-        groups = sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
+        groups = sample.sample_replies(model, tokenizer, prompts, 1, 0.0, room, 16, seed=0)
         pairs = zip(prompts, groups, strict=True)
-        examples = [encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
+        examples = [loop.encode(tokenizer, p, g[0], 8 * room) for p, g in pairs if g[0].finished]
         if not examples:
             raise AuditError(f"No reply of {ends[1].folder} ends within {room} tokens.")
         add_rows(model, ends)

@@ -11,13 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment_tax import notebooks as chapters, presets, settings
-from alignment_tax.labels import ALPHA
+from alignment_tax import labels, notebooks as chapters, presets, settings, shipping, store
 from alignment_tax.merge.layout import MergeError
 from alignment_tax.results.values import CompareError, differences, read_run
-from alignment_tax.shipping import fetch_runs, pack_runs
 from alignment_tax.spec import UnknownStage
-from alignment_tax.store import ArtifactError, say, write_whole
 from alignment_tax.weights import CheckpointError, open_checkpoint
 
 # 2 is what argparse returns for a wrong command line, 130 what shells give for Ctrl-C
@@ -134,18 +131,15 @@ def make_parser() -> argparse.ArgumentParser:
     option("preset", str, ", ".join(each.name for each in presets.PAPER))
     option("--gpus", count, "of one machine", 8)
     option("--memory", count, "of each", 80, metavar="GB")
-    text = "what a GPU was measured to reach in training; default 40 %% of an H100's 989"
-    option("--tflops", above_0, text, metavar="X")
+    option("--tflops", above_0, "reached in training; default 40 %% of an H100's 989", metavar="X")
     option = command(do_regress, "--preset tiny --seeds 0-4 --only 04 05 --out nightly")
     option("--preset", str, names, "tiny")
     option("--seeds", seed_range, "as in 0 1 2 or 0-2; default 0", [(0,)], nargs="+", metavar="N")
     option("--only", str, "default all", [], nargs="+", action="extend", metavar="NN")
     option("--jobs", count, "seeds side by side; default one a core")
     option("--out", path, "folder", "regress")
-    text = "the --out folder of an earlier one, for values that the recording does not hold"
-    option("--baseline", path, text, metavar="FOLDER")
-    text = "end a cell that takes longer; default three times what all chapters take"
-    option("--limit", above_0, text, metavar="MINUTES")
+    option("--baseline", path, "an earlier --out, for values not recorded", metavar="FOLDER")
+    option("--limit", above_0, "of a cell; default three times what all take", metavar="MINUTES")
     option("--scheduler", str, "of Dask, tcp://HOST:PORT: its workers do it", metavar="ADDRESS")
     option("--latest", bool, "with the newest releases, in a fresh environment")
     option("--pins", path, "with these requirements instead", metavar="FILE")
@@ -196,35 +190,29 @@ def make_parser() -> argparse.ArgumentParser:
     option("--sha256", str, "what the file must have")
     command(do_base)
     option = command(do_merge, "owner/sft owner/rlhf --out averaged --alpha 0.4")
-    ends = {"before": "folder or Hub id of the model before RLHF", "after": "of the one after it"}
-    for end, text in ends.items():
-        option(end, str, text)
+    option("before", str, "folder or Hub id of the model before RLHF")
+    option("after", str, "of the one after it")
     option("--out", path, "folder of the average, which must not exist", required=True)
-    option("--alpha", float, "weight of AFTER; of ratios by --hma the mean", ALPHA)
-    text = "a weight of AFTER for each block of layers, from the input on"
-    option("--ratios", numbers, text, (), metavar="A,B,...")
-    text = "let HMA find three ratios, on AFTER's own replies to --prompts; loads both models"
-    option("--hma", bool, text)
+    option("--alpha", float, "weight of AFTER; of ratios by --hma the mean", labels.ALPHA)
+    option("--ratios", numbers, "of each block of layers, from the input", (), metavar="A,B,...")
+    option("--hma", bool, "let HMA find three, on AFTER's replies to --prompts; loads both")
     option("--prompts", path, "a file with a prompt a line, as text or as JSON")
     option("--pad", bool, "take tokens that only one model has as they are")
     option("--export", new_file, "write mergekit's configuration of these weights", metavar="FILE")
     option = command(do_audit, "owner/sft owner/rlhf --tasks arc_easy,triviaqa")
-    for end, text in ends.items():
-        option(end, str, text)
+    option("before", str, "folder or Hub id of the model before RLHF")
+    option("after", str, "of the one after it")
     text = "of lm-eval, or of this project (tiny, real, or one of their tasks); by commas"
     option("--tasks", str, text, required=True, metavar="A,B,...")
     option("--reward", str, "sequence classifier with one label: folder or Hub id", metavar="MODEL")
-    text = "another reward model, which has no say in the alpha advised"
-    option("--judge", str, text, metavar="MODEL")
+    option("--judge", str, "another, which has no say in the alpha advised", metavar="MODEL")
     option("--prompts", path, "what the reward is measured on: a prompt a line")
     option("--alphas", numbers, "weights of AFTER in [0, 1]", "0.2,0.4,0.6,0.8", metavar="A,B,...")
     option("--limit", count, "items a task, from the first; default all")
     option("--pad", bool, "take rows and tokens that only one model has as they are, as merge does")
-    text = "look after 1/4, 1/2, 3/4 and all items, stop once 98.75 %% intervals decide (README)"
-    option("--stop-early", bool, text)
+    option("--stop-early", bool, "look at every quarter, stop once 98.75 %% intervals decide")
     option("--out", path, "folder of the page", "audit")
-    text = "exit with 1 if the mean tax, with its whole interval, is more than X points"
-    option("--fail-if-tax", float, text, metavar="X")
+    option("--fail-if-tax", float, "exit with 1 if the tax is surely more", metavar="POINTS")
     text = (do_bench.__doc__ or "").rstrip(".")
     bench = commands.add_parser("bench", help=text[0].lower() + text[1:], description=f"{text}.")
     measures = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
@@ -238,10 +226,8 @@ def make_parser() -> argparse.ArgumentParser:
     option("--trl", path, "folder with a TRL that has PPO", required=True)
     option("--iterations", count, "of each run")
     option("--out", new_file, "default data/results/bench_ppo.json")
-    line = "--mergekit .venv/mergekit/bin/mergekit-yaml"
-    option = command(do_bench, line, measures, "merge")
-    text = "the program mergekit-yaml of mergekit 0.1.5, in an environment of its own"
-    option("--mergekit", path, text, required=True)
+    option = command(do_bench, "--mergekit .venv/mergekit/bin/mergekit-yaml", measures, "merge")
+    option("--mergekit", path, "mergekit-yaml 0.1.5, in an environment of its own", required=True)
     option("--runs", count, "of each program", 5)
     option("--out", new_file, "default data/results/bench.json")
     option = command(do_bench, "tiny --algorithms dpo", measures, "tune")
@@ -290,12 +276,12 @@ def do_plan(given: Given) -> None:
 
 def do_regress(given: Given) -> int | None:
     """Run the chapters for several seeds, and say which values and claims have changed."""
-    own = library("regress")
-    seeds = tuple(dict.fromkeys(seed for each in given.seeds for seed in each))
-    named = {name: getattr(given, name) for name in ("jobs", "baseline", "limit", "scheduler")}
-    asked = own.Asked(given.preset, seeds, given.out, given.notebooks, tuple(given.only), **named)
-    if given.latest or given.pins:
-        return int(own.run_elsewhere(asked, given.pins))
+    own, named = library("regress"), options(given) | {"only": tuple(given.only)}
+    newest, pins = named.pop("latest"), named.pop("pins")
+    named["seeds"] = tuple(dict.fromkeys(sum(given.seeds, ())))
+    asked = own.Asked(**named, notebooks=given.notebooks)
+    if newest or pins:
+        return int(own.run_elsewhere(asked, pins))
     found = own.regress(asked)
     print(own.summary(found))
     return FAILED if found.moved or found.failed else None
@@ -376,13 +362,13 @@ def do_pool(given: Given) -> None:
 def do_pack_runs(given: Given) -> None:
     """Pack the finished stages of a run into one file, for those who shall not wait."""
     root = settings.runs_folder() / "artifacts"
-    sha256 = pack_runs(root, presets.get(given.preset).name, given.seed, given.file)
+    sha256 = shipping.pack_runs(root, presets.get(given.preset).name, given.seed, given.file)
     print(f"{given.file}: {given.file.stat().st_size / 1e6:.0f} MB, sha256 {sha256}")
 
 
 def do_fetch_runs(given: Given) -> None:
     """Put packed stages in place, so that no chapter has to make them."""
-    made = fetch_runs(given.source, settings.runs_folder() / "artifacts", given.sha256)
+    made = shipping.fetch_runs(given.source, settings.runs_folder() / "artifacts", given.sha256)
     print(f"{len(made)} stages are new in {settings.runs_folder()}; what was there is kept.")
 
 
@@ -404,25 +390,24 @@ def do_merge(given: Given) -> None:
     if given.hma:
         found = library("audit").find_ratios(ends, alpha, given.prompts, given.pad)
         recipe = replace(recipe, alpha=found.alpha, ratios=found.blocks)
-        say(f"HMA found --ratios {','.join(map(str, found.blocks))}")
+        store.say(f"HMA found --ratios {','.join(map(str, found.blocks))}")
     made = files.merge_checkpoints(*ends, recipe, given.out)
     if given.export:
-        write_whole(given.export, files.mergekit_config(*ends, recipe))
+        store.write_whole(given.export, files.mergekit_config(*ends, recipe))
     print(f"The average is in {made}.")
 
 
 def do_audit(given: Given) -> int | None:
     """Measure what a pair of your own lost, and what averaging gives back."""
     audit = library("audit")
-    options = "reward judge prompts limit alphas pad stop_early".split()
-    named = {name: getattr(given, name) for name in options} | {"bar": given.fail_if_tax or 0.0}
-    tasks = tuple(filter(None, given.tasks.split(",")))
-    found = audit.measure(audit.Asked(given.before, given.after, tasks, **named))
-    print(f"The page is {audit.write_page(found, given.out)}.")
+    named = options(given) | {"tasks": tuple(filter(None, given.tasks.split(",")))}
+    out, most = named.pop("out"), named.pop("fail_if_tax")
+    found = audit.measure(audit.Asked(**named, bar=most or 0.0))
+    print(f"The page is {audit.write_page(found, out)}.")
     tax = found.change(1.0)
-    if given.fail_if_tax is None or tax.high >= -given.fail_if_tax:
+    if most is None or tax.high >= -most:
         return None
-    print(f"The tax is {audit.said(tax)} points: beyond {given.fail_if_tax:g}.", file=sys.stderr)
+    print(f"The tax is {audit.said(tax)} points: beyond {most:g}.", file=sys.stderr)
     return FAILED
 
 
@@ -448,13 +433,10 @@ def main(argv: Sequence[str] | None = None, notebooks: Path | None = None) -> in
         return int(given.do(given) or 0)
     except (
         CheckpointError, CompareError, MergeError, UnknownStage, chapters.CourseError,
-        presets.UnknownPreset, settings.SettingsError,
+        presets.UnknownPreset, settings.SettingsError, store.ArtifactError, OSError,
     ) as error:  # fmt: skip
         print(f"alignment-tax: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (ArtifactError, OSError) as error:
-        print(f"alignment-tax: {error}", file=sys.stderr)
-        return FAILED
+        return FAILED if isinstance(error, store.ArtifactError | OSError) else WRONG_USE
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept.", file=sys.stderr)
         return INTERRUPTED

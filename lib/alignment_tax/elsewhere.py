@@ -1,7 +1,6 @@
-"""Work in other processes: here, on Dask's workers, or in environments of other releases.
+"""Work in other processes: here, on Dask's workers (optional), in environments of other releases.
 
-Workers share the folder of runs: if one is killed, another finds finished stages there. Dask is
-optional, and imported only where a scheduler is named.
+Workers share the folder of runs: if one is killed, another finds finished stages there.
 """
 
 import os
@@ -41,10 +40,7 @@ sys.exit(main(sys.argv[2:], Path(sys.argv[1])))
 
 @contextmanager
 def workers(scheduler: str) -> Iterator[Executor]:
-    """Hand tasks to the workers of a scheduler (tcp://host:port) through an executor.
-
-    SettingsError: no Dask, no answer, or a worker that computes several tasks at a time.
-    """
+    """Yield an executor on a scheduler's workers (SettingsError: no Dask, no answer, threads)."""
     try:
         from distributed import Client
     except ImportError as error:
@@ -79,10 +75,7 @@ def run_line(
     notebooks: Path, line: Sequence[str], variables: Mapping[str, str], folder: Path,
     lifeline: int = subprocess.PIPE,
 ) -> str:  # fmt: skip
-    """Run `alignment-tax` in a process that ends with this one, or when `lifeline` is closed.
-
-    What it says goes to run.log of `folder`. Returns why it was refused, "" if it was not.
-    """
+    """Run `alignment-tax` until `lifeline` is closed, logged in `folder`; return why it refused."""
     folder.mkdir(parents=True, exist_ok=True)
     # one whose starter was killed may just be ending
     FileLock(folder / LOCK).acquire(timeout=ENDING).lock.release()

@@ -1,7 +1,6 @@
 """Exercises inside a chapter: a reader's function, tried on cases that were worked out by hand.
 
-A case is (arguments, right answer), or with what the arguments are in words behind. A chapter tags
-cells as `stub`, the next one `check` (its metadata may have `hidden` cases), and `solution`.
+A case is (arguments, right answer[, what the arguments are in words]); see CONTRIBUTING.md.
 """
 
 import ast

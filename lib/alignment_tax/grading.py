@@ -1,7 +1,6 @@
 """A class's notebooks, graded: a row a student, a column an exercise.
 
-Only stubs are run, with the imports and definitions around them, each in a process of its own
-(sandbox.py). The course's checks call it from here: what a notebook prints or patches counts not.
+Only stubs, and the imports and definitions around them, are run, in the sandbox; checks call them.
 """
 
 import ast
@@ -23,11 +22,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import exercises, labels, settings
+from alignment_tax import exercises, labels, settings, store
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
 from alignment_tax.notebooks import CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
-from alignment_tax.store import write_whole
 
 Chapters = dict[str, list[Exercise]]
 #: Statements outside the stubs that are run too: they cost next to nothing.
@@ -64,10 +62,7 @@ def find_students(folder: Path) -> dict[str, list[Path]]:
 
 
 def code_of(notebook: Any, exercise: Exercise) -> list[str]:
-    """Return the statements of a student's notebook that an exercise needs (CourseError: none).
-
-    Of cells that define it, wherever they stand, the changed ones, if any; of others what is CHEAP.
-    """
+    """Return what an exercise needs of a notebook: changed cells, what is CHEAP (CourseError)."""
     cells, faults = [], []
     empty = {ast.dump(node) for node in definitions(exercise.stub).values()}
     for cell in code_cells(notebook):
@@ -234,10 +229,9 @@ def grade(
                 pass
         finally:  # after Ctrl-C nobody else is graded
             threads.shutdown(wait=False, cancel_futures=True)
-    rows = []
-    for row in (each.result() for each in work):
-        asked = {name: said for name, said in row.verdicts.items() if name in columns}
-        rows.append(replace(row, verdicts=asked))
+    rows = [each.result() for each in work]
+    asked = [{n: row.verdicts[n] for n in columns if n in row.verdicts} for row in rows]
+    rows = [replace(row, verdicts=own) for row, own in zip(rows, asked, strict=True)]
     write_grades(rows, out, columns)
     return rows
 
@@ -246,10 +240,9 @@ def write_grades(rows: Sequence[Row], out: Path, columns: Sequence[str]) -> None
     """Write the table as CSV and as a page; columns that no student has are left out."""
     shown = [name for name in columns if any(name in row.verdicts for row in rows)]
     heads = ["student", "right", "of", *shown, "notes"]
-    table = pd.DataFrame([row.verdicts for row in rows], columns=heads)
-    table["student"], table["right"] = [row.student for row in rows], [row.right for row in rows]
-    table["of"], table["notes"] = len(shown), ["; ".join(row.notes) for row in rows]
-    table = table.fillna("").astype(str)
-    write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
+    own = [(row.student, row.right, len(shown), "; ".join(row.notes)) for row in rows]
+    told = pd.DataFrame(own, columns=["student", "right", "of", "notes"])
+    table = told.join(pd.DataFrame(row.verdicts for row in rows))[heads].fillna("").astype(str)
+    store.write_whole(out / "grades.csv", table.to_csv(index=False, lineterminator="\r\n"))
     page = labels.page("grades", "html", head=heads, rows=table.to_numpy().tolist())
-    write_whole(out / "grades.html", page)
+    store.write_whole(out / "grades.html", page)

@@ -35,11 +35,8 @@ SLOT_NAMES = {
     "real": "ARC-Easy|ARC-Challenge|PIQA|RACE|SQuAD|DROP|WMT14 fr-en",
 }
 FAMILY_NAMES = {"commonsense": "common sense", "reading": "reading", "translation": "translation"}
-FAMILY_NAMES |= {
-    "skill": "mean of three families",
-    **{f"{family}_forgiven": f"{name}, format forgiven" for family, name in FAMILY_NAMES.items()},
-    "forgetting": "mean skill, format forgiven",
-}
+FAMILY_NAMES |= {f"{f}_forgiven": f"{name}, format forgiven" for f, name in FAMILY_NAMES.items()}
+FAMILY_NAMES |= {"skill": "mean of three families", "forgetting": "mean skill, format forgiven"}
 METHOD_NAMES = {
     **{name: remedy.title for name, remedy in REMEDIES.items()},
     "early_stopping": "stopping RSF early", "hma": "HMA", "distil": "the distilled run",
@@ -80,9 +77,8 @@ def seeds_text(seeds: Iterable[int]) -> str:
         raise ValueError("A caption needs at least one seed.")
     if len(numbers) == 1:
         return f"seed {numbers[0]}"
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"seeds {numbers[0]}-{numbers[-1]}"
-    return f"seeds {', '.join(map(str, numbers))}"
+    unbroken = numbers[-1] - numbers[0] == len(numbers) - 1
+    return "seeds " + (f"{numbers[0]}-{numbers[-1]}" if unbroken else ", ".join(map(str, numbers)))
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:

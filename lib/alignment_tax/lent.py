@@ -1,9 +1,8 @@
 """The real model on a GPU that is lent for minutes: `make gpu`.
 
-Records preset `small`, the most important models first, and says how fast it was. What is finished
-is not made again, and after each group of models all tables are packed into one file. Where a GPU's
-machine has PyTorch and no network, `make gpu-pack` puts into build/gpu what else it needs; up to
-there this needs the standard library alone.
+Records preset `small`, the most important models first, tables packed after each group of them, and
+says how fast it was. For a machine with PyTorch and no network, `make gpu-pack` puts into build/gpu
+what else it needs; up to there this needs the standard library alone.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from typing import Any
 
 from alignment_tax import settings
 
+Words = Sequence[str]
 ROOT = settings.repo_root()
 PACKED = ROOT / "build" / "gpu"
 SITE, DATA, PART = "packages.tar.gz", "data", "weights."
@@ -54,25 +54,22 @@ print(json.dumps(told | {{"provenance": provenance()}}))
 
 
 # --- where there is a network ---------------------------------------------------------------------
-def needed(names: Sequence[str], there: Sequence[str]) -> dict[str, Distribution]:
-    """Return the installed distributions that these need, themselves too, but those `there`.
-
-    What is not installed here is not needed: a package may have been installed without its own.
-    """
+def needed(names: Words, there: Words) -> dict[str, Distribution]:
+    """Return the installed distributions that these need, themselves too, but those `there`."""
     from packaging.requirements import Requirement
 
     found, todo = dict[str, Distribution](), list(names)
     while todo:
         name = todo.pop().lower().replace("_", "-")
         if name not in found and name not in there:
-            with contextlib.suppress(PackageNotFoundError):
+            with contextlib.suppress(PackageNotFoundError):  # not installed, so not needed
                 found[name] = distribution(name)
                 asked = map(Requirement, found[name].requires or ())
                 todo += [r.name for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
     return found
 
 
-def pack(python: str, there: Sequence[str]) -> None:
+def pack(python: str, there: Words) -> None:
     """Put packages for another Python, the weights in parts and the data sets into build/gpu."""
     from alignment_tax.world.real import SOURCES
 
@@ -88,18 +85,9 @@ def pack(python: str, there: Sequence[str]) -> None:
             if each.as_posix() != WEIGHTS:
                 (site / each).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(each.locate()), site / each)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-compile",
-        f"--target={site}",
-    ]
-    pip += ["--only-binary=:all:", f"--python-version={python}", *PLATFORMS]
-    subprocess.run([*pip, *compiled], check=True)
+    install = "-m pip install --quiet --no-deps --no-compile --only-binary=:all:".split()
+    where = [f"--target={site}", f"--python-version={python}", *PLATFORMS]
+    subprocess.run([sys.executable, *install, *where, *compiled], check=True)
     with tarfile.open(PACKED / SITE, "w:gz") as packed:
         packed.add(site, ".")
     shutil.rmtree(site)
@@ -132,13 +120,8 @@ def unpacked() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(found), **more}
 
 
-def ended(
-    command: Sequence[str], variables: Mapping[str, str], seconds: float | None, **how: Any
-) -> bool:
-    """Run a command; when its time is up kill it with all that it started, and return False.
-
-    RuntimeError: it failed.
-    """
+def ended(command: Words, variables: Mapping[str, str], seconds: float | None, **how: Any) -> bool:
+    """Run a command (RuntimeError: it failed); False: it was killed, since its time was up."""
     process = subprocess.Popen(command, env=variables, start_new_session=True, **how)
     try:
         if process.wait(seconds):
@@ -151,9 +134,7 @@ def ended(
         return False
 
 
-def run(
-    preset: str, seed: int, methods: Sequence[str], minutes: float, jobs: int, out: Path
-) -> int:
+def run(preset: str, seed: int, methods: Words, minutes: float, jobs: int, out: Path) -> int:
     """Record groups of methods until the time is up; write tables.tar.gz and gpu.json to `out`."""
     end, environment, done = time.monotonic() + 60 * minutes, unpacked(), list[str]()
     out.mkdir(parents=True, exist_ok=True)
@@ -169,8 +150,7 @@ def run(
     told["minutes"] = round(minutes - (end - time.monotonic()) / 60, 1)
     print(json.dumps(told))
     if done:
-        code = RATES.format(preset=preset, seed=seed)
-        line = [sys.executable, "-c", code]
+        line = [sys.executable, "-c", RATES.format(preset=preset, seed=seed)]
         rates = subprocess.run(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
         told |= json.loads(rates.stdout.splitlines()[-1])
     (out / "gpu.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

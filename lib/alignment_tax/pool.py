@@ -1,7 +1,6 @@
 """A class's runs, each student another seed, as one table, one figure and one page.
 
-Chapter 09 records its points, and the key of the aligned model: a hash of all that determines it,
-so the teacher's machine can work out what it has to be.
+Chapter 09 records points and the aligned model's key, which the teacher's machine works out too.
 """
 
 from collections.abc import Sequence
@@ -101,8 +100,7 @@ def faults(handed: Sequence[HandedIn], preset: presets.Preset, seeds: Sequence[i
 def pool(folder: Path, out: Path, preset: str = "tiny", seeds: Sequence[int] = ()) -> Path:
     """Write the class's table, figure and page into `out`, and return the page.
 
-    `folder` holds a folder (or notebook) a student, all of `preset` and, if given, of `seeds`.
-    CourseError names who does not belong; then nothing is written.
+    `folder` holds a folder (or notebook) a student (CourseError: whose is not of preset and seeds).
     """
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     mine = [p for p in found if p.name[0] != "." and (p.is_dir() or p.suffix == ".ipynb")]

@@ -30,10 +30,7 @@ POINTS, REWARDS = 1, 2
 
 
 def fill(text: str, found: pd.DataFrame, points: pd.DataFrame) -> str:
-    """Return a Markdown text with every mark filled from rows of claims.csv and one study's points.
-
-    A claim of the course may be "(not recorded)"; KeyError, NotRecorded: another name is unknown.
-    """
+    """Fill a text's marks from claims and one study's points (KeyError, NotRecorded: a name)."""
     if not MARK.search(text):
         return text
     rows = Selection(points)

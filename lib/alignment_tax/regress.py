@@ -1,7 +1,6 @@
 """What `alignment-tax regress` does: run chapters for several seeds, and say what has changed.
 
-They run in a folder of stages of this very code, machine and versions alone, so what is finished is
-not run again; then every value and claim is held against the recording (`stats.drift`).
+Their stages are in a folder of this very code, machine and versions: what is finished stays.
 """
 
 import contextlib

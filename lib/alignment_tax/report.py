@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignment_tax import labels, prose, settings
+from alignment_tax import labels, presets, prose, settings, store
 from alignment_tax.figures import alt_text, remedy_fronts, save, tax_bars
 from alignment_tax.labels import ALPHA, FAMILIES, FAMILY_NAMES, SLOTS, markdown, number, page
 from alignment_tax.merge.layout import THIRDS
 from alignment_tax.notebooks import find_chapters, read_notebook, reading_minutes, write_notebook
-from alignment_tax.presets import CHANGES
 from alignment_tax.results import replies
 from alignment_tax.results.points import as_trained, main_line
 from alignment_tax.results.recorded import Recorded, recorded, recorded_items
@@ -23,7 +22,6 @@ from alignment_tax.stats import claims, methods
 from alignment_tax.stats.capped_bleu import lost_to_talk
 from alignment_tax.stats.claim_list import CLAIMS, REASONS, SESOI
 from alignment_tax.stats.compare import interval
-from alignment_tax.store import write_whole
 
 TABLES_PAGE, REMEDIES_PAGE, ROBUST_PAGE = "README.md", "remedies.md", "robust.md"
 REMEDIES_FIGURE, TAX_FIGURE, DPI = "remedies.png", "tax.png", 120
@@ -156,7 +154,7 @@ def remedies_page(run: Recorded, found: pd.DataFrame) -> str:
 # --- one number changed at a time -----------------------------------------------------------------
 def changed() -> list[str]:
     """Return the presets of `presets.CHANGES` that are recorded."""
-    names = [f"tiny-{change}" for change in CHANGES]
+    names = [f"tiny-{change}" for change in presets.CHANGES]
     return [name for name in names if (settings.results_folder() / name / "points.csv").is_file()]
 
 
@@ -228,9 +226,8 @@ def real_claims(run: Recorded, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _real_claims(points: pd.DataFrame, pairs: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    names, against = labels.names_of(REAL), {
-        "": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")
-    }  # fmt: skip
+    names = labels.names_of(REAL)
+    against = {"": ("", "sft"), "_beyond_control": (" beyond its control", "rsf_random/last")}
     each = [
         claims.Claim(f"tax.rsf.{slot}{end}", "12", f"RSF costs {names[slot]}{told}",
                      "rsf/last", other, slot, direction=-1)
@@ -244,14 +241,13 @@ def real_page(run: Recorded, items: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the page of a run of few seeds, whose intervals are over items."""
     points, told = main_line(run.points), claims.markdown(found.assign(place=""))
     alone = claims.by_seed(found, "tax.", "gain.", "average")
-    own = {
-        "alone": markdown(list(alone.columns), alone.to_numpy().tolist()),
-        "models": models_table(points),
-        "tax": alt_text(tax_figure(points, items)),
-    }
-    own |= {"beyond": claims.one(found, "reward_model.pairs_beyond_chance")}
-    n_pairs = run.pairs["model"].eq("reward_model").sum() // len(run.seeds)
-    return page("real", run=run, n_pairs=n_pairs, effect=claims.effect, claims=told, **own)
+    return page(
+        "real", run=run, effect=claims.effect, claims=told, models=models_table(points),
+        alone=markdown(list(alone.columns), alone.to_numpy().tolist()),
+        tax=alt_text(tax_figure(points, items)),
+        beyond=claims.one(found, "reward_model.pairs_beyond_chance"),
+        n_pairs=run.pairs["model"].eq("reward_model").sum() // len(run.seeds),
+    )  # fmt: skip
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -282,12 +278,12 @@ def write_pages() -> None:
     for name, each in readme(run, recorded_items(), found).items():
         texts[home] = fill(texts[home], each, name)
     for path, text in texts.items():
-        write_whole(path, prose.fill(text, found, run.points))
-    write_whole(folder / TABLES_PAGE, tables_page(run, found))
+        store.write_whole(path, prose.fill(text, found, run.points))
+    store.write_whole(folder / TABLES_PAGE, tables_page(run, found))
     if (run.points["method"] == DISTIL).any():
-        write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
+        store.write_whole(folder / REMEDIES_PAGE, remedies_page(run, found))
         save(remedy_fronts(run.points, recorded=True), folder / REMEDIES_FIGURE, DPI, run.key)
-    write_whole(folder / ROBUST_PAGE, robust_page())
+    store.write_whole(folder / ROBUST_PAGE, robust_page())
     print(f"The recorded results are in {home} and in {folder}.")
 
 
@@ -295,7 +291,7 @@ def write_real(folder: Path) -> None:
     """Write the page of the real model, its claims and its figure into the folder of its tables."""
     real, items = recorded(REAL), recorded_items(REAL)
     found = real_claims(real, items)
-    write_whole(folder / "README.md", real_page(real, items, found))
+    store.write_whole(folder / "README.md", real_page(real, items, found))
     claims.write(found, folder / "claims.csv")
     save(tax_figure(main_line(real.points), items), folder / TAX_FIGURE, DPI, real.key)
     print(f"The results of the real model are in {folder}.")

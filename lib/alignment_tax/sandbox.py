@@ -1,7 +1,6 @@
 """A process for functions that nobody vouches for, on Linux: no network, limits, one end for all.
 
-Forked from this process, it answers calls over a socket in plain JSON, so that nothing it writes is
-run here. It is no jail: it can read what this account can read.
+Its answers are plain JSON, so nothing it writes is run here; it can read what this account can.
 """
 
 import contextlib

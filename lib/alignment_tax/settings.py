@@ -22,10 +22,9 @@ def repo_root(package: Path | None = None, start: Path | None = None) -> Path:
         project = folder / "pyproject.toml"
         if project.is_file() and 'name = "alignment-tax"' in project.read_text(encoding="utf-8"):
             return folder
-    raise SettingsError(
-        f"The course's folder (with notebooks/ and data/) is neither above {package} nor above "
-        f"{start}. Run this from inside the checkout, or install it with: pip install -e ."
-    )
+    place = f"neither above {package} nor above {start}"
+    remedy = "Run this from inside the checkout, or install it with: pip install -e ."
+    raise SettingsError(f"The course's folder (with notebooks/ and data/) is {place}. {remedy}")
 
 
 def absolute(named: str) -> Path:
@@ -61,9 +60,8 @@ def data_folder() -> Path | None:
     named = os.environ.get(DATA_VARIABLE)
     folder = absolute(named) if named else None
     if folder is not None and not folder.is_dir():
-        raise SettingsError(
-            f"{DATA_VARIABLE} is {folder}, no folder. Name one, or unset it to use the Hub."
-        )
+        remedy = "Name one, or unset it to use the Hub."
+        raise SettingsError(f"{DATA_VARIABLE} is {folder}, no folder. {remedy}")
     return folder
 
 

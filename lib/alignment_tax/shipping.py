@@ -22,10 +22,8 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
     wanted = (seed, preset)
     folders = [f for f, m in told.items() if (m["seed"], m["config"].get("name")) == wanted]
     if not folders:
-        raise ArtifactError(
-            f"{root} holds no stage of preset {preset}, seed {seed}. Make them first: "
-            f"alignment-tax run --preset {preset} --seed {seed}"
-        )
+        lacks = f"{root} holds no stage of preset {preset}, seed {seed}. Make them first"
+        raise ArtifactError(f"{lacks}: alignment-tax run --preset {preset} --seed {seed}")
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -40,9 +38,9 @@ def pack_runs(root: Path, preset: str, seed: int, file: Path) -> str:
 
 
 def fetch_runs(source: str, root: Path, sha256: str = "") -> list[Path]:
-    """Put packed stages of a file (or an https:// address) in place; return those that are new.
+    """Put packed stages of a file (or https:// address) in place; return those that are new.
 
-    Each is first held against its own meta.json (ArtifactError); what is there already stays.
+    ArtifactError: one differs from its meta.json, and none is placed. What is there already stays.
     """
     if "://" in source and not source.startswith("https://"):
         raise ArtifactError(f"{source}: give a file, or an address that begins with https://")

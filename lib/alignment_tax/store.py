@@ -1,8 +1,7 @@
 """Stages and artifacts: what exists is loaded, what does not is made, nothing is computed twice.
 
-An artifact is a folder `<root>/<stage>/<key[:16]>`, its key the hash of what determines it. Its
-`meta.json` says how it came about and holds the hash of each file; what is damaged is moved aside
-and made again. It appears by rename, whole or not at all; two runs that need one wait.
+An artifact is a folder `<root>/<stage>/<key[:16]>`, its key the hash of what determines it, with
+the hash of each file in its `meta.json`. It appears by rename, whole or not at all.
 """
 
 import contextlib
@@ -137,8 +136,8 @@ def write_meta(folder: Path, meta: Values) -> Artifact:
     return Artifact(folder, sealed["key"], sealed)
 
 
-def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, Any]:
-    """Compare the files of an artifact, by size and hash, with meta.json; return its content."""
+def check_files(folder: Path, describe: str, hashes: bool = True) -> Artifact:
+    """Compare the files of an artifact, by size and hash, with its meta.json; return it."""
 
     def damage(what: str) -> DamagedArtifact:
         return DamagedArtifact(f"{describe} in {folder} is damaged: {what}.")
@@ -161,7 +160,7 @@ def check_files(folder: Path, describe: str, hashes: bool = True) -> dict[str, A
             raise damage(f"{name} has {size} bytes instead of {expected['bytes']}")
         if hashes and file_digest(path) != expected["sha256"]:
             raise damage(f"{name} was altered (its sha256 differs)")
-    return meta
+    return Artifact(folder, meta["key"], meta)
 
 
 def write_manifest(folder: Path, meta: Values, describe: str = "") -> Artifact:
@@ -178,10 +177,9 @@ def verify_folder(folder: Path, describe: str = "") -> Artifact:
     if not folder.is_dir():
         raise ArtifactError(f"{describe} is not in {folder}. {restore}")
     try:
-        meta = check_files(folder, describe)
+        return check_files(folder, describe)
     except DamagedArtifact as damage:
         raise DamagedArtifact(f"{damage} It is not used. {restore}") from damage
-    return Artifact(folder, meta["key"], meta)
 
 
 def say(message: str) -> None:
@@ -229,8 +227,8 @@ class Store:
         if not folder.is_dir():
             return None
         try:
-            meta = check_files(folder, describe, hashes=key not in self._verified)
-            if meta["key"] != key:
+            found = check_files(folder, describe, hashes=key not in self._verified)
+            if found.key != key:
                 raise DamagedArtifact(f"{describe} in {folder} is damaged: it has another key.")
         except DamagedArtifact as damage:
             self._verified.discard(key)
@@ -240,7 +238,7 @@ class Store:
                 say(f"{damage} It is moved to {folder.rename(aside).name} and made again.")
             return None
         self._verified.add(key)
-        return Artifact(folder, key, meta)
+        return found
 
     def _make(self, folder: Path, make: Make, meta: Values, parents: Parents) -> Artifact:
         """Make the artifact in a temporary folder beside its place, then rename it."""
@@ -289,18 +287,16 @@ def _explained(describe: str, root: Path) -> Iterator[None]:
         full |= "no space left on device" in str(error).lower()
         about = root.is_relative_to(place) or Path(place).is_relative_to(root)
         if not full and about and number != errno.ENOENT:
-            raise ArtifactError(
-                f"{describe} could not be read from or written to {root}: {error}. Set "
-                "ALIGNMENT_TAX_RUNS to a folder of your own; README.md says how accounts share one."
-            ) from error
+            told = f"{describe} could not be read from or written to {root}: {error}"
+            remedy = "Set ALIGNMENT_TAX_RUNS to a folder of your own, or share one: see README.md."
+            raise ArtifactError(f"{told}. {remedy}") from error
         if not full:
             raise
         existing = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e6
-        raise ArtifactError(
-            f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free). "
-            "Free some, or set ALIGNMENT_TAX_RUNS to another disk: what is finished is kept."
-        ) from error
+        told = f"The disk is full: {describe} could not be written to {root} ({free:.0f} MB free)"
+        remedy = "Free some, or set ALIGNMENT_TAX_RUNS to another disk: what is finished is kept."
+        raise ArtifactError(f"{told}. {remedy}") from error
 
 
 def _locked(folder: Path, describe: str) -> AbstractContextManager[object]:

@@ -2,7 +2,6 @@
 
 A safetensors file is 8 bytes (the header's length), a JSON header (name -> dtype, shape, place)
 and the numbers, little-endian and row by row (github.com/huggingface/safetensors, "Format").
-torch and transformers are loaded by the functions that need them alone.
 """
 
 from __future__ import annotations
@@ -61,10 +60,7 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:
-    """Return the checkpoint in a folder, or that of a Hub id, which is fetched first.
-
-    CheckpointError: not there, not whole, quantised or pickled weights, or code of its own to run.
-    """
+    """Return the checkpoint in a folder, or of a Hub id (CheckpointError: it cannot be used)."""
     folder = _find_folder(str(name))
     config, files = _read_config(folder), tuple(weight_files(folder))
     if config.get("quantization_config"):
@@ -173,8 +169,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not places and any("-of-" in file.name for file in files):
         lacking = {INDEX}
     if not lacking:
-        held = {name for file in files for name in read_header(file)}
-        lacking = set(places) - held
+        lacking = set(places) - {name for file in files for name in read_header(file)}
     if lacking:
         told = f"The checkpoint in {folder} lacks {min(lacking)!r} ({len(lacking)} such)"
         raise CheckpointError(f"{told}: it was copied or downloaded in part. Get the whole.")

@@ -3,7 +3,7 @@
 import base64
 import functools
 import html
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,7 @@ def _live(controls: Iterable[Any], answer: Callable[[], str]) -> ipywidgets.HTML
 def alpha_slider(
     look: Callable[[float], tuple[str, Figure]], alphas: Sequence[float], start: float
 ) -> Pictured:
-    """Return a slider over the alphas that were recorded, shown at `start`; ValueError: no alpha.
-
-    `look` takes an alpha and returns a sentence and a figure, once, both from recorded points.
-    """
+    """Return a slider over alphas that shows `look`'s sentence and figure (ValueError: start)."""
     if start not in alphas:
         raise ValueError(f"alpha {start} is none of {', '.join(f'{a:g}' for a in alphas)}.")
     # of numbers, not of choices: a screen reader is told alpha, and not the place of a choice
@@ -174,13 +171,6 @@ def _dial(name: str, value: float) -> tuple[ipywidgets.FloatSlider, ipywidgets.H
     return slider, ipywidgets.HBox([box, slider])
 
 
-def _switches(names: Mapping[Any, str], on: Collection[Any]) -> dict[Any, ipywidgets.Checkbox]:
-    return {
-        key: ipywidgets.Checkbox(value=key in on, description=text, indent=False)
-        for key, text in names.items()
-    }
-
-
 def playground(run: Recorded, start: Choice) -> Pictured:
     """Return sliders for alpha and the thirds, switches, all reached by Tab, and what they show."""
     rows = playground_rows(run.points)
@@ -188,7 +178,11 @@ def playground(run: Recorded, start: Choice) -> Pictured:
     dials = [_dial(*each) for each in zip(names, (start.alpha, *start.ratios), strict=True)]
     methods = {name: look.label for name, look in CLOUD.items() if name in set(rows["method"])}
     seeds = {int(seed): f"seed {seed}" for seed in sorted(rows["seed"].unique())}
-    groups = [_switches(methods, start.methods), _switches(seeds, start.seeds)]
+    switch = functools.partial(ipywidgets.Checkbox, indent=False)
+    groups: list[dict[Any, ipywidgets.Checkbox]] = [
+        {key: switch(key in on, description=text) for key, text in names.items()}
+        for names, on in ((methods, start.methods), (seeds, start.seeds))
+    ]
     controls = [*(slider for slider, _ in dials), *(b for each in groups for b in each.values())]
     shown = functools.cache(functools.partial(look_around, rows, run.replies))
 

@@ -31,17 +31,18 @@ OWN = (
 def replies_table(study: Study) -> pd.DataFrame:
     """Return what the base, theta_0, RSF's last round and an average say, a row each and question.
 
-    Real data are not ours to keep, so the real model is asked `OWN`. In the tiny world the request
-    is the first harmless one; of both skills it is the first item that theta_0 and the average (at
-    the alpha nearest to `ALPHA`) have right, talk behind it forgiven, and RSF has not, to show a
-    loss. `slot` is "request", whose replies alone have reward and gold, or one of `SLOTS`.
+    Real data are not ours to keep, so the real model is asked `OWN`. In the tiny world it is the
+    first harmless request, which alone has reward and gold, and of both `SLOTS` the first item that
+    shows a loss: theta_0 and the average (at the alpha nearest to `ALPHA`) have it right, RSF not.
     """
     last = study.preset.rsf.rounds
     alpha = min(study.preset.alphas, key=lambda each: abs(each - ALPHA))
     specs = [Spec("base"), Spec("sft"), Spec("rsf", last), Spec("rsf", last, AVERAGE, alpha)]
     chosen, rows, length = {}, list[tuple[Any, ...]](), study.preset.rsf.max_new_tokens
-    own = OWN if study.preset.world != "tiny" else [("request", _first_harmless(study), "")]
+    own: Sequence[tuple[str, str, str]] = OWN
     if study.preset.world == "tiny":
+        asked = [p[-1]["content"] for p in study.world.prompts(40, study.seed, "reported")]
+        own = [("request", next(a for a in asked if chat.parse(a)[0] not in chat.HARMS), "")]
         scored = [study.scores(spec).items for spec in specs[1:]]
         chosen = {s: [_telling(s, *scored)] for s in SLOTS if s in set(scored[0]["slot"])}
     for spec in specs:
@@ -57,8 +58,8 @@ def replies_table(study: Study) -> pd.DataFrame:
         for (slot, number), answer in study.scorer.answers(model, tokenizer, chosen).items():
             task = study.scorer.tasks[study.scorer.slots[slot].name]
             document = task.eval_docs[number]
-            asked = task.doc_to_text(document), task.doc_to_target(document)
-            rows.append((*named, slot, *asked, answer, None, None))
+            told = task.doc_to_text(document), task.doc_to_target(document)
+            rows.append((*named, slot, *told, answer, None, None))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -69,8 +70,3 @@ def _telling(slot: str, *models: pd.DataFrame) -> int:
     lost: Sequence[np.ndarray] = (was & ~now & again, was & ~now, np.ones_like(was))
     place = next(int(each.argmax()) for each in lost if each.any())
     return int(own[0]["item"].iloc[place])
-
-
-def _first_harmless(study: Study) -> str:
-    requests = [prompt[-1]["content"] for prompt in study.world.prompts(40, study.seed, "reported")]
-    return next(each for each in requests if chat.parse(each)[0] not in chat.HARMS)

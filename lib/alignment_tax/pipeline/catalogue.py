@@ -15,18 +15,13 @@ CONTROL, EARLY_STOPPING = "rsf_random", "early_stopping"
 ALL_REMEDIES, ALL_PARTS = "remedies", "parts"
 
 
-def methods(preset: Preset) -> list[str]:
-    """The words that `specs` takes.
+def methods(preset: Preset) -> dict[str, list[Spec]]:
+    """The words that `specs` takes, and their models; words of parts and searches hold none here.
 
     An algorithm is its rounds and averages (of the control only its rounds), a remedy its strengths
     in the preset, "remedies" the distilled run, its averages and all remedies, "part" or a search
     its grid, "pattern" the ratios of Fig. 9, "parts" all these, of algorithms named beside or rsf.
     """
-    return list(_models(preset))
-
-
-def _models(preset: Preset) -> dict[str, list[Spec]]:
-    """The models of every word, but of parts and searches, whose words hold none here."""
     last, grids = preset.rsf.rounds, dict(preset.remedies)
     check_known(grids, REMEDIES, "remedy", f", which preset {preset.name} has strengths of")
 
@@ -69,7 +64,7 @@ def _part_words(preset: Preset) -> list[str]:
 
 def specs(preset: Preset, words: Sequence[str] | None = None) -> list[Spec]:
     """The models that are recorded, theta_0 always among them, each once: see `Study.specs`."""
-    models = _models(preset)
+    models = methods(preset)
     if words is None:
         of_algorithms = [spec for name in preset.algorithms for spec in models[name]]
         return [Spec("base"), Spec("sft"), *of_algorithms]

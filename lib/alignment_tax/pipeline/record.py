@@ -51,10 +51,9 @@ def record(
 ) -> Path:  # fmt: skip
     """Run a preset for several seeds and write the tables of `results.recorded`; return the folder.
 
-    Finished stages are loaded. Tables are replaced whole, after every seed. Stages are made by
-    `jobs` processes, or the workers of a `scheduler` (`elsewhere.workers`). With `methods` (see
-    `Study.specs`) rows are merged into the tables that exist, without them the preset's algorithms
-    make new tables. What cannot work is refused before anything is trained.
+    Tables are replaced whole, after every seed. Stages that are not there are made by `jobs`
+    processes, or the workers of a `scheduler`. With `methods` (see `Study.specs`) rows are merged
+    into the tables that exist, without them the preset's algorithms make new tables.
     """
     started = time.perf_counter()
     if max(seeds) >= 2**63:
@@ -168,13 +167,13 @@ def _rows(
 def rounds_table(study: Study, algorithms: Sequence[str] = ("rsf", "rsf_random")) -> pd.DataFrame:
     """What happened in each round of RLHF: rewards of samples, share of finished replies, kept.
 
-    Golds are means over all replies of the round (`mean_gold`; NaN for DPO, which keeps its chosen
-    replies alone) and over those that were trained on (`kept_gold`; for PPO all).
+    Golds are means over a round's replies (`mean_gold`; NaN for DPO, which keeps its chosen ones
+    alone) and over those that were trained on (`kept_gold`; for PPO all).
     """
     rows = []
     for algorithm in algorithms:
         for rounds in range(1, study.preset.algorithms[algorithm].rounds + 1):
-            folder = study.aligned(algorithm, rounds).path
+            folder = study.artifact(Spec(algorithm, rounds)).path
             row = {"seed": study.seed, "algorithm": algorithm, "rounds": rounds}
             row |= read_json(folder / "stats.json")
             if algorithm == "ppo":  # it keeps no replies, but logs the mean of every iteration
@@ -191,7 +190,7 @@ def _stage_seconds(study: Study) -> dict[str, float]:
     """Wall seconds of each kind of stage of a study, over however many calls, and of all."""
     every = [study.sft, study.reward, *filter(None, [base.judge(study)])]
     for name, config in study.preset.algorithms.items():
-        every += [study.aligned(name, r) for r in range(1, config.rounds + 1)]
+        every += [study.artifact(Spec(name, r)) for r in range(1, config.rounds + 1)]
     every += [study.evaluate(spec) for spec in study.specs()]
     metas = pd.DataFrame({artifact.key: artifact.meta for artifact in every}.values())
     seconds = metas.groupby("stage", sort=False)["seconds"].sum().to_dict()
@@ -215,7 +214,7 @@ def finished_points(preset: str, seeds: Sequence[int], root: Path) -> pd.DataFra
     rows = []
     for seed in seeds:
         study = Study(preset, seed, Finished(root))
-        for spec in study.specs(catalogue.methods(study.preset)):
+        for spec in study.specs([*catalogue.methods(study.preset)]):
             with contextlib.suppress(LeftOut):
                 rows.append(study.point(spec))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -226,10 +225,7 @@ def run_side_by_side(
     preset: str | Preset, seeds: list[int], jobs: int, methods: Sequence[str] | None = None,
     scheduler: str | None = None,
 ) -> None:  # fmt: skip
-    """Make every stage of several seeds, `jobs` at a time, with one bar over all their models.
-
-    With a `scheduler` its workers make them. An error is raised when the others have ended.
-    """
+    """Make all stages, in `jobs` processes or on a scheduler; errors are raised in the end."""
     context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
@@ -252,32 +248,28 @@ def run_side_by_side(
         finished = manager.Queue()
         running = [pool.submit(_run_some, preset, seed, specs, finished) for seed, specs in tasks]
         while not all(future.done() for future in running) or not finished.empty():
-            try:
+            with contextlib.suppress(queue.Empty):
                 bar.set_postfix_str(finished.get(timeout=1), refresh=False)
-            except queue.Empty:
-                continue
-            bar.update()
+                bar.update()
     for future in running:
         future.result()
 
 
-def portions(
-    specs: Sequence[Spec], seeds: Sequence[int], split: bool
-) -> list[tuple[int, list[Spec]]]:
+def portions(specs: list[Spec], seeds: list[int], split: bool) -> list[tuple[int, list[Spec]]]:
     """Divide models of several seeds into (seed, models), in the order in which they are begun.
 
     With `split` every seed's first two models come first (all others wait for them), then the
     rounds of each algorithm together, then at most `PORTION` of a method, to end at one time.
     """
     if not split:
-        return [(seed, list(specs)) for seed in seeds]
+        return [(seed, specs) for seed in seeds]
     groups: dict[tuple[str, str], list[Spec]] = {}
     for spec in specs[2:]:
         groups.setdefault((spec.algorithm, spec.method), []).append(spec)
     chains = [group for (_, method), group in groups.items() if method == "none"]
     others = [group for (_, method), group in groups.items() if method != "none"]
     cut = [g[i : i + PORTION] for g in others for i in range(0, len(g), PORTION)]
-    order = [[list(specs[:2])], chains, cut]
+    order = [[specs[:2]], chains, cut]
     return [(seed, group) for part in order for seed in seeds for group in part]
 
 

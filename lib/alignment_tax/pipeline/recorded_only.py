@@ -1,7 +1,6 @@
 """The preset `recorded`: a study of one seed that is recorded on `tiny`; nothing is trained.
 
-What needs a model of one's own is a `LeftOut`: a notebook's cell ends there with one line, and so
-does every later cell at a name that was not set.
+What needs a model is a `LeftOut`: a notebook's cell ends there, later ones where a name is unset.
 """
 
 import ast

@@ -1,7 +1,6 @@
 """A study is a preset and a seed: it hands out policies, reward models and scores.
 
-What exists is loaded, what does not is made, and nothing is computed twice: every stage (see
-`stages`) is an artifact whose key is the hash of what determines it (see `store`).
+Every stage (see `stages`) is an artifact that is loaded, or made if there is none (see `store`).
 """
 
 from collections.abc import Sequence
@@ -10,28 +9,16 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from alignment_tax import presets
 from alignment_tax.pipeline import catalogue, stages
 from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.pipeline.stages.run import Loaded, Run
 from alignment_tax.skills import SkillScores
 from alignment_tax.spec import COLUMNS, Spec
-from alignment_tax.store import Artifact, Store, read_json
+from alignment_tax.store import Artifact, read_json
 
 
 class Study(Run):
-    """All stages of one preset and seed; takes what `Run` takes, and the preset `recorded`.
-
-    Its methods are the stages' functions, which take a run first. Where an aligned `end` is asked
-    for (like `Spec("dpo", 6)`), the last round of RSF is meant by default.
-    """
-
-    def __init__(
-        self, preset: str | presets.Preset, seed: int = 0, store: Store | None = None
-    ) -> None:
-        if preset == presets.RECORDED:
-            preset, store = presets.TINY, RecordedStore(seed)
-        super().__init__(preset, seed, store)
+    """All stages of one preset and seed, as methods; an `end` is by default RSF's last round."""
 
     # models
     base = property(stages.base.base)
@@ -59,13 +46,9 @@ class Study(Run):
     calibration = stages.scores.calibration
     cost = stages.remedies.cost
 
-    def aligned(self, algorithm: str, rounds: int) -> Artifact:
-        """The policy after `rounds` rounds of RLHF (UnknownStage: the preset has no such round)."""
-        return self.artifact(Spec(algorithm, rounds))
-
     def rsf(self, rounds: int, algorithm: str = "rsf") -> Artifact:
-        """The policy after `rounds` rounds of RSF (or of its control): see `aligned`."""
-        return self.aligned(algorithm, rounds)
+        """The policy after so many rounds of RSF or its control (UnknownStage: no such round)."""
+        return self.artifact(Spec(algorithm, rounds))
 
     def policy(self, algorithm: str = "sft", rounds: int | None = None) -> Loaded:
         """Load a policy and its tokenizer: base | sft | an algorithm, by default its last round."""
@@ -98,7 +81,7 @@ class Study(Run):
     def specs(self, methods: Sequence[str] | None = None) -> list[Spec]:
         """The models that are recorded, theta_0 always among them, each once.
 
-        `methods` are words of `catalogue.methods`; None: the base and all algorithms. UnknownStage,
+        `methods`: words of `catalogue.methods`; None: the base and all algorithms. UnknownStage,
         ValueError, MergeError: an unknown word; parts that make no sense.
         """
         found = catalogue.specs(self.preset, methods)

@@ -26,7 +26,6 @@ def base(run: Run, spec: Spec | None = None) -> Artifact:
     if run.preset.world == "tiny":
         shipped = settings.repo_root() / model
         return run.once("base", lambda: verify_folder(shipped, "the base model"))
-
     source = None if presets.is_paper(run.preset) else models.smollm2_source()
 
     def make(folder: Path) -> None:

@@ -146,8 +146,7 @@ def found_by(run: Run, spec: Spec) -> search.Found:
 
     def make(folder: Path) -> None:
         model, _, mixture = mixture_of(run, blocks, end)
-        data = search_data(run, method, end)
-        task = search.Task(mixture, model, data, config, alpha, run.seed)
+        task = search.Task(mixture, model, search_data(run, method, end), config, alpha, run.seed)
         search.SEARCHES[method](task).save(folder)
 
     # what is recorded does not change what is found
@@ -163,12 +162,10 @@ def found_by(run: Run, spec: Spec) -> search.Found:
     return search.Found.load(run.get("ratios", inputs, make, parents, name).path)
 
 
-def found(
-    run: Run, method: str, blocks: int, alpha: float, end: Spec | None = None
-) -> search.Found:
+def found(run: Run, method: str, blocks: int, alpha: float) -> search.Found:
     """The ratios that a search finds (UnknownStage, MergeError: what cannot work, at once)."""
     grammar.check_known([method], search.SEARCHES, "search")
-    chosen = dataclasses.replace(end or run.end(), method=method, alpha=alpha, part=f"K={blocks}")
+    chosen = dataclasses.replace(run.end(), method=method, alpha=alpha, part=f"K={blocks}")
     return found_by(run, chosen)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from alignment_tax import plan, presets, settings
 from alignment_tax.models import Loaded, device, load_policy, set_bf16, use_bf16
+from alignment_tax.pipeline.recorded_only import RecordedStore
 from alignment_tax.presets import AlgorithmConfig, Preset
 from alignment_tax.spec import Spec, UnknownStage, check_known
 from alignment_tax.store import Artifact, Make, Parents, Store, Values, digest, write_json
@@ -25,16 +26,18 @@ T = TypeVar("T")
 
 
 class Run:
-    """A preset and a seed, where its artifacts are, and what it holds in memory.
+    """A preset and a seed, where its artifacts are (by default the folder of runs), its memory.
 
-    The seed decides data, order of examples and samples. Artifacts are kept in the store, by
-    default the folder of runs. UnknownPreset: there is no such preset. ValueError: the seed or a
-    number makes no sense. PlanError: this machine lacks the GPU, memory or disk that is needed.
+    The preset may be `recorded`. The seed decides data, order of examples and samples.
+    UnknownPreset: there is no such preset. ValueError: the seed or a number makes no sense.
+    PlanError: this machine cannot carry it.
     """
 
     def __init__(self, preset: str | Preset, seed: int = 0, store: Store | None = None) -> None:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more, not {seed!r}.")
+        if preset == presets.RECORDED:
+            preset, store = presets.TINY, RecordedStore(seed)
         self.preset = presets.get(preset) if isinstance(preset, str) else preset
         presets.check(self.preset)
         self.seed = seed
@@ -63,10 +66,8 @@ class Run:
         """An aligned end, by default the last round (UnknownStage: the preset has no such)."""
         last = self.algorithm(algorithm).rounds
         if rounds is not None and not 1 <= rounds <= last:
-            raise UnknownStage(
-                f"There is no {algorithm} round {rounds} in preset {self.preset.name}: its rounds "
-                f"are 1 to {last}."
-            )
+            told = f"There is no {algorithm} round {rounds} in preset {self.preset.name}"
+            raise UnknownStage(f"{told}: its rounds are 1 to {last}.")
         return Spec(algorithm, last if rounds is None else rounds)
 
     def once(self, slot: Hashable, make: Callable[[], T], key: Hashable = None) -> T:

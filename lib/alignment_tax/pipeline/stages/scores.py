@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from alignment_tax.labels import FORGIVEN
-from alignment_tax.models import Model, RewardModel, Tokenizer, prompt_ids, score_ids
+from alignment_tax.models import Model, RewardModel, Tokenizer, score_ids
 from alignment_tax.pipeline.stages import base, ratios
 from alignment_tax.pipeline.stages.run import Run, trained
 from alignment_tax.skills import Scorer
@@ -17,6 +17,7 @@ from alignment_tax.spec import Spec, simplest
 from alignment_tax.stats.calibration import calibration_error
 from alignment_tax.stats.probe import probe
 from alignment_tax.store import Artifact, digest, read_json, write_json
+from alignment_tax.train.checks import short_prompts
 from alignment_tax.train.kl import kl_estimate, reply_log_probs
 from alignment_tax.train.sample import kept_replies, reply_columns
 from alignment_tax.world.tiny import items
@@ -64,8 +65,7 @@ def scores(run: Run, spec: Spec) -> Artifact:
 
 def check_theta_0(run: Run) -> None:
     """Refuse a theta_0 that lost more of a family than the preset allows (ValueError)."""
-    most = run.preset.theta_0_may_lose
-    if most is None:
+    if (most := run.preset.theta_0_may_lose) is None:
         return
     # what is gone before RLHF begins can no longer be lost by it
     ends = [scores(run, Spec(name)) for name in ("base", "sft")]
@@ -73,17 +73,14 @@ def check_theta_0(run: Run) -> None:
     lost = {name: start[name] - end[name] for name in FORGIVEN.values() if name in start}
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] > most:
-        raise ValueError(
-            f"theta_0 of {run} has lost {lost[worst]:.1f} points of {worst} to instruction tuning, "
-            f"and {most:g} are allowed: raise `sft.replay` or lower its learning rate."
-        )
+        told = f"theta_0 of {run} lost {lost[worst]:.1f} points of {worst} to instruction tuning"
+        raise ValueError(f"{told}, not {most:g}: raise `sft.replay` or lower its learning rate.")
 
 
 def forward_kl(run: Run, spec: Spec) -> Artifact:
-    """KL(theta_0 || model) on the reported prompts: kl.json, in nats a reply.
+    """KL(theta_0 || model) over theta_0's reported replies: kl.json, in nats a reply.
 
-    The mean of log pi_0 - log pi over theta_0's replies: the direction of Shenfeld et al. 2025
-    (RL's Razor). `kl` in the table of points is the other one, on the model's own replies.
+    The direction of Shenfeld et al. 2025 (RL's Razor), not that of `kl` in the table of points.
     """
     spec = simplest(ratios.resolved(run, spec))
     parent, of_start = trained(run, spec), scores(run, Spec("sft"))
@@ -141,12 +138,11 @@ def facts_found(model: Model, tokenizer: Tokenizer, batch: int) -> float:
 def sampled_replies(run: Run, model: Model, tokenizer: Tokenizer) -> pd.DataFrame:
     """Sample replies to the reported prompts and score them: one row a reply.
 
-    Columns: prompt (JSON), reply, ids (its tokens), finished, reward, gold, log_prob under the
-    model and log_prob_0 under theta_0 (nats).
+    Columns: prompt (JSON), `reply_columns`, reward, gold, log_prob, theta_0's log_prob_0 (nats).
     """
-    config, longest = run.preset.eval, run.preset.rsf.max_prompt_length
+    config = run.preset.eval
     every = run.world.prompts(4 * config.reward_prompts, 0, "reported")
-    short = [p for p in every if len(prompt_ids(tokenizer, p)) <= longest]
+    short = short_prompts(tokenizer, every, run.preset.rsf.max_prompt_length)
     prompts = short[: config.reward_prompts]
     groups = base.draw_replies(run, model, tokenizer, prompts, config.reward_samples)
     replies = [reply for group in groups for reply in group]
