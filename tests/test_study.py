@@ -101,6 +101,13 @@ def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
         run_side_by_side(miniature(model="data/none"), [0, 1], jobs=2)
 
 
+def test_no_portion_of_a_seed_whose_theta_0_lost_too_much_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
+    with pytest.raises(ValueError, match=r"lost .* points of .* to instruction tuning"):
+        run_side_by_side(miniature(theta_0_may_lose=-1000), [0], jobs=2, methods=["rsf"])
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} & {"sft", "rsf"} == {"sft"}
+
+
 # the ends of the average
 def test_alpha_0_and_1_are_theta_0_and_rsf_to_the_bit(study, points):
     numbers = COLUMNS[COLUMNS.index("reward") :]

@@ -280,15 +280,19 @@ _study = lru_cache(maxsize=1)(Study)
 def _run_some(
     preset: str | Preset, seed: int, specs: Sequence[Spec], finished: queue.Queue[str] | None = None
 ) -> None:
-    """Evaluate models of a seed; report each, if it is asked for."""
+    """Evaluate models of a seed whose theta_0 may be used; report each, if it is asked for."""
     study = _study(preset, seed)
-    for spec in specs:
+
+    def make(spec: Spec) -> None:
         # threads decide the last digits of training, not of scores, which would be slower
         torch.set_num_threads(study.preset.threads)
         study.artifact(spec)
         torch.set_num_threads(1)
-        if spec == Spec("sft"):
-            check_theta_0(study)
+
+    make(Spec("sft"))
+    check_theta_0(study)  # here, so that no other portion of a refused seed goes on
+    for spec in specs:
+        make(spec)
         study.evaluate(spec)
         if has_forward_kl(spec):
             study.forward_kl(spec)
