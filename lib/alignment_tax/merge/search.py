@@ -93,8 +93,7 @@ def _released(task: Task) -> Found:
     rate, size = task.config.released_learning_rate, task.config.released_batch_size
     changes: Any = {"alpha": 1 - task.alpha, "learning_rate": rate, "epochs": 1, "batch_size": size}
     numbers = dataclasses.replace(task.numbers, **changes)
-    result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
-    return Found(result.ratios, released_code.LEFT, result.objective, result.before, [])
+    return released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)[0]
 
 
 def _grid(task: Task) -> Found:
