@@ -10,10 +10,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import Timeout
@@ -36,8 +35,7 @@ TOLD = 3  # offenders that a message names
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """How much of the later model: `alpha`, or ratios of blocks of layers whose mean is `alpha`."""
 
     alpha: float  # what is in no block has it too
@@ -54,8 +52,7 @@ class Recipe:
         return {name: ratios[part] for part, names in parts.parts.items() for name in names}
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """`size` bytes at `at` of a file: both `sources` (file, place) mixed, or one as it is."""
 
     name: str
@@ -66,8 +63,7 @@ class Chunk:
     size: int
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A safetensors file that is to be written: its header, then `size` bytes of numbers."""
 
     name: str
@@ -86,7 +82,7 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
     shards = plan(before, after, recipe)
     sources = {*before.files, *after.files}
     stats = sorted([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sources)
-    key = digest([stats, str(before.folder), str(after.folder), astuple(recipe)])
+    key = digest([stats, str(before.folder), str(after.folder), recipe])
     out.parent.mkdir(parents=True, exist_ok=True)
     part, lock = out.with_name(f".{out.name}.part"), lock_of(out)
     with ExitStack() as held:
@@ -114,8 +110,6 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
 
 
 # --- what is to be written ------------------------------------------------------------------------
-
-
 def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
     """Return the files that a merge writes (MergeError: the two do not fit; nothing is written)."""
     names, _ = check_fit(before, after, recipe.pad)
@@ -237,8 +231,6 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 # --- writing --------------------------------------------------------------------------------------
-
-
 class Space:
     """Where a thread works, made once: fresh memory for each chunk costs more than its sums."""
 

@@ -1,6 +1,6 @@
 """HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import check_finite
 
 
-@dataclass(frozen=True)
-class Faults:
+class Faults(NamedTuple):
     """What differs from HMA as it is meant; all off by default."""
 
     #: The numerator of Eq. 11 is a copy of the scores from before training (it passes gradients
@@ -32,7 +31,7 @@ class Faults:
 
 LEFT = {"embeddings": 0.0, "norms": 0.0}  # at theta_0, whatever alpha
 AS_MEANT = Faults()
-AS_RELEASED = Faults(**dict.fromkeys(Faults.__annotations__, True))
+AS_RELEASED = Faults(**dict.fromkeys(Faults._fields, True))
 
 
 def run(
@@ -88,4 +87,4 @@ def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: 
 
 def merged_ratios(scores: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
     """Return the ratios of theta that the merge script uses, shape (K,): its formula is right."""
-    return training_ratios(scores, scores, config, replace(faults, frozen_numerator=False))
+    return training_ratios(scores, scores, config, faults._replace(frozen_numerator=False))

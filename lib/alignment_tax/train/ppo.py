@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -223,8 +223,7 @@ def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[models.Rep
     return replies
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Rollout(NamedTuple):
     """What an iteration learns from, as it was when the replies were sampled.
 
     `ids` and `attention_mask` are (batch, prompt + length): prompts padded on the left, replies on
@@ -241,7 +240,7 @@ class Rollout:
 
     def rows(self, index: Tensor) -> Rollout:
         """Return these rows alone."""
-        return Rollout(*(each[index] for each in vars(self).values()))
+        return Rollout(*(each[index] for each in self))
 
 
 @torch.no_grad()

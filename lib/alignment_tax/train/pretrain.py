@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -108,8 +108,7 @@ class PretrainConfig:
         return self.cycles[-1], place
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What a model is given (rows, length), and labels with loss weights."""
 
     given: dict[str, Tensor]  # with who sees whom, (rows, 1, length, length), if there are branches

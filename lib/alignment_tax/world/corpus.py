@@ -2,9 +2,9 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from alignment_tax.world import chat, facts, french, passages
 
@@ -41,8 +41,7 @@ CURRICULUM = tuple(
 MIXTURE = CURRICULUM[1][1]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """Pieces of text with their loss weights; an end-of-sequence token closes the document."""
 
     pieces: Pieces
