@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import astuple, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ TOLD = 3  # offenders that a message names
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True)
+class Recipe:
     """How much of the later model: `alpha`, or ratios of blocks of layers whose mean is `alpha`."""
 
     alpha: float  # what is in no block has it too
@@ -82,7 +84,7 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
     shards = plan(before, after, recipe)
     sources = {*before.files, *after.files}
     stats = sorted([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sources)
-    key = digest([stats, str(before.folder), str(after.folder), recipe])
+    key = digest([stats, str(before.folder), str(after.folder), astuple(recipe)])
     out.parent.mkdir(parents=True, exist_ok=True)
     part, lock = out.with_name(f".{out.name}.part"), lock_of(out)
     with ExitStack() as held:
