@@ -71,6 +71,8 @@ def test_the_papers_thirds_of_26_layers_and_what_is_no_layer():
     for others in (parts.others, tied):
         assert others["embeddings"] == ("model.embed_tokens.weight",)
 
+    given = partition(llama(0, layers=4), (1, 3)).blocks
+    assert {name: len(names) for name, names in given.items()} == {"layer 1": 7, "layers 2-4": 21}
     parts = partition(llama(0, 2, config=GPT2Config), 2)
     assert "transformer.h.1.mlp.c_fc.bias" in parts.blocks["layer 2"]
     assert "transformer.h.0.ln_1.bias" in parts.others["norms"]
@@ -145,6 +147,8 @@ def with_end(layers: int, up: str) -> Mixture:
 
 THIRDS = dict.fromkeys("input middle output".split(), 1.0)
 REFUSED = {
+    r"2, 3 layers.*at least 1 each and 4 in all": lambda: partition(llama(0, 4), (2, 3)),
+    r"0, 4 layers": lambda: partition(llama(0, 4), (0, 4)),
     "5 blocks cannot be cut from 4 layers: choose K from 1": lambda: partition(llama(0, 4), 5),
     "0 blocks": lambda: partition(llama(0, 4), 0),
     "No tensor's name holds the number": lambda: partition(nn.Linear(2, 2), 1),

@@ -67,14 +67,18 @@ class Partition(NamedTuple):
         return {**dict(zip(self.blocks, blocks, strict=True)), **dict.fromkeys(self.others, others)}
 
 
-def cut(tensors: Mapping[str, Shaped], blocks: int) -> Partition:
-    """Cut tensors into K blocks of layers, embeddings, norms and head (MergeError: no such cut).
+def cut(tensors: Mapping[str, Shaped], blocks: int | Sequence[int] = 3) -> Partition:
+    """Cut tensors into blocks of layers, embeddings, norms and head (MergeError: no such cut).
 
-    Blocks are as equal as layers allow: 26 layers in three are the paper's 1-8, 9-17, 18-26.
+    `blocks` is K, or the sizes of the blocks in layers. K blocks are as equal as layers allow:
+    26 layers in three are the paper's 1-8, 9-17, 18-26.
     """
     layer_of = layers(tensors)
     numbers = sorted({*layer_of.values()})
-    sizes = block_sizes(len(numbers), blocks)
+    sizes = block_sizes(len(numbers), blocks) if isinstance(blocks, int) else tuple(blocks)
+    if min(sizes, default=0) < 1 or sum(sizes) != len(numbers):
+        told = f"The blocks have {', '.join(map(str, sizes))} layers: they must have"
+        raise MergeError(f"{told} at least 1 each and {len(numbers)} in all, as the model has.")
     names = block_names(sizes)
     in_order = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
     block_of: dict[int | None, str] = dict(zip(numbers, in_order, strict=True))

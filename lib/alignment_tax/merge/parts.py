@@ -4,7 +4,7 @@ theta^[k] = theta_0^[k] + alpha_k (theta - theta_0)^[k] for every part k of a `P
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from alignment_tax.merge.average import State, mix, wide
 from alignment_tax.merge.layout import MergeError, Partition, Ratios
 
 
-def partition(model: nn.Module, blocks: int) -> Partition:
-    """Cut a model into K blocks of layers, embeddings, norms and head: see `layout.cut`."""
+def partition(model: nn.Module, blocks: int | Sequence[int] = 3) -> Partition:
+    """Cut a model into blocks of layers, embeddings, norms and head: see `layout.cut`."""
     return layout.cut(average.own_tensors(model), blocks)
 
 

@@ -71,8 +71,8 @@ def run(
             for _ in range(count):
                 optimizer.step()
     final = torch.stack(scores).detach()
-    ratios = tuple(merged_ratios(final, config, faults).tolist())
-    return Found(ratios, left, merged(final), merged(initial), []), final
+    at_end = tuple(merged_ratios(final, config, faults).tolist())
+    return Found(at_end, left, merged(final), merged(initial), []), final
 
 
 def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
