@@ -41,11 +41,13 @@ def train_head(
     """Fit the head of a reward model on frozen layers of `policy` (theta_0) to preference pairs.
 
     With a linear reward Bradley-Terry is a logistic regression without intercept on differences of
-    what the head reads, regularised by cross-validation.
+    what the head reads, regularised by cross-validation. Overlong conversations lose their start.
     """
     model = RewardModel.from_policy(policy, tokenizer, config.layers)
-    given = (model, tokenizer, dataset, batch_size, config.max_length)
-    difference = margins(*given, features=True)
+    chosen, rejected = pair_ids(tokenizer, dataset)
+    ids = [each[-config.max_length :] for each in chosen + rejected]
+    given = (model, ids, tokenizer.pad_token_id, batch_size, "reading pairs")
+    difference = np.subtract(*np.split(score_ids(*given, features=True), 2))
     scale = difference.std(axis=0)
     # every second pair is turned around, since a regression wants both answers
     sign = np.where(np.arange(len(difference)) % 2, -1, 1)
@@ -79,16 +81,12 @@ def usable_pairs(
 
 
 def margins(
-    reward_model: Model, tokenizer: Tokenizer, dataset: Dataset, batch_size: int, max_length: int,
-    features: bool = False,
-) -> np.ndarray:  # fmt: skip
-    """Return r(chosen) - r(rejected) of every pair, float32 (pairs,), or that of the `features`.
-
-    Overlong conversations lose their start.
-    """
+    reward_model: Model, tokenizer: Tokenizer, dataset: Dataset, batch_size: int, max_length: int
+) -> np.ndarray:
+    """Return r(chosen) - r(rejected) of every pair, float32 (pairs,); overlong ones are cut."""
     chosen, rejected = pair_ids(tokenizer, dataset)
     sequences = [ids[-max_length:] for ids in chosen + rejected]
-    given = (sequences, tokenizer.pad_token_id, batch_size, "reading pairs", features)
+    given = (sequences, tokenizer.pad_token_id, batch_size, "scoring pairs")
     return np.subtract(*np.split(score_ids(reward_model.eval(), *given), 2))
 
 
