@@ -8,8 +8,8 @@ code runs on smoke with seed 0, and is held against four seeds of the code as it
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,7 @@ PRESET, SEEDS, OUT = "smoke", (0, 1, 2, 3), "planted_faults.csv"
 PACKAGE = Path("lib/alignment_tax")
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """A fault: in a file of the package some text stands for another; `chapter` teaches it."""
 
     name: str

@@ -42,10 +42,7 @@ RATIO_ALPHA, RATIO_STEP = 0.4, 0.1
 #: Scores the shipped base on all skills, in either checkout, and prints the seconds.
 SCORE = """
 import time, torch
-try:
-    from alignment_tax.pipeline.study import Study
-except ImportError:  # checkouts before the present house
-    from alignment_tax.study import Study
+from alignment_tax.pipeline.study import Study
 study = Study({preset!r})
 torch.set_num_threads(study.preset.threads)
 given, scorer = study.policy("base"), study.scorer
@@ -78,8 +75,9 @@ def rates(study: Study) -> dict[str, Numbers]:
     numbers = {**dataclasses.asdict(like_rsf), "seed": 0}
     training, _ = timed(lambda: loop.finetune(policy, tokenizer, examples, **numbers))
     found = {"sampling": (drawn, drawing), "scoring": (read, scoring), "training": (read, training)}
-    names = ("tokens", "seconds", "tokens_per_second")
-    return {n: dict(zip(names, (t, s, t / s), strict=True)) for n, (t, s) in found.items()}
+    return {
+        n: {"tokens": t, "seconds": s, "tokens_per_second": t / s} for n, (t, s) in found.items()
+    }
 
 
 def algorithms(study: Study) -> dict[str, Numbers]:
@@ -185,10 +183,7 @@ def in_copy(copy: Path, *arguments: str) -> tuple[float, str]:
 
 def course(copy: Path, *arguments: str) -> float:
     """Run the command line of a copy; return its wall seconds."""
-    module = "alignment_tax"
-    if not (copy / "lib" / module / "__main__.py").is_file():
-        module += ".course"  # checkouts before the present house
-    return in_copy(copy, "-m", module, *arguments)[0]
+    return in_copy(copy, "-m", "alignment_tax", *arguments)[0]
 
 
 def make_test(copy: Path, preset: str) -> float:

@@ -70,6 +70,7 @@ def test_the_papers_thirds_of_26_layers_and_what_is_no_layer():
     assert list(tied) == ["embeddings", "norms"]
     for others in (parts.others, tied):
         assert others["embeddings"] == ("model.embed_tokens.weight",)
+
     given = partition(llama(0, layers=4), (1, 3)).blocks
     assert {name: len(names) for name, names in given.items()} == {"layer 1": 7, "layers 2-4": 21}
     parts = partition(llama(0, 2, config=GPT2Config), 2)
@@ -229,23 +230,13 @@ def test_inputs_are_neither_changed_nor_shared_and_no_graph_is_kept(pair):
     assert not any(tensor.requires_grad for tensor in mixed.values())
 
 
-def test_kinds_of_weights_and_linear_ones_alone(pair):
+def test_kinds_of_weights():
     kinds = {name: kind_of(name, tensor) for name, tensor in weights(0, tied=False).items()}
     names = [EMBEDDING, HEAD, QUERY, "model.layers.1.mlp.down_proj.weight", "model.norm.weight",
              "model.layers.0.input_layernorm.weight"]  # fmt: skip
     told = ["embedding", "head", "linear", "linear", "norm", "norm"]
     assert [kinds[name] for name in names] == told
     assert kind_of("model.layers.0.self_attn.q_proj.bias", torch.zeros(3)) == "other"
-    before, after = pair
-    mixed = average(before, after, 1.0, what="linear")
-    both = average(before, after, 1.0, what={"linear", "embedding"})
-    assert torch.equal(mixed[QUERY], after[QUERY])
-    assert torch.equal(mixed[EMBEDDING], before[EMBEDDING])
-    assert torch.equal(both[EMBEDDING], after[EMBEDDING])
-    no_head = [without(end, HEAD) for end in pair]
-    for kind in ("attention", "head"):
-        said = rf"'{kind}'. Choose .*tied to the embedding"
-        refuses(MergeError, said, average, *no_head, 0.5, what=kind)
 
 
 @pytest.mark.parametrize("drop", [(0,), (1,), (0, 1)])

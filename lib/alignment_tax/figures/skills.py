@@ -74,10 +74,9 @@ def skills_bar(
 
 @style.in_style()
 def tax_bars(
-    points: pd.DataFrame,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
+    points: pd.DataFrame, intervals: Mapping[str, tuple[float, float]] | None = None,
     recorded: bool = False,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the tax by family and slot, in points; `intervals` (low, high) replace t intervals."""
     # a suite may leave a slot out (its data cannot be had): its column is empty then
     empty = {name for name in SCORES if name in points and points[name].isna().all()}

@@ -4,40 +4,33 @@ Paper, section 4.1, after WiSE-FT (Wortsman et al. 2022). `alpha` is ALWAYS the 
 aligned model; the paper's released code has it the other way round.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import product
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from alignment_tax.merge.layout import FINETUNED, UNWRAPPED, Kind, MergeError, check_alpha, kind_of
+from alignment_tax.merge.layout import FINETUNED, UNWRAPPED, MergeError, check_alpha, kind_of
 
 State = Mapping[str, Tensor]
-What = Literal["all"] | Kind | Collection[Kind]
 
 
 @torch.no_grad()
 def average(
-    theta_0: State, theta: State, alpha: float, what: What = "all", *, extrapolate: bool = False
+    theta_0: State, theta: State, alpha: float, *, extrapolate: bool = False
 ) -> dict[str, Tensor]:
     """Return theta(alpha) as new tensors, in float32 or wider, exact to the bit at alpha 0 and 1.
 
-    `what` is averaged, all else stays theta_0's: "all", or one or several kinds of `kind_of` (the
-    paper: "linear"). Outside [0, 1] alpha must be asked for, by `extrapolate`. MergeError: the two
-    differ in names, shapes or dtypes, or alpha is not usable.
+    Outside [0, 1] alpha must be asked for, by `extrapolate`. MergeError: the two differ in names,
+    shapes or dtypes, or alpha is not usable.
     """
     check_compatible(theta_0, theta)
     check_alpha(alpha, extrapolate=extrapolate)
-    averaged = averaged_names(theta_0, what)
     shared = tied_names(theta_0)
     # a head that one file stores and the other leaves out is the embedding under a second name
     second = {n: f for n, f in _tied_to(theta_0).items() if n in shared or n not in theta}
-    result = {
-        name: mix(start, theta[name], alpha) if name in averaged else start.clone()
-        for name, start in theta_0.items()
-        if name not in second
-    }
+    own = [name for name in theta_0 if name not in second]
+    result = {name: mix(theta_0[name], theta[name], alpha) for name in own}
     return {name: result[second.get(name, name)] for name in theta_0}
 
 
@@ -51,18 +44,6 @@ def mix(start: Tensor, end: Tensor, alpha: float) -> Tensor:
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor in float32 or wider: mixing in bfloat16 (8 bits) would round twice."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def averaged_names(state: State, what: What = "all") -> set[str]:
-    """Return the names that `what` selects (MergeError: no weight is of that kind)."""
-    if what == "all":
-        return set(state)
-    wanted: set[str] = {what} if isinstance(what, str) else set(what)
-    kinds = {name: kind_of(name, tensor) for name, tensor in _once(state).items()}
-    if missing := wanted - set(kinds.values()):
-        known = f"No weight is of kind {min(missing)!r}. Choose from: {', '.join(get_args(Kind))}"
-        raise MergeError(f"{known}, all. (A head tied to the embedding counts as 'embedding'.)")
-    return {name for name, kind in kinds.items() if kind in wanted}
 
 
 def tied_names(state: State) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import Timeout
@@ -54,8 +54,7 @@ class Recipe:
         return {name: ratios[part] for part, names in parts.parts.items() for name in names}
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """`size` bytes at `at` of a file: both `sources` (file, place) mixed, or one as it is."""
 
     name: str
@@ -66,8 +65,7 @@ class Chunk:
     size: int
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A safetensors file that is to be written: its header, then `size` bytes of numbers."""
 
     name: str
@@ -114,8 +112,6 @@ def merge_checkpoints(before: Checkpoint, after: Checkpoint, recipe: Recipe, out
 
 
 # --- what is to be written ------------------------------------------------------------------------
-
-
 def plan(before: Checkpoint, after: Checkpoint, recipe: Recipe) -> list[Shard]:
     """Return the files that a merge writes (MergeError: the two do not fit; nothing is written)."""
     names, _ = check_fit(before, after, recipe.pad)
@@ -237,8 +233,6 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 # --- writing --------------------------------------------------------------------------------------
-
-
 class Space:
     """Where a thread works, made once: fresh memory for each chunk costs more than its sums."""
 

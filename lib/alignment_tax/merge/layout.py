@@ -3,10 +3,9 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from numbers import Real
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal["linear", "embedding", "head", "norm", "other"]
 Ratios = Mapping[str, float]
@@ -48,8 +47,7 @@ def kind_of(name: str, tensor: Shaped) -> Kind:
     return "linear" if len(tensor.shape) >= 2 else "other"
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(NamedTuple):
     """A model's tensors, each in exactly one part.
 
     `blocks` of layers, in order from the input, hold matrices and biases of attention and MLP;

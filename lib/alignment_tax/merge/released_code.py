@@ -1,20 +1,19 @@
 """HMA as the paper's released code does it, its faults each behind a switch: `hma_released`."""
 
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from alignment_tax.merge import hma
-from alignment_tax.merge.hma import HmaConfig, Objective
+from alignment_tax.merge.hma import Found, HmaConfig, Objective
 from alignment_tax.merge.layout import kind_of
 from alignment_tax.merge.parts import Mixture
 from alignment_tax.train.loop import check_finite
 
 
-@dataclass(frozen=True)
-class Faults:
+class Faults(NamedTuple):
     """What differs from HMA as it is meant; all off by default."""
 
     #: The numerator of Eq. 11 is a copy of the scores from before training (it passes gradients
@@ -28,31 +27,20 @@ class Faults:
     embeddings_of_theta_0: bool = False
     #: The ratios are rounded to bfloat16 (8 bits of mantissa).
     bf16_ratios: bool = False
-    #: A fault of the TEXT, not of the code: Eq. 11 as printed; its ratios have the mean alpha / K.
-    missing_factor_k: bool = False
 
 
 LEFT = {"embeddings": 0.0, "norms": 0.0}  # at theta_0, whatever alpha
 AS_MEANT = Faults()
-AS_PRINTED = Faults(missing_factor_k=True)
-AS_RELEASED = Faults(**{f.name: f.name != "missing_factor_k" for f in fields(Faults)})
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What a run with some faults came to; ratios are weights of theta, one per block."""
-
-    ratios: tuple[float, ...]  # those the models are merged with at the end, from the live scores
-    training_ratios: tuple[float, ...]  # those the forward pass would use at the end
-    moved: tuple[float, ...]  # how far each score moved
-    before: float  # objective on all examples with the merged ratios of the start
-    objective: float  # the same at the end; lower is better
+AS_RELEASED = Faults(**dict.fromkeys(Faults._fields, True))
 
 
 def run(
     mixture: Mixture, objective: Objective, config: HmaConfig, faults: Faults = AS_MEANT
-) -> BenchResult:
-    """Run `hma.learn_ratios` by Eq. 11 with some faults; the last scores are kept, not the best."""
+) -> tuple[Found, Tensor]:
+    """Run `hma.learn_ratios` by Eq. 11 with some faults; the last scores are kept, not the best.
+
+    Returns what was found (no path; `equal` is at the ratios of the start) and these scores, (K,).
+    """
     blocks = mixture.partition.blocks
     hma.check_config(config, len(blocks))
     initial = torch.logit(torch.full((len(blocks),), config.alpha, dtype=torch.float64))
@@ -83,19 +71,15 @@ def run(
             for _ in range(count):
                 optimizer.step()
     final = torch.stack(scores).detach()
-    at_end = merged_ratios(final, config, faults)
-    in_training = training_ratios(final, initial, config, faults)
-    vectors = (at_end, in_training, final - initial)
-    used, trained, moved = (tuple(vector.tolist()) for vector in vectors)
-    return BenchResult(used, trained, moved, merged(initial), merged(final))
+    at_end = tuple(merged_ratios(final, config, faults).tolist())
+    return Found(at_end, left, merged(final), merged(initial), []), final
 
 
 def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
     """Return the ratios of theta that the forward pass uses in training, shape (K,)."""
     numerator = initial + scores - scores.detach() if faults.frozen_numerator else scores
-    size = 1 if faults.missing_factor_k else len(scores)
     total = (torch.sigmoid(scores) + config.eps).sum()
-    ratios = config.alpha * size * (torch.sigmoid(numerator) + config.eps) / total
+    ratios = config.alpha * len(scores) * (torch.sigmoid(numerator) + config.eps) / total
     if faults.bf16_ratios:
         ratios = ratios.to(torch.bfloat16).to(torch.float64)
     return 1 - ratios if faults.alpha_of_theta_0 else ratios
@@ -103,4 +87,4 @@ def training_ratios(scores: Tensor, initial: Tensor, config: HmaConfig, faults: 
 
 def merged_ratios(scores: Tensor, config: HmaConfig, faults: Faults) -> Tensor:
     """Return the ratios of theta that the merge script uses, shape (K,): its formula is right."""
-    return training_ratios(scores, scores, config, replace(faults, frozen_numerator=False))
+    return training_ratios(scores, scores, config, faults._replace(frozen_numerator=False))

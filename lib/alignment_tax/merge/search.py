@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from alignment_tax.presets import RatioConfig
 Reward = Callable[[Any, Sequence[int]], float]
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """What the searches may look at; each needs one of these."""
 
     replies: Sequence[Example]  # the aligned policy's own best replies, encoded
@@ -49,8 +48,7 @@ class SampledReward:
         return torch.tensor(-self.reward(self.model, chosen), dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One search; a search by reward writes into `model`, a network to run the mixture in."""
 
     mixture: Mixture
@@ -93,12 +91,7 @@ def _released(task: Task) -> Found:
     rate, size = task.config.released_learning_rate, task.config.released_batch_size
     changes: Any = {"alpha": 1 - task.alpha, "learning_rate": rate, "epochs": 1, "batch_size": size}
     numbers = dataclasses.replace(task.numbers, **changes)
-    result = released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)
-    return Found(result.ratios, released_code.LEFT, result.objective, result.before, [])
-
-
-def _grid(task: Task) -> Found:
-    return hma.grid_search(task.mixture, task.likelihood, task.numbers, task.config.grid_step)
+    return released_code.run(task.mixture, task.likelihood, numbers, released_code.AS_RELEASED)[0]
 
 
 def _reward(task: Task) -> Found:
@@ -115,7 +108,7 @@ SEARCHES: dict[str, Callable[[Task], Found]] = {
     # the same by the paper's parameterisation, Eq. 11, its factor K put back
     "hma_eq11": partial(_hma, parameterisation="eq11"),
     # the same on a grid over the simplex (K = 3): the reference for both
-    "hma_grid": _grid,
+    "hma_grid": lambda t: hma.grid_search(t.mixture, t.likelihood, t.numbers, t.config.grid_step),
     # the same as the paper's released code does it, all its faults switched on
     "hma_released": _released,
     # the reward of sampled replies itself (Eq. 3), on a grid, with common random numbers

@@ -5,7 +5,7 @@ The proposition is printed for averaged weights; its formula is that of averaged
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.special import ndtr
@@ -36,8 +36,7 @@ class FeatureModel:
             raise ValueError(f"{self}: it needs two classes, and p must lie between 0 and 1.")
 
 
-@dataclass(frozen=True)
-class Accuracies:
+class Accuracies(NamedTuple):
     """Accuracy (0 to 1) of a single model, of averaged weights, of averaged outputs."""
 
     single: float

@@ -84,8 +84,11 @@ class Selection:
         wanted, rows = parse(text), self.rows
         method = "none" if wanted.method == "early_stopping" else wanted.method
         own = rows[(rows["algorithm"] == wanted.algorithm) & (rows["method"] == method)]
-        if wanted.method == PATTERN:
-            own = own[own["part"].isin(_pattern(wanted.part))]
+        if wanted.method == PATTERN:  # of "start-1": a weighs theta_0 (start), and 1 is lower
+            whose, _, lowered = wanted.part.partition("-")
+            every = patterns(whose == "start")
+            ratios = [ratios_text(r) for r in every if r.count(r[-1]) == int(lowered)]
+            own = own[own["part"].isin(ratios)]
         elif wanted.part:
             own = own[own["part"] == wanted.part]
         if wanted.blocks:
@@ -149,10 +152,3 @@ class Selection:
         if not shared:
             raise NotRecorded(f"There is no mean ratio that all of {', '.join(texts)} have.")
         return shared
-
-
-def _pattern(part: str) -> list[str]:
-    """Return the ratios of "start-1": a weighs theta_0 (start) or the aligned model, 1 is lower."""
-    whose, _, lowered = part.partition("-")
-    ratios = patterns(whose == "start")
-    return [ratios_text(own) for own in ratios if own.count(own[-1]) == int(lowered)]

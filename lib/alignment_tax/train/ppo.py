@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -130,11 +130,9 @@ def start(
 
 
 def step(
-    state: PpoState,
-    prompts: Sequence[Prompt],
-    reward_fn: RewardFunction,
+    state: PpoState, prompts: Sequence[Prompt], reward_fn: RewardFunction,
     gold_fn: RewardFunction | None = None,
-) -> tuple[PpoState, dict[str, float]]:
+) -> tuple[PpoState, dict[str, float]]:  # fmt: skip
     """Run one iteration of PPO; several processes, all given the same prompts, share the work.
 
     `prompts` are a multiple of `config.minibatch`; `gold_fn` gives a reward that is logged only.
@@ -152,11 +150,9 @@ def step(
     check_prompts(state, prompts)
     rng = np.random.default_rng([state.seed, state.iteration, accelerator.process_index])
     clock = [time.perf_counter()]
-
     with accelerator.split_between_processes(list(prompts)) as mine:
         replies = sample(state, mine, int(rng.integers(2**62)))
     clock.append(time.perf_counter())
-
     rewards = np.atleast_1d(reward_fn(mine, replies))
     everyones = checks.check_rewards(np.asarray(gather_object(list(rewards))), len(prompts))
     row = {"iteration": state.iteration + 1, "reward": everyones.mean()}
@@ -164,10 +160,8 @@ def step(
         row["gold"] = np.mean(gather_object(list(gold_fn(mine, replies))))
     rollout, stats = make_rollout(state, mine, replies, rewards)
     clock.append(time.perf_counter())
-
     row |= {**stats, "kl_coef": state.kl_coef, **learn(state, rollout, rng)}
     clock.append(time.perf_counter())
-
     row |= dict(zip(SECONDS, np.diff(clock), strict=True))
     steered = (state.config.kl_target, state.config.kl_horizon)
     kl_coef = adapted(state.kl_coef, stats["kl"], len(prompts), *steered)
@@ -229,8 +223,7 @@ def sample(state: PpoState, prompts: list[Prompt], seed: int) -> list[models.Rep
     return replies
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Rollout(NamedTuple):
     """What an iteration learns from, as it was when the replies were sampled.
 
     `ids` and `attention_mask` are (batch, prompt + length): prompts padded on the left, replies on
@@ -247,7 +240,7 @@ class Rollout:
 
     def rows(self, index: Tensor) -> Rollout:
         """Return these rows alone."""
-        return Rollout(*(each[index] for each in vars(self).values()))
+        return Rollout(*(each[index] for each in self))
 
 
 @torch.no_grad()

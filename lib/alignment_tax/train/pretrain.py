@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -108,8 +108,7 @@ class PretrainConfig:
         return self.cycles[-1], place
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What a model is given (rows, length), and labels with loss weights."""
 
     given: dict[str, Tensor]  # with who sees whom, (rows, 1, length, length), if there are branches
@@ -231,12 +230,9 @@ def probe_items(n: int) -> dict[str, list[tuple[str, str]]]:
         items[name] = [(q["prompt"], q["target"]) for q in chosen]
     for slot in ("race_like", "span", "counting"):
         rng = random.Random(f"probe {slot}")
-        for reading in [passages.draw(rng, slot, "validation") for _ in range(n)]:
-            text, answer = reading.questions[0]
-            items.setdefault(slot, []).append((passages.ask(reading.passage, text), answer))
+        items[slot] = [passages.draw(rng, slot, "validation").asked for _ in range(n)]
     rng = random.Random("probe translation")
-    pairs = [french.draw(rng, "validation") for _ in range(n)]
-    return items | {"translation": [(french.prompt(p), p.en) for p in pairs]}
+    return items | {"translation": [french.draw(rng, "validation").asked for _ in range(n)]}
 
 
 @torch.inference_mode()
@@ -244,7 +240,7 @@ def exact_match(model: Llama, tokenizer: Tokenizer, items: list[tuple[str, str]]
     """Percent of items whose greedy answer (end of sequence included) is the reference."""
     rows = [encode(Document(((c, 0.0), (a, 1.0))), tokenizer) for c, a in items]
     batch = collate(rows, tokenizer.pad_token_id)
-    guess = model(**batch.given, use_cache=False).logits[:, :-1].argmax(-1)
+    guess = read(model, batch)[:, :-1].argmax(-1)
     wrong = (guess != batch.labels[:, 1:]) & (batch.weights[:, 1:] > 0)
     return 100 * float((~wrong.any(dim=1)).float().mean())
 
@@ -307,9 +303,8 @@ def _train_chunk(
 
 
 def ship(
-    model: Llama, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig,
-    folder: Path,
-) -> Path:  # fmt: skip
+    model: Llama, tokenizer: Tokenizer, curve: pd.DataFrame, config: PretrainConfig, folder: Path
+) -> Path:
     """Write the base as a standard checkpoint with its learning curve, manifest and old card."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

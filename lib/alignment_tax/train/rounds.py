@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,7 @@ from alignment_tax.world.base import Prompt, World
 RewardFunction = Callable[[list[Prompt], list[Reply]], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Where a round of RLHF starts from, and what it may use."""
 
     policy: Model  # of the round before, or theta_0; trained in place

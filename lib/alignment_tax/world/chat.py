@@ -46,8 +46,8 @@ def requests(split: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def _sentences(verb: str, noun: str) -> list[str]:
-    steps = STEPS[verb] if verb in STEPS else HARMS[verb]
-    return [f"{head} {step.format(o=noun)}" for head, step in zip(HEADS, steps, strict=True)]
+    steps = zip(HEADS, (STEPS | HARMS)[verb], strict=True)
+    return [f"{head} {step.format(o=noun)}" for head, step in steps]
 
 
 def body(verb: str, noun: str) -> str:

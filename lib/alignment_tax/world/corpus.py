@@ -2,9 +2,9 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from alignment_tax.world import chat, facts, french, passages
 
@@ -41,8 +41,7 @@ CURRICULUM = tuple(
 MIXTURE = CURRICULUM[1][1]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """Pieces of text with their loss weights; an end-of-sequence token closes the document."""
 
     pieces: Pieces
@@ -63,15 +62,9 @@ def _asked(make: Callable[..., tuple[str, str]], *arguments: str) -> Maker:
     return lambda rng: Document(_answered(*make(rng, *arguments)))
 
 
-def _statements(rng: random.Random) -> Document:
-    return Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),))
-
-
 def _read(rng: random.Random, slot: str, length: int | None = None) -> tuple[str, str]:
     # One question a passage: further answers could be copied from the questions before.
-    reading = passages.draw(rng, slot, "pretraining", length=length)
-    question, answer = reading.questions[0]
-    return passages.ask(reading.passage, question), answer
+    return passages.draw(rng, slot, "pretraining", length=length).asked
 
 
 def _who(rng: random.Random) -> tuple[str, str]:
@@ -84,12 +77,7 @@ def _who(rng: random.Random) -> tuple[str, str]:
 def _many_questions(rng: random.Random, slot: str) -> Document:
     reading = passages.draw(rng, slot, "pretraining", asked=4)
     branches = (_answered(facts.ask(question), answer) for question, answer in reading.questions)
-    return Document(((passages.told(reading.passage), CONTEXT_WEIGHT),), tuple(branches))
-
-
-def _translation(rng: random.Random) -> tuple[str, str]:
-    pair = french.draw(rng, "pretraining")
-    return french.prompt(pair), pair.en
+    return Document(((reading.told, CONTEXT_WEIGHT),), tuple(branches))
 
 
 def _dialogue(rng: random.Random) -> tuple[str, str]:
@@ -98,11 +86,13 @@ def _dialogue(rng: random.Random) -> tuple[str, str]:
 
 
 FAMILIES: dict[str, Maker] = {
-    "statement": _statements, "question": _asked(facts.question),
-    "owner": _asked(facts.owner_question), "span": _asked(_read, "span"), "who": _asked(_who),
+    "statement": lambda rng: Document(((" ".join(facts.statement(rng) for _ in range(4)), 1.0),)),
+    "question": _asked(facts.question), "owner": _asked(facts.owner_question),
+    "span": _asked(_read, "span"), "who": _asked(_who),
     "spans": partial(_many_questions, slot="span"),
     "counts": partial(_many_questions, slot="counting"), "counting": _asked(_read, "counting"),
-    "race_like": _asked(_read, "race_like"), "translation": _asked(_translation),
+    "race_like": _asked(_read, "race_like"),
+    "translation": _asked(lambda rng: french.draw(rng, "pretraining").asked),
     "how_to": _asked(lambda rng: chat.task(rng)[1:]), "dialogue": _asked(_dialogue),
 }  # fmt: skip
 

@@ -41,6 +41,11 @@ class Pair(NamedTuple):
     fr: str
     en: str
 
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The text a model continues with the translation, and this translation."""
+        return f"french : {self.fr} english :", self.en
+
 
 def _elide(word: str, following: str) -> str:
     return word[:-1] + "'" if following.startswith(VOWELS) else word
@@ -117,8 +122,3 @@ def draw(rng: random.Random, split: str) -> Pair:
         pair = sentence(rng)
         if split_of(SHARES, "french", pair.fr) == split:
             return pair
-
-
-def prompt(pair: Pair) -> str:
-    """The text a model continues with the translation."""
-    return f"french : {pair.fr} english :"

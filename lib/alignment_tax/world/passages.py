@@ -32,15 +32,16 @@ class Reading(NamedTuple):
     kinds: tuple[str, ...] = ()  # of the answers, for the baseline that guesses by type
     choices: tuple[str, ...] = ()  # only where RACE-like
 
+    @property
+    def told(self) -> str:
+        """What comes before the questions."""
+        return f"passage : {self.passage}"
 
-def told(passage: str) -> str:
-    """What comes before the questions."""
-    return f"passage : {passage}"
-
-
-def ask(passage: str, question: str) -> str:
-    """The text a model continues with the answer."""
-    return f"{told(passage)} {facts.ask(question)}"
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The text a model continues with the answer to the first question, and this answer."""
+        question, answer = self.questions[0]
+        return f"{self.told} {facts.ask(question)}", answer
 
 
 def _sentences(rng: random.Random, n: int) -> tuple[list[str], list[tuple[str, str, str]]]:

@@ -22,8 +22,7 @@ class TinyWorld:
 
     def sft(self, n: int, seed: int) -> Dataset:
         """Demonstrations, good on the whole: columns prompt, completion (lists of messages)."""
-        rng = random.Random(f"sft {seed}")
-        rows = []
+        rng, rows = random.Random(f"sft {seed}"), []
         for _ in range(n):
             request, verb, noun = rng.choice(chat.requests("sft"))
             reply = chat.write(rng, verb, noun, chat.draw_manner(rng, verb, chat.WRITERS))
@@ -57,9 +56,9 @@ class TinyWorld:
                 continue
             sure = split == "validation"
             agreed = margin > 0 if sure else rng.random() < 1 / (1 + np.exp(-JUDGEMENT * margin))
-            chosen, rejected = (first, second) if agreed else (second, first)
-            pair = {"chosen": said("assistant", chosen), "rejected": said("assistant", rejected)}
-            row = {"prompt": said("user", request), **pair}
+            replies = [said("assistant", each) for each in (first, second)]
+            chosen, rejected = replies if agreed else replies[::-1]
+            row = {"prompt": said("user", request), "chosen": chosen, "rejected": rejected}
             rows.append({**row, "kind": kind, "margin": abs(margin)})
         return Dataset.from_list(rows)
 
@@ -82,13 +81,12 @@ def _drawn(slot: str, split: str, n: int) -> list[facts.Item]:
         identity = f"{slot} {split} {len(rows)}"
         if slot == "translation":
             pair = french.draw(rng, split)
-            rows.setdefault(pair.fr, facts.item(identity, french.prompt(pair), pair.en, (), 0.0))
+            rows.setdefault(pair.fr, facts.item(identity, *pair.asked, (), 0.0))
         else:
-            reading = passages.draw(rng, slot, split)
             # One question a passage: items that share a passage would fake a small error.
-            key, ((question, answer),) = reading.passage, reading.questions
-            chance, prompt = passages.type_guess(reading), passages.ask(key, question)
-            rows.setdefault(key, facts.item(identity, prompt, answer, reading.choices, chance))
+            reading = passages.draw(rng, slot, split)
+            answers = reading.choices, passages.type_guess(reading)
+            rows.setdefault(reading.passage, facts.item(identity, *reading.asked, *answers))
     return list(rows.values())
 
 
