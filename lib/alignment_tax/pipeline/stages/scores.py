@@ -74,7 +74,7 @@ def check_theta_0(run: Run) -> None:
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] > most:
         told = f"theta_0 of {run} lost {lost[worst]:.1f} points of {worst} to instruction tuning"
-        raise ValueError(f"{told}, not {most:g}: raise `sft.replay` or lower its learning rate.")
+        raise ValueError(f"{told}, and may lose {most:g}: raise `sft.replay` or lower its rate.")
 
 
 def forward_kl(run: Run, spec: Spec) -> Artifact:
