@@ -333,7 +333,9 @@ LONG = [*PROMPTS[:3], user("x " * 7), *PROMPTS[4:]]
 OTHER, CRITIC = make_tokenizer(), make_reward_model()
 OTHER.add_tokens(["new"])
 WIDE = {"max_prompt_length": 100, "max_new_tokens": 58}
-REFUSED = [
+
+
+@pytest.mark.parametrize(("message", "given"), [
     ("All 8 rewards are 1", {"prompts": [user("z")] * 8}),
     ("1 of 8 prompts have more than 8 tokens", {"prompts": LONG}),
     ("may take 158 tokens.* context has 64", {"policy": make_policy(0, "gpt2")} | WIDE),
@@ -343,10 +345,7 @@ REFUSED = [
     ("'new' is number None in the first.*leave the critic out", {"critic": (CRITIC, OTHER)}),
     ("pass no critic", {"critic": (CRITIC, make_tokenizer()), "shared_trunk": True}),
     ("temperature is 0", {"temperature": 0.0}),
-]
-
-
-@pytest.mark.parametrize(("message", "given"), REFUSED)
+])  # fmt: skip
 def test_what_teaches_nothing_or_does_not_belong_together_is_refused(message: str, given: dict):
     def attempt(policy=None, tokenizer=None, critic=None, prompts=PROMPTS, **changes):
         networks = (policy or make_policy(), tokenizer or make_tokenizer())

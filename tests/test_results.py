@@ -134,8 +134,7 @@ def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, va
     path = here / "miniature" / "points.csv"
     table.to_csv(path, index=False, float_format="%.6g")
     stored = path.read_bytes()
-    with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
-        record(miniature(), [0], methods=["lora"])
+    refuses(RecordError, f"another theta_0 .*{column}", record, miniature(), [0], methods=["lora"])
     assert (list(path.parent.iterdir()), path.read_bytes()) == ([path], stored)
 
 

@@ -10,6 +10,7 @@ import sys
 import nbformat
 import pytest
 import yaml
+from conftest import refuses
 
 from alignment_tax.notebooks import find_figures, read_notebook
 from alignment_tax.settings import repo_root
@@ -61,14 +62,13 @@ def test_a_dead_link_ends_the_book(conf, link, tmp_path):
 # --- in the browser -------------------------------------------------------------------------------
 def test_a_folder_that_is_no_full_distribution_is_refused_by_what_it_lacks(tmp_path):
     lite = load("lite/build")
-    with pytest.raises(lite.LiteError, match=r"no pyodide-lock\.json.*PYODIDE=FOLDER"):
-        lite.build(tmp_path, tmp_path / "out")
+    given = (lite.build, tmp_path, tmp_path / "out")
+    refuses(lite.LiteError, r"no pyodide-lock\.json.*PYODIDE=FOLDER", *given)
     packages = {name: {"file_name": f"{name}.whl"} for name in lite.NEEDED}
     (tmp_path / "pyodide-lock.json").write_text(json.dumps({"packages": packages}))
     for name in lite.NEEDED[1:]:
         (tmp_path / f"{name}.whl").touch()
-    with pytest.raises(lite.LiteError, match=r"lacks the wheels of numpy: .*core"):
-        lite.build(tmp_path, tmp_path / "out")
+    refuses(lite.LiteError, r"lacks the wheels of numpy: .*core", *given)
     (tmp_path / "numpy.whl").touch()
     lite.check_distribution(tmp_path)
     assert not (tmp_path / "out").exists()
@@ -110,10 +110,7 @@ assert all(type(sys.modules[name]).__name__ == "AbsentModule" for name in ("torc
 
 
 # --- started elsewhere ----------------------------------------------------------------------------
-URLS = ["git@github.com:me/my.course.git", "https://github.com/me/my.course\n"]
-
-
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", ["git@github.com:me/my.own.git", "https://github.com/me/my.own\n"])
 def test_badges_name_the_fork(url, tmp_path):
     web = load("badges")
     (tmp_path / "web").mkdir()
@@ -122,13 +119,12 @@ def test_badges_name_the_fork(url, tmp_path):
     for name in ("other/one", web.repository(url)):
         web.fill(tmp_path, name)
     readme = (tmp_path / "README.md").read_text("utf-8")
-    assert readme.count("me/my.course") == 2
+    assert readme.count("me/my.own") == 2
     assert "other/one" not in readme
     notebook = nbformat.read(tmp_path / "web" / "colab.ipynb", 4)
-    assert 'repository = "me/my.course"' in notebook.cells[1].source
+    assert 'repository = "me/my.own"' in notebook.cells[1].source
     assert (ROOT / web.START).is_file()
-    with pytest.raises(ValueError, match="origin is not set"):
-        web.repository("")
+    refuses(ValueError, "origin is not set", web.repository, "")
 
 
 def test_containers_and_binder_install_what_is_required():
