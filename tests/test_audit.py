@@ -240,9 +240,7 @@ def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, e
     ends("points: beyond 20", *line, "--fail-if-tax", "20", code=1)
 
 
-def test_bad_input_is_refused_before_anything_is_measured(
-    pair, prompts, tmp_path, monkeypatch, ends
-):
+def test_bad_input_is_refused_before_any_measuring(pair, prompts, tmp_path, monkeypatch, ends):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     model, tokenizer = load_policy(pair[0])
     two = LlamaForSequenceClassification(llama(0, vocab_size=512, num_labels=2).config)

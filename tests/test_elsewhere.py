@@ -25,16 +25,13 @@ def test_a_scheduler_that_cannot_be_used_is_refused(monkeypatch):
     where = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
     with distributed.LocalCluster(processes=False, **where) as cluster:
         address = cluster.scheduler_address
-        with pytest.raises(SettingsError, match=r"threads.*--nthreads 1"), workers(address):
-            pass
-    with pytest.raises(SettingsError, match="No scheduler answers"), workers("tcp://127.0.0.1:9"):
-        pass
+        refuses(SettingsError, "threads.*--nthreads 1", workers(address).__enter__)
+    refuses(SettingsError, "No scheduler answers", workers("tcp://127.0.0.1:9").__enter__)
 
 
 def test_without_dask_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SettingsError, match="pip install distributed"), workers("tcp://a:1"):
-        pass
+    refuses(SettingsError, "pip install distributed", workers("tcp://a:1").__enter__)
 
 
 def test_where_one_portion_fails_the_others_are_made_and_it_is_told(monkeypatch):
