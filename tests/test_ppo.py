@@ -284,14 +284,12 @@ def test_one_token_replies_reach_the_known_optimum():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_critic_learns_what_a_prompt_promises(shared: bool):
-    def asked_for_y(prompts: list, texts: list[str]) -> np.ndarray:
-        return np.array(["y" in prompt[0]["content"] for prompt in prompts], dtype=float)
-
     off = {"kl_coef": 0.0, "missing_eos_penalty": 0.0, "value_clip": 1.0}
     state = make_state(shared_trunk=shared, minibatch=8, critic_learning_rate=5e-3, **off)
-    rows = []
+    prompts, rows = PROMPTS * 2, []
+    promised = np.array(["y" in prompt[0]["content"] for prompt in prompts], dtype=float)
     for _ in range(10):
-        state, row = step(state, PROMPTS * 2, asked_for_y)
+        state, row = step(state, prompts, lambda prompts, replies: promised)
         rows.append(row)
     assert rows[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)
     assert rows[-1]["explained_variance"] > 0.5

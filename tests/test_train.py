@@ -446,8 +446,7 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
     ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
     ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),
-    ({}, make_policy(), lambda asked, _: np.array([len(str(p)) for p in asked]),
-     r"8 of 8 prompts give no pair .*8 without two finished"),
+    ({}, make_policy(), lambda asked, _: np.array([len(str(p)) for p in asked]), "8 without two"),
 ])  # fmt: skip
 def test_prompts_and_replies_that_make_no_pairs_are_refused(changes, policy, rewards, message):
     given = (policy, make_tokenizer(), rewards, PROMPTS, dataclasses.replace(DPO, **changes), 0)

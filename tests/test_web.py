@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pytest
 import yaml
-from conftest import refuses
+from conftest import python, refuses
 
 from alignment_tax.notebooks import find_figures, read_notebook
 from alignment_tax.settings import repo_root
@@ -89,7 +89,8 @@ def test_what_the_browser_gets_trains_nothing_and_holds_what_it_reads(tmp_path):
 
 def test_without_libraries_of_models_recorded_results_are_read_and_models_left_out():
     code = """
-import no_models, sys
+import sys; sys.path.insert(0, sys.argv[1])
+import no_models
 from alignment_tax.pipeline.recorded_only import LeftOut
 from alignment_tax.pipeline.study import Study
 from alignment_tax.spec import Spec
@@ -102,9 +103,7 @@ for model in (lambda: study.policy("sft"), lambda: study.policy("base"), study.s
         print("left out")
 assert all(type(sys.modules[name]).__name__ == "AbsentModule" for name in ("torch", "trl"))
 """
-    paths = os.pathsep.join([str(ROOT / "web" / "lite"), str(ROOT / "lib")])
-    environment, command = {**os.environ, "PYTHONPATH": paths}, [sys.executable, "-c", code]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = python(code, ROOT / "web" / "lite", capture_output=True, text=True, check=True)
     assert told.stdout.split("\n")[1:-1] == ["left out"] * 3
     assert told.stdout.split()[1] == "2640"
 
