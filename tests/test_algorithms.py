@@ -107,10 +107,8 @@ def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):
 
 
 def test_the_forward_kl_is_taken_on_the_replies_of_theta_0(study):
-    own, found = (
-        json.loads((study.forward_kl(spec).path / "kl.json").read_text())
-        for spec in (Spec("sft"), Spec("ppo", 2))
-    )
+    kls = [study.forward_kl(spec).path / "kl.json" for spec in (Spec("sft"), Spec("ppo", 2))]
+    own, found = (json.loads(path.read_text()) for path in kls)
     assert own == {"forward_kl": 0.0, "replies": 4}
     replies = pd.read_parquet(study.evaluate(Spec("sft")).path / "replies.parquet")
     policy, tokenizer = study.policy("ppo")

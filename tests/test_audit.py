@@ -35,12 +35,8 @@ def measured(right, forgiven, of=100, rewards=()):
 
 def made_up(rewards=True):
     """100 of 100 before, 60 after with format forgiven and 40 as written; half-way 90."""
-    models = {
-        alpha: measured(right, forgiven, rewards=[reward] * 100 if rewards else [])
-        for alpha, right, forgiven, reward in (
-            (0.0, 100, 100, 0.0), (0.5, 90, 95, 0.8), (1.0, 40, 60, 1.0),
-        )
-    }  # fmt: skip
+    numbers = {0.0: (100, 100, 0.0), 0.5: (90, 95, 0.8), 1.0: (40, 60, 1.0)}
+    models = {a: measured(n, f, rewards=[r] * 100 * rewards) for a, (n, f, r) in numbers.items()}
     return Audit(Asked("before", "after", ("tiny_span",), (0.5,)), models, draws=200)
 
 
@@ -210,8 +206,8 @@ def test_rows_of_one_model_are_listed_and_taken_as_they_are(pair, prompts, tmp_p
     tokenizer.add_tokens(["<added>"])
     model.resize_token_embeddings(rows + 3)
     save_policy(model, tokenizer, tmp_path / "longer")
-    few, many = (load_policy(each)[0].get_input_embeddings().weight.detach()
-                 for each in (pair[0], tmp_path / "longer"))  # fmt: skip
+    both = [load_policy(each)[0] for each in (pair[0], tmp_path / "longer")]
+    few, many = (each.get_input_embeddings().weight.detach() for each in both)
     middle = torch.cat([(few + many[:rows]) / 2, many[rows:]])
     ends = [torch.cat([few, many[rows:]]), many]
     for flip in (False, True):
@@ -240,9 +236,7 @@ def test_the_command_fails_if_the_tax_lies_beyond(pair, tmp_path, monkeypatch, e
     ends("points: beyond 20", *line, "--fail-if-tax", "20", code=1)
 
 
-def test_bad_input_is_refused_before_anything_is_measured(
-    pair, prompts, tmp_path, monkeypatch, ends
-):
+def test_bad_input_is_refused_before_any_measuring(pair, prompts, tmp_path, monkeypatch, ends):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path / "runs"))
     model, tokenizer = load_policy(pair[0])
     two = LlamaForSequenceClassification(llama(0, vocab_size=512, num_labels=2).config)

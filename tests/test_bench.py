@@ -50,15 +50,12 @@ def test_trl_critic_starts_at_zero_with_a_body_of_its_own():
     assert critic.backbone is not reward_model.backbone
 
 
-def runs():
+def test_seeds_are_compared_pair_by_pair():
     of = {"ours": (1.0, 1.0), "trl": (0.0, 2.0)}
     rows = [(name, seed, seed + of[name][0], of[name][1]) for seed in range(3) for name in of]
     columns = ["implementation", "seed", "judged_reward", "seconds_per_step"]
-    return pd.DataFrame(rows, columns=columns).assign(judged_kl=1.0, finished=1.0)
-
-
-def test_seeds_are_compared_pair_by_pair():
-    found = bench_ppo.compared(runs().sample(frac=1, random_state=0))
+    runs = pd.DataFrame(rows, columns=columns).assign(judged_kl=1.0, finished=1.0)
+    found = bench_ppo.compared(runs.sample(frac=1, random_state=0))
     reward, saved = found["judged_reward"], found["seconds_saved"]
     # the seeds differ by 2 among themselves and by exactly 1 within each pair
     assert [reward["difference"], reward["low"], saved["difference"]] == pytest.approx([1, 1, 1])

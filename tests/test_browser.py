@@ -100,9 +100,7 @@ def test_the_arrow_keys_move_the_slider_its_sentence_and_its_figure(lab, page):
         assert float(spoken) == float(alpha), "a screen reader is told alpha, not its place"
 
 
-def test_the_playground_is_moved_by_keyboard_and_says_the_names_of_its_controls(
-    lab, page, tmp_path
-):
+def test_the_playground_is_moved_by_keyboard_and_names_its_controls(lab, page, tmp_path):
     page.goto(lab.replace("NOTEBOOK", "playground.ipynb"))
     page.wait_for_selector(IDLE)
     page.click("text=Run >> nth=0")

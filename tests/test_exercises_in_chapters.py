@@ -134,10 +134,8 @@ def test_nothing_of_solutions_and_checks_is_left_for_the_student(path, tmp_path)
     open_texts = texts(source, ["check", "solution"])[1]
     secret = texts(source, ["check"])[0]
     secret += FOLDED.findall("\n".join(texts(source, ["solution"])[0]))
-    lines, known, whole = (
-        {line.strip() for text in own for line in text.splitlines()}
-        for own in (secret, open_texts, [left])
-    )
+    both = [[each for text in own for each in text.splitlines()] for own in (secret, open_texts)]
+    lines, known, whole = ({line.strip() for line in own} for own in (*both, left.splitlines()))
     lines -= known
     found = [line for line in lines if line in (left if len(line) > 25 else whole)]
     assert [line for line in found if len(line) > 12] == []

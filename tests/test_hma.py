@@ -253,21 +253,15 @@ def test_the_kl_term_by_hand():
     assert term(mixture.theta).item() == pytest.approx(2.0 * total / 5)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"alpha": 1.0}, "alpha = 1.0: it must lie strictly between 0 and 1"),
-    ({"alpha": float("nan")}, "strictly between"),
-    ({"learning_rate": 0.0}, "needs learning_rate"),
-    ({"batch_size": 0}, "batch_size, evaluate_every above 0"),
-    # (3 x 0.6 - 1) / (3 x 0.4) = 2/3
-    ({"alpha": 0.6, "parameterisation": "eq11"}, "at alpha = 0.6: take an eps of 0.666"),
-])  # fmt: skip
-def test_numbers_that_make_no_sense_are_refused(change, message):
-    half = Distance(0.5, 0.5, 0.5)
-    refuses(MergeError, message, hma.learn_ratios, toy(), half, toy_with(**change))
-
-
 def test_what_cannot_be_searched_is_refused():
     half, nan = Distance(0.5, 0.5, 0.5), Distance(math.nan, 0.5, 0.5)
+    for said, change in (
+        ("strictly between 0 and 1", {"alpha": 1.0}), ("strictly between", {"alpha": math.nan}),
+        ("needs learning_rate", {"learning_rate": 0.0}), ("every above 0", {"batch_size": 0}),
+        # (3 x 0.6 - 1) / (3 x 0.4) = 2/3
+        ("take an eps of 0.666", {"alpha": 0.6, "parameterisation": "eq11"}),
+    ):  # fmt: skip
+        refuses(MergeError, said, hma.learn_ratios, toy(), half, toy_with(**change))
     refuses(MergeError, "With one block", hma.learn_ratios, toy(1), Distance(0.5), TOY)
     refuses(MergeError, "between 0 and 1", released_code.run, toy(), half, toy_with(alpha=1.0))
     mute = [EXAMPLES[0], ([1], [-100])]

@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_tax import settings
 from alignment_tax.merge import checkpoint as files
-from alignment_tax.merge.average import average
+from alignment_tax.merge.average import MergeError, average
 from alignment_tax.merge.checkpoint import Recipe, merge_checkpoints, mergekit_config
-from alignment_tax.merge.layout import MergeError
 from alignment_tax.weights import CheckpointError, load_state, open_checkpoint
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}

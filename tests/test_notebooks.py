@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 
 import pytest
 from conftest import golden
@@ -188,13 +190,6 @@ def test_no_chapter_opens_a_connection(course, fence):
     assert b"no network here" in tried.stderr, "the fence holds"
 
 
-def numbers(value, *path):
-    """The numbers at a place in a record, which is named from the outside in."""
-    for name in path:
-        value = value[name]
-    return list(value.values()) if isinstance(value, dict) else [value]
-
-
 @pytest.mark.notebooks
 def test_what_is_worked_out_by_hand_is_the_librarys_and_numbers_lie_where_they_must(course):
     for chapter, by_hand, library, tolerance in BY_HAND["equal"]:
@@ -205,8 +200,9 @@ def test_what_is_worked_out_by_hand_is_the_librarys_and_numbers_lie_where_they_m
     for chapter, name in BY_HAND["true"]:
         assert of(course, chapter)[name] is True, name
     for chapter, name, low, high in BY_HAND["between"]:
-        found = numbers(of(course, chapter), *name.split("."))
-        assert all(low <= each <= high for each in found), (chapter, name, found)
+        found = reduce(getitem, name.split("."), of(course, chapter))
+        numbers = found.values() if isinstance(found, dict) else [found]
+        assert all(low <= each <= high for each in numbers), (chapter, name, found)
 
 
 @pytest.mark.notebooks

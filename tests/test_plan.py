@@ -15,6 +15,7 @@ from trl.scripts import dpo, reward, sft
 
 from alignment_tax import cli, plan, presets
 from alignment_tax.models import load_base, prompt_ids
+from alignment_tax.pipeline.stages import run
 from alignment_tax.pipeline.study import Study
 from alignment_tax.settings import base_folder
 from alignment_tax.store import Store
@@ -124,9 +125,7 @@ def test_a_base_without_a_chat_template_writes_chats_as_the_paper(tmp_path):
 def test_a_run_without_bfloat16_says_so_and_has_other_keys(tmp_path, caplog, monkeypatch):
     keys = set()
     for has_it in (True, False):
-        monkeypatch.setattr(
-            "alignment_tax.pipeline.stages.run.use_bf16", lambda where, it=has_it: it
-        )
+        monkeypatch.setattr(run, "use_bf16", lambda where, it=has_it: it)
         caplog.clear()
         store = Mock(Store)
         Study("small", 0, store).get("stage", {}, lambda folder: None, {}, "a stage")
@@ -152,5 +151,5 @@ def test_numbers_that_no_run_can_use_are_named():
     numbers = {"grid_step": 0.0, "learning_rate": math.nan, "kept_texts": -1, "kept_weight": -1.0}
     for name, value in numbers.items():
         ratios = dataclasses.replace(presets.TINY_RATIOS, **{name: value})
-        with pytest.raises(ValueError, match=rf"ratios\.{name} is {value}"):
-            presets.check(dataclasses.replace(presets.TINY, ratios=ratios))
+        wrong = dataclasses.replace(presets.TINY, ratios=ratios)
+        refuses(ValueError, rf"ratios\.{name} is {value}", presets.check, wrong)

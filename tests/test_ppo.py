@@ -284,14 +284,12 @@ def test_one_token_replies_reach_the_known_optimum():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_critic_learns_what_a_prompt_promises(shared: bool):
-    def asked_for_y(prompts: list, texts: list[str]) -> np.ndarray:
-        return np.array(["y" in prompt[0]["content"] for prompt in prompts], dtype=float)
-
     off = {"kl_coef": 0.0, "missing_eos_penalty": 0.0, "value_clip": 1.0}
     state = make_state(shared_trunk=shared, minibatch=8, critic_learning_rate=5e-3, **off)
-    rows = []
+    prompts, rows = PROMPTS * 2, []
+    promised = np.array(["y" in prompt[0]["content"] for prompt in prompts], dtype=float)
     for _ in range(10):
-        state, row = step(state, PROMPTS * 2, asked_for_y)
+        state, row = step(state, prompts, lambda prompts, replies: promised)
         rows.append(row)
     assert rows[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)
     assert rows[-1]["explained_variance"] > 0.5
@@ -333,7 +331,9 @@ LONG = [*PROMPTS[:3], user("x " * 7), *PROMPTS[4:]]
 OTHER, CRITIC = make_tokenizer(), make_reward_model()
 OTHER.add_tokens(["new"])
 WIDE = {"max_prompt_length": 100, "max_new_tokens": 58}
-REFUSED = [
+
+
+@pytest.mark.parametrize(("message", "given"), [
     ("All 8 rewards are 1", {"prompts": [user("z")] * 8}),
     ("1 of 8 prompts have more than 8 tokens", {"prompts": LONG}),
     ("may take 158 tokens.* context has 64", {"policy": make_policy(0, "gpt2")} | WIDE),
@@ -343,10 +343,7 @@ REFUSED = [
     ("'new' is number None in the first.*leave the critic out", {"critic": (CRITIC, OTHER)}),
     ("pass no critic", {"critic": (CRITIC, make_tokenizer()), "shared_trunk": True}),
     ("temperature is 0", {"temperature": 0.0}),
-]
-
-
-@pytest.mark.parametrize(("message", "given"), REFUSED)
+])  # fmt: skip
 def test_what_teaches_nothing_or_does_not_belong_together_is_refused(message: str, given: dict):
     def attempt(policy=None, tokenizer=None, critic=None, prompts=PROMPTS, **changes):
         networks = (policy or make_policy(), tokenizer or make_tokenizer())

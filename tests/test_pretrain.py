@@ -107,10 +107,8 @@ def test_a_branch_is_read_as_if_it_were_the_only_one(tokenizer):
 
 
 def test_batches_hold_every_document_once(tokenizer):
-    drawn, again, other = (
-        [batch.given["input_ids"] for batch in module.batches(MINI, chunk, tokenizer)]
-        for chunk in (0, 0, 1)
-    )
+    chunks = (module.batches(MINI, number, tokenizer) for number in (0, 0, 1))
+    drawn, again, other = ([batch.given["input_ids"] for batch in own] for own in chunks)
     ends = sum(int((ids == tokenizer.eos_token_id).sum()) for ids in drawn)
     answers = documents(MINI.documents_per_chunk, random.Random("pretraining 0 0"), 0.0)
     assert ends == sum(max(1, len(document.branches)) for document in answers)

@@ -9,13 +9,11 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import golden, refuses
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from test_skills import by_lm_eval, tiny_llama
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -206,7 +204,7 @@ BENCHMARKS = ("arc_easy", "arc_challenge", "piqa", "race", "squad", "drop", "wmt
 EVERY = json.dumps(golden("tasks.yaml"))
 
 
-def rows(i: int) -> dict[str, dict[str, Any]]:
+def rows(i: int) -> dict[str, dict]:
     """Return row i of every file."""
     text = EVERY.replace('"<even>"', str((i + 1) % 2)).replace("<which>", str(2 - i % 2))
     for more in range(4):
@@ -226,7 +224,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tasks(data: Path) -> dict[str, ConfigurableTask]:
+def tasks(data: Path) -> dict:
     names = [f"real_{name}{end}" for name in BENCHMARKS for end in ("", "_validation")]
     return TaskManager(include_path=str(TASKS), include_defaults=False).load(names)["tasks"]
 
@@ -252,8 +250,8 @@ def test_the_suite_is_scored_as_by_lm_eval(data: Path, dtype: torch.dtype) -> No
         assert items["length"].max() > 3
 
 
-def requests(task: ConfigurableTask, limit: int = 4) -> list[Any]:
-    task.build_all_requests(limit=limit, rank=0, world_size=1)
+def requests(task) -> list:
+    task.build_all_requests(limit=4, rank=0, world_size=1)
     return task.instances
 
 

@@ -1,6 +1,7 @@
 """Pages and sentences are those of the recorded runs; what one seed says is over its items."""
 
 from dataclasses import replace
+from itertools import product
 
 import nbformat
 import numpy as np
@@ -131,15 +132,13 @@ KEYS = {"sft": "k0", "rsf": "k1", "average": "k2"}
 def items(right: dict[str, int], n: int = 40) -> pd.DataFrame:
     """Items of three models: `right` of n items are right in every slot."""
     rows = []
-    good, bad = (bleu_statistics(REFERENCE, said) for said in (REFERENCE, "no"))
-    for model, count in right.items():
-        for item in range(n):
-            own = {"seed": 0, "key": KEYS[model], "item": item}
-            value = dict.fromkeys(("value", "forgiven"), float(item < count))
-            rows += [own | {"slot": slot} | value for slot in ("one_hop", "span")]
-            counts = good if item < count else bad
-            both = zip(BLEU_COLUMNS + CUT_COLUMNS, counts + counts, strict=True)
-            rows.append(own | {"slot": "bleu"} | dict(both))
+    counts = [bleu_statistics(REFERENCE, said) for said in ("no", REFERENCE)]
+    for (model, count), item in product(right.items(), range(n)):
+        own = {"seed": 0, "key": KEYS[model], "item": item}
+        value = dict.fromkeys(("value", "forgiven"), float(item < count))
+        rows += [own | {"slot": slot} | value for slot in ("one_hop", "span")]
+        both = zip(BLEU_COLUMNS + CUT_COLUMNS, 2 * counts[item < count], strict=True)
+        rows.append(own | {"slot": "bleu"} | dict(both))
     return pd.DataFrame(rows)
 
 
@@ -256,11 +255,9 @@ def test_marks_are_filled_with_what_they_name(monkeypatch, tmp_path) -> None:
 def test_a_verdict_that_the_recording_does_not_give_is_named() -> None:
     relied = {"claims": {"tax.rsf.skill": "negligible", "tax.none": "holds"}}
     cell = nbformat.v4.new_markdown_cell("RSF forgets nothing.", metadata=relied, id="lost")
-    said = prose.contradictions(nbformat.v4.new_notebook(cells=[cell]), FOUND)
-    assert said == [
-        "lost: tax.rsf.skill is holds, the text says negligible",
-        "lost: tax.none is not recorded, the text says holds",
-    ]
+    one, other = prose.contradictions(nbformat.v4.new_notebook(cells=[cell]), FOUND)
+    assert "lost: tax.rsf.skill is holds, the text says negligible" in one
+    assert "lost: tax.none is not recorded" in other
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

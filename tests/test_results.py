@@ -134,8 +134,7 @@ def test_rows_of_another_theta_0_are_not_added_to(place, after, here, column, va
     path = here / "miniature" / "points.csv"
     table.to_csv(path, index=False, float_format="%.6g")
     stored = path.read_bytes()
-    with pytest.raises(RecordError, match=rf"another theta_0 .*{column}.*Nothing was added.*again"):
-        record(miniature(), [0], methods=["lora"])
+    refuses(RecordError, f"another theta_0 .*{column}", record, miniature(), [0], methods=["lora"])
     assert (list(path.parent.iterdir()), path.read_bytes()) == ([path], stored)
 
 
@@ -207,12 +206,9 @@ def recorded_elsewhere(tmp_path, seed, theta_0=60.0, study="tiny"):
     """Write the tables of one seed into a folder of their own, as `record` does."""
     folder = tmp_path / f"elsewhere{seed}" / study
     folder.mkdir(parents=True)
-    shared = {"method": "none", "study": study, "seed": seed}
-    rows = [
-        shared | {"algorithm": "sft", "rounds": 0, "skill": theta_0, "key": f"a{seed}"},
-        shared | {"algorithm": "dpo", "rounds": 6, "skill": 50.0, "key": f"b{seed}"},
-    ]
-    points = pd.DataFrame(rows, columns=COLUMNS)
+    rows = [("sft", 0, theta_0, f"a{seed}"), ("dpo", 6, 50.0, f"b{seed}")]
+    points = pd.DataFrame(rows, columns=["algorithm", "rounds", "skill", "key"])
+    points = points.assign(method="none", study=study, seed=seed).reindex(columns=COLUMNS)
     items = points[["key"]].assign(slot="span", item=0, value=1.0)
     items = items.astype({"key": "category", "slot": "category"}).assign(seed=seed)
     empty = {name: pd.DataFrame() for name in ("rounds", "costs", "kl")}

@@ -70,17 +70,18 @@ def log_probs(policy: PreTrainedModel, samples, temperature=1.0) -> np.ndarray:
     return np.array(logs)
 
 
-def spy_on_trl(monkeypatch, stretch: float = 1.0, trainer=RLOOTrainer) -> dict:
-    """Note TRL's advantages and loss; multiply the head by `stretch` before the loss."""
-    seen = {}
-    original = trainer._compute_loss
+def spy_on(monkeypatch, trainer, kind="completion_ids", stretch=1.0) -> dict:
+    """Note TRL's replies, advantages and loss; multiply the head by `stretch` before the loss."""
+    seen, original = {"replies": []}, trainer._compute_loss
 
-    def spy(self, model, inputs):
+    def spy(self, model, inputs, *args, **kwargs):
         with torch.no_grad():
             model.lm_head.weight.mul_(stretch)
-        loss = original(self, model, inputs)
+        loss = original(self, model, inputs, *args, **kwargs)
+        for ids, mask in zip(inputs[kind], inputs["completion_mask"], strict=True):
+            seen["replies"].append(ids[mask.bool()].tolist())
         # the trainer shuffles the replies of a step
-        seen.update(loss=loss.item(), advantages=np.sort(inputs["advantages"].numpy()))
+        seen.update(loss=loss.item(), advantages=np.sort(inputs.get("advantages", [])))
         return loss
 
     monkeypatch.setattr(trainer, "_compute_loss", spy)
@@ -104,7 +105,7 @@ def test_advantages_by_hand_and_cut_off_replies_below_the_finished_ones():
 
 def test_trl_computes_the_advantages_we_compute_by_hand(tmp_path, monkeypatch):
     policy, reference = wordy_policy(0), wordy_policy(1)
-    seen = spy_on_trl(monkeypatch)
+    seen = spy_on(monkeypatch, RLOOTrainer)
     samples = run(policy, tmp_path, reference, count_words, temperature=1.5, beta=0.3).samples
     ratios = log_probs(wordy_policy(0), samples, 1.5) - log_probs(reference, samples, 1.5)
     scores = samples["score"].to_numpy().reshape(8, 4)
@@ -116,7 +117,7 @@ def test_trl_computes_the_advantages_we_compute_by_hand(tmp_path, monkeypatch):
 
 def test_trl_computes_the_loss_we_compute_by_hand(tmp_path, monkeypatch):
     # the head changes after sampling, so that the ratios are not 1
-    seen = spy_on_trl(monkeypatch, stretch=1.3)
+    seen = spy_on(monkeypatch, RLOOTrainer, stretch=1.3)
     samples = run(wordy_policy(0), tmp_path, wordy_policy(1), count_words, beta=0.0).samples
     moved = wordy_policy(0)
     with torch.no_grad():
@@ -140,7 +141,7 @@ def test_grpo_divides_each_advantage_by_the_deviation_of_its_group(tmp_path, mon
     # 1, 2, 3 and 6 are -2, -1, 0 and 3 from their mean; squares 4 + 1 + 0 + 9 over n - 1
     by_hand = np.array([-2, -1, 0, 3]) / (np.sqrt(14 / 3) + 1e-4)
     assert divided(np.array([[1.0, 2.0, 3.0, 6.0]]))[0] == pytest.approx(by_hand)
-    seen = spy_on_trl(monkeypatch, trainer=GRPO.trainer)
+    seen = spy_on(monkeypatch, GRPO.trainer)
     samples = run(wordy_policy(0), tmp_path, reward_fn=count_words, by=GRPO, beta=0.0).samples
     by_hand = divided(samples["score"].to_numpy().reshape(8, 4)).ravel()
     np.testing.assert_allclose(seen["advantages"], np.sort(by_hand), atol=1e-3)
@@ -224,10 +225,6 @@ def test_long_prompts_and_those_beyond_the_last_full_step_are_counted(tmp_path):
 
 
 # bad input
-def constant(value: float):
-    return lambda prompts, replies: np.full(len(replies), value)
-
-
 def test_what_teaches_nothing_is_refused(tmp_path):
     def refused(said, policy=None, **changes):
         refuses(ValueError, said, run, policy or make_policy(), tmp_path, **changes)
@@ -238,8 +235,8 @@ def test_what_teaches_nothing_is_refused(tmp_path):
     refused("takes 16 prompts, but there are only 8", batch_size=64)
     refused("None of 8 prompts has at most 1 tokens", max_prompt_length=1)
     refused(r"may take 2049 tokens.* context has 2048", max_new_tokens=2041)
-    refused("32 of 32 rewards are NaN", reward_fn=constant(np.nan))
-    refused("All 32 rewards are 2", reward_fn=constant(2.0))
+    refused("32 of 32 rewards are NaN", reward_fn=lambda *_: np.full(32, np.nan))
+    refused("All 32 rewards are 2", reward_fn=lambda *_: np.full(32, 2.0))
     refused(r"None of 32 sampled.*in step 1", always(5))
 
 
@@ -349,28 +346,15 @@ def test_rsf_trains_on_the_tokens_that_were_drawn(monkeypatch):
     assert any(make_tokenizer()(reply.text)["input_ids"] != reply.token_ids for reply in seen)
 
 
-def spy_on_replies(monkeypatch, trainer, kind):
-    """Collect the reply tokens that a trainer of TRL computes its loss on."""
-    seen, original = [], trainer._compute_loss
-
-    def spy(self, model, inputs, *args, **kwargs):
-        for ids, mask in zip(inputs[kind], inputs["completion_mask"], strict=True):
-            seen.append(ids[mask.bool()].tolist())
-        return original(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(trainer, "_compute_loss", spy)
-    return seen
-
-
 def test_dpo_trains_on_the_tokens_that_were_drawn(tmp_path, monkeypatch):
     policy, tokenizer = make_policy(), make_tokenizer()
     config = dataclasses.replace(DPO, n=16, epochs=1)
     own = on_policy_pairs(policy, tokenizer, count_x, PROMPTS, config, 0)
     text = [tokenizer(messages[0]["content"])["input_ids"] for messages in own["chosen"]]
     assert any(ids != drawn[:-1] for ids, drawn in zip(text, own["chosen_ids"], strict=True))
-    seen = spy_on_replies(monkeypatch, DPOTrainer, "input_ids")
+    seen = spy_on(monkeypatch, DPOTrainer, "input_ids")
     train_dpo(policy, policy, tokenizer, own, config, 0, tmp_path)
-    assert sorted(seen) == sorted([*own["chosen_ids"], *own["rejected_ids"]])
+    assert sorted(seen["replies"]) == sorted([*own["chosen_ids"], *own["rejected_ids"]])
 
 
 def test_written_pairs_have_the_tokens_of_the_chat_template():
@@ -391,7 +375,7 @@ def test_rloo_gives_the_reward_function_the_tokens_it_trains_on(tmp_path, monkey
         given.extend(replies)
         return count_x(prompts, replies)
 
-    trained = spy_on_replies(monkeypatch, RLOOTrainer, "completion_ids")
+    seen = spy_on(monkeypatch, RLOOTrainer)
     samples = run(make_policy(), tmp_path, reward_fn=rewards).samples
-    assert sorted(reply.drawn(EOS) for reply in given) == sorted(trained)
+    assert sorted(reply.drawn(EOS) for reply in given) == sorted(seen["replies"])
     assert kept_replies(samples) == given

@@ -245,9 +245,8 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_no_reply() -> None
     start = draw.integers(4, 44, size=SHARED).tolist()
     ends = [draw.integers(4, 44, size=n).tolist() for n in (1, 6, 3, 2)]
     read = []
-    model.register_forward_pre_hook(
-        lambda module, given, named: read.append(named["input_ids"].numel()), with_kwargs=True
-    )
+    note = lambda module, given, named: read.append(named["input_ids"].numel())  # noqa: E731
+    model.register_forward_pre_hook(note, with_kwargs=True)
     alone = [greedy_replies(model, [start + e], 5, lambda x: [False], 0, 1)[0] for e in ends]
     del read[:]
     together = greedy_replies(model, [start + e for e in ends], 5, lambda x: [False] * len(x), 0, 2)

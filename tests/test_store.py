@@ -102,9 +102,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("name", "change", "said"), DAMAGES)
-def test_a_damaged_artifact_is_named_moved_aside_and_made_again(
-    tmp_path, capsys, name, change, said
-):
+def test_a_damaged_artifact_is_moved_aside_and_made_again(tmp_path, capsys, name, change, said):
     make = Counting()
     first = get(Store(tmp_path), make)
     damage(first.path / name, change)
@@ -131,8 +129,7 @@ def test_a_shipped_folder_can_be_a_parent_and_is_refused_when_damaged(tmp_path, 
     made = Store(tmp_path / "runs").get("sft", {}, Counting(), parents={"base": sealed})
     assert made.meta["parents"] == {"base": sealed.key}
     damage(shipped / name, change)
-    with pytest.raises(store.DamagedArtifact, match=rf"{said}.* It is not used"):
-        verify_folder(shipped, "the base model")
+    refuses(store.DamagedArtifact, rf"{said}.* It is not used", verify_folder, shipped, "the base")
 
 
 def test_what_is_missing_is_named_and_nothing_is_made(tmp_path):

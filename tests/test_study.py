@@ -97,8 +97,8 @@ def test_seeds_side_by_side_and_a_kill_change_no_number(points, tmp_path, monkey
 
 def test_an_error_in_one_of_several_seeds_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(settings.RUNS_VARIABLE, str(tmp_path))
-    with pytest.raises(ArtifactError, match="the base model is not in"):
-        run_side_by_side(miniature(model="data/none"), [0, 1], jobs=2)
+    given = (miniature(model="data/none"), [0, 1], 2)
+    refuses(ArtifactError, "the base model is not in", run_side_by_side, *given)
 
 
 def test_no_portion_of_a_seed_whose_theta_0_lost_too_much_goes_on(tmp_path, monkeypatch):

@@ -16,11 +16,6 @@ PAGE = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
 CHAPTERS = {path.stem[:2]: path for path in sorted(settings.notebooks_folder().glob("*.ipynb"))}
 
 
-def told(path):
-    """The Markdown of a chapter."""
-    return "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "markdown")
-
-
 def section(title, text=PAGE, level="##"):
     """What stands below a heading, up to the next one of its level or above."""
     head, end = rf"^{level} {re.escape(title)}.*?\n", rf"(?=^#{{2,{len(level)}}} |\Z)"
@@ -39,7 +34,8 @@ def test_a_timetable_adds_up_and_leaves_time_to_read():
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_question_of_a_chapter_has_an_answer_and_every_chapter_its_mistakes(chapter):
-    text = told(CHAPTERS[chapter])
+    cells = read_notebook(CHAPTERS[chapter]).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert f"- **{chapter}**: " in section("What students get wrong")
     if chapter in ("13", "14"):
         return  # ask none of this kind

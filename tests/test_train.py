@@ -179,10 +179,10 @@ def test_a_diverging_run_stops_and_says_where_and_why():
         def after_step(self, model, step):
             next(model.parameters()).fill_(math.nan if step == 2 else 0.1)
 
-    with pytest.raises(loop.TrainingDiverged, match=r"loss is nan at step 3.*learning rate.*0.001"):
-        loop.finetune(*given, EXAMPLES, extras=[Explode()], **FINETUNE)
-    with pytest.raises(loop.TrainingDiverged, match=r"inf at step 1.*starting weights"):
-        loop.check_finite({"gradient norm": math.inf}, 1, 1e-3)
+    numbers = FINETUNE | {"extras": [Explode()]}
+    said, infinite = r"loss is nan at step 3.*rate.*0.001", {"gradient norm": math.inf}
+    refuses(loop.TrainingDiverged, said, loop.finetune, *given, EXAMPLES, **numbers)
+    refuses(loop.TrainingDiverged, "inf at step 1", loop.check_finite, infinite, 1, 1e-3)
     refuses(ValueError, "no examples", loop.finetune, *given, [], **FINETUNE)
 
 
@@ -223,21 +223,17 @@ def test_sft_teaches_is_deterministic_and_writes_nothing(tmp_path):
     refuses(loop.TrainingDiverged, "at step 1", train_sft, twin, *given)
 
 
-LONG = [{"prompt": user("x " * 20), "completion": bot("y")}]
-LONG_AND_SAME = [pair("x", "good", "good"), pair("x " * 20, "good", "bad")]
-BRIEF = dataclasses.replace(REWARD, epochs=1)
-UNUSABLE = [
-    (train_sft, SFT, sft_rows(4), LONG, "1 of 5 .*1 too long"),
-    (train_reward_model, BRIEF, pairs(), LONG_AND_SAME, "2 of 10 .*1 too long, 1 identical"),
-]
+LONG = {"prompt": user("x " * 20), "completion": bot("y")}
 
 
-@pytest.mark.parametrize(("train", "config", "rows", "bad", "warning"), UNUSABLE)
-def test_unusable_examples_are_counted_and_too_many_are_refused(
-    train, config, rows, bad, warning, tmp_path
-):
+@pytest.mark.parametrize(("train", "config", "rows", "bad", "told"), [
+    (train_sft, SFT, sft_rows(4), [LONG], "1 of 5 .*1 too long"),
+    (train_reward_model, dataclasses.replace(REWARD, epochs=1), pairs(),
+     [pair("x", "good", "good"), pair("x " * 20, "good", "bad")], "2 of 10 .*1 too.*, 1 identical"),
+])  # fmt: skip
+def test_unusable_examples_are_counted_many_refused(train, config, rows, bad, told, tmp_path):
     mixed = Dataset.from_list([*rows, *bad])
-    with pytest.warns(UserWarning, match=warning):
+    with pytest.warns(UserWarning, match=told):
         trained = train(make_policy(), make_tokenizer(), mixed, config, 0, tmp_path)
     assert (trained.used, sum(trained.dropped.values())) == (len(rows), len(bad))
     wrong, given = Dataset.from_list(bad * 2), (config, 0, tmp_path)
@@ -291,10 +287,8 @@ def test_a_head_alone_learns_the_same_from_frozen_layers_whatever_came_first():
     assert accuracy(margins(trained.model, tokenizer, pairs(), 4, 12)) == 1.0
     assert torch.equal(weights(policy), before)
     assert len(trained.model.backbone.layers) == trained.model.config.num_hidden_layers == 1
-    assert torch.equal(
-        trained.model.backbone.layers[0].mlp.up_proj.weight,
-        policy.model.layers[0].mlp.up_proj.weight,
-    )
+    bodies = (trained.model.backbone, policy.model)
+    assert torch.equal(*(body.layers[0].mlp.up_proj.weight for body in bodies))
     # no intercept: with both replies of every pair exchanged the reward changes its sign
     names = {"chosen": "rejected", "rejected": "chosen"}
     turned = train_head(policy, tokenizer, twice.rename_columns(names), config, 3)
@@ -315,8 +309,7 @@ def test_the_best_finished_reply_wins_and_the_control_chooses_evenly():
     shares = np.bincount(chosen, minlength=4) / 3000
     assert shares[1] == 0
     np.testing.assert_allclose(shares[[0, 2, 3]], 1 / 3, atol=0.04)
-    with pytest.raises(ValueError, match="'best' or 'random'"):
-        select(many, np.zeros((3000, 4)), "worst", np.random.default_rng(0))
+    refuses(ValueError, "'best' or 'random'", select, many, np.zeros((3000, 4)), "worst", None)
 
 
 def test_rsf_raises_the_reward_and_the_random_control_does_not():
@@ -453,8 +446,7 @@ def test_pairs_are_the_policys_own_finished_replies_ranked_by_reward():
     ({"max_new_tokens": 2041}, make_policy(), count_x, "context has 2048"),
     ({}, always(5), count_x, "None of 64 sampled replies ended within 12 tokens"),
     ({}, make_policy(), lambda _, replies: np.zeros(len(replies)), "rewards are 0"),
-    ({}, make_policy(), lambda asked, _: np.array([len(str(p)) for p in asked]),
-     r"8 of 8 prompts give no pair .*8 without two finished"),
+    ({}, make_policy(), lambda asked, _: np.array([len(str(p)) for p in asked]), "8 without two"),
 ])  # fmt: skip
 def test_prompts_and_replies_that_make_no_pairs_are_refused(changes, policy, rewards, message):
     given = (policy, make_tokenizer(), rewards, PROMPTS, dataclasses.replace(DPO, **changes), 0)

@@ -10,6 +10,7 @@ import sys
 import nbformat
 import pytest
 import yaml
+from conftest import python, refuses
 
 from alignment_tax.notebooks import find_figures, read_notebook
 from alignment_tax.settings import repo_root
@@ -61,14 +62,13 @@ def test_a_dead_link_ends_the_book(conf, link, tmp_path):
 # --- in the browser -------------------------------------------------------------------------------
 def test_a_folder_that_is_no_full_distribution_is_refused_by_what_it_lacks(tmp_path):
     lite = load("lite/build")
-    with pytest.raises(lite.LiteError, match=r"no pyodide-lock\.json.*PYODIDE=FOLDER"):
-        lite.build(tmp_path, tmp_path / "out")
+    given = (lite.build, tmp_path, tmp_path / "out")
+    refuses(lite.LiteError, r"no pyodide-lock\.json.*PYODIDE=FOLDER", *given)
     packages = {name: {"file_name": f"{name}.whl"} for name in lite.NEEDED}
     (tmp_path / "pyodide-lock.json").write_text(json.dumps({"packages": packages}))
     for name in lite.NEEDED[1:]:
         (tmp_path / f"{name}.whl").touch()
-    with pytest.raises(lite.LiteError, match=r"lacks the wheels of numpy: .*core"):
-        lite.build(tmp_path, tmp_path / "out")
+    refuses(lite.LiteError, r"lacks the wheels of numpy: .*core", *given)
     (tmp_path / "numpy.whl").touch()
     lite.check_distribution(tmp_path)
     assert not (tmp_path / "out").exists()
@@ -89,7 +89,8 @@ def test_what_the_browser_gets_trains_nothing_and_holds_what_it_reads(tmp_path):
 
 def test_without_libraries_of_models_recorded_results_are_read_and_models_left_out():
     code = """
-import no_models, sys
+import sys; sys.path.insert(0, sys.argv[1])
+import no_models
 from alignment_tax.pipeline.recorded_only import LeftOut
 from alignment_tax.pipeline.study import Study
 from alignment_tax.spec import Spec
@@ -102,18 +103,13 @@ for model in (lambda: study.policy("sft"), lambda: study.policy("base"), study.s
         print("left out")
 assert all(type(sys.modules[name]).__name__ == "AbsentModule" for name in ("torch", "trl"))
 """
-    paths = os.pathsep.join([str(ROOT / "web" / "lite"), str(ROOT / "lib")])
-    environment, command = {**os.environ, "PYTHONPATH": paths}, [sys.executable, "-c", code]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = python(code, ROOT / "web" / "lite", capture_output=True, text=True, check=True)
     assert told.stdout.split("\n")[1:-1] == ["left out"] * 3
     assert told.stdout.split()[1] == "2640"
 
 
 # --- started elsewhere ----------------------------------------------------------------------------
-URLS = ["git@github.com:me/my.course.git", "https://github.com/me/my.course\n"]
-
-
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", ["git@github.com:me/my.own.git", "https://github.com/me/my.own\n"])
 def test_badges_name_the_fork(url, tmp_path):
     web = load("badges")
     (tmp_path / "web").mkdir()
@@ -122,13 +118,12 @@ def test_badges_name_the_fork(url, tmp_path):
     for name in ("other/one", web.repository(url)):
         web.fill(tmp_path, name)
     readme = (tmp_path / "README.md").read_text("utf-8")
-    assert readme.count("me/my.course") == 2
+    assert readme.count("me/my.own") == 2
     assert "other/one" not in readme
     notebook = nbformat.read(tmp_path / "web" / "colab.ipynb", 4)
-    assert 'repository = "me/my.course"' in notebook.cells[1].source
+    assert 'repository = "me/my.own"' in notebook.cells[1].source
     assert (ROOT / web.START).is_file()
-    with pytest.raises(ValueError, match="origin is not set"):
-        web.repository("")
+    refuses(ValueError, "origin is not set", web.repository, "")
 
 
 def test_containers_and_binder_install_what_is_required():

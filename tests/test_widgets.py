@@ -4,6 +4,7 @@ import functools
 
 import pandas as pd
 import pytest
+from conftest import refuses
 from hypothesis import given, strategies as st
 
 from alignment_tax import widgets
@@ -32,8 +33,7 @@ def test_the_slider_of_alpha_shows_what_was_recorded_once() -> None:
     assert 'alt="A (b). alpha 0."' in said.value
     slider.value = 0.5
     assert seen == [0.5, 0.0]
-    with pytest.raises(ValueError, match="none of 0, 1"):
-        widgets.alpha_slider(look, (0.0, 1.0), 0.3)
+    refuses(ValueError, "none of 0, 1", widgets.alpha_slider, look, (0.0, 1.0), 0.3)
 
 
 # --- the playground: two seeds; thirds of HMA (0.7, 0.5, 0.3) and, in seed 1, (0.8, 0.5, 0.2) -----

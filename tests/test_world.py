@@ -32,19 +32,8 @@ def stream():
     sizes = zip(corpus.CURRICULUM, (1000, 2000, 7000, 1000, 1000), strict=True)
     drawn = [d for (begin, _), n in sizes for d in corpus.documents(n, rng, begin)]
     # a branch is read as if it were the only one
-    return [
-        corpus.Document(document.pieces + branch).text
-        for document in drawn
-        for branch in document.branches or ((),)
-    ]
-
-
-@pytest.fixture(scope="module")
-def asked(stream):
-    """Every question of many that pretraining asks."""
-    rng = random.Random("many questions")
-    read = {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
-    return read | {facts.question(rng)[0] for _ in range(30_000)}
+    pieces = [d.pieces + branch for d in drawn for branch in d.branches or ((),)]
+    return [corpus.Document(each).text for each in pieces]
 
 
 def passage_of(text):
@@ -106,7 +95,10 @@ def test_no_passage_or_sentence_of_an_item_is_pretrained_on(stream, slots, part,
         assert not held & read
 
 
-def test_no_fact_is_asked_in_its_reported_words_and_no_reported_two_hop_pair_in_any(asked):
+def test_no_fact_is_asked_in_its_reported_words_and_no_reported_two_hop_pair_in_any(stream):
+    rng = random.Random("many questions")
+    asked = {text[: text.index("answer :") + 8] for text in stream if text.startswith("question")}
+    asked |= {facts.question(rng)[0] for _ in range(30_000)}
     for slot in ("one_hop", "two_hop", "piqa_like"):
         reported, validation = (set(items(slot, split)["prompt"]) for split in SPLITS)
         assert not (reported | validation) & asked, slot
@@ -156,11 +148,8 @@ def test_pretraining_tells_only_what_demonstrations_ask_and_facts_in_its_own_wor
     # manners are what instruction tuning brings
     assert not any(phrase in text for text in talks for phrase in (*chat.POLITE, *chat.RUDE))
     held = {q for split in SPLITS for q in items("one_hop", split)["prompt"]}
-    said = {
-        template.format(e=fact.entity, v=fact.value)
-        for fact in facts.all_facts()
-        for template in RELATIONS[fact.relation].statements
-    }
+    every = [(t, fact) for fact in facts.all_facts() for t in RELATIONS[fact.relation].statements]
+    said = {template.format(e=fact.entity, v=fact.value) for template, fact in every}
     talks = [re.match(r"user : (.*) assistant : (.*)", text) for text in stream]
     told = [talk.groups() for talk in talks if talk and "first" not in talk.group(2)]
     assert len(told) > 50
@@ -225,20 +214,13 @@ def asked_of(slot):
 
 
 # answers
-def span_answer(passage, question):
-    """Answer a span question by looking it up, sentence by sentence."""
-    for ask, tell in BY_HAND["spans"]:
-        if found := re.fullmatch(ask, question):
-            sentences = re.findall(r"[^.]+\.", passage)
-            hits = [re.fullmatch(tell.format(found.group(1)), s.strip()) for s in sentences]
-            return [hit.group(1) for hit in hits if hit]
-    raise AssertionError(question)
-
-
-def test_a_span_answer_stands_in_the_passage_once():
+def test_a_span_answer_stands_in_the_passage_once_and_is_found_sentence_by_sentence():
     for passage, question, answer in asked_of("span"):
         assert f" {answer} " in f" {passage} "
-        assert span_answer(passage, question) == [answer]
+        known = ((re.fullmatch(ask, question), tell) for ask, tell in BY_HAND["spans"])
+        wanted = next(tell.format(found.group(1)) for found, tell in known if found)
+        hits = [re.fullmatch(wanted, s.strip()) for s in re.findall(r"[^.]+\.", passage)]
+        assert [hit.group(1) for hit in hits if hit] == [answer]
 
 
 def test_counts_and_sums_are_right_when_counted_again():
@@ -257,13 +239,9 @@ def test_counts_and_sums_are_right_when_counted_again():
 
 
 def test_race_like_answers_follow_from_what_happened():
+    known = [(mood, event.format(p=r"(\w+)")) for mood, own in EVENTS.items() for event in own]
     for passage, question, answer in asked_of("race_like"):
-        moods = {
-            name: mood
-            for mood, events in EVENTS.items()
-            for event in events
-            for name in re.findall(event.format(p=r"(\w+)"), passage)
-        }
+        moods = {name: mood for mood, event in known for name in re.findall(event, passage)}
         if found := re.fullmatch(r"how does (\w+) feel \?", question):
             assert answer == moods[found.group(1)]
         else:
@@ -297,11 +275,9 @@ def test_noun_phrases_and_verb_groups_by_hand():
     drawn = {fr: en for fr, en, _ in (french._noun_phrase(rng) for _ in range(100_000))}
     assert {fr: drawn.get(fr) for fr in wanted} == wanted
     rng, wanted = random.Random(0), {(who, fr): en for who, fr, en in BY_HAND["clauses"]}
-    drawn = {
-        (person, fr): en
-        for person in ("je", "il", "nous", "ils")
-        for fr, en in (french._clause(rng, person, person) for _ in range(5000))
-    }
+    people = [person for person in ("je", "il", "nous", "ils") for _ in range(5000)]
+    clauses = ((person, *french._clause(rng, person, person)) for person in people)
+    drawn = {(person, fr): en for person, fr, en in clauses}
     assert {key: drawn.get(key) for key in wanted} == wanted
 
 
