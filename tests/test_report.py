@@ -56,12 +56,14 @@ def test_the_first_sentences_of_the_readme_are_those_of_the_recording() -> None:
         verdicts = claims.read(preset).set_index("id")["verdict"]
         assert verdicts[[*relied]].to_dict() == relied, preset
     found = claims.read("tiny").set_index("id")
-    # eight seeds, five and three, as it says of them
+    # ten seeds, five and three, and their processors, as it says of them
     seeds = recorded().points.groupby(["algorithm", "method"])["seed"].nunique()
-    assert set(seeds[["base", "sft", "rsf_random"]]) == {8}
-    assert set(seeds["rsf"][["none", "average"]]) == {8}
-    assert set(seeds[["dpo", "rloo", "ppo", "grpo"]]) == {3}
-    assert set(seeds["rsf"][["part", "pattern", "learning_rate"]]) == {3}
+    assert set(seeds[["base", "sft", "rsf_random"]]) == {10}
+    assert set(seeds["rsf"][["none", "average"]]) == {10}
+    assert set(seeds[["dpo", "rloo", "ppo"]]) == {5}
+    assert {*seeds["grpo"], *seeds["rsf"][["part", "pattern", "learning_rate"]]} == {3}
+    kinds = {n: call["processor"].split()[0] for call in recorded().calls for n in call["seeds"]}
+    assert kinds == dict.fromkeys(range(8), "AMD") | {9: "Intel(R)", 10: "Intel(R)"}
     assert (seeds["rsf"] == 5).sum() > (seeds["rsf"] == 3).sum(), "most"
     written, forgotten = found.loc[["tax.rsf.skill", "tax.rsf.forgetting"], "difference"]
     assert forgotten / written < 0.5, "more than half is talk"
