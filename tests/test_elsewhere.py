@@ -34,6 +34,20 @@ def test_without_dask_it_is_said(monkeypatch):
     refuses(SettingsError, "pip install distributed", workers("tcp://a:1").__enter__)
 
 
+def test_processes_end_with_the_one_that_started_them_though_it_is_killed():
+    code = """if True:
+        import os, time
+        from alignment_tax.elsewhere import processes
+        print(processes(1).submit(os.getpid).result(), flush=True)
+        time.sleep(600)"""
+    starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = Path("/proc", starter.stdout.readline().strip())
+    assert worker.exists()
+    starter.kill()
+    starter.communicate()
+    until(lambda: not worker.exists() or "Z (zombie)" in (worker / "status").read_text())
+
+
 def test_where_one_portion_fails_the_others_are_made_and_it_is_told(monkeypatch):
     seen = []
 

@@ -3,12 +3,14 @@
 Workers share the folder of runs: if one is killed, another finds finished stages there.
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's
 threading.Thread(target=watch, daemon=True).start()
 sys.exit(main(sys.argv[2:], Path(sys.argv[1])))
 """
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Return so many fresh processes, which end with this one, however it ends."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_starter)
+
+
+def end_with_starter() -> None:
+    """End this process when the one ends that started it; killed, that one cannot say so."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+    watch = threading.Thread(target=lambda: (starter.join(), os._exit(1)), daemon=True)
+    watch.start()
 
 
 @contextmanager

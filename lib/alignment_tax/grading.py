@@ -5,13 +5,12 @@ Only stubs, and the imports and definitions around them, are run, in the sandbox
 
 import ast
 import io
-import multiprocessing
 import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from alignment_tax import exercises, labels, settings, store
+from alignment_tax.elsewhere import processes
 from alignment_tax.exercises import Exercise, bound, definitions, find_exercises, statements, tagged
 from alignment_tax.notebooks import CourseError, code_cells, find_chapters, read_notebook
 from alignment_tax.sandbox import Ended, Limits, Sandbox
@@ -209,7 +209,7 @@ def grade(
     own, jobs = threading.local(), min(jobs, len(students))
 
     def start() -> None:
-        own.process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        own.process = processes(1)
 
     def one(student: str) -> Row:
         given = student, students[student], chapters, notebooks, limits

@@ -7,8 +7,9 @@ import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import lru_cache
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from alignment_tax import settings
-from alignment_tax.elsewhere import there, workers
+from alignment_tax.elsewhere import end_with_starter, processes, there, workers
 from alignment_tax.models import device, use_bf16
 from alignment_tax.pipeline import catalogue
 from alignment_tax.pipeline.asked import replies_table
@@ -226,7 +227,7 @@ def run_side_by_side(
     scheduler: str | None = None,
 ) -> None:  # fmt: skip
     """Make all stages, in `jobs` processes or on a scheduler; errors are raised in the end."""
-    context, first = multiprocessing.get_context("spawn"), Study(preset, seeds[0])
+    first = Study(preset, seeds[0])
     tasks = portions(first.specs(methods), seeds, split=methods is not None)
     total, title = sum(len(specs) for _, specs in tasks), f"{first.preset.name}, {len(seeds)} seeds"
     if scheduler:
@@ -238,11 +239,13 @@ def run_side_by_side(
             for future in work:
                 future.result()
         return
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(end_with_starter)
     with (
         # threads that wait would otherwise spin, and take the cores from the other processes
         patch.dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1"),
-        context.Manager() as manager,
-        ProcessPoolExecutor(jobs, mp_context=context) as pool,
+        manager,
+        processes(jobs) as pool,
         tqdm(total=total, desc=title, unit="model") as bar,
     ):
         finished = manager.Queue()
