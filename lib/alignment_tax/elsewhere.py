@@ -47,10 +47,13 @@ def processes(count: int) -> ProcessPoolExecutor:
 
 def end_with_starter() -> None:
     """End this process when the one ends that started it; killed, that one cannot say so."""
-    starter = multiprocessing.parent_process()
-    assert starter is not None
-    watch = threading.Thread(target=lambda: (starter.join(), os._exit(1)), daemon=True)
-    watch.start()
+
+    def watch() -> None:
+        if (starter := multiprocessing.parent_process()) is not None:
+            starter.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -20,8 +20,8 @@ def probe(hidden: Array, choices: Sequence[Sequence[str]], answers: Sequence[int
     """
     words = sorted({word for each in choices for word in each})
     wanted = np.zeros((len(choices), len(words)))
-    for row, (each, answer) in enumerate(zip(choices, answers, strict=True)):
-        wanted[row, words.index(each[answer])] = 1
+    for place, (own, answer) in enumerate(zip(choices, answers, strict=True)):
+        wanted[place, words.index(own[answer])] = 1
     states = (hidden - hidden.mean(axis=0)) / (hidden.std(axis=0) + 1e-9)
     fold, right = np.arange(len(choices)) % FOLDS, np.zeros(len(choices), dtype=bool)
     for each in range(FOLDS):
