@@ -28,7 +28,7 @@ def probe(hidden: Array, choices: Sequence[Sequence[str]], answers: Sequence[int
         seen = states[fold != each]
         kernel = seen @ seen.T + RIDGE * np.eye(len(seen))
         learnt = seen.T @ np.linalg.solve(kernel, wanted[fold != each])
-        for row in np.flatnonzero(fold == each):
+        for row in np.flatnonzero(fold == each).tolist():
             scores = states[row] @ learnt[:, [words.index(word) for word in choices[row]]]
             right[row] = scores.argmax() == answers[row]
     return right
