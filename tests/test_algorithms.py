@@ -87,9 +87,9 @@ def test_every_algorithm_has_its_rounds_and_averages_and_no_others(study):
     of_rsf = Study(miniature(), 0)
     assert {spec.algorithm for spec in of_rsf.specs()} == {"base", "sft", "rsf", "rsf_random"}
     known = "no algorithm 'grpo'.*rsf, rsf_random, dpo, rloo, ppo"
-    refuses(UnknownStage, known, study.aligned, "grpo", 1)
-    refuses(UnknownStage, "no dpo round 3.*1 to 2", study.aligned, "dpo", 3)
-    refuses(UnknownStage, "no algorithm 'ppo'", of_rsf.aligned, "ppo", 1)
+    refuses(UnknownStage, known, study.artifact, Spec("grpo", 1))
+    refuses(UnknownStage, "no dpo round 3.*1 to 2", study.artifact, Spec("dpo", 3))
+    refuses(UnknownStage, "no algorithm 'ppo'", of_rsf.artifact, Spec("ppo", 1))
 
 
 def test_the_table_of_rounds_says_of_each_algorithm_what_is_known(study):

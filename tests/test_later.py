@@ -143,10 +143,8 @@ def test_a_soup_is_the_mean_of_runs_that_each_learn_in_another_order(setting, pl
 )
 def test_online_merging_by_hand(setting, name, share, outcome):
     base, start = line(8.0, 0.0, -8.0, 0.0), line(0.0, 0.0, 0.0, 0.0)
-    (treatment,) = treatments(
-        make_setting(theta_0=start, pool=EXAMPLES[:1] * 2, load_base=lambda: base), {name: share}
-    )
-    treatment.alpha = 0.05
+    own = make_setting(theta_0=start, pool=EXAMPLES[:1] * 2, load_base=lambda: base)
+    (treatment,) = treatments(own, {name: share})
     model = treatment.begin(line(0.0, 0.0, 0.0, 0.0))
     with torch.no_grad():
         model.weight.add_(torch.tensor([1.0, -2.0, 3.0, -4.0]))

@@ -339,7 +339,7 @@ WIDE = {"max_prompt_length": 100, "max_new_tokens": 58}
     ("may take 158 tokens.* context has 64", {"policy": make_policy(0, "gpt2")} | WIDE),
     *(("cannot be cut into minibatches of 4", {"prompts": PROMPTS[:n]}) for n in (6, 0)),
     ("None of 8 sampled replies ended within 6 tokens", {"policy": always(X)}),
-    ("14 tokens but the model only 13", {"tokenizer": OTHER}),
+    ("14 tokens but the model 13", {"tokenizer": OTHER}),
     ("'new' is number None in the first.*leave the critic out", {"critic": (CRITIC, OTHER)}),
     ("pass no critic", {"critic": (CRITIC, make_tokenizer()), "shared_trunk": True}),
     ("temperature is 0", {"temperature": 0.0}),

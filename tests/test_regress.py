@@ -156,7 +156,7 @@ def test_every_fault_can_be_planted_and_taken_back(fault, checkout):
         if path.suffix == ".py":
             compile(path.read_text("utf-8"), fault.file, "exec")
     assert path.read_text("utf-8") == before
-    nowhere = planted.planted(replace(fault, old="not in any file"), checkout)
+    nowhere = planted.planted(fault._replace(old="not in any file"), checkout)
     refuses(ValueError, "0 times", nowhere.__enter__)
 
 
