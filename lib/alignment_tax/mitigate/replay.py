@@ -79,28 +79,28 @@ class SelfReplay(Replay):
 
     def __init__(self, setting: Setting, strength: float) -> None:
         self.setting, self.strength = setting, check_strength(strength, "replay")
+        check_texts(setting, 1)
 
     def begin(self, model: Model) -> Model:
-        """Let theta_0 answer, once."""
-        super().__init__(self.setting, own_answers(self.setting), self.strength)
+        """Make the documents, once."""
+        super().__init__(self.setting, self.texts(), self.strength)
         return model
 
+    def texts(self) -> list[Document]:
+        """Return what is replayed."""
+        return own_answers(self.setting)
 
-class LostReplay(Replay):
+
+class LostReplay(SelfReplay):
     """Replays the quarter of the documents whose loss the plain run raised most."""
 
-    def __init__(self, setting: Setting, strength: float) -> None:
-        self.setting, self.strength = setting, check_strength(strength, "replay")
-
-    def begin(self, model: Model) -> Model:
-        """Read the documents before and after the plain run."""
+    def texts(self) -> list[Document]:
+        """Read all documents before and after the plain run, and return that quarter."""
         ends, count = (self.setting.theta_0, self.setting.run(0)), len(self.setting.replay)
         with torch.no_grad():
             before, after = (list(text_losses(self.setting, end, count, 1)) for end in ends)
         lost = torch.stack(after) - torch.stack(before)
-        most = lost.topk(max(1, count // 4)).indices.tolist()
-        super().__init__(self.setting, [self.setting.replay[i] for i in most], self.strength)
-        return model
+        return [self.setting.replay[i] for i in lost.topk(max(1, count // 4)).indices.tolist()]
 
 
 def own_answers(setting: Setting) -> list[Document]:
