@@ -33,7 +33,7 @@ BARE, LANGUAGE = "merge", HEAVY - {"torch"} | {"tokenizers"}
 INTERVALS, SIGNS = PACKAGE / "stats" / "compare.py", re.compile(r"\.ppf\(|\bsem\(|bootstrap\(\s*\(")
 #: Most lines of Python, docstrings and all: what there is. The aim is 15,000, 10,000 and 900;
 #: whoever takes lines away takes them off here too.
-MOST_LINES = {"lib": 18_379, "tests": 10_995, "bench": 1_023}
+MOST_LINES = {"lib": 18_379, "tests": 10_994, "bench": 1_023}
 MOST_IN_A_MODULE = {"lib": 600, "tests": 600, "bench": 300}
 
 
